@@ -1,0 +1,1 @@
+"""The command line: all printing, prompts, progress and exit codes."""

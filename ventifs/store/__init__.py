@@ -1,0 +1,18 @@
+"""The block store: immutable blocks named by their scores, and a catalog of committed records."""
+
+from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, parse_score, score_of
+from ventifs.store.stats import Stats
+from ventifs.store.store import Mode, Store
+from ventifs.store.writer import Batch
+
+__all__ = [
+    "SCORE_SIZE",
+    "ZERO_SCORE",
+    "Batch",
+    "Mode",
+    "Score",
+    "Stats",
+    "Store",
+    "parse_score",
+    "score_of",
+]

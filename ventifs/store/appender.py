@@ -1,0 +1,217 @@
+"""The arena a writer appends to: locked, growing, and in the end sealed.
+
+An `Appender` holds an exclusive lock (flock) on its arena's file for as long as it lives; the lock
+dies with the process, so a stale one cannot be. Every append is whole or not at all. FORMAT.md,
+section Order of writes, says what each crash point leaves behind.
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import zstandard
+from blake3 import blake3
+
+from ventifs.store.arena import (
+    DIRECTORY_MAGIC,
+    HEADER_SIZE,
+    Arena,
+    Trailer,
+    encode_entry,
+    encode_header,
+    encode_trailer,
+)
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import ARENA_ID_SIZE, Kind, encode
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.score import Buffer, Score
+from ventifs.store.states import ArenaState, Totals
+
+_WRITEBACK_STEP = 4 << 20
+_COPY = 1 << 20
+
+
+def lock_arena(path: Path) -> Arena | None:
+    """The arena at `path` open for writing and locked, or None when another process has it."""
+    try:
+        arena = Arena.open(path, write=True)
+    except FileNotFoundError:
+        return None
+    return arena if _locked(arena) else None
+
+
+def _locked(arena: Arena) -> bool:
+    try:
+        fcntl.flock(arena.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between our open and our lock it may have been sealed and moved, or set aside.
+        return os.path.samestat(os.fstat(arena.fd), os.stat(arena.path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+class Appender:
+    """Appends to one locked arena, and remembers what the index does not know of it yet.
+
+    Concurrency: one thread at a time.
+
+    Attributes:
+        id: the arena's.
+        length: bytes so far; where the next clump goes.
+        totals: what was appended since `settled`.
+    """
+
+    def __init__(self, arena: Arena, files: Files, length: int, directory_length: int) -> None:
+        """Go on at `length`; use `create` or `resume`."""
+        self.id = arena.id
+        self.path = arena.path
+        self.length = length
+        self.totals = Totals()
+        self._arena = arena
+        self._files = files
+        self._directory_length = directory_length
+        self._hasher = blake3() if length == 0 else None  # None: read again when sealing
+        self._writeback_from = length
+        self._dirty = False
+        self._clumps_end = 0  # of the sealed arena
+
+    @classmethod
+    def create(cls, arenas: Arenas, files: Files) -> "Appender":
+        """A new arena with nothing but its header.
+
+        Raises:
+            VentifsError: when it cannot be created.
+        """
+        arena_id = secrets.token_bytes(ARENA_ID_SIZE)
+        path = arenas.open_path(arena_id)
+        with readable_errors(path):
+            arena = Arena(path, arena_id, files.create(path))
+            if not _locked(arena):  # another writer's recovery was quicker, and removed it
+                return cls.create(arenas, files)
+            appender = cls(arena, files, 0, len(DIRECTORY_MAGIC))
+            try:
+                appender._write([encode_header(arenas.store_id, arena_id, time.time_ns())])
+            except OSError:
+                files.unlink(path)
+                raise
+        return appender
+
+    @classmethod
+    def resume(cls, arena: Arena, files: Files, totals: Totals) -> "Appender":
+        """Go on in a locked arena that is wholly indexed; `totals` are the index's."""
+        blocks = totals.data_blocks + totals.node_blocks
+        estimate = len(DIRECTORY_MAGIC) + 40 * totals.clumps + 36 * blocks
+        return cls(arena, files, arena.length(), estimate)
+
+    def room(self, size_max: int, raw_length: int, blocks: int) -> bool:
+        """Whether a clump of these blocks, and the directory, still fit in `size_max` bytes."""
+        listed = 40 + 36 * blocks
+        directory = self._directory_length + listed
+        return self.length <= HEADER_SIZE or (
+            self.length + listed + raw_length + directory <= size_max
+        )
+
+    def append(
+        self,
+        kind: Kind,
+        blocks: list[tuple[Score, int]],
+        raw: Buffer,
+        compressor: zstandard.ZstdCompressor,
+    ) -> int:
+        """Write one clump; its offset. On an error the arena is as before.
+
+        Raises:
+            NoSpace, VentifsError: when it cannot be written.
+        """
+        offset = self.length
+        head, payload = encode(kind, blocks, raw, arena=self.id, offset=offset,
+                               compressor=compressor)  # fmt: skip
+        with readable_errors(self.path):
+            self._write([head.listed, payload])
+            if self.length - self._writeback_from >= _WRITEBACK_STEP:
+                start, self._writeback_from = self._writeback_from, self.length
+                self._files.start_writeback(self._arena.fd, start, self.length - start)
+        self._directory_length += 8 + len(head.listed)
+        self.totals.count(head)
+        return offset
+
+    def _write(self, parts: list[Buffer]) -> None:
+        self._dirty = True
+        self.length += self._files.append(self._arena.fd, parts, self.length)
+        if self._hasher is not None:
+            for part in parts:
+                self._hasher.update(part)
+
+    def sync(self) -> None:
+        """Make everything appended so far durable.
+
+        Raises:
+            VentifsError: when the disk does not confirm it; what the arena holds past its last
+                indexed clump is then unknown, and nothing may be appended to it.
+        """
+        if self._dirty:
+            with readable_errors(self.path):
+                self._files.sync(self._arena.fd)
+            self._dirty = False
+
+    def cut_back(self, length: int, totals: Totals) -> None:
+        """Take back what was appended past `length`."""
+        with readable_errors(self.path):
+            self._files.truncate(self._arena.fd, length)
+        self.length, self.totals = length, totals
+        self._writeback_from = min(self._writeback_from, length)
+        self._hasher = None
+        self._dirty = True
+
+    def seal(self) -> None:
+        """Write directory and trailer, durably. On an error the arena goes on as it was.
+
+        Raises:
+            NoSpace, VentifsError: when they cannot be written.
+        """
+        clumps_end = self.length
+        try:
+            with readable_errors(self.path):
+                self._seal(clumps_end)
+                self._files.sync(self._arena.fd)
+        except BaseException:
+            self.cut_back(clumps_end, self.totals)
+            raise
+        self._clumps_end, self._dirty = clumps_end, False
+
+    def _seal(self, clumps_end: int) -> None:
+        if self._hasher is None:
+            self._hasher = self._hash_again(clumps_end)
+        directory = blake3()
+        parts, waiting = [DIRECTORY_MAGIC], 0
+        clumps = blocks = 0
+        for offset, head in self._arena.heads(HEADER_SIZE, clumps_end):
+            clumps, blocks = clumps + 1, blocks + len(head.blocks)
+            parts.append(encode_entry(offset, head))
+            waiting += len(parts[-1])
+            if waiting >= _COPY:
+                directory.update(b"".join(parts))
+                self._write([b"".join(parts)])
+                parts, waiting = [], 0
+        directory.update(b"".join(parts))
+        self._write([b"".join(parts)])
+        trailer = Trailer(clumps_end, self.length - clumps_end, clumps, blocks,
+                          directory.digest(), self._hasher.digest())  # fmt: skip
+        self._write([encode_trailer(trailer, self.id)])
+
+    def _hash_again(self, length: int) -> blake3:
+        hasher = blake3()
+        for offset in range(0, length, _COPY):
+            hasher.update(os.pread(self._arena.fd, min(_COPY, length - offset), offset))
+        return hasher
+
+    def state(self) -> ArenaState:
+        """How far the arena goes now, with what was appended since `settled`."""
+        return ArenaState(self.id, self._clumps_end or self.length, self._clumps_end > 0,
+                          replace(self.totals))  # fmt: skip
+
+    def settled(self) -> None:
+        """The index, or the parent, has taken `state` over."""
+        self.totals = Totals()

@@ -1,0 +1,101 @@
+"""Where a store's arenas are, and a bounded set of them open for reading.
+
+`arenas/open/ID.arena` may grow and may hold blocks the index lacks; `arenas/sealed/ID.arena` is
+immutable and was wholly indexed before it was moved there. Ids are 16 random bytes, 32 hexadecimal
+digits in file names.
+"""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+from ventifs.errors import Corrupt
+from ventifs.store.arena import Arena
+
+SUFFIX = ".arena"
+_OPEN_MAX = 128  # descriptors
+
+
+class Arenas:
+    """The arena files of one store, by id.
+
+    Concurrency: every method may be called from any thread.
+    """
+
+    def __init__(self, root: Path, store_id: bytes) -> None:
+        """Nothing is opened yet."""
+        self.open_directory = root / "arenas" / "open"
+        self.sealed_directory = root / "arenas" / "sealed"
+        self.store_id = store_id
+        self._readers: OrderedDict[bytes, Arena] = OrderedDict()
+        self._lock = Lock()
+
+    def open_path(self, arena_id: bytes) -> Path:
+        """Where an arena stands until it is sealed and indexed."""
+        return self.open_directory / (arena_id.hex() + SUFFIX)
+
+    def sealed_path(self, arena_id: bytes) -> Path:
+        """Where an arena stands after that."""
+        return self.sealed_directory / (arena_id.hex() + SUFFIX)
+
+    def open_ids(self) -> list[bytes]:
+        """Ids of the arenas in `open/`, sorted."""
+        return _ids(self.open_directory)
+
+    def sealed_ids(self) -> list[bytes]:
+        """Ids of the arenas in `sealed/`, sorted."""
+        return _ids(self.sealed_directory)
+
+    def all_ids(self) -> list[bytes]:
+        """Ids of all arenas, sorted. `open/` is read first: arenas move only to `sealed/`."""
+        return sorted({*self.open_ids(), *self.sealed_ids()})
+
+    def present(self, arena_id: bytes) -> bool:
+        """Whether the arena's file is there. `open/` is looked at first, as arenas move one way."""
+        return self.open_path(arena_id).exists() or self.sealed_path(arena_id).exists()
+
+    def reader(self, arena_id: bytes) -> Arena:
+        """The arena open for reading.
+
+        Raises:
+            Corrupt: when its file is missing.
+            VentifsError: when it cannot be opened.
+        """
+        with self._lock:
+            arena = self._readers.get(arena_id)
+            if arena is not None:
+                self._readers.move_to_end(arena_id)
+                return arena
+        arena = self._open(arena_id)
+        with self._lock:
+            self._readers[arena_id] = arena
+            if len(self._readers) > _OPEN_MAX:
+                self._readers.popitem(last=False)
+        return arena
+
+    def _open(self, arena_id: bytes) -> Arena:
+        # An arena can move from open/ to sealed/ between the first and the second look.
+        for path in (self.sealed_path(arena_id), self.open_path(arena_id),
+                     self.sealed_path(arena_id)):  # fmt: skip
+            try:
+                return Arena.open(path)
+            except FileNotFoundError:
+                continue
+        raise Corrupt("arena file is missing", arena=arena_id.hex())
+
+    def close(self) -> None:
+        """Forget all descriptors; those in use close when their users are done."""
+        with self._lock:
+            self._readers.clear()
+
+
+def _ids(directory: Path) -> list[bytes]:
+    found = []
+    for name in os.listdir(directory):
+        if name.endswith(SUFFIX) and len(name) == 32 + len(SUFFIX):
+            try:
+                found.append(bytes.fromhex(name[:32]))
+            except ValueError:
+                continue
+    return sorted(found)

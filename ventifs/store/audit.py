@@ -1,0 +1,401 @@
+"""Looking over arenas, and an index against them. Finds; changes nothing.
+
+Run by `check`, in a process of its own where an index is involved: LMDB trusts its pages, and
+damaged ones can kill whoever reads them. Arenas are walked by their directories (sealed) or from
+head to head (open); with `read_data` every byte is read and every block hashed.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from threading import local
+
+import zstandard
+from blake3 import blake3
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Damage
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import Head, Kind, decompress, parse_head, verify
+from ventifs.store.header import StoreHeader
+from ventifs.store.index import Index
+from ventifs.store.journal import Record, decode_commit
+from ventifs.store.recovery import committed_changes
+from ventifs.store.score import Score
+from ventifs.store.states import ArenaState, Place
+
+_PIECE = 1 << 20
+_LOOKUP_MAX = 4096
+
+Progress = Callable[[int, int], None]  # bytes of arenas looked at, of all
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        what: "block", "header", "directory", "trailer", "fingerprint", "arena", "commit", "index"
+            or "catalog".
+        reason: what is wrong with it.
+        score, arena, offset: where, as far as that applies; hexadecimal.
+        harmless: True for damage that nothing in the index leads to any more.
+    """
+
+    what: str
+    reason: str
+    score: str | None = None
+    arena: str | None = None
+    offset: int | None = None
+    harmless: bool = False
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was looked at."""
+
+    arenas: int = 0
+    clumps: int = 0
+    blocks: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of looking over a store, or one arena of it.
+
+    Attributes:
+        rescued: records that the index has and the arenas have lost.
+        confirmed: index entries that lead to the block they name.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    summary: Summary = field(default_factory=Summary)
+    rescued: list[Record] = field(default_factory=list)
+    confirmed: int = 0
+    puts: dict[bytes, Record] = field(default_factory=dict)
+    deletes: set[bytes] = field(default_factory=set)
+    relies_on: dict[bytes, int] = field(default_factory=dict)
+
+    def join(self, other: "Report") -> None:
+        """Add what came of another arena."""
+        self.findings += other.findings
+        self.confirmed += other.confirmed
+        self.puts.update(other.puts)
+        self.deletes |= other.deletes
+        for arena, length in other.relies_on.items():
+            self.relies_on[arena] = max(length, self.relies_on.get(arena, 0))
+        self.summary.arenas += other.summary.arenas
+        self.summary.clumps += other.summary.clumps
+        self.summary.blocks += other.summary.blocks
+        self.summary.bytes += other.summary.bytes
+
+
+def audit(
+    root: Path,
+    header: StoreHeader,
+    *,
+    index: Index | None,
+    read_data: bool,
+    jobs: int,
+    progress: Progress | None = None,
+) -> Report:
+    """Look over every arena, and, with an index, whether it and they agree, both ways.
+
+    Args:
+        root: the store's directory.
+        header: its header.
+        index: None to leave the index out.
+        read_data: verify every byte, not just structure.
+        jobs: arenas looked at side by side.
+        progress: called after every arena.
+    """
+    arenas = Arenas(root, header.store_id)
+    report = Report()
+    # Arenas and records are compared as of one moment; writers may go on meanwhile.
+    snapshot, records = ([], []) if index is None else index.snapshot()
+    states = {state.arena: state for state in snapshot}
+    ids = arenas.all_ids()
+    look = partial(_audit_arena, arenas, states, index, read_data)
+    total = sum(arenas.reader(arena_id).length() for arena_id in ids) if progress else 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for one in pool.map(look, ids):
+            report.join(one)
+            if progress:
+                progress(report.summary.bytes, total)
+    for arena_id in sorted(states.keys() - set(ids)):
+        report.findings.append(Finding("arena", "its file is missing", arena=arena_id.hex()))
+    _audit_commits(arenas, report)
+    if index is not None:
+        _audit_entries(arenas, index, report)
+        _audit_catalog(records, report)
+    return report
+
+
+_thread = local()
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_thread, "decompressor"):
+        _thread.decompressor = zstandard.ZstdDecompressor()
+    decompressor: zstandard.ZstdDecompressor = _thread.decompressor
+    return decompressor
+
+
+def _audit_arena(
+    arenas: Arenas,
+    states: dict[bytes, ArenaState],
+    index: Index | None,
+    read_data: bool,
+    arena_id: bytes,
+) -> Report:
+    report = Report()
+    try:
+        arena = arenas.reader(arena_id)
+        if index is not None and _came_since(arena_id, states, index):
+            return report
+        auditor = _ArenaAudit(arena, arenas, index, report, read_data=read_data)
+        auditor.run(states.get(arena_id))
+    except VentifsError as error:
+        report.findings.append(Finding("arena", str(error), arena=arena_id.hex()))
+    return report
+
+
+def _came_since(arena_id: bytes, states: dict[bytes, ArenaState], index: Index) -> bool:
+    """Whether an arena was committed to after the audit's snapshot: the next audit's business."""
+    return arena_id not in states and index.arena_state(arena_id).length > 0
+
+
+class _ArenaAudit:
+    """Looks over one arena, into a report."""
+
+    def __init__(
+        self, arena: Arena, arenas: Arenas, index: Index | None, report: Report, *, read_data: bool
+    ) -> None:
+        self.arena = arena
+        self.arenas = arenas
+        self.index = index
+        self.report = report
+        self.read_data = read_data
+        self._waiting: list[tuple[Score, int, int]] = []
+
+    def run(self, state: ArenaState | None) -> None:
+        summary = self.report.summary
+        summary.arenas, summary.bytes = 1, self.arena.length()
+        try:
+            self.arena.check_header(self.arenas.store_id)
+        except VentifsError as error:
+            self._found("header", getattr(error, "reason", str(error)), 0)
+        # Sealed as of the snapshot; one that the index has not heard of is taken as it stands.
+        sealed = state.sealed if state else self.arenas.sealed_path(self.arena.id).exists()
+        for offset, head in self._heads(state, sealed):
+            summary.clumps += 1
+            summary.blocks += len(head.blocks)
+            sound = self._sound(offset, head) if self.read_data else True
+            if sound and head.kind is Kind.COMMIT:
+                self._read_commit(offset)
+            if sound:
+                self._look_up(offset, head)
+        self._look_up_waiting()
+        if self.read_data and sealed and not self.report.findings:
+            self._check_fingerprint()
+
+    def _found(self, what: str, reason: str, offset: int | None, score: bytes | None = None,
+               *, harmless: bool = False) -> None:  # fmt: skip
+        self.report.findings.append(
+            Finding(
+                what, reason, score.hex() if score else None, self.arena.id.hex(), offset, harmless
+            )
+        )
+
+    def _heads(self, state: ArenaState | None, sealed: bool) -> Iterator[tuple[int, Head]]:
+        """The heads that should be there, from the best witness that is intact."""
+        trailer = self.arena.trailer()
+        if sealed and trailer is not None:
+            try:
+                for _ in self.arena.directory(trailer):
+                    pass
+            except Corrupt as error:
+                self._found("directory", error.reason, error.offset)
+            else:
+                yield from self.arena.directory(trailer)
+                return
+        elif sealed:
+            self._found("trailer", "sealed arena without a sound trailer", self.arena.length())
+        indexed = state.length if state is not None else 0
+        end = indexed if indexed and not sealed else self.arena.clumps_end()
+        if self.arena.length() < indexed:
+            self._found("arena", f"cut off: {self.arena.length()} bytes of {indexed}", None)
+            end = self.arena.length()
+        yield from self._scanned(end, tail_matters=bool(indexed) and not sealed)
+
+    def _scanned(self, end: int, *, tail_matters: bool) -> Iterator[tuple[int, Head]]:
+        """What a scan finds; damage is told, unless it is the unindexed tail of an open arena."""
+        for found in self.arena.scan(HEADER_SIZE, end):
+            if not isinstance(found, Damage):
+                yield found.offset, found.head
+            elif tail_matters or found.offset + found.length < end:
+                yield from self._damaged(found)
+
+    def _damaged(self, damage: Damage) -> Iterator[tuple[int, Head]]:
+        """Name the blocks of a damaged clump, if its head can still be read."""
+        try:
+            head = self.arena.read_head(damage.offset)
+        except Corrupt:
+            reason = f"{damage.length} bytes are no clump"
+            self._found("arena", reason, damage.offset)
+        else:
+            self._name_blocks(damage.offset, head, "clump does not match its checksum")
+        return iter(())
+
+    def _sound(self, offset: int, expected: Head) -> bool:
+        """Whether a clump is what the directory says, and each block what its score says."""
+        try:
+            whole = os.pread(self.arena.fd, expected.size, offset)
+            if expected.kind is Kind.GAP:
+                whole = whole[: len(expected.listed)]
+            head = parse_head(whole)
+            payload = memoryview(whole)[len(head.listed) :]
+            verify(head, payload, arena=self.arena.id, offset=offset)
+            if head.listed != expected.listed:
+                raise Corrupt("clump is not the one its directory lists")
+            if head.kind is Kind.GAP:
+                return True
+            raw = memoryview(decompress(head, payload, _decompressor()))
+        except Corrupt as error:
+            self._name_blocks(offset, expected, error.reason)
+            return False
+        start = 0
+        for position, (score, length) in enumerate(head.blocks):
+            if blake3(raw[start : start + length]).digest() != score:
+                reason = "bytes do not match their score"
+                self._found("block", reason, offset, score,
+                            harmless=not self._led_to(score, offset, position))  # fmt: skip
+            start += length
+        return True
+
+    def _name_blocks(self, offset: int, head: Head, reason: str) -> None:
+        for position, (score, _) in enumerate(head.blocks):
+            harmless = not self._led_to(score, offset, position)
+            self._found("block", reason, offset, score, harmless=harmless)
+        if not head.blocks:
+            self._found(head.kind.name.lower(), reason, offset)
+
+    def _led_to(self, score: Score, offset: int, position: int) -> bool:
+        """Whether the index leads to this copy of a block; without an index, it may."""
+        if self.index is None:
+            return True
+        return self.index.locate(score) == Place(self.arena.id, offset, position)
+
+    def _look_up(self, offset: int, head: Head) -> None:
+        self._waiting += [(score, offset, at) for at, (score, _) in enumerate(head.blocks)]
+        if len(self._waiting) >= _LOOKUP_MAX:
+            self._look_up_waiting()
+
+    def _look_up_waiting(self) -> None:
+        """Compare blocks with the index; one that it lacks is excused if it is damaged."""
+        waiting, self._waiting = sorted(self._waiting), []
+        if self.index is None:
+            return
+        for score, offset, position in waiting:
+            place = self.index.locate(score)
+            if place == Place(self.arena.id, offset, position):
+                self.report.confirmed += 1
+            elif place is None and not self.read_data and not self._sound_again(offset):
+                self._found("block", "damaged, and dropped from the index", offset, score,
+                            harmless=True)  # fmt: skip
+            elif place is None:
+                self._found("index", "lacks this block", offset, score)
+
+    def _sound_again(self, offset: int) -> bool:
+        try:
+            head = self.arena.read_head(offset)
+            payload = self.arena.read_payload(offset, head)
+            verify(head, payload, arena=self.arena.id, offset=offset)
+        except Corrupt:
+            return False
+        return True
+
+    def _read_commit(self, offset: int) -> None:
+        try:
+            commit = decode_commit(self.arena.read_raw(offset, _decompressor()))
+            changes = committed_changes(self.arena, offset, commit, _decompressor())
+        except Corrupt as error:
+            self._found("commit", error.reason, offset)
+            return
+        self.report.puts.update({record.id: record for record in changes.puts})
+        self.report.deletes.update(changes.deletes)
+        for arena, length in commit.relies_on:
+            known = self.report.relies_on.get(arena, 0)
+            self.report.relies_on[arena] = max(known, length)
+
+    def _check_fingerprint(self) -> None:
+        trailer = self.arena.trailer()
+        hasher, offset, end = blake3(), 0, self.arena.length() - TRAILER_SIZE
+        while offset < end:
+            piece = os.pread(self.arena.fd, min(_PIECE, end - offset), offset)
+            hasher.update(piece)
+            offset += len(piece)
+            if not piece:
+                break
+        if trailer is not None and hasher.digest() != trailer.fingerprint:
+            self._found("fingerprint", "contents do not match the fingerprint", None)
+
+
+def _audit_commits(arenas: Arenas, report: Report) -> None:
+    """Whether the arenas that commits rely on are there, as far as they must be."""
+    for arena_id, length in report.relies_on.items():
+        try:
+            present = arenas.reader(arena_id).length()
+        except Corrupt:
+            present = 0
+        if present < length:
+            reason = f"a commit relies on {length} bytes of it, {present} are there"
+            report.findings.append(Finding("arena", reason, arena=arena_id.hex()))
+
+
+def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
+    """Whether every entry leads to its block; walked one by one only if the count is off."""
+    if index.entry_count() == report.confirmed:
+        return
+
+    @lru_cache(maxsize=4096)
+    def head_at(arena_id: bytes, offset: int) -> Head | None:
+        try:
+            return arenas.reader(arena_id).read_head(offset)
+        except Corrupt:
+            return None
+
+    walked = 0
+    for score, place in index.entries():
+        walked += 1
+        if place is None:
+            report.findings.append(Finding("index", "damaged entry", score.hex()))
+            continue
+        head = head_at(place.arena, place.offset)
+        if head is None or not head.holds(place.position, score):
+            report.findings.append(
+                Finding("index", "entry leads to something else", score.hex(), place.arena.hex(),
+                        place.offset)
+            )  # fmt: skip
+    if walked != index.entry_count():
+        reason = f"{index.entry_count()} entries by its own count, {walked} can be reached"
+        report.findings.append(Finding("index", reason))
+
+
+def _audit_catalog(records: list[Record], report: Report) -> None:
+    """Whether index and arenas list the same records."""
+    in_arenas = {key: record for key, record in report.puts.items() if key not in report.deletes}
+    in_index = {record.id: record for record in records}
+    for record_id, record in in_arenas.items():
+        if in_index.get(record_id) != record:
+            reason = f"the index lacks record {record.key!r}"
+            report.findings.append(Finding("catalog", reason))
+    for record_id, record in in_index.items():
+        if record_id not in in_arenas:
+            reason = f"only the index still has record {record.key!r}: its arena is damaged"
+            report.findings.append(Finding("catalog", reason))
+            report.rescued.append(record)

@@ -1,0 +1,167 @@
+"""Checking a store, and mending what can be mended.
+
+The part of a check that reads the index runs in a child process, because a damaged LMDB file can
+kill its reader; a child that dies is itself a finding. Mending never touches data: it makes a new
+index that leaves out what is damaged, so that the next archive stores those blocks anew.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ventifs.errors import VentifsError
+from ventifs.store.audit import Finding, Progress, Report, Summary, audit
+from ventifs.store.files import Files
+from ventifs.store.header import read_header
+from ventifs.store.index import Index, IndexMissing
+from ventifs.store.journal import Record
+from ventifs.store.lock import store_lock
+from ventifs.store.rebuild import rebuild_index
+from ventifs.store.store import Store
+
+_SIGNAL_NOTE = "reading it killed the reader (signal {}): it is damaged"
+
+
+@dataclass(slots=True)
+class Repair:
+    """What a repair did.
+
+    Attributes:
+        lost: damaged blocks of which there is no other copy; they are no longer known, so that
+            they are stored anew when they are next archived.
+        healed: damaged blocks of which another copy is used now.
+        rescued: records that only the index still had, written to an arena again.
+    """
+
+    lost: list[str] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
+    rescued: int = 0
+
+
+def check(
+    root: Path, *, read_data: bool = False, jobs: int = 2, progress: Progress | None = None
+) -> Report:
+    """Look over a store and its index. Changes nothing.
+
+    Args:
+        root: the store's directory.
+        read_data: verify every byte against its score, not just structure.
+        jobs: arenas looked at side by side.
+        progress: called with (bytes looked at, bytes in all).
+
+    Raises:
+        NotAStore, Corrupt, Unsupported: the store header.
+    """
+    header = read_header(root)
+    options = {"read_data": read_data, "jobs": jobs}
+    code, report, reason = _in_child(root, options, progress)
+    if report is not None:
+        return report
+    report = audit(root, header, index=None, read_data=read_data, jobs=jobs, progress=progress)
+    reason = _SIGNAL_NOTE.format(-code) if code < 0 else reason
+    report.findings.append(Finding("index", reason))
+    return report
+
+
+def _in_child(
+    root: Path, options: dict[str, bool | int], progress: Progress | None
+) -> tuple[int, Report | None, str]:
+    """Audit with the index in a child; (exit code, report or None, what it said)."""
+    command = [sys.executable, "-m", "ventifs.store.check", str(root), json.dumps(options)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        report, reason = None, ""
+        assert child.stdout is not None and child.stderr is not None
+        for line in child.stdout:
+            message = json.loads(line)
+            if "progress" in message:
+                if progress is not None:
+                    progress(*message["progress"])
+            elif "reason" in message:
+                reason = message["reason"]
+            else:
+                report = _decoded(message)
+        errors = child.stderr.read().decode(errors="replace").strip()
+    if child.returncode == 0:
+        return 0, report, reason
+    return child.returncode, None, reason or errors.splitlines()[-1:][0] if errors else reason
+
+
+def _encoded(report: Report) -> dict[str, object]:
+    return {
+        "findings": [asdict(finding) for finding in report.findings],
+        "summary": asdict(report.summary),
+        "rescued": [[part.hex() for part in (record.key, record.id, record.value)]
+                    for record in report.rescued],
+    }  # fmt: skip
+
+
+def _decoded(message: dict[str, list[dict[str, object]]]) -> Report:
+    rescued = [Record(*map(bytes.fromhex, map(str, record))) for record in message["rescued"]]
+    return Report(
+        findings=[Finding(**finding) for finding in message["findings"]],  # type: ignore[arg-type]
+        summary=Summary(**message["summary"]),  # type: ignore[arg-type]
+        rescued=rescued,
+    )
+
+
+def repair(
+    root: Path, report: Report, progress: Progress | None = None, files: Files | None = None
+) -> Repair:
+    """Make a new index without the damaged blocks, keeping every record there is still a copy of.
+
+    Args:
+        root: the store's directory.
+        report: what a check with `read_data` has found.
+        progress: called with (bytes of arenas read, bytes in all).
+        files: for tests.
+
+    Raises:
+        Busy: while anybody writes to the store.
+        NoSpace, VentifsError: the old index is still in place.
+    """
+    files = files or Files()
+    header = read_header(root)
+    with store_lock(root, alone=True):
+        rebuild_index(root, header, files, progress)
+    done = Repair()
+    damaged = {finding.score for finding in report.findings
+               if finding.what == "block" and finding.score and not finding.harmless}  # fmt: skip
+    with Store.open(root, "write", files=files) as store:
+        scores = [bytes.fromhex(score) for score in sorted(damaged)]
+        for score, there in zip(scores, store.has_many(scores), strict=True):  # type: ignore[arg-type]
+            (done.healed if there else done.lost).append(score.hex())
+        if report.rescued:
+            store.commit([(record.key, record.value) for record in report.rescued])
+            done.rescued = len(report.rescued)
+    return done
+
+
+def _child_main(root: Path, options: dict[str, int], say: Callable[[object], None]) -> int:
+    header = read_header(root)
+    try:
+        index = Index(root / "index", header.store_id)
+        report = audit(
+            root, header, index=index, read_data=bool(options["read_data"]), jobs=options["jobs"],
+            progress=lambda done, total: say({"progress": [done, total]}),
+        )  # fmt: skip
+    except IndexMissing:
+        say({"reason": "is missing"})
+        return 3
+    except VentifsError as error:
+        say({"reason": str(error)})
+        return 3
+    say(_encoded(report))
+    return 0
+
+
+def _say(message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(_child_main(Path(sys.argv[1]), json.loads(sys.argv[2]), _say))

@@ -1,0 +1,281 @@
+"""Clumps: up to 128 KiB of blocks compressed together, and their bytes. No I/O here.
+
+FORMAT.md, section Clump, is the byte-exact description. What always holds of a clump that parses:
+the lengths of its blocks add up to `raw_length`, and nothing in it exceeds the limits below, so a
+hostile head costs no more than a small clump's memory. A clump's checksum covers its arena's id and
+its own offset: bytes that are a perfectly good clump elsewhere (an arena archived inside another)
+are none here.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import zstandard
+from blake3 import blake3
+
+from ventifs.errors import Corrupt
+from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score
+
+BLOCK_SIZE_MAX = 1 << 20
+CLUMP_RAW_MAX = 128 << 10  # of several blocks; a larger block is alone in its clump
+CLUMP_BLOCKS_MAX = 1024
+ARENA_ID_SIZE = 16
+CHECK_SIZE = 16
+
+MAGIC = b"vfC\x01"
+_HEAD = struct.Struct("<4sBBHII")  # magic, kind, codec, blocks, raw length, payload length
+_BLOCK = struct.Struct("<32sI")  # score, length
+_PLACE = struct.Struct("<16sQ")  # arena id, offset: what the checksum begins with
+HEAD_SIZE = _HEAD.size + CHECK_SIZE
+LISTED_BLOCK_SIZE = _BLOCK.size
+CLUMP_SIZE_MAX = HEAD_SIZE + CLUMP_BLOCKS_MAX * LISTED_BLOCK_SIZE + BLOCK_SIZE_MAX
+
+
+class Kind(IntEnum):
+    """What a clump carries. DATA and NODE differ only in placement: one tree, few clumps."""
+
+    DATA = 1
+    NODE = 2
+    CATALOG = 3
+    COMMIT = 4
+    GAP = 5  # bytes that a crash left unreadable, stepped over for good
+
+
+class Codec(IntEnum):
+    """How a clump's payload is encoded."""
+
+    RAW = 0
+    ZSTD = 1
+
+
+@dataclass(slots=True, frozen=True)
+class Head:
+    """A clump's header and block list.
+
+    Attributes:
+        raw_length: bytes of all blocks together, before compression.
+        payload_length: bytes that follow the block list.
+        check: the 16-byte checksum over place, header, list and payload.
+        blocks: (score, length) of each block, in order; empty for other kinds.
+        listed: header and list as they stand in the file.
+    """
+
+    kind: Kind
+    codec: Codec
+    raw_length: int
+    payload_length: int
+    check: bytes
+    blocks: list[tuple[Score, int]]
+    listed: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes the whole clump takes in its arena."""
+        return len(self.listed) + self.payload_length
+
+    def holds(self, position: int, score: Score) -> bool:
+        """Whether the block at `position` is the one named `score`."""
+        return position < len(self.blocks) and self.blocks[position][0] == score
+
+
+def head_length(start: Buffer) -> int:
+    """How long header and block list are, told by the clump's first `HEAD_SIZE` bytes.
+
+    Raises:
+        Corrupt: when these bytes begin no clump.
+    """
+    if len(start) < HEAD_SIZE or start[:4] != MAGIC:
+        raise Corrupt("no clump begins here")
+    count: int = _HEAD.unpack_from(start)[3]
+    if count > CLUMP_BLOCKS_MAX:
+        raise Corrupt(f"clump lists {count} blocks, more than {CLUMP_BLOCKS_MAX}")
+    return HEAD_SIZE + count * LISTED_BLOCK_SIZE
+
+
+def parse_head(data: Buffer) -> Head:
+    """Decode header and block list; the checksum is `verify`'s business.
+
+    Raises:
+        Corrupt: for anything that `encode` would not have written.
+    """
+    end = head_length(data)
+    if len(data) < end:
+        raise Corrupt("clump is cut off in its block list")
+    listed = bytes(data[:end])
+    _, kind, codec, count, raw_length, payload_length = _HEAD.unpack_from(listed)
+    try:
+        kind, codec = Kind(kind), Codec(codec)
+    except ValueError:
+        raise Corrupt(f"clump of unknown kind {kind} or codec {codec}") from None
+    blocks = list(_BLOCK.iter_unpack(listed[HEAD_SIZE:]))
+    if kind in (Kind.DATA, Kind.NODE):
+        lengths = [length for _, length in blocks]
+        largest = CLUMP_RAW_MAX if count > 1 else BLOCK_SIZE_MAX
+        sound = count > 0 and min(lengths) > 0 and sum(lengths) == raw_length <= largest
+    else:
+        sound = count == 0 and (kind is Kind.GAP or raw_length <= BLOCK_SIZE_MAX)
+    if kind is Kind.GAP:
+        sound = sound and codec is Codec.RAW and raw_length == 0
+    elif codec is Codec.RAW:
+        sound = sound and payload_length == raw_length
+    else:
+        sound = sound and 0 < payload_length < raw_length
+    if not sound:
+        raise Corrupt("clump header contradicts itself")
+    return Head(kind, codec, raw_length, payload_length, listed[_HEAD.size : HEAD_SIZE],
+                blocks, listed)  # fmt: skip
+
+
+def encode(
+    kind: Kind,
+    blocks: Sequence[tuple[Score, int]],
+    raw: Buffer,
+    *,
+    arena: bytes,
+    offset: int,
+    compressor: zstandard.ZstdCompressor,
+) -> tuple[Head, Buffer]:
+    """Compress `raw`, the blocks' bytes end to end, into a clump for one place in one arena.
+
+    Returns:
+        The head and the payload; the clump's bytes are `head.listed` followed by the payload.
+    """
+    packed = compressor.compress(raw)
+    codec, payload = (Codec.ZSTD, packed) if len(packed) < len(raw) else (Codec.RAW, raw)
+    return _assembled(kind, codec, blocks, len(raw), payload, len(payload), arena, offset), payload
+
+
+def encode_gap(length: int, *, arena: bytes, offset: int) -> bytes:
+    """The header that turns `length` unreadable bytes at `offset` into a clump to step over."""
+    payload_length = length - HEAD_SIZE
+    head = _assembled(Kind.GAP, Codec.RAW, (), 0, b"", payload_length, arena, offset)
+    return head.listed
+
+
+def _assembled(
+    kind: Kind,
+    codec: Codec,
+    blocks: Iterable[tuple[Score, int]],
+    raw_length: int,
+    payload: Buffer,
+    payload_length: int,
+    arena: bytes,
+    offset: int,
+) -> Head:
+    blocks = list(blocks)
+    fixed = _HEAD.pack(MAGIC, kind, codec, len(blocks), raw_length, payload_length)
+    listing = b"".join([_BLOCK.pack(score, length) for score, length in blocks])
+    check = _checksum(arena, offset, fixed, listing, payload)
+    return Head(kind, codec, raw_length, payload_length, check, blocks, fixed + check + listing)
+
+
+def _checksum(arena: bytes, offset: int, fixed: Buffer, listing: Buffer, payload: Buffer) -> bytes:
+    hasher = blake3(_PLACE.pack(arena, offset))
+    hasher.update(fixed)
+    hasher.update(listing)
+    hasher.update(payload)
+    return hasher.digest(CHECK_SIZE)
+
+
+def verify(head: Head, payload: Buffer, *, arena: bytes, offset: int) -> None:
+    """Compare a clump with its checksum. A gap's covers its header alone.
+
+    Raises:
+        Corrupt: when they differ.
+    """
+    covered = b"" if head.kind is Kind.GAP else payload
+    fixed, listing = head.listed[: _HEAD.size], head.listed[HEAD_SIZE:]
+    if _checksum(arena, offset, fixed, listing, covered) != head.check:
+        raise Corrupt("clump does not match its checksum", arena=arena.hex(), offset=offset)
+
+
+def decompress(head: Head, payload: Buffer, decompressor: zstandard.ZstdDecompressor) -> Buffer:
+    """The clump's raw bytes, exactly `head.raw_length` of them.
+
+    Raises:
+        Corrupt: when the payload is not a frame of that length.
+    """
+    if len(payload) != head.payload_length:
+        raise Corrupt("clump is cut off")
+    if head.codec is Codec.RAW:
+        return payload
+    try:
+        # The frame's own claim is checked first: decompress() would allocate whatever it says.
+        if zstandard.frame_content_size(payload) != head.raw_length:
+            raise Corrupt("compressed frame is not of the length its clump says")
+        return decompressor.decompress(payload, allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise Corrupt("compressed frame cannot be read") from None
+
+
+class OpenClump:
+    """The blocks that wait to become one clump. Not thread-safe; its `Writer` locks.
+
+    Blocks are copied in at once, into one buffer that is used again for every clump, so that
+    compressing needs neither a join nor fresh memory.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        """Start empty."""
+        self.kind = kind
+        self.spans: dict[Score, tuple[int, int]] = {}
+        self._buffer = bytearray(CLUMP_RAW_MAX)
+        self._length = 0
+
+    def fits(self, length: int) -> bool:
+        """Whether a block of `length` bytes can join those already here."""
+        return self._length + length <= CLUMP_RAW_MAX and len(self.spans) < CLUMP_BLOCKS_MAX
+
+    def add(self, score: Score, block: Buffer) -> None:
+        """Take in a block that `fits`."""
+        start, end = self._length, self._length + len(block)
+        self._buffer[start:end] = block
+        self.spans[score] = (start, end)
+        self._length = end
+
+    def block(self, score: Score) -> bytes:
+        """A copy of a block that waits here."""
+        start, end = self.spans[score]
+        return bytes(self._buffer[start:end])
+
+    def blocks(self) -> list[tuple[Score, int]]:
+        """(score, length) of each block, in order."""
+        return [(score, end - start) for score, (start, end) in self.spans.items()]
+
+    def raw(self) -> memoryview:
+        """All blocks end to end, valid until the next `add` or `clear`."""
+        return memoryview(self._buffer)[: self._length]
+
+    def clear(self) -> None:
+        """Start again, after the clump has been written."""
+        self.spans = {}
+        self._length = 0
+
+
+class DecodedClump:
+    """One clump's blocks, each hashed against its score. Immutable, shared between threads.
+
+    Attributes:
+        blocks: a read-only view of each block that is what its score says.
+        cost: bytes of memory to account for.
+    """
+
+    __slots__ = ("blocks", "cost")
+
+    def __init__(self, head: Head, raw: Buffer) -> None:
+        """Hash and slice; blocks that do not match are left out."""
+        self.blocks: dict[Score, memoryview] = {}
+        view = memoryview(raw).toreadonly()
+        start = 0
+        for score, length in head.blocks:
+            block = view[start : start + length]
+            start += length
+            if blake3(block).digest() == score:
+                self.blocks[score] = block
+        self.cost = len(raw) + 400 * len(self.blocks)  # a view, its key and two dict slots
+
+
+ZERO_BLOCK = memoryview(b"")
+assert len(ZERO_SCORE) == SCORE_SIZE

@@ -1,0 +1,125 @@
+"""The few durable file operations the store is built from.
+
+Everything that changes an arena, the header or a directory goes through one `Files` object, so that
+tests can record the exact sequence and replay every state a power cut could leave behind. LMDB does
+its own I/O. Operating system errors are turned into the store's exceptions here and nowhere else.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ventifs.errors import NoSpace, VentifsError
+from ventifs.store.score import Buffer
+
+
+@contextmanager
+def readable_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into one line that names the path, the reason and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def explained(error: OSError, path: Path) -> VentifsError:
+    """The store's exception for an operating system error at `path`."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpace(
+                f"{path}: {reason.lower()}; nothing committed was lost: "
+                "make room and run the command again"
+            )
+        case errno.EROFS:
+            return VentifsError(
+                f"{path}: the file system is read-only; reading works, writing needs it "
+                "mounted read-write"
+            )
+        case errno.EACCES | errno.EPERM:
+            return VentifsError(
+                f"{path}: permission denied; run as the store's owner, or have the owner grant it"
+            )
+    return VentifsError(f"{path}: {reason.lower()}")
+
+
+class Files:
+    """Durable operations on the real file system. Stateless; safe to share between threads.
+
+    Raises:
+        OSError: from every method; callers hold the path and use `readable_errors`.
+    """
+
+    def create(self, path: Path) -> int:
+        """Create a file that must not exist yet; a read-write descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def append(self, fd: int, parts: Sequence[Buffer], offset: int) -> int:
+        """Write `parts` one after the other at `offset`, whole or not at all; bytes written.
+
+        A write that the disk cut short is truncated away again before the error is raised.
+        """
+        wanted = sum(map(len, parts))
+        try:
+            written = os.pwritev(fd, parts, offset)
+            if written < wanted:
+                rest = memoryview(b"".join(parts))
+                while written < wanted:
+                    written += os.pwrite(fd, rest[written:], offset + written)
+        except OSError:
+            self.truncate(fd, offset)
+            raise
+        return written
+
+    def overwrite(self, fd: int, data: Buffer, offset: int) -> None:
+        """Write `data` over bytes that are already there."""
+        os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cut the file to `length` bytes."""
+        os.ftruncate(fd, length)
+
+    def start_writeback(self, fd: int, offset: int, length: int) -> None:
+        """Ask the kernel to start writing a range of dirty pages, without waiting for it."""
+        # On Linux DONTNEED starts write-back of dirty pages and leaves them cached; it takes the
+        # wait out of the commit (final fdatasync of 420 MB: 70 ms without, 3 ms with).
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+    def sync(self, fd: int) -> None:
+        """Make the file's contents and length durable."""
+        os.fdatasync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make names created in, moved into or removed from a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a name, replacing `target`."""
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name; one that is gone already is fine."""
+        path.unlink(missing_ok=True)
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory; one that is there already is fine."""
+        path.mkdir(exist_ok=True)
+
+    def write_whole(self, path: Path, data: Buffer) -> None:
+        """Create or replace a small file durably: temporary name, sync, rename, sync."""
+        temporary = path.with_name(path.name + ".tmp")
+        self.unlink(temporary)
+        fd = self.create(temporary)
+        try:
+            self.append(fd, [data], 0)
+            self.sync(fd)
+        finally:
+            os.close(fd)
+        self.rename(temporary, path)
+        self.sync_directory(path.parent)

@@ -1,0 +1,139 @@
+"""The store header: the small immutable file that makes a directory a store.
+
+256 bytes, written last by `Store.create` and never again; FORMAT.md gives the layout. It tells
+which version and features a program must know, and the parameters that decide scores and chunks.
+"""
+
+import secrets
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store.files import Files, explained
+
+HEADER_NAME = "ventifs.store"
+HEADER_SIZE = 256
+FORMAT_VERSION = 1
+HASH_BLAKE3_256 = 1
+MAGIC = b"ventifs store\r\n\x00"
+_FIELDS = struct.Struct("<16sIH2xQQQ16sQQIII4x32s")
+_CHECK_SIZE = 32
+
+# No feature exists yet: any bit set is from the future.
+KNOWN_INCOMPATIBLE = 0
+KNOWN_READ_ONLY_COMPATIBLE = 0
+
+ARENA_SIZE_DEFAULT = 256 << 20
+ARENA_SIZE_MIN = 4 << 20
+ARENA_SIZE_MAX = 3 << 30  # offsets in the index are 32 bits
+
+
+class NotAStore(VentifsError):
+    """There is no ventifs store at a path."""
+
+
+class Unsupported(VentifsError):
+    """The store is of a format or feature this program does not know."""
+
+
+@dataclass(slots=True, frozen=True)
+class StoreHeader:
+    """What a store is.
+
+    Attributes:
+        store_id: 16 random bytes.
+        created_ns: UTC nanoseconds since 1970.
+        arena_size: bytes at which an arena is sealed.
+        chunk_min, chunk_average, chunk_max: the chunker's parameters, in bytes.
+        chunk_seed: 32 bytes for the chunker's gear table; all zeros is FORMAT.md's own table.
+        compatible, read_only_compatible, incompatible: feature bits, as in ext4: an unknown bit is
+            ignored, forbids writing, forbids opening.
+    """
+
+    store_id: bytes
+    created_ns: int
+    arena_size: int = ARENA_SIZE_DEFAULT
+    chunk_min: int = 4096
+    chunk_average: int = 16384
+    chunk_max: int = 65536
+    chunk_seed: bytes = bytes(32)
+    compatible: int = 0
+    read_only_compatible: int = 0
+    incompatible: int = 0
+
+    @classmethod
+    def new(cls, arena_size: int) -> "StoreHeader":
+        """A header for a store that is being created."""
+        return cls(secrets.token_bytes(16), time.time_ns(), arena_size)
+
+    @property
+    def writable(self) -> bool:
+        """Whether this program knows enough to write."""
+        return not self.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE
+
+
+def encode_header(header: StoreHeader, *, version: int = FORMAT_VERSION) -> bytes:
+    """The header file's 256 bytes."""
+    fields = _FIELDS.pack(
+        MAGIC, version, HASH_BLAKE3_256,
+        header.compatible, header.read_only_compatible, header.incompatible,
+        header.store_id, header.created_ns, header.arena_size,
+        header.chunk_min, header.chunk_average, header.chunk_max, header.chunk_seed,
+    )  # fmt: skip
+    body = fields.ljust(HEADER_SIZE - _CHECK_SIZE, b"\0")
+    return body + blake3(body).digest(_CHECK_SIZE)
+
+
+def decode_header(data: bytes) -> StoreHeader:
+    """The header in a header file's bytes.
+
+    Raises:
+        Corrupt: when they are damaged, or never were a header.
+        Unsupported: when they are of a newer version, or name an unknown incompatible feature.
+    """
+    body, check = data[:-_CHECK_SIZE], data[-_CHECK_SIZE:]
+    if len(data) != HEADER_SIZE or blake3(body).digest(_CHECK_SIZE) != check:
+        raise Corrupt("store header is damaged; put back a copy of it: it never changes")
+    (magic, version, hash_id, compatible, read_only, incompatible, store_id, created_ns,
+     arena_size, chunk_min, chunk_average, chunk_max, seed) = _FIELDS.unpack_from(body)  # fmt: skip
+    unknown = incompatible & ~KNOWN_INCOMPATIBLE
+    if version > FORMAT_VERSION or hash_id != HASH_BLAKE3_256 or magic != MAGIC:
+        raise Unsupported(
+            f"store format {version} with hash {hash_id} is newer than this ventifs, which knows "
+            f"format {FORMAT_VERSION}: upgrade ventifs"
+        )
+    if unknown:
+        raise Unsupported(f"store has unknown features {unknown:#x}: upgrade ventifs")
+    return StoreHeader(store_id, created_ns, arena_size, chunk_min, chunk_average, chunk_max,
+                       seed, compatible, read_only, incompatible)  # fmt: skip
+
+
+def read_header(root: Path) -> StoreHeader:
+    """The header of the store at `root`.
+
+    Raises:
+        NotAStore: when there is no header.
+        Corrupt, Unsupported: as `decode_header`; each names the path and the remedy.
+        VentifsError: when it cannot be read.
+    """
+    path = root / HEADER_NAME
+    try:
+        return decode_header(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        what = "not a ventifs store" if root.exists() else "there is no such store"
+        raise NotAStore(f"{root}: {what}; 'ventifs init' makes one") from None
+    except OSError as error:
+        raise explained(error, path) from None
+    except Corrupt as error:
+        raise Corrupt(f"{path}: {error}") from None
+    except Unsupported as error:
+        raise Unsupported(f"{root}: {error}") from None
+
+
+def write_header(root: Path, header: StoreHeader, files: Files) -> None:
+    """Write the header durably. A directory is a store from this moment on."""
+    files.write_whole(root / HEADER_NAME, encode_header(header))

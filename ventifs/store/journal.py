@@ -1,0 +1,182 @@
+"""What catalog and commit clumps carry: the store's records, and the fact that they count.
+
+A catalog clump holds records put and deleted; a commit clump, written only when everything before
+it is durable, makes the catalog clumps right before it valid. FORMAT.md, section Journal, gives the
+bytes. Nothing here does I/O.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+
+from blake3 import blake3
+
+from ventifs.errors import Corrupt
+from ventifs.store.score import Buffer
+
+RECORD_ID_SIZE = 16
+RECORD_KEY_MAX = 400  # LMDB keys hold 511 bytes: this, the id, and room to spare
+RECORD_VALUE_MAX = 256 << 10
+DIGEST_SIZE = 16
+
+_RECORD = struct.Struct("<BHI16s")  # operation, key length, value length, id
+_PUT, _DELETE = 1, 2
+
+
+@dataclass(slots=True, frozen=True, order=True)
+class Record:
+    """A committed fact that the store keeps for the layers above, without understanding it.
+
+    Attributes:
+        key: 1 to 400 bytes, not necessarily unique; records are listed in its order.
+        id: 16 random bytes; what a deletion names.
+        value: up to 256 KiB.
+    """
+
+    key: bytes
+    id: bytes
+    value: bytes
+
+    def digest(self) -> bytes:
+        """16 bytes that stand for the whole record in the index's checks."""
+        return blake3(_RECORD.pack(_PUT, len(self.key), len(self.value), self.id)
+                      + self.key + self.value).digest(DIGEST_SIZE)  # fmt: skip
+
+
+@dataclass(slots=True, frozen=True)
+class Changes:
+    """Records put and ids deleted. Deletions win, whatever the order they are met in."""
+
+    puts: Sequence[Record] = ()
+    deletes: Sequence[bytes] = ()
+
+    def __len__(self) -> int:
+        """How many records are put or deleted."""
+        return len(self.puts) + len(self.deletes)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What callers handed to `put`, counted before anything was saved.
+
+    Attributes:
+        put_blocks: blocks handed in, known ones and zeros included.
+        put_bytes: their bytes.
+        zero_bytes: of these, trailing zeros, which are not stored.
+        known_blocks: blocks that the store had already.
+        known_bytes: their bytes without trailing zeros.
+    """
+
+    put_blocks: int = 0
+    put_bytes: int = 0
+    zero_bytes: int = 0
+    known_blocks: int = 0
+    known_bytes: int = 0
+
+    def add(self, other: "Counters") -> None:
+        """Add another's figures to these."""
+        for field in fields(self):
+            name = field.name
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+COUNTERS = struct.Struct("<5Q")
+_COMMIT = struct.Struct("<QIIH")  # time, catalog length, records, arenas; counters follow
+_RELIES = struct.Struct("<16sQ")  # arena id, durable length
+
+
+@dataclass(slots=True, frozen=True)
+class Commit:
+    """The content of a commit clump.
+
+    Attributes:
+        time_ns: when, in UTC nanoseconds since 1970.
+        catalog_length: bytes right before this clump that are this commit's catalog clumps.
+        records: how many records these hold.
+        counters: what was put since the writer's previous commit.
+        relies_on: (arena id, length): how far each arena is durable that this commit needs.
+    """
+
+    time_ns: int
+    catalog_length: int
+    records: int
+    counters: Counters
+    relies_on: Sequence[tuple[bytes, int]]
+
+
+def encode_changes(changes: Changes, size_max: int) -> Iterator[bytes]:
+    """The payloads of the catalog clumps that hold `changes`, each at most `size_max` bytes."""
+    batch: list[bytes] = []
+    length = 0
+    for entry in _encoded(changes):
+        if batch and length + len(entry) > size_max:
+            yield b"".join(batch)
+            batch, length = [], 0
+        batch.append(entry)
+        length += len(entry)
+    if batch:
+        yield b"".join(batch)
+
+
+def _encoded(changes: Changes) -> Iterator[bytes]:
+    for record in changes.puts:
+        head = _RECORD.pack(_PUT, len(record.key), len(record.value), record.id)
+        yield head + record.key + record.value
+    for record_id in changes.deletes:
+        yield _RECORD.pack(_DELETE, 0, 0, record_id)
+
+
+def decode_changes(payloads: Iterable[Buffer]) -> Changes:
+    """The records in catalog clumps' payloads.
+
+    Raises:
+        Corrupt: for bytes that `encode_changes` would not have written.
+    """
+    puts: list[Record] = []
+    deletes: list[bytes] = []
+    for payload in payloads:
+        data, at = bytes(payload), 0
+        while at < len(data):
+            if at + _RECORD.size > len(data):
+                raise Corrupt("catalog record is cut off")
+            operation, key_length, value_length, record_id = _RECORD.unpack_from(data, at)
+            at += _RECORD.size
+            key, at = data[at : at + key_length], at + key_length
+            value, at = data[at : at + value_length], at + value_length
+            whole = at <= len(data) and value_length <= RECORD_VALUE_MAX
+            if operation == _PUT and whole and 0 < key_length <= RECORD_KEY_MAX:
+                puts.append(Record(key, record_id, value))
+            elif operation == _DELETE and key_length == value_length == 0:
+                deletes.append(record_id)
+            else:
+                raise Corrupt("catalog record contradicts itself")
+    return Changes(puts, deletes)
+
+
+def encode_commit(commit: Commit) -> bytes:
+    """The payload of a commit clump."""
+    return b"".join(
+        [
+            _COMMIT.pack(commit.time_ns, commit.catalog_length, commit.records,
+                         len(commit.relies_on)),
+            COUNTERS.pack(*astuple(commit.counters)),
+            *(_RELIES.pack(arena, length) for arena, length in commit.relies_on),
+        ]
+    )  # fmt: skip
+
+
+def decode_commit(payload: Buffer) -> Commit:
+    """The content of a commit clump's payload.
+
+    Raises:
+        Corrupt: for bytes that `encode_commit` would not have written.
+    """
+    fixed = _COMMIT.size + COUNTERS.size
+    if len(payload) < fixed:
+        raise Corrupt("commit is cut off")
+    time_ns, catalog_length, records, arenas = _COMMIT.unpack_from(payload)
+    if len(payload) != fixed + arenas * _RELIES.size:
+        raise Corrupt("commit is not of the length it says")
+    counters = Counters(*COUNTERS.unpack_from(payload, _COMMIT.size))
+    relies_on = list(_RELIES.iter_unpack(payload[fixed:]))
+    return Commit(time_ns, catalog_length, records, counters, relies_on)

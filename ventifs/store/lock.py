@@ -1,0 +1,31 @@
+"""The store's lock: flock on one file, so that it dies with its holder and is never stale."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ventifs.errors import Busy
+from ventifs.store.files import readable_errors
+
+
+@contextmanager
+def store_lock(root: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the store's lock: shared by everyone who writes, alone for rebuilds and repairs.
+
+    Raises:
+        Busy: when somebody else's hold does not allow it.
+        VentifsError: when the lock file cannot be opened.
+    """
+    path = root / "lock"
+    with readable_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        who = "another ventifs is writing to it" if alone else "a rebuild or repair is running"
+        raise Busy(f"{root}: the store is in use: {who}; try again when that is done") from None
+    finally:
+        os.close(fd)

@@ -1,0 +1,148 @@
+"""A new index from the arenas alone.
+
+Every clump of every arena is read and verified, so that a rebuilt index lists nothing that is not
+there. Entries are sorted by spreading them over temporary files by the first bits of their scores,
+which are uniform, and sorting file by file: memory stays bounded, and LMDB is filled in ascending
+order, 58 bytes an entry. The new index is made beside the old one and takes its place at the end.
+"""
+
+import os
+import secrets
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from ventifs.store.appender import lock_arena
+from ventifs.store.arena import Damage
+from ventifs.store.arenas import Arenas
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.header import StoreHeader
+from ventifs.store.index import Index
+from ventifs.store.recovery import Intake, read_sealed, restore_whole
+from ventifs.store.score import Score
+from ventifs.store.writer import move_sealed
+
+_BUCKETS = 256
+_ITEM = struct.Struct("<32sIIH")  # score, arena number, offset, position
+_APPEND_MAX = 64_000
+
+Progress = Callable[[int, int], None]  # bytes of arenas done, of all
+
+
+class _Sorter:
+    """Sorts entries by score, on disk, 256 buckets."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._buckets: list[IO[bytes] | None] = [None] * _BUCKETS
+
+    def add(self, number: int, entries: list[tuple[Score, int, int]]) -> None:
+        """Take in entries of one arena."""
+        gathered: dict[int, list[bytes]] = {}
+        for score, offset, position in entries:
+            item = _ITEM.pack(score, number, offset, position)
+            gathered.setdefault(score[0], []).append(item)
+        for bucket, items in gathered.items():
+            file = self._buckets[bucket]
+            if file is None:
+                file = self._buckets[bucket] = TemporaryFile(dir=self._directory)
+            file.write(b"".join(items))
+
+    def ascending(self) -> Iterator[list[tuple[Score, int, int, int]]]:
+        """All entries, one for each score, in lists in ascending order."""
+        for file in self._buckets:
+            if file is None:
+                continue
+            file.seek(0)
+            unique = {item[:32]: item for item in _items(file)}
+            file.close()
+            ordered = sorted(unique.values())
+            for start in range(0, len(ordered), _APPEND_MAX):
+                yield [_ITEM.unpack(item) for item in ordered[start : start + _APPEND_MAX]]
+
+
+def _items(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(_ITEM.size * 4096):
+        for start in range(0, len(piece), _ITEM.size):
+            yield piece[start : start + _ITEM.size]
+
+
+def rebuild_index(
+    root: Path, header: StoreHeader, files: Files, progress: Progress | None = None
+) -> list[tuple[bytes, Damage]]:
+    """Make the index anew and put it in place. The caller holds the store's lock alone.
+
+    Returns:
+        (arena id, damage) for everything in sealed arenas that could not be read.
+
+    Raises:
+        NoSpace, VentifsError: the old index, if any, is still in place.
+    """
+    target = root / "index"
+    with readable_errors(root):
+        for leftover in root.glob("index.*"):
+            shutil.rmtree(leftover)
+        building = root / f"index.{secrets.token_hex(4)}"
+        building.mkdir()
+        index = Index(building, header.store_id, create=True, sync=False)
+        try:
+            damages = _fill(index, Arenas(root, header.store_id), files, progress)
+            index.sync()
+        except BaseException:
+            index.close()
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        index.close()
+        _put_in_place(building, target, files)
+    return damages
+
+
+def _put_in_place(building: Path, target: Path, files: Files) -> None:
+    """Swap directories; a crash between the two renames leaves no index, which is made anew."""
+    files.sync_directory(building)
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        files.rename(target, old)
+    files.rename(building, target)
+    files.sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(
+    index: Index, arenas: Arenas, files: Files, progress: Progress | None
+) -> list[tuple[bytes, Damage]]:
+    sorter = _Sorter(index.path)
+
+    def sink(arena: bytes, entries: list[tuple[Score, int, int]]) -> None:
+        sorter.add(index.number_of(arena), entries)
+
+    intake = Intake(sink)
+    damages: list[tuple[bytes, Damage]] = []
+    ids = arenas.all_ids()
+    sizes = {arena: arenas.reader(arena).length() for arena in ids}
+    done, total = 0, sum(sizes.values())
+    for arena_id in ids:
+        path = arenas.open_path(arena_id)
+        if path.exists():
+            arena = lock_arena(path)
+            state = arena and restore_whole(arena, 0, arenas, files, intake)
+            if state:
+                intake.journal.states.append(state)
+        else:
+            damages += [(arena_id, damage) for damage in read_sealed(arenas, arena_id, 0, intake)]
+        done += sizes[arena_id]
+        if progress is not None:
+            progress(done, total)
+    for entries in sorter.ascending():
+        index.append_blocks(entries)
+    intake.journal.settle(index)
+    for state in intake.journal.states:
+        if state.sealed:
+            move_sealed(arenas, files, state.arena)
+    return damages
+
+
+assert os.name == "posix"

@@ -1,0 +1,289 @@
+"""Taking into the index what arenas hold and it does not: after a crash, and for a rebuild.
+
+Only what verifies is taken in. An open arena is recovered under its lock: bytes that are no clump
+are kept beside it (`.torn`), then stepped over by a gap clump or cut off, so that the arena is whole
+again and the next writer goes on in it. Blocks go into the index first, for all arenas, and records
+last, in one transaction: a version never shows before its blocks. The order of arenas does not
+matter, because records are puts minus deletes.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zstandard
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store.appender import lock_arena
+from ventifs.store.arena import DIRECTORY_MAGIC, HEADER_SIZE, Arena, Clump, Damage, encode_header
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import Kind, decompress, encode_gap
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.index import Index
+from ventifs.store.journal import (
+    Changes,
+    Commit,
+    Counters,
+    Record,
+    decode_changes,
+    decode_commit,
+)
+from ventifs.store.score import Score
+from ventifs.store.states import ArenaState, Totals
+from ventifs.store.writer import move_sealed
+
+log = logging.getLogger("ventifs.store")
+
+Sink = Callable[[bytes, list[tuple[Score, int, int]]], None]
+_ENTRIES_MAX = 64_000
+
+
+@dataclass(slots=True)
+class Journal:
+    """What the commit clumps met so far say, to be settled once all blocks are in."""
+
+    states: list[ArenaState] = field(default_factory=list)
+    puts: list[Record] = field(default_factory=list)
+    deletes: list[bytes] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+    relies_on: dict[bytes, int] = field(default_factory=dict)
+
+    def settle(self, index: Index) -> None:
+        """Tell the index, in one transaction."""
+        index.settle(self.states, Changes(self.puts, self.deletes), self.counters)
+
+
+class Intake:
+    """Reads clumps of arenas and passes their blocks on; journals what commits say."""
+
+    def __init__(self, sink: Sink) -> None:
+        """`sink` gets (arena id, entries) in pieces of bounded size."""
+        self.journal = Journal()
+        self._sink = sink
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def read(self, arena: Arena, start: int, end: int) -> tuple[Totals, list[Damage]]:
+        """Take in every clump of an arena between two offsets that verifies."""
+        totals, damages = Totals(), []
+        entries: list[tuple[Score, int, int]] = []
+        for found in arena.scan(start, end):
+            if isinstance(found, Damage):
+                damages.append(found)
+                continue
+            totals.count(found.head)
+            entries.extend(
+                (score, found.offset, at) for at, (score, _) in enumerate(found.head.blocks)
+            )
+            if found.head.kind is Kind.COMMIT:
+                self._read_commit(arena, found)
+            if len(entries) >= _ENTRIES_MAX:
+                self._sink(arena.id, entries)
+                entries = []
+        if entries:
+            self._sink(arena.id, entries)
+        return totals, damages
+
+    def _read_commit(self, arena: Arena, clump: Clump) -> None:
+        try:
+            commit = decode_commit(decompress(clump.head, clump.payload, self._decompressor))
+            changes = committed_changes(arena, clump.offset, commit, self._decompressor)
+        except Corrupt as error:
+            log.error("arena %s at %d: a commit cannot be read: %s", arena.id.hex(),
+                      clump.offset, error.reason)  # fmt: skip
+            return
+        self.journal.puts += changes.puts
+        self.journal.deletes += changes.deletes
+        self.journal.counters.add(commit.counters)
+        for relied, length in commit.relies_on:
+            known = self.journal.relies_on.get(relied, 0)
+            self.journal.relies_on[relied] = max(known, length)
+
+
+def committed_changes(
+    arena: Arena, offset: int, commit: Commit, decompressor: zstandard.ZstdDecompressor
+) -> Changes:
+    """The records that the commit clump at `offset` makes count.
+
+    Raises:
+        Corrupt: when its catalog clumps are damaged or not what it says.
+    """
+    start = offset - commit.catalog_length
+    if start < HEADER_SIZE:
+        raise Corrupt("commit says more catalog than there is before it")
+    payloads = []
+    for at, head in arena.heads(start, offset):
+        if head.kind is not Kind.CATALOG or at + head.size > offset:
+            raise Corrupt("commit covers something other than catalog clumps")
+        payloads.append(arena.read_raw(at, decompressor))
+    changes = decode_changes(payloads)
+    if len(changes) != commit.records:
+        raise Corrupt(f"commit of {commit.records} records has {len(changes)}")
+    return changes
+
+
+def recover(arenas: Arenas, index: Index, files: Files) -> None:
+    """Bring the index up to the arenas, and unlocked open arenas into order.
+
+    Costs nothing to speak of when there is nothing to do: a listing of two directories and a
+    look-up for each open arena.
+
+    Raises:
+        VentifsError: when an arena that the index knows is missing, or cannot be written.
+    """
+    intake = Intake(index.add_blocks)
+    recovered: list[Arena] = []  # their locks are held until the index knows
+    for arena_id in arenas.open_ids():
+        arena = lock_arena(arenas.open_path(arena_id))
+        if arena is not None and _recover_open(arena, arenas, index, files, intake):
+            recovered.append(arena)
+    sealed = arenas.sealed_ids()
+    if len(sealed) != index.sealed_count():
+        _recover_sealed(sealed, arenas, index, intake)
+    _recover_relied_on(arenas, index, intake)
+    if intake.journal.states:
+        intake.journal.settle(index)
+    for state in intake.journal.states:
+        if state.sealed:
+            move_sealed(arenas, files, state.arena)
+    _refuse_missing(arenas, index, every=len(sealed) < index.sealed_count())
+
+
+def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, intake: Intake) -> bool:
+    """Take in one locked arena past what the index knows; whether there was anything to do."""
+    state = index.arena_state(arena.id)
+    if not state.sealed and state.length == arena.length() > 0:
+        return False
+    if arena.length() < state.length:
+        log.error("arena %s is shorter than the index says: damaged; run 'ventifs check'",
+                  arena.id.hex())  # fmt: skip
+        return False
+    found = restore_whole(arena, state.length, arenas, files, intake)
+    if found is not None:
+        intake.journal.states.append(found)
+    return True
+
+
+def restore_whole(
+    arena: Arena, start: int, arenas: Arenas, files: Files, intake: Intake
+) -> ArenaState | None:
+    """Take in a locked arena from `start` and leave nothing but whole clumps in it, durably.
+
+    Returns:
+        How far it goes now; None for one that never held anything and is gone, or is not ours.
+    """
+    trailer = arena.trailer()
+    end = arena.length() if trailer is None else trailer.directory_offset
+    start = max(start, HEADER_SIZE)
+    totals, damages = intake.read(arena, start, end)
+    with readable_errors(arena.path):
+        empty = start == HEADER_SIZE and _nothing_in(damages, start, end)
+        if not _header_restored(arena, arenas, files, empty=empty):
+            return None
+        if trailer is None:
+            end, gaps = _without_damage(arena, damages, end, files)
+            totals.gap_bytes += gaps
+            totals.stored_bytes += gaps
+        files.sync(arena.fd)
+        files.sync_directory(arenas.open_directory)
+    return ArenaState(arena.id, end, trailer is not None, totals)
+
+
+def _nothing_in(damages: list[Damage], start: int, end: int) -> bool:
+    return end <= start or damages == [Damage(start, end - start)]
+
+
+def _header_restored(arena: Arena, arenas: Arenas, files: Files, *, empty: bool) -> bool:
+    """See to a header that the crash took; an arena without header and clumps goes."""
+    try:
+        arena.check_header(arenas.store_id)
+        return True
+    except VentifsError as error:
+        if not isinstance(error, Corrupt):
+            log.warning("%s; it is left alone", error)
+            return False
+    if not empty:
+        log.warning("arena %s: its header was damaged and is written anew", arena.id.hex())
+        files.overwrite(arena.fd, encode_header(arenas.store_id, arena.id, 0), 0)
+        return True
+    _keep_torn(arena, Damage(0, arena.length()), files)
+    files.unlink(arena.path)
+    files.sync_directory(arenas.open_directory)
+    return False
+
+
+def _without_damage(arena: Arena, damages: list[Damage], end: int, files: Files) -> tuple[int, int]:
+    """Step over damage between clumps and cut it off at the end; (new end, bytes of gaps)."""
+    gaps = 0
+    for damage in damages:
+        _keep_torn(arena, damage, files)
+        if damage.offset + damage.length == end:
+            files.truncate(arena.fd, damage.offset)
+            end = damage.offset
+        else:
+            gap = encode_gap(damage.length, arena=arena.id, offset=damage.offset)
+            files.overwrite(arena.fd, gap, damage.offset)
+            gaps += damage.length
+    return end, gaps
+
+
+def _keep_torn(arena: Arena, damage: Damage, files: Files) -> None:
+    """Copy what is being given up beside the arena, unless it is nothing or a half directory."""
+    data = os.pread(arena.fd, damage.length, damage.offset)
+    if not data.strip(b"\0") or data.startswith(DIRECTORY_MAGIC):
+        return
+    path = arena.path.with_name(f"{arena.id.hex()}-{damage.offset}.torn")
+    log.warning("arena %s at %d: %d bytes that a crash left unreadable were moved to %s",
+                arena.id.hex(), damage.offset, damage.length, path)  # fmt: skip
+    files.write_whole(path, data)
+
+
+def _recover_sealed(sealed: list[bytes], arenas: Arenas, index: Index, intake: Intake) -> None:
+    """Take in sealed arenas that the index does not know, as when it was put back from a copy."""
+    known = {state.arena for state in index.arena_states(sealed=True)}
+    for arena_id in sealed:
+        if arena_id not in known:
+            read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
+
+
+def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> list[Damage]:
+    """Take in a sealed arena from `start`; it is never written, whatever is found in it."""
+    arena = arenas.reader(arena_id)
+    end = arena.clumps_end()
+    totals, damages = intake.read(arena, max(start, HEADER_SIZE), end)
+    intake.journal.states.append(ArenaState(arena_id, end, True, totals))
+    for damage in damages:
+        log.error("arena %s at %d: %d bytes are damaged; 'ventifs check --read-data' tells more",
+                  arena_id.hex(), damage.offset, damage.length)  # fmt: skip
+    return damages
+
+
+def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
+    """Take in what a commit relies on in arenas whose writers still live.
+
+    The parent died after its commit clump, a worker is not gone yet: the worker's arena is locked,
+    but durable and final as far as the commit says.
+    """
+    read = {state.arena: state.length for state in intake.journal.states}
+    for arena_id, length in intake.journal.relies_on.items():
+        start = max(read.get(arena_id, 0), index.arena_state(arena_id).length, HEADER_SIZE)
+        if start >= length:
+            continue
+        try:
+            totals, _ = intake.read(arenas.reader(arena_id), start, length)
+        except Corrupt as error:
+            log.error("a commit relies on it: %s", error)
+            continue
+        intake.journal.states.append(ArenaState(arena_id, length, False, totals))
+
+
+def _refuse_missing(arenas: Arenas, index: Index, *, every: bool) -> None:
+    """Nothing may be taken as known because of an arena that is gone."""
+    states = index.arena_states(sealed=None if every else False)
+    missing = [state.arena for state in states if not arenas.present(state.arena)]
+    if missing:
+        names = ", ".join(arena.hex() for arena in missing[:3])
+        raise Corrupt(
+            f"{len(missing)} arena files are missing ({names}): put them back, or run "
+            "'ventifs check --repair' to go on without their blocks"
+        )

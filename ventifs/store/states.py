@@ -1,0 +1,70 @@
+"""Small facts that the store's parts tell each other: where a block is, how far an arena goes."""
+
+from dataclasses import dataclass, fields
+
+from ventifs.store.clump import Head, Kind
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """Where a block stands."""
+
+    arena: bytes
+    offset: int
+    position: int
+
+
+@dataclass(slots=True)
+class Totals:
+    """What an arena's indexed clumps hold.
+
+    Attributes:
+        clumps: of blocks, that is of kinds DATA and NODE.
+        data_blocks, node_blocks: blocks in them.
+        data_bytes, node_bytes: raw bytes, before compression.
+        stored_bytes: all clumps as they stand in the arena, those of the journal included.
+        gap_bytes: of these, bytes that a crash left unreadable.
+    """
+
+    clumps: int = 0
+    data_blocks: int = 0
+    data_bytes: int = 0
+    node_blocks: int = 0
+    node_bytes: int = 0
+    stored_bytes: int = 0
+    gap_bytes: int = 0
+
+    def add(self, other: "Totals") -> None:
+        """Add another's figures to these."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def count(self, head: Head) -> None:
+        """Add one clump."""
+        self.stored_bytes += head.size
+        match head.kind:
+            case Kind.DATA:
+                self.clumps += 1
+                self.data_blocks += len(head.blocks)
+                self.data_bytes += head.raw_length
+            case Kind.NODE:
+                self.clumps += 1
+                self.node_blocks += len(head.blocks)
+                self.node_bytes += head.raw_length
+            case Kind.GAP:
+                self.gap_bytes += head.size
+
+
+@dataclass(slots=True)
+class ArenaState:
+    """How far one arena is indexed.
+
+    Attributes:
+        length: every clump below this offset is in the index.
+        sealed: nothing comes after it but directory and trailer.
+    """
+
+    arena: bytes
+    length: int
+    sealed: bool
+    totals: Totals

@@ -1,0 +1,77 @@
+"""What a store holds, and what it saves by zeros, by deduplication and by compression."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ventifs.store.arenas import Arenas
+from ventifs.store.index import Index
+from ventifs.store.states import Totals
+
+
+@dataclass(slots=True, frozen=True)
+class Stats:
+    """What a store holds and saves. Counted when committed.
+
+    put_bytes = zero_bytes + known_bytes + raw_bytes, but for blocks that two writers stored at the
+    same time; raw_bytes - stored_bytes is what compression saves, net of headers.
+
+    Attributes:
+        blocks: blocks stored, of which `node_blocks` are nodes.
+        put_blocks, put_bytes: handed to `put`, ever.
+        zero_bytes: of these, trailing zeros.
+        known_blocks, known_bytes: found to be stored already.
+        raw_bytes: stored blocks before compression, of which `node_bytes` are nodes'.
+        stored_bytes: their clumps in the arenas.
+        gap_bytes: bytes of arenas that crashes left unreadable.
+        arenas_open, arenas_sealed: arena files.
+        arena_bytes: space the arena files take on disk.
+        index_entries, index_bytes: the index's.
+        records: committed records.
+    """
+
+    blocks: int
+    node_blocks: int
+    put_blocks: int
+    put_bytes: int
+    zero_bytes: int
+    known_blocks: int
+    known_bytes: int
+    raw_bytes: int
+    node_bytes: int
+    stored_bytes: int
+    gap_bytes: int
+    arenas_open: int
+    arenas_sealed: int
+    arena_bytes: int
+    index_entries: int
+    index_bytes: int
+    records: int
+
+
+def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
+    """The statistics of a store, as of its last commit."""
+    states, records = index.snapshot()
+    counters = index.counters()
+    totals = Totals()
+    for state in states:
+        totals.add(state.totals)
+    files = (root / "arenas").glob("*/*.arena")
+    return Stats(
+        blocks=totals.data_blocks + totals.node_blocks,
+        node_blocks=totals.node_blocks,
+        put_blocks=counters.put_blocks,
+        put_bytes=counters.put_bytes,
+        zero_bytes=counters.zero_bytes,
+        known_blocks=counters.known_blocks,
+        known_bytes=counters.known_bytes,
+        raw_bytes=totals.data_bytes + totals.node_bytes,
+        node_bytes=totals.node_bytes,
+        stored_bytes=totals.stored_bytes,
+        gap_bytes=totals.gap_bytes,
+        arenas_open=len(arenas.open_ids()),
+        arenas_sealed=len(arenas.sealed_ids()),
+        arena_bytes=sum(path.stat().st_blocks * 512 for path in files),
+        index_entries=index.entry_count(),
+        index_bytes=index.size(),
+        records=len(records),
+    )

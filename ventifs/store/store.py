@@ -1,0 +1,429 @@
+"""The store: one directory of immutable blocks named by their scores, and committed records.
+
+This is the package's one public face. What always holds: a block that `get` returns hashes to the
+score it was asked for; a record that `records` lists was committed whole, with every block its
+commit relied on; nothing that was committed changes or goes, whatever is killed, when.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import RLock, local
+from types import TracebackType
+from typing import Literal, Self
+
+import zstandard
+from blake3 import blake3
+
+from ventifs.errors import Corrupt, NotStored, VentifsError
+from ventifs.store.arenas import Arenas
+from ventifs.store.cache import ClumpCache
+from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.header import (
+    ARENA_SIZE_DEFAULT,
+    ARENA_SIZE_MAX,
+    ARENA_SIZE_MIN,
+    HEADER_NAME,
+    StoreHeader,
+    Unsupported,
+    read_header,
+    write_header,
+)
+from ventifs.store.index import Index, IndexDamaged, IndexMissing
+from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
+from ventifs.store.lock import store_lock
+from ventifs.store.rebuild import rebuild_index
+from ventifs.store.recovery import recover
+from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
+from ventifs.store.states import Place
+from ventifs.store.stats import Stats, measured
+from ventifs.store.writer import Batch, Writer
+
+Mode = Literal["read", "write", "worker"]
+
+CACHE_BYTES_DEFAULT = 64 << 20
+PENDING_DEFAULT = 250_000
+LEVEL_DEFAULT = 3  # zstd's
+_OWN_NAMES = {"arenas", "index", "lock", HEADER_NAME + ".tmp"}
+_REAL_FILES = Files()
+
+
+class Store:
+    """An open store. A context manager: left normally it commits blocks, left by an error it does not.
+
+    Concurrency: every method may be called from any thread; several processes may have the same
+    store open in any mode at once. An open store must not be used after a fork.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        header: StoreHeader,
+        mode: Mode,
+        *,
+        cache_bytes: int,
+        pending_max: int,
+        level: int,
+        files: Files,
+    ) -> None:
+        """Use `open` or `create`."""
+        self.path = path
+        self.header = header
+        self.mode = mode
+        self._files = files
+        self._pending_max = pending_max
+        self._arenas = Arenas(path, header.store_id)
+        self._cache = ClumpCache(cache_bytes)
+        self._lock = RLock()
+        self._local = local()
+        self._held = store_lock(path, alone=False) if mode != "read" else None
+        if self._held is not None:
+            self._held.__enter__()
+        try:
+            self._index = self._opened_index()
+            if mode == "write":
+                recover(self._arenas, self._index, files)
+            self._writer = Writer(self._arenas, self._index, files,
+                                  arena_size=header.arena_size, level=level)  # fmt: skip
+        except BaseException:
+            self._release()
+            raise
+
+    @classmethod
+    def create(
+        cls, path: Path | str, *, arena_size: int = ARENA_SIZE_DEFAULT, files: Files = _REAL_FILES
+    ) -> None:
+        """Make a new, empty store in a directory that is empty or not there.
+
+        Args:
+            path: the directory; missing parents are made.
+            arena_size: bytes at which arenas are sealed, 4 MiB to 3 GiB.
+            files: for tests.
+
+        Raises:
+            ValueError: for an arena size out of range.
+            VentifsError: when the directory holds anything, or cannot be written.
+        """
+        if not ARENA_SIZE_MIN <= arena_size <= ARENA_SIZE_MAX:
+            raise ValueError(f"arena size {arena_size} is not between 4 MiB and 3 GiB")
+        root = Path(path)
+        with readable_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            present = set(os.listdir(root))
+            if HEADER_NAME in present:
+                raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
+            if present - _OWN_NAMES or any((root / "arenas").glob("*/*")):
+                raise VentifsError(f"{root}: the directory is not empty; name another")
+            header = StoreHeader.new(arena_size)
+            arenas = Arenas(root, header.store_id)
+            for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
+                files.make_directory(directory)
+            with store_lock(root, alone=True):
+                rebuild_index(root, header, files)
+            files.sync_directory(root / "arenas")
+            write_header(root, header, files)
+            files.sync_directory(root.parent)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        mode: Mode = "read",
+        *,
+        cache_bytes: int = CACHE_BYTES_DEFAULT,
+        pending_max: int = PENDING_DEFAULT,
+        level: int = LEVEL_DEFAULT,
+        files: Files = _REAL_FILES,
+    ) -> "Store":
+        """Open a store.
+
+        Args:
+            path: the store's directory.
+            mode: "read"; "write", which first takes in what a crash left out of the index; or
+                "worker", which stores blocks for a parent that commits them (`hand_over`).
+            cache_bytes: decoded clumps to keep.
+            pending_max: blocks that may wait for the index before they are committed by
+                themselves; about 200 bytes of memory each.
+            level: zstd's compression level for new clumps.
+            files: for tests.
+
+        Raises:
+            NotAStore, Unsupported, Corrupt: see `header.read_header`.
+            IndexMissing: read-only, and the index is not there.
+            Busy: a rebuild or repair is running.
+            VentifsError: permissions, a read-only file system.
+        """
+        root = Path(path)
+        header = read_header(root)
+        if mode != "read" and not header.writable:
+            raise Unsupported(
+                f"{root}: the store has features {header.read_only_compatible:#x} that this "
+                "ventifs can only read: upgrade ventifs to write"
+            )
+        return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
+                   level=level, files=files)  # fmt: skip
+
+    def _opened_index(self) -> Index:
+        path = self.path / "index"
+        try:
+            return Index(path, self.header.store_id)
+        except IndexMissing:
+            if self.mode != "write":
+                raise
+        self._release()
+        with store_lock(self.path, alone=True):
+            rebuild_index(self.path, self.header, self._files)
+        self._held = store_lock(self.path, alone=False)
+        self._held.__enter__()
+        return Index(path, self.header.store_id)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+            self._held = None
+
+    # --- blocks -----------------------------------------------------------------------------
+
+    def put(self, block: Buffer, *, node: bool = False) -> tuple[Score, bool]:
+        """Store a block unless it is there already.
+
+        It can be got from this store object at once; others find it after the next commit.
+
+        Args:
+            block: 1 byte to 1 MiB; trailing zeros are not stored.
+            node: whether it points at other blocks, and is better kept apart from data.
+
+        Returns:
+            Its score, and whether it was new.
+
+        Raises:
+            ValueError: for a block of another size.
+            NoSpace, VentifsError: the block is not stored; all that was before is as it was.
+        """
+        size = len(block)
+        if not 0 < size <= BLOCK_SIZE_MAX:
+            raise ValueError(f"a block of {size} bytes: 1 byte to 1 MiB can be stored")
+        stored = block if block[-1] else zero_truncated(block)
+        score = Score(blake3(stored).digest())
+        with self._lock:
+            writer = self._writer
+            new = score not in writer.pending and not self._index.known(score) and len(stored) > 0
+            if new:
+                self._add(score, stored, Kind.NODE if node else Kind.DATA)
+            counters = writer.counters
+            counters.put_blocks += 1
+            counters.put_bytes += size
+            if stored is not block:
+                counters.zero_bytes += size - len(stored)
+            if not new and stored:
+                counters.known_blocks += 1
+                counters.known_bytes += len(stored)
+        return score, new
+
+    def _add(self, score: Score, block: Buffer, kind: Kind) -> None:
+        if self.mode == "read":
+            raise VentifsError(f"{self.path}: the store is open for reading only")
+        if self.mode == "write" and self._writer.full(self._pending_max):
+            self.commit()
+        self._writer.add(score, block, kind)
+
+    def get(self, score: Score) -> memoryview:
+        """A block, without its trailing zeros.
+
+        Returns:
+            A read-only view into a decoded clump; `bytes(view)` keeps the block alone.
+
+        Raises:
+            NotStored: the store has no such block.
+            Corrupt: its bytes are damaged.
+            IndexDamaged: the index says something else than the arenas.
+        """
+        block = self._cache.get(score)
+        if block is not None:
+            return block
+        if score == ZERO_SCORE:
+            return ZERO_BLOCK
+        return self._load(score)
+
+    def cached(self, score: Score) -> memoryview | None:
+        """A block if it is in decoded memory; never reads a file or the index."""
+        return ZERO_BLOCK if score == ZERO_SCORE else self._cache.get(score)
+
+    def _load(self, score: Score) -> memoryview:
+        place = self._pending_place(score)
+        if isinstance(place, memoryview):
+            return place
+        place = place or self._located(score)
+        if place is None:
+            raise NotStored(f"block {score.hex()} is not in the store")
+        arena = self._arenas.reader(place.arena)
+        try:
+            head = arena.read_head(place.offset)
+            payload = arena.read_payload(place.offset, head)
+            if not head.holds(place.position, score):
+                verify(head, payload, arena=arena.id, offset=place.offset)
+                raise IndexDamaged(self.path / "index", f"has block {score.hex()} wrong")
+            clump = DecodedClump(head, decompress(head, payload, self._decompressor()))
+            block = clump.blocks.get(score)
+            if block is None:
+                raise Corrupt("bytes do not match their score")
+        except Corrupt as error:
+            raise Corrupt(error.reason, score=score, arena=arena.id.hex(),
+                          offset=place.offset) from None  # fmt: skip
+        self._cache.add(clump)
+        return block
+
+    def _pending_place(self, score: Score) -> Place | memoryview | None:
+        """Where a block stands that the index does not list yet, or the block itself."""
+        with self._lock:
+            written = self._writer.pending.get(score)
+            if written is not None:
+                arena, offset, scores = written
+                return Place(arena, offset, scores.index(score))
+            gathered = self._writer.gathered(score)
+        return None if gathered is None else memoryview(gathered)
+
+    def _located(self, score: Score) -> Place | None:
+        place = self._index.locate(score)
+        if place is None and self._index.replaced():
+            self._reopen_index()
+            place = self._index.locate(score)
+        return place
+
+    def _reopen_index(self) -> None:
+        """Follow a rebuild that has put another index in place."""
+        with self._lock:
+            if self._index.replaced():
+                old, self._index = self._index, Index(self.path / "index", self.header.store_id)
+                old.close()
+
+    def _decompressor(self) -> zstandard.ZstdDecompressor:
+        try:
+            decompressor: zstandard.ZstdDecompressor = self._local.decompressor
+        except AttributeError:
+            decompressor = self._local.decompressor = zstandard.ZstdDecompressor()
+        return decompressor
+
+    def has(self, score: Score) -> bool:
+        """Whether the store has a block. The zero block is always there."""
+        return self.has_many([score])[0]
+
+    def has_many(self, scores: Sequence[Score]) -> list[bool]:
+        """`has` for each score; cheaper than asking one by one."""
+        for score in scores:
+            if len(score) != SCORE_SIZE:
+                raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
+        with self._lock:
+            pending = self._writer.pending
+            indexed = self._index.known_many(scores)
+            return [known or score in pending or score == ZERO_SCORE
+                    for known, score in zip(indexed, scores, strict=True)]  # fmt: skip
+
+    # --- commits and records ------------------------------------------------------------------
+
+    def commit(
+        self,
+        puts: Sequence[tuple[bytes, bytes]] = (),
+        deletes: Sequence[Record] = (),
+    ) -> list[Record]:
+        """Make every block put so far durable and findable, and with them change the records.
+
+        When this returns, all of it is on disk. When it raises, or the process dies, the records
+        are either all as before or all as after, and blocks may be there early.
+
+        Args:
+            puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; a key may be
+                there already.
+            deletes: records to remove; one that is gone already is fine.
+
+        Returns:
+            The records added.
+
+        Raises:
+            ValueError: for a key or value out of range.
+            NoSpace, VentifsError: nothing is changed; the commit can be tried again.
+        """
+        for key, value in puts:
+            if not 0 < len(key) <= RECORD_KEY_MAX or len(value) > RECORD_VALUE_MAX:
+                raise ValueError(
+                    f"a record of {len(key)} and {len(value)} bytes: its key may have 1 to "
+                    f"{RECORD_KEY_MAX}, its value up to {RECORD_VALUE_MAX}"
+                )
+        if self.mode != "write":
+            raise VentifsError(f"{self.path}: the store is not open for writing")
+        with self._lock:
+            return self._writer.commit(puts, [record.id for record in deletes])
+
+    def records(self, prefix: bytes = b"") -> list[Record]:
+        """The committed records whose keys begin with `prefix`, in order of key.
+
+        Raises:
+            IndexDamaged: when the index has lost or changed any record.
+        """
+        if self._index.replaced():
+            self._reopen_index()
+        return [record for record in self._index.records() if record.key.startswith(prefix)]
+
+    def hand_over(self) -> Batch:
+        """For a worker: make every block put so far durable, for the parent's `adopt`.
+
+        Raises:
+            NoSpace, VentifsError: nothing is handed over; it can be tried again.
+        """
+        with self._lock:
+            return self._writer.hand_over()
+
+    def adopt(self, batch: Batch) -> None:
+        """For the parent: make a worker's blocks part of the next commit."""
+        with self._lock:
+            self._writer.adopt(batch)
+
+    @property
+    def epoch(self) -> bytes:
+        """8 bytes that change when blocks may have left the store: a rebuild, a repair."""
+        return self._index.epoch
+
+    def stats(self) -> Stats:
+        """What the store holds and saves, as of the last commit."""
+        return measured(self.path, self._arenas, self._index)
+
+    def close(self) -> None:
+        """Commit the blocks that wait (when writing), and let go of everything. May be repeated.
+
+        Raises:
+            NoSpace, VentifsError: the commit failed; everything is let go of all the same.
+        """
+        try:
+            if self.mode == "write" and self._held is not None:
+                self.commit()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of everything without a commit; what arenas hold, the next writer takes in."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._writer.close()
+                self._index.close()
+                self._arenas.close()
+                self._release()
+
+    _closed = False
+
+    def __enter__(self) -> Self:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; without a commit when the block was left by an error."""
+        if error is None:
+            self.close()
+        else:
+            self.abandon()

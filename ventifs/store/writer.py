@@ -1,0 +1,300 @@
+"""The writing side of an open store: blocks waiting, arenas growing, and the commit.
+
+What is handed to a `Writer` is new to the store. It gathers blocks into clumps (data and nodes
+apart), appends these to an arena of its own, and on commit makes the arenas durable, writes the
+commit clump, and only then tells the index. Invariants: a block counts as known from the moment it
+is added; the index never names a byte that is not durable; a commit that fails leaves the catalog
+as it was and everything added still pending, to be committed by the next try.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import zstandard
+
+from ventifs.errors import VentifsError
+from ventifs.store.appender import Appender, lock_arena
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.index import Index
+from ventifs.store.journal import (
+    RECORD_ID_SIZE,
+    Changes,
+    Commit,
+    Counters,
+    Record,
+    encode_changes,
+    encode_commit,
+)
+from ventifs.store.score import Buffer, Score
+from ventifs.store.states import ArenaState
+
+Written = tuple[bytes, int, tuple[Score, ...]]  # arena id, clump offset, its blocks in order
+
+_ARENAS_MAX = 1000  # that one commit relies on; workers add a few more
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a worker has made durable and its parent is to commit. Picklable.
+
+    Attributes:
+        states: how far each of the worker's arenas goes.
+        written: the clumps in them that the index does not know.
+        counters: what was put.
+    """
+
+    states: list[ArenaState] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+
+    def add(self, other: "Batch") -> None:
+        """Join another batch, of other arenas or later, to this one."""
+        self.written += other.written
+        self.counters.add(other.counters)
+        by_arena = {state.arena: state for state in self.states}
+        for state in other.states:
+            earlier = by_arena.get(state.arena)
+            if earlier is None:
+                self.states.append(state)
+                continue
+            earlier.length = max(earlier.length, state.length)
+            earlier.sealed = earlier.sealed or state.sealed
+            earlier.totals.add(state.totals)
+
+
+class Writer:
+    """Appends new blocks and commits them.
+
+    Concurrency: one thread at a time; `Store` holds a lock around it.
+
+    Attributes:
+        pending: every block added that the index does not list yet, and the clump it stands in
+            (None while that clump is still being gathered).
+        counters: what was put since the last commit; the store counts here.
+    """
+
+    def __init__(
+        self, arenas: Arenas, index: Index, files: Files, *, arena_size: int, level: int
+    ) -> None:
+        """Write nothing yet; an arena is taken or made when the first clump needs one."""
+        self.pending: dict[Score, Written | None] = {}
+        self.counters = Counters()
+        self._arenas = arenas
+        self._index = index
+        self._files = files
+        self._arena_size = arena_size
+        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        self._gathering = {Kind.DATA: OpenClump(Kind.DATA), Kind.NODE: OpenClump(Kind.NODE)}
+        self._appender: Appender | None = None
+        self._batch = Batch()  # durable or to be made so, not yet in the index
+        self._new_names = False  # arenas were created whose names are not durable
+        self._broken: VentifsError | None = None
+
+    def full(self, pending_max: int) -> bool:
+        """Whether a commit is due, to keep memory and the commit clump bounded."""
+        return len(self.pending) >= pending_max or len(self._batch.states) >= _ARENAS_MAX
+
+    def add(self, score: Score, block: Buffer, kind: Kind) -> None:
+        """Take in a block that is not known.
+
+        Raises:
+            NoSpace, VentifsError: when a full clump could not be written; the block is not added,
+                and all that was before is as it was.
+        """
+        clump = self._gathering[kind]
+        if not clump.fits(len(block)):
+            if len(block) > CLUMP_RAW_MAX:
+                self._append(kind, [(score, len(block))], block)
+                return
+            self._write(clump)
+        clump.add(score, block)
+        self.pending[score] = None
+
+    def gathered(self, score: Score) -> bytes | None:
+        """A block whose clump is still being gathered."""
+        for clump in self._gathering.values():
+            if score in clump.spans:
+                return clump.block(score)
+        return None
+
+    def _write(self, clump: OpenClump) -> None:
+        if clump.spans:
+            self._append(clump.kind, clump.blocks(), clump.raw())
+            clump.clear()
+
+    def _append(self, kind: Kind, blocks: list[tuple[Score, int]], raw: Buffer) -> Appender:
+        appender = self._appender_for(len(raw), len(blocks))
+        offset = appender.append(kind, blocks, raw, self._compressor)
+        if blocks:
+            scores = tuple([score for score, _ in blocks])
+            written = (appender.id, offset, scores)
+            self._batch.written.append(written)
+            for score in scores:
+                self.pending[score] = written
+        return appender
+
+    def _appender_for(self, raw_length: int, blocks: int) -> Appender:
+        if self._broken is not None:
+            raise self._broken
+        if self._appender is not None:
+            if self._appender.room(self._arena_size, raw_length, blocks):
+                return self._appender
+            self._seal(self._appender)
+            self._appender = None
+        self._appender = self._resumed() or self._created()
+        return self._appender
+
+    def _seal(self, appender: Appender) -> None:
+        appender.seal()
+        self._batch.add(Batch([appender.state()]))
+
+    def _created(self) -> Appender:
+        self._new_names = True
+        return Appender.create(self._arenas, self._files)
+
+    def _resumed(self) -> Appender | None:
+        """An arena that nobody has locked, that is not full, and that the index knows wholly."""
+        known = {state.arena: state for state in self._index.arena_states(sealed=False)}
+        for arena_id in self._arenas.open_ids():
+            if arena_id not in known:
+                continue
+            arena = lock_arena(self._arenas.open_path(arena_id))
+            if arena is None:
+                continue
+            state = self._index.arena_state(arena_id)  # again: now that nobody can change it
+            if state.sealed or state.length != arena.length():
+                continue
+            appender = Appender.resume(arena, self._files, state.totals)
+            if appender.room(self._arena_size, 2 * CLUMP_RAW_MAX, 0):
+                return appender
+            self._seal(appender)
+        return None
+
+    def _write_gathered(self) -> None:
+        for clump in self._gathering.values():
+            self._write(clump)
+
+    def _make_durable(self) -> None:
+        """Sync the arena in hand (those sealed are already) and the names of new ones."""
+        try:
+            if self._appender is not None:
+                self._appender.sync()
+            if self._new_names:
+                with readable_errors(self._arenas.open_directory):
+                    self._files.sync_directory(self._arenas.open_directory)
+                self._new_names = False
+        except VentifsError as error:
+            # After a failed fsync the kernel may have dropped the pages: no second try can tell.
+            self._broken = VentifsError(f"{error}; nothing more is written: open the store again")
+            raise self._broken from error
+
+    def hand_over(self) -> Batch:
+        """For a worker: make all that was added durable, and give it to the parent to commit.
+
+        Raises:
+            NoSpace, VentifsError: when that fails; everything is still here for another try.
+        """
+        self._write_gathered()
+        self._make_durable()
+        batch, self._batch = self._outstanding(), Batch()
+        batch.counters, self.counters = self.counters, Counters()
+        self._settled()
+        return batch
+
+    def _outstanding(self) -> Batch:
+        """What the index does not know, the arena in hand included."""
+        batch = Batch(list(self._batch.states), self._batch.written)
+        if self._appender is not None:
+            batch.states.append(self._appender.state())
+        return batch
+
+    def _settled(self) -> None:
+        if self._appender is not None:
+            self._appender.settled()
+        self.pending = {}
+
+    def adopt(self, batch: Batch) -> None:
+        """For the parent: take what a worker handed over into the next commit."""
+        self._batch.add(batch)
+        for written in batch.written:
+            self.pending.update(dict.fromkeys(written[2], written))
+
+    def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> list[Record]:
+        """Make all that was added durable and findable, and the records count.
+
+        Returns:
+            The records put.
+
+        Raises:
+            NoSpace, VentifsError: the catalog is as before, what was added is still pending.
+        """
+        records = [Record(key, secrets.token_bytes(RECORD_ID_SIZE), value) for key, value in puts]
+        changes = Changes(records, deletes)
+        self._write_gathered()
+        counters = replace(self.counters)
+        counters.add(self._batch.counters)
+        if self.pending or len(changes) or counters != Counters():
+            undo = self._journal(changes, counters)
+            self._tell_index(changes, counters, undo)
+        return records
+
+    def _journal(self, changes: Changes, counters: Counters) -> Callable[[], None]:
+        """Catalog clumps, sync, commit clump, sync. Returns what takes the commit clump back."""
+        payloads = list(encode_changes(changes, CLUMP_RAW_MAX))
+        largest = sum(map(len, payloads)) + CLUMP_RAW_MAX
+        appender = self._appender_for(largest, len(payloads) + 1)  # the journal is never split
+        start = appender.length
+        for payload in payloads:
+            appender.append(Kind.CATALOG, [], payload, self._compressor)
+        self._make_durable()
+        mark, totals = appender.length, replace(appender.totals)
+        durable = [(state.arena, state.length) for state in self._batch.states]
+        commit = Commit(time.time_ns(), mark - start, len(changes), counters,
+                        [*durable, (appender.id, mark)])  # fmt: skip
+
+        def undo() -> None:
+            appender.cut_back(mark, totals)
+            self._make_durable()
+
+        try:
+            appender.append(Kind.COMMIT, [], encode_commit(commit), self._compressor)
+            self._make_durable()
+        except BaseException:
+            undo()
+            raise
+        return undo
+
+    def _tell_index(self, changes: Changes, counters: Counters, undo: Callable[[], None]) -> None:
+        batch = self._outstanding()
+        try:
+            by_arena: dict[bytes, list[tuple[Score, int, int]]] = {}
+            for arena, offset, scores in batch.written:
+                entries = by_arena.setdefault(arena, [])
+                entries.extend((score, offset, at) for at, score in enumerate(scores))
+            for arena, entries in by_arena.items():
+                self._index.add_blocks(arena, entries)
+            self._index.settle(batch.states, changes, counters)
+        except VentifsError:
+            undo()
+            raise
+        self._batch, self.counters = Batch(), Counters()
+        self._settled()
+        for state in batch.states:
+            if state.sealed:
+                move_sealed(self._arenas, self._files, state.arena)
+
+    def close(self) -> None:
+        """Let go of the arena in hand; what was not committed stays for the next recovery."""
+        self._appender = None
+
+
+def move_sealed(arenas: Arenas, files: Files, arena_id: bytes) -> None:
+    """Put an arena that is sealed and wholly indexed where such arenas stand."""
+    source, target = arenas.open_path(arena_id), arenas.sealed_path(arena_id)
+    if source.exists():
+        with readable_errors(source):
+            files.rename(source, target)
