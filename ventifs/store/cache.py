@@ -4,6 +4,7 @@ What is in here has been hashed against its score. Least recently used clumps go
 """
 
 from collections import OrderedDict
+from contextlib import suppress
 from threading import Lock
 
 from ventifs.store.clump import DecodedClump
@@ -29,10 +30,8 @@ class ClumpCache:
         clump = self._of_block.get(score)
         if clump is None:
             return None
-        try:
+        with suppress(KeyError):  # dropped by another thread this moment; the view is as good
             self._clumps.move_to_end(id(clump))
-        except KeyError:
-            pass  # dropped by another thread this moment; the view is as good
         return clump.blocks.get(score)
 
     def add(self, clump: DecodedClump) -> None:

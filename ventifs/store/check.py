@@ -75,7 +75,8 @@ def _in_child(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         report, reason = None, ""
-        assert child.stdout is not None and child.stderr is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
         for line in child.stdout:
             message = json.loads(line)
             if "progress" in message:

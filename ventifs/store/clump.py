@@ -8,7 +8,7 @@ are none here.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -144,31 +144,36 @@ def encode(
     """
     packed = compressor.compress(raw)
     codec, payload = (Codec.ZSTD, packed) if len(packed) < len(raw) else (Codec.RAW, raw)
-    return _assembled(kind, codec, blocks, len(raw), payload, len(payload), arena, offset), payload
+    head = _assembled(
+        kind, codec, blocks, len(raw), payload, len(payload), arena=arena, offset=offset
+    )
+    return head, payload
 
 
 def encode_gap(length: int, *, arena: bytes, offset: int) -> bytes:
     """The header that turns `length` unreadable bytes at `offset` into a clump to step over."""
     payload_length = length - HEAD_SIZE
-    head = _assembled(Kind.GAP, Codec.RAW, (), 0, b"", payload_length, arena, offset)
+    head = _assembled(Kind.GAP, Codec.RAW, (), 0, b"", payload_length, arena=arena, offset=offset)
     return head.listed
 
 
 def _assembled(
     kind: Kind,
     codec: Codec,
-    blocks: Iterable[tuple[Score, int]],
+    blocks: Sequence[tuple[Score, int]],
     raw_length: int,
     payload: Buffer,
     payload_length: int,
+    *,
     arena: bytes,
     offset: int,
 ) -> Head:
-    blocks = list(blocks)
     fixed = _HEAD.pack(MAGIC, kind, codec, len(blocks), raw_length, payload_length)
     listing = b"".join([_BLOCK.pack(score, length) for score, length in blocks])
     check = _checksum(arena, offset, fixed, listing, payload)
-    return Head(kind, codec, raw_length, payload_length, check, blocks, fixed + check + listing)
+    return Head(
+        kind, codec, raw_length, payload_length, check, list(blocks), fixed + check + listing
+    )
 
 
 def _checksum(arena: bytes, offset: int, fixed: Buffer, listing: Buffer, payload: Buffer) -> bytes:

@@ -48,7 +48,7 @@ class _Sorter:
         for bucket, items in gathered.items():
             file = self._buckets[bucket]
             if file is None:
-                file = self._buckets[bucket] = TemporaryFile(dir=self._directory)
+                file = self._buckets[bucket] = TemporaryFile(dir=self._directory)  # noqa: SIM115
             file.write(b"".join(items))
 
     def ascending(self) -> Iterator[list[tuple[Score, int, int, int]]]:

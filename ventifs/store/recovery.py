@@ -1,10 +1,10 @@
 """Taking into the index what arenas hold and it does not: after a crash, and for a rebuild.
 
 Only what verifies is taken in. An open arena is recovered under its lock: bytes that are no clump
-are kept beside it (`.torn`), then stepped over by a gap clump or cut off, so that the arena is whole
-again and the next writer goes on in it. Blocks go into the index first, for all arenas, and records
-last, in one transaction: a version never shows before its blocks. The order of arenas does not
-matter, because records are puts minus deletes.
+are kept beside it (`.torn`), then stepped over by a gap clump or cut off, so that the arena is
+whole again and the next writer goes on in it. Blocks go into the index first, for all arenas, and
+records last, in one transaction: a version never shows before its blocks. The order of arenas does
+not matter, because records are puts minus deletes.
 """
 
 import logging

@@ -50,7 +50,7 @@ _REAL_FILES = Files()
 
 
 class Store:
-    """An open store. A context manager: left normally it commits blocks, left by an error it does not.
+    """An open store. A context manager: left normally it commits blocks, left by an error not.
 
     Concurrency: every method may be called from any thread; several processes may have the same
     store open in any mode at once. An open store must not be used after a fork.

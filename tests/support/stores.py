@@ -1,0 +1,39 @@
+"""Stores for tests: small arenas, made-up blocks, and a look at whether all is well."""
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from ventifs.store import Score, Store
+from ventifs.store.audit import Finding
+from ventifs.store.check import check
+
+SMALL_ARENA = 4 << 20
+
+
+def new_store(root: Path, *, arena_size: int = SMALL_ARENA) -> Path:
+    """Create a store at `root`; its path."""
+    Store.create(root, arena_size=arena_size)
+    return root
+
+
+def some_blocks(count: int, *, seed: int = 0, size_max: int = 40_000) -> list[bytes]:
+    """Different blocks, half of each compressible, none ending in zero."""
+    rng = random.Random(seed)
+    blocks = []
+    for number in range(count):
+        size = rng.randint(16, size_max)
+        head = b"%d %d " % (seed, number) + rng.randbytes(size // 2)
+        blocks.append(head.ljust(size, b"ventifs ") + b".")
+    return blocks
+
+
+def put_all(store: Store, blocks: Iterable[bytes]) -> list[Score]:
+    """Put blocks; their scores."""
+    return [store.put(block)[0] for block in blocks]
+
+
+def findings(root: Path, *, read_data: bool = True) -> list[Finding]:
+    """What a check finds that does harm."""
+    report = check(root, read_data=read_data)
+    return [finding for finding in report.findings if not finding.harmless]
