@@ -1,0 +1,125 @@
+"""The store header: read back as written, damage always noticed, the future always refused."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.damage import damaged, flip
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store.files import Files
+from ventifs.store.header import (
+    FORMAT_VERSION,
+    HEADER_NAME,
+    HEADER_SIZE,
+    NotAStore,
+    StoreHeader,
+    Unsupported,
+    decode_header,
+    encode_header,
+    read_header,
+    write_header,
+)
+
+HEADER = StoreHeader(store_id=bytes(range(16)), created_ns=1_700_000_000_000_000_000)
+WHOLE = encode_header(HEADER)
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+HEADERS = st.builds(
+    StoreHeader, store_id=st.binary(min_size=16, max_size=16), created_ns=U64, arena_size=U64,
+    chunk_min=U32, chunk_average=U32, chunk_max=U32,
+    chunk_seed=st.binary(min_size=32, max_size=32), compatible=U64, read_only_compatible=U64,
+)  # fmt: skip
+
+
+def resealed(offset: int, field: bytes) -> bytes:
+    """A header with another field and a checksum that holds, as a later version would write."""
+    data = bytearray(WHOLE)
+    data[offset : offset + len(field)] = field
+    data[-32:] = blake3(bytes(data[:-32])).digest()
+    return bytes(data)
+
+
+@given(HEADERS)
+def test_a_header_is_read_back_as_it_was_written(header: StoreHeader) -> None:
+    assert len(encode_header(header)) == HEADER_SIZE
+    assert decode_header(encode_header(header)) == header
+
+
+@given(damaged(WHOLE) | st.binary(max_size=300) | st.binary(min_size=256, max_size=256))
+def test_any_other_bytes_are_corrupt(data: bytes) -> None:
+    with pytest.raises(Corrupt):
+        decode_header(data)
+
+
+@pytest.mark.parametrize("offset", range(HEADER_SIZE))
+def test_a_changed_byte_is_noticed_wherever_it_is(offset: int) -> None:
+    data = bytearray(WHOLE)
+    data[offset] ^= 0x10
+    with pytest.raises(Corrupt):
+        decode_header(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("offset", "field", "named"),
+    [
+        (16, struct.pack("<I", FORMAT_VERSION + 1), f"format {FORMAT_VERSION + 1}"),
+        (20, struct.pack("<H", 2), "hash 2"),
+        (40, struct.pack("<Q", 1 << 40), "0x10000000000"),
+        (0, b"another program ", "upgrade"),
+    ],
+    ids=["version", "hash", "incompatible feature", "magic"],
+)
+def test_what_later_versions_write_is_unsupported(offset: int, field: bytes, named: str) -> None:
+    with pytest.raises(Unsupported, match=named):
+        decode_header(resealed(offset, field))
+
+
+def test_an_unknown_read_only_feature_forbids_writing_alone() -> None:
+    assert decode_header(WHOLE).writable
+    assert not decode_header(resealed(32, struct.pack("<Q", 1))).writable
+
+
+def test_an_unknown_compatible_feature_is_ignored() -> None:
+    assert decode_header(resealed(24, struct.pack("<Q", 1))).writable
+
+
+def test_new_headers_have_ids_of_their_own() -> None:
+    one, two = StoreHeader.new(4 << 20), StoreHeader.new(8 << 20)
+    assert one.store_id != two.store_id
+    assert (one.arena_size, two.arena_size) == (4 << 20, 8 << 20)
+    assert len(one.store_id) == 16
+
+
+def test_a_written_header_is_read_from_its_directory(tmp_path: Path) -> None:
+    write_header(tmp_path, HEADER, Files())
+    assert read_header(tmp_path) == HEADER
+    assert [path.name for path in tmp_path.iterdir()] == [HEADER_NAME]
+
+
+def test_what_is_no_store_is_told_apart_from_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotAStore, match=f"{tmp_path}: not a ventifs store"):
+        read_header(tmp_path)
+    with pytest.raises(NotAStore, match="there is no such store"):
+        read_header(tmp_path / "absent")
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with pytest.raises(NotAStore, match="not a ventifs store"):
+        read_header(file)
+
+
+def test_errors_name_the_path_and_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / HEADER_NAME
+    path.write_bytes(resealed(16, struct.pack("<I", 9)))
+    with pytest.raises(Unsupported, match=rf"{tmp_path}: .*upgrade"):
+        read_header(tmp_path)
+    write_header(tmp_path, HEADER, Files())
+    flip(path, 70)
+    with pytest.raises(Corrupt, match=rf"{path}: .*put back a copy"):
+        read_header(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(VentifsError, match=f"{path}: is a directory"):
+        read_header(tmp_path)

@@ -1,0 +1,55 @@
+"""Arenas for tests of what is below the store: made by an `Appender`, or byte by byte."""
+
+import os
+from pathlib import Path
+
+import zstandard
+
+from ventifs.store.appender import Appender
+from ventifs.store.arena import Arena
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import Kind, encode
+from ventifs.store.files import Files
+from ventifs.store.score import score_of
+
+STORE_ID = bytes(range(16))
+COMPRESSOR = zstandard.ZstdCompressor(level=1)
+DECOMPRESSOR = zstandard.ZstdDecompressor()
+
+
+def new_arenas(root: Path) -> Arenas:
+    """The directories of a store without a store around them."""
+    for name in ("open", "sealed"):
+        (root / "arenas" / name).mkdir(parents=True)
+    return Arenas(root, STORE_ID)
+
+
+def new_appender(root: Path, files: Files | None = None) -> Appender:
+    """An appender to the first arena of a new set of directories."""
+    return Appender.create(new_arenas(root), files or Files())
+
+
+def append(appender: Appender, *blocks: bytes, kind: Kind = Kind.DATA) -> int:
+    """Append one clump of blocks (or, for the journal's kinds, of bytes); its offset."""
+    listed = [(score_of(block), len(block)) for block in blocks]
+    if kind not in (Kind.DATA, Kind.NODE):
+        listed = []
+    return appender.append(kind, listed, b"".join(blocks), COMPRESSOR)
+
+
+def clump_bytes(arena: bytes, offset: int, *blocks: bytes, kind: Kind = Kind.DATA) -> bytes:
+    """A whole clump as it would stand at one place."""
+    listed = [(score_of(block), len(block)) for block in blocks]
+    head, payload = encode(kind, listed, b"".join(blocks), arena=arena, offset=offset,
+                           compressor=COMPRESSOR)  # fmt: skip
+    return head.listed + bytes(payload)
+
+
+def incompressible(size: int) -> bytes:
+    """A block that no codec makes smaller, not ending in zero."""
+    return os.urandom(size - 1) + b"."
+
+
+def reading(appender: Appender) -> Arena:
+    """The arena that an appender writes, opened as its readers do."""
+    return Arena.open(appender.path)

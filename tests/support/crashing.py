@@ -1,0 +1,134 @@
+"""What children do until they are killed. They never end a commit early or close a store."""
+
+import os
+import random
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.support.faults import Point, armed
+from tests.support.ledger import Ledger, Recipe, put_recipes
+from ventifs.store import Batch, Store
+from ventifs.store.header import read_header
+from ventifs.store.lock import store_lock
+from ventifs.store.rebuild import rebuild_index
+
+_ROUNDS_MAX = 20_000  # should nobody kill us
+_SHARED = 200  # seeds that all writers draw from: blocks deduplicated against each other's
+_LARGE = 900_000  # bytes: five to an arena, each a clump of its own
+
+
+def some_recipes(rng: random.Random) -> list[Recipe]:
+    """Blocks that others store too, and some of one's own; small, and now and then a large one."""
+    shared = [(seed, 100 + 190 * seed) for seed in rng.sample(range(_SHARED), rng.randint(0, 6))]
+    own = [(rng.randrange(1000, 1 << 40), rng.randint(16, 20_000)) for _ in range(rng.randint(1, 8))]
+    large = [(rng.randrange(1000, 1 << 40), rng.randint(140_000, 700_000))]
+    return [*shared, *own, *(large if rng.random() < 0.3 else [])]
+
+
+def write_until_killed(root: Path, ledger_path: Path, seed: int) -> None:
+    """Commit records and delete some of them again."""
+    rng = random.Random(seed)
+    ledger = Ledger(ledger_path)
+    store = Store.open(root, "write")
+    earlier = []
+    for number in range(_ROUNDS_MAX):
+        recipes = some_recipes(rng)
+        put_recipes(store, recipes)
+        doomed = [earlier.pop()] if earlier and rng.random() < 0.3 else []
+        key = b"%d %d %d" % (seed, os.getpid(), number)
+        earlier += ledger.commit(store, {key: recipes}, doomed)
+
+
+def follow_script(root: Path, ledger_path: Path, point: Point) -> None:
+    """A short life with everything in it: commits, a deletion, sealing, a second arena."""
+    ledger = Ledger(ledger_path)
+    with Store.open(root, "write", files=armed(point)) as store:
+        commit_script(store, ledger)
+
+
+def commit_script(store: Store, ledger: Ledger) -> None:
+    """Four commits; the third seals."""
+    small = [(seed, 3_000) for seed in range(12)]
+    put_recipes(store, small)
+    first = ledger.commit(store, {b"one": small, b"two": small[:3]})
+    put_recipes(store, [(20, 500)])
+    ledger.commit(store, {b"three": [(20, 500)]}, first[1:])
+    large = [(30 + number, _LARGE) for number in range(6)]
+    put_recipes(store, [*large, (40, 700)])
+    ledger.commit(store, {b"four": [*large, (40, 700), small[5]]})
+    put_recipes(store, [(50, 700)])
+    ledger.commit(store, {b"five": [(50, 700)]})
+
+
+def reopen(root: Path, point: Point) -> None:
+    """Recover, and die of it."""
+    Store.open(root, "write", files=armed(point)).abandon()
+
+
+def rebuild(root: Path, point: Point) -> None:
+    """Make the index anew, and die of it."""
+    files = armed(point)
+    with store_lock(root, alone=True):
+        rebuild_index(root, read_header(root), files)
+
+
+def create(root: Path, point: Point) -> None:
+    """Make a store, and die of it."""
+    Store.create(root, arena_size=4 << 20, files=armed(point))
+
+
+def lead_until_killed(root: Path, ledger_path: Path, pids_path: Path, seed: int) -> None:
+    """A parent that commits what three workers store."""
+    context = get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(3)]
+    receiving = [ours for ours, _ in pipes]
+    for number, (_, theirs) in enumerate(pipes):  # forked before the parent has a store open
+        worker = context.Process(target=_work_until_killed,
+                                 args=(root, receiving, theirs, 10 * seed + number))  # fmt: skip
+        worker.start()
+        with pids_path.open("a") as pids:
+            pids.write(f"{worker.pid}\n")
+    for _, theirs in pipes:
+        theirs.close()
+    _adopt_until_killed(root, Ledger(ledger_path), receiving, random.Random(seed))
+
+
+def _adopt_until_killed(
+    root: Path, ledger: Ledger, receiving: list[Connection], rng: random.Random
+) -> None:
+    store = Store.open(root, "write")
+    puts: dict[bytes, list[Recipe]] = {}
+    for number in range(_ROUNDS_MAX):
+        for ready in connection.wait(receiving):
+            assert isinstance(ready, Connection)
+            batch, recipes = ready.recv()
+            assert isinstance(batch, Batch)
+            store.adopt(batch)
+            puts[b"%d %d %d" % (os.getpid(), number, len(puts))] = recipes
+        if rng.random() < 0.4:
+            own = some_recipes(rng)
+            put_recipes(store, own)
+            ledger.commit(store, {**puts, b"%d %d" % (os.getpid(), number): own})
+            puts = {}
+
+
+def _work_until_killed(
+    root: Path, receiving: list[Connection], sending: Connection, seed: int
+) -> None:
+    """Store blocks and hand them over, also when there is nobody left to take them."""
+    for pipe in receiving:
+        pipe.close()
+    rng = random.Random(seed)
+    store = Store.open(root, "worker")
+    orphaned = False
+    for _ in range(_ROUNDS_MAX):
+        recipes = some_recipes(rng)
+        put_recipes(store, recipes)
+        batch = store.hand_over()
+        if orphaned:
+            continue
+        try:
+            sending.send((batch, recipes))
+        except BrokenPipeError:
+            orphaned = True

@@ -1,0 +1,131 @@
+"""What writers tried and what the store acknowledged, written down where no kill can undo it.
+
+A line per event goes to the ledger with one write(2) each, before the commit and after it. A record
+carries the recipe of every block its commit relies on, so that whoever can see the record can tell
+whether its blocks are all there.
+"""
+
+import json
+import os
+import random
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from ventifs.store import Score, Store, score_of
+from ventifs.store.audit import Report, audit
+from ventifs.store.header import read_header
+from ventifs.store.index import Index
+from ventifs.store.journal import Record
+
+Recipe = tuple[int, int]  # seed, size
+
+
+@lru_cache(maxsize=4096)
+def made(recipe: Recipe) -> tuple[Score, bytes]:
+    """The block of a recipe and its score; large ones cannot be compressed."""
+    seed, size = recipe
+    chance = size // 2 + 1 if size < 100_000 else size - 1
+    block = random.Random(seed).randbytes(chance).ljust(size - 1, b"v") + b"."
+    return score_of(block), block
+
+
+def encoded(recipes: Iterable[Recipe]) -> bytes:
+    """A record's value."""
+    return json.dumps(list(recipes)).encode()
+
+
+class Ledger:
+    """The writing side."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _write(self, word: str, keys: Iterable[bytes]) -> None:
+        lines = [f"{word} {key.hex()}\n" for key in keys]
+        if lines:
+            os.write(self._fd, "".join(lines).encode())
+
+    def commit(
+        self, store: Store, puts: dict[bytes, list[Recipe]], deletes: Iterable[Record] = ()
+    ) -> list[Record]:
+        """Commit, and write down that it is tried, and that it is done."""
+        deletes = list(deletes)
+        doomed = [record.key for record in deletes]
+        self._write("doom", doomed)
+        self._write("try", puts)
+        records = store.commit([(key, encoded(value)) for key, value in puts.items()], deletes)
+        self._write("put", puts)
+        self._write("gone", doomed)
+        return records
+
+
+def put_recipes(store: Store, recipes: Iterable[Recipe]) -> None:
+    """Put the blocks; every third seed is a node's."""
+    for recipe in recipes:
+        score, _ = store.put(made(recipe)[1], node=recipe[0] % 3 == 0)
+        assert score == made(recipe)[0]
+
+
+def _events(path: Path) -> dict[str, set[bytes]]:
+    events: dict[str, set[bytes]] = {word: set() for word in ("try", "put", "doom", "gone")}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        word, key = line.split()
+        events[word].add(bytes.fromhex(key))
+    return events
+
+
+def acknowledged(path: Path) -> int:
+    """How many records were acknowledged."""
+    return len(_events(path)["put"])
+
+
+def assert_kept(store: Store, path: Path) -> None:
+    """The store shows what was acknowledged, nothing that was not tried, and all blocks of it."""
+    events = _events(path)
+    records = store.records()
+    visible = {record.key for record in records}
+    assert len(visible) == len(records), "a record is there twice"
+    assert events["put"] - events["doom"] <= visible, "an acknowledged record is gone"
+    assert visible <= events["try"] - events["gone"], "a record is there that should not be"
+    for record in records:
+        for seed, size in json.loads(record.value):
+            score, block = made((seed, size))
+            assert store.get(score) == block
+
+
+def audited(root: Path) -> Report:
+    """A full audit in this process; it must find nothing that does harm."""
+    header = read_header(root)
+    index = Index(root / "index", header.store_id)
+    try:
+        report = audit(root, header, index=index, read_data=True, jobs=1)
+    finally:
+        index.close()
+    assert [finding for finding in report.findings if not finding.harmless] == []
+    return report
+
+
+def assert_whole(root: Path, path: Path, *, alone: bool = True) -> None:
+    """Open the store for writing as anybody would; everything is there, and it can be written.
+
+    Args:
+        root: the store.
+        path: its ledger.
+        alone: nobody else has it open, nor wrote at the same time as another: figures must agree.
+    """
+    ledger = Ledger(path)
+    with Store.open(root, "write") as store:
+        assert_kept(store, path)
+        recipe = (random.randrange(1 << 40), 5_000)
+        put_recipes(store, [recipe])
+        ledger.commit(store, {b"reopened %d" % recipe[0]: [recipe]})
+        assert_kept(store, path)
+    ledger.close()
+    report = audited(root)
+    if alone:
+        with Store.open(root) as store:
+            assert store.stats().blocks == report.summary.blocks

@@ -1,0 +1,99 @@
+"""Child processes for tests, forked from a server that never opens a store or starts a thread.
+
+So no LMDB environment crosses a fork, and a child costs some 10 ms. What a child runs stands in
+`tests/support`, where it can be imported by name.
+"""
+
+import multiprocessing
+import os
+import select
+import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.support.crashing", "tests.support.conversing"])
+
+KILLED = -signal.SIGKILL
+_PATIENCE_S = 60
+
+
+def start(target: Callable[..., object], *args: object) -> BaseProcess:
+    """A child running `target(*args)`; an exception shows as exit code 1."""
+    child = _context.Process(target=target, args=args)
+    child.start()
+    return child
+
+
+def kill(child: BaseProcess) -> None:
+    """Kill a child and wait until it is gone; fails if it had ended by itself."""
+    child.kill()
+    assert finished(child) == KILLED
+
+
+def finished(child: BaseProcess) -> int:
+    """Wait for a child's end; its exit code."""
+    child.join(_PATIENCE_S)
+    if child.exitcode is None:
+        child.kill()
+        raise AssertionError("a child process hangs")
+    return child.exitcode
+
+
+def run(target: Callable[..., object], *args: object) -> int:
+    """Run a child to its end; its exit code."""
+    return finished(start(target, *args))
+
+
+def kill_all() -> None:
+    """Kill what a failed test left running."""
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+
+
+def kill_stranger(pid: int) -> None:
+    """Kill a process that is not our child, and wait until it is gone."""
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        assert select.select([handle], [], [], _PATIENCE_S)[0], "a process does not die"
+    finally:
+        os.close(handle)
+
+
+class Peer:
+    """A child that holds a conversation: `target(connection, *args)` answers what it is asked."""
+
+    def __init__(self, target: Callable[..., object], *args: object) -> None:
+        """Start it."""
+        self._connection, theirs = _context.Pipe()
+        self.process = start(target, theirs, *args)
+        theirs.close()
+
+    def ask(self, *question: object) -> object:
+        """Send a question and wait for the answer."""
+        self._connection.send(question)
+        assert self._connection.poll(_PATIENCE_S), "a child process does not answer"
+        answer: object = self._connection.recv()
+        return answer
+
+    def tell(self, *question: object) -> None:
+        """Send something that `heard` gets the answer of."""
+        self._connection.send(question)
+
+    def heard(self) -> object:
+        """The answer to what was told."""
+        assert self._connection.poll(_PATIENCE_S), "a child process does not answer"
+        answer: object = self._connection.recv()
+        return answer
+
+    def end(self) -> None:
+        """Let it end by itself, well."""
+        self._connection.close()
+        assert finished(self.process) == 0
+
+    def kill(self) -> None:
+        """Kill it, as it stands."""
+        self._connection.close()
+        kill(self.process)

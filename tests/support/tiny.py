@@ -1,0 +1,32 @@
+"""Stores with arenas far smaller than anybody may ask for, so that tests seal quickly."""
+
+from pathlib import Path
+
+import pytest
+
+from ventifs.store import Store
+from ventifs.store.audit import Report, audit
+from ventifs.store.files import Files
+from ventifs.store.header import read_header
+from ventifs.store.index import Index
+
+TINY_ARENA = 512 << 10
+
+
+def tiny_store(root: Path, *, arena_size: int = TINY_ARENA, files: Files | None = None) -> Path:
+    """Create a store at `root` that seals its arenas at `arena_size` bytes; its path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ventifs.store.store.ARENA_SIZE_MIN", 1)
+        Store.create(root, arena_size=arena_size, files=files or Files())
+    return root
+
+
+def audited(root: Path, *, indexed: bool = True) -> Report:
+    """What `check` with `read_data` reports, without its child process."""
+    header = read_header(root)
+    index = Index(root / "index", header.store_id) if indexed else None
+    try:
+        return audit(root, header, index=index, read_data=True, jobs=1)
+    finally:
+        if index is not None:
+            index.close()

@@ -1,0 +1,139 @@
+"""`ventifs check` and `ventifs rebuild-index`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ventifs.cli.progress import ByteProgress
+from ventifs.cli.text import count, size
+from ventifs.cli.where import json_option, store_option
+from ventifs.store.audit import Finding, Report
+from ventifs.store.check import Repair
+from ventifs.store.check import check as check_store
+from ventifs.store.check import repair as repair_store
+from ventifs.store.files import Files
+from ventifs.store.header import read_header
+from ventifs.store.lock import store_lock
+from ventifs.store.rebuild import rebuild_index as rebuild
+
+_SHOWN_MAX = 1000
+
+
+@click.command(short_help="Verify the store; mend it with --repair.")
+@store_option
+@json_option
+@click.option("--read-data", is_flag=True, help="Read every byte and hash every block.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Mend what can be mended; reads all data, and wants the store to itself.",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, help="Arenas side by side.",
+              show_default=True)  # fmt: skip
+def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: int) -> int:
+    """Verify the store; mend it with --repair.
+
+    Without options: the structure of every arena, and the index and the catalog against them, both
+    ways. Exits with 1 when anything is wrong.
+
+    A repair drops damaged blocks from the index, or turns to another copy where there is one, so
+    that the next archive stores them anew instead of trusting them; it never touches stored data.
+    """
+    with ByteProgress("checking", quiet=as_json) as progress:
+        report = check_store(store, read_data=read_data or repair, jobs=jobs, progress=progress)
+    harmful = [finding for finding in report.findings if not finding.harmless]
+    mended = None
+    if repair and harmful:
+        with ByteProgress("rebuilding the index", quiet=as_json) as progress:
+            mended = repair_store(store, report, progress)
+    if as_json:
+        _print_json(store, report, mended, read_data=read_data or repair)
+    else:
+        _print_lines(store, report, mended, read_data=read_data or repair)
+    wrong = bool(mended.lost) if mended else bool(harmful)
+    return 1 if wrong else 0
+
+
+def _print_json(store: Path, report: Report, mended: Repair | None, *, read_data: bool) -> None:
+    click.echo(
+        json.dumps(
+            {
+                "store": str(store),
+                "read_data": read_data,
+                **asdict(report.summary),
+                "findings": [asdict(finding) for finding in report.findings],
+                "repair": asdict(mended) if mended else None,
+            },
+            indent=2,
+        )
+    )
+
+
+def _print_lines(store: Path, report: Report, mended: Repair | None, *, read_data: bool) -> None:
+    for finding in report.findings[:_SHOWN_MAX]:
+        click.echo(_line(finding))
+    if len(report.findings) > _SHOWN_MAX:
+        click.echo(f"... and {len(report.findings) - _SHOWN_MAX:,} more; --json lists them all")
+    seen = report.summary
+    how = "every byte" if read_data else "structure"
+    click.echo(
+        f"{store}: {how} of {count(seen.arenas, 'arena')} checked, {size(seen.bytes)}, "
+        f"{count(seen.clumps, 'clump')}, {count(seen.blocks, 'block')}"
+    )
+    click.echo(_verdict(report, mended, read_data=read_data))
+
+
+def _line(finding: Finding) -> str:
+    place = [] if finding.arena is None else [f"arena {finding.arena}"]
+    place += [] if finding.offset is None else [f"at {finding.offset}"]
+    what = finding.what if finding.score is None else f"{finding.what} {finding.score}"
+    note = "; nothing leads to it any more" if finding.harmless else ""
+    return f"{what}: {' '.join(place) + ': ' if place else ''}{finding.reason}{note}"
+
+
+def _verdict(report: Report, mended: Repair | None, *, read_data: bool) -> str:
+    harmful = [finding for finding in report.findings if not finding.harmless]
+    if mended is not None:
+        text = (
+            f"mended: {count(len(mended.lost), 'block')} lost, {len(mended.healed):,} healed from "
+            f"another copy, {count(mended.rescued, 'record')} written again"
+        )
+        if mended.lost:
+            text += "\nnext: archive the same sources again, which stores the lost blocks anew"
+        return text
+    if not harmful:
+        harmless = len(report.findings)
+        return "no errors" + (f" ({harmless} old damages that do no harm)" if harmless else "")
+    kinds = {finding.what for finding in harmful}
+    if kinds <= {"index", "catalog"} and not report.rescued:
+        remedy = "ventifs rebuild-index"
+    elif kinds == {"arena"} and all("missing" in finding.reason for finding in harmful):
+        remedy = "put the missing files back, or else ventifs check --repair"
+    else:
+        remedy = "ventifs check --repair"
+    more = "" if read_data else " (--read-data may find more)"
+    return f"{count(len(harmful), 'error')}{more}\nnext: {remedy}"
+
+
+@click.command("rebuild-index", short_help="Make index and catalog anew from the arenas alone.")
+@store_option
+def rebuild_index(store: Path) -> int:
+    """Make index and catalog anew from the arenas alone.
+
+    Reads and verifies every arena, and wants the store to itself. The old index stays in place
+    until the new one is done, so an interrupted rebuild changes nothing.
+    """
+    header = read_header(store)
+    with store_lock(store, alone=True), ByteProgress("reading arenas") as progress:
+        damages = rebuild(store, header, Files(), progress)
+    for arena, damage in damages:
+        click.echo(f"arena {arena.hex()} at {damage.offset}: {damage.length} bytes are damaged")
+    click.echo(f"{store}: the index is rebuilt")
+    if damages:
+        click.echo(
+            f"{count(len(damages), 'damage')} left out of it\n"
+            "next: archive the same sources again, which stores what was lost anew"
+        )
+    return 1 if damages else 0

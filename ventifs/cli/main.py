@@ -1,0 +1,103 @@
+"""The `ventifs` command: finds the subcommand, and turns every failure into one line.
+
+Subcommands live in modules that are imported only when they are run, so that `ventifs --help`
+answers at once. Exit codes: 0 done; 1 failed, or a check found something; 2 wrong usage; 130 and
+143 interrupted by SIGINT and SIGTERM.
+"""
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from ventifs import __version__
+from ventifs.errors import VentifsError
+
+# name: (module, attribute, help in a line); a test compares the lines with the commands' own
+COMMANDS = {
+    "init": ("ventifs.cli.store", "init", "Make a new, empty store."),
+    "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
+    "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
+    "rebuild-index": (
+        "ventifs.cli.check",
+        "rebuild_index",
+        "Make index and catalog anew from the arenas alone.",
+    ),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ventifs")
+def ventifs() -> None:
+    """Archive guest file systems, content-addressed and deduplicated.
+
+    Every command works on the store named by --store, else by $VENTIFS_STORE, else on the one in
+    the user's data directory.
+    """
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _on_terminate(_: int, __: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _one_line(error: BaseException, meta: dict[str, Any]) -> str:
+    text = " ".join(str(error).split("\n"))
+    store = meta.get("store")
+    if store is not None and str(store) not in text:
+        text += f" (store {store})"
+    return f"ventifs: {text}"
+
+
+def main() -> None:
+    """Run the command line, and exit."""
+    logging.basicConfig(format="ventifs: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    meta: dict[str, Any] = {}
+    try:
+        with ventifs.make_context("ventifs", sys.argv[1:]) as context:
+            meta = context.meta
+            code = ventifs.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("ventifs: interrupted; nothing committed was lost", file=sys.stderr)
+        code = 130
+    except _Terminated:
+        print("ventifs: terminated; nothing committed was lost", file=sys.stderr)
+        code = 143
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has gone
+        code = 0
+    except (VentifsError, OSError) as error:
+        print(_one_line(error, meta), file=sys.stderr)
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,49 @@
+"""Figures as people read and write them."""
+
+import re
+
+import click
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, three digits: `40.1 MB`."""
+    unit = 0
+    while abs(count) >= 999.5 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    if unit == 0:
+        return f"{count:.0f} B"
+    return f"{count:.{max(0, 2 - len(str(int(abs(count)))) + 1)}f} {_UNITS[unit]}"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number of things: `1 arena`, `2,000 blocks`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage, or a dash of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes on the command line: `256MiB`, `1G`, `4194304`."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Parse; KiB, MiB, GiB and TiB are powers of 1024, and so are K, M, G and T alone."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size; write it like 256MiB", param, ctx)
+        digits, unit, binary = match.groups()
+        decimal = not binary and value.strip().lower().endswith("b")
+        power: int = " kmgt".index(unit.lower() or " ")
+        return int(digits) * int((1000 if decimal else 1024) ** power)

@@ -1,0 +1,39 @@
+"""Which store a command works on: `--store`, then `$VENTIFS_STORE`, then the user's own.
+
+The only module that reads the environment.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import platformdirs
+
+VARIABLE = "VENTIFS_STORE"
+
+
+def default_store() -> Path:
+    """Where the store is when nobody says otherwise: the user's data directory."""
+    return platformdirs.user_data_path("ventifs", appauthor=False)
+
+
+def _chosen(context: click.Context, _: click.Parameter, value: str | None) -> Path:
+    path = Path(value or os.environ.get(VARIABLE) or default_store()).absolute()
+    context.meta["store"] = path  # for the line that a failing command prints
+    return path
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The `--store` option; the command gets an absolute `store: Path`."""
+    return click.option(
+        "--store",
+        metavar="DIRECTORY",
+        callback=_chosen,
+        is_eager=True,
+        help=f"The store.  [default: ${VARIABLE}, else {default_store()}]",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
