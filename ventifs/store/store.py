@@ -201,24 +201,27 @@ class Store:
             ValueError: for a block of another size.
             NoSpace, VentifsError: the block is not stored; all that was before is as it was.
         """
+        # Hot: 5 us for a known block of 16 KiB, 2.8 of them BLAKE3, 1.2 the index.
         size = len(block)
         if not 0 < size <= BLOCK_SIZE_MAX:
             raise ValueError(f"a block of {size} bytes: 1 byte to 1 MiB can be stored")
         stored = block if block[-1] else zero_truncated(block)
-        score = Score(blake3(stored).digest())
+        score: Score = blake3(stored).digest()  # type: ignore[assignment]
         with self._lock:
-            writer = self._writer
-            new = score not in writer.pending and not self._index.known(score) and len(stored) > 0
-            if new:
-                self._add(score, stored, Kind.NODE if node else Kind.DATA)
-            counters = writer.counters
+            counters = self._writer.counters
+            if score in self._writer.pending or self._index.known(score):
+                new = False
+                counters.known_blocks += 1
+                counters.known_bytes += len(stored)
+            else:
+                new = len(stored) > 0
+                if new:
+                    self._add(score, stored, Kind.NODE if node else Kind.DATA)
+                    counters = self._writer.counters  # a commit on the way starts them anew
             counters.put_blocks += 1
             counters.put_bytes += size
             if stored is not block:
                 counters.zero_bytes += size - len(stored)
-            if not new and stored:
-                counters.known_blocks += 1
-                counters.known_bytes += len(stored)
         return score, new
 
     def _add(self, score: Score, block: Buffer, kind: Kind) -> None:
@@ -276,6 +279,8 @@ class Store:
 
     def _pending_place(self, score: Score) -> Place | memoryview | None:
         """Where a block stands that the index does not list yet, or the block itself."""
+        if score not in self._writer.pending:  # no lock: another thread may be in a long commit
+            return None
         with self._lock:
             written = self._writer.pending.get(score)
             if written is not None:
@@ -314,11 +319,10 @@ class Store:
         for score in scores:
             if len(score) != SCORE_SIZE:
                 raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
-        with self._lock:
-            pending = self._writer.pending
-            indexed = self._index.known_many(scores)
-            return [known or score in pending or score == ZERO_SCORE
-                    for known, score in zip(indexed, scores, strict=True)]  # fmt: skip
+        pending = self._writer.pending  # before the index: a commit moves blocks that way
+        waiting = [score in pending or score == ZERO_SCORE for score in scores]
+        indexed = self._index.known_many(scores)
+        return [known or waits for known, waits in zip(indexed, waiting, strict=True)]
 
     # --- commits and records ------------------------------------------------------------------
 

@@ -1,15 +1,17 @@
 """The writing side of an open store: blocks waiting, arenas growing, and the commit.
 
-What is handed to a `Writer` is new to the store. It gathers blocks into clumps (data and nodes
-apart), appends these to an arena of its own, and on commit makes the arenas durable, writes the
-commit clump, and only then tells the index. Invariants: a block counts as known from the moment it
-is added; the index never names a byte that is not durable; a commit that fails leaves the catalog
-as it was and everything added still pending, to be committed by the next try.
+What is handed to a `Writer` is new to the store. It gathers blocks into clumps, data and nodes
+apart; a thread compresses and appends them to an arena, one clump at a time, while the caller goes
+on gathering (zstd lets go of the GIL). On commit it makes the arenas durable, writes the commit
+clump, and only then tells the index. Invariants: a block counts as known from the moment it is
+added; the index never names a byte that is not durable; a commit that fails leaves the catalog as
+it was and everything added still pending, to be committed by the next try.
 """
 
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import zstandard
@@ -69,7 +71,8 @@ class Batch:
 class Writer:
     """Appends new blocks and commits them.
 
-    Concurrency: one thread at a time; `Store` holds a lock around it.
+    Concurrency: one thread at a time; `Store` holds a lock around it. The writing thread touches
+    the appender, the batch and the values of `pending` only, and only between `_send` and `_land`.
 
     Attributes:
         pending: every block added that the index does not list yet, and the clump it stands in
@@ -89,6 +92,10 @@ class Writer:
         self._arena_size = arena_size
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
         self._gathering = {Kind.DATA: OpenClump(Kind.DATA), Kind.NODE: OpenClump(Kind.NODE)}
+        self._spare = OpenClump(Kind.DATA)
+        self._sent: OpenClump | None = None  # under way to the arena, or failed to get there
+        self._landing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "ventifs-writer")
         self._appender: Appender | None = None
         self._batch = Batch()  # durable or to be made so, not yet in the index
         self._new_names = False  # arenas were created whose names are not durable
@@ -108,23 +115,50 @@ class Writer:
         clump = self._gathering[kind]
         if not clump.fits(len(block)):
             if len(block) > CLUMP_RAW_MAX:
+                self._land()
                 self._append(kind, [(score, len(block))], block)
                 return
-            self._write(clump)
+            clump = self._send(clump)
         clump.add(score, block)
         self.pending[score] = None
 
     def gathered(self, score: Score) -> bytes | None:
-        """A block whose clump is still being gathered."""
-        for clump in self._gathering.values():
-            if score in clump.spans:
+        """A block whose clump is still being gathered, or is under way."""
+        for clump in (*self._gathering.values(), self._sent):
+            if clump is not None and score in clump.spans:
                 return clump.block(score)
         return None
 
+    def _send(self, clump: OpenClump) -> OpenClump:
+        """Start writing a full clump, once the one before has landed; an empty one to go on with.
+
+        Raises:
+            NoSpace, VentifsError: the clump before could not be written; nothing has changed.
+        """
+        self._land()
+        fresh, self._spare = self._spare, clump  # where it stays until it has landed
+        fresh.kind = clump.kind
+        self._gathering[clump.kind] = fresh
+        self._sent = clump
+        self._landing = self._thread.submit(self._write, clump)
+        return fresh
+
+    def _land(self) -> None:
+        """Wait for the clump under way; one that failed before is tried again."""
+        if self._sent is None:
+            return
+        landing = self._landing or self._thread.submit(self._write, self._sent)
+        self._landing = landing
+        try:
+            landing.result()
+        finally:
+            if landing.done():  # and not just interrupted while we waited
+                self._landing = None
+        self._sent.clear()
+        self._sent = None
+
     def _write(self, clump: OpenClump) -> None:
-        if clump.spans:
-            self._append(clump.kind, clump.blocks(), clump.raw())
-            clump.clear()
+        self._append(clump.kind, clump.blocks(), clump.raw())
 
     def _append(self, kind: Kind, blocks: list[tuple[Score, int]], raw: Buffer) -> Appender:
         appender = self._appender_for(len(raw), len(blocks))
@@ -175,8 +209,10 @@ class Writer:
         return None
 
     def _write_gathered(self) -> None:
-        for clump in self._gathering.values():
-            self._write(clump)
+        for clump in list(self._gathering.values()):
+            if clump.spans:
+                self._send(clump)
+        self._land()
 
     def _make_durable(self) -> None:
         """Sync the arena in hand (those sealed are already) and the names of new ones."""
@@ -189,8 +225,13 @@ class Writer:
                 self._new_names = False
         except VentifsError as error:
             # After a failed fsync the kernel may have dropped the pages: no second try can tell.
-            self._broken = VentifsError(f"{error}; nothing more is written: open the store again")
-            raise self._broken from error
+            raise self._break_off(error) from error
+
+    def _break_off(self, error: BaseException) -> VentifsError:
+        """Refuse to write from now on; what the arenas hold is for the next recovery to tell."""
+        reason = str(error) or "a commit was interrupted"
+        self._broken = VentifsError(f"{reason}; nothing more is written: open the store again")
+        return self._broken
 
     def hand_over(self) -> Batch:
         """For a worker: make all that was added durable, and give it to the parent to commit.
@@ -257,7 +298,10 @@ class Writer:
                         [*durable, (appender.id, mark)])  # fmt: skip
 
         def undo() -> None:
-            appender.cut_back(mark, totals)
+            try:
+                appender.cut_back(mark, totals)
+            except VentifsError as error:
+                raise self._break_off(error) from error
             self._make_durable()
 
         try:
@@ -281,6 +325,9 @@ class Writer:
         except VentifsError:
             undo()
             raise
+        except BaseException as error:  # Ctrl-C: the index may know already, or may not
+            self._break_off(error)
+            raise
         self._batch, self.counters = Batch(), Counters()
         self._settled()
         for state in batch.states:
@@ -289,6 +336,7 @@ class Writer:
 
     def close(self) -> None:
         """Let go of the arena in hand; what was not committed stays for the next recovery."""
+        self._thread.shutdown()
         self._appender = None
 
 
