@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import zstandard
 from blake3 import blake3
 
 from ventifs.store.arena import (
@@ -26,7 +25,7 @@ from ventifs.store.arena import (
     encode_trailer,
 )
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import ARENA_ID_SIZE, Kind, encode
+from ventifs.store.clump import ARENA_ID_SIZE, Kind, Packed, encode
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.score import Buffer, Score
 from ventifs.store.states import ArenaState, Totals
@@ -113,23 +112,16 @@ class Appender:
             self.length + listed + raw_length + directory <= size_max
         )
 
-    def append(
-        self,
-        kind: Kind,
-        blocks: list[tuple[Score, int]],
-        raw: Buffer,
-        compressor: zstandard.ZstdCompressor,
-    ) -> int:
+    def append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> int:
         """Write one clump; its offset. On an error the arena is as before.
 
         Raises:
             NoSpace, VentifsError: when it cannot be written.
         """
         offset = self.length
-        head, payload = encode(kind, blocks, raw, arena=self.id, offset=offset,
-                               compressor=compressor)  # fmt: skip
+        head = encode(kind, blocks, packed, arena=self.id, offset=offset)
         with readable_errors(self.path):
-            self._write([head.listed, payload])
+            self._write([head.listed, packed.payload])
             if self.length - self._writeback_from >= _WRITEBACK_STEP:
                 start, self._writeback_from = self._writeback_from, self.length
                 self._files.start_writeback(self._arena.fd, start, self.length - start)

@@ -128,52 +128,50 @@ def parse_head(data: Buffer) -> Head:
                 blocks, listed)  # fmt: skip
 
 
-def encode(
-    kind: Kind,
-    blocks: Sequence[tuple[Score, int]],
-    raw: Buffer,
-    *,
-    arena: bytes,
-    offset: int,
-    compressor: zstandard.ZstdCompressor,
-) -> tuple[Head, Buffer]:
-    """Compress `raw`, the blocks' bytes end to end, into a clump for one place in one arena.
+@dataclass(slots=True, frozen=True)
+class Packed:
+    """A clump's payload, ready to be put anywhere."""
 
-    Returns:
-        The head and the payload; the clump's bytes are `head.listed` followed by the payload.
-    """
+    codec: Codec
+    raw_length: int
+    payload: Buffer
+
+
+def pack(raw: Buffer, compressor: zstandard.ZstdCompressor) -> Packed:
+    """Compress a clump's blocks, end to end in `raw`, or keep them if that is no smaller."""
     packed = compressor.compress(raw)
-    codec, payload = (Codec.ZSTD, packed) if len(packed) < len(raw) else (Codec.RAW, raw)
-    head = _assembled(
-        kind, codec, blocks, len(raw), payload, len(payload), arena=arena, offset=offset
-    )
-    return head, payload
+    if len(packed) < len(raw):
+        return Packed(Codec.ZSTD, len(raw), packed)
+    return Packed(Codec.RAW, len(raw), bytes(raw))
+
+
+def encode(
+    kind: Kind, blocks: Sequence[tuple[Score, int]], packed: Packed, *, arena: bytes, offset: int
+) -> Head:
+    """The head of a clump for one place in one arena; the clump is `listed`, then the payload."""
+    return _assembled(kind, blocks, packed, len(packed.payload), arena=arena, offset=offset)
 
 
 def encode_gap(length: int, *, arena: bytes, offset: int) -> bytes:
     """The header that turns `length` unreadable bytes at `offset` into a clump to step over."""
-    payload_length = length - HEAD_SIZE
-    head = _assembled(Kind.GAP, Codec.RAW, (), 0, b"", payload_length, arena=arena, offset=offset)
-    return head.listed
+    nothing = Packed(Codec.RAW, 0, b"")
+    return _assembled(Kind.GAP, (), nothing, length - HEAD_SIZE, arena=arena, offset=offset).listed
 
 
 def _assembled(
     kind: Kind,
-    codec: Codec,
     blocks: Sequence[tuple[Score, int]],
-    raw_length: int,
-    payload: Buffer,
+    packed: Packed,
     payload_length: int,
     *,
     arena: bytes,
     offset: int,
 ) -> Head:
-    fixed = _HEAD.pack(MAGIC, kind, codec, len(blocks), raw_length, payload_length)
+    fixed = _HEAD.pack(MAGIC, kind, packed.codec, len(blocks), packed.raw_length, payload_length)
     listing = b"".join([_BLOCK.pack(score, length) for score, length in blocks])
-    check = _checksum(arena, offset, fixed, listing, payload)
-    return Head(
-        kind, codec, raw_length, payload_length, check, list(blocks), fixed + check + listing
-    )
+    check = _checksum(arena, offset, fixed, listing, packed.payload)
+    return Head(kind, packed.codec, packed.raw_length, payload_length, check, list(blocks),
+                fixed + check + listing)  # fmt: skip
 
 
 def _checksum(arena: bytes, offset: int, fixed: Buffer, listing: Buffer, payload: Buffer) -> bytes:

@@ -1,8 +1,8 @@
 """The writing side of an open store: blocks waiting, arenas growing, and the commit.
 
 What is handed to a `Writer` is new to the store. It gathers blocks into clumps, data and nodes
-apart; a thread compresses and appends them to an arena, one clump at a time, while the caller goes
-on gathering (zstd lets go of the GIL). On commit it makes the arenas durable, writes the commit
+apart; a thread compresses them while the caller goes on gathering (zstd lets go of the GIL), and
+each is then appended to an arena. On commit the writer makes its arenas durable, writes the commit
 clump, and only then tells the index. Invariants: a block counts as known from the moment it is
 added; the index never names a byte that is not durable; a commit that fails leaves the catalog as
 it was and everything added still pending, to be committed by the next try.
@@ -10,6 +10,7 @@ it was and everything added still pending, to be committed by the next try.
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ import zstandard
 from ventifs.errors import VentifsError
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump
+from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump, Packed, pack
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.index import Index
 from ventifs.store.journal import (
@@ -71,8 +72,7 @@ class Batch:
 class Writer:
     """Appends new blocks and commits them.
 
-    Concurrency: one thread at a time; `Store` holds a lock around it. The writing thread touches
-    the appender, the batch and the values of `pending` only, and only between `_send` and `_land`.
+    Concurrency: one thread at a time; `Store` holds a lock around it.
 
     Attributes:
         pending: every block added that the index does not list yet, and the clump it stands in
@@ -92,9 +92,8 @@ class Writer:
         self._arena_size = arena_size
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
         self._gathering = {Kind.DATA: OpenClump(Kind.DATA), Kind.NODE: OpenClump(Kind.NODE)}
-        self._spare = OpenClump(Kind.DATA)
-        self._sent: OpenClump | None = None  # under way to the arena, or failed to get there
-        self._landing: Future[None] | None = None
+        self._spare: list[OpenClump] = []
+        self._sent: deque[tuple[OpenClump, Future[Packed]]] = deque()  # oldest first
         self._thread = ThreadPoolExecutor(1, "ventifs-writer")
         self._appender: Appender | None = None
         self._batch = Batch()  # durable or to be made so, not yet in the index
@@ -115,8 +114,8 @@ class Writer:
         clump = self._gathering[kind]
         if not clump.fits(len(block)):
             if len(block) > CLUMP_RAW_MAX:
-                self._land()
-                self._append(kind, [(score, len(block))], block)
+                self._land(0)
+                self._append(kind, [(score, len(block))], pack(block, self._compressor))
                 return
             clump = self._send(clump)
         clump.add(score, block)
@@ -124,52 +123,48 @@ class Writer:
 
     def gathered(self, score: Score) -> bytes | None:
         """A block whose clump is still being gathered, or is under way."""
-        for clump in (*self._gathering.values(), self._sent):
-            if clump is not None and score in clump.spans:
+        for clump in (*self._gathering.values(), *(clump for clump, _ in self._sent)):
+            if score in clump.spans:
                 return clump.block(score)
         return None
 
     def _send(self, clump: OpenClump) -> OpenClump:
-        """Start writing a full clump, once the one before has landed; an empty one to go on with.
+        """Start compressing a full clump; an empty one to go on with.
+
+        Two are under way at most: while one is compressed the other waits its turn, so that the
+        thread need not wait for the GIL, which a busy caller gives it only every 5 ms.
 
         Raises:
-            NoSpace, VentifsError: the clump before could not be written; nothing has changed.
+            NoSpace, VentifsError: an earlier clump could not be written; nothing has changed.
         """
-        self._land()
-        fresh, self._spare = self._spare, clump  # where it stays until it has landed
+        self._land(1)
+        fresh = self._spare.pop() if self._spare else OpenClump(clump.kind)
         fresh.kind = clump.kind
         self._gathering[clump.kind] = fresh
-        self._sent = clump
-        self._landing = self._thread.submit(self._write, clump)
+        packing = self._thread.submit(pack, clump.raw(), self._compressor)
+        self._sent.append((clump, packing))
         return fresh
 
-    def _land(self) -> None:
-        """Wait for the clump under way; one that failed before is tried again."""
-        if self._sent is None:
-            return
-        landing = self._landing or self._thread.submit(self._write, self._sent)
-        self._landing = landing
-        try:
-            landing.result()
-        finally:
-            if landing.done():  # and not just interrupted while we waited
-                self._landing = None
-        self._sent.clear()
-        self._sent = None
+    def _land(self, leave: int) -> None:
+        """Append clumps as they get compressed, until at most `leave` are under way.
 
-    def _write(self, clump: OpenClump) -> None:
-        self._append(clump.kind, clump.blocks(), clump.raw())
+        One that cannot be written stays, and is tried again by the next call.
+        """
+        while len(self._sent) > leave:
+            clump, packing = self._sent[0]
+            self._append(clump.kind, clump.blocks(), packing.result())
+            self._sent.popleft()
+            clump.clear()
+            self._spare.append(clump)
 
-    def _append(self, kind: Kind, blocks: list[tuple[Score, int]], raw: Buffer) -> Appender:
-        appender = self._appender_for(len(raw), len(blocks))
-        offset = appender.append(kind, blocks, raw, self._compressor)
-        if blocks:
-            scores = tuple([score for score, _ in blocks])
-            written = (appender.id, offset, scores)
-            self._batch.written.append(written)
-            for score in scores:
-                self.pending[score] = written
-        return appender
+    def _append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> None:
+        appender = self._appender_for(len(packed.payload), len(blocks))
+        offset = appender.append(kind, blocks, packed)
+        scores = tuple([score for score, _ in blocks])
+        written = (appender.id, offset, scores)
+        self._batch.written.append(written)
+        for score in scores:
+            self.pending[score] = written
 
     def _appender_for(self, raw_length: int, blocks: int) -> Appender:
         if self._broken is not None:
@@ -212,7 +207,7 @@ class Writer:
         for clump in list(self._gathering.values()):
             if clump.spans:
                 self._send(clump)
-        self._land()
+        self._land(0)
 
     def _make_durable(self) -> None:
         """Sync the arena in hand (those sealed are already) and the names of new ones."""
@@ -290,7 +285,7 @@ class Writer:
         appender = self._appender_for(largest, len(payloads) + 1)  # the journal is never split
         start = appender.length
         for payload in payloads:
-            appender.append(Kind.CATALOG, [], payload, self._compressor)
+            appender.append(Kind.CATALOG, [], pack(payload, self._compressor))
         self._make_durable()
         mark, totals = appender.length, replace(appender.totals)
         durable = [(state.arena, state.length) for state in self._batch.states]
@@ -305,7 +300,7 @@ class Writer:
             self._make_durable()
 
         try:
-            appender.append(Kind.COMMIT, [], encode_commit(commit), self._compressor)
+            appender.append(Kind.COMMIT, [], pack(encode_commit(commit), self._compressor))
             self._make_durable()
         except BaseException:
             undo()
