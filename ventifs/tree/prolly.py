@@ -1,0 +1,207 @@
+"""The canonical search tree that file contents and directories share.
+
+Encoded items, in order, are grouped into nodes whose ends the items themselves decide: an item ends
+its node when BLAKE3(level, item) is under a mask. So the same items always make the same nodes,
+however they came about, and a change rewrites one path. A node has at least 4 items, unless it is
+the last of its level, and at most 64 KiB, counted from its own start: every level is at most half
+as long as the one below, whatever the items are, even chosen against the mask.
+
+Inner nodes hold, for each node below, how many items and bytes of content it covers and its last
+key, so that look-ups by ordinal, by offset and by key cost one node a level.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+
+import msgspec
+from blake3 import blake3
+
+from ventifs.errors import Corrupt
+from ventifs.store import Score
+from ventifs.tree.records import Child, decode_child, encode
+
+NODE_ITEMS_MIN = 4
+NODE_SIZE_MAX = 64 << 10
+LEVEL_MAX = 40  # 4 items a node: more than any tree that fits the world
+_NODE_OVERHEAD = 16
+_MASK = 127  # 128 items a node on average
+_END = b"\xc1"  # closes a node: MessagePack never uses it, and a block must not end in a zero
+
+Get = Callable[[Score], memoryview]
+Put = Callable[[bytes], Score]  # stores a node
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One node: items of a leaf (level 0), or `Child` records."""
+
+    level: int
+    items: list[msgspec.Raw]
+
+
+_encode_node = msgspec.msgpack.Encoder().encode
+_decode_node = msgspec.msgpack.Decoder(Node).decode
+
+
+class _Level:
+    """Gathers the items of one level into nodes, and hands each to the level above."""
+
+    def __init__(self, level: int, put: Put) -> None:
+        self.level = level
+        self.items: list[bytes] = []
+        self.above: _Level | None = None
+        self.nodes = 0
+        self.score = Score(b"")  # of the last node
+        self._put = put
+        self._salt = bytes([level])
+        self._start_node()
+
+    def _start_node(self) -> None:
+        self.items = []
+        self._size = _NODE_OVERHEAD
+        self._count = self._total = 0
+        self._key = b""
+
+    def add(self, data: bytes, count: int, total: int, key: bytes) -> None:
+        """Take in the next item, which covers `count` leaf items and `total` bytes."""
+        if self.items and self._size + len(data) > NODE_SIZE_MAX:
+            self.cut()
+        self.items.append(data)
+        self._size += len(data)
+        self._count += count
+        self._total += total
+        self._key = key
+        if len(self.items) >= NODE_ITEMS_MIN:
+            digest = blake3(self._salt + data).digest(4)
+            if not int.from_bytes(digest, "little") & _MASK:
+                self.cut()
+
+    def cut(self) -> None:
+        """Write the items gathered as a node."""
+        raws = [msgspec.Raw(item) for item in self.items]
+        self.score = self._put(_encode_node(Node(self.level, raws)) + _END)
+        self.nodes += 1
+        if self.above is None:
+            self.above = _Level(self.level + 1, self._put)
+        child = Child(self.score, self._count, self._total, self._key)
+        self.above.add(encode(child), self._count, self._total, self._key)
+        self._start_node()
+
+
+class Builder:
+    """Builds a tree from items in order; memory is a node a level.
+
+    Attributes:
+        count: items so far.
+        total: bytes of content so far.
+    """
+
+    def __init__(self, put: Put) -> None:
+        """`put` stores a node and returns its score."""
+        self.count = self.total = 0
+        self._bottom = _Level(0, put)
+
+    def add(self, data: bytes, *, length: int = 0, key: bytes = b"") -> None:
+        """Append an item: its canonical bytes, the content it stands for, its key."""
+        self.count += 1
+        self.total += length
+        self._bottom.add(data, 1, length, key)
+
+    def finish(self) -> Score:
+        """Write what is left; the root's score: the only node of the first level that has one."""
+        assert self.count > 0
+        level = self._bottom
+        while True:
+            if level.items:
+                level.cut()
+            if level.nodes == 1:
+                return level.score
+            assert level.above is not None
+            level = level.above
+
+
+def load(get: Get, score: Score, level: int | None) -> Node:
+    """A node, checked to be canonical and of the level its parent expects (None for a root).
+
+    Raises:
+        Corrupt: for anything else.
+    """
+    data = bytes(get(score))
+    problem = ""
+    if len(data) > NODE_SIZE_MAX or data[-1:] != _END:
+        problem = "is none, or too large"
+    else:
+        try:
+            node = _decode_node(data[:-1])
+        except (msgspec.DecodeError, RecursionError) as error:
+            problem = f"cannot be read: {error}"
+        else:
+            expected = node.level if level is None else level
+            if node.level != expected or not 0 <= node.level <= LEVEL_MAX or not node.items:
+                problem = "is of the wrong level, or empty"
+            elif _encode_node(node) + _END != data:
+                problem = "is not in its canonical form"
+            else:
+                return node
+    raise Corrupt(f"tree node {problem}", score=score)
+
+
+def walk(
+    get: Get, root: Score, skip: int = 0, weigh: Callable[[bytes], int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Items in order, from the one at ordinal `skip`; or, with `weigh`, from where byte `skip` is.
+
+    Args:
+        get: reads a block.
+        root: the root node.
+        skip: items, or bytes of content, to leave out; O(log n).
+        weigh: the bytes of content an item stands for.
+
+    Yields:
+        (how much of the item itself is still to be skipped, the item's bytes). The first number is
+        0 for all but the first item.
+
+    Raises:
+        Corrupt: where the tree is damaged, or contradicts itself.
+    """
+    return _walk(get, root, None, skip, weigh)
+
+
+def _walk(
+    get: Get, score: Score, level: int | None, skip: int, weigh: Callable[[bytes], int] | None
+) -> Iterator[tuple[int, bytes]]:
+    node = load(get, score, level)
+    for raw in node.items:
+        data = bytes(raw)
+        child = decode_child(data) if node.level else None
+        if child is not None:
+            weight = child.count if weigh is None else child.total
+        else:
+            weight = 1 if weigh is None else weigh(data)
+        if skip >= weight:
+            skip -= weight
+            continue
+        if child is None:
+            yield skip, data
+        else:
+            yield from _walk(get, Score(child.score), node.level - 1, skip, weigh)
+        skip = 0
+
+
+def find(get: Get, root: Score, key: bytes, key_of: Callable[[bytes], bytes]) -> bytes | None:
+    """The item with a key, in a tree whose items are in order of their keys.
+
+    Raises:
+        Corrupt: where the tree is damaged.
+    """
+    score, level = root, None
+    while True:
+        node = load(get, score, level)
+        if node.level == 0:
+            items = [bytes(raw) for raw in node.items]
+            at = bisect_left(items, key, key=key_of)
+            return items[at] if at < len(items) and key_of(items[at]) == key else None
+        children = [decode_child(bytes(raw)) for raw in node.items]
+        at = bisect_left(children, key, key=lambda child: child.key)
+        if at == len(children):
+            return None
+        score, level = Score(children[at].score), node.level - 1
