@@ -33,6 +33,7 @@ from ventifs.store.header import (
 from ventifs.store.index import Index, IndexDamaged, IndexMissing
 from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
 from ventifs.store.lock import store_lock
+from ventifs.store.memory import keep_freed_clumps
 from ventifs.store.rebuild import rebuild_index
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
@@ -68,6 +69,7 @@ class Store:
         files: Files,
     ) -> None:
         """Use `open` or `create`."""
+        keep_freed_clumps()
         self.path = path
         self.header = header
         self.mode = mode

@@ -1,0 +1,22 @@
+"""How this process's allocator treats the buffers of clumps.
+
+glibc gives every allocation of 128 KiB and more, as a decoded clump is, pages of its own,
+and takes them back from the kernel one page fault at a time: 30 of the 105 us that decompressing a
+clump took. Told to keep freed memory of that size, it hands the same pages out again.
+"""
+
+import ctypes
+from functools import cache
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_OWN_PAGES_FROM = 4 << 20
+_KEPT_MAX = 128 << 20
+
+
+@cache
+def keep_freed_clumps() -> None:
+    """Set malloc's thresholds, once in a process; does nothing where there is no glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_FROM)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_MAX)

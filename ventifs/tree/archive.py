@@ -1,0 +1,281 @@
+"""From a directory to a version.
+
+The walk is depth first, names in order of their bytes, each directory opened relative to the one it
+is in and without following links. A directory's tree is built when all below it is done. Which
+names are hard links of one file is known for certain only at the end, so directories that hold any
+wait until then. Blocks are committed as the work goes, the version last.
+"""
+
+import os
+import resource
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.store.files import explained
+from ventifs.tree.catalog import (
+    Version,
+    check_name,
+    decode_version,
+    encode_version,
+    time_text,
+    version_key,
+    versions,
+)
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.directory import build
+from ventifs.tree.live import Changed, Reader, Trouble
+from ventifs.tree.records import Content, Directory, Empty, Entry, Listed, decode_entry, encode
+
+_COMMIT_EVERY = 1 << 30  # bytes of new blocks
+LINK_ID_SIZE = 16
+
+Progress = Callable[["Tally", bytes], None]  # what was done, the current path
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an archive run has done so far.
+
+    Attributes:
+        entries: names archived, directories included.
+        bytes: bytes of regular files.
+        new_bytes: bytes of blocks that the store did not have.
+    """
+
+    entries: int = 0
+    bytes: int = 0
+    new_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Group:
+    """The names of one hard-linked file."""
+
+    entry: Entry
+    paths: list[bytes] = field(default_factory=list)
+
+    def encoded(self, name: bytes) -> bytes:
+        """The entry under one of the names; a lone name is no link."""
+        link = blake3(min(self.paths)).digest(LINK_ID_SIZE) if len(self.paths) > 1 else b""
+        return encode(msgspec.structs.replace(self.entry, name=name, link=link))
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A directory on the way."""
+
+    name: bytes
+    path: bytes
+    fd: int
+    status: os.stat_result
+    names: Iterator[bytes]
+    children: list[tuple[bytes, "bytes | _Group | _Frame"]] = field(default_factory=list)
+    paths: int = 0  # below it
+    total: int = 0  # bytes of regular files below it
+    waits: bool = False
+    xattrs: Listed | Content = field(default_factory=Empty)
+    encoded: bytes = b""
+
+
+class Archiver:
+    """One archive run. Not to be used twice."""
+
+    def __init__(
+        self, store: Store, *, one_file_system: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Archive into `store`, which is open for writing."""
+        self.tally = Tally()
+        self.troubles: list[Trouble] = []
+        self._store = store
+        self._writer = ContentWriter(store)
+        self._reader = Reader(self._writer)
+        self._one_file_system = one_file_system
+        self._progress = progress
+        self._groups: dict[tuple[int, int], _Group] = {}
+        self._waiting: list[_Frame] = []  # directories with hard links in or below, in post-order
+        self._committed = 0
+
+    def run(self, source: Path) -> Entry:
+        """Archive a directory; its own entry.
+
+        Raises:
+            VentifsError: when the directory itself cannot be read.
+        """
+        _allow_many_descriptors()
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = self._frame(b"", b"", fd)
+        except OSError as error:
+            raise explained(error, source) from None
+        stack = [root]
+        try:
+            while stack:
+                frame = stack[-1]
+                name = next(frame.names, None)
+                if name is not None:
+                    self._visit(frame, name, stack)
+                    continue
+                stack.pop()
+                self._finish(frame, stack[-1] if stack else None)
+        finally:
+            for frame in stack:
+                os.close(frame.fd)
+        for frame in self._waiting:  # the root is the last
+            self._build(frame)
+        self.tally.new_bytes = self._writer.new_bytes
+        return decode_entry(root.encoded, root=True)
+
+    def _frame(self, name: bytes, path: bytes, fd: int) -> _Frame:
+        try:
+            names = sorted(os.fsencode(name) for name in os.listdir(fd))
+            return _Frame(name, path, fd, os.fstat(fd), iter(names))
+        except OSError:
+            os.close(fd)
+            raise
+
+    def _visit(self, frame: _Frame, name: bytes, stack: list[_Frame]) -> None:
+        path = frame.path + b"/" + name if frame.path else name
+        try:
+            status = os.stat(name, dir_fd=frame.fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                stack.append(self._enter(name, path, frame, status))
+            else:
+                self._leaf(frame, name, path, status)
+        except (OSError, Changed) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            reason = os.strerror(number).lower() if number else str(error)
+            self._trouble(path, reason, missing=True)
+        if self._progress is not None:
+            self.tally.new_bytes = self._writer.new_bytes
+            self._progress(self.tally, path)
+
+    def _trouble(self, path: bytes, reason: str, *, missing: bool) -> None:
+        self.troubles.append(Trouble(path, reason, missing))
+
+    def _enter(self, name: bytes, path: bytes, frame: _Frame, status: os.stat_result) -> _Frame:
+        """Go down into a directory; one that cannot be, or should not be, is archived as empty."""
+        if self._one_file_system and status.st_dev != frame.status.st_dev:
+            return _Frame(name, path, -1, status, iter(()))
+        try:
+            return self._frame(name, path, self._reader.open(name, frame.fd))
+        except OSError as error:
+            reason = f"directory cannot be read: {os.strerror(error.errno or 0).lower()}"
+            self._trouble(path, reason, missing=False)
+            return _Frame(name, path, -1, status, iter(()))
+
+    def _leaf(self, frame: _Frame, name: bytes, path: bytes, status: os.stat_result) -> None:
+        group = self._groups.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
+        if group is not None:
+            entry = group.entry
+        elif stat.S_ISREG(status.st_mode):
+            entry, status, problem = self._reader.regular(name, frame.fd)
+            if problem:
+                self._trouble(path, problem, missing=False)
+        else:
+            entry = self._reader.other(name, frame.fd, status)
+        self.tally.entries += 1
+        self.tally.bytes += entry.size
+        frame.paths += 1
+        frame.total += entry.size
+        if status.st_nlink > 1:
+            group = group or self._groups.setdefault((status.st_dev, status.st_ino), _Group(entry))
+            group.paths.append(path)
+            frame.children.append((name, group))
+            frame.waits = True
+        else:
+            frame.children.append((name, encode(entry)))
+        if self._writer.new_bytes - self._committed >= _COMMIT_EVERY:
+            self._committed = self._writer.new_bytes
+            self._store.commit()
+
+    def _finish(self, frame: _Frame, parent: _Frame | None) -> None:
+        """All below a directory has been seen."""
+        self.tally.entries += 1
+        if frame.fd >= 0:
+            frame.xattrs = self._reader.xattrs(frame.fd)
+            os.close(frame.fd)
+        if parent is None:
+            self._waiting.append(frame)
+            return
+        parent.paths += frame.paths + 1
+        parent.total += frame.total
+        if frame.waits:
+            parent.waits = True
+            self._waiting.append(frame)
+            parent.children.append((frame.name, frame))
+        else:
+            self._build(frame)
+            parent.children.append((frame.name, frame.encoded))
+
+    def _build(self, frame: _Frame) -> None:
+        """Store a directory whose children are all known."""
+        children = ((name, _encoded(name, child)) for name, child in frame.children)
+        content = build(self._writer.put_node, children)
+        frame.children = []
+        detail = Directory(content, frame.paths, frame.total)
+        entry = self._reader.entry(frame.name, frame.status, detail, frame.xattrs)
+        frame.encoded = encode(entry)
+
+
+def _encoded(name: bytes, child: "bytes | _Group | _Frame") -> bytes:
+    if isinstance(child, _Group):
+        return child.encoded(name)
+    return child.encoded if isinstance(child, _Frame) else child
+
+
+def _allow_many_descriptors() -> None:
+    """A descriptor is held for every directory on the way down: allow as many as we may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def archive(
+    store: Store,
+    source: Path,
+    name: str,
+    *,
+    time_ns: int | None = None,
+    comment: str = "",
+    tags: tuple[str, ...] = (),
+    one_file_system: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Version, Tally]:
+    """Archive a directory as a new version.
+
+    Args:
+        store: open for writing.
+        source: the directory.
+        name: the version's.
+        time_ns: the version's time; now, if None.
+        comment: kept with the version.
+        tags: kept with the version.
+        one_file_system: archive directories on other file systems as empty.
+        progress: called for every entry.
+
+    Returns:
+        The version, committed, and what was done.
+
+    Raises:
+        VentifsError: when there is a version of that name and time; the store's and the source's
+            own problems. No version is made.
+    """
+    started = time.monotonic()
+    stamp = time.time_ns() if time_ns is None else time_ns
+    if any(version.time_ns == stamp for version in versions(store, check_name(name))):
+        raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
+    archiver = Archiver(store, one_file_system=one_file_system, progress=progress)
+    root = archiver.run(source)
+    troubles = tuple((trouble.path, trouble.reason, trouble.missing)
+                     for trouble in archiver.troubles)  # fmt: skip
+    version = Version(name, stamp, root, str(source.absolute()), comment, tags,
+                      archiver.tally.new_bytes, time.monotonic() - started, troubles)  # fmt: skip
+    [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+    return replace(decode_version(record), troubles=troubles, troubles_more=0), archiver.tally

@@ -1,0 +1,251 @@
+r"""Versions: the store's records of archive runs, and the words people name them by.
+
+A version's record has the key `version\0NAME\0` + time (8 bytes, big-endian), so that records list
+by name and then by time. Grammar: NAME, NAME@latest, NAME@~N, NAME@TIME, NAME@PARTIAL-TIME; a path
+starts after the first `:/`. A time without a zone is UTC.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+
+import msgspec
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store import Score, Store
+from ventifs.store.journal import Record
+from ventifs.tree.records import Entry, decode_entry, encode
+
+_PREFIX = b"version\0"
+_TIME = struct.Struct(">Q")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME_MAX = 200
+_WHEN = re.compile(
+    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
+    r"(Z|[+-]\d\d:?\d\d)?)?)?)?"
+)
+
+
+class NoSuchVersion(VentifsError):
+    """A name, or a time, that matches no version."""
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A version's record as stored."""
+
+    root: bytes
+    source: str
+    comment: str
+    tags: tuple[str, ...]
+    new_bytes: int
+    seconds: float
+    troubles: tuple[tuple[bytes, str, bool], ...]
+    troubles_more: int
+
+
+TROUBLES_MAX = 200  # kept in the record; the rest are counted
+
+_decode_stored = msgspec.msgpack.Decoder(_Stored).decode
+_encode_stored = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(slots=True, frozen=True)
+class Version:
+    """One archive run.
+
+    Attributes:
+        name: what was archived, as people call it.
+        time_ns: UTC nanoseconds since 1970.
+        root: the entry of the archived directory itself.
+        source: where it came from.
+        comment, tags: as given.
+        new_bytes: bytes of blocks that the store did not have.
+        seconds: how long it took.
+        troubles: (path, reason, missing) of what could not be archived, the first 200.
+        troubles_more: how many more there were.
+        record: the store's record, for `forget`; None before it is committed.
+    """
+
+    name: str
+    time_ns: int
+    root: Entry
+    source: str = ""
+    comment: str = ""
+    tags: tuple[str, ...] = ()
+    new_bytes: int = 0
+    seconds: float = 0.0
+    troubles: tuple[tuple[bytes, str, bool], ...] = ()
+    troubles_more: int = 0
+    record: Record | None = None
+
+    @property
+    def when(self) -> str:
+        """The time, as precise as it needs to be, in the form that names the version."""
+        return time_text(self.time_ns)
+
+    def __str__(self) -> str:
+        """`NAME@TIME`."""
+        return f"{self.name}@{self.when}"
+
+
+def time_text(time_ns: int) -> str:
+    """A time in ISO 8601, UTC, without trailing zeros of its fraction."""
+    seconds, fraction = divmod(time_ns, 10**9)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return text + (f".{fraction:09}".rstrip("0") if fraction else "") + "Z"
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be one.
+
+    Raises:
+        VentifsError: for any other text.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _NAME_MAX:
+        raise VentifsError(
+            f"{name!r} cannot name versions: letters, digits, '.', '_' and '-', beginning with a "
+            f"letter or digit, up to {_NAME_MAX}"
+        )
+    return name
+
+
+def version_key(name: str, time_ns: int) -> bytes:
+    """The key of a version's record."""
+    return _PREFIX + name.encode() + b"\0" + _TIME.pack(time_ns)
+
+
+def encode_version(version: Version) -> bytes:
+    """The value of a version's record."""
+    kept = version.troubles[:TROUBLES_MAX]
+    more = version.troubles_more + len(version.troubles) - len(kept)
+    return _encode_stored(
+        _Stored(encode(version.root), version.source, version.comment, version.tags,
+                version.new_bytes, version.seconds, kept, more)
+    )  # fmt: skip
+
+
+def decode_version(record: Record) -> Version:
+    """The version a record holds.
+
+    Raises:
+        Corrupt: for a record that is none.
+    """
+    try:
+        name, _, time = record.key.removeprefix(_PREFIX).partition(b"\0")
+        stored = _decode_stored(record.value)
+        if _encode_stored(stored) != record.value or len(time) != _TIME.size:
+            raise Corrupt(f"version record {record.key!r} is not in its canonical form")
+        return Version(check_name(name.decode()), _TIME.unpack(time)[0],
+                       decode_entry(stored.root, root=True), stored.source, stored.comment,
+                       stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
+                       stored.troubles_more, record)  # fmt: skip
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(f"version record {record.key!r} cannot be read: {error}") from None
+
+
+def versions(store: Store, name: str | None = None) -> list[Version]:
+    """All versions, or those of one name, by name and then by time."""
+    prefix = _PREFIX if name is None else version_key(name, 0)[: -_TIME.size]
+    return [decode_version(record) for record in store.records(prefix)]
+
+
+def parse_time(text: str) -> tuple[int, int]:
+    """The first nanosecond of a (partial) time, and the first after it.
+
+    Raises:
+        VentifsError: when it is no time.
+    """
+    match = _WHEN.fullmatch(text)
+    if match is None:
+        raise VentifsError(f"{text!r} is not a time; write it like 2026-11-23 or 2026-11-23T06:00Z")
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
+    try:
+        start = datetime(int(year), int(month or 1), int(day or 1), int(hour or 0),
+                         int(minute or 0), int(second or 0), tzinfo=UTC)  # fmt: skip
+    except ValueError as error:
+        raise VentifsError(f"{text!r} is not a time: {error}") from None
+    if second:
+        length = timedelta(seconds=1)
+    elif minute or hour:
+        length = timedelta(minutes=1) if minute else timedelta(hours=1)
+    elif day:
+        length = timedelta(days=1)
+    else:
+        following = (start.year + 1, 1) if not month else divmod(start.year * 12 + start.month, 12)
+        end = start.replace(year=following[0], month=1 if not month else following[1] + 1)
+        length = end - start
+    if zone and zone != "Z":
+        sign = 1 if zone[0] == "+" else -1
+        start -= sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    first = (start - epoch) // timedelta(seconds=1) * 10**9
+    if fraction:
+        first += int(fraction.ljust(9, "0"))
+        return first, first + 10 ** (9 - len(fraction))
+    return first, first + length // timedelta(seconds=1) * 10**9
+
+
+def split_path(text: str) -> tuple[str, bytes]:
+    """(version, path) of what a person wrote; the path starts after the first `:/`."""
+    version, colon, path = text.partition(":/")
+    return version.removesuffix(":"), path.encode("utf-8", "surrogateescape") if colon else b""
+
+
+def find_version(store: Store, text: str) -> Version:
+    """The version a person means.
+
+    Raises:
+        NoSuchVersion: naming the nearest names or times there are.
+        VentifsError: when it is not of the grammar.
+    """
+    name, at, when = text.partition("@")
+    if text.startswith("score:"):
+        return _by_score(store, text)
+    of_name = versions(store, check_name(name))
+    if not of_name:
+        raise NoSuchVersion(_nearest_name(store, name))
+    if not at or when == "latest":
+        return of_name[-1]
+    if when.startswith("~") and when[1:].isdigit():
+        back = int(when[1:])
+        if back < len(of_name):
+            return of_name[-1 - back]
+        raise NoSuchVersion(f"{text}: {name} has only {len(of_name)} versions")
+    first, end = parse_time(when)
+    within = [version for version in of_name if first <= version.time_ns < end]
+    if within:
+        return within[-1]
+    nearest = sorted(of_name, key=lambda version: abs(version.time_ns - first))[:3]
+    raise NoSuchVersion(
+        f"{text}: {name} has no version of that time; the nearest are "
+        + ", ".join(map(str, sorted(nearest, key=lambda version: version.time_ns)))
+    )
+
+
+def _by_score(store: Store, text: str) -> Version:
+    wanted = text.removeprefix("score:")
+    for version in versions(store):
+        if tree_score(version.root).hex() == wanted:
+            return version
+    raise NoSuchVersion(
+        f"{text}: no version has this tree; 'ventifs versions' lists those there are"
+    )
+
+
+def tree_score(root: Entry) -> Score:
+    """What names a whole tree, root directory's own metadata included."""
+    from ventifs.store import score_of
+
+    return score_of(encode(root) + b"\xc1")
+
+
+def _nearest_name(store: Store, name: str) -> str:
+    names = sorted({version.name for version in versions(store)})
+    if not names:
+        return f"{name}: there are no versions yet; 'ventifs archive' makes the first"
+    close = get_close_matches(name, names, 3, 0.5)
+    what = "did you mean" if close else "there are"
+    return f"{name}: no version has this name; {what} {', '.join(close or names[:5])}"

@@ -1,0 +1,214 @@
+"""Reading what is archived: one file of a live file system into its entry.
+
+Everything is opened relative to a directory's descriptor and without following links, so that a
+tree that changes while it is read cannot lead elsewhere. What changes under the reader's hands is
+read once more, and then recorded as it was found, with a `Trouble`.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.records import (
+    XATTRS_INLINE_MAX,
+    Content,
+    Detail,
+    Device,
+    Empty,
+    Entry,
+    File,
+    Listed,
+    Special,
+    Symlink,
+    encode,
+)
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_WHOLE_MAX = 64 << 10  # read in one piece
+_PIECE = 1 << 20
+_PAGE = 4096
+_NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
+
+
+@dataclass(slots=True, frozen=True)
+class Trouble:
+    """Something that could not be archived, or not as it should be.
+
+    Attributes:
+        path: below the archive's root.
+        reason: what happened, for people.
+        missing: True when the version lacks the path; False when it holds what could be read.
+    """
+
+    path: bytes
+    reason: str
+    missing: bool
+
+
+class Changed(Exception):
+    """A file is not what it was a moment ago."""
+
+
+def same_file(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether nothing that matters changed between two looks."""
+    return (
+        before.st_ino == after.st_ino
+        and before.st_size == after.st_size
+        and before.st_mtime_ns == after.st_mtime_ns
+        and before.st_ctime_ns == after.st_ctime_ns
+    )
+
+
+def pieces(fd: int, size: int, blocks: int) -> Iterator[bytes | int]:
+    """A file's bytes in pieces of up to 1 MiB, and the holes its file system tells of.
+
+    Raises:
+        Changed: when the file ends early.
+        OSError: from reading.
+    """
+    offset = 0
+    sparse = blocks * 512 < size
+    while offset < size:
+        data_at = _next_data(fd, offset, size) if sparse else offset
+        if data_at > offset:
+            yield data_at - offset
+            offset = data_at
+            continue
+        end = min(size, offset + _PIECE)
+        data = _pread(fd, end - offset, offset)
+        if len(data) < end - offset:
+            raise Changed("shrank while it was read")
+        yield data
+        offset = end
+
+
+def _next_data(fd: int, offset: int, size: int) -> int:
+    """Where data comes next, rounded down to a page; the size, if none does."""
+    try:
+        return max(offset, os.lseek(fd, offset, os.SEEK_DATA) // _PAGE * _PAGE)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size
+        return offset  # a file system that does not tell
+
+
+def _pread(fd: int, length: int, offset: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    while 0 < len(data) < length:
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+class Reader:
+    """Turns files into entries, their contents into blocks."""
+
+    def __init__(self, writer: ContentWriter) -> None:
+        """Contents go to `writer`."""
+        self._writer = writer
+        self._noatime = os.O_NOATIME  # dropped when the kernel refuses: not our file
+
+    def open(self, name: bytes, directory: int) -> int:
+        """A descriptor on a file or directory, never on what a link points at."""
+        try:
+            return os.open(name, _OPEN | self._noatime, dir_fd=directory)
+        except PermissionError:
+            return os.open(name, _OPEN, dir_fd=directory)
+
+    def regular(self, name: bytes, directory: int) -> tuple[Entry, os.stat_result, str]:
+        """A regular file's entry, its status when it was read, and what is wrong with it, if so.
+
+        Raises:
+            OSError: when it cannot be opened or read, even at a second try.
+            Changed: when it is no regular file any more.
+        """
+        entry, status, problem = self._try_regular(name, directory)
+        if problem:
+            entry, status, problem = self._try_regular(name, directory)
+        if entry is None:
+            raise Changed(problem)
+        return entry, status, problem
+
+    def _try_regular(self, name: bytes, directory: int) -> tuple[Entry | None, os.stat_result, str]:
+        fd = self.open(name, directory)
+        try:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                return None, before, "is no regular file any more"
+            try:
+                content = self._content(fd, before)
+            except Changed as change:
+                return None, before, str(change)
+            entry = self.entry(name, before, File(content), self.xattrs(fd))
+            unchanged = same_file(before, os.fstat(fd))
+            return entry, before, "" if unchanged else "changed while it was read"
+        finally:
+            os.close(fd)
+
+    def _content(self, fd: int, status: os.stat_result) -> Content:
+        size = status.st_size
+        if size > _WHOLE_MAX:
+            return self._writer.write(pieces(fd, size, status.st_blocks))
+        data = _pread(fd, size, 0) if size else b""
+        if len(data) < size:
+            raise Changed("shrank while it was read")
+        return self._writer.write_whole(data)
+
+    def entry(
+        self, name: bytes, status: os.stat_result, detail: Detail, xattrs: Listed | Content
+    ) -> Entry:
+        """The entry of a file with this status."""
+        return Entry(name, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
+                     detail, xattrs, b"")  # fmt: skip
+
+    def other(self, name: bytes, directory: int, status: os.stat_result) -> Entry:
+        """The entry of anything but a regular file or a directory.
+
+        Raises:
+            OSError: when a link cannot be read.
+        """
+        detail: Detail = Special()
+        if stat.S_ISLNK(status.st_mode):
+            detail = Symlink(os.readlink(name, dir_fd=directory))
+        elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            detail = Device(os.major(status.st_rdev), os.minor(status.st_rdev))
+        xattrs = self._xattrs_by_path(name, directory)
+        return self.entry(name, status, detail, xattrs)
+
+    def xattrs(self, target: int | bytes) -> Listed | Content:
+        """The extended attributes of a descriptor, or of a path that is not followed.
+
+        Raises:
+            OSError: when they cannot be read though there are some.
+        """
+        follow = isinstance(target, int)
+        try:
+            names = os.listxattr(target, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in _NO_XATTRS:
+                return Empty()
+            raise
+        if not names:
+            return Empty()
+        pairs = []
+        for name in sorted(os.fsencode(name) for name in names):
+            try:
+                pairs.append((name, os.getxattr(target, name, follow_symlinks=follow)))
+            except OSError as error:
+                if error.errno not in _NO_XATTRS:
+                    raise
+        if not pairs:
+            return Empty()
+        encoded = encode(tuple(pairs))
+        if len(encoded) <= XATTRS_INLINE_MAX:
+            return Listed(tuple(pairs))
+        return self._writer.write_whole(encoded)
+
+    def _xattrs_by_path(self, name: bytes, directory: int) -> Listed | Content:
+        # Links and devices cannot be opened; /proc leads to the directory without its path.
+        return self.xattrs(b"/proc/self/fd/%d/%s" % (directory, name))
