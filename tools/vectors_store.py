@@ -106,16 +106,16 @@ def commit(
     return fixed + struct.pack("<5Q", *counters) + arenas
 
 
-def directory(clumps: list[tuple[int, bytes]]) -> bytes:
-    """Magic, then offset and head (list included, payload not) of each clump."""
-    return b"vfdirec\x01" + b"".join(struct.pack("<Q", at) + head for at, head in clumps)
+def directory(arena: bytes, clumps: list[tuple[int, bytes]]) -> bytes:
+    """Magic, the arena's header, then offset and head (list, but not payload) of each clump."""
+    entries = b"".join(struct.pack("<Q", at) + head for at, head in clumps)
+    return b"vfdirec\x01" + arena_header(arena) + entries
 
 
-def trailer(arena: bytes, before: bytes, listed: bytes, clumps: int, blocks: int) -> bytes:
-    """112 bytes; `before` is the arena up to here, `listed` the directory it ends with."""
-    start = len(before) - len(listed)
+def trailer(arena: bytes, start: int, listed: bytes, clumps: int, blocks: int) -> bytes:
+    """80 bytes; `listed` is the directory that begins at `start`, its hash the fingerprint."""
     fixed = b"vfseal\0\x01" + struct.pack("<QQII", start, len(listed), clumps, blocks)
-    fixed += blake3(listed).digest() + blake3(before).digest()
+    fixed += blake3(listed).digest()
     return fixed + check(arena + fixed)
 
 
@@ -131,8 +131,7 @@ def structures() -> Json:
     relies_on = [(SEALED_ID, 5000), (OPEN_ID, 64)]
     changes = put(0, b"name/web01", b"a value") + put(1, b"k", b"") + delete(2)
     heads = [(64, plain(SEALED_ID, 64, DATA, blocks)[: 32 + 2 * 36]), (4096, gap_head)]
-    listed = directory(heads)
-    before = arena_header(SEALED_ID) + listed
+    listed = directory(SEALED_ID, heads)
     return {
         "store_header": {
             "source": "layout of FORMAT.md, section Header, by struct; the defaults",
@@ -187,14 +186,14 @@ def structures() -> Json:
         },
         "directory": {
             "source": "a directory of two clumps, of which one is a gap",
+            "header": arena_header(SEALED_ID).hex(),
             "clumps": [[at, head.hex()] for at, head in heads], "hex": listed.hex(),
         },
         "trailer": {
             "source": "the trailer of an arena that is only header and the directory above",
             "arena": arena, "directory_offset": 64, "directory_length": len(listed), "clumps": 2,
-            "blocks": 2, "directory_hash": blake3(listed).hexdigest(),
-            "fingerprint": blake3(before).hexdigest(),
-            "hex": trailer(SEALED_ID, before, listed, 2, 2).hex(),
+            "blocks": 2, "fingerprint": blake3(listed).hexdigest(),
+            "hex": trailer(SEALED_ID, 64, listed, 2, 2).hex(),
         },
     }  # fmt: skip
 
@@ -231,9 +230,9 @@ class ArenaFile:
 
     def sealed(self) -> bytes:
         """All of it, with directory and trailer."""
-        listed = directory(self.heads)
-        before = self.bytes + listed
-        return before + trailer(self.id, before, listed, len(self.heads), self.blocks)
+        listed = directory(self.id, self.heads)
+        last = trailer(self.id, len(self.bytes), listed, len(self.heads), self.blocks)
+        return self.bytes + listed + last
 
 
 def sealed_arena() -> ArenaFile:

@@ -62,6 +62,13 @@ def test_payloads_are_as_large_as_the_limit_allows(changes: Changes, size_max: i
         assert len(left) + smallest > size_max
 
 
+def test_a_payload_is_filled_to_its_limit() -> None:
+    records = [Record(b"key", ID, b"v" * size) for size in (10, 20, 30)]
+    limit = len(entry(1, b"key", b"v" * 10) + entry(1, b"key", b"v" * 20))
+    assert list(map(len, encode_changes(Changes(records), limit))) == [limit, 56]
+    assert len(list(encode_changes(Changes(records), limit - 1))) == 3
+
+
 def test_no_changes_have_no_payload() -> None:
     assert list(encode_changes(Changes(), 4096)) == []
     assert decode_changes([]) == Changes([], [])

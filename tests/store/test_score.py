@@ -34,7 +34,7 @@ def test_trailing_zeros_do_not_count(block: bytes, zeros: int) -> None:
 
 
 def test_other_zeros_do_count() -> None:
-    assert len({score_of(block) for block in (b"ab", b"\0ab", b"a\0b")}) == 3
+    assert len({score_of(block) for block in (b"ab\0", b"\0ab\0", b"a\0b\0")}) == 3
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

@@ -5,10 +5,9 @@ written by earlier versions can no longer be read, or that this version writes w
 """
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import zstandard
 
 from tests.support.arenafiles import COMPRESSOR, DECOMPRESSOR
 from tests.support.stores import findings
@@ -17,7 +16,17 @@ from tools.vectors_store import outputs
 from ventifs.store import Store, parse_score, score_of
 from ventifs.store import arena as arena_format
 from ventifs.store.arena import Arena, Trailer
-from ventifs.store.clump import Kind, decompress, encode, encode_gap, parse_head, verify
+from ventifs.store.clump import (
+    Codec,
+    Kind,
+    Packed,
+    decompress,
+    encode,
+    encode_gap,
+    pack,
+    parse_head,
+    verify,
+)
 from ventifs.store.header import (
     StoreHeader,
     Unsupported,
@@ -37,16 +46,6 @@ from ventifs.store.journal import (
 
 STRUCTURES = load_vectors("store/structures.json")
 GOLDEN = load_vectors("store/store-v1.json")
-
-
-class FixedFrame:
-    """A compressor that gives one frame, so that the vector does not hang on zstd's version."""
-
-    def __init__(self, frame: bytes) -> None:
-        self._frame = frame
-
-    def compress(self, _: bytes) -> bytes:
-        return self._frame
 
 
 def vector(name: str) -> tuple[dict[str, Any], bytes]:
@@ -95,10 +94,11 @@ def test_clump(name: str) -> None:
     blocks, raw = unhex(fields["blocks"]), bytes.fromhex(fields["raw"])
     place: dict[str, Any] = {"arena": bytes.fromhex(fields["arena"]), "offset": fields["offset"]}
     listed = [(score_of(block), len(block)) for block in blocks]
-    fixed = cast(zstandard.ZstdCompressor, FixedFrame(bytes.fromhex(fields["payload"])))
-    compressor = fixed if fields["codec"] else COMPRESSOR
-    head, payload = encode(Kind(fields["kind"]), listed, raw, compressor=compressor, **place)
-    assert head.listed + payload == data
+    packed = Packed(Codec(fields["codec"]), len(raw), bytes.fromhex(fields["payload"]))
+    head = encode(Kind(fields["kind"]), listed, packed, **place)
+    assert head.listed + bytes(packed.payload) == data
+    if packed.codec is Codec.RAW:  # what zstd makes of the other may change with its version
+        assert pack(raw, COMPRESSOR) == packed
 
     parsed = parse_head(data)
     assert parsed == head
@@ -140,12 +140,13 @@ def test_directory_and_trailer(tmp_path: Path) -> None:
     listed = [(at, parse_head(bytes.fromhex(head)))
               for at, head in STRUCTURES["directory"]["clumps"]]  # fmt: skip
     _, directory = vector("directory")
+    start = arena_format.encode_directory_start(bytes.fromhex(STRUCTURES["directory"]["header"]))
     encoded = [arena_format.encode_entry(at, head) for at, head in listed]
-    assert arena_format.DIRECTORY_MAGIC + b"".join(encoded) == directory
+    assert start + b"".join(encoded) == directory
 
     trailer = Trailer(
         fields["directory_offset"], fields["directory_length"], fields["clumps"],
-        fields["blocks"], *unhex([fields["directory_hash"], fields["fingerprint"]]),
+        fields["blocks"], bytes.fromhex(fields["fingerprint"]),
     )  # fmt: skip
     assert arena_format.encode_trailer(trailer, bytes.fromhex(fields["arena"])) == data
     path = tmp_path / f"{fields['arena']}.arena"
@@ -183,7 +184,7 @@ def test_golden_store_can_be_written_on_without_changing_what_is_there(golden: P
         assert store.put(b"hello") == (score_of(b"hello"), False)
         store.commit([(b"name/web03", b"third")])
     with Store.open(golden) as store:
-        assert store.get(score) == b"written by today's version"
+        assert bytes(store.get(score)) == b"written by today's version"
         assert [record.value for record in store.records(b"name/web03")] == [b"third"]
     for name, data in GOLDEN["files"].items():
         assert (golden / name).read_bytes().startswith(bytes.fromhex(data))

@@ -1,6 +1,7 @@
 """Arenas for tests of what is below the store: made by an `Appender`, or byte by byte."""
 
-import os
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import zstandard
@@ -8,9 +9,9 @@ import zstandard
 from ventifs.store.appender import Appender
 from ventifs.store.arena import Arena
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import Kind, encode
+from ventifs.store.clump import Kind, encode, pack
 from ventifs.store.files import Files
-from ventifs.store.score import score_of
+from ventifs.store.score import Score, score_of
 
 STORE_ID = bytes(range(16))
 COMPRESSOR = zstandard.ZstdCompressor(level=1)
@@ -31,23 +32,25 @@ def new_appender(root: Path, files: Files | None = None) -> Appender:
 
 def append(appender: Appender, *blocks: bytes, kind: Kind = Kind.DATA) -> int:
     """Append one clump of blocks (or, for the journal's kinds, of bytes); its offset."""
-    listed = [(score_of(block), len(block)) for block in blocks]
-    if kind not in (Kind.DATA, Kind.NODE):
-        listed = []
-    return appender.append(kind, listed, b"".join(blocks), COMPRESSOR)
+    return appender.append(kind, _listed(kind, blocks), pack(b"".join(blocks), COMPRESSOR))
 
 
 def clump_bytes(arena: bytes, offset: int, *blocks: bytes, kind: Kind = Kind.DATA) -> bytes:
     """A whole clump as it would stand at one place."""
-    listed = [(score_of(block), len(block)) for block in blocks]
-    head, payload = encode(kind, listed, b"".join(blocks), arena=arena, offset=offset,
-                           compressor=COMPRESSOR)  # fmt: skip
-    return head.listed + bytes(payload)
+    packed = pack(b"".join(blocks), COMPRESSOR)
+    head = encode(kind, _listed(kind, blocks), packed, arena=arena, offset=offset)
+    return head.listed + bytes(packed.payload)
 
 
-def incompressible(size: int) -> bytes:
+def _listed(kind: Kind, blocks: Sequence[bytes]) -> list[tuple[Score, int]]:
+    if kind not in (Kind.DATA, Kind.NODE):
+        return []
+    return [(score_of(block), len(block)) for block in blocks]
+
+
+def incompressible(size: int, *, seed: int = 0) -> bytes:
     """A block that no codec makes smaller, not ending in zero."""
-    return os.urandom(size - 1) + b"."
+    return random.Random(seed).randbytes(size - 1) + b"."
 
 
 def reading(appender: Appender) -> Arena:

@@ -1,0 +1,108 @@
+"""A child that has a store open and does with it what it is asked, until nobody asks any more."""
+
+import json
+import os
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.support.ledger import Recipe, encoded, made, put_recipes
+from ventifs.errors import VentifsError
+from ventifs.store import Mode, Store
+from ventifs.store.audit import Report
+from ventifs.store.check import repair
+from ventifs.store.files import Files
+from ventifs.store.header import read_header
+from ventifs.store.lock import store_lock
+from ventifs.store.rebuild import rebuild_index
+
+Answer = Callable[..., object]
+
+NOBODY = 65534
+
+
+def answer_all(connection: Connection, answers: dict[str, Answer]) -> None:
+    """Answer (name, arguments) by calling what has that name; errors as (class name, message)."""
+    while True:
+        try:
+            name, *arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(answers[name](*arguments))
+        except VentifsError as error:
+            connection.send((type(error).__name__, str(error)))
+
+
+def use_store(connection: Connection, root: Path, mode: Mode) -> None:
+    """Have a store open."""
+    with Store.open(root, mode) as store:
+
+        def put(recipes: list[Recipe]) -> None:
+            put_recipes(store, recipes)
+
+        def commit(key: bytes, recipes: list[Recipe]) -> None:
+            put_recipes(store, recipes)
+            store.commit([(key, encoded(recipes))])
+
+        def keys() -> list[bytes]:
+            return [record.key for record in store.records()]
+
+        def sound(recipes: list[Recipe]) -> bool:
+            return all(store.get(made(recipe)[0]) == made(recipe)[1] for recipe in recipes)
+
+        answer_all(connection, {"put": put, "commit": commit, "keys": keys, "sound": sound})
+
+
+def hold_alone(connection: Connection, root: Path) -> None:
+    """Hold the store's lock alone, as a rebuild does, and rebuild when asked."""
+    with store_lock(root, alone=True):
+
+        def rebuild() -> None:
+            rebuild_index(root, read_header(root), Files())
+
+        answer_all(connection, {"rebuild": rebuild, "ready": lambda: "ready"})
+
+
+def operate(connection: Connection, root: Path) -> None:
+    """Create, recover or rebuild; what a full disk does to LMDB can kill whoever does it."""
+
+    def create() -> None:
+        Store.create(root, arena_size=4 << 20)
+
+    def recover() -> None:
+        Store.open(root, "write").close()
+
+    def rebuild() -> None:
+        repair(root, Report())
+
+    answer_all(connection, {"create": create, "recover": recover, "rebuild": rebuild})
+
+
+def as_nobody(connection: Connection, root: Path) -> None:
+    """Try what an ordinary user may do with a store: everything is read, or a record written."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+    def read() -> None:
+        with Store.open(root) as store:
+            for record in store.records():
+                for seed, size in json.loads(record.value or b"[]"):
+                    score, block = made((seed, size))
+                    assert store.get(score) == block
+            assert store.stats().records > 0
+
+    def write() -> None:
+        with Store.open(root, "write") as store:
+            put_recipes(store, [(200, 5_000)])
+            store.commit([(b"nobody's", b"")])
+
+    def worker() -> None:
+        Store.open(root, "worker").abandon()
+
+    def create() -> None:
+        Store.create(root.parent / "new")
+
+    answers: dict[str, Answer] = {"read": read, "write": write, "worker": worker, "create": create}
+    answer_all(connection, answers)

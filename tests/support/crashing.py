@@ -2,6 +2,8 @@
 
 import os
 import random
+import signal
+from itertools import count
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -10,10 +12,12 @@ from tests.support.faults import Point, armed
 from tests.support.ledger import Ledger, Recipe, put_recipes
 from ventifs.store import Batch, Store
 from ventifs.store.header import read_header
+from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 
-_ROUNDS_MAX = 20_000  # should nobody kill us
+_LIFE_S = 120  # should nobody kill us
+_ORPHAN_ROUNDS = 8
 _SHARED = 200  # seeds that all writers draw from: blocks deduplicated against each other's
 _LARGE = 900_000  # bytes: five to an arena, each a clump of its own
 
@@ -21,18 +25,21 @@ _LARGE = 900_000  # bytes: five to an arena, each a clump of its own
 def some_recipes(rng: random.Random) -> list[Recipe]:
     """Blocks that others store too, and some of one's own; small, and now and then a large one."""
     shared = [(seed, 100 + 190 * seed) for seed in rng.sample(range(_SHARED), rng.randint(0, 6))]
-    own = [(rng.randrange(1000, 1 << 40), rng.randint(16, 20_000)) for _ in range(rng.randint(1, 8))]
+    own = [
+        (rng.randrange(1000, 1 << 40), rng.randint(16, 20_000)) for _ in range(rng.randint(1, 8))
+    ]
     large = [(rng.randrange(1000, 1 << 40), rng.randint(140_000, 700_000))]
     return [*shared, *own, *(large if rng.random() < 0.3 else [])]
 
 
 def write_until_killed(root: Path, ledger_path: Path, seed: int) -> None:
     """Commit records and delete some of them again."""
+    signal.alarm(_LIFE_S)
     rng = random.Random(seed)
     ledger = Ledger(ledger_path)
     store = Store.open(root, "write")
-    earlier = []
-    for number in range(_ROUNDS_MAX):
+    earlier: list[Record] = []
+    for number in count():
         recipes = some_recipes(rng)
         put_recipes(store, recipes)
         doomed = [earlier.pop()] if earlier and rng.random() < 0.3 else []
@@ -80,32 +87,34 @@ def create(root: Path, point: Point) -> None:
 
 def lead_until_killed(root: Path, ledger_path: Path, pids_path: Path, seed: int) -> None:
     """A parent that commits what three workers store."""
+    signal.alarm(_LIFE_S)
     context = get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in range(3)]
-    receiving = [ours for ours, _ in pipes]
+    pipes = [context.Pipe() for _ in range(3)]
+    ours = [one for one, _ in pipes]
     for number, (_, theirs) in enumerate(pipes):  # forked before the parent has a store open
         worker = context.Process(target=_work_until_killed,
-                                 args=(root, receiving, theirs, 10 * seed + number))  # fmt: skip
+                                 args=(root, pipes, theirs, 10 * seed + number))  # fmt: skip
         worker.start()
         with pids_path.open("a") as pids:
             pids.write(f"{worker.pid}\n")
     for _, theirs in pipes:
         theirs.close()
-    _adopt_until_killed(root, Ledger(ledger_path), receiving, random.Random(seed))
+    _adopt_until_killed(root, Ledger(ledger_path), ours, random.Random(seed))
 
 
 def _adopt_until_killed(
-    root: Path, ledger: Ledger, receiving: list[Connection], rng: random.Random
+    root: Path, ledger: Ledger, workers: list[Connection], rng: random.Random
 ) -> None:
     store = Store.open(root, "write")
     puts: dict[bytes, list[Recipe]] = {}
-    for number in range(_ROUNDS_MAX):
-        for ready in connection.wait(receiving):
+    for number in count():
+        for ready in connection.wait(workers):
             assert isinstance(ready, Connection)
             batch, recipes = ready.recv()
             assert isinstance(batch, Batch)
             store.adopt(batch)
             puts[b"%d %d %d" % (os.getpid(), number, len(puts))] = recipes
+            ready.send("more")
         if rng.random() < 0.4:
             own = some_recipes(rng)
             put_recipes(store, own)
@@ -114,21 +123,25 @@ def _adopt_until_killed(
 
 
 def _work_until_killed(
-    root: Path, receiving: list[Connection], sending: Connection, seed: int
+    root: Path, pipes: list[tuple[Connection, Connection]], pipe: Connection, seed: int
 ) -> None:
-    """Store blocks and hand them over, also when there is nobody left to take them."""
-    for pipe in receiving:
-        pipe.close()
+    """Store blocks and hand them over; go on for a while when nobody is left to take them."""
+    signal.alarm(_LIFE_S)
+    for ours, theirs in pipes:
+        ours.close()
+        if theirs is not pipe:
+            theirs.close()
     rng = random.Random(seed)
     store = Store.open(root, "worker")
-    orphaned = False
-    for _ in range(_ROUNDS_MAX):
+    rounds_left = _ORPHAN_ROUNDS
+    while rounds_left:
         recipes = some_recipes(rng)
         put_recipes(store, recipes)
         batch = store.hand_over()
-        if orphaned:
-            continue
         try:
-            sending.send((batch, recipes))
-        except BrokenPipeError:
-            orphaned = True
+            pipe.send((batch, recipes))
+            pipe.recv()
+        except (OSError, EOFError):
+            rounds_left -= 1
+    while True:  # alive, and its arena locked
+        signal.pause()

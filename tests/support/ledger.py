@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ventifs.store import Score, Store, score_of
+from ventifs.store.arena import Arena
 from ventifs.store.audit import Report, audit
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
@@ -129,3 +130,5 @@ def assert_whole(root: Path, path: Path, *, alone: bool = True) -> None:
     if alone:
         with Store.open(root) as store:
             assert store.stats().blocks == report.summary.blocks
+        for arena in (root / "arenas/open").glob("*.arena"):
+            assert Arena.open(arena).trailer() is None, "a sealed arena was not moved"

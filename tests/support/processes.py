@@ -73,10 +73,8 @@ class Peer:
 
     def ask(self, *question: object) -> object:
         """Send a question and wait for the answer."""
-        self._connection.send(question)
-        assert self._connection.poll(_PATIENCE_S), "a child process does not answer"
-        answer: object = self._connection.recv()
-        return answer
+        self.tell(*question)
+        return self.heard()
 
     def tell(self, *question: object) -> None:
         """Send something that `heard` gets the answer of."""
@@ -85,7 +83,10 @@ class Peer:
     def heard(self) -> object:
         """The answer to what was told."""
         assert self._connection.poll(_PATIENCE_S), "a child process does not answer"
-        answer: object = self._connection.recv()
+        try:
+            answer: object = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise AssertionError(f"a child ended with {finished(self.process)}") from None
         return answer
 
     def end(self) -> None:
@@ -95,5 +96,5 @@ class Peer:
 
     def kill(self) -> None:
         """Kill it, as it stands."""
-        self._connection.close()
         kill(self.process)
+        self._connection.close()

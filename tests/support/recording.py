@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 
 from blake3 import blake3
 
@@ -35,7 +36,7 @@ class Write:
 
     file: int
     offset: int
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class MakeDirectory:
 class IndexWritten:
     """LMDB has committed; its whole file."""
 
-    data: bytes | None
+    data: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,12 @@ class RecordingFiles(Files):
         return self._number(os.fstat(fd))
 
     def note_index(self) -> None:
-        """Look whether LMDB has committed since the last look."""
+        """Look whether LMDB has committed since the last look.
+
+        Only in the main thread: it alone commits, so LMDB's file is whole when it looks.
+        """
+        if current_thread() is not main_thread():
+            return
         try:
             data: bytes | None = (self.root / "index" / "data.mdb").read_bytes()
         except FileNotFoundError:

@@ -24,7 +24,7 @@ def some_blocks(count: int, *, seed: int = 0, size_max: int = 40_000) -> list[by
     for number in range(count):
         size = rng.randint(16, size_max)
         head = b"%d %d " % (seed, number) + rng.randbytes(size // 2)
-        blocks.append(head.ljust(size, b"ventifs ") + b".")
+        blocks.append((head + b"ventifs " * (size // 8 + 1))[:size] + b".")
     return blocks
 
 

@@ -1,5 +1,6 @@
 """Stores with arenas far smaller than anybody may ask for, so that tests seal quickly."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,13 @@ def audited(root: Path, *, indexed: bool = True) -> Report:
     finally:
         if index is not None:
             index.close()
+
+
+def made_up_blocks(count: int, *, seed: int = 0, size_max: int = 9000) -> list[bytes]:
+    """Different blocks, half of each compressible, none ending in zero."""
+    rng = random.Random(seed)
+    sizes = [rng.randint(16, size_max) for _ in range(count)]
+    return [
+        b"%d %d " % (seed, number) + rng.randbytes(size // 2) + b"ventifs " * (size // 16) + b"."
+        for number, size in enumerate(sizes)
+    ]

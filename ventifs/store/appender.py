@@ -17,6 +17,7 @@ from blake3 import blake3
 from ventifs.store.arena import (
     DIRECTORY_START_SIZE,
     HEADER_SIZE,
+    TRAILER_SIZE,
     Arena,
     Trailer,
     encode_directory_start,
@@ -69,6 +70,7 @@ class Appender:
         self.path = arena.path
         self.length = length
         self.totals = Totals()
+        self._settled_at = length
         self._arena = arena
         self._files = files
         self._directory_length = directory_length
@@ -109,7 +111,7 @@ class Appender:
         listed = 40 + 36 * blocks
         directory = self._directory_length + listed
         return self.length <= HEADER_SIZE or (
-            self.length + listed + raw_length + directory <= size_max
+            self.length + listed + raw_length + directory + TRAILER_SIZE <= size_max
         )
 
     def append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> int:
@@ -191,9 +193,12 @@ class Appender:
 
     def state(self) -> ArenaState:
         """How far the arena goes now, with what was appended since `settled`."""
-        return ArenaState(self.id, self._clumps_end or self.length, self._clumps_end > 0,
-                          replace(self.totals))  # fmt: skip
+        end = self._clumps_end or self.length
+        return ArenaState(
+            self.id, end, self._clumps_end > 0, replace(self.totals), self._settled_at
+        )
 
     def settled(self) -> None:
         """The index, or the parent, has taken `state` over."""
         self.totals = Totals()
+        self._settled_at = self._clumps_end or self.length

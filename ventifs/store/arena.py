@@ -285,8 +285,8 @@ class Arena:
                 if self._clump_at(window, offset + at) is not None:
                     return offset + at
                 at = piece.find(MAGIC, at + 1)
-            if offset + len(piece) >= window.end:
-                break
+            if offset + len(piece) >= window.end or len(piece) < _WINDOW:
+                break  # the end asked for, or the file's
             offset += len(piece) - len(MAGIC) + 1
         return window.end
 

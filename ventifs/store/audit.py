@@ -21,7 +21,7 @@ from ventifs.store.arena import HEADER_SIZE, Arena, Damage
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Head, Kind, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
-from ventifs.store.index import Index
+from ventifs.store.index import Index, Snapshot
 from ventifs.store.journal import Record, decode_commit
 from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
@@ -37,8 +37,8 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        what: "block", "header", "directory", "trailer", "arena", "commit", "index"
-            or "catalog".
+        what: "block", "header", "directory", "trailer", "arena", "commit", "catalog", "gap" or
+            "index".
         reason: what is wrong with it.
         score, arena, offset: where, as far as that applies; hexadecimal.
         harmless: True for damage that nothing in the index leads to any more.
@@ -68,12 +68,14 @@ class Report:
 
     Attributes:
         rescued: records that the index has and the arenas have lost.
+        forgotten: records that the index knows to be deleted and the arenas do not.
         confirmed: index entries that lead to the block they name.
     """
 
     findings: list[Finding] = field(default_factory=list)
     summary: Summary = field(default_factory=Summary)
     rescued: list[Record] = field(default_factory=list)
+    forgotten: list[Record] = field(default_factory=list)
     confirmed: int = 0
     puts: dict[bytes, Record] = field(default_factory=dict)
     deletes: set[bytes] = field(default_factory=set)
@@ -115,8 +117,8 @@ def audit(
     arenas = Arenas(root, header.store_id)
     report = Report()
     # Arenas and records are compared as of one moment; writers may go on meanwhile.
-    snapshot, records = ([], []) if index is None else index.snapshot()
-    states = {state.arena: state for state in snapshot}
+    snapshot = Snapshot() if index is None else index.snapshot()
+    states = {state.arena: state for state in snapshot.states}
     ids = arenas.all_ids()
     look = partial(_audit_arena, arenas, states, index, read_data)
     total = sum(arenas.reader(arena_id).length() for arena_id in ids) if progress else 0
@@ -130,7 +132,7 @@ def audit(
     _audit_commits(arenas, report)
     if index is not None:
         _audit_entries(arenas, index, report)
-        _audit_catalog(records, report)
+        _audit_catalog(snapshot, report)
     return report
 
 
@@ -223,7 +225,8 @@ class _ArenaAudit:
         elif sealed:
             self._found("trailer", "sealed arena without a sound trailer", self.arena.length())
         indexed = state.length if state is not None else 0
-        end = indexed if indexed and not sealed else self.arena.clumps_end()
+        # What the index has not heard of is a writer's business, or the next recovery's.
+        end = indexed if self.index is not None and not sealed else self.arena.clumps_end()
         if self.arena.length() < indexed:
             self._found("arena", f"cut off: {self.arena.length()} bytes of {indexed}", None)
             end = self.arena.length()
@@ -238,14 +241,17 @@ class _ArenaAudit:
                 yield from self._damaged(found)
 
     def _damaged(self, damage: Damage) -> Iterator[tuple[int, Head]]:
-        """Name the blocks of a damaged clump, if its head can still be read."""
-        try:
-            head = self.arena.read_head(damage.offset)
-        except Corrupt:
-            reason = f"{damage.length} bytes are no clump"
-            self._found("arena", reason, damage.offset)
-        else:
-            self._name_blocks(damage.offset, head, "clump does not match its checksum")
+        """Name the blocks of damaged clumps, as far as their heads can still be read."""
+        offset, end = damage.offset, damage.offset + damage.length
+        while offset < end:
+            try:
+                head = self.arena.read_head(offset)
+            except Corrupt:
+                if offset == damage.offset:
+                    self._found("arena", f"{damage.length} bytes are no clump", offset)
+                break  # a damaged length may have led astray
+            self._name_blocks(offset, head, "clump does not match its checksum")
+            offset += head.size
         return iter(())
 
     def _sound(self, offset: int, expected: Head) -> bool:
@@ -371,12 +377,16 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
         report.findings.append(Finding("index", reason))
 
 
-def _audit_catalog(records: list[Record], report: Report) -> None:
+def _audit_catalog(snapshot: Snapshot, report: Report) -> None:
     """Whether index and arenas list the same records."""
     in_arenas = {key: record for key, record in report.puts.items() if key not in report.deletes}
-    in_index = {record.id: record for record in records}
+    in_index = {record.id: record for record in snapshot.records}
     for record_id, record in in_arenas.items():
-        if in_index.get(record_id) != record:
+        if record_id in snapshot.deleted:
+            reason = f"only the index knows that record {record.key!r} was deleted"
+            report.findings.append(Finding("catalog", reason))
+            report.forgotten.append(record)
+        elif in_index.get(record_id) != record:
             reason = f"the index lacks record {record.key!r}"
             report.findings.append(Finding("catalog", reason))
     for record_id, record in in_index.items():

@@ -11,17 +11,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ventifs.errors import VentifsError
+from ventifs.store.arena import Arena
+from ventifs.store.arenas import Arenas
 from ventifs.store.audit import Finding, Progress, Report, Summary, audit
-from ventifs.store.files import Files
-from ventifs.store.header import read_header
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.header import StoreHeader, read_header
 from ventifs.store.index import Index, IndexMissing
 from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
+from ventifs.store.score import Score
 from ventifs.store.store import Store
 
+_STRUCTURE = {"header", "directory", "trailer", "catalog", "commit", "gap", "arena"}
 _SIGNAL_NOTE = "reading it killed the reader (signal {}): it is damaged"
 
 
@@ -33,7 +38,7 @@ class Repair:
         lost: damaged blocks of which there is no other copy; they are no longer known, so that
             they are stored anew when they are next archived.
         healed: damaged blocks of which another copy is used now.
-        rescued: records that only the index still had, written to an arena again.
+        rescued: records, and deletions, that only the index still knew, written again.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -96,17 +101,21 @@ def _encoded(report: Report) -> dict[str, object]:
     return {
         "findings": [asdict(finding) for finding in report.findings],
         "summary": asdict(report.summary),
-        "rescued": [[part.hex() for part in (record.key, record.id, record.value)]
-                    for record in report.rescued],
-    }  # fmt: skip
+        "rescued": _encoded_records(report.rescued),
+        "forgotten": _encoded_records(report.forgotten),
+    }
 
 
-def _decoded(message: dict[str, list[dict[str, object]]]) -> Report:
-    rescued = [Record(*map(bytes.fromhex, map(str, record))) for record in message["rescued"]]
+def _encoded_records(records: list[Record]) -> list[list[str]]:
+    return [[part.hex() for part in (record.key, record.id, record.value)] for record in records]
+
+
+def _decoded(message: dict[str, Any]) -> Report:
     return Report(
-        findings=[Finding(**finding) for finding in message["findings"]],  # type: ignore[arg-type]
-        summary=Summary(**message["summary"]),  # type: ignore[arg-type]
-        rescued=rescued,
+        findings=[Finding(**finding) for finding in message["findings"]],
+        summary=Summary(**message["summary"]),
+        rescued=[Record(*map(bytes.fromhex, record)) for record in message["rescued"]],
+        forgotten=[Record(*map(bytes.fromhex, record)) for record in message["forgotten"]],
     )
 
 
@@ -114,6 +123,8 @@ def repair(
     root: Path, report: Report, progress: Progress | None = None, files: Files | None = None
 ) -> Repair:
     """Make a new index without the damaged blocks, keeping every record there is still a copy of.
+
+    Arenas whose structure is damaged are made whole; blocks are never touched.
 
     Args:
         root: the store's directory.
@@ -127,19 +138,54 @@ def repair(
     """
     files = files or Files()
     header = read_header(root)
+    damaged = [finding for finding in report.findings
+               if finding.what == "block" and finding.score and not finding.harmless]  # fmt: skip
     with store_lock(root, alone=True):
+        _unseal(root, header, report, files)
         rebuild_index(root, header, files, progress)
+        _drop(root, header, damaged)
     done = Repair()
-    damaged = {finding.score for finding in report.findings
-               if finding.what == "block" and finding.score and not finding.harmless}  # fmt: skip
     with Store.open(root, "write", files=files) as store:
-        scores = [bytes.fromhex(score) for score in sorted(damaged)]
-        for score, there in zip(scores, store.has_many(scores), strict=True):  # type: ignore[arg-type]
+        scores = sorted({Score(bytes.fromhex(finding.score or "")) for finding in damaged})
+        for score, there in zip(scores, store.has_many(scores), strict=True):
             (done.healed if there else done.lost).append(score.hex())
-        if report.rescued:
-            store.commit([(record.key, record.value) for record in report.rescued])
-            done.rescued = len(report.rescued)
+        puts = [(record.key, record.value) for record in report.rescued]
+        if puts or report.forgotten:
+            store.commit(puts, report.forgotten)
+            done.rescued = len(puts) + len(report.forgotten)
     return done
+
+
+def _unseal(root: Path, header: StoreHeader, report: Report, files: Files) -> None:
+    """Take sealed arenas whose structure is damaged back to the open ones.
+
+    There the rebuild makes them whole: it writes the header anew, cuts directory and trailer off,
+    and turns damage into gaps, keeping what it overwrites beside them. A writer seals them again.
+    """
+    arenas = Arenas(root, header.store_id)
+    for arena in {finding.arena for finding in report.findings if finding.what in _STRUCTURE}:
+        arena_id = bytes.fromhex(arena or "")
+        sealed, unsealed = arenas.sealed_path(arena_id), arenas.open_path(arena_id)
+        if sealed.exists():
+            with readable_errors(sealed):
+                files.rename(sealed, unsealed)
+                opened = Arena.open(unsealed, write=True)
+                files.truncate(opened.fd, opened.clumps_end())
+                files.sync(opened.fd)
+                files.sync_directory(arenas.open_directory)
+
+
+def _drop(root: Path, header: StoreHeader, damaged: list[Finding]) -> None:
+    """Forget blocks that are not what they should be though their clump's checksum holds."""
+    index = Index(root / "index", header.store_id)
+    try:
+        for finding in damaged:
+            score = Score(bytes.fromhex(finding.score or ""))
+            place = index.locate(score)
+            if place and (place.arena.hex(), place.offset) == (finding.arena, finding.offset):
+                index.drop_block(score)
+    finally:
+        index.close()
 
 
 def _child_main(root: Path, options: dict[str, int], say: Callable[[object], None]) -> int:

@@ -16,7 +16,7 @@ import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -41,6 +41,8 @@ BATCH_ENTRIES = 32_000  # of one LMDB transaction: bounds its dirty pages at abo
 
 _MAP_SIZE = 1 << 40  # address space, not memory: room for 15 billion entries
 _READERS_MAX = 1022
+_LOCK_SIZE = (_READERS_MAX + 2) * 64  # of lock.mdb: a cache line a reader, and two of its own
+_NEARLY_FULL = 1 << 20
 _TABLES = (b"blocks", b"open", b"sealed", b"numbers", b"catalog", b"deleted", b"meta")
 
 _ENTRY = struct.Struct("<IIH")  # arena number, clump offset, position in the clump
@@ -65,6 +67,15 @@ class IndexMissing(IndexDamaged):
     """There is no index; opening the store for writing, or a rebuild, makes it anew."""
 
 
+@dataclass(slots=True, frozen=True)
+class Snapshot:
+    """What the index knew at one moment; `deleted` are the ids of all records ever deleted."""
+
+    states: list[ArenaState] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    deleted: set[bytes] = field(default_factory=set)
+
+
 Entries = Iterable[tuple[Score, int, int]]  # score, clump offset, position
 
 
@@ -79,12 +90,18 @@ def _opened_value(key: bytes, value: bytes | None) -> bytes | None:
     return value[:-4]
 
 
+def index_missing(path: Path) -> bool:
+    """Whether there is nothing in a directory that could be an index."""
+    data = path / "data.mdb"
+    return not data.exists() or data.stat().st_size == 0
+
+
 class _Environment:
     """One LMDB environment, shared by every `Index` of this process on the same file."""
 
     def __init__(self, path: Path, *, sync: bool, create: bool) -> None:
         data = path / "data.mdb"
-        if not create and (not data.exists() or data.stat().st_size == 0):
+        if not create and index_missing(path):
             raise IndexMissing(path, "is missing")
         self.readonly = not create and not os.access(data, os.W_OK)
         lockless = self.readonly and not os.access(path / "lock.mdb", os.W_OK)
@@ -93,6 +110,8 @@ class _Environment:
             "readonly": self.readonly, "lock": not lockless, "create": create,
             "readahead": False, "sync": sync, "lib_version": 0, "mode": 0o644,
         }  # fmt: skip
+        if not self.readonly:
+            _allocate_lock(path / "lock.mdb")
         self.lmdb = lmdb.open(os.fspath(path), **options)
         try:
             if not self.readonly:
@@ -103,6 +122,16 @@ class _Environment:
             raise
         self.users = 0
         self.key = _file_key(path)
+
+
+def _allocate_lock(path: Path) -> None:
+    """Give LMDB's lock file its space: it is mapped, and a full disk would kill by SIGBUS."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.fstat(fd).st_blocks * 512 < _LOCK_SIZE:
+            os.posix_fallocate(fd, 0, _LOCK_SIZE)
+    finally:
+        os.close(fd)
 
 
 _environments: dict[tuple[int, int], _Environment] = {}
@@ -125,7 +154,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise Busy(f"{path}: more than {_READERS_MAX} readers at once; try again") from None
     except (lmdb.Error, OSError) as error:
         text = str(error).lower()
-        if os.strerror(errno.ENOSPC).lower() in text or os.strerror(errno.EDQUOT).lower() in text:
+        if _is_full(path, text):
             raise NoSpace(
                 f"{path}: no space left on device; nothing committed was lost: make room and run "
                 "the command again"
@@ -133,6 +162,15 @@ def _explained(path: Path) -> Iterator[None]:
         if os.strerror(errno.EACCES).lower() in text or os.strerror(errno.EROFS).lower() in text:
             raise VentifsError(f"{path}: the index cannot be written: {text}") from None
         raise IndexDamaged(path, f"cannot be read ({error})") from None
+
+
+def _is_full(path: Path, text: str) -> bool:
+    """Whether an error of LMDB's means a full disk; it calls a write cut short an I/O error."""
+    if any(os.strerror(code).lower() in text for code in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return (
+        os.strerror(errno.EIO).lower() in text and os.statvfs(path).f_bavail * 4096 < _NEARLY_FULL
+    )
 
 
 class Index:
@@ -395,10 +433,11 @@ class Index:
                 states.append(ArenaState(arena, length, table == b"sealed", Totals(*totals)))
         return states
 
-    def snapshot(self) -> tuple[list[ArenaState], list[Record]]:
+    def snapshot(self) -> Snapshot:
         """All arenas' states and all records as of one moment."""
         with _explained(self.path), self._begin() as transaction:
-            return self._states(transaction, None), self._records(transaction)
+            deleted = {bytes(key) for key, _ in transaction.cursor(self._tables[b"deleted"])}
+            return Snapshot(self._states(transaction, None), self._records(transaction), deleted)
 
     def sealed_count(self) -> int:
         """How many arenas are sealed and wholly indexed."""
@@ -411,20 +450,21 @@ class Index:
     def settle(self, states: Iterable[ArenaState], changes: Changes, counters: Counters) -> None:
         """In one transaction: how far arenas are indexed now, records, and figures.
 
-        `states` hold the totals of what was added since the arena's last state. A record that is
-        there already, or was ever deleted, is not put again: order does not matter.
+        All of it can be told twice, by a writer and by whoever recovered its arena meanwhile:
+        totals count only if they go on where the index stands, and a record that is there already,
+        or was ever deleted, is not put again. Order does not matter.
         """
         with _explained(self.path), self._begin(write=True) as transaction:
             for state in states:
                 number = self._number_of(state.arena, transaction)
-                before = self._state(number, transaction)
-                if before is not None and before.length <= state.length:
+                before = self._state(number, transaction) or ArenaState(
+                    state.arena, 0, False, Totals()
+                )
+                if before.length == state.start:
                     before.totals.add(state.totals)
-                    self._put_state(
-                        number,
-                        ArenaState(state.arena, state.length, state.sealed, before.totals),
-                        transaction,
-                    )
+                if before.length <= state.length:
+                    before.length, before.sealed = state.length, state.sealed
+                    self._put_state(number, before, transaction)
             self._apply(changes, transaction)
             self._add_counters(counters, transaction)
 

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -51,6 +52,12 @@ class _Sorter:
                 file = self._buckets[bucket] = TemporaryFile(dir=self._directory)  # noqa: SIM115
             file.write(b"".join(items))
 
+    def close(self) -> None:
+        """Drop the temporary files."""
+        for file in self._buckets:
+            if file is not None:
+                file.close()
+
     def ascending(self) -> Iterator[list[tuple[Score, int, int, int]]]:
         """All entries, one for each score, in lists in ascending order."""
         for file in self._buckets:
@@ -58,7 +65,6 @@ class _Sorter:
                 continue
             file.seek(0)
             unique = {item[:32]: item for item in _items(file)}
-            file.close()
             ordered = sorted(unique.values())
             for start in range(0, len(ordered), _APPEND_MAX):
                 yield [_ITEM.unpack(item) for item in ordered[start : start + _APPEND_MAX]]
@@ -87,15 +93,13 @@ def rebuild_index(
             shutil.rmtree(leftover)
         building = root / f"index.{secrets.token_hex(4)}"
         building.mkdir()
-        index = Index(building, header.store_id, create=True, sync=False)
         try:
-            damages = _fill(index, Arenas(root, header.store_id), files, progress)
-            index.sync()
+            with closing(Index(building, header.store_id, create=True, sync=False)) as index:
+                damages = _fill(index, Arenas(root, header.store_id), files, progress)
+                index.sync()
         except BaseException:
-            index.close()
             shutil.rmtree(building, ignore_errors=True)
             raise
-        index.close()
         _put_in_place(building, target, files)
     return damages
 
@@ -114,8 +118,13 @@ def _put_in_place(building: Path, target: Path, files: Files) -> None:
 def _fill(
     index: Index, arenas: Arenas, files: Files, progress: Progress | None
 ) -> list[tuple[bytes, Damage]]:
-    sorter = _Sorter(index.path)
+    with closing(_Sorter(index.path)) as sorter:
+        return _fill_sorted(index, arenas, files, progress, sorter)
 
+
+def _fill_sorted(
+    index: Index, arenas: Arenas, files: Files, progress: Progress | None, sorter: _Sorter
+) -> list[tuple[bytes, Damage]]:
     def sink(arena: bytes, entries: list[tuple[Score, int, int]]) -> None:
         sorter.add(index.number_of(arena), entries)
 

@@ -16,7 +16,15 @@ import zstandard
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.appender import lock_arena
-from ventifs.store.arena import DIRECTORY_MAGIC, HEADER_SIZE, Arena, Clump, Damage, encode_header
+from ventifs.store.arena import (
+    DIRECTORY_MAGIC,
+    HEADER_SIZE,
+    Arena,
+    Clump,
+    Damage,
+    Trailer,
+    encode_header,
+)
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Kind, decompress, encode_gap
 from ventifs.store.files import Files, readable_errors
@@ -105,19 +113,24 @@ def committed_changes(
 ) -> Changes:
     """The records that the commit clump at `offset` makes count.
 
+    Where a gap has taken the place of a catalog clump, the records there are, are all that is left.
+
     Raises:
         Corrupt: when its catalog clumps are damaged or not what it says.
     """
     start = offset - commit.catalog_length
     if start < HEADER_SIZE:
         raise Corrupt("commit says more catalog than there is before it")
-    payloads = []
+    payloads, lost = [], False
     for at, head in arena.heads(start, offset):
-        if head.kind is not Kind.CATALOG or at + head.size > offset:
+        if head.kind not in (Kind.CATALOG, Kind.GAP) or at + head.size > offset:
             raise Corrupt("commit covers something other than catalog clumps")
-        payloads.append(arena.read_raw(at, decompressor))
+        if head.kind is Kind.CATALOG:
+            payloads.append(arena.read_raw(at, decompressor))
+        else:
+            lost = True
     changes = decode_changes(payloads)
-    if len(changes) != commit.records:
+    if len(changes) != commit.records and not lost:
         raise Corrupt(f"commit of {commit.records} records has {len(changes)}")
     return changes
 
@@ -133,11 +146,13 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
     """
     intake = Intake(index.add_blocks)
     recovered: list[Arena] = []  # their locks are held until the index knows
+    unmoved = 0  # arenas that the index has as sealed, still in open/
     for arena_id in arenas.open_ids():
+        unmoved += index.arena_state(arena_id).sealed
         arena = lock_arena(arenas.open_path(arena_id))
         if arena is not None and _recover_open(arena, arenas, index, files, intake):
             recovered.append(arena)
-    if arenas.sealed_count() != index.sealed_count():
+    if arenas.sealed_count() + unmoved != index.sealed_count():
         _recover_sealed(arenas, index, intake)
     _recover_relied_on(arenas, index, intake)
     if intake.journal.states:
@@ -171,21 +186,32 @@ def restore_whole(
     Returns:
         How far it goes now; None for one that never held anything and is gone, or is not ours.
     """
-    trailer = arena.trailer()
-    end = arena.length() if trailer is None else trailer.directory_offset
-    start = max(start, HEADER_SIZE)
-    totals, damages = intake.read(arena, start, end)
     with readable_errors(arena.path):
-        empty = start == HEADER_SIZE and _nothing_in(damages, start, end)
+        files.sync(arena.fd)  # before the index names anything that is only in the page cache
+        trailer = _sound_trailer(arena)
+        end = arena.length() if trailer is None else trailer.directory_offset
+        first = max(start, HEADER_SIZE)
+        totals, damages = intake.read(arena, first, end)
+        empty = first == HEADER_SIZE and _nothing_in(damages, first, end)
         if not _header_restored(arena, arenas, files, empty=empty):
             return None
         if trailer is None:
-            end, gaps = _without_damage(arena, damages, end, files)
-            totals.gap_bytes += gaps
-            totals.stored_bytes += gaps
-        files.sync(arena.fd)
+            end = _without_damage(arena, damages, end, totals, files)
+            files.sync(arena.fd)
         files.sync_directory(arenas.open_directory)
-    return ArenaState(arena.id, end, trailer is not None, totals)
+    return ArenaState(arena.id, end, trailer is not None, totals, start)
+
+
+def _sound_trailer(arena: Arena) -> Trailer | None:
+    """The trailer, unless a power cut in sealing left it after a directory that is not whole."""
+    trailer = arena.trailer()
+    if trailer is not None:
+        try:
+            for _ in arena.directory(trailer):
+                pass
+        except Corrupt:
+            return None
+    return trailer
 
 
 def _nothing_in(damages: list[Damage], start: int, end: int) -> bool:
@@ -211,19 +237,21 @@ def _header_restored(arena: Arena, arenas: Arenas, files: Files, *, empty: bool)
     return False
 
 
-def _without_damage(arena: Arena, damages: list[Damage], end: int, files: Files) -> tuple[int, int]:
-    """Step over damage between clumps and cut it off at the end; (new end, bytes of gaps)."""
-    gaps = 0
+def _without_damage(
+    arena: Arena, damages: list[Damage], end: int, totals: Totals, files: Files
+) -> int:
+    """Step over damage between clumps, cut it off at the end; the arena's new end."""
     for damage in damages:
         _keep_torn(arena, damage, files)
         if damage.offset + damage.length == end:
             files.truncate(arena.fd, damage.offset)
-            end = damage.offset
-        else:
-            gap = encode_gap(damage.length, arena=arena.id, offset=damage.offset)
-            files.overwrite(arena.fd, gap, damage.offset)
-            gaps += damage.length
-    return end, gaps
+            return damage.offset
+        gap = encode_gap(damage.length, arena=arena.id, offset=damage.offset)
+        files.overwrite(arena.fd, gap, damage.offset)
+        totals.clumps += 1
+        totals.stored_bytes += damage.length
+        totals.gap_bytes += damage.length
+    return end
 
 
 def _keep_torn(arena: Arena, damage: Damage, files: Files) -> None:
@@ -250,7 +278,7 @@ def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> 
     arena = arenas.reader(arena_id)
     end = arena.clumps_end()
     totals, damages = intake.read(arena, max(start, HEADER_SIZE), end)
-    intake.journal.states.append(ArenaState(arena_id, end, True, totals))
+    intake.journal.states.append(ArenaState(arena_id, end, True, totals, start))
     for damage in damages:
         log.error("arena %s at %d: %d bytes are damaged; 'ventifs check --read-data' tells more",
                   arena_id.hex(), damage.offset, damage.length)  # fmt: skip
@@ -265,15 +293,19 @@ def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
     """
     read = {state.arena: state.length for state in intake.journal.states}
     for arena_id, length in intake.journal.relies_on.items():
-        start = max(read.get(arena_id, 0), index.arena_state(arena_id).length, HEADER_SIZE)
+        start = max(read.get(arena_id, 0), index.arena_state(arena_id).length)
         if start >= length:
             continue
         try:
-            totals, _ = intake.read(arenas.reader(arena_id), start, length)
+            totals, damages = intake.read(arenas.reader(arena_id), max(start, HEADER_SIZE), length)
         except Corrupt as error:
             log.error("a commit relies on it: %s", error)
             continue
-        intake.journal.states.append(ArenaState(arena_id, length, False, totals))
+        if damages:  # whoever gets its lock will see to it
+            log.error("arena %s at %d: damaged, and a commit relies on it",
+                      arena_id.hex(), damages[0].offset)  # fmt: skip
+        else:
+            intake.journal.states.append(ArenaState(arena_id, length, False, totals, start))
 
 
 def _refuse_missing(arenas: Arenas, index: Index, *, every: bool) -> None:

@@ -19,7 +19,7 @@ class Totals:
     """What an arena's indexed clumps hold.
 
     Attributes:
-        clumps: of blocks, that is of kinds DATA and NODE.
+        clumps: of every kind.
         data_blocks, node_blocks: blocks in them.
         data_bytes, node_bytes: raw bytes, before compression.
         stored_bytes: all clumps as they stand in the arena, those of the journal included.
@@ -41,14 +41,13 @@ class Totals:
 
     def count(self, head: Head) -> None:
         """Add one clump."""
+        self.clumps += 1
         self.stored_bytes += head.size
         match head.kind:
             case Kind.DATA:
-                self.clumps += 1
                 self.data_blocks += len(head.blocks)
                 self.data_bytes += head.raw_length
             case Kind.NODE:
-                self.clumps += 1
                 self.node_blocks += len(head.blocks)
                 self.node_bytes += head.raw_length
             case Kind.GAP:
@@ -62,9 +61,11 @@ class ArenaState:
     Attributes:
         length: every clump below this offset is in the index.
         sealed: nothing comes after it but directory and trailer.
+        totals: of the clumps between `start`, 0 in the index itself, and `length`.
     """
 
     arena: bytes
     length: int
     sealed: bool
     totals: Totals
+    start: int = 0

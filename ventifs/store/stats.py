@@ -50,10 +50,10 @@ class Stats:
 
 def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
     """The statistics of a store, as of its last commit."""
-    states, records = index.snapshot()
+    snapshot = index.snapshot()
     counters = index.counters()
     totals = Totals()
-    for state in states:
+    for state in snapshot.states:
         totals.add(state.totals)
     files = (root / "arenas").glob("*/*.arena")
     return Stats(
@@ -73,5 +73,5 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
         arena_bytes=sum(path.stat().st_blocks * 512 for path in files),
         index_entries=index.entry_count(),
         index_bytes=index.size(),
-        records=len(records),
+        records=len(snapshot.records),
     )

@@ -6,7 +6,9 @@ commit relied on; nothing that was committed changes or goes, whatever is killed
 """
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock, local
 from types import TracebackType
@@ -30,7 +32,7 @@ from ventifs.store.header import (
     read_header,
     write_header,
 )
-from ventifs.store.index import Index, IndexDamaged, IndexMissing
+from ventifs.store.index import Index, IndexDamaged, index_missing
 from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
@@ -46,7 +48,10 @@ Mode = Literal["read", "write", "worker"]
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
 LEVEL_DEFAULT = 3  # zstd's
-_OWN_NAMES = {"arenas", "index", "lock", HEADER_NAME + ".tmp"}
+# What a creation that was cut short may have left.
+_OWN_NAMES = re.compile(
+    r"arenas|lock|index(\.([0-9a-f]{8}|old))?|" + re.escape(HEADER_NAME + ".tmp")
+)
 _REAL_FILES = Files()
 
 
@@ -79,17 +84,20 @@ class Store:
         self._cache = ClumpCache(cache_bytes)
         self._lock = RLock()
         self._local = local()
-        self._held = store_lock(path, alone=False) if mode != "read" else None
-        if self._held is not None:
-            self._held.__enter__()
+        self._resources = ExitStack()
+        self._closed = False
         try:
             self._index = self._opened_index()
+            # Late: it may be another by then.
+            self._resources.callback(lambda: self._index.close())  # noqa: PLW0108
             if mode == "write":
                 recover(self._arenas, self._index, files)
-            self._writer = Writer(self._arenas, self._index, files,
-                                  arena_size=header.arena_size, level=level)  # fmt: skip
+            self._writer = Writer(
+                self._arenas, self._index, files, arena_size=header.arena_size, level=level
+            )
+            self._resources.callback(self._writer.close)
         except BaseException:
-            self._release()
+            self._resources.close()
             raise
 
     @classmethod
@@ -112,10 +120,11 @@ class Store:
         root = Path(path)
         with readable_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-            present = set(os.listdir(root))
+            present = os.listdir(root)
             if HEADER_NAME in present:
                 raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
-            if present - _OWN_NAMES or any((root / "arenas").glob("*/*")):
+            foreign = [name for name in present if not _OWN_NAMES.fullmatch(name)]
+            if foreign or any((root / "arenas").glob("*/*")):
                 raise VentifsError(f"{root}: the directory is not empty; name another")
             header = StoreHeader.new(arena_size)
             arenas = Arenas(root, header.store_id)
@@ -168,22 +177,13 @@ class Store:
 
     def _opened_index(self) -> Index:
         path = self.path / "index"
-        try:
-            return Index(path, self.header.store_id)
-        except IndexMissing:
-            if self.mode != "write":
-                raise
-        self._release()
-        with store_lock(self.path, alone=True):
-            rebuild_index(self.path, self.header, self._files)
-        self._held = store_lock(self.path, alone=False)
-        self._held.__enter__()
+        if self.mode == "write" and index_missing(path):
+            with store_lock(self.path, alone=True):
+                if index_missing(path):
+                    rebuild_index(self.path, self.header, self._files)
+        if self.mode != "read":
+            self._resources.enter_context(store_lock(self.path, alone=False))
         return Index(path, self.header.store_id)
-
-    def _release(self) -> None:
-        if self._held is not None:
-            self._held.__exit__(None, None, None)
-            self._held = None
 
     # --- blocks -----------------------------------------------------------------------------
 
@@ -265,7 +265,7 @@ class Store:
         arena = self._arenas.reader(place.arena)
         try:
             head = arena.read_head(place.offset)
-            payload = arena.read_payload(place.offset, head)
+            payload = b"" if head.kind is Kind.GAP else arena.read_payload(place.offset, head)
             if not head.holds(place.position, score):
                 verify(head, payload, arena=arena.id, offset=place.offset)
                 raise IndexDamaged(self.path / "index", f"has block {score.hex()} wrong")
@@ -293,17 +293,18 @@ class Store:
 
     def _located(self, score: Score) -> Place | None:
         place = self._index.locate(score)
-        if place is None and self._index.replaced():
-            self._reopen_index()
+        if place is None and self._follow_rebuild():
             place = self._index.locate(score)
         return place
 
-    def _reopen_index(self) -> None:
-        """Follow a rebuild that has put another index in place."""
+    def _follow_rebuild(self) -> bool:
+        """Open the index that a rebuild has put in place of ours; whether there is one."""
         with self._lock:
-            if self._index.replaced():
-                old, self._index = self._index, Index(self.path / "index", self.header.store_id)
-                old.close()
+            if not self._index.replaced():
+                return False
+            old, self._index = self._index, Index(self.path / "index", self.header.store_id)
+            old.close()
+            return True
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
         try:
@@ -324,6 +325,8 @@ class Store:
         pending = self._writer.pending  # before the index: a commit moves blocks that way
         waiting = [score in pending or score == ZERO_SCORE for score in scores]
         indexed = self._index.known_many(scores)
+        if not all(indexed) and self._follow_rebuild():
+            indexed = self._index.known_many(scores)
         return [known or waits for known, waits in zip(indexed, waiting, strict=True)]
 
     # --- commits and records ------------------------------------------------------------------
@@ -367,8 +370,7 @@ class Store:
         Raises:
             IndexDamaged: when the index has lost or changed any record.
         """
-        if self._index.replaced():
-            self._reopen_index()
+        self._follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
     def hand_over(self) -> Batch:
@@ -388,10 +390,12 @@ class Store:
     @property
     def epoch(self) -> bytes:
         """8 bytes that change when blocks may have left the store: a rebuild, a repair."""
+        self._follow_rebuild()
         return self._index.epoch
 
     def stats(self) -> Stats:
         """What the store holds and saves, as of the last commit."""
+        self._follow_rebuild()
         return measured(self.path, self._arenas, self._index)
 
     def close(self) -> None:
@@ -401,7 +405,7 @@ class Store:
             NoSpace, VentifsError: the commit failed; everything is let go of all the same.
         """
         try:
-            if self.mode == "write" and self._held is not None:
+            if self.mode == "write" and not self._closed:
                 self.commit()
         finally:
             self.abandon()
@@ -409,14 +413,9 @@ class Store:
     def abandon(self) -> None:
         """Let go of everything without a commit; what arenas hold, the next writer takes in."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._writer.close()
-                self._index.close()
-                self._arenas.close()
-                self._release()
-
-    _closed = False
+            self._closed = True
+            self._resources.close()
+            self._arenas.close()
 
     def __enter__(self) -> Self:
         """The store itself."""

@@ -8,16 +8,18 @@ added; the index never names a byte that is not durable; a commit that fails lea
 it was and everything added still pending, to be committed by the next try.
 """
 
+import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import zstandard
 
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump, Packed, pack
@@ -34,6 +36,8 @@ from ventifs.store.journal import (
 )
 from ventifs.store.score import Buffer, Score
 from ventifs.store.states import ArenaState
+
+log = logging.getLogger("ventifs.store")
 
 Written = tuple[bytes, int, tuple[Score, ...]]  # arena id, clump offset, its blocks in order
 
@@ -96,6 +100,8 @@ class Writer:
         self._sent: deque[tuple[OpenClump, Future[Packed]]] = deque()  # oldest first
         self._thread = ThreadPoolExecutor(1, "ventifs-writer")
         self._appender: Appender | None = None
+        self._done: list[Appender] = []  # sealed, and not known to the index
+        self._handed: list[Appender] = []  # sealed, and known to the parent
         self._batch = Batch()  # durable or to be made so, not yet in the index
         self._new_names = False  # arenas were created whose names are not durable
         self._broken: VentifsError | None = None
@@ -174,18 +180,23 @@ class Writer:
                 return self._appender
             self._seal(self._appender)
             self._appender = None
-        self._appender = self._resumed() or self._created()
+        self._appender = self._resumed(raw_length, blocks) or self._created()
         return self._appender
 
     def _seal(self, appender: Appender) -> None:
-        appender.seal()
+        """Be done with an arena. Its lock is held until the index knows it."""
+        try:
+            appender.seal()
+        except Corrupt as error:  # it stays open, and is written no more
+            log.error("it cannot be sealed: %s; 'ventifs check' tells more", error)
         self._batch.add(Batch([appender.state()]))
+        self._done.append(appender)
 
     def _created(self) -> Appender:
         self._new_names = True
         return Appender.create(self._arenas, self._files)
 
-    def _resumed(self) -> Appender | None:
+    def _resumed(self, raw_length: int, blocks: int) -> Appender | None:
         """An arena that nobody has locked, that is not full, and that the index knows wholly."""
         known = {state.arena: state for state in self._index.arena_states(sealed=False)}
         for arena_id in self._arenas.open_ids():
@@ -198,7 +209,7 @@ class Writer:
             if state.sealed or state.length != arena.length():
                 continue
             appender = Appender.resume(arena, self._files, state.totals)
-            if appender.room(self._arena_size, 2 * CLUMP_RAW_MAX, 0):
+            if appender.room(self._arena_size, max(raw_length, 2 * CLUMP_RAW_MAX), blocks):
                 return appender
             self._seal(appender)
         return None
@@ -237,6 +248,8 @@ class Writer:
         self._write_gathered()
         self._make_durable()
         batch, self._batch = self._outstanding(), Batch()
+        kept, self._done = self._done, []
+        self._handed = kept  # their locks, until the parent has had time to commit
         batch.counters, self.counters = self.counters, Counters()
         self._settled()
         return batch
@@ -328,16 +341,17 @@ class Writer:
         for state in batch.states:
             if state.sealed:
                 move_sealed(self._arenas, self._files, state.arena)
+        self._done = []
 
     def close(self) -> None:
         """Let go of the arena in hand; what was not committed stays for the next recovery."""
         self._thread.shutdown()
         self._appender = None
+        self._done, self._handed = [], []
 
 
 def move_sealed(arenas: Arenas, files: Files, arena_id: bytes) -> None:
     """Put an arena that is sealed and wholly indexed where such arenas stand."""
     source, target = arenas.open_path(arena_id), arenas.sealed_path(arena_id)
-    if source.exists():
-        with readable_errors(source):
-            files.rename(source, target)
+    with readable_errors(source), suppress(FileNotFoundError):  # another process was quicker
+        files.rename(source, target)

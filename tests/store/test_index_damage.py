@@ -1,0 +1,109 @@
+"""A damaged index: entries are missed, records are refused, and a rebuild is asked for."""
+
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from tests.support.arenafiles import STORE_ID
+from tests.support.damage import overwrite
+from ventifs.store import score_of
+from ventifs.store.index import Index, IndexDamaged, IndexMissing
+from ventifs.store.journal import Changes, Counters, Record
+from ventifs.store.states import ArenaState, Place, Totals
+
+A = bytes([0xA1]) * 16
+NOTHING = Counters()
+RECORDS = [Record(b"key%d" % at, bytes([at + 1]) * 16, b"value %d" % at) for at in range(6)]
+RECORD = RECORDS[0]
+STATE = ArenaState(A, 100, False, Totals(clumps=1))
+BLOCKS = [score_of(b"good"), score_of(b"bad")]
+
+
+def new_index(root: Path) -> Index:
+    return Index(root / "index", STORE_ID, create=True, sync=False)
+
+
+def damage_value(index: Index, key: bytes, into: int) -> None:
+    """Change a byte of every stored copy of a value, `into` bytes behind its key."""
+    path = index.path / "data.mdb"
+    data, at = path.read_bytes(), -1
+    while (at := data.find(key, at + 1)) >= 0:
+        position = at + len(key) + into
+        overwrite(path, position, bytes([data[position] ^ 0x40]))
+
+
+@pytest.mark.parametrize("into", range(14))
+def test_a_damaged_entry_is_a_miss_wherever_it_is_damaged(tmp_path: Path, into: int) -> None:
+    index = new_index(tmp_path)
+    good, bad = BLOCKS
+    index.add_blocks(A, [(good, 64, 0), (bad, 64, 1)])
+    index.close()
+    damage_value(index, bad, into)
+    index = Index(tmp_path / "index", STORE_ID)
+    assert (index.known(bad), index.locate(bad)) == (False, None)
+    assert index.known_many([bad, good]) == [False, True]
+    assert dict(index.entries()) == {good: Place(A, 64, 0), bad: None}
+    index.close()
+
+
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
+    index = new_index(tmp_path)
+    index.settle([], Changes(RECORDS), NOTHING)
+    index.close()
+    damage_value(index, RECORD.id, 2)
+    index = Index(tmp_path / "index", STORE_ID)
+    with pytest.raises(IndexDamaged, match=r"record.*rebuild-index"):
+        index.records()
+    index.close()
+
+
+def test_a_record_that_vanished_is_noticed(tmp_path: Path) -> None:
+    index = new_index(tmp_path)
+    index.settle([], Changes(RECORDS), NOTHING)
+    index.close()
+    with lmdb.open(str(tmp_path / "index"), max_dbs=8) as environment:
+        table = environment.open_db(b"catalog")
+        with environment.begin(write=True) as transaction:
+            assert transaction.delete(RECORD.key + RECORD.id, db=table)
+    index = Index(tmp_path / "index", STORE_ID)
+    with pytest.raises(IndexDamaged, match="lost"):
+        index.records()
+    with pytest.raises(IndexDamaged, match="lost"):
+        index.snapshot()
+    index.close()
+
+
+def test_a_damaged_arena_record_is_refused(tmp_path: Path) -> None:
+    index = new_index(tmp_path)
+    index.settle([STATE], Changes(), NOTHING)
+    index.close()
+    damage_value(index, A, 1)  # its length, which follows the id
+    index = Index(tmp_path / "index", STORE_ID)
+    with pytest.raises(IndexDamaged, match="arena"):
+        index.arena_states()
+    index.close()
+
+
+def test_an_index_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(IndexMissing, match="rebuild-index"):
+        Index(tmp_path / "index", STORE_ID)
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "data.mdb").write_bytes(b"")
+    with pytest.raises(IndexMissing):
+        Index(tmp_path / "index", STORE_ID)
+
+
+def test_a_file_that_is_no_index_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "data.mdb").write_bytes(b"not LMDB" * 4096)
+    with pytest.raises(IndexDamaged, match=rf"{tmp_path}/index: .*rebuild-index"):
+        Index(tmp_path / "index", STORE_ID)
+
+
+def test_another_stores_index_is_refused(tmp_path: Path) -> None:
+    index = new_index(tmp_path)
+    with pytest.raises(IndexDamaged, match="another store"):
+        Index(tmp_path / "index", bytes(16))
+    assert index.counters() == NOTHING  # the refusal did not close it for others
+    index.close()

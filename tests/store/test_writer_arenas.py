@@ -1,0 +1,97 @@
+"""Which arenas a writer takes, and how a parent commits what its workers wrote into theirs."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.arenafiles import incompressible
+from tests.support.writing import MIB, Site, add, sized
+from ventifs.store import Batch, Score
+from ventifs.store.journal import Counters, Record
+from ventifs.store.states import ArenaState, Totals
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_writer_goes_on_in_an_arena_that_nobody_has(site: Site) -> None:
+    first = site.writer()
+    add(first, b"one")
+    first.commit([], [])
+    second = site.writer()
+    add(second, b"two")
+    second.commit([], [])
+    assert len(site.arenas.all_ids()) == 2  # the first writer lives: it has its arena
+    first.close()
+    third = site.writer()
+    add(third, b"three")
+    third.commit([], [])
+    assert len(site.arenas.all_ids()) == 2
+    assert [state.totals.data_blocks for state in site.index.arena_states()].count(2) == 1
+
+
+def test_an_arena_left_nearly_full_is_sealed_by_the_next_writer(site: Site) -> None:
+    first = site.writer(arena_size=4 * MIB)
+    scores = add(first, *sized(MIB, MIB, MIB, 900_000))
+    first.commit([], [])
+    assert site.arenas.sealed_ids() == []
+    first.close()
+    second = site.writer(arena_size=4 * MIB)
+    scores += add(second, b"small")
+    second.commit([], [])
+    assert (len(site.arenas.sealed_ids()), len(site.arenas.open_ids())) == (1, 1)
+    assert all(site.index.known_many(scores))
+
+
+# --- workers ----------------------------------------------------------------------------------
+
+
+def test_what_a_worker_hands_over_its_parent_commits(site: Site) -> None:
+    worker, parent = site.writer(), site.writer()
+    worker.counters.put_blocks = 3
+    parent.counters.put_blocks = 1
+    scores = add(worker, *sized(100, 200, 200_000)) + add(parent, b"the parent's")
+    batch: Batch = pickle.loads(pickle.dumps(worker.hand_over()))
+    assert (worker.pending, worker.counters, worker.hand_over().written) == ({}, Counters(), [])
+    assert not any(site.index.known_many(scores))
+    parent.adopt(batch)
+    assert set(parent.pending) == set(scores)
+    (record,) = parent.commit([(b"key", b"value")], [])
+    assert all(site.index.known_many(scores))
+    ((_, _, commit),) = site.commits()
+    assert {arena for arena, _ in commit.relies_on} == set(site.arenas.all_ids())
+    assert commit.counters == site.index.counters() == Counters(put_blocks=4)
+    assert site.index.records() == [Record(b"key", record.id, b"value")]
+
+
+def test_batches_of_one_worker_add_up(site: Site) -> None:
+    worker, parent = site.writer(arena_size=4 * MIB), site.writer()
+    scores: list[Score] = []
+    for number in range(6):
+        scores += add(worker, incompressible(MIB, seed=number))
+        parent.adopt(worker.hand_over())
+    parent.commit([(b"key", b"value")], [])
+    assert all(site.index.known_many(scores))
+    totals = Totals()
+    for state in site.index.arena_states():
+        totals.add(state.totals)
+        arena = site.arenas.reader(state.arena)
+        assert (state.length, state.sealed) == (arena.clumps_end(), arena.trailer() is not None)
+    assert (totals.data_blocks, totals.data_bytes) == (6, 6 * MIB)
+    assert len(site.arenas.sealed_ids()) == 1
+
+
+def test_a_batch_joins_states_of_one_arena() -> None:
+    a, b = b"a" * 16, b"b" * 16
+    batch = Batch([ArenaState(a, 100, False, Totals(clumps=1))], [(a, 64, ())], Counters(1))
+    batch.add(Batch([ArenaState(a, 300, True, Totals(clumps=2)), ArenaState(b, 5, False, Totals())],
+                    [(a, 100, ())], Counters(10)))  # fmt: skip
+    assert batch.states == [ArenaState(a, 300, True, Totals(clumps=3)),
+                            ArenaState(b, 5, False, Totals())]  # fmt: skip
+    assert (batch.written, batch.counters) == ([(a, 64, ()), (a, 100, ())], Counters(11))

@@ -1,0 +1,52 @@
+"""Small file systems in memory, mounted for a test: to be filled up, or made read-only."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PAGE = 4096
+
+
+class Disk:
+    """A mounted tmpfs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def fill(self, *, leaving: int = 0) -> None:
+        """Use all space but `leaving` pages, so that the next new page is one too many."""
+        self.make_room()
+        pages = os.statvfs(self.path).f_bavail - leaving
+        with self._filler.open("wb") as file:
+            if pages > 0:
+                os.posix_fallocate(file.fileno(), 0, pages * PAGE)
+
+    def make_room(self) -> None:
+        """Give the space back."""
+        self._filler.unlink(missing_ok=True)
+
+    def remount(self, option: str) -> None:
+        """Make it read-only ("ro") or writable again ("rw")."""
+        command = ["mount", "-o", f"remount,{option}", str(self.path)]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@contextmanager
+def mounted(path: Path, size: str = "24m") -> Iterator[Disk]:
+    """Mount one at `path`; the test is skipped where that is not allowed."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "ventifs-test", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

@@ -1,0 +1,65 @@
+"""Writers of one place, without a store around them, and a look at what they have written."""
+
+from pathlib import Path
+
+from tests.support.arenafiles import DECOMPRESSOR, STORE_ID, incompressible, new_arenas
+from ventifs.store import Score, score_of
+from ventifs.store.arena import HEADER_SIZE, Arena
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import Kind
+from ventifs.store.files import Files
+from ventifs.store.index import Index
+from ventifs.store.journal import Commit, decode_commit
+from ventifs.store.writer import Writer
+
+MIB = 1 << 20
+Clumps = list[tuple[Kind, list[int]]]
+
+
+class Site:
+    """Arenas and an index for writers, without a store around them."""
+
+    def __init__(self, root: Path) -> None:
+        self.arenas: Arenas = new_arenas(root)
+        self.index = Index(root / "index", STORE_ID, create=True, sync=False)
+        self.writers: list[Writer] = []
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for writer in self.writers:
+            writer.close()
+        self.index.close()
+
+    def writer(self, *, arena_size: int = 16 * MIB, files: Files | None = None) -> Writer:
+        made = Writer(self.arenas, self.index, files or Files(), arena_size=arena_size, level=1)
+        self.writers.append(made)
+        return made
+
+    def every_arena(self) -> list[Arena]:
+        return [self.arenas.reader(arena_id) for arena_id in self.arenas.all_ids()]
+
+    def clumps(self) -> Clumps:
+        """Kind and block lengths of every clump in every arena, in order."""
+        return [(head.kind, [length for _, length in head.blocks])
+                for arena in self.every_arena()
+                for _, head in arena.heads(HEADER_SIZE, arena.clumps_end())]  # fmt: skip
+
+    def commits(self) -> list[tuple[Arena, int, Commit]]:
+        """Arena, offset and content of every commit clump."""
+        return [(arena, offset, decode_commit(arena.read_raw(offset, DECOMPRESSOR)))
+                for arena in self.every_arena()
+                for offset, head in arena.heads(HEADER_SIZE, arena.clumps_end())
+                if head.kind is Kind.COMMIT]  # fmt: skip
+
+
+def add(writer: Writer, *blocks: bytes, kind: Kind = Kind.DATA) -> list[Score]:
+    """Hand blocks to a writer; their scores."""
+    scores = [score_of(block) for block in blocks]
+    for score, block in zip(scores, blocks, strict=True):
+        writer.add(score, block, kind)
+    return scores
+
+
+def sized(*sizes: int) -> list[bytes]:
+    """Different incompressible blocks of these sizes."""
+    return [incompressible(size, seed=number) for number, size in enumerate(sizes)]
