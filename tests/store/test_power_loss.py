@@ -307,7 +307,10 @@ def recorded_recovery(disk: Disk, promise: Promise, work: Workload, root: Path) 
     return recovery
 
 
-def test_what_recovery_takes_in_is_durable_before_the_index_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False], ids=["names made it", "names did not"])
+def test_what_recovery_takes_in_is_durable_before_the_index_names_it(
+    tmp_path: Path, named: bool
+) -> None:
     """A process dies, the next one takes in what it left in the page cache, the power goes."""
     work = Workload(tmp_path / "store")
     tiny_store(work.root, files=work.files)
@@ -317,7 +320,7 @@ def test_what_recovery_takes_in_is_durable_before_the_index_names_it(tmp_path: P
     work.abandon(work.open())
     for cut in range(len(work.files.log) + 1):
         disk = disk_after(work.files.log, work.files.base, cut, content=none_of_it,
-                          name=lambda _: True)  # fmt: skip
+                          name=lambda _: named)  # fmt: skip
         disk.write_to(tmp_path / str(cut))
         if disk.index is not None and Path(HEADER_NAME) in disk.names:
             with Store.open(tmp_path / str(cut)) as reader:

@@ -1,8 +1,8 @@
 """The `ventifs` command: finds the subcommand, and turns every failure into one line.
 
 Subcommands live in modules that are imported only when they are run, so that `ventifs --help`
-answers at once. Exit codes: 0 done; 1 failed, or a check found something; 2 wrong usage; 130 and
-143 interrupted by SIGINT and SIGTERM.
+answers at once. Exit codes: 0 done; 1 failed, or a check found something; 2 wrong usage; 3 done,
+but not everything; 130 and 143 interrupted by SIGINT and SIGTERM.
 """
 
 import importlib
@@ -21,6 +21,13 @@ from ventifs.errors import VentifsError
 # name: (module, attribute, help in a line); a test compares the lines with the commands' own
 COMMANDS = {
     "init": ("ventifs.cli.store", "init", "Make a new, empty store."),
+    "archive": ("ventifs.cli.archive", "archive", "Archive a directory as a new version."),
+    "versions": ("ventifs.cli.archive", "versions", "List versions."),
+    "ls": ("ventifs.cli.look", "ls", "List a directory of a version."),
+    "cat": ("ventifs.cli.look", "cat", "Print a file of a version."),
+    "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
+    "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
+    "forget": ("ventifs.cli.archive", "forget", "Remove versions from the catalog."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (

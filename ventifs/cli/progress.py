@@ -1,15 +1,16 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere, on standard error."""
+"""Progress of long work, on standard error: drawn on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ventifs.cli.text import size
+from ventifs.cli.text import count, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.status import Status
 
 _LINE_EVERY_S = 15.0
 
@@ -74,3 +75,51 @@ class ByteProgress:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
+
+
+class EntryProgress:
+    """Names and bytes done, and the current path. A context manager."""
+
+    def __init__(self, what: str, *, quiet: bool = False) -> None:
+        """Say what is being done. `quiet` shows nothing at all."""
+        self._what = what
+        self._terminal = sys.stderr.isatty()
+        self._status: Status | None = None
+        self._started = time.monotonic()
+        self._every_s = 0.1 if self._terminal else _LINE_EVERY_S
+        self._next = float("inf") if quiet else self._started + self._every_s
+
+    def __enter__(self) -> Self:
+        """Start; nothing is drawn before the first call."""
+        return self
+
+    def __call__(self, entries: int, total: int, path: str) -> None:
+        """Show how far it is, if it is time to."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._every_s
+        rate = size(total / max(now - self._started, 1e-9))
+        line = f"{self._what}: {count(entries, 'entry', 'entries')}, {size(total)}, {rate}/s"
+        if not self._terminal:
+            print(line, file=sys.stderr, flush=True)
+            return
+        if self._status is None:
+            from rich.console import Console
+            from rich.status import Status
+
+            self._status = Status(line, console=Console(stderr=True))
+            self._status.start()
+        from rich.markup import escape
+
+        self._status.update(f"{line}  {escape(path[-60:])}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the line away."""
+        if self._status is not None:
+            self._status.stop()

@@ -20,7 +20,9 @@ def default_store() -> Path:
 
 
 def _chosen(context: click.Context, _: click.Parameter, value: str | None) -> Path:
-    path = Path(value or os.environ.get(VARIABLE) or default_store()).absolute()
+    named = value or os.environ.get(VARIABLE)
+    path = Path(named or default_store()).absolute()
+    context.meta["store_named"] = bool(named)
     context.meta["store"] = path  # for the line that a failing command prints
     return path
 

@@ -10,7 +10,7 @@ from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _OWN_PAGES_FROM = 4 << 20
-_KEPT_MAX = 128 << 20
+_KEPT_MAX = 1 << 30
 
 
 @cache

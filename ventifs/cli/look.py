@@ -1,0 +1,153 @@
+"""`ventifs ls`, `ventifs cat`, `ventifs du` and `ventifs restore`."""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ventifs.cli.progress import EntryProgress
+from ventifs.cli.text import count, size
+from ventifs.cli.where import json_option, store_option
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.catalog import find_version, split_path, time_text
+from ventifs.tree.content import read
+from ventifs.tree.directory import entries, printable, resolve, tree
+from ventifs.tree.records import Device, Directory, Entry, File, Symlink
+from ventifs.tree.restore import Restorer
+
+_LEFT = 3  # exit code: restored, but not everything
+
+
+def _find(store: Store, text: str) -> tuple[Entry, bytes]:
+    """The entry a person means, and the path to it within its version."""
+    wanted, path = split_path(text)
+    return resolve(store, find_version(store, wanted).root, path), path.strip(b"/")
+
+
+@click.command(short_help="List a directory of a version.")
+@click.argument("what", metavar="VERSION[:PATH]")
+@store_option
+@json_option
+@click.option("-l", "long", is_flag=True, help="With mode, owner, size and time.")
+@click.option("-R", "--recursive", is_flag=True, help="And everything below it.")
+def ls(what: str, *, store: Path, as_json: bool, long: bool, recursive: bool) -> None:
+    """List a directory of a version, or one file.
+
+    VERSION is NAME, NAME@latest, NAME@~2 or NAME@TIME; a partial TIME means the last version in it.
+    The path starts after the first `:/`.
+    """
+    with Store.open(store) as opened:
+        entry, path = _find(opened, what)
+        if not isinstance(entry.detail, Directory):
+            found = [(path, entry)]
+        elif recursive:
+            found = list(tree(opened, entry))
+        else:
+            found = [(child.name, child) for child in entries(opened, entry.detail.content)]
+    if as_json:
+        click.echo(json.dumps([_as_json(name, child) for name, child in found], indent=2))
+        return
+    for name, child in found:
+        click.echo(_long_line(name, child) if long else printable(name))
+
+
+def _long_line(name: bytes, entry: Entry) -> str:
+    detail = entry.detail
+    if isinstance(detail, Device):
+        amount = f"{detail.major},{detail.minor}"
+    else:
+        amount = str(detail.bytes if isinstance(detail, Directory) else entry.size)
+    target = f" -> {printable(detail.target)}" if isinstance(detail, Symlink) else ""
+    when = time_text(entry.mtime_ns)[:19].replace("T", " ")
+    return (f"{stat.filemode(entry.mode)} {entry.uid:>5} {entry.gid:>5} {amount:>12} {when} "
+            f"{printable(name)}{target}")  # fmt: skip
+
+
+def _as_json(name: bytes, entry: Entry) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "path": printable(name), "mode": f"{entry.mode:o}", "uid": entry.uid, "gid": entry.gid,
+        "mtime": time_text(entry.mtime_ns),
+    }  # fmt: skip
+    match entry.detail:
+        case File():
+            facts["size"] = entry.size
+        case Directory(_, paths, total):
+            facts |= {"paths": paths, "bytes": total}
+        case Symlink(target):
+            facts["target"] = printable(target)
+        case Device(major, minor):
+            facts["device"] = [major, minor]
+    return facts
+
+
+@click.command(short_help="Print a file of a version.")
+@click.argument("what", metavar="VERSION:PATH")
+@store_option
+def cat(what: str, *, store: Path) -> None:
+    """Print a file of a version on standard output."""
+    with Store.open(store) as opened:
+        entry, path = _find(opened, what)
+        if not isinstance(entry.detail, File):
+            raise VentifsError(f"{printable(path) or what}: not a regular file")
+        for piece in read(opened, entry.detail.content):
+            left = piece if isinstance(piece, int) else 0
+            while left > 0:
+                sys.stdout.buffer.write(bytes(min(left, 1 << 20)))
+                left -= 1 << 20
+            if not isinstance(piece, int):
+                sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+@click.command(short_help="Sum up a directory of a version.")
+@click.argument("what", metavar="VERSION[:PATH]")
+@store_option
+@json_option
+def du(what: str, *, store: Path, as_json: bool) -> None:
+    """Sum up a directory of a version: paths, and bytes of regular files, as one look-up."""
+    with Store.open(store) as opened:
+        entry, _ = _find(opened, what)
+    detail = entry.detail
+    paths, total = (
+        (detail.paths, detail.bytes) if isinstance(detail, Directory) else (0, entry.size)
+    )
+    if as_json:
+        click.echo(json.dumps({"paths": paths, "bytes": total}))
+    else:
+        click.echo(f"{size(total)} in {count(paths, 'path')}")
+
+
+@click.command(short_help="Bring a version back.")
+@click.argument("what", metavar="VERSION[:PATH]")
+@click.argument("target", type=click.Path(path_type=Path))
+@store_option
+@json_option
+def restore(what: str, target: Path, *, store: Path, as_json: bool) -> int:
+    """Bring a version, or a part of one, back to a new or empty directory.
+
+    Owners and devices come back when run as root; what the user may not restore is told, and gives
+    exit code 3. Every block is verified.
+    """
+    with EntryProgress("restoring", quiet=as_json) as progress, Store.open(store) as opened:
+        entry, _ = _find(opened, what)
+        done = Restorer(
+            opened, progress=lambda done, path: progress(done.entries, done.size, printable(path))
+        ).run(entry, target)
+    if as_json:
+        left = [{"path": printable(path), "left": what} for path, what in done.left]
+        click.echo(
+            json.dumps({"entries": done.entries, "bytes": done.size, "left": left}, indent=2)
+        )
+    else:
+        for path, missing in done.left[:20]:
+            click.echo(f"{printable(path)}: left out: {missing}", err=True)
+        if len(done.left) > 20:
+            click.echo(f"... and {len(done.left) - 20:,} more", err=True)
+        restored = f"{count(done.entries, 'entry', 'entries')}, {size(done.size)}"
+        click.echo(f"restored {restored} to {os.fspath(target)}")
+    return _LEFT if done.left else 0

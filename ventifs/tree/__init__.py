@@ -1,0 +1,1 @@
+"""Trees: directories and their versions, in blocks of a store."""
