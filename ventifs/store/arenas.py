@@ -48,8 +48,8 @@ class Arenas:
         return _ids(self.sealed_directory)
 
     def sealed_count(self) -> int:
-        """How many arenas are in `sealed/`: 10 ms for 40,000, a third of `sealed_ids`."""
-        return sum([name.endswith(SUFFIX) for name in os.listdir(self.sealed_directory)])
+        """How many names are in `sealed/`; 40,000 arenas are 10 TiB and take 10 ms to list."""
+        return len(os.listdir(self.sealed_directory))
 
     def all_ids(self) -> list[bytes]:
         """Ids of all arenas, sorted. `open/` is read first: arenas move only to `sealed/`."""

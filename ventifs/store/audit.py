@@ -257,9 +257,9 @@ class _ArenaAudit:
     def _sound(self, offset: int, expected: Head) -> bool:
         """Whether a clump is what the directory says, and each block what its score says."""
         try:
-            whole = os.pread(self.arena.fd, expected.size, offset)
-            if expected.kind is Kind.GAP:
-                whole = whole[: len(expected.listed)]
+            gap = expected.kind is Kind.GAP
+            length = len(expected.listed) if gap else expected.size
+            whole = os.pread(self.arena.fd, length, offset)
             head = parse_head(whole)
             payload = memoryview(whole)[len(head.listed) :]
             verify(head, payload, arena=self.arena.id, offset=offset)

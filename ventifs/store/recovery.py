@@ -152,7 +152,8 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
         arena = lock_arena(arenas.open_path(arena_id))
         if arena is not None and _recover_open(arena, arenas, index, files, intake):
             recovered.append(arena)
-    if arenas.sealed_count() + unmoved != index.sealed_count():
+    complete = arenas.sealed_count() + unmoved == index.sealed_count()
+    if not complete:
         _recover_sealed(arenas, index, intake)
     _recover_relied_on(arenas, index, intake)
     if intake.journal.states:
@@ -160,7 +161,7 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
     for state in intake.journal.states:
         if state.sealed:
             move_sealed(arenas, files, state.arena)
-    _refuse_missing(arenas, index, every=arenas.sealed_count() < index.sealed_count())
+    _refuse_missing(arenas, index, every=not complete)
 
 
 def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, intake: Intake) -> bool:
@@ -187,7 +188,9 @@ def restore_whole(
         How far it goes now; None for one that never held anything and is gone, or is not ours.
     """
     with readable_errors(arena.path):
-        files.sync(arena.fd)  # before the index names anything that is only in the page cache
+        # Before the index names anything that is only in the page cache, the arena's name included.
+        files.sync(arena.fd)
+        files.sync_directory(arenas.open_directory)
         trailer = _sound_trailer(arena)
         end = arena.length() if trailer is None else trailer.directory_offset
         first = max(start, HEADER_SIZE)
@@ -198,7 +201,6 @@ def restore_whole(
         if trailer is None:
             end = _without_damage(arena, damages, end, totals, files)
             files.sync(arena.fd)
-        files.sync_directory(arenas.open_directory)
     return ArenaState(arena.id, end, trailer is not None, totals, start)
 
 
