@@ -31,6 +31,7 @@ _SHOWN_MAX = 20
 @click.option("--time", "when", metavar="TIME", help="The version's time.  [default: now]")
 @click.option("--comment", default="", help="Kept with the version.")
 @click.option("--tag", "tags", multiple=True, help="Kept with the version; may be repeated.")
+@click.option("--no-cache", is_flag=True, help="Read every file, changed or not.")
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
 @click.pass_context
 def archive(
@@ -43,6 +44,7 @@ def archive(
     when: str | None,
     comment: str,
     tags: tuple[str, ...],
+    no_cache: bool,
     one_file_system: bool,
 ) -> int:
     """Archive a directory as a new version.
@@ -62,7 +64,7 @@ def archive(
     ):
         version, tally = archive_directory(
             opened, source, name, time_ns=time_ns, comment=comment, tags=tags,
-            one_file_system=one_file_system,
+            one_file_system=one_file_system, read_all=no_cache,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, printable(path)),
         )  # fmt: skip
     if as_json:

@@ -11,6 +11,7 @@ import resource
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,9 +34,11 @@ from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import build
 from ventifs.tree.live import Changed, Reader, Trouble
 from ventifs.tree.records import Content, Directory, Empty, Entry, Listed, decode_entry, encode
+from ventifs.tree.statcache import SETTLED_NS, Leaf, Seen, StatCache
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks
 LINK_ID_SIZE = 16
+DIGEST_SIZE = 16  # of a directory's entries, in the stat cache
 
 Progress = Callable[["Tally", bytes], None]  # what was done, the current path
 
@@ -83,18 +86,27 @@ class _Frame:
     waits: bool = False
     xattrs: Listed | Content = field(default_factory=Empty)
     encoded: bytes = b""
+    seen: Seen | None = None
+    known: dict[bytes, Leaf] = field(default_factory=dict)
+    leaves: list[Leaf] = field(default_factory=list)
 
 
 class Archiver:
     """One archive run. Not to be used twice."""
 
     def __init__(
-        self, store: Store, *, one_file_system: bool = False, progress: Progress | None = None
+        self,
+        store: Store,
+        cache: StatCache,
+        *,
+        one_file_system: bool = False,
+        progress: Progress | None = None,
     ) -> None:
-        """Archive into `store`, which is open for writing."""
+        """Archive into `store`, which is open for writing; `cache` knows the previous run."""
         self.tally = Tally()
         self.troubles: list[Trouble] = []
         self._store = store
+        self._cache = cache
         self._writer = ContentWriter(store)
         self._reader = Reader(self._writer)
         self._one_file_system = one_file_system
@@ -102,6 +114,8 @@ class Archiver:
         self._groups: dict[tuple[int, int], _Group] = {}
         self._waiting: list[_Frame] = []  # directories with hard links in or below, in post-order
         self._committed = 0
+        self._started_ns = 0  # when the last leaf's reading began
+        self._problem = ""  # with that leaf
 
     def run(self, source: Path) -> Entry:
         """Archive a directory; its own entry.
@@ -127,7 +141,8 @@ class Archiver:
                 self._finish(frame, stack[-1] if stack else None)
         finally:
             for frame in stack:
-                os.close(frame.fd)
+                if frame.fd >= 0:
+                    os.close(frame.fd)
         for frame in self._waiting:  # the root is the last
             self._build(frame)
         self.tally.new_bytes = self._writer.new_bytes
@@ -136,10 +151,14 @@ class Archiver:
     def _frame(self, name: bytes, path: bytes, fd: int) -> _Frame:
         try:
             names = sorted(os.fsencode(name) for name in os.listdir(fd))
-            return _Frame(name, path, fd, os.fstat(fd), iter(names))
+            frame = _Frame(name, path, fd, os.fstat(fd), iter(names))
         except OSError:
             os.close(fd)
             raise
+        frame.seen = self._cache.seen(path)
+        if frame.seen is not None:
+            frame.known = {leaf.name: leaf for leaf in frame.seen.leaves}
+        return frame
 
     def _visit(self, frame: _Frame, name: bytes, stack: list[_Frame]) -> None:
         path = frame.path + b"/" + name if frame.path else name
@@ -172,35 +191,62 @@ class Archiver:
             return _Frame(name, path, -1, status, iter(()))
 
     def _leaf(self, frame: _Frame, name: bytes, path: bytes, status: os.stat_result) -> None:
-        group = self._groups.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
-        if group is not None:
-            entry = group.entry
-        elif stat.S_ISREG(status.st_mode):
-            entry, status, problem = self._reader.regular(name, frame.fd)
-            if problem:
-                self._trouble(path, problem, missing=False)
+        """Anything but a directory: from the cache if it is what it was, else read."""
+        linked = status.st_nlink > 1
+        group = self._groups.get((status.st_dev, status.st_ino)) if linked else None
+        leaf = frame.known.get(name)
+        if leaf is not None and leaf.matches(status):
+            self._cache.hits += 1
+            data = leaf.entry
+            size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         else:
-            entry = self._reader.other(name, frame.fd, status)
+            entry, status = self._read(frame, name, path, status, group)
+            data, size = encode(entry), entry.size
+            leaf = None
+            if status.st_ctime_ns < self._started_ns - SETTLED_NS and not self._problem:
+                leaf = Leaf(name, status.st_ino, status.st_size, status.st_mtime_ns,
+                            status.st_ctime_ns, data)  # fmt: skip
+        if leaf is not None:
+            frame.leaves.append(leaf)
         self.tally.entries += 1
-        self.tally.bytes += entry.size
+        self.tally.bytes += size
         frame.paths += 1
-        frame.total += entry.size
-        if status.st_nlink > 1:
-            group = group or self._groups.setdefault((status.st_dev, status.st_ino), _Group(entry))
+        frame.total += size
+        if linked:
+            key = (status.st_dev, status.st_ino)
+            group = group or self._groups.setdefault(key, _Group(decode_entry(data)))
             group.paths.append(path)
             frame.children.append((name, group))
             frame.waits = True
         else:
-            frame.children.append((name, encode(entry)))
+            frame.children.append((name, data))
         if self._writer.new_bytes - self._committed >= _COMMIT_EVERY:
             self._committed = self._writer.new_bytes
             self._store.commit()
+
+    def _read(
+        self, frame: _Frame, name: bytes, path: bytes, status: os.stat_result, group: _Group | None
+    ) -> tuple[Entry, os.stat_result]:
+        """A leaf's entry, and its status when it was read."""
+        self._started_ns, self._problem = time.time_ns(), ""
+        if group is not None:
+            return msgspec.structs.replace(group.entry, name=name), status
+        if not stat.S_ISREG(status.st_mode):
+            return self._reader.other(name, frame.fd, status), status
+        entry, status, self._problem = self._reader.regular(name, frame.fd)
+        if self._problem:
+            self._trouble(path, self._problem, missing=False)
+        return entry, status
 
     def _finish(self, frame: _Frame, parent: _Frame | None) -> None:
         """All below a directory has been seen."""
         self.tally.entries += 1
         if frame.fd >= 0:
-            frame.xattrs = self._reader.xattrs(frame.fd)
+            try:
+                frame.xattrs = self._reader.xattrs(frame.fd)
+            except OSError as error:
+                reason = f"its attributes cannot be read: {os.strerror(error.errno or 0).lower()}"
+                self._trouble(frame.path, reason, missing=False)
             os.close(frame.fd)
         if parent is None:
             self._waiting.append(frame)
@@ -217,9 +263,14 @@ class Archiver:
 
     def _build(self, frame: _Frame) -> None:
         """Store a directory whose children are all known."""
-        children = ((name, _encoded(name, child)) for name, child in frame.children)
-        content = build(self._writer.put_node, children)
-        frame.children = []
+        children = [(name, _encoded(name, child)) for name, child in frame.children]
+        digest = blake3(b"".join([data for _, data in children])).digest(DIGEST_SIZE)
+        if frame.seen is not None and frame.seen.digest == digest:
+            content = frame.seen.content
+        else:
+            content = build(self._writer.put_node, children)
+        self._cache.add(Seen(frame.path, digest, content, frame.leaves))
+        frame.children, frame.leaves, frame.known, frame.seen = [], [], {}, None
         detail = Directory(content, frame.paths, frame.total)
         entry = self._reader.entry(frame.name, frame.status, detail, frame.xattrs)
         frame.encoded = encode(entry)
@@ -246,6 +297,7 @@ def archive(
     comment: str = "",
     tags: tuple[str, ...] = (),
     one_file_system: bool = False,
+    read_all: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Version, Tally]:
     """Archive a directory as a new version.
@@ -258,6 +310,7 @@ def archive(
         comment: kept with the version.
         tags: kept with the version.
         one_file_system: archive directories on other file systems as empty.
+        read_all: read every file, whatever the previous run saw.
         progress: called for every entry.
 
     Returns:
@@ -271,11 +324,14 @@ def archive(
     stamp = time.time_ns() if time_ns is None else time_ns
     if any(version.time_ns == stamp for version in versions(store, check_name(name))):
         raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
-    archiver = Archiver(store, one_file_system=one_file_system, progress=progress)
-    root = archiver.run(source)
-    troubles = tuple((trouble.path, trouble.reason, trouble.missing)
-                     for trouble in archiver.troubles)  # fmt: skip
-    version = Version(name, stamp, root, str(source.absolute()), comment, tags,
-                      archiver.tally.new_bytes, time.monotonic() - started, troubles)  # fmt: skip
-    [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+    with closing(StatCache.open(store, name, ask=not read_all)) as cache:
+        archiver = Archiver(store, cache, one_file_system=one_file_system, progress=progress)
+        root = archiver.run(source)
+        troubles = tuple((trouble.path, trouble.reason, trouble.missing)
+                         for trouble in archiver.troubles)  # fmt: skip
+        version = Version(name, stamp, root, str(source.absolute()), comment, tags,
+                          archiver.tally.new_bytes, time.monotonic() - started,
+                          troubles)  # fmt: skip
+        [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+        cache.put_in_place()
     return replace(decode_version(record), troubles=troubles, troubles_more=0), archiver.tally

@@ -1,0 +1,174 @@
+"""The stat cache: what is unchanged is not read, and what changed is never missed."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ventifs.store import Store
+from ventifs.store.header import read_header
+from ventifs.tree import archive as archive_module
+from ventifs.tree.archive import archive
+from ventifs.tree.catalog import Version, tree_score
+from ventifs.tree.content import read_whole
+from ventifs.tree.directory import resolve
+from ventifs.tree.live import Reader
+from ventifs.tree.records import File
+from ventifs.tree.statcache import SETTLED_NS, StatCache
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    Store.create(tmp_path / "store")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small tree that has settled: the archiver's clock is set 10 s ahead."""
+    top = tmp_path / "source"
+    (top / "below").mkdir(parents=True)
+    for number in range(5):
+        (top / "below" / f"file{number}").write_bytes(b"%d" % number * 100)
+    os.link(top / "below" / "file0", top / "link")
+    os.symlink("nowhere", top / "symlink")
+    set_clock(monkeypatch, 10)
+    return top
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    real = time.time_ns
+    monkeypatch.setattr(archive_module.time, "time_ns", lambda: real() + int(ahead_s * 1e9))
+
+
+def run(root: Path, source: Path, *, read_all: bool = False) -> Version:
+    with Store.open(root, "write") as store:
+        return archive(store, source, "name", read_all=read_all)[0]
+
+
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def regular(*_: object) -> None:
+        raise AssertionError("a file was read")
+
+    monkeypatch.setattr(Reader, "regular", regular)
+
+
+def text(root: Path, version: Version, path: bytes) -> bytes:
+    with Store.open(root) as store:
+        detail = resolve(store, version.root, path).detail
+        assert isinstance(detail, File)
+        return read_whole(store, detail.content)
+
+
+def test_an_unchanged_tree_is_archived_without_reading_a_file(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(root, source)
+    forbid_reading(monkeypatch)
+    again = run(root, source)
+    assert tree_score(again.root) == tree_score(first.root)
+    assert again.new_bytes == 0
+
+
+def test_everything_is_read_when_asked(root: Path, source: Path) -> None:
+    first = run(root, source)
+    with pytest.MonkeyPatch.context() as patch:
+        forbid_reading(patch)
+        with pytest.raises(AssertionError, match="was read"):
+            run(root, source, read_all=True)
+    assert tree_score(run(root, source, read_all=True).root) == tree_score(first.root)
+
+
+def forged(path: Path, change: Callable[[Path], object]) -> None:
+    """Make a change and set the mtime back to what it was."""
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"replaced!!"[:10] * 10)
+    os.rename(other, path)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewritten, same size": lambda path: path.write_bytes(b"x" * 100),
+    "grown": lambda path: path.write_bytes(b"longer" * 100),
+    "replaced by another": replaced,
+    "another mode": lambda path: path.chmod(0o600),
+    "touched": lambda path: path.touch(),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_seen_though_the_mtime_is_forged_back(
+    root: Path, source: Path, what: str
+) -> None:
+    run(root, source)
+    path = source / "below" / "file3"
+    forged(path, CHANGES[what])
+    version = run(root, source)
+    assert text(root, version, b"below/file3") == path.read_bytes()
+    with Store.open(root) as store:
+        assert resolve(store, version.root, b"below/file3").mode == path.stat().st_mode
+    assert tree_score(version.root) == tree_score(run(root, source, read_all=True).root)
+
+
+def test_a_file_renamed_over_another_is_seen(root: Path, source: Path) -> None:
+    run(root, source)
+    os.rename(source / "below" / "file1", source / "below" / "file2")
+    version = run(root, source)
+    assert text(root, version, b"below/file2") == b"1" * 100
+    assert tree_score(version.root) == tree_score(run(root, source, read_all=True).root)
+
+
+def test_what_was_written_within_two_seconds_of_its_reading_is_not_trusted(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written again in the same tick, with the same size: nothing in its status would differ."""
+    set_clock(monkeypatch, SETTLED_NS / 1e9 / 2 - 10)
+    run(root, source)
+    with Store.open(root) as store:
+        cache = StatCache.open(store, "name")
+        seen = cache.seen(b"below")
+        cache.close()
+    assert seen is not None
+    assert seen.leaves == []
+
+
+def test_after_a_rebuild_nothing_is_trusted(root: Path, source: Path) -> None:
+    run(root, source)
+    (root / "index" / "data.mdb").unlink()
+    Store.open(root, "write").close()
+    with Store.open(root) as store:
+        cache = StatCache.open(store, "name")
+        assert cache.seen(b"below") is None
+        cache.close()
+
+
+def test_no_damage_of_the_cache_changes_what_is_archived(root: Path, source: Path) -> None:
+    first = run(root, source)
+    path = root / "statcache" / "name"
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert tree_score(run(root, source).root) == tree_score(first.root)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert tree_score(run(root, source).root) == tree_score(first.root)
+
+
+def test_a_run_that_fails_leaves_the_cache_as_it_was(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root, source)
+    before = sorted((path.name, path.read_bytes()) for path in (root / "statcache").iterdir())
+    (source / "new").write_bytes(b"new" * 100)
+    forbid_reading(monkeypatch)
+    with pytest.raises(AssertionError):
+        run(root, source)
+    after = sorted((path.name, path.read_bytes()) for path in (root / "statcache").iterdir())
+    assert after == before
+    assert read_header(root).writable
