@@ -63,18 +63,18 @@ def test_bytes_are_overwritten_in_place(file: tuple[Path, int]) -> None:
 def test_a_small_file_is_written_or_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     (tmp_path / "file.tmp").write_bytes(b"left behind by a crash, and longer")
-    FILES.write_whole(path, b"first")
+    FILES.write_whole(path, [b"first"])
     assert path.read_bytes() == b"first"
-    FILES.write_whole(path, b"next")
+    FILES.write_whole(path, [b"next"])
     assert path.read_bytes() == b"next"
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_replacement_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    FILES.write_whole(path, b"old")
+    FILES.write_whole(path, [b"old"])
     with file_size_limit(2), pytest.raises(OSError, match="File too large"):
-        FILES.write_whole(path, b"new content")
+        FILES.write_whole(path, [b"new content"])
     assert path.read_bytes() == b"old"
 
 
@@ -94,7 +94,7 @@ def test_a_whole_file_is_synced_before_it_gets_its_name(tmp_path: Path) -> None:
             done.append(f"sync {path.name}")
             super().sync_directory(path)
 
-    Recorded().write_whole(tmp_path / "file", b"content")
+    Recorded().write_whole(tmp_path / "file", [b"content"])
     assert done == ["sync", "rename", f"sync {tmp_path.name}"]
 
 

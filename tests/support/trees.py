@@ -44,6 +44,8 @@ def settle(root: Path) -> None:
         for name in [*files, *names, b""]:
             path = os.path.join(directory, name) if name else directory
             told = int.from_bytes(os.path.relpath(path, os.fsencode(root))[-7:], "big")
+            linked = not stat.S_ISDIR(os.lstat(path).st_mode) and os.lstat(path).st_nlink > 1
+            told = 7 if linked else told
             os.utime(path, ns=(0, told), follow_symlinks=False)
 
 

@@ -82,7 +82,8 @@ def _content(name: bytes, directory: int, size: int) -> tuple[str, int | None]:
             try:
                 data = os.lseek(fd, at, os.SEEK_DATA)
             except OSError as error:
-                assert error.errno == errno.ENXIO
+                if error.errno != errno.ENXIO:
+                    raise
                 break
             at = os.lseek(fd, data, os.SEEK_HOLE)
             for offset in range(data, at, 4096):

@@ -220,9 +220,11 @@ HOLE = encode(Hole(10))
 
 
 @pytest.mark.parametrize("data", [
-    b"", b"\xc1", b"\x92\x00\x90\xc1", b"\x92\x00\x91\x01", b"\x91\x00\xc1", b"\x93\x00\x91\x01\x01\xc1",
+    b"", b"\xc1", b"\x92\x00\x90\xc1", b"\x92\x00\x91\x01", b"\x91\x00\xc1",
+    b"\x93\x00\x91\x01\x01\xc1",
     b"\x92\x29\x91\x01\xc1", b"\x92\xff\x91\x01\xc1", b"\x92\xcc\x00\x91\x01\xc1",
-    b"\x92\x00\xdc\x00\x01\x01\xc1", b"\x92\x00\x91\x01\x01\xc1", b"\x92\x00\xdf\xff\xff\xff\xff\xc1",
+    b"\x92\x00\xdc\x00\x01\x01\xc1", b"\x92\x00\x91\x01\x01\xc1",
+    b"\x92\x00\xdf\xff\xff\xff\xff\xc1",
     b"\x92\x00\xdd\xff\xff\xff\xff\x01\xc1", b"\x92\x00" + b"\x91" * 60_000 + b"\x01\xc1",
     b"\x92\x00\x91\xc5\xff\xff" + bytes(65535) + b"\xc1", b"\x92\xa1x\x91\x01\xc1",
     b"\x92\xcf" + b"\xff" * 8 + b"\x91\x01\xc1",
@@ -258,13 +260,11 @@ def test_a_child_of_another_level_is_corrupt(level: int) -> None:
         list(walk(memory.get, root))
 
 
-@pytest.mark.parametrize(("count", "total", "key"), [
-    (3, 40, HOLE), (5, 40, HOLE), (4, 39, HOLE), (4, 41, HOLE), (2**62, 2**62, HOLE),
-])  # fmt: skip
-def test_a_child_that_lies_is_corrupt(count: int, total: int, key: bytes) -> None:
+@pytest.mark.parametrize(("count", "total"), [(3, 40), (5, 40), (4, 39), (4, 41), (2**62, 2**62)])
+def test_a_child_that_lies_is_corrupt(count: int, total: int) -> None:
     memory = Memory()
     below = node(memory, 0, [HOLE] * 4)
-    lie = encode(Child(below, count, total, key))
+    lie = encode(Child(below, count, total, HOLE))
     truth = encode(Child(below, 4, 40, HOLE))
     root = node(memory, 1, [lie, truth, truth, truth])
     with pytest.raises(Corrupt):  # counts show by ordinal, totals by byte
@@ -284,9 +284,9 @@ def test_an_inner_item_of_garbage_is_corrupt() -> None:
 def test_a_tower_is_searched_without_going_through_it() -> None:
     memory = Memory()
     score, count = node(memory, 0, [HOLE] * 4), 4
-    for level in range(1, 41):  # 4 ** 41 items in 41 nodes
-        score = node(memory, level, [encode(Child(score, count, 40, b"k"))] * 4)
-        count = min(count * 4, 2**60)
+    for level in range(1, 29):  # 4 ** 29 items in 29 nodes
+        score = node(memory, level, [encode(Child(score, count, count * 10, b"k"))] * 4)
+        count *= 4
     memory.gets = 0
     assert find(memory.get, score, b"z", lambda data: data) is None
     assert len(list(itertools.islice(walk(memory.get, score), 1000))) == 1000

@@ -1,7 +1,10 @@
 """What is restored is what was archived, in everything, and nowhere else."""
 
+import multiprocessing
 import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +92,7 @@ def test_twenty_thousand_names_come_back(store: Path, work: Path) -> None:
     restored(store, version.root, work / "target")
     assert sorted(os.listdir(work / "target")) == sorted(os.listdir(work / "source"))
     again, tally = archived(store, work / "target")
-    assert tally.new_bytes > 0  # times of creation differ: only then is the next line worth much
+    assert (tally.new_bytes, tree_score(again.root)) == (0, tree_score(version.root))
     with Store.open(store) as opened:
         assert resolve(opened, version.root, b"4e1f").mode == stat.S_IFREG | 0o600
 
@@ -144,6 +147,37 @@ def test_a_target_with_something_in_it_is_refused(store: Path, work: Path) -> No
         Restorer(opened).run(resolve(opened, version.root, b"new"), work / "target" / "precious")
     assert os.listdir(work / "target") == ["precious"]
     assert (work / "target" / "precious").read_bytes() == b"old"
+
+
+def _restored_by_nobody(store: Path, source: Path, target: Path) -> None:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    version, _ = archived(store, source)
+    assert restored(store, version.root, target).left == []
+    same(source, target)
+
+
+@as_root
+def test_a_user_gets_all_of_his_own_back() -> None:
+    root = Path(tempfile.mkdtemp())  # pytest's own directories are closed to others
+    try:
+        (root / "source" / "d").mkdir(parents=True)
+        for path in ("d/file", "d"):
+            (root / "source" / path).touch()
+            os.setxattr(root / "source" / path, "user.a", b"1")
+            (root / "source" / path).chmod(0o544)
+        (root / "source").chmod(0o555)
+        new_store(root / "store")
+        subprocess.run(["chown", "-R", "65534:65534", root], check=True)
+        child = multiprocessing.get_context("forkserver").Process(
+            target=_restored_by_nobody, args=(root / "store", root / "source", root / "target")
+        )
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        remove(root)
 
 
 # --- hostile archives -------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import pytest
 
 from ventifs.store import Store
 from ventifs.store.header import read_header
-from ventifs.tree import archive as archive_module
 from ventifs.tree.archive import archive
 from ventifs.tree.catalog import Version, tree_score
 from ventifs.tree.content import read_whole
@@ -40,7 +39,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
     real = time.time_ns
-    monkeypatch.setattr(archive_module.time, "time_ns", lambda: real() + int(ahead_s * 1e9))
+    monkeypatch.setattr(time, "time_ns", lambda: real() + int(ahead_s * 1e9))
 
 
 def run(root: Path, source: Path, *, read_all: bool = False) -> Version:

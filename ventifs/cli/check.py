@@ -1,6 +1,7 @@
 """`ventifs check` and `ventifs rebuild-index`."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ventifs.store.check import Repair
 from ventifs.store.check import check as check_store
 from ventifs.store.check import repair as repair_store
 from ventifs.store.files import Files
-from ventifs.store.header import read_header
+from ventifs.store.header import read_header, require_writable
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index as rebuild
 
@@ -39,7 +40,9 @@ def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: in
     ways. Exits with 1 when anything is wrong.
 
     A repair drops damaged blocks from the index, or turns to another copy where there is one, so
-    that the next archive stores them anew instead of trusting them; it never touches stored data.
+    that the next archive stores them anew instead of trusting them. It also makes arenas whole
+    whose structure is damaged, keeping what it cuts out beside them; undamaged blocks are never
+    touched.
     """
     with ByteProgress("checking", quiet=as_json) as progress:
         report = check_store(store, read_data=read_data or repair, jobs=jobs, progress=progress)
@@ -82,7 +85,7 @@ def _print_lines(store: Path, report: Report, mended: Repair | None, *, read_dat
         f"{store}: {how} of {count(seen.arenas, 'arena')} checked, {size(seen.bytes)}, "
         f"{count(seen.clumps, 'clump')}, {count(seen.blocks, 'block')}"
     )
-    click.echo(_verdict(report, mended, read_data=read_data))
+    click.echo(_verdict(store, report, mended, read_data=read_data))
 
 
 def _line(finding: Finding) -> str:
@@ -93,7 +96,7 @@ def _line(finding: Finding) -> str:
     return f"{what}: {' '.join(place) + ': ' if place else ''}{finding.reason}{note}"
 
 
-def _verdict(report: Report, mended: Repair | None, *, read_data: bool) -> str:
+def _verdict(store: Path, report: Report, mended: Repair | None, *, read_data: bool) -> str:
     harmful = [finding for finding in report.findings if not finding.harmless]
     if mended is not None:
         text = (
@@ -107,12 +110,13 @@ def _verdict(report: Report, mended: Repair | None, *, read_data: bool) -> str:
         harmless = len(report.findings)
         return "no errors" + (f" ({harmless} old damages that do no harm)" if harmless else "")
     kinds = {finding.what for finding in harmful}
+    mend = f"ventifs check --repair --store {shlex.quote(str(store))}"
     if kinds <= {"index", "catalog"} and not report.rescued:
-        remedy = "ventifs rebuild-index"
+        remedy = f"ventifs rebuild-index --store {shlex.quote(str(store))}"
     elif kinds == {"arena"} and all("missing" in finding.reason for finding in harmful):
-        remedy = "put the missing files back, or else ventifs check --repair"
+        remedy = f"put the missing files back, or else {mend}"
     else:
-        remedy = "ventifs check --repair"
+        remedy = mend
     more = "" if read_data else " (--read-data may find more)"
     return f"{count(len(harmful), 'error')}{more}\nnext: {remedy}"
 
@@ -126,6 +130,7 @@ def rebuild_index(store: Path) -> int:
     until the new one is done, so an interrupted rebuild changes nothing.
     """
     header = read_header(store)
+    require_writable(store, header)
     with store_lock(store, alone=True), ByteProgress("reading arenas") as progress:
         damages = rebuild(store, header, Files(), progress)
     for arena, damage in damages:

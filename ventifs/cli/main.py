@@ -6,6 +6,7 @@ but not everything; 130 and 143 interrupted by SIGINT and SIGTERM.
 """
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -84,12 +85,15 @@ def main() -> None:
     """Run the command line, and exit."""
     logging.basicConfig(format="ventifs: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _on_terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not text
     meta: dict[str, Any] = {}
     try:
         with ventifs.make_context("ventifs", sys.argv[1:]) as context:
             meta = context.meta
             code = ventifs.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:

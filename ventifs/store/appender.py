@@ -14,6 +14,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from ventifs.errors import VentifsError
 from ventifs.store.arena import (
     DIRECTORY_START_SIZE,
     HEADER_SIZE,
@@ -27,7 +28,7 @@ from ventifs.store.arena import (
 )
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ARENA_ID_SIZE, Kind, Packed, encode
-from ventifs.store.files import Files, readable_errors
+from ventifs.store.files import Files, explained, readable_errors
 from ventifs.store.score import Buffer, Score
 from ventifs.store.states import ArenaState, Totals
 
@@ -51,6 +52,10 @@ def _locked(arena: Arena) -> bool:
         return os.path.samestat(os.fstat(arena.fd), os.stat(arena.path))
     except (BlockingIOError, FileNotFoundError):
         return False
+
+
+class NotDurable(VentifsError):
+    """The disk does not confirm a write, and no second try can: the data may be dropped."""
 
 
 class Appender:
@@ -139,13 +144,18 @@ class Appender:
         """Make everything appended so far durable.
 
         Raises:
-            VentifsError: when the disk does not confirm it; what the arena holds past its last
-                indexed clump is then unknown, and nothing may be appended to it.
+            NotDurable: what the arena holds past its last indexed clump is then unknown, and
+                nothing may be appended to it.
         """
         if self._dirty:
-            with readable_errors(self.path):
-                self._files.sync(self._arena.fd)
-            self._dirty = False
+            self._sync_file()
+
+    def _sync_file(self) -> None:
+        try:
+            self._files.sync(self._arena.fd)
+        except OSError as error:
+            raise NotDurable(str(explained(error, self.path))) from error
+        self._dirty = False
 
     def cut_back(self, length: int, totals: Totals) -> None:
         """Take back what was appended past `length`."""
@@ -160,16 +170,18 @@ class Appender:
 
         Raises:
             NoSpace, VentifsError: when they cannot be written.
+            Corrupt: when a clump's head cannot be read.
+            NotDurable: as `sync`.
         """
         clumps_end = self.length
         try:
             with readable_errors(self.path):
                 self._seal(clumps_end)
-                self._files.sync(self._arena.fd)
         except BaseException:
             self.cut_back(clumps_end, self.totals)
             raise
-        self._clumps_end, self._dirty = clumps_end, False
+        self._sync_file()
+        self._clumps_end = clumps_end
 
     def _seal(self, clumps_end: int) -> None:
         """Read the heads again rather than keep them: memory would grow with the arena."""

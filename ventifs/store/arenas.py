@@ -12,6 +12,7 @@ from threading import Lock
 
 from ventifs.errors import Corrupt
 from ventifs.store.arena import Arena
+from ventifs.store.files import readable_errors
 
 SUFFIX = ".arena"
 _OPEN_MAX = 128  # descriptors
@@ -48,8 +49,10 @@ class Arenas:
         return _ids(self.sealed_directory)
 
     def sealed_count(self) -> int:
-        """How many names are in `sealed/`; 40,000 arenas are 10 TiB and take 10 ms to list."""
-        return len(os.listdir(self.sealed_directory))
+        """How many arenas are in `sealed/`; 40,000 are 10 TiB and take 10 ms to list."""
+        with readable_errors(self.sealed_directory):
+            names = os.listdir(self.sealed_directory)
+        return "\0".join([*names, ""]).count(SUFFIX + "\0")  # a tenth of asking each name
 
     def all_ids(self) -> list[bytes]:
         """Ids of all arenas, sorted. `open/` is read first: arenas move only to `sealed/`."""
@@ -96,7 +99,9 @@ class Arenas:
 
 def _ids(directory: Path) -> list[bytes]:
     found = []
-    for name in os.listdir(directory):
+    with readable_errors(directory):
+        names = os.listdir(directory)
+    for name in names:
         if name.endswith(SUFFIX) and len(name) == 32 + len(SUFFIX):
             try:
                 found.append(bytes.fromhex(name[:32]))

@@ -25,7 +25,7 @@ from ventifs.store.index import Index, Snapshot
 from ventifs.store.journal import Record, decode_commit
 from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
-from ventifs.store.states import ArenaState, Place
+from ventifs.store.states import ArenaState, Place, Totals
 
 _LOOKUP_MAX = 4096
 
@@ -129,7 +129,7 @@ def audit(
                 progress(report.summary.bytes, total)
     for arena_id in sorted(states.keys() - set(ids)):
         report.findings.append(Finding("arena", "its file is missing", arena=arena_id.hex()))
-    _audit_commits(arenas, report)
+    _audit_commits(arenas, None if index is None else states, report)
     if index is not None:
         _audit_entries(arenas, index, report)
         _audit_catalog(snapshot, report)
@@ -336,8 +336,11 @@ class _ArenaAudit:
             self.report.relies_on[arena] = max(known, length)
 
 
-def _audit_commits(arenas: Arenas, report: Report) -> None:
-    """Whether the arenas that commits rely on are there, as far as they must be."""
+def _audit_commits(arenas: Arenas, states: dict[bytes, ArenaState] | None, report: Report) -> None:
+    """Whether the arenas that commits rely on are there, as far as they must be.
+
+    What the index does not expect to be there either, a repair has given up: harmless.
+    """
     for arena_id, length in report.relies_on.items():
         try:
             present = arenas.reader(arena_id).length()
@@ -345,7 +348,15 @@ def _audit_commits(arenas: Arenas, report: Report) -> None:
             present = 0
         if present < length:
             reason = f"a commit relies on {length} bytes of it, {present} are there"
-            report.findings.append(Finding("arena", reason, arena=arena_id.hex()))
+            state = (
+                None
+                if states is None
+                else states.get(arena_id, ArenaState(arena_id, 0, False, Totals()))
+            )
+            harmless = state is not None and state.length <= present
+            report.findings.append(
+                Finding("arena", reason, arena=arena_id.hex(), harmless=harmless)
+            )
 
 
 def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:

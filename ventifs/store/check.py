@@ -18,8 +18,8 @@ from ventifs.store.arena import Arena
 from ventifs.store.arenas import Arenas
 from ventifs.store.audit import Finding, Progress, Report, Summary, audit
 from ventifs.store.files import Files, readable_errors
-from ventifs.store.header import StoreHeader, read_header
-from ventifs.store.index import Index, IndexMissing
+from ventifs.store.header import StoreHeader, read_header, require_writable
+from ventifs.store.index import Index, IndexDamaged, IndexMissing
 from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
@@ -75,7 +75,7 @@ def _in_child(
     root: Path, options: dict[str, bool | int], progress: Progress | None
 ) -> tuple[int, Report | None, str]:
     """Audit with the index in a child; (exit code, report or None, what it said)."""
-    command = [sys.executable, "-m", "ventifs.store.check", str(root), json.dumps(options)]
+    command = [sys.executable, "-P", "-m", "ventifs.store.check", str(root), json.dumps(options)]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
@@ -87,6 +87,8 @@ def _in_child(
             if "progress" in message:
                 if progress is not None:
                     progress(*message["progress"])
+            elif "error" in message:
+                raise VentifsError(message["error"])
             elif "reason" in message:
                 reason = message["reason"]
             else:
@@ -124,7 +126,7 @@ def repair(
 ) -> Repair:
     """Make a new index without the damaged blocks, keeping every record there is still a copy of.
 
-    Arenas whose structure is damaged are made whole; blocks are never touched.
+    Arenas whose structure is damaged are made whole again; undamaged blocks are never touched.
 
     Args:
         root: the store's directory.
@@ -138,6 +140,7 @@ def repair(
     """
     files = files or Files()
     header = read_header(root)
+    require_writable(root, header)
     damaged = [finding for finding in report.findings
                if finding.what == "block" and finding.score and not finding.harmless]  # fmt: skip
     with store_lock(root, alone=True):
@@ -199,9 +202,12 @@ def _child_main(root: Path, options: dict[str, int], say: Callable[[object], Non
     except IndexMissing:
         say({"reason": "is missing"})
         return 3
-    except VentifsError as error:
+    except IndexDamaged as error:
         say({"reason": str(error)})
         return 3
+    except VentifsError as error:
+        say({"error": str(error)})
+        return 4
     say(_encoded(report))
     return 0
 

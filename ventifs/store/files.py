@@ -7,7 +7,7 @@ its own I/O. Operating system errors are turned into the store's exceptions here
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,8 @@ def explained(error: OSError, path: Path) -> VentifsError:
                 f"{path}: {reason.lower()}; nothing committed was lost: "
                 "make room and run the command again"
             )
+        case errno.EEXIST | errno.ENOTDIR:
+            return VentifsError(f"{path}: {reason.lower()}; name another path")
         case errno.EROFS:
             return VentifsError(
                 f"{path}: the file system is read-only; reading works, writing needs it "
@@ -111,13 +113,15 @@ class Files:
         """Create a directory; one that is there already is fine."""
         path.mkdir(exist_ok=True)
 
-    def write_whole(self, path: Path, data: Buffer) -> None:
-        """Create or replace a small file durably: temporary name, sync, rename, sync."""
+    def write_whole(self, path: Path, pieces: Iterable[Buffer]) -> None:
+        """Create or replace a file durably: temporary name, sync, rename, sync."""
         temporary = path.with_name(path.name + ".tmp")
         self.unlink(temporary)
         fd = self.create(temporary)
         try:
-            self.append(fd, [data], 0)
+            offset = 0
+            for piece in pieces:
+                offset += self.append(fd, [piece], offset)
             self.sync(fd)
         finally:
             os.close(fd)

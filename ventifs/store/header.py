@@ -108,8 +108,11 @@ def decode_header(data: bytes) -> StoreHeader:
         )
     if unknown:
         raise Unsupported(f"store has unknown features {unknown:#x}: upgrade ventifs")
-    return StoreHeader(store_id, created_ns, arena_size, chunk_min, chunk_average, chunk_max,
+    header = StoreHeader(store_id, created_ns, arena_size, chunk_min, chunk_average, chunk_max,
                        seed, compatible, read_only, incompatible)  # fmt: skip
+    if not 0 < arena_size <= ARENA_SIZE_MAX:  # offsets in the index would overflow
+        raise Corrupt(f"store header says arenas of {arena_size} bytes, which cannot be")
+    return header
 
 
 def read_header(root: Path) -> StoreHeader:
@@ -122,7 +125,8 @@ def read_header(root: Path) -> StoreHeader:
     """
     path = root / HEADER_NAME
     try:
-        return decode_header(path.read_bytes())
+        with path.open("rb") as file:
+            return decode_header(file.read(HEADER_SIZE + 1))
     except (FileNotFoundError, NotADirectoryError):
         what = "not a ventifs store" if root.exists() else "there is no such store"
         raise NotAStore(f"{root}: {what}; 'ventifs init' makes one") from None
@@ -134,6 +138,19 @@ def read_header(root: Path) -> StoreHeader:
         raise Unsupported(f"{root}: {error}") from None
 
 
+def require_writable(root: Path, header: StoreHeader) -> None:
+    """Refuse to change a store that has features this program can only read.
+
+    Raises:
+        Unsupported: for such a store.
+    """
+    if not header.writable:
+        raise Unsupported(
+            f"{root}: the store has features {header.read_only_compatible:#x} that this ventifs "
+            "can only read: upgrade ventifs to write"
+        )
+
+
 def write_header(root: Path, header: StoreHeader, files: Files) -> None:
     """Write the header durably. A directory is a store from this moment on."""
-    files.write_whole(root / HEADER_NAME, encode_header(header))
+    files.write_whole(root / HEADER_NAME, [encode_header(header)])

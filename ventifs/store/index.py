@@ -12,6 +12,7 @@ environment must not cross a fork. FORMAT.md, section Index, lists the tables.
 
 import errno
 import os
+import resource
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from zlib import crc32
 import lmdb
 
 from ventifs.errors import Busy, NoSpace, VentifsError
+from ventifs.store.files import explained
 from ventifs.store.journal import (
     COUNTERS,
     DIGEST_SIZE,
@@ -112,7 +114,7 @@ class _Environment:
         }  # fmt: skip
         if not self.readonly:
             _allocate_lock(path / "lock.mdb")
-        self.lmdb = lmdb.open(os.fspath(path), **options)
+        self.lmdb = lmdb.open(os.fsencode(path), **options)
         try:
             if not self.readonly:
                 self.lmdb.reader_check()
@@ -134,13 +136,13 @@ def _allocate_lock(path: Path) -> None:
         os.close(fd)
 
 
-_environments: dict[tuple[int, int], _Environment] = {}
+_environments: dict[tuple[int, int, int], _Environment] = {}  # a forked child has none of these
 _environments_lock = Lock()
 
 
-def _file_key(path: Path) -> tuple[int, int]:
+def _file_key(path: Path) -> tuple[int, int, int]:
     status = (path / "data.mdb").stat()
-    return status.st_dev, status.st_ino
+    return os.getpid(), status.st_dev, status.st_ino
 
 
 @contextmanager
@@ -159,8 +161,15 @@ def _explained(path: Path) -> Iterator[None]:
                 f"{path}: no space left on device; nothing committed was lost: make room and run "
                 "the command again"
             ) from None
-        if os.strerror(errno.EACCES).lower() in text or os.strerror(errno.EROFS).lower() in text:
-            raise VentifsError(f"{path}: the index cannot be written: {text}") from None
+        for code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if os.strerror(code).lower() in text:
+                raise explained(OSError(code, ""), path) from None
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if os.strerror(errno.ENOMEM).lower() in text and limit != resource.RLIM_INFINITY:
+            raise VentifsError(
+                f"{path}: no address space for the index, which wants 1 TiB of it (not of memory): "
+                "lift the limit (ulimit -v)"
+            ) from None
         raise IndexDamaged(path, f"cannot be read ({error})") from None
 
 
@@ -362,12 +371,6 @@ class Index:
         with _explained(self.path), self._begin(write=True) as transaction:
             transaction.delete(score, db=self._blocks)
 
-    def renew_epoch(self) -> None:
-        """Tell caches bound to the epoch that blocks may have left."""
-        with _explained(self.path), self._begin(write=True) as transaction:
-            value = _sealed_value(b"epoch", secrets.token_bytes(8))
-            transaction.put(b"epoch", value, db=self._tables[b"meta"])
-
     # --- arenas -----------------------------------------------------------------------------
 
     def number_of(self, arena: bytes) -> int:
@@ -450,7 +453,7 @@ class Index:
     def settle(self, states: Iterable[ArenaState], changes: Changes, counters: Counters) -> None:
         """In one transaction: how far arenas are indexed now, records, and figures.
 
-        All of it can be told twice, by a writer and by whoever recovered its arena meanwhile:
+        States and records can be told twice, by a writer and by whoever recovered its arena:
         totals count only if they go on where the index stands, and a record that is there already,
         or was ever deleted, is not put again. Order does not matter.
         """
@@ -463,7 +466,10 @@ class Index:
                 if before.length == state.start:
                     before.totals.add(state.totals)
                 if before.length <= state.length:
-                    before.length, before.sealed = state.length, state.sealed
+                    before.sealed = state.sealed or (
+                        before.sealed and before.length == state.length
+                    )
+                    before.length = state.length
                     self._put_state(number, before, transaction)
             self._apply(changes, transaction)
             self._add_counters(counters, transaction)

@@ -105,7 +105,7 @@ class Commit:
 
 
 def encode_changes(changes: Changes, size_max: int) -> Iterator[bytes]:
-    """The payloads of the catalog clumps that hold `changes`, each at most `size_max` bytes."""
+    """The payloads of the catalog clumps for `changes`: up to `size_max` bytes, or one record."""
     batch: list[bytes] = []
     length = 0
     for entry in _encoded(changes):

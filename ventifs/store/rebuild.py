@@ -1,12 +1,14 @@
 """A new index from the arenas alone.
 
 Every clump of every arena is read and verified, so that a rebuilt index lists nothing that is not
-there. Entries are sorted by spreading them over temporary files by the first bits of their scores,
-which are uniform, and sorting file by file: memory stays bounded, and LMDB is filled in ascending
-order, 58 bytes an entry. The new index is made beside the old one and takes its place at the end.
+there. Entries are sorted by spreading them over 256 temporary files by the first byte of their
+scores, which are uniform, and sorting file by file, in memory for a 256th of them; so LMDB is
+filled in ascending order, 58 bytes an entry. The new index is made beside the old one and takes its
+place at the end.
 """
 
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -26,6 +28,7 @@ from ventifs.store.recovery import Intake, read_sealed, restore_whole
 from ventifs.store.score import Score
 from ventifs.store.writer import move_sealed
 
+INDEX_NAME = re.compile(r"index(\.([0-9a-f]{8}|old))?")  # in place, being built, being removed
 _BUCKETS = 256
 _ITEM = struct.Struct("<32sIIH")  # score, arena number, offset, position
 _APPEND_MAX = 64_000
@@ -90,7 +93,8 @@ def rebuild_index(
     target = root / "index"
     with readable_errors(root):
         for leftover in root.glob("index.*"):
-            shutil.rmtree(leftover)
+            if INDEX_NAME.fullmatch(leftover.name) and leftover.is_dir():
+                shutil.rmtree(leftover)
         building = root / f"index.{secrets.token_hex(4)}"
         building.mkdir()
         try:

@@ -9,12 +9,12 @@ not matter, because records are puts minus deletes.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import zstandard
 
-from ventifs.errors import Corrupt, VentifsError
+from ventifs.errors import Corrupt
 from ventifs.store.appender import lock_arena
 from ventifs.store.arena import (
     DIRECTORY_MAGIC,
@@ -22,6 +22,7 @@ from ventifs.store.arena import (
     Arena,
     Clump,
     Damage,
+    ForeignArena,
     Trailer,
     encode_header,
 )
@@ -45,6 +46,7 @@ log = logging.getLogger("ventifs.store")
 
 Sink = Callable[[bytes, list[tuple[Score, int, int]]], None]
 _ENTRIES_MAX = 64_000
+_PIECE = 1 << 20  # of what is copied aside
 
 
 @dataclass(slots=True)
@@ -188,6 +190,8 @@ def restore_whole(
         How far it goes now; None for one that never held anything and is gone, or is not ours.
     """
     with readable_errors(arena.path):
+        if _is_foreign(arena, arenas):
+            return None
         # Before the index names anything that is only in the page cache, the arena's name included.
         files.sync(arena.fd)
         files.sync_directory(arenas.open_directory)
@@ -198,10 +202,24 @@ def restore_whole(
         empty = first == HEADER_SIZE and _nothing_in(damages, first, end)
         if not _header_restored(arena, arenas, files, empty=empty):
             return None
-        if trailer is None:
+        sealed = trailer is not None and not damages
+        if not sealed:
+            files.truncate(arena.fd, end)  # the directory of a seal that a power cut spoiled
             end = _without_damage(arena, damages, end, totals, files)
             files.sync(arena.fd)
-    return ArenaState(arena.id, end, trailer is not None, totals, start)
+    return ArenaState(arena.id, end, sealed, totals, start)
+
+
+def _is_foreign(arena: Arena, arenas: Arenas) -> bool:
+    """Whether an arena is another store's; then it is left alone."""
+    try:
+        arena.check_header(arenas.store_id)
+    except ForeignArena as error:
+        log.warning("%s; it is left alone", error)
+        return True
+    except Corrupt:
+        pass
+    return False
 
 
 def _sound_trailer(arena: Arena) -> Trailer | None:
@@ -225,10 +243,8 @@ def _header_restored(arena: Arena, arenas: Arenas, files: Files, *, empty: bool)
     try:
         arena.check_header(arenas.store_id)
         return True
-    except VentifsError as error:
-        if not isinstance(error, Corrupt):
-            log.warning("%s; it is left alone", error)
-            return False
+    except Corrupt:
+        pass
     if not empty:
         log.warning("arena %s: its header was damaged and is written anew", arena.id.hex())
         files.overwrite(arena.fd, encode_header(arenas.store_id, arena.id, 0), 0)
@@ -258,13 +274,20 @@ def _without_damage(
 
 def _keep_torn(arena: Arena, damage: Damage, files: Files) -> None:
     """Copy what is being given up beside the arena, unless it is nothing or a half directory."""
-    data = os.pread(arena.fd, damage.length, damage.offset)
-    if not data.strip(b"\0") or data.startswith(DIRECTORY_MAGIC):
+    if not any(piece.strip(b"\0") for piece in _pieces(arena, damage)):
+        return
+    if os.pread(arena.fd, len(DIRECTORY_MAGIC), damage.offset) == DIRECTORY_MAGIC:
         return
     path = arena.path.with_name(f"{arena.id.hex()}-{damage.offset}.torn")
     log.warning("arena %s at %d: %d bytes that a crash left unreadable were moved to %s",
                 arena.id.hex(), damage.offset, damage.length, path)  # fmt: skip
-    files.write_whole(path, data)
+    files.write_whole(path, _pieces(arena, damage))
+
+
+def _pieces(arena: Arena, damage: Damage) -> Iterator[bytes]:
+    for start in range(0, damage.length, _PIECE):
+        length = min(_PIECE, damage.length - start)
+        yield os.pread(arena.fd, length, damage.offset + start)
 
 
 def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
@@ -278,6 +301,8 @@ def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
 def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> list[Damage]:
     """Take in a sealed arena from `start`; it is never written, whatever is found in it."""
     arena = arenas.reader(arena_id)
+    if _is_foreign(arena, arenas):
+        return []
     end = arena.clumps_end()
     totals, damages = intake.read(arena, max(start, HEADER_SIZE), end)
     intake.journal.states.append(ArenaState(arena_id, end, True, totals, start))

@@ -13,7 +13,8 @@ class Stats:
     """What a store holds and saves. Counted when committed.
 
     put_bytes = zero_bytes + known_bytes + raw_bytes, but for blocks that two writers stored at the
-    same time; raw_bytes - stored_bytes is what compression saves, net of headers.
+    same time, or whose writer died before its commit; raw_bytes - stored_bytes is what compression
+    saves, net of headers.
 
     Attributes:
         blocks: blocks stored, of which `node_blocks` are nodes.
@@ -55,7 +56,6 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
     totals = Totals()
     for state in snapshot.states:
         totals.add(state.totals)
-    files = (root / "arenas").glob("*/*.arena")
     return Stats(
         blocks=totals.data_blocks + totals.node_blocks,
         node_blocks=totals.node_blocks,
@@ -70,8 +70,15 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
         gap_bytes=totals.gap_bytes,
         arenas_open=len(arenas.open_ids()),
         arenas_sealed=len(arenas.sealed_ids()),
-        arena_bytes=sum(path.stat().st_blocks * 512 for path in files),
+        arena_bytes=sum(map(_space, (root / "arenas").glob("*/*.arena"))),
         index_entries=index.entry_count(),
         index_bytes=index.size(),
         records=len(snapshot.records),
     )
+
+
+def _space(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # it was moved this moment
+        return 0

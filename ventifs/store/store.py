@@ -5,10 +5,8 @@ score it was asked for; a record that `records` lists was committed whole, with 
 commit relied on; nothing that was committed changes or goes, whatever is killed, when.
 """
 
-import os
-import re
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock, local
 from types import TracebackType
@@ -28,15 +26,15 @@ from ventifs.store.header import (
     ARENA_SIZE_MIN,
     HEADER_NAME,
     StoreHeader,
-    Unsupported,
     read_header,
+    require_writable,
     write_header,
 )
 from ventifs.store.index import Index, IndexDamaged, index_missing
 from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
-from ventifs.store.rebuild import rebuild_index
+from ventifs.store.rebuild import INDEX_NAME, rebuild_index
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
 from ventifs.store.states import Place
@@ -48,11 +46,24 @@ Mode = Literal["read", "write", "worker"]
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
 LEVEL_DEFAULT = 3  # zstd's
-# What a creation that was cut short may have left.
-_OWN_NAMES = re.compile(
-    r"arenas|lock|index(\.([0-9a-f]{8}|old))?|" + re.escape(HEADER_NAME + ".tmp")
-)
 _REAL_FILES = Files()
+
+
+def _refuse_occupied(root: Path) -> None:
+    """Refuse a directory with anything in it but what a creation that was cut short left.
+
+    Raises:
+        VentifsError: when there is a store, or something else.
+    """
+    if (root / HEADER_NAME).exists():
+        raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
+    ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp")}
+    ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
+    for index in root.glob("index*"):
+        if INDEX_NAME.fullmatch(index.name) and index.is_dir():
+            ours |= {index, index / "data.mdb", index / "lock.mdb"}
+    if any(path not in ours for path in root.rglob("*")):
+        raise VentifsError(f"{root}: the directory is not empty; name another")
 
 
 class Store:
@@ -120,20 +131,16 @@ class Store:
         root = Path(path)
         with readable_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-            present = os.listdir(root)
-            if HEADER_NAME in present:
-                raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
-            foreign = [name for name in present if not _OWN_NAMES.fullmatch(name)]
-            if foreign or any((root / "arenas").glob("*/*")):
-                raise VentifsError(f"{root}: the directory is not empty; name another")
-            header = StoreHeader.new(arena_size)
-            arenas = Arenas(root, header.store_id)
-            for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
-                files.make_directory(directory)
+            _refuse_occupied(root)
             with store_lock(root, alone=True):
+                _refuse_occupied(root)  # again: another creation may have been quicker
+                header = StoreHeader.new(arena_size)
+                arenas = Arenas(root, header.store_id)
+                for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
+                    files.make_directory(directory)
                 rebuild_index(root, header, files)
-            files.sync_directory(root / "arenas")
-            write_header(root, header, files)
+                files.sync_directory(root / "arenas")
+                write_header(root, header, files)
             files.sync_directory(root.parent)
 
     @classmethod
@@ -167,11 +174,8 @@ class Store:
         """
         root = Path(path)
         header = read_header(root)
-        if mode != "read" and not header.writable:
-            raise Unsupported(
-                f"{root}: the store has features {header.read_only_compatible:#x} that this "
-                "ventifs can only read: upgrade ventifs to write"
-            )
+        if mode != "read":
+            require_writable(root, header)
         return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
                    level=level, files=files)  # fmt: skip
 
@@ -190,7 +194,8 @@ class Store:
     def put(self, block: Buffer, *, node: bool = False) -> tuple[Score, bool]:
         """Store a block unless it is there already.
 
-        It can be got from this store object at once; others find it after the next commit.
+        It can be got from this store object at once (a worker's, until it is handed over); others
+        find it after the next commit.
 
         Args:
             block: 1 byte to 1 MiB; trailing zeros are not stored.
@@ -209,6 +214,8 @@ class Store:
             raise ValueError(f"a block of {size} bytes: 1 byte to 1 MiB can be stored")
         stored = block if block[-1] else zero_truncated(block)
         score: Score = blake3(stored).digest()  # type: ignore[assignment]
+        if self._closed:
+            self._check_open()
         with self._lock:
             counters = self._writer.counters
             if score in self._writer.pending or self._index.known(score):
@@ -229,9 +236,26 @@ class Store:
     def _add(self, score: Score, block: Buffer, kind: Kind) -> None:
         if self.mode == "read":
             raise VentifsError(f"{self.path}: the store is open for reading only")
+        if memoryview(block).nbytes != len(block):
+            raise ValueError("a block is given as bytes, or a view of bytes")
         if self.mode == "write" and self._writer.full(self._pending_max):
             self.commit()
-        self._writer.add(score, block, kind)
+        with self._all_or_nothing():
+            self._writer.add(score, block, kind)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Let a change of the writer's be done, or fail as it may, or be the last one.
+
+        Ctrl-C, or a bug, can leave it between two steps; then only a new recovery knows what is.
+        """
+        try:
+            yield
+        except VentifsError:
+            raise
+        except BaseException as error:
+            self._writer.break_off(error)
+            raise
 
     def get(self, score: Score) -> memoryview:
         """A block, without its trailing zeros.
@@ -256,6 +280,9 @@ class Store:
         return ZERO_BLOCK if score == ZERO_SCORE else self._cache.get(score)
 
     def _load(self, score: Score) -> memoryview:
+        self._check_open()
+        if len(score) != SCORE_SIZE:
+            raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
         place = self._pending_place(score)
         if isinstance(place, memoryview):
             return place
@@ -297,13 +324,18 @@ class Store:
             place = self._index.locate(score)
         return place
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VentifsError(f"{self.path}: the store is closed")
+
     def _follow_rebuild(self) -> bool:
         """Open the index that a rebuild has put in place of ours; whether there is one."""
+        self._check_open()
         with self._lock:
             if not self._index.replaced():
                 return False
-            old, self._index = self._index, Index(self.path / "index", self.header.store_id)
-            old.close()
+            self._resources.callback(self._index.close)  # not now: other threads may be in it
+            self._index = Index(self.path / "index", self.header.store_id)
             return True
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
@@ -322,6 +354,7 @@ class Store:
         for score in scores:
             if len(score) != SCORE_SIZE:
                 raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
+        self._check_open()
         pending = self._writer.pending  # before the index: a commit moves blocks that way
         waiting = [score in pending or score == ZERO_SCORE for score in scores]
         indexed = self._index.known_many(scores)
@@ -359,9 +392,10 @@ class Store:
                     f"a record of {len(key)} and {len(value)} bytes: its key may have 1 to "
                     f"{RECORD_KEY_MAX}, its value up to {RECORD_VALUE_MAX}"
                 )
+        self._check_open()
         if self.mode != "write":
             raise VentifsError(f"{self.path}: the store is not open for writing")
-        with self._lock:
+        with self._lock, self._all_or_nothing():
             return self._writer.commit(puts, [record.id for record in deletes])
 
     def records(self, prefix: bytes = b"") -> list[Record]:
@@ -379,13 +413,16 @@ class Store:
         Raises:
             NoSpace, VentifsError: nothing is handed over; it can be tried again.
         """
-        with self._lock:
+        with self._lock, self._all_or_nothing():
             return self._writer.hand_over()
 
     def adopt(self, batch: Batch) -> None:
         """For the parent: make a worker's blocks part of the next commit."""
         with self._lock:
-            self._writer.adopt(batch)
+            with self._all_or_nothing():
+                self._writer.adopt(batch)
+            if self._writer.full(self._pending_max):
+                self.commit()
 
     @property
     def epoch(self) -> bytes:

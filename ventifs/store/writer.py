@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import zstandard
 
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.store.appender import Appender, lock_arena
+from ventifs.store.appender import Appender, NotDurable, lock_arena
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump, Packed, pack
 from ventifs.store.files import Files, readable_errors
@@ -106,6 +106,10 @@ class Writer:
         self._new_names = False  # arenas were created whose names are not durable
         self._broken: VentifsError | None = None
 
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
     def full(self, pending_max: int) -> bool:
         """Whether a commit is due, to keep memory and the commit clump bounded."""
         return len(self.pending) >= pending_max or len(self._batch.states) >= _ARENAS_MAX
@@ -117,6 +121,7 @@ class Writer:
             NoSpace, VentifsError: when a full clump could not be written; the block is not added,
                 and all that was before is as it was.
         """
+        self._check()
         clump = self._gathering[kind]
         if not clump.fits(len(block)):
             if len(block) > CLUMP_RAW_MAX:
@@ -173,8 +178,6 @@ class Writer:
             self.pending[score] = written
 
     def _appender_for(self, raw_length: int, blocks: int) -> Appender:
-        if self._broken is not None:
-            raise self._broken
         if self._appender is not None:
             if self._appender.room(self._arena_size, raw_length, blocks):
                 return self._appender
@@ -187,6 +190,8 @@ class Writer:
         """Be done with an arena. Its lock is held until the index knows it."""
         try:
             appender.seal()
+        except NotDurable as error:
+            raise self.break_off(error) from error
         except Corrupt as error:  # it stays open, and is written no more
             log.error("it cannot be sealed: %s; 'ventifs check' tells more", error)
         self._batch.add(Batch([appender.state()]))
@@ -231,11 +236,11 @@ class Writer:
                 self._new_names = False
         except VentifsError as error:
             # After a failed fsync the kernel may have dropped the pages: no second try can tell.
-            raise self._break_off(error) from error
+            raise self.break_off(error) from error
 
-    def _break_off(self, error: BaseException) -> VentifsError:
+    def break_off(self, error: BaseException) -> VentifsError:
         """Refuse to write from now on; what the arenas hold is for the next recovery to tell."""
-        reason = str(error) or "a commit was interrupted"
+        reason = str(error) or "writing was interrupted"
         self._broken = VentifsError(f"{reason}; nothing more is written: open the store again")
         return self._broken
 
@@ -245,6 +250,7 @@ class Writer:
         Raises:
             NoSpace, VentifsError: when that fails; everything is still here for another try.
         """
+        self._check()
         self._write_gathered()
         self._make_durable()
         batch, self._batch = self._outstanding(), Batch()
@@ -268,6 +274,7 @@ class Writer:
 
     def adopt(self, batch: Batch) -> None:
         """For the parent: take what a worker handed over into the next commit."""
+        self._check()
         self._batch.add(batch)
         for written in batch.written:
             self.pending.update(dict.fromkeys(written[2], written))
@@ -281,6 +288,7 @@ class Writer:
         Raises:
             NoSpace, VentifsError: the catalog is as before, what was added is still pending.
         """
+        self._check()
         records = [Record(key, secrets.token_bytes(RECORD_ID_SIZE), value) for key, value in puts]
         changes = Changes(records, deletes)
         self._write_gathered()
@@ -309,7 +317,7 @@ class Writer:
             try:
                 appender.cut_back(mark, totals)
             except VentifsError as error:
-                raise self._break_off(error) from error
+                raise self.break_off(error) from error
             self._make_durable()
 
         try:
@@ -332,9 +340,6 @@ class Writer:
             self._index.settle(batch.states, changes, counters)
         except VentifsError:
             undo()
-            raise
-        except BaseException as error:  # Ctrl-C: the index may know already, or may not
-            self._break_off(error)
             raise
         self._batch, self.counters = Batch(), Counters()
         self._settled()

@@ -7,7 +7,6 @@ wait until then. Blocks are committed as the work goes, the version last.
 """
 
 import os
-import resource
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.tree.catalog import (
+    TIME_NS_MAX,
     Version,
     check_name,
     decode_version,
@@ -32,7 +32,7 @@ from ventifs.tree.catalog import (
 )
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import build
-from ventifs.tree.live import Changed, Reader, Trouble
+from ventifs.tree.live import Changed, Reader, Trouble, allow_many_descriptors
 from ventifs.tree.records import Content, Directory, Empty, Entry, Listed, decode_entry, encode
 from ventifs.tree.statcache import SETTLED_NS, Leaf, Seen, StatCache
 
@@ -123,7 +123,7 @@ class Archiver:
         Raises:
             VentifsError: when the directory itself cannot be read.
         """
-        _allow_many_descriptors()
+        allow_many_descriptors()
         try:
             fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             root = self._frame(b"", b"", fd)
@@ -282,12 +282,6 @@ def _encoded(name: bytes, child: "bytes | _Group | _Frame") -> bytes:
     return child.encoded if isinstance(child, _Frame) else child
 
 
-def _allow_many_descriptors() -> None:
-    """A descriptor is held for every directory on the way down: allow as many as we may."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def archive(
     store: Store,
     source: Path,
@@ -322,6 +316,8 @@ def archive(
     """
     started = time.monotonic()
     stamp = time.time_ns() if time_ns is None else time_ns
+    if not 0 <= stamp <= TIME_NS_MAX:
+        raise VentifsError("a version's time lies between 1970 and 2554")
     if any(version.time_ns == stamp for version in versions(store, check_name(name))):
         raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
     with closing(StatCache.open(store, name, ask=not read_all)) as cache:

@@ -45,6 +45,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     troubles_more: int
 
 
+TIME_NS_MAX = 2**64 - 1  # in the year 2554
 TROUBLES_MAX = 200  # kept in the record; the rest are counted
 
 _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
@@ -142,7 +143,9 @@ def decode_version(record: Record) -> Version:
                        decode_entry(stored.root, root=True), stored.source, stored.comment,
                        stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
                        stored.troubles_more, record)  # fmt: skip
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except Corrupt:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, VentifsError) as error:
         raise Corrupt(f"version record {record.key!r} cannot be read: {error}") from None
 
 
@@ -158,6 +161,13 @@ def parse_time(text: str) -> tuple[int, int]:
     Raises:
         VentifsError: when it is no time.
     """
+    try:
+        return _parse_time(text)
+    except (ValueError, OverflowError) as error:
+        raise VentifsError(f"{text!r} is not a time: {error}") from None
+
+
+def _parse_time(text: str) -> tuple[int, int]:
     match = _WHEN.fullmatch(text)
     if match is None:
         raise VentifsError(f"{text!r} is not a time; write it like 2026-11-23 or 2026-11-23T06:00Z")
@@ -209,11 +219,14 @@ def find_version(store: Store, text: str) -> Version:
         raise NoSuchVersion(_nearest_name(store, name))
     if not at or when == "latest":
         return of_name[-1]
-    if when.startswith("~") and when[1:].isdigit():
+    if re.fullmatch(r"~[0-9]{1,9}", when):
         back = int(when[1:])
         if back < len(of_name):
             return of_name[-1 - back]
         raise NoSuchVersion(f"{text}: {name} has only {len(of_name)} versions")
+    for version in of_name:
+        if version.when == when:
+            return version
     first, end = parse_time(when)
     within = [version for version in of_name if first <= version.time_ns < end]
     if within:

@@ -25,6 +25,7 @@ from ventifs.tree.records import (
     length_of,
 )
 
+WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
 _SLICE_DEPTH_MAX = 8  # slices of slices: a disk image's are one deep
 
 
@@ -122,8 +123,8 @@ def _read(
             yield data[offset:end]
         case Block(score, length):
             yield from _block(store, score, length, offset, wanted)
-        case Tree(score, _):
-            for skip, raw in walk(store.get, Score(score), offset, _weigh):
+        case Tree(score, length):
+            for skip, raw in walk(store.get, Score(score), offset, _weigh, length):
                 item = decode_item(raw)
                 take = min(item.length - skip, wanted)
                 yield from _item(store, item, skip, take, depth)
@@ -171,5 +172,7 @@ def read_whole(store: Store, content: Content) -> bytes:
     Raises:
         Corrupt, NotStored: where the archive is damaged.
     """
+    if length_of(content) > WHOLE_MAX:
+        raise Corrupt(f"content of {length_of(content)} bytes where a small one is said")
     pieces = read(store, content)
     return b"".join(bytes(piece) for piece in pieces)  # bytes(n) is n zeros

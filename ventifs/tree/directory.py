@@ -29,7 +29,7 @@ def entries(store: Store, content: Content, start: int = 0) -> Iterator[Entry]:
     if not isinstance(content, Tree):
         return
     last = b""
-    for _, data in walk(store.get, Score(content.score), start):
+    for _, data in walk(store.get, Score(content.score), start, None, content.length):
         entry = decode_entry(data)
         if entry.name <= last:
             raise Corrupt("directory is out of order", score=content.score)

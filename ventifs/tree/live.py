@@ -7,6 +7,7 @@ read once more, and then recorded as it was found, with a `Trouble`.
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _WHOLE_MAX = 64 << 10  # read in one piece
 _PIECE = 1 << 20
 _PAGE = 4096
+_FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
 
 
@@ -105,6 +107,12 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
     return data
 
 
+def allow_many_descriptors() -> None:
+    """A descriptor is held for every directory on the way down: allow as many as we may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class Reader:
     """Turns files into entries, their contents into blocks."""
 
@@ -127,7 +135,12 @@ class Reader:
             OSError: when it cannot be opened or read, even at a second try.
             Changed: when it is no regular file any more.
         """
-        entry, status, problem = self._try_regular(name, directory)
+        try:
+            entry, status, problem = self._try_regular(name, directory)
+        except OSError as error:
+            if error.errno in _FOR_GOOD:
+                raise
+            problem = "cannot be read"
         if problem:
             entry, status, problem = self._try_regular(name, directory)
         if entry is None:

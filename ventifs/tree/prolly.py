@@ -146,7 +146,11 @@ def load(get: Get, score: Score, level: int | None) -> Node:
 
 
 def walk(
-    get: Get, root: Score, skip: int = 0, weigh: Callable[[bytes], int] | None = None
+    get: Get,
+    root: Score,
+    skip: int = 0,
+    weigh: Callable[[bytes], int] | None = None,
+    said: int | None = None,
 ) -> Iterator[tuple[int, bytes]]:
     """Items in order, from the one at ordinal `skip`; or, with `weigh`, from where byte `skip` is.
 
@@ -155,6 +159,7 @@ def walk(
         root: the root node.
         skip: items, or bytes of content, to leave out; O(log n).
         weigh: the bytes of content an item stands for.
+        said: how much the whole tree covers, in items or in bytes, as its referrer says.
 
     Yields:
         (how much of the item itself is still to be skipped, the item's bytes). The first number is
@@ -163,28 +168,39 @@ def walk(
     Raises:
         Corrupt: where the tree is damaged, or contradicts itself.
     """
-    return _walk(get, root, None, skip, weigh)
+    return _walk(get, root, None, skip, weigh, said)
 
 
 def _walk(
-    get: Get, score: Score, level: int | None, skip: int, weigh: Callable[[bytes], int] | None
+    get: Get,
+    score: Score,
+    level: int | None,
+    skip: int,
+    weigh: Callable[[bytes], int] | None,
+    said: int | None,
 ) -> Iterator[tuple[int, bytes]]:
     node = load(get, score, level)
-    for raw in node.items:
-        data = bytes(raw)
-        child = decode_child(data) if node.level else None
-        if child is not None:
-            weight = child.count if weigh is None else child.total
-        else:
-            weight = 1 if weigh is None else weigh(data)
+    weighed = [_weighed(bytes(raw), node.level, weigh) for raw in node.items]
+    if said is not None and sum(weight for weight, _, _ in weighed) != said:
+        raise Corrupt("tree node covers more or less than its parent says", score=score)
+    for weight, child, data in weighed:
         if skip >= weight:
             skip -= weight
             continue
         if child is None:
             yield skip, data
         else:
-            yield from _walk(get, Score(child.score), node.level - 1, skip, weigh)
+            yield from _walk(get, Score(child.score), node.level - 1, skip, weigh, weight)
         skip = 0
+
+
+def _weighed(
+    data: bytes, level: int, weigh: Callable[[bytes], int] | None
+) -> tuple[int, Child | None, bytes]:
+    if level:
+        child = decode_child(data)
+        return child.count if weigh is None else child.total, child, data
+    return 1 if weigh is None else weigh(data), None, data
 
 
 def find(get: Get, root: Score, key: bytes, key_of: Callable[[bytes], bytes]) -> bytes | None:

@@ -19,6 +19,7 @@ NAME_MAX = 255
 TARGET_MAX = 4095
 XATTRS_INLINE_MAX = 512  # encoded; more becomes content
 LENGTH_MAX = 2**63 - 1
+BLOCK_LENGTH_MAX = 1 << 20  # the store's largest block
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -221,15 +222,19 @@ def _entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list
         return "a name that cannot be"
     if b"/" in name or b"\0" in name:
         return "a name with a slash or a NUL"
+    if not 0 <= entry.mode < 2**16:
+        return "a number out of range"
     if _DETAIL_OF_TYPE.get(stat.S_IFMT(entry.mode)) is not type(entry.detail):
         return f"mode {entry.mode:#o} is not of its type"
     numbers = (entry.uid, entry.gid, *_numbers(entry.detail))
-    if not all(0 <= number < 2**32 for number in numbers) or entry.mode >= 2**16:
+    if not all(0 <= number < 2**32 for number in numbers):
         return "a number out of range"
     if not -(2**63) <= entry.mtime_ns < 2**63 or len(entry.link) not in (0, 16):
         return "a time or link id out of range"
     if isinstance(entry.detail, Symlink) and not 0 < len(entry.detail.target) <= TARGET_MAX:
         return "a link target that cannot be"
+    if isinstance(entry.detail, Symlink) and b"\0" in entry.detail.target:
+        return "a link target with a NUL"
     if isinstance(entry.detail, Directory) and entry.link:
         return "a hard-linked directory"
     return _xattrs_problem(entry.xattrs) or _contents_problem(entry)
@@ -274,7 +279,9 @@ def content_problem(content: Content) -> str:
             return ""
         case Inline(data):
             sound = 0 < len(data) <= INLINE_MAX
-        case Block(score, length) | Tree(score, length):
+        case Block(score, length):
+            sound = len(score) == SCORE_SIZE and 0 < length <= BLOCK_LENGTH_MAX
+        case Tree(score, length):
             sound = len(score) == SCORE_SIZE and 0 < length <= LENGTH_MAX
     return "" if sound else "content that cannot be"
 
@@ -299,7 +306,7 @@ def decode_item(data: bytes | memoryview) -> Item:
     item = _decoded(_item, data, "content item")
     sound = 0 < item.length <= LENGTH_MAX
     if isinstance(item, Chunk):
-        sound = sound and len(item.score) == SCORE_SIZE
+        sound = sound and len(item.score) == SCORE_SIZE and item.length <= BLOCK_LENGTH_MAX
     elif isinstance(item, Slice):
         end = item.offset + item.length
         sound = sound and not content_problem(item.content)

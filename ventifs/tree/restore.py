@@ -18,6 +18,7 @@ from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.tree.content import read, read_whole
 from ventifs.tree.directory import entries, printable
+from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.records import (
     Content,
     Device,
@@ -80,6 +81,7 @@ class Restorer:
             VentifsError: when the target is there and not empty, or cannot be written.
             Corrupt, NotStored: where the archive is damaged.
         """
+        allow_many_descriptors()
         if not isinstance(entry.detail, Directory):
             self._run_single(entry, target)
             return self.done
@@ -210,10 +212,14 @@ class Restorer:
         return True
 
     def _metadata(self, entry: Entry, path: bytes, fd: int) -> None:
-        """Everything about a file or directory but its content. Owner first: it clears set-uid."""
+        """Everything about a file or directory but its content.
+
+        The owner first, for chown clears set-uid; the mode after the attributes, for without write
+        permission an ordinary user may set none.
+        """
         self._owner(entry, path, fd, None)
-        os.fchmod(fd, stat.S_IMODE(entry.mode))
         self._xattrs(entry, path, fd)
+        os.fchmod(fd, stat.S_IMODE(entry.mode))
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _owner(self, entry: Entry, path: bytes, target: int | bytes, directory: int | None) -> None:
