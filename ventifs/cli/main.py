@@ -26,6 +26,8 @@ COMMANDS = {
     "versions": ("ventifs.cli.archive", "versions", "List versions."),
     "ls": ("ventifs.cli.look", "ls", "List a directory of a version."),
     "cat": ("ventifs.cli.look", "cat", "Print a file of a version."),
+    "diff": ("ventifs.cli.diff", "diff", "Compare two versions."),
+    "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
     "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
     "forget": ("ventifs.cli.archive", "forget", "Remove versions from the catalog."),
