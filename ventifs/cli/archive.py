@@ -65,7 +65,7 @@ def archive(
         version, tally = archive_directory(
             opened, source, name, time_ns=time_ns, comment=comment, tags=tags,
             one_file_system=one_file_system, read_all=no_cache,
-            progress=lambda tally, path: progress(tally.entries, tally.bytes, printable(path)),
+            progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps({**_as_json(version), "entries": tally.entries}, indent=2))

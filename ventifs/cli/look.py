@@ -136,7 +136,7 @@ def restore(what: str, target: Path, *, store: Path, as_json: bool) -> int:
     with EntryProgress("restoring", quiet=as_json) as progress, Store.open(store) as opened:
         entry, _ = _find(opened, what)
         done = Restorer(
-            opened, progress=lambda done, path: progress(done.entries, done.size, printable(path))
+            opened, progress=lambda done, path: progress(done.entries, done.size, path)
         ).run(entry, target)
     if as_json:
         left = [{"path": printable(path), "left": what} for path, what in done.left]

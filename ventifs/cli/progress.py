@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ventifs.cli.text import count, size
+from ventifs.tree.directory import printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -101,7 +102,7 @@ class EntryProgress:
         """Start; nothing is drawn before the first call."""
         return self
 
-    def __call__(self, entries: int, total: int, path: str) -> None:
+    def __call__(self, entries: int, total: int, path: bytes) -> None:
         """Show how far it is, if it is time to."""
         now = time.monotonic()
         if now < self._next:
@@ -120,7 +121,7 @@ class EntryProgress:
 
             self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
             self._live.start()
-        text = Text(f"{line}  {path}", no_wrap=True, overflow="ellipsis")
+        text = Text(f"{line}  {printable(path)}", no_wrap=True, overflow="ellipsis")
         self._live.update(text, refresh=True)
 
     def __exit__(
