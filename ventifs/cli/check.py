@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from ventifs.cli.progress import ByteProgress
+from ventifs.cli.progress import ByteProgress, EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.where import json_option, store_option
+from ventifs.store import Store
 from ventifs.store.audit import Finding, Report
 from ventifs.store.check import Repair
 from ventifs.store.check import check as check_store
@@ -18,6 +19,9 @@ from ventifs.store.files import Files
 from ventifs.store.header import read_header, require_writable
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index as rebuild
+from ventifs.tree.catalog import versions
+from ventifs.tree.directory import printable
+from ventifs.tree.verify import Harm, Verifier
 
 _SHOWN_MAX = 1000
 
@@ -36,8 +40,9 @@ _SHOWN_MAX = 1000
 def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: int) -> int:
     """Verify the store; mend it with --repair.
 
-    Without options: the structure of every arena, and the index and the catalog against them, both
-    ways. Exits with 1 when anything is wrong.
+    Without options: the structure of every arena, the index and the catalog against them, both
+    ways, and that everything versions refer to is there. Damage names the versions and paths that
+    it harms. Exits with 1 when anything is wrong.
 
     A repair drops damaged blocks from the index, or turns to another copy where there is one, so
     that the next archive stores them anew instead of trusting them. It also makes arenas whole
@@ -51,15 +56,33 @@ def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: in
     if repair and harmful:
         with ByteProgress("rebuilding the index", quiet=as_json) as progress:
             mended = repair_store(store, report, progress)
+    harms = _check_versions(store, report, mended, quiet=as_json)
     if as_json:
-        _print_json(store, report, mended, read_data=read_data or repair)
+        _print_json(store, report, mended, harms, read_data=read_data or repair)
     else:
-        _print_lines(store, report, mended, read_data=read_data or repair)
+        _print_lines(store, report, mended, harms, read_data=read_data or repair)
     wrong = bool(mended.lost) if mended else bool(harmful)
-    return 1 if wrong else 0
+    return 1 if wrong or harms else 0
 
 
-def _print_json(store: Path, report: Report, mended: Repair | None, *, read_data: bool) -> None:
+def _check_versions(
+    store: Path, report: Report, mended: Repair | None, *, quiet: bool
+) -> list[Harm]:
+    """What is wrong with the versions; nothing can be told while the index is damaged."""
+    if mended is None and any(finding.what == "index" for finding in report.findings):
+        return []
+    harms: list[Harm] = []
+    with EntryProgress("checking versions", quiet=quiet) as progress, Store.open(store) as opened:
+        verifier = Verifier(opened)
+        for version in versions(opened):
+            harms += verifier.version(version)
+            progress(verifier.paths, 0, str(version).encode())
+    return harms
+
+
+def _print_json(
+    store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
+) -> None:
     click.echo(
         json.dumps(
             {
@@ -68,24 +91,34 @@ def _print_json(store: Path, report: Report, mended: Repair | None, *, read_data
                 **asdict(report.summary),
                 "findings": [asdict(finding) for finding in report.findings],
                 "repair": asdict(mended) if mended else None,
+                "harmed": [
+                    {"version": harm.version, "path": printable(harm.path), "reason": harm.reason}
+                    for harm in harms
+                ],
             },
             indent=2,
         )
     )
 
 
-def _print_lines(store: Path, report: Report, mended: Repair | None, *, read_data: bool) -> None:
+def _print_lines(
+    store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
+) -> None:
     for finding in report.findings[:_SHOWN_MAX]:
         click.echo(_line(finding))
     if len(report.findings) > _SHOWN_MAX:
         click.echo(f"... and {len(report.findings) - _SHOWN_MAX:,} more; --json lists them all")
+    for harm in harms[:_SHOWN_MAX]:
+        click.echo(f"harmed: {harm.version}:/{printable(harm.path)}: {harm.reason}")
+    if len(harms) > _SHOWN_MAX:
+        click.echo(f"... and {len(harms) - _SHOWN_MAX:,} more paths; --json lists them all")
     seen = report.summary
     how = "every byte" if read_data else "structure"
     click.echo(
         f"{store}: {how} of {count(seen.arenas, 'arena')} checked, {size(seen.bytes)}, "
         f"{count(seen.clumps, 'clump')}, {count(seen.blocks, 'block')}"
     )
-    click.echo(_verdict(store, report, mended, read_data=read_data))
+    click.echo(_verdict(store, report, mended, harms, read_data=read_data))
 
 
 def _line(finding: Finding) -> str:
@@ -96,7 +129,9 @@ def _line(finding: Finding) -> str:
     return f"{what}: {' '.join(place) + ': ' if place else ''}{finding.reason}{note}"
 
 
-def _verdict(store: Path, report: Report, mended: Repair | None, *, read_data: bool) -> str:
+def _verdict(
+    store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
+) -> str:
     harmful = [finding for finding in report.findings if not finding.harmless]
     if mended is not None:
         text = (
@@ -106,6 +141,11 @@ def _verdict(store: Path, report: Report, mended: Repair | None, *, read_data: b
         if mended.lost:
             text += "\nnext: archive the same sources again, which stores the lost blocks anew"
         return text
+    if not harmful and harms:
+        return (
+            f"{count(len(harms), 'path')} of versions cannot be brought back whole\n"
+            "next: archive the same sources again; what is the same is whole again then"
+        )
     if not harmful:
         harmless = len(report.findings)
         return "no errors" + (f" ({harmless} old damages that do no harm)" if harmless else "")
