@@ -252,7 +252,8 @@ def test_what_cannot_be_read_or_restored_gives_exit_code_3(home: Path, store: Pa
         [trouble] = results[0]["troubles"]
         assert trouble == {"path": "closed", "reason": "permission denied", "missing": True}
         assert {left["left"] for left in results[1]["left"]} == {
-            "owner 0:0: operation not permitted"
+            "owner 0:0: operation not permitted",
+            "set-uid and set-gid: operation not permitted",
         }
         assert (public / "back" / "size300000").read_bytes() == noise(300_000, 300_000)
     finally:

@@ -1,7 +1,6 @@
 """`ventifs archive`, `ventifs versions` and `ventifs forget`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.archive import Tally
 from ventifs.tree.archive import archive as archive_directory
-from ventifs.tree.catalog import Version, find_version, parse_time, tree_score
+from ventifs.tree.catalog import Version, check_name, find_version, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
@@ -55,6 +54,9 @@ def archive(
     the next one.
     """
     time_ns = None if when is None else parse_time(when)[0]
+    check_name(name)
+    if source == Path() or not source.is_dir():
+        raise VentifsError(f"{source}: not a directory; name the one to archive")
     if not context.meta["store_named"] and not store.exists():
         Store.create(store)
         click.echo(f"made a store at {store}", err=True)
@@ -114,11 +116,11 @@ def _as_json(version: Version) -> dict[str, Any]:
 @store_option
 @json_option
 def versions(name: str | None, *, store: Path, as_json: bool) -> None:
-    """List versions, all or those of one NAME, by name and then by time."""
+    """List versions, all or those of one NAME (or NAME@TIME), by name and then by time."""
     with Store.open(store) as opened:
-        found = all_versions(opened, name)
+        found = [] if name and "@" in name else all_versions(opened, name and check_name(name))
         if name is not None and not found:
-            find_version(opened, name)  # says which names there are
+            found = [find_version(opened, name)]  # or it says which there are
     if as_json:
         click.echo(json.dumps([_as_json(version) for version in found], indent=2))
         return
@@ -156,4 +158,3 @@ def forget(wanted: tuple[str, ...], *, store: Path, force: bool, dry_run: bool) 
             opened.commit(deletes=records)
     for version in doomed:
         click.echo(f"{'would forget' if dry_run else 'forgot'} {version}")
-    sys.stdout.flush()

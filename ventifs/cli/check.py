@@ -153,7 +153,7 @@ def _verdict(
     mend = f"ventifs check --repair --store {shlex.quote(str(store))}"
     if kinds <= {"index", "catalog"} and not report.rescued:
         remedy = f"ventifs rebuild-index --store {shlex.quote(str(store))}"
-    elif kinds == {"arena"} and all("missing" in finding.reason for finding in harmful):
+    elif any(finding.reason == "its file is missing" for finding in harmful):
         remedy = f"put the missing files back, or else {mend}"
     else:
         remedy = mend

@@ -87,6 +87,8 @@ def main() -> None:
     """Run the command line, and exit."""
     logging.basicConfig(format="ventifs: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _on_terminate)
+    if sys.stdout is None:  # closed by whoever ran us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not text
     meta: dict[str, Any] = {}
@@ -94,8 +96,7 @@ def main() -> None:
         with ventifs.make_context("ventifs", sys.argv[1:]) as context:
             meta = context.meta
             code = ventifs.invoke(context)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:

@@ -165,6 +165,10 @@ class Appender:
         self._writeback_from = min(self._writeback_from, length)
         self._dirty = True
 
+    def unlock(self) -> None:
+        """Let others have the arena, even while an exception's traceback still refers to this."""
+        fcntl.flock(self._arena.fd, fcntl.LOCK_UN)
+
     def seal(self) -> None:
         """Write directory and trailer, durably. On an error the arena goes on as it was.
 

@@ -140,6 +140,18 @@ _environments: dict[tuple[int, int, int], _Environment] = {}  # a forked child h
 _environments_lock = Lock()
 
 
+def _drop_inherited() -> None:
+    """In a forked child: lmdb refuses a file that it believes open, and the parent's is no use."""
+    global _environments_lock  # noqa: PLW0603
+    _environments_lock = Lock()
+    for environment in _environments.values():
+        environment.lmdb.close()
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
+
+
 def _file_key(path: Path) -> tuple[int, int, int]:
     status = (path / "data.mdb").stat()
     return os.getpid(), status.st_dev, status.st_ino
@@ -539,7 +551,9 @@ class Index:
 
     def size(self) -> int:
         """Bytes the index takes on disk."""
-        return (self.path / "data.mdb").stat().st_blocks * 512
+        with _explained(self.path), self._begin() as transaction:
+            pages: int = self._environment.lmdb.info()["last_pgno"] + 1
+            return pages * int(transaction.stat(self._blocks)["psize"])
 
     def sync(self) -> None:
         """Make an index opened without `sync` durable."""

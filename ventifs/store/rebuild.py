@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from ventifs.errors import Busy
 from ventifs.store.appender import lock_arena
 from ventifs.store.arena import Damage
 from ventifs.store.arenas import Arenas
@@ -141,7 +142,9 @@ def _fill_sorted(
         path = arenas.open_path(arena_id)
         if path.exists():
             arena = lock_arena(path)
-            state = arena and restore_whole(arena, 0, arenas, files, intake)
+            if arena is None:
+                raise Busy(f"{path}: another process holds this arena; try again when it is done")
+            state = restore_whole(arena, 0, arenas, files, intake)
             if state:
                 intake.journal.states.append(state)
         else:

@@ -104,11 +104,11 @@ class Writer:
         self._handed: list[Appender] = []  # sealed, and known to the parent
         self._batch = Batch()  # durable or to be made so, not yet in the index
         self._new_names = False  # arenas were created whose names are not durable
-        self._broken: VentifsError | None = None
+        self._broken: str | None = None  # not the error: its traceback holds arenas
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise self._broken
+            raise VentifsError(self._broken)
 
     def full(self, pending_max: int) -> bool:
         """Whether a commit is due, to keep memory and the commit clump bounded."""
@@ -241,8 +241,8 @@ class Writer:
     def break_off(self, error: BaseException) -> VentifsError:
         """Refuse to write from now on; what the arenas hold is for the next recovery to tell."""
         reason = str(error) or "writing was interrupted"
-        self._broken = VentifsError(f"{reason}; nothing more is written: open the store again")
-        return self._broken
+        self._broken = f"{reason}; nothing more is written: open the store again"
+        return VentifsError(self._broken)
 
     def hand_over(self) -> Batch:
         """For a worker: make all that was added durable, and give it to the parent to commit.
@@ -351,6 +351,8 @@ class Writer:
     def close(self) -> None:
         """Let go of the arena in hand; what was not committed stays for the next recovery."""
         self._thread.shutdown()
+        for appender in (*self._done, *self._handed, *([self._appender] if self._appender else [])):
+            appender.unlock()
         self._appender = None
         self._done, self._handed = [], []
 

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ from ventifs.tree.catalog import (
     versions,
 )
 from ventifs.tree.content import ContentWriter
-from ventifs.tree.directory import build
-from ventifs.tree.live import Changed, Reader, Trouble, allow_many_descriptors
+from ventifs.tree.directory import build, printable
+from ventifs.tree.live import Changed, Reader, Trouble, allow_many_descriptors, same_file
 from ventifs.tree.records import Content, Directory, Empty, Entry, Listed, decode_entry, encode
 from ventifs.tree.statcache import SETTLED_NS, Leaf, Seen, StatCache
 
@@ -60,9 +60,11 @@ class Tally:
 
 @dataclass(slots=True)
 class _Group:
-    """The names of one hard-linked file."""
+    """The names of one hard-linked file; what it was at the first, and whether it had settled."""
 
     entry: Entry
+    status: os.stat_result
+    settled: bool
     paths: list[bytes] = field(default_factory=list)
 
     def encoded(self, name: bytes) -> bytes:
@@ -106,6 +108,7 @@ class Archiver:
         self.tally = Tally()
         self.troubles: list[Trouble] = []
         self._store = store
+        self._own = os.stat(store.path)
         self._cache = cache
         self._writer = ContentWriter(store)
         self._reader = Reader(self._writer)
@@ -114,8 +117,6 @@ class Archiver:
         self._groups: dict[tuple[int, int], _Group] = {}
         self._waiting: list[_Frame] = []  # directories with hard links in or below, in post-order
         self._committed = 0
-        self._started_ns = 0  # when the last leaf's reading began
-        self._problem = ""  # with that leaf
 
     def run(self, source: Path) -> Entry:
         """Archive a directory; its own entry.
@@ -180,8 +181,12 @@ class Archiver:
         self.troubles.append(Trouble(path, reason, missing))
 
     def _enter(self, name: bytes, path: bytes, frame: _Frame, status: os.stat_result) -> _Frame:
-        """Go down into a directory; one that cannot be, or should not be, is archived as empty."""
-        if self._one_file_system and status.st_dev != frame.status.st_dev:
+        """Go down into a directory; one that cannot be, or should not be, is archived as empty.
+
+        The store itself should not be: every run would archive the last one's arenas.
+        """
+        elsewhere = self._one_file_system and status.st_dev != frame.status.st_dev
+        if elsewhere or os.path.samestat(status, self._own):
             return _Frame(name, path, -1, status, iter(()))
         try:
             return self._frame(name, path, self._reader.open(name, frame.fd))
@@ -192,51 +197,63 @@ class Archiver:
 
     def _leaf(self, frame: _Frame, name: bytes, path: bytes, status: os.stat_result) -> None:
         """Anything but a directory: from the cache if it is what it was, else read."""
-        linked = status.st_nlink > 1
-        group = self._groups.get((status.st_dev, status.st_ino)) if linked else None
+        group = self._group(path, status)
         leaf = frame.known.get(name)
         if leaf is not None and leaf.matches(status):
             self._cache.hits += 1
-            data = leaf.entry
-            size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+            settled = True
         else:
-            entry, status = self._read(frame, name, path, status, group)
-            data, size = encode(entry), entry.size
-            leaf = None
-            if status.st_ctime_ns < self._started_ns - SETTLED_NS and not self._problem:
-                leaf = Leaf(name, status.st_ino, status.st_size, status.st_mtime_ns,
-                            status.st_ctime_ns, data)  # fmt: skip
-        if leaf is not None:
+            leaf, status, settled = self._read(frame, name, path, status, group)
+        if settled:
             frame.leaves.append(leaf)
+        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         self.tally.entries += 1
         self.tally.bytes += size
         frame.paths += 1
         frame.total += size
-        if linked:
-            key = (status.st_dev, status.st_ino)
-            group = group or self._groups.setdefault(key, _Group(decode_entry(data)))
+        if status.st_nlink > 1:
+            if group is None:
+                group = _Group(decode_entry(leaf.entry), status, settled)
+                self._groups[status.st_dev, status.st_ino] = group
             group.paths.append(path)
             frame.children.append((name, group))
             frame.waits = True
         else:
-            frame.children.append((name, data))
+            frame.children.append((name, leaf.entry))
         if self._writer.new_bytes - self._committed >= _COMMIT_EVERY:
             self._committed = self._writer.new_bytes
             self._store.commit()
 
+    def _group(self, path: bytes, status: os.stat_result) -> _Group | None:
+        """The names met already of a hard-linked file, if it is still what it was then."""
+        if status.st_nlink < 2:
+            return None
+        group = self._groups.get((status.st_dev, status.st_ino))
+        if group is not None and not same_file(group.status, status):
+            self._trouble(path, "changed between two of its names", missing=False)
+            return None
+        return group
+
     def _read(
         self, frame: _Frame, name: bytes, path: bytes, status: os.stat_result, group: _Group | None
-    ) -> tuple[Entry, os.stat_result]:
-        """A leaf's entry, and its status when it was read."""
-        self._started_ns, self._problem = time.time_ns(), ""
+    ) -> tuple[Leaf, os.stat_result, bool]:
+        """A leaf as it was read, its status then, and whether it had settled: may be cached."""
+        started_ns, problem = time.time_ns(), ""
         if group is not None:
-            return msgspec.structs.replace(group.entry, name=name), status
-        if not stat.S_ISREG(status.st_mode):
-            return self._reader.other(name, frame.fd, status), status
-        entry, status, self._problem = self._reader.regular(name, frame.fd)
-        if self._problem:
-            self._trouble(path, self._problem, missing=False)
-        return entry, status
+            entry = msgspec.structs.replace(group.entry, name=name)
+        elif stat.S_ISREG(status.st_mode):
+            entry, status, problem = self._reader.regular(name, frame.fd)
+        else:
+            entry = self._reader.other(name, frame.fd, status)
+        if problem:
+            self._trouble(path, problem, missing=False)
+        leaf = Leaf(name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+                    encode(entry))  # fmt: skip
+        if group is not None:
+            settled = group.settled
+        else:
+            settled = not problem and status.st_ctime_ns < started_ns - SETTLED_NS
+        return leaf, status, settled
 
     def _finish(self, frame: _Frame, parent: _Frame | None) -> None:
         """All below a directory has been seen."""
@@ -316,6 +333,9 @@ def archive(
     """
     started = time.monotonic()
     stamp = time.time_ns() if time_ns is None else time_ns
+    for text in (comment, *tags):
+        if not text.isprintable():
+            raise VentifsError(f"{text!r}: a comment or tag is one line of text")
     if not 0 <= stamp <= TIME_NS_MAX:
         raise VentifsError("a version's time lies between 1970 and 2554")
     if any(version.time_ns == stamp for version in versions(store, check_name(name))):
@@ -325,9 +345,11 @@ def archive(
         root = archiver.run(source)
         troubles = tuple((trouble.path, trouble.reason, trouble.missing)
                          for trouble in archiver.troubles)  # fmt: skip
-        version = Version(name, stamp, root, str(source.absolute()), comment, tags,
+        where = printable(os.fsencode(source.absolute()))
+        version = Version(name, stamp, root, where, comment, tags,
                           archiver.tally.new_bytes, time.monotonic() - started,
                           troubles)  # fmt: skip
         [record] = store.commit([(version_key(name, stamp), encode_version(version))])
-        cache.put_in_place()
+        with suppress(OSError):  # the version is committed; the next run only reads more
+            cache.put_in_place()
     return replace(decode_version(record), troubles=troubles, troubles_more=0), archiver.tally

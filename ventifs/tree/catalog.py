@@ -14,7 +14,7 @@ from difflib import get_close_matches
 import msgspec
 
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.store import Score, Store
+from ventifs.store import Score, Store, score_of
 from ventifs.store.journal import Record
 from ventifs.tree.records import Entry, decode_entry, encode
 
@@ -139,8 +139,11 @@ def decode_version(record: Record) -> Version:
         stored = _decode_stored(record.value)
         if _encode_stored(stored) != record.value or len(time) != _TIME.size:
             raise Corrupt(f"version record {record.key!r} is not in its canonical form")
+        root = decode_entry(stored.root, root=True)
+        if not root.is_directory:
+            raise Corrupt(f"version record {record.key!r} is of no directory")
         return Version(check_name(name.decode()), _TIME.unpack(time)[0],
-                       decode_entry(stored.root, root=True), stored.source, stored.comment,
+                       root, stored.source, stored.comment,
                        stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
                        stored.troubles_more, record)  # fmt: skip
     except Corrupt:
@@ -250,8 +253,6 @@ def _by_score(store: Store, text: str) -> Version:
 
 def tree_score(root: Entry) -> Score:
     """What names a whole tree, root directory's own metadata included."""
-    from ventifs.store import score_of
-
     return score_of(encode(root) + b"\xc1")
 
 

@@ -126,7 +126,9 @@ class Reader:
         try:
             return os.open(name, _OPEN | self._noatime, dir_fd=directory)
         except PermissionError:
-            return os.open(name, _OPEN, dir_fd=directory)
+            fd = os.open(name, _OPEN, dir_fd=directory)
+            self._noatime = 0
+            return fd
 
     def regular(self, name: bytes, directory: int) -> tuple[Entry, os.stat_result, str]:
         """A regular file's entry, its status when it was read, and what is wrong with it, if so.
@@ -167,9 +169,9 @@ class Reader:
         size = status.st_size
         if size > _WHOLE_MAX:
             return self._writer.write(pieces(fd, size, status.st_blocks))
-        data = _pread(fd, size, 0) if size else b""
-        if len(data) < size:
-            raise Changed("shrank while it was read")
+        data = _pread(fd, max(size, 1), 0)
+        if len(data) != size:  # a file of /proc says it has no bytes, and has
+            raise Changed("its size is not what it says")
         return self._writer.write_whole(data)
 
     def entry(

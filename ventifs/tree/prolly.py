@@ -3,8 +3,8 @@
 Encoded items, in order, are grouped into nodes whose ends the items themselves decide: an item ends
 its node when BLAKE3(level, item) is under a mask. So the same items always make the same nodes,
 however they came about, and a change rewrites one path. A node has at least 4 items, unless it is
-the last of its level, and at most 64 KiB, counted from its own start: every level is at most half
-as long as the one below, whatever the items are, even chosen against the mask.
+the last of its level, and at most 64 KiB, counted from its own start: every level is at most a
+quarter as long as the one below, rounded up, whatever the items are, even chosen against the mask.
 
 Inner nodes hold, for each node below, how many items and bytes of content it covers and its last
 key, so that look-ups by ordinal, by offset and by key cost one node a level.

@@ -226,9 +226,10 @@ def _entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list
         return "a number out of range"
     if _DETAIL_OF_TYPE.get(stat.S_IFMT(entry.mode)) is not type(entry.detail):
         return f"mode {entry.mode:#o} is not of its type"
-    numbers = (entry.uid, entry.gid, *_numbers(entry.detail))
-    if not all(0 <= number < 2**32 for number in numbers):
+    if not all(0 <= number < 2**32 for number in (entry.uid, entry.gid)):
         return "a number out of range"
+    if isinstance(entry.detail, Device) and not _is_device(entry.detail):
+        return "a device number out of range"
     if not -(2**63) <= entry.mtime_ns < 2**63 or len(entry.link) not in (0, 16):
         return "a time or link id out of range"
     if isinstance(entry.detail, Symlink) and not 0 < len(entry.detail.target) <= TARGET_MAX:
@@ -240,8 +241,8 @@ def _entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list
     return _xattrs_problem(entry.xattrs) or _contents_problem(entry)
 
 
-def _numbers(detail: Detail) -> tuple[int, ...]:
-    return (detail.major, detail.minor) if isinstance(detail, Device) else ()
+def _is_device(device: Device) -> bool:
+    return 0 <= device.major < 2**12 and 0 <= device.minor < 2**20  # Linux's own limits
 
 
 def _xattrs_problem(xattrs: Listed | Content) -> str:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from ventifs.tree.records import (
 )
 
 _NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # by this file system, of attributes
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Progress = Callable[["Restored", bytes], None]
@@ -90,6 +93,8 @@ class Restorer:
             if any(target.iterdir()):
                 raise VentifsError(f"{target}: not empty; restore into a new or empty directory")
             self._top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(OSError):  # what is made here would inherit from it
+                os.removexattr(self._top, "system.posix_acl_default")
             self._run_tree(entry)
         except OSError as error:
             raise explained(error, target) from None
@@ -202,9 +207,9 @@ class Restorer:
                 raise
             self._left(path, f"{_kind(entry)} not made", error)
             return False
-        self._owner(entry, path, name, directory)
+        mode = self._owner(entry, path, name, directory)
         if not isinstance(entry.detail, Symlink):
-            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=directory)
+            os.chmod(name, mode, dir_fd=directory)
         through = b"/proc/self/fd/%d/%s" % (directory, name)
         self._xattrs(entry, path, through)
         times = (entry.mtime_ns, entry.mtime_ns)
@@ -217,12 +222,14 @@ class Restorer:
         The owner first, for chown clears set-uid; the mode after the attributes, for without write
         permission an ordinary user may set none.
         """
-        self._owner(entry, path, fd, None)
+        mode = self._owner(entry, path, fd, None)
         self._xattrs(entry, path, fd)
-        os.fchmod(fd, stat.S_IMODE(entry.mode))
+        os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def _owner(self, entry: Entry, path: bytes, target: int | bytes, directory: int | None) -> None:
+    def _owner(self, entry: Entry, path: bytes, target: int | bytes, directory: int | None) -> int:
+        """Set the owner; the mode to set then, for set-uid is its owner's to give."""
+        mode = stat.S_IMODE(entry.mode)
         try:
             if directory is None:
                 os.chown(target, entry.uid, entry.gid)
@@ -232,13 +239,17 @@ class Restorer:
             if error.errno not in _NOT_ALLOWED:
                 raise
             self._left(path, f"owner {entry.uid}:{entry.gid}", error)
+            if not isinstance(entry.detail, Directory) and mode & _SET_ID:
+                self._left(path, "set-uid and set-gid", error)
+                mode &= ~_SET_ID
+        return mode
 
     def _xattrs(self, entry: Entry, path: bytes, target: int | bytes) -> None:
         for name, value in xattrs_of(self._store, entry):
             try:
                 os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
             except OSError as error:
-                if error.errno not in _NOT_ALLOWED:
+                if error.errno not in _NOT_ALLOWED | _NOT_HELD:
                     raise
                 self._left(path, f"attribute {printable(name)}", error)
 

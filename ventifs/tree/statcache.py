@@ -13,6 +13,7 @@ within the clock's tick of being read is read again next time.
 import os
 from array import array
 from bisect import bisect_left
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -125,22 +126,21 @@ class StatCache:
         return self.path.with_name(f".{self.path.name}.{os.getpid()}")
 
     def _opened(self) -> _Previous | None:
+        """The previous run's file; whatever is wrong with it, there is none."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        size = os.fstat(fd).st_size
-        start = int.from_bytes(os.pread(fd, 8, size - 8), "little") if size > 16 else 0
-        data = _record_at(fd, start) if os.pread(fd, 8, 0) == _MAGIC else None
-        try:
+        footer = None
+        with suppress(OSError, msgspec.DecodeError):
+            size = os.fstat(fd).st_size
+            start = int.from_bytes(os.pread(fd, 8, size - 8), "little") if size > 16 else 0
+            data = _record_at(fd, start) if os.pread(fd, 8, 0) == _MAGIC else None
             footer = _decode_footer(data) if data else None
-        except msgspec.DecodeError:
-            footer = None
         if footer is None or (footer.store_id, footer.epoch) != (self.store_id, self.epoch):
             os.close(fd)
             return None
-        hashes, offsets = array("Q", footer.hashes), array("Q", footer.offsets)
-        return _Previous(fd, hashes, offsets)
+        return _Previous(fd, array("Q", footer.hashes), array("Q", footer.offsets))
 
     def seen(self, path: bytes) -> Seen | None:
         """What the previous run saw of a directory."""
