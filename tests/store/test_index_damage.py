@@ -1,14 +1,16 @@
 """A damaged index: entries are missed, records are refused, and a rebuild is asked for."""
 
-from pathlib import Path
+from pathlib import pickle
 
 import lmdb
+import Path
 import pytest
 
 from tests.support.arenafiles import STORE_ID
 from tests.support.damage import overwrite
 from ventifs.store import score_of
-from ventifs.store.index import Index, IndexDamaged, IndexMissing
+from ventifs.store.environment import IndexDamaged, IndexMissing
+from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Counters, Record
 from ventifs.store.states import ArenaState, Place, Totals
 
@@ -107,3 +109,9 @@ def test_another_stores_index_is_refused(tmp_path: Path) -> None:
         Index(tmp_path / "index", bytes(16))
     assert index.counters() == NOTHING  # the refusal did not close it for others
     index.close()
+
+
+def test_the_errors_pass_from_a_worker_to_its_parent(tmp_path: Path) -> None:
+    for error in (IndexDamaged(tmp_path, "is odd"), IndexMissing(tmp_path, "is missing")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy)) == (type(error), str(error))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store import Score, Store, score_of
-from ventifs.store.index import IndexDamaged
+from ventifs.store.environment import IndexDamaged
 
 PROJECT = Path(__file__).parents[2]
 Flip = tuple[int, int]  # byte, mask

@@ -1,4 +1,4 @@
-"""The index: LMDB tables from scores to places, and the catalog. The one module that knows LMDB.
+"""The index: LMDB tables from scores to places, and the catalog.
 
 A rebuildable hint, never trusted. LMDB's pages carry no checksums, so every value carries one over
 its key and itself: a damaged entry is a miss, never a false hit. What the store hands out is
@@ -6,27 +6,18 @@ decided by hashing the block, not by anything here. LMDB keeps a damaged page fr
 two more ways: an entry can vanish (a miss, for blocks) and LMDB itself can crash on it; so the
 catalog carries a digest over all its records, and `check` reads the index in a child process.
 
-LMDB forbids a second environment on one file in one process; `_environments` shares them. An
-environment must not cross a fork. FORMAT.md, section Index, lists the tables.
+FORMAT.md, section Index, lists the tables.
 """
 
-import errno
-import os
-import resource
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any
 from zlib import crc32
 
-import lmdb
-
-from ventifs.errors import Busy, NoSpace, VentifsError
-from ventifs.store.files import explained
+from ventifs.store.environment import Environment, IndexDamaged, LmdbError, lmdb_errors
 from ventifs.store.journal import (
     COUNTERS,
     DIGEST_SIZE,
@@ -41,10 +32,6 @@ from ventifs.store.states import ArenaState, Place, Totals
 INDEX_FORMAT = 1
 BATCH_ENTRIES = 32_000  # of one LMDB transaction: bounds its dirty pages at about 128 MiB
 
-_MAP_SIZE = 1 << 40  # address space, not memory: room for 15 billion entries
-_READERS_MAX = 1022
-_LOCK_SIZE = (_READERS_MAX + 2) * 64  # of lock.mdb: a cache line a reader, and two of its own
-_NEARLY_FULL = 1 << 20
 _TABLES = (b"blocks", b"open", b"sealed", b"numbers", b"catalog", b"deleted", b"meta")
 
 _ENTRY = struct.Struct("<IIH")  # arena number, clump offset, position in the clump
@@ -53,20 +40,6 @@ _CRC = struct.Struct("<I")
 _CRC_RESIDUE = 0x2144DF1C  # crc32 of any bytes followed by their own crc32, little-endian
 _ARENA = struct.Struct("<16sQIQQQQQQ")
 _CATALOG = struct.Struct("<Q16s")  # records, exclusive or of their digests
-
-
-class IndexDamaged(VentifsError):
-    """The index contradicts itself or cannot be read; a rebuild mends it, no data is lost."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        """Name the place and the remedy."""
-        super().__init__(
-            f"{path}: index {reason}; 'ventifs rebuild-index' mends it, losing nothing"
-        )
-
-
-class IndexMissing(IndexDamaged):
-    """There is no index; opening the store for writing, or a rebuild, makes it anew."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,108 +65,6 @@ def _opened_value(key: bytes, value: bytes | None) -> bytes | None:
     return value[:-4]
 
 
-def index_missing(path: Path) -> bool:
-    """Whether there is nothing in a directory that could be an index."""
-    data = path / "data.mdb"
-    return not data.exists() or data.stat().st_size == 0
-
-
-class _Environment:
-    """One LMDB environment, shared by every `Index` of this process on the same file."""
-
-    def __init__(self, path: Path, *, sync: bool, create: bool) -> None:
-        data = path / "data.mdb"
-        if not create and index_missing(path):
-            raise IndexMissing(path, "is missing")
-        self.readonly = not create and not os.access(data, os.W_OK)
-        lockless = self.readonly and not os.access(path / "lock.mdb", os.W_OK)
-        options: dict[str, Any] = {
-            "map_size": _MAP_SIZE, "max_dbs": len(_TABLES), "max_readers": _READERS_MAX,
-            "readonly": self.readonly, "lock": not lockless, "create": create,
-            "readahead": False, "sync": sync, "lib_version": 0, "mode": 0o644,
-        }  # fmt: skip
-        if not self.readonly:
-            _allocate_lock(path / "lock.mdb")
-        self.lmdb = lmdb.open(os.fsencode(path), **options)
-        try:
-            if not self.readonly:
-                self.lmdb.reader_check()
-            self.tables = {name: self.lmdb.open_db(name, create=create) for name in _TABLES}
-        except BaseException:
-            self.lmdb.close()
-            raise
-        self.users = 0
-        self.key = _file_key(path)
-
-
-def _allocate_lock(path: Path) -> None:
-    """Give LMDB's lock file its space: it is mapped, and a full disk would kill by SIGBUS."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if os.fstat(fd).st_blocks * 512 < _LOCK_SIZE:
-            os.posix_fallocate(fd, 0, _LOCK_SIZE)
-    finally:
-        os.close(fd)
-
-
-_environments: dict[tuple[int, int, int], _Environment] = {}  # a forked child has none of these
-_environments_lock = Lock()
-
-
-def _drop_inherited() -> None:
-    """In a forked child: lmdb refuses a file that it believes open, and the parent's is no use."""
-    global _environments_lock  # noqa: PLW0603
-    _environments_lock = Lock()
-    for environment in _environments.values():
-        environment.lmdb.close()
-    _environments.clear()
-
-
-os.register_at_fork(after_in_child=_drop_inherited)
-
-
-def _file_key(path: Path) -> tuple[int, int, int]:
-    status = (path / "data.mdb").stat()
-    return os.getpid(), status.st_dev, status.st_ino
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn LMDB's exceptions into the store's."""
-    try:
-        yield
-    except lmdb.MapFullError:
-        raise NoSpace(f"{path}: the index has reached its largest size") from None
-    except lmdb.ReadersFullError:
-        raise Busy(f"{path}: more than {_READERS_MAX} readers at once; try again") from None
-    except (lmdb.Error, OSError) as error:
-        text = str(error).lower()
-        if _is_full(path, text):
-            raise NoSpace(
-                f"{path}: no space left on device; nothing committed was lost: make room and run "
-                "the command again"
-            ) from None
-        for code in (errno.EACCES, errno.EPERM, errno.EROFS):
-            if os.strerror(code).lower() in text:
-                raise explained(OSError(code, ""), path) from None
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if os.strerror(errno.ENOMEM).lower() in text and limit != resource.RLIM_INFINITY:
-            raise VentifsError(
-                f"{path}: no address space for the index, which wants 1 TiB of it (not of memory): "
-                "lift the limit (ulimit -v)"
-            ) from None
-        raise IndexDamaged(path, f"cannot be read ({error})") from None
-
-
-def _is_full(path: Path, text: str) -> bool:
-    """Whether an error of LMDB's means a full disk; it calls a write cut short an I/O error."""
-    if any(os.strerror(code).lower() in text for code in (errno.ENOSPC, errno.EDQUOT)):
-        return True
-    return (
-        os.strerror(errno.EIO).lower() in text and os.statvfs(path).f_bavail * 4096 < _NEARLY_FULL
-    )
-
-
 class Index:
     """The tables of one store.
 
@@ -210,14 +81,7 @@ class Index:
         """
         self.path = path
         self._arenas: dict[int, bytes] = {}
-        with _explained(path), _environments_lock:
-            if create:
-                path.mkdir(exist_ok=True)
-            environment = None if create else self._shared()
-            if environment is None:
-                environment = _Environment(path, sync=sync, create=create)
-                _environments[environment.key] = environment
-            environment.users += 1
+        environment = Environment.acquire(path, _TABLES, sync=sync, create=create)
         self._environment = environment
         self._begin: Callable[..., Any] = environment.lmdb.begin
         self._tables = environment.tables
@@ -230,32 +94,16 @@ class Index:
             self.close()
             raise
 
-    def _shared(self) -> _Environment | None:
-        try:
-            environment = _environments.get(_file_key(self.path))
-        except OSError:
-            return None
-        if environment is not None and environment.readonly and os.access(self.path, os.W_OK):
-            raise Busy(f"{self.path}: open read-only in this process already; close that first")
-        return environment
-
     def close(self) -> None:
-        """Let go of the environment; the last user closes it."""
-        with _environments_lock:
-            self._environment.users -= 1
-            if self._environment.users == 0:
-                _environments.pop(self._environment.key, None)
-                self._environment.lmdb.close()
+        """Let go of the environment."""
+        self._environment.release()
 
     def replaced(self) -> bool:
         """Whether a rebuild has put another index in this one's place."""
-        try:
-            return _file_key(self.path) != self._environment.key
-        except OSError:
-            return False
+        return self._environment.replaced(self.path)
 
     def _initialise(self, store_id: bytes) -> None:
-        with _explained(self.path), self._begin(write=True) as transaction:
+        with lmdb_errors(self.path), self._begin(write=True) as transaction:
             meta = self._tables[b"meta"]
             for key, value in (
                 (b"format", _NUMBER.pack(INDEX_FORMAT)),
@@ -273,7 +121,7 @@ class Index:
             raise IndexDamaged(self.path, "belongs to another store")
 
     def _meta(self, key: bytes, transaction: Any = None) -> bytes:
-        with _explained(self.path):
+        with lmdb_errors(self.path):
             if transaction is None:
                 with self._begin() as reading:
                     value = reading.get(key, db=self._tables[b"meta"])
@@ -300,22 +148,22 @@ class Index:
             transaction = self._begin(self._blocks)  # not by `with`, which costs 0.2 us more
             value = transaction.get(score)
             transaction.abort()
-        except lmdb.Error:
-            with _explained(self.path):
+        except LmdbError:
+            with lmdb_errors(self.path):
                 raise
         return value is not None and crc32(value, crc32(score)) == _CRC_RESIDUE
 
     def known_many(self, scores: Sequence[Score]) -> list[bool]:
         """`known` for each score, looked up in sorted order, 2 to 3 times cheaper."""
         found = {}
-        with _explained(self.path), self._begin(self._blocks) as transaction:
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             for score in sorted(set(scores)):
                 found[score] = _opened_value(score, transaction.get(score)) is not None
         return [found[score] for score in scores]
 
     def locate(self, score: Score) -> Place | None:
         """Where a block stands, or None when it is absent (or its entry damaged)."""
-        with _explained(self.path), self._begin(self._blocks) as transaction:
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             value = _opened_value(score, transaction.get(score))
             if value is None or len(value) != _ENTRY.size:
                 return None
@@ -334,7 +182,7 @@ class Index:
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
         """Every entry in order of score; a damaged one without its place."""
-        with _explained(self.path), self._begin(self._blocks) as transaction:
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             for key, value in transaction.cursor():
                 opened = _opened_value(key, value)
                 if opened is None or len(key) != 32 or len(opened) != _ENTRY.size:
@@ -346,7 +194,7 @@ class Index:
 
     def entry_count(self) -> int:
         """How many blocks the index lists."""
-        with _explained(self.path), self._begin() as transaction:
+        with lmdb_errors(self.path), self._begin() as transaction:
             count: int = transaction.stat(self._blocks)["entries"]
         return count
 
@@ -357,7 +205,7 @@ class Index:
         """
         ordered = sorted(entries)
         for start in range(0, len(ordered), BATCH_ENTRIES):
-            with _explained(self.path), self._begin(write=True) as transaction:
+            with lmdb_errors(self.path), self._begin(write=True) as transaction:
                 number = self._number_of(arena, transaction)
                 items = self._items(number, ordered[start : start + BATCH_ENTRIES])
                 transaction.cursor(self._blocks).putmulti(items)
@@ -375,19 +223,19 @@ class Index:
         """
         pack, seal = _ENTRY.pack, _sealed_value
         items = [(score, seal(score, pack(*place))) for score, *place in entries]
-        with _explained(self.path), self._begin(write=True) as transaction:
+        with lmdb_errors(self.path), self._begin(write=True) as transaction:
             transaction.cursor(self._blocks).putmulti(items, append=True)
 
     def drop_block(self, score: Score) -> None:
         """Forget where a block stands, so that the next put of it stores it anew."""
-        with _explained(self.path), self._begin(write=True) as transaction:
+        with lmdb_errors(self.path), self._begin(write=True) as transaction:
             transaction.delete(score, db=self._blocks)
 
     # --- arenas -----------------------------------------------------------------------------
 
     def number_of(self, arena: bytes) -> int:
         """The arena's 32-bit number in this index, given now if it has none yet."""
-        with _explained(self.path), self._begin(write=True) as transaction:
+        with lmdb_errors(self.path), self._begin(write=True) as transaction:
             return self._number_of(arena, transaction)
 
     def _number_of(self, arena: bytes, transaction: Any) -> int:
@@ -423,7 +271,7 @@ class Index:
 
     def arena_state(self, arena: bytes) -> ArenaState:
         """How far an arena is indexed; not at all, if the index does not know it."""
-        with _explained(self.path), self._begin() as transaction:
+        with lmdb_errors(self.path), self._begin() as transaction:
             value = _opened_value(arena, transaction.get(arena, db=self._tables[b"numbers"]))
             state = None
             if value is not None:
@@ -432,7 +280,7 @@ class Index:
 
     def arena_states(self, *, sealed: bool | None = None) -> list[ArenaState]:
         """The state of every arena the index knows, or only of sealed or unsealed ones."""
-        with _explained(self.path), self._begin() as transaction:
+        with lmdb_errors(self.path), self._begin() as transaction:
             return self._states(transaction, sealed)
 
     def _states(self, transaction: Any, sealed: bool | None) -> list[ArenaState]:
@@ -450,13 +298,13 @@ class Index:
 
     def snapshot(self) -> Snapshot:
         """All arenas' states and all records as of one moment."""
-        with _explained(self.path), self._begin() as transaction:
+        with lmdb_errors(self.path), self._begin() as transaction:
             deleted = {bytes(key) for key, _ in transaction.cursor(self._tables[b"deleted"])}
             return Snapshot(self._states(transaction, None), self._records(transaction), deleted)
 
     def sealed_count(self) -> int:
         """How many arenas are sealed and wholly indexed."""
-        with _explained(self.path), self._begin() as transaction:
+        with lmdb_errors(self.path), self._begin() as transaction:
             count: int = transaction.stat(self._tables[b"sealed"])["entries"]
         return count
 
@@ -469,7 +317,7 @@ class Index:
         totals count only if they go on where the index stands, and a record that is there already,
         or was ever deleted, is not put again. Order does not matter.
         """
-        with _explained(self.path), self._begin(write=True) as transaction:
+        with lmdb_errors(self.path), self._begin(write=True) as transaction:
             for state in states:
                 number = self._number_of(state.arena, transaction)
                 before = self._state(number, transaction) or ArenaState(
@@ -522,7 +370,7 @@ class Index:
         Raises:
             IndexDamaged: when they are not exactly those that were put and not deleted.
         """
-        with _explained(self.path), self._begin() as transaction:
+        with lmdb_errors(self.path), self._begin() as transaction:
             return self._records(transaction)
 
     def _records(self, transaction: Any) -> list[Record]:
@@ -551,13 +399,12 @@ class Index:
 
     def size(self) -> int:
         """Bytes the index takes on disk."""
-        with _explained(self.path), self._begin() as transaction:
-            pages: int = self._environment.lmdb.info()["last_pgno"] + 1
-            return pages * int(transaction.stat(self._blocks)["psize"])
+        with lmdb_errors(self.path):
+            return self._environment.size()
 
     def sync(self) -> None:
         """Make an index opened without `sync` durable."""
-        with _explained(self.path):
+        with lmdb_errors(self.path):
             self._environment.lmdb.sync(True)
 
 

@@ -19,6 +19,7 @@ from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store.arenas import Arenas
 from ventifs.store.cache import ClumpCache
 from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
+from ventifs.store.environment import IndexDamaged, index_missing
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import (
     ARENA_SIZE_DEFAULT,
@@ -30,7 +31,7 @@ from ventifs.store.header import (
     require_writable,
     write_header,
 )
-from ventifs.store.index import Index, IndexDamaged, index_missing
+from ventifs.store.index import Index
 from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps

@@ -1,0 +1,199 @@
+"""LMDB environments: opened once a process and file, and their errors made the store's.
+
+The one module that imports lmdb. LMDB forbids a second environment on one file in one process, so
+`acquire` shares them; a forked child closes what it inherited and opens its own. Closing happens
+with the last `release`.
+"""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import lmdb
+
+from ventifs.errors import Busy, NoSpace, VentifsError
+from ventifs.store.files import explained
+
+LmdbError = lmdb.Error
+
+_MAP_SIZE = 1 << 40  # address space, not memory: room for 15 billion entries
+_READERS_MAX = 1022
+_LOCK_SIZE = (_READERS_MAX + 2) * 64  # of lock.mdb: a cache line a reader, and two of its own
+_NEARLY_FULL = 1 << 20
+
+
+class IndexDamaged(VentifsError):
+    """The index contradicts itself or cannot be read; a rebuild mends it, no data is lost."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Name the place and the remedy."""
+        super().__init__(
+            f"{path}: index {reason}; 'ventifs rebuild-index' mends it, losing nothing"
+        )
+        self._arguments = path, reason
+
+    def __reduce__(self) -> tuple[type["IndexDamaged"], tuple[Path, str]]:
+        """Let a worker send it to its parent."""
+        return type(self), self._arguments
+
+
+class IndexMissing(IndexDamaged):
+    """There is no index; opening the store for writing, or a rebuild, makes it anew."""
+
+
+def index_missing(path: Path) -> bool:
+    """Whether there is nothing in a directory that could be an index."""
+    data = path / "data.mdb"
+    return not data.exists() or data.stat().st_size == 0
+
+
+class Environment:
+    """One LMDB environment, shared by every `Index` of this process on the same file."""
+
+    def __init__(self, path: Path, names: Sequence[bytes], *, sync: bool, create: bool) -> None:
+        """Open the environment in the directory `path` and its named tables; use `acquire`."""
+        data = path / "data.mdb"
+        if not create and index_missing(path):
+            raise IndexMissing(path, "is missing")
+        self.readonly = not create and not os.access(data, os.W_OK)
+        lockless = self.readonly and not os.access(path / "lock.mdb", os.W_OK)
+        options: dict[str, Any] = {
+            "map_size": _MAP_SIZE, "max_dbs": len(names), "max_readers": _READERS_MAX,
+            "readonly": self.readonly, "lock": not lockless, "create": create,
+            "readahead": False, "sync": sync, "lib_version": 0, "mode": 0o644,
+        }  # fmt: skip
+        if not self.readonly:
+            _allocate_lock(path / "lock.mdb")
+        self.lmdb = lmdb.open(os.fsencode(path), **options)
+        try:
+            if not self.readonly:
+                self.lmdb.reader_check()
+            self.tables = {name: self.lmdb.open_db(name, create=create) for name in names}
+        except BaseException:
+            self.lmdb.close()
+            raise
+        self.users = 0
+        self.key = _file_key(path)
+
+    @classmethod
+    def acquire(
+        cls, path: Path, names: Sequence[bytes], *, sync: bool, create: bool
+    ) -> "Environment":
+        """The environment of this process on the index in `path`, opened if it is not yet.
+
+        Raises:
+            IndexMissing, IndexDamaged: when it cannot be read.
+            Busy: when it is open read-only here, and could be open for writing.
+        """
+        with lmdb_errors(path), _environments_lock:
+            if create:
+                path.mkdir(exist_ok=True)
+            environment = None if create else _shared(path)
+            if environment is None:
+                environment = cls(path, names, sync=sync, create=create)
+                _environments[environment.key] = environment
+            environment.users += 1
+        return environment
+
+    def release(self) -> None:
+        """Let go of it; the last user closes it."""
+        with _environments_lock:
+            self.users -= 1
+            if self.users == 0:
+                _environments.pop(self.key, None)
+                self.lmdb.close()
+
+    def replaced(self, path: Path) -> bool:
+        """Whether there is another file now where this one's was."""
+        try:
+            return _file_key(path) != self.key
+        except OSError:
+            return False
+
+    def size(self) -> int:
+        """Bytes of all its pages."""
+        pages: int = self.lmdb.info()["last_pgno"] + 1
+        return pages * int(self.lmdb.stat()["psize"])
+
+
+def _shared(path: Path) -> Environment | None:
+    try:
+        environment = _environments.get(_file_key(path))
+    except OSError:
+        return None
+    if environment is not None and environment.readonly and os.access(path, os.W_OK):
+        raise Busy(f"{path}: open read-only in this process already; close that first")
+    return environment
+
+
+def _allocate_lock(path: Path) -> None:
+    """Give LMDB's lock file its space: it is mapped, and a full disk would kill by SIGBUS."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.fstat(fd).st_blocks * 512 < _LOCK_SIZE:
+            os.posix_fallocate(fd, 0, _LOCK_SIZE)
+    finally:
+        os.close(fd)
+
+
+_environments: dict[tuple[int, int, int], Environment] = {}  # a forked child has none of these
+_environments_lock = Lock()
+
+
+def _drop_inherited() -> None:
+    """In a forked child: lmdb refuses a file that it believes open, and the parent's is no use."""
+    global _environments_lock  # noqa: PLW0603
+    _environments_lock = Lock()
+    for environment in _environments.values():
+        environment.lmdb.close()
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
+
+
+def _file_key(path: Path) -> tuple[int, int, int]:
+    status = (path / "data.mdb").stat()
+    return os.getpid(), status.st_dev, status.st_ino
+
+
+@contextmanager
+def lmdb_errors(path: Path) -> Iterator[None]:
+    """Turn LMDB's exceptions into the store's."""
+    try:
+        yield
+    except lmdb.MapFullError:
+        raise NoSpace(f"{path}: the index has reached its largest size") from None
+    except lmdb.ReadersFullError:
+        raise Busy(f"{path}: more than {_READERS_MAX} readers at once; try again") from None
+    except (lmdb.Error, OSError) as error:
+        text = str(error).lower()
+        if _is_full(path, text):
+            raise NoSpace(
+                f"{path}: no space left on device; nothing committed was lost: make room and run "
+                "the command again"
+            ) from None
+        for code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if os.strerror(code).lower() in text:
+                raise explained(OSError(code, ""), path) from None
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if os.strerror(errno.ENOMEM).lower() in text and limit != resource.RLIM_INFINITY:
+            raise VentifsError(
+                f"{path}: no address space for the index, which wants 1 TiB of it (not of memory): "
+                "lift the limit (ulimit -v)"
+            ) from None
+        raise IndexDamaged(path, f"cannot be read ({error})") from None
+
+
+def _is_full(path: Path, text: str) -> bool:
+    """Whether an error of LMDB's means a full disk; it calls a write cut short an I/O error."""
+    if any(os.strerror(code).lower() in text for code in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return (
+        os.strerror(errno.EIO).lower() in text and os.statvfs(path).f_bavail * 4096 < _NEARLY_FULL
+    )
