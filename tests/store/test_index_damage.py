@@ -1,9 +1,9 @@
 """A damaged index: entries are missed, records are refused, and a rebuild is asked for."""
 
-from pathlib import pickle
+import pickle
+from pathlib import Path
 
 import lmdb
-import Path
 import pytest
 
 from tests.support.arenafiles import STORE_ID
