@@ -73,7 +73,8 @@ def put_recipes(store: Store, recipes: Iterable[Recipe]) -> None:
 
 def _events(path: Path) -> dict[str, set[bytes]]:
     events: dict[str, set[bytes]] = {word: set() for word in ("try", "put", "doom", "gone")}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    text = path.read_text() if path.exists() else ""
+    for line in text.split("\n")[:-1]:  # what has no newline yet is still being written
         word, key = line.split()
         events[word].add(bytes.fromhex(key))
     return events
