@@ -104,7 +104,8 @@ def test_only_what_differs_is_read(
 
     monkeypatch.setattr(Store, "get", get)
     assert set(changes(root, old, new)) == {b"a/one"}
-    assert len(read) <= 6  # the nodes of the two roots and of the two `a`
+    # Two roots, of a few nodes each as their times have it, and two `a`; not 30 directories twice.
+    assert len(read) < 30
 
 
 def test_a_long_directory_is_compared_name_by_name(root: Path, tmp_path: Path) -> None:
