@@ -1,0 +1,53 @@
+"""Which paths people mean: gitignore patterns, the last one that matches decides.
+
+A pattern with a slash in it is anchored at the tree's root, one without matches at any depth, one
+that ends in a slash matches directories only, `!` takes back. As in git, whatever is below an
+excluded directory cannot be taken back: callers walk from the top, ask about every path once, and
+do not go down where they are told not to.
+"""
+
+from collections.abc import Iterable
+
+from dulwich.ignore import Pattern
+from dulwich.wildmatch import MalformedPattern
+
+from ventifs.errors import VentifsError
+
+
+class Patterns:
+    """Lines of gitignore patterns. Immutable; true if there are any."""
+
+    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        """Compile the lines; comments and blank lines count for nothing.
+
+        Raises:
+            VentifsError: naming the pattern that cannot be one.
+        """
+        self._patterns: list[Pattern] = []
+        for line in lines:
+            text = _stripped(line)
+            if not text or text.startswith(b"#"):
+                continue
+            try:
+                self._patterns.append(Pattern(text))
+            except MalformedPattern as error:
+                raise VentifsError(f"{line!r} is not a gitignore pattern: {error}") from None
+
+    def __bool__(self) -> bool:
+        """Whether there are any patterns."""
+        return bool(self._patterns)
+
+    def match(self, path: bytes, *, directory: bool) -> bool:
+        """Whether the last pattern that matches a path, relative to the root, means it."""
+        for pattern in reversed(self._patterns):
+            if pattern.matches(path, directory):
+                return pattern.is_exclude
+        return False
+
+
+def _stripped(line: bytes) -> bytes:
+    """A line without its end, and without trailing spaces that no backslash guards."""
+    text = line.rstrip(b"\r\n")
+    while text.endswith(b" ") and not text.endswith(b"\\ "):
+        text = text[:-1]
+    return text
