@@ -1,0 +1,217 @@
+"""From a tar stream to the entry of a root, as if the tree itself had been archived.
+
+Contents go to the store as they come, entries to a `Gathered`, of which directories are built when
+the stream has ended well; a stream that has not makes no root. The last of several members of one
+path counts, and a hard link is what its target is at that moment, as when GNU tar unpacks.
+"""
+
+import stat
+import tarfile
+from typing import BinaryIO
+
+import msgspec
+
+from ventifs.store import Store
+from ventifs.tree.archive import Progress, Tally
+from ventifs.tree.content import WHOLE_MAX as XATTRS_MAX
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.gathered import Gathered, Key
+from ventifs.tree.live import Trouble
+from ventifs.tree.members import Member, Members
+from ventifs.tree.patterns import Patterns
+from ventifs.tree.paxattrs import xattrs_of
+from ventifs.tree.records import (
+    LENGTH_MAX,
+    NAME_MAX,
+    XATTRS_INLINE_MAX,
+    Content,
+    Detail,
+    Device,
+    Directory,
+    Empty,
+    Entry,
+    File,
+    Listed,
+    Special,
+    Symlink,
+    encode,
+    entry_problem,
+)
+from ventifs.tree.unpack import Unpacked
+
+_COMMIT_EVERY = 1 << 30  # bytes of new blocks
+_WHOLE_MAX = 64 << 10  # content that is stored in one piece
+_PATH_MAX = 64 << 10
+_TYPES = {
+    tarfile.REGTYPE: stat.S_IFREG,
+    tarfile.AREGTYPE: stat.S_IFREG,
+    tarfile.CONTTYPE: stat.S_IFREG,
+    tarfile.GNUTYPE_SPARSE: stat.S_IFREG,
+    tarfile.DIRTYPE: stat.S_IFDIR,
+    b"D": stat.S_IFDIR,  # GNU's, with a list of names, in incremental archives
+    tarfile.SYMTYPE: stat.S_IFLNK,
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+}
+_NOTHING = Patterns()
+_LABEL = b"V"  # the volume's name: no file
+
+
+class _Left(Exception):
+    """A member cannot be archived; says why."""
+
+
+class TarArchiver:
+    """One archive run. Not to be used twice."""
+
+    def __init__(
+        self, store: Store, *, exclude: Patterns = _NOTHING, progress: Progress | None = None
+    ) -> None:
+        """Archive into `store`, which is open for writing, what `exclude` does not match."""
+        self.tally = Tally()
+        self.troubles: list[Trouble] = []
+        self._store = store
+        self._exclude = exclude
+        self._progress = progress
+        self._writer = ContentWriter(store)
+        self._gathered = Gathered()
+        self._parent: tuple[Key, bool] = (b"", False)  # the last one, and if it is excluded
+        self._committed = 0
+
+    def run(self, stream: BinaryIO) -> Entry:
+        """Archive a tar stream, packed or not, from where it stands to its end; the root's entry.
+
+        Raises:
+            VentifsError: when it is no tar archive, is damaged, or ends early.
+        """
+        with self._gathered:
+            members = Members(Unpacked(stream))
+            for member in members:
+                self._take(member, members)
+            self.troubles += self._gathered.prune()
+            root = self._gathered.build(self._writer.put_node)
+        assert isinstance(root.detail, Directory)
+        self.tally.entries, self.tally.bytes = root.detail.paths + 1, root.detail.bytes
+        self.tally.new_bytes = self._writer.new_bytes
+        return root
+
+    def _take(self, member: Member, members: Members) -> None:
+        """Archive one member, or say why not."""
+        path = member.path_bytes
+        try:
+            key = _key(path)
+            path = key.replace(b"\0", b"/")
+            entry = self._entry(member, members, key)
+        except _Left as left:
+            self.troubles.append(Trouble(path, str(left), missing=True))
+            return
+        if entry is not None:
+            self.tally.entries += 1
+            self.tally.bytes += entry.size
+        self.tally.new_bytes = self._writer.new_bytes
+        if self._progress is not None:
+            self._progress(self.tally, path)
+        if self._writer.new_bytes - self._committed >= _COMMIT_EVERY:
+            self._committed = self._writer.new_bytes
+            self._store.commit()
+
+    def _entry(self, member: Member, members: Members, key: Key) -> Entry | None:
+        """Gather a member's entry, unless it is left out on purpose.
+
+        Raises:
+            _Left: when it cannot be archived.
+        """
+        if member.type == _LABEL:
+            return None
+        linked = member.type == tarfile.LNKTYPE
+        kind = _TYPES.get(member.type, 0)
+        if not kind and not linked:
+            raise _Left(f"a member of the unknown type {member.type!r}")
+        if self._is_excluded(key, directory=kind == stat.S_IFDIR):
+            return None
+        if not key and kind != stat.S_IFDIR:
+            raise _Left("the root can only be a directory")
+        name, file = key.rpartition(b"\0")[2], None
+        if linked:
+            found = self._gathered.find(_key(member.target_bytes))
+            if found is None:
+                raise _Left("a hard link to what is not in the archive, or left out")
+            entry, file = msgspec.structs.replace(found[0], name=name), found[1]
+        else:
+            entry = self._made(member, members, kind, name)
+        self._gathered.put(key, entry, file)
+        return entry
+
+    def _made(self, member: Member, members: Members, kind: int, name: bytes) -> Entry:
+        """The entry of a member that is not a hard link, its content stored.
+
+        Raises:
+            _Left: when something about it cannot be.
+        """
+        try:
+            (uid, gid), size, time_ns = member.owner, member.real_size, member.mtime_ns
+        except ValueError as error:
+            raise _Left(str(error)) from None
+        detail: Detail = Special()
+        match kind:
+            case stat.S_IFREG:
+                detail = File(Empty())
+            case stat.S_IFDIR:
+                detail = Directory(Empty(), 0, 0)
+            case stat.S_IFLNK:
+                detail = Symlink(member.target_bytes)
+            case stat.S_IFCHR | stat.S_IFBLK:
+                detail = Device(member.devmajor, member.devminor)
+        entry = Entry(name, kind | member.mode & 0o7777, uid, gid, time_ns, detail,
+                      self._xattrs(member), b"")  # fmt: skip
+        problem = entry_problem(entry, root=not name)
+        if problem or not 0 <= size <= LENGTH_MAX:
+            raise _Left(problem or "a size that cannot be")
+        if kind == stat.S_IFREG:
+            entry = msgspec.structs.replace(entry, detail=File(self._content(member, members)))
+        return entry
+
+    def _content(self, member: Member, members: Members) -> Content:
+        pieces = members.pieces(member)
+        if member.real_size > _WHOLE_MAX:
+            return self._writer.write(pieces)
+        return self._writer.write_whole(b"".join(bytes(piece) for piece in pieces))
+
+    def _xattrs(self, member: Member) -> Listed | Content:
+        pairs, problems = xattrs_of(member.pax_headers)
+        encoded = encode(pairs)
+        if len(encoded) > XATTRS_MAX:
+            pairs, problems = (), [*problems, "its attributes are left out: they are too long"]
+        for problem in problems:
+            path = member.path_bytes
+            self.troubles.append(Trouble(path, problem, missing=False))
+        if not pairs:
+            return Empty()
+        if len(encoded) <= XATTRS_INLINE_MAX:
+            return Listed(pairs)
+        return self._writer.write_whole(encoded)
+
+    def _is_excluded(self, key: Key, *, directory: bool) -> bool:
+        """Whether a pattern means a path, or a directory it is in."""
+        if not key or not self._exclude:
+            return False
+        parent = key.rpartition(b"\0")[0]
+        if parent != self._parent[0]:
+            self._parent = (parent, self._is_excluded(parent, directory=True))
+        path = key.replace(b"\0", b"/")
+        return self._parent[1] or self._exclude.match(path, directory=directory)
+
+
+def _key(path: bytes) -> Key:
+    """A member's name as the key of its path; empty for the root.
+
+    Raises:
+        _Left: when there can be no such path.
+    """
+    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    if b".." in names:
+        raise _Left("a name with '..' in it")
+    if b"\0" in path or len(path) > _PATH_MAX or any(len(name) > NAME_MAX for name in names):
+        raise _Left("a name that cannot be")
+    return b"\0".join(names)
