@@ -37,8 +37,8 @@ def records_of(xattrs: Xattrs) -> Iterator[tuple[bytes, bytes]]:
     for keyword, name in _ACLS.items():
         if text := text_of(known.get(name, b"")):
             yield keyword.encode(), text.encode()
-    if label := known.get(_LABEL_NAME, b"").rstrip(b"\0"):
-        yield _LABEL.encode(), label
+    if label := known.get(_LABEL_NAME):
+        yield _LABEL.encode(), label  # with its NUL: bsdtar takes it as it stands
 
 
 def xattrs_of(records: Mapping[str, str]) -> tuple[Xattrs, list[str]]:
@@ -46,20 +46,20 @@ def xattrs_of(records: Mapping[str, str]) -> tuple[Xattrs, list[str]]:
     xattrs: dict[bytes, bytes] = {}
     problems = []
     for keyword, text in records.items():
-        value = _bytes(text)
         if keyword.startswith(_RAW):
             name = _ESCAPED.sub(lambda found: _UNESCAPED[found[1]], _bytes(keyword[len(_RAW) :]))
-            xattrs[name] = value
+            xattrs[name] = _bytes(text)
     for keyword, text in records.items():
+        value = _bytes(text)
         try:
             if keyword.startswith(_LIBARCHIVE):
                 name = unquote_to_bytes(_bytes(keyword[len(_LIBARCHIVE) :]))
-                xattrs.setdefault(name, _base64(_bytes(text)))
+                xattrs.setdefault(name, _base64(value))
             elif keyword in _ACLS:
                 if _ACLS[keyword] not in xattrs and (acl := from_text(text)):
                     xattrs[_ACLS[keyword]] = acl
             elif keyword == _LABEL:
-                xattrs.setdefault(_LABEL_NAME, _bytes(text) + b"\0")
+                xattrs.setdefault(_LABEL_NAME, value.rstrip(b"\0") + b"\0")
             elif keyword == _NFS4_ACL:
                 raise ValueError("Linux has no place for it")
         except ValueError as error:
