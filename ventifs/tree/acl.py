@@ -50,6 +50,12 @@ def from_text(text: str) -> bytes:
     return _VERSION + b"".join(_ENTRY.pack(*entry) for entry in entries)
 
 
+def permissions_of(acl: bytes) -> int:
+    """The nine bits of the mode of a file that has a sound access ACL: its mask is the group's."""
+    bits: dict[int, int] = {tag: permissions for tag, permissions, _ in _ENTRY.iter_unpack(acl[4:])}
+    return bits.get(1, 0) << 6 | bits.get(16, bits.get(4, 0)) << 3 | bits.get(32, 0)
+
+
 def _entry(spelled: str) -> tuple[int, int, int]:
     kind, *fields = (part.strip() for part in spelled.split(":"))
     if kind not in _TAG_OF or not 1 <= len(fields) <= 3:

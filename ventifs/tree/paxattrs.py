@@ -10,15 +10,17 @@ the raw value counts, then libarchive's, then these. Values are text only as the
 import binascii
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from ventifs.tree.acl import from_text, text_of
+from ventifs.tree.acl import from_text, permissions_of, text_of
 from ventifs.tree.records import Xattrs
 
 _RAW = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
+_ACCESS = "SCHILY.acl.access"
 _ACLS = {
-    "SCHILY.acl.access": b"system.posix_acl_access",
+    _ACCESS: b"system.posix_acl_access",
     "SCHILY.acl.default": b"system.posix_acl_default",
 }
 _NFS4_ACL = "SCHILY.acl.ace"
@@ -41,10 +43,26 @@ def records_of(xattrs: Xattrs) -> Iterator[tuple[bytes, bytes]]:
         yield _LABEL.encode(), label  # with its NUL: bsdtar takes it as it stands
 
 
-def xattrs_of(records: Mapping[str, str]) -> tuple[Xattrs, list[str]]:
-    """The attributes that pax records hold, sorted, and what could not be understood."""
+@dataclass(slots=True)
+class Found:
+    """What pax records hold.
+
+    Attributes:
+        xattrs: sorted.
+        problems: what could not be understood, each in a few words.
+        permissions: nine bits of the mode that an ACL in text decides: with one, libarchive writes
+            a mode that no file with that ACL has.
+    """
+
+    xattrs: Xattrs = ()
+    problems: list[str] = field(default_factory=list)
+    permissions: int | None = None
+
+
+def found_in(records: Mapping[str, str]) -> Found:
+    """The attributes among pax records."""
     xattrs: dict[bytes, bytes] = {}
-    problems = []
+    found = Found()
     for keyword, text in records.items():
         if keyword.startswith(_RAW):
             name = _ESCAPED.sub(lambda found: _UNESCAPED[found[1]], _bytes(keyword[len(_RAW) :]))
@@ -58,17 +76,19 @@ def xattrs_of(records: Mapping[str, str]) -> tuple[Xattrs, list[str]]:
             elif keyword in _ACLS:
                 if _ACLS[keyword] not in xattrs and (acl := from_text(text)):
                     xattrs[_ACLS[keyword]] = acl
+                    if keyword == _ACCESS:
+                        found.permissions = permissions_of(acl)
             elif keyword == _LABEL:
                 xattrs.setdefault(_LABEL_NAME, value.rstrip(b"\0") + b"\0")
             elif keyword == _NFS4_ACL:
                 raise ValueError("Linux has no place for it")
         except ValueError as error:
-            problems.append(f"{keyword} left out: {error}")
-    if any(not name or b"\0" in name for name in xattrs):
-        problems.append("an attribute without a sound name left out")
-    return tuple(
-        sorted(pair for pair in xattrs.items() if pair[0] and b"\0" not in pair[0])
-    ), problems
+            found.problems.append(f"{keyword} left out: {error}")
+    sound = {name: value for name, value in xattrs.items() if name and b"\0" not in name}
+    if len(sound) < len(xattrs):
+        found.problems.append("an attribute without a sound name left out")
+    found.xattrs = tuple(sorted(sound.items()))
+    return found
 
 
 def _bytes(text: str) -> bytes:

@@ -19,7 +19,7 @@ from ventifs.tree.gathered import Gathered, Key
 from ventifs.tree.live import Trouble
 from ventifs.tree.members import Member, Members
 from ventifs.tree.patterns import Patterns
-from ventifs.tree.paxattrs import xattrs_of
+from ventifs.tree.paxattrs import Found, found_in
 from ventifs.tree.records import (
     LENGTH_MAX,
     NAME_MAX,
@@ -163,8 +163,10 @@ class TarArchiver:
                 detail = Symlink(member.target_bytes)
             case stat.S_IFCHR | stat.S_IFBLK:
                 detail = Device(member.devmajor, member.devminor)
-        entry = Entry(name, kind | member.mode & 0o7777, uid, gid, time_ns, detail,
-                      self._xattrs(member), b"")  # fmt: skip
+        found, mode = found_in(member.pax_headers), kind | member.mode & 0o7777
+        if found.permissions is not None:
+            mode = mode & ~0o777 | found.permissions
+        entry = Entry(name, mode, uid, gid, time_ns, detail, self._xattrs(member, found), b"")
         problem = entry_problem(entry, root=not name)
         if problem or not 0 <= size <= LENGTH_MAX:
             raise _Left(problem or "a size that cannot be")
@@ -178,18 +180,16 @@ class TarArchiver:
             return self._writer.write(pieces)
         return self._writer.write_whole(b"".join(bytes(piece) for piece in pieces))
 
-    def _xattrs(self, member: Member) -> Listed | Content:
-        pairs, problems = xattrs_of(member.pax_headers)
-        encoded = encode(pairs)
+    def _xattrs(self, member: Member, found: Found) -> Listed | Content:
+        encoded = encode(found.xattrs)
         if len(encoded) > XATTRS_MAX:
-            pairs, problems = (), [*problems, "its attributes are left out: they are too long"]
-        for problem in problems:
-            path = member.path_bytes
-            self.troubles.append(Trouble(path, problem, missing=False))
-        if not pairs:
+            found = Found(problems=[*found.problems, "attributes left out: they are too long"])
+        for problem in found.problems:
+            self.troubles.append(Trouble(member.path_bytes, problem, missing=False))
+        if not found.xattrs:
             return Empty()
         if len(encoded) <= XATTRS_INLINE_MAX:
-            return Listed(pairs)
+            return Listed(found.xattrs)
         return self._writer.write_whole(encoded)
 
     def _is_excluded(self, key: Key, *, directory: bool) -> bool:
