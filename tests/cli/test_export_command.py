@@ -27,7 +27,7 @@ def test_export_is_unpacked_by_tar(archived: Path) -> None:
     done = run(archived, "export", "t")
     assert done.stderr == b""
     (archived / "out").mkdir()
-    words = ["tar", "-C", archived / "out", "-xp", "--xattrs", "--xattrs-include=*"]
+    words = ["tar", "-C", str(archived / "out"), "-xp", "--xattrs", "--xattrs-include=*"]
     subprocess.run(words, input=done.stdout, check=True)
     same(archived / "tree", archived / "out")
 
@@ -35,7 +35,7 @@ def test_export_is_unpacked_by_tar(archived: Path) -> None:
 def test_export_of_a_path_is_what_is_below_it(archived: Path) -> None:
     for what, names in [
         ("t:/links", ["./", "./b", "./c", "./in/", "./in/a"]), ("t:/links/b", ["./b"]),
-        ("t@latest:/links/in/", ["./", "./in"][:1] + ["./a"]),
+        ("t@latest:/links/in/", ["./", "./a"]),
     ]:  # fmt: skip
         listed = subprocess.run(
             ["tar", "-t"], input=run(archived, "export", what).stdout, capture_output=True,
@@ -45,7 +45,8 @@ def test_export_of_a_path_is_what_is_below_it(archived: Path) -> None:
 
 
 @pytest.mark.parametrize(("what", "said"), [
-    ("nothing", b"nothing"), ("t:/no/where", b"/no: no such path"), ("t:/links/b/c", b"not a directory"),
+    ("nothing", b"nothing"), ("t:/no/where", b"/no: no such path"),
+    ("t:/links/b/c", b"not a directory"),
 ])  # fmt: skip
 def test_what_is_not_there_is_said_and_nothing_written(
     archived: Path, what: str, said: bytes

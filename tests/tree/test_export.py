@@ -20,7 +20,7 @@ from ventifs.store import Store
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import resolve
 from ventifs.tree.export import Exported, Exporter
-from ventifs.tree.gathered import Gathered
+from ventifs.tree.gathered import gather
 from ventifs.tree.records import (
     Device,
     Directory,
@@ -202,7 +202,7 @@ def test_any_tree_has_the_same_score_archived_again(store: Path) -> None:
         def run(members: list[tuple[bytes, tuple[int, object], int, int, int, int,
                                     dict[bytes, bytes], bool]]) -> None:  # fmt: skip
             last = b""
-            with Gathered() as gathered:
+            with gather() as gathered:
                 for key, (kind, what, *_), mode, uid, gid, mtime_ns, xattrs, linked in members:
                     detail = File(writer.write_whole(what)) if isinstance(what, bytes) else what
                     name = key.rpartition(b"\0")[2]

@@ -27,7 +27,9 @@ from tests.support.tars import (
     with_fields,
 )
 from tests.support.trees import ACL, archived, noise, odd_tree, plain_tree, remove
+from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.tree import temporary
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.content import read
 from ventifs.tree.directory import tree
@@ -146,7 +148,7 @@ def test_the_root_is_taken_from_its_member(store: Path) -> None:
 
 
 def test_names_that_lead_elsewhere_or_cannot_be_are_told(store: Path) -> None:
-    names = ["../up", "a/../b", "x" * 256, "y/" * 40_000, "."]
+    names = ["../up", "a/../b", "x" * 256, "y/" * 10_000, "."]
     root, archiver = taken(store, b"".join(member(name, b"1") for name in names) + END)
     assert [missing for _, missing in told(archiver)] == [True] * len(names)
     assert told(archiver)[0] == (b"../up", True)
@@ -302,6 +304,14 @@ def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
     assert archiver.troubles == []
     with Store.open(store) as opened:
         assert [path for path, _ in tree(opened, root)] == [b"keep", b"keep/a", b"keep/drop"]
+
+
+def test_a_very_deep_path_is_archived_also_with_patterns(store: Path) -> None:
+    deep = "d/" * 8000 + "f"
+    _, archiver = taken(store, member(deep, b"1") + link("g", deep) + END, (b"*.o", b"/x/y"))
+    assert archiver.troubles == []
+    assert archiver.tally.entries == 8003
+    assert taken(store, member(deep, b"1") + END, (b"f",))[1].tally.entries == 1
 
 
 def test_a_link_to_what_is_excluded_is_told(store: Path) -> None:
@@ -499,6 +509,21 @@ def test_what_follows_the_end_is_read_and_left_out(store: Path) -> None:
         root = TarArchiver(opened).run(Joined())  # type: ignore[arg-type]
     assert writer.wait() == 0
     assert root == taken(store, member("f", b"1") + END)[0]
+
+
+def test_a_temporary_directory_that_is_full_is_told(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temporary, "_SETTINGS", "PRAGMA max_page_count = 10;")
+    data = b"".join(member(f"f{number}") for number in range(1000)) + END
+    with pytest.raises(VentifsError, match="full; make room for it"):
+        taken(store, data)
+
+
+def test_global_headers_are_no_members(store: Path) -> None:
+    """As git archive writes one."""
+    comment = tarfile.TarInfo.create_pax_global_header({"comment": "0" * 40})
+    assert sorted(entries_of(store, comment + member("f", b"1") + END)) == [b"", b"f"]
 
 
 def test_progress_is_told_for_every_member(store: Path) -> None:

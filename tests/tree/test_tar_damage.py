@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,9 @@ BAD = {
         with_fields(member("x", kind=b"L", form=0), sized(1 << 33)) + END, "more than 32 MiB"),
     "very negative pax header": (pax(b"", -5000) + FILE + END, "headers of more"),
     "pax headers without end": (pax(b"9 path=a\n") * 5000 + FILE + END, "damaged"),
+    "global headers without end": (b"".join(
+        tarfile.TarInfo.create_pax_global_header({f"k{number}": "x" * 9000}) + FILE
+        for number in range(200)), "global headers of more than 1 MiB"),
     "pax record of no length": (pax(b"0 path=a\n") + FILE + END, "damaged"),
     "pax record of a huge length": (pax(b"9" * 300 + b" path=a\n") + FILE + END, None),
     "pax size too large": (member("f", b"1", pax={"size": str(2**70)}) + END, "ends early"),

@@ -8,7 +8,6 @@ holes are sparse members of GNU's format 1.0. A tar cannot hold sockets; they ar
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 
 from ventifs.store import Score, Store
@@ -29,6 +28,7 @@ from ventifs.tree.records import (
     length_of,
 )
 from ventifs.tree.restore import xattrs_of
+from ventifs.tree.temporary import temporary_database
 from ventifs.tree.ustar import BLOCK, END_SIZE, Header
 
 _LINK = b"1"
@@ -40,6 +40,7 @@ _TYPES = {
     stat.S_IFDIR: b"5",
     stat.S_IFIFO: b"6",
 }
+_SCHEMA = "CREATE TABLE first (link BLOB PRIMARY KEY, name BLOB NOT NULL) WITHOUT ROWID;"
 _ZEROS = bytes(1 << 20)
 
 Write = Callable[[bytes | memoryview], object]
@@ -78,8 +79,7 @@ class Exporter:
         Raises:
             Corrupt, NotStored: where the archive is damaged.
         """
-        with closing(sqlite3.connect("", isolation_level=None)) as database:  # a temporary file
-            database.execute("CREATE TABLE first (link BLOB PRIMARY KEY, name BLOB) WITHOUT ROWID")
+        with temporary_database(_SCHEMA) as database:
             self._member(entry, b"" if isinstance(entry.detail, Directory) else name, database)
             for path, child in tree(self._store, entry):
                 self._member(child, path, database)

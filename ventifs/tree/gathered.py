@@ -1,6 +1,6 @@
 """Entries in any order, gathered on disk, and the directories that are built of them.
 
-A temporary SQLite database, which SQLite itself removes, holds one row a path. Its key is the path
+A temporary SQLite database holds one row a path. Its key is the path
 with NUL between the names, so that rows in order of their keys are the tree in pre-order, names in
 order of their bytes, and a tree of any size is built with a node a level in memory.
 
@@ -11,9 +11,8 @@ Whatever is no directory takes the place of all that was below its path until th
 import sqlite3
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import msgspec
 from blake3 import blake3
@@ -31,17 +30,14 @@ from ventifs.tree.records import (
     decode_entry,
     encode,
 )
+from ventifs.tree.temporary import temporary_database
 
 Key = bytes  # a path, with NUL between its names
 LINK_ID_SIZE = 16
 _SCHEMA = """
-    PRAGMA journal_mode = OFF;
-    PRAGMA synchronous = OFF;
-    PRAGMA cache_size = -16384;
     CREATE TABLE entry (key BLOB PRIMARY KEY, time INTEGER NOT NULL, cut INTEGER NOT NULL,
                         file INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE link (file INTEGER PRIMARY KEY, names INTEGER NOT NULL DEFAULT 0, least BLOB);
-    BEGIN;
 """
 _PUT = """
     INSERT INTO entry VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
@@ -79,35 +75,20 @@ class _Above:
     barred: bool
 
 
-@dataclass(slots=True)
+@contextmanager
+def gather() -> "Iterator[Gathered]":
+    """A place for the entries of one archive."""
+    with temporary_database(_SCHEMA) as database:
+        yield Gathered(database)
+
+
 class Gathered:
-    """The gathered entries. A context manager."""
+    """The gathered entries."""
 
-    _database: sqlite3.Connection = field(init=False)
-    _time: int = 0
-
-    def __post_init__(self) -> None:
-        """Make the database, in the temporary directory."""
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.executescript(_SCHEMA)
-
-    def __enter__(self) -> Self:
-        """Nothing more to do."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Remove the database; what it failed of is told in a line."""
-        self._database.close()
-        if isinstance(error, sqlite3.Error):
-            raise VentifsError(
-                f"temporary database: {error}; make room for it, or name another directory for "
-                "it in SQLITE_TMPDIR"
-            ) from error
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Use a database of our schema."""
+        self._database = database
+        self._time = 0
 
     def put(self, key: Key, entry: Entry, file: int | None = None) -> None:
         """An entry that is at a path now. `file` tells which it is another name of, if any.
@@ -153,9 +134,9 @@ class Gathered:
             if dropped or barred:
                 self._database.execute("DELETE FROM entry WHERE key = ?", (key,))
                 if not dropped:
-                    yield Trouble(_path(key), "is below what is no directory", missing=True)
+                    yield Trouble(path_of(key), "is below what is no directory", missing=True)
             elif names is not None:
-                self._database.execute(_NAME, (_path(key), file))
+                self._database.execute(_NAME, (path_of(key), file))
             above.append(_Above(len(key), max(cut, older), barred or (time == cut and not dropped)))
             last = key
 
@@ -196,7 +177,8 @@ class Gathered:
         return _closed(frames[0])
 
 
-def _path(key: Key) -> bytes:
+def path_of(key: Key) -> bytes:
+    """The path, as people write it."""
     return key.replace(b"\0", b"/")
 
 

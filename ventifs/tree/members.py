@@ -15,6 +15,7 @@ from ventifs.errors import VentifsError
 from ventifs.tree.unpack import Unpacked
 
 HEADERS_MAX = 32 << 20  # bytes, of all headers of one member: a sparse file's map is the longest
+_GLOBAL_MAX = 1 << 20  # bytes, of all headers that are for all members
 _BLOCK = 512
 _PIECE = 1 << 20
 _PAGE = 4096
@@ -163,7 +164,10 @@ class Members:
         self._unpacked.drain()
 
     def _settle(self, tar: _TarFile, member: Member) -> None:
-        """See that the next header is where this member's data ends."""
+        """See that the next header is where this member's data ends, and global ones stay few."""
+        lasting = sum(len(keyword) + len(text) for keyword, text in tar.pax_headers.items())
+        if lasting > _GLOBAL_MAX:
+            raise _damaged(member.offset, f"global headers of more than {_GLOBAL_MAX >> 20} MiB")
         if member.extents is not None and "size" in member.pax_headers:
             # tarfile takes one of the two sizes for the other, and counts the map twice.
             tar.offset = member.offset_data + _blocks(member.stored_size)

@@ -15,7 +15,7 @@ from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.content import WHOLE_MAX as XATTRS_MAX
 from ventifs.tree.content import ContentWriter
-from ventifs.tree.gathered import Gathered, Key
+from ventifs.tree.gathered import Gathered, Key, gather, path_of
 from ventifs.tree.live import Trouble
 from ventifs.tree.members import Member, Members
 from ventifs.tree.patterns import Patterns
@@ -41,7 +41,7 @@ from ventifs.tree.unpack import Unpacked
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
-_PATH_MAX = 64 << 10
+_PATH_MAX = 16 << 10  # four times the kernel's, so that depth costs nobody much
 _TYPES = {
     tarfile.REGTYPE: stat.S_IFREG,
     tarfile.AREGTYPE: stat.S_IFREG,
@@ -75,8 +75,7 @@ class TarArchiver:
         self._exclude = exclude
         self._progress = progress
         self._writer = ContentWriter(store)
-        self._gathered = Gathered()
-        self._parent: tuple[Key, bool] = (b"", False)  # the last one, and if it is excluded
+        self._parent = (b"", False)  # the last directory, and whether it is excluded
         self._committed = 0
 
     def run(self, stream: BinaryIO) -> Entry:
@@ -85,24 +84,24 @@ class TarArchiver:
         Raises:
             VentifsError: when it is no tar archive, is damaged, or ends early.
         """
-        with self._gathered:
+        with gather() as gathered:
             members = Members(Unpacked(stream))
             for member in members:
-                self._take(member, members)
-            self.troubles += self._gathered.prune()
-            root = self._gathered.build(self._writer.put_node)
+                self._take(member, members, gathered)
+            self.troubles += gathered.prune()
+            root = gathered.build(self._writer.put_node)
         assert isinstance(root.detail, Directory)
         self.tally.entries, self.tally.bytes = root.detail.paths + 1, root.detail.bytes
         self.tally.new_bytes = self._writer.new_bytes
         return root
 
-    def _take(self, member: Member, members: Members) -> None:
+    def _take(self, member: Member, members: Members, gathered: Gathered) -> None:
         """Archive one member, or say why not."""
         path = member.path_bytes
         try:
             key = _key(path)
-            path = key.replace(b"\0", b"/")
-            entry = self._entry(member, members, key)
+            path = path_of(key)
+            entry = self._entry(member, members, key, gathered)
         except _Left as left:
             self.troubles.append(Trouble(path, str(left), missing=True))
             return
@@ -116,7 +115,9 @@ class TarArchiver:
             self._committed = self._writer.new_bytes
             self._store.commit()
 
-    def _entry(self, member: Member, members: Members, key: Key) -> Entry | None:
+    def _entry(
+        self, member: Member, members: Members, key: Key, gathered: Gathered
+    ) -> Entry | None:
         """Gather a member's entry, unless it is left out on purpose.
 
         Raises:
@@ -132,18 +133,18 @@ class TarArchiver:
             return None
         if not key and kind != stat.S_IFDIR:
             raise _Left("the root can only be a directory")
-        name, file = key.rpartition(b"\0")[2], None
+        file = None
         if linked:
-            found = self._gathered.find(_key(member.target_bytes))
+            found = gathered.find(_key(member.target_bytes))
             if found is None:
                 raise _Left("a hard link to what is not in the archive, or left out")
-            entry, file = msgspec.structs.replace(found[0], name=name), found[1]
+            entry, file = msgspec.structs.replace(found[0], name=_name(key)), found[1]
         else:
-            entry = self._made(member, members, kind, name)
-        self._gathered.put(key, entry, file)
+            entry = self._made(member, members, kind, key)
+        gathered.put(key, entry, file)
         return entry
 
-    def _made(self, member: Member, members: Members, kind: int, name: bytes) -> Entry:
+    def _made(self, member: Member, members: Members, kind: int, key: Key) -> Entry:
         """The entry of a member that is not a hard link, its content stored.
 
         Raises:
@@ -166,8 +167,9 @@ class TarArchiver:
         found, mode = found_in(member.pax_headers), kind | member.mode & 0o7777
         if found.permissions is not None:
             mode = mode & ~0o777 | found.permissions
-        entry = Entry(name, mode, uid, gid, time_ns, detail, self._xattrs(member, found), b"")
-        problem = entry_problem(entry, root=not name)
+        xattrs = self._xattrs(found, key)
+        entry = Entry(_name(key), mode, uid, gid, time_ns, detail, xattrs, b"")
+        problem = entry_problem(entry, root=not key)
         if problem or not 0 <= size <= LENGTH_MAX:
             raise _Left(problem or "a size that cannot be")
         if kind == stat.S_IFREG:
@@ -180,12 +182,12 @@ class TarArchiver:
             return self._writer.write(pieces)
         return self._writer.write_whole(b"".join(bytes(piece) for piece in pieces))
 
-    def _xattrs(self, member: Member, found: Found) -> Listed | Content:
+    def _xattrs(self, found: Found, key: Key) -> Listed | Content:
         encoded = encode(found.xattrs)
         if len(encoded) > XATTRS_MAX:
             found = Found(problems=[*found.problems, "attributes left out: they are too long"])
         for problem in found.problems:
-            self.troubles.append(Trouble(member.path_bytes, problem, missing=False))
+            self.troubles.append(Trouble(path_of(key), problem, missing=False))
         if not found.xattrs:
             return Empty()
         if len(encoded) <= XATTRS_INLINE_MAX:
@@ -196,11 +198,17 @@ class TarArchiver:
         """Whether a pattern means a path, or a directory it is in."""
         if not key or not self._exclude:
             return False
-        parent = key.rpartition(b"\0")[0]
+        path = path_of(key)
+        parent = path.rpartition(b"/")[0]
         if parent != self._parent[0]:
-            self._parent = (parent, self._is_excluded(parent, directory=True))
-        path = key.replace(b"\0", b"/")
+            above = [parent[:at] for at, byte in enumerate(parent) if byte == ord("/")]
+            excluded = any(self._exclude.match(each, directory=True) for each in [*above, parent])
+            self._parent = (parent, bool(parent) and excluded)
         return self._parent[1] or self._exclude.match(path, directory=directory)
+
+
+def _name(key: Key) -> bytes:
+    return key.rpartition(b"\0")[2]
 
 
 def _key(path: bytes) -> Key:
