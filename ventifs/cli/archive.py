@@ -12,11 +12,12 @@ from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.archive import Tally
-from ventifs.tree.archive import archive as archive_directory
 from ventifs.tree.catalog import Version, check_name, find_version, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
+from ventifs.tree.run import archive as archive_directory
+from ventifs.tree.scan import Options
 
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
@@ -66,7 +67,7 @@ def archive(
     ):
         version, tally = archive_directory(
             opened, source, name, time_ns=time_ns, comment=comment, tags=tags,
-            one_file_system=one_file_system, read_all=no_cache,
+            options=Options(one_file_system=one_file_system), read_all=no_cache,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
     if as_json:

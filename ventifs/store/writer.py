@@ -82,6 +82,7 @@ class Writer:
         pending: every block added that the index does not list yet, and the clump it stands in
             (None while that clump is still being gathered).
         counters: what was put since the last commit; the store counts here.
+        stored_bytes: clumps appended so far, adopted ones included.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Writer:
         """Write nothing yet; an arena is taken or made when the first clump needs one."""
         self.pending: dict[Score, Written | None] = {}
         self.counters = Counters()
+        self.stored_bytes = 0
         self._arenas = arenas
         self._index = index
         self._files = files
@@ -171,6 +173,7 @@ class Writer:
     def _append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> None:
         appender = self._appender_for(len(packed.payload), len(blocks))
         offset = appender.append(kind, blocks, packed)
+        self.stored_bytes += appender.length - offset
         scores = tuple([score for score, _ in blocks])
         written = (appender.id, offset, scores)
         self._batch.written.append(written)
@@ -276,6 +279,7 @@ class Writer:
         """For the parent: take what a worker handed over into the next commit."""
         self._check()
         self._batch.add(batch)
+        self.stored_bytes += sum(state.totals.stored_bytes for state in batch.states)
         for written in batch.written:
             self.pending.update(dict.fromkeys(written[2], written))
 
