@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from ventifs.cli.text import count, size
+from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, check_name, find_version, tree_score
 from ventifs.tree.catalog import versions as all_versions
-from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
 
 
@@ -32,7 +31,7 @@ def as_json_object(version: Version) -> dict[str, Any]:
         "comment": version.comment,
         "tags": list(version.tags),
         "troubles": [
-            {"path": printable(path), "reason": reason, "missing": missing}
+            {**exact(path), "reason": reason, "missing": missing}
             for path, reason, missing in version.troubles
         ],
         "troubles_more": version.troubles_more,
