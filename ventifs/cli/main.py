@@ -26,6 +26,7 @@ COMMANDS = {
     "versions": ("ventifs.cli.versions", "versions", "List versions."),
     "ls": ("ventifs.cli.look", "ls", "List a directory of a version."),
     "cat": ("ventifs.cli.look", "cat", "Print a file of a version."),
+    "log": ("ventifs.cli.log", "log", "Show the versions in which a path changed."),
     "diff": ("ventifs.cli.diff", "diff", "Compare two versions."),
     "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
