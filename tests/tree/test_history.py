@@ -1,5 +1,6 @@
 """The history of a path: what comparing whole versions one by one says, at a look-up each."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_a_directory_changes_with_what_is_below_it(store: Store) -> None:
 def test_history_is_what_comparing_versions_says(store: Store) -> None:
     found = of_name(store)
     for path in (b"etc/hosts", b"etc/deep/new"):
-        for older, newer in zip(found, found[1:], strict=False):
+        for older, newer in itertools.pairwise(found):
             changes = {c.path: c for c in diff(store, older.root, newer.root)}
             steps = {s.version.time_ns: s for s in history(store, found, path)}
             step, change = steps.get(newer.time_ns), changes.get(path)
