@@ -23,14 +23,15 @@ from ventifs.errors import VentifsError
 COMMANDS = {
     "init": ("ventifs.cli.store", "init", "Make a new, empty store."),
     "archive": ("ventifs.cli.archive", "archive", "Archive a directory as a new version."),
-    "versions": ("ventifs.cli.archive", "versions", "List versions."),
+    "versions": ("ventifs.cli.versions", "versions", "List versions."),
     "ls": ("ventifs.cli.look", "ls", "List a directory of a version."),
     "cat": ("ventifs.cli.look", "cat", "Print a file of a version."),
+    "log": ("ventifs.cli.log", "log", "Show the versions in which a path changed."),
     "diff": ("ventifs.cli.diff", "diff", "Compare two versions."),
     "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
     "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
-    "forget": ("ventifs.cli.archive", "forget", "Remove versions from the catalog."),
+    "forget": ("ventifs.cli.versions", "forget", "Remove versions from the catalog."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (
