@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from tests.support.stores import new_store
 from ventifs.store import ZERO_SCORE, Score, Store
-from ventifs.tree.archive import archive
+from ventifs.tree.run import archive
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.diff import diff
 from ventifs.tree.directory import NoSuchPath

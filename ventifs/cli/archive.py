@@ -16,6 +16,7 @@ from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.store.store import Mode
 from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
@@ -98,7 +99,7 @@ def archive(
         pool = None
         if jobs > 1 and not dry_run:  # forked first, see `workers`
             pool = stack.enter_context(Workers(jobs, partial(reading, store)))
-        mode = "rehearse" if dry_run else "write"
+        mode: Mode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(Store.open(store, mode, pending_max=PENDING_MAX))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         version, tally = archive_source(
