@@ -28,7 +28,7 @@ from ventifs.tree.records import (
 )
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_WHOLE_MAX = 64 << 10  # read in one piece
+_WHOLE_MAX = 4 << 20  # read in one piece
 _PIECE = 1 << 20
 _PAGE = 4096
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
