@@ -6,15 +6,21 @@ import pty
 import socket
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import PATIENCE_S, SCRIPT, environment, home, run
-from tests.support.trees import noise
+from tests.support.commanding import PATIENCE_S, SCRIPT, run
+from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import same
 
-__all__ = ["home"]
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    plain_tree(tmp_path / "tree")
+    yield tmp_path
+    remove(tmp_path / "tree")
 
 
 @pytest.fixture
@@ -70,8 +76,9 @@ def test_sockets_are_left_out_and_told(home: Path) -> None:
 
 def test_a_terminal_is_refused(archived: Path) -> None:
     ours, theirs = pty.openpty()
+    store = archived / "data" / "ventifs"
     done = subprocess.run(
-        [SCRIPT, "export", "t"], env=environment(archived), stdout=theirs, stderr=subprocess.PIPE,
+        [SCRIPT, "export", "t", "--store", store], stdout=theirs, stderr=subprocess.PIPE,
         timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     os.close(theirs)
@@ -83,8 +90,9 @@ def test_a_terminal_is_refused(archived: Path) -> None:
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     (home / "tree" / "large").write_bytes(noise(1 << 20))
     run(home, "archive", "tree", "--name", "t")
+    store = home / "data" / "ventifs"
     done = subprocess.run(
-        ["sh", "-c", f"{SCRIPT} export t | head -c 100"], env=environment(home),
-        capture_output=True, timeout=PATIENCE_S, check=False,
+        ["sh", "-c", f"{SCRIPT} export t --store {store} | head -c 100"], capture_output=True,
+        timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert (len(done.stdout), done.stderr) == (100, b"")

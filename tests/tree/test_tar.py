@@ -526,6 +526,16 @@ def test_global_headers_are_no_members(store: Path) -> None:
     assert sorted(entries_of(store, comment + member("f", b"1") + END)) == [b"", b"f"]
 
 
+def test_a_rehearsal_finds_the_same_and_keeps_nothing(store: Path) -> None:
+    data = member("f", noise(100_000)) + END
+    with Store.open(store, "rehearse") as opened:
+        rehearsed = TarArchiver(opened)
+        root = rehearsed.run(io.BytesIO(data))
+    again, archiver = taken(store, data)
+    assert (again, archiver.tally) == (root, rehearsed.tally)
+    assert archiver.tally.new_bytes > 100_000
+
+
 def test_progress_is_told_for_every_member(store: Path) -> None:
     seen = []
     with Store.open(store, "write") as opened:

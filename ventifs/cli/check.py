@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ventifs.cli.progress import ByteProgress, EntryProgress
-from ventifs.cli.text import count, size
+from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
 from ventifs.store.audit import Finding, Report
@@ -92,7 +92,7 @@ def _print_json(
                 "findings": [asdict(finding) for finding in report.findings],
                 "repair": asdict(mended) if mended else None,
                 "harmed": [
-                    {"version": harm.version, "path": printable(harm.path), "reason": harm.reason}
+                    {"version": harm.version, **exact(harm.path), "reason": harm.reason}
                     for harm in harms
                 ],
             },

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+from ventifs.cli.look import find_entry
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.where import store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version, split_path
-from ventifs.tree.directory import printable, resolve
+from ventifs.tree.directory import printable
 from ventifs.tree.export import Exporter
 
 _LEFT = 3  # exit code: exported, but not everything
@@ -33,13 +33,12 @@ def export(what: str, *, store: Path) -> int:
             f"'ventifs export {what} > NAME.tar', or pipe it"
         )
     with EntryProgress("exporting") as progress, Store.open(store) as opened:
-        wanted, path = split_path(what)
-        entry = resolve(opened, find_version(opened, wanted).root, path)
+        entry, path = find_entry(opened, what)
         done = Exporter(
             opened,
             sys.stdout.buffer.write,
             progress=lambda done, path: progress(done.entries, done.size, path),
-        ).run(entry, path.rstrip(b"/").rpartition(b"/")[2])
+        ).run(entry, path.rpartition(b"/")[2])
         sys.stdout.buffer.flush()
     for left, reason in done.left[:_SHOWN_MAX]:
         click.echo(f"{printable(left)}: left out: {reason}", err=True)

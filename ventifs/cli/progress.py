@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ventifs.cli.text import count, size
+from ventifs.cli.text import count, duration, share, size
 from ventifs.tree.directory import printable
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 15.0
 _DRAWN_EVERY_S = 0.1
+_ENTRY_BYTES = 50_000  # of contents: what takes as long as an entry does by itself
 
 
 class ByteProgress:
@@ -86,12 +87,32 @@ class ByteProgress:
             self._bar.stop()
 
 
-class EntryProgress:
-    """Names and bytes done, and the current path. A context manager."""
+def _work(entries: int, total: int) -> int:
+    return entries * _ENTRY_BYTES + total
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
-        """Say what is being done. `quiet` shows nothing at all."""
+
+class EntryProgress:
+    """Names and bytes done, the rate, and the current path. A context manager."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        quiet: bool = False,
+        expected_entries: int = 0,
+        expected_bytes: int = 0,
+    ) -> None:
+        """Say what is being done.
+
+        Args:
+            what: shown before the figures.
+            quiet: show nothing at all.
+            expected_entries: how many there will be; with it the share done and the time left are
+                shown.
+            expected_bytes: how many there will be.
+        """
         self._what = what
+        self._expected = _work(expected_entries, expected_bytes)
         self._terminal = sys.stderr.isatty()
         self._live: Live | None = None
         self._started = time.monotonic()
@@ -108,8 +129,11 @@ class EntryProgress:
         if now < self._next:
             return
         self._next = now + self._every_s
-        rate = size(total / max(now - self._started, 1e-9))
-        line = f"{self._what}: {count(entries, 'entry', 'entries')}, {size(total)}, {rate}/s"
+        elapsed_s = max(now - self._started, 1e-9)
+        line = (
+            f"{self._what}: {count(entries, 'entry', 'entries')}, {size(total)}, "
+            f"{size(total / elapsed_s)}/s{self._left(_work(entries, total), elapsed_s)}"
+        )
         if not self._terminal:
             print(line, file=sys.stderr, flush=True)
             return
@@ -123,6 +147,13 @@ class EntryProgress:
             self._live.start()
         text = Text(f"{line}  {printable(path)}", no_wrap=True, overflow="ellipsis")
         self._live.update(text, refresh=True)
+
+    def _left(self, work: int, elapsed_s: float) -> str:
+        """How far it is and how long it will take still, where that can be said."""
+        if not 0 < work <= self._expected:
+            return ""
+        left_s = elapsed_s * (self._expected - work) / work
+        return f", {share(work, self._expected)}, {duration(left_s)} left"
 
     def __exit__(
         self,

@@ -1,6 +1,7 @@
-"""Figures as people read and write them."""
+"""Figures as people read and write them, and paths as scripts do."""
 
 import re
+from base64 import b64encode
 
 import click
 
@@ -27,6 +28,25 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def share(part: int, whole: int) -> str:
     """A percentage, or a dash of nothing."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def exact(path: bytes, key: str = "path") -> dict[str, str]:
+    """What JSON has of a path: its text; if it is not UTF-8, also its bytes as `path_base64`."""
+    try:
+        return {key: path.decode()}
+    except UnicodeDecodeError:
+        text = path.decode("utf-8", "replace")
+        return {key: text, f"{key}_base64": b64encode(path).decode()}
+
+
+def duration(seconds: float) -> str:
+    """A time in whole seconds: `12 s`, `3:05 min`, `2:10 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
 class Size(click.ParamType[int]):

@@ -1,15 +1,15 @@
 """What a store holds, and what it saves by zeros, by deduplication and by compression."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import Index
 from ventifs.store.states import Totals
 
 
-@dataclass(slots=True, frozen=True)
-class Stats:
+class Stats(msgspec.Struct, frozen=True):
     """What a store holds and saves. Counted when committed.
 
     put_bytes = zero_bytes + known_bytes + raw_bytes, but for blocks that two writers stored at the

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
-from blake3 import blake3
 
 from ventifs.errors import VentifsError
+from ventifs.tree.links import link_id
 from ventifs.tree.live import Trouble
 from ventifs.tree.prolly import Builder, Put
 from ventifs.tree.records import (
@@ -33,7 +33,6 @@ from ventifs.tree.records import (
 from ventifs.tree.temporary import temporary_database
 
 Key = bytes  # a path, with NUL between its names
-LINK_ID_SIZE = 16
 _SCHEMA = """
     CREATE TABLE entry (key BLOB PRIMARY KEY, time INTEGER NOT NULL, cut INTEGER NOT NULL,
                         file INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
@@ -168,8 +167,7 @@ class Gathered:
                 names.append(name)
             else:
                 if name_count is not None and name_count > 1:
-                    link = blake3(least).digest(LINK_ID_SIZE)
-                    entry = msgspec.structs.replace(entry, link=link)
+                    entry = msgspec.structs.replace(entry, link=link_id(least))
                 _add(frames[-1], entry, 0, entry.size)
         while names:
             _close(frames)

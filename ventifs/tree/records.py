@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from ventifs.errors import Corrupt
-from ventifs.store import SCORE_SIZE
+from ventifs.store import SCORE_SIZE, ZERO_SCORE, Score, score_of
 
 INLINE_MAX = 32  # bytes of content kept in the entry itself
 NAME_MAX = 255
@@ -297,6 +297,17 @@ def length_of(content: Content) -> int:
             return len(data)
         case Block(_, length) | Tree(_, length):
             return length
+
+
+def score_of_content(content: Content) -> Score:
+    """What names a content: its block or root node, or the block its inline bytes would be."""
+    match content:
+        case Empty():
+            return ZERO_SCORE
+        case Inline(data):
+            return score_of(data)
+        case Block(score, _) | Tree(score, _):
+            return Score(score)
 
 
 def decode_item(data: bytes | memoryview) -> Item:

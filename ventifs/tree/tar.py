@@ -39,7 +39,6 @@ from ventifs.tree.records import (
 )
 from ventifs.tree.unpack import Unpacked
 
-_COMMIT_EVERY = 1 << 30  # bytes of new blocks
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
 _PATH_MAX = 16 << 10  # four times the kernel's, so that depth costs nobody much
 _TYPES = {
@@ -68,15 +67,13 @@ class TarArchiver:
     def __init__(
         self, store: Store, *, exclude: Patterns = _NOTHING, progress: Progress | None = None
     ) -> None:
-        """Archive into `store`, which is open for writing, what `exclude` does not match."""
+        """Archive what `exclude` does not match into `store`, open for writing or to rehearse."""
         self.tally = Tally()
         self.troubles: list[Trouble] = []
-        self._store = store
         self._exclude = exclude
         self._progress = progress
         self._writer = ContentWriter(store)
         self._parent = (b"", False)  # the last directory, and whether it is excluded
-        self._committed = 0
 
     def run(self, stream: BinaryIO) -> Entry:
         """Archive a tar stream, packed or not, from where it stands to its end; the root's entry.
@@ -111,9 +108,6 @@ class TarArchiver:
         self.tally.new_bytes = self._writer.new_bytes
         if self._progress is not None:
             self._progress(self.tally, path)
-        if self._writer.new_bytes - self._committed >= _COMMIT_EVERY:
-            self._committed = self._writer.new_bytes
-            self._store.commit()
 
     def _entry(
         self, member: Member, members: Members, key: Key, gathered: Gathered
