@@ -12,7 +12,6 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
 
@@ -49,8 +48,7 @@ _NAME = """
 _IMPLIED = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(msgspec.Struct):
     """A directory on the way: its own entry, and what is below it so far."""
 
     entry: Entry
@@ -59,8 +57,7 @@ class _Frame:
     total: int = 0  # bytes of regular files
 
 
-@dataclass(slots=True)
-class _Above:
+class _Above(msgspec.Struct):
     """A row with rows below it, in the pass that drops what is not there in the end.
 
     Attributes:

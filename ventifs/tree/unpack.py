@@ -9,9 +9,9 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+import msgspec
 import zstandard
 
 from ventifs.errors import VentifsError
@@ -34,8 +34,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-@dataclass(frozen=True)
-class _Codec:
+class _Codec(msgspec.Struct, frozen=True):
     """One compression.
 
     Attributes:
