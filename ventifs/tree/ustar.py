@@ -28,7 +28,7 @@ class Header(msgspec.Struct):
 
     Attributes:
         type: its letter, as in `tarfile`.
-        name: at most 64 KiB; a directory's ends in a slash.
+        name: any bytes but NUL; a directory's ends in a slash.
         size: bytes that follow in the stream.
         records: more (keyword, value) pax records.
     """
