@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("roots", type=Path, help="what tools/roots has made")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--on", type=Path, metavar="DIRECTORY",
-                        help="where to keep everything (default: a temporary directory)")  # fmt: skip
+                        help="where to work (default: a temporary directory)")  # fmt: skip
     parser.add_argument("--only", default=",".join(parts), metavar="PART,...",
                         help=f"of {', '.join(parts)}")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run here too")
