@@ -1,5 +1,6 @@
 """Real guest roots, and the same ones on other file systems."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,12 +23,17 @@ def guest_roots() -> tuple[Path, Path]:
 
 @contextmanager
 def mounted(directory: Path, *mount: str | Path) -> Iterator[Path]:
-    """What `mount` with these arguments shows at a new directory; skips where none can mount."""
+    """What `mount` with these arguments shows at a new directory; skips where that cannot be."""
     directory.mkdir()
     done = subprocess.run(["mount", *mount, directory], check=False, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"cannot mount: {done.stderr.strip()}")
     try:
+        try:
+            os.setxattr(directory, "user.test", b"1")
+        except OSError:  # tmpfs has none before Linux 6.6
+            pytest.skip(f"no user xattrs on {' '.join(map(str, mount))}")
+        os.removexattr(directory, "user.test")
         yield directory
     finally:
         subprocess.run(["umount", directory], check=True)
