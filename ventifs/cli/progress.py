@@ -87,10 +87,13 @@ class ByteProgress:
 
 
 class EntryProgress:
-    """Names and bytes done, and the current path. A context manager."""
+    """Things and bytes done, and the current path. A context manager."""
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
-        """Say what is being done. `quiet` shows nothing at all."""
+    def __init__(
+        self, what: str, *, quiet: bool = False, things: tuple[str, str] = ("entry", "entries")
+    ) -> None:
+        """Say what is being done to what things. `quiet` shows nothing at all."""
+        self._things = things
         self._what = what
         self._terminal = sys.stderr.isatty()
         self._live: Live | None = None
@@ -102,14 +105,15 @@ class EntryProgress:
         """Start; nothing is drawn before the first call."""
         return self
 
-    def __call__(self, entries: int, total: int, path: bytes) -> None:
+    def __call__(self, things: int, total: int, path: bytes) -> None:
         """Show how far it is, if it is time to."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._every_s
-        rate = size(total / max(now - self._started, 1e-9))
-        line = f"{self._what}: {count(entries, 'entry', 'entries')}, {size(total)}, {rate}/s"
+        line = f"{self._what}: {count(things, *self._things)}"
+        if total:
+            line += f", {size(total)}, {size(total / max(now - self._started, 1e-9))}/s"
         if not self._terminal:
             print(line, file=sys.stderr, flush=True)
             return
