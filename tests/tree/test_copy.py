@@ -189,9 +189,10 @@ def test_slices_holes_and_long_attributes_are_copied(tmp_path: Path, target: Pat
         assert store.has(Score(inside.score))
 
 
-@pytest.mark.parametrize("which", [0, -1])
-def test_a_damaged_source_makes_no_version(source: Path, target: Path, which: int) -> None:
-    lose(source, [scores_of(source)[which]])
+@pytest.mark.parametrize("part", [slice(0, -1), slice(-1, None)])
+def test_a_damaged_source_makes_no_version(source: Path, target: Path, part: slice) -> None:
+    """All but the root is lost, or the root alone."""
+    lose(source, scores_of(source)[part])
     with pytest.raises((Corrupt, NotStored)):
         copied(source, target)
     with Store.open(target) as store:

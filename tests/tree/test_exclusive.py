@@ -11,12 +11,12 @@ from tests.support.stores import new_store, put_all, some_blocks
 from tests.support.trees import noise
 from ventifs.errors import NotStored
 from ventifs.store import ZERO_SCORE, Score, Store
-from ventifs.tree.archive import archive
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.exclusive import exclusive
 from ventifs.tree.reach import Kind, reach
 from ventifs.tree.records import Tree
+from ventifs.tree.run import archive
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from blake3 import blake3
 
 from tests.support.stores import new_store
 from ventifs.store import ZERO_SCORE, Score, Store
-from ventifs.tree.archive import archive
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.diff import diff
 from ventifs.tree.directory import NoSuchPath
 from ventifs.tree.history import Step, history
 from ventifs.tree.records import Block, Empty, Inline, Tree, score_of_content
+from ventifs.tree.run import archive
 
 
 def settle(top: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ventifs.cli.text import count, size
+from ventifs.cli.text import count, duration, share, size
 from ventifs.tree.directory import printable
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 15.0
 _DRAWN_EVERY_S = 0.1
+_ENTRY_BYTES = 50_000  # of contents: what takes as long as an entry does by itself
 
 
 class ByteProgress:
@@ -86,15 +87,35 @@ class ByteProgress:
             self._bar.stop()
 
 
+def _work(entries: int, total: int) -> int:
+    return entries * _ENTRY_BYTES + total
+
+
 class EntryProgress:
-    """Things and bytes done, and the current path. A context manager."""
+    """Names and bytes done, the rate, and the current path. A context manager."""
 
     def __init__(
-        self, what: str, *, quiet: bool = False, things: tuple[str, str] = ("entry", "entries")
+        self,
+        what: str,
+        *,
+        quiet: bool = False,
+        things: tuple[str, str] = ("entry", "entries"),
+        expected_entries: int = 0,
+        expected_bytes: int = 0,
     ) -> None:
-        """Say what is being done to what things. `quiet` shows nothing at all."""
-        self._things = things
+        """Say what is being done.
+
+        Args:
+            what: shown before the figures.
+            quiet: show nothing at all.
+            things: what is counted, one and many.
+            expected_entries: how many there will be; with it the share done and the time left are
+                shown.
+            expected_bytes: how many there will be.
+        """
         self._what = what
+        self._things = things
+        self._expected = _work(expected_entries, expected_bytes)
         self._terminal = sys.stderr.isatty()
         self._live: Live | None = None
         self._started = time.monotonic()
@@ -105,15 +126,17 @@ class EntryProgress:
         """Start; nothing is drawn before the first call."""
         return self
 
-    def __call__(self, things: int, total: int, path: bytes) -> None:
+    def __call__(self, entries: int, total: int, path: bytes) -> None:
         """Show how far it is, if it is time to."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._every_s
-        line = f"{self._what}: {count(things, *self._things)}"
+        elapsed_s = max(now - self._started, 1e-9)
+        line = f"{self._what}: {count(entries, *self._things)}"
         if total:
-            line += f", {size(total)}, {size(total / max(now - self._started, 1e-9))}/s"
+            line += f", {size(total)}, {size(total / elapsed_s)}/s"
+        line += self._left(_work(entries, total), elapsed_s)
         if not self._terminal:
             print(line, file=sys.stderr, flush=True)
             return
@@ -127,6 +150,13 @@ class EntryProgress:
             self._live.start()
         text = Text(f"{line}  {printable(path)}", no_wrap=True, overflow="ellipsis")
         self._live.update(text, refresh=True)
+
+    def _left(self, work: int, elapsed_s: float) -> str:
+        """How far it is and how long it will take still, where that can be said."""
+        if not 0 < work <= self._expected:
+            return ""
+        left_s = elapsed_s * (self._expected - work) / work
+        return f", {share(work, self._expected)}, {duration(left_s)} left"
 
     def __exit__(
         self,

@@ -39,6 +39,16 @@ def exact(path: bytes, key: str = "path") -> dict[str, str]:
         return {key: text, f"{key}_base64": b64encode(path).decode()}
 
 
+def duration(seconds: float) -> str:
+    """A time in whole seconds: `12 s`, `3:05 min`, `2:10 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+
+
 class Size(click.ParamType[int]):
     """A number of bytes on the command line: `256MiB`, `1G`, `4194304`."""
 

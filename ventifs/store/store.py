@@ -5,7 +5,7 @@ score it was asked for; a record that `records` lists was committed whole, with 
 commit relied on; nothing that was committed changes or goes, whatever is killed, when.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock, local
@@ -42,7 +42,7 @@ from ventifs.store.states import Place
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
 from ventifs.store.writer import Batch, Writer
 
-Mode = Literal["read", "write", "worker"]
+Mode = Literal["read", "write", "worker", "rehearse"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
@@ -84,6 +84,7 @@ class Store:
         pending_max: int,
         level: int,
         files: Files,
+        give: "Callable[[Batch], None] | None",
     ) -> None:
         """Use `open` or `create`."""
         keep_freed_clumps()
@@ -92,6 +93,7 @@ class Store:
         self.mode = mode
         self._files = files
         self._pending_max = pending_max
+        self._give = give
         self._arenas = Arenas(path, header.store_id)
         self._cache = ClumpCache(cache_bytes)
         self._lock = RLock()
@@ -105,8 +107,9 @@ class Store:
             if mode == "write":
                 recover(self._arenas, self._index, files)
             self._writer = Writer(
-                self._arenas, self._index, files, arena_size=header.arena_size, level=level
-            )
+                self._arenas, self._index, files, arena_size=header.arena_size, level=level,
+                threaded=mode == "write",
+            )  # fmt: skip
             self._resources.callback(self._writer.close)
         except BaseException:
             self._resources.close()
@@ -154,18 +157,21 @@ class Store:
         pending_max: int = PENDING_DEFAULT,
         level: int = LEVEL_DEFAULT,
         files: Files = _REAL_FILES,
+        give: "Callable[[Batch], None] | None" = None,
     ) -> "Store":
         """Open a store.
 
         Args:
             path: the store's directory.
             mode: "read"; "write", which first takes in what a crash left out of the index; or
-                "worker", which stores blocks for a parent that commits them (`hand_over`).
+                "worker", which stores blocks for a parent that commits them (`hand_over`); or
+                "rehearse", which reads, and takes blocks only to tell which would be new.
             cache_bytes: decoded clumps to keep.
-            pending_max: blocks that may wait for the index before they are committed by
-                themselves; about 200 bytes of memory each.
+            pending_max: blocks that may wait for the index before they are committed, or given
+                to `give`, by themselves; about 200 bytes of memory each.
             level: zstd's compression level for new clumps.
             files: for tests.
+            give: takes to its parent what a worker hands over by itself.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
@@ -175,10 +181,10 @@ class Store:
         """
         root = Path(path)
         header = read_header(root)
-        if mode != "read":
+        if mode in ("write", "worker"):
             require_writable(root, header)
         return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
-                   level=level, files=files)  # fmt: skip
+                   level=level, files=files, give=give)  # fmt: skip
 
     def _opened_index(self) -> Index:
         path = self.path / "index"
@@ -186,7 +192,7 @@ class Store:
             with store_lock(self.path, alone=True):
                 if index_missing(path):
                     rebuild_index(self.path, self.header, self._files)
-        if self.mode != "read":
+        if self.mode in ("write", "worker"):
             self._resources.enter_context(store_lock(self.path, alone=False))
         return Index(path, self.header.store_id)
 
@@ -241,10 +247,27 @@ class Store:
     def _add(self, score: Score, block: Buffer, kind: Kind) -> None:
         if self.mode == "read":
             raise VentifsError(f"{self.path}: the store is open for reading only")
-        if self.mode == "write" and self._writer.full(self._pending_max):
-            self.commit()
-        with self._all_or_nothing():
+        if self._writer.full(self._pending_max):
+            self._relieve()
+        if self.mode == "rehearse":
+            self._writer.pending[score] = None
+            return
+        try:  # as `_all_or_nothing`, which costs 1 us
             self._writer.add(score, block, kind)
+        except VentifsError:
+            raise
+        except BaseException as error:
+            self._writer.break_off(error)
+            raise
+
+    def _relieve(self) -> None:
+        """Make room for more pending blocks."""
+        if self.mode == "write":
+            self.commit()
+        elif self.mode == "rehearse":
+            self._writer.pending.clear()
+        elif self._give is not None:
+            self._give(self.hand_over())
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -428,6 +451,11 @@ class Store:
                 self._writer.adopt(batch)
             if self._writer.full(self._pending_max):
                 self.commit()
+
+    @property
+    def stored_bytes(self) -> int:
+        """What this store object, and the workers it adopted from, appended to arenas."""
+        return self._writer.stored_bytes
 
     @property
     def epoch(self) -> bytes:

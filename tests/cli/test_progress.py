@@ -1,0 +1,43 @@
+"""What is shown of long work."""
+
+import pytest
+
+from ventifs.cli.progress import EntryProgress
+from ventifs.cli.text import duration
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.2, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (185, "3:05 min"), (7800, "2:10 h"),
+    (360_000, "100:00 h"),
+])  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_is_told_of_work_whose_size_is_known(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = EntryProgress("restoring", expected_entries=100, expected_bytes=5_000_000)
+    clock[0] = 20.0
+    told(50, 2_500_000, b"a/path")
+    clock[0] = 60.0
+    told(200, 9_000_000, b"a/path")  # more than was expected: nothing is foretold
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "restoring: 50 entries, 2.50 MB, 125 kB/s, 50.0 %, 20 s left",
+        "restoring: 200 entries, 9.00 MB, 150 kB/s",
+    ]
+
+
+def test_of_other_work_it_is_not(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    told = EntryProgress("archiving")
+    clock[0] = 20.0
+    told(50, 2_500_000, b"a/path")
+    assert capsys.readouterr().err == "archiving: 50 entries, 2.50 MB, 125 kB/s\n"

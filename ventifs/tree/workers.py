@@ -1,0 +1,323 @@
+"""Processes that work beside this one, on what it hands them.
+
+A `Pool` takes requests (bytes, and descriptors of directories) and calls back with the replies.
+`Inline` answers in this process at once; `Workers` forks. Workers are forked before any store,
+thread or progress display exists and open their own; they end when their parent does, however it
+ends. While it works, one can send notes, which come before its reply. This module knows nothing of
+what is asked.
+"""
+
+import ctypes
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from types import TracebackType
+from typing import Protocol, Self
+
+from ventifs.errors import VentifsError
+
+DESCRIPTORS_MAX = 200  # in one request; Linux's own limit is 253
+REQUEST_MAX = 64 << 10  # bytes: two always fit in a socket, so sending never blocks
+_IN_FLIGHT = 2  # requests a worker holds: one it works on, one to go on with
+_SOCKET_BYTES = 512 << 10
+_PATIENCE_S = 10  # for a worker to end by itself
+_HEADER = struct.Struct("<IB")  # length; of requests how many descriptors, of replies which kind
+_REPLY, _ERROR, _NOTE = 0, 1, 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Handle = Callable[[bytes, Sequence[int]], bytes]  # a request and its descriptors: the reply
+Send = Callable[[bytes], None]  # takes a note to the parent
+Task = Callable[[Send], AbstractContextManager[Handle]]
+Done = Callable[[bytes], None]
+
+
+class Pool(Protocol):
+    """Whoever answers requests.
+
+    Attributes:
+        on_note: gets every note; whoever expects some puts itself there.
+    """
+
+    on_note: Done
+
+    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+        """Hand over a request; `done` is called with its reply, in this or a later call.
+
+        Args:
+            request: up to 64 KiB.
+            descriptors: up to 200; they may be closed when this returns.
+            done: may itself submit nothing.
+        """
+
+    def drain(self) -> None:
+        """Wait until every reply has come."""
+
+    def ask_all(self, request: bytes, done: Done) -> None:
+        """Hand one request to each process, and wait for all replies."""
+
+
+class Inline:
+    """Answers in this process, before `submit` returns."""
+
+    def __init__(self, handle: Handle) -> None:
+        """Requests go to `handle`."""
+        self.on_note: Done = _unexpected
+        self._handle = handle
+
+    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+        """See `Pool`."""
+        done(self._handle(request, descriptors))
+
+    def drain(self) -> None:
+        """See `Pool`."""
+
+    def ask_all(self, request: bytes, done: Done) -> None:
+        """See `Pool`."""
+        done(self._handle(request, ()))
+
+
+class _Worker:
+    """The parent's end of one process."""
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid = pid
+        self.sock = sock
+        self.waiting: deque[Done] = deque()
+
+
+class Workers:
+    """Forked processes. A context manager: left by an error it kills them.
+
+    Concurrency: one thread. Make it before anything that does not survive a fork.
+    """
+
+    def __init__(self, count: int, task: Task) -> None:
+        """Fork `count` processes; each enters its task when its first request comes."""
+        self.on_note: Done = _unexpected
+        self._workers: list[_Worker] = []
+        self._poll = select.poll()
+        self._by_fd: dict[int, _Worker] = {}
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        try:
+            for _ in range(count):
+                self._fork(task)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _fork(self, task: Task) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                ours.close()
+                for worker in self._workers:  # or their ends would outlive the parent
+                    worker.sock.close()
+                _die_with(parent)
+                code = _serve(theirs, task)
+            finally:
+                os._exit(code)
+        theirs.close()
+        worker = _Worker(pid, ours)
+        self._workers.append(worker)
+        self._by_fd[ours.fileno()] = worker
+        self._poll.register(ours, select.POLLIN)
+
+    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+        """See `Pool`.
+
+        Raises:
+            VentifsError: whatever a worker raised, or that one died.
+        """
+        self._dispatch(0)
+        worker = min(self._workers, key=lambda worker: len(worker.waiting))
+        while len(worker.waiting) >= _IN_FLIGHT:
+            self._dispatch(None)
+            worker = min(self._workers, key=lambda worker: len(worker.waiting))
+        self._send(worker, request, descriptors, done)
+
+    def _send(
+        self, worker: _Worker, request: bytes, descriptors: Sequence[int], done: Done
+    ) -> None:
+        assert len(request) <= REQUEST_MAX
+        try:
+            _send(worker.sock, len(descriptors), request, descriptors)
+        except OSError:
+            raise self._died(worker) from None
+        worker.waiting.append(done)
+
+    def drain(self) -> None:
+        """See `Pool`."""
+        while any(worker.waiting for worker in self._workers):
+            self._dispatch(None)
+
+    def ask_all(self, request: bytes, done: Done) -> None:
+        """See `Pool`."""
+        self.drain()
+        for worker in self._workers:
+            self._send(worker, request, (), done)
+        self.drain()
+
+    def _dispatch(self, timeout_ms: int | None) -> None:
+        """Take the replies that are there, waiting for the first."""
+        for fd, _ in self._poll.poll(timeout_ms):
+            worker = self._by_fd[fd]
+            try:
+                kind, reply, _ = _receive(worker.sock)
+            except (EOFError, OSError):
+                raise self._died(worker) from None
+            if kind == _ERROR:
+                raise pickle.loads(reply)  # noqa: S301, from our own child
+            if kind == _NOTE:
+                self.on_note(reply)
+            else:
+                worker.waiting.popleft()(reply)
+
+    def _died(self, worker: _Worker) -> VentifsError:
+        with suppress(ChildProcessError):
+            _, status = os.waitpid(worker.pid, 0)
+            how = (
+                f"killed by signal {os.WTERMSIG(status)}"
+                if os.WIFSIGNALED(status)
+                else f"exit code {os.waitstatus_to_exitcode(status)}"
+            )
+            self._workers.remove(worker)
+            worker.sock.close()
+            return VentifsError(
+                f"a worker process ended early ({how}); nothing committed was lost: "
+                "run the command again, with --jobs 1 if memory is short"
+            )
+        return VentifsError("a worker process ended early; run the command again")
+
+    def close(self) -> None:
+        """Let the workers end, and wait for them."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.sock.close()
+        for worker in workers:
+            _reap(worker.pid)
+
+    def kill(self) -> None:
+        """End the workers at once; what they have stored stays for the next run."""
+        for worker in self._workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+        self.close()
+
+    def __enter__(self) -> Self:
+        """The pool itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; kill when left by an error."""
+        if error is None:
+            self.close()
+        else:
+            self.kill()
+
+
+def _unexpected(note: bytes) -> None:
+    raise AssertionError(f"a note of {len(note)} bytes that nobody expects")
+
+
+def _reap(pid: int) -> None:
+    """Wait for a child, and kill one that does not end."""
+    handle = os.pidfd_open(pid)
+    try:
+        if not select.select([handle], [], [], _PATIENCE_S)[0]:
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    finally:
+        os.close(handle)
+
+
+def _die_with(parent: int) -> None:
+    """In a worker: end when the parent does; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _serve(sock: socket.socket, task: Task) -> int:
+    """In a worker: answer until the parent closes its end; the exit code."""
+    try:
+        first = _receive(sock)
+    except (EOFError, OSError):
+        return 0  # never needed
+    try:
+        with task(lambda note: _send(sock, _NOTE, note, ())) as handle:
+            _, request, descriptors = first
+            while True:
+                try:
+                    reply = handle(request, descriptors)
+                finally:
+                    for fd in descriptors:
+                        os.close(fd)
+                _send(sock, _REPLY, reply, ())
+                try:
+                    _, request, descriptors = _receive(sock)
+                except EOFError:
+                    return 0
+    except BrokenPipeError:
+        return 0  # the parent has gone
+    except Exception as error:
+        _send(sock, _ERROR, _pickled(error), ())
+        return 1
+
+
+def _pickled(error: Exception) -> bytes:
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)  # noqa: S301, our own
+    except Exception:  # an error that does not survive the way is told as text
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+    return data
+
+
+def _send(sock: socket.socket, kind: int, body: bytes, descriptors: Sequence[int]) -> None:
+    header = _HEADER.pack(len(body), kind)
+    if descriptors:
+        socket.send_fds(sock, [header], list(descriptors))
+        sock.sendall(body)
+    else:
+        sock.sendall(header + body)
+
+
+def _receive(sock: socket.socket) -> tuple[int, bytes, list[int]]:
+    """A message: its kind or number of descriptors, its body, its descriptors.
+
+    Raises:
+        EOFError: the other end has closed.
+    """
+    header, descriptors, _, _ = socket.recv_fds(sock, _HEADER.size, DESCRIPTORS_MAX)
+    if not header:
+        raise EOFError
+    length, kind = _HEADER.unpack(header)
+    body = bytearray(length)
+    view = memoryview(body)
+    while view:
+        count = sock.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return kind, bytes(body), list(descriptors)
