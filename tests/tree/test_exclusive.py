@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.forging import commit_version, directory, file
-from tests.support.stores import new_store, put_all, some_blocks
+from tests.support.stores import new_store
 from tests.support.trees import noise
-from ventifs.errors import NotStored
-from ventifs.store import ZERO_SCORE, Score, Store
+from ventifs.store import Score, Store
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.exclusive import exclusive
@@ -92,26 +91,3 @@ def test_a_node_as_data_is_no_node(tmp_path: Path) -> None:
     assert node not in left
     assert isinstance(content, Tree)
     assert content.score in left
-
-
-# --- sizes ------------------------------------------------------------------------------------
-
-
-def test_sizes_of_all_blocks_are_the_stores(tmp_path: Path) -> None:
-    with Store.open(new_store(tmp_path / "other"), "write") as store:
-        blocks = some_blocks(200)
-        scores = put_all(store, blocks)
-        store.commit()
-        sizes = store.sizes([*scores, *scores, ZERO_SCORE])
-        assert sizes.raw_bytes == sum(map(len, blocks)) == store.stats().raw_bytes
-        journal = store.stats().stored_bytes - sizes.stored_bytes
-        assert 0 < journal < 1000  # the commit's own clumps are no block's
-        halves = store.sizes(scores[::2]), store.sizes(scores[1::2])
-        assert sum(half.raw_bytes for half in halves) == sizes.raw_bytes
-        assert 0 <= sizes.stored_bytes - sum(half.stored_bytes for half in halves) <= 200
-        assert store.sizes([]).stored_bytes == 0
-
-
-def test_sizes_of_a_block_that_is_not_there(store: Store) -> None:
-    with pytest.raises(NotStored):
-        store.sizes([Score(b"x" * 32)])
