@@ -1,10 +1,10 @@
 """`ventifs init` and `ventifs stats`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
+from msgspec.structs import asdict
 
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import Size, count, share, size

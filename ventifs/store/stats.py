@@ -1,16 +1,16 @@
 """What a store holds, and what it saves by zeros, by deduplication and by compression."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import Index
 from ventifs.store.states import Place, Totals
 
 
-@dataclass(slots=True, frozen=True)
-class Stats:
+class Stats(msgspec.Struct, frozen=True):
     """What a store holds and saves. Counted when committed.
 
     put_bytes = zero_bytes + known_bytes + raw_bytes, but for blocks that two writers stored at the
@@ -78,8 +78,7 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
     )
 
 
-@dataclass(slots=True, frozen=True)
-class Sizes:
+class Sizes(msgspec.Struct, frozen=True):
     """What some blocks take.
 
     Attributes:

@@ -19,7 +19,7 @@ from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store.arenas import Arenas
 from ventifs.store.cache import ClumpCache
 from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
-from ventifs.store.environment import IndexDamaged, index_missing
+from ventifs.store.environment import INDEX_NAME, IndexDamaged, index_missing
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import (
     ARENA_SIZE_DEFAULT,
@@ -35,7 +35,6 @@ from ventifs.store.index import Index
 from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
-from ventifs.store.rebuild import INDEX_NAME, rebuild_index
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
 from ventifs.store.states import Place
@@ -48,6 +47,12 @@ CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
 LEVEL_DEFAULT = 3  # zstd's
 _REAL_FILES = Files()
+
+
+def _rebuild(root: Path, header: StoreHeader, files: Files) -> None:
+    from ventifs.store.rebuild import rebuild_index  # rarely needed, and slow to import
+
+    rebuild_index(root, header, files)
 
 
 def _refuse_occupied(root: Path) -> None:
@@ -142,7 +147,7 @@ class Store:
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
                     files.make_directory(directory)
-                rebuild_index(root, header, files)
+                _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
                 write_header(root, header, files)
             files.sync_directory(root.parent)
@@ -191,7 +196,7 @@ class Store:
         if self.mode == "write" and index_missing(path):
             with store_lock(self.path, alone=True):
                 if index_missing(path):
-                    rebuild_index(self.path, self.header, self._files)
+                    _rebuild(self.path, self.header, self._files)
         if self.mode in ("write", "worker"):
             self._resources.enter_context(store_lock(self.path, alone=False))
         return Index(path, self.header.store_id)

@@ -9,15 +9,16 @@ it was and everything added still pending, to be committed by the next try.
 """
 
 import logging
-import secrets
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
+import msgspec
 import zstandard
+from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.appender import Appender, NotDurable, lock_arena
@@ -44,8 +45,7 @@ Written = tuple[bytes, int, tuple[Score, ...]]  # arena id, clump offset, its bl
 _ARENAS_MAX = 1000  # that one commit relies on; workers add a few more
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """What a worker has made durable and its parent is to commit. Picklable.
 
     Attributes:
@@ -54,9 +54,9 @@ class Batch:
         counters: what was put.
     """
 
-    states: list[ArenaState] = field(default_factory=list)
-    written: list[Written] = field(default_factory=list)
-    counters: Counters = field(default_factory=Counters)
+    states: list[ArenaState] = msgspec.field(default_factory=list)
+    written: list[Written] = msgspec.field(default_factory=list)
+    counters: Counters = msgspec.field(default_factory=Counters)
 
     def add(self, other: "Batch") -> None:
         """Join another batch, of other arenas or later, to this one."""
@@ -309,7 +309,7 @@ class Writer:
             NoSpace, VentifsError: the catalog is as before, what was added is still pending.
         """
         self._check()
-        records = [Record(key, secrets.token_bytes(RECORD_ID_SIZE), value) for key, value in puts]
+        records = [Record(key, os.urandom(RECORD_ID_SIZE), value) for key, value in puts]
         changes = Changes(records, deletes)
         self._write_gathered()
         counters = replace(self.counters)

@@ -12,9 +12,10 @@ import pickle
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from ventifs.store import Store
 from ventifs.store.files import explained
@@ -32,8 +33,7 @@ Progress = Callable[["Tally", bytes], None]  # what was done, the current path
 _Known = dict[bytes, tuple[Leaf, bytes]]
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """What an archive run has done so far.
 
     Attributes:
@@ -49,8 +49,7 @@ class Tally:
     stored_bytes: int = 0
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(msgspec.Struct):
     """A directory that the walk is in.
 
     Attributes:
@@ -63,7 +62,7 @@ class _Level:
     fd: int
     chunks: Iterator[Chunk]
     segment: Segment | None = None
-    below: deque[tuple[bytes, os.stat_result, int]] = field(default_factory=deque)
+    below: deque[tuple[bytes, os.stat_result, int]] = msgspec.field(default_factory=deque)
 
 
 class Archiver:

@@ -10,7 +10,6 @@ again.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from os import stat_result
 
 import msgspec
@@ -32,8 +31,7 @@ from ventifs.tree.statcache import Leaf, Seen, StatCache, decode_entries, raw
 from ventifs.tree.statcache import Segment as SeenSegment
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(msgspec.Struct):
     """Names of one directory that follow one another.
 
     Attributes:
@@ -50,9 +48,9 @@ class Segment:
     last: bytes
     pending: int = 1
     old: SeenSegment | None = None
-    leaves: list[Leaf] = field(default_factory=list)
-    entries: list[bytes] = field(default_factory=list)
-    below: list[tuple[bytes, bytes]] = field(default_factory=list)
+    leaves: list[Leaf] = msgspec.field(default_factory=list)
+    entries: list[bytes] = msgspec.field(default_factory=list)
+    below: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
     size: int = 0
 
     def path(self, index: int) -> bytes:
@@ -60,8 +58,7 @@ class Segment:
         return self.frame.below(self.leaves[index][0])
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(msgspec.Struct):
     """A directory on its way.
 
     Attributes:
@@ -82,14 +79,14 @@ class Frame:
     above: Segment | None = None
     slot: int = 0
     seen: Seen | None = None
-    xattrs: Listed | Content = field(default_factory=Empty)
+    xattrs: Listed | Content = msgspec.field(default_factory=Empty)
     told: bool = False
-    segments: deque[Segment] = field(default_factory=deque)
+    segments: deque[Segment] = msgspec.field(default_factory=deque)
     several: bool = False
     same: int = 0
     builder: Builder | None = None
-    records: list[SeenSegment] = field(default_factory=list)
-    bounds: list[tuple[bytes, int]] = field(default_factory=list)
+    records: list[SeenSegment] = msgspec.field(default_factory=list)
+    bounds: list[tuple[bytes, int]] = msgspec.field(default_factory=list)
     paths: int = 0
     size: int = 0
 

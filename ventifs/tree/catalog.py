@@ -7,9 +7,7 @@ score:HEX (8 digits or more); a path starts after the first `:/`. A time without
 
 import re
 import struct
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 
 import msgspec
 
@@ -53,8 +51,7 @@ _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
 _encode_stored = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(slots=True, frozen=True)
-class Version:
+class Version(msgspec.Struct, frozen=True):
     """One archive run.
 
     Attributes:
@@ -272,6 +269,8 @@ def _nearest_name(store: Store, name: str) -> str:
     names = sorted({version.name for version in versions(store)})
     if not names:
         return f"{name}: there are no versions yet; 'ventifs archive' makes the first"
+    from difflib import get_close_matches  # only needed when something is wrong
+
     close = get_close_matches(name, names, 3, 0.5)
     what = "did you mean" if close else "there are"
     return f"{name}: no version has this name; {what} {', '.join(close or names[:5])}"

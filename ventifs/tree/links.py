@@ -5,7 +5,6 @@ path, so it is known when as many names were met as the file has, or when the wa
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from os import stat_result
 
 import msgspec
@@ -17,8 +16,7 @@ from ventifs.tree.records import Entry, encode
 LINK_ID_SIZE = 16
 
 
-@dataclass(slots=True, frozen=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One name of a file: where its entry goes, and its path."""
 
     segment: Segment
@@ -31,8 +29,7 @@ class Member:
         return self.path.rpartition(b"/")[2]
 
 
-@dataclass(slots=True)
-class Group:
+class Group(msgspec.Struct):
     """The names met so far of one file.
 
     Attributes:
@@ -43,7 +40,7 @@ class Group:
     """
 
     status: stat_result
-    members: list[Member] = field(default_factory=list)
+    members: list[Member] = msgspec.field(default_factory=list)
     entry: Entry | None = None
     settled: bool = False
     final: bool = False

@@ -10,7 +10,8 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from ventifs.tree.content import WHOLE_MAX, ContentWriter
 from ventifs.tree.records import (
@@ -35,8 +36,7 @@ _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second t
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
 
 
-@dataclass(slots=True, frozen=True)
-class Trouble:
+class Trouble(msgspec.Struct, frozen=True):
     """Something that could not be archived, or not as it should be.
 
     Attributes:

@@ -7,8 +7,9 @@ record; the blocks it has stored make the next one faster.
 import os
 import time
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store

@@ -17,7 +17,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -146,8 +145,7 @@ class _Previous:
         return self._window[at : at + length]
 
 
-@dataclass(slots=True)
-class StatCache:
+class StatCache(msgspec.Struct):
     """The cache of one run: asks the previous one's, gathers its own.
 
     Holds a lock, so that two runs under one name cannot be at work at once.
@@ -159,7 +157,7 @@ class StatCache:
     lock: int
     _previous: _Previous | None = None
     _file: IO[bytes] | None = None
-    _places: list[tuple[int, int]] = field(default_factory=list)
+    _places: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
     @classmethod
     def open(cls, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> "StatCache":
@@ -182,7 +180,7 @@ class StatCache:
         if ask:
             cache._previous = cache._opened()
         if gather:
-            cache._file = cache._temporary.open("wb")
+            cache._file = cache._temporary.open("wb", buffering=_WINDOW)
             cache._file.write(_MAGIC)
         return cache
 
