@@ -16,6 +16,7 @@ from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.store.claims import Claims
 from ventifs.store.store import Mode
 from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
@@ -98,7 +99,7 @@ def archive(
     with ExitStack() as stack:
         pool = None
         if jobs > 1 and not dry_run:  # forked first, see `workers`
-            pool = stack.enter_context(Workers(jobs, partial(reading, store)))
+            pool = stack.enter_context(Workers(jobs, partial(reading, store, Claims())))
         mode: Mode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(Store.open(store, mode, pending_max=PENDING_MAX))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))

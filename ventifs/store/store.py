@@ -18,6 +18,7 @@ from blake3 import blake3
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store.arenas import Arenas
 from ventifs.store.cache import ClumpCache
+from ventifs.store.claims import Claims
 from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
 from ventifs.store.environment import INDEX_NAME, IndexDamaged, index_missing
 from ventifs.store.files import Files, readable_errors
@@ -45,7 +46,7 @@ Mode = Literal["read", "write", "worker", "rehearse"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
-LEVEL_DEFAULT = 3  # zstd's
+LEVEL_DEFAULT = 2
 _REAL_FILES = Files()
 
 
@@ -90,6 +91,7 @@ class Store:
         level: int,
         files: Files,
         give: "Callable[[Batch], None] | None",
+        claims: Claims | None,
     ) -> None:
         """Use `open` or `create`."""
         keep_freed_clumps()
@@ -99,6 +101,7 @@ class Store:
         self._files = files
         self._pending_max = pending_max
         self._give = give
+        self._claims = claims
         self._arenas = Arenas(path, header.store_id)
         self._cache = ClumpCache(cache_bytes)
         self._lock = RLock()
@@ -163,6 +166,7 @@ class Store:
         level: int = LEVEL_DEFAULT,
         files: Files = _REAL_FILES,
         give: "Callable[[Batch], None] | None" = None,
+        claims: Claims | None = None,
     ) -> "Store":
         """Open a store.
 
@@ -177,6 +181,7 @@ class Store:
             level: zstd's compression level for new clumps.
             files: for tests.
             give: takes to its parent what a worker hands over by itself.
+            claims: what a worker shares with its siblings.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
@@ -189,7 +194,7 @@ class Store:
         if mode in ("write", "worker"):
             require_writable(root, header)
         return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
-                   level=level, files=files, give=give)  # fmt: skip
+                   level=level, files=files, give=give, claims=claims)  # fmt: skip
 
     def _opened_index(self) -> Index:
         path = self.path / "index"
@@ -234,7 +239,11 @@ class Store:
             self._check_open()
         with self._lock:
             counters = self._writer.counters
-            if score in self._writer.pending or self._index.known(score):
+            if (
+                score in self._writer.pending
+                or self._index.known(score)
+                or (self._claims is not None and self._claims.taken(score))
+            ):
                 new = False
                 counters.known_blocks += 1
                 counters.known_bytes += len(stored)

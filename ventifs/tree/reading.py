@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ventifs.store import Store
+from ventifs.store.claims import Claims
 from ventifs.store.writer import Batch
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.live import Changed, Reader
@@ -107,7 +108,7 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
-def reading(path: Path, send: Send) -> Iterator[Handle]:
+def reading(path: Path, claims: Claims, send: Send) -> Iterator[Handle]:
     """The task of a worker: store blocks in the store at `path`, for the parent to commit.
 
     About every GiB of new blocks it hands them over by a note, as it does when it is asked to.
@@ -116,7 +117,7 @@ def reading(path: Path, send: Send) -> Iterator[Handle]:
     def give(batch: Batch) -> None:
         send(pickle.dumps(batch))
 
-    with Store.open(path, "worker", pending_max=PENDING_MAX, give=give) as store:
+    with Store.open(path, "worker", pending_max=PENDING_MAX, give=give, claims=claims) as store:
         yield BatchReader(store).handle
 
 
