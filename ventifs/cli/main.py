@@ -32,6 +32,7 @@ COMMANDS = {
     "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
     "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
+    "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),

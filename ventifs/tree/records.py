@@ -210,13 +210,14 @@ def decode_entry(data: bytes | memoryview, *, root: bool = False) -> Entry:
         Corrupt: for anything `encode` would not have written for a sound entry.
     """
     entry = _decoded(_entry, data, "directory entry")
-    problem = _entry_problem(entry, root=root)
+    problem = entry_problem(entry, root=root)
     if problem:
         raise Corrupt(f"directory entry {entry.name!r}: {problem}")
     return entry
 
 
-def _entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
+def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
+    """What is wrong with an entry's fields; nothing, if they can be."""
     name = entry.name
     if bool(name) == root or len(name) > NAME_MAX or name in (b".", b".."):
         return "a name that cannot be"
