@@ -143,7 +143,7 @@ def _verdict(
         return text
     if not harmful and harms:
         return (
-            f"{count(len(harms), 'path')} of versions cannot be brought back whole\n"
+            f"{count(len(harms), 'path')} of versions harmed\n"
             "next: archive the same sources again; what is the same is whole again then"
         )
     if not harmful:

@@ -33,7 +33,8 @@ COMMANDS = {
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
     "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
-    "forget": ("ventifs.cli.versions", "forget", "Remove versions from the catalog."),
+    "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
+    "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (

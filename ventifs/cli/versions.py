@@ -1,16 +1,15 @@
-"""`ventifs versions` and `ventifs forget`."""
+"""`ventifs versions`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ventifs.cli.listing import print_array
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
-from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.catalog import Version, check_name, find_version, tree_score
+from ventifs.tree.catalog import Version, find_version, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.records import Directory
 
@@ -42,14 +41,19 @@ def as_json_object(version: Version) -> dict[str, Any]:
 @click.argument("name", required=False)
 @store_option
 @json_option
-def versions(name: str | None, *, store: Path, as_json: bool) -> None:
-    """List versions, all or those of one NAME (or NAME@TIME), by name and then by time."""
+@click.option("--tag", "tags", multiple=True, help="Only those with this tag; may be repeated.")
+def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, ...]) -> None:
+    """List versions, by name and then by time.
+
+    All of them, those of one NAME, or the one that NAME@TIME or score:HEX means.
+    """
     with Store.open(store) as opened:
-        found = [] if name and "@" in name else all_versions(opened, name and check_name(name))
+        found = [] if name and set("@:") & set(name) else all_versions(opened, name)
         if name is not None and not found:
             found = [find_version(opened, name)]  # or it says which there are
+    found = [version for version in found if set(tags) <= set(version.tags)]
     if as_json:
-        click.echo(json.dumps([as_json_object(version) for version in found], indent=2))
+        print_array(map(as_json_object, found))
         return
     width = max((len(str(version)) for version in found), default=0)
     for version in found:
@@ -61,27 +65,3 @@ def versions(name: str | None, *, store: Path, as_json: bool) -> None:
             f"{version!s:<{width}}  {size(facts['bytes']):>9}  {facts['paths']:>9,} paths  "
             f"{size(version.new_bytes):>9} new  {'  '.join(filter(None, notes))}".rstrip()
         )
-
-
-@click.command(short_help="Remove versions from the catalog.")
-@click.argument("wanted", nargs=-1, required=True, metavar="VERSION...")
-@store_option
-@click.option("--force", is_flag=True, help="Also the last version of a name.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be forgotten.")
-def forget(wanted: tuple[str, ...], *, store: Path, force: bool, dry_run: bool) -> None:
-    """Remove versions from the catalog. Their blocks stay in the store.
-
-    The last version of a name is kept unless --force is given.
-    """
-    with Store.open(store, "read" if dry_run else "write") as opened:
-        doomed = {str(version): version for version in (find_version(opened, text)
-                                                        for text in wanted)}  # fmt: skip
-        for name in {version.name for version in doomed.values()}:
-            left = [version for version in all_versions(opened, name) if str(version) not in doomed]
-            if not left and not force:
-                raise VentifsError(f"{name}: this would forget its last version; --force does that")
-        if not dry_run:
-            records = [version.record for version in doomed.values() if version.record]
-            opened.commit(deletes=records)
-    for version in doomed:
-        click.echo(f"{'would forget' if dry_run else 'forgot'} {version}")

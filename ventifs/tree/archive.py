@@ -84,7 +84,7 @@ class Archiver:
             cache: knows what the previous run saw.
             options: what to leave out.
             pool: who reads; this process, if None.
-            progress: called for every directory, and for every file that was read.
+            progress: called for every directory, and for every batch of files that was read.
         """
         self.tally = Tally()
         self.troubles: list[Trouble] = []
@@ -98,7 +98,7 @@ class Archiver:
         self._assembler = Assembler(self._writer.put_node, cache)
         self._pool = pool or Inline(BatchReader(store).handle)
         self._pool.on_note = self._commit
-        self._batches = Batches(self._pool)
+        self._batches = Batches(self._pool, self._tell)
         self._groups = Groups()
         self._again: list[Group] = []  # whose first name is no more what it was
         self._progress = progress
@@ -172,7 +172,7 @@ class Archiver:
     def _vanished(self, path: bytes, error: OSError) -> None:
         self._trouble(path, reason_of(error), missing=True)
 
-    def _tell(self, path: bytes) -> None:
+    def _tell(self, path: bytes = b"") -> None:
         if self._progress is not None:
             self.tally.new_bytes = self._writer.new_bytes + self._batches.new_bytes
             self._progress(self.tally, path)
@@ -285,9 +285,8 @@ class Archiver:
 
     def _was_read(self, segment: Segment, index: int, outcome: Outcome) -> None:
         """A leaf with one name has been read, or could not be."""
-        path = segment.path(index)
         if outcome.problem:
-            self._trouble(path, outcome.problem, missing=not outcome.entry)
+            self._trouble(segment.path(index), outcome.problem, missing=not outcome.entry)
         if outcome.entry:
             ctime_ns = outcome.ctime_ns if outcome.settled else NOT_SETTLED
             name = segment.leaves[index][0]
@@ -296,7 +295,6 @@ class Archiver:
             )  # fmt: skip
             self._put(segment, index, outcome.entry, outcome.regular_size)
         self._assembler.arrived(segment)
-        self._tell(path)
 
     # --- hard links ---------------------------------------------------------------------------
 
@@ -337,7 +335,6 @@ class Archiver:
         if outcome.problem:
             self._trouble(group.members[0].path, outcome.problem, missing=False)
         group.entry, group.settled = decode_entry(outcome.entry), outcome.settled
-        self._tell(group.members[0].path)
         if group.whole:
             self._finish_group(group)
 

@@ -26,7 +26,7 @@ from ventifs.tree.records import (
 )
 
 WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
-_SLICE_DEPTH_MAX = 8  # slices of slices: a disk image's are one deep
+SLICE_DEPTH_MAX = 8  # slices of slices: a disk image's are one deep
 
 
 class ContentWriter:
@@ -113,7 +113,7 @@ def read(
         Corrupt, NotStored: where the archive is damaged.
     """
     end = length_of(content) if length is None else min(offset + length, length_of(content))
-    yield from _read(store, content, offset, end, _SLICE_DEPTH_MAX)
+    yield from _read(store, content, offset, end, SLICE_DEPTH_MAX)
 
 
 def _read(

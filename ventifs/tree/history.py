@@ -7,7 +7,7 @@ tells whether anything there changed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 
 from ventifs.store import Store
 from ventifs.tree.catalog import Version
@@ -39,7 +39,7 @@ def history(store: Store, versions: Sequence[Version], path: bytes) -> Iterator[
 
     Args:
         store: where the versions are.
-        versions: of one name, the oldest first.
+        versions: of one name, the oldest first; at least one.
         path: below the versions' roots; empty for the roots themselves.
 
     Raises:
@@ -48,24 +48,14 @@ def history(store: Store, versions: Sequence[Version], path: bytes) -> Iterator[
     """
     found = False
     newest_first = ((version, _found(store, version, path)) for version in reversed(versions))
-    for (version, new), (_, old) in pairwise(_with_nothing_last(newest_first)):
+    nothing = (versions[0], None)  # what there was before the first
+    for (version, new), (_, old) in pairwise(chain(newest_first, [nothing])):
         found = found or new is not None
         step = _step(version, path, old, new)
         if step is not None:
             yield step
     if not found:
         raise NoSuchPath(_nearest(store, versions, path))
-
-
-def _with_nothing_last(
-    pairs: Iterator[tuple[Version, Entry | None]],
-) -> Iterator[tuple[Version, Entry | None]]:
-    """Before the first version there was nothing."""
-    last = None
-    for last in pairs:
-        yield last
-    if last is not None:
-        yield last[0], None
 
 
 def _found(store: Store, version: Version, path: bytes) -> Entry | None:

@@ -124,10 +124,11 @@ def reading(path: Path, claims: Claims, send: Send) -> Iterator[Handle]:
 class Batches:
     """Gathers leaves to be read, and hands them to a pool about 2 MB at a time."""
 
-    def __init__(self, pool: Pool) -> None:
-        """Requests go to `pool`."""
+    def __init__(self, pool: Pool, delivered: Callable[[], None]) -> None:
+        """Requests go to `pool`; `delivered` is called after each reply."""
         self.new_bytes = 0
         self._pool = pool
+        self._delivered = delivered
         self._directory: object = None
         self._descriptors: list[int] = []
         self._wanted: list[list[Wanted]] = []
@@ -173,6 +174,7 @@ class Batches:
             self.new_bytes += decoded.new_bytes
             for done, outcome in zip(waiting, decoded.outcomes, strict=True):
                 done(outcome)
+            self._delivered()
 
         try:
             self._pool.submit(request, descriptors, deliver)

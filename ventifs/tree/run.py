@@ -55,7 +55,7 @@ def archive(
         options: what to leave out.
         read_all: read every file, whatever the previous run saw.
         pool: who reads files; this process, if None.
-        progress: called for every directory, and for every file that was read.
+        progress: called for every directory, and for every batch of files that was read.
 
     Returns:
         The version, committed, and what was done.
