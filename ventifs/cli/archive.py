@@ -23,10 +23,10 @@ from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.directory import printable
 from ventifs.tree.patterns import Patterns
-from ventifs.tree.reading import PENDING_MAX, reading
 from ventifs.tree.records import Directory
 from ventifs.tree.run import archive as archive_source
 from ventifs.tree.scan import Options
+from ventifs.tree.service import PENDING_MAX, serving
 from ventifs.tree.workers import Workers
 
 _INCOMPLETE = 3  # exit code: archived, but not everything
@@ -99,7 +99,7 @@ def archive(
     with ExitStack() as stack:
         pool = None
         if jobs > 1 and not dry_run:  # forked first, see `workers`
-            pool = stack.enter_context(Workers(jobs, partial(reading, store, Claims())))
+            pool = stack.enter_context(Workers(jobs, partial(serving, store, Claims(), options)))
         mode: Mode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(Store.open(store, mode, pending_max=PENDING_MAX))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))

@@ -73,7 +73,7 @@ def archive(
     if not 0 <= stamp <= TIME_NS_MAX:
         raise VentifsError("a version's time lies between 1970 and 2554")
     rehearsal = store.mode == "rehearse"
-    opened = StatCache.open(store, check_name(name), ask=not read_all, gather=not rehearsal)
+    opened = StatCache(store, check_name(name), ask=not read_all, gather=not rehearsal)
     with closing(opened) as cache:
         # After the cache, whose lock keeps out other runs of this name.
         if any(version.time_ns == stamp for version in versions(store, name)):
