@@ -15,6 +15,7 @@ from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
 from tests.support.walker import look_at, same
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
+from ventifs.tree.attributes import xattrs_of
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.directory import build, resolve
 from ventifs.tree.records import (
@@ -29,7 +30,7 @@ from ventifs.tree.records import (
     Symlink,
     encode,
 )
-from ventifs.tree.restore import Restored, Restorer, xattrs_of
+from ventifs.tree.restore import Restored, Restorer
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 

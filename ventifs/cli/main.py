@@ -29,7 +29,7 @@ COMMANDS = {
     "diff": ("ventifs.cli.diff", "diff", "Compare two versions."),
     "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
-    "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
+    "restore": ("ventifs.cli.restore", "restore", "Bring a version back."),
     "forget": ("ventifs.cli.archive", "forget", "Remove versions from the catalog."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),

@@ -54,6 +54,9 @@ class Pool(Protocol):
     def ask_all(self, request: bytes, done: Done) -> None:
         """Hand one request to each process, and wait for all replies."""
 
+    def kill(self) -> None:
+        """End the processes at once, whatever they are at; the pool is of no use after."""
+
 
 class Inline:
     """Answers in this process, before `submit` returns."""
@@ -72,6 +75,9 @@ class Inline:
     def ask_all(self, request: bytes, done: Done) -> None:
         """See `Pool`."""
         done(self._handle(request, ()))
+
+    def kill(self) -> None:
+        """See `Pool`: there is none but this one."""
 
 
 class _Worker:
