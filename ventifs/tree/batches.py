@@ -8,8 +8,8 @@ from ventifs.tree.linking import Group
 from ventifs.tree.places import Place, Places
 from ventifs.tree.records import Entry
 
-_ENTRIES_MAX = 256
-_BYTES_MAX = 2 << 20  # of contents, but for the last entry's
+_ENTRIES_MAX = 512
+_BYTES_MAX = 4 << 20  # of contents, but for the last entry's
 _REQUEST_MAX = 56 << 10  # an entry takes up to 5 KiB, a request 64
 _PLACES_MAX = 64
 

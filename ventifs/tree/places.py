@@ -57,22 +57,25 @@ class Places:
         """Everything goes below `top`, which is closed in the end."""
         self._top = top
         self._open: OrderedDict[Place, int] = OrderedDict()  # those used last come last
-        self._stagings: dict[tuple[int, bytes], _Staging] = {}
+        self._stagings: dict[Place, _Staging] = {}  # by the directory they are in
+        self._mounts: dict[tuple[int, bytes], Place] = {}
         self._overwrite = overwrite
 
     def top(self, entry: Entry) -> Place:
         """The place of the whole tree."""
         place = Place(entry, None, fresh=not self._overwrite)
         if self._overwrite:
-            place.staging = self._staging(self._top)
+            self._give_staging(place, self._top)
         else:
             _make_private(self._top)
         return place
 
     def around(self, entry: Entry) -> Place:
         """The place of what is no directory: the top is around it, and stays as it is."""
-        staging = self._staging(self._top) if self._overwrite else -1
-        return Place(entry, None, fresh=False, staging=staging)
+        place = Place(entry, None, fresh=False)
+        if self._overwrite:
+            self._give_staging(place, self._top)
+        return place
 
     def make(self, entry: Entry, above: Place) -> Place:
         """A directory in another, new or, with `overwrite`, one that is there.
@@ -94,7 +97,7 @@ class Places:
             fd = _opened(entry.name, directory)
         self._keep(place, fd)
         if not place.fresh:
-            place.staging = self._staging(fd)
+            self._give_staging(place, fd)
         return place
 
     def fd(self, place: Place) -> int:
@@ -117,18 +120,25 @@ class Places:
         if len(self._open) > _OPEN_MAX:
             os.close(self._open.popitem(last=False)[1])
 
+    def tidy(self, place: Place) -> None:
+        """Take away the staging directory that was made in this one: all that needed it is done."""
+        if place in self._stagings:
+            self._stagings.pop(place).close()
+            self._mounts = {mount: at for mount, at in self._mounts.items() if at is not place}
+
     def forget(self, place: Place) -> None:
         """Close a directory that is finished."""
         fd = self._open.pop(place, -1)
         if fd >= 0:
             os.close(fd)
 
-    def _staging(self, directory: int) -> int:
-        """The staging directory for things that are moved into a directory that was there."""
+    def _give_staging(self, place: Place, directory: int) -> None:
+        """Find or make the staging directory for a directory that was there."""
         mount = _mount_of(directory)
-        if mount not in self._stagings:
-            self._stagings[mount] = _Staging(directory)
-        return self._stagings[mount].fd
+        if mount not in self._mounts:  # this is where it begins, or where we do
+            self._stagings[place] = _Staging(directory)
+            self._mounts[mount] = place
+        place.staging = self._stagings[self._mounts[mount]].fd
 
     def close(self) -> None:
         """Close all, and take the staging directories away."""

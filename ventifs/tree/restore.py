@@ -123,7 +123,9 @@ class Restorer:
 
     def _opened_directory(self, target: Path) -> int:
         target.mkdir(parents=True, exist_ok=True)
-        if not self._overwrite and any(os.scandir(target)):
+        with os.scandir(target) as there:
+            occupied = next(there, None) is not None
+        if occupied and not self._overwrite:
             raise VentifsError(
                 f"{target}: not empty; restore into a new or empty directory, or use --overwrite"
             )
@@ -275,6 +277,7 @@ class Restorer:
             xattrs = ()
             self._trouble(place.path(), Trouble(0, Kind.FAILED, f"its attributes: {error}"))
         try:
+            self._places.tidy(place)
             fd = self._places.fd(place)
             if not place.fresh:
                 strip(xattrs, fd)

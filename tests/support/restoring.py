@@ -1,0 +1,31 @@
+"""Restores by several processes, for tests: run in a child, which has no store open before."""
+
+import json
+from pathlib import Path
+
+from tests.support import processes
+from ventifs.store import Store
+from ventifs.tree.catalog import find_version
+from ventifs.tree.making import making
+from ventifs.tree.restore import Restorer
+from ventifs.tree.workers import Workers
+
+
+def restored_by(store: Path, name: str, target: Path, jobs: int, *, overwrite: bool = False) -> str:
+    """Restore the latest version of a name; what could not be, as text."""
+    report = target.with_name(target.name + ".json")
+    assert processes.run(_restore, store, name, target, jobs, overwrite, report) == 0
+    return report.read_text()
+
+
+def _restore(
+    store: Path, name: str, target: Path, jobs: int, overwrite: bool, report: Path
+) -> None:
+    with (
+        Workers(jobs, lambda *_: making(store, overwrite=overwrite)) as pool,
+        Store.open(store) as opened,
+    ):
+        root = find_version(opened, name).root
+        done = Restorer(opened, pool=pool, overwrite=overwrite).run(root, target)
+    troubles = [(repr(path), reason) for path, reason in (*done.failed, *done.left)]
+    report.write_text(json.dumps(troubles) if troubles else "")
