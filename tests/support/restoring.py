@@ -1,6 +1,8 @@
 """Restores by several processes, for tests: run in a child, which has no store open before."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 from tests.support import processes
@@ -29,3 +31,20 @@ def _restore(
         done = Restorer(opened, pool=pool, overwrite=overwrite).run(root, target)
     troubles = [(repr(path), reason) for path, reason in (*done.failed, *done.left)]
     report.write_text(json.dumps(troubles) if troubles else "")
+
+
+def restore_until_told(store: Path, name: str, target: Path, pids: Path, overwrite: bool) -> None:
+    """A restore by two processes that notes who they are, and ends at SIGINT or SIGTERM."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with (
+        Workers(2, lambda *_: making(store, overwrite=overwrite)) as pool,
+        Store.open(store) as opened,
+    ):
+        pids.write_text(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+        root = find_version(opened, name).root
+        Restorer(opened, pool=pool, overwrite=overwrite).run(root, target)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
