@@ -279,6 +279,8 @@ def _pickled(error: Exception) -> bytes:
         data = pickle.dumps(error)
         pickle.loads(data)  # noqa: S301, our own
     except Exception:  # an error that does not survive the way is told as text
+        if isinstance(error, VentifsError):
+            return pickle.dumps(VentifsError(str(error)))
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return data
 
