@@ -33,7 +33,7 @@ class Plan:
 
     def enter(self, entry: Entry) -> bool:
         """Count a directory."""
-        self._names.append(entry.name)
+        self._names.append(entry.name if self._names else b"")
         self.entries += 1
         self._told(self._path(), entry)
         return True
