@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ventifs.tree.records import Entry
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_MAX = 256
+_OPEN_MAX = 64
 _STAGING = b".ventifs-restore."
 
 
