@@ -16,6 +16,8 @@ from ventifs.store import Store
 from ventifs.tree import making
 from ventifs.tree.catalog import Version
 from ventifs.tree.directory import resolve
+from ventifs.tree.places import Place, Places
+from ventifs.tree.records import Entry
 from ventifs.tree.restore import Restored, Restorer
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
@@ -180,3 +182,34 @@ def test_a_directory_cannot_be_restored_over_a_file(store: Path, work: Path) -> 
     with pytest.raises(VentifsError, match=r"target: .*name another path"):
         restored(store, version, work / "target")
     assert (work / "target").read_bytes() == b"mine"
+
+
+def test_a_directory_that_is_taken_away_meanwhile_fails_alone(
+    store: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is put in its place is not followed."""
+    for path in ("a/d/f", "z"):
+        (work / "source" / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / "source" / path).write_bytes(b"archived")
+    os.link(work / "source" / "a" / "d" / "f", work / "source" / "linked")
+    version, _ = archived(store, work / "source")
+    (work / "outside" / "d").mkdir(parents=True)
+    real = Places.make
+
+    def make(self: Places, entry: Entry, above: Place) -> Place:
+        place = real(self, entry, above)
+        if entry.name == b"d":
+            self.forget(place)
+            assert place.above is not None
+            self.forget(place.above)
+            (work / "target" / "a").rename(work / "away")
+            (work / "target" / "a").symlink_to(work / "outside")
+        return place
+
+    monkeypatch.setattr(Places, "make", make)
+    with Store.open(store) as opened:
+        done = Restorer(opened).run(version.root, work / "target")
+    assert {path for path, _ in done.failed} == {b"a", b"a/d", b"a/d/f"}
+    assert os.listdir(work / "outside" / "d") == []
+    assert (work / "target" / "z").read_bytes() == b"archived"
+    assert (work / "target" / "linked").read_bytes() == b"archived"

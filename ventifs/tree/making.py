@@ -37,7 +37,7 @@ from ventifs.tree.records import (
 )
 from ventifs.tree.workers import Handle
 
-CACHE_BYTES = 32 << 20  # decoded clumps in each worker
+CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight are under 300 MiB together
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_MAX = 512 << 10  # bytes in one call, unless one piece is larger
 _PIECES_MAX = 64

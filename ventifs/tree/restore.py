@@ -194,7 +194,13 @@ class Restorer:
     # --- batches ------------------------------------------------------------------------------
 
     def _add(self, place: Place, entry: Entry, data: bytes, group: Group | None) -> None:
-        self._batch.add(self._places, place, entry, data, group)
+        try:
+            self._batch.add(self._places, place, entry, data, group)
+        except OSError as error:  # somebody has taken the directory away
+            self._trouble(place.path(entry.name), trouble_of(error))
+            if group is not None:
+                self._settle(group, made=False)
+            return
         if self._batch.full:
             self._hand_over()
 
@@ -223,16 +229,20 @@ class Restorer:
         self.done.size += batch.size - sum(batch.members[n][1].size for n in missing)
         self.done.kept += answer.kept
         for number, group in batch.groups:
-            group.made, group.failed = number not in missing, number in missing
-            waiting, group.waiting = group.waiting, []
-            for place, entry in waiting:
-                if group.made:
-                    self._link(group, place, entry)
-                    self._release(place)
-                else:
-                    self._again.append((place, entry))
+            self._settle(group, made=number not in missing)
         for place in batch.places:
             self._release(place)
+
+    def _settle(self, group: Group, *, made: bool) -> None:
+        """The first name of a file is there, or cannot be: so much for those that waited for it."""
+        group.made, group.failed = made, not made
+        waiting, group.waiting = group.waiting, []
+        for place, entry in waiting:
+            if made:
+                self._link(group, place, entry)
+                self._release(place)
+            else:
+                self._again.append((place, entry))
 
     def _finish(self) -> None:
         """Wait for all that is in flight, and make by themselves the names whose first failed."""
