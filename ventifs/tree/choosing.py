@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ventifs.errors import Corrupt, NotStored, VentifsError
+from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.store.environment import IndexDamaged
 from ventifs.tree.directory import encoded_entries
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.records import Directory, Entry
@@ -63,7 +64,9 @@ def walk(store: Store, root: Entry, selection: Selection, visitor: Visitor) -> N
         level = levels[-1]
         try:
             child = next(level.children, None)
-        except (Corrupt, NotStored) as error:
+        except IndexDamaged:  # a rebuild mends it all
+            raise
+        except VentifsError as error:
             if _entered(levels, visitor):
                 visitor.damaged(error)
             continue

@@ -57,7 +57,7 @@ def _has(store: Store, content: Content, fd: int) -> bool:
                 return False
             offset += piece
         else:
-            if os.pread(fd, len(piece), offset) != piece:
+            if os.pread(fd, len(piece), offset) != bytes(piece):  # views compare byte by byte
                 return False
             offset += len(piece)
     return True

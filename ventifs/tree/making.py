@@ -16,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from ventifs.errors import Corrupt, NotStored
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Score, Store
+from ventifs.store.environment import IndexDamaged
 from ventifs.store.score import Buffer
 from ventifs.tree.attributes import NOT_ALLOWED, because, dress, dress_name, xattrs_of
 from ventifs.tree.comparing import OPEN_OLD, is_same, looks_same
@@ -120,7 +121,9 @@ class Maker:
                     less = self._make(entry, entry.name, descriptors[at])
             except _NotAllowed as error:
                 answer.troubles.append(Trouble(number, Kind.LEFT_OUT, str(error)))
-            except (Corrupt, NotStored) as error:
+            except IndexDamaged:  # a rebuild mends it all
+                raise
+            except VentifsError as error:
                 answer.troubles.append(Trouble(number, Kind.FAILED, str(error)))
             except OSError as error:
                 answer.troubles.append(trouble_of(error, number))
@@ -213,7 +216,7 @@ class Maker:
         """Whether a regular file need not be made again. Links always are: others may share them.
 
         What looks the same is read and compared, so that no damage and no trick survives; that
-        takes a third of the time of making it again.
+        takes as long as making it again, but writes nothing.
         """
         if type(entry.detail) is not File or entry.link:
             return False
