@@ -157,6 +157,13 @@ def _restored_by_nobody(store: Path, source: Path, target: Path) -> None:
     version, _ = archived(store, source)
     assert restored(store, version.root, target).left == []
     same(source, target)
+    (target / "d").chmod(0o755)
+    (target / "d" / "file").unlink()
+    (target / "d").chmod(0)  # what is in the way of its owner is not in the way of a restore
+    with Store.open(store) as opened:
+        done = Restorer(opened, overwrite=True).run(version.root, target)
+    assert (done.left, done.failed) == ([], [])
+    same(source, target)
 
 
 @as_root

@@ -65,6 +65,7 @@ class Places:
         """The place of the whole tree."""
         place = Place(entry, None, fresh=not self._overwrite)
         if self._overwrite:
+            _allow_owner(self._top)
             self._give_staging(place, self._top)
         else:
             _make_private(self._top)
@@ -220,11 +221,16 @@ def _opened(name: bytes, directory: int) -> int:
         finally:
             os.close(found)
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    _allow_owner(fd)
+    return fd
+
+
+def _allow_owner(fd: int) -> None:
+    """Give a directory's owner all permissions, until it gets those that are archived."""
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if mode & 0o700 != 0o700:
         with suppress(OSError):
             os.fchmod(fd, mode | 0o700)
-    return fd
 
 
 def _mount_of(fd: int) -> tuple[int, bytes]:
