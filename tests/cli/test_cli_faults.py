@@ -8,11 +8,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.arenafiles import incompressible
 from tests.support.conversing import NOBODY

@@ -1,10 +1,10 @@
 """Sealed arenas: what directory and trailer tell, and that no change to them goes unnoticed."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from msgspec.structs import replace
 
 from tests.support.arenafiles import append, incompressible, new_appender, reading
 from tests.support.damage import flip, overwrite

@@ -10,10 +10,10 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.arenafiles import incompressible
 from tests.support.conversing import operate

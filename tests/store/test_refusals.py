@@ -7,11 +7,11 @@ not allow writing. What can be read without writing is read all the same.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.conversing import as_nobody
 from tests.support.disks import mounted

@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 from ventifs.store import Store
-from ventifs.tree.archive import Tally, archive
+from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version
+from ventifs.tree.run import archive
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 ACL = b"\2\0\0\0" + b"".join(

@@ -14,10 +14,11 @@ from tests.support.trees import archived, copied, noise, odd_tree, plain_tree, r
 from tests.support.walker import look_at
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.archive import archive
 from ventifs.tree.catalog import Version, tree_score, versions
 from ventifs.tree.directory import resolve, tree
 from ventifs.tree.records import Directory, Entry, File, Inline, Listed
+from ventifs.tree.run import archive
+from ventifs.tree.scan import Options
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -189,7 +190,7 @@ def test_other_file_systems_are_left_out(store: Path, source: Path) -> None:
     try:
         (source / "mounted" / "file").write_bytes(b"there")
         with Store.open(store, "write") as opened:
-            version, _ = archive(opened, source, "t", one_file_system=True)
+            version, _ = archive(opened, source, "t", options=Options(one_file_system=True))
             whole, _ = archive(opened, source, "t")
             assert [path for path, _ in tree(opened, version.root)] == [b"mounted"]
             assert resolve(opened, whole.root, b"mounted/file").size == 5
@@ -198,7 +199,9 @@ def test_other_file_systems_are_left_out(store: Path, source: Path) -> None:
                 raise KeyboardInterrupt
 
             with pytest.raises(KeyboardInterrupt):
-                archive(opened, source, "t", one_file_system=True, progress=interrupt)
+                archive(
+                    opened, source, "t", options=Options(one_file_system=True), progress=interrupt
+                )
     finally:
         subprocess.run(["umount", source / "mounted"], check=True)
 

@@ -84,6 +84,23 @@ def test_a_version_is_found_by_the_score_of_its_tree(store: Store) -> None:
         find_version(store, "score:" + "0" * 64)
 
 
+def test_the_beginning_of_a_score_will_do_if_it_is_of_one_tree(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, other = tree_score(ROOT).hex(), tree_score(OTHER).hex()
+    assert find_version(store, f"score:{root[:8]}").root == ROOT
+    assert find_version(store, f"score:{other[:63].upper()}").root == OTHER
+    for text in ("score:", f"score:{root[:7]}", f"score:{root}0", "score:xyzxyzxyz"):
+        with pytest.raises(VentifsError, match="8 or more"):
+            find_version(store, text)
+    scores = {ROOT: "ab" * 4 + root[8:], OTHER: "ab" * 4 + other[8:]}
+    monkeypatch.setattr("ventifs.tree.catalog.tree_score", lambda e: bytes.fromhex(scores[e]))
+    with pytest.raises(NoSuchVersion) as caught:
+        find_version(store, "score:abababab")
+    for entry, version in ((ROOT, "web01@2024-02-28T23:59:59Z"), (OTHER, "web0@1970")):
+        assert f"score:{scores[entry]} ({version}" in str(caught.value)
+
+
 def test_versions_are_listed_by_name_and_time(store: Store) -> None:
     assert [v.time_ns for v in versions(store, "web01")] == TIMES
     assert [v.name for v in versions(store)] == ["web0", *["web01"] * 9, "web01.x"]

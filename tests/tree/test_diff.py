@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ventifs.store import Score, Store
-from ventifs.tree.archive import archive
 from ventifs.tree.diff import Change, diff
 from ventifs.tree.records import Entry
+from ventifs.tree.run import archive
 
 
 @pytest.fixture

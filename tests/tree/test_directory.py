@@ -164,6 +164,18 @@ def test_paths_are_printed_on_one_line() -> None:
     assert printable(os.fsencode("\N{LINE SEPARATOR}")) == r"\u2028"
 
 
+def test_no_two_paths_are_printed_alike() -> None:
+    odd = [b"a\nb", rb"a\nb", rb"a\\nb", b"\xff", rb"\xff", b"\x85", "\x85".encode(), rb"\u0085"]
+    assert len({printable(path) for path in odd}) == len(odd)
+    assert printable(rb"a\nb") == r"a\\nb"
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_a_printed_path_is_one_line_that_can_be_read_back(one: bytes, other: bytes) -> None:
+    assert printable(one).isprintable()
+    assert (printable(one) == printable(other)) == (one == other)
+
+
 def test_a_look_up_costs_a_node_a_level(store: Store) -> None:
     content = stored(store, *map(file, NAMES))
     reads = itertools.count()

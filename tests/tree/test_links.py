@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from ventifs.store import Store
-from ventifs.tree.archive import Tally, archive
+from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version
 from ventifs.tree.content import read_whole
 from ventifs.tree.directory import resolve
 from ventifs.tree.records import Entry, File
 from ventifs.tree.restore import Restorer
+from ventifs.tree.run import archive
+from ventifs.tree.scan import Options
 
 
 @pytest.fixture
@@ -113,5 +115,7 @@ def test_set_uid_is_not_given_to_whoever_restores(root: Path, source: Path, tmp_
 
 def test_a_file_of_proc_that_says_it_is_empty_is_told(root: Path) -> None:
     with Store.open(root, "write") as store:
-        version, _ = archive(store, Path("/proc/self/task"), "task", one_file_system=True)
+        version, _ = archive(
+            store, Path("/proc/self/task"), "task", options=Options(one_file_system=True)
+        )
     assert any("size" in reason for _, reason, _ in version.troubles)

@@ -9,12 +9,12 @@ import pytest
 
 from ventifs.store import Store
 from ventifs.store.header import read_header
-from ventifs.tree.archive import archive
 from ventifs.tree.catalog import Version, tree_score
 from ventifs.tree.content import read_whole
 from ventifs.tree.directory import resolve
 from ventifs.tree.live import Reader
 from ventifs.tree.records import File
+from ventifs.tree.run import archive
 from ventifs.tree.statcache import SETTLED_NS, StatCache
 
 

@@ -16,10 +16,11 @@ import pytest
 from tests.support.stores import findings, new_store
 from tests.support.trees import archived, noise, remove
 from ventifs.store import Store
-from ventifs.tree.archive import Archiver, archive
+from ventifs.tree.archive import Archiver
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.directory import resolve, tree
 from ventifs.tree.records import Directory, Empty, Entry
+from ventifs.tree.run import archive
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ventifs.store import Score, Store
-from ventifs.tree.archive import archive
 from ventifs.tree.catalog import versions
 from ventifs.tree.directory import resolve
 from ventifs.tree.records import Block, Content, Directory, File, Tree
+from ventifs.tree.run import archive
 from ventifs.tree.verify import Verifier
 
 

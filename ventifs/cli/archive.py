@@ -1,25 +1,44 @@
-"""`ventifs archive`, `ventifs versions` and `ventifs forget`."""
+"""`ventifs archive`."""
 
 import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import click
 
+from ventifs.cli.jobs import jobs_option
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
+from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.store.claims import Claims
+from ventifs.store.store import Mode
 from ventifs.tree.archive import Tally
-from ventifs.tree.archive import archive as archive_directory
-from ventifs.tree.catalog import Version, check_name, find_version, parse_time, tree_score
+from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.directory import printable
+from ventifs.tree.patterns import Patterns
+from ventifs.tree.reading import PENDING_MAX, reading
 from ventifs.tree.records import Directory
+from ventifs.tree.run import archive as archive_source
+from ventifs.tree.scan import Options
+from ventifs.tree.workers import Workers
 
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
+
+
+def _lines(_: click.Context, __: click.Parameter, files: Iterable[BinaryIO]) -> list[bytes]:
+    return [line for file in files for line in file]
+
+
+def _patterns(texts: Iterable[str], lines: Iterable[bytes]) -> Patterns:
+    return Patterns([*lines, *(text.encode("utf-8", "surrogateescape") for text in texts)])
 
 
 @click.command(short_help="Archive a directory as a new version.")
@@ -30,8 +49,16 @@ _SHOWN_MAX = 20
 @click.option("--time", "when", metavar="TIME", help="The version's time.  [default: now]")
 @click.option("--comment", default="", help="Kept with the version.")
 @click.option("--tag", "tags", multiple=True, help="Kept with the version; may be repeated.")
-@click.option("--no-cache", is_flag=True, help="Read every file, changed or not.")
+@click.option("--exclude", multiple=True, metavar="PATTERN",
+              help="Leave out what matches, as in .gitignore; may be repeated.")  # fmt: skip
+@click.option("--exclude-from", type=click.File("rb"), multiple=True, callback=_lines,
+              metavar="FILE", help="Leave out what matches a line of FILE.")  # fmt: skip
+@click.option("--exclude-caches", is_flag=True,
+              help="Leave out what is in directories with a CACHEDIR.TAG.")  # fmt: skip
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
+@click.option("--no-cache", is_flag=True, help="Read every file, changed or not.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be archived.")
+@jobs_option
 @click.pass_context
 def archive(
     context: click.Context,
@@ -43,8 +70,13 @@ def archive(
     when: str | None,
     comment: str,
     tags: tuple[str, ...],
-    no_cache: bool,
+    exclude: tuple[str, ...],
+    exclude_from: list[bytes],
+    exclude_caches: bool,
     one_file_system: bool,
+    no_cache: bool,
+    dry_run: bool,
+    jobs: int,
 ) -> int:
     """Archive a directory as a new version.
 
@@ -52,109 +84,57 @@ def archive(
     modes, times, links, devices, extended attributes, holes. What cannot be read is told, recorded
     in the version, and gives exit code 3. An interrupted run keeps the blocks it has stored for
     the next one.
+
+    Patterns are relative to SOURCE: one with a slash is anchored there, one without matches at any
+    depth, one that ends in a slash matches directories, ! takes back.
     """
     time_ns = None if when is None else parse_time(when)[0]
     check_name(name)
+    options = Options(_patterns(exclude, exclude_from), one_file_system, exclude_caches)
     if source == Path() or not source.is_dir():
         raise VentifsError(f"{source}: not a directory; name the one to archive")
-    if not context.meta["store_named"] and not store.exists():
+    if not context.meta["store_named"] and not store.exists() and not dry_run:
         Store.create(store)
         click.echo(f"made a store at {store}", err=True)
-    with (
-        EntryProgress("archiving", quiet=as_json) as progress,
-        Store.open(store, "write") as opened,
-    ):
-        version, tally = archive_directory(
-            opened, source, name, time_ns=time_ns, comment=comment, tags=tags,
-            one_file_system=one_file_system, read_all=no_cache,
+    with ExitStack() as stack:
+        pool = None
+        if jobs > 1 and not dry_run:  # forked first, see `workers`
+            pool = stack.enter_context(Workers(jobs, partial(reading, store, Claims())))
+        mode: Mode = "rehearse" if dry_run else "write"
+        opened = stack.enter_context(Store.open(store, mode, pending_max=PENDING_MAX))
+        progress = stack.enter_context(_progress(opened, name, quiet=as_json))
+        version, tally = archive_source(
+            opened, source, name, time_ns=time_ns, comment=comment, tags=tags, options=options,
+            read_all=no_cache, pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps({**_as_json(version), "entries": tally.entries}, indent=2))
+        facts = {**as_json_object(version), "entries": tally.entries,
+                 "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
+        click.echo(json.dumps(facts, indent=2))
     else:
-        _print_archived(version, tally)
+        _print_archived(version, tally, dry_run=dry_run)
     return _INCOMPLETE if version.troubles else 0
 
 
-def _print_archived(version: Version, tally: Tally) -> None:
+def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:
+    """Progress towards as much as the previous version had."""
+    entries = total = 0
+    for version in all_versions(store, name)[-1:]:
+        assert isinstance(version.root.detail, Directory)
+        entries, total = version.root.detail.paths + 1, version.root.detail.bytes
+    return EntryProgress("archiving", quiet=quiet, expected_entries=entries, expected_bytes=total)
+
+
+def _print_archived(version: Version, tally: Tally, *, dry_run: bool) -> None:
     for path, reason, missing in version.troubles[:_SHOWN_MAX]:
         what = "not archived" if missing else "archived, but"
         click.echo(f"{printable(path)}: {what}: {reason}", err=True)
     if len(version.troubles) > _SHOWN_MAX:
         click.echo(f"... and {len(version.troubles) - _SHOWN_MAX:,} more", err=True)
-    click.echo(f"{version}  score:{tree_score(version.root).hex()}")
+    click.echo(f"{'would be ' if dry_run else ''}{version}  score:{tree_score(version.root).hex()}")
+    stored = "" if dry_run else f", {size(tally.stored_bytes)} stored"
     click.echo(
         f"{count(tally.entries, 'entry', 'entries')}, {size(tally.bytes)}, "
-        f"{size(tally.new_bytes)} new, in {version.seconds:.2f} s"
+        f"{size(tally.new_bytes)} new{stored}, in {version.seconds:.2f} s"
     )
-
-
-def _as_json(version: Version) -> dict[str, Any]:
-    detail = version.root.detail
-    assert isinstance(detail, Directory)
-    return {
-        "name": version.name,
-        "time": version.when,
-        "score": tree_score(version.root).hex(),
-        "paths": detail.paths,
-        "bytes": detail.bytes,
-        "new_bytes": version.new_bytes,
-        "seconds": round(version.seconds, 3),
-        "source": version.source,
-        "comment": version.comment,
-        "tags": list(version.tags),
-        "troubles": [
-            {"path": printable(path), "reason": reason, "missing": missing}
-            for path, reason, missing in version.troubles
-        ],
-        "troubles_more": version.troubles_more,
-    }
-
-
-@click.command(short_help="List versions.")
-@click.argument("name", required=False)
-@store_option
-@json_option
-def versions(name: str | None, *, store: Path, as_json: bool) -> None:
-    """List versions, all or those of one NAME (or NAME@TIME), by name and then by time."""
-    with Store.open(store) as opened:
-        found = [] if name and "@" in name else all_versions(opened, name and check_name(name))
-        if name is not None and not found:
-            found = [find_version(opened, name)]  # or it says which there are
-    if as_json:
-        click.echo(json.dumps([_as_json(version) for version in found], indent=2))
-        return
-    width = max((len(str(version)) for version in found), default=0)
-    for version in found:
-        facts = _as_json(version)
-        notes = [version.comment, *(f"#{tag}" for tag in version.tags)]
-        troubles = len(version.troubles) + version.troubles_more
-        notes += [f"{count(troubles, 'trouble')}"] if troubles else []
-        click.echo(
-            f"{version!s:<{width}}  {size(facts['bytes']):>9}  {facts['paths']:>9,} paths  "
-            f"{size(version.new_bytes):>9} new  {'  '.join(filter(None, notes))}".rstrip()
-        )
-
-
-@click.command(short_help="Remove versions from the catalog.")
-@click.argument("wanted", nargs=-1, required=True, metavar="VERSION...")
-@store_option
-@click.option("--force", is_flag=True, help="Also the last version of a name.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be forgotten.")
-def forget(wanted: tuple[str, ...], *, store: Path, force: bool, dry_run: bool) -> None:
-    """Remove versions from the catalog. Their blocks stay in the store.
-
-    The last version of a name is kept unless --force is given.
-    """
-    with Store.open(store, "read" if dry_run else "write") as opened:
-        doomed = {str(version): version for version in (find_version(opened, text)
-                                                        for text in wanted)}  # fmt: skip
-        for name in {version.name for version in doomed.values()}:
-            left = [version for version in all_versions(opened, name) if str(version) not in doomed]
-            if not left and not force:
-                raise VentifsError(f"{name}: this would forget its last version; --force does that")
-        if not dry_run:
-            records = [version.record for version in doomed.values() if version.record]
-            opened.commit(deletes=records)
-    for version in doomed:
-        click.echo(f"{'would forget' if dry_run else 'forgot'} {version}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ventifs.cli.progress import ByteProgress, EntryProgress
-from ventifs.cli.text import count, size
+from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
 from ventifs.store.audit import Finding, Report
@@ -92,7 +92,7 @@ def _print_json(
                 "findings": [asdict(finding) for finding in report.findings],
                 "repair": asdict(mended) if mended else None,
                 "harmed": [
-                    {"version": harm.version, "path": printable(harm.path), "reason": harm.reason}
+                    {"version": harm.version, **exact(harm.path), "reason": harm.reason}
                     for harm in harms
                 ],
             },
@@ -143,7 +143,7 @@ def _verdict(
         return text
     if not harmful and harms:
         return (
-            f"{count(len(harms), 'path')} of versions cannot be brought back whole\n"
+            f"{count(len(harms), 'path')} of versions harmed\n"
             "next: archive the same sources again; what is the same is whole again then"
         )
     if not harmful:

@@ -1,14 +1,17 @@
 """`ventifs diff` and `ventifs find`."""
 
 import json
-from collections import Counter
+import stat
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ventifs.cli.text import count, size
+from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
+from ventifs.cli.look import entry_json, find_entry
+from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
 from ventifs.tree.catalog import find_version, split_path
@@ -17,7 +20,9 @@ from ventifs.tree.diff import diff as tree_diff
 from ventifs.tree.directory import printable, resolve, tree
 from ventifs.tree.records import Entry
 
-_SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
+SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
+_TYPES = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "b": stat.S_IFBLK,
+          "c": stat.S_IFCHR, "p": stat.S_IFIFO, "s": stat.S_IFSOCK}  # fmt: skip
 
 
 def _entry(store: Store, text: str, path: bytes) -> Entry:
@@ -40,25 +45,37 @@ def diff(old: str, new: str, path: str, *, store: Path, as_json: bool, only_stat
     """
     below = path.encode("utf-8", "surrogateescape")
     with Store.open(store) as opened:
-        changes = list(tree_diff(opened, _entry(opened, old, below), _entry(opened, new, below)))
+        changes = tree_diff(opened, _entry(opened, old, below), _entry(opened, new, below))
+        if only_stat:
+            _print_stat(changes, as_json=as_json)
+        elif as_json:
+            print_array(map(_as_json, changes))
+        else:
+            print_lines(map(_line, changes))
+
+
+def _line(change: Change) -> str:
+    what = f"  ({', '.join(change.what)})" if change.what else ""
+    return f"{SIGNS[change.kind]} {printable(change.path) or '.'}{what}"
+
+
+def _print_stat(changes: Iterable[Change], *, as_json: bool) -> None:
+    kinds = dict.fromkeys(SIGNS, 0)
+    grown = 0
+    for change in changes:
+        kinds[change.kind] += 1
+        grown += (change.new.size if change.new else 0) - (change.old.size if change.old else 0)
     if as_json:
-        click.echo(json.dumps([_as_json(change) for change in changes], indent=2))
+        click.echo(json.dumps({**kinds, "bytes": grown}))
         return
-    if not only_stat:
-        for change in changes:
-            what = f"  ({', '.join(change.what)})" if change.what else ""
-            click.echo(f"{_SIGNS[change.kind]} {printable(change.path) or '.'}{what}")
-        return
-    kinds = Counter(change.kind for change in changes)
-    grown = sum((change.new.size if change.new else 0) - (change.old.size if change.old else 0)
-                for change in changes)  # fmt: skip
-    told = ", ".join(f"{kinds[kind]:,} {kind}" for kind in _SIGNS)
-    click.echo(f"{count(len(changes), 'change')}: {told}; {'+' if grown >= 0 else ''}{size(grown)}")
+    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+    total = sum(kinds.values())
+    click.echo(f"{count(total, 'change')}: {told}; {'+' if grown >= 0 else ''}{size(grown)}")
 
 
 def _as_json(change: Change) -> dict[str, Any]:
     return {
-        "path": printable(change.path),
+        **exact(change.path),
         "change": change.kind,
         "what": list(change.what),
         "old_size": change.old.size if change.old else None,
@@ -71,22 +88,39 @@ def _as_json(change: Change) -> dict[str, Any]:
 @click.argument("pattern")
 @store_option
 @json_option
-def find(what: str, pattern: str, *, store: Path, as_json: bool) -> None:
+@print0_option
+@click.option(
+    "--type",
+    "types",
+    type=click.Choice(list(_TYPES)),
+    multiple=True,
+    help="Files, directories, links, block or character devices, pipes, sockets; may be repeated.",
+)
+def find(
+    what: str, pattern: str, *, store: Path, as_json: bool, raw: bool, types: tuple[str, ...]
+) -> None:
     """Find paths in a version by a shell PATTERN.
 
-    A pattern without a slash is matched with names, one with a slash with whole paths.
+    A pattern without a slash is matched with names, one with a slash with whole paths, which are
+    printed as in the version, without a slash before them.
     """
+    wanted = {_TYPES[letter] for letter in types or _TYPES}
     with Store.open(store) as opened:
-        wanted, own = split_path(what)
-        top = resolve(opened, find_version(opened, wanted).root, own)
-        found = []
-        for path, _ in tree(opened, top, own.strip(b"/")):
-            text = path.decode("utf-8", "surrogateescape")
-            subject = text if "/" in pattern else text.rpartition("/")[2]
-            if fnmatchcase(subject, pattern.lstrip("/")):
-                found.append(path)
-    if as_json:
-        click.echo(json.dumps([printable(path) for path in found], indent=2))
-        return
-    for path in found:
-        click.echo(printable(path))
+        top, own = find_entry(opened, what)
+        found = (
+            (path, entry)
+            for path, entry in tree(opened, top, own)
+            if stat.S_IFMT(entry.mode) in wanted and _matches(path, pattern)
+        )
+        if as_json:
+            print_array(entry_json(path, entry) for path, entry in found)
+        elif raw:
+            print_raw(path for path, _ in found)
+        else:
+            print_lines(printable(path) for path, _ in found)
+
+
+def _matches(path: bytes, pattern: str) -> bool:
+    text = path.decode("utf-8", "surrogateescape")
+    subject = text if "/" in pattern else text.rpartition("/")[2]
+    return fnmatchcase(subject, pattern.lstrip("/"))

@@ -3,12 +3,14 @@
 import json
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ventifs.cli.text import count, size
+from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
+from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
@@ -18,7 +20,7 @@ from ventifs.tree.directory import entries, printable, resolve, tree
 from ventifs.tree.records import Device, Directory, Entry, File, Symlink
 
 
-def _find(store: Store, text: str) -> tuple[Entry, bytes]:
+def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
     """The entry a person means, and the path to it within its version."""
     wanted, path = split_path(text)
     return resolve(store, find_version(store, wanted).root, path), path.strip(b"/")
@@ -28,27 +30,31 @@ def _find(store: Store, text: str) -> tuple[Entry, bytes]:
 @click.argument("what", metavar="VERSION[:PATH]")
 @store_option
 @json_option
+@print0_option
 @click.option("-l", "long", is_flag=True, help="With mode, owner, size and time.")
 @click.option("-R", "--recursive", is_flag=True, help="And everything below it.")
-def ls(what: str, *, store: Path, as_json: bool, long: bool, recursive: bool) -> None:
-    """List a directory of a version, or one file.
+def ls(what: str, *, store: Path, as_json: bool, raw: bool, long: bool, recursive: bool) -> None:
+    r"""List a directory of a version, or one file.
 
-    VERSION is NAME, NAME@latest, NAME@~2 or NAME@TIME; a partial TIME means the last version in it.
-    The path starts after the first `:/`.
+    VERSION is NAME, NAME@latest, NAME@~2, NAME@TIME or score:HEX; a partial TIME means the last
+    version in it. The path starts after the first `:/`. What does not print is shown as `\n` or
+    `\xff`, a backslash as two.
     """
     with Store.open(store) as opened:
-        entry, path = _find(opened, what)
+        entry, path = find_entry(opened, what)
+        found: Iterable[tuple[bytes, Entry]]
         if not isinstance(entry.detail, Directory):
             found = [(path, entry)]
         elif recursive:
-            found = list(tree(opened, entry))
+            found = tree(opened, entry)
         else:
-            found = [(child.name, child) for child in entries(opened, entry.detail.content)]
-    if as_json:
-        click.echo(json.dumps([_as_json(name, child) for name, child in found], indent=2))
-        return
-    for name, child in found:
-        click.echo(_long_line(name, child) if long else printable(name))
+            found = ((child.name, child) for child in entries(opened, entry.detail.content))
+        if as_json:
+            print_array(entry_json(name, child) for name, child in found)
+        elif raw:
+            print_raw(name for name, _ in found)
+        else:
+            print_lines(_long_line(*each) if long else printable(each[0]) for each in found)
 
 
 def _long_line(name: bytes, entry: Entry) -> str:
@@ -63,9 +69,10 @@ def _long_line(name: bytes, entry: Entry) -> str:
             f"{printable(name)}{target}")  # fmt: skip
 
 
-def _as_json(name: bytes, entry: Entry) -> dict[str, Any]:
+def entry_json(name: bytes, entry: Entry) -> dict[str, Any]:
+    """What `--json` prints of an entry."""
     facts: dict[str, Any] = {
-        "path": printable(name), "mode": f"{entry.mode:o}", "uid": entry.uid, "gid": entry.gid,
+        **exact(name), "mode": f"{entry.mode:o}", "uid": entry.uid, "gid": entry.gid,
         "mtime": time_text(entry.mtime_ns),
     }  # fmt: skip
     match entry.detail:
@@ -74,7 +81,7 @@ def _as_json(name: bytes, entry: Entry) -> dict[str, Any]:
         case Directory(_, paths, total):
             facts |= {"paths": paths, "bytes": total}
         case Symlink(target):
-            facts["target"] = printable(target)
+            facts |= exact(target, "target")
         case Device(major, minor):
             facts["device"] = [major, minor]
     return facts
@@ -86,7 +93,7 @@ def _as_json(name: bytes, entry: Entry) -> dict[str, Any]:
 def cat(what: str, *, store: Path) -> None:
     """Print a file of a version on standard output."""
     with Store.open(store) as opened:
-        entry, path = _find(opened, what)
+        entry, path = find_entry(opened, what)
         if not isinstance(entry.detail, File):
             raise VentifsError(f"{printable(path) or what}: not a regular file")
         for piece in read(opened, entry.detail.content):
@@ -106,7 +113,7 @@ def cat(what: str, *, store: Path) -> None:
 def du(what: str, *, store: Path, as_json: bool) -> None:
     """Sum up a directory of a version: paths, and bytes of regular files, as one look-up."""
     with Store.open(store) as opened:
-        entry, _ = _find(opened, what)
+        entry, _ = find_entry(opened, what)
     detail = entry.detail
     paths, total = (
         (detail.paths, detail.bytes) if isinstance(detail, Directory) else (0, entry.size)

@@ -99,6 +99,7 @@ class EntryProgress:
         what: str,
         *,
         quiet: bool = False,
+        things: tuple[str, str] = ("entry", "entries"),
         expected_entries: int = 0,
         expected_bytes: int = 0,
     ) -> None:
@@ -107,11 +108,13 @@ class EntryProgress:
         Args:
             what: shown before the figures.
             quiet: show nothing at all.
+            things: what is counted, one and many.
             expected_entries: how many there will be; with it the share done and the time left are
                 shown.
             expected_bytes: how many there will be.
         """
         self._what = what
+        self._things = things
         self._expected = _work(expected_entries, expected_bytes)
         self._terminal = sys.stderr.isatty()
         self._live: Live | None = None
@@ -130,10 +133,10 @@ class EntryProgress:
             return
         self._next = now + self._every_s
         elapsed_s = max(now - self._started, 1e-9)
-        line = (
-            f"{self._what}: {count(entries, 'entry', 'entries')}, {size(total)}, "
-            f"{size(total / elapsed_s)}/s{self._left(_work(entries, total), elapsed_s)}"
-        )
+        line = f"{self._what}: {count(entries, *self._things)}"
+        if total:
+            line += f", {size(total)}, {size(total / elapsed_s)}/s"
+        line += self._left(_work(entries, total), elapsed_s)
         if not self._terminal:
             print(line, file=sys.stderr, flush=True)
             return

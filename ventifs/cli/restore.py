@@ -9,14 +9,14 @@ from typing import Any, BinaryIO
 
 import click
 
+from ventifs.cli.look import find_entry
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import count, size
+from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version, split_path
 from ventifs.tree.choosing import Selection
-from ventifs.tree.directory import printable, resolve
+from ventifs.tree.directory import printable
 from ventifs.tree.making import making
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.planning import Plan
@@ -120,8 +120,7 @@ def _pool(jobs: int, store: Path, *, overwrite: bool) -> Iterator[Pool | None]:
 
 
 def _find(store: Store, text: str, selection: Selection) -> Entry:
-    wanted, path = split_path(text)
-    entry = resolve(store, find_version(store, wanted).root, path)
+    entry, _ = find_entry(store, text)
     if selection and not isinstance(entry.detail, Directory):
         raise VentifsError(f"{text}: not a directory, so patterns have nothing to choose from")
     return entry
@@ -165,8 +164,8 @@ def _as_json(done: Restored) -> dict[str, object]:
         "entries": done.entries,
         "bytes": done.size,
         "kept": done.kept,
-        "left": [{"path": printable(path), "left": what} for path, what in done.left],
-        "failed": [{"path": printable(path), "reason": why} for path, why in done.failed],
+        "left": [{**exact(path), "left": what} for path, what in done.left],
+        "failed": [{**exact(path), "reason": why} for path, why in done.failed],
         "unlisted": done.unlisted,
     }
 

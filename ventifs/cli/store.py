@@ -1,15 +1,19 @@
 """`ventifs init` and `ventifs stats`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
+from msgspec.structs import asdict
 
+from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import Size, count, share, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Stats, Store
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
+from ventifs.tree.catalog import find_version, versions
+from ventifs.tree.exclusive import exclusive
+from ventifs.tree.records import Directory
 
 
 @click.command(short_help="Make a new, empty store.")
@@ -33,14 +37,19 @@ def init(store: Path, arena_size: int) -> None:
 
 
 @click.command(short_help="Show what the store holds and saves.")
+@click.argument("wanted", required=False, metavar="[VERSION]")
 @store_option
 @json_option
-def stats(store: Path, *, as_json: bool) -> None:
+def stats(wanted: str | None, *, store: Path, as_json: bool) -> None:
     """Show what the store holds and saves.
 
     Savings by zeros, by deduplication and by compression are told apart. Figures are as of the
-    last commit; sizes are in decimal units.
+    last commit; sizes are in decimal units. Of a VERSION: what is in it, and what only it holds,
+    as blocks and as it is stored; this reads the nodes of all versions.
     """
+    if wanted is not None:
+        _version_stats(store, wanted, as_json=as_json)
+        return
     with Store.open(store) as opened:
         figures = opened.stats()
     if as_json:
@@ -48,6 +57,35 @@ def stats(store: Path, *, as_json: bool) -> None:
         return
     for name, value in _table(figures):
         click.echo(f"{name:<22}{value}".rstrip())
+
+
+def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
+    with (
+        EntryProgress("comparing", quiet=as_json, things=("block", "blocks")) as progress,
+        Store.open(store) as opened,
+    ):
+        version = find_version(opened, wanted)
+        others = [other for other in versions(opened) if other.record != version.record]
+        only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
+        sizes = opened.sizes(only)
+    detail = version.root.detail
+    assert isinstance(detail, Directory)
+    if as_json:
+        facts = {
+            "version": str(version),
+            "paths": detail.paths,
+            "bytes": detail.bytes,
+            "only_blocks": len(only),
+            "only_raw_bytes": sizes.raw_bytes,
+            "only_stored_bytes": sizes.stored_bytes,
+        }
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(f"{version}: {size(detail.bytes)} in {count(detail.paths, 'path')}")
+    click.echo(
+        f"held by no other version: {count(len(only), 'block')}, {size(sizes.raw_bytes)}, "
+        f"{size(sizes.stored_bytes)} as stored"
+    )
 
 
 def _table(figures: Stats) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
-"""Figures as people read and write them."""
+"""Figures as people read and write them, and paths as scripts do."""
 
 import re
+from base64 import b64encode
 
 import click
 
@@ -27,6 +28,15 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def share(part: int, whole: int) -> str:
     """A percentage, or a dash of nothing."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def exact(path: bytes, key: str = "path") -> dict[str, str]:
+    """What JSON has of a path: its text; if it is not UTF-8, also its bytes as `path_base64`."""
+    try:
+        return {key: path.decode()}
+    except UnicodeDecodeError:
+        text = path.decode("utf-8", "replace")
+        return {key: text, f"{key}_base64": b64encode(path).decode()}
 
 
 def duration(seconds: float) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import platformdirs
 
 VARIABLE = "VENTIFS_STORE"
 
 
 def default_store() -> Path:
     """Where the store is when nobody says otherwise: the user's data directory."""
+    import platformdirs  # slow to import
+
     return platformdirs.user_data_path("ventifs", appauthor=False)
 
 
@@ -34,7 +35,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="DIRECTORY",
         callback=_chosen,
         is_eager=True,
-        help=f"The store.  [default: ${VARIABLE}, else {default_store()}]",
+        help=f"The store.  [default: ${VARIABLE}, else ventifs in the user's data directory]",
     )(command)
 
 

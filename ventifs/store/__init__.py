@@ -1,7 +1,7 @@
 """The block store: immutable blocks named by their scores, and a catalog of committed records."""
 
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, parse_score, score_of
-from ventifs.store.stats import Stats
+from ventifs.store.stats import Sizes, Stats
 from ventifs.store.store import Mode, Store
 from ventifs.store.writer import Batch
 
@@ -11,6 +11,7 @@ __all__ = [
     "Batch",
     "Mode",
     "Score",
+    "Sizes",
     "Stats",
     "Store",
     "parse_score",

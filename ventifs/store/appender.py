@@ -7,12 +7,11 @@ section Order of writes, says what each crash point leaves behind.
 
 import fcntl
 import os
-import secrets
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
 from ventifs.store.arena import (
@@ -90,7 +89,7 @@ class Appender:
         Raises:
             VentifsError: when it cannot be created.
         """
-        arena_id = secrets.token_bytes(ARENA_ID_SIZE)
+        arena_id = os.urandom(ARENA_ID_SIZE)
         path = arenas.open_path(arena_id)
         with readable_errors(path):
             arena = Arena(path, arena_id, files.create(path))

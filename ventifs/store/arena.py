@@ -9,9 +9,9 @@ FORMAT.md, section Arena, is the byte-exact description.
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import zstandard
 from blake3 import blake3
 
@@ -51,8 +51,7 @@ class ForeignArena(VentifsError):
     """An arena file that another store wrote."""
 
 
-@dataclass(slots=True, frozen=True)
-class Clump:
+class Clump(msgspec.Struct, frozen=True):
     """A clump whose checksum holds, found by a scan."""
 
     offset: int
@@ -65,16 +64,14 @@ class Clump:
         return self.offset + self.head.size
 
 
-@dataclass(slots=True, frozen=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """Bytes between clumps that are none."""
 
     offset: int
     length: int
 
 
-@dataclass(slots=True, frozen=True)
-class Trailer:
+class Trailer(msgspec.Struct, frozen=True):
     """The last bytes of a sealed arena.
 
     Attributes:

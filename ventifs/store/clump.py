@@ -9,9 +9,9 @@ are none here.
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
 import zstandard
 from blake3 import blake3
 
@@ -50,8 +50,7 @@ class Codec(IntEnum):
     ZSTD = 1
 
 
-@dataclass(slots=True, frozen=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """A clump's header and block list.
 
     Attributes:
@@ -128,8 +127,7 @@ def parse_head(data: Buffer) -> Head:
                 blocks, listed)  # fmt: skip
 
 
-@dataclass(slots=True, frozen=True)
-class Packed:
+class Packed(msgspec.Struct, frozen=True):
     """A clump's payload, ready to be put anywhere."""
 
     codec: Codec

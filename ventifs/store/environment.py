@@ -7,6 +7,7 @@ with the last `release`.
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ventifs.errors import Busy, NoSpace, VentifsError
 from ventifs.store.files import explained
 
 LmdbError = lmdb.Error
+INDEX_NAME = re.compile(r"index(\.([0-9a-f]{8}|old))?")  # in place, being built, being removed
 
 _MAP_SIZE = 1 << 40  # address space, not memory: room for 15 billion entries
 _READERS_MAX = 1022

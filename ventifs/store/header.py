@@ -4,12 +4,12 @@
 which version and features a program must know, and the parameters that decide scores and chunks.
 """
 
-import secrets
+import os
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
@@ -40,8 +40,7 @@ class Unsupported(VentifsError):
     """The store is of a format or feature this program does not know."""
 
 
-@dataclass(slots=True, frozen=True)
-class StoreHeader:
+class StoreHeader(msgspec.Struct, frozen=True):
     """What a store is.
 
     Attributes:
@@ -68,7 +67,7 @@ class StoreHeader:
     @classmethod
     def new(cls, arena_size: int) -> "StoreHeader":
         """A header for a store that is being created."""
-        return cls(secrets.token_bytes(16), time.time_ns(), arena_size)
+        return cls(os.urandom(16), time.time_ns(), arena_size)
 
     @property
     def writable(self) -> bool:

@@ -9,13 +9,15 @@ catalog carries a digest over all its records, and `check` reads the index in a 
 FORMAT.md, section Index, lists the tables.
 """
 
-import secrets
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 from zlib import crc32
+
+import msgspec
+from msgspec.structs import astuple
 
 from ventifs.store.environment import Environment, IndexDamaged, LmdbError, lmdb_errors
 from ventifs.store.journal import (
@@ -42,13 +44,12 @@ _ARENA = struct.Struct("<16sQIQQQQQQ")
 _CATALOG = struct.Struct("<Q16s")  # records, exclusive or of their digests
 
 
-@dataclass(slots=True, frozen=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """What the index knew at one moment; `deleted` are the ids of all records ever deleted."""
 
-    states: list[ArenaState] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    deleted: set[bytes] = field(default_factory=set)
+    states: list[ArenaState] = msgspec.field(default_factory=list)
+    records: list[Record] = msgspec.field(default_factory=list)
+    deleted: set[bytes] = msgspec.field(default_factory=set)
 
 
 Entries = Iterable[tuple[Score, int, int]]  # score, clump offset, position
@@ -108,7 +109,7 @@ class Index:
             for key, value in (
                 (b"format", _NUMBER.pack(INDEX_FORMAT)),
                 (b"store", store_id),
-                (b"epoch", secrets.token_bytes(8)),
+                (b"epoch", os.urandom(8)),
                 (b"counters", COUNTERS.pack(*astuple(Counters()))),
                 (b"catalog", _CATALOG.pack(0, bytes(DIGEST_SIZE))),
             ):

@@ -7,9 +7,10 @@ bytes. Nothing here does I/O.
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
 
+import msgspec
 from blake3 import blake3
+from msgspec.structs import astuple
 
 from ventifs.errors import Corrupt
 from ventifs.store.score import Buffer
@@ -23,8 +24,7 @@ _RECORD = struct.Struct("<BHI16s")  # operation, key length, value length, id
 _PUT, _DELETE = 1, 2
 
 
-@dataclass(slots=True, frozen=True, order=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, order=True):
     """A committed fact that the store keeps for the layers above, without understanding it.
 
     Attributes:
@@ -43,8 +43,7 @@ class Record:
                       + self.key + self.value).digest(DIGEST_SIZE)  # fmt: skip
 
 
-@dataclass(slots=True, frozen=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True):
     """Records put and ids deleted. Deletions win, whatever the order they are met in."""
 
     puts: Sequence[Record] = ()
@@ -55,8 +54,7 @@ class Changes:
         return len(self.puts) + len(self.deletes)
 
 
-@dataclass(slots=True)
-class Counters:
+class Counters(msgspec.Struct):
     """What callers handed to `put`, counted before anything was saved.
 
     Attributes:
@@ -75,8 +73,7 @@ class Counters:
 
     def add(self, other: "Counters") -> None:
         """Add another's figures to these."""
-        for field in fields(self):
-            name = field.name
+        for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -85,8 +82,7 @@ _COMMIT = struct.Struct("<QIIH")  # time, catalog length, records, arenas; count
 _RELIES = struct.Struct("<16sQ")  # arena id, durable length
 
 
-@dataclass(slots=True, frozen=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """The content of a commit clump.
 
     Attributes:

@@ -8,7 +8,6 @@ place at the end.
 """
 
 import os
-import re
 import secrets
 import shutil
 import struct
@@ -22,6 +21,7 @@ from ventifs.errors import Busy
 from ventifs.store.appender import lock_arena
 from ventifs.store.arena import Damage
 from ventifs.store.arenas import Arenas
+from ventifs.store.environment import INDEX_NAME
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
@@ -29,7 +29,6 @@ from ventifs.store.recovery import Intake, read_sealed, restore_whole
 from ventifs.store.score import Score
 from ventifs.store.writer import move_sealed
 
-INDEX_NAME = re.compile(r"index(\.([0-9a-f]{8}|old))?")  # in place, being built, being removed
 _BUCKETS = 256
 _ITEM = struct.Struct("<32sIIH")  # score, arena number, offset, position
 _APPEND_MAX = 64_000

@@ -10,8 +10,8 @@ not matter, because records are puts minus deletes.
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
+import msgspec
 import zstandard
 
 from ventifs.errors import Corrupt
@@ -49,15 +49,14 @@ _ENTRIES_MAX = 64_000
 _PIECE = 1 << 20  # of what is copied aside
 
 
-@dataclass(slots=True)
-class Journal:
+class Journal(msgspec.Struct):
     """What the commit clumps met so far say, to be settled once all blocks are in."""
 
-    states: list[ArenaState] = field(default_factory=list)
-    puts: list[Record] = field(default_factory=list)
-    deletes: list[bytes] = field(default_factory=list)
-    counters: Counters = field(default_factory=Counters)
-    relies_on: dict[bytes, int] = field(default_factory=dict)
+    states: list[ArenaState] = msgspec.field(default_factory=list)
+    puts: list[Record] = msgspec.field(default_factory=list)
+    deletes: list[bytes] = msgspec.field(default_factory=list)
+    counters: Counters = msgspec.field(default_factory=Counters)
+    relies_on: dict[bytes, int] = msgspec.field(default_factory=dict)
 
     def settle(self, index: Index) -> None:
         """Tell the index, in one transaction."""

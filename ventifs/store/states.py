@@ -1,12 +1,11 @@
 """Small facts that the store's parts tell each other: where a block is, how far an arena goes."""
 
-from dataclasses import dataclass, fields
+import msgspec
 
 from ventifs.store.clump import Head, Kind
 
 
-@dataclass(slots=True, frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a block stands."""
 
     arena: bytes
@@ -14,8 +13,7 @@ class Place:
     position: int
 
 
-@dataclass(slots=True)
-class Totals:
+class Totals(msgspec.Struct):
     """What an arena's indexed clumps hold.
 
     Attributes:
@@ -36,8 +34,8 @@ class Totals:
 
     def add(self, other: "Totals") -> None:
         """Add another's figures to these."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def count(self, head: Head) -> None:
         """Add one clump."""
@@ -54,8 +52,7 @@ class Totals:
                 self.gap_bytes += head.size
 
 
-@dataclass(slots=True)
-class ArenaState:
+class ArenaState(msgspec.Struct):
     """How far one arena is indexed.
 
     Attributes:

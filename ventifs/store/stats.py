@@ -1,15 +1,16 @@
 """What a store holds, and what it saves by zeros, by deduplication and by compression."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+
+import msgspec
 
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import Index
-from ventifs.store.states import Totals
+from ventifs.store.states import Place, Totals
 
 
-@dataclass(slots=True, frozen=True)
-class Stats:
+class Stats(msgspec.Struct, frozen=True):
     """What a store holds and saves. Counted when committed.
 
     put_bytes = zero_bytes + known_bytes + raw_bytes, but for blocks that two writers stored at the
@@ -75,6 +76,33 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
         index_bytes=index.size(),
         records=len(snapshot.records),
     )
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """What some blocks take.
+
+    Attributes:
+        raw_bytes: without their trailing zeros, before compression.
+        stored_bytes: their share of their clumps, heads included, by raw length.
+    """
+
+    raw_bytes: int
+    stored_bytes: int
+
+
+def sizes_of(arenas: Arenas, places: Iterable[Place]) -> Sizes:
+    """What the blocks at different places take; reads the head of each of their clumps once."""
+    positions: dict[tuple[bytes, int], int] = {}  # of each clump, a bit for each of its blocks
+    for place in places:
+        clump = place.arena, place.offset
+        positions[clump] = positions.get(clump, 0) | 1 << place.position
+    raw_bytes = stored_bytes = 0
+    for (arena, offset), wanted in sorted(positions.items()):
+        head = arenas.reader(arena).read_head(offset)
+        raw = sum(length for at, (_, length) in enumerate(head.blocks) if wanted >> at & 1)
+        raw_bytes += raw
+        stored_bytes += head.size * raw // max(head.raw_length, 1)
+    return Sizes(raw_bytes, stored_bytes)
 
 
 def _space(path: Path) -> int:

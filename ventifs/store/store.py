@@ -5,7 +5,7 @@ score it was asked for; a record that `records` lists was committed whole, with 
 commit relied on; nothing that was committed changes or goes, whatever is killed, when.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock, local
@@ -18,8 +18,9 @@ from blake3 import blake3
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store.arenas import Arenas
 from ventifs.store.cache import ClumpCache
+from ventifs.store.claims import Claims
 from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
-from ventifs.store.environment import IndexDamaged, index_missing
+from ventifs.store.environment import INDEX_NAME, IndexDamaged, index_missing
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import (
     ARENA_SIZE_DEFAULT,
@@ -35,19 +36,24 @@ from ventifs.store.index import Index
 from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
-from ventifs.store.rebuild import INDEX_NAME, rebuild_index
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
 from ventifs.store.states import Place
-from ventifs.store.stats import Stats, measured
+from ventifs.store.stats import Sizes, Stats, measured, sizes_of
 from ventifs.store.writer import Batch, Writer
 
-Mode = Literal["read", "write", "worker"]
+Mode = Literal["read", "write", "worker", "rehearse"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
-LEVEL_DEFAULT = 3  # zstd's
+LEVEL_DEFAULT = 2
 _REAL_FILES = Files()
+
+
+def _rebuild(root: Path, header: StoreHeader, files: Files) -> None:
+    from ventifs.store.rebuild import rebuild_index  # rarely needed, and slow to import
+
+    rebuild_index(root, header, files)
 
 
 def _refuse_occupied(root: Path) -> None:
@@ -84,6 +90,8 @@ class Store:
         pending_max: int,
         level: int,
         files: Files,
+        give: "Callable[[Batch], None] | None",
+        claims: Claims | None,
     ) -> None:
         """Use `open` or `create`."""
         keep_freed_clumps()
@@ -92,6 +100,8 @@ class Store:
         self.mode = mode
         self._files = files
         self._pending_max = pending_max
+        self._give = give
+        self._claims = claims
         self._arenas = Arenas(path, header.store_id)
         self._cache = ClumpCache(cache_bytes)
         self._lock = RLock()
@@ -105,8 +115,9 @@ class Store:
             if mode == "write":
                 recover(self._arenas, self._index, files)
             self._writer = Writer(
-                self._arenas, self._index, files, arena_size=header.arena_size, level=level
-            )
+                self._arenas, self._index, files, arena_size=header.arena_size, level=level,
+                threaded=mode == "write",
+            )  # fmt: skip
             self._resources.callback(self._writer.close)
         except BaseException:
             self._resources.close()
@@ -139,7 +150,7 @@ class Store:
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
                     files.make_directory(directory)
-                rebuild_index(root, header, files)
+                _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
                 write_header(root, header, files)
             files.sync_directory(root.parent)
@@ -154,18 +165,23 @@ class Store:
         pending_max: int = PENDING_DEFAULT,
         level: int = LEVEL_DEFAULT,
         files: Files = _REAL_FILES,
+        give: "Callable[[Batch], None] | None" = None,
+        claims: Claims | None = None,
     ) -> "Store":
         """Open a store.
 
         Args:
             path: the store's directory.
             mode: "read"; "write", which first takes in what a crash left out of the index; or
-                "worker", which stores blocks for a parent that commits them (`hand_over`).
+                "worker", which stores blocks for a parent that commits them (`hand_over`); or
+                "rehearse", which reads, and takes blocks only to tell which would be new.
             cache_bytes: decoded clumps to keep.
-            pending_max: blocks that may wait for the index before they are committed by
-                themselves; about 200 bytes of memory each.
+            pending_max: blocks that may wait for the index before they are committed, or given
+                to `give`, by themselves; about 200 bytes of memory each.
             level: zstd's compression level for new clumps.
             files: for tests.
+            give: takes to its parent what a worker hands over by itself.
+            claims: what a worker shares with its siblings.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
@@ -175,18 +191,18 @@ class Store:
         """
         root = Path(path)
         header = read_header(root)
-        if mode != "read":
+        if mode in ("write", "worker"):
             require_writable(root, header)
         return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
-                   level=level, files=files)  # fmt: skip
+                   level=level, files=files, give=give, claims=claims)  # fmt: skip
 
     def _opened_index(self) -> Index:
         path = self.path / "index"
         if self.mode == "write" and index_missing(path):
             with store_lock(self.path, alone=True):
                 if index_missing(path):
-                    rebuild_index(self.path, self.header, self._files)
-        if self.mode != "read":
+                    _rebuild(self.path, self.header, self._files)
+        if self.mode in ("write", "worker"):
             self._resources.enter_context(store_lock(self.path, alone=False))
         return Index(path, self.header.store_id)
 
@@ -223,7 +239,11 @@ class Store:
             self._check_open()
         with self._lock:
             counters = self._writer.counters
-            if score in self._writer.pending or self._index.known(score):
+            if (
+                score in self._writer.pending
+                or self._index.known(score)
+                or (self._claims is not None and self._claims.taken(score))
+            ):
                 new = False
                 counters.known_blocks += 1
                 counters.known_bytes += len(stored)
@@ -241,10 +261,27 @@ class Store:
     def _add(self, score: Score, block: Buffer, kind: Kind) -> None:
         if self.mode == "read":
             raise VentifsError(f"{self.path}: the store is open for reading only")
-        if self.mode == "write" and self._writer.full(self._pending_max):
-            self.commit()
-        with self._all_or_nothing():
+        if self._writer.full(self._pending_max):
+            self._relieve()
+        if self.mode == "rehearse":
+            self._writer.pending[score] = None
+            return
+        try:  # as `_all_or_nothing`, which costs 1 us
             self._writer.add(score, block, kind)
+        except VentifsError:
+            raise
+        except BaseException as error:
+            self._writer.break_off(error)
+            raise
+
+    def _relieve(self) -> None:
+        """Make room for more pending blocks."""
+        if self.mode == "write":
+            self.commit()
+        elif self.mode == "rehearse":
+            self._writer.pending.clear()
+        elif self._give is not None:
+            self._give(self.hand_over())
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -430,6 +467,11 @@ class Store:
                 self.commit()
 
     @property
+    def stored_bytes(self) -> int:
+        """What this store object, and the workers it adopted from, appended to arenas."""
+        return self._writer.stored_bytes
+
+    @property
     def epoch(self) -> bytes:
         """8 bytes that change when blocks may have left the store: a rebuild, a repair."""
         self._follow_rebuild()
@@ -439,6 +481,26 @@ class Store:
         """What the store holds and saves, as of the last commit."""
         self._follow_rebuild()
         return measured(self.path, self._arenas, self._index)
+
+    def sizes(self, scores: Iterable[Score]) -> Sizes:
+        """What some committed blocks take, each counted once.
+
+        Concurrency: as `get`; reads no more than the heads of the blocks' clumps, and keeps some
+        200 bytes of memory a clump.
+
+        Raises:
+            NotStored: the store lacks one of them.
+            Corrupt: a head is damaged.
+        """
+        self._check_open()
+        return sizes_of(self._arenas, self._places(scores))
+
+    def _places(self, scores: Iterable[Score]) -> Iterator[Place]:
+        for score in sorted(set(scores) - {ZERO_SCORE}):  # look-ups in order are cheaper
+            place = self._located(score)
+            if place is None:
+                raise NotStored(f"block {score.hex()} is not in the store")
+            yield place
 
     def close(self) -> None:
         """Commit the blocks that wait (when writing), and let go of everything. May be repeated.

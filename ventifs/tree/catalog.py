@@ -1,15 +1,13 @@
 r"""Versions: the store's records of archive runs, and the words people name them by.
 
 A version's record has the key `version\0NAME\0` + time (8 bytes, big-endian), so that records list
-by name and then by time. Grammar: NAME, NAME@latest, NAME@~N, NAME@TIME, NAME@PARTIAL-TIME; a path
-starts after the first `:/`. A time without a zone is UTC.
+by name and then by time. Grammar: NAME, NAME@latest, NAME@~N, NAME@TIME, NAME@PARTIAL-TIME,
+score:HEX (8 digits or more); a path starts after the first `:/`. A time without a zone is UTC.
 """
 
 import re
 import struct
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 
 import msgspec
 
@@ -22,6 +20,7 @@ _PREFIX = b"version\0"
 _TIME = struct.Struct(">Q")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME_MAX = 200
+_SCORE = re.compile(r"[0-9a-f]{8,64}")
 _WHEN = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
     r"(Z|[+-]\d\d:?\d\d)?)?)?)?"
@@ -52,8 +51,7 @@ _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
 _encode_stored = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(slots=True, frozen=True)
-class Version:
+class Version(msgspec.Struct, frozen=True):
     """One archive run.
 
     Attributes:
@@ -242,13 +240,24 @@ def find_version(store: Store, text: str) -> Version:
 
 
 def _by_score(store: Store, text: str) -> Version:
-    wanted = text.removeprefix("score:")
+    wanted = text.removeprefix("score:").lower()
+    if not _SCORE.fullmatch(wanted):
+        raise VentifsError(f"{text!r}: a score is 64 hexadecimal digits, or the first 8 or more")
+    found: dict[str, Version] = {}  # a version for each tree
     for version in versions(store):
-        if tree_score(version.root).hex() == wanted:
-            return version
-    raise NoSuchVersion(
-        f"{text}: no version has this tree; 'ventifs versions' lists those there are"
-    )
+        score = tree_score(version.root).hex()
+        if score.startswith(wanted):
+            found.setdefault(score, version)
+    if not found:
+        raise NoSuchVersion(
+            f"{text}: no version has this tree; 'ventifs versions --json' has the scores"
+        )
+    if len(found) > 1:
+        means = ", ".join(
+            f"score:{score} ({version})" for score, version in list(found.items())[:5]
+        )
+        raise NoSuchVersion(f"{text}: this could be {means}")
+    return next(iter(found.values()))
 
 
 def tree_score(root: Entry) -> Score:
@@ -260,6 +269,8 @@ def _nearest_name(store: Store, name: str) -> str:
     names = sorted({version.name for version in versions(store)})
     if not names:
         return f"{name}: there are no versions yet; 'ventifs archive' makes the first"
+    from difflib import get_close_matches  # only needed when something is wrong
+
     close = get_close_matches(name, names, 3, 0.5)
     what = "did you mean" if close else "there are"
     return f"{name}: no version has this name; {what} {', '.join(close or names[:5])}"

@@ -26,7 +26,7 @@ from ventifs.tree.records import (
 )
 
 WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
-_SLICE_DEPTH_MAX = 8  # slices of slices: a disk image's are one deep
+SLICE_DEPTH_MAX = 8  # slices of slices: a disk image's are one deep
 
 
 class ContentWriter:
@@ -62,13 +62,17 @@ class ContentWriter:
             return Inline(data)
         if len(data) <= CHUNK_MIN and (data[0] or data.strip(b"\0")):
             return Block(self._put_chunk(data), len(data))
-        return self.write([data])
+        chunks = self._chunker.plain(data)
+        return self._write(self._chunker.chunks([data]) if chunks is None else chunks)
 
     def write(self, pieces: Iterable[bytes | int]) -> Content:
         """Store content of more than 32 bytes, given as `Chunker.chunks` takes it."""
+        return self._write(self._chunker.chunks(pieces))
+
+    def _write(self, chunks: Iterable[bytes | memoryview | int]) -> Content:
         builder: Builder | None = None
         first: Item | None = None
-        for chunk in self._chunker.chunks(pieces):
+        for chunk in chunks:
             item: Item
             if isinstance(chunk, int):
                 item = Hole(chunk)
@@ -109,7 +113,7 @@ def read(
         Corrupt, NotStored: where the archive is damaged.
     """
     end = length_of(content) if length is None else min(offset + length, length_of(content))
-    yield from _read(store, content, offset, end, _SLICE_DEPTH_MAX)
+    yield from _read(store, content, offset, end, SLICE_DEPTH_MAX)
 
 
 def _read(

@@ -34,7 +34,7 @@ def diff(store: Store, old: Entry, new: Entry) -> Iterator[Change]:
     Raises:
         Corrupt, NotStored: where the archive is damaged.
     """
-    changed = _compared(b"", old, new)
+    changed = compared(b"", old, new)
     if changed is not None:
         yield changed
     pending = [_pairs(store, b"", old, new)]
@@ -47,7 +47,7 @@ def diff(store: Store, old: Entry, new: Entry) -> Iterator[Change]:
         if before is None or after is None:
             yield from _one_sided(store, path, before, after)
             continue
-        changed = _compared(path, before, after)
+        changed = compared(path, before, after)
         if changed is not None:
             yield changed
         if _is_directory(before) and _is_directory(after):
@@ -96,7 +96,7 @@ def _one_sided(store: Store, path: bytes, old: Entry | None, new: Entry | None) 
         yield Change(below, kind, child if old else None, child if new else None)
 
 
-def _compared(path: bytes, old: Entry, new: Entry) -> Change | None:
+def compared(path: bytes, old: Entry, new: Entry) -> Change | None:
     """How two entries of one name differ, what is below them apart."""
     what = []
     if type(old.detail) is not type(new.detail):

@@ -97,6 +97,18 @@ def tree(store: Store, entry: Entry, path: bytes = b"") -> Iterator[tuple[bytes,
 
 
 def printable(path: bytes) -> str:
-    """A path as one line of text: what is not printable, or not UTF-8, as escapes."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    r"""A path as one line of text, another for every path.
+
+    A byte that is not UTF-8 is `\xff`, a control character `\n` or `\x1b`, other characters that do
+    not print `\u2028`; a backslash is two, as `ls -b` has it.
+    """
+    text = path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\x80" <= character <= "\xff":  # \x85 is the byte, which is no UTF-8
+        return f"\\u{ord(character):04x}"
+    return character.encode("unicode_escape").decode()

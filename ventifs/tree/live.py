@@ -10,9 +10,10 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from ventifs.tree.content import ContentWriter
+import msgspec
+
+from ventifs.tree.content import WHOLE_MAX, ContentWriter
 from ventifs.tree.records import (
     XATTRS_INLINE_MAX,
     Content,
@@ -28,15 +29,14 @@ from ventifs.tree.records import (
 )
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_WHOLE_MAX = 64 << 10  # read in one piece
+_WHOLE_MAX = 4 << 20  # read in one piece
 _PIECE = 1 << 20
 _PAGE = 4096
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
 
 
-@dataclass(slots=True, frozen=True)
-class Trouble:
+class Trouble(msgspec.Struct, frozen=True):
     """Something that could not be archived, or not as it should be.
 
     Attributes:
@@ -51,7 +51,7 @@ class Trouble:
 
 
 class Changed(Exception):
-    """A file is not what it was a moment ago."""
+    """A file is not what it was a moment ago, or not what can be archived."""
 
 
 def same_file(before: os.stat_result, after: os.stat_result) -> bool:
@@ -107,6 +107,14 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
     return data
 
 
+def entry_of(
+    name: bytes, status: os.stat_result, detail: Detail, xattrs: Listed | Content
+) -> Entry:
+    """The entry of a file with this status."""
+    return Entry(name, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
+                 detail, xattrs, b"")  # fmt: skip
+
+
 def allow_many_descriptors() -> None:
     """A descriptor is held for every directory on the way down: allow as many as we may."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -159,7 +167,7 @@ class Reader:
                 content = self._content(fd, before)
             except Changed as change:
                 return None, before, str(change)
-            entry = self.entry(name, before, File(content), self.xattrs(fd))
+            entry = entry_of(name, before, File(content), self.xattrs(fd))
             unchanged = same_file(before, os.fstat(fd))
             return entry, before, "" if unchanged else "changed while it was read"
         finally:
@@ -174,32 +182,31 @@ class Reader:
             raise Changed("its size is not what it says")
         return self._writer.write_whole(data)
 
-    def entry(
-        self, name: bytes, status: os.stat_result, detail: Detail, xattrs: Listed | Content
-    ) -> Entry:
-        """The entry of a file with this status."""
-        return Entry(name, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
-                     detail, xattrs, b"")  # fmt: skip
-
-    def other(self, name: bytes, directory: int, status: os.stat_result) -> Entry:
-        """The entry of anything but a regular file or a directory.
+    def other(self, name: bytes, directory: int) -> tuple[Entry, os.stat_result, str]:
+        """The entry and status of anything but a regular file or a directory; no problem.
 
         Raises:
             OSError: when a link cannot be read.
+            Changed: when it is a regular file or a directory now.
         """
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         detail: Detail = Special()
-        if stat.S_ISLNK(status.st_mode):
-            detail = Symlink(os.readlink(name, dir_fd=directory))
-        elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-            detail = Device(os.major(status.st_rdev), os.minor(status.st_rdev))
+        match stat.S_IFMT(status.st_mode):
+            case stat.S_IFREG | stat.S_IFDIR:
+                raise Changed("became another type of file")
+            case stat.S_IFLNK:
+                detail = Symlink(os.readlink(name, dir_fd=directory))
+            case stat.S_IFCHR | stat.S_IFBLK:
+                detail = Device(os.major(status.st_rdev), os.minor(status.st_rdev))
         xattrs = self._xattrs_by_path(name, directory)
-        return self.entry(name, status, detail, xattrs)
+        return entry_of(name, status, detail, xattrs), status, ""
 
     def xattrs(self, target: int | bytes) -> Listed | Content:
         """The extended attributes of a descriptor, or of a path that is not followed.
 
         Raises:
             OSError: when they cannot be read though there are some.
+            Changed: when they are too large to be brought back.
         """
         follow = isinstance(target, int)
         try:
@@ -222,6 +229,8 @@ class Reader:
         encoded = encode(tuple(pairs))
         if len(encoded) <= XATTRS_INLINE_MAX:
             return Listed(tuple(pairs))
+        if len(encoded) > WHOLE_MAX:
+            raise Changed(f"has more than {WHOLE_MAX >> 20} MiB of attributes")
         return self._writer.write_whole(encoded)
 
     def _xattrs_by_path(self, name: bytes, directory: int) -> Listed | Content:

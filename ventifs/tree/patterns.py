@@ -7,11 +7,12 @@ do not go down where they are told not to.
 """
 
 from collections.abc import Iterable
-
-from dulwich.ignore import Pattern
-from dulwich.wildmatch import MalformedPattern
+from typing import TYPE_CHECKING
 
 from ventifs.errors import VentifsError
+
+if TYPE_CHECKING:
+    from dulwich.ignore import Pattern
 
 
 class Patterns:
@@ -26,12 +27,8 @@ class Patterns:
         self._patterns: list[Pattern] = []
         for line in lines:
             text = _stripped(line)
-            if not text or text.startswith(b"#"):
-                continue
-            try:
-                self._patterns.append(Pattern(text))
-            except MalformedPattern as error:
-                raise VentifsError(f"{line!r} is not a gitignore pattern: {error}") from None
+            if text and not text.startswith(b"#"):
+                self._patterns.append(_compiled(text))
 
     def __bool__(self) -> bool:
         """Whether there are any patterns."""
@@ -43,6 +40,16 @@ class Patterns:
             if pattern.matches(path, directory):
                 return pattern.is_exclude
         return False
+
+
+def _compiled(text: bytes) -> "Pattern":
+    from dulwich.ignore import Pattern  # slow to import, and seldom needed
+    from dulwich.wildmatch import MalformedPattern
+
+    try:
+        return Pattern(text)
+    except MalformedPattern as error:
+        raise VentifsError(f"{text!r} is not a gitignore pattern: {error}") from None
 
 
 def _stripped(line: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from ventifs.errors import Corrupt
-from ventifs.store import SCORE_SIZE
+from ventifs.store import SCORE_SIZE, ZERO_SCORE, Score, score_of
 
 INLINE_MAX = 32  # bytes of content kept in the entry itself
 NAME_MAX = 255
@@ -210,13 +210,14 @@ def decode_entry(data: bytes | memoryview, *, root: bool = False) -> Entry:
         Corrupt: for anything `encode` would not have written for a sound entry.
     """
     entry = _decoded(_entry, data, "directory entry")
-    problem = _entry_problem(entry, root=root)
+    problem = entry_problem(entry, root=root)
     if problem:
         raise Corrupt(f"directory entry {entry.name!r}: {problem}")
     return entry
 
 
-def _entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
+def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
+    """What is wrong with an entry's fields; nothing, if they can be."""
     name = entry.name
     if bool(name) == root or len(name) > NAME_MAX or name in (b".", b".."):
         return "a name that cannot be"
@@ -296,6 +297,17 @@ def length_of(content: Content) -> int:
             return len(data)
         case Block(_, length) | Tree(_, length):
             return length
+
+
+def score_of_content(content: Content) -> Score:
+    """What names a content: its block or root node, or the block its inline bytes would be."""
+    match content:
+        case Empty():
+            return ZERO_SCORE
+        case Inline(data):
+            return score_of(data)
+        case Block(score, _) | Tree(score, _):
+            return Score(score)
 
 
 def decode_item(data: bytes | memoryview) -> Item:

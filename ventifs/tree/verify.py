@@ -1,38 +1,47 @@
-"""Whether everything that versions refer to is there and sound, and what is harmed if not.
+"""Whether everything that versions refer to is there and as it must be, and what is harmed if not.
 
-Directory nodes and content nodes are read and checked; file data is only looked up, for `check
---read-data` has read it. What several versions share is looked at once.
+Directory nodes and content nodes are read, and every tree is made again from its items in memory:
+as the same items always make the same nodes, another score means that a node is cut elsewhere, or
+that a count, total or key lies, though readers may not mind: 6 of 20 us a path. File data is only
+looked up, for `check --read-data` has read it. What several versions share is looked at once.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ventifs.errors import Corrupt, NotStored
-from ventifs.store import Score, Store
+from ventifs.store import Score, Store, score_of
 from ventifs.tree.catalog import Version
-from ventifs.tree.content import read_whole
+from ventifs.tree.content import SLICE_DEPTH_MAX, read_whole
 from ventifs.tree.directory import entries
-from ventifs.tree.prolly import walk
+from ventifs.tree.prolly import Builder, walk
 from ventifs.tree.records import (
+    INLINE_MAX,
     Block,
     Chunk,
     Content,
     Directory,
     Entry,
     File,
+    Item,
     Listed,
     Slice,
     Tree,
     decode_item,
     decode_xattrs,
+    encode,
+    length_of,
 )
 
 _BATCH = 4096
 
+Place = tuple[str, bytes]  # version, path
+Totals = tuple[int, int]  # of a directory: paths below, bytes of regular files below
+
 
 @dataclass(slots=True, frozen=True)
 class Harm:
-    """A path of a version that cannot be brought back as it was."""
+    """A path of a version that is not as it should be."""
 
     version: str
     path: bytes
@@ -50,67 +59,143 @@ class Verifier:
         """Nothing is seen yet."""
         self.paths = 0
         self._store = store
-        self._sound: set[bytes] = set()  # scores of trees found whole, with all below them
-        self._waiting: list[tuple[Score, str, bytes]] = []
+        self._sound: dict[bytes, Totals] = {}  # trees found whole, with all below them
+        self._waiting: list[tuple[Score, Place]] = []
+        self._found: list[Harm] = []
 
     def version(self, version: Version) -> Iterator[Harm]:
         """What is wrong with one version."""
         pending = [(b"", version.root)]
-        seen: list[bytes] = []
+        seen: dict[bytes, Totals] = {}
         harmed = False
         while pending:
             path, entry = pending.pop()
             self.paths += 1
-            try:
-                self._attributes(entry)
-                if isinstance(entry.detail, File):
-                    self._content(entry.detail.content, str(version), path)
-                elif isinstance(entry.detail, Directory):
-                    pending += self._children(path, entry.detail.content, str(version), seen)
-            except (Corrupt, NotStored) as error:
-                harmed = True
-                yield Harm(str(version), path, str(error))
-            if len(self._waiting) >= _BATCH:
-                for harm in self._looked_up():
-                    harmed = True
-                    yield harm
-        for harm in self._looked_up():
-            harmed = True
-            yield harm
+            self._entry((str(version), path), entry, pending, seen)
+            if not pending:
+                self._look_up()
+            harmed = harmed or bool(self._found)
+            yield from self._found
+            self._found = []
         if not harmed:
             self._sound.update(seen)
 
-    def _children(
-        self, path: bytes, content: Content, version: str, seen: list[bytes]
-    ) -> list[tuple[bytes, Entry]]:
-        if not isinstance(content, Tree) or content.score in self._sound:
-            return []
-        seen.append(content.score)
-        self._waiting.append((Score(content.score), version, path))  # a cache may still have it
-        prefix = path + b"/" if path else b""
-        return [(prefix + child.name, child) for child in entries(self._store, content)]
+    def _entry(
+        self,
+        place: Place,
+        entry: Entry,
+        pending: list[tuple[bytes, Entry]],
+        seen: dict[bytes, Totals],
+    ) -> None:
+        try:
+            self._attributes(place, entry)
+        except (Corrupt, NotStored) as error:
+            self._found.append(Harm(*place, str(error)))
+        try:
+            if isinstance(entry.detail, File):
+                self._content(place, entry.detail.content)
+            elif isinstance(entry.detail, Directory):
+                self._directory(place, entry.detail, pending, seen)
+        except (Corrupt, NotStored) as error:
+            self._found.append(Harm(*place, str(error)))
 
-    def _attributes(self, entry: Entry) -> None:
-        if not isinstance(entry.xattrs, Listed) and (data := read_whole(self._store, entry.xattrs)):
+    def _directory(
+        self,
+        place: Place,
+        detail: Directory,
+        pending: list[tuple[bytes, Entry]],
+        seen: dict[bytes, Totals],
+    ) -> None:
+        content = detail.content
+        if not isinstance(content, Tree):
+            totals = (0, 0)
+        elif content.score in self._sound:
+            totals = self._sound[content.score]
+        else:
+            children = self._children(place, content)
+            totals = seen[content.score] = _totals(children)
+            prefix = place[1] + b"/" if place[1] else b""
+            pending += [(prefix + child.name, child) for child in children]
+        if totals != (detail.paths, detail.bytes):
+            raise Corrupt(
+                f"directory of {totals[0]:,} paths and {totals[1]:,} bytes, "
+                f"where {detail.paths:,} and {detail.bytes:,} are said"
+            )
+
+    def _children(self, place: Place, content: Tree) -> list[Entry]:
+        self._wait(Score(content.score), place)  # a cache may still have it
+        again = Builder(score_of)
+        children = []
+        for child in entries(self._store, content):
+            children.append(child)
+            again.add(encode(child), key=child.name)
+        self._compare(place, content, again.finish())
+        return children
+
+    def _attributes(self, place: Place, entry: Entry) -> None:
+        if isinstance(entry.xattrs, Listed):
+            return
+        if data := read_whole(self._store, entry.xattrs):
             decode_xattrs(data)
+        self._content(place, entry.xattrs)
 
-    def _content(self, content: Content, version: str, path: bytes) -> None:
-        match content:
-            case Block(score, _):
-                self._waiting.append((Score(score), version, path))
-            case Tree(score, _):
-                self._waiting.append((Score(score), version, path))
-                for _, data in walk(self._store.get, Score(score)):
-                    item = decode_item(data)
+    def _content(self, place: Place, top: Content) -> None:
+        """A file's content, and those that slices in it refer to, each once."""
+        pending, seen = [(top, 0)], {top}
+        while pending:
+            content, depth = pending.pop()
+            if isinstance(content, Block | Tree) and length_of(content) <= INLINE_MAX:
+                raise Corrupt(f"content of {length_of(content)} bytes that should be inline")
+            if isinstance(content, Block):
+                self._wait(Score(content.score), place)
+            elif isinstance(content, Tree):
+                for item in self._items(place, content):
                     if isinstance(item, Chunk):
-                        self._waiting.append((Score(item.score), version, path))
-                    elif isinstance(item, Slice):
-                        self._content(item.content, version, path)
+                        self._wait(Score(item.score), place)
+                    elif isinstance(item, Slice) and item.content not in seen:
+                        if depth == SLICE_DEPTH_MAX:
+                            raise Corrupt("slices of slices, too deep")
+                        seen.add(item.content)
+                        pending.append((item.content, depth + 1))
 
-    def _looked_up(self) -> Iterator[Harm]:
-        """Whether the blocks of files that wait are in the store."""
+    def _items(self, place: Place, content: Tree) -> Iterator[Item]:
+        self._wait(Score(content.score), place)
+        again = Builder(score_of)
+        for _, data in walk(self._store.get, Score(content.score)):
+            item = decode_item(data)
+            again.add(data, length=item.length)
+            yield item
+        self._compare(place, content, again.finish())
+        if again.total != content.length:
+            raise Corrupt(f"content of {again.total:,} bytes, where {content.length:,} are said")
+        if again.count == 1 and isinstance(item, Chunk):
+            raise Corrupt("a tree of one chunk, which should be a block", score=content.score)
+
+    def _compare(self, place: Place, content: Tree, made: Score) -> None:
+        if made != content.score:
+            reason = f"block {content.score.hex()}, the same items make another tree than this"
+            self._found.append(Harm(*place, reason))
+
+    def _wait(self, score: Score, place: Place) -> None:
+        self._waiting.append((score, place))
+        if len(self._waiting) >= _BATCH:
+            self._look_up()
+
+    def _look_up(self) -> None:
+        """Whether the blocks that wait are in the store."""
         waiting, self._waiting = self._waiting, []
-        there = self._store.has_many([score for score, _, _ in waiting])
-        for (score, version, path), known in zip(waiting, there, strict=True):
-            if not known:
-                yield Harm(version, path, f"block {score.hex()} is not in the store")
+        there = self._store.has_many([score for score, _ in waiting])
+        self._found += [
+            Harm(*place, f"block {score.hex()} is not in the store")
+            for (score, place), known in zip(waiting, there, strict=True)
+            if not known
+        ]
+
+
+def _totals(children: list[Entry]) -> Totals:
+    paths = total = 0
+    for child in children:
+        below = child.detail
+        paths += 1 + (below.paths if isinstance(below, Directory) else 0)
+        total += below.bytes if isinstance(below, Directory) else child.size
+    return paths, total

@@ -3,7 +3,8 @@
 A `Pool` takes requests (bytes, and descriptors of directories) and calls back with the replies.
 `Inline` answers in this process at once; `Workers` forks. Workers are forked before any store,
 thread or progress display exists and open their own; they end when their parent does, however it
-ends. This module knows nothing of what is asked.
+ends. While it works, one can send notes, which come before its reply. This module knows nothing of
+what is asked.
 """
 
 import ctypes
@@ -28,16 +29,23 @@ _IN_FLIGHT = 2  # requests a worker holds: one it works on, one to go on with
 _SOCKET_BYTES = 512 << 10
 _PATIENCE_S = 10  # for a worker to end by itself
 _HEADER = struct.Struct("<IB")  # length; of requests how many descriptors, of replies which kind
-_REPLY, _ERROR = 0, 1
+_REPLY, _ERROR, _NOTE = 0, 1, 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Handle = Callable[[bytes, Sequence[int]], bytes]  # a request and its descriptors: the reply
-Task = Callable[[], AbstractContextManager[Handle]]
+Send = Callable[[bytes], None]  # takes a note to the parent
+Task = Callable[[Send], AbstractContextManager[Handle]]
 Done = Callable[[bytes], None]
 
 
 class Pool(Protocol):
-    """Whoever answers requests."""
+    """Whoever answers requests.
+
+    Attributes:
+        on_note: gets every note; whoever expects some puts itself there.
+    """
+
+    on_note: Done
 
     def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
         """Hand over a request; `done` is called with its reply, in this or a later call.
@@ -63,6 +71,7 @@ class Inline:
 
     def __init__(self, handle: Handle) -> None:
         """Requests go to `handle`."""
+        self.on_note: Done = _unexpected
         self._handle = handle
 
     def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
@@ -96,7 +105,8 @@ class Workers:
     """
 
     def __init__(self, count: int, task: Task) -> None:
-        """Fork `count` processes; each enters `task()` when its first request comes."""
+        """Fork `count` processes; each enters its task when its first request comes."""
+        self.on_note: Done = _unexpected
         self._workers: list[_Worker] = []
         self._poll = select.poll()
         self._by_fd: dict[int, _Worker] = {}
@@ -177,7 +187,10 @@ class Workers:
                 raise self._died(worker) from None
             if kind == _ERROR:
                 raise pickle.loads(reply)  # noqa: S301, from our own child
-            worker.waiting.popleft()(reply)
+            if kind == _NOTE:
+                self.on_note(reply)
+            else:
+                worker.waiting.popleft()(reply)
 
     def _died(self, worker: _Worker) -> VentifsError:
         with suppress(ChildProcessError):
@@ -227,6 +240,10 @@ class Workers:
             self.kill()
 
 
+def _unexpected(note: bytes) -> None:
+    raise AssertionError(f"a note of {len(note)} bytes that nobody expects")
+
+
 def _reap(pid: int) -> None:
     """Wait for a child, and kill one that does not end."""
     handle = os.pidfd_open(pid)
@@ -254,7 +271,7 @@ def _serve(sock: socket.socket, task: Task) -> int:
     except (EOFError, OSError):
         return 0  # never needed
     try:
-        with task() as handle:
+        with task(lambda note: _send(sock, _NOTE, note, ())) as handle:
             _, request, descriptors = first
             while True:
                 try:

@@ -1,0 +1,104 @@
+"""`versions`, `log` and `forget`: what they print, refuse, and leave behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.commanding import parsed, run
+
+TIMES = ["2025-12-31", "2026-01-01", "2026-01-01T12", "2026-01-02", "2026-02-02"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Five versions of `t` and one of `u`; `file` grows from time to time."""
+    (tmp_path / "tree").mkdir()
+    run(tmp_path, "init")
+    for number, time in enumerate(TIMES):
+        (tmp_path / "tree" / "file").write_text("x" * (number // 2 + 1))
+        os.utime(tmp_path / "tree" / "file", (0, 0))
+        run(tmp_path, "archive", "tree", "--name", "t", "--time", time, "--tag", f"n{number % 2}",
+            "--tag", "all")  # fmt: skip
+    (tmp_path / "tree" / "file").unlink()
+    run(tmp_path, "archive", "tree", "--name", "u", "--time", "2026-01-01")
+    return tmp_path
+
+
+def times(home: Path, *words: str) -> list[str]:
+    return [version["time"] for version in parsed(home, "versions", *words)]
+
+
+def test_versions_are_chosen_by_tag_and_by_score(home: Path) -> None:
+    assert len(times(home)) == 6
+    assert times(home, "--tag", "n1") == ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]
+    assert times(home, "t", "--tag", "all", "--tag", "n0") == [
+        "2025-12-31T00:00:00Z", "2026-01-01T12:00:00Z", "2026-02-02T00:00:00Z"
+    ]  # fmt: skip
+    assert times(home, "--tag", "none") == []
+    [only] = parsed(home, "versions", "u")
+    assert parsed(home, "versions", f"score:{only['score'][:8]}") == [only]
+
+
+def test_the_log_of_a_path(home: Path) -> None:
+    lines = run(home, "log", "t:/file").stdout.decode().splitlines()
+    assert [line.split()[:4] for line in lines] == [
+        ["M", "2026-02-02T00:00:00Z", "3", "B"],
+        ["M", "2026-01-01T12:00:00Z", "2", "B"],
+        ["+", "2025-12-31T00:00:00Z", "1", "B"],
+    ]
+    facts = parsed(home, "log", "t@2026-01-01T12:/file")
+    assert facts[0]["version"] == "t@2026-01-01T12:00:00Z"
+    assert (facts[-1]["change"], facts[-1]["size"], len(facts[-1]["score"])) == ("added", 1, 64)
+    missing = run(home, "log", "t:/fiel", expected=1).stderr
+    assert b"t: no version has /fiel; in t@2026-02-02T00:00:00Z there is /file" in missing
+
+
+def test_a_policy_thins_one_name_or_all(home: Path) -> None:
+    before = times(home)
+    words = ("forget", "t", "--keep-daily", "2", "--keep-yearly", "2")
+    told = run(home, *words, "--dry-run").stdout.decode().splitlines()
+    assert told == [
+        "would keep t@2025-12-31T00:00:00Z  (yearly 2025)",
+        "would keep t@2026-01-02T00:00:00Z  (daily 2026-01-02)",
+        "would keep t@2026-02-02T00:00:00Z  (daily 2026-02-02, yearly 2026)",
+        "would forget t@2026-01-01T00:00:00Z",
+        "would forget t@2026-01-01T12:00:00Z",
+        "3 kept, 2 versions forgotten; nothing is changed yet",
+    ]
+    assert times(home) == before
+    facts = parsed(home, *words)
+    assert [len(facts["kept"]), len(facts["forgotten"])] == [3, 2]
+    assert facts["kept"][0]["reasons"] == ["yearly 2025"]
+    run(home, "rebuild-index")
+    left = [time for time in before if not time.startswith("2026-01-01")]
+    assert times(home, "t") == left
+    done = run(home, "forget", "--keep-last", "1").stdout.decode()
+    assert done.splitlines()[-1] == "2 kept, 2 versions forgotten"
+    run(home, "rebuild-index")
+    assert times(home) == ["2026-02-02T00:00:00Z", "2026-01-01T00:00:00Z"]
+    assert b"0 versions forgotten" in run(home, "forget", "--keep-weekly", "9").stdout
+
+
+def test_named_versions_are_forgotten(home: Path) -> None:
+    facts = parsed(home, "forget", "t@~0", "t@2025")
+    assert [fact["time"] for fact in facts["forgotten"]] == [
+        "2026-02-02T00:00:00Z", "2025-12-31T00:00:00Z"
+    ]  # fmt: skip
+    assert len(facts["kept"]) == 3
+    assert b"--force" in run(home, "forget", "u", expected=1).stderr
+    assert len(times(home)) == 4
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    ("", 2, "name the versions to forget"),
+    ("t@~1 --keep-last 2", 2, "t@~1 is a version"),
+    ("score:12345678 --keep-last 2", 2, "is a version"),
+    ("t --keep-last 0", 2, "would keep nothing"),
+    ("t --keep-last 0 --keep-daily 0", 2, "would keep nothing"),
+    ("t --keep-last -1", 2, "--keep-last"),
+    ("tt --keep-last 1", 1, "did you mean t"),
+])  # fmt: skip
+def test_what_makes_no_sense_is_refused(home: Path, words: str, code: int, message: str) -> None:
+    assert message in run(home, "forget", *words.split(), expected=code).stderr.decode()
+    assert len(times(home)) == 6

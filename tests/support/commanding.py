@@ -1,0 +1,30 @@
+"""Running the installed command as a person or a script would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(sys.executable).parent / "ventifs"
+PATIENCE_S = 60
+
+
+def run(
+    home: Path, *words: str | bytes | Path, expected: int = 0
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run `ventifs` in a directory, where the user's data is too."""
+    kept = {name: value for name, value in os.environ.items() if name != "VENTIFS_STORE"}
+    done = subprocess.run(
+        [SCRIPT, *words], env={**kept, "XDG_DATA_HOME": str(home / "data")}, cwd=home,
+        capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == expected, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def parsed(home: Path, *words: str | bytes | Path) -> Any:
+    """What it prints with `--json`."""
+    return json.loads(run(home, *words, "--json").stdout)

@@ -1,0 +1,58 @@
+"""`ventifs copy`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from ventifs.cli.progress import EntryProgress
+from ventifs.cli.text import count, size
+from ventifs.cli.versions import as_json_object
+from ventifs.cli.where import json_option, store_option
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.catalog import find_version
+from ventifs.tree.copy import copy as copy_version
+
+
+@click.command(short_help="Copy a version into another store.")
+@click.argument("wanted", metavar="VERSION")
+@click.option("--to", "target", required=True, metavar="STORE", type=click.Path(path_type=Path),
+              help="The store it goes into; it must be there.")  # fmt: skip
+@store_option
+@json_option
+@click.option("--name", help="What to call it there.  [default: its name]")
+def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | None) -> None:
+    """Copy a version into another store, which gets only what it lacks.
+
+    Time, comment, tags and source stay as they are. An interrupted copy is taken up by doing it
+    again; a version that is there already has lost blocks made good.
+    """
+    with Store.open(store) as opened:
+        version = find_version(opened, wanted)
+        if target.exists() and target.samefile(store):
+            raise VentifsError(f"{target}: this is the store the version is in; name another")
+        with (
+            EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
+            Store.open(target, "write") as receiving,
+        ):
+            copied, done, there = copy_version(
+                opened, receiving, version, name=name,
+                progress=lambda done: progress(done.blocks, done.new_bytes, b""),
+            )  # fmt: skip
+    if as_json:
+        facts = {
+            **as_json_object(copied),
+            "there_already": there,
+            "copied_blocks": done.new_blocks,
+            "copied_bytes": done.new_bytes,
+        }
+        click.echo(json.dumps(facts, indent=2))
+        return
+    sent = f"{count(done.new_blocks, 'block')}, {size(done.new_bytes)}"
+    if not there:
+        click.echo(f"copied {version} to {target} as {copied}: {sent} new there")
+    elif done.new_blocks:
+        click.echo(f"{copied} is in {target} already; what it lacked is made good: {sent}")
+    else:
+        click.echo(f"{copied} is in {target} already, and whole")

@@ -1,0 +1,47 @@
+"""`ventifs export`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ventifs.cli.look import find_entry
+from ventifs.cli.progress import EntryProgress
+from ventifs.cli.where import store_option
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.directory import printable
+from ventifs.tree.export import Exporter
+
+_LEFT = 3  # exit code: exported, but not everything
+_SHOWN_MAX = 20
+
+
+@click.command(short_help="Write a version as a tar stream.")
+@click.argument("what", metavar="VERSION[:PATH]")
+@store_option
+def export(what: str, *, store: Path) -> int:
+    """Write a version, or a part of one, as a tar stream on standard output.
+
+    It is a POSIX tar, which GNU tar unpacks with `tar -x --xattrs --xattrs-include='*'` to the same
+    tree, and bsdtar too. A directory becomes `./`, a single file `./` and its name. Every block is
+    verified. Sockets, which a tar cannot hold, are left out and told, and give exit code 3.
+    """
+    if sys.stdout.isatty():
+        raise VentifsError(
+            "a tar stream is not for terminals: redirect it, as in "
+            f"'ventifs export {what} > NAME.tar', or pipe it"
+        )
+    with EntryProgress("exporting") as progress, Store.open(store) as opened:
+        entry, path = find_entry(opened, what)
+        done = Exporter(
+            opened,
+            sys.stdout.buffer.write,
+            progress=lambda done, path: progress(done.entries, done.size, path),
+        ).run(entry, path.rpartition(b"/")[2])
+        sys.stdout.buffer.flush()
+    for left, reason in done.left[:_SHOWN_MAX]:
+        click.echo(f"{printable(left)}: left out: {reason}", err=True)
+    if len(done.left) > _SHOWN_MAX:
+        click.echo(f"... and {len(done.left) - _SHOWN_MAX:,} more", err=True)
+    return _LEFT if done.left else 0

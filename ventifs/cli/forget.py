@@ -1,0 +1,126 @@
+"""`ventifs forget`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ventifs.cli.text import count
+from ventifs.cli.versions import as_json_object
+from ventifs.cli.where import json_option, store_option
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.catalog import Version, find_version, versions
+from ventifs.tree.retention import Policy, retained
+
+_RULES = {
+    "last": "the N latest versions",
+    "daily": "the newest version of each of the N latest days",
+    "weekly": "the same of ISO weeks",
+    "monthly": "the same of months",
+    "yearly": "the same of years",
+}
+
+Kept = list[tuple[Version, list[str]]]  # with the reasons
+
+
+def _keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for rule, what in reversed(_RULES.items()):
+        command = click.option(
+            f"--keep-{rule}", rule, type=click.IntRange(min=0), metavar="N", help=f"Keep {what}."
+        )(command)
+    return command
+
+
+@click.command(short_help="Remove versions from the catalog.")
+@click.argument("wanted", nargs=-1, metavar="[VERSION...|NAME...]")
+@store_option
+@json_option
+@_keep_options
+@click.option("--force", is_flag=True, help="Also the last version of a name.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be forgotten.")
+def forget(
+    wanted: tuple[str, ...],
+    *,
+    store: Path,
+    as_json: bool,
+    force: bool,
+    dry_run: bool,
+    **keep: int | None,
+) -> None:
+    """Remove versions from the catalog. Their blocks stay in the store.
+
+    Forgets each VERSION, or, with --keep options, thins the versions of each NAME (of every name,
+    if none is given). Rules add up: what one of them keeps is kept. Days, weeks, months and years
+    are UTC's, and count only if they have a version. The last version of a name is kept unless
+    --force is given.
+    """
+    policy = _policy(wanted, {rule: number for rule, number in keep.items() if number is not None})
+    with Store.open(store, "read" if dry_run else "write") as opened:
+        if policy is None:
+            kept, doomed = _named(opened, wanted, force=force)
+        else:
+            kept, doomed = _thinned(opened, wanted, policy)
+        if doomed and not dry_run:
+            opened.commit(deletes=[version.record for version in doomed if version.record])
+    if as_json:
+        _print_json(kept, doomed, dry_run=dry_run)
+        return
+    for version, reasons in kept if policy else []:
+        click.echo(f"{'would keep' if dry_run else 'kept'} {version}  ({', '.join(reasons)})")
+    for version in doomed:
+        click.echo(f"{'would forget' if dry_run else 'forgot'} {version}")
+    if policy:
+        told = f"{len(kept):,} kept, {count(len(doomed), 'version')} forgotten"
+        click.echo(f"{told}{'; nothing is changed yet' if dry_run else ''}")
+
+
+def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
+    """What to keep; None when versions are named instead."""
+    if not numbers and not wanted:
+        raise click.UsageError("name the versions to forget, or say with --keep-... what to keep")
+    if not numbers:
+        return None
+    for text in wanted:
+        if set("@:") & set(text):
+            raise click.UsageError(f"{text} is a version; --keep-... wants names, which it thins")
+    if not any(numbers.values()):
+        raise click.UsageError("--keep-... 0 would keep nothing; name the versions to forget")
+    return Policy(**numbers)
+
+
+def _named(store: Store, wanted: tuple[str, ...], *, force: bool) -> tuple[Kept, list[Version]]:
+    """The versions named, and what is left of their names."""
+    doomed = {str(version): version for version in (find_version(store, text) for text in wanted)}
+    kept: Kept = []
+    for name in sorted({version.name for version in doomed.values()}):
+        left = [version for version in versions(store, name) if str(version) not in doomed]
+        if not left and not force:
+            raise VentifsError(f"{name}: this would forget its last version; --force does that")
+        kept += [(version, []) for version in left]
+    return kept, list(doomed.values())
+
+
+def _thinned(store: Store, names: tuple[str, ...], policy: Policy) -> tuple[Kept, list[Version]]:
+    """What a policy keeps of each name, and what it does not."""
+    kept: Kept = []
+    doomed: list[Version] = []
+    for name in sorted({find_version(store, name).name for name in names}
+                       or {version.name for version in versions(store)}):  # fmt: skip
+        of_name = versions(store, name)
+        reasons = retained((version.time_ns for version in of_name), policy)
+        kept += [(version, reasons[version.time_ns])
+                 for version in of_name if version.time_ns in reasons]  # fmt: skip
+        doomed += [version for version in of_name if version.time_ns not in reasons]
+    return kept, doomed
+
+
+def _print_json(kept: Kept, doomed: list[Version], *, dry_run: bool) -> None:
+    facts = {
+        "dry_run": dry_run,
+        "kept": [{**as_json_object(version), "reasons": reasons} for version, reasons in kept],
+        "forgotten": [as_json_object(version) for version in doomed],
+    }
+    click.echo(json.dumps(facts, indent=2))

@@ -1,0 +1,74 @@
+"""`ventifs log`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ventifs.cli.diff import SIGNS
+from ventifs.cli.listing import print_array, print_lines
+from ventifs.cli.text import exact, size
+from ventifs.cli.where import json_option, store_option
+from ventifs.store import Store
+from ventifs.tree.catalog import find_version, split_path, versions
+from ventifs.tree.history import Step, history
+from ventifs.tree.records import Directory, Entry, File, Symlink, score_of_content
+
+
+@click.command(short_help="Show the versions in which a path changed.")
+@click.argument("what", metavar="NAME[:PATH]")
+@store_option
+@json_option
+def log(what: str, *, store: Path, as_json: bool) -> None:
+    """Show the versions in which a path changed, the newest first.
+
+    Lines begin with + added, - removed, M modified, m metadata only, compared with the version
+    before; the score is that of the content. With NAME@TIME only versions up to that one count.
+    """
+    with Store.open(store) as opened:
+        wanted, path = split_path(what)
+        last = find_version(opened, wanted)
+        before = [version for version in versions(opened, last.name)
+                  if version.time_ns <= last.time_ns]  # fmt: skip
+        steps = history(opened, before, path)
+        if as_json:
+            print_array(map(_as_json, steps))
+        else:
+            print_lines(map(_line, steps))
+
+
+def _size(entry: Entry | None) -> int | None:
+    if entry is None:
+        return None
+    return entry.detail.bytes if isinstance(entry.detail, Directory) else entry.size
+
+
+def _score(entry: Entry | None) -> str | None:
+    """The score of a file's or directory's content; others have none."""
+    if entry is None or not isinstance(entry.detail, File | Directory):
+        return None
+    return score_of_content(entry.detail.content).hex()
+
+
+def _line(step: Step) -> str:
+    amount = _size(step.entry)
+    what = f"({', '.join(step.what)})" if step.what else ""
+    words = [SIGNS[step.kind], f"{step.version.when:<20}",
+             f"{'' if amount is None else size(amount):>9}",
+             f"{_score(step.entry) or '':<64}", what]  # fmt: skip
+    return "  ".join(words).rstrip()
+
+
+def _as_json(step: Step) -> dict[str, Any]:
+    entry = step.entry
+    facts = {
+        "version": str(step.version),
+        "time": step.version.when,
+        "change": step.kind,
+        "what": list(step.what),
+        "size": _size(entry),
+        "score": _score(entry),
+    }
+    if entry is not None and isinstance(entry.detail, Symlink):
+        facts |= exact(entry.detail.target, "target")
+    return facts

@@ -1,0 +1,96 @@
+"""One archive run: from a source to a committed version.
+
+The version's record is the last thing written. A run that ends early, however it ends, leaves no
+record; the blocks it has stored make the next one faster.
+"""
+
+import os
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.archive import Archiver, Progress, Tally
+from ventifs.tree.catalog import (
+    TIME_NS_MAX,
+    Version,
+    check_name,
+    decode_version,
+    encode_version,
+    time_text,
+    version_key,
+    versions,
+)
+from ventifs.tree.directory import printable
+from ventifs.tree.scan import Options
+from ventifs.tree.statcache import StatCache
+from ventifs.tree.workers import Pool
+
+
+def archive(
+    store: Store,
+    source: Path,
+    name: str,
+    *,
+    time_ns: int | None = None,
+    comment: str = "",
+    tags: tuple[str, ...] = (),
+    options: Options | None = None,
+    read_all: bool = False,
+    pool: Pool | None = None,
+    progress: Progress | None = None,
+) -> tuple[Version, Tally]:
+    """Archive a directory as a new version.
+
+    Args:
+        store: open for writing, or to rehearse: then nothing is kept.
+        source: the directory.
+        name: the version's.
+        time_ns: the version's time; now, if None.
+        comment: kept with the version.
+        tags: kept with the version.
+        options: what to leave out.
+        read_all: read every file, whatever the previous run saw.
+        pool: who reads files; this process, if None.
+        progress: called for every directory, and for every batch of files that was read.
+
+    Returns:
+        The version, committed, and what was done.
+
+    Raises:
+        VentifsError: when there is a version of that name and time; the store's and the source's
+            own problems. No version is made.
+        Busy: another run is archiving under this name.
+    """
+    started = time.monotonic()
+    stamp = time.time_ns() if time_ns is None else time_ns
+    for text in (comment, *tags):
+        if not text.isprintable():
+            raise VentifsError(f"{text!r}: a comment or tag is one line of text")
+    if not 0 <= stamp <= TIME_NS_MAX:
+        raise VentifsError("a version's time lies between 1970 and 2554")
+    rehearsal = store.mode == "rehearse"
+    opened = StatCache.open(store, check_name(name), ask=not read_all, gather=not rehearsal)
+    with closing(opened) as cache:
+        # After the cache, whose lock keeps out other runs of this name.
+        if any(version.time_ns == stamp for version in versions(store, name)):
+            raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
+        stored_before = store.stored_bytes
+        archiver = Archiver(store, cache, options=options, pool=pool, progress=progress)
+        root = archiver.run(source)
+        tally = archiver.tally
+        troubles = tuple(sorted((trouble.path, trouble.reason, trouble.missing)
+                                for trouble in archiver.troubles))  # fmt: skip
+        where = printable(os.fsencode(source.absolute()))
+        version = Version(name, stamp, root, where, comment, tags, tally.new_bytes,
+                          time.monotonic() - started, troubles)  # fmt: skip
+        if rehearsal:
+            return version, tally
+        [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+        tally.stored_bytes = store.stored_bytes - stored_before
+        with suppress(OSError):  # the version is committed; the next run only reads more
+            cache.put_in_place()
+    return replace(decode_version(record), troubles=troubles, troubles_more=0), tally
