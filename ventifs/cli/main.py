@@ -31,7 +31,7 @@ COMMANDS = {
     "diff": ("ventifs.cli.diff", "diff", "Compare two versions."),
     "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
-    "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
+    "restore": ("ventifs.cli.restore", "restore", "Bring a version back."),
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ventifs.store import Score, Store
+from ventifs.tree.attributes import xattrs_of
 from ventifs.tree.content import read
 from ventifs.tree.directory import tree
 from ventifs.tree.paxattrs import records_of
@@ -28,7 +29,6 @@ from ventifs.tree.records import (
     decode_item,
     length_of,
 )
-from ventifs.tree.restore import xattrs_of
 from ventifs.tree.temporary import temporary_database
 from ventifs.tree.ustar import BLOCK, END_SIZE, Header
 
