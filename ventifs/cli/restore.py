@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from ventifs.cli.look import find_entry
+from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
@@ -18,7 +19,6 @@ from ventifs.store import Store
 from ventifs.tree.choosing import Selection
 from ventifs.tree.directory import printable
 from ventifs.tree.making import making
-from ventifs.tree.patterns import Patterns
 from ventifs.tree.planning import Plan
 from ventifs.tree.records import Directory, Entry
 from ventifs.tree.restore import Restored, Restorer
@@ -26,21 +26,7 @@ from ventifs.tree.workers import Pool, Workers
 
 _FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing
 _LEFT = 3  # restored, but without what the user may not
-_JOBS_MAX = 8
 _SHOWN_MAX = 20
-
-
-def _choosing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that make a `Selection`."""
-    for way, meaning in (
-        ("exclude", "Not what this gitignore pattern matches, nor what is below."),
-        ("include", "Only what this gitignore pattern matches, and what is below."),
-    ):
-        command = click.option(f"--{way}-from", multiple=True, type=click.File("rb"),
-                               metavar="FILE", help=f"Lines of --{way}.")(command)  # fmt: skip
-        command = click.option(f"--{way}", multiple=True, metavar="PATTERN",
-                               help=f"{meaning} May be repeated.")(command)  # fmt: skip
-    return command
 
 
 @click.command(short_help="Bring a version back.")
@@ -49,16 +35,11 @@ def _choosing(command: Callable[..., Any]) -> Callable[..., Any]:
 @store_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
-@_choosing
+@pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
+@pattern_options("exclude", "Not what this gitignore pattern matches, nor what is below.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be restored.")
 @click.option("-v", "--verbose", is_flag=True, help="With --dry-run, list the paths.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    default=min(len(os.sched_getaffinity(0)), _JOBS_MAX),
-    show_default=True,
-    help="Processes that make files.",
-)
+@jobs_option
 def restore(
     what: str,
     target: Path,
@@ -84,7 +65,7 @@ def restore(
     exit code 3. Every block is verified: what is damaged is told and left out, everything else is
     restored, and the exit code is 1. Run again with --overwrite to finish an interrupted restore.
     """
-    selection = Selection(_patterns(include, include_from), _patterns(exclude, exclude_from))
+    selection = Selection(patterns(include, include_from), patterns(exclude, exclude_from))
     if dry_run:
         return _plan(what, store, selection, verbose=verbose, as_json=as_json)
     with _pool(jobs, store, overwrite=overwrite) as pool, Store.open(store) as opened:
@@ -103,10 +84,6 @@ def restore(
     if done.failed:
         return _FAILED
     return _LEFT if done.left else 0
-
-
-def _patterns(lines: Sequence[str], files: Sequence[BinaryIO]) -> Patterns:
-    return Patterns([*(line for file in files for line in file), *map(os.fsencode, lines)])
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ventifs.errors import VentifsError
 from ventifs.tree.links import link_id
 from ventifs.tree.live import Trouble
 from ventifs.tree.prolly import Builder, Put
@@ -30,6 +29,7 @@ from ventifs.tree.records import (
     encode,
 )
 from ventifs.tree.temporary import temporary_database
+from ventifs.tree.unpack import BadTar
 
 Key = bytes  # a path, with NUL between its names
 _SCHEMA = """
@@ -140,7 +140,7 @@ class Gathered:
         """Store all directories, after `prune`; the root's entry.
 
         Raises:
-            VentifsError: when their sizes sum up to more than there can be.
+            BadTar: when their sizes sum up to more than there can be.
         """
         names: list[bytes] = []  # of the open directories, but for the root
         frames = [_Frame(_IMPLIED, Builder(put))]
@@ -203,7 +203,7 @@ def _add(frame: _Frame, entry: Entry, paths: int, total: int) -> None:
 
 def _closed(frame: _Frame) -> Entry:
     if frame.total > LENGTH_MAX:
-        raise VentifsError("the sizes of the files sum up to more than there can be")
+        raise BadTar("the sizes of the files sum up to more than there can be")
     builder = frame.builder
     content: Content = Tree(builder.finish(), builder.count) if builder.count else Empty()
     detail = Directory(content, frame.paths, frame.total)

@@ -78,7 +78,8 @@ class TarArchiver:
         """Archive a tar stream, packed or not, from where it stands to its end; the root's entry.
 
         Raises:
-            VentifsError: when it is no tar archive, is damaged, or ends early.
+            BadTar: when it is no tar archive, is damaged, or ends early.
+            VentifsError: the store's own problems.
         """
         with gather() as gathered:
             members = Members(Unpacked(stream))
