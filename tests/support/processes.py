@@ -12,7 +12,9 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.support.crashing", "tests.support.conversing"])
+_context.set_forkserver_preload([
+    "tests.support.crashing", "tests.support.conversing", "tests.support.archiving",
+])  # fmt: skip
 
 KILLED = -signal.SIGKILL
 _PATIENCE_S = 60

@@ -181,6 +181,16 @@ def test_a_source_that_cannot_be_read_makes_no_version(
 # --- what is left out -------------------------------------------------------------------------
 
 
+def test_the_store_does_not_archive_itself(tmp_path: Path) -> None:
+    Store.create(tmp_path / "home" / "store")
+    with Store.open(tmp_path / "home" / "store", "write") as store:
+        version, tally = archive(store, tmp_path / "home", "home")
+        entry = resolve(store, version.root, b"store")
+    assert entry.is_directory
+    assert tally.entries == 2
+    assert version.troubles == ()
+
+
 @as_root
 def test_other_file_systems_are_left_out(store: Path, source: Path) -> None:
     (source / "mounted").mkdir(parents=True)

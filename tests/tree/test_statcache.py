@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.damage import flip
+from tests.support.reading import names_read
+from tests.support.stores import findings
 from ventifs.store import Store
+from ventifs.store.arena import HEADER_SIZE
+from ventifs.store.check import check, repair
 from ventifs.store.header import read_header
 from ventifs.tree.catalog import Version, tree_score
 from ventifs.tree.content import read_whole
@@ -15,7 +20,10 @@ from ventifs.tree.directory import resolve
 from ventifs.tree.live import Reader
 from ventifs.tree.records import File
 from ventifs.tree.run import archive
-from ventifs.tree.statcache import SETTLED_NS, StatCache
+from ventifs.tree.statcache import SETTLED_NS
+
+# What is read of `source`: the hard-linked file once, by its first name.
+NAMES = [b"link", b"file1", b"file2", b"file3", b"file4", b"symlink"]
 
 
 @pytest.fixture
@@ -129,23 +137,85 @@ def test_what_was_written_within_two_seconds_of_its_reading_is_not_trusted(
 ) -> None:
     """Written again in the same tick, with the same size: nothing in its status would differ."""
     set_clock(monkeypatch, SETTLED_NS / 1e9 / 2 - 10)
+    with names_read() as first:
+        run(root, source)
+    assert sorted(first) == sorted(NAMES)
+    with names_read() as again:
+        run(root, source)
+    assert sorted(again) == sorted(NAMES)
+
+
+def test_only_what_was_written_late_is_read_again(root: Path, source: Path) -> None:
     run(root, source)
-    with Store.open(root) as store:
-        cache = StatCache.open(store, "name")
-        seen = cache.seen(b"below")
-        cache.close()
-    assert seen is not None
-    assert seen.leaves == []
+    late = source / "below" / "file3"
+    os.utime(late)
+    with pytest.MonkeyPatch.context() as patch:
+        set_clock(patch, SETTLED_NS / 1e9 / 2 - 10)
+        for _ in range(2):
+            with names_read() as names:
+                run(root, source)
+            assert names == [b"file3"]
+    for expected in ([b"file3"], []):
+        with names_read() as names:
+            run(root, source)
+        assert names == expected
+
+
+def test_a_linked_file_that_was_written_late_is_read_again_by_any_name(
+    root: Path, source: Path
+) -> None:
+    run(root, source)
+    os.utime(source / "below" / "file0")
+    with pytest.MonkeyPatch.context() as patch:
+        set_clock(patch, SETTLED_NS / 1e9 / 2 - 10)
+        for _ in range(2):
+            with names_read() as names:
+                run(root, source)
+            assert len(names) == 1
+    (source / "below" / "file0").rename(source / "moved")
+    with names_read() as names:
+        run(root, source)
+    assert len(names) == 1
 
 
 def test_after_a_rebuild_nothing_is_trusted(root: Path, source: Path) -> None:
-    run(root, source)
+    first = run(root, source)
+    with names_read() as names:
+        run(root, source)
+    assert names == []
     (root / "index" / "data.mdb").unlink()
-    Store.open(root, "write").close()
-    with Store.open(root) as store:
-        cache = StatCache.open(store, "name")
-        assert cache.seen(b"below") is None
-        cache.close()
+    with names_read() as names:
+        again = run(root, source)
+    assert sorted(names) == sorted(NAMES)
+    assert tree_score(again.root) == tree_score(first.root)
+    with names_read() as names:
+        run(root, source)
+    assert names == []
+
+
+def test_after_a_repair_that_lost_blocks_nothing_is_trusted(root: Path, source: Path) -> None:
+    (source / "below" / "lost").write_bytes(b"lost" * 10_000)
+    run(root, source)
+    for path in (root / "arenas").glob("*/*.arena"):
+        flip(path, HEADER_SIZE + 100)
+    repair(root, check(root, read_data=True))
+    with names_read() as names:
+        run(root, source)
+    assert sorted(names) == sorted([*NAMES, b"lost"])
+    assert findings(root) == []
+
+
+def test_another_names_cache_is_not_asked(root: Path, source: Path) -> None:
+    run(root, source)
+    with Store.open(root, "write") as store, names_read() as names:
+        archive(store, source, "other")
+    assert sorted(names) == sorted(NAMES)
+
+
+def test_a_stat_cache_that_cannot_be_written_fails_no_run(root: Path, source: Path) -> None:
+    (root / "statcache" / "name").mkdir(parents=True)
+    for _ in range(2):
+        assert run(root, source).troubles == ()
 
 
 def test_no_damage_of_the_cache_changes_what_is_archived(root: Path, source: Path) -> None:

@@ -3,24 +3,25 @@
 import errno
 import multiprocessing
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
 
+from tests.support.reading import before_reading, listings, once_before_reading
 from tests.support.stores import findings, new_store
 from tests.support.trees import archived, noise, remove
 from ventifs.store import Store
-from ventifs.tree.archive import Archiver
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.directory import resolve, tree
 from ventifs.tree.records import Directory, Empty, Entry
 from ventifs.tree.run import archive
+from ventifs.tree.scan import Options
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 
@@ -158,29 +159,28 @@ def test_an_error_of_the_disk_is_tried_again_and_told(
 
 
 @pytest.mark.parametrize("becomes", ["gone", "fifo", "link", "directory"])
+@pytest.mark.parametrize("when", ["before its status", "before it is read"])
 def test_a_file_that_becomes_something_else_is_told(
-    store: Path, source: Path, busy: Path, becomes: str
+    store: Path, source: Path, busy: Path, becomes: str, when: str
 ) -> None:
-    def progress(_: object, path: bytes) -> None:
-        if path == b"after":  # the names are read, the next is not looked at yet
-            real = os.stat
+    def change() -> None:
+        if not busy.is_file():
+            return  # done
+        busy.unlink()
+        if becomes == "fifo":
+            os.mkfifo(busy)
+        elif becomes == "link":
+            busy.symlink_to("/etc/passwd")
+        elif becomes == "directory":
+            busy.mkdir()
 
-            def change(name: bytes, **options: Any) -> os.stat_result:
-                status = real(name, **options)
-                if name == b"busy":
-                    busy.unlink()
-                    if becomes == "fifo":
-                        os.mkfifo(busy)
-                    elif becomes == "link":
-                        busy.symlink_to("/etc/passwd")
-                    elif becomes == "directory":
-                        busy.mkdir()
-                return status
-
-            patch.setattr(os, "stat", change)
-
-    with pytest.MonkeyPatch.context() as patch, Store.open(store, "write") as opened:
-        version, _ = archive(opened, source, "t", progress=progress)
+    early = when == "before its status"
+    with listings(lambda _: change()) if early else once_before_reading(change):
+        version, _ = archived(store, source)
+    if early and becomes != "gone":
+        assert version.troubles == ()
+        assert stat.S_IFMT(below(store, version, b"busy").mode) == stat.S_IFMT(busy.lstat().st_mode)
+        return
     [(path, reason, missing)] = version.troubles
     assert (path, missing) == (b"busy", True)
     assert reason
@@ -188,17 +188,72 @@ def test_a_file_that_becomes_something_else_is_told(
         assert [path for path, _ in tree(opened, version.root)] == [b"after", b"zlast"]
 
 
+@pytest.mark.parametrize("becomes", ["gone", "fifo", "regular file", "directory"])
+def test_a_link_that_becomes_something_else_is_told_or_archived_as_that(
+    store: Path, source: Path, busy: Path, becomes: str
+) -> None:
+    busy.unlink()
+    busy.symlink_to("target")
+
+    def change() -> None:
+        busy.unlink()
+        if becomes == "fifo":
+            os.mkfifo(busy)
+        elif becomes == "regular file":
+            busy.write_bytes(noise(100))
+        elif becomes == "directory":
+            busy.mkdir()
+
+    with once_before_reading(change):
+        version, _ = archived(store, source)
+    if becomes == "fifo":
+        assert version.troubles == ()
+        assert stat.S_ISFIFO(below(store, version, b"busy").mode)
+        return
+    reason = "no such file or directory" if becomes == "gone" else "became another type of file"
+    assert version.troubles == ((b"busy", reason, True),)
+
+
+def test_a_directory_that_is_gone_or_another_thing_is_told(store: Path, source: Path) -> None:
+    for name in ("a", "b", "c"):
+        (source / name).mkdir(parents=True)
+        (source / name / "in").write_bytes(b"in")
+
+    def progress(_: object, path: bytes) -> None:
+        if path == b"a":
+            subprocess.run(["rm", "-r", source / "b", source / "c"], check=True)
+            (source / "c").symlink_to("/etc")
+
+    with Store.open(store, "write") as opened:
+        version, _ = archive(opened, source, "t", progress=progress)
+        left = [path for path, _ in tree(opened, version.root)]
+    assert left == [b"a", b"a/in", b"b", b"c"]
+    assert [(path, missing) for path, _, missing in sorted(version.troubles)] == [
+        (b"b", False), (b"c", False)
+    ]  # fmt: skip
+    assert "no such file or directory" in version.troubles[0][1]
+    assert findings(store) == []
+
+
 def test_many_troubles_are_counted(store: Path, source: Path) -> None:
     source.mkdir()
     for number in range(250):
         (source / f"{number:03}").write_bytes(b"")
 
-    def fail(archiver: Archiver, frame: object, name: bytes, *args: object) -> None:
+    def fail(name: bytes) -> None:
         raise OSError(errno.EACCES, "")
 
-    with mock.patch.object(Archiver, "_leaf", fail):
+    with before_reading(fail):
         version, _ = archived(store, source)
     assert len(version.troubles) == 250
     with Store.open(store) as opened:
         [stored] = versions(opened)
     assert (len(stored.troubles), stored.troubles_more) == (200, 50)
+
+
+def test_a_file_of_proc_that_says_it_is_empty_is_told(store: Path) -> None:
+    with Store.open(store, "write") as opened:
+        version, _ = archive(
+            opened, Path("/proc/self/task"), "task", options=Options(one_file_system=True)
+        )
+    assert any("size" in reason for _, reason, _ in version.troubles)

@@ -388,7 +388,8 @@ class Archiver:
         self._groups.remove(group)
         if not group.whole:
             return
-        size = _bytes_of(group.status)
+        assert group.entry is not None
+        size = group.entry.size  # what was read: it may have changed since it was looked at
         for member, entry in group.entries():
             if not group.settled:
                 leaf = member.segment.leaves[member.index]

@@ -208,8 +208,10 @@ class Reader:
         if size > _WHOLE_MAX:
             return self._writer.write(pieces(fd, size, status.st_blocks))
         data = _pread(fd, max(size, 1), 0)
-        if len(data) != size:  # a file of /proc says it has no bytes, and has
-            raise Changed("its size is not what it says")
+        if len(data) != size:
+            if os.fstat(fd).st_size < size:
+                raise Changed("shrank while it was read")
+            raise Changed("its size is not what it says")  # a file of /proc says 0, and has bytes
         return self._writer.write_whole(data)
 
     def other(self, name: bytes, directory: int) -> tuple[Entry, os.stat_result, str]:

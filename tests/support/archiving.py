@@ -1,0 +1,106 @@
+"""Archive runs by worker processes, in a child: a test's own process must not fork."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.conversing import answer_all
+from tests.support.reading import listings
+from ventifs.store import Store
+from ventifs.store.claims import Claims
+from ventifs.tree import reading, scan
+from ventifs.tree.catalog import tree_score
+from ventifs.tree.reading import PENDING_MAX
+from ventifs.tree.run import archive
+from ventifs.tree.workers import Workers
+
+EVERYTHING_SETTLED = -(10**18)
+
+
+class Way(NamedTuple):
+    """How to archive; none of it may make a difference to the score.
+
+    Attributes:
+        jobs: processes that read; 1 is this process.
+        read_all: read every file.
+        segment_max: names taken together.
+        batch_leaves: files handed over together.
+        shuffle: seed of the order in which names are listed; as the file system has it, if None.
+        clock_ns: what the clock shows, for the stat cache; all files are long settled, if None.
+    """
+
+    jobs: int = 1
+    read_all: bool = False
+    segment_max: int = 4096
+    batch_leaves: int = 224
+    shuffle: int | None = None
+    clock_ns: int | None = None
+
+
+WAY = Way()
+
+
+class Done(NamedTuple):
+    """What came of a run."""
+
+    score: bytes
+    entries: int
+    size: int
+    new_bytes: int
+    troubles: tuple[tuple[bytes, str, bool], ...]
+
+
+@contextmanager
+def _changed(way: Way) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(scan, "SEGMENT_MAX", way.segment_max)
+        patch.setattr(reading, "_BATCH_LEAVES", way.batch_leaves)
+        if way.clock_ns is None:
+            patch.setattr(reading, "SETTLED_NS", EVERYTHING_SETTLED)
+        else:
+            told = way.clock_ns
+            patch.setattr(time, "time_ns", lambda: told)
+        if way.shuffle is not None:
+            stack.enter_context(listings(random.Random(way.shuffle).shuffle))
+        yield
+
+
+def archive_by(
+    store: Path, source: Path, name: str, way: Way = WAY, *, time_ns: int | None = None
+) -> Done:
+    """Archive a directory; with `jobs` above 1 in a process that may fork."""
+    with _changed(way), ExitStack() as stack:
+        pool = None
+        if way.jobs > 1:
+            pool = stack.enter_context(Workers(way.jobs, partial(reading.reading, store, Claims())))
+        opened = stack.enter_context(Store.open(store, "write", pending_max=PENDING_MAX))
+        stamp = time.monotonic_ns() if time_ns is None else time_ns
+        version, tally = archive(
+            opened, source, name, time_ns=stamp, read_all=way.read_all, pool=pool
+        )
+    return Done(
+        tree_score(version.root), tally.entries, tally.bytes, tally.new_bytes, version.troubles
+    )
+
+
+def archive_when_asked(connection: Connection) -> None:
+    """The child of a `Peer`: asked ("archive", store, source, name, way), it answers `Done`."""
+    answer_all(connection, {"archive": archive_by})
+
+
+def wait_for_tick(directory: Path) -> None:
+    """Wait until the file system's clock moves: what changes from now on has another ctime."""
+    probe = directory / "tick"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        os.utime(probe)
+    probe.unlink()
