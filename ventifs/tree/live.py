@@ -137,7 +137,7 @@ class Opener:
             return fd
 
 
-def xattrs_of(target: int | bytes) -> Xattrs:
+def live_xattrs(target: int | bytes) -> Xattrs:
     """The extended attributes of a descriptor, or of a path that is not followed, by name.
 
     Raises:
@@ -240,7 +240,7 @@ class Reader:
             OSError: when they cannot be read though there are some.
             Changed: when they are too large to be brought back.
         """
-        xattrs = xattrs_of(target)
+        xattrs = live_xattrs(target)
         if len(xattrs) > 0 and len(encode(xattrs)) > WHOLE_MAX:
             raise Changed(f"has more than {WHOLE_MAX >> 20} MiB of attributes")
         return self._writer.write_xattrs(xattrs)

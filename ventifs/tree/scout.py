@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from ventifs.tree.live import Opener, entry_of, xattrs_of
+from ventifs.tree.live import Opener, entry_of, live_xattrs
 from ventifs.tree.records import Directory, Entry, decode_entry, encode, listed_xattrs
 from ventifs.tree.scan import Options, Scanner
 from ventifs.tree.statcache import Named, Previous, Seen, raw
@@ -222,7 +222,7 @@ class Scout:
                 and not chunk.linked
                 and [name for name, _ in named] == [name for name, _ in chunk.directories]
             )
-        xattrs = listed_xattrs(xattrs_of(fd))
+        xattrs = listed_xattrs(live_xattrs(fd))
         if xattrs is None:  # too long to be compared without storing them
             return False
         fresh = entry_of(entry.name, status, entry.detail, xattrs)
