@@ -17,16 +17,7 @@ _LIFE_S = 120
 class _Odd(VentifsError):
     """An error that cannot be made again from what it says."""
 
-    def _listed(directory: int) -> list[str]:
-    """A directory's names, by a description of its own: the one sent shares its offset."""
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
-    try:
-        return os.listdir(fd)
-    finally:
-        os.close(fd)
-
-
-def __init__(self, one: int, two: int) -> None:
+    def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
 
 
@@ -34,6 +25,15 @@ def __init__(self, one: int, two: int) -> None:
 def obeying(*_: object) -> Iterator[Handle]:
     """A task that does what it is told."""
     yield _obey
+
+
+def _listed(directory: int) -> list[str]:
+    """A directory's names, by a description of its own: the one sent shares its offset."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def _obey(request: bytes, descriptors: Sequence[int]) -> bytes:
