@@ -139,9 +139,11 @@ class Archiver:
         previous = self._cache.previous
         if previous is None or previous.worn:
             return
-        self._cache.carry_over()
-        self._scouted = scout(self._pool, top, previous)
-        root.scouted = True
+        found = scout(self._pool, top, previous)
+        if found is not None:
+            self._cache.carry_over()
+            self._scouted = found
+            root.scouted = True
 
     def _walk(self, stack: list[_Level]) -> None:
         try:
