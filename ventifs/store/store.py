@@ -46,7 +46,7 @@ Mode = Literal["read", "write", "worker", "rehearse"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
-LEVEL_DEFAULT = 2
+LEVEL_DEFAULT = 2  # zstd's; of a Debian root, 3 makes 1.6 % less in 22 % more time, 1 2.5 % more
 _REAL_FILES = Files()
 
 
