@@ -1,9 +1,9 @@
-"""Write the trees' golden vectors: `python tools/vectors_tree.py` makes tests/vectors/tree/trees.json.
+"""Write the trees' golden vectors: `python tools/vectors_tree.py` makes trees.json.
 
 Everything here is laid out by hand from ventifs/tree/FORMAT.md, with a MessagePack encoder of its
 own and BLAKE3; nothing is imported from ventifs, so that an encoder cannot vouch for itself. The
-output is deterministic: a test makes it again and compares. A vector may be added; one that is there
-changes only together with the format's version number.
+output is deterministic: a test makes it again and compares. A vector may be added; one that is
+there changes only together with the format's version number.
 """
 
 import json

@@ -42,7 +42,7 @@ def mixed(root: Path) -> None:
 
 def settle(root: Path) -> None:
     """User, group, mode and time of all that the vectors have."""
-    for path in sorted(root.rglob("*"), reverse=True) + [root]:
+    for path in [*sorted(root.rglob("*"), reverse=True), root]:
         os.chown(path, 1000, 100, follow_symlinks=False)
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() else 0o644)
