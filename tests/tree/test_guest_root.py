@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,12 @@ pytestmark = [
 SCRIPT = Path(sys.executable).parent / "ventifs"
 
 
-def ventifs(store: Path, *words: str | Path) -> Any:
+def ventifs(store: Path, *words: str | Path, stdin: Any = None) -> Any:
     """What a command that succeeds prints as JSON."""
     done = subprocess.run(
-        [SCRIPT, *words, "--json", "--store", store], stdout=subprocess.PIPE, check=True
-    )
+        [SCRIPT, *words, "--json", "--store", store], stdin=stdin, stdout=subprocess.PIPE,
+        check=True,
+    )  # fmt: skip
     return json.loads(done.stdout)
 
 
@@ -103,6 +105,45 @@ def test_the_file_system_does_not_matter(archived: Archived, kind: str) -> None:
     finally:
         image.unlink()
     assert (fact["new_bytes"], fact["score"]) == (0, archived.facts[0]["score"])
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_the_number_of_jobs_does_not_matter(archived: Archived, jobs: str) -> None:
+    root = archived.roots[0]
+    fact = ventifs(archived.store, "archive", root, "--name", f"jobs{jobs}", "--jobs", jobs)
+    assert (fact["new_bytes"], fact["score"]) == (0, archived.facts[0]["score"])
+
+
+def test_a_tar_of_it_and_what_is_exported_are_the_same_tree(archived: Archived) -> None:
+    """But for sockets, which no tar can hold."""
+    root, store = archived.roots[0], archived.store
+    sockets = [path for path, look in look_at(root).items() if stat.S_ISSOCK(look.mode)]
+    patterns = [f"--exclude=/{os.fsdecode(path)}" for path in sockets]
+    fact = ventifs(store, "archive", root, "--name", "no-sockets", *patterns)
+    attributes = ["--xattrs", "--xattrs-include=*"]
+    tar: list[str | Path] = [
+        "tar",
+        "-C",
+        root,
+        "--format=pax",
+        *attributes,
+        "--warning=no-file-ignored",
+        "-c",
+        ".",
+    ]
+    export: list[str | Path] = [
+        SCRIPT,
+        "export",
+        f"root@{archived.facts[0]['time']}",
+        "--store",
+        store,
+    ]
+    for command, expected in ((tar, 0), (export, 3 if sockets else 0)):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as peer:
+            told = ventifs(store, "archive", "-", "--name", "tar", stdin=peer.stdout)
+        assert peer.returncode == expected
+        assert told["score"] == fact["score"]
+        assert told["new_bytes"] == 0
 
 
 def test_the_store_is_sound(archived: Archived) -> None:
