@@ -121,23 +121,9 @@ def test_a_tar_of_it_and_what_is_exported_are_the_same_tree(archived: Archived) 
     patterns = [f"--exclude=/{os.fsdecode(path)}" for path in sockets]
     fact = ventifs(store, "archive", root, "--name", "no-sockets", *patterns)
     attributes = ["--xattrs", "--xattrs-include=*"]
-    tar: list[str | Path] = [
-        "tar",
-        "-C",
-        root,
-        "--format=pax",
-        *attributes,
-        "--warning=no-file-ignored",
-        "-c",
-        ".",
-    ]
-    export: list[str | Path] = [
-        SCRIPT,
-        "export",
-        f"root@{archived.facts[0]['time']}",
-        "--store",
-        store,
-    ]
+    tar: list[str | Path] = ["tar", "--format=pax", *attributes, "-C", root, "-c", "."]
+    version = f"root@{archived.facts[0]['time']}"
+    export: list[str | Path] = [SCRIPT, "export", version, "--store", store]
     for command, expected in ((tar, 0), (export, 3 if sockets else 0)):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as peer:
             told = ventifs(store, "archive", "-", "--name", "tar", stdin=peer.stdout)
