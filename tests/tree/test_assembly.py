@@ -116,7 +116,7 @@ def test_it_grows(large: Large, numbers: range) -> None:
 @pytest.mark.parametrize("numbers", [
     range(0, 80, 10), range(80, 160, 10), range(0, 500, 20), range(420, 500, 10),
     range(10, 490, 10), range(80, 500, 10),
-], ids=["a segment first", "in the middle", "every other", "the last", "inner", "most"])  # fmt: skip
+], ids=["a segment first", "in the middle", "every other", "the last", "all", "most"])  # fmt: skip
 def test_it_shrinks(large: Large, numbers: range) -> None:
     large.remove(*numbers)
     large.archived(changed=set())
