@@ -18,8 +18,9 @@ from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.tree import reading, scan
 from ventifs.tree.catalog import tree_score
-from ventifs.tree.reading import PENDING_MAX
 from ventifs.tree.run import archive
+from ventifs.tree.scan import Options
+from ventifs.tree.service import PENDING_MAX, serving
 from ventifs.tree.workers import Workers
 
 EVERYTHING_SETTLED = -(10**18)
@@ -80,7 +81,8 @@ def archive_by(
     with _changed(way), ExitStack() as stack:
         pool = None
         if way.jobs > 1:
-            pool = stack.enter_context(Workers(way.jobs, partial(reading.reading, store, Claims())))
+            task = partial(serving, store, Claims(), Options())
+            pool = stack.enter_context(Workers(way.jobs, task))
         opened = stack.enter_context(Store.open(store, "write", pending_max=PENDING_MAX))
         stamp = time.monotonic_ns() if time_ns is None else time_ns
         version, tally = archive(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from ventifs.store import Store
+from ventifs.tree.content import read
+from ventifs.tree.directory import tree
 from ventifs.tree.patterns import Patterns
-from ventifs.tree.records import Entry
+from ventifs.tree.records import Entry, File
 from ventifs.tree.tar import TarArchiver
 
 END = bytes(1024)
@@ -80,3 +82,21 @@ def taken(store: Path, data: bytes, exclude: tuple[bytes, ...] = ()) -> tuple[En
     with Store.open(store, "write") as opened:
         archiver = TarArchiver(opened, exclude=Patterns(exclude))
         return archiver.run(io.BytesIO(data)), archiver
+
+
+def entries_of(store: Path, data: bytes) -> dict[bytes, Entry]:
+    """Every path of an archived stream, which must not have troubles."""
+    root, archiver = taken(store, data)
+    assert archiver.troubles == []
+    with Store.open(store) as opened:
+        return {b"": root, **dict(tree(opened, root))}
+
+
+def told(archiver: TarArchiver) -> list[tuple[bytes, bool]]:
+    return [(trouble.path, trouble.missing) for trouble in archiver.troubles]
+
+
+def text(store: Path, entry: Entry) -> bytes:
+    assert isinstance(entry.detail, File)
+    with Store.open(store) as opened:
+        return b"".join(bytes(piece) for piece in read(opened, entry.detail.content))

@@ -261,6 +261,23 @@ def test_headers_have_these_bytes() -> None:
     assert len(long) == 3 * 512
 
 
+@pytest.mark.parametrize("header", [
+    Header(b"0", b"./" + b"n" * 98, 0o7777, 2**21, 2**32 - 1, -1, 8 << 30),
+    Header(b"0", b"./" + b"n" * 99, 0, 2**21 - 1, 0, 2**33 * 10**9, (8 << 30) - 1),
+    Header(b"2", b"./" + b"\xff" * 300, target=b"\xfe" * 101, mtime_ns=10**9),
+    Header(b"4", b"./\xc3\xa9" * 60, device=(4095, 2**20 - 1), mtime_ns=1),
+])  # fmt: skip
+def test_tarfile_reads_in_headers_what_was_written(header: Header) -> None:
+    stream = io.BytesIO(header.encode() + bytes(1024))
+    tar = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="surrogateescape")
+    member = tar.firstmember  # type: ignore[attr-defined]
+    said = (member.type, os.fsencode(member.name), os.fsencode(member.linkname), member.mode,
+            member.uid, member.gid, member.size, member.devmajor, member.devminor)  # fmt: skip
+    assert said == (header.type, header.name, header.target, header.mode, header.uid, header.gid,
+                    header.size, *header.device)  # fmt: skip
+    assert member.mtime == pytest.approx(header.mtime_ns / 10**9, abs=1e-9)
+
+
 def test_an_export_has_these_bytes(store: Path, source: Path) -> None:
     """Pinned: whoever keeps exports, or signs them, gets the same bytes for the same version."""
     source.mkdir()

@@ -329,6 +329,7 @@ def test_links_that_are_no_regular_files_are_links_too(root: Path, source: Path)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another owner")
 def test_set_uid_is_not_given_to_whoever_restores(root: Path, source: Path, tmp_path: Path) -> None:
+    os.chown(source / "a" / "x", 1234, 1234)
     (source / "a" / "x").chmod(0o6755)
     version = run(root, source)
     target = tmp_path / "target"

@@ -2,7 +2,6 @@
 
 import io
 import os
-import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -10,20 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from blake3 import blake3
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.support.stores import findings, new_store
 from tests.support.tars import (
     END,
     PACKED,
     directory,
+    entries_of,
     gnu_tar,
-    link,
     member,
     packed,
     taken,
+    text,
+    told,
     with_fields,
 )
 from tests.support.trees import ACL, archived, noise, odd_tree, plain_tree, remove
@@ -32,8 +30,7 @@ from ventifs.store import Store
 from ventifs.tree import temporary
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.content import read
-from ventifs.tree.directory import tree
-from ventifs.tree.records import Device, Entry, File, Listed, Symlink
+from ventifs.tree.records import File, Listed
 from ventifs.tree.tar import TarArchiver
 
 GNU: Literal[1] = 1
@@ -51,24 +48,6 @@ def store(tmp_path: Path) -> Path:
 def source(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "source"
     remove(tmp_path / "source")
-
-
-def entries_of(store: Path, data: bytes) -> dict[bytes, Entry]:
-    """Every path of an archived stream, which must not have troubles."""
-    root, archiver = taken(store, data)
-    assert archiver.troubles == []
-    with Store.open(store) as opened:
-        return {b"": root, **dict(tree(opened, root))}
-
-
-def told(archiver: TarArchiver) -> list[tuple[bytes, bool]]:
-    return [(trouble.path, trouble.missing) for trouble in archiver.troubles]
-
-
-def text(store: Path, entry: Entry) -> bytes:
-    assert isinstance(entry.detail, File)
-    with Store.open(store) as opened:
-        return b"".join(bytes(piece) for piece in read(opened, entry.detail.content))
 
 
 # --- canonical --------------------------------------------------------------------------------
@@ -127,222 +106,6 @@ def test_the_order_of_members_does_not_matter(store: Path) -> None:
     parts = [directory("a", mtime=1), member("a/b", b"1"), member("a.b", b"2"), directory("./")]
     roots = [taken(store, b"".join(order) + END)[0] for order in (parts, parts[::-1])]
     assert roots[0] == roots[1]
-
-
-# --- names ------------------------------------------------------------------------------------
-
-
-def test_names_are_made_relative_and_parents_are_implied(store: Path) -> None:
-    data = member("/a//./b/c", b"1") + member("./d", b"2") + directory("e///") + END
-    found = entries_of(store, data)
-    assert sorted(found) == [b"", b"a", b"a/b", b"a/b/c", b"d", b"e"]
-    for path in (b"", b"a", b"a/b"):
-        implied = found[path]
-        assert (implied.mode, implied.uid, implied.mtime_ns) == (stat.S_IFDIR | 0o755, 0, 0)
-
-
-def test_the_root_is_taken_from_its_member(store: Path) -> None:
-    for name in ("./", ".", "/"):
-        root = taken(store, member("a") + directory(name, mode=0o700, uid=5, mtime=9) + END)[0]
-        assert (root.mode, root.uid, root.mtime_ns) == (stat.S_IFDIR | 0o700, 5, 9 * 10**9)
-
-
-def test_names_that_lead_elsewhere_or_cannot_be_are_told(store: Path) -> None:
-    names = ["../up", "a/../b", "x" * 256, "y/" * 10_000, "."]
-    root, archiver = taken(store, b"".join(member(name, b"1") for name in names) + END)
-    assert [missing for _, missing in told(archiver)] == [True] * len(names)
-    assert told(archiver)[0] == (b"../up", True)
-    assert root == taken(store, END)[0]
-
-
-def test_names_may_be_any_bytes(store: Path) -> None:
-    for form in FORMS:
-        names = ["\udcff" * 200, "\udcc3\udca9", "new\nline", "d" * 200 + "/" + "e" * 250]
-        data = b"".join(member(name, b"1", form=form) for name in names)
-        found = entries_of(store, data + END)
-        assert {name.encode("utf-8", "surrogateescape") for name in names} < set(found)
-
-
-def test_gnu_s_times_are_no_part_of_the_name(store: Path) -> None:
-    """An incremental GNU archive has access times where others have a prefix."""
-    block = with_fields(member("file", form=GNU), {345: b"15301324507\0"})
-    assert sorted(entries_of(store, block + END)) == [b"", b"file"]
-
-
-# --- what becomes of a path -------------------------------------------------------------------
-
-
-def test_the_last_of_a_path_s_members_counts(store: Path) -> None:
-    data = (
-        directory("d", mode=0o700) + member("d/kept", b"1") + directory("d", mode=0o711)
-        + member("f", b"first") + member("f", b"last")
-        + member("gone/below", b"1") + member("gone", b"now a file") + END
-    )  # fmt: skip
-    found = entries_of(store, data)
-    assert sorted(found) == [b"", b"d", b"d/kept", b"f", b"gone"]
-    assert stat.S_IMODE(found[b"d"].mode) == 0o711
-    assert text(store, found[b"f"]) == b"last"
-
-
-def test_what_is_below_no_directory_is_told(store: Path) -> None:
-    root, archiver = taken(store, member("f", b"1") + member("f/x/y", b"2") + END)
-    assert told(archiver) == [(b"f/x/y", True)]
-    assert root == taken(store, member("f", b"1") + END)[0]
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from("dfl"),
-        st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join),
-        st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join),
-    ),
-    max_size=12,
-)
-
-
-def test_members_in_any_order_make_what_a_simple_model_says(store: Path) -> None:
-    """The model is a dictionary from which whatever is no directory removes what is below it."""
-    with Store.open(store, "write") as opened:
-
-        @given(STEPS)
-        def run(steps: list[tuple[str, str, str]]) -> None:
-            model: dict[str, bytes | None] = {}
-            data, lost = b"", 0
-
-            def barred(path: str) -> bool:
-                parents = [path[:at] for at, c in enumerate(path) if c == "/"]
-                return any(model.get(parent) is not None for parent in parents)
-
-            for number, (kind, path, target) in enumerate(steps):
-                content: bytes | None = None if kind == "d" else b"%d" % number
-                if kind == "l":
-                    data += link(path, target)
-                    content = model.get(target)
-                    if content is None or barred(target):
-                        lost += 1
-                        continue
-                elif kind == "d":
-                    data += directory(path)
-                else:
-                    data += member(path, content or b"")
-                if content is not None:
-                    model = {p: c for p, c in model.items() if not p.startswith(path + "/")}
-                model[path] = content
-            archiver = TarArchiver(opened)
-            found = dict(tree(opened, archiver.run(io.BytesIO(data + END))))
-            kept = {path: content for path, content in model.items() if not barred(path)}
-            assert len(archiver.troubles) == lost + len(model) - len(kept)
-            files = {path.encode(): content for path, content in kept.items() if content}
-            assert files == {
-                path: b"".join(bytes(piece) for piece in read(opened, entry.detail.content))
-                for path, entry in found.items() if isinstance(entry.detail, File)
-            }  # fmt: skip
-            assert {path.encode() for path in kept} <= set(found)
-
-        run()
-
-
-# --- hard links -------------------------------------------------------------------------------
-
-
-def test_hard_links_share_the_hash_of_their_smallest_path(store: Path) -> None:
-    names = ["z/a", "a/b/name", "a.b/name"]
-    data = member("z/first", b"1") + b"".join(link(name, "./z/first") for name in names) + END
-    found = entries_of(store, data)
-    identity = blake3(b"a.b/name").digest(16)  # '.' is less than '/'
-    for path in (b"z/first", *(name.encode() for name in names)):
-        assert found[path].link == identity
-        assert text(store, found[path]) == b"1"
-
-
-def test_a_link_is_what_its_target_is_at_that_moment(store: Path) -> None:
-    data = member("f", b"old") + link("g", "f") + member("f", b"new") + link("h", "f")
-    found = entries_of(store, data + END)
-    assert {path: text(store, found[path]) for path in (b"f", b"g", b"h")} == {
-        b"f": b"new", b"g": b"old", b"h": b"new"
-    }  # fmt: skip
-    assert found[b"g"].link == b""
-    assert found[b"f"].link == found[b"h"].link != b""
-
-
-@pytest.mark.parametrize(
-    "before", [b"", directory("f"), member("f/x") + member("f") + link("g", "f/x")]
-)
-def test_a_link_to_what_is_not_there_is_told(store: Path, before: bytes) -> None:
-    data = before or b""
-    wanted = data if before.count(b"ustar") > 1 else data + link("g", "f")
-    root, archiver = taken(store, wanted + END)
-    assert told(archiver) == [(b"g", True)]
-    with Store.open(store) as opened:
-        assert b"g" not in dict(tree(opened, root))
-
-
-def test_a_link_to_itself_is_one_name(store: Path) -> None:
-    assert entries_of(store, member("f", b"1") + link("f", "f") + END)[b"f"].link == b""
-
-
-def test_symbolic_links_and_devices_can_be_hard_linked(store: Path) -> None:
-    data = (
-        member("s", kind=tarfile.SYMTYPE, to="t") + link("s2", "s")
-        + member("n", kind=tarfile.CHRTYPE, devmajor=259, devminor=300) + link("n2", "n") + END
-    )  # fmt: skip
-    found = entries_of(store, data)
-    assert found[b"s2"].detail == Symlink(b"t")
-    assert found[b"n2"].detail == Device(259, 300)
-    assert found[b"n"].link == blake3(b"n").digest(16)
-
-
-# --- what is left out -------------------------------------------------------------------------
-
-
-def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
-    data = (
-        member("keep/a", b"1") + directory("drop") + member("drop/below/b", b"2")
-        + member("keep/x.o", b"3") + member("keep/drop", b"no directory") + END
-    )  # fmt: skip
-    root, archiver = taken(store, data, (b"/drop/", b"*.o"))
-    assert archiver.troubles == []
-    with Store.open(store) as opened:
-        assert [path for path, _ in tree(opened, root)] == [b"keep", b"keep/a", b"keep/drop"]
-
-
-def test_a_very_deep_path_is_archived_also_with_patterns(store: Path) -> None:
-    deep = "d/" * 8000 + "f"
-    _, archiver = taken(store, member(deep, b"1") + link("g", deep) + END, (b"*.o", b"/x/y"))
-    assert archiver.troubles == []
-    assert archiver.tally.entries == 8003
-    assert taken(store, member(deep, b"1") + END, (b"f",))[1].tally.entries == 1
-
-
-def test_a_link_to_what_is_excluded_is_told(store: Path) -> None:
-    """Its content was with the other name, as when GNU tar leaves that out."""
-    data = member("x.o", b"1") + link("y", "x.o") + link("z.o", "x.o") + END
-    _, archiver = taken(store, data, (b"*.o",))
-    assert told(archiver) == [(b"y", True)]
-
-
-def test_what_no_entry_can_hold_is_told(store: Path) -> None:
-    bad = [
-        member("type", kind=b"Q"),
-        member("uid", form=GNU, uid=-2),
-        member("gid", pax={"gid": "many"}),
-        member("mtime", pax={"mtime": "1e9"}),
-        member("late", pax={"mtime": "9" * 19}),
-        member("target", kind=tarfile.SYMTYPE, to="x" * 5000),
-        member("nowhere", kind=tarfile.SYMTYPE),
-        member("device", kind=tarfile.BLKTYPE, devmajor=4096),
-    ]
-    _, archiver = taken(store, member("good", b"1") + b"".join(bad) + END)
-    paths = [b"type", b"uid", b"gid", b"mtime", b"late", b"target", b"nowhere", b"device"]
-    assert told(archiver) == [(path, True) for path in paths]
-    assert archiver.tally.entries == 2
-
-
-def test_labels_and_gnu_s_directories_are_understood(store: Path) -> None:
-    data = member("label", kind=b"V") + member("d/", b"Yx\0\0", kind=b"D", mode=0o750) + END
-    found = entries_of(store, data)
-    assert sorted(found) == [b"", b"d"]
-    assert found[b"d"].mode == stat.S_IFDIR | 0o750
 
 
 # --- metadata ---------------------------------------------------------------------------------

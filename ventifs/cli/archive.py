@@ -1,7 +1,9 @@
 """`ventifs archive`."""
 
 import json
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import BinaryIO
 
 import click
 
-from ventifs.cli.jobs import jobs_option
+from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
@@ -17,31 +19,24 @@ from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.claims import Claims
+from ventifs.store.files import readable_errors
 from ventifs.store.store import Mode
 from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.directory import printable
-from ventifs.tree.patterns import Patterns
-from ventifs.tree.reading import PENDING_MAX, reading
 from ventifs.tree.records import Directory
+from ventifs.tree.run import TarStream
 from ventifs.tree.run import archive as archive_source
 from ventifs.tree.scan import Options
+from ventifs.tree.service import PENDING_MAX, serving
 from ventifs.tree.workers import Workers
 
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
 
 
-def _lines(_: click.Context, __: click.Parameter, files: Iterable[BinaryIO]) -> list[bytes]:
-    return [line for file in files for line in file]
-
-
-def _patterns(texts: Iterable[str], lines: Iterable[bytes]) -> Patterns:
-    return Patterns([*lines, *(text.encode("utf-8", "surrogateescape") for text in texts)])
-
-
-@click.command(short_help="Archive a directory as a new version.")
+@click.command(short_help="Archive a directory or tar as a new version.")
 @click.argument("source", type=click.Path(path_type=Path))
 @store_option
 @json_option
@@ -49,10 +44,7 @@ def _patterns(texts: Iterable[str], lines: Iterable[bytes]) -> Patterns:
 @click.option("--time", "when", metavar="TIME", help="The version's time.  [default: now]")
 @click.option("--comment", default="", help="Kept with the version.")
 @click.option("--tag", "tags", multiple=True, help="Kept with the version; may be repeated.")
-@click.option("--exclude", multiple=True, metavar="PATTERN",
-              help="Leave out what matches, as in .gitignore; may be repeated.")  # fmt: skip
-@click.option("--exclude-from", type=click.File("rb"), multiple=True, callback=_lines,
-              metavar="FILE", help="Leave out what matches a line of FILE.")  # fmt: skip
+@pattern_options("exclude", "Leave out what this gitignore pattern matches.")
 @click.option("--exclude-caches", is_flag=True,
               help="Leave out what is in directories with a CACHEDIR.TAG.")  # fmt: skip
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
@@ -70,15 +62,18 @@ def archive(
     when: str | None,
     comment: str,
     tags: tuple[str, ...],
-    exclude: tuple[str, ...],
-    exclude_from: list[bytes],
+    exclude: Sequence[str],
+    exclude_from: Sequence[BinaryIO],
     exclude_caches: bool,
     one_file_system: bool,
     no_cache: bool,
     dry_run: bool,
     jobs: int,
 ) -> int:
-    """Archive a directory as a new version.
+    """Archive a directory, or a tar archive, as a new version.
+
+    SOURCE is a directory, a tar file (also packed by gzip, bzip2, xz or zstd), or - for a tar
+    stream on standard input.
 
     Stores only what the store has never seen. Everything a guest root has is archived: owners,
     modes, times, links, devices, extended attributes, holes. What cannot be read is told, recorded
@@ -90,21 +85,18 @@ def archive(
     """
     time_ns = None if when is None else parse_time(when)[0]
     check_name(name)
-    options = Options(_patterns(exclude, exclude_from), one_file_system, exclude_caches)
-    if source == Path() or not source.is_dir():
-        raise VentifsError(f"{source}: not a directory; name the one to archive")
-    if not context.meta["store_named"] and not store.exists() and not dry_run:
-        Store.create(store)
-        click.echo(f"made a store at {store}", err=True)
+    options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
     with ExitStack() as stack:
+        what = _source(source, options, stack)
+        _make_store(context, store, dry_run=dry_run)
         pool = None
-        if jobs > 1 and not dry_run:  # forked first, see `workers`
-            pool = stack.enter_context(Workers(jobs, partial(reading, store, Claims())))
+        if jobs > 1 and not dry_run and isinstance(what, Path):  # forked first, see `workers`
+            pool = stack.enter_context(Workers(jobs, partial(serving, store, Claims(), options)))
         mode: Mode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(Store.open(store, mode, pending_max=PENDING_MAX))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         version, tally = archive_source(
-            opened, source, name, time_ns=time_ns, comment=comment, tags=tags, options=options,
+            opened, what, name, time_ns=time_ns, comment=comment, tags=tags, options=options,
             read_all=no_cache, pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
@@ -115,6 +107,36 @@ def archive(
     else:
         _print_archived(version, tally, dry_run=dry_run)
     return _INCOMPLETE if version.troubles else 0
+
+
+def _source(source: Path, options: Options, stack: ExitStack) -> Path | TarStream:
+    """The directory, or the open tar stream, that is meant.
+
+    Raises:
+        VentifsError: when it is neither.
+    """
+    if source != Path() and source.is_dir():
+        return source
+    if options.one_file_system or options.exclude_caches:
+        raise VentifsError("--one-file-system and --exclude-caches are for directories")
+    if str(source) == "-":
+        if sys.stdin.isatty():
+            raise VentifsError("standard input is a terminal; pipe a tar stream into it")
+        return TarStream(sys.stdin.buffer, "standard input")
+    if source == Path() or not source.exists():
+        raise VentifsError(f"{source}: no such file or directory; name what is to be archived")
+    if not (source.is_file() or source.is_fifo()):
+        raise VentifsError(f"{source}: neither a directory nor a tar file; name one to archive")
+    with readable_errors(source):
+        stream = stack.enter_context(source.open("rb"))
+    return TarStream(stream, printable(os.fsencode(source.absolute())))
+
+
+def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
+    """At the default place, the first archive makes the store."""
+    if not context.meta["store_named"] and not store.exists() and not dry_run:
+        Store.create(store)
+        click.echo(f"made a store at {store}", err=True)
 
 
 def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:

@@ -1,7 +1,6 @@
-"""`ventifs ls`, `ventifs cat`, `ventifs du` and `ventifs restore`."""
+"""`ventifs ls`, `ventifs cat` and `ventifs du`."""
 
 import json
-import os
 import stat
 import sys
 from collections.abc import Iterable
@@ -11,7 +10,6 @@ from typing import Any
 import click
 
 from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
-from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
@@ -20,9 +18,6 @@ from ventifs.tree.catalog import find_version, split_path, time_text
 from ventifs.tree.content import read
 from ventifs.tree.directory import entries, printable, resolve, tree
 from ventifs.tree.records import Device, Directory, Entry, File, Symlink
-from ventifs.tree.restore import Restorer
-
-_LEFT = 3  # exit code: restored, but not everything
 
 
 def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
@@ -127,34 +122,3 @@ def du(what: str, *, store: Path, as_json: bool) -> None:
         click.echo(json.dumps({"paths": paths, "bytes": total}))
     else:
         click.echo(f"{size(total)} in {count(paths, 'path')}")
-
-
-@click.command(short_help="Bring a version back.")
-@click.argument("what", metavar="VERSION[:PATH]")
-@click.argument("target", type=click.Path(path_type=Path))
-@store_option
-@json_option
-def restore(what: str, target: Path, *, store: Path, as_json: bool) -> int:
-    """Bring a version, or a part of one, back to a new or empty directory.
-
-    Owners and devices come back when run as root; what the user may not restore is told, and gives
-    exit code 3. Every block is verified.
-    """
-    with EntryProgress("restoring", quiet=as_json) as progress, Store.open(store) as opened:
-        entry, _ = find_entry(opened, what)
-        done = Restorer(
-            opened, progress=lambda done, path: progress(done.entries, done.size, path)
-        ).run(entry, target)
-    if as_json:
-        left = [{**exact(path), "left": what} for path, what in done.left]
-        click.echo(
-            json.dumps({"entries": done.entries, "bytes": done.size, "left": left}, indent=2)
-        )
-    else:
-        for path, missing in done.left[:20]:
-            click.echo(f"{printable(path)}: left out: {missing}", err=True)
-        if len(done.left) > 20:
-            click.echo(f"... and {len(done.left) - 20:,} more", err=True)
-        restored = f"{count(done.entries, 'entry', 'entries')}, {size(done.size)}"
-        click.echo(f"restored {restored} to {os.fspath(target)}")
-    return _LEFT if done.left else 0

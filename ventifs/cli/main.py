@@ -23,7 +23,7 @@ from ventifs.errors import VentifsError
 # name: (module, attribute, help in a line); a test compares the lines with the commands' own
 COMMANDS = {
     "init": ("ventifs.cli.store", "init", "Make a new, empty store."),
-    "archive": ("ventifs.cli.archive", "archive", "Archive a directory as a new version."),
+    "archive": ("ventifs.cli.archive", "archive", "Archive a directory or tar as a new version."),
     "versions": ("ventifs.cli.versions", "versions", "List versions."),
     "ls": ("ventifs.cli.look", "ls", "List a directory of a version."),
     "cat": ("ventifs.cli.look", "cat", "Print a file of a version."),
@@ -31,7 +31,7 @@ COMMANDS = {
     "diff": ("ventifs.cli.diff", "diff", "Compare two versions."),
     "find": ("ventifs.cli.diff", "find", "Find paths in a version."),
     "du": ("ventifs.cli.look", "du", "Sum up a directory of a version."),
-    "restore": ("ventifs.cli.look", "restore", "Bring a version back."),
+    "restore": ("ventifs.cli.restore", "restore", "Bring a version back."),
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),

@@ -8,7 +8,6 @@ were met (`links`).
 """
 
 import os
-import pickle
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,10 +21,12 @@ from ventifs.store.files import explained
 from ventifs.tree.assembly import Assembler, Frame, Segment
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.links import Group, Groups, Member
-from ventifs.tree.live import Reader, Trouble, allow_many_descriptors, same_file
-from ventifs.tree.reading import HAND_OVER, Batches, BatchReader, Outcome, Wanted, reason_of
-from ventifs.tree.records import Entry, decode_entry
+from ventifs.tree.live import Opener, Reader, Trouble, allow_many_descriptors, same_file
+from ventifs.tree.reading import Batches, Outcome, Wanted, reason_of
+from ventifs.tree.records import Directory, Entry, decode_entry
 from ventifs.tree.scan import Chunk, Options, Scanner
+from ventifs.tree.scout import Scouted, scout
+from ventifs.tree.service import Service, collect, commit_notes
 from ventifs.tree.statcache import NOT_SETTLED, Leaf, StatCache, raw
 from ventifs.tree.workers import Inline, Pool
 
@@ -55,14 +56,17 @@ class _Level(msgspec.Struct):
     Attributes:
         chunks: what is still to be looked at.
         segment: what the last chunk became.
-        below: its subdirectories that are still to be walked, and where each stands in it.
+        below: its subdirectories that are still to be walked: name, status, where each stands in
+            the segment, and its entry when it was last seen.
+        scouted: whether subdirectories were compared with what the previous run saw.
     """
 
     frame: Frame
     fd: int
     chunks: Iterator[Chunk]
     segment: Segment | None = None
-    below: deque[tuple[bytes, os.stat_result, int]] = msgspec.field(default_factory=deque)
+    below: deque[tuple[bytes, os.stat_result, int, bytes]] = msgspec.field(default_factory=deque)
+    scouted: bool = False
 
 
 class Archiver:
@@ -92,14 +96,16 @@ class Archiver:
         self._own = os.stat(store.path)
         self._cache = cache
         self._writer = ContentWriter(store)
-        self._reader = Reader(self._writer)
+        self._opener = Opener()
+        self._reader = Reader(self._writer, self._opener)
         self._options = options or Options()
-        self._scanner = Scanner(cache, self._options, self._reader, self._vanished)
+        self._scanner = Scanner(cache, self._options, self._opener, self._vanished)
         self._assembler = Assembler(self._writer.put_node, cache)
-        self._pool = pool or Inline(BatchReader(store).handle)
-        self._pool.on_note = self._commit
+        self._pool = pool or Inline(Service(lambda: store, self._options).handle)
+        commit_notes(self._pool, store)
         self._batches = Batches(self._pool, self._tell)
         self._groups = Groups()
+        self._scouted = Scouted()
         self._again: list[Group] = []  # whose first name is no more what it was
         self._progress = progress
 
@@ -113,8 +119,9 @@ class Archiver:
         try:
             top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                stack = [self._level(b"", b"", os.dup(top))]
-                self._walk(stack)
+                root = self._level(b"", b"", os.dup(top))
+                self._look_ahead(root, top)
+                self._walk([root])
                 self._settle(top)
             finally:
                 os.close(top)
@@ -123,12 +130,27 @@ class Archiver:
         self.tally.new_bytes = self._writer.new_bytes + self._batches.new_bytes
         return decode_entry(self._assembler.root, root=True)
 
+    def _look_ahead(self, root: _Level, top: int) -> None:
+        """Have it compared, by whoever reads, which directories are as the previous run saw them.
+
+        Now and then, when the cache has grown by what runs like this add to it, all is walked, and
+        so written anew.
+        """
+        previous = self._cache.previous
+        if previous is None or previous.worn:
+            return
+        self._cache.carry_over()
+        self._scouted = scout(self._pool, top, previous)
+        root.scouted = True
+
     def _walk(self, stack: list[_Level]) -> None:
         try:
             while stack:
                 level = stack[-1]
                 if level.below:
-                    stack.append(self._enter(level, *level.below.popleft()))
+                    below = self._enter(level, *level.below.popleft())
+                    if below is not None:
+                        stack.append(below)
                 elif level.segment is not None:
                     segment, level.segment = level.segment, None
                     self._assembler.arrived(segment)  # all of its names are told
@@ -155,16 +177,7 @@ class Archiver:
             self._read_again(group, top)
         for group in self._groups.rest():
             self._finish_group(group)
-        self._pool.ask_all(HAND_OVER, self._adopt)
-
-    def _adopt(self, batch: bytes) -> None:
-        if batch:
-            self._store.adopt(pickle.loads(batch))  # noqa: S301, from our own worker
-
-    def _commit(self, batch: bytes) -> None:
-        """A worker has stored about a GiB: later runs need not store it again."""
-        self._adopt(batch)
-        self._store.commit()
+        collect(self._pool, self._store)
 
     def _trouble(self, path: bytes, reason: str, *, missing: bool) -> None:
         self.troubles.append(Trouble(path, reason, missing))
@@ -194,24 +207,40 @@ class Archiver:
             raise
         return _Level(frame, fd, chunks)
 
-    def _enter(self, level: _Level, name: bytes, status: os.stat_result, slot: int) -> _Level:
-        """Go down into a directory; one that cannot be, or should not be, is archived as empty.
+    def _enter(
+        self, level: _Level, name: bytes, status: os.stat_result, slot: int, entry: bytes
+    ) -> _Level | None:
+        """Go down into a directory, unless all in it is known to be as it was.
 
-        The store itself should not be: every run would archive the last one's arenas.
+        One that cannot be entered, or should not be, is archived as empty. The store itself should
+        not be: every run would archive the last one's arenas.
         """
         path = level.frame.below(name)
+        if entry and level.scouted and self._scouted.unchanged(path):
+            self._take(level, name, slot, entry)
+            return None
         elsewhere = (
             self._options.one_file_system and status.st_dev != level.frame.status.st_dev
         ) or os.path.samestat(status, self._own)
         below = _Level(Frame(name, path, status), -1, iter(()))
         if not elsewhere:
             try:
-                below = self._level(name, path, self._reader.open(name, level.fd))
+                below = self._level(name, path, self._opener.open(name, level.fd))
             except OSError as error:
                 reason = f"directory cannot be read: {reason_of(error)}"
                 self._trouble(path, reason, missing=False)
         below.frame.above, below.frame.slot = level.segment, slot
+        below.scouted = level.scouted and path not in self._scouted.given_up
         return below
+
+    def _take(self, level: _Level, name: bytes, slot: int, entry: bytes) -> None:
+        """A directory in which nothing changed."""
+        detail = decode_entry(entry).detail
+        assert isinstance(detail, Directory)
+        assert level.segment is not None
+        self.tally.entries += detail.paths + 1
+        self.tally.bytes += detail.bytes
+        self._assembler.taken(level.segment, slot, name, entry, detail)
 
     def _leave(self, level: _Level) -> None:
         """All names of a directory are told."""
@@ -232,17 +261,13 @@ class Archiver:
         segment = Segment(level.frame, chunk.last)
         level.segment = segment
         level.frame.segments.append(segment)
+        entries = dict(chunk.old.below()) if chunk.old is not None and chunk.directories else {}
         for slot, (name, status) in enumerate(chunk.directories):
             segment.below.append((name, b""))
-            level.below.append((name, status, slot))
+            level.below.append((name, status, slot, entries.get(name, b"")))
         segment.pending += len(segment.below)
-        # Hot: an unchanged directory costs 0.4 us a name here.
-        leaves = [
-            (name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            for name, status in chunk.leaves
-        ]
-        linked = any(status.st_nlink > 1 for _, status in chunk.leaves)
-        if chunk.old is not None and not linked and raw(leaves) == chunk.old.leaves:
+        leaves = chunk.stats()
+        if chunk.old is not None and not chunk.linked and raw(leaves) == chunk.old.leaves:
             segment.old = chunk.old
             self.tally.entries += chunk.old.count
             self.tally.bytes += chunk.old.size
@@ -345,7 +370,7 @@ class Archiver:
         try:
             fd = os.dup(top)
             for component in above:
-                below = self._reader.open(component, fd)
+                below = self._opener.open(component, fd)
                 os.close(fd)
                 fd = below
         except OSError as error:

@@ -24,10 +24,9 @@ from ventifs.tree.records import (
     Empty,
     Listed,
     Tree,
-    decode_entry,
     encode,
 )
-from ventifs.tree.statcache import Leaf, Seen, StatCache, decode_entries, raw
+from ventifs.tree.statcache import Leaf, Named, Seen, StatCache, raw
 from ventifs.tree.statcache import Segment as SeenSegment
 
 
@@ -50,7 +49,7 @@ class Segment(msgspec.Struct):
     old: SeenSegment | None = None
     leaves: list[Leaf] = msgspec.field(default_factory=list)
     entries: list[bytes] = msgspec.field(default_factory=list)
-    below: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
+    below: list[Named] = msgspec.field(default_factory=list)
     size: int = 0
 
     def path(self, index: int) -> bytes:
@@ -116,6 +115,14 @@ class Assembler:
         if not segment.pending:
             self._advance(segment.frame)
 
+    def taken(
+        self, segment: Segment, slot: int, name: bytes, entry: bytes, detail: Directory
+    ) -> None:
+        """A subdirectory is, with all below it, as the previous run saw it."""
+        _place(segment, slot, (name, entry), detail.paths, detail.bytes)
+        if not segment.pending:
+            self._advance(segment.frame)
+
     def told(self, frame: Frame) -> None:
         """All segments of a frame are there."""
         frame.told = True
@@ -134,15 +141,12 @@ class Assembler:
             if above is None:
                 self.root = data
                 return
-            above.below[frame.slot] = (frame.name, data)
-            above.frame.paths += frame.paths + 1
-            above.frame.size += frame.size
-            above.pending -= 1
+            _place(above, frame.slot, (frame.name, data), frame.paths, frame.size)
             frame = None if above.pending else above.frame
 
     def _take_in(self, frame: Frame, segment: Segment) -> None:
         """A segment is whole, and all before it are taken in."""
-        old, directories = segment.old, raw([entry for _, entry in segment.below])
+        old, directories = segment.old, raw(segment.below)
         if old is not None:
             unchanged = old.directories == directories
             record = old if unchanged else msgspec.structs.replace(old, directories=directories)
@@ -181,8 +185,7 @@ class Assembler:
                 raise VentifsError(
                     f"{self._cache.path}: changed while it was in use; run again with --no-cache"
                 )
-            below = [(decode_entry(data).name, data) for data in decode_entries(record.directories)]
-            self._feed(frame, _leaf_pairs(record) + below)
+            self._feed(frame, _leaf_pairs(record) + record.below())
 
     def _feed(self, frame: Frame, pairs: list[tuple[bytes, bytes]]) -> None:
         assert frame.builder is not None
@@ -201,6 +204,14 @@ class Assembler:
         self._cache.add(seen)
         detail = Directory(content, frame.paths, frame.size)
         return encode(entry_of(frame.name, frame.status, detail, frame.xattrs))
+
+
+def _place(segment: Segment, slot: int, named: Named, paths: int, size: int) -> None:
+    """A subdirectory's entry is known, and what is below it."""
+    segment.below[slot] = named
+    segment.frame.paths += paths + 1
+    segment.frame.size += size
+    segment.pending -= 1
 
 
 def _leaf_pairs(record: SeenSegment) -> list[tuple[bytes, bytes]]:

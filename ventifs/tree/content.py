@@ -18,11 +18,14 @@ from ventifs.tree.records import (
     Hole,
     Inline,
     Item,
+    Listed,
     Slice,
     Tree,
+    Xattrs,
     decode_item,
     encode,
     length_of,
+    listed_xattrs,
 )
 
 WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
@@ -64,6 +67,11 @@ class ContentWriter:
             return Block(self._put_chunk(data), len(data))
         chunks = self._chunker.plain(data)
         return self._write(self._chunker.chunks([data]) if chunks is None else chunks)
+
+    def write_xattrs(self, xattrs: Xattrs) -> Listed | Content:
+        """Store extended attributes, sorted by name, unless the entry itself can hold them."""
+        listed = listed_xattrs(xattrs)
+        return self.write_whole(encode(xattrs)) if listed is None else listed
 
     def write(self, pieces: Iterable[bytes | int]) -> Content:
         """Store content of more than 32 bytes, given as `Chunker.chunks` takes it."""

@@ -26,6 +26,13 @@ def entries(store: Store, content: Content, start: int = 0) -> Iterator[Entry]:
     Raises:
         Corrupt, NotStored: where the archive is damaged, or out of order.
     """
+    return (entry for entry, _ in encoded_entries(store, content, start))
+
+
+def encoded_entries(
+    store: Store, content: Content, start: int = 0
+) -> Iterator[tuple[Entry, bytes]]:
+    """`entries`, with the canonical bytes of each."""
     if not isinstance(content, Tree):
         return
     last = b""
@@ -34,7 +41,7 @@ def entries(store: Store, content: Content, start: int = 0) -> Iterator[Entry]:
         if entry.name <= last:
             raise Corrupt("directory is out of order", score=content.score)
         last = entry.name
-        yield entry
+        yield entry, data
 
 
 def look_up(store: Store, content: Content, name: bytes) -> Entry | None:

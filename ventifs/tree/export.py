@@ -8,9 +8,11 @@ holes are sparse members of GNU's format 1.0. A tar cannot hold sockets; they ar
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ventifs.store import Score, Store
+from ventifs.tree.attributes import xattrs_of
 from ventifs.tree.content import read
 from ventifs.tree.directory import tree
 from ventifs.tree.paxattrs import records_of
@@ -27,7 +29,6 @@ from ventifs.tree.records import (
     decode_item,
     length_of,
 )
-from ventifs.tree.restore import xattrs_of
 from ventifs.tree.temporary import temporary_database
 from ventifs.tree.ustar import BLOCK, END_SIZE, Header
 
@@ -47,8 +48,7 @@ Write = Callable[[bytes | memoryview], object]
 Progress = Callable[["Exported", bytes], None]
 
 
-@dataclass(slots=True)
-class Exported:
+class Exported(msgspec.Struct):
     """What an export has done so far.
 
     Attributes:
@@ -59,7 +59,7 @@ class Exported:
 
     entries: int = 0
     size: int = 0
-    left: list[tuple[bytes, str]] = field(default_factory=list)
+    left: list[tuple[bytes, str]] = []
 
 
 class Exporter:

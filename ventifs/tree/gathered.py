@@ -12,11 +12,9 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
 
-from ventifs.errors import VentifsError
 from ventifs.tree.links import link_id
 from ventifs.tree.live import Trouble
 from ventifs.tree.prolly import Builder, Put
@@ -31,6 +29,7 @@ from ventifs.tree.records import (
     encode,
 )
 from ventifs.tree.temporary import temporary_database
+from ventifs.tree.unpack import BadTar
 
 Key = bytes  # a path, with NUL between its names
 _SCHEMA = """
@@ -49,8 +48,7 @@ _NAME = """
 _IMPLIED = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(msgspec.Struct):
     """A directory on the way: its own entry, and what is below it so far."""
 
     entry: Entry
@@ -59,8 +57,7 @@ class _Frame:
     total: int = 0  # bytes of regular files
 
 
-@dataclass(slots=True)
-class _Above:
+class _Above(msgspec.Struct):
     """A row with rows below it, in the pass that drops what is not there in the end.
 
     Attributes:
@@ -143,7 +140,7 @@ class Gathered:
         """Store all directories, after `prune`; the root's entry.
 
         Raises:
-            VentifsError: when their sizes sum up to more than there can be.
+            BadTar: when their sizes sum up to more than there can be.
         """
         names: list[bytes] = []  # of the open directories, but for the root
         frames = [_Frame(_IMPLIED, Builder(put))]
@@ -206,7 +203,7 @@ def _add(frame: _Frame, entry: Entry, paths: int, total: int) -> None:
 
 def _closed(frame: _Frame) -> Entry:
     if frame.total > LENGTH_MAX:
-        raise VentifsError("the sizes of the files sum up to more than there can be")
+        raise BadTar("the sizes of the files sum up to more than there can be")
     builder = frame.builder
     content: Content = Tree(builder.finish(), builder.count) if builder.count else Empty()
     detail = Directory(content, frame.paths, frame.total)

@@ -15,16 +15,15 @@ import msgspec
 
 from ventifs.tree.content import WHOLE_MAX, ContentWriter
 from ventifs.tree.records import (
-    XATTRS_INLINE_MAX,
     Content,
     Detail,
     Device,
-    Empty,
     Entry,
     File,
     Listed,
     Special,
     Symlink,
+    Xattrs,
     encode,
 )
 
@@ -121,12 +120,11 @@ def allow_many_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class Reader:
-    """Turns files into entries, their contents into blocks."""
+class Opener:
+    """Opens what is read, without leaving a trace where that is allowed."""
 
-    def __init__(self, writer: ContentWriter) -> None:
-        """Contents go to `writer`."""
-        self._writer = writer
+    def __init__(self) -> None:
+        """Nothing is known yet of what is allowed."""
         self._noatime = os.O_NOATIME  # dropped when the kernel refuses: not our file
 
     def open(self, name: bytes, directory: int) -> int:
@@ -137,6 +135,38 @@ class Reader:
             fd = os.open(name, _OPEN, dir_fd=directory)
             self._noatime = 0
             return fd
+
+
+def live_xattrs(target: int | bytes) -> Xattrs:
+    """The extended attributes of a descriptor, or of a path that is not followed, by name.
+
+    Raises:
+        OSError: when they cannot be read though there are some.
+    """
+    follow = isinstance(target, int)
+    try:
+        names = os.listxattr(target, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return ()
+        raise
+    pairs = []
+    for name in sorted(os.fsencode(name) for name in names):
+        try:
+            pairs.append((name, os.getxattr(target, name, follow_symlinks=follow)))
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise
+    return tuple(pairs)
+
+
+class Reader:
+    """Turns files into entries, their contents into blocks."""
+
+    def __init__(self, writer: ContentWriter, opener: Opener) -> None:
+        """Contents go to `writer`."""
+        self._writer = writer
+        self._open = opener.open
 
     def regular(self, name: bytes, directory: int) -> tuple[Entry, os.stat_result, str]:
         """A regular file's entry, its status when it was read, and what is wrong with it, if so.
@@ -158,7 +188,7 @@ class Reader:
         return entry, status, problem
 
     def _try_regular(self, name: bytes, directory: int) -> tuple[Entry | None, os.stat_result, str]:
-        fd = self.open(name, directory)
+        fd = self._open(name, directory)
         try:
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode):
@@ -210,30 +240,10 @@ class Reader:
             OSError: when they cannot be read though there are some.
             Changed: when they are too large to be brought back.
         """
-        follow = isinstance(target, int)
-        try:
-            names = os.listxattr(target, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno in _NO_XATTRS:
-                return Empty()
-            raise
-        if not names:
-            return Empty()
-        pairs = []
-        for name in sorted(os.fsencode(name) for name in names):
-            try:
-                pairs.append((name, os.getxattr(target, name, follow_symlinks=follow)))
-            except OSError as error:
-                if error.errno not in _NO_XATTRS:
-                    raise
-        if not pairs:
-            return Empty()
-        encoded = encode(tuple(pairs))
-        if len(encoded) <= XATTRS_INLINE_MAX:
-            return Listed(tuple(pairs))
-        if len(encoded) > WHOLE_MAX:
+        xattrs = live_xattrs(target)
+        if len(xattrs) > 0 and len(encode(xattrs)) > WHOLE_MAX:
             raise Changed(f"has more than {WHOLE_MAX >> 20} MiB of attributes")
-        return self._writer.write_whole(encoded)
+        return self._writer.write_xattrs(xattrs)
 
     def _xattrs_by_path(self, name: bytes, directory: int) -> Listed | Content:
         # Links and devices cannot be opened; /proc leads to the directory without its path.

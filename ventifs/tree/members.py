@@ -2,7 +2,7 @@
 
 tarfile reads through `_Headers`, which goes forward only, bounds what the headers of one member may
 take, and sees how the stream ends: a stream counts as whole only if a block of zeros closes it.
-Whatever tarfile makes of hostile input, what leaves this module is a `VentifsError` of one line.
+Whatever tarfile makes of hostile input, what leaves this module is a `BadTar` of one line.
 """
 
 import re
@@ -11,8 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Self, cast
 
-from ventifs.errors import VentifsError
-from ventifs.tree.unpack import Unpacked
+from ventifs.tree.unpack import BadTar, Unpacked
 
 HEADERS_MAX = 32 << 20  # bytes, of all headers of one member: a sparse file's map is the longest
 _GLOBAL_MAX = 1 << 20  # bytes, of all headers that are for all members
@@ -139,7 +138,7 @@ class Members:
         """The members in order, and then the rest of the stream is drained.
 
         Raises:
-            VentifsError: when this is no tar archive, is damaged or ends early.
+            BadTar: when this is no tar archive, is damaged or ends early.
         """
         headers = _Headers(self._unpacked)
         try:
@@ -155,7 +154,7 @@ class Members:
                 headers.left = HEADERS_MAX
         except _HOSTILE as error:
             if self._unpacked.position <= _BLOCK:
-                raise VentifsError(
+                raise BadTar(
                     "not a tar archive, plain or packed by gzip, xz, zstd or bzip2; name one"
                 ) from None
             raise _damaged(self._unpacked.position, " ".join(str(error).split())) from None
@@ -179,7 +178,7 @@ class Members:
         """A regular member's bytes, as `Chunker.chunks` takes them.
 
         Raises:
-            VentifsError: when they end early, or its map contradicts itself.
+            BadTar: when they end early, or its map contradicts itself.
         """
         if member.extents is None:
             return self._data(member.size)
@@ -241,12 +240,12 @@ def _blocks(length: int) -> int:
     return -(-length // _BLOCK) * _BLOCK
 
 
-def _truncated() -> VentifsError:
-    return VentifsError(
+def _truncated() -> BadTar:
+    return BadTar(
         "the tar stream ends early, without the zeros that close it; see whether what wrote it "
         "has failed"
     )
 
 
-def _damaged(position: int, reason: str) -> VentifsError:
-    return VentifsError(f"the tar stream is damaged near byte {position}: {reason}; {_REMEDY}")
+def _damaged(position: int, reason: str) -> BadTar:
+    return BadTar(f"the tar stream is damaged near byte {position}: {reason}; {_REMEDY}")

@@ -10,8 +10,9 @@ the raw value counts, then libarchive's, then these. Values are text only as the
 import binascii
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from ventifs.tree.acl import from_text, permissions_of, text_of
 from ventifs.tree.records import Xattrs
@@ -43,8 +44,7 @@ def records_of(xattrs: Xattrs) -> Iterator[tuple[bytes, bytes]]:
         yield _LABEL.encode(), label  # with its NUL: bsdtar takes it as it stands
 
 
-@dataclass(slots=True)
-class Found:
+class Found(msgspec.Struct):
     """What pax records hold.
 
     Attributes:
@@ -55,7 +55,7 @@ class Found:
     """
 
     xattrs: Xattrs = ()
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = []
     permissions: int | None = None
 
 

@@ -1,32 +1,25 @@
 """Reading files in batches, here or in a worker: what is asked, what is answered.
 
 A request names leaves of a few directories, given as descriptors; the reply has an `Outcome` for
-each. The empty request asks a worker to make what it stored durable and hand it over.
+each.
 """
 
 import os
-import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from ventifs.store import Store
-from ventifs.store.claims import Claims
-from ventifs.store.writer import Batch
 from ventifs.tree.content import ContentWriter
-from ventifs.tree.live import Changed, Reader
+from ventifs.tree.live import Changed, Opener, Reader
 from ventifs.tree.records import encode
 from ventifs.tree.statcache import SETTLED_NS
-from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Pool, Send
+from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Pool
 
 _BATCH_BYTES = 2 << 20  # of files
 _BATCH_LEAVES = 224
 _FILE_COST = 8 << 10  # what opening one costs, in bytes read
-HAND_OVER = b""
-PENDING_MAX = 64_000  # blocks, about a GiB, that wait for a commit
 assert _BATCH_LEAVES * 260 + DESCRIPTORS_MAX * 8 <= REQUEST_MAX  # names are up to 255 bytes
 
 Wanted = tuple[bytes, bool]  # a name, and whether it is a regular file
@@ -53,37 +46,39 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     problem: str = ""
 
 
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The request: the leaves wanted of each directory, in the order of the descriptors."""
+
+    wanted: list[list[Wanted]]
+
+
 class _Reply(msgspec.Struct, frozen=True, array_like=True):
     outcomes: list[Outcome]
     new_bytes: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_request = msgspec.msgpack.Decoder(list[list[Wanted]]).decode
 _decode_reply = msgspec.msgpack.Decoder(_Reply).decode
 
 
 class BatchReader:
-    """Answers requests, storing contents in one store."""
+    """Reads what requests name, storing contents in one store."""
 
     def __init__(self, store: Store) -> None:
         """`store` is open for writing, or as a worker."""
-        self._store = store
         self._writer = ContentWriter(store)
-        self._reader = Reader(self._writer)
+        self._reader = Reader(self._writer, Opener())
 
-    def handle(self, request: bytes, descriptors: Sequence[int]) -> bytes:
-        """Read what a request names.
+    def read(self, request: Read, descriptors: Sequence[int]) -> bytes:
+        """The encoded reply to a request.
 
         Raises:
             VentifsError: the store's own problems.
         """
-        if request == HAND_OVER:
-            return pickle.dumps(self._store.hand_over()) if self._store.mode == "worker" else b""
         before = self._writer.new_bytes
         outcomes = [
             self._read(name, directory, regular=regular)
-            for directory, wanted in zip(descriptors, _decode_request(request), strict=True)
+            for directory, wanted in zip(descriptors, request.wanted, strict=True)
             for name, regular in wanted
         ]
         return _encode(_Reply(outcomes, self._writer.new_bytes - before))
@@ -105,20 +100,6 @@ def reason_of(error: Exception) -> str:
     """Why something could not be read, for people."""
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number).lower() if number else str(error)
-
-
-@contextmanager
-def reading(path: Path, claims: Claims, send: Send) -> Iterator[Handle]:
-    """The task of a worker: store blocks in the store at `path`, for the parent to commit.
-
-    About every GiB of new blocks it hands them over by a note, as it does when it is asked to.
-    """
-
-    def give(batch: Batch) -> None:
-        send(pickle.dumps(batch))
-
-    with Store.open(path, "worker", pending_max=PENDING_MAX, give=give, claims=claims) as store:
-        yield BatchReader(store).handle
 
 
 class Batches:
@@ -165,7 +146,7 @@ class Batches:
         if not self._done:
             return
         waiting, descriptors = self._done, self._descriptors
-        request = _encode(self._wanted)
+        request = _encode(Read(self._wanted))
         self._directory, self._descriptors, self._wanted, self._done = None, [], [], []
         self._weight = 0
 

@@ -353,6 +353,13 @@ def decode_xattrs(data: bytes) -> Xattrs:
     return xattrs
 
 
+def listed_xattrs(xattrs: Xattrs) -> "Empty | Listed | None":
+    """Extended attributes as an entry has them; None if they are too long to be kept in it."""
+    if not xattrs:
+        return Empty()
+    return Listed(xattrs) if len(_encode(xattrs)) <= XATTRS_INLINE_MAX else None
+
+
 def scores_in(content: Content) -> Iterator[bytes]:
     """The score a content refers to directly, if any."""
     if isinstance(content, Block | Tree):

@@ -1,44 +1,44 @@
 """From a version back to a directory.
 
-Every component is opened relative to its parent's descriptor and never through a link, so nothing
-an archive holds can write outside the destination. Files get their contents first and their
-metadata last, directories when all below them is done. What the user may not restore (owners,
-devices, some attributes) is left out and told; everything else comes back bit for bit.
+This process walks the tree and makes the directories; a `Pool` makes everything else, in batches
+of what stands together in the archive. A directory gets its metadata when all in it is done.
+Nothing an archive holds can write outside the destination (see `places`). What is damaged, or in
+the way, is told and left out, never left half made; what the user may not restore (owners, devices,
+some attributes) is told; everything else comes back bit for bit.
+
+60,324 entries, 1.9 GB, 61 % of the files at most 4 KiB, to a tmpfs, two cores that others used too:
+3.3 s (6.0 of CPU), `tar -I zstd -x` 3.9 s (4.7), `borg extract` 10.0 s (9.4). Eight workers and
+this process take 260 MiB together.
 """
 
 import errno
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from ventifs.errors import VentifsError
+import msgspec
+
+from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
-from ventifs.tree.content import read, read_whole
-from ventifs.tree.directory import entries, printable
+from ventifs.tree.attributes import because, dress, strip, xattrs_of
+from ventifs.tree.batches import Batch
+from ventifs.tree.choosing import Selection, walk
+from ventifs.tree.directory import printable
+from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
-from ventifs.tree.records import (
-    Content,
-    Device,
-    Directory,
-    Empty,
-    Entry,
-    File,
-    Listed,
-    Symlink,
-    Xattrs,
-    decode_xattrs,
-)
+from ventifs.tree.making import Kind, Maker, Trouble, decode_answer, trouble_of
+from ventifs.tree.places import Place, Places
+from ventifs.tree.records import Directory, Entry, encode
+from ventifs.tree.workers import Inline, Pool
 
-_NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-_NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # by this file system, of attributes
-_SET_ID = stat.S_ISUID | stat.S_ISGID
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+TROUBLES_MAX = 10_000  # listed of each kind; those after them are counted
 
 Progress = Callable[["Restored", bytes], None]
+_EVERYTHING = Selection()
 
 
 @dataclass(slots=True)
@@ -46,243 +46,293 @@ class Restored:
     """What a restore has done so far.
 
     Attributes:
-        entries: names made.
-        size: bytes of regular files written.
+        entries: names that are there now as archived.
+        size: bytes of regular files among them, each file once.
+        kept: files that were there already, the same in everything.
         left: (path, what was left out) for what the user may not restore.
+        failed: (path, reason) for what is damaged, or could not be made.
+        unlisted: how many more of both there are.
     """
 
     entries: int = 0
     size: int = 0
+    kept: int = 0
     left: list[tuple[bytes, str]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Level:
-    """A directory on the way."""
-
-    entry: Entry
-    path: bytes
-    fd: int
-    children: Iterator[Entry]
+    failed: list[tuple[bytes, str]] = field(default_factory=list)
+    unlisted: int = 0
 
 
 class Restorer:
     """One restore. Not to be used twice."""
 
-    def __init__(self, store: Store, *, progress: Progress | None = None) -> None:
-        """Restore from `store`."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        pool: Pool | None = None,
+        overwrite: bool = False,
+        selection: Selection = _EVERYTHING,
+        progress: Progress | None = None,
+    ) -> None:
+        """Restore from `store`.
+
+        Args:
+            store: where the tree is.
+            pool: of processes whose task is `making.making`; None makes everything in this one.
+            overwrite: replace what is there by what is archived.
+            selection: what to restore.
+            progress: called now and then with what is done and where.
+        """
         self.done = Restored()
         self._store = store
+        self._pool = pool or Inline(Maker(store, overwrite=overwrite).handle)
+        self._overwrite = overwrite
+        self._selection = selection
         self._progress = progress
-        self._links: dict[bytes, bytes] = {}  # link id: the path that was made first
-        self._top = -1
+        self._at: Place | None = None
+        self._batch = Batch()
+        self._flying: set[Batch] = set()
+        self._again: list[tuple[Place, Entry]] = []  # to be made by themselves
 
     def run(self, entry: Entry, target: Path) -> Restored:
         """Restore an entry: a directory into `target`, anything else as `target`.
 
         Raises:
-            VentifsError: when the target is there and not empty, or cannot be written.
-            Corrupt, NotStored: where the archive is damaged.
+            VentifsError: when the target is there (without `overwrite`), or cannot be written.
+            NoSpace: what is restored stays.
         """
         allow_many_descriptors()
-        if not isinstance(entry.detail, Directory):
-            self._run_single(entry, target)
-            return self.done
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            if any(target.iterdir()):
-                raise VentifsError(f"{target}: not empty; restore into a new or empty directory")
-            self._top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with suppress(OSError):  # what is made here would inherit from it
-                os.removexattr(self._top, "system.posix_acl_default")
-            self._run_tree(entry)
+            if isinstance(entry.detail, Directory):
+                top = self._opened_directory(target)
+            else:
+                top = self._opened_parent(target)
+            self._places = Places(top, overwrite=self._overwrite)
+            self._links = Links(self._places)
         except OSError as error:
             raise explained(error, target) from None
+        try:
+            if isinstance(entry.detail, Directory):
+                walk(self._store, entry, self._selection, self)
+            else:
+                self._run_single(entry, target)
+            self._finish()
+        except BaseException:
+            self._pool.kill()
+            self._remove_unfinished()
+            raise
+        finally:
+            self._places.close()
         return self.done
 
+    def _opened_directory(self, target: Path) -> int:
+        target.mkdir(parents=True, exist_ok=True)
+        with os.scandir(target) as there:
+            occupied = next(there, None) is not None
+        if occupied and not self._overwrite:
+            raise VentifsError(
+                f"{target}: not empty; restore into a new or empty directory, or use --overwrite"
+            )
+        return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _opened_parent(self, target: Path) -> int:
+        if target.name in ("", ".."):
+            raise VentifsError(f"{target}: is a directory; name a path for the file")
+        if not self._overwrite and os.path.lexists(target):
+            raise VentifsError(
+                f"{target}: is there already; name a path that is not, or use --overwrite"
+            )
+        return os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def _run_single(self, entry: Entry, target: Path) -> None:
-        if os.path.lexists(target):
-            raise VentifsError(f"{target}: is there already; name a path that is not")
+        self._at = self._places.around(entry)
+        named = msgspec.structs.replace(entry, name=os.fsencode(target.name), link=b"")
+        self.leaf(named, encode(named))
+
+    # --- the walk, see `choosing.Visitor` -----------------------------------------------------
+
+    def enter(self, entry: Entry) -> bool:
+        """Make a directory, and go on in it."""
+        above = self._at
         try:
-            self._top = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                name = os.fsencode(target.name)
-                self._make(entry, name, name, self._top)
-            finally:
-                os.close(self._top)
-        except OSError as error:
-            raise explained(error, target) from None
-
-    def _run_tree(self, root: Entry) -> None:
-        levels = [_Level(root, b"", self._top, _children(self._store, root))]
-        try:
-            while levels:
-                level = levels[-1]
-                child = next(level.children, None)
-                if child is not None:
-                    below = self._down(level, child)
-                    if below is not None:
-                        levels.append(below)
-                    continue
-                self._metadata(level.entry, level.path, level.fd)
-                self.done.entries += 1
-                levels.pop()
-                os.close(level.fd)
-        finally:
-            for level in levels:
-                os.close(level.fd)
-
-    def _down(self, level: _Level, child: Entry) -> _Level | None:
-        """Make one child; for a directory, go on in it."""
-        path = level.path + b"/" + child.name if level.path else child.name
-        if self._progress is not None:
-            self._progress(self.done, path)
-        if not isinstance(child.detail, Directory):
-            self._make(child, child.name, path, level.fd)
-            return None
-        os.mkdir(child.name, 0o700, dir_fd=level.fd)
-        fd = os.open(child.name, _DIRECTORY, dir_fd=level.fd)
-        return _Level(child, path, fd, _children(self._store, child))
-
-    def _make(self, entry: Entry, name: bytes, path: bytes, directory: int) -> None:
-        """Make anything but a directory."""
-        first = self._links.get(entry.link) if entry.link else None
-        if first is not None:
-            self._link(first, name, directory)
-        elif isinstance(entry.detail, File):
-            self._make_file(entry, entry.detail.content, name, path, directory)
-        elif not self._make_other(entry, name, path, directory):
-            return
-        if entry.link:
-            self._links.setdefault(entry.link, path)
-        self.done.entries += 1
-
-    def _link(self, first: bytes, name: bytes, directory: int) -> None:
-        """A further name of a file made before, reached component by component."""
-        *above, last = first.split(b"/")
-        at = os.dup(self._top)
-        try:
-            for component in above:
-                below = os.open(component, _DIRECTORY, dir_fd=at)
-                os.close(at)
-                at = below
-            os.link(last, name, src_dir_fd=at, dst_dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(at)
-
-    def _make_file(
-        self, entry: Entry, content: Content, name: bytes, path: bytes, directory: int
-    ) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=directory)
-        try:
-            offset = 0
-            for piece in read(self._store, content):
-                if isinstance(piece, int):
-                    offset += piece
-                    continue
-                view = memoryview(piece)
-                while view:
-                    written = os.pwrite(fd, view, offset)
-                    offset += written
-                    view = view[written:]
-            os.ftruncate(fd, offset)
-            self.done.size += offset
-            self._metadata(entry, path, fd)
-        finally:
-            os.close(fd)
-
-    def _make_other(self, entry: Entry, name: bytes, path: bytes, directory: int) -> bool:
-        """Make a link, device, FIFO or socket; False when the user may not."""
-        try:
-            if isinstance(entry.detail, Symlink):
-                os.symlink(entry.detail.target, name, dir_fd=directory)
+            if above is None:
+                self._at = self._places.top(entry)
             else:
-                device = 0
-                if isinstance(entry.detail, Device):
-                    device = os.makedev(entry.detail.major, entry.detail.minor)
-                os.mknod(name, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=directory)
+                self._at = self._places.make(entry, above)
+                above.pending += 1
         except OSError as error:
-            if error.errno not in _NOT_ALLOWED:
-                raise
-            self._left(path, f"{_kind(entry)} not made", error)
+            path = above.path(entry.name) if above is not None else b""
+            self._trouble(path, trouble_of(error), _below(entry))
             return False
-        mode = self._owner(entry, path, name, directory)
-        if not isinstance(entry.detail, Symlink):
-            os.chmod(name, mode, dir_fd=directory)
-        through = b"/proc/self/fd/%d/%s" % (directory, name)
-        self._xattrs(entry, path, through)
-        times = (entry.mtime_ns, entry.mtime_ns)
-        os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
         return True
 
-    def _metadata(self, entry: Entry, path: bytes, fd: int) -> None:
-        """Everything about a file or directory but its content.
+    def leaf(self, entry: Entry, data: bytes) -> None:
+        """Make anything but a directory, or a further name of what is made already."""
+        place = self._at
+        assert place is not None
+        group = None
+        if entry.link:
+            group = self._links.group(entry, place)
+            if group.made:
+                self._link(group, place, entry)
+                return
+            if group.first is not entry and not group.failed:
+                group.waiting.append((place, entry))
+                place.pending += 1
+                return
+        self._add(place, entry, data, group)
 
-        The owner first, for chown clears set-uid; the mode after the attributes, for without write
-        permission an ordinary user may set none.
-        """
-        mode = self._owner(entry, path, fd, None)
-        self._xattrs(entry, path, fd)
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+    def damaged(self, error: VentifsError) -> None:
+        """Tell what cannot be made of a directory whose node is damaged."""
+        assert self._at is not None
+        trouble = Trouble(0, Kind.FAILED, str(error))
+        self._trouble(self._at.path(), trouble, _below(self._at.entry))
 
-    def _owner(self, entry: Entry, path: bytes, target: int | bytes, directory: int | None) -> int:
-        """Set the owner; the mode to set then, for set-uid is its owner's to give."""
-        mode = stat.S_IMODE(entry.mode)
+    def leave(self) -> None:
+        """A directory is walked; it is finished when all in it is."""
+        place = self._at
+        assert place is not None
+        self._at = place.above
+        self._release(place)
+
+    # --- batches ------------------------------------------------------------------------------
+
+    def _add(self, place: Place, entry: Entry, data: bytes, group: Group | None) -> None:
         try:
-            if directory is None:
-                os.chown(target, entry.uid, entry.gid)
+            self._batch.add(self._places, place, entry, data, group)
+        except OSError as error:  # somebody has taken the directory away
+            self._trouble(place.path(entry.name), trouble_of(error))
+            if group is not None:
+                self._settle(group, made=False)
+            return
+        if self._batch.full:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        self._flying.add(batch)
+        try:
+            done = partial(self._answered, batch)
+            self._pool.submit(batch.request(), batch.descriptors, done)
+        finally:
+            batch.close()
+        if self._progress is not None and self._at is not None:
+            self._progress(self.done, self._at.path())
+
+    def _answered(self, batch: Batch, reply: bytes) -> None:
+        """Note what became of a batch, and what can be done now that it is."""
+        self._flying.discard(batch)
+        answer = decode_answer(reply)
+        missing = set()
+        for trouble in answer.troubles:
+            place, entry = batch.members[trouble.number]
+            self._trouble(place.path(entry.name), trouble)
+            if trouble.kind != Kind.LESS:
+                missing.add(trouble.number)
+        self.done.entries += len(batch.members) - len(missing)
+        self.done.size += batch.size - sum(batch.members[n][1].size for n in missing)
+        self.done.kept += answer.kept
+        for number, group in batch.groups:
+            self._settle(group, made=number not in missing)
+        for place in batch.places:
+            self._release(place)
+
+    def _settle(self, group: Group, *, made: bool) -> None:
+        """The first name of a file is there, or cannot be: so much for those that waited for it."""
+        group.made, group.failed = made, not made
+        waiting, group.waiting = group.waiting, []
+        for place, entry in waiting:
+            if made:
+                self._link(group, place, entry)
+                self._release(place)
             else:
-                os.chown(target, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
+                self._again.append((place, entry))
+
+    def _finish(self) -> None:
+        """Wait for all that is in flight, and make by themselves the names whose first failed."""
+        while self._batch.members or self._flying or self._again:
+            again, self._again = self._again, []
+            for place, entry in again:
+                self._add(place, entry, encode(entry), None)
+                self._release(place)
+            self._hand_over()
+            self._pool.drain()
+
+    def _link(self, group: Group, place: Place, entry: Entry) -> None:
+        """Make a further name; a file of its own where that cannot be."""
+        try:
+            self._links.make(group, place, entry)
         except OSError as error:
-            if error.errno not in _NOT_ALLOWED:
-                raise
-            self._left(path, f"owner {entry.uid}:{entry.gid}", error)
-            if not isinstance(entry.detail, Directory) and mode & _SET_ID:
-                self._left(path, "set-uid and set-gid", error)
-                mode &= ~_SET_ID
-        return mode
+            trouble = trouble_of(error)
+            if trouble.kind != Kind.STOPPED:
+                trouble = Trouble(0, Kind.LESS, because("hard link, restored by itself", error))
+            self._trouble(place.path(entry.name), trouble)
+            place.pending += 1
+            self._again.append((place, entry))
+        else:
+            self.done.entries += 1
 
-    def _xattrs(self, entry: Entry, path: bytes, target: int | bytes) -> None:
-        for name, value in xattrs_of(self._store, entry):
-            try:
-                os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
-            except OSError as error:
-                if error.errno not in _NOT_ALLOWED | _NOT_HELD:
-                    raise
-                self._left(path, f"attribute {printable(name)}", error)
+    # --- endings ------------------------------------------------------------------------------
 
-    def _left(self, path: bytes, what: str, error: OSError) -> None:
-        self.done.left.append((path, f"{what}: {os.strerror(error.errno or 0).lower()}"))
+    def _release(self, place: Place | None) -> None:
+        """Something in a directory is done; if that was the last, so is the directory."""
+        while place is not None:
+            place.pending -= 1
+            if place.pending:
+                return
+            self._complete(place)
+            place = place.above
+
+    def _complete(self, place: Place) -> None:
+        """Give a directory its metadata."""
+        try:
+            xattrs = xattrs_of(self._store, place.entry)
+        except (Corrupt, NotStored) as error:
+            xattrs = ()
+            self._trouble(place.path(), Trouble(0, Kind.FAILED, f"its attributes: {error}"))
+        try:
+            self._places.tidy(place)
+            fd = self._places.fd(place)
+            if not place.fresh:
+                strip(xattrs, fd)
+            for less in dress(place.entry, xattrs, fd):
+                self._trouble(place.path(), Trouble(0, Kind.LESS, less))
+            self.done.entries += 1
+        except OSError as error:
+            self._trouble(place.path(), trouble_of(error))
+        self._places.forget(place)
+
+    def _trouble(self, path: bytes, trouble: Trouble, more: str = "") -> None:
+        """List a trouble, or end the restore by it.
+
+        Raises:
+            NoSpace, VentifsError: naming the path, when nothing more can be made.
+        """
+        if trouble.kind == Kind.STOPPED:
+            stays = "what was restored stays; run again with --overwrite to finish"
+            text = f"{printable(path) or '/'}: {trouble.reason}; {stays}"
+            full = trouble.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise NoSpace(f"{text}, when there is room") if full else VentifsError(text)
+        listed = self.done.failed if trouble.kind == Kind.FAILED else self.done.left
+        if len(listed) < TROUBLES_MAX:
+            listed.append((path, trouble.reason + more))
+        else:
+            self.done.unlisted += 1
+
+    def _remove_unfinished(self) -> None:
+        """After the workers are gone: remove what one may have been at; the time is set last."""
+        if self._overwrite:
+            return  # it is in a staging directory
+        for batch in self._flying:
+            for place, entry in batch.members:
+                with suppress(OSError):
+                    directory = self._places.fd(place)
+                    there = os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
+                    if there.st_mtime_ns != entry.mtime_ns:
+                        os.unlink(entry.name, dir_fd=directory)
 
 
-def _children(store: Store, entry: Entry) -> Iterator[Entry]:
+def _below(entry: Entry) -> str:
+    """What is missing along with a directory."""
     assert isinstance(entry.detail, Directory)
-    return entries(store, entry.detail.content)
-
-
-def xattrs_of(store: Store, entry: Entry) -> Xattrs:
-    """An entry's extended attributes, wherever they are kept.
-
-    Raises:
-        Corrupt, NotStored: where the archive is damaged.
-    """
-    match entry.xattrs:
-        case Empty():
-            return ()
-        case Listed(pairs):
-            return pairs
-        case content:
-            return decode_xattrs(read_whole(store, content))
-
-
-def _kind(entry: Entry) -> str:
-    match stat.S_IFMT(entry.mode):
-        case stat.S_IFLNK:
-            return "symbolic link"
-        case stat.S_IFCHR | stat.S_IFBLK:
-            return "device"
-        case stat.S_IFIFO:
-            return "FIFO"
-    return "socket"
+    return f"; of {entry.detail.paths:,} paths below it, none or not all are restored"

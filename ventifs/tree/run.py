@@ -8,7 +8,9 @@ import os
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
@@ -25,14 +27,23 @@ from ventifs.tree.catalog import (
     versions,
 )
 from ventifs.tree.directory import printable
+from ventifs.tree.live import Trouble
+from ventifs.tree.records import Entry
 from ventifs.tree.scan import Options
 from ventifs.tree.statcache import StatCache
 from ventifs.tree.workers import Pool
 
 
+class TarStream(msgspec.Struct, frozen=True):
+    """A tar archive to read, packed or not, and what people call it."""
+
+    stream: BinaryIO
+    label: str
+
+
 def archive(
     store: Store,
-    source: Path,
+    source: Path | TarStream,
     name: str,
     *,
     time_ns: int | None = None,
@@ -43,18 +54,18 @@ def archive(
     pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> tuple[Version, Tally]:
-    """Archive a directory as a new version.
+    """Archive a directory, or a tar archive, as a new version.
 
     Args:
         store: open for writing, or to rehearse: then nothing is kept.
-        source: the directory.
+        source: the directory, or the archive.
         name: the version's.
         time_ns: the version's time; now, if None.
         comment: kept with the version.
         tags: kept with the version.
-        options: what to leave out.
+        options: what to leave out; of a tar archive, only the paths.
         read_all: read every file, whatever the previous run saw.
-        pool: who reads files; this process, if None.
+        pool: who reads a directory's files; this process, if None.
         progress: called for every directory, and for every batch of files that was read.
 
     Returns:
@@ -73,18 +84,20 @@ def archive(
     if not 0 <= stamp <= TIME_NS_MAX:
         raise VentifsError("a version's time lies between 1970 and 2554")
     rehearsal = store.mode == "rehearse"
-    opened = StatCache.open(store, check_name(name), ask=not read_all, gather=not rehearsal)
-    with closing(opened) as cache:
+    ask = not read_all and isinstance(source, Path)
+    with closing(StatCache(store, check_name(name), ask=ask, gather=not rehearsal)) as cache:
         # After the cache, whose lock keeps out other runs of this name.
         if any(version.time_ns == stamp for version in versions(store, name)):
             raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
         stored_before = store.stored_bytes
-        archiver = Archiver(store, cache, options=options, pool=pool, progress=progress)
-        root = archiver.run(source)
-        tally = archiver.tally
-        troubles = tuple(sorted((trouble.path, trouble.reason, trouble.missing)
-                                for trouble in archiver.troubles))  # fmt: skip
-        where = printable(os.fsencode(source.absolute()))
+        if isinstance(source, Path):
+            archiver = Archiver(store, cache, options=options, pool=pool, progress=progress)
+            root, tally, found = archiver.run(source), archiver.tally, archiver.troubles
+            where = printable(os.fsencode(source.absolute()))
+        else:
+            root, tally, found = _unpacked(store, source, options or Options(), progress)
+            where = source.label
+        troubles = tuple(sorted((each.path, each.reason, each.missing) for each in found))
         version = Version(name, stamp, root, where, comment, tags, tally.new_bytes,
                           time.monotonic() - started, troubles)  # fmt: skip
         if rehearsal:
@@ -94,3 +107,17 @@ def archive(
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
     return replace(decode_version(record), troubles=troubles, troubles_more=0), tally
+
+
+def _unpacked(
+    store: Store, source: TarStream, options: Options, progress: Progress | None
+) -> tuple[Entry, Tally, list[Trouble]]:
+    from ventifs.tree.tar import TarArchiver  # slow to import, and not for directories
+    from ventifs.tree.unpack import BadTar
+
+    archiver = TarArchiver(store, exclude=options.exclude, progress=progress)
+    try:
+        root = archiver.run(source.stream)
+    except BadTar as error:
+        raise BadTar(f"{source.label}: {error}") from None
+    return root, archiver.tally, archiver.troubles

@@ -10,9 +10,9 @@ from itertools import chain, islice
 
 import msgspec
 
-from ventifs.tree.live import Reader
+from ventifs.tree.live import Opener
 from ventifs.tree.patterns import Patterns
-from ventifs.tree.statcache import Seen, Segment, StatCache
+from ventifs.tree.statcache import Leaf, Previous, Seen, Segment, StatCache
 
 SEGMENT_MAX = 4096  # names
 _ENCODING = sys.getfilesystemencoding()
@@ -50,21 +50,34 @@ class Chunk(msgspec.Struct):
     directories: Pairs
     old: Segment | None
 
+    def stats(self) -> list[Leaf]:
+        """The leaves as the cache has them."""
+        # Hot: 0.4 us a name.
+        return [
+            (name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            for name, status in self.leaves
+        ]
+
+    @property
+    def linked(self) -> bool:
+        """Whether any leaf has other names."""
+        return any(status.st_nlink > 1 for _, status in self.leaves)
+
 
 class Scanner:
     """Lists directories."""
 
     def __init__(
         self,
-        cache: StatCache,
+        cache: StatCache | Previous,
         options: Options,
-        reader: Reader,
+        opener: Opener,
         vanished: Callable[[bytes, OSError], None],
     ) -> None:
         """`vanished` is told of every path whose status cannot be had."""
         self._cache = cache
         self._options = options
-        self._reader = reader
+        self._opener = opener
         self._vanished = vanished
 
     def chunks(self, path: bytes, fd: int, seen: Seen | None) -> tuple[Iterator[Chunk], bool]:
@@ -151,7 +164,7 @@ class Scanner:
 
     def _is_cache(self, fd: int) -> bool:
         with suppress(OSError):
-            tag = self._reader.open(_CACHE_TAG, fd)
+            tag = self._opener.open(_CACHE_TAG, fd)
             try:
                 return os.pread(tag, len(_CACHE_SIGNATURE), 0) == _CACHE_SIGNATURE
             finally:

@@ -29,13 +29,14 @@ from ventifs.tree.records import Content
 
 SETTLED_NS = 2 * 10**9
 NOT_SETTLED = -1  # as a ctime: matches no file
-_MAGIC = b"vfstat\x00\x02"
+_MAGIC = b"vfstat\x00\x03"
 _CHECK_SIZE = 8
 _HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
 _DIRECTORY = "statcache"
 _WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours here
 
 Leaf = tuple[bytes, int, int, int, int]  # name, inode, size, mtime_ns, ctime_ns
+Named = tuple[bytes, bytes]  # a name and its canonical entry
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +45,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         leaves: the encoded `Leaf`s of everything but directories, sorted by name.
         entries: the encoded list of their canonical entries.
-        directories: the encoded list of the subdirectories' canonical entries.
+        directories: the encoded list of the subdirectories' names and canonical entries.
         size: bytes of regular files among the leaves.
         count: leaves.
     """
@@ -57,8 +58,12 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     def known(self) -> dict[bytes, tuple[Leaf, bytes]]:
         """Leaf and entry, by name."""
-        pairs = zip(_decode_leaves(self.leaves), decode_entries(self.entries), strict=True)
+        pairs = zip(_decode_leaves(self.leaves), _decode_entries(self.entries), strict=True)
         return {leaf[0]: (leaf, entry) for leaf, entry in pairs}
+
+    def below(self) -> list[Named]:
+        """Name and entry of each subdirectory, in order."""
+        return _decode_named(self.directories)
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):
@@ -83,10 +88,14 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Footer(msgspec.Struct, frozen=True, array_like=True):
-    """The last record: where each directory's record is, by the hash of its path, ascending."""
+    """The last record: where each directory's record is, by the hash of its path, ascending.
+
+    `whole_size` is the size of the file when a run last wrote all of it.
+    """
 
     store_id: bytes
     epoch: bytes
+    whole_size: int
     hashes: bytes
     offsets: bytes
 
@@ -95,7 +104,8 @@ encode = msgspec.msgpack.Encoder().encode
 _decode_seen = msgspec.msgpack.Decoder(Seen).decode
 _decode_segment = msgspec.msgpack.Decoder(Segment).decode
 _decode_leaves = msgspec.msgpack.Decoder(list[Leaf]).decode
-decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_named = msgspec.msgpack.Decoder(list[Named]).decode
 _decode_footer = msgspec.msgpack.Decoder(_Footer).decode
 
 
@@ -108,112 +118,43 @@ def _path_hash(path: bytes) -> int:
     return int.from_bytes(blake3(path).digest(8), "little")
 
 
-class _Previous:
-    """The file of the previous run, open."""
+class Previous:
+    """The file that the previous run left, open for reading.
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.size = os.fstat(fd).st_size
-        self.hashes = self.offsets = array("Q")
-        self._start = self._end = 0
-        self._window = b""
-
-    def footer(self) -> _Footer | None:
-        """The last record, if it is whole."""
-        if self.size < len(_MAGIC) + 8 or os.pread(self.fd, len(_MAGIC), 0) != _MAGIC:
-            return None
-        data = self.record(int.from_bytes(os.pread(self.fd, 8, self.size - 8), "little"))
-        return None if data is None else _decode_footer(data)
-
-    def record(self, offset: int) -> bytes | None:
-        """A record's bytes, if they are what was written."""
-        head = self._bytes(offset, _HEAD_SIZE)
-        length = int.from_bytes(head[:8], "little")
-        if not 0 < length <= self.size - offset:
-            return None
-        data = self._bytes(offset + _HEAD_SIZE, length)
-        return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
-
-    def _bytes(self, offset: int, length: int) -> bytes:
-        if length > _WINDOW:
-            return os.pread(self.fd, length, offset)
-        if not self._start <= offset or offset + length > self._end:
-            self._start = max(0, min(offset, 2**62) - _WINDOW // 2)
-            self._window = os.pread(self.fd, 2 * _WINDOW, self._start)
-            self._end = self._start + len(self._window)
-        at = offset - self._start
-        return self._window[at : at + length]
-
-
-class StatCache(msgspec.Struct):
-    """The cache of one run: asks the previous one's, gathers its own.
-
-    Holds a lock, so that two runs under one name cannot be at work at once.
+    Attributes:
+        fd: its descriptor, the caller's to close.
+        end: where its records end and the footer begins.
     """
 
-    path: Path
-    store_id: bytes
-    epoch: bytes
-    lock: int
-    _previous: _Previous | None = None
-    _file: IO[bytes] | None = None
-    _places: list[tuple[int, int]] = msgspec.field(default_factory=list)
-
-    @classmethod
-    def open(cls, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> "StatCache":
-        """The cache for a version name.
-
-        Args:
-            store: whose blocks it speaks of.
-            name: of the versions.
-            ask: whether what the previous run saw counts.
-            gather: whether this run leaves one for the next.
+    def __init__(self, fd: int) -> None:
+        """Read the footer.
 
         Raises:
-            Busy: another run under this name is at work.
+            OSError, msgspec.DecodeError: when there is none, or it is damaged.
         """
-        directory = store.path / _DIRECTORY
-        if gather:
-            directory.mkdir(exist_ok=True)
-        lock = _locked(directory / f".{name}.lock", name) if gather else -1
-        cache = cls(directory / name, store.header.store_id, store.epoch, lock)
-        if ask:
-            cache._previous = cache._opened()
-        if gather:
-            cache._file = cache._temporary.open("wb", buffering=_WINDOW)
-            cache._file.write(_MAGIC)
-        return cache
+        self.fd = fd
+        self._size = os.fstat(fd).st_size
+        self._start = self._end = 0
+        self._window = b""
+        if self._size < len(_MAGIC) + 8 or os.pread(fd, len(_MAGIC), 0) != _MAGIC:
+            raise msgspec.DecodeError("no magic")
+        self.end = int.from_bytes(os.pread(fd, 8, self._size - 8), "little")
+        self.footer = _decode_footer(self._record(self.end) or b"")
+        self.hashes = array("Q", self.footer.hashes)
+        self.offsets = array("Q", self.footer.offsets)
 
     @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.new")
-
-    def _opened(self) -> _Previous | None:
-        """The previous run's file; whatever is wrong with it, there is none."""
-        try:
-            previous = _Previous(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
-            return None
-        footer = None
-        with suppress(OSError, msgspec.DecodeError):
-            footer = previous.footer()
-        if footer is None or (footer.store_id, footer.epoch) != (self.store_id, self.epoch):
-            os.close(previous.fd)
-            return None
-        previous.hashes = array("Q", footer.hashes)
-        previous.offsets = array("Q", footer.offsets)
-        return previous
+    def worn(self) -> bool:
+        """Whether half of it or more may be records of what is gone."""
+        return self._size > 2 * self.footer.whole_size
 
     def directory(self, path: bytes) -> Seen | None:
-        """What the previous run saw of a directory."""
-        previous = self._previous
-        if previous is None:
-            return None
+        """What the run saw of a directory."""
         wanted = _path_hash(path)
-        at = bisect_left(previous.hashes, wanted)
-        if at == len(previous.hashes) or previous.hashes[at] != wanted:
+        at = bisect_left(self.hashes, wanted)
+        if at == len(self.hashes) or self.hashes[at] != wanted:
             return None
-        data = previous.record(previous.offsets[at])
+        data = self._record(self.offsets[at])
         try:
             seen = _decode_seen(data) if data else None
         except msgspec.DecodeError:
@@ -224,11 +165,94 @@ class StatCache(msgspec.Struct):
         """One segment of a directory."""
         if seen.segments:
             return seen.segments[number]
-        assert self._previous is not None
-        data = self._previous.record(seen.bounds[number][1])
+        data = self._record(seen.bounds[number][1])
         with suppress(msgspec.DecodeError):
             return _decode_segment(data) if data else None
         return None
+
+    def _record(self, offset: int) -> bytes | None:
+        """A record's bytes, if they are what was written."""
+        head = self._bytes(offset, _HEAD_SIZE)
+        length = int.from_bytes(head[:8], "little")
+        if not 0 < length <= self._size - offset:
+            return None
+        data = self._bytes(offset + _HEAD_SIZE, length)
+        return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        if offset >= self._size:
+            return b""
+        if length > _WINDOW:
+            return os.pread(self.fd, length, offset)
+        if not self._start <= offset or offset + length > self._end:
+            self._start = max(0, offset - _WINDOW // 2)
+            self._window = os.pread(self.fd, 2 * _WINDOW, self._start)
+            self._end = self._start + len(self._window)
+        at = offset - self._start
+        return self._window[at : at + length]
+
+
+class StatCache:
+    """The cache of one run: what the previous one left, and what this one gathers.
+
+    Holds a lock, so that two runs under one name cannot be at work at once.
+
+    Attributes:
+        path: of the file.
+        previous: what the previous run left; None, if it does not count.
+    """
+
+    def __init__(self, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> None:
+        """The cache for a version name.
+
+        Args:
+            store: whose blocks it speaks of.
+            name: of the versions.
+            ask: whether what the previous run saw counts.
+            gather: whether this run leaves something for the next.
+
+        Raises:
+            Busy: another run under this name is at work.
+        """
+        self.path = store.path / _DIRECTORY / name
+        self.previous: Previous | None = None
+        self._ids = store.header.store_id, store.epoch
+        self._temporary = self.path.with_name(f".{name}.new")
+        self._gathers = gather
+        self._carries = False
+        self._lock = -1
+        self._file: IO[bytes] | None = None
+        self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
+        if gather:
+            self.path.parent.mkdir(exist_ok=True)
+            self._lock = _locked(self.path.with_name(f".{name}.lock"), name)
+        if ask:
+            self.previous = self._opened()
+
+    def _opened(self) -> Previous | None:
+        """The previous run's file; whatever is wrong with it, there is none."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with suppress(OSError, msgspec.DecodeError):
+            previous = Previous(fd)
+            if (previous.footer.store_id, previous.footer.epoch) == self._ids:
+                return previous
+        os.close(fd)
+        return None
+
+    def directory(self, path: bytes) -> Seen | None:
+        """What the previous run saw of a directory."""
+        return None if self.previous is None else self.previous.directory(path)
+
+    def segment(self, seen: Seen, number: int) -> Segment | None:
+        """One segment of a directory that the previous run saw."""
+        return None if self.previous is None else self.previous.segment(seen, number)
+
+    def carry_over(self) -> None:
+        """Keep what the previous run saw, but for what this one adds."""
+        self._carries = self.previous is not None
 
     def add_segment(self, segment: Segment) -> int:
         """Gather one of several segments for the next run; its place."""
@@ -236,24 +260,45 @@ class StatCache(msgspec.Struct):
 
     def add(self, seen: Seen) -> None:
         """Gather a directory for the next run."""
-        self._places.append((_path_hash(seen.path), self._write(encode(seen))))
+        if self._gathers:
+            self._places[_path_hash(seen.path)] = self._write(encode(seen))
 
     def _write(self, data: bytes) -> int:
-        if self._file is None:
+        if not self._gathers:
             return 0
+        if self._file is None:
+            self._file = self._started()
         place = self._file.tell()
         self._file.write(len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data)
         return place
 
+    def _started(self) -> IO[bytes]:
+        """A new file, which begins with what is carried over."""
+        file = self._temporary.open("wb", buffering=_WINDOW)
+        if not self._carries:
+            file.write(_MAGIC)
+            return file
+        assert self.previous is not None
+        for start in range(0, self.previous.end, _WINDOW):
+            length = min(_WINDOW, self.previous.end - start)
+            file.write(os.pread(self.previous.fd, length, start))
+        return file
+
     def put_in_place(self) -> None:
         """The version is committed: let the next run ask what was gathered."""
-        assert self._file is not None
-        self._places.sort()
-        hashes = array("Q", [place[0] for place in self._places])
-        offsets = array("Q", [place[1] for place in self._places])
-        start = self._write(
-            encode(_Footer(self.store_id, self.epoch, hashes.tobytes(), offsets.tobytes()))
-        )
+        if self._file is None:
+            return  # all is carried over, nothing added
+        start, places = self._file.tell(), self._places
+        whole_size = start
+        if self._carries:
+            assert self.previous is not None
+            whole_size = self.previous.footer.whole_size
+            places = {**dict(zip(self.previous.hashes, self.previous.offsets, strict=True)),
+                      **places}  # fmt: skip
+        ordered = sorted(places.items())
+        hashes = array("Q", [key for key, _ in ordered]).tobytes()
+        offsets = array("Q", [place for _, place in ordered]).tobytes()
+        self._write(encode(_Footer(*self._ids, whole_size, hashes, offsets)))
         self._file.write(start.to_bytes(8, "little"))
         self._file.close()
         self._file = None
@@ -261,16 +306,16 @@ class StatCache(msgspec.Struct):
 
     def close(self) -> None:
         """Let go; what was gathered and not put in place is dropped."""
-        if self._previous is not None:
-            os.close(self._previous.fd)
-            self._previous = None
+        if self.previous is not None:
+            os.close(self.previous.fd)
+            self.previous = None
         if self._file is not None:
             self._file.close()
             self._temporary.unlink(missing_ok=True)
             self._file = None
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -1
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def _locked(path: Path, name: str) -> int:

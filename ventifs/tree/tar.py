@@ -23,7 +23,6 @@ from ventifs.tree.paxattrs import Found, found_in
 from ventifs.tree.records import (
     LENGTH_MAX,
     NAME_MAX,
-    XATTRS_INLINE_MAX,
     Content,
     Detail,
     Device,
@@ -79,7 +78,8 @@ class TarArchiver:
         """Archive a tar stream, packed or not, from where it stands to its end; the root's entry.
 
         Raises:
-            VentifsError: when it is no tar archive, is damaged, or ends early.
+            BadTar: when it is no tar archive, is damaged, or ends early.
+            VentifsError: the store's own problems.
         """
         with gather() as gathered:
             members = Members(Unpacked(stream))
@@ -182,11 +182,7 @@ class TarArchiver:
             found = Found(problems=[*found.problems, "attributes left out: they are too long"])
         for problem in found.problems:
             self.troubles.append(Trouble(path_of(key), problem, missing=False))
-        if not found.xattrs:
-            return Empty()
-        if len(encoded) <= XATTRS_INLINE_MAX:
-            return Listed(found.xattrs)
-        return self._writer.write_whole(encoded)
+        return self._writer.write_xattrs(found.xattrs)
 
     def _is_excluded(self, key: Key, *, directory: bool) -> bool:
         """Whether a pattern means a path, or a directory it is in."""

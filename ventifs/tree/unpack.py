@@ -9,9 +9,9 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+import msgspec
 import zstandard
 
 from ventifs.errors import VentifsError
@@ -20,6 +20,10 @@ _HEAD_SIZE = 512  # what the stream is, is told by so much of it
 _PIECE = 256 << 10
 _XZ_MEMORY_MAX = 256 << 20  # xz -9 needs 65 MiB
 _USTAR_AT = slice(257, 262)  # a tar header's magic: its first name may look like a compression
+
+
+class BadTar(VentifsError):
+    """A stream that is no tar archive, or not a whole one."""
 
 
 class _Decompressor(Protocol):
@@ -34,8 +38,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-@dataclass(frozen=True)
-class _Codec:
+class _Codec(msgspec.Struct, frozen=True):
     """One compression.
 
     Attributes:
@@ -102,12 +105,12 @@ class Unpacked:
         """Read `stream`, from where it stands.
 
         Raises:
-            VentifsError: when there is nothing to read.
+            BadTar: when there is nothing to read.
         """
         feed = _Feed(stream)
         head = feed.peek(_HEAD_SIZE)
         if not head:
-            raise VentifsError("the input is empty; see whether what should write it has failed")
+            raise BadTar("the input is empty; see whether what should write it has failed")
         codec = _codec_of(head)
         self.position = 0
         self.codec = "" if codec is None else codec.name
@@ -119,7 +122,7 @@ class Unpacked:
         """The next bytes; fewer than `length` at the end only.
 
         Raises:
-            VentifsError: when the compressed data is damaged or ends early.
+            BadTar: when the compressed data is damaged or ends early.
             OSError: from reading.
         """
         parts = []
@@ -176,14 +179,12 @@ def _frame(feed: _Feed, codec: _Codec) -> Iterator[bytes]:
     while not frame.eof:
         packed = feed.take(codec.piece)
         if not packed:
-            raise VentifsError(
-                f"the {codec.name} data ends early; see whether what wrote it has failed"
-            )
+            raise BadTar(f"the {codec.name} data ends early; see whether what wrote it has failed")
         try:
             data = frame.decompress(packed)
         except _BAD_DATA as error:
             reason = " ".join(str(error).split())
-            raise VentifsError(
+            raise BadTar(
                 f"the {codec.name} data is damaged ({reason}); make it or fetch it anew"
             ) from None
         if data:

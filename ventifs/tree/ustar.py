@@ -7,7 +7,8 @@ before the others, which bsdtar knows too.
 """
 
 import struct
-from dataclasses import dataclass, field
+
+import msgspec
 
 BLOCK = 512
 END_SIZE = 20 * BLOCK  # an archive is a multiple of so much, POSIX says, and ends in zeros
@@ -22,13 +23,12 @@ _FIXED = {"magic": b"ustar\0", "version": b"00", "checksum": b" " * 8}
 _LONG = {"name": (b"path", b"L"), "linkname": (b"linkpath", b"K")}  # pax keyword, GNU's type
 
 
-@dataclass(slots=True)
-class Header:
+class Header(msgspec.Struct):
     """One member.
 
     Attributes:
         type: its letter, as in `tarfile`.
-        name: at most 64 KiB; a directory's ends in a slash.
+        name: any bytes but NUL; a directory's ends in a slash.
         size: bytes that follow in the stream.
         records: more (keyword, value) pax records.
     """
@@ -42,7 +42,7 @@ class Header:
     size: int = 0
     target: bytes = b""
     device: tuple[int, int] = (0, 0)
-    records: list[tuple[bytes, bytes]] = field(default_factory=list)
+    records: list[tuple[bytes, bytes]] = []
 
     def encode(self) -> bytes:
         """The member's headers, whole blocks."""

@@ -62,6 +62,9 @@ class Pool(Protocol):
     def ask_all(self, request: bytes, done: Done) -> None:
         """Hand one request to each process, and wait for all replies."""
 
+    def kill(self) -> None:
+        """End the processes at once, whatever they are at; the pool is of no use after."""
+
 
 class Inline:
     """Answers in this process, before `submit` returns."""
@@ -81,6 +84,9 @@ class Inline:
     def ask_all(self, request: bytes, done: Done) -> None:
         """See `Pool`."""
         done(self._handle(request, ()))
+
+    def kill(self) -> None:
+        """See `Pool`: there is none but this one."""
 
 
 class _Worker:
@@ -290,6 +296,8 @@ def _pickled(error: Exception) -> bytes:
         data = pickle.dumps(error)
         pickle.loads(data)  # noqa: S301, our own
     except Exception:  # an error that does not survive the way is told as text
+        if isinstance(error, VentifsError):
+            return pickle.dumps(VentifsError(str(error)))
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
     return data
 

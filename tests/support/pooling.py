@@ -1,0 +1,108 @@
+"""What runs pools of workers in tests: children, since a test process must not fork by itself."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store.environment import IndexDamaged
+from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Workers
+
+_LIFE_S = 120
+
+
+class _Odd(VentifsError):
+    """An error that cannot be made again from what it says."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+@contextmanager
+def obeying(*_: object) -> Iterator[Handle]:
+    """A task that does what it is told."""
+    yield _obey
+
+
+def _obey(request: bytes, descriptors: Sequence[int]) -> bytes:
+    word, _, rest = request.partition(b" ")
+    match word:
+        case b"pid":
+            return b"%d" % os.getpid()
+        case b"names":
+            return b",".join(b"".join(map(os.fsencode, os.listdir(fd))) for fd in descriptors)
+        case b"inodes":
+            return b",".join(b"%d" % os.fstat(fd).st_ino for fd in descriptors)
+        case b"open":
+            return b"%d" % len(os.listdir("/proc/self/fd"))
+        case b"corrupt":
+            raise Corrupt("is bad", score=b"s" * 32, arena="a", offset=7)
+        case b"index":
+            raise IndexDamaged(Path("/there"), "is bad")
+        case b"odd":
+            raise _Odd(1, 2)
+        case b"bug":
+            raise KeyError("a bug")
+        case b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case b"hang":
+            signal.pause()
+    return word + rest[:10] + b"%d" % len(rest)
+
+
+def lead(connection: Connection, count: int) -> None:
+    """A parent of workers that hands over what it is told, and tells what came back."""
+    signal.alarm(_LIFE_S)
+    with Workers(count, obeying) as pool:
+        while True:
+            try:
+                requests, directories = connection.recv()
+            except EOFError:
+                return
+            connection.send(_answered(pool, requests, directories))
+
+
+def _answered(pool: Workers, requests: list[bytes], directories: list[str]) -> object:
+    replies: list[bytes] = []
+    fds = [os.open(path, os.O_RDONLY) for path in directories]
+    try:
+        for request in requests:
+            pool.submit(request, fds, replies.append)
+        pool.drain()
+    except BaseException as error:
+        facts = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+        return type(error).__name__, str(error), facts
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return replies
+
+
+def lead_until_killed(pids: Path) -> None:
+    """A parent of three workers, of whom two are at work."""
+    signal.alarm(_LIFE_S)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    found: list[bytes] = []
+    with Workers(3, obeying) as pool:
+        pool.ask_all(b"pid", found.append)
+        pool.submit(b"hang", (), found.append)
+        pool.submit(b"hang", (), found.append)
+        pids.with_suffix(".tmp").write_bytes(b" ".join(found))
+        pids.with_suffix(".tmp").rename(pids)
+        pool.drain()
+
+
+def limits(connection: Connection) -> None:
+    """Requests of the largest size and with the most descriptors, many in flight."""
+    (directory,) = connection.recv()
+    fd = os.open(directory, os.O_RDONLY)
+    replies: list[bytes] = []
+    with Workers(2, obeying) as pool:
+        for _ in range(20):
+            pool.submit(b"inodes ".ljust(REQUEST_MAX), [fd] * DESCRIPTORS_MAX, replies.append)
+        pool.drain()
+        pool.ask_all(b"open", replies.append)
+    connection.send(replies)

@@ -1,0 +1,50 @@
+"""Options that several commands have: how many processes work, and which paths are meant."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
+
+import click
+
+from ventifs.tree.patterns import Patterns
+
+_JOBS_MAX = 64
+_JOBS_DEFAULT_MAX = 8  # more only wait for the disk
+
+_Command = Callable[..., Any]
+
+
+def _jobs_default() -> int:
+    return min(len(os.sched_getaffinity(0)), _JOBS_DEFAULT_MAX)
+
+
+def jobs_option(command: _Command) -> _Command:
+    """The `--jobs` option; the command gets `jobs: int`."""
+    return click.option(
+        "--jobs",
+        type=click.IntRange(1, _JOBS_MAX),
+        default=_jobs_default,
+        metavar="N",
+        help="Processes that work side by side.  [default: one a processor, up to 8]",
+    )(command)
+
+
+def pattern_options(way: str, meaning: str) -> Callable[[_Command], _Command]:
+    """`--WAY` and `--WAY-from`; the command gets what `patterns` takes, under their names."""
+
+    def decorate(command: _Command) -> _Command:
+        command = click.option(f"--{way}-from", multiple=True, type=click.File("rb"),
+                               metavar="FILE", help=f"Lines of --{way}.")(command)  # fmt: skip
+        return click.option(f"--{way}", multiple=True, metavar="PATTERN",
+                            help=f"{meaning} May be repeated.")(command)  # fmt: skip
+
+    return decorate
+
+
+def patterns(texts: Iterable[str], files: Iterable[BinaryIO]) -> Patterns:
+    """The patterns of a command line: those in files first, so that options have the last word.
+
+    Raises:
+        VentifsError: naming the pattern that cannot be one.
+    """
+    return Patterns([*(line for file in files for line in file), *map(os.fsencode, texts)])

@@ -1,0 +1,171 @@
+"""`ventifs restore`."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from ventifs.cli.look import find_entry
+from ventifs.cli.options import jobs_option, pattern_options, patterns
+from ventifs.cli.progress import EntryProgress
+from ventifs.cli.text import count, exact, size
+from ventifs.cli.where import json_option, store_option
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.choosing import Selection
+from ventifs.tree.directory import printable
+from ventifs.tree.making import making
+from ventifs.tree.planning import Plan
+from ventifs.tree.records import Directory, Entry
+from ventifs.tree.restore import Restored, Restorer
+from ventifs.tree.workers import Pool, Workers
+
+_FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing
+_LEFT = 3  # restored, but without what the user may not
+_SHOWN_MAX = 20
+
+
+@click.command(short_help="Bring a version back.")
+@click.argument("what", metavar="VERSION[:PATH]")
+@click.argument("target", type=click.Path(path_type=Path), metavar="DEST")
+@store_option
+@json_option
+@click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
+@pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
+@pattern_options("exclude", "Not what this gitignore pattern matches, nor what is below.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be restored.")
+@click.option("-v", "--verbose", is_flag=True, help="With --dry-run, list the paths.")
+@jobs_option
+def restore(
+    what: str,
+    target: Path,
+    *,
+    store: Path,
+    as_json: bool,
+    overwrite: bool,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    include_from: Sequence[BinaryIO],
+    exclude_from: Sequence[BinaryIO],
+    dry_run: bool,
+    verbose: bool,
+    jobs: int,
+) -> int:
+    """Bring a version, or a part of one, back.
+
+    DEST is a new or empty directory, unless --overwrite is given: then what is archived replaces
+    what is there, file by file, and a file that is already the same in everything is left alone. A
+    regular file or link comes back as DEST itself. Patterns are relative to PATH.
+
+    Owners and devices come back when run as root; what the user may not restore is told, and gives
+    exit code 3. Every block is verified: what is damaged is told and left out, everything else is
+    restored, and the exit code is 1. Run again with --overwrite to finish an interrupted restore.
+    """
+    selection = Selection(patterns(include, include_from), patterns(exclude, exclude_from))
+    if dry_run:
+        return _plan(what, store, selection, verbose=verbose, as_json=as_json)
+    with _pool(jobs, store, overwrite=overwrite) as pool, Store.open(store) as opened:
+        entry = _find(opened, what, selection)
+        with _progress(entry, selection, quiet=as_json) as progress, _told_how_to_go_on():
+            done = Restorer(
+                opened, pool=pool, overwrite=overwrite, selection=selection,
+                progress=lambda done, path: progress(done.entries, done.size, path),
+            ).run(entry, target)  # fmt: skip
+    if not done.entries and not done.failed:
+        raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
+    if as_json:
+        click.echo(json.dumps(_as_json(done), indent=2))
+    else:
+        _print(done, target)
+    if done.failed:
+        return _FAILED
+    return _LEFT if done.left else 0
+
+
+@contextmanager
+def _pool(jobs: int, store: Path, *, overwrite: bool) -> Iterator[Pool | None]:
+    """Workers, forked before there is a store or a progress display; none for one job."""
+    if jobs == 1:
+        yield None
+        return
+    with Workers(jobs, lambda *_: making(store, overwrite=overwrite)) as pool:
+        yield pool
+
+
+def _find(store: Store, text: str, selection: Selection) -> Entry:
+    entry, _ = find_entry(store, text)
+    if selection and not isinstance(entry.detail, Directory):
+        raise VentifsError(f"{text}: not a directory, so patterns have nothing to choose from")
+    return entry
+
+
+def _progress(entry: Entry, selection: Selection, *, quiet: bool) -> EntryProgress:
+    """With the time left, if all of a directory is restored."""
+    if selection or not isinstance(entry.detail, Directory):
+        return EntryProgress("restoring", quiet=quiet)
+    return EntryProgress("restoring", quiet=quiet, expected_entries=entry.detail.paths + 1,
+                         expected_bytes=entry.detail.bytes)  # fmt: skip
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        click.echo("what was restored stays; run again with --overwrite to finish", err=True)
+        raise
+
+
+def _print(done: Restored, target: Path) -> None:
+    troubles = [f"{printable(path) or '/'}: not restored: {why}" for path, why in done.failed]
+    troubles += [f"{printable(path) or '/'}: left out: {what}" for path, what in done.left]
+    for line in troubles[:_SHOWN_MAX]:
+        click.echo(line, err=True)
+    more = len(troubles) - _SHOWN_MAX + done.unlisted
+    if more > 0:
+        click.echo(f"... and {more:,} more", err=True)
+    facts = [count(done.entries, "entry", "entries"), size(done.size)]
+    facts += [f"{count(done.kept, 'file')} were there already"] if done.kept else []
+    but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
+    click.echo(f"restored {', '.join(facts)} to {os.fspath(target)}{but}")
+
+
+def _as_json(done: Restored) -> dict[str, object]:
+    return {
+        "entries": done.entries,
+        "bytes": done.size,
+        "kept": done.kept,
+        "left": [{**exact(path), "left": what} for path, what in done.left],
+        "failed": [{**exact(path), "reason": why} for path, why in done.failed],
+        "unlisted": done.unlisted,
+    }
+
+
+def _plan(what: str, store: Path, selection: Selection, *, verbose: bool, as_json: bool) -> int:
+    """Say what would be restored."""
+    paths: list[str] = []
+
+    def told(path: bytes, _: Entry) -> None:
+        if verbose and as_json:
+            paths.append(printable(path))
+        elif verbose:
+            click.echo(printable(path) or "/")
+
+    with Store.open(store) as opened:
+        plan = Plan(opened, _find(opened, what, selection), selection, told)
+    for path, why in plan.failed:
+        click.echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
+    if not plan.entries:
+        raise VentifsError(f"{what}: nothing matches the patterns")
+    if as_json:
+        facts = {"entries": plan.entries, "bytes": plan.size, "dry_run": True}
+        click.echo(json.dumps({**facts, "paths": paths} if verbose else facts, indent=2))
+    else:
+        click.echo(f"would restore {count(plan.entries, 'entry', 'entries')}, {size(plan.size)}")
+    return _FAILED if plan.failed else 0

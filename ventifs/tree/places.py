@@ -1,0 +1,241 @@
+"""The directories of a destination: making them, finding them again, moving finished things in.
+
+Every component is opened relative to its parent's descriptor and never through a link. Descriptors
+are few, whatever the depth and the number of directories: one that was closed is opened again from
+the nearest directory above that still is. With `overwrite` things are made in a staging directory
+that only this user may enter, one for each mount; what a killed run has left of one, the next run
+in the same place takes away.
+"""
+
+import fcntl
+import os
+import secrets
+import stat
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ventifs.tree.records import Entry
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_MAX = 64
+_STAGING = b".ventifs-restore."
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A directory of the destination that is not finished.
+
+    Attributes:
+        entry: what is archived of it.
+        above: the directory it is in; None for the top.
+        fresh: whether this run has made it.
+        staging: descriptor of the staging directory of its mount; -1 without one.
+        pending: what must be done before it is finished, its own walk first.
+    """
+
+    entry: Entry
+    above: "Place | None"
+    fresh: bool
+    staging: int = -1
+    pending: int = 1
+
+    def path(self, name: bytes = b"") -> bytes:
+        """Its path below the top, or that of a name in it."""
+        names = [name] if name else []
+        place = self
+        while place.above is not None:
+            names.append(place.entry.name)
+            place = place.above
+        return b"/".join(reversed(names))
+
+
+class Places:
+    """The directories of one restore. Not to be shared between threads."""
+
+    def __init__(self, top: int, *, overwrite: bool) -> None:
+        """Everything goes below `top`, which is closed in the end."""
+        self._top = top
+        self._open: OrderedDict[Place, int] = OrderedDict()  # those used last come last
+        self._stagings: dict[Place, _Staging] = {}  # by the directory they are in
+        self._mounts: dict[tuple[int, bytes], Place] = {}
+        self._overwrite = overwrite
+
+    def top(self, entry: Entry) -> Place:
+        """The place of the whole tree."""
+        place = Place(entry, None, fresh=not self._overwrite)
+        if self._overwrite:
+            _allow_owner(self._top)
+            self._give_staging(place, self._top)
+        else:
+            _make_private(self._top)
+        return place
+
+    def around(self, entry: Entry) -> Place:
+        """The place of what is no directory: the top is around it, and stays as it is."""
+        place = Place(entry, None, fresh=False)
+        if self._overwrite:
+            self._give_staging(place, self._top)
+        return place
+
+    def make(self, entry: Entry, above: Place) -> Place:
+        """A directory in another, new or, with `overwrite`, one that is there.
+
+        Raises:
+            OSError: when there is none now.
+        """
+        directory = self.fd(above)
+        place = Place(entry, above, fresh=True, staging=above.staging)
+        try:
+            os.mkdir(entry.name, 0o700, dir_fd=directory)
+        except FileExistsError:
+            if not self._overwrite:
+                raise
+            place.fresh = _cleared(entry.name, directory)
+        if place.fresh:
+            fd = os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory)
+        else:
+            fd = _opened(entry.name, directory)
+        self._keep(place, fd)
+        if not place.fresh:
+            self._give_staging(place, fd)
+        return place
+
+    def fd(self, place: Place) -> int:
+        """A descriptor, good until the next call."""
+        closed: list[Place] = []
+        while place.above is not None and place not in self._open:
+            closed.append(place)
+            place = place.above
+        fd = self._top
+        if place.above is not None:
+            self._open.move_to_end(place)
+            fd = self._open[place]
+        for below in reversed(closed):
+            fd = os.open(below.entry.name, OPEN_DIRECTORY, dir_fd=fd)
+            self._keep(below, fd)
+        return fd
+
+    def _keep(self, place: Place, fd: int) -> None:
+        self._open[place] = fd
+        if len(self._open) > _OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1])
+
+    def tidy(self, place: Place) -> None:
+        """Take away the staging directory that was made in this one: all that needed it is done."""
+        if place in self._stagings:
+            self._stagings.pop(place).close()
+            self._mounts = {mount: at for mount, at in self._mounts.items() if at is not place}
+
+    def forget(self, place: Place) -> None:
+        """Close a directory that is finished."""
+        fd = self._open.pop(place, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def _give_staging(self, place: Place, directory: int) -> None:
+        """Find or make the staging directory for a directory that was there."""
+        mount = _mount_of(directory)
+        if mount not in self._mounts:  # this is where it begins, or where we do
+            self._stagings[place] = _Staging(directory)
+            self._mounts[mount] = place
+        place.staging = self._stagings[self._mounts[mount]].fd
+
+    def close(self) -> None:
+        """Close all, and take the staging directories away."""
+        for staging in self._stagings.values():
+            staging.close()
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        os.close(self._top)
+
+
+class _Staging:
+    """A private directory, locked while it is in use."""
+
+    def __init__(self, above: int) -> None:
+        self._above = os.dup(above)
+        self._name = _STAGING + secrets.token_hex(8).encode()
+        for name in map(os.fsencode, os.listdir(above)):
+            if name.startswith(_STAGING):
+                _remove_left_over(name, above)
+        os.mkdir(self._name, 0o700, dir_fd=above)
+        self.fd = os.open(self._name, OPEN_DIRECTORY, dir_fd=above)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        _make_private(self.fd)
+
+    def close(self) -> None:
+        """Take it away with what an interrupted run has left in it."""
+        _remove(self.fd, self._name, self._above)
+        os.close(self.fd)
+        os.close(self._above)
+
+
+def _remove_left_over(name: bytes, above: int) -> None:
+    """Remove the staging directory of a run that was killed."""
+    with suppress(OSError):
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_uid == os.geteuid():
+                _remove(fd, name, above)
+        finally:
+            os.close(fd)
+
+
+def _remove(fd: int, name: bytes, above: int) -> None:
+    with suppress(OSError):
+        for staged in os.listdir(fd):
+            os.unlink(staged, dir_fd=fd)
+        os.rmdir(name, dir_fd=above)
+
+
+def _make_private(fd: int) -> None:
+    """Let nobody else in, and nothing that is made in it inherit anything, where we may say so."""
+    with suppress(OSError):
+        os.removexattr(fd, "system.posix_acl_default")
+    with suppress(OSError):
+        os.fchown(fd, os.geteuid(), os.getegid())
+    with suppress(OSError):
+        os.fchmod(fd, 0o700)
+
+
+def _cleared(name: bytes, directory: int) -> bool:
+    """Make room for a directory where something is; whether one was made."""
+    if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        return False
+    os.unlink(name, dir_fd=directory)
+    os.mkdir(name, 0o700, dir_fd=directory)
+    return True
+
+
+def _opened(name: bytes, directory: int) -> int:
+    """A directory that was there, open, and with all permissions for its owner if that is us."""
+    try:
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    except PermissionError:
+        found = os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
+        try:
+            os.chmod(f"/proc/self/fd/{found}", 0o700)  # chmod by name follows links
+        finally:
+            os.close(found)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    _allow_owner(fd)
+    return fd
+
+
+def _allow_owner(fd: int) -> None:
+    """Give a directory's owner all permissions, until it gets those that are archived."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & 0o700 != 0o700:
+        with suppress(OSError):
+            os.fchmod(fd, mode | 0o700)
+
+
+def _mount_of(fd: int) -> tuple[int, bytes]:
+    """What two directories have in common if things can be moved from one to the other."""
+    mount = b""
+    with suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as facts:
+        mount = next((line for line in facts if line.startswith(b"mnt_id:")), b"")
+    return os.fstat(fd).st_dev, mount

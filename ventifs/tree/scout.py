@@ -1,0 +1,229 @@
+"""Looking ahead of the walk for what did not change since the previous run.
+
+The previous run's stat cache is split into units of some thousand names; workers compare each with
+the live tree, and tell which directories are not, names, leaves and all, as they were. The walk
+then goes only to these, and to those above them: every other directory's entry is known. A
+directory that holds a name of a hard-linked file always counts as changed, for the names of a file
+tell together what its entries are.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+
+import msgspec
+
+from ventifs.tree.live import Opener, entry_of, live_xattrs
+from ventifs.tree.records import Directory, Entry, decode_entry, encode, listed_xattrs
+from ventifs.tree.scan import Options, Scanner
+from ventifs.tree.statcache import Named, Previous, Seen, raw
+from ventifs.tree.workers import Pool
+
+UNIT_NAMES = 2000
+_CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
+
+
+class Unit(msgspec.Struct, frozen=True, array_like=True):
+    """A directory to compare, alone or with all below it.
+
+    Attributes:
+        path: below the archive's root.
+        entry: what the previous run archived of it.
+        deep: whether what is below is to be compared too.
+    """
+
+    path: bytes
+    entry: bytes
+    deep: bool
+
+
+class Finding(msgspec.Struct, frozen=True, array_like=True):
+    """What came of one unit.
+
+    Attributes:
+        changed: paths of the directories that are not as they were.
+        given_up: there were too many; nothing is known of the unit.
+    """
+
+    changed: list[bytes]
+    given_up: bool = False
+
+
+class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The request: units to compare; its descriptors are the archive's root and the cache."""
+
+    units: list[Unit]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_reply = msgspec.msgpack.Decoder(list[Finding]).decode
+
+
+class Scouted:
+    """What is known when all units were compared.
+
+    Attributes:
+        given_up: paths of units of which nothing is known, nor of anything below.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is found yet."""
+        self.given_up: set[bytes] = set()
+        self._to_walk = {b""}  # changed directories, and those above them
+
+    def add(self, units: list[Unit], findings: list[Finding]) -> None:
+        """Take in what was found."""
+        for unit, finding in zip(units, findings, strict=True):
+            if finding.given_up:
+                self.given_up.add(unit.path)
+            for path in [*finding.changed, *([unit.path] if finding.given_up else [])]:
+                while path not in self._to_walk:
+                    self._to_walk.add(path)
+                    path = path.rpartition(b"/")[0]  # noqa: PLW2901, up to the root
+
+    def unchanged(self, path: bytes) -> bool:
+        """Whether a directory that the previous run saw is, with all below it, as it was."""
+        return path not in self._to_walk
+
+
+def scout(pool: Pool, top: int, previous: Previous) -> Scouted:
+    """Have everything below the root, whose descriptor is `top`, compared."""
+    found = Scouted()
+
+    def take(units: list[Unit], reply: bytes) -> None:
+        found.add(units, _decode_reply(reply))
+
+    for units in units_of(previous):
+        request = _encode(Compare(units))
+        pool.submit(request, (top, previous.fd), partial(take, units))
+    pool.drain()
+    return found
+
+
+def units_of(previous: Previous) -> list[list[Unit]]:
+    """All directories below the root that the previous run saw, in lists of some thousand names."""
+    batches: list[list[Unit]] = []
+    batch: list[Unit] = []
+    names = 0
+    pending = [b""]
+    while pending:
+        above = pending.pop()
+        for name, entry in _below(previous, previous.directory(above)):
+            path = above + b"/" + name if above else name
+            detail = decode_entry(entry).detail
+            assert isinstance(detail, Directory)
+            deep = detail.paths <= UNIT_NAMES
+            if not deep:
+                pending.append(path)
+            batch.append(Unit(path, entry, deep))
+            names += detail.paths if deep else 0
+            if names > UNIT_NAMES or len(batch) >= UNIT_NAMES // 20:
+                batches.append(batch)
+                batch, names = [], 0
+    return [*batches, batch] if batch else batches
+
+
+def _below(previous: Previous, seen: Seen | None) -> Iterator[Named]:
+    for number in range(seen.count if seen is not None else 0):
+        assert seen is not None
+        segment = previous.segment(seen, number)
+        if segment is not None:
+            yield from segment.below()
+
+
+class Scout:
+    """Compares units with the live tree."""
+
+    def __init__(self, previous: Previous, options: Options, opener: Opener) -> None:
+        """Compare with what the previous run left."""
+        self._device = 0
+        self._previous = previous
+        self._opener = opener
+        self._missed = False
+        self._scanner = Scanner(previous, options, opener, self._vanished)
+
+    def _vanished(self, path: bytes, error: OSError) -> None:
+        self._missed = True
+
+    def compare(self, request: Compare, top: int) -> bytes:
+        """The encoded reply to a request about the tree below `top`."""
+        self._device = os.fstat(top).st_dev
+        return _encode([self._unit(unit, top) for unit in request.units])
+
+    def _unit(self, unit: Unit, top: int) -> Finding:
+        """Which directories of a unit are not as they were."""
+        changed: list[bytes] = []
+        try:
+            fd = self._opened(unit.path, top)
+        except OSError:
+            return Finding([unit.path])
+        stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, changed)))]
+        try:
+            while stack:
+                above, path, below = stack[-1]
+                named = next(below, None) if unit.deep else None
+                if named is None:
+                    stack.pop()
+                    os.close(above)
+                    continue
+                name, entry = named
+                child = path + b"/" + name
+                try:
+                    fd = self._opener.open(name, above)
+                except OSError:
+                    changed.append(child)
+                    continue
+                stack.append((fd, child, iter(self._compared(fd, child, entry, changed))))
+                if len(changed) > _CHANGED_MAX:
+                    return Finding([], given_up=True)
+        finally:
+            for fd, _, _ in stack:
+                os.close(fd)
+        return Finding(changed)
+
+    def _opened(self, path: bytes, top: int) -> int:
+        fd = os.dup(top)
+        for component in path.split(b"/"):
+            try:
+                below = self._opener.open(component, fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _compared(self, fd: int, path: bytes, entry: bytes, changed: list[bytes]) -> list[Named]:
+        """Compare one directory; the subdirectories that the previous run saw in it."""
+        below: list[Named] = []
+        try:
+            same = self._same(fd, path, decode_entry(entry), entry, below)
+        except OSError:
+            same = False
+        if not same:
+            changed.append(path)
+        return below
+
+    def _same(self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[Named]) -> bool:
+        # Hot: 22 us a directory and 2.6 us a name, of which system calls are two thirds.
+        seen, status = self._previous.directory(path), os.fstat(fd)
+        if seen is None or not isinstance(entry.detail, Directory):
+            return False
+        self._missed = False
+        same = status.st_dev == self._device and seen.content == entry.detail.content
+        chunks, _ = self._scanner.chunks(path, fd, seen)
+        for chunk in chunks:
+            old = chunk.old
+            if old is None:
+                return False
+            named = old.below()
+            below += named
+            same = (
+                same
+                and raw(chunk.stats()) == old.leaves
+                and not chunk.linked
+                and [name for name, _ in named] == [name for name, _ in chunk.directories]
+            )
+        xattrs = listed_xattrs(live_xattrs(fd))
+        if xattrs is None:  # too long to be compared without storing them
+            return False
+        fresh = entry_of(entry.name, status, entry.detail, xattrs)
+        return same and not self._missed and encode(fresh) == encoded
