@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.conversing import answer_all
 from tests.support.reading import listings
-from ventifs.store import Store
+from ventifs.store import Score, Store
 from ventifs.store.claims import Claims
 from ventifs.tree import reading, scan
 from ventifs.tree.catalog import tree_score
@@ -106,3 +106,26 @@ def wait_for_tick(directory: Path) -> None:
     while probe.stat().st_ctime_ns == before:
         os.utime(probe)
     probe.unlink()
+
+
+def claim_side_by_side(result: Path, scores: list[bytes]) -> None:
+    """In a child: two processes take on the same scores at once, each in its own order.
+
+    Leaves in `result` how many were got by nobody, and how many by both.
+    """
+    claims = Claims()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        got = bytes(not claims.taken(Score(score)) for score in reversed(scores))
+        os.write(write, got)  # a few KB: goes into the pipe at once
+        os._exit(0)
+    ours = [not claims.taken(Score(score)) for score in scores]
+    os.close(write)
+    with open(read, "rb") as pipe:
+        theirs = [bool(byte) for byte in reversed(pipe.read())]
+    os.waitpid(pid, 0)
+    pairs = list(zip(ours, theirs, strict=True))
+    nobody = sum(not one and not other for one, other in pairs)
+    both = sum(one and other for one, other in pairs)
+    result.write_text(f"{nobody} {both}")

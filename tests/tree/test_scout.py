@@ -67,6 +67,7 @@ def test_more_metadata_than_goes_into_one_request(peer: Peer, store: Path, sourc
     both_runs(peer, store, source)
 
 
+@pytest.mark.slow
 def test_paths_longer_than_a_request(peer: Peer, store: Path, source: Path) -> None:
     """At more than 2000 names a unit: each level above is one."""
     source.mkdir()
