@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +16,8 @@ from tests.support.conversing import answer_all
 from tests.support.reading import listings
 from ventifs.store import Score, Store
 from ventifs.store.claims import Claims
-from ventifs.tree import reading, scan
+from ventifs.tree import reading, scan, scout, service
+from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
@@ -34,6 +35,8 @@ class Way(NamedTuple):
         read_all: read every file.
         segment_max: names taken together.
         batch_leaves: files handed over together.
+        unit_names: names compared together before the walk.
+        changed_max: changed directories of a unit with which comparing goes on.
         shuffle: seed of the order in which names are listed; as the file system has it, if None.
         clock_ns: what the clock shows, for the stat cache; all files are long settled, if None.
     """
@@ -42,6 +45,8 @@ class Way(NamedTuple):
     read_all: bool = False
     segment_max: int = 4096
     batch_leaves: int = 224
+    unit_names: int = 2000
+    changed_max: int = 64
     shuffle: int | None = None
     clock_ns: int | None = None
 
@@ -64,6 +69,8 @@ def _changed(way: Way) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setattr(scan, "SEGMENT_MAX", way.segment_max)
         patch.setattr(reading, "_BATCH_LEAVES", way.batch_leaves)
+        patch.setattr(scout, "UNIT_NAMES", way.unit_names)
+        patch.setattr(scout, "_CHANGED_MAX", way.changed_max)
         if way.clock_ns is None:
             patch.setattr(reading, "SETTLED_NS", EVERYTHING_SETTLED)
         else:
@@ -91,6 +98,24 @@ def archive_by(
     return Done(
         tree_score(version.root), tally.entries, tally.bytes, tally.new_bytes, version.troubles
     )
+
+
+def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> None:
+    """In a child: archive by two workers, and be interrupted when so many entries are done.
+
+    `pending_max` blocks wait in each worker for a commit.
+    """
+
+    def progress(tally: Tally, _: bytes) -> None:
+        if tally.entries >= entries:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(service, "PENDING_MAX", pending_max)
+        task = partial(serving, store, Claims(), Options())
+        with Workers(2, task) as pool, Store.open(store, "write") as opened:
+            archive(opened, source, "t", pool=pool, progress=progress)
+            raise AssertionError("it was not interrupted")
 
 
 def archive_when_asked(connection: Connection) -> None:
