@@ -22,7 +22,7 @@ from ventifs.tree.assembly import Assembler, Frame, Segment
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.links import Group, Groups, Member
 from ventifs.tree.live import Opener, Reader, Trouble, allow_many_descriptors, same_file
-from ventifs.tree.reading import Batches, Outcome, Wanted, reason_of
+from ventifs.tree.reading import Batches, Outcome, reason_of
 from ventifs.tree.records import Directory, Entry, decode_entry
 from ventifs.tree.scan import Chunk, Options, Scanner
 from ventifs.tree.scout import Scouted, scout
@@ -31,7 +31,7 @@ from ventifs.tree.statcache import NOT_SETTLED, Leaf, StatCache, raw
 from ventifs.tree.workers import Inline, Pool
 
 Progress = Callable[["Tally", bytes], None]  # what was done, the current path
-_Known = dict[bytes, tuple[Leaf, bytes]]
+_UNKNOWN: tuple[Leaf | None, bytes] = (None, b"")
 
 
 class Tally(msgspec.Struct):
@@ -139,9 +139,11 @@ class Archiver:
         previous = self._cache.previous
         if previous is None or previous.worn:
             return
-        self._cache.carry_over()
-        self._scouted = scout(self._pool, top, previous)
-        root.scouted = True
+        found = scout(self._pool, top, previous)
+        if found is not None:
+            self._cache.carry_over()
+            self._scouted = found
+            root.scouted = True
 
     def _walk(self, stack: list[_Level]) -> None:
         try:
@@ -272,54 +274,63 @@ class Archiver:
             self.tally.entries += chunk.old.count
             self.tally.bytes += chunk.old.size
             return
-        known = chunk.old.known() if chunk.old is not None else {}
-        for leaf, (_, status) in zip(leaves, chunk.leaves, strict=True):
-            self._leaf(level, segment, leaf, status, known)
+        segment.leaves, segment.entries = leaves, [b""] * len(leaves)
+        self._leaves(level, segment, chunk)
 
     # --- leaves -------------------------------------------------------------------------------
 
-    def _leaf(
-        self, level: _Level, segment: Segment, leaf: Leaf, status: os.stat_result, known: _Known
-    ) -> None:
-        """Anything but a directory: as the previous run saw it, or to be read."""
-        index = len(segment.leaves)
-        segment.leaves.append(leaf)
-        segment.entries.append(b"")
-        seen, entry = known.get(leaf[0], (None, b""))
-        if seen != leaf:
-            entry = b""
-        if status.st_nlink > 1:
-            self._linked(level, segment, index, status, entry)
-        elif entry:
-            self._put(segment, index, entry, _bytes_of(status))
-        else:
-            segment.pending += 1
-            self._read(level, leaf[0], status, partial(self._was_read, segment, index))
+    def _leaves(self, level: _Level, segment: Segment, chunk: Chunk) -> None:
+        """Everything but directories: as the previous run saw it, or to be read."""
+        known = chunk.old.known() if chunk.old is not None else {}
+        unread: list[int] = []
+        for index, (name, status) in enumerate(chunk.leaves):
+            seen, entry = known.get(name, _UNKNOWN)
+            if seen != segment.leaves[index]:
+                entry = b""
+            if status.st_nlink > 1:
+                self._linked(level, segment, index, status, entry)
+            elif entry:
+                self._put(segment, index, entry, _bytes_of(status))
+            else:
+                unread.append(index)
+        if unread:
+            segment.pending += len(unread)
+            statuses = [chunk.leaves[index][1] for index in unread]
+            wanted = [
+                (segment.leaves[index][0], stat.S_ISREG(status.st_mode))
+                for index, status in zip(unread, statuses, strict=True)
+            ]
+            sizes = [_bytes_of(status) for status in statuses]
+            self._batches.add(level.fd, wanted, sizes, partial(self._were_read, segment, unread))
 
-    def _read(
-        self, level: _Level, name: bytes, status: os.stat_result, done: Callable[[Outcome], None]
+    def _were_read(
+        self, segment: Segment, unread: list[int], first: int, outcomes: list[Outcome]
     ) -> None:
-        wanted: Wanted = (name, stat.S_ISREG(status.st_mode))
-        self._batches.add(level, level.fd, wanted, _bytes_of(status), done)
+        """Leaves have been read, from the `first` of those that were to be, or could not be."""
+        # Hot: 1 us a leaf.
+        leaves, entries, size, missing = segment.leaves, segment.entries, 0, 0
+        for index, outcome in zip(unread[first:], outcomes, strict=False):
+            if outcome.problem:
+                self._trouble(segment.path(index), outcome.problem, missing=not outcome.entry)
+            if not outcome.entry:
+                missing += 1
+                continue
+            entries[index] = outcome.entry
+            size += outcome.regular_size
+            leaves[index] = (
+                leaves[index][0], outcome.inode, outcome.size, outcome.mtime_ns,
+                outcome.ctime_ns if outcome.settled else NOT_SETTLED,
+            )  # fmt: skip
+        segment.size += size
+        self.tally.entries += len(outcomes) - missing
+        self.tally.bytes += size
+        self._assembler.arrived(segment, len(outcomes))
 
     def _put(self, segment: Segment, index: int, entry: bytes, size: int) -> None:
         segment.entries[index] = entry
         segment.size += size
         self.tally.entries += 1
         self.tally.bytes += size
-
-    def _was_read(self, segment: Segment, index: int, outcome: Outcome) -> None:
-        """A leaf with one name has been read, or could not be."""
-        if outcome.problem:
-            self._trouble(segment.path(index), outcome.problem, missing=not outcome.entry)
-        if outcome.entry:
-            ctime_ns = outcome.ctime_ns if outcome.settled else NOT_SETTLED
-            name = segment.leaves[index][0]
-            segment.leaves[index] = (
-                name, outcome.inode, outcome.size, outcome.mtime_ns, ctime_ns
-            )  # fmt: skip
-            self._put(segment, index, outcome.entry, outcome.regular_size)
-        self._assembler.arrived(segment)
 
     # --- hard links ---------------------------------------------------------------------------
 
@@ -341,17 +352,24 @@ class Archiver:
         if entry and group.entry is None:
             group.entry, group.settled = decode_entry(entry), True
         elif len(group.members) == 1:
-            self._read(level, member.name, status, partial(self._group_was_read, group))
+            self._read_group(group, level.fd)
         if group.whole:
             self._finish_group(group)
 
-    def _group_was_read(self, group: Group, outcome: Outcome) -> None:
+    def _read_group(self, group: Group, directory: int) -> None:
+        """Have a file read by the first name that is left of it."""
+        wanted = (group.members[0].name, stat.S_ISREG(group.status.st_mode))
+        self._batches.add(directory, [wanted], [_bytes_of(group.status)],
+                          partial(self._group_was_read, group))  # fmt: skip
+
+    def _group_was_read(self, group: Group, _: int, outcomes: list[Outcome]) -> None:
         """A file with several names has been read by the first, or could not be."""
         if group.entry is not None:
             return  # another name was as the previous run saw it
+        [outcome] = outcomes
         if not outcome.entry or outcome.inode != group.status.st_ino:
             alone = group.members.pop(0)
-            self._was_read(alone.segment, alone.index, outcome)
+            self._were_read(alone.segment, [alone.index], 0, outcomes)
             if group.members:
                 self._again.append(group)
             else:
@@ -365,21 +383,15 @@ class Archiver:
 
     def _read_again(self, group: Group, top: int) -> None:
         """Read a file by its next name, its directory opened anew."""
-        *above, name = group.members[0].path.split(b"/")
-        done = partial(self._group_was_read, group)
+        fd = os.dup(top)
         try:
-            fd = os.dup(top)
-            for component in above:
+            for component in group.members[0].path.split(b"/")[:-1]:
                 below = self._opener.open(component, fd)
                 os.close(fd)
                 fd = below
+            self._read_group(group, fd)
         except OSError as error:
-            os.close(fd)
-            done(Outcome(b"", problem=reason_of(error)))
-            return
-        try:
-            wanted = (name, stat.S_ISREG(group.status.st_mode))
-            self._batches.add(group, fd, wanted, group.status.st_size, done)
+            self._group_was_read(group, 0, [Outcome(b"", problem=reason_of(error))])
         finally:
             os.close(fd)
 

@@ -109,9 +109,9 @@ class Assembler:
         self._put_node = put_node
         self._cache = cache
 
-    def arrived(self, segment: Segment) -> None:
-        """Something the segment waited for is known."""
-        segment.pending -= 1
+    def arrived(self, segment: Segment, count: int = 1) -> None:
+        """So many things that the segment waited for are known."""
+        segment.pending -= count
         if not segment.pending:
             self._advance(segment.frame)
 

@@ -64,10 +64,10 @@ class Chunker:
         view, start, found = memoryview(data), 0, []
         for cut in self._cut(data):
             end = start + cut.length
+            if not data[start] and not data[start:end].strip(b"\0"):
+                return None
             found.append(view[start:end])
             start = end
-        if any(not chunk[0] and not bytes(chunk).strip(b"\0") for chunk in found):
-            return None
         return found
 
     def chunks(self, pieces: Iterable[bytes | int]) -> Iterator[bytes | memoryview | int]:

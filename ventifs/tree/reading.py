@@ -57,6 +57,8 @@ class _Reply(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int
 
 
+Done = Callable[[int, list[Outcome]], None]  # which is the first, and what came of them
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_reply = msgspec.msgpack.Decoder(_Reply).decode
 
@@ -103,58 +105,69 @@ def reason_of(error: Exception) -> str:
 
 
 class Batches:
-    """Gathers leaves to be read, and hands them to a pool about 2 MB at a time."""
+    """Gathers leaves to be read, and hands them to a pool about 2 MB at a time.
+
+    Attributes:
+        new_bytes: bytes of blocks that reading them brought to the store.
+    """
 
     def __init__(self, pool: Pool, delivered: Callable[[], None]) -> None:
         """Requests go to `pool`; `delivered` is called after each reply."""
         self.new_bytes = 0
         self._pool = pool
         self._delivered = delivered
-        self._directory: object = None
         self._descriptors: list[int] = []
         self._wanted: list[list[Wanted]] = []
-        self._done: list[Callable[[Outcome], None]] = []
-        self._weight = 0
+        self._done: list[tuple[Done, int]] = []
+        self._leaves = self._weight = 0
 
-    def add(
-        self, directory: object, descriptor: int, wanted: Wanted, size: int,
-        done: Callable[[Outcome], None],
-    ) -> None:  # fmt: skip
-        """Have a leaf read.
+    def add(self, directory: int, wanted: list[Wanted], sizes: list[int], done: Done) -> None:
+        """Have leaves of one directory read.
 
         Args:
-            directory: which it is in; any object that stays the same for all its leaves.
-            descriptor: of that directory; needed only until this returns.
-            wanted: the leaf.
-            size: its size in bytes, as far as it is known.
-            done: gets its outcome, in this or a later call.
+            directory: its descriptor, needed only until this returns.
+            wanted: the leaves.
+            sizes: of each in bytes, as far as it is known.
+            done: gets their outcomes, now or later, some at a time and not in order.
         """
-        if directory is not self._directory:
-            if len(self._descriptors) == DESCRIPTORS_MAX:
+        start = 0
+        while start < len(wanted):
+            end = self._fitting(sizes, start)
+            self._descriptors.append(os.dup(directory))
+            self._wanted.append(wanted[start:end])
+            self._done.append((done, start))
+            self._leaves += end - start
+            if (
+                self._weight >= _BATCH_BYTES
+                or self._leaves >= _BATCH_LEAVES
+                or len(self._descriptors) >= DESCRIPTORS_MAX
+            ):
                 self.flush()
-            self._descriptors.append(os.dup(descriptor))
-            self._wanted.append([])
-            self._directory = directory
-        self._wanted[-1].append(wanted)
-        self._done.append(done)
-        self._weight += size + _FILE_COST
-        if self._weight >= _BATCH_BYTES or len(self._done) >= _BATCH_LEAVES:
-            self.flush()
+            start = end
+
+    def _fitting(self, sizes: list[int], start: int) -> int:
+        """Where to stop so that the batch gets no larger than it need be; one leaf always fits."""
+        end, most = start, min(len(sizes), start + _BATCH_LEAVES - self._leaves)
+        while end < most and self._weight < _BATCH_BYTES:
+            self._weight += sizes[end] + _FILE_COST
+            end += 1
+        return end
 
     def flush(self) -> None:
         """Hand over what is gathered."""
         if not self._done:
             return
-        waiting, descriptors = self._done, self._descriptors
-        request = _encode(Read(self._wanted))
-        self._directory, self._descriptors, self._wanted, self._done = None, [], [], []
-        self._weight = 0
+        descriptors, lengths = self._descriptors, [len(wanted) for wanted in self._wanted]
+        waiting, request = self._done, _encode(Read(self._wanted))
+        self._descriptors, self._wanted, self._done = [], [], []
+        self._leaves = self._weight = 0
 
         def deliver(reply: bytes) -> None:
-            decoded = _decode_reply(reply)
+            decoded, start = _decode_reply(reply), 0
             self.new_bytes += decoded.new_bytes
-            for done, outcome in zip(waiting, decoded.outcomes, strict=True):
-                done(outcome)
+            for (done, first), length in zip(waiting, lengths, strict=True):
+                done(first, decoded.outcomes[start : start + length])
+                start += length
             self._delivered()
 
         try:

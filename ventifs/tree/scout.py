@@ -88,20 +88,27 @@ class Scouted:
         return path not in self._to_walk
 
 
-def scout(pool: Pool, top: int, previous: Previous) -> Scouted:
-    """Have everything below the root, whose descriptor is `top`, compared."""
+def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
+    """Have everything below the root, whose descriptor is `top`, compared.
+
+    Returns:
+        What was found; None if nearly everything has changed.
+    """
     found = Scouted()
 
     def take(units: list[Unit], reply: bytes) -> None:
         found.add(units, _decode_reply(reply))
 
-    for units in units_of(previous):
+    batches = units_of(previous)
+    for units in batches:
         request = _encode(Compare(units))
         if len(request) > REQUEST_MAX:  # a path of so many bytes
             found.add(units, [Finding([], given_up=True)] * len(units))
             continue
         pool.submit(request, (top, previous.fd), partial(take, units))
     pool.drain()
+    if 2 * len(found.given_up) > sum(map(len, batches)):
+        return None
     return found
 
 

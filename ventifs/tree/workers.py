@@ -154,6 +154,8 @@ class Workers:
             self._dispatch(None)
             worker = min(self._workers, key=lambda worker: len(worker.waiting))
         self._send(worker, request, descriptors, done)
+        self._workers.remove(worker)
+        self._workers.append(worker)  # of those with as little to do, it comes last next time
 
     def _send(
         self, worker: _Worker, request: bytes, descriptors: Sequence[int], done: Done
