@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,9 +14,10 @@ import pytest
 
 from tests.support.conversing import answer_all
 from tests.support.reading import listings
-from ventifs.store import Store
+from ventifs.store import Score, Store
 from ventifs.store.claims import Claims
-from ventifs.tree import reading, scan
+from ventifs.tree import reading, scan, scout, service
+from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
@@ -34,6 +35,8 @@ class Way(NamedTuple):
         read_all: read every file.
         segment_max: names taken together.
         batch_leaves: files handed over together.
+        unit_names: names compared together before the walk.
+        changed_max: changed directories of a unit with which comparing goes on.
         shuffle: seed of the order in which names are listed; as the file system has it, if None.
         clock_ns: what the clock shows, for the stat cache; all files are long settled, if None.
     """
@@ -42,6 +45,8 @@ class Way(NamedTuple):
     read_all: bool = False
     segment_max: int = 4096
     batch_leaves: int = 224
+    unit_names: int = 2000
+    changed_max: int = 64
     shuffle: int | None = None
     clock_ns: int | None = None
 
@@ -64,6 +69,8 @@ def _changed(way: Way) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setattr(scan, "SEGMENT_MAX", way.segment_max)
         patch.setattr(reading, "_BATCH_LEAVES", way.batch_leaves)
+        patch.setattr(scout, "UNIT_NAMES", way.unit_names)
+        patch.setattr(scout, "_CHANGED_MAX", way.changed_max)
         if way.clock_ns is None:
             patch.setattr(reading, "SETTLED_NS", EVERYTHING_SETTLED)
         else:
@@ -93,6 +100,24 @@ def archive_by(
     )
 
 
+def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> None:
+    """In a child: archive by two workers, and be interrupted when so many entries are done.
+
+    `pending_max` blocks wait in each worker for a commit.
+    """
+
+    def progress(tally: Tally, _: bytes) -> None:
+        if tally.entries >= entries:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(service, "PENDING_MAX", pending_max)
+        task = partial(serving, store, Claims(), Options())
+        with Workers(2, task) as pool, Store.open(store, "write") as opened:
+            archive(opened, source, "t", pool=pool, progress=progress)
+            raise AssertionError("it was not interrupted")
+
+
 def archive_when_asked(connection: Connection) -> None:
     """The child of a `Peer`: asked ("archive", store, source, name, way), it answers `Done`."""
     answer_all(connection, {"archive": archive_by})
@@ -106,3 +131,26 @@ def wait_for_tick(directory: Path) -> None:
     while probe.stat().st_ctime_ns == before:
         os.utime(probe)
     probe.unlink()
+
+
+def claim_side_by_side(result: Path, scores: list[bytes]) -> None:
+    """In a child: two processes take on the same scores at once, each in its own order.
+
+    Leaves in `result` how many were got by nobody, and how many by both.
+    """
+    claims = Claims()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        got = bytes(not claims.taken(Score(score)) for score in reversed(scores))
+        os.write(write, got)  # a few KB: goes into the pipe at once
+        os._exit(0)
+    ours = [not claims.taken(Score(score)) for score in scores]
+    os.close(write)
+    with open(read, "rb") as pipe:
+        theirs = [bool(byte) for byte in reversed(pipe.read())]
+    os.waitpid(pid, 0)
+    pairs = list(zip(ours, theirs, strict=True))
+    nobody = sum(not one and not other for one, other in pairs)
+    both = sum(one and other for one, other in pairs)
+    result.write_text(f"{nobody} {both}")

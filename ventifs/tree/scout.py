@@ -17,10 +17,12 @@ from ventifs.tree.live import Opener, entry_of, live_xattrs
 from ventifs.tree.records import Directory, Entry, decode_entry, encode, listed_xattrs
 from ventifs.tree.scan import Options, Scanner
 from ventifs.tree.statcache import Named, Previous, Seen, raw
-from ventifs.tree.workers import Pool
+from ventifs.tree.workers import REQUEST_MAX, Pool
 
 UNIT_NAMES = 2000
 _CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
+
+_UNIT_OVERHEAD = 16  # bytes of one, encoded, besides path and entry
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True):
@@ -100,6 +102,9 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
     batches = units_of(previous)
     for units in batches:
         request = _encode(Compare(units))
+        if len(request) > REQUEST_MAX:  # a path of so many bytes
+            found.add(units, [Finding([], given_up=True)] * len(units))
+            continue
         pool.submit(request, (top, previous.fd), partial(take, units))
     pool.drain()
     if 2 * len(found.given_up) > sum(map(len, batches)):
@@ -111,7 +116,7 @@ def units_of(previous: Previous) -> list[list[Unit]]:
     """All directories below the root that the previous run saw, in lists of some thousand names."""
     batches: list[list[Unit]] = []
     batch: list[Unit] = []
-    names = 0
+    names = size = 0
     pending = [b""]
     while pending:
         above = pending.pop()
@@ -122,11 +127,16 @@ def units_of(previous: Previous) -> list[list[Unit]]:
             deep = detail.paths <= UNIT_NAMES
             if not deep:
                 pending.append(path)
+            needed = len(path) + len(entry) + _UNIT_OVERHEAD
+            if batch and size + needed > REQUEST_MAX - _UNIT_OVERHEAD:
+                batches.append(batch)
+                batch, names, size = [], 0, 0
             batch.append(Unit(path, entry, deep))
             names += detail.paths if deep else 0
+            size += needed
             if names > UNIT_NAMES or len(batch) >= UNIT_NAMES // 20:
                 batches.append(batch)
-                batch, names = [], 0
+                batch, names, size = [], 0, 0
     return [*batches, batch] if batch else batches
 
 

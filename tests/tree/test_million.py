@@ -1,0 +1,66 @@
+"""A directory of a million files: it takes its time, and no more memory than any other."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commanding import SCRIPT, parsed, run
+from tests.support.memory import peak_memory
+from tests.support.trees import remove
+
+FILES = 1_000_000
+MEMORY_MAX = 300 << 20
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A store and a directory of a million empty files, all in memory."""
+    status = os.statvfs("/dev/shm")
+    if status.f_favail < FILES + 10_000 or shutil.disk_usage("/dev/shm").free < 2 << 30:
+        pytest.skip("/dev/shm has no room for a million files")
+    top = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    (top / "many").mkdir()
+    fd = os.open(top / "many", os.O_RDONLY)
+    for number in range(FILES):
+        os.mknod(f"file number {number}", 0o100644, dir_fd=fd)
+    os.close(fd)
+    run(top, "init", "--store", "s")
+    yield top
+    remove(top)
+
+
+def measured(home: Path, *words: str) -> tuple[float, int]:
+    """Seconds and peak memory of an archive run."""
+    started = time.monotonic()
+    child = subprocess.Popen(
+        [SCRIPT, "archive", "many", "--name", "m", "--store", "s", *words], cwd=home,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    memory = peak_memory(child)
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    print(f"archive {' '.join(words)}: {time.monotonic() - started:.1f} s, {memory >> 20} MiB")
+    return time.monotonic() - started, memory
+
+
+def test_a_million_files_in_one_directory(home: Path) -> None:
+    memory = [measured(home, "--jobs", "2")[1], measured(home, "--jobs", "2")[1]]
+    (home / "many" / "file number 500000").unlink()
+    (home / "many" / "file number 77").write_bytes(b"another")
+    memory.append(measured(home, "--jobs", "2")[1])
+    memory.append(measured(home, "--jobs", "1", "--no-cache")[1])
+    first, second, third, fourth = parsed(home, "versions", "--store", "s")
+    assert first["score"] == second["score"] != third["score"] == fourth["score"]
+    assert (first["paths"], third["paths"]) == (FILES, FILES - 1)
+    assert (first["troubles"], third["troubles"]) == ([], [])
+    assert second["new_bytes"] == 0
+    assert 0 < third["new_bytes"] < 100_000
+    assert max(memory) < MEMORY_MAX, [size >> 20 for size in memory]
