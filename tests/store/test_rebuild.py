@@ -1,11 +1,11 @@
 """Rebuilding: an index made from the arenas alone says what the lost one said."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from tests.support.arenafiles import incompressible
 from tests.support.blocks import mixed_blocks
