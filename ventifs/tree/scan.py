@@ -61,7 +61,7 @@ class Chunk(msgspec.Struct):
     @property
     def linked(self) -> bool:
         """Whether any leaf has other names."""
-        return any(status.st_nlink > 1 for _, status in self.leaves)
+        return max([status.st_nlink for _, status in self.leaves], default=0) > 1
 
 
 class Scanner:
@@ -152,11 +152,10 @@ class Scanner:
             pairs = [pair for pair in pairs if not self._excluded(path, *pair)]
         if self._options.exclude_caches and self._is_cache(fd):
             pairs = [pair for pair in pairs if pair[0] == _CACHE_TAG]
-        leaves: Pairs = []
-        directories: Pairs = []
-        for pair in pairs:
-            (directories if stat.S_ISDIR(pair[1].st_mode) else leaves).append(pair)
-        return Chunk(last, leaves, directories, old)
+        directories = [pair for pair in pairs if stat.S_ISDIR(pair[1].st_mode)]
+        if directories:
+            pairs = [pair for pair in pairs if not stat.S_ISDIR(pair[1].st_mode)]
+        return Chunk(last, pairs, directories, old)
 
     def _excluded(self, path: bytes, name: bytes, status: os.stat_result) -> bool:
         directory = stat.S_ISDIR(status.st_mode)

@@ -14,13 +14,14 @@ from functools import partial
 import msgspec
 
 from ventifs.tree.live import Opener, entry_of, live_xattrs
-from ventifs.tree.records import Directory, Entry, decode_entry, encode, listed_xattrs
+from ventifs.tree.records import Directory, Entry, encode, listed_xattrs, own_entry
 from ventifs.tree.scan import Options, Scanner
 from ventifs.tree.statcache import Named, Previous, Seen, raw
 from ventifs.tree.workers import REQUEST_MAX, Pool
 
 UNIT_NAMES = 2000
 _CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
+_GIVEN_UP_MIN = 16  # units, before the rest is given up too
 
 _UNIT_OVERHEAD = 16  # bytes of one, encoded, besides path and entry
 
@@ -94,27 +95,26 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
     Returns:
         What was found; None if nearly everything has changed.
     """
-    found = Scouted()
+    found, asked = Scouted(), 0
 
     def take(units: list[Unit], reply: bytes) -> None:
         found.add(units, _decode_reply(reply))
 
-    batches = units_of(previous)
-    for units in batches:
+    for units in units_of(previous):
+        if len(found.given_up) > max(_GIVEN_UP_MIN, asked // 2):
+            break  # it will be more than half
+        asked += len(units)
         request = _encode(Compare(units))
         if len(request) > REQUEST_MAX:  # a path of so many bytes
             found.add(units, [Finding([], given_up=True)] * len(units))
             continue
         pool.submit(request, (top, previous.fd), partial(take, units))
     pool.drain()
-    if 2 * len(found.given_up) > sum(map(len, batches)):
-        return None
-    return found
+    return None if 2 * len(found.given_up) > asked else found
 
 
-def units_of(previous: Previous) -> list[list[Unit]]:
+def units_of(previous: Previous) -> Iterator[list[Unit]]:
     """All directories below the root that the previous run saw, in lists of some thousand names."""
-    batches: list[list[Unit]] = []
     batch: list[Unit] = []
     names = size = 0
     pending = [b""]
@@ -122,22 +122,23 @@ def units_of(previous: Previous) -> list[list[Unit]]:
         above = pending.pop()
         for name, entry in _below(previous, previous.directory(above)):
             path = above + b"/" + name if above else name
-            detail = decode_entry(entry).detail
+            detail = own_entry(entry).detail
             assert isinstance(detail, Directory)
             deep = detail.paths <= UNIT_NAMES
             if not deep:
                 pending.append(path)
             needed = len(path) + len(entry) + _UNIT_OVERHEAD
             if batch and size + needed > REQUEST_MAX - _UNIT_OVERHEAD:
-                batches.append(batch)
+                yield batch
                 batch, names, size = [], 0, 0
             batch.append(Unit(path, entry, deep))
             names += detail.paths if deep else 0
             size += needed
             if names > UNIT_NAMES or len(batch) >= UNIT_NAMES // 20:
-                batches.append(batch)
+                yield batch
                 batch, names, size = [], 0, 0
-    return [*batches, batch] if batch else batches
+    if batch:
+        yield batch
 
 
 def _below(previous: Previous, seen: Seen | None) -> Iterator[Named]:
@@ -212,7 +213,7 @@ class Scout:
         """Compare one directory; the subdirectories that the previous run saw in it."""
         below: list[Named] = []
         try:
-            same = self._same(fd, path, decode_entry(entry), entry, below)
+            same = self._same(fd, path, own_entry(entry), entry, below)
         except OSError:
             same = False
         if not same:
