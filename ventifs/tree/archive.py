@@ -21,7 +21,7 @@ from ventifs.store.files import explained
 from ventifs.tree.assembly import Assembler, Frame, Segment
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.links import Group, Groups, Member
-from ventifs.tree.live import Opener, Reader, Trouble, allow_many_descriptors, same_file
+from ventifs.tree.live import Changed, Opener, Reader, Trouble, allow_many_descriptors
 from ventifs.tree.reading import Batches, Outcome, reason_of
 from ventifs.tree.records import Directory, Entry, decode_entry
 from ventifs.tree.scan import Chunk, Options, Scanner
@@ -250,7 +250,7 @@ class Archiver:
         if level.fd >= 0:
             try:
                 frame.xattrs = self._reader.xattrs(level.fd)
-            except OSError as error:
+            except (OSError, Changed) as error:
                 reason = f"its attributes cannot be read: {reason_of(error)}"
                 self._trouble(frame.path, reason, missing=False)
             os.close(level.fd)
@@ -339,18 +339,18 @@ class Archiver:
     ) -> None:
         """One name of a file that has several; `entry` is what the previous run made of it."""
         segment.pending += 1
-        member = Member(segment, index, segment.path(index))
+        member, leaf = Member(segment, index), segment.leaves[index]
         group = self._groups.find(status)
-        if group is not None and not same_file(group.status, status):
+        if group is not None and not group.same(leaf):
             self._trouble(member.path, "changed between two of its names", missing=False)
             self._finish_group(group)
             group = None
         if group is None:
-            group = Group(status)
+            group = Group.of(status, leaf)
             self._groups.add(group)
         group.members.append(member)
-        if entry and group.entry is None:
-            group.entry, group.settled = decode_entry(entry), True
+        if entry and not group.entry:
+            group.entry, group.settled = entry, True
         elif len(group.members) == 1:
             self._read_group(group, level.fd)
         if group.whole:
@@ -358,16 +358,15 @@ class Archiver:
 
     def _read_group(self, group: Group, directory: int) -> None:
         """Have a file read by the first name that is left of it."""
-        wanted = (group.members[0].name, stat.S_ISREG(group.status.st_mode))
-        self._batches.add(directory, [wanted], [_bytes_of(group.status)],
-                          partial(self._group_was_read, group))  # fmt: skip
+        wanted, size = (group.members[0].name, group.regular), group.leaf[2]
+        self._batches.add(directory, [wanted], [size], partial(self._group_was_read, group))
 
     def _group_was_read(self, group: Group, _: int, outcomes: list[Outcome]) -> None:
         """A file with several names has been read by the first, or could not be."""
-        if group.entry is not None:
+        if group.entry:
             return  # another name was as the previous run saw it
         [outcome] = outcomes
-        if not outcome.entry or outcome.inode != group.status.st_ino:
+        if not outcome.entry or outcome.inode != group.leaf[1]:
             alone = group.members.pop(0)
             self._were_read(alone.segment, [alone.index], 0, outcomes)
             if group.members:
@@ -377,14 +376,15 @@ class Archiver:
             return
         if outcome.problem:
             self._trouble(group.members[0].path, outcome.problem, missing=False)
-        group.entry, group.settled = decode_entry(outcome.entry), outcome.settled
+        group.entry, group.settled = outcome.entry, outcome.settled
         if group.whole:
             self._finish_group(group)
 
     def _read_again(self, group: Group, top: int) -> None:
         """Read a file by its next name, its directory opened anew."""
-        fd = os.dup(top)
+        fd = -1
         try:
+            fd = os.dup(top)
             for component in group.members[0].path.split(b"/")[:-1]:
                 below = self._opener.open(component, fd)
                 os.close(fd)
@@ -393,16 +393,15 @@ class Archiver:
         except OSError as error:
             self._group_was_read(group, 0, [Outcome(b"", problem=reason_of(error))])
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _finish_group(self, group: Group) -> None:
         """No more names will come of a file; if it is read, its entries are known."""
         self._groups.remove(group)
         if not group.whole:
             return
-        assert group.entry is not None
-        size = group.entry.size  # what was read: it may have changed since it was looked at
-        for member, entry in group.entries():
+        for member, entry, size in group.entries():
             if not group.settled:
                 leaf = member.segment.leaves[member.index]
                 member.segment.leaves[member.index] = (*leaf[:4], NOT_SETTLED)
