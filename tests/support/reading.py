@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from ventifs.tree.live import Reader
+from ventifs.tree.records import Content
 
 Hook = Callable[[bytes], object]
 
@@ -16,9 +17,9 @@ def before_reading(hook: Hook) -> Iterator[None]:
     """Call `hook(name)` before anything but a directory is read, when its status is known."""
     regular, other = Reader.regular, Reader.other
 
-    def hooked_regular(self: Reader, name: bytes, directory: int) -> object:
+    def hooked_regular(self: Reader, name: bytes, directory: int, known: Content | None) -> object:
         hook(name)
-        return regular(self, name, directory)
+        return regular(self, name, directory, known)
 
     def hooked_other(self: Reader, name: bytes, directory: int) -> object:
         hook(name)

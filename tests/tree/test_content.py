@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.stores import new_store
 from ventifs.errors import Corrupt, NotStored
 from ventifs.store import Store, score_of
-from ventifs.tree.content import ContentWriter, read, read_whole
+from ventifs.tree.content import ContentWriter, holds, read, read_whole
 from ventifs.tree.prolly import Builder
 from ventifs.tree.records import (
     Block,
@@ -223,3 +223,37 @@ def test_data_where_a_node_is_said_is_corrupt(store: Store) -> None:
         builder = Builder(lambda data: store.put(data, node=True)[0])
         builder.add(encode(Inline(b"x")), length=1)
         read_whole(store, Tree(builder.finish(), 1))
+
+
+# --- compared by scores -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [
+    noise(100), noise(5000), noise(300_000), bytes(100_000), noise(4096) + bytes(64 * KIB),
+    bytes(64 * KIB) + noise(40_000), noise(100) + bytes(3000), noise(2 * MIB) + bytes(1),
+], ids=range(8))  # fmt: skip
+def test_a_file_holds_its_own_content_and_no_other(store: Store, data: bytes) -> None:
+    content = ContentWriter(store).write_whole(data)
+
+    def held(other: bytes) -> bool:
+        return holds(
+            store, content, lambda offset, length: other[offset : offset + length],
+            lambda offset, length: other[offset : offset + length] == bytes(length),
+        )  # fmt: skip
+
+    assert held(data)
+    for at in {0, len(data) // 2, len(data) - 1}:
+        assert not held(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert not held(data[:-1])
+    assert not held(b"")
+
+
+def test_slices_are_not_compared(store: Store) -> None:
+    block = Block(store.put(b"b" * 100)[0], 100)
+    content = tree_of(store, Slice(block, 0, 50))
+    assert not holds(store, content, lambda *_: b"b" * 50, lambda *_: True)
+
+
+def test_a_content_whose_nodes_are_gone_is_told(store: Store) -> None:
+    with pytest.raises(NotStored):
+        holds(store, Tree(score_of(b"nothing here"), 10), lambda *_: b"", lambda *_: True)

@@ -10,11 +10,15 @@ import pytest
 from tests.support.damage import flip
 from tests.support.reading import names_read
 from tests.support.stores import findings
+from tests.support.trees import noise
+from ventifs.errors import NotStored
 from ventifs.store import Store
 from ventifs.store.arena import HEADER_SIZE
 from ventifs.store.check import check, repair
 from ventifs.store.header import read_header
+from ventifs.tree import live
 from ventifs.tree.catalog import Version, tree_score
+from ventifs.tree.content import read as read_content
 from ventifs.tree.content import read_whole
 from ventifs.tree.directory import resolve
 from ventifs.tree.live import Reader
@@ -241,3 +245,55 @@ def test_a_run_that_fails_leaves_the_cache_as_it_was(
     after = sorted((path.name, path.read_bytes()) for path in (root / "statcache").iterdir())
     assert after == before
     assert read_header(root).writable
+
+
+# --- new inodes -------------------------------------------------------------------------------
+
+SIZES = [33, 5000, 70_000, 5 << 20]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("at", ["same", "first", "middle", "last"])
+def test_a_new_file_of_the_old_size_is_archived_as_what_it_holds(
+    root: Path, source: Path, size: int, at: str
+) -> None:
+    """The content that its name had is only compared with, never trusted."""
+    path, data = source / "below" / "file", bytearray(noise(size, size))
+    if size > 64 << 10:
+        data[8192 : 8192 + (40 << 10)] = bytes(40 << 10)  # a hole
+    path.write_bytes(data)
+    first = run(root, source)
+    if at != "same":
+        data[{"first": 0, "middle": 20_000 % size, "last": size - 1}[at]] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    version = run(root, source)
+    whole = run(root, source, read_all=True)
+    assert tree_score(version.root) == tree_score(whole.root)
+    with Store.open(root) as store:
+        was, now = (resolve(store, each.root, b"below/file") for each in (first, version))
+        assert isinstance(was.detail, File)
+        assert isinstance(now.detail, File)
+        assert (was.detail == now.detail) is (at == "same")
+        got = b"".join(
+            bytes(piece) for piece in read_content(store, now.detail.content)
+        )  # bytes(n) is n zeros
+        assert got == data
+
+
+def test_what_only_the_index_lost_is_stored_anew(root: Path, source: Path) -> None:
+    """Nodes that cannot be read are no help, and no harm."""
+    path = source / "below" / "file"
+    path.write_bytes(noise(300_000))
+    run(root, source)
+    path.rename(source / "below" / "kept")
+    path.write_bytes(noise(300_000))
+
+    def lost(*_: object) -> object:
+        raise NotStored("gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "holds", lost)
+        version = run(root, source)
+    assert version.new_bytes < 10_000  # directories
+    assert tree_score(version.root) == tree_score(run(root, source, read_all=True).root)

@@ -22,8 +22,8 @@ from ventifs.tree.assembly import Assembler, Frame, Segment
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.links import Group, Groups, Member
 from ventifs.tree.live import Changed, Opener, Reader, Trouble, allow_many_descriptors
-from ventifs.tree.reading import Batches, Outcome, reason_of
-from ventifs.tree.records import Directory, Entry, decode_entry
+from ventifs.tree.reading import Batches, Outcome, Wanted, reason_of
+from ventifs.tree.records import INLINE_MAX, Directory, Entry, File, decode_entry, own_entry
 from ventifs.tree.scan import Chunk, Options, Scanner
 from ventifs.tree.scout import Scouted, scout
 from ventifs.tree.service import Service, collect, commit_notes
@@ -31,6 +31,7 @@ from ventifs.tree.statcache import NOT_SETTLED, Leaf, StatCache, raw
 from ventifs.tree.workers import Inline, Pool
 
 Progress = Callable[["Tally", bytes], None]  # what was done, the current path
+_Known = dict[bytes, tuple[Leaf, bytes]]
 _UNKNOWN: tuple[Leaf | None, bytes] = (None, b"")
 
 
@@ -297,7 +298,7 @@ class Archiver:
             segment.pending += len(unread)
             statuses = [chunk.leaves[index][1] for index in unread]
             wanted = [
-                (segment.leaves[index][0], stat.S_ISREG(status.st_mode))
+                _wanted(segment.leaves[index][0], status, known)
                 for index, status in zip(unread, statuses, strict=True)
             ]
             sizes = [_bytes_of(status) for status in statuses]
@@ -358,7 +359,7 @@ class Archiver:
 
     def _read_group(self, group: Group, directory: int) -> None:
         """Have a file read by the first name that is left of it."""
-        wanted, size = (group.members[0].name, group.regular), group.leaf[2]
+        wanted, size = (group.members[0].name, group.regular, None), group.leaf[2]
         self._batches.add(directory, [wanted], [size], partial(self._group_was_read, group))
 
     def _group_was_read(self, group: Group, _: int, outcomes: list[Outcome]) -> None:
@@ -407,6 +408,17 @@ class Archiver:
                 member.segment.leaves[member.index] = (*leaf[:4], NOT_SETTLED)
             self._put(member.segment, member.index, entry, size)
             self._assembler.arrived(member.segment)
+
+
+def _wanted(name: bytes, status: os.stat_result, known: _Known) -> Wanted:
+    """What to read; a file that has the size it had may have its content, too."""
+    if not stat.S_ISREG(status.st_mode):
+        return name, False, None
+    seen, entry = known.get(name, _UNKNOWN)
+    if seen is None or seen[2] != status.st_size or status.st_size <= INLINE_MAX:
+        return name, True, None
+    detail = own_entry(entry).detail
+    return name, True, detail.content if isinstance(detail, File) else None
 
 
 def _bytes_of(status: os.stat_result) -> int:

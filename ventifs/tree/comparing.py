@@ -1,20 +1,19 @@
 """Whether a file that is there already is the one that is archived, in everything.
 
-Size and time are looked at first, contents last: a block by its score, without the store; larger
-contents against the archive's own bytes, holes as holes or as zeros.
+Size and time are looked at first, contents last, by their scores: blocks are not read from the
+store.
 """
 
 import os
 import stat
 
-from ventifs.store import Score, Store
-from ventifs.store.score import score_of
+from ventifs.store import Store
 from ventifs.tree.attributes import xattrs_of
-from ventifs.tree.content import read
-from ventifs.tree.records import Block, Content, Entry
+from ventifs.tree.content import holds, read_whole
+from ventifs.tree.live import is_zero
+from ventifs.tree.records import INLINE_MAX, Block, Content, Entry, Tree
 
 OPEN_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_PIECE = 1 << 20
 
 
 def looks_same(entry: Entry, there: os.stat_result) -> bool:
@@ -47,32 +46,7 @@ def is_same(store: Store, entry: Entry, content: Content, fd: int) -> bool:
 
 
 def _has(store: Store, content: Content, fd: int) -> bool:
-    if isinstance(content, Block):
-        data = os.pread(fd, content.length + 1, 0)
-        return len(data) == content.length and score_of(data) == Score(content.score)
-    offset = 0
-    for piece in read(store, content):
-        if isinstance(piece, int):
-            if not _is_zero(fd, offset, piece):
-                return False
-            offset += piece
-        else:
-            if os.pread(fd, len(piece), offset) != bytes(piece):  # views compare byte by byte
-                return False
-            offset += len(piece)
-    return True
-
-
-def _is_zero(fd: int, offset: int, length: int) -> bool:
-    """Whether a range reads as zeros; holes are not read."""
-    end = offset + length
-    while offset < end:
-        try:
-            offset = os.lseek(fd, offset, os.SEEK_DATA)
-        except OSError:  # none from here on
-            return True
-        data = os.pread(fd, min(_PIECE, max(0, end - offset)), offset)
-        if data.strip(b"\0"):
-            return False
-        offset += max(len(data), 1)
-    return True
+    if isinstance(content, Block | Tree):
+        return holds(store, content, lambda offset, length: os.pread(fd, length, offset),
+                     lambda offset, length: is_zero(fd, offset, length))  # fmt: skip
+    return os.pread(fd, INLINE_MAX + 1, 0) == read_whole(store, content)

@@ -3,12 +3,13 @@
 Content is empty, inline, one block, or a tree of items; the bytes alone decide which of these.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store
+from ventifs.store.score import score_of
 from ventifs.tree.chunker import CHUNK_MIN, Chunker
-from ventifs.tree.prolly import Builder, walk
+from ventifs.tree.prolly import Builder, leaves, walk
 from ventifs.tree.records import (
     INLINE_MAX,
     Block,
@@ -26,6 +27,7 @@ from ventifs.tree.records import (
     encode,
     length_of,
     listed_xattrs,
+    own_item,
 )
 
 WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
@@ -36,24 +38,25 @@ class ContentWriter:
     """Stores contents in one store. Not to be shared between threads.
 
     Attributes:
+        store: the one.
         new_bytes: bytes of chunks and nodes that the store did not have.
     """
 
     def __init__(self, store: Store) -> None:
         """Cut as the store's header says."""
-        self._store = store
+        self.store = store
         seed = int.from_bytes(store.header.chunk_seed[:8], "little")
         self._chunker = Chunker(seed)
         self.new_bytes = 0
 
     def put_node(self, data: bytes) -> Score:
         """Store a node."""
-        score, new = self._store.put(data, node=True)
+        score, new = self.store.put(data, node=True)
         self.new_bytes += len(data) if new else 0
         return score
 
     def _put_chunk(self, data: bytes | memoryview) -> Score:
-        score, new = self._store.put(data)
+        score, new = self.store.put(data)
         self.new_bytes += len(data) if new else 0
         return score
 
@@ -172,6 +175,49 @@ def _block(
         yield part
     if len(part) < take:
         yield bytes(take - len(part)) if take - len(part) < 4096 else take - len(part)
+
+
+def holds(
+    store: Store,
+    content: Content,
+    piece: Callable[[int, int], bytes | memoryview],
+    zeros: Callable[[int, int], bool],
+) -> bool:
+    """Whether a file's bytes are a content's, told by scores alone: blocks are not read.
+
+    Args:
+        store: where the content's nodes are.
+        content: a block or a tree.
+        piece: a file's bytes, by offset and length; fewer than asked for at its end.
+        zeros: whether a file has nothing but zeros, by offset and length.
+
+    Returns:
+        False also for contents with slices, and for others than blocks and trees.
+
+    Raises:
+        Corrupt, NotStored: where the archive is damaged.
+    """
+    match content:
+        case Block(score, length):
+            return _is_block(piece(0, length), score, length)
+        case Tree(score, _):
+            offset = 0
+            for node in leaves(store.get, Score(score)):
+                for raw in node.items:
+                    item = own_item(raw)
+                    if isinstance(item, Chunk):
+                        same = _is_block(piece(offset, item.length), item.score, item.length)
+                    else:
+                        same = isinstance(item, Hole) and zeros(offset, item.length)
+                    if not same:
+                        return False
+                    offset += item.length
+            return True
+    return False
+
+
+def _is_block(data: bytes | memoryview, score: bytes, length: int) -> bool:
+    return len(data) == length and score_of(data) == score
 
 
 def _weigh(data: bytes) -> int:

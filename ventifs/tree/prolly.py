@@ -203,6 +203,22 @@ def _weighed(
     return 1 if weigh is None else weigh(data), None, data
 
 
+def leaves(get: Get, root: Score) -> Iterator[Node]:
+    """The nodes of level 0, in order.
+
+    Raises:
+        Corrupt: where the tree is damaged.
+    """
+    pending: list[tuple[Score, int | None]] = [(root, None)]
+    while pending:
+        node = load(get, *pending.pop())
+        if not node.level:
+            yield node
+            continue
+        children = [decode_child(bytes(raw)) for raw in node.items]
+        pending += [(Score(child.score), node.level - 1) for child in reversed(children)]
+
+
 def find(get: Get, root: Score, key: bytes, key_of: Callable[[bytes], bytes]) -> bytes | None:
     """The item with a key, in a tree whose items are in order of their keys.
 

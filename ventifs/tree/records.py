@@ -208,6 +208,11 @@ def own_entry(data: bytes) -> Entry:
     return _entry.decode(data)
 
 
+def own_item(data: bytes | msgspec.Raw) -> Item:
+    """An item that was encoded here, or in a node whose score holds."""
+    return _item.decode(data)
+
+
 def decode_entry(data: bytes | memoryview, *, root: bool = False) -> Entry:
     """A directory's entry, or with `root` the nameless one of a version.
 
