@@ -2,14 +2,15 @@
 
 The previous run's stat cache is split into units of some thousand names; workers compare each with
 the live tree, and tell which directories are not, names, leaves and all, as they were. The walk
-then goes only to these, and to those above them: every other directory's entry is known. A
+then goes only to these, and to those above them: every other directory's entry is known. What could
+not be compared is told as unknown, with all below it, so that the walk relies on nothing there. A
 directory that holds a name of a hard-linked file always counts as changed, for the names of a file
 tell together what its entries are.
 """
 
 import os
 from collections.abc import Iterator
-from functools import partial
+from itertools import chain
 
 import msgspec
 
@@ -17,9 +18,10 @@ from ventifs.tree.live import Opener, entry_of, live_xattrs
 from ventifs.tree.records import Directory, Entry, decode_entry, encode, listed_xattrs
 from ventifs.tree.scan import Options, Scanner
 from ventifs.tree.statcache import Named, Previous, Seen, raw
-from ventifs.tree.workers import Pool
+from ventifs.tree.workers import REQUEST_MAX, Pool
 
 UNIT_NAMES = 2000
+_UNIT_COST = 20  # what opening one costs, in names
 _CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
 
 
@@ -42,11 +44,11 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         changed: paths of the directories that are not as they were.
-        given_up: there were too many; nothing is known of the unit.
+        unknown: paths of those that could not be compared, nor anything below them.
     """
 
     changed: list[bytes]
-    given_up: bool = False
+    unknown: list[bytes]
 
 
 class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -63,26 +65,25 @@ class Scouted:
     """What is known when all units were compared.
 
     Attributes:
-        given_up: paths of units of which nothing is known, nor of anything below.
+        unknown: paths of directories of which nothing is known, nor of anything below.
     """
 
     def __init__(self) -> None:
         """Nothing is found yet."""
-        self.given_up: set[bytes] = set()
-        self._to_walk = {b""}  # changed directories, and those above them
+        self.unknown: set[bytes] = set()
+        self._to_walk = {b""}  # changed and unknown directories, and those above them
 
-    def add(self, units: list[Unit], findings: list[Finding]) -> None:
+    def add(self, findings: list[Finding]) -> None:
         """Take in what was found."""
-        for unit, finding in zip(units, findings, strict=True):
-            if finding.given_up:
-                self.given_up.add(unit.path)
-            for path in [*finding.changed, *([unit.path] if finding.given_up else [])]:
+        for finding in findings:
+            self.unknown.update(finding.unknown)
+            for path in chain(finding.changed, finding.unknown):
                 while path not in self._to_walk:
                     self._to_walk.add(path)
                     path = path.rpartition(b"/")[0]  # noqa: PLW2901, up to the root
 
     def unchanged(self, path: bytes) -> bool:
-        """Whether a directory that the previous run saw is, with all below it, as it was."""
+        """Whether a directory that was compared is, with all below it, as it was."""
         return path not in self._to_walk
 
 
@@ -94,15 +95,18 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
     """
     found = Scouted()
 
-    def take(units: list[Unit], reply: bytes) -> None:
-        found.add(units, _decode_reply(reply))
+    def take(reply: bytes) -> None:
+        found.add(_decode_reply(reply))
 
     batches = units_of(previous)
     for units in batches:
         request = _encode(Compare(units))
-        pool.submit(request, (top, previous.fd), partial(take, units))
+        if len(request) <= REQUEST_MAX:
+            pool.submit(request, (top, previous.fd), take)
+        else:  # paths of many thousand bytes
+            found.add([Finding([], [unit.path for unit in units])])
     pool.drain()
-    if 2 * len(found.given_up) > sum(map(len, batches)):
+    if 2 * len(found.unknown) > sum(map(len, batches)):
         return None
     return found
 
@@ -111,7 +115,7 @@ def units_of(previous: Previous) -> list[list[Unit]]:
     """All directories below the root that the previous run saw, in lists of some thousand names."""
     batches: list[list[Unit]] = []
     batch: list[Unit] = []
-    names = 0
+    names = size = 0
     pending = [b""]
     while pending:
         above = pending.pop()
@@ -123,10 +127,11 @@ def units_of(previous: Previous) -> list[list[Unit]]:
             if not deep:
                 pending.append(path)
             batch.append(Unit(path, entry, deep))
-            names += detail.paths if deep else 0
-            if names > UNIT_NAMES or len(batch) >= UNIT_NAMES // 20:
+            names += _UNIT_COST + (detail.paths if deep else 0)
+            size += len(path) + len(entry)
+            if names > UNIT_NAMES or size > REQUEST_MAX // 2:
                 batches.append(batch)
-                batch, names = [], 0
+                batch, names, size = [], 0, 0
     return [*batches, batch] if batch else batches
 
 
@@ -152,21 +157,24 @@ class Scout:
     def _vanished(self, path: bytes, error: OSError) -> None:
         self._missed = True
 
-    def compare(self, request: Compare, top: int) -> bytes:
-        """The encoded reply to a request about the tree below `top`."""
+    def compare(self, request: Compare, top: int, previous: int) -> bytes:
+        """The encoded reply to a request about the tree below `top`; `previous` is the cache."""
+        self._previous.fd = previous  # that of the last request may be closed by now
         self._device = os.fstat(top).st_dev
         return _encode([self._unit(unit, top) for unit in request.units])
 
     def _unit(self, unit: Unit, top: int) -> Finding:
         """Which directories of a unit are not as they were."""
-        changed: list[bytes] = []
+        found = Finding([], [])
         try:
             fd = self._opened(unit.path, top)
         except OSError:
-            return Finding([unit.path])
-        stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, changed)))]
+            return Finding([], [unit.path])
+        stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, found)))]
         try:
             while stack:
+                if len(found.changed) + len(found.unknown) > _CHANGED_MAX:
+                    return Finding([], [unit.path])
                 above, path, below = stack[-1]
                 named = next(below, None) if unit.deep else None
                 if named is None:
@@ -178,15 +186,13 @@ class Scout:
                 try:
                     fd = self._opener.open(name, above)
                 except OSError:
-                    changed.append(child)
+                    found.unknown.append(child)
                     continue
-                stack.append((fd, child, iter(self._compared(fd, child, entry, changed))))
-                if len(changed) > _CHANGED_MAX:
-                    return Finding([], given_up=True)
+                stack.append((fd, child, iter(self._compared(fd, child, entry, found))))
         finally:
             for fd, _, _ in stack:
                 os.close(fd)
-        return Finding(changed)
+        return found
 
     def _opened(self, path: bytes, top: int) -> int:
         fd = os.dup(top)
@@ -198,15 +204,15 @@ class Scout:
             fd = below
         return fd
 
-    def _compared(self, fd: int, path: bytes, entry: bytes, changed: list[bytes]) -> list[Named]:
+    def _compared(self, fd: int, path: bytes, entry: bytes, found: Finding) -> list[Named]:
         """Compare one directory; the subdirectories that the previous run saw in it."""
         below: list[Named] = []
         try:
-            same = self._same(fd, path, decode_entry(entry), entry, below)
+            if not self._same(fd, path, decode_entry(entry), entry, below):
+                found.changed.append(path)
         except OSError:
-            same = False
-        if not same:
-            changed.append(path)
+            found.unknown.append(path)
+            return []
         return below
 
     def _same(self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[Named]) -> bool:
@@ -219,8 +225,9 @@ class Scout:
         chunks, _ = self._scanner.chunks(path, fd, seen)
         for chunk in chunks:
             old = chunk.old
-            if old is None:
-                return False
+            if old is None:  # new, or damaged: the walk knows of none of its subdirectories either
+                same = False
+                continue
             named = old.below()
             below += named
             same = (
