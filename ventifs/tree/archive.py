@@ -59,7 +59,7 @@ class _Level(msgspec.Struct):
         segment: what the last chunk became.
         below: its subdirectories that are still to be walked: name, status, where each stands in
             the segment, and its entry when it was last seen.
-        scouted: whether subdirectories were compared with what the previous run saw.
+        scouted: whether the subdirectories that the previous run saw were compared with it.
     """
 
     frame: Frame
@@ -219,7 +219,9 @@ class Archiver:
         not be: every run would archive the last one's arenas.
         """
         path = level.frame.below(name)
-        if entry and level.scouted and self._scouted.unchanged(path):
+        # Only what the directory above led to was compared: a record may be left of an older run.
+        compared = level.scouted and entry != b""
+        if compared and self._scouted.unchanged(path):
             self._take(level, name, slot, entry)
             return None
         elsewhere = (
@@ -233,7 +235,7 @@ class Archiver:
                 reason = f"directory cannot be read: {reason_of(error)}"
                 self._trouble(path, reason, missing=False)
         below.frame.above, below.frame.slot = level.segment, slot
-        below.scouted = level.scouted and path not in self._scouted.given_up
+        below.scouted = compared and path not in self._scouted.unknown
         return below
 
     def _take(self, level: _Level, name: bytes, slot: int, entry: bytes) -> None:

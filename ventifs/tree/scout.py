@@ -2,14 +2,15 @@
 
 The previous run's stat cache is split into units of some thousand names; workers compare each with
 the live tree, and tell which directories are not, names, leaves and all, as they were. The walk
-then goes only to these, and to those above them: every other directory's entry is known. A
+then goes only to these, and to those above them: every other directory's entry is known. What could
+not be compared is told as unknown, with all below it, so that the walk relies on nothing there. A
 directory that holds a name of a hard-linked file always counts as changed, for the names of a file
 tell together what its entries are.
 """
 
 import os
 from collections.abc import Iterator
-from functools import partial
+from itertools import chain
 
 import msgspec
 
@@ -20,10 +21,9 @@ from ventifs.tree.statcache import Named, Previous, Seen, raw
 from ventifs.tree.workers import REQUEST_MAX, Pool
 
 UNIT_NAMES = 2000
+_UNIT_COST = 20  # what opening one costs, in names
 _CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
-_GIVEN_UP_MIN = 16  # units, before the rest is given up too
-
-_UNIT_OVERHEAD = 16  # bytes of one, encoded, besides path and entry
+_UNKNOWN_MIN = 16  # units, before the rest is left alone too
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True):
@@ -45,11 +45,11 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         changed: paths of the directories that are not as they were.
-        given_up: there were too many; nothing is known of the unit.
+        unknown: paths of those that could not be compared, nor anything below them.
     """
 
     changed: list[bytes]
-    given_up: bool = False
+    unknown: list[bytes]
 
 
 class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -66,26 +66,25 @@ class Scouted:
     """What is known when all units were compared.
 
     Attributes:
-        given_up: paths of units of which nothing is known, nor of anything below.
+        unknown: paths of directories of which nothing is known, nor of anything below.
     """
 
     def __init__(self) -> None:
         """Nothing is found yet."""
-        self.given_up: set[bytes] = set()
-        self._to_walk = {b""}  # changed directories, and those above them
+        self.unknown: set[bytes] = set()
+        self._to_walk = {b""}  # changed and unknown directories, and those above them
 
-    def add(self, units: list[Unit], findings: list[Finding]) -> None:
+    def add(self, findings: list[Finding]) -> None:
         """Take in what was found."""
-        for unit, finding in zip(units, findings, strict=True):
-            if finding.given_up:
-                self.given_up.add(unit.path)
-            for path in [*finding.changed, *([unit.path] if finding.given_up else [])]:
+        for finding in findings:
+            self.unknown.update(finding.unknown)
+            for path in chain(finding.changed, finding.unknown):
                 while path not in self._to_walk:
                     self._to_walk.add(path)
                     path = path.rpartition(b"/")[0]  # noqa: PLW2901, up to the root
 
     def unchanged(self, path: bytes) -> bool:
-        """Whether a directory that the previous run saw is, with all below it, as it was."""
+        """Whether a directory that was compared is, with all below it, as it was."""
         return path not in self._to_walk
 
 
@@ -97,20 +96,20 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
     """
     found, asked = Scouted(), 0
 
-    def take(units: list[Unit], reply: bytes) -> None:
-        found.add(units, _decode_reply(reply))
+    def take(reply: bytes) -> None:
+        found.add(_decode_reply(reply))
 
     for units in units_of(previous):
-        if len(found.given_up) > max(_GIVEN_UP_MIN, asked // 2):
+        if len(found.unknown) > max(_UNKNOWN_MIN, asked // 2):
             break  # it will be more than half
         asked += len(units)
         request = _encode(Compare(units))
-        if len(request) > REQUEST_MAX:  # a path of so many bytes
-            found.add(units, [Finding([], given_up=True)] * len(units))
-            continue
-        pool.submit(request, (top, previous.fd), partial(take, units))
+        if len(request) <= REQUEST_MAX:
+            pool.submit(request, (top, previous.fd), take)
+        else:  # paths of many thousand bytes
+            found.add([Finding([], [unit.path for unit in units])])
     pool.drain()
-    return None if 2 * len(found.given_up) > asked else found
+    return None if 2 * len(found.unknown) > asked else found
 
 
 def units_of(previous: Previous) -> Iterator[list[Unit]]:
@@ -127,14 +126,10 @@ def units_of(previous: Previous) -> Iterator[list[Unit]]:
             deep = detail.paths <= UNIT_NAMES
             if not deep:
                 pending.append(path)
-            needed = len(path) + len(entry) + _UNIT_OVERHEAD
-            if batch and size + needed > REQUEST_MAX - _UNIT_OVERHEAD:
-                yield batch
-                batch, names, size = [], 0, 0
             batch.append(Unit(path, entry, deep))
-            names += detail.paths if deep else 0
-            size += needed
-            if names > UNIT_NAMES or len(batch) >= UNIT_NAMES // 20:
+            names += _UNIT_COST + (detail.paths if deep else 0)
+            size += len(path) + len(entry)
+            if names > UNIT_NAMES or size > REQUEST_MAX // 2:
                 yield batch
                 batch, names, size = [], 0, 0
     if batch:
@@ -163,21 +158,24 @@ class Scout:
     def _vanished(self, path: bytes, error: OSError) -> None:
         self._missed = True
 
-    def compare(self, request: Compare, top: int) -> bytes:
-        """The encoded reply to a request about the tree below `top`."""
+    def compare(self, request: Compare, top: int, previous: int) -> bytes:
+        """The encoded reply to a request about the tree below `top`; `previous` is the cache."""
+        self._previous.fd = previous  # that of the last request may be closed by now
         self._device = os.fstat(top).st_dev
         return _encode([self._unit(unit, top) for unit in request.units])
 
     def _unit(self, unit: Unit, top: int) -> Finding:
         """Which directories of a unit are not as they were."""
-        changed: list[bytes] = []
+        found = Finding([], [])
         try:
             fd = self._opened(unit.path, top)
         except OSError:
-            return Finding([unit.path])
-        stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, changed)))]
+            return Finding([], [unit.path])
+        stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, found)))]
         try:
             while stack:
+                if len(found.changed) + len(found.unknown) > _CHANGED_MAX:
+                    return Finding([], [unit.path])
                 above, path, below = stack[-1]
                 named = next(below, None) if unit.deep else None
                 if named is None:
@@ -189,15 +187,13 @@ class Scout:
                 try:
                     fd = self._opener.open(name, above)
                 except OSError:
-                    changed.append(child)
+                    found.unknown.append(child)
                     continue
-                stack.append((fd, child, iter(self._compared(fd, child, entry, changed))))
-                if len(changed) > _CHANGED_MAX:
-                    return Finding([], given_up=True)
+                stack.append((fd, child, iter(self._compared(fd, child, entry, found))))
         finally:
             for fd, _, _ in stack:
                 os.close(fd)
-        return Finding(changed)
+        return found
 
     def _opened(self, path: bytes, top: int) -> int:
         fd = os.dup(top)
@@ -209,15 +205,15 @@ class Scout:
             fd = below
         return fd
 
-    def _compared(self, fd: int, path: bytes, entry: bytes, changed: list[bytes]) -> list[Named]:
+    def _compared(self, fd: int, path: bytes, entry: bytes, found: Finding) -> list[Named]:
         """Compare one directory; the subdirectories that the previous run saw in it."""
         below: list[Named] = []
         try:
-            same = self._same(fd, path, own_entry(entry), entry, below)
+            if not self._same(fd, path, own_entry(entry), entry, below):
+                found.changed.append(path)
         except OSError:
-            same = False
-        if not same:
-            changed.append(path)
+            found.unknown.append(path)
+            return []
         return below
 
     def _same(self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[Named]) -> bool:
@@ -230,8 +226,9 @@ class Scout:
         chunks, _ = self._scanner.chunks(path, fd, seen)
         for chunk in chunks:
             old = chunk.old
-            if old is None:
-                return False
+            if old is None:  # new, or damaged: the walk knows of none of its subdirectories either
+                same = False
+                continue
             named = old.below()
             below += named
             same = (

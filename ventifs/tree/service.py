@@ -15,7 +15,7 @@ import msgspec
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.writer import Batch
-from ventifs.tree.live import Opener
+from ventifs.tree.live import Opener, allow_many_descriptors
 from ventifs.tree.reading import BatchReader, Read
 from ventifs.tree.scan import Options
 from ventifs.tree.scout import Compare, Scout
@@ -60,7 +60,7 @@ class Service:
                 top, previous = descriptors
                 if self._scout is None:
                     self._scout = Scout(Previous(previous), self._options, Opener())
-                return self._scout.compare(compare, top)
+                return self._scout.compare(compare, top, previous)
             case HandOver():
                 if self._store is not None and self._store.mode == "worker":
                     return pickle.dumps(self._store.hand_over())
@@ -94,6 +94,7 @@ def serving(path: Path, claims: Claims, options: Options, send: Send) -> Iterato
     def give(batch: Batch) -> None:
         send(pickle.dumps(batch))
 
+    allow_many_descriptors()
     with ExitStack() as stack:
 
         def opened() -> Store:
