@@ -44,12 +44,16 @@ class Links:
         self._staged = 0
 
     def group(self, entry: Entry, place: Place) -> Group:
-        """The group of an entry that has a link id, new if it is the first."""
+        """The group of an entry that has a link id, new if it is the first that can be made."""
         nameless = msgspec.structs.replace(entry, name=b"")
         key = blake3(encode(nameless)).digest(16)
         group = self._groups.get(key)
-        if group is None:
+        if group is None or group.failed:
             group = self._groups[key] = Group(place, entry)
+            above: Place | None = place
+            while above is not None and not above.linked:
+                above.linked = True
+                above = above.above
         return group
 
     def make(self, group: Group, place: Place, entry: Entry) -> None:
