@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,14 @@ from tests.support.walker import look_at, same
 
 SCRIPT = Path(sys.executable).parent / "ventifs"
 PATIENCE_S = 60
+# As another user it would start this interpreter, which may stand where he cannot read.
+AS_NOBODY = """
+import os
+from ventifs.cli import restore
+from ventifs.cli.main import main
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+main()
+"""
 
 
 @pytest.fixture
@@ -76,11 +86,35 @@ def test_a_dry_run_tells_and_writes_nothing(home: Path) -> None:
     assert facts["entries"] == len(look_at(home / "tree"))
     out = run(home, "restore", "t:/links", "back", "--dry-run", "-v").stdout
     assert out == b"/\nb\nc\nin\nin/a\nwould restore 5 entries, 600 B\n"
-    paths = parsed(home, "restore", "t", "back", "--dry-run", "-v", "--exclude", "size*")["paths"]
-    assert "sparse" in paths
+    facts = parsed(home, "restore", "t", "back", "--dry-run", "-v", "--exclude", "size*")
+    paths = [named["path"] for named in facts["paths"]]
+    assert facts["failed"] == []
+    assert {"", "sparse", "new\nline", "a\\b"} < set(paths)
+    assert {"path": "\ufffd\ufffd", "path_base64": "//4="} in facts["paths"]
     assert "size1" not in paths
     run(home, "restore", "t", "back", "--dry-run", "--include", "nothing", expected=1)
     assert not (home / "back").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_what_the_user_may_not_make_is_told_and_not_taken_for_nothing() -> None:
+    home = Path(tempfile.mkdtemp())  # pytest's own directories are closed to others
+    try:
+        (home / "tree").mkdir()
+        os.mknod(home / "tree" / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        run(home, "init")
+        run(home, "archive", "tree", "--name", "t")
+        subprocess.run(["chmod", "-R", "a+rwX", home], check=True)
+        left = subprocess.run(
+            [sys.executable, "-P", "-c", AS_NOBODY, "restore", "t:/null", "back", "--jobs", "1"],
+            env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True, cwd=home,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert b"left out: device not made: operation not permitted" in left.stderr
+        assert left.stdout == b"restored 0 entries, 0 B to back\n"
+        assert left.returncode == 3
+    finally:
+        remove(home)
 
 
 def test_damage_is_told_by_path_and_gives_exit_code_1(home: Path) -> None:

@@ -8,10 +8,12 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.forging import directory, file
 from tests.support.stores import new_store
 from tests.support.tars import unpacked
 from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
@@ -27,6 +29,7 @@ from ventifs.tree.records import (
     Empty,
     Entry,
     File,
+    Inline,
     Listed,
     Special,
     Symlink,
@@ -299,3 +302,23 @@ def test_an_export_has_these_bytes(store: Path, source: Path) -> None:
             hashlib.sha256(data).hexdigest()
             == "269ab308ba26b6d9c5cf175023157c135f8dbfb1a7a6ca279bc1e84bf44220ad"
         )
+
+
+def test_a_claim_to_be_another_files_link_gets_its_own_contents(store: Path) -> None:
+    """As in a restore: only entries that are alike in everything but their names are one file."""
+    names = {b"a": b"secret", b"b": b"secret", b"c": b"other", b"d": b"other"}
+    with Store.open(store, "write") as opened:
+        children = [
+            msgspec.structs.replace(file(name, Inline(data)), link=b"1" * 16)
+            for name, data in names.items()
+        ]
+        root = directory(opened, b"", children)
+        opened.commit()
+    data, _ = exported(store, root)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {member.name: member for member in tar}
+        assert found["./b"].linkname == "./a"
+        assert found["./d"].linkname == "./c"
+        body = tar.extractfile(found["./c"])
+        assert body is not None
+        assert body.read() == b"other"

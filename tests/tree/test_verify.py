@@ -1,13 +1,15 @@
 """A check of versions names the path that a lost block harms, and nothing else."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from tests.support.forging import commit_version, directory, file
 from ventifs.store import Score, Store
 from ventifs.tree.catalog import versions
 from ventifs.tree.directory import resolve
-from ventifs.tree.records import Block, Content, Directory, File, Tree
+from ventifs.tree.records import Block, Content, Directory, File, Inline, Tree
 from ventifs.tree.run import archive
 from ventifs.tree.verify import Verifier
 
@@ -81,3 +83,17 @@ def test_a_lost_block_harms_the_versions_that_hold_it(root: Path) -> None:
 def test_a_lost_block_of_a_file_in_both_harms_both(root: Path) -> None:
     lose(root, content_of(root, b"below/two"))
     assert harms(root) == {(name, b"below/two") for name in names(root)}
+
+
+def test_a_directory_of_many_names_takes_no_more_memory_than_a_small_one(root: Path) -> None:
+    with Store.open(root, "write") as opened:
+        many = [file(b"f%05d" % number, Inline(b"%d" % number)) for number in range(20_000)]
+        version = commit_version(opened, directory(opened, b"", many))
+    with Store.open(root) as opened:
+        tracemalloc.start()
+        try:
+            assert list(Verifier(opened).version(version)) == []
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 4 << 20

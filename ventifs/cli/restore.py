@@ -75,7 +75,7 @@ def restore(
                 opened, pool=pool, overwrite=overwrite, selection=selection,
                 progress=lambda done, path: progress(done.entries, done.size, path),
             ).run(entry, target)  # fmt: skip
-    if not done.entries and not done.failed:
+    if not (done.entries or done.failed or done.left):
         raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
     if as_json:
         click.echo(json.dumps(_as_json(done), indent=2))
@@ -142,18 +142,22 @@ def _as_json(done: Restored) -> dict[str, object]:
         "bytes": done.size,
         "kept": done.kept,
         "left": [{**exact(path), "left": what} for path, what in done.left],
-        "failed": [{**exact(path), "reason": why} for path, why in done.failed],
+        "failed": _failed_json(done.failed),
         "unlisted": done.unlisted,
     }
 
 
+def _failed_json(failed: list[tuple[bytes, str]]) -> list[dict[str, str]]:
+    return [{**exact(path), "reason": why} for path, why in failed]
+
+
 def _plan(what: str, store: Path, selection: Selection, *, verbose: bool, as_json: bool) -> int:
     """Say what would be restored."""
-    paths: list[str] = []
+    paths: list[dict[str, str]] = []
 
     def told(path: bytes, _: Entry) -> None:
         if verbose and as_json:
-            paths.append(printable(path))
+            paths.append(exact(path))
         elif verbose:
             click.echo(printable(path) or "/")
 
@@ -164,7 +168,8 @@ def _plan(what: str, store: Path, selection: Selection, *, verbose: bool, as_jso
     if not plan.entries:
         raise VentifsError(f"{what}: nothing matches the patterns")
     if as_json:
-        facts = {"entries": plan.entries, "bytes": plan.size, "dry_run": True}
+        facts = {"entries": plan.entries, "bytes": plan.size, "dry_run": True,
+                 "failed": _failed_json(plan.failed)}  # fmt: skip
         click.echo(json.dumps({**facts, "paths": paths} if verbose else facts, indent=2))
     else:
         click.echo(f"would restore {count(plan.entries, 'entry', 'entries')}, {size(plan.size)}")

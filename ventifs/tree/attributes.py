@@ -2,8 +2,9 @@
 
 All of it goes by descriptor, or by a name in a directory that is not followed. The owner is set
 first, for chown clears set-uid and capabilities; the mode after the attributes, for without write
-permission an ordinary user may set none; the times last. What the user may not restore is handed
-back as text, never raised.
+permission an ordinary user may set none; the times last. Attributes that were there before, or were
+inherited from a default ACL, go. What the user may not restore is handed back as text, never
+raised.
 """
 
 import errno
@@ -20,6 +21,7 @@ from ventifs.tree.records import Directory, Empty, Entry, Listed, Symlink, Xattr
 NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # by this file system, of attributes
 _SET_ID = stat.S_ISUID | stat.S_ISGID
+_NO_ID = 2**32 - 1  # to chown it means to leave the owner as it is
 
 
 def xattrs_of(store: Store, entry: Entry) -> Xattrs:
@@ -43,13 +45,14 @@ def dress(entry: Entry, xattrs: Xattrs, fd: int) -> list[str]:
     Raises:
         OSError: for anything but lack of permission.
     """
-    # Hot: fstat (1 us) tells whether chown and chmod (3 us each) are needed at all.
+    # Hot: fstat and listxattr (1 us) tell whether chown and chmod (3 us each) are needed at all.
     left: list[str] = []
     there = os.fstat(fd)
     mode = stat.S_IMODE(entry.mode)
     if there.st_uid != entry.uid or there.st_gid != entry.gid:
         mode = _own(entry, fd, None, left)
         there = os.fstat(fd)  # set-uid may have gone
+    _strip(xattrs, fd)
     if xattrs:
         left += _attach(xattrs, fd)
     try:
@@ -67,10 +70,13 @@ def dress_name(entry: Entry, xattrs: Xattrs, name: bytes, directory: int) -> lis
     """`dress` for what is not opened: links, devices, FIFOs, sockets."""
     left: list[str] = []
     mode = _own(entry, name, directory, left)
-    if xattrs:  # /proc leads to the directory without its path
-        left += _attach(xattrs, b"/proc/self/fd/%d/%s" % (directory, name))
+    path = b"/proc/self/fd/%d/%s" % (directory, name)  # leads there without the directory's path
     if not isinstance(entry.detail, Symlink):
-        os.chmod(name, mode, dir_fd=directory)
+        _strip(xattrs, path)
+    if xattrs:
+        left += _attach(xattrs, path)
+    if not isinstance(entry.detail, Symlink):
+        _set_mode(mode, stat.S_IFMT(entry.mode), name, directory)
     times = (entry.mtime_ns, entry.mtime_ns)
     os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
     return left
@@ -80,6 +86,8 @@ def _own(entry: Entry, target: int | bytes, directory: int | None, left: list[st
     """Set the owner; the mode to set then, for set-uid is its owner's to give."""
     mode = stat.S_IMODE(entry.mode)
     try:
+        if _NO_ID in (entry.uid, entry.gid):
+            raise OSError(errno.EINVAL, "no owner")
         if directory is None:
             os.chown(target, entry.uid, entry.gid)
         else:
@@ -94,6 +102,21 @@ def _own(entry: Entry, target: int | bytes, directory: int | None, left: list[st
     return mode
 
 
+def _set_mode(mode: int, kind: int, name: bytes, directory: int) -> None:
+    """Set the mode of what is there now: chmod by name would follow a link put in its place.
+
+    Raises:
+        OSError: also when it is not of its kind any more.
+    """
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if stat.S_IFMT(os.fstat(found).st_mode) != kind:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        os.chmod(f"/proc/self/fd/{found}", mode)
+    finally:
+        os.close(found)
+
+
 def _attach(xattrs: Xattrs, target: int | bytes) -> Iterator[str]:
     for name, value in xattrs:
         try:
@@ -104,13 +127,16 @@ def _attach(xattrs: Xattrs, target: int | bytes) -> Iterator[str]:
             yield because(f"attribute {printable(name)}", error)
 
 
-def strip(xattrs: Xattrs, fd: int) -> None:
-    """Take away the attributes of a directory that was there before, but for these."""
-    kept = {name for name, _ in xattrs}
-    for name in os.listxattr(fd):
-        if os.fsencode(name) not in kept:
+def _strip(xattrs: Xattrs, target: int | bytes) -> None:
+    """Take away all attributes but these, and those by which Btrfs is told how to store a file."""
+    follow = isinstance(target, int)
+    names: list[str] = []
+    with suppress(OSError):  # a file system without any
+        names = os.listxattr(target, follow_symlinks=follow)
+    for name in names:
+        if os.fsencode(name) not in dict(xattrs) and not name.startswith("btrfs."):
             with suppress(OSError):  # a label that the kernel gives
-                os.removexattr(fd, name)
+                os.removexattr(target, name, follow_symlinks=follow)
 
 
 def because(what: str, error: OSError) -> str:

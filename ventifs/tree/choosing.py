@@ -59,6 +59,7 @@ class _Level:
 def walk(store: Store, root: Entry, selection: Selection, visitor: Visitor) -> None:
     """Lead a visitor over everything chosen below a directory, in order, depth first."""
     levels: list[_Level] = []
+    chooses = bool(selection)
     _go_down(store, levels, root, b"", visitor, whole=not selection.include)
     while levels:
         level = levels[-1]
@@ -77,14 +78,14 @@ def walk(store: Store, root: Entry, selection: Selection, visitor: Visitor) -> N
             continue
         entry, data = child
         path, whole = b"", True
-        if selection:
+        if chooses:
             path = level.prefix + entry.name
             if selection.exclude.match(path, directory=entry.is_directory):
                 continue
             whole = level.whole or selection.include.match(path, directory=entry.is_directory)
         if entry.is_directory:
             _go_down(store, levels, entry, path, visitor, whole=whole)
-        elif whole and _entered(levels, visitor):
+        elif whole and (level.entered or _entered(levels, visitor)):
             visitor.leaf(entry, data)
 
 

@@ -1,8 +1,9 @@
 """From a version to a POSIX tar stream, which GNU tar and bsdtar unpack to the same tree.
 
 Members come in the tree's order, each directory before what it holds, so the same entry always
-gives the same bytes. Of the names of a hard-linked file the first carries the content. Files with
-holes are sparse members of GNU's format 1.0. A tar cannot hold sockets; they are left out and told.
+gives the same bytes. Of the names of a hard-linked file the first carries the content; what only
+claims to be another name of it gets its own. Files with holes are sparse members of GNU's format
+1.0. A tar cannot hold sockets; they are left out and told.
 """
 
 import sqlite3
@@ -15,6 +16,7 @@ from ventifs.store import Score, Store
 from ventifs.tree.attributes import xattrs_of
 from ventifs.tree.content import read
 from ventifs.tree.directory import tree
+from ventifs.tree.links import claim_of
 from ventifs.tree.paxattrs import records_of
 from ventifs.tree.prolly import walk
 from ventifs.tree.records import (
@@ -41,7 +43,7 @@ _TYPES = {
     stat.S_IFDIR: b"5",
     stat.S_IFIFO: b"6",
 }
-_SCHEMA = "CREATE TABLE first (link BLOB PRIMARY KEY, name BLOB NOT NULL) WITHOUT ROWID;"
+_SCHEMA = "CREATE TABLE first (claim BLOB PRIMARY KEY, name BLOB NOT NULL) WITHOUT ROWID;"
 _ZEROS = bytes(1 << 20)
 
 Write = Callable[[bytes | memoryview], object]
@@ -94,7 +96,7 @@ class Exporter:
             return
         header = Header(letter, b"./" + path, stat.S_IMODE(entry.mode), entry.uid, entry.gid,
                         entry.mtime_ns)  # fmt: skip
-        first = _first(database, entry.link, header.name) if entry.link else header.name
+        first = _first(database, entry, header.name) if entry.link else header.name
         if first != header.name:
             header.type, header.target = _LINK, first
             self._put(header.encode())
@@ -180,11 +182,12 @@ class Exporter:
         self._write(data)
 
 
-def _first(database: sqlite3.Connection, link: bytes, name: bytes) -> bytes:
+def _first(database: sqlite3.Connection, entry: Entry, name: bytes) -> bytes:
     """The first member's name of a hard-linked file: this one, if there was none."""
-    database.execute("INSERT OR IGNORE INTO first VALUES (?, ?)", (link, name))
+    claim = claim_of(entry)
+    database.execute("INSERT OR IGNORE INTO first VALUES (?, ?)", (claim, name))
     found: tuple[bytes] = database.execute(
-        "SELECT name FROM first WHERE link = ?", (link,)
+        "SELECT name FROM first WHERE claim = ?", (claim,)
     ).fetchone()
     return found[0]
 

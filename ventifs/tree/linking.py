@@ -1,18 +1,12 @@
-"""Hard links: which entries are names of one file, and making the names after the first.
-
-Only entries that are alike in everything but their names are: a link id alone is a claim, and what
-claims another file's contents gets its own.
-"""
+"""Hard links of a restore: the names of one file, and making those after the first."""
 
 import os
 from dataclasses import dataclass, field
 
-import msgspec
-from blake3 import blake3
-
+from ventifs.tree.links import claim_of
 from ventifs.tree.making import put_in_place
 from ventifs.tree.places import Place, Places
-from ventifs.tree.records import Entry, encode
+from ventifs.tree.records import Entry
 
 
 @dataclass(slots=True, eq=False)
@@ -44,12 +38,15 @@ class Links:
         self._staged = 0
 
     def group(self, entry: Entry, place: Place) -> Group:
-        """The group of an entry that has a link id, new if it is the first."""
-        nameless = msgspec.structs.replace(entry, name=b"")
-        key = blake3(encode(nameless)).digest(16)
+        """The group of an entry that has a link id, new if it is the first that can be made."""
+        key = claim_of(entry)
         group = self._groups.get(key)
-        if group is None:
+        if group is None or group.failed:
             group = self._groups[key] = Group(place, entry)
+            above: Place | None = place
+            while above is not None and not above.linked:
+                above.linked = True
+                above = above.above
         return group
 
     def make(self, group: Group, place: Place, entry: Entry) -> None:

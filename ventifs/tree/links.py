@@ -87,6 +87,14 @@ def link_id(smallest: bytes) -> bytes:
     return blake3(smallest).digest(LINK_ID_SIZE)
 
 
+def claim_of(entry: Entry) -> bytes:
+    """What archived names of one file have in common: their link id and everything but the name.
+
+    A link id alone proves nothing: what claims another file's contents must not get them.
+    """
+    return blake3(encode(msgspec.structs.replace(entry, name=b""))).digest(LINK_ID_SIZE)
+
+
 class Groups:
     """The files of which names may still come."""
 

@@ -29,14 +29,14 @@ class Place:
     Attributes:
         entry: what is archived of it.
         above: the directory it is in; None for the top.
-        fresh: whether this run has made it.
+        linked: whether the first name of a hard-linked file is in it or below.
         staging: descriptor of the staging directory of its mount; -1 without one.
         pending: what must be done before it is finished, its own walk first.
     """
 
     entry: Entry
     above: "Place | None"
-    fresh: bool
+    linked: bool = False
     staging: int = -1
     pending: int = 1
 
@@ -63,7 +63,7 @@ class Places:
 
     def top(self, entry: Entry) -> Place:
         """The place of the whole tree."""
-        place = Place(entry, None, fresh=not self._overwrite)
+        place = Place(entry, None)
         if self._overwrite:
             _allow_owner(self._top)
             self._give_staging(place, self._top)
@@ -73,7 +73,7 @@ class Places:
 
     def around(self, entry: Entry) -> Place:
         """The place of what is no directory: the top is around it, and stays as it is."""
-        place = Place(entry, None, fresh=False)
+        place = Place(entry, None)
         if self._overwrite:
             self._give_staging(place, self._top)
         return place
@@ -85,19 +85,19 @@ class Places:
             OSError: when there is none now.
         """
         directory = self.fd(above)
-        place = Place(entry, above, fresh=True, staging=above.staging)
+        place, fresh = Place(entry, above, staging=above.staging), True
         try:
             os.mkdir(entry.name, 0o700, dir_fd=directory)
         except FileExistsError:
             if not self._overwrite:
                 raise
-            place.fresh = _cleared(entry.name, directory)
-        if place.fresh:
+            fresh = _cleared(entry.name, directory)
+        if fresh:
             fd = os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory)
         else:
             fd = _opened(entry.name, directory)
         self._keep(place, fd)
-        if not place.fresh:
+        if not fresh:
             self._give_staging(place, fd)
         return place
 

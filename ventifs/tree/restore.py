@@ -13,6 +13,7 @@ this process take 260 MiB together.
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import msgspec
 from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
-from ventifs.tree.attributes import because, dress, strip, xattrs_of
+from ventifs.tree.attributes import because, dress, xattrs_of
 from ventifs.tree.batches import Batch
 from ventifs.tree.choosing import Selection, walk
 from ventifs.tree.directory import printable
@@ -35,6 +36,7 @@ from ventifs.tree.places import Place, Places
 from ventifs.tree.records import Directory, Entry, encode
 from ventifs.tree.workers import Inline, Pool
 
+_ENTER = stat.S_IRUSR | stat.S_IXUSR
 TROUBLES_MAX = 10_000  # listed of each kind; those after them are counted
 
 Progress = Callable[["Restored", bytes], None]
@@ -93,6 +95,7 @@ class Restorer:
         self._batch = Batch()
         self._flying: set[Batch] = set()
         self._again: list[tuple[Place, Entry]] = []  # to be made by themselves
+        self._closing: list[Place] = []  # still open to us, for hard links out of them
 
     def run(self, entry: Entry, target: Path) -> Restored:
         """Restore an entry: a directory into `target`, anything else as `target`.
@@ -176,7 +179,7 @@ class Restorer:
             if group.made:
                 self._link(group, place, entry)
                 return
-            if group.first is not entry and not group.failed:
+            if group.first is not entry:
                 group.waiting.append((place, entry))
                 place.pending += 1
                 return
@@ -257,6 +260,8 @@ class Restorer:
                 self._release(place)
             self._hand_over()
             self._pool.drain()
+        for place in self._closing:  # what is below another comes first
+            self._dress(place)
 
     def _link(self, group: Group, place: Place, entry: Entry) -> None:
         """Make a further name; a file of its own where that cannot be."""
@@ -284,18 +289,21 @@ class Restorer:
             place = place.above
 
     def _complete(self, place: Place) -> None:
-        """Give a directory its metadata."""
+        """Give a directory its metadata, later if its owner could not go in any more."""
+        self._places.tidy(place)
+        if place.linked and place.entry.mode & _ENTER != _ENTER:
+            self._closing.append(place)
+        else:
+            self._dress(place)
+
+    def _dress(self, place: Place) -> None:
         try:
             xattrs = xattrs_of(self._store, place.entry)
         except (Corrupt, NotStored) as error:
             xattrs = ()
             self._trouble(place.path(), Trouble(0, Kind.FAILED, f"its attributes: {error}"))
         try:
-            self._places.tidy(place)
-            fd = self._places.fd(place)
-            if not place.fresh:
-                strip(xattrs, fd)
-            for less in dress(place.entry, xattrs, fd):
+            for less in dress(place.entry, xattrs, self._places.fd(place)):
                 self._trouble(place.path(), Trouble(0, Kind.LESS, less))
             self.done.entries += 1
         except OSError as error:

@@ -1,7 +1,8 @@
 """Which versions of a name to keep, from their times alone.
 
-As restic and borg have it: a rule keeps the newest version of each of its N latest periods that
-have one; what any rule keeps is kept. Periods are UTC: days, ISO weeks, months, years.
+As restic has it: a rule keeps the newest version of each of its N latest periods that have one;
+what any rule keeps is kept. Borg keeps more: its rules do not count what a finer one keeps. Periods
+are UTC: days, ISO weeks, months, years.
 """
 
 from collections.abc import Callable, Iterable

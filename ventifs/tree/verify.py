@@ -70,7 +70,6 @@ class Verifier:
         harmed = False
         while pending:
             path, entry = pending.pop()
-            self.paths += 1
             self._entry((str(version), path), entry, pending, seen)
             if not pending:
                 self._look_up()
@@ -87,6 +86,7 @@ class Verifier:
         pending: list[tuple[bytes, Entry]],
         seen: dict[bytes, Totals],
     ) -> None:
+        self.paths += 1
         try:
             self._attributes(place, entry)
         except (Corrupt, NotStored) as error:
@@ -112,25 +112,36 @@ class Verifier:
         elif content.score in self._sound:
             totals = self._sound[content.score]
         else:
-            children = self._children(place, content)
-            totals = seen[content.score] = _totals(children)
-            prefix = place[1] + b"/" if place[1] else b""
-            pending += [(prefix + child.name, child) for child in children]
+            totals = seen[content.score] = self._children(place, content, pending, seen)
         if totals != (detail.paths, detail.bytes):
             raise Corrupt(
                 f"directory of {totals[0]:,} paths and {totals[1]:,} bytes, "
                 f"where {detail.paths:,} and {detail.bytes:,} are said"
             )
 
-    def _children(self, place: Place, content: Tree) -> list[Entry]:
+    def _children(
+        self,
+        place: Place,
+        content: Tree,
+        pending: list[tuple[bytes, Entry]],
+        seen: dict[bytes, Totals],
+    ) -> Totals:
+        """Look at all that is in a directory, at directories later; the totals it should have."""
         self._wait(Score(content.score), place)  # a cache may still have it
         again = Builder(score_of)
-        children = []
+        prefix = place[1] + b"/" if place[1] else b""
+        paths = total = 0
         for child in entries(self._store, content):
-            children.append(child)
             again.add(encode(child), key=child.name)
+            below, paths = prefix + child.name, paths + 1
+            if isinstance(child.detail, Directory):
+                paths, total = paths + child.detail.paths, total + child.detail.bytes
+                pending.append((below, child))
+            else:
+                total += child.size
+                self._entry((place[0], below), child, pending, seen)
         self._compare(place, content, again.finish())
-        return children
+        return paths, total
 
     def _attributes(self, place: Place, entry: Entry) -> None:
         if isinstance(entry.xattrs, Listed):
@@ -190,12 +201,3 @@ class Verifier:
             for (score, place), known in zip(waiting, there, strict=True)
             if not known
         ]
-
-
-def _totals(children: list[Entry]) -> Totals:
-    paths = total = 0
-    for child in children:
-        below = child.detail
-        paths += 1 + (below.paths if isinstance(below, Directory) else 0)
-        total += below.bytes if isinstance(below, Directory) else child.size
-    return paths, total
