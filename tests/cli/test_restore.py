@@ -77,8 +77,10 @@ def test_a_dry_run_tells_and_writes_nothing(home: Path) -> None:
     out = run(home, "restore", "t:/links", "back", "--dry-run", "-v").stdout
     assert out == b"/\nb\nc\nin\nin/a\nwould restore 5 entries, 600 B\n"
     paths = parsed(home, "restore", "t", "back", "--dry-run", "-v", "--exclude", "size*")["paths"]
-    assert "sparse" in paths
-    assert "size1" not in paths
+    assert {"path": "sparse"} in paths
+    assert {"path": "size1"} not in paths
+    failed = run(home, "restore", "t", "back", "-v", expected=2)
+    assert b"--dry-run" in failed.stderr
     run(home, "restore", "t", "back", "--dry-run", "--include", "nothing", expected=1)
     assert not (home / "back").exists()
 
