@@ -26,8 +26,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def in_shell(home: Path, words: str, streams: str) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
         ["sh", "-c", f"{shlex.quote(str(SCRIPT))} {words} {streams}"], cwd=home, text=True,
-        errors="surrogateescape", env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True, timeout=PATIENCE_S,
-        check=False,
+        errors="surrogateescape", env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True,
+        timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
