@@ -1,10 +1,11 @@
 """The main job on real input: archive a directory, twice, look into it, and bring it back.
 
-Archives a directory, again as on the next night, lists and restores it, compares what came back
-with the original by `diff -r`, checks every byte of the store, throws its index away and makes it
-anew.
+Archives a directory, again as on the next night, and a tar stream of it; restores the one and
+unpacks the other by tar; compares what came back with the original by `diff -r`, checks every byte
+of the store, throws its index away and makes it anew.
 """
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,26 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+VENTIFS = Path(sys.executable).with_name("ventifs")
+
 
 def run(*command: str | Path) -> None:
     """Run `ventifs` as a person would, showing the line."""
-    print(f"\n$ ventifs {' '.join(map(str, command))}", flush=True)
-    ventifs = Path(sys.executable).with_name("ventifs")
-    subprocess.run([ventifs, *command], check=True)
+    print(f"\n$ ventifs {shlex.join(map(str, command))}", flush=True)
+    subprocess.run([VENTIFS, *command], check=True)
+
+
+def pipe(line: str) -> None:
+    """Run a line of several commands, showing it."""
+    print(f"\n$ {line}", flush=True)
+    directory = shlex.quote(str(VENTIFS.parent))
+    subprocess.run(["bash", "-o", "pipefail", "-c", f"PATH={directory}:$PATH; {line}"], check=True)
+
+
+def compare(source: Path, target: Path) -> None:
+    """Let `diff` look for differences."""
+    subprocess.run(["diff", "-r", "--no-dereference", source, target], check=True)
+    print(f"diff -r finds no difference between {source} and what came back")
 
 
 def main() -> None:
@@ -27,15 +42,20 @@ def main() -> None:
     source = Path(sys.argv[1] if len(sys.argv) > 1 else default)
     with tempfile.TemporaryDirectory(prefix="ventifs-demo-") as directory:
         store, target = Path(directory, "store"), Path(directory, "restored")
+        unpacked = Path(directory, "unpacked")
+        unpacked.mkdir()
+        root, into = shlex.quote(str(source)), shlex.quote(str(unpacked))
         run("init", "--store", store)
         for night in ("first", "second"):
             run("archive", source, "--name", "demo", "--comment", f"{night} night",
                 "--store", store)  # fmt: skip
+        pipe(f"tar -C {root} -c --format=posix . | ventifs archive - --name tarred --store {store}")
         run("versions", "--store", store)
         run("du", "demo@~1", "--store", store)
         run("restore", "demo", target, "--store", store)
-        subprocess.run(["diff", "-r", "--no-dereference", source, target], check=True)
-        print(f"diff -r finds no difference between {source} and what came back")
+        compare(source, target)
+        pipe(f"ventifs export tarred --store {store} | tar -C {into} -x")
+        compare(source, unpacked)
         run("stats", "--store", store)
         run("check", "--read-data", "--store", store)
         print("\nthe index is lost, and made anew:")

@@ -92,6 +92,8 @@ def test_a_dry_run_tells_and_writes_nothing(home: Path) -> None:
     assert {"", "sparse", "new\nline", "a\\b"} < set(paths)
     assert {"path": "\ufffd\ufffd", "path_base64": "//4="} in facts["paths"]
     assert "size1" not in paths
+    failed = run(home, "restore", "t", "back", "-v", expected=2)
+    assert b"--dry-run" in failed.stderr
     run(home, "restore", "t", "back", "--dry-run", "--include", "nothing", expected=1)
     assert not (home / "back").exists()
 

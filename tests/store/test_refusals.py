@@ -142,7 +142,10 @@ def test_what_is_no_store_is_named_and_left_alone(tmp_path: Path, mode: Mode) ->
     file.write_text("data")
     for path in (directory, file):
         text = refusal(lambda path=path: Store.open(path, mode), NotAStore)  # type: ignore[misc]
-        assert text == f"{path}: not a ventifs store; 'ventifs init' makes one"
+        assert (
+            text
+            == f"{path}: not a ventifs store; name one, or have 'ventifs init' make one elsewhere"
+        )
     for path in (tmp_path / "missing", tmp_path / "missing/as/well", file / "below"):
         text = refusal(lambda path=path: Store.open(path, mode), NotAStore)  # type: ignore[misc]
         assert text.startswith(f"{path}: ")

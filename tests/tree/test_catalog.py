@@ -108,7 +108,7 @@ def test_versions_are_listed_by_name_and_time(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("wbe01", "wbe01: no version has this name; did you mean web01, web01.x, web0"),
+    ("wbe01", "wbe01: no version has this name; did you mean web01, web01.x, web0?"),
     ("zzz", "zzz: no version has this name; there are web0, web01, web01.x"),
     ("web01@~9", "web01@~9: web01 has only 9 versions"),
     ("web01@2024-02-27", "web01@2024-02-27: web01 has no version of that time; the nearest are "

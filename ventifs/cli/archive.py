@@ -37,7 +37,7 @@ _SHOWN_MAX = 20
 
 
 @click.command(short_help="Archive a directory or tar as a new version.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(readable=False))
 @store_option
 @json_option
 @click.option("--name", required=True, help="What to call it: versions are NAME@TIME.")
@@ -54,7 +54,7 @@ _SHOWN_MAX = 20
 @click.pass_context
 def archive(
     context: click.Context,
-    source: Path,
+    source: str,
     *,
     store: Path,
     as_json: bool,
@@ -109,24 +109,30 @@ def archive(
     return _INCOMPLETE if version.troubles else 0
 
 
-def _source(source: Path, options: Options, stack: ExitStack) -> Path | TarStream:
+def _source(text: str, options: Options, stack: ExitStack) -> Path | TarStream:
     """The directory, or the open tar stream, that is meant.
 
     Raises:
         VentifsError: when it is neither.
     """
-    if source != Path() and source.is_dir():
+    if not text:  # of a variable that is not set, say; Path would take it for this directory
+        raise click.UsageError("SOURCE is empty; name what is to be archived")
+    source = Path(text)
+    if source.is_dir():
         return source
     if options.one_file_system or options.exclude_caches:
-        raise VentifsError("--one-file-system and --exclude-caches are for directories")
-    if str(source) == "-":
+        raise click.UsageError("--one-file-system and --exclude-caches are for directories")
+    if text == "-":
+        if sys.stdin is None:
+            raise VentifsError("standard input is closed; pipe a tar stream into it")
         if sys.stdin.isatty():
             raise VentifsError("standard input is a terminal; pipe a tar stream into it")
         return TarStream(sys.stdin.buffer, "standard input")
-    if source == Path() or not source.exists():
-        raise VentifsError(f"{source}: no such file or directory; name what is to be archived")
+    shown = printable(os.fsencode(source))
+    if not source.exists():
+        raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
     if not (source.is_file() or source.is_fifo()):
-        raise VentifsError(f"{source}: neither a directory nor a tar file; name one to archive")
+        raise VentifsError(f"{shown}: neither a directory nor a tar file; name one to archive")
     with readable_errors(source):
         stream = stack.enter_context(source.open("rb"))
     return TarStream(stream, printable(os.fsencode(source.absolute())))

@@ -17,7 +17,8 @@ from ventifs.tree.copy import copy as copy_version
 
 @click.command(short_help="Copy a version into another store.")
 @click.argument("wanted", metavar="VERSION")
-@click.option("--to", "target", required=True, metavar="STORE", type=click.Path(path_type=Path),
+@click.option("--to", "target", required=True, metavar="STORE",
+              type=click.Path(readable=False, path_type=Path),
               help="The store it goes into; it must be there.")  # fmt: skip
 @store_option
 @json_option

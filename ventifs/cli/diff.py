@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
-from ventifs.cli.look import entry_json, find_entry
+from ventifs.cli.look import entry_json, find_entry, resolve_in
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version, split_path
+from ventifs.tree.catalog import split_path
 from ventifs.tree.diff import Change
 from ventifs.tree.diff import diff as tree_diff
-from ventifs.tree.directory import printable, resolve, tree
+from ventifs.tree.directory import printable, tree
 from ventifs.tree.records import Entry
 
 SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
@@ -27,7 +27,7 @@ _TYPES = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "b": stat.S_I
 
 def _entry(store: Store, text: str, path: bytes) -> Entry:
     wanted, own = split_path(text)
-    return resolve(store, find_version(store, wanted).root, own + b"/" + path)
+    return resolve_in(store, wanted, own + b"/" + path)
 
 
 @click.command(short_help="Compare two versions.")

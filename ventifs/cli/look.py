@@ -16,14 +16,27 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.catalog import find_version, split_path, time_text
 from ventifs.tree.content import read
-from ventifs.tree.directory import entries, printable, resolve, tree
+from ventifs.tree.directory import NoSuchPath, entries, printable, resolve, tree
 from ventifs.tree.records import Device, Directory, Entry, File, Symlink
 
 
 def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
     """The entry a person means, and the path to it within its version."""
     wanted, path = split_path(text)
-    return resolve(store, find_version(store, wanted).root, path), path.strip(b"/")
+    return resolve_in(store, wanted, path), path.strip(b"/")
+
+
+def resolve_in(store: Store, wanted: str, path: bytes) -> Entry:
+    """The entry at a path of a version.
+
+    Raises:
+        NoSuchPath: naming the version, too, in the words the person used.
+    """
+    version = find_version(store, wanted)
+    try:
+        return resolve(store, version.root, path)
+    except NoSuchPath as error:
+        raise NoSuchPath(f"{wanted}:{error}") from None
 
 
 @click.command(short_help="List a directory of a version.")
@@ -95,7 +108,7 @@ def cat(what: str, *, store: Path) -> None:
     with Store.open(store) as opened:
         entry, path = find_entry(opened, what)
         if not isinstance(entry.detail, File):
-            raise VentifsError(f"{printable(path) or what}: not a regular file")
+            raise VentifsError(f"{printable(path) or what}: {_instead(entry)}")
         for piece in read(opened, entry.detail.content):
             left = piece if isinstance(piece, int) else 0
             while left > 0:
@@ -104,6 +117,15 @@ def cat(what: str, *, store: Path) -> None:
             if not isinstance(piece, int):
                 sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
+
+
+def _instead(entry: Entry) -> str:
+    match entry.detail:
+        case Directory():
+            return "a directory; 'ventifs ls' lists it"
+        case Symlink(target):
+            return f"a symbolic link to {printable(target)}, which is not followed"
+    return "not a regular file"
 
 
 @click.command(short_help="Sum up a directory of a version.")

@@ -48,6 +48,23 @@ COMMANDS = {
 _GARBAGE_THRESHOLD = 200_000  # objects; by default 700, which costs a tenth of any long work
 
 
+class _OutputFailed(VentifsError):
+    """Standard output takes no more."""
+
+
+class _Output(io.FileIO):
+    """Standard output, whose failures name it, so that nobody looks for them in the store."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise _OutputFailed(f"standard output: {reason}") from None
+
+
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -58,6 +75,17 @@ class _LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches  # only needed when something is wrong
+
+            close = get_close_matches(args[0], COMMANDS, 3)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -82,12 +110,38 @@ def _on_terminate(_: int, __: FrameType | None) -> None:
     raise _Terminated
 
 
+def _stand_in_for_closed_streams() -> None:
+    """No file of a store may get the number of a standard stream, nor any of them be None."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number there is
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if sys.stdout is None or isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(1, "wb", closefd=False)),
+            encoding=sys.stdout.encoding if sys.stdout else "utf-8",
+            errors="backslashreplace",  # for paths that are not text
+            line_buffering=os.isatty(1),
+        )
+
+
 def _one_line(error: BaseException, meta: dict[str, Any]) -> str:
-    text = " ".join(str(error).split("\n"))
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        text = f"{name}{error.strerror.lower()}"
+    text = " ".join(text.split("\n"))
     store = meta.get("store")
-    if store is not None and str(store) not in text:
+    if store is not None and str(store) not in text and not isinstance(error, _OutputFailed):
         text += f" (store {store})"
     return f"ventifs: {text}"
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main() -> None:
@@ -95,10 +149,7 @@ def main() -> None:
     gc.set_threshold(_GARBAGE_THRESHOLD)
     logging.basicConfig(format="ventifs: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _on_terminate)
-    if sys.stdout is None:  # closed by whoever ran us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not text
+    _stand_in_for_closed_streams()
     meta: dict[str, Any] = {}
     try:
         with ventifs.make_context("ventifs", sys.argv[1:]) as context:
@@ -117,8 +168,12 @@ def main() -> None:
         print("ventifs: terminated; nothing committed was lost", file=sys.stderr)
         code = 143
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has gone
+        _drop_output()  # whoever read it has gone
         code = 0
+    except _OutputFailed as error:
+        print(_one_line(error, meta), file=sys.stderr)
+        _drop_output()
+        code = 1
     except (VentifsError, OSError) as error:
         print(_one_line(error, meta), file=sys.stderr)
         code = 1

@@ -31,7 +31,7 @@ _SHOWN_MAX = 20
 
 @click.command(short_help="Bring a version back.")
 @click.argument("what", metavar="VERSION[:PATH]")
-@click.argument("target", type=click.Path(path_type=Path), metavar="DEST")
+@click.argument("target", type=click.Path(readable=False, path_type=Path), metavar="DEST")
 @store_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
@@ -65,12 +65,14 @@ def restore(
     exit code 3. Every block is verified: what is damaged is told and left out, everything else is
     restored, and the exit code is 1. Run again with --overwrite to finish an interrupted restore.
     """
+    if verbose and not dry_run:
+        raise click.UsageError("--verbose goes with --dry-run, which lists the paths")
     selection = Selection(patterns(include, include_from), patterns(exclude, exclude_from))
     if dry_run:
         return _plan(what, store, selection, verbose=verbose, as_json=as_json)
     with _pool(jobs, store, overwrite=overwrite) as pool, Store.open(store) as opened:
         entry = _find(opened, what, selection)
-        with _progress(entry, selection, quiet=as_json) as progress, _told_how_to_go_on():
+        with _told_how_to_go_on(), _progress(entry, selection, quiet=as_json) as progress:
             done = Restorer(
                 opened, pool=pool, overwrite=overwrite, selection=selection,
                 progress=lambda done, path: progress(done.entries, done.size, path),
@@ -131,7 +133,8 @@ def _print(done: Restored, target: Path) -> None:
     if more > 0:
         click.echo(f"... and {more:,} more", err=True)
     facts = [count(done.entries, "entry", "entries"), size(done.size)]
-    facts += [f"{count(done.kept, 'file')} were there already"] if done.kept else []
+    were = "was" if done.kept == 1 else "were"
+    facts += [f"{count(done.kept, 'file')} {were} there already"] if done.kept else []
     but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
     click.echo(f"restored {', '.join(facts)} to {os.fspath(target)}{but}")
 

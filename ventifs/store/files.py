@@ -42,7 +42,7 @@ def explained(error: OSError, path: Path) -> VentifsError:
             )
         case errno.EACCES | errno.EPERM:
             return VentifsError(
-                f"{path}: permission denied; run as the store's owner, or have the owner grant it"
+                f"{path}: permission denied; run as its owner, or have the owner grant it"
             )
     return VentifsError(f"{path}: {reason.lower()}")
 

@@ -8,6 +8,7 @@ import os
 import struct
 import time
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 from blake3 import blake3
@@ -127,8 +128,11 @@ def read_header(root: Path) -> StoreHeader:
         with path.open("rb") as file:
             return decode_header(file.read(HEADER_SIZE + 1))
     except (FileNotFoundError, NotADirectoryError):
-        what = "not a ventifs store" if root.exists() else "there is no such store"
-        raise NotAStore(f"{root}: {what}; 'ventifs init' makes one") from None
+        if root.exists():
+            what = "not a ventifs store; name one, or have 'ventifs init' make one elsewhere"
+        else:
+            what = f"there is no such store; 'ventifs init --store {quote(str(root))}' makes one"
+        raise NotAStore(f"{root}: {what}") from None
     except OSError as error:
         raise explained(error, path) from None
     except Corrupt as error:

@@ -215,6 +215,10 @@ def find_version(store: Store, text: str) -> Version:
     name, at, when = text.partition("@")
     if text.startswith("score:"):
         return _by_score(store, text)
+    if ":" in name:
+        hint = ("name a version without a path here" if ":/" in name
+                else "a path begins with a slash, as in NAME:/etc")  # fmt: skip
+        raise VentifsError(f"{text}: {hint}")
     of_name = versions(store, check_name(name))
     if not of_name:
         raise NoSuchVersion(_nearest_name(store, name))
@@ -224,7 +228,8 @@ def find_version(store: Store, text: str) -> Version:
         back = int(when[1:])
         if back < len(of_name):
             return of_name[-1 - back]
-        raise NoSuchVersion(f"{text}: {name} has only {len(of_name)} versions")
+        there = f"only {len(of_name)} versions" if len(of_name) > 1 else "only one version"
+        raise NoSuchVersion(f"{text}: {name} has {there}")
     for version in of_name:
         if version.when == when:
             return version
@@ -272,5 +277,7 @@ def _nearest_name(store: Store, name: str) -> str:
     from difflib import get_close_matches  # only needed when something is wrong
 
     close = get_close_matches(name, names, 3, 0.5)
-    what = "did you mean" if close else "there are"
-    return f"{name}: no version has this name; {what} {', '.join(close or names[:5])}"
+    if close:
+        return f"{name}: no version has this name; did you mean {', '.join(close)}?"
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"{name}: no version has this name; there are {', '.join(names[:5])}{more}"

@@ -48,8 +48,9 @@ def _compiled(text: bytes) -> "Pattern":
 
     try:
         return Pattern(text)
-    except MalformedPattern as error:
-        raise VentifsError(f"{text!r} is not a gitignore pattern: {error}") from None
+    except MalformedPattern:
+        shown = text.decode("utf-8", "backslashreplace")
+        raise VentifsError(f"{shown!r} is not a gitignore pattern") from None
 
 
 def _stripped(line: bytes) -> bytes:

@@ -25,6 +25,7 @@ from blake3 import blake3
 
 from ventifs.errors import Busy
 from ventifs.store import Store
+from ventifs.store.files import readable_errors
 from ventifs.tree.records import Content
 
 SETTLED_NS = 2 * 10**9
@@ -224,7 +225,8 @@ class StatCache:
         self._file: IO[bytes] | None = None
         self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
         if gather:
-            self.path.parent.mkdir(exist_ok=True)
+            with readable_errors(self.path.parent):
+                self.path.parent.mkdir(exist_ok=True)
             self._lock = _locked(self.path.with_name(f".{name}.lock"), name)
         if ask:
             self.previous = self._opened()
@@ -266,10 +268,12 @@ class StatCache:
     def _write(self, data: bytes) -> int:
         if not self._gathers:
             return 0
-        if self._file is None:
-            self._file = self._started()
-        place = self._file.tell()
-        self._file.write(len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data)
+        with readable_errors(self._temporary):
+            if self._file is None:
+                self._file = self._started()
+            place = self._file.tell()
+            check = blake3(data).digest(_CHECK_SIZE)
+            self._file.write(len(data).to_bytes(8, "little") + check + data)
         return place
 
     def _started(self) -> IO[bytes]:
@@ -310,7 +314,8 @@ class StatCache:
             os.close(self.previous.fd)
             self.previous = None
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk; that it is dropped is all the same
+                self._file.close()
             self._temporary.unlink(missing_ok=True)
             self._file = None
         if self._lock >= 0:
@@ -319,7 +324,8 @@ class StatCache:
 
 
 def _locked(path: Path, name: str) -> int:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with readable_errors(path):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,0 +1,86 @@
+"""Standard streams that are closed or full, and full disks: one line, and nothing lost."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commanding import PATIENCE_S, SCRIPT, parsed, run
+from tests.support.disks import mounted
+from tests.support.trees import noise, plain_tree, remove
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A store `s` with a version of a small tree."""
+    plain_tree(tmp_path / "tree")
+    run(tmp_path, "init", "--store", "s")
+    run(tmp_path, "archive", "tree", "--name", "t", "--store", "s")
+    yield tmp_path
+    remove(tmp_path / "tree")
+
+
+def in_shell(home: Path, words: str, streams: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(str(SCRIPT))} {words} {streams}"], cwd=home, text=True,
+        errors="surrogateescape", env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    return done
+
+
+COMMANDS = ["archive tree --name t", "restore t back", "ls -R t", "copy t --to other", "check",
+            "export t", "stats", "versions --json", "rebuild-index"]  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", COMMANDS)
+def test_closed_streams_change_nothing(home: Path, words: str, streams: str) -> None:
+    run(home, "init", "--store", "other")
+    assert in_shell(home, words, streams).returncode == 0
+    assert b"no errors" in run(home, "check", "--read-data", "--store", "s").stdout
+
+
+def test_a_failure_is_not_told_on_standard_output(home: Path) -> None:
+    done = in_shell(home, "ls nothing", "2>&-")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_closed_input_is_no_tar(home: Path) -> None:
+    done = in_shell(home, "archive - --name x", "<&-")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ventifs: standard input is closed; pipe a tar stream into it")
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_full_output_is_not_taken_for_a_full_store(home: Path, words: str) -> None:
+    run(home, "init", "--store", "other")
+    done = in_shell(home, words, ">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "ventifs: standard output: no space left on device\n"
+    assert b"no errors" in run(home, "check", "--read-data", "--store", "s").stdout
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_archive_that_fills_the_disk_says_so_and_goes_on_with_room(
+    home: Path, jobs: str
+) -> None:
+    with mounted(home / "disk", "12m") as disk:
+        (home / "tree" / "large").write_bytes(noise(4 << 20))
+        store = home / "disk" / "s"
+        run(home, "init", "--store", store)
+        for leaving in (1, 100, 300, 700):
+            disk.fill(leaving=leaving)
+            words = ["archive", "tree", "--name", "t", "--jobs", jobs, "--store", str(store)]
+            [line] = run(home, *words, expected=1).stderr.splitlines()
+            assert b"no space left on device; nothing committed was lost: make room" in line
+            assert line.startswith(b"ventifs: %s/" % bytes(store))
+        disk.make_room()
+        run(home, *words)
+        assert len(parsed(home, "versions", "--store", store)) == 1
+        assert b"no errors" in run(home, "check", "--read-data", "--store", store).stdout
