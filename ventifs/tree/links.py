@@ -12,7 +12,7 @@ import msgspec
 from blake3 import blake3
 
 from ventifs.tree.assembly import Segment
-from ventifs.tree.records import encode, own_entry
+from ventifs.tree.records import Entry, encode, own_entry
 from ventifs.tree.statcache import Leaf
 
 LINK_ID_SIZE = 16
