@@ -1,5 +1,8 @@
 """Checking and repairing a whole store: what is counted, what is found, what a repair does."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,3 +265,29 @@ def test_nothing_is_repaired_under_a_writer(root: Path) -> None:
     report = check(root)
     with Store.open(root, "write"), pytest.raises(Busy):
         repair(root, report)
+
+
+def test_whoever_is_interrupted_does_not_wait_for_the_reader_nor_leave_it_behind(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tmp_path / "reader"  # says how far it is, and then reads for long
+    reader.write_text("""#!/bin/sh\necho '{"progress": [1, 2]}'\nexec sleep 300\n""")
+    reader.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(reader))
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __enter__(self) -> "Popen":
+            started.append(self)
+            return self
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(_: int, __: int) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with pytest.raises(Interrupted):
+        check(root, progress=interrupted)
+    assert [child.returncode for child in started] == [-signal.SIGKILL]

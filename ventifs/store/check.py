@@ -8,7 +8,8 @@ index that leaves out what is damaged, so that the next archive stores those blo
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,12 @@ def _in_child(
 ) -> tuple[int, Report | None, str]:
     """Audit with the index in a child; (exit code, report or None, what it said)."""
     command = [sys.executable, "-P", "-m", "ventifs.store.check", str(root), json.dumps(options)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child,
+        _not_outliving(child),
+    ):
         report, reason = None, ""
         assert child.stdout is not None
         assert child.stderr is not None
@@ -98,6 +102,16 @@ def _in_child(
     if child.returncode == 0:
         return 0, report, reason
     return child.returncode, None, reason or errors.splitlines()[-1:][0] if errors else reason
+
+
+@contextmanager
+def _not_outliving(child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Whoever is interrupted neither waits for all arenas to be read, nor leaves that behind."""
+    try:
+        yield
+    except BaseException:
+        child.kill()
+        raise
 
 
 def _encoded(report: Report) -> dict[str, object]:
