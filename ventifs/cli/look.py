@@ -21,9 +21,10 @@ from ventifs.tree.records import Device, Directory, Entry, File, Symlink
 
 
 def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
-    """The entry a person means, and the path to it within its version."""
+    """The entry a person means, and the path to it within its version, without `.` in it."""
     wanted, path = split_path(text)
-    return resolve(store, find_version(store, wanted).root, path), path.strip(b"/")
+    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    return resolve(store, find_version(store, wanted).root, path), b"/".join(names)
 
 
 @click.command(short_help="List a directory of a version.")
