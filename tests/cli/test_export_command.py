@@ -41,7 +41,7 @@ def test_export_is_unpacked_by_tar(archived: Path) -> None:
 def test_export_of_a_path_is_what_is_below_it(archived: Path) -> None:
     for what, names in [
         ("t:/links", ["./", "./b", "./c", "./in/", "./in/a"]), ("t:/links/b", ["./b"]),
-        ("t@latest:/links/in/", ["./", "./a"]),
+        ("t@latest:/links/in/", ["./", "./a"]), ("t:/./links//b/.", ["./b"]),
     ]:  # fmt: skip
         listed = subprocess.run(
             ["tar", "-t"], input=run(archived, "export", what).stdout, capture_output=True,

@@ -143,6 +143,11 @@ def test_what_is_no_time_is_refused(store: Store, when: str) -> None:
         find_version(store, f"web01@{when}")
 
 
+def test_a_zone_that_no_place_has_is_refused() -> None:
+    with pytest.raises(VentifsError, match="is not a time"):
+        parse_time("2026-11-23T06:00+99:99")
+
+
 @pytest.mark.parametrize("name", ["a", "0", "A.b_c-d", "x" * 200])
 def test_names_that_can_be(name: str) -> None:
     assert check_name(name) == name

@@ -14,6 +14,7 @@ from tests.support.forging import directory, file
 from tests.support.stores import new_store
 from tests.support.trees import ACL, archived, remove
 from tests.support.walker import same
+from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.attributes import dress_name
 from ventifs.tree.catalog import find_version
@@ -154,3 +155,9 @@ def test_a_user_gets_links_out_of_directories_that_are_closed_even_to_him() -> N
         same(source, root / "target")
     finally:
         remove(root)
+
+
+def test_a_file_that_cannot_be_staged_is_told_by_its_own_name(store: Path) -> None:
+    entry = file(b"a", Inline(b"1"))
+    with Store.open(store) as opened, pytest.raises(VentifsError, match="/proc/ventifs-test"):
+        Restorer(opened, overwrite=True).run(entry, Path("/proc/ventifs-test"))

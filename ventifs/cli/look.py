@@ -21,9 +21,10 @@ from ventifs.tree.records import Device, Directory, Entry, File, Symlink
 
 
 def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
-    """The entry a person means, and the path to it within its version."""
+    """The entry a person means, and the path to it within its version, without `.` in it."""
     wanted, path = split_path(text)
-    return resolve_in(store, wanted, path), path.strip(b"/")
+    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    return resolve_in(store, wanted, path), b"/".join(names)
 
 
 def resolve_in(store: Store, wanted: str, path: bytes) -> Entry:

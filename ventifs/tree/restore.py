@@ -148,7 +148,10 @@ class Restorer:
         return os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _run_single(self, entry: Entry, target: Path) -> None:
-        self._at = self._places.around(entry)
+        try:
+            self._at = self._places.around(entry)
+        except OSError as error:
+            raise explained(error, target) from None
         named = msgspec.structs.replace(entry, name=os.fsencode(target.name), link=b"")
         self.leaf(named, encode(named))
 
