@@ -37,7 +37,7 @@ _SHOWN_MAX = 20
 
 
 @click.command(short_help="Archive a directory or tar as a new version.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @store_option
 @json_option
 @click.option("--name", required=True, help="What to call it: versions are NAME@TIME.")
@@ -54,7 +54,7 @@ _SHOWN_MAX = 20
 @click.pass_context
 def archive(
     context: click.Context,
-    source: Path,
+    source: str,
     *,
     store: Path,
     as_json: bool,
@@ -109,22 +109,23 @@ def archive(
     return _INCOMPLETE if version.troubles else 0
 
 
-def _source(source: Path, options: Options, stack: ExitStack) -> Path | TarStream:
+def _source(named: str, options: Options, stack: ExitStack) -> Path | TarStream:
     """The directory, or the open tar stream, that is meant.
 
     Raises:
         VentifsError: when it is neither.
     """
-    if source != Path() and source.is_dir():
+    source = Path(named)
+    if named and source.is_dir():
         return source
     if options.one_file_system or options.exclude_caches:
         raise VentifsError("--one-file-system and --exclude-caches are for directories")
-    if str(source) == "-":
-        if sys.stdin.isatty():
-            raise VentifsError("standard input is a terminal; pipe a tar stream into it")
+    if named == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise VentifsError("standard input is no stream; pipe a tar archive into it")
         return TarStream(sys.stdin.buffer, "standard input")
-    if source == Path() or not source.exists():
-        raise VentifsError(f"{source}: no such file or directory; name what is to be archived")
+    if not named or not source.exists():
+        raise VentifsError(f"{named!r}: no such file or directory; name what is to be archived")
     if not (source.is_file() or source.is_fifo()):
         raise VentifsError(f"{source}: neither a directory nor a tar file; name one to archive")
     with readable_errors(source):
