@@ -171,13 +171,14 @@ class Previous:
         return None
 
     def _record(self, offset: int) -> bytes | None:
-        """A record's bytes, if they are what was written."""
-        head = self._bytes(offset, _HEAD_SIZE)
-        length = int.from_bytes(head[:8], "little")
-        if not 0 < length <= self._size - offset:
-            return None
-        data = self._bytes(offset + _HEAD_SIZE, length)
-        return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
+        """A record's bytes, if they are what was written, and can be read."""
+        with suppress(OSError):
+            head = self._bytes(offset, _HEAD_SIZE)
+            length = int.from_bytes(head[:8], "little")
+            if 0 < length <= self._size - offset:
+                data = self._bytes(offset + _HEAD_SIZE, length)
+                return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
+        return None
 
     def _bytes(self, offset: int, length: int) -> bytes:
         if offset >= self._size:
@@ -266,15 +267,30 @@ class StatCache:
     def _write(self, data: bytes) -> int:
         if not self._gathers:
             return 0
-        if self._file is None:
-            self._file = self._started()
-        place = self._file.tell()
-        self._file.write(len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data)
+        try:
+            if self._file is None:
+                self._file = self._started()
+            place = self._file.tell()
+            self._file.write(
+                len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data
+            )
+        except OSError:  # the next run only reads more
+            self._drop()
+            return 0
         return place
+
+    def _drop(self) -> None:
+        """Gather no more, and leave nothing."""
+        self._gathers = False
+        file, self._file = self._file, None
+        with suppress(OSError):
+            if file is not None:
+                self._temporary.unlink(missing_ok=True)
+                file.close()
 
     def _started(self) -> IO[bytes]:
         """A new file, which begins with what is carried over."""
-        file = self._temporary.open("wb", buffering=_WINDOW)
+        file = self._file = self._temporary.open("wb", buffering=_WINDOW)
         if not self._carries:
             file.write(_MAGIC)
             return file
@@ -299,6 +315,8 @@ class StatCache:
         hashes = array("Q", [key for key, _ in ordered]).tobytes()
         offsets = array("Q", [place for _, place in ordered]).tobytes()
         self._write(encode(_Footer(*self._ids, whole_size, hashes, offsets)))
+        if not self._gathers:
+            return  # it could not be written
         self._file.write(start.to_bytes(8, "little"))
         self._file.close()
         self._file = None
@@ -309,10 +327,7 @@ class StatCache:
         if self.previous is not None:
             os.close(self.previous.fd)
             self.previous = None
-        if self._file is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-            self._file = None
+        self._drop()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
