@@ -187,6 +187,20 @@ def test_a_named_store_is_not_made_by_itself(home: Path) -> None:
     assert sorted(os.listdir(home)) == ["tree"]
 
 
+def test_the_current_directory_is_archived_by_a_dot(home: Path) -> None:
+    run(home, "init", "--store", "s")
+    run(home, "archive", ".", "--name", "t", "--store", "s")
+    assert b"tree" in run(home, "ls", "t", "--store", "s").stdout
+
+
+def test_no_standard_input_is_told(home: Path, store: Path) -> None:
+    command = f"exec {SCRIPT} archive - --name t --store {store} <&-"
+    failed = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(b"ventifs: standard input")
+    assert len(failed.stderr.splitlines()) == 1
+
+
 # --- failures ---------------------------------------------------------------------------------
 
 

@@ -115,3 +115,25 @@ def limits(connection: Connection) -> None:
         pool.drain()
         pool.ask_all(b"open", replies.append)
     connection.send(replies)
+
+
+def lead_in_trouble(connection: Connection) -> None:
+    """Make and end a pool where children are not waited for, or are interrupted once forked."""
+    signal.alarm(_LIFE_S)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fork = os.fork
+
+    def interrupted() -> int:
+        pid = fork()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return pid
+
+    if connection.recv() == "interrupted":
+        os.fork = interrupted
+    else:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    replies: list[bytes] = []
+    with Workers(2, obeying) as pool:
+        pool.ask_all(b"pid", replies.append)
+    connection.send(len(set(replies)))

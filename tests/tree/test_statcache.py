@@ -16,7 +16,7 @@ from ventifs.store import Store
 from ventifs.store.arena import HEADER_SIZE
 from ventifs.store.check import check, repair
 from ventifs.store.header import read_header
-from ventifs.tree import live
+from ventifs.tree import live, statcache
 from ventifs.tree.catalog import Version, tree_score
 from ventifs.tree.content import read as read_content
 from ventifs.tree.content import read_whole
@@ -24,7 +24,7 @@ from ventifs.tree.directory import resolve
 from ventifs.tree.live import Reader
 from ventifs.tree.records import File
 from ventifs.tree.run import archive
-from ventifs.tree.statcache import SETTLED_NS
+from ventifs.tree.statcache import SETTLED_NS, Previous, StatCache
 
 # What is read of `source`: the hard-linked file once, by its first name.
 NAMES = [b"link", b"file1", b"file2", b"file3", b"file4", b"symlink"]
@@ -220,6 +220,46 @@ def test_a_stat_cache_that_cannot_be_written_fails_no_run(root: Path, source: Pa
     (root / "statcache" / "name").mkdir(parents=True)
     for _ in range(2):
         assert run(root, source).troubles == ()
+
+
+def test_a_stat_cache_on_a_full_disk_fails_no_run(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(root, source)
+    monkeypatch.setattr(statcache, "_WINDOW", 16)
+    for number in range(3):
+        (source / f"new{number}").touch()
+        (root / "statcache" / ".name.new").symlink_to("/dev/full")
+        run(root, source)
+        assert sorted(os.listdir(root / "statcache")) == [".name.lock", "name"]
+    for number in range(3):
+        (source / f"new{number}").unlink()
+    os.utime(source, ns=(0, first.root.mtime_ns))
+    assert tree_score(run(root, source).root) == tree_score(first.root)
+
+
+def test_a_stat_cache_that_cannot_be_read_hides_nothing(
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(root, source)
+    opened = StatCache._opened
+
+    def unreadable(cache: StatCache) -> Previous | None:
+        previous = opened(cache)
+        assert previous is not None
+        fd = os.open(source, os.O_RDONLY)  # a directory: reading it is an error
+        os.dup2(fd, previous.fd)
+        os.close(fd)
+        previous._start = previous._end = 0
+        return previous
+
+    monkeypatch.setattr(StatCache, "_opened", unreadable)
+    with pytest.MonkeyPatch.context() as patch, names_read() as names:
+        patch.setattr(Previous, "worn", True)
+        again = run(root, source)
+    assert sorted(names) == sorted(NAMES)
+    assert again.troubles == ()
+    assert tree_score(again.root) == tree_score(first.root)
 
 
 def test_no_damage_of_the_cache_changes_what_is_archived(root: Path, source: Path) -> None:

@@ -13,12 +13,15 @@ from unittest import mock
 
 import pytest
 
+from tests.support.growing import is_archived
 from tests.support.reading import before_reading, listings, once_before_reading
 from tests.support.stores import findings, new_store
 from tests.support.trees import archived, noise, remove
 from ventifs.store import Store
+from ventifs.tree import live, scan
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.directory import resolve, tree
+from ventifs.tree.patterns import Patterns
 from ventifs.tree.records import Directory, Empty, Entry
 from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
@@ -233,6 +236,36 @@ def test_a_directory_that_is_gone_or_another_thing_is_told(store: Path, source: 
     ]  # fmt: skip
     assert "no such file or directory" in version.troubles[0][1]
     assert findings(store) == []
+
+
+@pytest.mark.parametrize("segment_max", [4096, 2])
+def test_a_name_that_is_listed_twice_is_archived_once(
+    store: Path, source: Path, busy: Path, monkeypatch: pytest.MonkeyPatch, segment_max: int
+) -> None:
+    monkeypatch.setattr(scan, "SEGMENT_MAX", segment_max)
+    with listings(lambda items: items.extend(items[:2])):
+        archived(store, source)
+    assert findings(store) == []
+    is_archived(store, "t", source)
+
+
+def test_what_is_excluded_may_vanish(store: Path, source: Path, busy: Path) -> None:
+    options = Options(exclude=Patterns([b"busy"]))
+    with Store.open(store, "write") as opened, listings(lambda _: busy.unlink(missing_ok=True)):
+        version, _ = archive(opened, source, "t", options=options)
+    assert version.troubles == ()
+
+
+def test_attributes_of_a_directory_that_are_too_large_are_told(
+    store: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "d").mkdir(parents=True)
+    os.setxattr(source / "d", b"user.a", b"1" * 100)
+    monkeypatch.setattr(live, "WHOLE_MAX", 10)
+    version, _ = archived(store, source)
+    [(path, reason, missing)] = version.troubles
+    assert (path, missing) == (b"d", False)
+    assert "attributes" in reason
 
 
 def test_many_troubles_are_counted(store: Path, source: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import processes
-from tests.support.pooling import lead, lead_until_killed, limits
+from tests.support.pooling import lead, lead_in_trouble, lead_until_killed, limits
 from tests.support.processes import Peer
 from ventifs.tree.workers import DESCRIPTORS_MAX, Inline
 
@@ -122,6 +122,13 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path: Path) -> None:
     for pid in told(peer, [b"pid"] * 4, []):
         os.kill(int(pid), signal.SIGINT)
     assert told(peer, [b"say a"], []) == [b"saya1"]
+    peer.end()
+
+
+@pytest.mark.parametrize("how", ["interrupted", "children are not waited for"])
+def test_workers_come_and_go_whatever_becomes_of_signals(how: str) -> None:
+    peer = Peer(lead_in_trouble)
+    assert told(peer, how) == 2
     peer.end()
 
 

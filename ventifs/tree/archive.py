@@ -106,7 +106,7 @@ class Archiver:
         commit_notes(self._pool, store)
         self._batches = Batches(self._pool, self._tell)
         self._groups = Groups()
-        self._scouted = Scouted()
+        self._scouted: Scouted | None = None  # what is known of what is below, if anything
         self._again: list[Group] = []  # whose first name is no more what it was
         self._progress = progress
 
@@ -120,8 +120,9 @@ class Archiver:
         try:
             top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
+                self._look_ahead(top)
                 root = self._level(b"", b"", os.dup(top))
-                self._look_ahead(root, top)
+                root.scouted = self._scouted is not None
                 self._walk([root])
                 self._settle(top)
             finally:
@@ -131,7 +132,7 @@ class Archiver:
         self.tally.new_bytes = self._writer.new_bytes + self._batches.new_bytes
         return decode_entry(self._assembler.root, root=True)
 
-    def _look_ahead(self, root: _Level, top: int) -> None:
+    def _look_ahead(self, top: int) -> None:
         """Have it compared, by whoever reads, which directories are as the previous run saw them.
 
         Now and then, when the cache has grown by what runs like this add to it, all is walked, and
@@ -140,11 +141,9 @@ class Archiver:
         previous = self._cache.previous
         if previous is None or previous.worn:
             return
-        found = scout(self._pool, top, previous)
-        if found is not None:
+        self._scouted = scout(self._pool, top, previous)
+        if self._scouted is not None:
             self._cache.carry_over()
-            self._scouted = found
-            root.scouted = True
 
     def _walk(self, stack: list[_Level]) -> None:
         try:
@@ -220,8 +219,8 @@ class Archiver:
         """
         path = level.frame.below(name)
         # Only what the directory above led to was compared: a record may be left of an older run.
-        compared = level.scouted and entry != b""
-        if compared and self._scouted.unchanged(path):
+        scouted = self._scouted if level.scouted and entry else None
+        if scouted is not None and scouted.unchanged(path):
             self._take(level, name, slot, entry)
             return None
         elsewhere = (
@@ -235,7 +234,7 @@ class Archiver:
                 reason = f"directory cannot be read: {reason_of(error)}"
                 self._trouble(path, reason, missing=False)
         below.frame.above, below.frame.slot = level.segment, slot
-        below.scouted = compared and path not in self._scouted.unknown
+        below.scouted = scouted is not None and path not in scouted.unknown
         return below
 
     def _take(self, level: _Level, name: bytes, slot: int, entry: bytes) -> None:

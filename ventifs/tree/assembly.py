@@ -161,11 +161,14 @@ class Assembler:
             pairs = [(leaf[0], entry) for leaf, entry in kept]
         frame.paths += record.count
         frame.size += record.size
-        if frame.several and (record.count or segment.below):
-            frame.bounds.append((segment.last, self._cache.add_segment(record)))
-        elif not frame.several:
+        leading = unchanged and frame.builder is None
+        if not frame.several:
             frame.records.append(record)
-        if unchanged and frame.builder is None:
+        elif leading and self._cache.carries and frame.seen is not None and frame.seen.bounds:
+            frame.bounds.append(frame.seen.bounds[frame.same])  # it is there already
+        elif record.count or segment.below:
+            frame.bounds.append((segment.last, self._cache.add_segment(record)))
+        if leading:
             frame.same += 1
             return
         self._begin(frame)
@@ -194,14 +197,16 @@ class Assembler:
 
     def _finished(self, frame: Frame) -> bytes:
         """The entry of a directory that is whole."""
-        if frame.builder is None and frame.seen is not None and frame.same == frame.seen.count:
-            content = frame.seen.content
+        seen = frame.seen
+        unchanged = frame.builder is None and seen is not None and frame.same == seen.count
+        if unchanged and seen is not None:
+            content = seen.content
         else:
             self._begin(frame)
             assert frame.builder is not None
             content = _content(frame.builder)
-        seen = Seen(frame.path, content, tuple(frame.records), tuple(frame.bounds))
-        self._cache.add(seen)
+        if not (unchanged and self._cache.carries):
+            self._cache.add(Seen(frame.path, content, tuple(frame.records), tuple(frame.bounds)))
         detail = Directory(content, frame.paths, frame.size)
         return encode(entry_of(frame.name, frame.status, detail, frame.xattrs))
 

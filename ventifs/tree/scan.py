@@ -74,7 +74,7 @@ class Scanner:
         opener: Opener,
         vanished: Callable[[bytes, OSError], None],
     ) -> None:
-        """`vanished` is told of every path whose status cannot be had."""
+        """`vanished` is told of every path whose status cannot be had, unless it is excluded."""
         self._cache = cache
         self._options = options
         self._opener = opener
@@ -82,6 +82,8 @@ class Scanner:
 
     def chunks(self, path: bytes, fd: int, seen: Seen | None) -> tuple[Iterator[Chunk], bool]:
         """The names of an open directory, and whether there are several chunks of them.
+
+        A file that is replaced while they are listed may be listed twice; it is here once.
 
         Raises:
             OSError: when they cannot be read; not later, while chunks are asked for.
@@ -93,19 +95,19 @@ class Scanner:
             names, items = [], chain(first, found)
             while some := _encoded([item.name for item in islice(items, SEGMENT_MAX)]):
                 names += some
-        names.sort()
-        return self._several(path, fd, names, seen), True
+        return self._several(path, fd, sorted(set(names)), seen), True
 
     def _only(
         self, path: bytes, fd: int, items: "list[os.DirEntry[str]]", seen: Seen | None
     ) -> Iterator[Chunk]:
         # Hot: 2.1 us a name, nearly all of it lstat.
         pairs = []
-        for name, item in zip(_encoded([item.name for item in items]), items, strict=True):
+        named = dict(zip(_encoded([item.name for item in items]), items, strict=True))
+        for name, item in named.items():
             try:
                 pairs.append((name, item.stat(follow_symlinks=False)))
             except OSError as error:
-                self._vanished(_below(path, name), error)
+                self._gone(path, name, error)
         pairs.sort()
         old = self._cache.segment(seen, 0) if seen is not None and seen.segments else None
         yield self._chunk(path, fd, b"", pairs, old)
@@ -144,8 +146,13 @@ class Scanner:
             try:
                 pairs.append((name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
             except OSError as error:
-                self._vanished(_below(path, name), error)
+                self._gone(path, name, error)
         return self._chunk(path, fd, last, pairs, old)
+
+    def _gone(self, path: bytes, name: bytes, error: OSError) -> None:
+        below = _below(path, name)
+        if not self._options.exclude.match(below, directory=False):
+            self._vanished(below, error)
 
     def _chunk(self, path: bytes, fd: int, last: bytes, pairs: Pairs, old: Segment | None) -> Chunk:
         if self._options.exclude:

@@ -172,13 +172,14 @@ class Previous:
         return None
 
     def _record(self, offset: int) -> bytes | None:
-        """A record's bytes, if they are what was written."""
-        head = self._bytes(offset, _HEAD_SIZE)
-        length = int.from_bytes(head[:8], "little")
-        if not 0 < length <= self._size - offset:
-            return None
-        data = self._bytes(offset + _HEAD_SIZE, length)
-        return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
+        """A record's bytes, if they are what was written, and can be read."""
+        with suppress(OSError):
+            head = self._bytes(offset, _HEAD_SIZE)
+            length = int.from_bytes(head[:8], "little")
+            if 0 < length <= self._size - offset:
+                data = self._bytes(offset + _HEAD_SIZE, length)
+                return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
+        return None
 
     def _bytes(self, offset: int, length: int) -> bytes:
         if offset >= self._size:
@@ -201,6 +202,7 @@ class StatCache:
     Attributes:
         path: of the file.
         previous: what the previous run left; None, if it does not count.
+        carries: whether that is kept, but for what this run adds.
     """
 
     def __init__(self, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> None:
@@ -220,7 +222,7 @@ class StatCache:
         self._ids = store.header.store_id, store.epoch
         self._temporary = self.path.with_name(f".{name}.new")
         self._gathers = gather
-        self._carries = False
+        self.carries = False
         self._lock = -1
         self._file: IO[bytes] | None = None
         self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
@@ -254,7 +256,7 @@ class StatCache:
 
     def carry_over(self) -> None:
         """Keep what the previous run saw, but for what this one adds."""
-        self._carries = self.previous is not None
+        self.carries = self.previous is not None
 
     def add_segment(self, segment: Segment) -> int:
         """Gather one of several segments for the next run; its place."""
@@ -268,18 +270,31 @@ class StatCache:
     def _write(self, data: bytes) -> int:
         if not self._gathers:
             return 0
-        with readable_errors(self._temporary):
+        try:
             if self._file is None:
                 self._file = self._started()
             place = self._file.tell()
-            check = blake3(data).digest(_CHECK_SIZE)
-            self._file.write(len(data).to_bytes(8, "little") + check + data)
+            self._file.write(
+                len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data
+            )
+        except OSError:  # the next run only reads more
+            self._drop()
+            return 0
         return place
+
+    def _drop(self) -> None:
+        """Gather no more, and leave nothing."""
+        self._gathers = False
+        file, self._file = self._file, None
+        with suppress(OSError):
+            if file is not None:
+                self._temporary.unlink(missing_ok=True)
+                file.close()
 
     def _started(self) -> IO[bytes]:
         """A new file, which begins with what is carried over."""
-        file = self._temporary.open("wb", buffering=_WINDOW)
-        if not self._carries:
+        file = self._file = self._temporary.open("wb", buffering=_WINDOW)
+        if not self.carries:
             file.write(_MAGIC)
             return file
         assert self.previous is not None
@@ -294,7 +309,7 @@ class StatCache:
             return  # all is carried over, nothing added
         start, places = self._file.tell(), self._places
         whole_size = start
-        if self._carries:
+        if self.carries:
             assert self.previous is not None
             whole_size = self.previous.footer.whole_size
             places = {**dict(zip(self.previous.hashes, self.previous.offsets, strict=True)),
@@ -303,6 +318,8 @@ class StatCache:
         hashes = array("Q", [key for key, _ in ordered]).tobytes()
         offsets = array("Q", [place for _, place in ordered]).tobytes()
         self._write(encode(_Footer(*self._ids, whole_size, hashes, offsets)))
+        if not self._gathers:
+            return  # it could not be written
         self._file.write(start.to_bytes(8, "little"))
         self._file.close()
         self._file = None
@@ -313,11 +330,7 @@ class StatCache:
         if self.previous is not None:
             os.close(self.previous.fd)
             self.previous = None
-        if self._file is not None:
-            with suppress(OSError):  # a full disk; that it is dropped is all the same
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
-            self._file = None
+        self._drop()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -125,22 +125,28 @@ class Workers:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                ours.close()
-                for worker in self._workers:  # or their ends would outlive the parent
-                    worker.sock.close()
-                _die_with(parent)
-                code = _serve(theirs, task)
-            finally:
-                os._exit(code)
-        theirs.close()
-        worker = _Worker(pid, ours)
-        self._workers.append(worker)
-        self._by_fd[ours.fileno()] = worker
-        self._poll.register(ours, select.POLLIN)
+        # Held back: in the child they would raise, and go up to whoever called the parent.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    ours.close()
+                    for worker in self._workers:  # or their ends would outlive the parent
+                        worker.sock.close()
+                    _die_with(parent)
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                    code = _serve(theirs, task)
+                finally:
+                    os._exit(code)
+            theirs.close()
+            worker = _Worker(pid, ours)
+            self._workers.append(worker)
+            self._by_fd[ours.fileno()] = worker
+            self._poll.register(ours, select.POLLIN)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
         """See `Pool`.
@@ -195,6 +201,8 @@ class Workers:
                 worker.waiting.popleft()(reply)
 
     def _died(self, worker: _Worker) -> VentifsError:
+        self._workers.remove(worker)
+        worker.sock.close()
         with suppress(ChildProcessError):
             _, status = os.waitpid(worker.pid, 0)
             how = (
@@ -202,8 +210,6 @@ class Workers:
                 if os.WIFSIGNALED(status)
                 else f"exit code {os.waitstatus_to_exitcode(status)}"
             )
-            self._workers.remove(worker)
-            worker.sock.close()
             return VentifsError(
                 f"a worker process ended early ({how}); nothing committed was lost: "
                 "run the command again, with --jobs 1 if memory is short"
@@ -248,13 +254,15 @@ def _unexpected(note: bytes) -> None:
 
 def _reap(pid: int) -> None:
     """Wait for a child, and kill one that does not end."""
-    handle = os.pidfd_open(pid)
-    try:
-        if not select.select([handle], [], [], _PATIENCE_S)[0]:
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    finally:
-        os.close(handle)
+    # Gone already, if whoever started this process had it ignore SIGCHLD.
+    with suppress(ProcessLookupError, ChildProcessError):
+        handle = os.pidfd_open(pid)
+        try:
+            if not select.select([handle], [], [], _PATIENCE_S)[0]:
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        finally:
+            os.close(handle)
 
 
 def _die_with(parent: int) -> None:
