@@ -24,17 +24,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "source"
-    remove(tmp_path / "source")
-
-
-@pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory on another file system than `tmp_path`."""
     path = Path(tempfile.mkdtemp(dir="/dev/shm"))

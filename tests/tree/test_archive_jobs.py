@@ -46,17 +46,6 @@ def shared() -> Iterator[Path]:
         yield new_store(Path(directory) / "store")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "source"
-    remove(tmp_path / "source")
-
-
 def asked(peer: Peer, store: Path, source: Path, name: str, way: Way) -> Done:
     answer = peer.ask("archive", store, source, name, way)
     assert isinstance(answer, Done), answer

@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 from tests.support.archiving import Done, Way, archive_by, wait_for_tick
 from tests.support.growing import is_archived
 from tests.support.reading import names_read
-from tests.support.stores import findings, new_store
+from tests.support.stores import findings
 
 SEGMENT = 8
 WAY = Way(segment_max=SEGMENT, batch_leaves=5)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
 
 
 @pytest.fixture

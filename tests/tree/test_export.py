@@ -5,7 +5,6 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.forging import directory, file
-from tests.support.stores import new_store
 from tests.support.tars import unpacked
-from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
+from tests.support.trees import archived, noise, odd_tree, plain_tree
 from tests.support.walker import Look, look_at, same
 from ventifs.store import Store
 from ventifs.tree.content import ContentWriter
@@ -40,17 +38,6 @@ from ventifs.tree.ustar import Header
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 GNU_TAR = ("tar", "--xattrs", "--xattrs-include=*")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "source"
-    remove(tmp_path / "source")
 
 
 def exported(store: Path, entry: Entry, name: bytes = b"") -> tuple[bytes, Exported]:

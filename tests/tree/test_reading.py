@@ -12,7 +12,7 @@ from tests.support.archiving import Done, Way, archive_by, archive_when_asked
 from tests.support.commanding import parsed, run
 from tests.support.growing import is_archived
 from tests.support.processes import Peer, kill_all
-from tests.support.stores import findings, new_store
+from tests.support.stores import findings
 from tests.support.trees import noise, remove
 from tests.support.walker import same
 from ventifs.store import Store
@@ -31,11 +31,6 @@ def peer() -> Iterator[Peer]:
     yield made
     made.end()
     kill_all()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
 
 
 @pytest.fixture

@@ -36,11 +36,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
 def work(tmp_path: Path) -> Iterator[Path]:
     """A directory for trees that pytest could not remove."""
     (tmp_path / "work").mkdir()

@@ -27,11 +27,6 @@ DEFAULT = "system.posix_acl_default"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
 def work(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "work").mkdir()
     yield tmp_path / "work"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.restoring import restored_by
-from tests.support.stores import new_store
 from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
 from tests.support.walker import look_at, same
 from ventifs.errors import NoSpace, VentifsError
@@ -21,11 +20,6 @@ from ventifs.tree.records import Entry
 from ventifs.tree.restore import Restored, Restorer
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
 
 
 @pytest.fixture

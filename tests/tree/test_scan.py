@@ -11,7 +11,6 @@ import pytest
 from tests.support.archiving import Way, archive_by
 from tests.support.growing import is_archived
 from tests.support.reading import listings
-from tests.support.stores import new_store
 from tests.support.trees import remove
 from ventifs.store import Store
 from ventifs.tree.catalog import Version
@@ -19,11 +18,6 @@ from ventifs.tree.directory import tree
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
 
 
 @pytest.fixture

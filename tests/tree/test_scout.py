@@ -10,8 +10,6 @@ from tests.support.archiving import Done, Way, archive_by, archive_when_asked, w
 from tests.support.growing import is_archived
 from tests.support.processes import Peer, kill_all
 from tests.support.reading import names_read
-from tests.support.stores import new_store
-from tests.support.trees import remove
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +18,6 @@ def peer() -> Iterator[Peer]:
     yield made
     made.end()
     kill_all()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "source"
-    remove(tmp_path / "source")
 
 
 def made_below(directory: Path, *names: bytes) -> int:

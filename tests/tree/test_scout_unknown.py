@@ -13,7 +13,6 @@ from tests.support.archiving import Done, Way, archive_by, archive_when_asked
 from tests.support.damage import flip
 from tests.support.growing import is_archived
 from tests.support.processes import Peer, kill_all
-from tests.support.stores import new_store
 from tests.support.trees import remove
 from ventifs.store import Store
 from ventifs.tree import statcache
@@ -23,11 +22,6 @@ from ventifs.tree.scan import Options
 from ventifs.tree.scout import Compare, Finding, units_of
 from ventifs.tree.service import Service
 from ventifs.tree.statcache import Previous
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.support.stores import findings, new_store
+from tests.support.stores import findings
 from tests.support.tars import (
     END,
     PACKED,
@@ -24,7 +23,7 @@ from tests.support.tars import (
     told,
     with_fields,
 )
-from tests.support.trees import ACL, archived, noise, odd_tree, plain_tree, remove
+from tests.support.trees import ACL, archived, noise, odd_tree, plain_tree
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree import temporary
@@ -37,17 +36,6 @@ GNU: Literal[1] = 1
 PAX: Literal[2] = 2
 FORMS = (GNU, PAX)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "source"
-    remove(tmp_path / "source")
 
 
 # --- canonical --------------------------------------------------------------------------------

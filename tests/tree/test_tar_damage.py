@@ -29,11 +29,6 @@ GOOD = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
 def sized(number: int) -> dict[int, bytes]:
     """A size field in base 256."""
     return {124: (number % 256**12 | (1 << 95 if number >= 0 else 0)).to_bytes(12, "big")}

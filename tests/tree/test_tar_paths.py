@@ -11,7 +11,6 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.stores import new_store
 from tests.support.tars import (
     END,
     directory,
@@ -32,11 +31,6 @@ from ventifs.tree.tar import TarArchiver
 GNU: Literal[1] = 1
 PAX: Literal[2] = 2
 FORMS = (GNU, PAX)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
 
 
 # --- names ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
@@ -16,7 +16,7 @@ import pytest
 from tests.support.growing import is_archived
 from tests.support.reading import before_reading, listings, once_before_reading
 from tests.support.stores import findings, new_store
-from tests.support.trees import archived, noise, remove
+from tests.support.trees import archived, noise
 from ventifs.store import Store
 from ventifs.tree import live, scan
 from ventifs.tree.catalog import Version, versions
@@ -27,17 +27,6 @@ from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path / "store")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "source"
-    remove(tmp_path / "source")
 
 
 def below(store: Path, version: Version, path: bytes) -> Entry:
