@@ -277,3 +277,16 @@ def test_what_cannot_be_read_gives_exit_code_3(home: Path, jobs: str) -> None:
     [version] = parsed(home, "versions", "--store", "s")
     assert len(version["troubles"]) == 26
     assert findings(home / "s") == []
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_higher_level_stores_less_and_the_same(home: Path, jobs: str) -> None:
+    words = [b"word%d" % (number * number) for number in range(40_000)]
+    (home / "tree" / "text").write_bytes(b" ".join(words))
+    facts = []
+    for level in ("1", "19"):
+        run(home, "init", "--store", home / f"level{level}")
+        facts.append(archive(home, "--level", level, "--jobs", jobs, "--store",
+                             str(home / f"level{level}")))  # fmt: skip
+    assert facts[0]["score"] == facts[1]["score"]
+    assert facts[1]["stored_bytes"] < facts[0]["stored_bytes"]

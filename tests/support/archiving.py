@@ -88,7 +88,7 @@ def archive_by(
     with _changed(way), ExitStack() as stack:
         pool = None
         if way.jobs > 1:
-            task = partial(serving, store, Claims(), Options())
+            task = partial(serving, store, Claims(), Options(), 1)
             pool = stack.enter_context(Workers(way.jobs, task))
         opened = stack.enter_context(Store.open(store, "write", pending_max=PENDING_MAX))
         stamp = time.monotonic_ns() if time_ns is None else time_ns
@@ -112,7 +112,7 @@ def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> 
 
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(service, "PENDING_MAX", pending_max)
-        task = partial(serving, store, Claims(), Options())
+        task = partial(serving, store, Claims(), Options(), 1)
         with Workers(2, task) as pool, Store.open(store, "write") as opened:
             archive(opened, source, "t", pool=pool, progress=progress)
             raise AssertionError("it was not interrupted")

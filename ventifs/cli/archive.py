@@ -20,7 +20,7 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
-from ventifs.store.store import Mode
+from ventifs.store.store import LEVEL_DEFAULT, Mode
 from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
@@ -29,7 +29,7 @@ from ventifs.tree.records import Directory
 from ventifs.tree.run import TarStream
 from ventifs.tree.run import archive as archive_source
 from ventifs.tree.scan import Options
-from ventifs.tree.service import PENDING_MAX, serving
+from ventifs.tree.service import serving
 from ventifs.tree.workers import Workers
 
 _INCOMPLETE = 3  # exit code: archived, but not everything
@@ -50,6 +50,8 @@ _SHOWN_MAX = 20
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
 @click.option("--no-cache", is_flag=True, help="Read every file, changed or not.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be archived.")
+@click.option("--level", type=click.IntRange(1, 19), default=LEVEL_DEFAULT, metavar="N",
+              help=f"How hard to compress, 1 to 19.  [default: {LEVEL_DEFAULT}]")  # fmt: skip
 @jobs_option
 @click.pass_context
 def archive(
@@ -68,6 +70,7 @@ def archive(
     one_file_system: bool,
     no_cache: bool,
     dry_run: bool,
+    level: int,
     jobs: int,
 ) -> int:
     """Archive a directory, or a tar archive, as a new version.
@@ -91,9 +94,11 @@ def archive(
         _make_store(context, store, dry_run=dry_run)
         pool = None
         if jobs > 1 and not dry_run and isinstance(what, Path):  # forked first, see `workers`
-            pool = stack.enter_context(Workers(jobs, partial(serving, store, Claims(), options)))
+            pool = stack.enter_context(
+                Workers(jobs, partial(serving, store, Claims(), options, level))
+            )
         mode: Mode = "rehearse" if dry_run else "write"
-        opened = stack.enter_context(Store.open(store, mode, pending_max=PENDING_MAX))
+        opened = stack.enter_context(Store.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         version, tally = archive_source(
             opened, what, name, time_ns=time_ns, comment=comment, tags=tags, options=options,

@@ -12,6 +12,7 @@ FORMAT.md, section Index, lists the tables.
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -204,7 +205,7 @@ class Index:
 
         The arena must be durable up to the last of them. Interrupted, it can simply be done again.
         """
-        ordered = sorted(entries)
+        ordered = sorted(entries, key=itemgetter(0))  # half the time of comparing all of them
         for start in range(0, len(ordered), BATCH_ENTRIES):
             with lmdb_errors(self.path), self._begin(write=True) as transaction:
                 number = self._number_of(arena, transaction)

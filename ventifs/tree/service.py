@@ -88,7 +88,9 @@ def commit_notes(pool: Pool, store: Store) -> None:
 
 
 @contextmanager
-def serving(path: Path, claims: Claims, options: Options, send: Send) -> Iterator[Handle]:
+def serving(
+    path: Path, claims: Claims, options: Options, level: int, send: Send
+) -> Iterator[Handle]:
     """The task of a worker: work for a run into the store at `path`."""
 
     def give(batch: Batch) -> None:
@@ -99,7 +101,9 @@ def serving(path: Path, claims: Claims, options: Options, send: Send) -> Iterato
 
         def opened() -> Store:
             return stack.enter_context(
-                Store.open(path, "worker", pending_max=PENDING_MAX, give=give, claims=claims)
+                Store.open(
+                    path, "worker", pending_max=PENDING_MAX, level=level, give=give, claims=claims
+                )
             )
 
         yield Service(opened, options).handle
