@@ -64,7 +64,7 @@ def test_a_policy_thins_one_name_or_all(home: Path) -> None:
         "would keep t@2026-02-02T00:00:00Z  (daily 2026-02-02, yearly 2026)",
         "would forget t@2026-01-01T00:00:00Z",
         "would forget t@2026-01-01T12:00:00Z",
-        "3 kept, 2 versions forgotten; nothing is changed yet",
+        "a dry run: 3 kept, 2 versions forgotten if this were done",
     ]
     assert times(home) == before
     facts = parsed(home, *words)

@@ -74,7 +74,7 @@ def forget(
         click.echo(f"{'would forget' if dry_run else 'forgot'} {version}")
     if policy:
         told = f"{len(kept):,} kept, {count(len(doomed), 'version')} forgotten"
-        click.echo(f"{told}{'; nothing is changed yet' if dry_run else ''}")
+        click.echo(f"a dry run: {told} if this were done" if dry_run else told)
 
 
 def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
