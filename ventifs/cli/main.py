@@ -45,7 +45,7 @@ COMMANDS = {
 }
 
 
-_GARBAGE_THRESHOLD = 200_000  # objects; by default 700, which costs a tenth of any long work
+_GARBAGE_THRESHOLD = 200_000  # objects; by default 700, for programs that leave cycles behind
 
 
 class _OutputFailed(VentifsError):

@@ -28,7 +28,7 @@ class Claims:
 
     def taken(self, score: Score) -> bool:
         """Whether a block was taken on already; if not, it is now, by the caller."""
-        # Hot: 0.5 us for each new block.
+        # Hot: 0.8 us for each new block.
         at = int.from_bytes(score[:4], "little") % (_SLOTS - _PROBES) * SCORE_SIZE
         slots = self._slots
         for place in range(at, at + _PROBES * SCORE_SIZE, SCORE_SIZE):

@@ -98,7 +98,7 @@ class Writer:
         """Write nothing yet; an arena is taken or made when the first clump needs one.
 
         Without `threaded` the caller compresses: where there is a process a processor already, a
-        thread only takes turns with it (10 % of an archive run's time went to that).
+        thread only takes turns with it.
         """
         self.pending: dict[Score, Written | None] = {}
         self.counters = Counters()

@@ -309,7 +309,7 @@ class Archiver:
         self, segment: Segment, unread: list[int], first: int, outcomes: list[Outcome]
     ) -> None:
         """Leaves have been read, from the `first` of those that were to be, or could not be."""
-        # Hot: 1 us a leaf.
+        # Hot: once for every file of a first run.
         leaves, entries, size, missing = segment.leaves, segment.entries, 0, 0
         for index, outcome in zip(unread[first:], outcomes, strict=False):
             if outcome.problem:

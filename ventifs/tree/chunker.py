@@ -57,7 +57,7 @@ class Chunker:
     def plain(self, data: bytes) -> list[memoryview] | None:
         """The chunks of a whole stream if it has no hole; None if it may have one.
 
-        The way nearly all files go: 7 us for each chunk of 16 KiB less than `chunks` takes.
+        The way nearly all files go: 6 us a chunk, against 10 by `chunks`.
         """
         if _HOLE_STARTS in data[::HOLE_ALIGN]:
             return None

@@ -89,7 +89,7 @@ class BatchReader:
     def _read(
         self, name: bytes, directory: int, known: Content | None, *, regular: bool
     ) -> Outcome:
-        # Hot: 25 us for a file of 1 KB, of which system calls are 13.
+        # Hot: 23 us for a new file of 1 KB, 15 for one that the store has.
         started_ns = time.time_ns()
         try:
             entry, status, problem = (

@@ -52,7 +52,7 @@ class Chunk(msgspec.Struct):
 
     def stats(self) -> list[Leaf]:
         """The leaves as the cache has them."""
-        # Hot: 0.4 us a name.
+        # Hot: 0.1 us a name.
         return [
             (name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             for name, status in self.leaves
@@ -100,7 +100,7 @@ class Scanner:
     def _only(
         self, path: bytes, fd: int, items: "list[os.DirEntry[str]]", seen: Seen | None
     ) -> Iterator[Chunk]:
-        # Hot: 2.1 us a name, nearly all of it lstat.
+        # Hot: 3 us a name, nearly all of it lstat.
         pairs = []
         named = dict(zip(_encoded([item.name for item in items]), items, strict=True))
         for name, item in named.items():
