@@ -3,9 +3,11 @@
 One disposable file a version name, beside the store. For every directory, by path: name, inode,
 size, mtime and ctime of each leaf, and its canonical entry, kept encoded, so that a directory in
 which nothing changed is recognised by comparing bytes. The device is left out, for snapshot mounts
-change it nightly. A run asks the file, gathers a new one, and puts that in place only after its
-version is committed. It is bound to the store's id and epoch: when blocks may have left the store,
-nothing in it counts. Every record carries a check, so damage is a miss.
+change it nightly. A run asks the file, and puts a new one in place only after its version is
+committed: all that it saw, or what the old one holds and, after it, what is not as it was. A file
+that has grown to twice its size is written whole. It is bound to the store's id and epoch: when
+blocks may have left the store, nothing in it counts. Every record carries a check, so damage is a
+miss.
 
 An entry counts only if its ctime lies 2 s or more before the file was read: what is changed within
 the clock's tick of being read is read again next time.
