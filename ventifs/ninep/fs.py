@@ -1,0 +1,328 @@
+"""What a session needs of a file system: the `Filesystem`, `File` and `Opened` protocols.
+
+They speak Linux: modes, flags and errnos are its own, whatever dialect the session speaks. Methods
+are plain and synchronous, and are called in the event loop of one thread; so none of them ever
+waits. One that needs what is not in memory raises `Cold` with a load, and is called again, with the
+same arguments, when a thread has run the load. One that has effects, or must touch the disk itself,
+raises `Blocking` with its work; a thread runs that once, and what it returns or raises is the
+method's. A file system never knows sessions, fids, tags or sockets.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+
+from ventifs.errors import VentifsError
+from ventifs.ninep.messages import NONUNAME
+from ventifs.ninep.wire import Qid
+
+QTDIR, QTSYMLINK, QTFILE = 0x80, 0x02, 0x00  # qid.type
+
+Buffer = bytes | memoryview
+
+
+class Refused(VentifsError):
+    """A file system says no, with an errno of Linux.
+
+    Attributes:
+        errno: the number.
+    """
+
+    def __init__(self, number: int, reason: str = "") -> None:
+        """Say Linux's own words for `number`, unless there are better ones for the log."""
+        super().__init__(reason or os.strerror(number))
+        self.errno = number
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Something to be brought into memory by a thread.
+
+    Attributes:
+        key: equal for loads that do the same; of those waiting at one time, one is run.
+        run: does it. What it raises is what became of the operations that waited.
+    """
+
+    key: Hashable
+    run: Callable[[], None]
+
+
+class Cold(Exception):
+    """An operation lacks something in memory; it can be tried again after `load`."""
+
+    def __init__(self, load: Load) -> None:
+        """Ask for a load."""
+        super().__init__(load)
+        self.load = load
+
+
+class Blocking(Exception):
+    """An operation is to be done by a thread, once: `work` is all of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        """Ask for a thread."""
+        super().__init__(work)
+        self.work = work
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who attaches, as the client says.
+
+    Attributes:
+        name: uname, as sent.
+        uid: n_uname; ~0 when none is given, always in 9P2000.
+    """
+
+    name: bytes = b""
+    uid: int = NONUNAME
+
+
+class Attributes(msgspec.Struct):
+    """What stat(2) tells of a file. Times are nanoseconds since 1970, also before it.
+
+    Attributes:
+        mode: with the type's bits.
+        rdev: as makedev(3) packs it.
+        wire: the session's: the encoded Rgetattr of a file whose attributes never change. A file
+            that returns the same object each time saves the encoding, which costs 1.5 us.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int
+    size: int
+    mtime_ns: int
+    atime_ns: int
+    ctime_ns: int
+    blksize: int = 4096
+    wire: bytes | None = None
+
+
+class Statfs(msgspec.Struct, frozen=True):
+    """What statfs(2) tells; `fstype` is V9FS_MAGIC, as it is for every server."""
+
+    bsize: int = 4096
+    blocks: int = 0
+    bfree: int = 0
+    bavail: int = 0
+    files: int = 0
+    ffree: int = 0
+    fsid: int = 0
+    namelen: int = 255
+    fstype: int = 0x01021997
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a setattr is to change; None leaves a thing as it is.
+
+    Attributes:
+        atime_ns, mtime_ns: nanoseconds since 1970; -1 is the server's own now.
+    """
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """A lock as fcntl(2) has it; `kind` is 0 for reading, 1 for writing, 2 for unlocked.
+
+    Attributes:
+        start, length: bytes; length 0 is all from `start` on.
+        proc_id, client_id: whose it is.
+    """
+
+    kind: int
+    start: int
+    length: int
+    proc_id: int
+    client_id: bytes
+
+
+UNLOCKED = 2
+LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)  # status of a Tlock
+
+
+class Filesystem(Protocol):
+    """Trees that a session may attach to. It may be shared by sessions."""
+
+    def attach(self, user: User, aname: bytes) -> "File":
+        """The directory, or file, that a name stands for; its `..` is itself.
+
+        Raises:
+            Refused: ENOENT for a name that is not there, or that this peer may not reach.
+            Cold: to be tried again.
+        """
+
+    def ahead(self) -> list[Load]:
+        """Loads that nobody waits for yet but soon will, each handed out once.
+
+        The driver takes them after each turn, and runs them when nothing that is waited for is
+        left to run.
+        """
+
+
+class File(Protocol):
+    """A file of a tree: what a fid points at.
+
+    Several fids may point at one. Methods that are given a name have been given one that a
+    directory can hold: not empty, no slash, no NUL, at most 255 bytes; never `.` or `..`, but for
+    `walk`.
+
+    Every method may raise `Refused`, `Cold` and, the writing ones, `Blocking`; and what the table
+    of `ninep/errors.py` knows.
+    """
+
+    @property
+    def qid(self) -> Qid:
+        """Equal exactly for the same file; path is neither 0 nor all ones, version not 0."""
+
+    @property
+    def name(self) -> bytes:
+        """Its name in its directory; `/` for a root."""
+
+    def attributes(self) -> Attributes:
+        """What stat(2) tells of it."""
+
+    def walk(self, name: bytes) -> "File":
+        """The file of a name in this directory; `..` is the parent, at a root the root itself.
+
+        Raises:
+            Refused: ENOENT, or ENOTDIR when this is no directory.
+        """
+
+    def open(self, flags: int) -> "Opened":
+        """Open this file; flags are those of open(2).
+
+        Raises:
+            Refused: EROFS for writing where nothing can be written, ELOOP for a symbolic link.
+        """
+
+    def readlink(self) -> bytes:
+        """The target of a symbolic link.
+
+        Raises:
+            Refused: EINVAL for anything else.
+        """
+
+    def xattr_names(self) -> list[bytes]:
+        """The names of its extended attributes."""
+
+    def xattr(self, name: bytes) -> bytes:
+        """One extended attribute.
+
+        Raises:
+            Refused: ENODATA when it has none of this name.
+        """
+
+    def statfs(self) -> Statfs:
+        """The file system it is in."""
+
+    def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, Opened]":
+        """Create a regular file in this directory, and open it."""
+
+    def mkdir(self, name: bytes, mode: int, gid: int) -> "File":
+        """Create a directory in this one."""
+
+    def symlink(self, name: bytes, target: bytes, gid: int) -> "File":
+        """Create a symbolic link in this directory."""
+
+    def mknod(self, name: bytes, mode: int, rdev: int, gid: int) -> "File":
+        """Create a special file, or an empty regular one, in this directory."""
+
+    def link(self, file: "File", name: bytes) -> None:
+        """Give `file` a name in this directory."""
+
+    def rename(self, directory: "File", name: bytes) -> None:
+        """Move this file to a directory under a name."""
+
+    def renameat(self, name: bytes, directory: "File", newname: bytes) -> None:
+        """Move a name of this directory to another one."""
+
+    def unlink(self, name: bytes, *, directory: bool) -> None:
+        """Remove a name of this directory; `directory` says which kind it must be of."""
+
+    def remove(self) -> None:
+        """Remove this file."""
+
+    def setattr(self, changes: Changes) -> None:
+        """Change attributes."""
+
+    def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute as setxattr(2); an empty value with flags 0 removes it."""
+
+
+class Opened(Protocol):
+    """An open file: of one fid, so it can remember where reading goes on.
+
+    Raises what the methods of `File` raise.
+    """
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Bytes in pieces, `count` of them unless the file ends before.
+
+        Pieces may be views of what is cached; they are sent as they are and never changed.
+        """
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """A directory's entries, without `.` and `..`, from the one at ordinal `start` on.
+
+        `Cold` may also come out of the iterator; what came before it holds.
+        """
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write; how many bytes were written."""
+
+    def fsync(self, *, data_only: bool) -> None:
+        """Bring it to the disk."""
+
+    def lock(self, lock: Lock, flags: int) -> int:
+        """Take or give back a lock; one of the LOCK_ statuses."""
+
+    def getlock(self, lock: Lock) -> Lock:
+        """The lock that would be in the way of this one; of kind UNLOCKED if none would."""
+
+    def close(self) -> None:
+        """No more use is made of it. Never raises, never waits."""
+
+
+class ReadOnlyFile:
+    """The writing half of a `File` that can never be written, to be inherited."""
+
+    def _read_only(self, *_: object, **__: object) -> NoReturn:
+        raise Refused(errno.EROFS)
+
+    create = mkdir = symlink = mknod = _read_only
+    link = rename = renameat = unlink = remove = setattr = set_xattr = _read_only
+
+
+class ReadOnlyOpened:
+    """The writing half of an `Opened` that can never be written, to be inherited.
+
+    Nothing can change, so whatever is asked to be on the disk is, and every lock is free.
+    """
+
+    def write(self, offset: int, data: bytes) -> NoReturn:
+        """Refuse."""
+        raise Refused(errno.EROFS)
+
+    def fsync(self, *, data_only: bool) -> None:
+        """Everything is on the disk."""
+
+    def lock(self, lock: Lock, flags: int) -> int:
+        """Every lock can be had."""
+        return LOCK_SUCCESS
+
+    def getlock(self, lock: Lock) -> Lock:
+        """Nobody is in the way."""
+        return Lock(UNLOCKED, lock.start, lock.length, lock.proc_id, lock.client_id)
+
+    def close(self) -> None:
+        """Nothing is held."""
