@@ -13,6 +13,7 @@ import pytest
 
 from ventifs.ninep.address import (
     CID_ANY,
+    Address,
     AddressError,
     TcpAddress,
     UnixAddress,
@@ -31,9 +32,7 @@ def kept() -> Iterator[ExitStack]:
         yield stack
 
 
-def _listen(
-    kept: ExitStack, address: TcpAddress | UnixAddress | VsockAddress
-) -> list[socket.socket]:
+def _listen(kept: ExitStack, address: Address) -> list[socket.socket]:
     return [kept.enter_context(each) for each in listen(address)]
 
 
@@ -160,12 +159,11 @@ def test_a_living_servers_socket_is_left_alone(tmp_path: Path, kept: ExitStack) 
         listen(address)
     forsake(address)
     assert os.stat(address.path) == before
-    living.accept()  # the probe of the one
-    living.accept()  # and of the other
+    for _ in range(2):  # each looked whether somebody answers
+        kept.enter_context(living.accept()[0])
     kept.enter_context(connect(address, _TIMEOUT_S))
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: ExitStack) -> None:
     address = UnixAddress(str(tmp_path / "9p.sock"))
     living = kept.enter_context(socket.socket(socket.AF_UNIX))
@@ -210,11 +208,11 @@ def test_a_forsaken_socket_is_gone(tmp_path: Path) -> None:
 
 
 def test_vsock(kept: ExitStack) -> None:
-    try:
-        [listener] = _listen(kept, VsockAddress(CID_ANY, 0x7654_3210))
-    except TransportError as error:
-        assert "vsock" in str(error)
-        pytest.skip(f"this machine has no vsock: {error}")
+    if not os.path.exists("/dev/vsock"):
+        with pytest.raises(TransportError, match="vsock"):
+            listen(VsockAddress(CID_ANY, 0x7654_3210))
+        pytest.skip("this machine has no vsock")
+    [listener] = _listen(kept, VsockAddress(CID_ANY, 0x7654_3210))
     assert local_address(listener) == VsockAddress(CID_ANY, 0x7654_3210)
     with pytest.raises(TransportError, match="another server listens there"):
         listen(VsockAddress(CID_ANY, 0x7654_3210))
@@ -307,7 +305,7 @@ def test_what_was_handed_to_another_is_left_alone(kept: ExitStack) -> None:
 
 
 def test_what_is_no_listening_socket_is_refused(tmp_path: Path, kept: ExitStack) -> None:
-    file = kept.enter_context(open(tmp_path / "file", "w"))
+    file = kept.enter_context((tmp_path / "file").open("w"))
     one, _ = (kept.enter_context(each) for each in socket.socketpair())
     datagrams = kept.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     datagrams.bind(str(tmp_path / "packets"))
