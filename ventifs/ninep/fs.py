@@ -199,7 +199,7 @@ class File(Protocol):
         """
 
     def open(self, flags: int) -> "Opened":
-        """Open this file; flags are those of open(2).
+        """Open this file, with the flags that open has on Linux.
 
         Raises:
             Refused: EROFS for writing where nothing can be written, ELOOP for a symbolic link.
