@@ -31,7 +31,7 @@ _REMEDIES = {
     errno.ECONNRESET: "the server closed the connection; see its log and allow list",
     errno.EPIPE: "the server closed the connection; see its log and allow list",
     errno.EIO: "the server closed the connection; see its log and allow list",
-    errno.EFAULT: "the server closed the connection; see its log and allow list",  # as Linux 6.1 says
+    errno.EFAULT: "the server closed the connection; see its log and allow list",  # Linux 6.1's way
 }
 
 
