@@ -35,6 +35,7 @@ COMMANDS = {
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
+    "mount": ("ventifs.cli.mount", "mount", "Mount a version from a 9P server."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (
@@ -97,8 +98,8 @@ class _LazyGroup(click.Group):
 def ventifs() -> None:
     """Archive guest file systems, content-addressed and deduplicated.
 
-    Every command works on the store named by --store, else by $VENTIFS_STORE, else on the one in
-    the user's data directory.
+    Commands on a store work on the one named by --store, else by $VENTIFS_STORE, else on the one
+    in the user's data directory.
     """
 
 
