@@ -35,6 +35,8 @@ COMMANDS = {
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
+    "serve": ("ventifs.cli.serve", "serve", "Serve versions over 9P."),
+    "servers": ("ventifs.cli.servers", "servers", "Show what running servers do."),
     "mount": ("ventifs.cli.mount", "mount", "Mount a version from a 9P server."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),

@@ -130,9 +130,10 @@ class DescriptorChannel:
         self._reads = self._writes = -1
 
     def _discard_input(self) -> None:
-        """Read what nobody will answer: TCP resets a connection that is closed with bytes unread,
+        """Read what nobody will answer.
 
-        and the other end then loses what was sent to it before.
+        TCP resets a connection that is closed with bytes unread, and the other end then loses what
+        was sent to it before.
         """
         with suppress(OSError):
             for _ in range(64):  # 16 MiB, more than a socket holds

@@ -30,7 +30,7 @@ class LineFormatter(logging.Formatter):
     """Records as lines of fields."""
 
     def __init__(self, *, as_json: bool = False, worker: int | None = None) -> None:
-        """Write JSON or key=value; `worker` is the number of the process, when there are several."""
+        """Write JSON or key=value; `worker` numbers the process, when there are several."""
         super().__init__()
         self._as_json = as_json
         self._worker = worker

@@ -6,9 +6,7 @@ nor how it came about.
 """
 
 import errno
-import os
 import socket
-from typing import TypeVar
 
 import msgspec
 from trio.lowlevel import wait_readable, wait_writable
@@ -77,7 +75,8 @@ class Told(msgspec.Struct, tag=True):
 
 Order = Configure | Take | Ask | Stop
 Report = Ready | Failed | Over | Told
-M = TypeVar("M")
+_ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+_REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
 
 async def send(packets: socket.socket, message: Order | Report, fd: int | None = None) -> None:
@@ -104,18 +103,25 @@ async def send(packets: socket.socket, message: Order | Report, fd: int | None =
             return
 
 
-async def receive(packets: socket.socket, kind: type[M]) -> tuple[M | None, int | None]:
-    """The next message and its descriptor; no message when the other end has gone."""
+async def receive_order(packets: socket.socket) -> tuple[Order | None, int | None]:
+    """A worker's next order and its descriptor; none when the parent has gone."""
+    packet, fd = await _receive(packets)
+    return _ORDERS.decode(packet) if packet else None, fd
+
+
+async def receive_report(packets: socket.socket) -> Report | None:
+    """The next report of a worker; none when it has gone."""
+    packet, _ = await _receive(packets)
+    return _REPORTS.decode(packet) if packet else None
+
+
+async def _receive(packets: socket.socket) -> tuple[bytes, int | None]:
     while True:
         await wait_readable(packets)
         try:
-            packet, fds, _, _ = socket.recv_fds(packets, PACKET_MAX + 1, 1, socket.MSG_CMSG_CLOEXEC)
+            packet, fds, _, _ = socket.recv_fds(packets, PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             continue
         except ConnectionResetError:
-            return None, None
-        if not packet:
-            return None, None
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        return msgspec.json.decode(packet, type=kind), fds[0] if fds else None
+            return b"", None
+        return packet, fds[0] if fds else None

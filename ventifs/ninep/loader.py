@@ -156,9 +156,7 @@ class Loader:
                 runs.append(run)
         return runs
 
-    def _deliver(
-        self, runs: list[_Run], outcomes: list[tuple[Any, BaseException | None]]
-    ) -> None:
+    def _deliver(self, runs: list[_Run], outcomes: list[tuple[Any, BaseException | None]]) -> None:
         results: dict[Client, list[Result]] = {}
         for run, (value, error) in zip(runs, outcomes, strict=True):
             if run.key is not None:

@@ -10,7 +10,6 @@ no message, no file and no address: what a session means is `session.py`'s, who 
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import trio
 from trio.lowlevel import checkpoint
@@ -21,13 +20,15 @@ from ventifs.ninep.channel import Channel
 from ventifs.ninep.events import event
 from ventifs.ninep.fs import File, Filesystem, Load, User
 from ventifs.ninep.loader import Loader, Result
-from ventifs.ninep.messages import NONUNAME
+from ventifs.ninep.messages import MESSAGES, NONUNAME
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.session import Limits, Session, Trace
 from ventifs.ninep.wire import WireError
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
+
+_NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +119,17 @@ class Connection:
         return SessionActivity(
             peer=str(self.peer),
             since=self.started,
-            dialect=_dialect(session),
+            dialect=session.dialect and session.dialect.version.decode(),
             export=_text(self._filesystem.aname) or "/" if attached else None,
             user=_name(user) if user else None,
             fids=session.fids,
             in_flight=session.in_flight,
-            operations=counters.requests,
+            operations=sum(counters.requests),
             errors=counters.errors,
             hits=counters.hits,
             colds=counters.colds,
             bytes_in=self._bytes_in,
-            bytes_out=counters.bytes_out,
+            bytes_out=counters.replied,
         )
 
     def add_to(self, totals: Totals) -> None:
@@ -138,9 +139,11 @@ class Connection:
         totals.hits += counters.hits
         totals.colds += counters.colds
         totals.bytes_in += self._bytes_in
-        totals.bytes_out += counters.bytes_out
-        for name, number in counters.by_type().items():
-            totals.operations[name] = totals.operations.get(name, 0) + number
+        totals.bytes_out += counters.replied
+        for number, times in enumerate(counters.requests):
+            if times:
+                name = _NAMES.get(number, "unknown")
+                totals.operations[name] = totals.operations.get(name, 0) + times
 
     async def _serve(self, handshake_s: float) -> str:
         try:
@@ -166,22 +169,10 @@ class Connection:
                 raise self._failure
             if session.more:
                 await checkpoint()
-            elif self._ending and not session.in_flight:
-                return "stopped"
-            elif self._ending or not session.hungry:
-                await self._pause()
-                continue
             else:
-                data = await channel.read()
-                if data:
-                    self._bytes_in += len(data)
-                    session.receive(data)
-                elif data is None:
-                    continue
-                elif channel.half_closes:
-                    self._ending = True
-                else:
-                    return "closed by peer"
+                reason = await self._input()
+                if reason is not None:
+                    return reason
             replies = session.turn()
             if replies:
                 await channel.write(replies)
@@ -191,6 +182,24 @@ class Connection:
                 loader.ahead(loads)
             if until_first_reply and replies:
                 return None
+
+    async def _input(self) -> str | None:
+        """Wait for what makes another turn worth its while; why there is no more to come."""
+        session, channel = self._session, self._channel
+        if self._ending and not session.in_flight:
+            return "stopped"
+        if self._ending or not session.hungry:
+            await self._pause()
+            return None
+        data = await channel.read()
+        if data:
+            self._bytes_in += len(data)
+            session.receive(data)
+        elif data is not None:
+            if not channel.half_closes:
+                return "closed by peer"
+            self._ending = True
+        return None
 
     async def _pause(self) -> None:
         """Wait for a job to be done, or for the end."""
@@ -216,10 +225,17 @@ class Server:
         filesystem_for: Callable[[Peer, Exports], Filesystem],
         *,
         limits: Limits | None = None,
-        trace: Trace | None = None,
+        trace: Callable[[], Trace] | None = None,
         handshake_s: float = HANDSHAKE_S,
     ) -> None:
-        """Serve each peer what `filesystem_for` gives for it and what it may reach."""
+        """Serve each peer what `filesystem_for` gives for it and what it may reach.
+
+        Args:
+            filesystem_for: never raises, never waits.
+            limits: of each session.
+            trace: makes the trace of a session.
+            handshake_s: seconds that a connection has for its first request.
+        """
         self.loader = Loader()
         self.totals = Totals()
         self.started = time.time()
@@ -256,7 +272,8 @@ class Server:
         """Begin a session, in a task of its own; `over` is called when it is."""
         assert self._nursery is not None, "the server does not run"
         filesystem = self._filesystem_for(peer, exports)
-        connection = Connection(channel, peer, filesystem, self.loader, self._limits, self._trace)
+        trace = self._trace() if self._trace is not None else None
+        connection = Connection(channel, peer, filesystem, self.loader, self._limits, trace)
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)
 
@@ -279,11 +296,6 @@ class Server:
             over()
             if not self._connections:
                 self._empty.set()
-
-
-def _dialect(session: Session) -> str | None:
-    dialect: Any = session.dialect
-    return None if dialect is None else dialect.version.decode()
 
 
 def _text(name: bytes) -> str:

@@ -106,9 +106,7 @@ async def serve_channel(channel: Channel, local: Local, allow: AllowList) -> Non
             nursery.cancel_scope.cancel()
 
 
-async def _accept(
-    gate: Gate, listeners: Sequence[socket.socket], scope: trio.CancelScope
-) -> None:
+async def _accept(gate: Gate, listeners: Sequence[socket.socket], scope: trio.CancelScope) -> None:
     with scope:
         await gate.run(listeners)
 

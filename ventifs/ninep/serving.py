@@ -8,7 +8,6 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -24,6 +23,7 @@ from ventifs.ninep.fs import Filesystem
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
 from ventifs.ninep.session import Limits, Trace
+from ventifs.ninep.trace import Tracer
 from ventifs.store import Store
 
 CACHE_BYTES_DEFAULT = 256 << 20
@@ -162,3 +162,8 @@ def start_log(*, as_json: bool, worker: int | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json, worker=worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _tracer() -> Trace:
+    """A trace for one session; its lines, whole, may stand between another's."""
+    return Tracer(lambda line: print(line, flush=True))

@@ -10,24 +10,23 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 
 import trio
 
 from ventifs.errors import VentifsError
-from ventifs.ninep.channel import socket_channel
 from ventifs.ninep.handing import (
     SESSIONS_TOLD,
     Ask,
     Configure,
     Failed,
-    Order,
     Over,
     Ready,
     Report,
     Stop,
     Take,
     Told,
-    receive,
+    receive_order,
     send,
 )
 from ventifs.ninep.serving import GARBAGE_THRESHOLD, Local, start_log
@@ -40,11 +39,11 @@ class _Worker:
 
     def __init__(self, packets: socket.socket) -> None:
         self._packets = packets
-        # Unbounded, but a message is only put in for a connection or a question of the parent's.
-        self._send, self._reports = trio.open_memory_channel[Report](sys.maxsize)
+        # Unbounded, but what goes in answers a connection or a question of the parent's.
+        self._reports, self._unsent = trio.open_memory_channel[Report](sys.maxsize)
 
     async def run(self) -> None:
-        first, _ = await receive(self._packets, Order)
+        first, _ = await receive_order(self._packets)
         if not isinstance(first, Configure):
             return
         start_log(as_json=first.settings.log_json, worker=first.number)
@@ -57,19 +56,17 @@ class _Worker:
             async with trio.open_nursery() as nursery:
                 await nursery.start(local.run)
                 nursery.start_soon(self._report)
-                self._send.send_nowait(Ready())
+                self._reports.send_nowait(Ready())
                 await self._obey(local)
                 nursery.cancel_scope.cancel()
 
     async def _obey(self, local: Local) -> None:
         while True:
-            order, fd = await receive(self._packets, Order)
+            order, fd = await receive_order(self._packets)
             match order:
                 case Take(id, peer, exports) if fd is not None:
-                    channel = socket_channel(socket.socket(fileno=fd))
-                    local.server.start(
-                        channel, peer, exports, lambda id=id: self._send.send_nowait(Over(id))
-                    )
+                    over = partial(self._reports.send_nowait, Over(id))
+                    await local.take(socket.socket(fileno=fd), peer, exports, over)
                 case Ask():
                     await self._tell(local)
                 case Stop(grace_s):
@@ -83,11 +80,11 @@ class _Worker:
         sessions, process.sessions = process.sessions, []
         for start in range(0, len(sessions), SESSIONS_TOLD):
             part = type(process)(sessions=sessions[start : start + SESSIONS_TOLD])
-            self._send.send_nowait(Told(part, last=False))
-        self._send.send_nowait(Told(process, last=True))
+            self._reports.send_nowait(Told(part, last=False))
+        self._reports.send_nowait(Told(process, last=True))
 
     async def _report(self) -> None:
-        async for report in self._reports:
+        async for report in self._unsent:
             try:
                 await send(self._packets, report)
             except OSError:  # the parent has gone: `_obey` ends everything

@@ -31,12 +31,11 @@ from ventifs.ninep.handing import (
     Order,
     Over,
     Ready,
-    Report,
     Stop,
     Take,
     Told,
     TooLarge,
-    receive,
+    receive_report,
     send,
 )
 from ventifs.ninep.peer import Peer
@@ -229,16 +228,14 @@ class Pool:
             event("worker_died", level=logging.ERROR, worker=number, how=failure or _how(code),
                   connections=lost)  # fmt: skip
 
-    async def _hear(
-        self, worker: _Worker, task_status: trio.TaskStatus[None] | None
-    ) -> str | None:
+    async def _hear(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> str | None:
         """Do as a worker reports, until it has gone; what it said of why."""
         try:
             await worker.send(Configure(self._settings, worker.number))
         except OSError:
             return None
         while True:
-            report, _ = await receive(worker.packets, Report)
+            report = await receive_report(worker.packets)
             match report:
                 case Ready():
                     worker.was_ready = True
