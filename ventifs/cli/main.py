@@ -181,3 +181,7 @@ def main() -> None:
         print(_one_line(error, meta), file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

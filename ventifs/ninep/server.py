@@ -119,7 +119,7 @@ class Connection:
         return SessionActivity(
             peer=str(self.peer),
             since=self.started,
-            dialect=session.dialect and session.dialect.version.decode(),
+            dialect=session.dialect.version.decode() if session.dialect else None,
             export=_text(self._filesystem.aname) or "/" if attached else None,
             user=_name(user) if user else None,
             fids=session.fids,

@@ -203,6 +203,11 @@ class Session:
         self._flight.finish(job, value, error)
 
     @property
+    def dialect(self) -> m.Dialect | None:
+        """What was agreed on; None before, and after a version that is unknown."""
+        return self._handlers.dialect if self._table[m.Tattach.type] is not None else None
+
+    @property
     def in_flight(self) -> int:
         """Requests that are not answered."""
         return len(self._flight.tags)
