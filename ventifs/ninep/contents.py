@@ -300,14 +300,14 @@ def take(
     while offset < end:
         item, stop = items[index], ends[index]
         last = stop if stop < end else end
-        if item.__class__ is bytes:
-            data = block_of(item)  # type: ignore[arg-type]
+        if isinstance(item, bytes):
+            data = block_of(Score(item))
             if data is None:
                 raise Missing
             if offset == start and last == stop and len(data) == stop - start:
                 pieces.append(data)
             else:
-                _part(data, stop - start, offset - start, last - start, item, pieces)  # type: ignore[arg-type]
+                _part(data, stop - start, offset - start, last - start, item, pieces)
         elif item is None:
             _zeros(last - offset, pieces)
         else:
