@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from blake3 import blake3
 
+from ventifs.ninep.contents import Contents, Cursor
 from ventifs.ninep.fs import (
     QTDIR,
     QTFILE,
@@ -45,16 +46,12 @@ from ventifs.tree.records import (
     Listed,
     Symlink,
     Xattrs,
-    length_of,
     own_entry,
 )
 from ventifs.tree.records import File as Regular
 
 DIRECTORY_SIZE = 4096
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
-AHEAD = 2 << 20  # bytes a sequential reader is kept ahead of
-AHEAD_STEP = 512 << 10  # of these, one load brings
-_NEAR = 4 << 20  # a read so near to the last ones goes on with them: several are in flight
 
 _QID_TYPES = {S_DIRECTORY: QTDIR, S_SYMLINK: QTSYMLINK}
 
@@ -115,15 +112,32 @@ class Version:
         statfs: of all of it.
     """
 
-    __slots__ = ("__weakref__", "_tree", "links", "recent", "root", "statfs", "token", "trees")
+    __slots__ = (
+        "__weakref__",
+        "_tree",
+        "contents",
+        "links",
+        "recent",
+        "root",
+        "statfs",
+        "token",
+        "trees",
+    )
 
     def __init__(
-        self, trees: Trees, links: Links, recent: Recent, record_id: bytes, root: bytes
+        self,
+        trees: Trees,
+        contents: Contents,
+        links: Links,
+        recent: Recent,
+        record_id: bytes,
+        root: bytes,
     ) -> None:
         """Of a record, and the raw entry of the root in it."""
         detail = own_entry(root).detail
         assert isinstance(detail, Directory)
         self.trees = trees
+        self.contents = contents
         self.links = links
         self.recent = recent
         self.token = token_of(b"version\0", record_id)
@@ -217,7 +231,7 @@ class ArchivedFile(ReadOnlyFile):
             raise Refused(errno.ENOTDIR)
         detail = own_entry(self.raw).detail if kind == S_REGULAR else None
         content = detail.content if isinstance(detail, Regular) else Empty()
-        return OpenedContent(self._version().trees, content)
+        return OpenedContent(self._version().contents, content)
 
     def readlink(self) -> bytes:
         """See `File`."""
@@ -241,7 +255,7 @@ class ArchivedFile(ReadOnlyFile):
         xattrs = own_entry(self.raw).xattrs
         if isinstance(xattrs, Listed):
             return xattrs.pairs
-        return () if isinstance(xattrs, Empty) else self._version().trees.xattrs(xattrs)
+        return () if isinstance(xattrs, Empty) else self._version().contents.xattrs(xattrs)
 
     def statfs(self) -> Statfs:
         """See `File`."""
@@ -362,38 +376,11 @@ class OpenedDirectory(ReadOnlyOpened):
 class OpenedContent(ReadOnlyOpened):
     """An open regular file, or an empty one in the place of a special file."""
 
-    __slots__ = ("_ahead", "_content", "_frontier", "_going", "_length", "_trees")
+    __slots__ = ("read",)
 
-    def __init__(self, trees: Trees, content: Content) -> None:
+    def __init__(self, contents: Contents, content: Content) -> None:
         """Of some content."""
-        self._trees = trees
-        self._content = content
-        self._length = length_of(content)
-        self._frontier = 0  # as far as sequential reading has come
-        self._ahead = 0  # up to here loads were asked for
-        self._going = True  # whether the last reads went on with each other; from 0 on, they do
-
-    def read(self, offset: int, count: int) -> list[Buffer]:
-        """See `Opened`."""
-        end = offset + count
-        if end > self._frontier or offset < self._frontier - _NEAR:
-            self._follow(offset, end)
-        return self._trees.read(self._content, offset, count)
-
-    def _follow(self, offset: int, end: int) -> None:
-        """Notice where reading goes on, and have what comes next brought early."""
-        if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
-            self._frontier, self._ahead, self._going = end, 0, False
-            return
-        self._frontier = end
-        if not self._going:
-            self._going = True
-            return
-        window = min(AHEAD, self._trees.ahead_max)
-        self._ahead = max(self._ahead, end)
-        while self._ahead < min(end + window - AHEAD_STEP // 2, self._length):
-            self._trees.ahead(self._content, self._ahead, self._ahead + AHEAD_STEP)
-            self._ahead += AHEAD_STEP
+        self.read = Cursor(contents, content).read
 
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """See `Opened`."""

@@ -15,7 +15,6 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ventifs.ninep.archived import (
-    AHEAD,
     DIRECTORY_SIZE,
     ArchivedDirectory,
     Recent,
@@ -24,6 +23,7 @@ from ventifs.ninep.archived import (
     path_of,
     token_of,
 )
+from ventifs.ninep.contents import AHEAD, Contents
 from ventifs.ninep.exports import (
     LATEST,
     Catalog,
@@ -108,7 +108,8 @@ class ArchiveFilesystem:
         self.scores = scores
         self.catalog = Catalog(store, clock)
         self.token = token_of(b"exports\0", store.header.store_id)
-        self._trees = Trees(store, split.nodes, split.ahead)
+        self._trees = Trees(store, split.nodes)
+        self._contents = Contents(self._trees, split.ahead)
         self._links = Links(store)
         self._recent = Recent(split.files)
         self._versions: WeakValueDictionary[bytes, Version] = WeakValueDictionary()
@@ -129,7 +130,7 @@ class ArchiveFilesystem:
 
     def ahead(self) -> list[Load]:
         """See `Filesystem`."""
-        return self._trees.take_ahead()
+        return self._contents.wishes()
 
     @property
     def node_bytes(self) -> int:
@@ -148,8 +149,8 @@ class ArchiveFilesystem:
     def _version(self, offered: Offered) -> Version:
         version = self._versions.get(offered.record_id)
         if version is None:
-            version = Version(self._trees, self._links, self._recent, offered.record_id,
-                              offered.root)  # fmt: skip
+            version = Version(self._trees, self._contents, self._links, self._recent,
+                              offered.record_id, offered.root)  # fmt: skip
             self._versions[offered.record_id] = version
         return version
 

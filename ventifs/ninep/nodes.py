@@ -66,7 +66,7 @@ class ContentLeaf:
         cost, used: as of `DirectoryLeaf`.
     """
 
-    __slots__ = ("cost", "count", "ends", "items", "total", "used")
+    __slots__ = ("__weakref__", "cost", "count", "ends", "items", "total", "used")
     level = 0
     key = b""
 
