@@ -49,7 +49,8 @@ class Server(AbstractContextManager["Server"]):
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                start_new_session=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+                cwd=place.scratch,  # where diod's core is, if it aborts when clients leave
             )  # fmt: skip
         deadline = time.monotonic() + STARTS_WITHIN_S
         while not connects(self.address):

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import stat
 import subprocess
 import sys
@@ -314,7 +313,6 @@ def main() -> None:
     chosen = arguments.only.split(",")
     if not set(chosen) <= set(parts):
         parser.error(f"--only takes {', '.join(parts)}")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # diod may abort when clients leave
     with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.on) as scratch:
         bench = Bench(arguments.root.absolute(), Path(scratch), unix=arguments.unix,
                       rounds=arguments.rounds, seconds=arguments.seconds)  # fmt: skip
