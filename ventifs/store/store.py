@@ -447,6 +447,12 @@ class Store:
         self._follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
+    @property
+    def generation(self) -> bytes:
+        """Equal as long as the committed records are the same; costs one look-up."""
+        self._follow_rebuild()
+        return self._index.catalog_mark
+
     def hand_over(self) -> Batch:
         """For a worker: make every block put so far durable, for the parent's `adopt`.
 
