@@ -1,5 +1,6 @@
 """Sockets as people ask for them, on this machine's loopback and Unix sockets, and handed over."""
 
+import fcntl
 import os
 import socket
 import stat
@@ -172,6 +173,38 @@ def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: Exit
     kept.enter_context(connect(address, _TIMEOUT_S))
     with pytest.raises(TransportError, match="already in use"):
         listen(address)
+
+
+def test_nobody_looks_for_a_dead_server_while_another_replaces_it(tmp_path: Path) -> None:
+    address = UnixAddress(str(tmp_path / "9p.sock"))
+    [dead] = listen(address)
+    dead.close()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)  # as the other does, which stands here
+    done, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            listen(address)
+            os.write(told, b"listens")
+        except TransportError:
+            os.write(told, b"refused")
+        os._exit(0)
+    os.set_blocking(done, False)
+    while f"-> FLOCK  ADVISORY  WRITE {child} " not in Path("/proc/locks").read_text():
+        with pytest.raises(BlockingIOError):  # it says nothing while it waits
+            os.read(done, 10)
+    os.unlink(address.path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(address.path)
+        other.listen()
+        fcntl.flock(directory, fcntl.LOCK_UN)
+        os.set_blocking(done, True)
+        assert os.read(done, 10) == b"refused"
+    assert os.waitpid(child, 0) == (child, 0)
+    os.close(done)
+    os.close(told)
+    os.close(directory)
 
 
 def test_a_file_is_not_replaced(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_kernel_is_handed_a_connection(
 
 
 @pytest.mark.parametrize(("number", "words"), [
-    (errno.EPERM, "operation not permitted; root in a container may not mount 9p"),
+    (errno.EPERM, "operation not permitted; the server refuses this machine, or"),
     (errno.ENODEV, "no such device; this kernel has no 9p"),
     (errno.EINVAL, "lacks the module 9pnet_fd; see dmesg"),
     (errno.ENOENT, "the server has no such version for this machine"),
@@ -92,6 +92,23 @@ def test_the_kernels_answers_in_words(
     assert str(caught.value).startswith(f"{address}: cannot mount web01@2000: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_options_that_the_kernel_would_cut_off(
+    address: UnixAddress, tmp_path: Path, kernel: Callable[[Mount2], None]
+) -> None:
+    lengths = []
+    kernel(lambda *words: lengths.append(len(words[4])))
+    [listener] = listen(address)
+    with listener:
+        for length in 3900, 4096:
+            options = mount_options("web01:/" + "a" * length, 0)
+            if length == 4096:
+                with pytest.raises(MountError, match="the options are too long"):
+                    mounting.mount(address, "", tmp_path / "mnt", options, _TIMEOUT_S)
+            else:
+                mounting.mount(address, "", tmp_path / "mnt", options, _TIMEOUT_S)
+    assert len(lengths) == 1
 
 
 def test_no_server(address: UnixAddress, tmp_path: Path, kernel: Callable[[Mount2], None]) -> None:

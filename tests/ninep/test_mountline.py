@@ -60,6 +60,16 @@ def test_the_safe_choice_and_the_users() -> None:
     assert own.fstab == ("_netdev", "x-systemd.automount", "nofail")
 
 
+def test_a_comma_in_quotes_ends_no_option() -> None:
+    label = 'context="system_u:object_r:tmp_t:s0:c127,c456"'
+    assert (
+        mount_options("web01", NOON_NS, f"noexec,{label},debug=1")
+        .data({})
+        .endswith(f"access=user,{label},debug=1,aname=web01")
+    )
+    assert mount_options("web01", NOON_NS, 'x="open,').data({}).endswith('x="open,,aname=web01')
+
+
 @pytest.mark.parametrize(("aname", "more", "reason"), [
     ("web01", "rw", "option rw: a version is never written"),
     ("web01", "ro,trans=virtio", "option trans: follows from the address"),

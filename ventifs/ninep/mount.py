@@ -18,20 +18,21 @@ from ventifs.ninep.mountline import MountError, MountOptions
 
 _FILESYSTEMS = Path("/proc/filesystems")
 _MODPROBE_S = 30
+_DATA_MAX = 4095  # bytes; a page with its NUL, and the kernel cuts off what is longer
 
 _REMEDIES = {
-    errno.EPERM: "root in a container may not mount 9p; run it on the machine itself",
+    errno.EPERM: "the server refuses this machine, or this is a container, whose root may not",
     errno.ENODEV: "this kernel has no 9p; load the module 9p",
     errno.EINVAL: "the kernel takes no such option, or lacks the module 9pnet_fd; see dmesg",
     errno.EPROTONOSUPPORT: "the kernel lacks the module 9pnet_fd",
-    errno.ENOENT: "the server has no such version for this machine; see its names in what aname '/'"
-    " mounts, and the server's allow list",
+    errno.ENOENT: "the server has no such version for this machine; mount / to see its names",
     errno.EACCES: "the server does not give it to this machine; see its allow list",
     errno.ENOTDIR: "a file cannot be mounted; name a directory of the version",
     errno.EREMOTEIO: "the server does not speak 9P2000.L",
     errno.ECONNRESET: "the server closed the connection; see its log and allow list",
     errno.EPIPE: "the server closed the connection; see its log and allow list",
     errno.EIO: "the server closed the connection; see its log and allow list",
+    errno.EFAULT: "the server closed the connection; see its log and allow list",  # Linux 6.1's way
 }
 
 
@@ -53,6 +54,8 @@ def mount(
         connection.setblocking(False)  # not every kernel does so, and then a worker could wait
         fd = connection.fileno()
         data = options.data({"trans": "fd", "rfdno": fd, "wfdno": fd})
+        if len(os.fsencode(data)) > _DATA_MAX:
+            raise MountError(f"{address}: the options are too long; mount a directory above it")
         try:
             mount2(str(address), directory, "9p", options.number, data)
         except OSError as error:

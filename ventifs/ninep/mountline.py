@@ -5,6 +5,7 @@ their text. Pure: opens nothing, mounts nothing.
 """
 
 import ipaddress
+import re
 import shlex
 from collections.abc import Mapping
 
@@ -32,6 +33,7 @@ FLAGS = {  # mount(2)'s numbers, of mount(8)'s words
 }  # fmt: skip
 _UNSET = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "atime": "noatime"}
 _FOR_FSTAB = {"_netdev", "nofail", "auto", "noauto", "defaults", "user", "nouser"}
+_OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')  # SELinux labels have commas, and then quotes
 _OURS = {"aname", "trans", "rfdno", "wfdno", "port"}
 _ESCAPES = {" ": r"\040", "\t": r"\011", "\n": r"\012", "\\": r"\134"}
 
@@ -103,7 +105,7 @@ def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
         "access": "user",
     }
     fstab: list[str] = []
-    for option in filter(None, more.split(",")):
+    for option in _OPTION.findall(more):
         key, equals, value = option.partition("=")
         if key == "rw":
             raise MountError("option rw: a version is never written; leave it out")
@@ -149,7 +151,7 @@ def fstab_line(
 def _native(address: Address) -> tuple[str, dict[str, object]] | None:
     """What the kernel calls the server, and its own transport to it, if it has one.
 
-    It resolves no names, has no vsock, and takes IPv6 only of late.
+    It resolves no names, has no vsock, and most kernels' takes only IPv4.
     """
     match address:
         case TcpAddress(host, port):
