@@ -94,6 +94,23 @@ def test_the_kernels_answers_in_words(
     assert "\n" not in str(caught.value)
 
 
+def test_options_that_the_kernel_would_cut_off(
+    address: UnixAddress, tmp_path: Path, kernel: Callable[[Mount2], None]
+) -> None:
+    lengths = []
+    kernel(lambda *words: lengths.append(len(words[4])))
+    [listener] = listen(address)
+    with listener:
+        for length in 3900, 4096:
+            options = mount_options("web01:/" + "a" * length, 0)
+            if length == 4096:
+                with pytest.raises(MountError, match="the options are too long"):
+                    mounting.mount(address, "", tmp_path / "mnt", options, _TIMEOUT_S)
+            else:
+                mounting.mount(address, "", tmp_path / "mnt", options, _TIMEOUT_S)
+    assert len(lengths) == 1
+
+
 def test_no_server(address: UnixAddress, tmp_path: Path, kernel: Callable[[Mount2], None]) -> None:
     kernel(lambda *_: pytest.fail("mounted"))
     with pytest.raises(TransportError, match="there is no such socket; start ventifs serve"):

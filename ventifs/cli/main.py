@@ -100,8 +100,8 @@ class _LazyGroup(click.Group):
 def ventifs() -> None:
     """Archive guest file systems, content-addressed and deduplicated.
 
-    Every command works on the store named by --store, else by $VENTIFS_STORE, else on the one in
-    the user's data directory.
+    Commands on a store work on the one named by --store, else by $VENTIFS_STORE, else on the one
+    in the user's data directory.
     """
 
 

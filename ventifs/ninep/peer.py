@@ -28,7 +28,8 @@ class Peer(Struct, frozen=True):
         cid: of vsock.
         port: of TCP and vsock.
         pid, uid, gid, groups: of a Unix socket, as they were when the peer connected; groups are
-            the supplementary ones, and empty for a peer in more than 256 of them.
+            the supplementary ones, and empty for a peer in more than 256 of them. An id that has no
+            place in this process's user namespace is the kernel's overflow id, mostly 65534.
     """
 
     kind: Literal["tcp", "unix", "vsock", "stdio"]
