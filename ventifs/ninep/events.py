@@ -45,7 +45,8 @@ class LineFormatter(logging.Formatter):
             fields.update(record.fields)
         else:
             fields.update(event="message", text=record.getMessage(), source=record.name)
-        fields["worker"] = self._worker
+        if self._worker is not None:
+            fields["worker"] = self._worker
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         fields = {name: value for name, value in fields.items() if value is not None}
