@@ -304,6 +304,8 @@ class ArchivedDirectory(ArchivedFile):
             return file
         if name == b"..":
             return self if self.parent is None else self.parent
+        if name == b".":
+            return self
         raw = self.version.trees.entry(self.content(), name)
         if raw is None:
             raise Refused(errno.ENOENT)

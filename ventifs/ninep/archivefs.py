@@ -199,7 +199,8 @@ class View:
         """Of the names that `allowed` says yes to."""
         self.files = files
         self.allowed = allowed
-        self._visible: tuple[Snapshot, list[str]] = Snapshot(), []
+        self._names: tuple[Snapshot, list[str]] = Snapshot(), []
+        self._scores: tuple[Snapshot, list[bytes]] = Snapshot(), []
         self.root = ExportRoot(self)
 
     def attach(self, user: User, aname: bytes) -> File:
@@ -240,14 +241,18 @@ class View:
 
     def names(self, snapshot: Snapshot) -> list[str]:
         """The names to be seen, sorted."""
-        if self._visible[0] is not snapshot:
-            self._visible = snapshot, [name for name in snapshot.of_name if self.allowed(name)]
-        return self._visible[1]
+        if self._names[0] is not snapshot:
+            self._names = snapshot, [name for name in snapshot.of_name if self.allowed(name)]
+        return self._names[1]
 
-    def reachable(self, snapshot: Snapshot) -> list[bytes]:
-        """The scores of the trees to be seen."""
-        return [score for score, versions in snapshot.of_score.items()
-                if any(self.allowed(version.name) for version in versions)]  # fmt: skip
+    def scores(self, snapshot: Snapshot) -> list[bytes]:
+        """The scores of the trees to be seen, sorted."""
+        if self._scores[0] is not snapshot:
+            self._scores = snapshot, [
+                score for score in snapshot.scores
+                if any(self.allowed(version.name) for version in snapshot.of_score[score])
+            ]  # fmt: skip
+        return self._scores[1]
 
 
 class _Upper(ReadOnlyFile):
@@ -292,6 +297,8 @@ class _Upper(ReadOnlyFile):
         """See `File`."""
         if name == b"..":
             return self._parent()
+        if name == b".":
+            return self
         try:
             return self._find(self.view.files.catalog.current(), name)
         except Unknown:
@@ -446,7 +453,7 @@ class ScoreDirectory(_Upper):
 
     def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
         return [
-            (score, partial(self._find, snapshot, score)) for score in self.view.reachable(snapshot)
+            (score, partial(self._find, snapshot, score)) for score in self.view.scores(snapshot)
         ]
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
