@@ -34,6 +34,7 @@ COMMANDS = {
     "restore": ("ventifs.cli.restore", "restore", "Bring a version back."),
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
+    "9p": ("ventifs.cli.ninep", "ninep", "Look at and copy from any 9P server."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
     "serve": ("ventifs.cli.serve", "serve", "Serve versions over 9P."),
     "servers": ("ventifs.cli.servers", "servers", "Show what running servers do."),

@@ -1,7 +1,7 @@
 """What a server tells of a file, in whichever dialect, in Linux's terms.
 
-Owns reading Rgetattr and Stat; refuses what contradicts itself. Knows no connection. The bits of
-`Stat.mode` and the forms of `extension` are those of stat(5) of Plan 9 and of the 9P2000.u draft.
+Owns reading Rgetattr and Stat, the client's counterpart of stats.py; refuses what contradicts
+itself. Knows no connection.
 """
 
 import os
@@ -10,20 +10,19 @@ import stat
 
 import msgspec
 
+from ventifs.ninep.fs import QTDIR
 from ventifs.ninep.messages import NONUNAME, Dialect, Rgetattr, Stat
+from ventifs.ninep.stats import DMDEVICE, DMDIR, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, permissions
 from ventifs.ninep.wire import Qid, WireError
 
 BASIC = 0x7FF  # request_mask: all that stat(2) has
 NANOSECOND = 10**9
-_QTDIR, _QTSYMLINK = 0x80, 0x02
-_DMDIR = 0x80000000
-_KINDS = (  # of .u: bit, type
-    (0x02000000, stat.S_IFLNK),
-    (0x00800000, 0),  # a device: block or character, says the extension
-    (0x00200000, stat.S_IFIFO),
-    (0x00100000, stat.S_IFSOCK),
-)
-_SPECIAL = ((0x00080000, stat.S_ISUID), (0x00040000, stat.S_ISGID), (0x00010000, stat.S_ISVTX))
+_KINDS = {  # of .u; beside a directory's
+    DMSYMLINK: stat.S_IFLNK,
+    DMDEVICE: 0,  # block or character, says the extension
+    DMNAMEDPIPE: stat.S_IFIFO,
+    DMSOCKET: stat.S_IFSOCK,
+}
 _DEVICE = re.compile(rb"([bc]) ([0-9]{1,10}) ([0-9]{1,10})")
 _ID = re.compile(rb"[0-9]{1,10}")
 
@@ -65,7 +64,7 @@ def status_of(told: Rgetattr | Stat, dialect: Dialect) -> Status:
         WireError: when it contradicts itself.
     """
     status = _of_getattr(told) if isinstance(told, Rgetattr) else _of_stat(told, dialect)
-    if stat.S_ISDIR(status.mode) != bool(status.qid.type & _QTDIR):
+    if stat.S_ISDIR(status.mode) != bool(status.qid.type & QTDIR):
         raise WireError(f"mode {status.mode:o} of a file whose qid.type is {status.qid.type:#x}")
     return status
 
@@ -90,11 +89,11 @@ def _time_ns(seconds: int, nanoseconds: int) -> int:
 
 def _of_stat(told: Stat, dialect: Dialect) -> Status:
     mode, rdev = told.mode & 0o777, 0
-    kind = stat.S_IFDIR if told.mode & _DMDIR else stat.S_IFREG
+    kind = stat.S_IFDIR if told.mode & DMDIR else stat.S_IFREG
     if dialect is Dialect.UNIX:
-        mode |= sum(bit for theirs, bit in _SPECIAL if told.mode & theirs)
-        kinds = [kind for bit, kind in _KINDS if told.mode & bit]
-        if len(kinds) + bool(told.mode & _DMDIR) > 1:
+        mode = permissions(told.mode)
+        kinds = [kind for bit, kind in _KINDS.items() if told.mode & bit]
+        if len(kinds) + bool(told.mode & DMDIR) > 1:
             raise WireError(f"mode {told.mode:#x} says more than one type of file")
         kind = kinds[0] if kinds else kind
         if kind == 0:
