@@ -8,7 +8,7 @@ qid.path is chained down from the version: a walk costs one hash. Knows no names
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
@@ -42,7 +42,6 @@ from ventifs.tree.records import (
     Device,
     Directory,
     Empty,
-    Entry,
     Listed,
     Symlink,
     Xattrs,
@@ -112,17 +111,8 @@ class Version:
         statfs: of all of it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_tree",
-        "contents",
-        "links",
-        "recent",
-        "root",
-        "statfs",
-        "token",
-        "trees",
-    )
+    __slots__ = ("__weakref__", "_home", "_tree", "contents", "links", "recent", "root", "statfs",
+                 "token", "trees")  # fmt: skip
 
     def __init__(
         self,
@@ -145,6 +135,13 @@ class Version:
         self.statfs = Statfs(blocks=-(-detail.bytes // 4096), files=detail.paths + 1,
                              fsid=path_of(self.token))  # fmt: skip
         self._tree = detail.content
+        self._home: RootDirectory | None = None
+
+    def home(self) -> "RootDirectory":
+        """Its root directory, as the root of an attach."""
+        if self._home is None:
+            self._home = RootDirectory(None, b"/", self.root, self.token, self)
+        return self._home
 
     def names_of(self, raw: bytes) -> int:
         """How many names a linked file has in this version.
@@ -261,9 +258,13 @@ class ArchivedFile(ReadOnlyFile):
         """See `File`."""
         return self._version().statfs
 
-    def entry(self) -> Entry:
-        """The decoded entry."""
-        return own_entry(self.raw)
+    def home(self) -> "RootDirectory":
+        """The root of its version; see `access.Placed`."""
+        return self._version().home()
+
+    def way(self) -> "Sequence[ArchivedDirectory]":
+        """See `access.Placed`."""
+        return ()
 
 
 class ArchivedDirectory(ArchivedFile):
@@ -303,6 +304,8 @@ class ArchivedDirectory(ArchivedFile):
             return file
         if name == b"..":
             return self if self.parent is None else self.parent
+        if name == b".":
+            return self
         raw = self.version.trees.entry(self.content(), name)
         if raw is None:
             raise Refused(errno.ENOENT)
@@ -330,20 +333,31 @@ class RootDirectory(ArchivedDirectory):
     There are few of these, so they always know what they are.
     """
 
-    __slots__ = ("_name",)
+    __slots__ = ("_name", "_way")
 
     def __init__(
-        self, parent: File | None, name: bytes, raw: bytes, token: bytes, version: Version
+        self,
+        parent: File | None,
+        name: bytes,
+        raw: bytes,
+        token: bytes,
+        version: Version,
+        way: "Sequence[ArchivedDirectory]" = (),
     ) -> None:
-        """Under `name` in `parent`; without one its `..` is itself."""
+        """Under `name` in `parent`; without one its `..` is itself, whatever the way to it was."""
         super().__init__(parent, raw, token, version)
         self._name = name
+        self._way = way
         self.known = _Known(self.make_qid())
 
     @property
     def name(self) -> bytes:
         """See `File`."""
         return self._name
+
+    def way(self) -> "Sequence[ArchivedDirectory]":
+        """See `access.Placed`."""
+        return self._way
 
 
 def _check_reading(flags: int) -> None:

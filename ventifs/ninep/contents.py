@@ -8,10 +8,11 @@ store and leaves them for the read that waits: so a read ends however small the 
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from weakref import ReferenceType, ref
 
-from ventifs.errors import Corrupt
+from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Buffer, Cold, Load
 from ventifs.ninep.nodes import ContentLeaf
 from ventifs.ninep.trees import Missing, NodeOf, Trees
@@ -118,7 +119,8 @@ class Contents:
         return True
 
     def _bring(self, content: Content, offset: int, end: int) -> None:
-        self._read(self.trees.brought, self.trees.store.get, content, offset, end, [])
+        with suppress(Corrupt, NotStored):  # whoever reads that far is told
+            self._read(self.trees.brought, self.trees.store.get, content, offset, end, [])
 
     def wishes(self) -> list[Load]:
         """The loads wished for since the last call."""
@@ -300,14 +302,14 @@ def take(
     while offset < end:
         item, stop = items[index], ends[index]
         last = stop if stop < end else end
-        if item.__class__ is bytes:
-            data = block_of(item)  # type: ignore[arg-type]
+        if isinstance(item, bytes):
+            data = block_of(Score(item))
             if data is None:
                 raise Missing
             if offset == start and last == stop and len(data) == stop - start:
                 pieces.append(data)
             else:
-                _part(data, stop - start, offset - start, last - start, item, pieces)  # type: ignore[arg-type]
+                _part(data, stop - start, offset - start, last - start, item, pieces)
         elif item is None:
             _zeros(last - offset, pieces)
         else:

@@ -10,13 +10,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ventifs.errors import Corrupt
+from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Cold, Load
 from ventifs.ninep.nodes import ContentLeaf, DirectoryLeaf, Inner, Node, NodeCache, decode
 from ventifs.store import Score, Store
 from ventifs.tree.records import Content, Tree
 
-LISTED_AHEAD = 4096  # entries of a directory that one load brings
+LISTED_LEAVES = 32  # of a directory that one load brings: about 4,000 entries
 _SMALL = 64  # a directory of so many entries is nearly always one node
 
 NodeOf = Callable[[Score, int | None, bool], Node]
@@ -149,7 +149,13 @@ class Trees:
             start = before + leaf.count
 
     def _list(self, tree: Tree, start: int) -> None:
-        end = min(tree.length, start + LISTED_AHEAD)
-        while start < end:
-            leaf, before = self._leaf(self.brought, tree, True, start)
+        for number in range(LISTED_LEAVES):
+            try:
+                leaf, before = self._leaf(self.brought, tree, True, start)
+            except (Corrupt, NotStored):
+                if number:
+                    return  # what comes before the damage can be listed all the same
+                raise
             start = before + leaf.count
+            if start >= tree.length:
+                return
