@@ -1,4 +1,4 @@
-"""What guests with Debian's stock kernel boot from: a busybox with a script, or initramfs-tools' own.
+"""What guests with Debian's stock kernel boot: a busybox with a script, or initramfs-tools' own.
 
 Both hold just the modules that they need, since an emulated processor takes its time to unpack.
 """

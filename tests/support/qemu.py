@@ -64,10 +64,10 @@ def boot(
     ]  # fmt: skip
     started = time.monotonic()
     with log.open("wb") as console:
-        options = {"stdin": subprocess.DEVNULL, "stdout": console, "stderr": console}
-        process: subprocess.Popen[bytes] = (
-            segment.start(*command, **options) if segment else subprocess.Popen(command, **options)
-        )
+        process = subprocess.Popen(
+            segment.words(*command) if segment else command, stdin=subprocess.DEVNULL,
+            stdout=console, stderr=console,
+        )  # fmt: skip
         try:
             status = process.wait(patience_s)
         except subprocess.TimeoutExpired:
