@@ -35,7 +35,8 @@ def test_two_versions_beside_each_other_are_two_trees(guest: Uml, exported: Expo
     ):
         in_guest = guest.run("diff -r --no-dereference old new")
         copied = guest.succeed(
-            "cp -a old copy; cp -a new/. copy; diff -r --no-dereference new copy | sort; rm -r copy"
+            "cp -a old copy; cp -a --remove-destination new/. copy\n"
+            "diff -r --no-dereference new copy | sort; rm -r copy"
         )
     assert in_guest.status == 1
     told = on_host.stdout

@@ -2,7 +2,7 @@
 
     python3 reading_anywhere.py FILE COPY
 
-Ends with 1 and a line that says where they differ. Offsets are odd, on and around the edges of pages
+Ends with 1 and a line that says where they differ. Offsets are odd, on and around edges of pages
 and of the protocol's largest messages, and past the end; they are the same on every run.
 """
 
