@@ -199,7 +199,7 @@ class File(Protocol):
         """
 
     def open(self, flags: int) -> "Opened":
-        """Open this file; flags are those of open(2).
+        """Open this file, with the flags that open has on Linux.
 
         Raises:
             Refused: EROFS for writing where nothing can be written, ELOOP for a symbolic link.
@@ -296,6 +296,8 @@ class Opened(Protocol):
 class ReadOnlyFile:
     """The writing half of a `File` that can never be written, to be inherited."""
 
+    __slots__ = ()
+
     def _read_only(self, *_: object, **__: object) -> NoReturn:
         raise Refused(errno.EROFS)
 
@@ -308,6 +310,8 @@ class ReadOnlyOpened:
 
     Nothing can change, so whatever is asked to be on the disk is, and every lock is free.
     """
+
+    __slots__ = ()
 
     def write(self, offset: int, data: bytes) -> NoReturn:
         """Refuse."""

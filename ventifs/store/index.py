@@ -139,6 +139,11 @@ class Index:
         """8 random bytes that change whenever blocks may have left the index."""
         return self._meta(b"epoch")
 
+    @property
+    def catalog_mark(self) -> bytes:
+        """Equal for equal sets of records, and otherwise not."""
+        return self._meta(b"catalog")
+
     # --- blocks -----------------------------------------------------------------------------
 
     def known(self, score: Score) -> bool:

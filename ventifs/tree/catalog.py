@@ -7,6 +7,8 @@ score:HEX (8 digits or more); a path starts after the first `:/`. A time without
 
 import re
 import struct
+from bisect import bisect_left
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -156,6 +158,11 @@ def versions(store: Store, name: str | None = None) -> list[Version]:
     return [decode_version(record) for record in store.records(prefix)]
 
 
+def version_records(store: Store) -> list[Record]:
+    """The records of all versions, by name and then by time, for `decode_version`."""
+    return store.records(_PREFIX)
+
+
 def parse_time(text: str) -> tuple[int, int]:
     """The first nanosecond of a (partial) time, and the first after it.
 
@@ -222,26 +229,44 @@ def find_version(store: Store, text: str) -> Version:
     of_name = versions(store, check_name(name))
     if not of_name:
         raise NoSuchVersion(_nearest_name(store, name))
-    if not at or when == "latest":
-        return of_name[-1]
-    if re.fullmatch(r"~[0-9]{1,9}", when):
-        back = int(when[1:])
-        if back < len(of_name):
-            return of_name[-1 - back]
+    found = pick([version.time_ns for version in of_name], when if at else "latest")
+    if found is not None:
+        return of_name[found]
+    if when.startswith("~"):
         there = f"only {len(of_name)} versions" if len(of_name) > 1 else "only one version"
         raise NoSuchVersion(f"{text}: {name} has {there}")
-    for version in of_name:
-        if version.when == when:
-            return version
-    first, end = parse_time(when)
-    within = [version for version in of_name if first <= version.time_ns < end]
-    if within:
-        return within[-1]
+    first, _ = parse_time(when)
     nearest = sorted(of_name, key=lambda version: abs(version.time_ns - first))[:3]
     raise NoSuchVersion(
         f"{text}: {name} has no version of that time; the nearest are "
         + ", ".join(map(str, sorted(nearest, key=lambda version: version.time_ns)))
     )
+
+
+def pick(times: Sequence[int], when: str) -> int | None:
+    """Which of a name's versions `when` means; O(log n).
+
+    Args:
+        times: of all of them, in order, in nanoseconds.
+        when: `latest`, `~N`, or a time, perhaps a partial one.
+
+    Returns:
+        Its place in `times`, or None.
+
+    Raises:
+        VentifsError: for what is none of these.
+    """
+    if when == "latest":
+        return len(times) - 1 if times else None
+    if re.fullmatch(r"~[0-9]{1,9}", when):
+        back = int(when[1:])
+        return len(times) - 1 - back if back < len(times) else None
+    first, end = parse_time(when)
+    low, high = bisect_left(times, first), bisect_left(times, end)
+    if low == high:
+        return None
+    exact = times[low] == first and time_text(first) == when
+    return low if exact else high - 1
 
 
 def _by_score(store: Store, text: str) -> Version:

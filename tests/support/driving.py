@@ -1,0 +1,68 @@
+"""Drives a `Filesystem` as a session and its driver do: runs the loads it asks for, and retries."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from ventifs.ninep.fs import Cold, File, Filesystem, Load, Opened, User
+
+T = TypeVar("T")
+ROUNDS_MAX = 50  # more loads than any operation may need
+
+
+class Driver:
+    """Runs operations to their end.
+
+    Attributes:
+        loads: those that were run, in order.
+    """
+
+    def __init__(self) -> None:
+        self.loads: list[Load] = []
+
+    def __call__(self, operation: Callable[[], T]) -> T:
+        """What an operation returns or raises in the end."""
+        for _ in range(ROUNDS_MAX):
+            try:
+                return operation()
+            except Cold as cold:
+                self.loads.append(cold.load)
+                cold.load.run()
+        raise AssertionError(f"still cold: {[load.key for load in self.loads[-3:]]}")
+
+    def attach(self, files: Filesystem, aname: bytes, user: User | None = None) -> File:
+        return self(lambda: files.attach(user or User(), aname))
+
+    def walk(self, file: File, path: bytes) -> File:
+        for name in path.split(b"/"):
+            file = self(lambda at=file, name=name: at.walk(name))  # type: ignore[misc]
+        return file
+
+    def read(self, opened: Opened, offset: int, count: int) -> bytes:
+        return b"".join(self(lambda: opened.read(offset, count)))
+
+    def content(self, file: File, step: int = 1 << 20) -> bytes:
+        """A file's bytes, read from front to back."""
+        opened = self(lambda: file.open(0))
+        whole = b""
+        while piece := self.read(opened, len(whole), step):
+            whole += piece
+        opened.close()
+        return whole
+
+    def entries(self, file: File, start: int = 0) -> Iterator[tuple[bytes, File]]:
+        """A directory's entries, however often the listing is broken off."""
+        opened = self(lambda: file.open(0))
+        for _ in range(100_000):
+            try:
+                for entry in opened.entries(start):
+                    start += 1
+                    yield entry
+            except Cold as cold:
+                self.loads.append(cold.load)
+                cold.load.run()
+            else:
+                return
+        raise AssertionError("a listing never ends")
+
+    def names(self, file: File) -> list[bytes]:
+        return [name for name, _ in self.entries(file)]

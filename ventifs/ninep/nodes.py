@@ -1,0 +1,203 @@
+"""Tree nodes decoded so that a look-up is one step, and a cache of them bounded in bytes.
+
+What is in the cache has passed every check that the tree layer makes of a node by itself: canonical
+bytes, sound items, names in order. What a node's parent says of it (level, items, bytes, last name)
+is checked on the way down, by `trees`, because one node may have several parents. Nothing here
+knows files, versions or the protocol.
+"""
+
+import sys
+from collections import deque
+from itertools import accumulate
+from threading import Lock
+
+from ventifs.errors import Corrupt
+from ventifs.store import Score
+from ventifs.tree import prolly
+from ventifs.tree.records import Chunk, Slice, decode_child, decode_entry, decode_item
+
+KEPT_MIN = 128  # nodes that stay however little room there is: what one load brings must be found
+_OBJECT = 160  # a node's own object, its place in the cache, its score
+
+
+class DirectoryLeaf:
+    """Entries in order of their names.
+
+    Attributes:
+        entries: canonical bytes of each by its name, in order.
+        count, total, key: what the parent must say of it.
+        cost: bytes of memory to account for.
+        used: for the cache, whether it was asked for lately.
+    """
+
+    __slots__ = ("cost", "count", "entries", "key", "used")
+    level = 0
+    total = 0
+
+    def __init__(self, score: Score, items: list[bytes]) -> None:
+        """Check and decode.
+
+        Raises:
+            Corrupt: for entries that cannot be, or are out of order.
+        """
+        self.entries: dict[bytes, bytes] = {}
+        last = b""
+        for data in items:
+            name = decode_entry(data).name
+            if name <= last:
+                raise Corrupt("directory is out of order", score=score)
+            self.entries[name] = data
+            last = name
+        self.count = len(items)
+        self.key = last
+        self.used = False
+        self.cost = _OBJECT + sys.getsizeof(self.entries) + sum(
+            sys.getsizeof(name) + sys.getsizeof(data) for name, data in self.entries.items()
+        )  # fmt: skip
+
+
+class ContentLeaf:
+    """Items of a file's content, by offset.
+
+    Attributes:
+        ends: where each ends, in bytes from the leaf's beginning.
+        items: a chunk's score, None for a hole, or a slice.
+        count, total, key: what the parent must say of it.
+        cost, used: as of `DirectoryLeaf`.
+    """
+
+    __slots__ = ("__weakref__", "cost", "count", "ends", "items", "total", "used")
+    level = 0
+    key = b""
+
+    def __init__(self, items: list[bytes]) -> None:
+        """Check and decode.
+
+        Raises:
+            Corrupt: for items that cannot be.
+        """
+        decoded = [decode_item(data) for data in items]
+        self.ends = list(accumulate(item.length for item in decoded))
+        self.items: list[bytes | Slice | None] = [
+            item.score if isinstance(item, Chunk) else item if isinstance(item, Slice) else None
+            for item in decoded
+        ]
+        self.count = len(items)
+        self.total = self.ends[-1]
+        self.used = False
+        self.cost = _OBJECT + sum(140 + (300 if isinstance(item, Slice) else 0)
+                                  for item in self.items)  # fmt: skip
+
+
+class Inner:
+    """What an inner node says of the nodes below it.
+
+    Attributes:
+        scores, keys: of each.
+        counts, totals: up to and with each: leaf items, and bytes of content.
+        ordered: whether the keys are those of a directory, in order.
+        level, count, total, key: what the parent must say of it.
+        cost, used: as of `DirectoryLeaf`.
+    """
+
+    __slots__ = (
+        "cost",
+        "count",
+        "counts",
+        "key",
+        "keys",
+        "level",
+        "ordered",
+        "scores",
+        "total",
+        "totals",
+        "used",
+    )  # fmt: skip
+
+    def __init__(self, level: int, items: list[bytes]) -> None:
+        """Check and decode.
+
+        Raises:
+            Corrupt: for items that cannot be.
+        """
+        children = [decode_child(data) for data in items]
+        self.level = level
+        self.scores = [Score(child.score) for child in children]
+        self.keys = [child.key for child in children]
+        self.counts = list(accumulate(child.count for child in children))
+        self.totals = list(accumulate(child.total for child in children))
+        self.ordered = bool(self.keys[0]) and all(
+            before < after for before, after in zip(self.keys, self.keys[1:], strict=False)
+        )
+        self.count, self.total, self.key = self.counts[-1], self.totals[-1], self.keys[-1]
+        self.used = False
+        self.cost = _OBJECT + sum(sys.getsizeof(key) + 190 for key in self.keys)
+
+
+Node = DirectoryLeaf | ContentLeaf | Inner
+
+
+def decode(get: prolly.Get, score: Score, level: int | None, *, directory: bool) -> Node:
+    """Read a node of a directory's tree, or of a content's.
+
+    Args:
+        get: reads a block.
+        score: the node's.
+        level: what its parent expects; None for a root.
+        directory: what it is a node of.
+
+    Raises:
+        Corrupt, NotStored: when there is no such node there.
+    """
+    node = prolly.load(get, score, level)
+    items = [bytes(raw) for raw in node.items]
+    if node.level:
+        return Inner(node.level, items)
+    return DirectoryLeaf(score, items) if directory else ContentLeaf(items)
+
+
+class NodeCache:
+    """Decoded nodes by score, those not used lately going first (the clock algorithm).
+
+    Attributes:
+        bytes: what is held, by the nodes' own account.
+
+    Concurrency: any number of threads; a hit takes no lock.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        """Hold up to `bytes_max` bytes, or the last `KEPT_MIN` nodes if these are more."""
+        self.bytes_max = bytes_max
+        self.bytes = 0
+        self._nodes: dict[Score, Node] = {}
+        self._order: deque[Score] = deque()  # next to go first
+        self._lock = Lock()
+
+    def get(self, score: Score) -> Node | None:
+        """A node, if it is here."""
+        node = self._nodes.get(score)
+        if node is not None:
+            node.used = True
+        return node
+
+    def add(self, score: Score, node: Node) -> None:
+        """Take in a node, dropping others to make room."""
+        with self._lock:
+            if score in self._nodes:
+                return
+            self._nodes[score] = node
+            self._order.append(score)
+            self.bytes += node.cost
+            while self.bytes > self.bytes_max and len(self._order) > KEPT_MIN:
+                self._drop_one()
+
+    def _drop_one(self) -> None:
+        for _ in range(len(self._order) - KEPT_MIN):
+            node = self._nodes[self._order[0]]
+            if not node.used:
+                break
+            node.used = False
+            self._order.rotate(-1)
+        else:  # all were used; the newest are still not the first to go
+            self._order.rotate(-KEPT_MIN)
+        self.bytes -= self._nodes.pop(self._order.popleft()).cost

@@ -1,0 +1,47 @@
+"""What the canonical bytes of a directory entry tell without being decoded.
+
+A server keeps a million of them and looks at few, so what every walk and every line of a listing
+needs is read where it stands. Only for bytes that `decode_entry` has accepted: it is their being
+canonical that makes the places certain (`tree/FORMAT.md`, Entry): array of 8, name as bin 8, mode
+as uint 16, since a file's type makes it at least 4096; and the link id last, as bin 8.
+"""
+
+from zlib import crc32
+
+from ventifs.tree.records import own_entry
+
+S_DIRECTORY, S_REGULAR, S_SYMLINK = 0o4, 0o10, 0o12  # st_mode's type, its lowest bits cut off
+_NAME = 3
+_NO_LINK = b"\xc4\x00"
+_LINK_HEAD = b"\xc4\x10"
+
+
+def name_of(raw: bytes) -> bytes:
+    """The entry's name."""
+    return raw[_NAME : _NAME + raw[2]]
+
+
+def type_of(raw: bytes) -> int:
+    """What kind of file it is: `S_DIRECTORY`, `S_REGULAR`, `S_SYMLINK` or another of stat(2)."""
+    return raw[raw[2] + 4] >> 4
+
+
+def rest_of(raw: bytes) -> bytes:
+    """All but the name: equal for the names of one file, and different for any other's.
+
+    So it is what an archive means by one file, beside the link id: an id alone proves nothing.
+    """
+    return raw[_NAME + raw[2] :]
+
+
+def is_linked(raw: bytes) -> bool:
+    """Whether it has a link id."""
+    if not raw.endswith(_NO_LINK):
+        return True
+    # An id may end in the two bytes that say there is none; then its own head tells, or seems to.
+    return raw[-18:-16] == _LINK_HEAD and bool(own_entry(raw).link)
+
+
+def version_of(raw: bytes) -> int:
+    """A number for a qid's version: of everything but the name, and never 0."""
+    return crc32(raw[_NAME + raw[2] :]) or 1
