@@ -36,6 +36,8 @@ COMMANDS = {
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
     "9p": ("ventifs.cli.ninep", "ninep", "Look at and copy from any 9P server."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
+    "serve": ("ventifs.cli.serve", "serve", "Serve versions over 9P."),
+    "servers": ("ventifs.cli.servers", "servers", "Show what running servers do."),
     "mount": ("ventifs.cli.mount", "mount", "Mount a version from a 9P server."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
@@ -180,3 +182,7 @@ def main() -> None:
         print(_one_line(error, meta), file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,10 +8,11 @@ qid.path is chained down from the version: a walk costs one hash. Knows no names
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
+from ventifs.ninep.contents import Contents, Cursor
 from ventifs.ninep.fs import (
     QTDIR,
     QTFILE,
@@ -41,20 +42,15 @@ from ventifs.tree.records import (
     Device,
     Directory,
     Empty,
-    Entry,
     Listed,
     Symlink,
     Xattrs,
-    length_of,
     own_entry,
 )
 from ventifs.tree.records import File as Regular
 
 DIRECTORY_SIZE = 4096
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
-AHEAD = 2 << 20  # bytes a sequential reader is kept ahead of
-AHEAD_STEP = 512 << 10  # of these, one load brings
-_NEAR = 4 << 20  # a read so near to the last ones goes on with them: several are in flight
 
 _QID_TYPES = {S_DIRECTORY: QTDIR, S_SYMLINK: QTSYMLINK}
 
@@ -115,15 +111,23 @@ class Version:
         statfs: of all of it.
     """
 
-    __slots__ = ("__weakref__", "_tree", "links", "recent", "root", "statfs", "token", "trees")
+    __slots__ = ("__weakref__", "_home", "_tree", "contents", "links", "recent", "root", "statfs",
+                 "token", "trees")  # fmt: skip
 
     def __init__(
-        self, trees: Trees, links: Links, recent: Recent, record_id: bytes, root: bytes
+        self,
+        trees: Trees,
+        contents: Contents,
+        links: Links,
+        recent: Recent,
+        record_id: bytes,
+        root: bytes,
     ) -> None:
         """Of a record, and the raw entry of the root in it."""
         detail = own_entry(root).detail
         assert isinstance(detail, Directory)
         self.trees = trees
+        self.contents = contents
         self.links = links
         self.recent = recent
         self.token = token_of(b"version\0", record_id)
@@ -131,6 +135,13 @@ class Version:
         self.statfs = Statfs(blocks=-(-detail.bytes // 4096), files=detail.paths + 1,
                              fsid=path_of(self.token))  # fmt: skip
         self._tree = detail.content
+        self._home: RootDirectory | None = None
+
+    def home(self) -> "RootDirectory":
+        """Its root directory, as the root of an attach."""
+        if self._home is None:
+            self._home = RootDirectory(None, b"/", self.root, self.token, self)
+        return self._home
 
     def names_of(self, raw: bytes) -> int:
         """How many names a linked file has in this version.
@@ -217,7 +228,7 @@ class ArchivedFile(ReadOnlyFile):
             raise Refused(errno.ENOTDIR)
         detail = own_entry(self.raw).detail if kind == S_REGULAR else None
         content = detail.content if isinstance(detail, Regular) else Empty()
-        return OpenedContent(self._version().trees, content)
+        return OpenedContent(self._version().contents, content)
 
     def readlink(self) -> bytes:
         """See `File`."""
@@ -241,15 +252,19 @@ class ArchivedFile(ReadOnlyFile):
         xattrs = own_entry(self.raw).xattrs
         if isinstance(xattrs, Listed):
             return xattrs.pairs
-        return () if isinstance(xattrs, Empty) else self._version().trees.xattrs(xattrs)
+        return () if isinstance(xattrs, Empty) else self._version().contents.xattrs(xattrs)
 
     def statfs(self) -> Statfs:
         """See `File`."""
         return self._version().statfs
 
-    def entry(self) -> Entry:
-        """The decoded entry."""
-        return own_entry(self.raw)
+    def home(self) -> "RootDirectory":
+        """The root of its version; see `access.Placed`."""
+        return self._version().home()
+
+    def way(self) -> "Sequence[ArchivedDirectory]":
+        """See `access.Placed`."""
+        return ()
 
 
 class ArchivedDirectory(ArchivedFile):
@@ -289,6 +304,8 @@ class ArchivedDirectory(ArchivedFile):
             return file
         if name == b"..":
             return self if self.parent is None else self.parent
+        if name == b".":
+            return self
         raw = self.version.trees.entry(self.content(), name)
         if raw is None:
             raise Refused(errno.ENOENT)
@@ -316,20 +333,31 @@ class RootDirectory(ArchivedDirectory):
     There are few of these, so they always know what they are.
     """
 
-    __slots__ = ("_name",)
+    __slots__ = ("_name", "_way")
 
     def __init__(
-        self, parent: File | None, name: bytes, raw: bytes, token: bytes, version: Version
+        self,
+        parent: File | None,
+        name: bytes,
+        raw: bytes,
+        token: bytes,
+        version: Version,
+        way: "Sequence[ArchivedDirectory]" = (),
     ) -> None:
-        """Under `name` in `parent`; without one its `..` is itself."""
+        """Under `name` in `parent`; without one its `..` is itself, whatever the way to it was."""
         super().__init__(parent, raw, token, version)
         self._name = name
+        self._way = way
         self.known = _Known(self.make_qid())
 
     @property
     def name(self) -> bytes:
         """See `File`."""
         return self._name
+
+    def way(self) -> "Sequence[ArchivedDirectory]":
+        """See `access.Placed`."""
+        return self._way
 
 
 def _check_reading(flags: int) -> None:
@@ -362,38 +390,11 @@ class OpenedDirectory(ReadOnlyOpened):
 class OpenedContent(ReadOnlyOpened):
     """An open regular file, or an empty one in the place of a special file."""
 
-    __slots__ = ("_ahead", "_content", "_frontier", "_going", "_length", "_trees")
+    __slots__ = ("read",)
 
-    def __init__(self, trees: Trees, content: Content) -> None:
+    def __init__(self, contents: Contents, content: Content) -> None:
         """Of some content."""
-        self._trees = trees
-        self._content = content
-        self._length = length_of(content)
-        self._frontier = 0  # as far as sequential reading has come
-        self._ahead = 0  # up to here loads were asked for
-        self._going = True  # whether the last reads went on with each other; from 0 on, they do
-
-    def read(self, offset: int, count: int) -> list[Buffer]:
-        """See `Opened`."""
-        end = offset + count
-        if end > self._frontier or offset < self._frontier - _NEAR:
-            self._follow(offset, end)
-        return self._trees.read(self._content, offset, count)
-
-    def _follow(self, offset: int, end: int) -> None:
-        """Notice where reading goes on, and have what comes next brought early."""
-        if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
-            self._frontier, self._ahead, self._going = end, 0, False
-            return
-        self._frontier = end
-        if not self._going:
-            self._going = True
-            return
-        window = min(AHEAD, self._trees.ahead_max)
-        self._ahead = max(self._ahead, end)
-        while self._ahead < min(end + window - AHEAD_STEP // 2, self._length):
-            self._trees.ahead(self._content, self._ahead, self._ahead + AHEAD_STEP)
-            self._ahead += AHEAD_STEP
+        self.read = Cursor(contents, content).read
 
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """See `Opened`."""

@@ -9,21 +9,21 @@ import errno
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from ventifs.ninep.archived import (
-    AHEAD,
     DIRECTORY_SIZE,
-    ArchivedDirectory,
     Recent,
     RootDirectory,
     Version,
     path_of,
     token_of,
 )
+from ventifs.ninep.contents import AHEAD, Contents
 from ventifs.ninep.exports import (
     LATEST,
     Catalog,
@@ -108,7 +108,8 @@ class ArchiveFilesystem:
         self.scores = scores
         self.catalog = Catalog(store, clock)
         self.token = token_of(b"exports\0", store.header.store_id)
-        self._trees = Trees(store, split.nodes, split.ahead)
+        self._trees = Trees(store, split.nodes)
+        self._contents = Contents(self._trees, split.ahead)
         self._links = Links(store)
         self._recent = Recent(split.files)
         self._versions: WeakValueDictionary[bytes, Version] = WeakValueDictionary()
@@ -129,7 +130,7 @@ class ArchiveFilesystem:
 
     def ahead(self) -> list[Load]:
         """See `Filesystem`."""
-        return self._trees.take_ahead()
+        return self._contents.wishes()
 
     @property
     def node_bytes(self) -> int:
@@ -148,8 +149,8 @@ class ArchiveFilesystem:
     def _version(self, offered: Offered) -> Version:
         version = self._versions.get(offered.record_id)
         if version is None:
-            version = Version(self._trees, self._links, self._recent, offered.record_id,
-                              offered.root)  # fmt: skip
+            version = Version(self._trees, self._contents, self._links, self._recent,
+                              offered.record_id, offered.root)  # fmt: skip
             self._versions[offered.record_id] = version
         return version
 
@@ -176,8 +177,8 @@ class ArchiveFilesystem:
         return self._root(key, lambda: self._new_attached(offered, names))
 
     def _new_attached(self, offered: Offered, names: list[bytes]) -> RootDirectory:
-        root = self._new_root(offered, None, b"/")
-        at: ArchivedDirectory = root
+        at = self._version(offered).home()
+        way: tuple[RootDirectory, ...] = ()
         for name in names:
             # Not by `walk`, whose files would know a way out of the attach root.
             raw = at.version.trees.entry(at.content(), name)
@@ -185,9 +186,10 @@ class ArchiveFilesystem:
                 raise Refused(errno.ENOENT)
             if type_of(raw) != S_DIRECTORY:
                 raise Refused(errno.ELOOP if type_of(raw) == S_SYMLINK else errno.ENOTDIR)
+            way = (*way, at)
             token = token_of(at.token, b"/", name)
-            at = RootDirectory(None, b"/", raw, token, at.version)
-        return at if names else root  # type: ignore[return-value]
+            at = RootDirectory(None, b"/", raw, token, at.version, way)
+        return at
 
 
 class View:
@@ -197,7 +199,8 @@ class View:
         """Of the names that `allowed` says yes to."""
         self.files = files
         self.allowed = allowed
-        self._visible: tuple[Snapshot, list[str]] = Snapshot(), []
+        self._names: tuple[Snapshot, list[str]] = Snapshot(), []
+        self._scores: tuple[Snapshot, list[bytes]] = Snapshot(), []
         self.root = ExportRoot(self)
 
     def attach(self, user: User, aname: bytes) -> File:
@@ -238,14 +241,18 @@ class View:
 
     def names(self, snapshot: Snapshot) -> list[str]:
         """The names to be seen, sorted."""
-        if self._visible[0] is not snapshot:
-            self._visible = snapshot, [name for name in snapshot.of_name if self.allowed(name)]
-        return self._visible[1]
+        if self._names[0] is not snapshot:
+            self._names = snapshot, [name for name in snapshot.of_name if self.allowed(name)]
+        return self._names[1]
 
-    def reachable(self, snapshot: Snapshot) -> list[bytes]:
-        """The scores of the trees to be seen."""
-        return [score for score, versions in snapshot.of_score.items()
-                if any(self.allowed(version.name) for version in versions)]  # fmt: skip
+    def scores(self, snapshot: Snapshot) -> list[bytes]:
+        """The scores of the trees to be seen, sorted."""
+        if self._scores[0] is not snapshot:
+            self._scores = snapshot, [
+                score for score in snapshot.scores
+                if any(self.allowed(version.name) for version in snapshot.of_score[score])
+            ]  # fmt: skip
+        return self._scores[1]
 
 
 class _Upper(ReadOnlyFile):
@@ -271,7 +278,8 @@ class _Upper(ReadOnlyFile):
         """The time of the newest version below."""
         raise NotImplementedError
 
-    def _names(self, snapshot: Snapshot) -> list[bytes]:
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        """What is in it: each name, and what makes its file."""
         raise NotImplementedError
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
@@ -289,6 +297,8 @@ class _Upper(ReadOnlyFile):
         """See `File`."""
         if name == b"..":
             return self._parent()
+        if name == b".":
+            return self
         try:
             return self._find(self.view.files.catalog.current(), name)
         except Unknown:
@@ -311,6 +321,13 @@ class _Upper(ReadOnlyFile):
     def xattr(self, name: bytes) -> bytes:
         """See `File`."""
         raise Refused(errno.ENODATA)
+
+    def home(self) -> None:
+        """No tree's; see `access.Placed`."""
+
+    def way(self) -> Sequence[File]:
+        """See `access.Placed`."""
+        return ()
 
     def statfs(self) -> Statfs:
         """See `File`."""
@@ -335,9 +352,8 @@ class _OpenedUpper(ReadOnlyOpened):
         directory = self._directory
         if start == 0 or self._snapshot is None:
             self._snapshot = directory.view.files.catalog.current()
-        names = directory._names(self._snapshot)
-        for name in names[start:]:
-            yield name, directory._find(self._snapshot, name)
+        for name, make in directory._list(self._snapshot)[start:]:
+            yield name, make()
 
 
 class ExportRoot(_Upper):
@@ -353,11 +369,15 @@ class ExportRoot(_Upper):
         known = self.view.files.catalog.known
         return max((known.of_name[name][-1].time_ns for name in self.view.names(known)), default=0)
 
-    def _names(self, snapshot: Snapshot) -> list[bytes]:
-        names = [name.encode() for name in self.view.names(snapshot)]
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        names = self.view.names(snapshot)
+        listed: list[tuple[bytes, Callable[[], File]]] = [
+            (name.encode(), partial(NameDirectory, self.view, name, self)) for name in names
+        ]
         if self.view.files.scores:
-            names = [_SCORES, *(name for name in names if name != _SCORES)]
-        return names
+            shown = partial(ScoreDirectory, self.view)
+            listed = [(_SCORES, shown), *(pair for pair in listed if pair[0] != _SCORES)]
+        return listed
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
         if name == _SCORES and self.view.files.scores:
@@ -393,10 +413,14 @@ class NameDirectory(_Upper):
         versions = self.view.files.catalog.known.of_name.get(self._text)
         return versions[-1].time_ns if versions else 0
 
-    def _names(self, snapshot: Snapshot) -> list[bytes]:
-        versions = snapshot.of_name.get(self._text, [])
-        times = list(dict.fromkeys(version.when for version in versions))
-        return [*times, LATEST] if times else []
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        of_time: dict[bytes, Offered] = {}
+        for version in snapshot.of_name.get(self._text, ()):
+            of_time.setdefault(version.when, version)  # of two of one time, as `pick` does
+        if of_time:
+            of_time[LATEST] = snapshot.of_name[self._text][-1]
+        root = self.view.files.root
+        return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
         versions = self.view.versions(snapshot, self._text)
@@ -427,8 +451,10 @@ class ScoreDirectory(_Upper):
     def _changed_ns(self) -> int:
         return self.view.root._changed_ns()
 
-    def _names(self, snapshot: Snapshot) -> list[bytes]:
-        return self.view.reachable(snapshot)
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        return [
+            (score, partial(self._find, snapshot, score)) for score in self.view.scores(snapshot)
+        ]
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
         if len(name) != 64:

@@ -10,7 +10,7 @@ before. Knows nothing of tags, frames and waiting.
 import errno
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import READ_OVERHEAD, Codec
@@ -31,7 +31,6 @@ from ventifs.ninep.wire import Qid
 
 Body = m.Message | bytes | list[Buffer]
 Handle = Callable[[Any, Any], Body]
-P = ParamSpec("P")
 T = TypeVar("T")
 
 NAME_MAX = 255
@@ -40,7 +39,7 @@ QTDIR = 0x80
 WRITE_OVERHEAD = 23  # of a Twrite: all but its data
 
 _COUNT = struct.Struct("<I")
-_WALKED = struct.Struct("<HBIQ")  # one qid, as nearly every Rwalk has
+_WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
 
 
 def check_name(name: bytes) -> None:
@@ -129,14 +128,14 @@ class Common:
         self.outcomes = outcomes if outcomes is not None else []
         self._again = self.outcomes[::-1]
 
-    def call(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self, method: Callable[..., T], /, *args: Any) -> T:
         """Call a method of the file system, or give again what it gave."""
         if self._again:
             outcome: Any = self._again.pop()
             if type(outcome) is Raised:
                 raise outcome.error
             return outcome  # type: ignore[no-any-return]
-        value = method(*args, **kwargs)
+        value = method(*args)
         self.outcomes.append(value)
         return value
 
@@ -188,7 +187,22 @@ class Common:
             self.closed(fid)
         else:
             self.fids.check_new(newfid)
-        file = fid.file
+        if len(names) == 1:  # as Linux walks
+            file = self._step(fid.file, names[0])
+            body: Body = _WALKED(1, *self.qid(file))
+        else:
+            file, qids = self._path(fid.file, names)
+            body = m.Rwalk(tuple(qids))
+            if len(qids) < len(names):
+                return body
+        if newfid != message.fid:
+            self.fids.table[newfid] = Fid(file)
+        elif self.fids.table.get(newfid) is fid:
+            fid.file = file
+        return body
+
+    def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Qid]]:
+        """Where names lead, and the qids on the way; fewer when a later name is not there."""
         qids: list[Qid] = []
         for name in names:
             try:
@@ -198,19 +212,17 @@ class Common:
             except Exception:
                 if not qids:
                     raise
-                return m.Rwalk(tuple(qids))
+                break
             qids.append(self.qid(file))
-        self.fids.walked(newfid, fid, file, in_place=newfid == message.fid)
-        if len(qids) == 1:
-            return _WALKED.pack(1, *qids[0])
-        return m.Rwalk(tuple(qids))
+        return file, qids
 
     def _step(self, file: File, name: bytes) -> File:
         if name == b".":
             if not file.qid.type & QTDIR:
                 raise Refused(errno.ENOTDIR)
             return file
-        check_name(name)
+        if not name or b"/" in name or b"\0" in name or len(name) > NAME_MAX:
+            check_name(name)
         return self.call(file.walk, name)
 
     def read(self, fid: Fid, message: m.Tread) -> Body:

@@ -7,6 +7,7 @@ line gives, are nothing that a peer is told here.
 
 import logging
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -59,12 +60,14 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
         generation: the store's.
         of_name: versions by name, in order of time.
         of_score: versions by the score of their tree.
+        scores: these, sorted.
         of_record: all of them.
     """
 
     generation: bytes = b""
     of_name: dict[str, list[Offered]] = {}
     of_score: dict[bytes, list[Offered]] = {}
+    scores: list[bytes] = []
     of_record: dict[bytes, Offered | None] = {}
 
 
@@ -137,12 +140,12 @@ def by_score(snapshot: Snapshot, digits: str, allowed: Callable[[str], bool]) ->
         Unknown: when there is none, or the digits fit several trees.
     """
     wanted = digits.encode()
-    fitting: Iterable[bytes] = [wanted] if len(wanted) == 64 else [
-        score for score in snapshot.of_score if score.startswith(wanted)
-    ]  # fmt: skip
     found = []
-    for score in fitting:
-        reachable = (one for one in snapshot.of_score.get(score, ()) if allowed(one.name))
+    for place in range(bisect_left(snapshot.scores, wanted), len(snapshot.scores)):
+        score = snapshot.scores[place]
+        if not score.startswith(wanted):
+            break
+        reachable = (one for one in snapshot.of_score[score] if allowed(one.name))
         found += [one for one in (next(reachable, None),) if one is not None]
     if len(found) != 1:
         raise Unknown("no tree of this score, or several")
@@ -192,7 +195,7 @@ def _snapshot(generation: bytes, records: Iterable[Record], before: Snapshot) ->
         if offered is not None:
             of_name.setdefault(offered.name, []).append(offered)
             of_score.setdefault(offered.score, []).append(offered)
-    return Snapshot(generation, of_name, of_score, of_record)
+    return Snapshot(generation, of_name, of_score, sorted(of_score), of_record)
 
 
 def _offered(record: Record) -> Offered | None:

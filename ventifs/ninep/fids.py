@@ -92,13 +92,6 @@ class Fids:
         if len(self.table) >= self._count_max:
             raise Refused(errno.ENFILE)
 
-    def walked(self, number: int, fid: Fid, file: File, *, in_place: bool) -> None:
-        """Let a number stand for the file that a walk from `fid` led to."""
-        if not in_place:
-            self.table[number] = Fid(file)
-        elif self.table.get(number) is fid:
-            fid.file = file
-
     def forget(self, number: int, fid: Fid) -> None:
         """Free a number, unless it was freed and stands for another fid by now."""
         if self.table.get(number) is fid:
@@ -126,11 +119,13 @@ class Uses(NamedTuple):
         named: all of them.
         changed: those that stand for something else, or are opened, when the request succeeds.
         freed: the number is free as soon as the request has begun.
+        several: it can have effects one after the other, and wait between them.
     """
 
     named: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     freed: bool = False
+    several: bool = False
 
     def of(self, message: Any) -> tuple[frozenset[int], frozenset[int]]:
         """The numbers that a message names, and those it changes."""
@@ -155,7 +150,7 @@ USES: dict[type[m.Message], Uses] = {
     m.Txattrwalk: _WALKS,
     m.Topen: _OPENS,
     m.Tlopen: _OPENS,
-    m.Tcreate: _OPENS,
+    m.Tcreate: Uses(("fid",), ("fid",), several=True),
     m.Tlcreate: _OPENS,
     m.Txattrcreate: _OPENS,
     m.Tclunk: _FREES,
@@ -163,7 +158,7 @@ USES: dict[type[m.Message], Uses] = {
     m.Tread: _FID,
     m.Twrite: _FID,
     m.Tstat: _FID,
-    m.Twstat: _FID,
+    m.Twstat: Uses(("fid",), several=True),
     m.Tstatfs: _FID,
     m.Treadlink: _FID,
     m.Tgetattr: _FID,

@@ -116,6 +116,8 @@ class Flight:
     def suspend_for_load(self, request: Request, load: Load) -> None:
         """Let a request wait for a load; those that wait for equal ones share it."""
         self._begin(request)
+        if request.uses.several and request.outcomes:
+            request.effects = True
         job = self._loads.get(load.key)
         if job is None:
             job = self._loads[load.key] = self._job(Job(load.key, load.run))

@@ -22,10 +22,8 @@ from ventifs.ninep.common import (
 from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import (
     Attributes,
-    Blocking,
     Buffer,
     Changes,
-    Cold,
     File,
     Lock,
     Opened,
@@ -252,9 +250,9 @@ class Linux(Common):
                 data.append(_DIRENT.pack(*qid, cookie, kind, len(name)) + name)
                 if len(data) > LISTING_MAX:
                     break
-        except (Cold, Blocking):
+        except Exception:
             if len(data) == 1:
-                raise
+                raise  # else the next reply tells, or has waited
         body = b"".join(data)
         return [_COUNT.pack(len(body)), body]
 
@@ -302,22 +300,21 @@ class Linux(Common):
 
     def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
         """Forget a fid; an attribute that was written through it is set."""
-        new = self.call(_new_xattr, fid)
-        if new is None:
+        if not self.outcomes and type(fid.opened) is not NewXattr:
             return super().clunk(fid, message)
+        new = self.call(_written, fid)
         self.fids.forget(message.fid, fid)
-        name, value, flags = new
-        self.call(fid.file.set_xattr, name, value, flags)
+        if new is None:
+            raise Refused(errno.EINVAL)
+        self.call(fid.file.set_xattr, *new)
         return b""
 
 
-def _new_xattr(fid: Fid) -> tuple[bytes, bytes, int] | None:
+def _written(fid: Fid) -> tuple[bytes, bytes, int] | None:
+    """What a fid's new attribute is; None when it was not wholly written."""
     new = fid.opened
-    if type(new) is not NewXattr:
-        return None
-    if len(new.value) != new.size:
-        return None
-    return new.name, bytes(new.value), new.flags
+    assert type(new) is NewXattr
+    return (new.name, bytes(new.value), new.flags) if len(new.value) == new.size else None
 
 
 def _time(wanted: int, given: int, seconds: int, nanoseconds: int) -> int | None:

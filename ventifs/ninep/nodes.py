@@ -16,7 +16,7 @@ from ventifs.store import Score
 from ventifs.tree import prolly
 from ventifs.tree.records import Chunk, Slice, decode_child, decode_entry, decode_item
 
-KEPT_MIN = 64  # nodes that stay however little room there is: what one load brings must be found
+KEPT_MIN = 128  # nodes that stay however little room there is: what one load brings must be found
 _OBJECT = 160  # a node's own object, its place in the cache, its score
 
 
@@ -66,7 +66,7 @@ class ContentLeaf:
         cost, used: as of `DirectoryLeaf`.
     """
 
-    __slots__ = ("cost", "count", "ends", "items", "total", "used")
+    __slots__ = ("__weakref__", "cost", "count", "ends", "items", "total", "used")
     level = 0
     key = b""
 

@@ -25,10 +25,8 @@ from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import (
     QTSYMLINK,
     Attributes,
-    Blocking,
     Buffer,
     Changes,
-    Cold,
     File,
     Opened,
     ReadOnlyOpened,
@@ -177,9 +175,9 @@ class Plan9(Common):
                 data.append(stat)
                 if len(data) >= LISTING_MAX:
                     break
-        except (Cold, Blocking):
+        except Exception:
             if not data:
-                raise
+                raise  # else the next reply tells, or has waited
         body = b"".join(data)
         opened.reached(message.offset + len(body), ordinal + len(data))
         return [_COUNT.pack(len(body)), body]

@@ -40,6 +40,7 @@ from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
 from ventifs.store.states import Place
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
+from ventifs.store.turns import Turns
 from ventifs.store.writer import Batch, Writer
 
 Mode = Literal["read", "write", "worker", "rehearse"]
@@ -104,6 +105,7 @@ class Store:
         self._claims = claims
         self._arenas = Arenas(path, header.store_id)
         self._cache = ClumpCache(cache_bytes)
+        self._turns = Turns()
         self._lock = RLock()
         self._local = local()
         self._resources = ExitStack()
@@ -329,6 +331,11 @@ class Store:
         place = place or self._located(score)
         if place is None:
             raise NotStored(f"block {score.hex()} is not in the store")
+        with self._turns.of((place.arena, place.offset)):
+            block = self._cache.get(score)  # another thread may have read the clump meanwhile
+            return self._read(place, score) if block is None else block
+
+    def _read(self, place: Place, score: Score) -> memoryview:
         arena = self._arenas.reader(place.arena)
         try:
             head = arena.read_head(place.offset)
@@ -446,6 +453,11 @@ class Store:
         """
         self._follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of decoded clumps in memory."""
+        return self._cache.bytes
 
     @property
     def generation(self) -> bytes:

@@ -1,0 +1,337 @@
+"""Reading archived contents out of decoded memory, and having what comes next brought early.
+
+`Contents` is what readers share, a `Cursor` is one open file's. A read is put together of views of
+cached blocks, without a copy. Where one is missing, a thread puts the same pieces together over the
+store and leaves them for the read that waits: so a read ends however small the caches are.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from functools import partial
+from weakref import ReferenceType, ref
+
+from ventifs.errors import Corrupt, NotStored
+from ventifs.ninep.fs import Buffer, Cold, Load
+from ventifs.ninep.nodes import ContentLeaf
+from ventifs.ninep.trees import Missing, NodeOf, Trees
+from ventifs.store import Score
+from ventifs.tree.content import SLICE_DEPTH_MAX, read_whole
+from ventifs.tree.records import (
+    Block,
+    Content,
+    Inline,
+    Slice,
+    Tree,
+    Xattrs,
+    decode_xattrs,
+    length_of,
+)
+
+AHEAD = 2 << 20  # bytes a sequential reader is kept ahead of
+AHEAD_STEP = 512 << 10  # of these, one load brings
+PIECES_MAX = 1024  # of one read; more are joined by a thread
+_NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
+_LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
+_WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
+_AHEAD_MAX = 64  # loads wished for and not yet taken
+_XATTRS_BYTES_MAX = 1 << 20
+_XATTRS_MIN = 4
+_ZEROS = memoryview(bytes(1 << 20))
+
+BlockOf = Callable[[Score], memoryview | None]
+
+
+class Contents:
+    """The contents of one store.
+
+    Concurrency: methods belong to the event loop; the loads they ask for run anywhere.
+    """
+
+    def __init__(self, trees: Trees, ahead_max: int) -> None:
+        """Over the store's trees, bringing up to `ahead_max` bytes of a file early."""
+        self.trees = trees
+        self.ahead_max = ahead_max
+        self.cached: BlockOf = trees.store.cached
+        self._wished: list[Load] = []
+        self._landed: OrderedDict[Hashable, list[Buffer]] = OrderedDict()
+        self._xattrs: OrderedDict[Content, Xattrs] = OrderedDict()
+
+    def read(
+        self, content: Content, offset: int, count: int, *, again: bool = False
+    ) -> list[Buffer]:
+        """Bytes of a content, `count` of them unless it ends before.
+
+        Args:
+            content: a regular file's.
+            offset: of the first.
+            count: at most this many.
+            again: whether this read was cold before.
+
+        Raises:
+            Cold: with a load of everything in the range.
+        """
+        if again:
+            landed = self._landed.pop((content, offset, count), None)
+            if landed is not None:
+                return landed
+        pieces: list[Buffer] = []
+        end = min(offset + count, length_of(content))
+        try:
+            self._read(self.trees.in_memory, self.cached, content, offset, end, pieces)
+            if len(pieces) <= PIECES_MAX:
+                return pieces
+        except Missing:
+            pass
+        key = content, offset, count
+        raise Cold(Load(("read", *key), partial(self._land, key, content, offset, end)))
+
+    def _land(self, key: Hashable, content: Content, offset: int, end: int) -> None:
+        pieces: list[Buffer] = []
+        self._read(self.trees.brought, self.trees.store.get, content, offset, end, pieces)
+        views = [piece for piece in pieces if isinstance(piece, memoryview)]
+        pinned = {id(view.obj): memoryview(view.obj).nbytes for view in views}
+        wasteful = sum(pinned.values()) > 2 * (end - offset) + _WASTE_MAX
+        if wasteful or len(pieces) > PIECES_MAX:
+            pieces = [b"".join(pieces)]
+        self._landed[key] = pieces
+        while len(self._landed) > _LANDED_MAX:
+            self._landed.popitem(last=False)
+
+    # --- ahead ------------------------------------------------------------------------------
+
+    def wish(self, content: Content, offset: int, end: int) -> None:
+        """Have a range of a content brought that nobody waits for, if it seems not to be here."""
+        end = min(end, length_of(content))
+        if offset >= end or len(self._wished) >= _AHEAD_MAX:
+            return
+        if self._at_hand(content, offset) and self._at_hand(content, end - 1):
+            return  # asking for every block between them would cost a tenth of reading them
+        self._wished.append(Load(("ahead", content, offset), partial(self._bring, content, offset,
+                                                                     end)))  # fmt: skip
+
+    def _at_hand(self, content: Content, offset: int) -> bool:
+        try:
+            self._read(self.trees.in_memory, self.cached, content, offset, offset + 1, [])
+        except Missing:
+            return False
+        return True
+
+    def _bring(self, content: Content, offset: int, end: int) -> None:
+        with suppress(Corrupt, NotStored):  # whoever reads that far is told
+            self._read(self.trees.brought, self.trees.store.get, content, offset, end, [])
+
+    def wishes(self) -> list[Load]:
+        """The loads wished for since the last call."""
+        if not self._wished:
+            return []
+        loads, self._wished = self._wished, []
+        return loads
+
+    # --- pieces -----------------------------------------------------------------------------
+
+    def _read(
+        self,
+        node_of: NodeOf,
+        block_of: BlockOf,
+        content: Content,
+        offset: int,
+        end: int,
+        pieces: list[Buffer],
+        depth: int = SLICE_DEPTH_MAX,
+    ) -> None:
+        if offset >= end:
+            return
+        if isinstance(content, Tree):
+            while offset < end:
+                leaf, before = self.trees.content_leaf(node_of, content, offset)
+                if len(pieces) > PIECES_MAX and block_of is self.cached:
+                    raise Missing  # no work for the loop
+                slices = partial(self._read_slice, node_of, block_of, depth)
+                take(block_of, slices, leaf, before, offset, end, pieces)
+                offset = before + leaf.total
+        elif isinstance(content, Block):
+            data = block_of(Score(content.score))
+            if data is None:
+                raise Missing
+            _part(data, content.length, offset, end, content.score, pieces)
+        elif isinstance(content, Inline):
+            pieces.append(content.data[offset:end])
+
+    def _read_slice(
+        self,
+        node_of: NodeOf,
+        block_of: BlockOf,
+        depth: int,
+        part: Slice,
+        offset: int,
+        end: int,
+        pieces: list[Buffer],
+    ) -> None:
+        if depth == 0:
+            raise Corrupt("slices of slices, too deep")
+        self._read(node_of, block_of, part.content, part.offset + offset, part.offset + end,
+                   pieces, depth - 1)  # fmt: skip
+
+    def read_slice(self, part: Slice, offset: int, end: int, pieces: list[Buffer]) -> None:
+        """Part of a slice of a file's content, from memory; `Missing`, if it is not there."""
+        self._read_slice(self.trees.in_memory, self.cached, SLICE_DEPTH_MAX, part, offset, end,
+                         pieces)  # fmt: skip
+
+    # --- extended attributes ----------------------------------------------------------------
+
+    def xattrs(self, content: Content) -> Xattrs:
+        """Extended attributes that were too long for their entry.
+
+        Raises:
+            Cold: with a load of them.
+        """
+        found = self._xattrs.get(content)
+        if found is None:
+            raise Cold(Load(("xattrs", content), partial(self._bring_xattrs, content)))
+        return found
+
+    def _bring_xattrs(self, content: Content) -> None:
+        self._xattrs[content] = decode_xattrs(read_whole(self.trees.store, content))
+        sizes = [length_of(kept) for kept in list(self._xattrs)]
+        while len(sizes) > _XATTRS_MIN and sum(sizes) > _XATTRS_BYTES_MAX:
+            self._xattrs.popitem(last=False)
+            del sizes[0]
+
+
+class Cursor:
+    """One reader of a content: remembers where it is, so that going on is cheap."""
+
+    __slots__ = ("_ahead", "_before", "_cold", "_content", "_contents", "_frontier", "_going",
+                 "_leaf", "_length")  # fmt: skip
+
+    def __init__(self, contents: Contents, content: Content) -> None:
+        """At the beginning."""
+        self._contents = contents
+        self._content = content
+        self._length = length_of(content)
+        # The leaf read last, which may go all the same: a million readers must not keep one each.
+        self._leaf: ReferenceType[ContentLeaf] | None = None
+        self._before = 0
+        self._cold = False  # whether the last read was
+        self._frontier = 0  # as far as reading has come
+        self._ahead = 0  # up to here what comes was asked for
+        self._going = True  # whether reads go on with each other; those from 0 on always do
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Bytes, `count` of them unless the content ends before.
+
+        Raises:
+            Cold: with a load of everything in the range.
+        """
+        end = offset + count
+        if end > self._frontier or offset < self._frontier - _NEAR:
+            self._follow(offset, end)
+        if not self._cold and self._leaf is not None:
+            leaf = self._leaf()
+            if leaf is not None and self._before <= offset:
+                pieces: list[Buffer] = []
+                contents, before = self._contents, self._before
+                stop = min(end, self._length)
+                if offset < stop <= before + leaf.total:
+                    leaf.used = True
+                    try:
+                        take(contents.cached, contents.read_slice, leaf, before, offset, stop,
+                             pieces)  # fmt: skip
+                        if len(pieces) <= PIECES_MAX:
+                            return pieces
+                    except Missing:
+                        pass
+        return self._read(offset, count)
+
+    def _read(self, offset: int, count: int) -> list[Buffer]:
+        contents, content = self._contents, self._content
+        try:
+            pieces = contents.read(content, offset, count, again=self._cold)
+        except Cold:
+            self._cold = True
+            raise
+        self._cold = False
+        last = min(offset + count, self._length) - 1
+        if isinstance(content, Tree) and last >= offset:
+            try:
+                leaf, self._before = contents.trees.content_leaf(
+                    contents.trees.in_memory, content, last
+                )
+                self._leaf = ref(leaf)
+            except Missing:
+                self._leaf = None
+        return pieces
+
+    def _follow(self, offset: int, end: int) -> None:
+        """Notice where reading goes on, and have what comes next brought early."""
+        if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
+            self._frontier, self._ahead, self._going = end, 0, False
+            return
+        self._frontier = end
+        if not self._going:
+            self._going = True
+            return
+        self._ahead = max(self._ahead, end)
+        window = self._contents.ahead_max
+        while self._ahead < min(end + window - AHEAD_STEP // 2, self._length):
+            self._contents.wish(self._content, self._ahead, self._ahead + AHEAD_STEP)
+            self._ahead += AHEAD_STEP
+
+
+def take(
+    block_of: BlockOf,
+    read_slice: Callable[[Slice, int, int, list[Buffer]], None],
+    leaf: ContentLeaf,
+    before: int,
+    offset: int,
+    end: int,
+    pieces: list[Buffer],
+) -> None:
+    """What a leaf has of a range of its content; it begins at byte `before` of it.
+
+    Raises:
+        Missing: a block is not in memory.
+    """
+    # Hot: 0.5 us an item, half of it the look-up of its block.
+    ends, items = leaf.ends, leaf.items
+    offset, end = offset - before, min(end - before, leaf.total)
+    index = bisect_right(ends, offset)
+    start = ends[index - 1] if index else 0
+    while offset < end:
+        item, stop = items[index], ends[index]
+        last = stop if stop < end else end
+        if isinstance(item, bytes):
+            data = block_of(Score(item))
+            if data is None:
+                raise Missing
+            if offset == start and last == stop and len(data) == stop - start:
+                pieces.append(data)
+            else:
+                _part(data, stop - start, offset - start, last - start, item, pieces)
+        elif item is None:
+            _zeros(last - offset, pieces)
+        else:
+            read_slice(item, offset - start, last - start, pieces)
+        offset = start = stop
+        index += 1
+
+
+def _part(
+    data: memoryview, length: int, start: int, end: int, score: bytes, pieces: list[Buffer]
+) -> None:
+    """Part of a block, with the trailing zeros that the store leaves out."""
+    have = len(data)
+    if have > length:
+        raise Corrupt(f"block of {have} bytes where {length} are said", score=score)
+    if start < have:
+        pieces.append(data if start == 0 and end >= have else data[start:end])
+    if end > have:
+        _zeros(end - max(start, have), pieces)
+
+
+def _zeros(length: int, pieces: list[Buffer]) -> None:
+    while length > 0:
+        pieces.append(_ZEROS[:length])
+        length -= len(_ZEROS)
