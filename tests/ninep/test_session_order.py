@@ -324,6 +324,6 @@ def test_every_kind_of_call_can_be_done_by_a_thread_or_after_a_load() -> None:
 
     warm = story("")
     assert warm[-1] == m.Rwalk(tuple(warm[-1].wqids))  # type: ignore[attr-defined]
-    assert isinstance(warm[-1].wqids[0], Qid)  # type: ignore[attr-defined]
+    assert isinstance(warm[-1].wqids[0], Qid)
     assert story("cold") == warm
     assert story("blocking") == warm

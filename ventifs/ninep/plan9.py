@@ -221,8 +221,7 @@ class Plan9(Common):
         if changes != Changes():
             self.call(fid.file.setattr, changes)
         if renamed:
-            parent = self.call(fid.file.walk, b"..")
-            self.call(fid.file.rename, parent, stat.name)
+            self.call(fid.file.rename, None, stat.name)
         if changes == Changes() and not renamed and fid.opened is not None:
             self.call(partial(fid.opened.fsync, data_only=False))
         return b""
