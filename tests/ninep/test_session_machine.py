@@ -22,8 +22,9 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, run
 from ventifs.ninep import messages as m
 
-FIDS = some.integers(0, 4)
-NAMES = some.sampled_from([b"a", b"f", b"none", b".."])
+FIDS = some.integers(0, 3)
+NAMES = some.sampled_from([b"a", b"a", b"f", b"none", b".."])
+KINDS = some.sampled_from(["cold", "cold", "blocking", ""])
 KIDS = {"/": {b"a": "a", b"f": "f"}, "a": {b"f": "af", b"a": "aa"}, "aa": {}}
 UP = {"/": "/", "a": "/", "aa": "a"}
 PATHS = {"/": 1, "a": 2, "af": 3, "aa": 4, "f": 5}
@@ -86,7 +87,7 @@ class Model:
             else:
                 return errno.ENOENT
         self.fids[ask.newfid] = place
-        return PATHS[place]
+        return PATHS[place] if ask.wnames else 0
 
 
 def outcome(reply: m.Message) -> int | bytes:
@@ -94,7 +95,7 @@ def outcome(reply: m.Message) -> int | bytes:
         case m.Rlerror():
             return reply.ecode
         case m.Rwalk():
-            return reply.wqids[-1].path
+            return reply.wqids[-1].path if reply.wqids else 0
         case m.Rgetattr() | m.Rlopen():
             return reply.qid.path
         case m.Rread():
@@ -105,8 +106,8 @@ def outcome(reply: m.Message) -> int | bytes:
 class Order(RuleBasedStateMachine):
     """A client that does whatever it may."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(walk=KINDS, other=KINDS)
+    def begin(self, walk: str, other: str) -> None:
         self.fs = MemoryFilesystem()
         for path in ("a", "a/f", "a/a", "f"):
             kind = st.S_IFREG if path[-1] == "f" else st.S_IFDIR
@@ -117,10 +118,10 @@ class Order(RuleBasedStateMachine):
         self.pending: dict[int, Sent] = {}
         self.flushes: list[tuple[int, int]] = []  # (tag, oldtag), in order of arrival
         self.fs.weather = lambda call: self.weather.get(call, "")
-        self.weather: dict[str, str] = {}
+        self.weather = {"walk": walk, "attributes": other, "open": other, "read": other}
 
     @rule(call=some.sampled_from(["walk", "attributes", "open", "read"]),
-          kind=some.sampled_from(["", "cold", "blocking"]))  # fmt: skip
+          kind=KINDS)  # fmt: skip
     def turn_weather(self, call: str, kind: str) -> None:
         self.weather[call] = kind
 
@@ -130,15 +131,23 @@ class Order(RuleBasedStateMachine):
     def flushing(self, tag: int) -> bool:
         return any(tag == flush for flush, _ in self.flushes)
 
-    def send(self, message: m.Message) -> None:
-        sent = Sent(self.tag(), message)
-        self.history.append(sent)
-        self.pending[sent.tag] = sent
-        self.hear(self.talk.send((sent.tag, message)))
+    def send(self, *messages: m.Message) -> None:
+        batch = []
+        for message in messages:
+            sent = Sent(self.tag(), message)
+            self.history.append(sent)
+            self.pending[sent.tag] = sent
+            batch.append((sent.tag, message))
+        self.hear(self.talk.send(*batch))
 
     @rule(fid=FIDS, newfid=FIDS, name=NAMES)
     def walk(self, fid: int, newfid: int, name: bytes) -> None:
         self.send(m.Twalk(fid, newfid, (name,)))
+
+    @rule(fid=FIDS, newfid=FIDS, third=FIDS, name=NAMES, clunk=some.booleans())
+    def pipeline(self, fid: int, newfid: int, third: int, name: bytes, clunk: bool) -> None:
+        walks = m.Twalk(fid, newfid, (name,)), m.Twalk(newfid, third, ())
+        self.send(*walks, m.Tclunk(fid if clunk else newfid), m.Tgetattr(third, 1))
 
     @rule(fid=FIDS)
     def getattr(self, fid: int) -> None:
@@ -169,8 +178,10 @@ class Order(RuleBasedStateMachine):
         run(self.talk.session, self.talk.jobs.pop(number % len(self.talk.jobs)))
         self.hear(self.talk.turns())
 
-    @rule()
-    def version(self) -> None:
+    @rule(seldom=some.integers(0, 5))
+    def version(self, seldom: int) -> None:
+        if seldom:
+            return
         replies = self.talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")))
         assert replies == [(m.NOTAG, m.Rversion(MSIZE, b"9P2000.L"))]
         assert self.talk.session.fids == 0
@@ -222,4 +233,4 @@ class Order(RuleBasedStateMachine):
 
 
 TestOrder = Order.TestCase
-TestOrder.settings = settings(max_examples=150, stateful_step_count=40)
+TestOrder.settings = settings(max_examples=300, stateful_step_count=30)
