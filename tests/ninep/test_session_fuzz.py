@@ -55,7 +55,9 @@ def requests(dialect: Dialect) -> some.SearchStrategy[Message]:
              and record is not m.Tversion]  # fmt: skip
 
     def likely(message: Message) -> some.SearchStrategy[Message]:
-        values: dict[str, Any] = {name: getattr(message, name) for name in message.__struct_fields__}
+        values: dict[str, Any] = {
+            name: getattr(message, name) for name in message.__struct_fields__
+        }
         few: dict[str, some.SearchStrategy[Any]] = {}
         for name, value in values.items():
             if name.endswith("fid") and name != "afid":
@@ -74,9 +76,7 @@ def requests(dialect: Dialect) -> some.SearchStrategy[Message]:
                 few[name] = some.just(value)
         return some.builds(type(message), **few)
 
-    return some.sampled_from(kinds).flatmap(
-        lambda kind: records(kind, dialect).flatmap(likely)
-    )
+    return some.sampled_from(kinds).flatmap(lambda kind: records(kind, dialect).flatmap(likely))
 
 
 @given(some.data(), some.sampled_from(list(Dialect)))
@@ -85,7 +85,9 @@ def test_requests_of_any_kind_in_any_weather(data: some.DataObject, dialect: Dia
     with no_bugs():
         fs = tree()
         talk = Talk(fs, dialect, msize=4096, limits=LIMITS)
-        weathers = data.draw(some.lists(some.sampled_from(["", "", "cold", "blocking"]), min_size=1))
+        weathers = data.draw(
+            some.lists(some.sampled_from(["", "", "cold", "blocking"]), min_size=1)
+        )
         calls = iter(range(1 << 30))
         fs.weather = lambda call: weathers[next(calls) % len(weathers)]
         batches = data.draw(some.lists(some.lists(
@@ -103,11 +105,14 @@ def test_requests_of_any_kind_in_any_weather(data: some.DataObject, dialect: Dia
         assert talk.session._fids.held == 0
 
 
+def frame_of(number: int, tag: int, body: bytes) -> bytes:
+    return struct.pack("<IBH", 7 + len(body), number, tag) + body
+
+
 @given(
     some.lists(some.one_of(
         some.binary(max_size=40),
-        some.builds(lambda number, tag, body: struct.pack("<IBH", 7 + len(body), number, tag) + body,
-                    some.integers(0, 255), some.integers(0, 3), some.binary(max_size=40)),
+        some.builds(frame_of, some.integers(0, 255), some.integers(0, 3), some.binary(max_size=40)),
     ), max_size=20),
     some.sampled_from([None, *Dialect]),
     some.integers(1, 50),

@@ -106,6 +106,16 @@ def test_what_one_request_was_given_is_not_given_to_another() -> None:
     assert fs.opened == 1
 
 
+@pytest.mark.parametrize("move", [m.Twalk(0, 0, (b"d",)), m.Tlcreate(0, b"new", 1, 0o644, 0)])
+def test_what_was_asked_before_a_fid_moved_is_of_the_old_file(move: m.Message) -> None:
+    talk, _ = talk_in(attributes="cold")
+    talk.send((1, m.Tgetattr(0, 1)))
+    assert tags(talk.send((2, move))) == [2]
+    [(_, reply)] = talk.work()
+    assert isinstance(reply, m.Rgetattr)
+    assert reply.qid.path == 1
+
+
 def test_equal_loads_run_once() -> None:
     talk, _ = talk_in(walk="cold")
     talk.send((1, m.Twalk(0, 8, (b"d",))), (2, m.Twalk(0, 9, (b"d",))))
