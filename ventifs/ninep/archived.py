@@ -387,14 +387,10 @@ class OpenedDirectory(ReadOnlyOpened):
             yield name, child(name, raw) if file is None else file
 
 
-class OpenedContent(ReadOnlyOpened):
+class OpenedContent(Cursor, ReadOnlyOpened):
     """An open regular file, or an empty one in the place of a special file."""
 
-    __slots__ = ("read",)
-
-    def __init__(self, contents: Contents, content: Content) -> None:
-        """Of some content."""
-        self.read = Cursor(contents, content).read
+    __slots__ = ()
 
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """See `Opened`."""
