@@ -110,7 +110,7 @@ class ArchiveFilesystem:
         """
         self.scores = scores
         self.catalog = Catalog(store, clock)
-        self.token = token_of(b"exports\0", store.header.store_id)
+        self.token = token_of(b"exports", b"\0", store.header.store_id)
         self._trees = Trees(store, split.nodes)
         self._contents = Contents(self._trees, split.ahead)
         self._links = Links(store)
@@ -447,7 +447,7 @@ class ScoreDirectory(_Upper):
 
     def __init__(self, view: View) -> None:
         """Of a view."""
-        super().__init__(view, token_of(view.files.token, b"\0scores"))
+        super().__init__(view, token_of(view.files.token, b"\0", b"scores"))
 
     @property
     def name(self) -> bytes:
