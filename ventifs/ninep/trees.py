@@ -7,14 +7,15 @@ and raw entries; not versions, files or the protocol.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Cold, Load
 from ventifs.ninep.nodes import ContentLeaf, DirectoryLeaf, Inner, Node, NodeCache, decode
 from ventifs.store import Score, Store
-from ventifs.tree.records import Content, Tree
+from ventifs.tree.records import Content, Directory, Tree, own_entry
 
 LISTED_LEAVES = 32  # of a directory that one load brings: about 4,000 entries
 _SMALL = 64  # a directory of so many entries is nearly always one node
@@ -62,7 +63,7 @@ class Trees:
         The latter in entries of a directory, in bytes of a content. A name past all others is in no
         leaf, and gets the last one.
         """
-        score, before = Score(tree.score), 0
+        score, before, floor = Score(tree.score), 0, b""
         node = node_of(score, None, directory)
         if (node.count if directory else node.total) != tree.length:
             raise Corrupt("tree node covers more or less than its parent says", score=score)
@@ -74,6 +75,8 @@ class Trees:
                 index = min(bisect_left(node.keys, at), len(ends) - 1)
             else:
                 index = bisect_right(ends, at - before)
+            if index:
+                floor = node.keys[index - 1]
             above, score = node, node.scores[index]
             start = ends[index - 1] if index else 0
             node = node_of(score, above.level - 1, directory)
@@ -86,6 +89,8 @@ class Trees:
             before += start
         if isinstance(node, DirectoryLeaf) is not directory:
             raise Corrupt("tree node is of the wrong kind", score=score)
+        if isinstance(node, DirectoryLeaf) and node.first <= floor:
+            raise Corrupt("directory is out of order", score=tree.score)
         return node, before
 
     def content_leaf(self, node_of: NodeOf, tree: Tree, offset: int) -> tuple[ContentLeaf, int]:
@@ -122,6 +127,15 @@ class Trees:
     def _bring(self, tree: Tree, name: bytes) -> None:
         self._find(self.brought, tree, name)
 
+    def bring_path(self, content: Content, names: Iterable[bytes]) -> None:
+        """Bring all nodes on the way from a directory along some names: for threads."""
+        for name in names:
+            raw = self._find(self.brought, content, name) if isinstance(content, Tree) else None
+            detail = own_entry(raw).detail if raw is not None else None
+            if not isinstance(detail, Directory):
+                return
+            content = detail.content
+
     def entries(self, content: Content, start: int) -> Iterator[tuple[bytes, bytes]]:
         """(name, raw entry) of a directory from an ordinal on, O(log n).
 
@@ -130,7 +144,6 @@ class Trees:
         """
         if not isinstance(content, Tree):
             return
-        last = b""
         while start < content.length:
             try:
                 leaf, before = self._leaf(self.in_memory, content, True, start)
@@ -138,14 +151,7 @@ class Trees:
                 key = ("entries", content.score, start)
                 raise Cold(Load(key, partial(self._list, content, start))) from None
             assert isinstance(leaf, DirectoryLeaf)
-            pairs = iter(leaf.entries.items())
-            for _ in range(start - before):
-                last = next(pairs)[0]
-            for pair in pairs:
-                if pair[0] <= last:
-                    raise Corrupt("directory is out of order", score=content.score)
-                last = pair[0]
-                yield pair
+            yield from islice(leaf.entries.items(), start - before, None)
             start = before + leaf.count
 
     def _list(self, tree: Tree, start: int) -> None:
