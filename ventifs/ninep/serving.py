@@ -14,6 +14,7 @@ from typing import Literal, Protocol, Self
 import msgspec
 import trio
 
+from ventifs.ninep.access import GuardedFilesystem, Squash
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
@@ -30,7 +31,7 @@ CACHE_BYTES_DEFAULT = 256 << 20
 GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
 
 Access = Literal["trust", "mode"]
-Squash = Literal["none", "root", "all"]
+Squashed = Literal["none", "root", "all"]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
         store: its directory.
         cache_bytes: of memory, for what is decoded; beside it a session takes some.
         access: who checks permissions: the client's kernel, or the server against n_uname.
-        squash: whose requests are nobody's.
+        squash: who is nobody, when the server checks.
         scores: whether trees can be reached by their scores.
         msize: bytes of the largest message.
         log_json: whether log lines are JSON.
@@ -50,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     store: str
     cache_bytes: int = CACHE_BYTES_DEFAULT
     access: Access = "trust"
-    squash: Squash = "none"
+    squash: Squashed = "none"
     scores: bool = False
     msize: int = Limits().msize_max
     log_json: bool = False
@@ -151,9 +152,17 @@ class Local:
         await self.server.drain(grace_s)
 
     def _filesystem_for(self, peer: Peer, exports: Exports) -> Filesystem:
-        view = self._views.get(exports)
-        if view is None:
-            view = self._views[exports] = self._archive.view(exports)
+        made = self._views.get(exports)
+        if made is None:
+            made = self._views[exports] = self._made(exports)
+        return made
+
+    def _made(self, exports: Exports) -> Filesystem:
+        view = self._archive.view(exports)
+        if exports.as_nobody:
+            return GuardedFilesystem(view, squash=Squash.ALL)
+        if self._settings.access == "mode":
+            return GuardedFilesystem(view, squash=Squash(self._settings.squash))
         return view
 
 
