@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 Look = dict[str, Any]
@@ -67,9 +68,11 @@ def _md5(path: bytes) -> str:
 
 def _xattrs(path: bytes) -> dict[str, str]:
     names = sorted(os.listxattr(path, follow_symlinks=False))
-    return {
-        name: os.getxattr(path, name, follow_symlinks=False).decode("latin-1") for name in names
-    }
+    return {name: _or_errno(partial(_xattr, path, name)) for name in names}
+
+
+def _xattr(path: bytes, name: str) -> str:
+    return os.getxattr(path, name, follow_symlinks=False).decode("latin-1")
 
 
 def _or_errno(get: Callable[[], Any]) -> Any:

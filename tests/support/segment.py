@@ -69,9 +69,11 @@ class Segment:
         self._started.append(process)
         return process
 
-    def run(self, *command: str | Path, **options: Any) -> "subprocess.CompletedProcess[Any]":
+    def run(
+        self, *command: str | Path, check: bool = True, **options: Any
+    ) -> "subprocess.CompletedProcess[Any]":
         """Run a process in the segment to its end, with the options of `subprocess.run`."""
-        return subprocess.run(self.words(*command), **{"check": True, **options})
+        return subprocess.run(self.words(*command), check=check, **options)
 
     def close(self) -> None:
         """Kill what runs in it."""

@@ -62,16 +62,27 @@ def ventifs(segment: Segment, log: Path, store: Path, *options: str, port: int =
     )  # fmt: skip
 
 
-def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> Server:
-    """Debian's diod over directories, each of which is its own `aname`.
+# `$1` is a hosts file; the directories come before a `--`, the command after it.
+_ALONE = """
+mount --bind "$1" /etc/hosts && shift
+while [ "$1" != -- ]; do
+    mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift || exit
+done
+shift
+exec "$@"
+"""
 
-    It drops a peer that has no name, so it gets a hosts file of its own.
+
+def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> Server:
+    """Debian's diod over directories, read-only, each of which is its own `aname`.
+
+    It has a mount namespace of its own: it drops a peer that has no name, so it gets a hosts file;
+    and it lets peers write, which nobody shall to a directory that others use.
     """
     hosts = log.with_suffix(".hosts")
     hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{GUEST} guest\n")
     exports = [word for directory in directories for word in ("-e", str(directory))]
     return Server(
-        segment, log, "unshare", "--mount", "sh", "-c",
-        'mount --bind "$1" /etc/hosts; shift; exec "$@"', "-", hosts,
+        segment, log, "unshare", "--mount", "sh", "-c", _ALONE, "-", hosts, *directories, "--",
         "diod", "-f", "-n", "-L", "stderr", "-l", f"{HOST}:{port}", *exports, port=port,
     )  # fmt: skip

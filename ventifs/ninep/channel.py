@@ -151,7 +151,8 @@ def standard_channel() -> DescriptorChannel:
     """A channel over standard input and output: a socket, pipes or a character device.
 
     They are moved to other numbers; whatever else prints then prints to standard error, so that no
-    stray line can get between replies.
+    stray line can get between replies. QEMU's guestfwd gives what it runs the guest's connection as
+    standard error, too, which is then nowhere.
 
     Raises:
         VentifsError: they are a file or a terminal.
@@ -165,8 +166,10 @@ def standard_channel() -> DescriptorChannel:
     one = os.path.sameopenfile(0, 1) if stat.S_ISSOCK(os.fstat(0).st_mode) else False
     reads = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     writes = reads if one else fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
-    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(nothing, 0)
+    if stat.S_ISSOCK(os.fstat(2).st_mode) and os.path.sameopenfile(1, 2):
+        os.dup2(nothing, 2)
     os.close(nothing)
     sys.stdout.flush()
     os.dup2(2, 1)
