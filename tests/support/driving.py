@@ -1,10 +1,11 @@
 """Drives a `Filesystem` as a session and its driver do: runs the loads it asks for, and retries."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from ventifs.ninep.fs import Cold, File, Filesystem, Load, Opened, User
 
+P = ParamSpec("P")
 T = TypeVar("T")
 ROUNDS_MAX = 50  # more loads than any operation may need
 
@@ -19,30 +20,30 @@ class Driver:
     def __init__(self) -> None:
         self.loads: list[Load] = []
 
-    def __call__(self, operation: Callable[[], T]) -> T:
+    def __call__(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What an operation returns or raises in the end."""
         for _ in range(ROUNDS_MAX):
             try:
-                return operation()
+                return operation(*args, **kwargs)
             except Cold as cold:
                 self.loads.append(cold.load)
                 cold.load.run()
         raise AssertionError(f"still cold: {[load.key for load in self.loads[-3:]]}")
 
     def attach(self, files: Filesystem, aname: bytes, user: User | None = None) -> File:
-        return self(lambda: files.attach(user or User(), aname))
+        return self(files.attach, user or User(), aname)
 
     def walk(self, file: File, path: bytes) -> File:
         for name in path.split(b"/"):
-            file = self(lambda at=file, name=name: at.walk(name))  # type: ignore[misc]
+            file = self(file.walk, name)
         return file
 
     def read(self, opened: Opened, offset: int, count: int) -> bytes:
-        return b"".join(self(lambda: opened.read(offset, count)))
+        return b"".join(self(opened.read, offset, count))
 
     def content(self, file: File, step: int = 1 << 20) -> bytes:
         """A file's bytes, read from front to back."""
-        opened = self(lambda: file.open(0))
+        opened = self(file.open, 0)
         whole = b""
         while piece := self.read(opened, len(whole), step):
             whole += piece
@@ -51,7 +52,7 @@ class Driver:
 
     def entries(self, file: File, start: int = 0) -> Iterator[tuple[bytes, File]]:
         """A directory's entries, however often the listing is broken off."""
-        opened = self(lambda: file.open(0))
+        opened = self(file.open, 0)
         for _ in range(100_000):
             try:
                 for entry in opened.entries(start):

@@ -25,12 +25,13 @@ class DirectoryLeaf:
 
     Attributes:
         entries: canonical bytes of each by its name, in order.
+        first: the first name.
         count, total, key: what the parent must say of it.
         cost: bytes of memory to account for.
         used: for the cache, whether it was asked for lately.
     """
 
-    __slots__ = ("cost", "count", "entries", "key", "used")
+    __slots__ = ("cost", "count", "entries", "first", "key", "used")
     level = 0
     total = 0
 
@@ -48,6 +49,7 @@ class DirectoryLeaf:
                 raise Corrupt("directory is out of order", score=score)
             self.entries[name] = data
             last = name
+        self.first = next(iter(self.entries))
         self.count = len(items)
         self.key = last
         self.used = False

@@ -56,7 +56,8 @@ def permits(
         return True
     if who.uid == owner:
         return mode >> 6 & wanted == wanted  # a list says the same of the owner
-    listed = acl()
+    # With an empty mask Linux does not look at the list; so others' bits are for all it names.
+    listed = acl() if mode & 0o070 else None
     if listed is not None:
         return _listed(who, wanted, group, listed)
     return (mode >> 3 if group in who.gids else mode) & wanted == wanted

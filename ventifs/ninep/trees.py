@@ -9,6 +9,7 @@ and raw entries; not versions, files or the protocol.
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Cold, Load
@@ -62,7 +63,7 @@ class Trees:
         The latter in entries of a directory, in bytes of a content. A name past all others is in no
         leaf, and gets the last one.
         """
-        score, before = Score(tree.score), 0
+        score, before, floor = Score(tree.score), 0, b""
         node = node_of(score, None, directory)
         if (node.count if directory else node.total) != tree.length:
             raise Corrupt("tree node covers more or less than its parent says", score=score)
@@ -74,6 +75,8 @@ class Trees:
                 index = min(bisect_left(node.keys, at), len(ends) - 1)
             else:
                 index = bisect_right(ends, at - before)
+            if index:
+                floor = node.keys[index - 1]
             above, score = node, node.scores[index]
             start = ends[index - 1] if index else 0
             node = node_of(score, above.level - 1, directory)
@@ -86,6 +89,8 @@ class Trees:
             before += start
         if isinstance(node, DirectoryLeaf) is not directory:
             raise Corrupt("tree node is of the wrong kind", score=score)
+        if isinstance(node, DirectoryLeaf) and node.first <= floor:
+            raise Corrupt("directory is out of order", score=tree.score)
         return node, before
 
     def content_leaf(self, node_of: NodeOf, tree: Tree, offset: int) -> tuple[ContentLeaf, int]:
@@ -130,7 +135,6 @@ class Trees:
         """
         if not isinstance(content, Tree):
             return
-        last = b""
         while start < content.length:
             try:
                 leaf, before = self._leaf(self.in_memory, content, True, start)
@@ -138,14 +142,7 @@ class Trees:
                 key = ("entries", content.score, start)
                 raise Cold(Load(key, partial(self._list, content, start))) from None
             assert isinstance(leaf, DirectoryLeaf)
-            pairs = iter(leaf.entries.items())
-            for _ in range(start - before):
-                last = next(pairs)[0]
-            for pair in pairs:
-                if pair[0] <= last:
-                    raise Corrupt("directory is out of order", score=content.score)
-                last = pair[0]
-                yield pair
+            yield from islice(leaf.entries.items(), start - before, None)
             start = before + leaf.count
 
     def _list(self, tree: Tree, start: int) -> None:
