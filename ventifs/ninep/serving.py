@@ -19,13 +19,14 @@ from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.channel import Channel, socket_channel
-from ventifs.ninep.events import LineFormatter
+from ventifs.ninep.events import LineFormatter, event
 from ventifs.ninep.fs import Filesystem
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
 from ventifs.ninep.session import Limits, Trace
 from ventifs.ninep.trace import Tracer
 from ventifs.store import Store
+from ventifs.tree.catalog import version_records
 
 CACHE_BYTES_DEFAULT = 256 << 20
 GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
@@ -99,6 +100,8 @@ class Local:
         self._store = Store.open(settings.store, cache_bytes=split.clumps)
         self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
         self._views: dict[Exports, Filesystem] = {}
+        if not version_records(self._store):
+            event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
         self.server = Server(
             self._filesystem_for,
             limits=Limits(msize_max=settings.msize),
