@@ -79,6 +79,43 @@ def test_a_number_can_be_walked_to_again_behind_its_clunk() -> None:
     assert replies[3][1].size == 5  # type: ignore[attr-defined]
 
 
+def test_a_clunk_waits_for_what_was_asked_of_its_fid_before() -> None:
+    talk, _ = talk_in(walk="cold")
+    talk.send((1, m.Twalk(0, 9, (b"none",))), (2, m.Twalk(1, 9, ())))  # waits for 9 to be free
+    assert talk.send((3, m.Tclunk(1))) == []
+    replies = talk.work()
+    assert [(tag, type(reply)) for tag, reply in replies] == [
+        (1, m.Rlerror), (2, m.Rwalk), (3, m.Rclunk)
+    ]  # fmt: skip
+
+
+def test_what_one_request_was_given_is_not_given_to_another() -> None:
+    talk, fs = talk_in(Limits(fids_max=4), walk="blocking")
+    talk.send((1, m.Twalk(0, 8, (b"d",))))
+    assert tags(talk.send((2, m.Twalk(0, 9, ())))) == [2]  # the last fid
+    [(tag, reply)] = talk.work()
+    assert (tag, refusal(reply)) == (1, errno.ENFILE)
+    assert talk.ask(m.Tgetattr(2, 1)).size == 5
+    talk.ask(m.Tclunk(9))
+    talk.send((1, m.Twalk(0, 9, (b"d", b"x"))))
+    talk.work(1)  # the first name
+    assert tags(talk.send((2, m.Tgetattr(0, 1)), (3, m.Tgetattr(2, 1)))) == [2, 3]
+    [(tag, reply)] = talk.work()
+    assert isinstance(reply, m.Rwalk)
+    assert [qid.path for qid in reply.wqids] == [2, 3]
+    assert fs.opened == 1
+
+
+@pytest.mark.parametrize("move", [m.Twalk(0, 0, (b"d",)), m.Tlcreate(0, b"new", 1, 0o644, 0)])
+def test_what_was_asked_before_a_fid_moved_is_of_the_old_file(move: m.Message) -> None:
+    talk, _ = talk_in(attributes="cold")
+    talk.send((1, m.Tgetattr(0, 1)))
+    assert tags(talk.send((2, move))) == [2]
+    [(_, reply)] = talk.work()
+    assert isinstance(reply, m.Rgetattr)
+    assert reply.qid.path == 1
+
+
 def test_equal_loads_run_once() -> None:
     talk, _ = talk_in(walk="cold")
     talk.send((1, m.Twalk(0, 8, (b"d",))), (2, m.Twalk(0, 9, (b"d",))))
@@ -324,6 +361,6 @@ def test_every_kind_of_call_can_be_done_by_a_thread_or_after_a_load() -> None:
 
     warm = story("")
     assert warm[-1] == m.Rwalk(tuple(warm[-1].wqids))  # type: ignore[attr-defined]
-    assert isinstance(warm[-1].wqids[0], Qid)  # type: ignore[attr-defined]
+    assert isinstance(warm[-1].wqids[0], Qid)
     assert story("cold") == warm
     assert story("blocking") == warm

@@ -237,14 +237,15 @@ class MemoryFile:
 
         self._ready("link", work, name)
 
-    def rename(self, directory: File, name: bytes) -> None:
+    def rename(self, directory: File | None, name: bytes) -> None:
         def work() -> None:
-            assert isinstance(directory, MemoryFile)
+            to = self.parent if directory is None else directory
+            assert isinstance(to, MemoryFile)
             moved = self.parent._child(self.name)
-            target = directory._directory()
+            target = to._directory()
             del self.parent.inode.children[self.name]
             target[name] = moved
-            self.name, self.parent = name, directory
+            self.name, self.parent = name, to
 
         self._ready("rename", work, name)
 

@@ -195,10 +195,10 @@ class Common:
             body = m.Rwalk(tuple(qids))
             if len(qids) < len(names):
                 return body
-        if newfid != message.fid:
+        if newfid == message.fid:
+            self.fids.replace(newfid, fid, Fid(file))
+        else:
             self.fids.table[newfid] = Fid(file)
-        elif self.fids.table.get(newfid) is fid:
-            fid.file = file
         return body
 
     def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Qid]]:

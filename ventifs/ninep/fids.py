@@ -92,6 +92,12 @@ class Fids:
         if len(self.table) >= self._count_max:
             raise Refused(errno.ENFILE)
 
+    def replace(self, number: int, old: Fid, new: Fid) -> None:
+        """Let a number stand for another file; operations in flight go on with the old one."""
+        assert self.table[number] is old
+        self.table[number] = new
+        old.give_up()
+
     def forget(self, number: int, fid: Fid) -> None:
         """Free a number, unless it was freed and stands for another fid by now."""
         if self.table.get(number) is fid:

@@ -152,7 +152,8 @@ class Linux(Common):
     def lopen(self, fid: Fid, message: m.Tlopen) -> Body:
         """Open a file."""
         file = self.closed(fid)
-        self._open(fid, file, self.call(file.open, message.flags & OPEN_FLAGS))
+        opened = self.call(file.open, message.flags & OPEN_FLAGS)
+        fid.opened = Listing(opened) if file.qid.type & QTDIR else opened
         return m.Rlopen(file.qid, 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
@@ -161,12 +162,8 @@ class Linux(Common):
         check_new_name(message.name)
         flags, mode = message.flags & OPEN_FLAGS, message.mode & 0o7777
         file, opened = self.call(directory.create, message.name, flags, mode, message.gid)
-        fid.file = file
-        self._open(fid, file, opened)
+        self.fids.replace(message.fid, fid, Fid(file, opened))
         return m.Rlcreate(file.qid, 0)
-
-    def _open(self, fid: Fid, file: File, opened: Opened) -> None:
-        fid.opened = Listing(opened) if file.qid.type & QTDIR else opened
 
     def symlink(self, fid: Fid, message: m.Tsymlink) -> Body:
         """Create a symbolic link."""

@@ -142,8 +142,9 @@ class Plan9(Common):
         file, opened = self._creating(directory, message, flags)
         if opened is None:
             opened = self._opening(file, flags)
-        fid.file = file
-        self._open(fid, file, opened, message.mode)
+        made = Fid(file)
+        self._open(made, file, opened, message.mode)
+        self.fids.replace(message.fid, fid, made)
         return m.Rcreate(self.qid(file), 0)
 
     def _creating(
@@ -221,8 +222,7 @@ class Plan9(Common):
         if changes != Changes():
             self.call(fid.file.setattr, changes)
         if renamed:
-            parent = self.call(fid.file.walk, b"..")
-            self.call(fid.file.rename, parent, stat.name)
+            self.call(fid.file.rename, None, stat.name)
         if changes == Changes() and not renamed and fid.opened is not None:
             self.call(partial(fid.opened.fsync, data_only=False))
         return b""
@@ -262,7 +262,7 @@ class Unix(Plan9):
         else:
             mode, rdev = device_of(perm, message.extension)
             file = self.call(directory.mknod, name, mode, rdev, NO_GID)
-        fid.file = file
+        self.fids.replace(message.fid, fid, Fid(file))
         return m.Rcreate(self.qid(file), 0)
 
     def _linked(self, extension: bytes) -> Fid:

@@ -276,8 +276,9 @@ def compile_encode(layout: Layout, sized: dict[type, Sized], number: int | None 
         f"{source.struct(format_, 'pack')}({', '.join(values)})" + (f" + {made}" if made else "")
         for format_, values, made in pieces
     )
+    source.lines = ["    " + line for line in source.lines]  # their values may not fit either
+    source.lines.insert(0, "try:")
     source.add(
-        "try:",
         f"    return {expression}",
         "except struct_error as error:",
         "    raise WireError(f'{record.__name__}: {error}') from None",
