@@ -244,6 +244,17 @@ def test_an_aname_picks_a_directory(
             assert drive.walk(below, b"../..") is root
 
 
+def test_an_attach_to_a_deep_path_takes_one_load(store: Path, source: Path) -> None:
+    deep = source.joinpath(*"abcdefgh")
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+    archived(store, source, "web01")
+    with served(store, cache=1) as files:
+        drive = Driver()
+        assert drive.names(drive.attach(files, b"web01@latest:/a/b/c/d/e/f/g/h")) == [b"file"]
+        assert len(drive.loads) == 3  # the catalog, the path, the listing
+
+
 def test_nothing_leads_out_of_an_attach(web: Path) -> None:
     """Also not through files that somebody else's walk from the version's root made."""
     with served(web) as files:
@@ -269,6 +280,7 @@ def test_nothing_leads_out_of_an_attach(web: Path) -> None:
     (b"\xff\xfe", errno.ENOENT), (b"web01@\xff", errno.ENOENT), (b":/usr", errno.ENOENT),
     (b"web01@latest@latest", errno.ENOENT), (b"a" * 60_000, errno.ENOENT),
     ("web01@\u0664\u0662\u0660\u0660".encode(), errno.ENOENT),
+    (b"web01:/" + b"a/" * 2100, errno.ENAMETOOLONG), (b"web01:/" + b"a/" * 2000, errno.ENOENT),
     (b"web01@9999", errno.ENOENT), (b"web01@~" + b"9" * 5000, errno.ENOENT),
 ])  # fmt: skip
 def test_what_is_not_there_is_refused(web: Path, aname: bytes, number: int) -> None:

@@ -13,6 +13,7 @@ from ventifs.ninep.raw import (
     is_linked,
     name_of,
     rest_of,
+    seems_directory,
     type_of,
     version_of,
 )
@@ -85,8 +86,14 @@ def test_any_entry_tells_the_same_undecoded(entry: Entry) -> None:
     decode_entry(raw)
     assert name_of(raw) == entry.name
     assert type_of(raw) << 12 == stat.S_IFMT(entry.mode)
+    assert seems_directory(raw) == entry.is_directory
     assert is_linked(raw) == bool(entry.link)
     assert 0 < version_of(raw) < 2**32
+
+
+@given(st.binary(max_size=10))
+def test_bytes_of_any_kind_are_looked_at(raw: bytes) -> None:
+    assert seems_directory(raw) in (False, True)
 
 
 @given(entries(), names)

@@ -54,6 +54,23 @@ def test_a_record_is_replaced_in_one_commit(root: Path) -> None:
         assert pairs(store) == [(b"key", b"new")]
 
 
+def test_the_generation_tells_whether_the_records_are_the_same(root: Path) -> None:
+    with Store.open(root, "write") as store, Store.open(root) as other:
+        empty = other.generation
+        store.put(b"a block is no record")
+        store.commit()
+        assert other.generation == empty
+        [record] = store.commit([(b"key", b"value")])
+        first = other.generation
+        assert first != empty
+        store.commit([(b"key", b"value")])
+        assert len({empty, first, other.generation}) == 3
+        store.commit(deletes=other.records())
+        assert other.generation == empty
+        assert store.generation == empty
+        assert record.key == b"key"
+
+
 def test_records_may_be_as_large_as_the_limits(root: Path) -> None:
     largest = (b"k" * RECORD_KEY_MAX, b"\0" * RECORD_VALUE_MAX)
     with Store.open(root, "write") as store:

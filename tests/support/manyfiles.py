@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tests.support.forging import commit_version, directory, file
-from ventifs.store import Store
-from ventifs.tree.records import Block, Content, Entry, Inline
+from ventifs.store import Store, score_of
+from ventifs.tree.records import Block, Entry
 
 
 def content_of(version: int, name: bytes) -> bytes:
@@ -24,11 +24,11 @@ def archive_many(store: Path, files: int, versions: int) -> None:
 
 
 def wide_version(store: Path, directories: int, files: int, name: str) -> None:
-    """Directories of small files, each entry about as long as a real one."""
+    """Directories of files whose contents are nowhere; entries as long as real ones."""
     with Store.open(store, "write") as opened:
         children: list[Entry] = []
-        content: Content = Inline(b"x" * 32)
         for number in range(directories):
-            below = [file(b"some-name-%05d" % each, content) for each in range(files)]
+            below = [file(b"some-name-%05d" % each, Block(score_of(b"%d %d" % (number, each)), 9))
+                     for each in range(files)]  # fmt: skip
             children.append(directory(opened, b"directory-%05d" % number, below))
         commit_version(opened, directory(opened, b"", children), name)

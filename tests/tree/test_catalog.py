@@ -20,6 +20,7 @@ from ventifs.tree.catalog import (
     encode_version,
     find_version,
     parse_time,
+    pick,
     split_path,
     time_text,
     tree_score,
@@ -82,6 +83,25 @@ def test_a_version_is_found_by_the_score_of_its_tree(store: Store) -> None:
     assert find_version(store, f"score:{tree_score(OTHER).hex()}").root == OTHER
     with pytest.raises(NoSuchVersion, match="no version has this tree"):
         find_version(store, "score:" + "0" * 64)
+
+
+@pytest.mark.parametrize(("when", "place"), [
+    ("latest", 4), ("~0", 4), ("~4", 0), ("~5", None), ("2026-11-23", 3), ("2026", 4),
+    ("2026-11-23T06:00:00Z", 1), ("2026-11-23T06:00:00", 2), ("2026-11-23T06:00:00.5Z", 2),
+    ("2026-11-24", None), ("1970", 0), ("1969", None), ("2026-11-25T00:00:00Z", 4),
+])  # fmt: skip
+def test_pick(when: str, place: int | None) -> None:
+    six = parse_time("2026-11-23T06:00:00Z")[0]
+    later = parse_time("2026-11-23T06:01Z")[0]
+    times = [5, six, six + 5 * 10**8, later, parse_time("2026-11-25")[0]]
+    assert pick(times, when) == place
+    assert pick([], when) is None
+
+
+@pytest.mark.parametrize("when", ["", "~", "~x", "soon", "~-1", "~1e3"])
+def test_what_is_no_time_is_not_picked(when: str) -> None:
+    with pytest.raises(VentifsError):
+        pick([1, 2], when)
 
 
 def test_the_beginning_of_a_score_will_do_if_it_is_of_one_tree(

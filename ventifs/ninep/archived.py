@@ -9,6 +9,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from struct import Struct
 
 from blake3 import blake3
 
@@ -52,18 +53,19 @@ from ventifs.tree.records import File as Regular
 DIRECTORY_SIZE = 4096
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
 
+_PATH = Struct("<Q")
 _QID_TYPES = {S_DIRECTORY: QTDIR, S_SYMLINK: QTSYMLINK}
 
 
-def token_of(*parts: bytes) -> bytes:
+def token_of(parent: bytes, kind: bytes, name: bytes) -> bytes:
     """What a file's qid and those of the files below it are made of."""
-    digest: bytes = blake3(b"".join(parts)).digest(TOKEN_SIZE)
+    digest: bytes = blake3(parent + kind + name).digest(TOKEN_SIZE)
     return digest
 
 
 def path_of(token: bytes) -> int:
     """A qid's path. Never 0, nor what becomes 0 or 1 when Linux adds 2 for an inode number."""
-    path = int.from_bytes(token[:8], "little")
+    path: int = _PATH.unpack_from(token)[0]
     return path if 0 < path < 2**64 - 2 else path ^ 1 << 32
 
 
@@ -130,7 +132,7 @@ class Version:
         self.contents = contents
         self.links = links
         self.recent = recent
-        self.token = token_of(b"version\0", record_id)
+        self.token = token_of(b"version", b"\0", record_id)
         self.root = root
         self.statfs = Statfs(blocks=-(-detail.bytes // 4096), files=detail.paths + 1,
                              fsid=path_of(self.token))  # fmt: skip
@@ -315,11 +317,12 @@ class ArchivedDirectory(ArchivedFile):
 
     def child(self, name: bytes, raw: bytes) -> ArchivedFile:
         """The file of an entry of this directory."""
-        if type_of(raw) == S_DIRECTORY:
-            return ArchivedDirectory(self, raw, token_of(self.token, b"/", name), self.version)
         if is_linked(raw):
             return ArchivedFile(self, raw, token_of(self.version.token, b"\0", claim_of(raw)))
-        return ArchivedFile(self, raw, token_of(self.token, b"/", name))
+        token = token_of(self.token, b"/", name)
+        if type_of(raw) == S_DIRECTORY:
+            return ArchivedDirectory(self, raw, token, self.version)
+        return ArchivedFile(self, raw, token)
 
     def open(self, flags: int) -> "OpenedDirectory":
         """See `File`."""
@@ -387,14 +390,10 @@ class OpenedDirectory(ReadOnlyOpened):
             yield name, child(name, raw) if file is None else file
 
 
-class OpenedContent(ReadOnlyOpened):
+class OpenedContent(Cursor, ReadOnlyOpened):
     """An open regular file, or an empty one in the place of a special file."""
 
-    __slots__ = ("read",)
-
-    def __init__(self, contents: Contents, content: Content) -> None:
-        """Of some content."""
-        self.read = Cursor(contents, content).read
+    __slots__ = ()
 
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """See `Opened`."""

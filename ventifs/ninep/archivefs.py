@@ -17,6 +17,7 @@ import msgspec
 
 from ventifs.ninep.archived import (
     DIRECTORY_SIZE,
+    ArchivedDirectory,
     Recent,
     RootDirectory,
     Version,
@@ -38,6 +39,7 @@ from ventifs.ninep.fs import (
     QTDIR,
     Attributes,
     Buffer,
+    Cold,
     File,
     Load,
     ReadOnlyFile,
@@ -53,6 +55,7 @@ from ventifs.ninep.wire import Qid
 from ventifs.store import Store
 
 _ROOTS_MAX = 4096  # attach points and roots of versions kept for the next who comes there
+_PATH_MAX = 4096  # bytes of the path in an aname: Linux's own limit
 _FILE_BYTES = 1100  # of a file that was used lately, with all that is known of it
 _SCORES = b"score"
 
@@ -107,7 +110,7 @@ class ArchiveFilesystem:
         """
         self.scores = scores
         self.catalog = Catalog(store, clock)
-        self.token = token_of(b"exports\0", store.header.store_id)
+        self.token = token_of(b"exports", b"\0", store.header.store_id)
         self._trees = Trees(store, split.nodes)
         self._contents = Contents(self._trees, split.ahead)
         self._links = Links(store)
@@ -172,24 +175,30 @@ class ArchiveFilesystem:
             Refused: ENOENT, or ENOTDIR or ELOOP for what is no directory.
             Cold: to be tried again.
         """
-        names = [name for name in path.split(b"/") if name not in (b"", b".")]
-        key = (None, b"/", offered.record_id, b"/".join(names))
+        if len(path) > _PATH_MAX:
+            raise Refused(errno.ENAMETOOLONG)
+        names = tuple(name for name in path.split(b"/") if name not in (b"", b"."))
+        key = (None, b"/", offered.record_id, names)
         return self._root(key, lambda: self._new_attached(offered, names))
 
-    def _new_attached(self, offered: Offered, names: list[bytes]) -> RootDirectory:
-        at = self._version(offered).home()
-        way: tuple[RootDirectory, ...] = ()
-        for name in names:
-            # Not by `walk`, whose files would know a way out of the attach root.
-            raw = at.version.trees.entry(at.content(), name)
-            if raw is None:
-                raise Refused(errno.ENOENT)
-            if type_of(raw) != S_DIRECTORY:
-                raise Refused(errno.ELOOP if type_of(raw) == S_SYMLINK else errno.ENOTDIR)
-            way = (*way, at)
-            token = token_of(at.token, b"/", name)
-            at = RootDirectory(None, b"/", raw, token, at.version, way)
-        return at
+    def _new_attached(self, offered: Offered, names: tuple[bytes, ...]) -> RootDirectory:
+        version = self._version(offered)
+        way: list[ArchivedDirectory] = [version.home()]
+        try:
+            # Not by `walk`: these files would know a way out of the attach root.
+            for name in names:
+                at = way[-1]
+                raw = self._trees.entry(at.content(), name)
+                if raw is None:
+                    raise Refused(errno.ENOENT)
+                if type_of(raw) != S_DIRECTORY:
+                    raise Refused(errno.ELOOP if type_of(raw) == S_SYMLINK else errno.ENOTDIR)
+                way.append(ArchivedDirectory(at, raw, token_of(at.token, b"/", name), version))
+        except Cold:
+            run = partial(self._trees.bring_path, way[0].content(), names)
+            raise Cold(Load(("path", offered.record_id, names), run)) from None
+        last = way.pop()
+        return RootDirectory(None, b"/", last.raw, last.token, version, tuple(way))
 
 
 class View:
@@ -438,7 +447,7 @@ class ScoreDirectory(_Upper):
 
     def __init__(self, view: View) -> None:
         """Of a view."""
-        super().__init__(view, token_of(view.files.token, b"\0scores"))
+        super().__init__(view, token_of(view.files.token, b"\0", b"scores"))
 
     @property
     def name(self) -> bytes:

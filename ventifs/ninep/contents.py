@@ -29,9 +29,10 @@ from ventifs.tree.records import (
     length_of,
 )
 
-AHEAD = 2 << 20  # bytes a sequential reader is kept ahead of
-AHEAD_STEP = 512 << 10  # of these, one load brings
+AHEAD = 4 << 20  # bytes a sequential reader is kept ahead of, once it has read a few times
+AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of the rate
 PIECES_MAX = 1024  # of one read; more are joined by a thread
+_READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
 _LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
@@ -53,6 +54,7 @@ class Contents:
         """Over the store's trees, bringing up to `ahead_max` bytes of a file early."""
         self.trees = trees
         self.ahead_max = ahead_max
+        self.followed = 0  # cursors that are kept ahead of
         self.cached: BlockOf = trees.store.cached
         self._wished: list[Load] = []
         self._landed: OrderedDict[Hashable, list[Buffer]] = OrderedDict()
@@ -98,6 +100,11 @@ class Contents:
         self._landed[key] = pieces
         while len(self._landed) > _LANDED_MAX:
             self._landed.popitem(last=False)
+
+    @property
+    def window_max(self) -> int:
+        """How far each reader is kept ahead of: many at once must not drive out each other's."""
+        return min(self.ahead_max, _READERS_FULL * self.ahead_max // max(1, self.followed))
 
     # --- ahead ------------------------------------------------------------------------------
 
@@ -204,7 +211,7 @@ class Cursor:
     """One reader of a content: remembers where it is, so that going on is cheap."""
 
     __slots__ = ("_ahead", "_before", "_cold", "_content", "_contents", "_frontier", "_going",
-                 "_leaf", "_length")  # fmt: skip
+                 "_leaf", "_length", "_window")  # fmt: skip
 
     def __init__(self, contents: Contents, content: Content) -> None:
         """At the beginning."""
@@ -217,6 +224,7 @@ class Cursor:
         self._cold = False  # whether the last read was
         self._frontier = 0  # as far as reading has come
         self._ahead = 0  # up to here what comes was asked for
+        self._window = 0  # how far ahead of the frontier that may be
         self._going = True  # whether reads go on with each other; those from 0 on always do
 
     def read(self, offset: int, count: int) -> list[Buffer]:
@@ -267,17 +275,32 @@ class Cursor:
     def _follow(self, offset: int, end: int) -> None:
         """Notice where reading goes on, and have what comes next brought early."""
         if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
+            self.close()
             self._frontier, self._ahead, self._going = end, 0, False
             return
         self._frontier = end
+        if not self._contents.ahead_max:
+            return
         if not self._going:
             self._going = True
             return
-        self._ahead = max(self._ahead, end)
-        window = self._contents.ahead_max
-        while self._ahead < min(end + window - AHEAD_STEP // 2, self._length):
-            self._contents.wish(self._content, self._ahead, self._ahead + AHEAD_STEP)
-            self._ahead += AHEAD_STEP
+        if not self._window:
+            self._contents.followed += 1
+        # As Linux does: little at first, since many files are looked at only at their beginning.
+        wanted = max(2 * self._window, 4 * (end - offset))
+        self._window = max(1, min(wanted, self._contents.window_max))
+        if end + self._window // 2 < self._ahead:
+            return
+        start, stop = max(self._ahead, end), min(end + self._window, self._length)
+        for at in range(start, stop, AHEAD_STEP):
+            self._contents.wish(self._content, at, min(at + AHEAD_STEP, stop))
+        self._ahead = max(start, stop)
+
+    def close(self) -> None:
+        """No more is read, or not from here on."""
+        if self._window:
+            self._contents.followed -= 1
+            self._window = 0
 
 
 def take(

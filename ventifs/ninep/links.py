@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Cold, Load
-from ventifs.ninep.raw import rest_of
+from ventifs.ninep.raw import LINK_HEAD, NO_LINK, rest_of, seems_directory
 from ventifs.store import Score, Store
 from ventifs.tree.prolly import leaves
 from ventifs.tree.records import Content, Directory, Tree, decode_entry
@@ -95,6 +95,9 @@ class Links:
 
     @staticmethod
     def _take(raw: bytes, walked: "_Walked") -> None:
+        # Most entries are neither linked nor directories, and tell so without being decoded.
+        if raw.endswith(NO_LINK) and raw[-18:-16] != LINK_HEAD and not seems_directory(raw):
+            return
         entry = decode_entry(raw)
         if entry.link:
             walked.claims.append(claim_of(raw))

@@ -12,8 +12,8 @@ from ventifs.tree.records import own_entry
 
 S_DIRECTORY, S_REGULAR, S_SYMLINK = 0o4, 0o10, 0o12  # st_mode's type, its lowest bits cut off
 _NAME = 3
-_NO_LINK = b"\xc4\x00"
-_LINK_HEAD = b"\xc4\x10"
+NO_LINK = b"\xc4\x00"
+LINK_HEAD = b"\xc4\x10"
 
 
 def name_of(raw: bytes) -> bytes:
@@ -26,6 +26,12 @@ def type_of(raw: bytes) -> int:
     return raw[raw[2] + 4] >> 4
 
 
+def seems_directory(raw: bytes) -> bool:
+    """Whether bytes that are not known to be an entry could be a directory's."""
+    at = raw[2] + 4 if len(raw) > _NAME else len(raw)
+    return at >= len(raw) or raw[at] >> 4 == S_DIRECTORY
+
+
 def rest_of(raw: bytes) -> bytes:
     """All but the name: equal for the names of one file, and different for any other's.
 
@@ -36,10 +42,10 @@ def rest_of(raw: bytes) -> bytes:
 
 def is_linked(raw: bytes) -> bool:
     """Whether it has a link id."""
-    if not raw.endswith(_NO_LINK):
+    if not raw.endswith(NO_LINK):
         return True
     # An id may end in the two bytes that say there is none; then its own head tells, or seems to.
-    return raw[-18:-16] == _LINK_HEAD and bool(own_entry(raw).link)
+    return raw[-18:-16] == LINK_HEAD and bool(own_entry(raw).link)
 
 
 def version_of(raw: bytes) -> int:

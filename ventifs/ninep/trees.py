@@ -7,7 +7,7 @@ and raw entries; not versions, files or the protocol.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 
@@ -15,7 +15,7 @@ from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Cold, Load
 from ventifs.ninep.nodes import ContentLeaf, DirectoryLeaf, Inner, Node, NodeCache, decode
 from ventifs.store import Score, Store
-from ventifs.tree.records import Content, Tree
+from ventifs.tree.records import Content, Directory, Tree, own_entry
 
 LISTED_LEAVES = 32  # of a directory that one load brings: about 4,000 entries
 _SMALL = 64  # a directory of so many entries is nearly always one node
@@ -126,6 +126,15 @@ class Trees:
 
     def _bring(self, tree: Tree, name: bytes) -> None:
         self._find(self.brought, tree, name)
+
+    def bring_path(self, content: Content, names: Iterable[bytes]) -> None:
+        """Bring all nodes on the way from a directory along some names: for threads."""
+        for name in names:
+            raw = self._find(self.brought, content, name) if isinstance(content, Tree) else None
+            detail = own_entry(raw).detail if raw is not None else None
+            if not isinstance(detail, Directory):
+                return
+            content = detail.content
 
     def entries(self, content: Content, start: int) -> Iterator[tuple[bytes, bytes]]:
         """(name, raw entry) of a directory from an ordinal on, O(log n).

@@ -1,0 +1,274 @@
+"""--access=mode: what each user may reach, whatever way the server leads him there."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support.driving import Driver
+from tests.support.forging import commit_version, directory, file
+from tests.support.permissions import NO_ID, acl_of
+from tests.support.stores import new_store
+from ventifs.errors import NotStored
+from ventifs.ninep.access import GuardedFilesystem, Squash
+from ventifs.ninep.accounts import SIZE_MAX
+from ventifs.ninep.archivefs import ArchiveFilesystem, Split
+from ventifs.ninep.fs import File, Filesystem, Refused, User
+from ventifs.store import Store
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.records import Block, Content, Entry, Inline, Listed, Symlink
+
+SPLIT = Split.of(8 << 20)
+ANNA, BEN, STRANGER, ROOT, NUMBERLESS = User(b"anna", 1000), User(b"", 1001), User(b"", 7777), User(
+    b"root", 0), User(b"root")  # fmt: skip
+PASSWD = b"root:x:0:0::/:\nanna:x:1000:1000::/:\nben:x:1001:100::/:\n"
+GROUP = b"adm:x:4:anna\nusers:x:100:\n"
+
+
+Pair = tuple[bytes, bytes]
+
+
+def owned(entry: Entry, mode: int, uid: int = 0, gid: int = 0, *pairs: Pair) -> Entry:
+    return msgspec.structs.replace(
+        entry, mode=entry.mode & ~0o7777 | mode, uid=uid, gid=gid,
+        xattrs=Listed(pairs) if pairs else entry.xattrs,
+    )  # fmt: skip
+
+
+def text(name: bytes, mode: int, uid: int = 0, gid: int = 0, *pairs: Pair) -> Entry:
+    return owned(file(name, Inline(b"text of " + name)), mode, uid, gid, *pairs)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(new_store(tmp_path / "store"), "write") as opened:
+        yield opened
+
+
+def version(
+    store: Store, name: str = "web", *, passwd: bytes = PASSWD, group: bytes = GROUP,
+    accounts: list[Entry] | None = None, time_ns: int = 0,
+) -> None:  # fmt: skip
+    writer = ContentWriter(store)
+    if accounts is None:
+        accounts = [file(b"group", writer.write_whole(group)),
+                    file(b"passwd", writer.write_whole(passwd))]  # fmt: skip
+    listed = acl_of([(1, 6, NO_ID), (2, 4, 1001), (4, 0, NO_ID), (16, 4, NO_ID), (32, 0, NO_ID)])
+    home = directory(store, b"anna", [text(b"notes", 0o600, 1000), text(b"open", 0o644, 1000)])
+    deep = directory(store, b"deep", [text(b"file", 0o644)])
+    root = directory(store, b"", [
+        owned(home, 0o700, 1000, 1000),
+        directory(store, b"etc", accounts),
+        owned(directory(store, b"listed", [text(b"file", 0o644)]), 0o744),
+        text(b"log", 0o640, 0, 4),
+        owned(directory(store, b"passed", [text(b"file", 0o644)]), 0o711),
+        text(b"shadow", 0o640, 0, 0),
+        text(b"shared", 0o640, 0, 4, (b"system.posix_acl_access", listed),
+             (b"trusted.t", b"t"), (b"user.u", b"u")),
+        owned(directory(store, b"vault", [owned(deep, 0o755)]), 0o700),
+        text(b"world", 0o644, 0, 0, (b"trusted.t", b"t"), (b"user.u", b"u")),
+    ])  # fmt: skip
+    commit_version(store, root, name, time_ns)
+
+
+def guarded(store: Store, squash: Squash = Squash.NONE) -> GuardedFilesystem:
+    return GuardedFilesystem(ArchiveFilesystem(store, SPLIT), squash=squash)
+
+
+def outcome(operation: Callable[[], object]) -> int:
+    """0, or the errno of a refusal."""
+    try:
+        Driver()(operation)
+    except Refused as refused:
+        return refused.errno
+    return 0
+
+
+def readable(files: Filesystem, user: User, aname: bytes = b"web@latest") -> set[bytes]:
+    """All files that a user can read, walking from an attach."""
+    drive = Driver()
+    found: set[bytes] = set()
+    accounts = (b"etc/passwd", b"etc/group")
+
+    def go(at: File, path: bytes) -> None:
+        for name, child in drive.entries(at):
+            below = path + b"/" + name if path else name
+            walked = drive.walk(at, name)
+            assert walked.qid == child.qid
+            try:
+                if walked.qid.type & 0x80:
+                    go(walked, below)
+                else:
+                    drive.content(walked)
+                    found.add(below)
+            except Refused:
+                assert outcome(lambda at=walked: at.open(0)) == errno.EACCES  # type: ignore[misc]
+
+    go(drive.attach(files, aname, user), b"")
+    return {path for path in found if not path.endswith(accounts)}
+
+
+@pytest.mark.parametrize(("user", "files"), [
+    (ANNA, {b"anna/notes", b"anna/open", b"log", b"world"}),
+    (BEN, {b"shared", b"world"}),
+    (STRANGER, {b"world"}),
+    (NUMBERLESS, {b"world"}),
+    (User(b"", 65534), {b"world"}),
+    (ROOT, {b"anna/notes", b"anna/open", b"listed/file", b"log", b"passed/file", b"shadow",
+            b"shared", b"vault/deep/file", b"world"}),
+], ids=["anna", "ben", "stranger", "numberless", "nobody", "root"])  # fmt: skip
+def test_each_user_reads_what_modes_and_lists_give(
+    store: Store, user: User, files: set[bytes]
+) -> None:
+    version(store)
+    assert readable(guarded(store), user) == files
+    # The same by any other way to the version.
+    assert readable(guarded(store), user, b"web") == {
+        way + name for name in files for way in (b"1970-01-01T00:00:00Z/", b"latest/")
+    }
+
+
+def test_a_directory_that_may_only_be_passed_is_passed_and_not_listed(store: Store) -> None:
+    version(store)
+    drive, files = Driver(), guarded(store)
+    root = drive.attach(files, b"web@latest", STRANGER)
+    passed = drive.walk(root, b"passed")
+    assert drive.content(drive.walk(passed, b"file")) == b"text of file"
+    assert outcome(lambda: passed.open(0)) == errno.EACCES
+    assert outcome(lambda: drive.walk(root, b"listed/file")) == errno.EACCES
+    assert outcome(lambda: drive.walk(root, b"listed").open(0)) == errno.EACCES
+    assert outcome(lambda: drive.walk(root, b"vault/nosuch")) == errno.EACCES  # and not ENOENT
+    assert outcome(lambda: drive.walk(root, b"vault/..")) == errno.EACCES
+    assert drive(drive.walk(root, b"shadow").attributes).mode & 0o777 == 0o640
+    assert outcome(lambda: drive.walk(root, b"world/x")) == errno.ENOTDIR
+    assert drive.walk(root, b"passed/..").qid == root.qid
+
+
+def test_an_attach_below_needs_the_way_there(store: Store) -> None:
+    version(store)
+    files, drive = guarded(store), Driver()
+    assert outcome(lambda: files.attach(STRANGER, b"web@latest:/vault/deep")) == errno.EACCES
+    assert outcome(lambda: files.attach(ANNA, b"web@latest:/vault")) == 0
+    assert drive.names(drive.attach(files, b"web@latest:/vault/deep", ROOT)) == [b"file"]
+    assert drive.names(drive.attach(files, b"web@latest:/anna", ANNA)) == [b"notes", b"open"]
+    sealed = drive.attach(files, b"web@latest:/vault/deep", NUMBERLESS)
+    assert drive(sealed.attributes).mode & 0o777 == 0o755
+    for refused in (lambda: sealed.open(0), lambda: sealed.walk(b"file"), sealed.xattr_names,
+                    lambda: sealed.walk(b"..")):  # fmt: skip
+        assert outcome(refused) == errno.EACCES
+    vault = drive.attach(files, b"web@latest:/vault", NUMBERLESS)
+    assert drive(vault.attributes).mode & 0o777 == 0o700
+    assert outcome(lambda: vault.walk(b"deep")) == errno.EACCES
+
+
+@pytest.mark.parametrize(("squash", "root_reads", "anna_reads"), [
+    (Squash.NONE, True, True), (Squash.ROOT, False, True), (Squash.ALL, False, False),
+])  # fmt: skip
+def test_squash(store: Store, squash: Squash, root_reads: bool, anna_reads: bool) -> None:
+    version(store)
+    files = guarded(store, squash)
+    assert (b"shadow" in readable(files, ROOT)) is root_reads
+    assert (b"log" in readable(files, ANNA)) is anna_reads
+    assert b"world" in readable(files, STRANGER)
+
+
+def test_squashing_all_lets_nobody_attach_where_nobody_may_go(store: Store) -> None:
+    version(store)
+    files = guarded(store, Squash.ALL)
+    for user in (ROOT, ANNA, NUMBERLESS):
+        assert outcome(lambda user=user: files.attach(user, b"web:/vault/deep")) == errno.EACCES  # type: ignore[misc]
+        assert outcome(lambda user=user: files.attach(user, b"web:/passed")) == 0  # type: ignore[misc]
+
+
+def test_groups_are_those_of_each_version(store: Store) -> None:
+    version(store, "web", group=GROUP, time_ns=0)
+    version(store, "web", group=b"adm:x:4:ben\n", time_ns=10**9)
+    drive, files = Driver(), guarded(store)
+    top = drive.attach(files, b"web", ANNA)
+    assert drive.content(drive.walk(top, b"1970-01-01T00:00:00Z/log")) == b"text of log"
+    assert outcome(lambda: drive.walk(top, b"latest/log").open(0)) == errno.EACCES
+    back = drive.walk(top, b"latest/../1970-01-01T00:00:00Z/log")
+    assert drive.content(back) == b"text of log"
+    assert b"log" in readable(files, BEN)
+
+
+def test_attributes_of_root_and_of_readers(store: Store) -> None:
+    version(store)
+    drive, files = Driver(), guarded(store)
+
+    def of(user: User, name: bytes) -> File:
+        return drive.walk(drive.attach(files, b"web@latest", user), name)
+
+    assert of(ROOT, b"world").xattr(b"trusted.t") == b"t"
+    assert of(ANNA, b"world").xattr_names() == [b"user.u"]
+    assert of(ANNA, b"world").xattr(b"user.u") == b"u"
+    assert outcome(lambda: of(ANNA, b"world").xattr(b"trusted.t")) == errno.ENODATA
+    assert outcome(lambda: of(STRANGER, b"shared").xattr(b"user.u")) == errno.EACCES
+    assert of(STRANGER, b"shared").xattr(b"system.posix_acl_access")
+
+
+def test_nothing_is_written(store: Store) -> None:
+    version(store)
+    drive, files = Driver(), guarded(store)
+    root = drive.attach(files, b"web@latest", ROOT)
+    world = drive.walk(root, b"world")
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_TRUNC):
+        assert outcome(lambda flags=flags: world.open(flags)) == errno.EROFS  # type: ignore[misc]
+    assert outcome(lambda: root.unlink(b"world", directory=False)) == errno.EROFS
+    assert outcome(lambda: root.mkdir(b"x", 0o755, 0)) == errno.EROFS
+
+
+# --- accounts of a tree -----------------------------------------------------------------------
+
+
+def accounts_of(store: Store, entries: list[Entry]) -> set[bytes]:
+    version(store, accounts=entries)
+    return readable(guarded(store), ANNA)
+
+
+def test_without_accounts_users_have_no_groups(store: Store) -> None:
+    assert accounts_of(store, []) == {b"anna/notes", b"anna/open", b"world"}
+
+
+def test_accounts_are_never_read_through_a_symbolic_link(store: Store) -> None:
+    link = msgspec.structs.replace(
+        file(b"passwd", Inline(b"x")), mode=0o120777, detail=Symlink(b"../passwd")
+    )
+    group = file(b"group", ContentWriter(store).write_whole(GROUP))
+    version(store, accounts=[group, link])
+    drive = Driver()
+    root = drive.attach(guarded(store), b"web@latest", ANNA)
+    assert outcome(lambda: drive.walk(root, b"log").open(0)) == errno.EACCES
+
+
+def test_accounts_that_cannot_be_read_let_nobody_in_but_root(store: Store) -> None:
+    lost: Content = Block(bytes(31) + b"x", 100)
+    version(store, accounts=[file(b"group", Inline(b"x")), file(b"passwd", lost)])
+    drive, files = Driver(), guarded(store)
+    with pytest.raises(NotStored):
+        drive.attach(files, b"web@latest", ANNA)
+    assert drive.names(drive.attach(files, b"web@latest", ROOT))
+    assert drive.names(drive.attach(files, b"web@latest", NUMBERLESS))
+
+
+def test_accounts_of_any_size_are_refused_beyond_a_megabyte(store: Store) -> None:
+    writer = ContentWriter(store)
+    large = writer.write_whole(PASSWD + b"#" * SIZE_MAX)
+    version(store, accounts=[file(b"group", Inline(b"x")), file(b"passwd", large)])
+    files = guarded(store)
+    assert outcome(lambda: files.attach(ANNA, b"web@latest")) == errno.EIO
+    assert outcome(lambda: files.attach(ROOT, b"web@latest")) == 0
+
+
+def test_accounts_are_read_once_a_version(store: Store) -> None:
+    version(store)
+    drive, files = Driver(), guarded(store)
+    drive.attach(files, b"web@latest", ANNA)
+    before = len(drive.loads)
+    for user in (BEN, STRANGER, ANNA):
+        drive.attach(files, b"web@latest", user)
+        drive.walk(drive.attach(files, b"", user), b"web/latest")
+    assert len(drive.loads) == before
