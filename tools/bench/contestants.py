@@ -169,9 +169,10 @@ class Ventifs(Server):
 
     def command(self) -> list[str]:
         """One process."""
-        scheme = "unix" if self.place.unix else "tcp"
-        return [*VENTIFS, "serve", "--store", str(self.place.store), *self._options,
-                f"{scheme}://{self.address}"]  # fmt: skip
+        unix = self.place.unix
+        allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else what nobody may read
+        return [*VENTIFS, "serve", "--store", str(self.place.store), *allowing, *self._options,
+                f"{'unix' if unix else 'tcp'}://{self.address}"]  # fmt: skip
 
     def aname(self, tree: str) -> str:
         """Its last version."""

@@ -28,6 +28,7 @@ READ_SMALL = 65512  # diod's largest
 READ_LARGE = 512 << 10
 LARGE = ("-m", 1 << 20, "-k", READ_LARGE)  # to read so, of a server that has this msize
 ENTRIES = 10_000
+CROWD = 200_000  # different files for fids, more than a server keeps at hand
 FIDS = 1_000_000
 CLIENTS = 63
 CACHE_MIB = 64
@@ -69,14 +70,17 @@ class Bench:
         self.place = Place(trees={"root": root, "synthetic": synthetic}, store=scratch / "store",
                            scratch=scratch, load=scratch / "load", unix=unix)  # fmt: skip
         make_synthetic(synthetic)
-        to_store = ["--store", str(self.place.store)]
-        run([*VENTIFS, "init", *to_store])
-        for name, tree in self.place.trees.items():
-            run([*VENTIFS, "archive", str(tree), "--name", name, *to_store])
+        run([*VENTIFS, "init", "--store", str(self.place.store)])
+        for name in self.place.trees:
+            self._archive(name)
         run(["gcc", "-O2", "-o", str(self.place.load), str(Path(__file__).with_name("load.c"))])
         self.small = readable(root, "usr/bin")[:64]
         by_size = sorted(readable(root, "usr"), key=lambda path: (root / path).stat().st_size)
         self.large = by_size[-4:]
+
+    def _archive(self, name: str) -> None:
+        run([*VENTIFS, "archive", str(self.place.trees[name]), "--name", name,
+             "--store", str(self.place.store)])  # fmt: skip
 
     def compare(
         self, name: str, ours: Callable[[], Result], theirs: Callable[[], Result], other: str,
@@ -184,31 +188,39 @@ class Bench:
 
     def memory(self) -> None:
         """Beyond an idle server: after reading much more than the cache, a session, a fid."""
-        with Ventifs(self.place, "--cache", f"{CACHE_MIB}M") as ventifs:
+        with Ventifs(self.place, "--cache", f"{CACHE_MIB}MiB") as ventifs:
             idle = ventifs.resident()
             for tree, files in (("root", self.large), ("synthetic", ["text", "random"])):
                 ventifs.load("sequential", tree, files, *LARGE, "-d", 8)
             full = ventifs.resident()
             row("memory: an idle server", f"{idle / 2**20:.0f} MiB", "")
-            row(f"memory: after reading 390 MiB, --cache {CACHE_MIB}M",
+            row(f"memory: after reading 390 MiB, --cache {CACHE_MIB}MiB",
                 f"{(full - idle) / 2**20:.0f} MiB more", f"{CACHE_MIB} MiB")  # fmt: skip
             held = ventifs.resident_holding("getattr", "root", self.small, "-c", 64, "-d", 32)
             session = (held - full) / 64
             row("memory: a session with 129 fids", f"{session / 1024:.0f} KiB", "as stated")
+        crowd = self.place.trees["crowd"] = self.place.scratch / "crowd"
+        make_files(crowd / "many", CROWD)
+        self._archive("crowd")
         with Ventifs(self.place) as ventifs:
-            ventifs.load("list", "synthetic", ["many"], "-d", 8)
+            ventifs.load("list", "crowd", ["many"], "-d", 8)
             before = ventifs.resident()
-            held = ventifs.resident_holding("fids", "synthetic", ["many"], "-n", FIDS, "-d", 32)
+            held = ventifs.resident_holding("fids", "crowd", ["many"], "-n", FIDS, "-d", 32)
             fid = (held - before) / FIDS
             row(f"memory: each of {FIDS:,} fids", f"{fid:.0f} bytes", "at most 400")
         self.results["memory"] = {"idle": idle, "full": full, "session": session, "fid": fid}
 
 
+def make_files(directory: Path, count: int) -> None:
+    """A directory of small files, all different."""
+    directory.mkdir(parents=True)
+    for number in range(count):
+        (directory / f"file-{number:06}").write_text(f"{number}\n")
+
+
 def make_synthetic(directory: Path) -> None:
     """A directory of many small files, and two large files: made-up words, and noise."""
-    (directory / "many").mkdir(parents=True)
-    for number in range(ENTRIES):
-        (directory / "many" / f"file-{number:05}").write_text(f"{number}\n")
+    make_files(directory / "many", ENTRIES)
     rng = random.Random(1)
     words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10)))
              for _ in range(5000)]  # fmt: skip
