@@ -25,7 +25,7 @@ from ventifs.ninep.mountline import mount_line
 from ventifs.ninep.peer import STDIO
 from ventifs.ninep.service import Plan, serve_channel
 from ventifs.ninep.service import serve as serve_plan
-from ventifs.ninep.serving import CACHE_BYTES_DEFAULT, Access, Local, Settings, Squash, start_log
+from ventifs.ninep.serving import CACHE_BYTES_DEFAULT, Access, Local, Settings, Squashed, start_log
 from ventifs.ninep.workers import Pool
 from ventifs.store.header import read_header
 
@@ -46,7 +46,7 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 @click.option("--access", type=click.Choice(["trust", "mode"]), default="trust", show_default=True,
               help="Who checks permissions: the client's kernel, or the server.")  # fmt: skip
 @click.option("--squash", type=click.Choice(["none", "root", "all"]), default="none",
-              show_default=True, help="Whose requests are nobody's.")  # fmt: skip
+              show_default=True, help="Who is nobody, when the server checks.")  # fmt: skip
 @click.option("--scores", is_flag=True, help="Serve trees by their scores, too.")
 @click.option("--workers", type=click.IntRange(1, _WORKERS_MAX), default=1, show_default=True,
               metavar="N", help="Processes that serve; they divide the cache.")  # fmt: skip
@@ -65,7 +65,7 @@ def serve(
     rules: tuple[str, ...],
     rule_files: tuple[TextIO, ...],
     access: Access,
-    squash: Squash,
+    squash: Squashed,
     scores: bool,
     workers: int,
     cache: int,
@@ -90,6 +90,8 @@ def serve(
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):
         raise click.UsageError("--stdio serves one client; leave out addresses and --workers")
+    if squash != "none" and access == "trust":
+        raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
     read_header(store)  # whether it is one, before anything else; workers open it
     settings = Settings(
         store=str(store), cache_bytes=cache, access=access, squash=squash, scores=scores,

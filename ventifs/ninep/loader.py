@@ -62,7 +62,8 @@ class Loader:
         self._limiter = trio.CapacityLimiter(at_once)
         self._queues: dict[Client, deque[_Run]] = {}  # of those with jobs, the next one first
         self._ahead: deque[_Run] = deque()
-        self._known: dict[Hashable, _Run] = {}  # waiting or running
+        self._known: dict[Hashable, _Run] = {}  # with a key, waiting or running
+        self._running: set[_Run] = set()
         self._idle = trio.lowlevel.ParkingLot()
 
     @property
@@ -100,9 +101,8 @@ class Loader:
         for run in self._queues.pop(client, ()):
             run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
             self._forget(run)
-        for run in self._known.values():
-            if run.started:
-                run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
+        for run in self._running:
+            run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
 
     async def run(self) -> None:
         """Work until cancelled; the jobs that threads are at are finished first."""
@@ -154,9 +154,11 @@ class Loader:
             if not run.started:
                 run.started = True
                 runs.append(run)
+        self._running.update(runs)
         return runs
 
     def _deliver(self, runs: list[_Run], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+        self._running.difference_update(runs)
         results: dict[Client, list[Result]] = {}
         for run, (value, error) in zip(runs, outcomes, strict=True):
             if run.key is not None:

@@ -14,23 +14,25 @@ from typing import Literal, Protocol, Self
 import msgspec
 import trio
 
+from ventifs.ninep.access import GuardedFilesystem, Squash
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.channel import Channel, socket_channel
-from ventifs.ninep.events import LineFormatter
+from ventifs.ninep.events import LineFormatter, event
 from ventifs.ninep.fs import Filesystem
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
 from ventifs.ninep.session import Limits, Trace
 from ventifs.ninep.trace import Tracer
 from ventifs.store import Store
+from ventifs.tree.catalog import version_records
 
 CACHE_BYTES_DEFAULT = 256 << 20
 GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
 
 Access = Literal["trust", "mode"]
-Squash = Literal["none", "root", "all"]
+Squashed = Literal["none", "root", "all"]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -40,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True):
         store: its directory.
         cache_bytes: of memory, for what is decoded; beside it a session takes some.
         access: who checks permissions: the client's kernel, or the server against n_uname.
-        squash: whose requests are nobody's.
+        squash: who is nobody, when the server checks.
         scores: whether trees can be reached by their scores.
         msize: bytes of the largest message.
         log_json: whether log lines are JSON.
@@ -50,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True):
     store: str
     cache_bytes: int = CACHE_BYTES_DEFAULT
     access: Access = "trust"
-    squash: Squash = "none"
+    squash: Squashed = "none"
     scores: bool = False
     msize: int = Limits().msize_max
     log_json: bool = False
@@ -98,6 +100,8 @@ class Local:
         self._store = Store.open(settings.store, cache_bytes=split.clumps)
         self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
         self._views: dict[Exports, Filesystem] = {}
+        if not version_records(self._store):
+            event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
         self.server = Server(
             self._filesystem_for,
             limits=Limits(msize_max=settings.msize),
@@ -151,9 +155,17 @@ class Local:
         await self.server.drain(grace_s)
 
     def _filesystem_for(self, peer: Peer, exports: Exports) -> Filesystem:
-        view = self._views.get(exports)
-        if view is None:
-            view = self._views[exports] = self._archive.view(exports)
+        made = self._views.get(exports)
+        if made is None:
+            made = self._views[exports] = self._made(exports)
+        return made
+
+    def _made(self, exports: Exports) -> Filesystem:
+        view = self._archive.view(exports)
+        if exports.as_nobody:
+            return GuardedFilesystem(view, squash=Squash.ALL)
+        if self._settings.access == "mode":
+            return GuardedFilesystem(view, squash=Squash(self._settings.squash))
         return view
 
 
