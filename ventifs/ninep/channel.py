@@ -1,9 +1,7 @@
 """The two descriptors that bytes of a session come and go by: of a socket the same one, or pipes.
 
-Owns reading and writing without blocking and without copying. Always: at most `READ_MAX` bytes are
-read at once, and `write` returns when everything is in the kernel's hands. Descriptors and not
-trio's streams, since each layer would cost one request at a time some microseconds: a getattr takes
-75 in all. Knows no protocol.
+Owns reading and writing without waiting and without copying; who waits, and for which of them, is
+the rota's affair. At most `READ_MAX` bytes are read at once. Knows no protocol.
 """
 
 import fcntl
@@ -11,12 +9,8 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
-
-import trio
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from ventifs.errors import VentifsError
 from ventifs.ninep.fs import Buffer
@@ -34,29 +28,27 @@ class Channel(Protocol):
     """Where bytes of a session come from and go to.
 
     Attributes:
+        reads, writes: descriptors to be waited for, which may be equal.
         half_closes: whether an end of input leaves somebody who reads what is written.
-
-    Concurrency: one task reads and writes; any other may wake it or close the channel after.
     """
 
+    reads: int
+    writes: int
     half_closes: bool
 
-    async def read(self) -> bytes | None:
-        """Some bytes, at most `READ_MAX`; none at the end; None when `wake` was called meanwhile.
+    def read(self) -> bytes | None:
+        """Some bytes, at most `READ_MAX`; none at the end; None when there are none yet.
 
         Raises:
             OSError: the connection is broken.
         """
 
-    async def write(self, buffers: Sequence[Buffer]) -> None:
-        """Write everything.
+    def write(self, buffers: list[Buffer]) -> list[Buffer]:
+        """Write what can be written now; the rest is given back.
 
         Raises:
             OSError: the connection is broken.
         """
-
-    def wake(self) -> None:
-        """Have a `read` that waits return None."""
 
     def close(self, *, politely: bool = False) -> None:
         """Close it; politely, so that what was written arrives although more was sent to us."""
@@ -72,62 +64,46 @@ class DescriptorChannel:
             OSError: one of them is not open.
         """
         self.half_closes = half_closes
-        self._reads = reads
-        self._writes = writes
-        self._waits = False
+        self.reads = reads
+        self.writes = writes
         os.set_blocking(reads, False)
         os.set_blocking(writes, False)
 
-    async def read(self) -> bytes | None:
+    def read(self) -> bytes | None:
         """See `Channel`."""
-        while True:
-            self._waits = True
-            try:
-                await wait_readable(self._reads)
-            except trio.ClosedResourceError:
-                return None
-            finally:
-                self._waits = False
-            try:
-                return bytes(_room[: os.readv(self._reads, _rooms)])
-            except BlockingIOError:  # woken for nothing
-                continue
+        try:
+            return bytes(_room[: os.readv(self.reads, _rooms)])
+        except BlockingIOError:
+            return None
 
-    async def write(self, buffers: Sequence[Buffer]) -> None:
+    def write(self, buffers: list[Buffer]) -> list[Buffer]:
         """See `Channel`."""
         start = 0
         while True:
+            part = buffers[start : start + _SLICES_MAX]
             try:
-                sent = os.writev(self._writes, buffers[start : start + _SLICES_MAX])
+                sent = os.writev(self.writes, part)
             except BlockingIOError:
-                await wait_writable(self._writes)
-                continue
+                return buffers[start:]
+            whole = start
             while start < len(buffers) and sent >= len(buffers[start]):
                 sent -= len(buffers[start])
                 start += 1
             if start == len(buffers):
-                return
-            if sent:  # this one is sent in part
-                buffers = [memoryview(buffers[start])[sent:], *buffers[start + 1 :]]
-                start = 0
-
-    def wake(self) -> None:
-        """See `Channel`. A cancel scope around each wait would cost a round trip 3 us."""
-        if self._waits:
-            notify_closing(self._reads)
+                return []
+            if start - whole < len(part):  # this one was written in part, and there is no room
+                return [memoryview(buffers[start])[sent:], *buffers[start + 1 :]]
 
     def close(self, *, politely: bool = False) -> None:
         """See `Channel`."""
-        if self._reads < 0:
+        if self.reads < 0:
             return
-        notify_closing(self._reads)
-        notify_closing(self._writes)
         if politely:
             self._discard_input()
-        os.close(self._reads)
-        if self._writes != self._reads:
-            os.close(self._writes)
-        self._reads = self._writes = -1
+        os.close(self.reads)
+        if self.writes != self.reads:
+            os.close(self.writes)
+        self.reads = self.writes = -1
 
     def _discard_input(self) -> None:
         """Read what nobody will answer.
@@ -137,7 +113,7 @@ class DescriptorChannel:
         """
         with suppress(OSError):
             for _ in range(64):  # 16 MiB, more than a socket holds
-                if not os.readv(self._reads, _rooms):
+                if not os.readv(self.reads, _rooms):
                     return
 
 

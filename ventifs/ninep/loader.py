@@ -66,6 +66,10 @@ class Loader:
         self._running: set[_Run] = set()
         self._idle = trio.lowlevel.ParkingLot()
 
+    def busy(self) -> bool:
+        """Whether threads are at work."""
+        return bool(self._running)
+
     @property
     def queued(self) -> int:
         """Jobs that wait for a thread; one that two sessions wait for counts twice."""

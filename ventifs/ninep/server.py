@@ -1,8 +1,9 @@
-"""The sessions of one process: a task each, that carries bytes between a channel and a session.
+"""The sessions of one process: each carries bytes between a channel and a session, in its turns.
 
 What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
-peer that does not read holds up one turn of its own and nobody else; after each turn every other
-session that can go on has its turn; whatever happens in a session ends that session alone. Knows
+peer that does not read holds up one turn of its own and nobody else; whose turn it is, the rota
+says; whatever happens in a session ends that session alone. Each has a task, for its beginning, its
+end and its time to say hello; no bytes go through it. Knows
 no message, no file and no address: what a session means is `session.py`'s, who may connect is
 `gate.py`'s.
 """
@@ -12,16 +13,16 @@ import time
 from collections.abc import Callable
 
 import trio
-from trio.lowlevel import checkpoint
 
 from ventifs.ninep.activity import SessionActivity, Totals
 from ventifs.ninep.allow import Exports
-from ventifs.ninep.channel import Channel
+from ventifs.ninep.channel import READ_MAX, Channel
 from ventifs.ninep.events import event
-from ventifs.ninep.fs import File, Filesystem, Load, User
+from ventifs.ninep.fs import Buffer, File, Filesystem, Load, User
 from ventifs.ninep.loader import Loader, Result
 from ventifs.ninep.messages import MESSAGES, NONUNAME
 from ventifs.ninep.peer import Peer
+from ventifs.ninep.rota import Member, Rota
 from ventifs.ninep.session import Limits, Session, Trace
 from ventifs.ninep.wire import WireError
 
@@ -51,10 +52,11 @@ class _Noting:
         return self._filesystem.ahead()
 
 
-class Connection:
+class Connection(Member):
     """One session, from its first byte to its last.
 
-    Concurrency: `run` is its one task; everything is of the event loop's thread.
+    Concurrency: `run` is its one task, `step` is called by the rota; everything is of the event
+    loop's thread.
     """
 
     def __init__(
@@ -63,36 +65,46 @@ class Connection:
         peer: Peer,
         filesystem: Filesystem,
         loader: Loader,
+        rota: Rota,
         limits: Limits,
         trace: Trace | None,
     ) -> None:
         """Be ready to run."""
+        super().__init__(channel.reads, channel.writes)
         self.peer = peer
         self.started = time.time()
         self._channel = channel
         self._filesystem = _Noting(filesystem)
         self._session = Session(self._filesystem, limits=limits, trace=trace)
         self._loader = loader
-        self._news = trio.Event()
+        self._rota = rota
+        self._unsent: list[Buffer] = []  # of the last turn
+        self._greeted = trio.Event()  # the first replies are sent, or it is over
+        self._over = trio.Event()
+        self._reason = "stopped"
         self._ending = False
-        self._failure: BaseException | None = None
         self._bytes_in = 0
 
     async def run(self, handshake_s: float) -> None:
         """Serve until either side has had enough; logs why. Closes the channel."""
-        reason = "stopped"
         began = trio.current_time()
         event("opened", peer=self.peer)
         try:
-            reason = await self._serve(handshake_s)
+            self._rota.add(self)
+            with trio.move_on_after(handshake_s):
+                await self._greeted.wait()
+            if not self._greeted.is_set():
+                self._finish(f"no request in {handshake_s:g} s")
+            await self._over.wait()
         finally:
+            self._rota.remove(self)
             self._loader.drop(self)
             self._session.close()
             self._channel.close(politely=self._ending)
             told = self.activity()
             event(
-                "closed", peer=self.peer, reason=reason, dialect=told.dialect, export=told.export,
-                user=told.user, operations=told.operations, errors=told.errors,
+                "closed", peer=self.peer, reason=self._reason, dialect=told.dialect,
+                export=told.export, user=told.user, operations=told.operations, errors=told.errors,
                 bytes_in=told.bytes_in, bytes_out=told.bytes_out,
                 seconds=trio.current_time() - began,
             )  # fmt: skip
@@ -100,16 +112,16 @@ class Connection:
     def end(self) -> None:
         """Read no more, answer what was read, and then close."""
         self._ending = True
-        self._wake()
+        self._rota.wake(self)
 
     def finished(self, results: list[Result]) -> None:
         """See `loader.Client`."""
         try:
             for job, value, error in results:
                 self._session.finish(job, value, error)
-        except Exception as failure:  # a bug; it is this session's alone
-            self._failure = failure
-        self._wake()
+        except Exception as failure:
+            self._fail(failure)
+        self._rota.wake(self)
 
     def activity(self) -> SessionActivity:
         """What it did so far."""
@@ -145,70 +157,81 @@ class Connection:
                 name = _NAMES.get(number, "unknown")
                 totals.operations[name] = totals.operations.get(name, 0) + times
 
-    async def _serve(self, handshake_s: float) -> str:
+    def step(self) -> bool:
+        """See `Member`."""
         try:
-            with trio.move_on_after(handshake_s) as handshake:
-                reason = await self._exchange(until_first_reply=True)
-            if handshake.cancelled_caught:
-                return f"no request in {handshake_s:g} s"
-            return reason or await self._exchange() or ""
-        except WireError as error:
-            return f"no 9P: {error}"
-        except OSError as error:
-            return (error.strerror or str(error)).lower()
+            return self._step()
         except Exception as error:
-            log.error("a session failed: a bug in ventifs", exc_info=error)
-            return "failed"
+            self._fail(error)
+            return False
 
-    async def _exchange(self, *, until_first_reply: bool = False) -> str | None:
-        """Carry bytes both ways; why no more, or None when the first reply is sent."""
-        session, channel, loader = self._session, self._channel, self._loader
-        ahead = self._filesystem.ahead
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            if session.more:
-                await checkpoint()
-            else:
-                reason = await self._input()
-                if reason is not None:
-                    return reason
-            replies = session.turn()
-            if replies:
-                await channel.write(replies)
-            if jobs := session.jobs():
-                loader.submit(self, jobs)
-            if loads := ahead():
-                loader.ahead(loads)
-            if until_first_reply and replies:
-                return None
+    def _step(self) -> bool:
+        session = self._session
+        if self._unsent:
+            self._send(self._unsent)
+        if self._unsent or self._over.is_set():
+            return False
+        if not session.more and not self._input():
+            return False
+        replies = session.turn()
+        if replies:
+            self._send(replies)
+        if jobs := session.jobs():
+            self._loader.submit(self, jobs)
+        if loads := self._filesystem.ahead():
+            self._loader.ahead(loads)
+        if self._unsent:
+            return False
+        if self._ending:
+            return session.more or not session.in_flight
+        return session.more or (self.readable and session.hungry)
 
-    async def _input(self) -> str | None:
-        """Wait for what makes another turn worth its while; why there is no more to come."""
-        session, channel = self._session, self._channel
+    def _input(self) -> bool:
+        """Read what there is to read; whether a turn is worth its while."""
+        session = self._session
         if self._ending and not session.in_flight:
-            return "stopped"
-        if self._ending or not session.hungry:
-            await self._pause()
-            return None
-        data = await channel.read()
-        if data:
-            self._bytes_in += len(data)
-            session.receive(data)
-        elif data is not None:
-            if not channel.half_closes:
-                return "closed by peer"
+            self._finish("stopped")
+        if self._ending or not self.readable or not session.hungry:
+            return False
+        data = self._channel.read()
+        if data is None:
+            self.readable = False
+            return False
+        if not data:
+            if not self._channel.half_closes:
+                self._finish("closed by peer")
+                return False
+            self.readable = False
             self._ending = True
-        return None
+            return not session.in_flight
+        if len(data) < READ_MAX and not self.ended:
+            self.readable = False  # that was all; more of it is told of anew
+        self._bytes_in += len(data)
+        session.receive(data)
+        return True
 
-    async def _pause(self) -> None:
-        """Wait for a job to be done, or for the end."""
-        self._news = trio.Event()
-        await self._news.wait()
+    def _send(self, replies: list[Buffer]) -> None:
+        self._unsent = self._channel.write(replies)
+        if self._unsent:
+            self._rota.wait_writable(self)
+        else:
+            self._greeted.set()
 
-    def _wake(self) -> None:
-        self._news.set()
-        self._channel.wake()
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, WireError):
+            self._finish(f"no 9P: {error}")
+        elif isinstance(error, OSError):
+            self._finish((error.strerror or str(error)).lower())
+        else:
+            log.error("a session failed: a bug in ventifs", exc_info=error)
+            self._finish("failed")
+
+    def _finish(self, reason: str) -> None:
+        """Be over; the first reason counts."""
+        if not self._over.is_set():
+            self._reason = reason
+            self._over.set()
+            self._greeted.set()
 
 
 class Server:
@@ -237,6 +260,7 @@ class Server:
             handshake_s: seconds that a connection has for its first request.
         """
         self.loader = Loader()
+        self._rota = Rota(self.loader.busy)
         self.totals = Totals()
         self.started = time.time()
         self._filesystem_for = filesystem_for
@@ -264,6 +288,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
+            nursery.start_soon(self._rota.run)
             task_status.started()
 
     def start(
@@ -273,7 +298,9 @@ class Server:
         assert self._nursery is not None, "the server does not run"
         filesystem = self._filesystem_for(peer, exports)
         trace = self._trace() if self._trace is not None else None
-        connection = Connection(channel, peer, filesystem, self.loader, self._limits, trace)
+        connection = Connection(
+            channel, peer, filesystem, self.loader, self._rota, self._limits, trace
+        )
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)
 

@@ -1,0 +1,208 @@
+"""The rota: who is next, what wakes it, and that nobody is forgotten."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support.sessions import PATIENCE_S
+from ventifs.ninep.rota import Member, Rota
+
+
+class Eater(Member):
+    """Reads what comes, a byte a turn; a turn is said to have taken `cost_s`."""
+
+    def __init__(self, log: list[str], name: str, cost_s: float = 0.0) -> None:
+        self.ours, theirs = socket.socketpair()
+        self.theirs = theirs
+        theirs.setblocking(False)
+        super().__init__(theirs.fileno(), theirs.fileno())
+        self.log, self.name, self.cost_s = log, name, cost_s
+        self.eaten = b""
+        self.full = trio.Event()
+        self.enough = 1
+
+    def step(self) -> bool:
+        self.served_s += self.cost_s
+        try:
+            data = self.theirs.recv(1)
+        except BlockingIOError:
+            self.readable = False
+            return False
+        self.log.append(self.name)
+        self.eaten += data
+        if len(self.eaten) >= self.enough or not data:
+            self.full.set()
+        return bool(data)
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+@contextmanager
+def eaters(*members: Eater) -> Iterator[Rota]:
+    rota = Rota()
+    for member in members:
+        rota.add(member)
+    try:
+        yield rota
+    finally:
+        for member in members:
+            rota.remove(member)
+            member.close()
+
+
+def _served(rota: Rota, *members: Eater) -> None:
+    async def main() -> None:
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rota.run)
+                for member in members:
+                    await member.full.wait()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_who_was_served_least_is_next() -> None:
+    log: list[str] = []
+    greedy, modest = Eater(log, "g", 1.0), Eater(log, "m", 0.25)
+    with eaters(greedy, modest) as rota:
+        for member in (greedy, modest):
+            member.ours.send(b"x" * 40)
+            member.enough = 40
+        _served(rota, greedy, modest)
+    assert log[:50].count("m") in range(38, 41)  # four turns of its for one of the other's
+
+
+def test_who_comes_back_has_saved_nothing_up() -> None:
+    log: list[str] = []
+    busy, late = Eater(log, "b", 1.0), Eater(log, "l", 1.0)
+    with eaters(busy, late) as rota:
+        busy.ours.send(b"x" * 30)
+        busy.enough = 30
+        _served(rota, busy)
+        busy.full, busy.enough = trio.Event(), 50
+        rota._epoll.close()
+    other = Rota()
+    other._least_s = busy.served_s
+    del log[:]
+    again, late = Eater(log, "b", 1.0), Eater(log, "l", 1.0)
+    again.served_s = busy.served_s
+    for member in (again, late):
+        other.add(member)
+        member.ours.send(b"x" * 20)
+        member.enough = 20
+    _served(other, again, late)
+    assert abs(log[:20].count("l") - 10) <= 1  # and not all of its own first
+    for member in (again, late):
+        member.close()
+
+
+def test_a_member_is_woken_from_outside() -> None:
+    class Sleeper(Eater):
+        def step(self) -> bool:
+            self.full.set()
+            return False
+
+    async def main() -> None:
+        with eaters(Sleeper([], "s")) as rota, trio.fail_after(PATIENCE_S):
+            [member] = rota._members.values()
+            assert isinstance(member, Sleeper)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rota.run)
+                await trio.testing.wait_all_tasks_blocked()
+                rota.wake(member)
+                await member.full.wait()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("pipes", [False, True])
+def test_who_cannot_write_goes_on_when_there_is_room(pipes: bool) -> None:
+    class Writer(Member):
+        def __init__(self) -> None:
+            if pipes:
+                (reads, self.feed), (self.drain, writes) = os.pipe(), os.pipe()
+            else:
+                ours, theirs = socket.socketpair()
+                reads = writes = theirs.detach()
+                self.feed = self.drain = ours.detach()
+            for fd in (reads, writes):
+                os.set_blocking(fd, False)
+            super().__init__(reads, writes)
+            self.sent = 0
+            self.stuck, self.done = trio.Event(), trio.Event()
+
+        def step(self) -> bool:
+            if self.done.is_set():
+                return False
+            try:
+                self.sent += os.write(self.writes, bytes(1 << 20))
+            except BlockingIOError:
+                rota.wait_writable(self)
+                self.stuck.set()
+                return False
+            if self.stuck.is_set():
+                self.done.set()
+                return False
+            return True
+
+    rota = Rota()
+    writer = Writer()
+
+    async def main() -> None:
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rota.run)
+                rota.add(writer)
+                os.write(writer.feed, b"go")
+                await writer.stuck.wait()
+                await trio.testing.wait_all_tasks_blocked()
+                assert writer.blocked
+                os.read(writer.drain, writer.sent)
+                await writer.done.wait()
+                assert not writer.blocked
+                rota.remove(writer)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    for fd in {writer.reads, writer.writes, writer.feed, writer.drain}:
+        os.close(fd)
+
+
+def test_the_rest_of_the_loop_has_its_say_beside_one_who_never_ends() -> None:
+    class Endless(Eater):
+        def step(self) -> bool:
+            return True
+
+    async def main() -> None:
+        with eaters(Endless([], "e")) as rota, trio.fail_after(PATIENCE_S):
+            [member] = rota._members.values()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rota.run)
+                rota.wake(member)
+                for _ in range(100):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_who_has_gone_is_not_served() -> None:
+    log: list[str] = []
+    gone, there = Eater(log, "gone"), Eater(log, "there")
+    with eaters(gone, there) as rota:
+        gone.ours.send(b"x")
+        there.ours.send(b"x")
+        rota._poll()
+        rota.remove(gone)
+        rota.remove(gone)
+        _served(rota, there)
+    assert log == ["there"]

@@ -1,0 +1,200 @@
+"""Whose turn it is: the order in which the sessions of a process are served.
+
+Owns an epoll of all connections and the one loop that serves them. What always holds: of those that
+can go on, the one that was served least so far is next, so that one that asks little waits for one
+turn and not for a round of all; connections are polled between any two turns; the rest of the event
+loop has its say every `BUSY_S`. Knows no protocol: what a turn is, its `Member` says.
+
+A task of trio's for each turn would serve in rounds, and cost each round trip an `epoll_ctl` and a
+pass of its loop: 64 clients had a p99 of 12 ms where this has 0.4, and one alone 23,000 round trips
+a second where this has 40,000.
+"""
+
+import select
+from collections.abc import Callable
+from heapq import heappop, heappush
+from time import perf_counter
+
+import trio
+from trio.lowlevel import checkpoint, notify_closing, wait_readable
+
+BUSY_S = 0.001  # after which others in this event loop are let in
+SPIN_S = 0.00005  # to look again and again, rather than sleep, where a request is likely soon
+_NEAR_S = 0.0001  # since the last one, that makes it likely: to sleep and wake costs 30 us
+
+_IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_OUT = select.EPOLLOUT | select.EPOLLET
+_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+class Member:
+    """One who takes turns, and what the rota knows of it.
+
+    Attributes:
+        reads, writes: descriptors, which may be equal.
+        readable: there may be something to read; the member clears it when there was nothing.
+        ended: the other end has closed, so that readable stays until an end was read.
+        served_s: seconds of turns it had, raised to those of the least served when it comes back.
+        queued: it waits for its turn.
+        blocked: it waits until more can be written.
+    """
+
+    def __init__(self, reads: int, writes: int) -> None:
+        """With nothing to do yet."""
+        self.reads = reads
+        self.writes = writes
+        self.readable = False
+        self.ended = False
+        self.served_s = 0.0
+        self.queued = False
+        self.blocked = False
+
+    def step(self) -> bool:
+        """Have one turn. Whether there is more to do at once. Never raises, never waits."""
+        raise NotImplementedError
+
+
+class Rota:
+    """The members, and the loop that serves them.
+
+    Concurrency: of the event loop's thread.
+    """
+
+    def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
+        """Nobody is here.
+
+        Args:
+            busy: whether threads work that want this process's interpreter: then nothing spins.
+        """
+        self._busy = busy
+        self._epoll = select.epoll()
+        self._members: dict[int, Member] = {}
+        self._queue: list[tuple[float, int, Member]] = []
+        self._arrivals = 0
+        self._least_s = 0.0  # what the one whose turn was last had had
+        self._asleep = False
+        self._gap_s = 1.0  # how long there was nothing to do, the last time
+
+    def add(self, member: Member) -> None:
+        """Let one take turns.
+
+        Raises:
+            OSError: a descriptor cannot be waited for.
+        """
+        self._epoll.register(member.reads, _IN)
+        self._members[member.reads] = member
+
+    def remove(self, member: Member) -> None:
+        """Let one take no more turns; before its descriptors are closed."""
+        if self._epoll.closed or self._members.pop(member.reads, None) is None:
+            return
+        self._epoll.unregister(member.reads)
+        if member.blocked and member.writes != member.reads:
+            del self._members[member.writes]
+            self._epoll.unregister(member.writes)
+        member.blocked = False
+
+    def wake(self, member: Member) -> None:
+        """A member has something to do."""
+        self._enqueue(member)
+        if self._asleep:
+            notify_closing(self._epoll.fileno())
+
+    def wait_writable(self, member: Member) -> None:
+        """Give a member its next turn when more can be written."""
+        if member.blocked:
+            return
+        member.blocked = True
+        if member.writes == member.reads:
+            self._epoll.modify(member.reads, _IN | _OUT)
+        else:
+            self._members[member.writes] = member
+            self._epoll.register(member.writes, _OUT)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            await self._serve()
+        finally:
+            self._epoll.close()
+
+    async def _serve(self) -> None:
+        queue = self._queue
+        let_in = perf_counter()
+        while True:
+            self._poll()
+            now = perf_counter()
+            if not queue and not self._spun(now):
+                await self._sleep(now)
+                let_in = perf_counter()
+                continue
+            if now - let_in > BUSY_S:
+                await checkpoint()
+                let_in = perf_counter()
+            self._turn()
+
+    def _turn(self) -> None:
+        if not self._queue:
+            return
+        self._least_s, _, member = heappop(self._queue)
+        member.queued = False
+        if self._members.get(member.reads) is not member:
+            return  # it has gone
+        began = perf_counter()
+        again = member.step()
+        member.served_s += perf_counter() - began
+        if again:
+            self._enqueue(member)
+
+    def _enqueue(self, member: Member) -> None:
+        if member.queued:
+            return
+        member.queued = True
+        member.served_s = max(member.served_s, self._least_s)
+        self._arrivals += 1
+        heappush(self._queue, (member.served_s, self._arrivals, member))
+
+    def _poll(self) -> bool:
+        """Let those in that have something to do; whether there were any."""
+        events = self._epoll.poll(0)
+        for fd, mask in events:
+            member = self._members.get(fd)
+            if member is None:
+                continue
+            if mask & _GONE:
+                member.ended = True
+            if fd == member.reads and mask & ~select.EPOLLOUT:
+                member.readable = True
+            if member.blocked and mask & (select.EPOLLOUT | _GONE):
+                self._unblock(member)
+            self._enqueue(member)
+        return bool(events)
+
+    def _unblock(self, member: Member) -> None:
+        member.blocked = False
+        if member.writes == member.reads:
+            self._epoll.modify(member.reads, _IN)
+        else:
+            del self._members[member.writes]
+            self._epoll.unregister(member.writes)
+
+    def _spun(self, now: float) -> bool:
+        """Look for work a little while, if some is likely; whether there is."""
+        if self._gap_s > _NEAR_S or self._busy():
+            return False
+        until = now + SPIN_S
+        while not self._poll():
+            if perf_counter() > until:
+                return False
+        self._gap_s = 0.0
+        return True
+
+    async def _sleep(self, since: float) -> None:
+        self._asleep = True
+        try:
+            await wait_readable(self._epoll.fileno())
+        except trio.ClosedResourceError:
+            pass  # `wake`
+        finally:
+            self._asleep = False
+        self._gap_s = perf_counter() - since
