@@ -37,7 +37,8 @@ def test_a_guest_without_a_network_mounts_through_stdio(kernel: Path, tmp_path: 
     archived(store, source, "web01")
     script = f"""
     ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0
-    mount -t 9p -o ro,version=9p2000.L,msize=1048576,uname=root,aname=web01@latest {_FORWARDED} /mnt &&
+    options=ro,version=9p2000.L,msize=1048576,uname=root,aname=web01@latest
+    mount -t 9p -o $options {_FORWARDED} /mnt &&
     cat /mnt/greeting && stat -c '%s %n' /mnt/zeros && md5sum /mnt/zeros
     """
     initrd = scripted(tmp_path, kernel, script, ["virtio_pci", "virtio_net", "9p", "9pnet_fd"])
