@@ -1,7 +1,7 @@
 """A real session behind a stream or a Unix socket, with as little of a server as that needs."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import trio
 from ventifs.ninep.fs import Filesystem
 from ventifs.ninep.session import Session, Trace
 from ventifs.ninep.wire import WireError
+
+Handle = Callable[[trio.abc.Stream], Awaitable[object]]
 
 
 async def answer(session: Session, stream: trio.abc.Stream) -> None:
@@ -20,7 +22,7 @@ async def answer(session: Session, stream: trio.abc.Stream) -> None:
                 data = await stream.receive_some(1 << 16)
                 if not data:
                     return
-                session.receive(data)
+                session.receive(bytes(data))
             replies = session.turn()
             if replies:
                 await stream.send_all(b"".join(replies))
@@ -39,11 +41,19 @@ async def answer(session: Session, stream: trio.abc.Stream) -> None:
 
 
 @contextmanager
-def served(handle: Callable[[trio.abc.Stream], "object"], socket_path: Path) -> Iterator[str]:
+def served(
+    handle: Callable[[trio.abc.Stream], Awaitable[object]], socket_path: Path
+) -> Iterator[str]:
     """A thread that gives each connection to a Unix socket to `handle`; its address."""
     ready = threading.Event()
     token: list[trio.lowlevel.TrioToken] = []
     scopes: list[trio.CancelScope] = []
+
+    async def attend(stream: trio.abc.Stream) -> None:
+        try:
+            await handle(stream)
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def main() -> None:
         with trio.socket.socket(trio.socket.AF_UNIX) as listener:
@@ -56,7 +66,7 @@ def served(handle: Callable[[trio.abc.Stream], "object"], socket_path: Path) -> 
                 async with trio.open_nursery() as nursery:
                     while True:
                         accepted, _ = await listener.accept()
-                        nursery.start_soon(handle, trio.SocketStream(accepted))
+                        nursery.start_soon(attend, trio.SocketStream(accepted))
 
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()

@@ -24,6 +24,7 @@ from ventifs.ninep.client import Client
 from ventifs.ninep.remote import Fid
 from ventifs.ninep.rpc import Disconnected, RemoteError, Violation
 from ventifs.ninep.status import Status
+from ventifs.ninep.survey import DEPTH_MAX
 from ventifs.store.files import explained
 from ventifs.tree.attributes import dress, dress_name
 from ventifs.tree.directory import printable
@@ -31,10 +32,9 @@ from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import STOPPING
 from ventifs.tree.records import Detail, Directory, Empty, Entry, Special, Symlink, Xattrs
 
-DEPTH_MAX = 500  # directories on the way down, each with a descriptor and a fid
 TROUBLES_MAX = 10_000  # listed of each kind; those after them are counted
 _TOGETHER = 16  # files on their way at a time
-_HOLE = 1 << 16  # zeros that are not written
+_HOLE = 1 << 14  # bytes: zeros that are not written
 _ZEROS = bytes(_HOLE)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -366,11 +366,11 @@ def _unmade(name: bytes, directory: int) -> Iterator[None]:
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
-    """Write all of it but long runs of zeros, which become holes."""
-    view = memoryview(data)
-    for start in range(0, len(data), _HOLE):
-        piece = view[start : start + _HOLE]
-        at = offset + start
-        while piece and piece != _ZEROS:
-            written = os.pwrite(fd, piece, at)
-            piece, at = piece[written:], at + written
+    """Write all of it but aligned runs of zeros, which become holes."""
+    at, end = offset, offset + len(data)
+    while at < end:
+        piece = data[at - offset : at - offset + _HOLE - at % _HOLE]
+        if piece == _ZEROS[: len(piece)]:  # memcmp, of bytes alone
+            at += len(piece)
+        else:
+            at += os.pwrite(fd, piece, at)

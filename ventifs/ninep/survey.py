@@ -18,7 +18,7 @@ from ventifs.ninep.remote import Entry, Fid
 from ventifs.ninep.rpc import Disconnected, RemoteError, Violation
 from ventifs.ninep.status import Status
 
-DEPTH_MAX = 500
+DEPTH_MAX = 200  # directories on the way down; `fetch` holds a descriptor and a fid for each
 _TOGETHER = 32  # files asked for at a time
 
 
