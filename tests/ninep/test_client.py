@@ -56,7 +56,8 @@ from ventifs.ninep.messages import (
     Twrite,
     Txattrwalk,
 )
-from ventifs.ninep.rpc import Disconnected, RemoteError, Violation
+from ventifs.ninep.replies import RemoteError, Violation
+from ventifs.ninep.rpc import Disconnected
 from ventifs.ninep.wire import Qid, WireError
 
 P, U, L = Dialect.PLAIN, Dialect.UNIX, Dialect.LINUX

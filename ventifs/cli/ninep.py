@@ -27,7 +27,7 @@ from ventifs.ninep.client import Client
 from ventifs.ninep.fetch import Fetched, Fetcher
 from ventifs.ninep.fs import QTDIR
 from ventifs.ninep.messages import ALL, NONUNAME, Dialect
-from ventifs.ninep.rpc import RemoteError
+from ventifs.ninep.replies import RemoteError
 from ventifs.ninep.status import Status
 from ventifs.ninep.survey import Found, survey
 from ventifs.ninep.trace import Tracer

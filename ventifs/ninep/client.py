@@ -15,7 +15,8 @@ from ventifs.ninep.address import Address, parse_address
 from ventifs.ninep.dial import connect as dial
 from ventifs.ninep.messages import NOFID, NONUNAME, Dialect, Rattach, Tattach
 from ventifs.ninep.remote import ENTRIES_MAX, FILE_MAX, Entry, Fid
-from ventifs.ninep.rpc import MSIZE, Connection, RemoteError
+from ventifs.ninep.replies import RemoteError
+from ventifs.ninep.rpc import MSIZE, Connection
 from ventifs.ninep.status import Status
 
 CONNECT_S = 10.0  # how long connecting may take

@@ -22,7 +22,8 @@ import trio
 from ventifs.errors import VentifsError
 from ventifs.ninep.client import Client
 from ventifs.ninep.remote import Fid
-from ventifs.ninep.rpc import Disconnected, RemoteError, Violation
+from ventifs.ninep.replies import RemoteError, Violation
+from ventifs.ninep.rpc import Disconnected
 from ventifs.ninep.status import Status
 from ventifs.ninep.survey import DEPTH_MAX
 from ventifs.store.files import explained

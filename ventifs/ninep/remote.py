@@ -44,7 +44,8 @@ from ventifs.ninep.messages import (
     Twrite,
     Txattrwalk,
 )
-from ventifs.ninep.rpc import Call, Connection, RemoteError, Violation, io_max
+from ventifs.ninep.replies import RemoteError, Violation
+from ventifs.ninep.rpc import Call, Connection, io_max
 from ventifs.ninep.status import BASIC, Status, status_of
 from ventifs.ninep.wire import NAMES_MAX, Qid, WireError
 

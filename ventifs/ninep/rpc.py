@@ -6,9 +6,7 @@ gets the same `Violation`. Never knows what a fid points at. After flush(5): a r
 up is flushed, its tag stays taken until the Rflush, and a reply that comes before that counts.
 """
 
-import errno
 import math
-import os
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -19,61 +17,31 @@ import trio
 from ventifs.errors import VentifsError
 from ventifs.ninep.codec import HEADER_SIZE, READ_OVERHEAD, Codec
 from ventifs.ninep.messages import (
-    MESSAGES,
     NOFID,
     NOTAG,
     Dialect,
     Message,
-    Rerror,
-    Rgetattr,
-    Rlerror,
-    Rread,
-    Rreaddir,
     Rversion,
-    Rwalk,
-    Rwrite,
     Tclunk,
     Tflush,
     Tremove,
     Tversion,
-    Twrite,
 )
+from ventifs.ninep.replies import Violation, check, failure_of
 from ventifs.ninep.wire import WireError
 
 MSIZE = 1 << 20  # asked for; what Linux's own client takes at most
-MSIZE_LEAST = 256  # less, and not even errors fit
-ERRNO_MAX = 4095  # of Linux
 _RECEIVED_MAX = 1 << 18  # bytes of one read
 _SENT_TOGETHER_MAX = 1 << 16
 _SIZE = struct.Struct("<I")
 _ALWAYS_DONE = (Tclunk, Tremove)  # whoever gives up waiting for these still wants them done
 _BEST_FIRST = (Dialect.LINUX, Dialect.UNIX, Dialect.PLAIN)
-_NUMBERS = {os.strerror(number).encode(): number for number in sorted(errno.errorcode)}
 
 Settled = Callable[[Message | None], None]
 
 
-class RemoteError(VentifsError):
-    """The server answered that it cannot, or will not.
-
-    Attributes:
-        errno: Linux's number; None when the server speaks words that are none of Linux's.
-        ename: the server's words; in 9P2000.L, which has none, Linux's.
-    """
-
-    def __init__(self, number: int | None, ename: bytes = b"") -> None:
-        """Give the number words, if there are none."""
-        self.errno = number
-        self.ename = ename or os.strerror(number or 0).encode()
-        super().__init__(self.ename.decode("utf-8", "backslashreplace").lower())
-
-
 class Disconnected(VentifsError):
     """The connection is gone."""
-
-
-class Violation(WireError):
-    """The server sent what the protocol does not allow; the connection is given up."""
 
 
 class Numbers:
@@ -324,9 +292,9 @@ class Connection:
         if call is None:
             name = type(reply).__name__
             raise Violation(f"the server sent a {name} of tag {tag}, which nobody waits for")
-        failure = _failure(reply, call.request)
+        failure = failure_of(reply, call.request)
         if failure is None:
-            _check(call.request, reply)
+            check(call.request, reply)
         del self._calls[tag]
         if tag != NOTAG and not call._flushed:  # a flushed tag is taken until the Rflush
             self._tags.give(tag)
@@ -350,49 +318,6 @@ class Connection:
         for call in calls.values():
             call._settled = None  # the server forgets everything by itself
             call._finish(None, error)
-
-
-def _failure(reply: Message, request: Message) -> RemoteError | None:
-    if isinstance(request, Tflush) and isinstance(reply, Rlerror | Rerror):
-        raise Violation("the server answered a Tflush with an error")
-    if isinstance(reply, Rlerror):
-        if not 0 < reply.ecode <= ERRNO_MAX:
-            raise Violation(f"the server sent errno {reply.ecode}")
-        return RemoteError(reply.ecode)
-    if isinstance(reply, Rerror):
-        return RemoteError(reply.errno or _NUMBERS.get(reply.ename), reply.ename)
-    wanted = MESSAGES[request.type + 1]
-    if type(reply) is not wanted:
-        raise Violation(
-            f"the server answered a {type(request).__name__} with a {type(reply).__name__}"
-        )
-    return None
-
-
-def _check(request: Any, reply: Message) -> None:
-    """Refuse what is more than was asked for.
-
-    Raises:
-        Violation: saying how.
-    """
-    what = ""
-    match reply:
-        case Rversion(msize, version) if (
-            version != b"unknown" and not MSIZE_LEAST <= msize <= request.msize
-        ):
-            what = f"msize {msize}, asked for {request.msize}"
-        case Rwalk(wqids) if len(wqids) > len(request.wnames):
-            what = f"{len(wqids)} qids for {len(request.wnames)} names"
-        case Rwalk(()) if request.wnames:
-            what = "no qids, where an error belongs"
-        case Rread(data) | Rreaddir(data) if len(data) > request.count:
-            what = f"{len(data)} bytes, asked for {request.count}"
-        case Rwrite(count) if isinstance(request, Twrite) and count > len(request.data):
-            what = f"{count} bytes written of {len(request.data)}"
-        case Rgetattr() if max(reply.atime_nsec, reply.mtime_nsec, reply.ctime_nsec) >= 10**9:
-            what = "a time of more than 999,999,999 ns"
-    if what:
-        raise Violation(f"the server sent a {type(reply).__name__} of {what}")
 
 
 def io_max(msize: int, iounit: int) -> int:

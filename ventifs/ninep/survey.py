@@ -15,7 +15,8 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.client import Client
 from ventifs.ninep.messages import Dialect
 from ventifs.ninep.remote import Entry, Fid
-from ventifs.ninep.rpc import Disconnected, RemoteError, Violation
+from ventifs.ninep.replies import RemoteError, Violation
+from ventifs.ninep.rpc import Disconnected
 from ventifs.ninep.status import Status
 
 DEPTH_MAX = 200  # directories on the way down; `fetch` holds a descriptor and a fid for each
