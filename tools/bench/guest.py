@@ -11,12 +11,13 @@ faster.
 import argparse
 import json
 import shlex
+import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
 from tests.support import segment, servers, uml
-from tests.support.segment import HOST, Segment, missing_programs
+from tests.support.segment import HOST, Segment, missing_programs, tail
 from tests.support.serving import EVERYBODY, archive, command
 from tests.support.trees import remove
 from tests.support.uml import Uml
@@ -30,7 +31,7 @@ OPTIONS = "ro,trans=tcp,version=9p2000.L,uname=root,msize=1048576,cache=none"
 # lists what `cat` reads, and `$large` is the largest file.
 COMMANDS = {
     "find -type f": "find . -type f | wc -l",
-    "find -exec stat": "find usr/share/doc -type f -exec stat -c %s {} + | md5sum",
+    "find -exec stat": "find usr/share/doc -type f -exec stat -c '%n %s' {} + | sort | md5sum",
     f"cat {FILES:,} files": 'xargs -d "\\n" cat <"$files" | md5sum',
     "dd a large file": 'dd if="$large" bs=1M status=none | md5sum',
 }
@@ -118,6 +119,10 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="bench-guest-"))
     try:
         seconds = measure(told.root, told.rounds, directory)
+    except AssertionError:
+        for log in directory.glob("*.log"):
+            print(f"{log.name}:\n{tail(log)}", file=sys.stderr)
+        raise
     finally:
         remove(directory)
     report(seconds)
