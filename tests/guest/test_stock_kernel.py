@@ -80,7 +80,8 @@ def test_a_version_boots(
         network=["tap", "id=net", f"ifname={TAP}", "script=no", "downscript=no"], patience_s=240,
         append=" ".join([
             f"boot=ventifs ventifs=tcp://{HOST}:{PORT} ventifsname={exported.versions[0]}",
-            f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1",
+            f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1 "
+            "printk.devkmsg=on",
             "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
             f'systemd.run="{run}" systemd.run_success_action=none',
         ]),
