@@ -37,7 +37,8 @@ def test_a_guest_without_a_network_mounts_through_stdio(kernel: Path, tmp_path: 
     archived(store, source, "web01")
     script = f"""
     ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0
-    mount -t 9p -o ro,version=9p2000.L,msize=1048576,uname=root,aname=web01@latest {_FORWARDED} /mnt &&
+    options=ro,version=9p2000.L,msize=1048576,uname=root,aname=web01@latest
+    mount -t 9p -o $options {_FORWARDED} /mnt &&
     cat /mnt/greeting && stat -c '%s %n' /mnt/zeros && md5sum /mnt/zeros
     """
     initrd = scripted(tmp_path, kernel, script, ["virtio_pci", "virtio_net", "9p", "9pnet_fd"])
@@ -79,12 +80,13 @@ def test_a_version_boots(
         network=["tap", "id=net", f"ifname={TAP}", "script=no", "downscript=no"], patience_s=240,
         append=" ".join([
             f"boot=ventifs ventifs=tcp://{HOST}:{PORT} ventifsname={exported.versions[0]}",
-            f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1",
+            f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1 "
+            "printk.devkmsg=on",
             "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
             f'systemd.run="{run}" systemd.run_success_action=none',
         ]),
     )  # fmt: skip
-    said = re.findall(r"^\[ *[\d.]+\] proof: (.*)", console, re.MULTILINE)
+    said = re.findall(r"\[ *[\d.]+\] proof: (.*)", console)
     assert said[0] == "multi-user.target is active", console[-10_000:]
     assert said[1:3] == ["failed units 0", "root is overlay"]
     assert said[3].startswith("below is 9p ro,")
