@@ -1,8 +1,9 @@
 """The main job on real input: archive a directory, twice, look into it, and bring it back.
 
 Archives a directory, again as on the next night, and a tar stream of it; restores the one and
-unpacks the other by tar; compares what came back with the original by `diff -r`, checks every byte
-of the store, throws its index away and makes it anew.
+unpacks the other by tar; serves the store over 9P and gets the whole tree through it; compares what
+came back with the original by `diff -r`, checks every byte of the store, throws its index away and
+makes it anew.
 """
 
 import shlex
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VENTIFS = Path(sys.executable).with_name("ventifs")
@@ -35,6 +38,22 @@ def compare(source: Path, target: Path) -> None:
     print(f"diff -r finds no difference between {source} and what came back")
 
 
+@contextmanager
+def served(store: Path, address: str) -> Iterator[None]:
+    """Have the store served at an address, from the moment that it takes connections."""
+    command = ["serve", address, "--store", str(store)]
+    print(f"\n$ ventifs {shlex.join(command)} &", flush=True)
+    with subprocess.Popen([VENTIFS, *command], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        print(server.stdout.readline(), end="", flush=True)
+        try:
+            yield
+        finally:
+            server.terminate()
+    if server.returncode:
+        sys.exit(f"ventifs serve ended with {server.returncode}")
+
+
 def main() -> None:
     """Run the demo in a temporary directory."""
     usual = Path("/usr/lib/python3.11")  # of Debian 12
@@ -56,6 +75,13 @@ def main() -> None:
         compare(source, target)
         pipe(f"ventifs export tarred --store {store} | tar -C {into} -x")
         compare(source, unpacked)
+        address = f"unix://{directory}/9p.sock"
+        with served(store, address):
+            run("9p", "ls", address, "/")
+            run("9p", "ls", address, "/demo")
+            fetched = Path(directory, "fetched")
+            run("9p", "get", address, "/demo/latest", fetched)
+            compare(source, fetched)
         run("stats", "--store", store)
         run("check", "--read-data", "--store", store)
         print("\nthe index is lost, and made anew:")

@@ -34,7 +34,11 @@ COMMANDS = {
     "restore": ("ventifs.cli.restore", "restore", "Bring a version back."),
     "export": ("ventifs.cli.export", "export", "Write a version as a tar stream."),
     "copy": ("ventifs.cli.copy", "copy", "Copy a version into another store."),
+    "9p": ("ventifs.cli.ninep", "ninep", "Look at and copy from any 9P server."),
     "forget": ("ventifs.cli.forget", "forget", "Remove versions from the catalog."),
+    "serve": ("ventifs.cli.serve", "serve", "Serve versions over 9P."),
+    "servers": ("ventifs.cli.servers", "servers", "Show what running servers do."),
+    "mount": ("ventifs.cli.mount", "mount", "Mount a version from a 9P server."),
     "stats": ("ventifs.cli.store", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (
@@ -97,8 +101,8 @@ class _LazyGroup(click.Group):
 def ventifs() -> None:
     """Archive guest file systems, content-addressed and deduplicated.
 
-    Every command works on the store named by --store, else by $VENTIFS_STORE, else on the one in
-    the user's data directory.
+    Commands on a store work on the one named by --store, else by $VENTIFS_STORE, else on the one
+    in the user's data directory.
     """
 
 
@@ -178,3 +182,7 @@ def main() -> None:
         print(_one_line(error, meta), file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

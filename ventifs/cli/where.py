@@ -4,7 +4,7 @@ The only module that reads the environment.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ def default_store() -> Path:
     import platformdirs  # slow to import
 
     return platformdirs.user_data_path("ventifs", appauthor=False)
+
+
+def environment() -> Mapping[str, str]:
+    """What a service manager or session tells: sockets handed over, directories, whom to notify."""
+    return os.environ
 
 
 def _chosen(context: click.Context, _: click.Parameter, value: str | None) -> Path:

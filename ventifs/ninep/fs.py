@@ -240,8 +240,8 @@ class File(Protocol):
     def link(self, file: "File", name: bytes) -> None:
         """Give `file` a name in this directory."""
 
-    def rename(self, directory: "File", name: bytes) -> None:
-        """Move this file to a directory under a name."""
+    def rename(self, directory: "File | None", name: bytes) -> None:
+        """Move this file to a directory, None for the one it is in, under a name."""
 
     def renameat(self, name: bytes, directory: "File", newname: bytes) -> None:
         """Move a name of this directory to another one."""
@@ -269,12 +269,16 @@ class Opened(Protocol):
         """Bytes in pieces, `count` of them unless the file ends before.
 
         Pieces may be views of what is cached; they are sent as they are and never changed.
+
+        Raises:
+            Refused: EISDIR for a directory, EBADF when it was opened for writing alone.
         """
 
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """A directory's entries, without `.` and `..`, from the one at ordinal `start` on.
 
-        `Cold` may also come out of the iterator; what came before it holds.
+        `Cold` may also come out of the iterator; what came before it holds. `Blocking` may not, and
+        a directory that was listed is listed again from any ordinal.
         """
 
     def write(self, offset: int, data: bytes) -> int:

@@ -195,17 +195,19 @@ def _read(
         return [f"stop = at + {name}_n", f"if stop > end: {_SHORT}",
                 f"{name} = {name}_decode(data, at, stop)", "at = stop"]  # fmt: skip
     too_many = f"raise WireError(f'{{record.__name__}} has {{{name}_n}} elements')"
-    lines = [f"if {name}_n > NAMES_MAX: {too_many}", "found = []", f"for _ in range({name}_n):"]
+    lines = [f"if {name}_n > NAMES_MAX: {too_many}", f"{name} = ()", f"while {name}_n:",
+             f"    {name}_n -= 1"]  # fmt: skip
     if shape == "qids":
-        lines += [f"    if at + 13 > end: {_SHORT}", "    found.append(Qid(*qid_of(data, at)))",
+        lines += [f"    if at + 13 > end: {_SHORT}",
+                  f"    {name} += (Qid(*qid_of(data, at)),)",
                   "    at += 13"]  # fmt: skip
-    else:
+    else:  # a tuple made longer, not a list: nearly all walks have one name
         lines += [f"    if at + 2 > end: {_SHORT}",
                   "    stop = at + 2 + data[at] + 256 * data[at + 1]",
                   f"    if stop > end: {_SHORT}",
-                  "    found.append(data[at + 2:stop])",
+                  f"    {name} += (data[at + 2:stop],)",
                   "    at = stop"]  # fmt: skip
-    return [*lines, f"{name} = tuple(found)"]
+    return lines
 
 
 def _construct(layout: Layout) -> str:
@@ -274,8 +276,9 @@ def compile_encode(layout: Layout, sized: dict[type, Sized], number: int | None 
         f"{source.struct(format_, 'pack')}({', '.join(values)})" + (f" + {made}" if made else "")
         for format_, values, made in pieces
     )
+    source.lines = ["    " + line for line in source.lines]  # their values may not fit either
+    source.lines.insert(0, "try:")
     source.add(
-        "try:",
         f"    return {expression}",
         "except struct_error as error:",
         "    raise WireError(f'{record.__name__}: {error}') from None",

@@ -455,6 +455,11 @@ class Store:
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
     @property
+    def cached_bytes(self) -> int:
+        """Bytes of decoded clumps in memory."""
+        return self._cache.bytes
+
+    @property
     def generation(self) -> bytes:
         """Equal as long as the committed records are the same; costs one look-up."""
         self._follow_rebuild()

@@ -1,0 +1,60 @@
+"""A real root, mounted in a guest in each dialect: every fact of every path, as far as it goes."""
+
+import sys
+
+import pytest
+
+from tests.support import looking
+from tests.support.looking import Look, looks, parse
+from tests.support.segment import HOST
+from tests.support.serving import DIALECTS, Exported, differences, expected
+from tests.support.uml import Uml
+
+pytestmark = pytest.mark.slow
+_LOOKING = f"{sys.executable} -I -S {looking.__file__}"
+
+
+@pytest.fixture(scope="session")
+def archived(exported: Exported) -> dict[bytes, Look]:
+    """The first root, as it is."""
+    return dict(looks(bytes(exported.roots[0])))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_mounted_root_is_the_archived_one(
+    guest: Uml, exported: Exported, archived: dict[bytes, Look], dialect: str
+) -> None:
+    words = "" if dialect == "9p2000.L" else "--no-xattrs"
+    with guest.mounted("root", HOST, exported.options(0, dialect=dialect)):
+        said = guest.succeed(f"{_LOOKING} root {words} >../looks", patience_s=200)
+    assert said == ""
+    told = {path: expected(seen, dialect) for path, seen in archived.items()}
+    found = differences(told, parse((guest.directory / "looks").read_bytes()))
+    assert not found, "\n".join(found)
+
+
+def test_acls_show_where_the_client_asks_for_them(
+    guest: Uml, exported: Exported, archived: dict[bytes, Look]
+) -> None:
+    options = exported.options(0, "/var/log", more="ro,access=client,posixacl")
+    with guest.mounted("log", HOST, options):
+        told = parse(guest.succeed(f"{_LOOKING} log").encode())
+    below = {
+        path.removeprefix(b"var/log").removeprefix(b"/"): seen["xattrs"]
+        for path, seen in archived.items()
+        if path == b"var/log" or path.startswith(b"var/log/")
+    }
+    assert {path: seen["xattrs"] for path, seen in told.items()} == below
+    names = {name for xattrs in below.values() for name in xattrs}
+    assert names >= {"system.posix_acl_access", "system.posix_acl_default"}
+
+
+def test_the_root_has_what_is_hard_to_carry(archived: dict[bytes, Look]) -> None:
+    """Or agreeing about it would say little."""
+    names = {name for seen in archived.values() for name in seen["xattrs"]}
+    assert names >= {"security.capability", "trusted.of-a-link", "user.large", "security.selinux"}
+    assert {seen["mode"] >> 12 for seen in archived.values()} == {1, 2, 4, 6, 8, 10, 12}
+    assert any(seen["nlink"] == 3 for seen in archived.values())
+    assert any(seen["mtime_ns"] < 0 for seen in archived.values())
+    assert any(seen["uid"] > 10**6 and seen["gid"] > 2**31 for seen in archived.values())
+    assert sum("md5" in seen for seen in archived.values()) > 30_000

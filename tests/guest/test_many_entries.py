@@ -1,0 +1,42 @@
+"""A directory tree of 300,000 entries, walked in a guest."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.segment import HOST
+from tests.support.serving import Exported, archive
+from tests.support.trees import remove
+from tests.support.uml import Uml
+
+DIRECTORIES = 300
+FILES = 1000  # in each
+ENTRIES = DIRECTORIES * (FILES + 1)
+
+pytestmark = pytest.mark.slow
+
+
+def test_find_sees_all_of_300_000_entries(guest: Uml, exported: Exported) -> None:
+    top = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        for number in range(DIRECTORIES):
+            (top / f"directory {number}").mkdir()
+            fd = os.open(top / f"directory {number}", os.O_RDONLY)
+            for name in range(FILES):
+                os.mknod(f"{number}.{name}", 0o100644, dir_fd=fd)
+            os.close(fd)
+        version = archive(exported.store, top, "many")
+    finally:
+        remove(top)
+    with guest.mounted("many", HOST, exported.options(version, cache="loose")):
+        started = time.monotonic()
+        said = guest.succeed("find many | wc -l; find many -type f -name '*.7' | sort | md5sum")
+        print(f"two walks over {ENTRIES} entries: {time.monotonic() - started:.1f} s")
+        names = sorted(f"many/directory {number}/{number}.7" for number in range(DIRECTORIES))
+        told = guest.succeed("md5sum <<'END'\n" + "\n".join(names) + "\nEND")
+        assert said.split("\n", 1) == [str(ENTRIES + 1), told]
+        # A directory of its own name, and a file at its end: nothing is listed twice or missing.
+        assert guest.succeed("ls -U 'many/directory 299' | sort -u | wc -l") == f"{FILES}\n"

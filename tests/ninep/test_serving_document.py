@@ -1,0 +1,78 @@
+"""SERVING.md: what people paste from it is what this version of ventifs writes and takes."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ventifs.ninep.address import parse_address
+from ventifs.ninep.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
+from ventifs.ninep.allow import parse_rule
+from ventifs.ninep.mountline import fstab_line, mount_line, mount_options
+
+_LATER_NS = 2_000_000_000 * 10**9  # in 2033, when the days it names are over
+_TEXT = (Path(mount_options.__code__.co_filename).parent / "SERVING.md").read_text()
+_BLOCKS = [
+    re.sub(r"^ {4}", "", block, flags=re.MULTILINE).strip("\n")
+    for block in re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", _TEXT, flags=re.MULTILINE)
+]
+_LINES = [line.strip() for block in _BLOCKS for line in block.splitlines()]
+_ANAME = "web01@2026-11-23"
+
+
+def test_mount_lines_are_those_that_are_printed() -> None:
+    lines = [shlex.split(line, comments=True) for line in _LINES if line.startswith("mount -t 9p")]
+    assert len(lines) == 3
+    for words in lines:
+        source = words[-2]
+        address = parse_address(f"unix://{source}" if source.startswith("/") else f"tcp://{source}")
+        assert words == shlex.split(mount_line(address, _ANAME, "/mnt", now_ns=_LATER_NS))
+
+
+def test_the_fstab_line_is_the_one_that_is_printed() -> None:
+    [line] = [line for line in _LINES if line.endswith(" 0 0")]
+    assert line == fstab_line(parse_address("tcp://192.0.2.1"), _ANAME, "/mnt", now_ns=_LATER_NS)
+
+
+def test_the_mount_units_options_are_the_same() -> None:
+    [options] = [line for line in _LINES if line.startswith("Options=")]
+    expected = mount_options(_ANAME, _LATER_NS).text({"trans": "tcp", "port": 564})
+    assert options == f"Options={expected},_netdev"
+
+
+def test_addresses_and_rules_are_taken() -> None:
+    addresses = re.findall(r"(?<=\s)(?:tcp|unix|vsock)://[a-z0-9./]+(?=[\s]|$)", "\n".join(_LINES))
+    assert len(addresses) >= 6
+    for address in addresses:
+        parse_address(address)
+    rules = re.findall(r"--allow '([^']+)'", _TEXT)
+    [listed] = [block for block in _BLOCKS if "user:alice" in block]
+    rules += [line.partition("#")[0] for line in listed.splitlines()]
+    assert len(rules) >= 9
+    for rule in rules:
+        parse_rule(re.sub(r"(user|group):[a-z]+", r"\1:1000", rule))  # not everybody has an alice
+
+
+def test_limits_are_those_of_the_code() -> None:
+    assert f"A peer may have {CONNECTIONS_OF_A_PEER_MAX} connections" in _TEXT
+    assert f"there may be {CONNECTIONS_MAX:,} in all" in _TEXT
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    units = [block for block in _BLOCKS if block.startswith("[Unit]")]
+    assert len(units) == 3
+    paths = []
+    for unit in units:
+        kind = next(kind for kind in ("Mount", "Automount", "Service") if f"[{kind}]" in unit)
+        path = tmp_path / ("mnt." + kind.lower())
+        path.write_text(unit.replace("/usr/local/bin/ventifs", "/bin/true"))
+        paths.append(path)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert [line for line in done.stderr.splitlines() if "mnt" in line] == []

@@ -1,0 +1,93 @@
+"""A real session behind a stream or a Unix socket, with as little of a server as that needs."""
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from ventifs.ninep.fs import Filesystem
+from ventifs.ninep.session import Session, Trace
+from ventifs.ninep.wire import WireError
+
+Handle = Callable[[trio.abc.Stream], Awaitable[object]]
+
+
+async def answer(session: Session, stream: trio.abc.Stream) -> None:
+    """Answer a client until it goes; what would be done by threads is done here and now."""
+    try:
+        while True:
+            if not session.more:
+                data = await stream.receive_some(1 << 16)
+                if not data:
+                    return
+                session.receive(bytes(data))
+            replies = session.turn()
+            if replies:
+                await stream.send_all(b"".join(replies))
+            for job in session.jobs():
+                try:
+                    value = job.run()
+                except Exception as error:
+                    session.finish(job, error=error)
+                else:
+                    session.finish(job, value)
+    except (WireError, trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    finally:
+        session.close()
+        await trio.aclose_forcefully(stream)
+
+
+@contextmanager
+def served(
+    handle: Callable[[trio.abc.Stream], Awaitable[object]], socket_path: Path
+) -> Iterator[str]:
+    """A thread that gives each connection to a Unix socket to `handle`; its address."""
+    ready = threading.Event()
+    token: list[trio.lowlevel.TrioToken] = []
+    scopes: list[trio.CancelScope] = []
+
+    async def attend(stream: trio.abc.Stream) -> None:
+        try:
+            await handle(stream)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def main() -> None:
+        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+            await listener.bind(str(socket_path))
+            listener.listen()
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                token.append(trio.lowlevel.current_trio_token())
+                ready.set()
+                async with trio.open_nursery() as nursery:
+                    while True:
+                        accepted, _ = await listener.accept()
+                        nursery.start_soon(attend, trio.SocketStream(accepted))
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield f"unix://{socket_path}"
+    finally:
+        with suppress(trio.RunFinishedError):
+            token[0].run_sync_soon(scopes[0].cancel)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def sessions(
+    filesystem: Filesystem, socket_path: Path, *, trace: Trace | None = None
+) -> Iterator[str]:
+    """Sessions of a file system, for whoever connects; the address."""
+
+    async def handle(stream: trio.abc.Stream) -> None:
+        await answer(Session(filesystem, trace=trace), stream)
+
+    with served(handle, socket_path) as address:
+        yield address

@@ -1,0 +1,102 @@
+"""What guests with Debian's stock kernel boot: a busybox with a script, or initramfs-tools' own.
+
+Both hold just the modules that they need, since an emulated processor takes its time to unpack.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+BUSYBOX = Path("/bin/busybox")
+SHIPPED = Path(__file__).parents[2] / "tools" / "initramfs"
+PACKAGES = "linux-image-amd64 busybox-static cpio kmod initramfs-tools"
+
+# Runs /script once, with what it prints on the console, and tells how it ended.
+_INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+dmesg -n 1
+while read -r module; do insmod "/modules/$module" || echo "no $module"; done </modules/list
+sh /script </dev/null
+echo "script ended with $?"
+poweroff -f
+"""
+
+
+def kernels() -> list[Path]:
+    """The installed kernels with a 9P client, which cloud flavours have not; newest last."""
+    found = [
+        kernel for kernel in Path("/boot").glob("vmlinuz-*")
+        if any((Path("/lib/modules") / release(kernel)).glob("kernel/fs/9p/9p.ko*"))
+    ]  # fmt: skip
+    return sorted(found, key=lambda kernel: kernel.stat().st_mtime)
+
+
+def release(kernel: Path) -> str:
+    """The release of a kernel, which its modules are found by."""
+    return kernel.name.removeprefix("vmlinuz-")
+
+
+def scripted(directory: Path, kernel: Path, script: str, modules: Iterable[str]) -> Path:
+    """Make an initramfs that runs a busybox script, in a new directory."""
+    root = directory / "initramfs"
+    for name in ("bin", "proc", "sys", "dev", "mnt", "modules"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, root / "bin" / "busybox")
+    listed = []
+    for module in _with_dependencies(release(kernel), modules):
+        shutil.copy(module, root / "modules")
+        listed.append(module.name)
+    (root / "modules" / "list").write_text("".join(f"{name}\n" for name in listed))
+    (root / "script").write_text(script)
+    (root / "init").write_text(_INIT)
+    (root / "init").chmod(0o755)
+    return _packed(root)
+
+
+def _with_dependencies(kernel: str, modules: Iterable[str]) -> list[Path]:
+    """The files of modules, each after those it needs."""
+    files: dict[Path, None] = {}
+    for module in modules:
+        done = subprocess.run(
+            ["/sbin/modprobe", "--set-version", kernel, "--show-depends", module], check=True,
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for line in done.stdout.splitlines():
+            what, _, file = line.strip().partition(" ")
+            if what == "insmod":
+                files[Path(file.split()[0])] = None
+    return list(files)
+
+
+def _packed(root: Path) -> Path:
+    image = root.with_suffix(".cpio")
+    names = sorted(os.fsencode(path.relative_to(root)) for path in root.rglob("*"))
+    with image.open("wb") as file:
+        subprocess.run(
+            ["cpio", "--quiet", "-0", "-o", "-H", "newc"], cwd=root, input=b"\0".join(names),
+            stdout=file, check=True,
+        )  # fmt: skip
+    return image
+
+
+def shipped(directory: Path, kernel: Path) -> Path:
+    """Make an initramfs of initramfs-tools with what ventifs ships for it, in a new directory."""
+    configuration = directory / "initramfs-tools"
+    shutil.copytree("/etc/initramfs-tools", configuration)
+    (configuration / "initramfs.conf").write_text("MODULES=list\nBUSYBOX=y\nCOMPRESS=gzip\n")
+    (configuration / "modules").write_text("")
+    for part in ("hooks", "scripts"):
+        shutil.copytree(SHIPPED / part, configuration / part, dirs_exist_ok=True)
+    image = directory / "initrd.img"
+    done = subprocess.run(
+        ["/usr/sbin/mkinitramfs", "-d", configuration, "-o", image, release(kernel)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return image

@@ -1,0 +1,102 @@
+"""What a tree looks like through system calls alone, from any kernel: run as a script in guests.
+
+    python3 looking.py DIRECTORY [--no-xattrs] >LOOKS
+
+Prints a line of JSON for every path, in any order, the directory itself as the empty path; nothing
+of ventifs is used, and nothing but the standard library. Bytes are text in Latin-1. What cannot be
+looked at is told as an errno in place of the fact.
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+Look = dict[str, Any]
+# One buffer for all reads: page faults are what is slow in User-mode Linux.
+_buffer = memoryview(bytearray(256 << 10))
+
+
+def looks(top: bytes, *, xattrs: bool = True) -> Iterator[tuple[bytes, Look]]:
+    """Every path below a directory with what is to be seen of it; the directory itself is empty."""
+    yield b"", look(top, xattrs=xattrs)
+    pending = [b""]
+    while pending:
+        directory = pending.pop()
+        for name in os.listdir(os.path.join(top, directory) if directory else top):
+            path = os.path.join(directory, name) if directory else name
+            seen = look(os.path.join(top, path), xattrs=xattrs)
+            yield path, seen
+            if stat.S_ISDIR(seen["mode"]):
+                pending.append(path)
+
+
+def look(path: bytes, *, xattrs: bool = True) -> Look:
+    """What is to be seen of one path, without following it."""
+    status = os.lstat(path)
+    seen: Look = {
+        "mode": status.st_mode, "uid": status.st_uid, "gid": status.st_gid,
+        "mtime_ns": status.st_mtime_ns, "size": status.st_size, "nlink": status.st_nlink,
+    }  # fmt: skip
+    if stat.S_ISREG(status.st_mode):
+        seen["md5"] = _or_errno(lambda: _md5(path))
+    elif stat.S_ISLNK(status.st_mode):
+        seen["target"] = _or_errno(lambda: os.readlink(path).decode("latin-1"))
+    elif not stat.S_ISDIR(status.st_mode):
+        seen["rdev"] = status.st_rdev
+    if xattrs:
+        seen["xattrs"] = _or_errno(lambda: _xattrs(path))
+    return seen
+
+
+def _md5(path: bytes) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        while length := os.readv(fd, [_buffer]):
+            digest.update(_buffer[:length])
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+def _xattrs(path: bytes) -> dict[str, str]:
+    names = sorted(os.listxattr(path, follow_symlinks=False))
+    return {name: _or_errno(partial(_xattr, path, name)) for name in names}
+
+
+def _xattr(path: bytes, name: str) -> str:
+    return os.getxattr(path, name, follow_symlinks=False).decode("latin-1")
+
+
+def _or_errno(get: Callable[[], Any]) -> Any:
+    try:
+        return get()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def parse(lines: bytes) -> dict[bytes, Look]:
+    """What was printed, by path."""
+    parsed = (json.loads(line) for line in lines.splitlines())
+    return {path.encode("latin-1"): seen for path, seen in parsed}
+
+
+def main(words: list[str]) -> None:
+    """Print what is seen."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory", type=os.fsencode)
+    parser.add_argument("--no-xattrs", action="store_true")
+    told = parser.parse_args(words)
+    for path, seen in looks(told.directory, xattrs=not told.no_xattrs):
+        print(json.dumps([path.decode("latin-1"), seen]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

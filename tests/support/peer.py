@@ -1,0 +1,106 @@
+"""A 9P server of a few lines, which a test scripts: it takes requests and says what it is told."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Self, TypeVar
+
+import trio
+from trio.testing import MockClock, memory_stream_pair
+
+from ventifs.ninep.client import Client
+from ventifs.ninep.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.messages import (
+    NOTAG,
+    Dialect,
+    Message,
+    Rattach,
+    Rversion,
+    Tattach,
+    Tversion,
+)
+from ventifs.ninep.wire import Qid
+
+PATIENCE_S = 60  # of a clock that jumps there when nothing else can happen
+ROOT = Qid(0x80, 1, 1)
+M = TypeVar("M", bound=Message)
+Script = Callable[["Peer"], Awaitable[object]]
+
+
+class Peer:
+    """The server's end of a stream."""
+
+    def __init__(self, stream: trio.abc.Stream, dialect: Dialect) -> None:
+        self.stream = stream
+        self.codec = Codec.of(dialect)
+        self.tag = NOTAG  # of the request that was taken last
+
+    async def take(self, kind: type[M]) -> M:
+        """The next request, which must be of a type."""
+        head = await self._exactly(HEADER_SIZE)
+        size = HEADER.unpack(head)[0]
+        self.tag, request = self.codec.decode(head + await self._exactly(size - HEADER_SIZE))
+        assert isinstance(request, kind), request
+        return request
+
+    async def say(self, message: Message, tag: int | None = None) -> None:
+        """Send a message, as the answer to the last request unless told otherwise."""
+        await self.stream.send_all(self.codec.encode(message, self.tag if tag is None else tag))
+
+    async def serve(self, kind: type[M], answer: Message) -> M:
+        """Take a request, and answer it."""
+        request = await self.take(kind)
+        await self.say(answer)
+        return request
+
+    async def silence(self) -> None:
+        """Nothing more comes but the end."""
+        assert await self.stream.receive_some() == b""
+
+    async def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = await self.stream.receive_some(size - len(data))
+            assert piece, "the client has gone"
+            data += piece
+        return data
+
+    async def begin(self, msize: int = 8192) -> Self:
+        """The handshake."""
+        request = await self.take(Tversion)
+        await self.say(Rversion(min(msize, request.msize), request.version))
+        await self.serve(Tattach, Rattach(ROOT))
+        return self
+
+
+def converse(
+    client: Callable[[Client], Awaitable[Any]], script: Script, *,
+    dialect: Dialect = Dialect.LINUX, begin: bool = True, **wanted: Any,
+) -> Any:  # fmt: skip
+    """Run a client against a script, and return what the client's function returns.
+
+    With `begin` the handshake is made before the script. Whatever the client raises comes out.
+    """
+
+    async def main() -> Any:
+        ours, theirs = memory_stream_pair()
+        peer = Peer(theirs, dialect)
+        ended: list[Any] = []
+        failed: list[Exception] = []
+
+        async def serve() -> None:
+            if begin:
+                await peer.begin()
+            await script(peer)
+
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                try:
+                    async with Client.connect(ours, dialect=dialect, **wanted) as connected:
+                        ended.append(await client(connected))
+                except Exception as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+        return ended[0]
+
+    return trio.run(main, clock=MockClock(autojump_threshold=0))

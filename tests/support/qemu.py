@@ -1,0 +1,79 @@
+"""A guest of QEMU with Debian's stock kernel, emulated (TCG), so that it runs on any machine.
+
+It boots, does what its initramfs says, and powers off; what it printed on its serial console is the
+result. Text that a guest prints may have escape codes of terminals in it, which are left out.
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.initramfs import BUSYBOX, kernels
+from tests.support.segment import Segment, end, missing_programs, tail
+
+PACKAGES = "qemu-system-x86 linux-image-amd64 busybox-static initramfs-tools cpio"
+MEMORY = "1024M"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
+
+
+class BootFailed(AssertionError):
+    """A guest did not power off in time; the message ends with what its console said last."""
+
+
+def why_not() -> str:
+    """Why no guest can be booted here; empty if one can."""
+    missing = missing_programs(["qemu-system-x86_64", "mkinitramfs", "modprobe", "cpio"])
+    missing += [str(BUSYBOX)] if not BUSYBOX.exists() else []
+    missing += ["a kernel with 9p in /boot"] if not kernels() else []
+    return f"needs the Debian packages {PACKAGES} (missing: {', '.join(missing)})" * bool(missing)
+
+
+def boot(
+    kernel: Path,
+    initrd: Path,
+    log: Path,
+    *,
+    append: str = "",
+    network: Sequence[str | Path],
+    patience_s: float,
+    segment: Segment | None = None,
+) -> str:
+    """Boot a guest with one virtio network card, and wait until it powers off; its console.
+
+    Args:
+        kernel: the kernel's image.
+        initrd: the initramfs.
+        log: where the console goes.
+        append: more words for the kernel's command line.
+        network: QEMU's `-netdev`, with the id `net`, without the word itself.
+        patience_s: how long it may take; what is slower is killed.
+        segment: the network that QEMU runs in, if not in the host's.
+
+    Raises:
+        BootFailed: it takes longer.
+    """
+    command: list[str | Path] = [
+        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", MEMORY,
+        "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
+        "-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci",
+        "-netdev", ",".join(map(str, network)),
+        "-kernel", kernel, "-initrd", initrd,
+        "-append", f"console=ttyS0 panic=-1 {append}",
+    ]  # fmt: skip
+    started = time.monotonic()
+    with log.open("wb") as console:
+        process = subprocess.Popen(
+            segment.words(*command) if segment else command, stdin=subprocess.DEVNULL,
+            stdout=console, stderr=console,
+        )  # fmt: skip
+        try:
+            status = process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            raise BootFailed(f"still running after {patience_s} s:\n{tail(log, 50)}") from None
+        finally:
+            end(process)
+    assert status == 0, f"QEMU ended with {status}:\n{tail(log)}"
+    print(f"a boot to its end: {time.monotonic() - started:.1f} s")
+    return _ESCAPES.sub("", log.read_text(errors="replace"))

@@ -1,0 +1,100 @@
+"""`ventifs serve` as a process, and what it says."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+PATIENCE_S = 60
+ROOT = Path(__file__).parents[2]
+# Of this tree, wherever the package may be installed from.
+VENTIFS = [sys.executable, "-c",
+           f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'ventifs'; "
+           "from ventifs.cli.main import main; main()"]  # fmt: skip
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Where the user's store is `home/data`, and sockets are in `home/run`."""
+    kept = {name: value for name, value in os.environ.items()
+            if name not in {"VENTIFS_STORE", "NOTIFY_SOCKET", "LISTEN_PID"}}  # fmt: skip
+    (home / "run").mkdir(exist_ok=True)
+    return {**kept, "XDG_DATA_HOME": str(home / "data"), "RUNTIME_DIRECTORY": str(home / "run"),
+            **more}  # fmt: skip
+
+
+def ventifs(home: Path, *words: str, expected: int = 0) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command to its end."""
+    done = subprocess.run([*VENTIFS, *words], env=environment(home), cwd=home, check=False,
+                          capture_output=True, timeout=PATIENCE_S)  # fmt: skip
+    assert done.returncode == expected, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+class Serve:
+    """A server that runs, until it is closed."""
+
+    def __init__(self, home: Path, *words: str, lines: int = 1, **more: Any) -> None:
+        """Start it, and wait until it has said so many lines."""
+        self.home = home
+        self._log = home / "log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*VENTIFS, "serve", *words], env=environment(home, **more.pop("env", {})), cwd=home,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0, **more,
+            )  # fmt: skip
+        self.said = [self._line() for _ in range(lines)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    @property
+    def log(self) -> str:
+        """Its standard error so far."""
+        return self._log.read_text()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it says it listens."""
+        return [found[1] for line in self.said if (found := re.match(r"listening on (.+)", line))]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Have it end; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def workers(self) -> list[int]:
+        """The processes it has started."""
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in text.split()]
+
+    def heard(self, pattern: str, times: int = 1) -> list[str]:
+        """Wait until its log has so many lines like this; they."""
+        until = time.monotonic() + PATIENCE_S
+        while len(found := re.findall(pattern, self.log)) < times:
+            assert time.monotonic() < until, f"no {pattern!r} in:\n{self.log}"
+            assert self.process.poll() is None or found, self.log
+            select.select([], [], [], 0.02)
+        return found
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
+        line = self.process.stdout.readline().decode() if ready else ""
+        if not line:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            raise AssertionError(f"the server said nothing:\n{self.log}")
+        return line.rstrip("\n")

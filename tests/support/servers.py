@@ -1,0 +1,88 @@
+"""9P servers in a segment: ours, over a store, and diod, over directories as they are."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.segment import GUEST, HOST, Segment, end, tail
+
+PORT = 564
+PATIENCE_S = 30
+
+
+class ServerDied(AssertionError):
+    """A server ended or does not listen; the message ends with its log."""
+
+
+class Server:
+    """A server that listens at `HOST`, until it is closed."""
+
+    def __init__(self, segment: Segment, log: Path, *command: str | Path, port: int = PORT) -> None:
+        """Start it, and wait until it listens at a port.
+
+        Raises:
+            ServerDied: it does not within `PATIENCE_S`.
+        """
+        self.port = port
+        self.log = log
+        with log.open("wb") as file:
+            self.process: subprocess.Popen[Any] = segment.start(
+                *command, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
+        until = time.monotonic() + PATIENCE_S
+        probe = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])))"
+        while segment.run(
+            sys.executable, "-c", probe, HOST, str(port), check=False, stderr=subprocess.DEVNULL
+        ).returncode:
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.close()
+                raise ServerDied(f"no 9P server at port {port}:\n{tail(log)}")
+
+    def close(self) -> None:
+        """Kill it."""
+        end(self.process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def ventifs(segment: Segment, log: Path, store: Path, *options: str, port: int = PORT) -> Server:
+    """`ventifs serve` over a store."""
+    return Server(
+        segment, log, sys.executable, "-m", "ventifs.cli.main", "serve", f"tcp://{HOST}:{port}",
+        "--store", store, *options, port=port,
+    )  # fmt: skip
+
+
+# `$1` is a hosts file; the directories come before a `--`, the command after it.
+_ALONE = """
+mount --bind "$1" /etc/hosts && shift
+while [ "$1" != -- ]; do
+    mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift || exit
+done
+shift
+exec "$@"
+"""
+
+
+def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> Server:
+    """Debian's diod over directories, read-only, each of which is its own `aname`.
+
+    It has a mount namespace of its own: it drops a peer that has no name, so it gets a hosts file;
+    and it lets peers write, which nobody shall to a directory that others use.
+    """
+    hosts = log.with_suffix(".hosts")
+    hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{GUEST} guest\n")
+    exports = [word for directory in directories for word in ("-e", str(directory))]
+    return Server(
+        segment, log, "unshare", "--mount", "sh", "-c", _ALONE, "-", hosts, *directories, "--",
+        "diod", "-f", "-n", "-L", "stderr", "-l", f"{HOST}:{port}", *exports, port=port,
+    )  # fmt: skip

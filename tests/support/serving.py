@@ -1,0 +1,118 @@
+"""Real roots, archived and served: what guests mount, and what they should see of it."""
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.looking import Look
+from tests.support.segment import Segment
+from tests.support.servers import PORT, Server, ventifs
+
+NAME = "web01"
+DIALECTS = ("9p2000", "9p2000.u", "9p2000.L")
+EVERYBODY = ("--allow", "192.0.2.0/24 *")
+NOBODYS = (7, 8)  # the owner that 9P2000's client gives everything: `dfltuid` and `dfltgid`
+_TIME_MAX = 0xFFFF_FFFE  # the protocol's largest has a meaning of its own
+
+
+def command(*words: str | Path) -> list[str | Path]:
+    """The command line of this tree's own `ventifs`."""
+    return [sys.executable, "-m", "ventifs.cli.main", *words]
+
+
+def archive(store: Path, source: Path, name: str) -> str:
+    """Archive a directory; the version, as `NAME@TIME`."""
+    done = subprocess.run(
+        command("archive", source, "--name", name, "--json", "--store", store), check=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    return f"{name}@{json.loads(done.stdout)['time']}"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Roots that are archived as versions of `NAME`, oldest first, and served."""
+
+    store: Path
+    roots: tuple[Path, ...]
+    versions: tuple[str, ...]
+    server: Server
+
+    def options(
+        self, which: int | str, path: str = "", *, dialect: str = DIALECTS[-1],
+        cache: str = "loose", more: str = "ro",
+    ) -> str:  # fmt: skip
+        """The options of a mount of a version, by number or by name, or of a path in it."""
+        aname = self.versions[which] if isinstance(which, int) else which
+        uid, gid = NOBODYS
+        return ",".join([
+            f"trans=tcp,port={PORT},version={dialect},aname={aname}{path and ':' + path}",
+            f"uname=root,msize=1048576,cache={cache},dfltuid={uid},dfltgid={gid}", more,
+        ])  # fmt: skip
+
+
+def export(segment: Segment, directory: Path, *roots: Path) -> Exported:
+    """Archive roots into a new store below a directory, and serve it at `HOST`."""
+    store = directory / "store"
+    subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
+    versions = tuple(archive(store, root, NAME) for root in roots)
+    server = ventifs(segment, directory / "server.log", store, *EVERYBODY)
+    return Exported(store, roots, versions, server)
+
+
+def expected(seen: Look, dialect: str) -> Look:
+    """What a guest should see of a file that looks like this where it was archived.
+
+    Each dialect carries what it can:
+
+    - 9P2000.L: all of it. ACLs are attributes whose values Linux's client only shows when mounted
+      with `access=client,posixacl`, which the walk of a whole root is not.
+    - 9P2000.u: no extended attributes; whole seconds from 1970 to 2106; no number of links, since a
+      file's extension is empty.
+    - 9P2000: besides, no owners, which the client takes from its mount options; no types and no
+      bits above the permissions, so that a symbolic link is a file that holds its target and a
+      device, FIFO or socket is an empty file.
+
+    A directory has one link and a size of the dialect's own everywhere.
+    """
+    told: dict[str, Any] = dict(seen)
+    mode, directory = seen["mode"], stat.S_ISDIR(seen["mode"])
+    if dialect == "9p2000.L":
+        told["xattrs"] = {
+            name: "ENODATA" if name.startswith("system.posix_acl_") else value
+            for name, value in seen["xattrs"].items()
+        }
+    else:
+        del told["xattrs"]
+        told["mtime_ns"] = min(max(seen["mtime_ns"] // 10**9, 0), _TIME_MAX) * 10**9
+        told["nlink"] = 1
+    if directory:
+        told |= {"nlink": 1, "size": 4096 if dialect == "9p2000.L" else 0}
+    if dialect == "9p2000":
+        told["uid"], told["gid"] = NOBODYS
+        told["mode"] = (stat.S_IFDIR if directory else stat.S_IFREG) | mode & 0o777
+        if not directory and "md5" not in seen:
+            held = seen.get("target", "").encode("latin-1")
+            told["md5"] = hashlib.md5(held, usedforsecurity=False).hexdigest()
+            told["size"] = len(held)
+            told.pop("target", None)
+            told.pop("rdev", None)
+    return told
+
+
+def differences(ours: dict[bytes, Look], theirs: dict[bytes, Look], *, most: int = 20) -> list[str]:
+    """How two trees differ, a line for each fact, for a message."""
+    found = [f"{os.fsdecode(path)!r}: only in one" for path in sorted(ours.keys() ^ theirs.keys())]
+    for path in sorted(ours.keys() & theirs.keys()):
+        one, other = ours[path], theirs[path]
+        found += [
+            f"{os.fsdecode(path)!r}: {fact} is {other.get(fact)!r}, not {one.get(fact)!r}"
+            for fact in sorted(one.keys() | other.keys()) if one.get(fact) != other.get(fact)
+        ]  # fmt: skip
+    return found[:most]

@@ -1,0 +1,102 @@
+"""A client and a driver for sessions in tests: messages in, messages out, jobs when told."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ventifs.ninep.codec import Codec
+from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
+from ventifs.ninep.session import Job, Limits, Session
+
+Reply = tuple[int, Message]
+
+MSIZE = 8192
+
+
+def run(session: Session, job: Job) -> None:
+    """Do a job, as a thread would."""
+    try:
+        value = job.run()
+    except Exception as error:
+        session.finish(job, error=error)
+    else:
+        session.finish(job, value)
+
+
+class Talk:
+    """A conversation with a session.
+
+    Attributes:
+        jobs: those that the session wants run and nobody has run.
+        largest: bytes of the largest reply.
+    """
+
+    def __init__(
+        self,
+        filesystem: Any,
+        dialect: Dialect = Dialect.LINUX,
+        *,
+        msize: int = MSIZE,
+        limits: Limits | None = None,
+        attach: bool = True,
+    ) -> None:
+        self.session = Session(filesystem, limits=limits)
+        self.dialect = dialect
+        self.codec = Codec.of(dialect)
+        self.jobs: list[Job] = []
+        self.largest = 0
+        self._rest = b""
+        self.send((NOTAG, Tversion(msize, dialect.version)))
+        if attach:
+            self.send((0, Tattach(0, NOFID, b"me", b"", 1000)))
+            self.work()
+
+    def frames(self, *requests: Reply) -> bytes:
+        return b"".join(self.codec.encode(message, tag) for tag, message in requests)
+
+    def send(self, *requests: Reply) -> list[Reply]:
+        """Send requests; what is answered without any job."""
+        self.session.receive(self.frames(*requests))
+        return self.turns()
+
+    def turns(self) -> list[Reply]:
+        """Turn until nothing more comes of it."""
+        out = self._rest
+        while True:
+            out += b"".join(self.session.turn())
+            self.jobs += self.session.jobs()
+            if not self.session.more:
+                break
+        replies = []
+        at = 0
+        while at < len(out):
+            size = int.from_bytes(out[at : at + 4], "little")
+            self.largest = max(self.largest, size)
+            replies.append(self.codec.decode(out[at : at + size]))
+            at += size
+        return replies
+
+    def work(self, count: int = 1_000_000) -> list[Reply]:
+        """Run jobs, oldest first, until none is left; what is answered then."""
+        replies: list[Reply] = []
+        while self.jobs and count:
+            count -= 1
+            run(self.session, self.jobs.pop(0))
+            replies += self.turns()
+        return replies
+
+    def ask(self, *messages: Message) -> Any:
+        """Send requests one after the other, run what they need; the reply to the last one."""
+        reply: Message | None = None
+        for message in messages:
+            answers = self.send((1, message)) + self.work()
+            assert [tag for tag, _ in answers] == [1], (message, answers)
+            reply = answers[0][1]
+        return reply
+
+    def close(self) -> None:
+        self.session.close()
+
+
+def tags(replies: Sequence[Reply]) -> list[int]:
+    """The tags of replies, in order."""
+    return [tag for tag, _ in replies]

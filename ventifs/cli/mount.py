@@ -1,0 +1,63 @@
+"""`ventifs mount`: a version of a 9P server as a directory of this machine."""
+
+import shlex
+import time
+from pathlib import Path
+
+import click
+
+from ventifs.errors import VentifsError
+from ventifs.ninep.address import Address, parse_address
+from ventifs.ninep.mount import mount as mount_version
+from ventifs.ninep.mountline import fstab_line, mount_options
+
+
+@click.command(short_help="Mount a version from a 9P server.")
+@click.argument("address", metavar="ADDRESS")
+@click.argument("version", metavar="VERSION")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-o", "options", multiple=True, metavar="OPTIONS",
+              help="Options of mount(8) and the kernel's 9p.  May be repeated.")  # fmt: skip
+@click.option("--print", "print_only", is_flag=True,
+              help="Mount nothing; print the line for /etc/fstab.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=10,
+              show_default=True, metavar="SECONDS",
+              help="How long to wait for the server.")  # fmt: skip
+def mount(
+    address: str,
+    version: str,
+    directory: Path,
+    *,
+    options: tuple[str, ...],
+    print_only: bool,
+    timeout: float,
+) -> None:
+    """Mount a version from a 9P server.
+
+    ADDRESS is tcp://HOST:PORT, unix:///PATH or vsock://CID:PORT; of a guest's own host, vsock://host.
+    VERSION is what the server offers: NAME@TIME, NAME@latest, NAME for all its versions, / for all
+    names; a path in it follows after ':', as in web01@2026-11-23:/etc.
+
+    Needs root, and a kernel with 9p. Mounted read-only, nosuid and nodev; -o suid,dev takes these
+    back. A fixed version is cached with cache=loose, anything that may change is not cached.
+    'umount DIR' ends it.
+    """
+    server = parse_address(address)
+    more = ",".join(options)
+    if print_only:
+        click.echo(_fstab_line(server, version, directory, more))
+        return
+    chosen = mount_options(version, time.time_ns(), more)
+    mount_version(server, version, directory.absolute(), chosen, timeout)
+
+
+def _fstab_line(address: Address, version: str, directory: Path, more: str) -> str:
+    where = str(directory.absolute())
+    line = fstab_line(address, version, where, now_ns=time.time_ns(), more=more)
+    if line is None:
+        command = shlex.join(["ventifs", "mount", str(address), version, where])
+        raise VentifsError(
+            f"{address}: the kernel cannot connect there by itself, so fstab cannot mount it; "
+            f"let a systemd unit run: {command}"
+        )
+    return line

@@ -1,0 +1,196 @@
+"""`ventifs serve`."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TextIO
+
+import click
+import trio
+
+from ventifs.cli.text import Size
+from ventifs.cli.where import environment, store_option
+from ventifs.errors import VentifsError
+from ventifs.ninep.address import Address, parse_address
+from ventifs.ninep.allow import AllowList, parse_rule, parse_rules
+from ventifs.ninep.channel import standard_channel
+from ventifs.ninep.control import control_address
+from ventifs.ninep.dial import TransportError
+from ventifs.ninep.listen import default_address, forsake, inherited, listen, local_address
+from ventifs.ninep.mountline import mount_line
+from ventifs.ninep.peer import STDIO
+from ventifs.ninep.service import Plan, serve_channel
+from ventifs.ninep.service import serve as serve_plan
+from ventifs.ninep.serving import CACHE_BYTES_DEFAULT, Access, Local, Settings, Squashed, start_log
+from ventifs.ninep.workers import Pool
+from ventifs.store.header import read_header
+
+_WORKERS_MAX = 64
+_CACHE_MIN = 16 << 20  # of each worker
+_MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
+
+
+@click.command(short_help="Serve versions over 9P.")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
+@store_option
+@click.option("--stdio", is_flag=True, help="Serve standard input and output, once.")
+@click.option("--allow", "rules", multiple=True, metavar="RULE",
+              help="Who may reach which names: '192.0.2.0/24 web*,db01', 'cid:5 web01', "
+              "'user:alice *'.  May be repeated; who fits no rule reaches nothing.")  # fmt: skip
+@click.option("--allow-file", "rule_files", multiple=True, type=click.File(),
+              metavar="FILE", help="Lines of --allow.")  # fmt: skip
+@click.option("--access", type=click.Choice(["trust", "mode"]), default="trust", show_default=True,
+              help="Who checks permissions: the client's kernel, or the server.")  # fmt: skip
+@click.option("--squash", type=click.Choice(["none", "root", "all"]), default="none",
+              show_default=True, help="Who is nobody, when the server checks.")  # fmt: skip
+@click.option("--scores", is_flag=True, help="Serve trees by their scores, too.")
+@click.option("--workers", type=click.IntRange(1, _WORKERS_MAX), default=1, show_default=True,
+              metavar="N", help="Processes that serve; they divide the cache.")  # fmt: skip
+@click.option("--cache", type=Size(), default=CACHE_BYTES_DEFAULT, metavar="SIZE",
+              help="Memory for what was read.  [default: 256MiB]")  # fmt: skip
+@click.option("--msize", type=Size(), default=Settings("").msize, metavar="SIZE",
+              help="The largest message.  [default: 1MiB and 24 bytes]")  # fmt: skip
+@click.option("--trace", is_flag=True, help="Print every message.")
+@click.option("--metrics", metavar="ADDRESS", help="Serve Prometheus's metrics there, by HTTP.")
+@click.option("--log-json", is_flag=True, help="Log lines of JSON.")
+def serve(
+    addresses: tuple[str, ...],
+    *,
+    store: Path,
+    stdio: bool,
+    rules: tuple[str, ...],
+    rule_files: tuple[TextIO, ...],
+    access: Access,
+    squash: Squashed,
+    scores: bool,
+    workers: int,
+    cache: int,
+    msize: int,
+    trace: bool,
+    metrics: str | None,
+    log_json: bool,
+) -> None:
+    """Serve versions over 9P, read-only.
+
+    ADDRESS is tcp://HOST:PORT, unix:///PATH or vsock://CID:PORT, or Plan 9's tcp!HOST!PORT; several
+    may be given, and sockets that systemd hands over are served beside them. With none, it is a
+    Unix socket that only you can reach.
+
+    TCP proves nobody's identity: who reaches an address can say it is anybody. Without --allow only
+    what nobody may read is served over TCP and vsock. New versions appear by themselves. SIGTERM
+    and SIGINT end it when what was asked is answered; a second one ends it at once.
+    """
+    if cache < workers * _CACHE_MIN:
+        raise click.BadParameter("each worker needs 16MiB", param_hint="--cache")
+    if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
+        raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
+    if stdio and (addresses or workers > 1 or metrics):
+        raise click.UsageError("--stdio serves one client; leave out addresses and --workers")
+    if squash != "none" and access == "trust":
+        raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
+    read_header(store)  # whether it is one, before anything else; workers open it
+    settings = Settings(
+        store=str(store), cache_bytes=cache, access=access, squash=squash, scores=scores,
+        msize=msize, log_json=log_json, trace=trace,
+    )  # fmt: skip
+    allow = _allow_list(rules, rule_files)
+    start_log(as_json=log_json)
+    if stdio:
+        _serve_stdio(settings, allow)
+    else:
+        _serve_addresses(settings, allow, addresses, workers, metrics)
+
+
+def _allow_list(rules: Iterable[str], files: Iterable[TextIO]) -> AllowList:
+    parsed = [rule for file in files for rule in parse_rules(file, file.name)]
+    given = [*parsed, *map(parse_rule, rules)]
+    return AllowList(tuple(given)) if given or files else AllowList()
+
+
+def _serve_stdio(settings: Settings, allow: AllowList) -> None:
+    if not allow.exports(STDIO):
+        raise VentifsError("the allow list gives standard input nothing; add --allow 'stdio *'")
+    with Local(settings) as local:
+        channel = standard_channel()
+        _run(serve_channel, channel, local, allow)
+
+
+def _serve_addresses(
+    settings: Settings, allow: AllowList, texts: Iterable[str], workers: int, metrics: str | None
+) -> None:
+    told = environment()
+    addresses: list[Address] = [parse_address(text) for text in texts]
+    scraped = None if metrics is None else parse_address(metrics)
+    with ExitStack() as stack:
+        listeners = inherited(told)
+        by_default = not addresses and not listeners
+        if by_default:
+            addresses.append(default_address(told, os.getuid()))
+        for address in addresses:
+            listeners += _listening(stack, address)
+        scrapes = [] if scraped is None else _listening(stack, scraped)
+        control = _control(stack, told)
+        served = list(dict.fromkeys(map(local_address, listeners)))
+        for warning in allow.warnings(served):
+            click.echo(f"ventifs: {warning}", err=True)
+        plan = Plan(
+            store=settings.store, addresses=[str(address) for address in served],
+            listeners=listeners, allow=allow, control=control, metrics=scrapes,
+        )  # fmt: skip
+        backend = Pool(settings, workers) if workers > 1 else stack.enter_context(Local(settings))
+
+        def ready() -> None:
+            for address in served:
+                click.echo(f"listening on {address}")
+            for address in dict.fromkeys(map(local_address, scrapes)):
+                click.echo(f"metrics at {address}")
+            if by_default:
+                line = mount_line(served[0], "/", now_ns=time.time_ns())
+                click.echo(f"mount it, as root, with: {line}")
+            sys.stdout.flush()
+            _notify(told, "READY=1")
+
+        _run(serve_plan, plan, backend, ready)
+
+
+def _listening(stack: ExitStack, address: Address) -> list[socket.socket]:
+    """Listeners that are closed at the end, and their socket files removed."""
+    sockets = listen(address)
+    stack.callback(forsake, address)
+    for each in sockets:
+        stack.enter_context(each)
+    return sockets
+
+
+def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
+    """Where `ventifs servers` asks; without a place for it, that just does not find this one."""
+    try:
+        directory = Path(default_address(told, os.getuid()).path).parent
+        [listener] = _listening(stack, control_address(directory, os.getpid()))
+    except (VentifsError, TransportError) as error:
+        click.echo(f"ventifs: ventifs servers will not show this one: {error}", err=True)
+        return None
+    return listener
+
+
+def _run(function: object, *arguments: object) -> None:
+    """Run trio; of the groups its nurseries raise, the one exception that began it."""
+    try:
+        trio.run(function, *arguments)  # type: ignore[arg-type]
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def _notify(told: Mapping[str, str], state: str) -> None:
+    """Tell systemd, as sd_notify(3) does; nothing depends on whether it hears."""
+    path = told.get("NOTIFY_SOCKET", "")
+    if path.startswith(("/", "@")):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(state.encode(), path.replace("@", "\0", 1))

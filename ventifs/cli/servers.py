@@ -1,0 +1,63 @@
+"""`ventifs servers`: what running servers do."""
+
+import os
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from ventifs.cli.text import count, duration, share, size
+from ventifs.cli.where import environment, json_option
+from ventifs.errors import VentifsError
+from ventifs.ninep.activity import Activity, SessionActivity
+from ventifs.ninep.control import servers as running
+from ventifs.ninep.listen import default_address
+
+
+@click.command(short_help="Show what running servers do.")
+@json_option
+def servers(*, as_json: bool) -> None:
+    """Show what running servers do: their sessions, what they asked for, and what was at hand.
+
+    Those of your own; as root also the system's.
+    """
+    found = running(Path(default_address(environment(), os.getuid()).path).parent)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    if not found:
+        raise VentifsError("no server of yours runs; start one with ventifs serve")
+    for number, server in enumerate(found):
+        if number:
+            click.echo()
+        for line in _lines(server):
+            click.echo(line)
+
+
+def _lines(server: Activity) -> list[str]:
+    process, totals = server.process, server.process.totals
+    asked = totals.hits + totals.colds
+    workers = f", {count(server.workers, 'worker')}" if server.workers else ""
+    restarts = f", {count(server.restarts, 'restart')}" if server.restarts else ""
+    return [
+        f"{server.store} at {', '.join(server.addresses)}",
+        f"  running    {duration(time.time() - server.started)}, "
+        f"process {server.pid}{workers}{restarts}",
+        f"  answered   {count(sum(totals.operations.values()), 'operation')}, "
+        f"{totals.errors:,} with an error; {size(totals.bytes_out)}",
+        f"  at hand    {share(totals.hits, asked)}; cache {size(process.cache_bytes)} of "
+        f"{size(process.cache_bytes_max)}",
+        f"  sessions   {len(process.sessions):,} now, {totals.sessions:,} over, "
+        f"{server.refused:,} refused",
+        *(f"    {line}" for line in map(_session_line, process.sessions)),
+    ]
+
+
+def _session_line(session: SessionActivity) -> str:
+    return (
+        f"{session.peer}: {session.export or '-'} as {session.user or '-'}, "
+        f"{session.dialect or 'no version yet'}, {count(session.fids, 'fid')}, "
+        f"{session.in_flight:,} in flight, {count(session.operations, 'operation')}, "
+        f"{size(session.bytes_out)}, {duration(time.time() - session.since)}"
+    )

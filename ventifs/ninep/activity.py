@@ -1,0 +1,128 @@
+"""What a server does and did, as plain figures: of each session, and of all of a process.
+
+Owns the structs that control sockets, workers and metrics carry, and how those of several processes
+become one. Knows no sessions and no sockets.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+
+class SessionActivity(msgspec.Struct):
+    """A session, as it is now.
+
+    Attributes:
+        peer: who.
+        since: seconds since 1970.
+        dialect: the version that was agreed on; None before.
+        export, user: of its first attach; None before.
+        fids: it holds now.
+        in_flight: requests not answered yet.
+        operations: requests so far.
+        errors: of these, those answered by an error.
+        hits, colds: requests answered out of memory, and those that waited for a thread.
+        bytes_in, bytes_out: carried so far.
+    """
+
+    peer: str
+    since: float
+    dialect: str | None
+    export: str | None
+    user: str | None
+    fids: int
+    in_flight: int
+    operations: int
+    errors: int
+    hits: int
+    colds: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Totals(msgspec.Struct):
+    """What sessions did since the start, together.
+
+    Attributes:
+        sessions: that are over.
+        operations: requests by the name of their message.
+    """
+
+    sessions: int = 0
+    operations: dict[str, int] = {}
+    errors: int = 0
+    hits: int = 0
+    colds: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def copy(self) -> "Totals":
+        """One that changes apart from this."""
+        return msgspec.structs.replace(self, operations=dict(self.operations))
+
+    def add(self, other: "Totals") -> None:
+        """Add another process's."""
+        for name, number in other.operations.items():
+            self.operations[name] = self.operations.get(name, 0) + number
+        self.sessions += other.sessions
+        self.errors += other.errors
+        self.hits += other.hits
+        self.colds += other.colds
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+
+
+class Process(msgspec.Struct):
+    """One process that has sessions.
+
+    Attributes:
+        cache_bytes, cache_bytes_max: of decoded clumps, held and allowed.
+        loads: jobs that threads ran; `loads_ahead` of them before anybody asked.
+        loads_shared: jobs that found another of their key waiting or running.
+    """
+
+    sessions: list[SessionActivity] = []
+    totals: Totals = msgspec.field(default_factory=Totals)
+    cache_bytes: int = 0
+    cache_bytes_max: int = 0
+    loads: int = 0
+    loads_ahead: int = 0
+    loads_shared: int = 0
+
+
+class Activity(msgspec.Struct):
+    """A server, whole.
+
+    Attributes:
+        pid: of the process that listens.
+        started: seconds since 1970.
+        store: its directory.
+        addresses: where it listens.
+        workers: processes that have sessions; 0 when it has them itself.
+        restarts: workers that died and were started anew.
+        refused: connections that were not let in.
+        process: of all workers together.
+    """
+
+    pid: int
+    started: float
+    store: str
+    addresses: list[str]
+    workers: int
+    restarts: int
+    refused: int
+    process: Process
+
+
+def together(processes: Iterable[Process]) -> Process:
+    """Several processes as one."""
+    whole = Process()
+    for process in processes:
+        whole.sessions = [*whole.sessions, *process.sessions]
+        whole.totals.add(process.totals)
+        whole.cache_bytes += process.cache_bytes
+        whole.cache_bytes_max += process.cache_bytes_max
+        whole.loads += process.loads
+        whole.loads_ahead += process.loads_ahead
+        whole.loads_shared += process.loads_shared
+    return whole

@@ -1,0 +1,257 @@
+"""What all dialects answer alike; `linux.py` and `plan9.py` add what is theirs.
+
+A handler takes (fid, message) and returns the reply: a message, or the reply's fields as bytes, or
+as a list of buffers, when that is quicker; a reply's type is its request's plus one. A handler may
+be run several times, from its start, until nothing it needs is missing: every call of the file
+system that is not to be made twice goes through `call`, which gives again what the call gave
+before. Knows nothing of tags, frames and waiting.
+"""
+
+import errno
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from ventifs.ninep import messages as m
+from ventifs.ninep.codec import READ_OVERHEAD, Codec
+from ventifs.ninep.fids import Fid, Fids
+from ventifs.ninep.flight import Raised
+from ventifs.ninep.fs import (
+    Blocking,
+    Buffer,
+    Cold,
+    File,
+    Filesystem,
+    Opened,
+    ReadOnlyOpened,
+    Refused,
+    User,
+)
+from ventifs.ninep.wire import Qid
+
+Body = m.Message | bytes | list[Buffer]
+Handle = Callable[[Any, Any], Body]
+T = TypeVar("T")
+
+NAME_MAX = 255
+OFFSET_MAX = (1 << 63) - 1
+QTDIR = 0x80
+WRITE_OVERHEAD = 23  # of a Twrite: all but its data
+
+_COUNT = struct.Struct("<I")
+_WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
+
+
+def check_name(name: bytes) -> None:
+    """See that a directory could hold a name.
+
+    Raises:
+        Refused: EINVAL, or ENAMETOOLONG.
+    """
+    if not name or b"/" in name or b"\0" in name:
+        raise Refused(errno.EINVAL)
+    if len(name) > NAME_MAX:
+        raise Refused(errno.ENAMETOOLONG)
+
+
+def check_new_name(name: bytes) -> None:
+    """See that a name can be given to a file.
+
+    Raises:
+        Refused: EINVAL, or ENAMETOOLONG.
+    """
+    check_name(name)
+    if name in {b".", b".."}:
+        raise Refused(errno.EINVAL)
+
+
+class Held(ReadOnlyOpened):
+    """Bytes that are read through a fid as if they were a file."""
+
+    def __init__(self, data: bytes, fids: Fids) -> None:
+        """Hold them.
+
+        Raises:
+            Refused: ENOMEM when the session holds too much.
+        """
+        if not fids.hold(len(data)):
+            raise Refused(errno.ENOMEM)
+        self._data = data
+        self._fids = fids
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Some of them."""
+        return [self._data[offset : offset + count]]
+
+    def entries(self, start: int) -> Any:
+        """None: they are no directory."""
+        raise Refused(errno.ENOTDIR)
+
+    def close(self) -> None:
+        """Hold them no more."""
+        self._fids.hold(-len(self._data))
+        self._data = b""
+
+
+class Common:
+    """Handlers of a generation of a session.
+
+    Attributes:
+        fids: the session's.
+        msize: no message is larger.
+        outcomes: what the calls of the running handler gave so far.
+    """
+
+    dialect: ClassVar[m.Dialect]
+
+    def __init__(self, filesystem: Filesystem, fids: Fids, msize: int) -> None:
+        """Serve a file system."""
+        self.filesystem = filesystem
+        self.fids = fids
+        self.msize = msize
+        self.codec = Codec.of(self.dialect)
+        self.outcomes: list[Any] = []
+        self._again: list[Any] = []  # outcomes of an earlier run, the next one last
+
+    def handlers(self) -> dict[type[m.Message], Handle]:
+        """The handlers of this dialect's requests, but Tversion and Tflush, by their names."""
+        return {
+            record: getattr(self, record.__name__[1:])
+            for record in m.MESSAGES.values()
+            if self.dialect in record.dialects
+            and record.__name__[0] == "T"
+            and record not in {m.Tversion, m.Tflush}
+        }
+
+    def begin(self, outcomes: list[Any] | None = None) -> None:
+        """A handler is about to run; with the outcomes of its earlier runs, if it ran."""
+        self.outcomes = outcomes if outcomes is not None else []
+        self._again = self.outcomes[::-1]
+
+    def call(self, method: Callable[..., T], /, *args: Any) -> T:
+        """Call a method of the file system, or give again what it gave."""
+        if self._again:
+            outcome: Any = self._again.pop()
+            if type(outcome) is Raised:
+                raise outcome.error
+            return outcome  # type: ignore[no-any-return]
+        value = method(*args)
+        self.outcomes.append(value)
+        return value
+
+    def qid(self, file: File) -> Qid:
+        """A file's qid, as this dialect has it."""
+        return file.qid
+
+    def error(self, number: int) -> m.Message:
+        """The reply that tells of an error."""
+        raise NotImplementedError
+
+    def opened(self, fid: Fid) -> Opened:
+        """What a fid was opened to.
+
+        Raises:
+            Refused: EBADF when it was not.
+        """
+        if fid.opened is None:
+            raise Refused(errno.EBADF)
+        return fid.opened
+
+    def closed(self, fid: Fid) -> File:
+        """The file of a fid that is not open.
+
+        Raises:
+            Refused: EINVAL when it is.
+        """
+        if fid.opened is not None:
+            raise Refused(errno.EINVAL)
+        return fid.file
+
+    def attach(self, _: None, message: m.Tattach) -> Body:
+        """Let a fid be the root of a tree."""
+        if message.afid != m.NOFID:
+            raise Refused(errno.EBADF)  # nobody was ever given one
+        self.fids.check_new(message.fid)
+        user = User(message.uname, message.n_uname)
+        file = self.call(self.filesystem.attach, user, message.aname)
+        self.fids.table[message.fid] = Fid(file)
+        return m.Rattach(self.qid(file))
+
+    def walk(self, fid: Fid, message: m.Twalk) -> Body:
+        """Go from one file to another.
+
+        A name that is not there ends a walk, which then makes no fid; the first one is an error.
+        """
+        newfid, names = message.newfid, message.wnames
+        if newfid == message.fid:
+            self.closed(fid)
+        else:
+            self.fids.check_new(newfid)
+        if len(names) == 1:  # as Linux walks
+            file = self._step(fid.file, names[0])
+            body: Body = _WALKED(1, *self.qid(file))
+        else:
+            file, qids = self._path(fid.file, names)
+            body = m.Rwalk(tuple(qids))
+            if len(qids) < len(names):
+                return body
+        if newfid == message.fid:
+            self.fids.replace(newfid, fid, Fid(file))
+        else:
+            self.fids.table[newfid] = Fid(file)
+        return body
+
+    def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Qid]]:
+        """Where names lead, and the qids on the way; fewer when a later name is not there."""
+        qids: list[Qid] = []
+        for name in names:
+            try:
+                file = self._step(file, name)
+            except (Cold, Blocking):
+                raise
+            except Exception:
+                if not qids:
+                    raise
+                break
+            qids.append(self.qid(file))
+        return file, qids
+
+    def _step(self, file: File, name: bytes) -> File:
+        if name == b".":
+            if not file.qid.type & QTDIR:
+                raise Refused(errno.ENOTDIR)
+            return file
+        if not name or b"/" in name or b"\0" in name or len(name) > NAME_MAX:
+            check_name(name)
+        return self.call(file.walk, name)
+
+    def read(self, fid: Fid, message: m.Tread) -> Body:
+        """Read from what is open."""
+        count = min(message.count, self.msize - READ_OVERHEAD)
+        if message.offset > OFFSET_MAX:
+            raise Refused(errno.EINVAL)
+        pieces = self.call(self.opened(fid).read, message.offset, count)
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+        return [_COUNT.pack(size), *pieces]
+
+    def write(self, fid: Fid, message: m.Twrite) -> Body:
+        """Write to what is open."""
+        if message.offset + len(message.data) > OFFSET_MAX:
+            raise Refused(errno.EFBIG)
+        count = self.call(self.opened(fid).write, message.offset, message.data)
+        return m.Rwrite(count)
+
+    def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
+        """Forget a fid; the number is free at once, whatever comes of the rest."""
+        self.fids.forget(message.fid, fid)
+        if fid.remove:
+            self.call(fid.file.remove)
+        return b""
+
+    def remove(self, fid: Fid, message: m.Tremove) -> Body:
+        """Remove a file, and forget its fid whatever comes of it."""
+        self.fids.forget(message.fid, fid)
+        self.call(fid.file.remove)
+        return b""

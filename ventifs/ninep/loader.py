@@ -1,0 +1,180 @@
+"""Runs what sessions lack in threads: few at once, fairly by session, and nothing twice.
+
+Owns the queues of jobs between sessions and threads. What always holds: at most `AT_ONCE` threads
+work; each session in its turn gets one thread hop, for up to `BATCH` of its jobs; jobs of equal
+keys that wait or run at one time, whoever's they are, are one run; what nobody waits for runs only
+when nothing that is waited for is left. Knows no sockets, and not what a job does: one that raises
+has its exception for a result.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Protocol
+
+import trio
+
+from ventifs.ninep.fs import Load
+from ventifs.ninep.session import Job
+
+AT_ONCE = 2  # eight threads cut the rate of a session that needs none to a fifth
+BATCH = 8  # jobs a hop: a hop costs about as much as a job, and the next session waits for all
+AHEAD_MAX = 64  # loads that nobody waits for yet; more are of readers that have moved on
+
+Result = tuple[Job, Any, BaseException | None]
+
+
+class Client(Protocol):
+    """Whoever waits for jobs: a connection. Hashable by identity."""
+
+    def finished(self, results: list[Result]) -> None:
+        """Jobs are done. Called in the event loop; neither waits nor raises."""
+
+
+class _Run:
+    """One run of one thing, and who waits for it."""
+
+    __slots__ = ("key", "run", "started", "waiters")
+
+    def __init__(self, key: Hashable | None, run: Callable[[], Any]) -> None:
+        self.key = key
+        self.run = run
+        self.waiters: list[tuple[Client, Job]] = []
+        self.started = False
+
+
+class Loader:
+    """Queues and threads; `run` is its task.
+
+    Attributes:
+        runs: jobs and loads run so far.
+        hops: thread hops made so far.
+        shared: jobs that found another of their key waiting or running.
+        ahead_runs: of the runs, those that nobody waited for when they began.
+
+    Concurrency: of the event loop's thread.
+    """
+
+    def __init__(self, *, at_once: int = AT_ONCE, batch: int = BATCH) -> None:
+        """Run at most `at_once` hops at a time, of at most `batch` jobs each."""
+        self.runs = self.hops = self.shared = self.ahead_runs = 0
+        self._at_once = at_once
+        self._batch = batch
+        self._limiter = trio.CapacityLimiter(at_once)
+        self._queues: dict[Client, deque[_Run]] = {}  # of those with jobs, the next one first
+        self._ahead: deque[_Run] = deque()
+        self._known: dict[Hashable, _Run] = {}  # with a key, waiting or running
+        self._running: set[_Run] = set()
+        self._idle = trio.lowlevel.ParkingLot()
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait for a thread; one that two sessions wait for counts twice."""
+        return sum(map(len, self._queues.values()))
+
+    def submit(self, client: Client, jobs: Iterable[Job]) -> None:
+        """Have jobs run; the client is told in `finished`, of those of one hop at a time."""
+        queue = self._queues.setdefault(client, deque())
+        for job in jobs:
+            run = self._run_of(job.key, job.run)
+            if run.waiters:
+                self.shared += 1
+            run.waiters.append((client, job))
+            if not run.started:  # in the queue of each that waits: whose turn is first runs it
+                queue.append(run)
+        if queue:
+            self._idle.unpark(count=self._at_once)
+        else:
+            del self._queues[client]
+
+    def ahead(self, loads: Iterable[Load]) -> None:
+        """Have loads run that nobody waits for; of too many, the oldest are forgotten."""
+        for load in loads:
+            if load.key not in self._known:
+                self._ahead.append(self._run_of(load.key, load.run))
+        while len(self._ahead) > AHEAD_MAX:
+            self._forget(self._ahead.popleft())
+        if self._ahead:
+            self._idle.unpark(count=self._at_once)
+
+    def drop(self, client: Client) -> None:
+        """A client is gone: what only it waits for is not begun, and it is told nothing more."""
+        for run in self._queues.pop(client, ()):
+            run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
+            self._forget(run)
+        for run in self._running:
+            run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
+
+    async def run(self) -> None:
+        """Work until cancelled; the jobs that threads are at are finished first."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._at_once):
+                nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        while True:
+            runs = self._taken()
+            if not runs:
+                await self._idle.park()
+                continue
+            self.hops += 1
+            self.runs += len(runs)
+            outcomes = await trio.to_thread.run_sync(_run_all, runs, limiter=self._limiter)
+            self._deliver(runs, outcomes)
+
+    def _run_of(self, key: Hashable | None, run: Callable[[], Any]) -> _Run:
+        if key is None:
+            return _Run(None, run)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _Run(key, run)
+        return known
+
+    def _forget(self, run: _Run) -> None:
+        if not run.started and not run.waiters and run.key is not None:
+            self._known.pop(run.key, None)
+
+    def _taken(self) -> list[_Run]:
+        """What the next hop is for: jobs of the session whose turn it is, or loads ahead."""
+        while self._queues:
+            client = next(iter(self._queues))
+            queue = self._queues.pop(client)
+            runs = self._begun(queue, self._batch)
+            if queue:
+                self._queues[client] = queue  # behind all others
+            if runs:
+                return runs
+        runs = self._begun(self._ahead, 1)
+        self.ahead_runs += len(runs)
+        return runs
+
+    def _begun(self, queue: deque[_Run], most: int) -> list[_Run]:
+        runs: list[_Run] = []
+        while queue and len(runs) < most:
+            run = queue.popleft()
+            if not run.started:
+                run.started = True
+                runs.append(run)
+        self._running.update(runs)
+        return runs
+
+    def _deliver(self, runs: list[_Run], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+        self._running.difference_update(runs)
+        results: dict[Client, list[Result]] = {}
+        for run, (value, error) in zip(runs, outcomes, strict=True):
+            if run.key is not None:
+                del self._known[run.key]
+            for client, job in run.waiters:
+                results.setdefault(client, []).append((job, value, error))
+        for client, those in results.items():
+            client.finished(those)
+
+
+def _run_all(runs: list[_Run]) -> list[tuple[Any, BaseException | None]]:
+    return [_outcome(run.run) for run in runs]
+
+
+def _outcome(run: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return run(), None
+    except BaseException as error:  # whatever it is, it is the business of who waits
+        return None, error

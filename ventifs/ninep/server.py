@@ -1,0 +1,307 @@
+"""The sessions of one process: a task each, that carries bytes between a channel and a session.
+
+What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
+peer that does not read holds up one turn of its own and nobody else; after each turn every other
+session that can go on has its turn; whatever happens in a session ends that session alone. Knows
+no message, no file and no address: what a session means is `session.py`'s, who may connect is
+`gate.py`'s.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import trio
+from trio.lowlevel import checkpoint
+
+from ventifs.ninep.activity import SessionActivity, Totals
+from ventifs.ninep.allow import Exports
+from ventifs.ninep.channel import Channel
+from ventifs.ninep.events import event
+from ventifs.ninep.fs import File, Filesystem, Load, User
+from ventifs.ninep.loader import Loader, Result
+from ventifs.ninep.messages import MESSAGES, NONUNAME
+from ventifs.ninep.peer import Peer
+from ventifs.ninep.session import Limits, Session, Trace
+from ventifs.ninep.wire import WireError
+
+HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
+GRACE_S = 10  # for what is in flight when the server is to stop
+
+_NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
+
+log = logging.getLogger(__name__)
+
+
+class _Noting:
+    """A file system that remembers who attached to what first."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+        self.user: User | None = None
+        self.aname = b""
+
+    def attach(self, user: User, aname: bytes) -> File:
+        root = self._filesystem.attach(user, aname)
+        if self.user is None:
+            self.user, self.aname = user, aname
+        return root
+
+    def ahead(self) -> list[Load]:
+        return self._filesystem.ahead()
+
+
+class Connection:
+    """One session, from its first byte to its last.
+
+    Concurrency: `run` is its one task; everything is of the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        peer: Peer,
+        filesystem: Filesystem,
+        loader: Loader,
+        limits: Limits,
+        trace: Trace | None,
+    ) -> None:
+        """Be ready to run."""
+        self.peer = peer
+        self.started = time.time()
+        self._channel = channel
+        self._filesystem = _Noting(filesystem)
+        self._session = Session(self._filesystem, limits=limits, trace=trace)
+        self._loader = loader
+        self._news = trio.Event()
+        self._ending = False
+        self._failure: BaseException | None = None
+        self._bytes_in = 0
+
+    async def run(self, handshake_s: float) -> None:
+        """Serve until either side has had enough; logs why. Closes the channel."""
+        reason = "stopped"
+        began = trio.current_time()
+        event("opened", peer=self.peer)
+        try:
+            reason = await self._serve(handshake_s)
+        finally:
+            self._loader.drop(self)
+            self._session.close()
+            self._channel.close(politely=self._ending)
+            told = self.activity()
+            event(
+                "closed", peer=self.peer, reason=reason, dialect=told.dialect, export=told.export,
+                user=told.user, operations=told.operations, errors=told.errors,
+                bytes_in=told.bytes_in, bytes_out=told.bytes_out,
+                seconds=trio.current_time() - began,
+            )  # fmt: skip
+
+    def end(self) -> None:
+        """Read no more, answer what was read, and then close."""
+        self._ending = True
+        self._wake()
+
+    def finished(self, results: list[Result]) -> None:
+        """See `loader.Client`."""
+        try:
+            for job, value, error in results:
+                self._session.finish(job, value, error)
+        except Exception as failure:  # a bug; it is this session's alone
+            self._failure = failure
+        self._wake()
+
+    def activity(self) -> SessionActivity:
+        """What it did so far."""
+        session, user = self._session, self._filesystem.user
+        counters = session.counters
+        attached = user is not None
+        return SessionActivity(
+            peer=str(self.peer),
+            since=self.started,
+            dialect=session.dialect.version.decode() if session.dialect else None,
+            export=_text(self._filesystem.aname) or "/" if attached else None,
+            user=_name(user) if user else None,
+            fids=session.fids,
+            in_flight=session.in_flight,
+            operations=sum(counters.requests),
+            errors=counters.errors,
+            hits=counters.hits,
+            colds=counters.colds,
+            bytes_in=self._bytes_in,
+            bytes_out=counters.replied,
+        )
+
+    def add_to(self, totals: Totals) -> None:
+        """Add all that it did to the totals."""
+        counters = self._session.counters
+        totals.errors += counters.errors
+        totals.hits += counters.hits
+        totals.colds += counters.colds
+        totals.bytes_in += self._bytes_in
+        totals.bytes_out += counters.replied
+        for number, times in enumerate(counters.requests):
+            if times:
+                name = _NAMES.get(number, "unknown")
+                totals.operations[name] = totals.operations.get(name, 0) + times
+
+    async def _serve(self, handshake_s: float) -> str:
+        try:
+            with trio.move_on_after(handshake_s) as handshake:
+                reason = await self._exchange(until_first_reply=True)
+            if handshake.cancelled_caught:
+                return f"no request in {handshake_s:g} s"
+            return reason or await self._exchange() or ""
+        except WireError as error:
+            return f"no 9P: {error}"
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
+        except Exception as error:
+            log.error("a session failed: a bug in ventifs", exc_info=error)
+            return "failed"
+
+    async def _exchange(self, *, until_first_reply: bool = False) -> str | None:
+        """Carry bytes both ways; why no more, or None when the first reply is sent."""
+        session, channel, loader = self._session, self._channel, self._loader
+        ahead = self._filesystem.ahead
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if session.more:
+                await checkpoint()
+            else:
+                reason = await self._input()
+                if reason is not None:
+                    return reason
+            replies = session.turn()
+            if replies:
+                await channel.write(replies)
+            if jobs := session.jobs():
+                loader.submit(self, jobs)
+            if loads := ahead():
+                loader.ahead(loads)
+            if until_first_reply and replies:
+                return None
+
+    async def _input(self) -> str | None:
+        """Wait for what makes another turn worth its while; why there is no more to come."""
+        session, channel = self._session, self._channel
+        if self._ending and not session.in_flight:
+            return "stopped"
+        if self._ending or not session.hungry:
+            await self._pause()
+            return None
+        data = await channel.read()
+        if data:
+            self._bytes_in += len(data)
+            session.receive(data)
+        elif data is not None:
+            if not channel.half_closes:
+                return "closed by peer"
+            self._ending = True
+        return None
+
+    async def _pause(self) -> None:
+        """Wait for a job to be done, or for the end."""
+        self._news = trio.Event()
+        await self._news.wait()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._channel.wake()
+
+
+class Server:
+    """All sessions of this process, and the threads that load for them.
+
+    Attributes:
+        totals: what sessions did that are over.
+        loader: of all sessions.
+        started: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        filesystem_for: Callable[[Peer, Exports], Filesystem],
+        *,
+        limits: Limits | None = None,
+        trace: Callable[[], Trace] | None = None,
+        handshake_s: float = HANDSHAKE_S,
+    ) -> None:
+        """Serve each peer what `filesystem_for` gives for it and what it may reach.
+
+        Args:
+            filesystem_for: never raises, never waits.
+            limits: of each session.
+            trace: makes the trace of a session.
+            handshake_s: seconds that a connection has for its first request.
+        """
+        self.loader = Loader()
+        self.totals = Totals()
+        self.started = time.time()
+        self._filesystem_for = filesystem_for
+        self._limits = limits or Limits()
+        self._trace = trace
+        self._handshake_s = handshake_s
+        self._connections: set[Connection] = set()
+        self._empty = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """Those that there are."""
+        return frozenset(self._connections)
+
+    def now(self) -> Totals:
+        """What all sessions did, those that are not over too."""
+        totals = self.totals.copy()
+        for connection in self._connections:
+            connection.add_to(totals)
+        return totals
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve what is handed to `start`, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.loader.run)
+            task_status.started()
+
+    def start(
+        self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """Begin a session, in a task of its own; `over` is called when it is."""
+        assert self._nursery is not None, "the server does not run"
+        filesystem = self._filesystem_for(peer, exports)
+        trace = self._trace() if self._trace is not None else None
+        connection = Connection(channel, peer, filesystem, self.loader, self._limits, trace)
+        self._connections.add(connection)
+        self._nursery.start_soon(self._run, connection, over)
+
+    async def drain(self, grace_s: float = GRACE_S) -> None:
+        """Let every session answer what it has read, for at most so many seconds."""
+        for connection in self._connections:
+            connection.end()
+        with trio.move_on_after(grace_s):
+            while self._connections:
+                self._empty = trio.Event()
+                await self._empty.wait()
+
+    async def _run(self, connection: Connection, over: Callable[[], None]) -> None:
+        try:
+            await connection.run(self._handshake_s)
+        finally:
+            self._connections.discard(connection)
+            connection.add_to(self.totals)
+            self.totals.sessions += 1
+            over()
+            if not self._connections:
+                self._empty.set()
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _name(user: User) -> str:
+    """A user as people know it: a number, if there is one."""
+    return _text(user.name) if user.uid == NONUNAME else str(user.uid)

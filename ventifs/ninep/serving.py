@@ -1,0 +1,181 @@
+"""A store, served: what is served and how, as settings, and the sessions of this process over it.
+
+Owns how a store, its file system and the sessions come together, in a server that is one process as
+in each of its workers. `Backend` is what the rest of a server sees of either.
+"""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import msgspec
+import trio
+
+from ventifs.ninep.access import GuardedFilesystem, Squash
+from ventifs.ninep.activity import Process
+from ventifs.ninep.allow import Exports
+from ventifs.ninep.archivefs import ArchiveFilesystem, Split
+from ventifs.ninep.channel import Channel, socket_channel
+from ventifs.ninep.events import LineFormatter, event
+from ventifs.ninep.fs import Filesystem
+from ventifs.ninep.peer import Peer
+from ventifs.ninep.server import Server
+from ventifs.ninep.session import Limits, Trace
+from ventifs.ninep.trace import Tracer
+from ventifs.store import Store
+from ventifs.tree.catalog import version_records
+
+CACHE_BYTES_DEFAULT = 256 << 20
+GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
+
+Access = Literal["trust", "mode"]
+Squashed = Literal["none", "root", "all"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What is served, and how.
+
+    Attributes:
+        store: its directory.
+        cache_bytes: of memory, for what is decoded; beside it a session takes some.
+        access: who checks permissions: the client's kernel, or the server against n_uname.
+        squash: who is nobody, when the server checks.
+        scores: whether trees can be reached by their scores.
+        msize: bytes of the largest message.
+        log_json: whether log lines are JSON.
+        trace: whether every message is written to standard output.
+    """
+
+    store: str
+    cache_bytes: int = CACHE_BYTES_DEFAULT
+    access: Access = "trust"
+    squash: Squashed = "none"
+    scores: bool = False
+    msize: int = Limits().msize_max
+    log_json: bool = False
+    trace: bool = False
+
+
+class Backend(Protocol):
+    """Whoever has the sessions of a server.
+
+    Attributes:
+        workers: processes that have them; 0 when it is this one.
+        restarts: of workers, so far.
+    """
+
+    workers: int
+    restarts: int
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled; started when connections can be taken."""
+
+    async def take(
+        self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """Serve a connection, which is the backend's from now on; `over` is called at its end."""
+
+    async def ask(self) -> Process:
+        """What it does."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Let sessions answer what is in flight, for at most so many seconds."""
+
+
+class Local:
+    """The sessions of this process over an open store; a `Backend`, and a context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the store.
+
+        Raises:
+            VentifsError: there is none, or it cannot be read.
+        """
+        self.workers = self.restarts = 0
+        self._settings = settings
+        split = Split.of(settings.cache_bytes)
+        self._store = Store.open(settings.store, cache_bytes=split.clumps)
+        self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
+        self._views: dict[Exports, Filesystem] = {}
+        if not version_records(self._store):
+            event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
+        self.server = Server(
+            self._filesystem_for,
+            limits=Limits(msize_max=settings.msize),
+            trace=_tracer if settings.trace else None,
+        )
+
+    def __enter__(self) -> Self:
+        """Be used."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self._store.close()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `Backend`."""
+        await self.server.run(task_status)
+
+    async def take(
+        self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """See `Backend`."""
+        self.start(socket_channel(connection), peer, exports, over)
+
+    def start(
+        self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """Serve a channel."""
+        self.server.start(channel, peer, exports, over)
+
+    async def ask(self) -> Process:
+        """See `Backend`."""
+        server = self.server
+        return Process(
+            sessions=[connection.activity() for connection in server.connections],
+            totals=server.now(),
+            cache_bytes=self._store.cached_bytes + self._archive.node_bytes,
+            cache_bytes_max=self._settings.cache_bytes,
+            loads=server.loader.runs,
+            loads_ahead=server.loader.ahead_runs,
+            loads_shared=server.loader.shared,
+        )
+
+    async def drain(self, grace_s: float) -> None:
+        """See `Backend`."""
+        await self.server.drain(grace_s)
+
+    def _filesystem_for(self, peer: Peer, exports: Exports) -> Filesystem:
+        made = self._views.get(exports)
+        if made is None:
+            made = self._views[exports] = self._made(exports)
+        return made
+
+    def _made(self, exports: Exports) -> Filesystem:
+        view = self._archive.view(exports)
+        if exports.as_nobody:
+            return GuardedFilesystem(view, squash=Squash.ALL)
+        if self._settings.access == "mode":
+            return GuardedFilesystem(view, squash=Squash(self._settings.squash))
+        return view
+
+
+def start_log(*, as_json: bool, worker: int | None = None) -> None:
+    """Have everything logged to standard error, as lines of fields."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(as_json=as_json, worker=worker))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _tracer() -> Trace:
+    """A trace for one session; its lines, whole, may stand between another's."""
+    return Tracer(lambda line: print(line, flush=True))

@@ -1,0 +1,509 @@
+"""A 9P session without I/O: bytes in, replies out, whatever the dialect.
+
+It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
+request whose files are in memory is answered within the turn it came in and leaves no trace; others
+go into flight (`flight.py`). What always holds: a reply is never larger than msize; nothing that
+comes in raises anything but `WireError`; what a client can make a session hold is limited. It knows
+no sockets, no threads and no clock but the one that ends a turn.
+"""
+
+import errno
+import struct
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from ventifs.ninep import messages as m
+from ventifs.ninep.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.common import Body, Common
+from ventifs.ninep.errors import errno_of
+from ventifs.ninep.fids import USES, Fid, Fids, Uses
+from ventifs.ninep.flight import Flight, Job, Request
+from ventifs.ninep.fs import Blocking, Buffer, Cold, Filesystem, Refused
+from ventifs.ninep.linux import Linux
+from ventifs.ninep.plan9 import Plan9, Unix
+from ventifs.ninep.wire import Decode, WireError
+
+__all__ = ["Counters", "Job", "Limits", "Session", "Trace"]
+
+Trace = Callable[[bool, bytes], None]
+"""Told of every message: (incoming, the whole frame)."""
+
+MSIZE_MIN = 4096  # Linux's client asks for no less
+MSIZE_FIRST = 8192  # before a version is agreed on
+TRIES_MAX = 10_000  # of one request; each brought something into memory, or should have
+SMALL = 4096  # bytes; replies' pieces up to it are joined, larger ones sent as they are
+DIALECTS: dict[bytes, type[Common]] = {
+    handlers.dialect.version: handlers for handlers in (Linux, Unix, Plan9)
+}
+
+_HEADER = HEADER.pack
+_HEAD = struct.Struct(
+    "<IBHI"
+).unpack_from  # size, type, tag, and the fid that nearly all requests begin with
+_Entry = tuple[Decode, Callable[[Any, Any], Any], Uses, bool]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a client can have of a session.
+
+    Attributes:
+        msize_max: bytes of a message.
+        fids_max: fids.
+        held_max: bytes of extended attributes and places in directories, of all fids.
+        in_flight_max: requests that are not answered; more are not read.
+        in_flight_bytes_max: bytes of their frames, and of input that was not looked at.
+        turn_requests: requests that one turn answers.
+        turn_bytes: bytes of replies after which a turn ends.
+        turn_pinned: bytes of cached memory that replies keep, after which a turn ends.
+        turn_s: seconds after which a turn ends.
+    """
+
+    msize_max: int = (1 << 20) + 24
+    fids_max: int = 1 << 20
+    held_max: int = 16 << 20
+    in_flight_max: int = 256
+    in_flight_bytes_max: int = 4 << 20
+    turn_requests: int = 64
+    turn_bytes: int = 256 << 10
+    turn_pinned: int = 4 << 20
+    turn_s: float = 0.001
+
+
+class Counters(msgspec.Struct):
+    """What a session has done.
+
+    Attributes:
+        requests: by message type.
+        replied: bytes of replies.
+        errors: requests answered with an error.
+        hits: requests answered within the turn they came in.
+        colds: requests that had to wait.
+    """
+
+    requests: list[int] = msgspec.field(default_factory=lambda: [0] * 256)
+    replied: int = 0
+    errors: int = 0
+    hits: int = 0
+    colds: int = 0
+
+
+class Session:
+    """The server's side of one connection.
+
+    The driver alternates `receive` and `turn`, sends what a turn gives before the next, runs
+    `jobs`, and hands what became of them to `finish`. All in one thread.
+    """
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        *,
+        limits: Limits | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        """Serve a file system."""
+        self.counters = Counters()
+        self._filesystem = filesystem
+        self._limits = limits or Limits()
+        self._trace = trace
+        self._fids = Fids(self._limits.fids_max, self._limits.held_max)
+        self._flight = Flight()
+        self._msize = MSIZE_FIRST
+        self._handlers: Common = Plan9(filesystem, self._fids, MSIZE_FIRST)
+        self._table: list[_Entry | None] = [None] * 256
+        self._closed = False
+        self._data = b""  # input, looked at up to `_at`
+        self._at = 0
+        self._tail = bytearray()  # input behind it, while `_data` holds no whole frame
+        self._small: list[Buffer] = []  # replies of this turn: a run of small pieces,
+        self._replies: list[Buffer] = []  # and what comes before it
+        self._sent = 0
+        self._pinned = 0
+        self._budget = 0
+        self._no_version()
+
+    # Input
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes as they came, however they were cut.
+
+        Raises:
+            WireError: when the stream cannot go on.
+        """
+        if self._closed:
+            return
+        if self._at == len(self._data) and not self._tail:
+            self._data, self._at = data, 0
+        else:
+            if not self._tail:
+                self._tail += memoryview(self._data)[self._at :]
+                self._data, self._at = b"", 0
+            self._tail += data
+
+    def _frame(self) -> bool:
+        """Whether a whole frame is at hand, which is then in `_data`.
+
+        Raises:
+            WireError: when none can follow.
+        """
+        source: bytes | bytearray = self._data
+        at = self._at
+        if self._tail:
+            source, at = self._tail, 0
+        left = len(source) - at
+        if left < 4:
+            return False
+        size = int.from_bytes(source[at : at + 4], "little")
+        if not HEADER_SIZE <= size <= self._msize:
+            raise WireError(
+                f"a message of {size} bytes: {HEADER_SIZE} to {self._msize} are allowed"
+            )
+        if left < size:
+            return False
+        if self._tail:
+            self._data, self._at, self._tail = bytes(self._tail), 0, bytearray()
+        return True
+
+    @property
+    def _buffered(self) -> int:
+        return len(self._data) - self._at + len(self._tail)
+
+    @property
+    def _full(self) -> bool:
+        """Whether so much is in flight that no request is looked at."""
+        flight, limits = self._flight, self._limits
+        return len(flight.tags) >= limits.in_flight_max or flight.size >= limits.in_flight_bytes_max
+
+    @property
+    def hungry(self) -> bool:
+        """Whether more input is to be read."""
+        if self._closed or self._full:
+            return False
+        return self._buffered < max(self._limits.in_flight_bytes_max, self._msize)
+
+    @property
+    def more(self) -> bool:
+        """Whether another turn would do something, without more input or finished jobs."""
+        if self._closed:
+            return False
+        if self._flight.ready:
+            return True
+        try:
+            return not self._full and self._frame()
+        except WireError:
+            return True  # the next turn tells
+
+    # Work in threads
+
+    def jobs(self) -> list[Job]:
+        """Jobs to be run by threads, each handed out once."""
+        return self._flight.new_jobs()
+
+    def finish(self, job: Job, value: Any = None, error: BaseException | None = None) -> None:
+        """Hand in what a job returned or raised; one that nobody waits for is forgotten."""
+        self._flight.finish(job, value, error)
+
+    @property
+    def dialect(self) -> m.Dialect | None:
+        """What was agreed on; None before, and after a version that is unknown."""
+        return self._handlers.dialect if self._table[m.Tattach.type] is not None else None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered."""
+        return len(self._flight.tags)
+
+    @property
+    def fids(self) -> int:
+        """Fids that stand for something."""
+        return len(self._fids.table)
+
+    def close(self) -> None:
+        """The connection is gone: drop every request and fid."""
+        self._closed = True
+        self._data, self._at, self._tail = b"", 0, bytearray()
+        self._flight.reset()
+        self._fids.clear()
+
+    # A turn
+
+    def turn(self) -> list[Buffer]:
+        """Answer what can be answered, within limits; the replies, in order.
+
+        Raises:
+            WireError: when the stream cannot go on. What came before was answered by then.
+        """
+        limits, flight = self._limits, self._flight
+        deadline = perf_counter() + limits.turn_s
+        self._budget = limits.turn_requests
+        while not self._closed:
+            if flight.ready:
+                self._budget -= 1
+                self._resume(flight.ready.popleft())
+            elif self._full:
+                break
+            else:
+                try:
+                    if not self._frame():
+                        break
+                except WireError:
+                    if self._small or self._replies:
+                        break  # these first; the next turn tells
+                    raise
+                self._answer(deadline)
+            if self._spent(deadline):
+                break
+        return self._collected()
+
+    def _spent(self, deadline: float) -> bool:
+        """Whether the turn is over."""
+        return (
+            self._budget <= 0
+            or self._sent >= self._limits.turn_bytes
+            or self._pinned >= self._limits.turn_pinned
+            or perf_counter() > deadline
+        )
+
+    def _answer(self, deadline: float) -> None:
+        """Answer the frames in `_data`, the first of them whole, as long as they are usual.
+
+        The loop that nearly all requests take: 2 us for a Tgetattr, half of it the handler's and
+        the decoder's. An unusual one goes to `_request`, alone.
+        """
+        data, size_of, msize = self._data, len(self._data), self._msize
+        at = start = self._at
+        table, fids, tags = self._table, self._fids.table, self._flight.tags
+        add, outcomes, counters = self._small.append, self._handlers.outcomes, self.counters
+        requests = counters.requests
+        entry: _Entry | None
+        while not tags and at + 11 <= size_of:
+            size, number, tag, fid_number = _HEAD(data, at)
+            end = at + size
+            if size < 11 or size > msize or end > size_of:
+                break
+            entry = table[number]
+            fid = fids.get(fid_number)
+            if entry is None or fid is None or not entry[3] or self._trace is not None:
+                break
+            self._at = end
+            requests[number] += 1
+            message = None
+            outcomes.clear()
+            try:
+                message = entry[0](data, at + 7, end)
+                body = entry[1](fid, message)
+            except Exception as error:
+                self._failed(tag, number, message, size, entry, fid, error)
+                return
+            counters.hits += 1
+            at = end
+            if body.__class__ is bytes and len(body) < SMALL - 7:
+                size = len(body) + 7
+                add(_HEADER(size, number + 1, tag))
+                add(body)
+                self._sent += size
+            else:
+                self._reply(tag, number, body)
+                add = self._small.append
+            self._budget -= 1
+            if self._spent(deadline):
+                return
+        if at == start:
+            self._request()
+
+    def _request(self) -> None:
+        """Answer the request at hand, or let it wait."""
+        data, at = self._data, self._at
+        size, number, tag = HEADER.unpack_from(data, at)
+        end = self._at = at + size
+        self._budget -= 1
+        self.counters.requests[number] += 1
+        if self._trace is not None:
+            self._trace(True, data[at:end])
+        entry = self._table[number]
+        if entry is None:
+            self._fail(tag, Refused(errno.EOPNOTSUPP))
+            return
+        message = fid = None
+        try:
+            message = entry[0](data, at + HEADER_SIZE, end)
+            if self._flight.tags and self._waits(tag, number, message, size, entry):
+                return
+            if entry[3]:
+                fid = self._fids.of(getattr(message, entry[2].named[0]))
+            elif number in _OWN:
+                entry[1](tag, message)
+                return
+            self._handlers.begin()
+            body = entry[1](fid, message)
+        except Exception as error:
+            self._failed(tag, number, message, size, entry, fid, error)
+        else:
+            self.counters.hits += 1
+            self._reply(tag, number, body)
+
+    def _failed(
+        self, tag: int, number: int, message: Any, size: int, entry: _Entry, fid: Fid | None,
+        error: Exception,
+    ) -> None:  # fmt: skip
+        """A request could not be answered at once: it has to wait, or is refused."""
+        if isinstance(error, (Cold, Blocking)):
+            request = self._in_flight(tag, number, message, size, entry)
+            request.fid = fid
+            self._suspend(request, error)
+        else:
+            self._fail(tag, error)
+
+    def _waits(self, tag: int, number: int, message: Any, size: int, entry: _Entry) -> bool:
+        """Whether a request waits for earlier ones, which are told of it.
+
+        Raises:
+            Refused: EPROTO for the tag of one that is in flight; that one is not disturbed.
+        """
+        flight, uses = self._flight, entry[2]
+        if number == m.Tversion.type:
+            return False
+        if tag in flight.tags:
+            raise Refused(errno.EPROTO)
+        if not (flight.changing or flight.waiting) or not uses.named:
+            return False
+        named, changed = uses.of(message)
+        if not flight.must_wait(named, changed):
+            return False
+        flight.wait(self._in_flight(tag, number, message, size, entry))
+        return True
+
+    def _in_flight(self, tag: int, number: int, message: Any, size: int, entry: _Entry) -> Request:
+        self.counters.colds += 1
+        named, changed = entry[2].of(message)
+        return Request(tag, number, message, size, entry[1], entry[2], named, changed)
+
+    def _suspend(self, request: Request, missing: Cold | Blocking) -> None:
+        if request.tries > TRIES_MAX:
+            self._fail(request.tag, RuntimeError("a file system asks for loads without end"))
+            self._done(request)
+            return
+        request.outcomes = self._handlers.outcomes
+        self._handlers.begin()
+        if isinstance(missing, Cold):
+            self._flight.suspend_for_load(request, missing.load)
+        else:
+            self._flight.suspend_for_work(request, missing.work)
+
+    def _resume(self, request: Request) -> None:
+        """Run a request again, or, if it waited for fids, for the first time."""
+        handlers = self._handlers
+        try:
+            if request.fid is None and type(request.message) not in _WITHOUT_FID:
+                request.fid = self._fids.of(getattr(request.message, request.uses.named[0]))
+            handlers.begin(request.outcomes)
+            body = request.handle(request.fid, request.message)
+        except (Cold, Blocking) as missing:
+            self._suspend(request, missing)
+            return
+        except Exception as error:
+            self._fail(request.tag, error)
+        else:
+            self._reply(request.tag, request.number, body)
+        handlers.begin()  # nothing of this one is for the next
+        self._done(request)
+
+    def _done(self, request: Request) -> None:
+        """A request was answered: so are the flushes that waited for it."""
+        for tag in self._flight.done(request):
+            self._reply(tag, m.Tflush.type, b"")
+
+    # What the session answers itself
+
+    def _no_version(self) -> None:
+        """Only a Tversion is understood."""
+        decode = Codec.of(m.Dialect.PLAIN).decoders[m.Tversion.type]
+        self._table = [None] * 256
+        self._table[m.Tversion.type] = (decode, self._version, USES[m.Tversion], False)
+
+    def _version(self, tag: int, message: m.Tversion) -> None:
+        """Begin anew: nothing of what was before is answered any more."""
+        self._flight.reset()
+        self._fids.clear()
+        made = DIALECTS.get(message.version)
+        msize = min(message.msize, self._limits.msize_max)
+        agreed = made is not None and msize >= MSIZE_MIN
+        self._msize = msize if agreed else MSIZE_FIRST
+        self._handlers = (made or Plan9)(self._filesystem, self._fids, self._msize)
+        if agreed:
+            self._fill(self._handlers)
+        else:
+            self._no_version()
+        if made is not None and not agreed:
+            raise Refused(errno.EIO)  # as diod answers an msize below its own least
+        version = message.version if agreed else b"unknown"
+        self._reply(tag, m.Tversion.type, m.Rversion(msize, version))
+
+    def _fill(self, handlers: Common) -> None:
+        own: dict[type[m.Message], Callable[[Any, Any], Any]] = {
+            m.Tversion: self._version,
+            m.Tflush: self._flush,
+        }
+        decoders = handlers.codec.decoders
+        self._table = [None] * 256
+        for record, handle in (handlers.handlers() | own).items():
+            for_fid = record not in _WITHOUT_FID
+            self._table[record.type] = (decoders[record.type], handle, USES[record], for_fid)
+
+    def _flush(self, tag: int, message: m.Tflush) -> None:
+        """Never mind a request; answered when nothing of that one can come any more."""
+        request = Request(tag, m.Tflush.type, message, HEADER_SIZE + 2, self._flush, USES[m.Tflush])
+        if self._flight.flush(request, message.oldtag):
+            self._reply(tag, m.Tflush.type, b"")
+
+    # Replies
+
+    def _fail(self, tag: int, error: BaseException) -> None:
+        self.counters.errors += 1
+        self._reply(tag, 0, self._handlers.error(errno_of(error)))
+
+    def _reply(self, tag: int, number: int, body: Body) -> None:
+        """Add a reply to the turn's; `number` is the request's type."""
+        pieces: list[Buffer]
+        if isinstance(body, m.Message):
+            try:
+                frame = self._handlers.codec.encode(body, tag)
+            except WireError as error:
+                self._fail(tag, error)
+                return
+            size, pieces = len(frame), [frame]
+        else:
+            pieces = [body] if isinstance(body, bytes) else body
+            size = HEADER_SIZE + sum([len(piece) for piece in pieces])
+            pieces = [HEADER.pack(size, number + 1, tag), *pieces]
+        if size > self._msize:
+            self._fail(tag, Refused(errno.EMSGSIZE))
+            return
+        if self._trace is not None:
+            self._trace(False, b"".join(pieces))
+        self._sent += size
+        for piece in pieces:
+            if len(piece) <= SMALL:
+                self._small.append(piece)
+            else:
+                if self._small:
+                    self._replies.append(b"".join(self._small))
+                    self._small = []
+                self._replies.append(piece)
+                self._pinned += memoryview(memoryview(piece).obj).nbytes  # all of a clump
+
+    def _collected(self) -> list[Buffer]:
+        replies = self._replies
+        if self._small:
+            replies.append(b"".join(self._small))
+            self._small = []
+        self.counters.replied += self._sent
+        self._replies, self._sent, self._pinned = [], 0, 0
+        return replies
+
+
+_WITHOUT_FID = frozenset({m.Tversion, m.Tauth, m.Tattach, m.Tflush})
+_OWN = frozenset({m.Tversion.type, m.Tflush.type})

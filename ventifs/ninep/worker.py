@@ -1,0 +1,105 @@
+"""A worker: a process of its own that serves the connections it is handed.
+
+It begins fresh, ends when its parent's end of the socket closes, however that came about, and
+leaves signals to its parent: a service manager sends them to every process at once.
+"""
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from functools import partial
+
+import trio
+
+from ventifs.errors import VentifsError
+from ventifs.ninep.handing import (
+    SESSIONS_TOLD,
+    Ask,
+    Configure,
+    Failed,
+    Over,
+    Ready,
+    Report,
+    Stop,
+    Take,
+    Told,
+    receive_order,
+    send,
+)
+from ventifs.ninep.serving import GARBAGE_THRESHOLD, Local, start_log
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class _Worker:
+    """What a worker does with what it is told."""
+
+    def __init__(self, packets: socket.socket) -> None:
+        self._packets = packets
+        # Unbounded, but what goes in answers a connection or a question of the parent's.
+        self._reports, self._unsent = trio.open_memory_channel[Report](sys.maxsize)
+
+    async def run(self) -> None:
+        first, _ = await receive_order(self._packets)
+        if not isinstance(first, Configure):
+            return
+        start_log(as_json=first.settings.log_json, worker=first.number)
+        try:
+            local = Local(first.settings)
+        except (VentifsError, OSError) as error:
+            await send(self._packets, Failed(str(error)))
+            return
+        with local:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(local.run)
+                nursery.start_soon(self._report)
+                self._reports.send_nowait(Ready())
+                await self._obey(local)
+                nursery.cancel_scope.cancel()
+
+    async def _obey(self, local: Local) -> None:
+        while True:
+            order, fd = await receive_order(self._packets)
+            match order:
+                case Take(id, peer, exports) if fd is not None:
+                    over = partial(self._reports.send_nowait, Over(id))
+                    await local.take(socket.socket(fileno=fd), peer, exports, over)
+                case Ask():
+                    await self._tell(local)
+                case Stop(grace_s):
+                    await local.drain(grace_s)
+                    return
+                case None:
+                    return
+
+    async def _tell(self, local: Local) -> None:
+        process = await local.ask()
+        sessions, process.sessions = process.sessions, []
+        for start in range(0, len(sessions), SESSIONS_TOLD):
+            part = type(process)(sessions=sessions[start : start + SESSIONS_TOLD])
+            self._reports.send_nowait(Told(part, last=False))
+        self._reports.send_nowait(Told(process, last=True))
+
+    async def _report(self) -> None:
+        async for report in self._unsent:
+            try:
+                await send(self._packets, report)
+            except OSError:  # the parent has gone: `_obey` ends everything
+                return
+
+
+def main() -> None:
+    """Serve until told to stop, or until the parent has gone."""
+    parent, fd = int(sys.argv[1]), int(sys.argv[2])
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    with socket.socket(fileno=fd) as packets:
+        packets.setblocking(False)
+        trio.run(_Worker(packets).run)
