@@ -1,0 +1,311 @@
+"""What one kind of peer sees above the versions: names, their versions by time, trees by score.
+
+These directories are looked up anew each time, so that new versions appear; what is below a version
+never changes. A name that a peer may not reach is as one that is not there.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ventifs.ninep.archived import DIRECTORY_SIZE, path_of, token_of
+from ventifs.ninep.exports import (
+    LATEST,
+    Offered,
+    Snapshot,
+    Unknown,
+    by_score,
+    choose,
+    parse_aname,
+)
+from ventifs.ninep.fs import (
+    QTDIR,
+    Attributes,
+    Buffer,
+    File,
+    Load,
+    ReadOnlyFile,
+    ReadOnlyOpened,
+    Refused,
+    Statfs,
+    User,
+)
+from ventifs.ninep.wire import Qid
+
+if TYPE_CHECKING:
+    from ventifs.ninep.archivefs import ArchiveFilesystem
+
+_SCORES = b"score"
+
+
+class View:
+    """What one kind of peer may reach of an `ArchiveFilesystem`; a `Filesystem` itself."""
+
+    def __init__(self, files: "ArchiveFilesystem", allowed: Callable[[str], bool]) -> None:
+        """Of the names that `allowed` says yes to."""
+        self.files = files
+        self.allowed = allowed
+        self._names: tuple[Snapshot, list[str]] = Snapshot(), []
+        self._scores: tuple[Snapshot, list[bytes]] = Snapshot(), []
+        self.root = ExportRoot(self)
+
+    def attach(self, user: User, aname: bytes) -> File:
+        """See `Filesystem`. The grammar is the catalog's; an empty name is the root of all."""
+        try:
+            return self._attach(aname)
+        except Unknown:
+            raise Refused(errno.ENOENT) from None
+
+    def _attach(self, aname: bytes) -> File:
+        wanted = parse_aname(aname)
+        snapshot = self.files.catalog.current()
+        if wanted.score:
+            if not self.files.scores:
+                raise Unknown("no scores are served")
+            return self.files.attached(by_score(snapshot, wanted.score, self.allowed), wanted.path)
+        if not wanted.name:
+            return self.root
+        versions = self.versions(snapshot, wanted.name)
+        if wanted.when is None:
+            return NameDirectory(self, wanted.name, None)
+        return self.files.attached(choose(versions, wanted.when), wanted.path)
+
+    def ahead(self) -> list[Load]:
+        """See `Filesystem`."""
+        return self.files.ahead()
+
+    def versions(self, snapshot: Snapshot, name: str) -> list[Offered]:
+        """The versions of a name.
+
+        Raises:
+            Unknown: when there are none, or this peer may not reach them.
+        """
+        found = snapshot.of_name.get(name)
+        if found is None or not self.allowed(name):
+            raise Unknown("no such name")
+        return found
+
+    def names(self, snapshot: Snapshot) -> list[str]:
+        """The names to be seen, sorted."""
+        if self._names[0] is not snapshot:
+            self._names = snapshot, [name for name in snapshot.of_name if self.allowed(name)]
+        return self._names[1]
+
+    def scores(self, snapshot: Snapshot) -> list[bytes]:
+        """The scores of the trees to be seen, sorted."""
+        if self._scores[0] is not snapshot:
+            self._scores = snapshot, [
+                score for score in snapshot.scores
+                if any(self.allowed(version.name) for version in snapshot.of_score[score])
+            ]  # fmt: skip
+        return self._scores[1]
+
+
+class _Upper(ReadOnlyFile):
+    """A directory above the versions."""
+
+    __slots__ = ("_token", "view")
+
+    def __init__(self, view: View, token: bytes) -> None:
+        self.view = view
+        self._token = token
+
+    @property
+    def qid(self) -> Qid:
+        """See `File`; its version changes with what is in the directory."""
+        return Qid(QTDIR, self._changed_ns() % (2**32 - 1) + 1, path_of(self._token))
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return b"/"
+
+    def _changed_ns(self) -> int:
+        """The time of the newest version below."""
+        raise NotImplementedError
+
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        """What is in it: each name, and what makes its file."""
+        raise NotImplementedError
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        raise NotImplementedError
+
+    def _parent(self) -> File:
+        return self
+
+    def attributes(self) -> Attributes:
+        """See `File`."""
+        changed = self._changed_ns()
+        return Attributes(0o40555, 0, 0, 1, 0, DIRECTORY_SIZE, changed, changed, changed)
+
+    def walk(self, name: bytes) -> File:
+        """See `File`."""
+        if name == b"..":
+            return self._parent()
+        if name == b".":
+            return self
+        try:
+            return self._find(self.view.files.catalog.current(), name)
+        except Unknown:
+            raise Refused(errno.ENOENT) from None
+
+    def open(self, flags: int) -> "_OpenedUpper":
+        """See `File`."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise Refused(errno.EROFS)
+        return _OpenedUpper(self)
+
+    def readlink(self) -> bytes:
+        """See `File`."""
+        raise Refused(errno.EINVAL)
+
+    def xattr_names(self) -> list[bytes]:
+        """See `File`."""
+        return []
+
+    def xattr(self, name: bytes) -> bytes:
+        """See `File`."""
+        raise Refused(errno.ENODATA)
+
+    def home(self) -> None:
+        """No tree's; see `access.Placed`."""
+
+    def way(self) -> Sequence[File]:
+        """See `access.Placed`."""
+        return ()
+
+    def statfs(self) -> Statfs:
+        """See `File`."""
+        return Statfs(fsid=path_of(self.view.files.token))
+
+
+class _OpenedUpper(ReadOnlyOpened):
+    """An open directory above the versions: what was there when reading began."""
+
+    __slots__ = ("_directory", "_snapshot")
+
+    def __init__(self, directory: _Upper) -> None:
+        self._directory = directory
+        self._snapshot: Snapshot | None = None
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """See `Opened`."""
+        raise Refused(errno.EISDIR)
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        directory = self._directory
+        if start == 0 or self._snapshot is None:
+            self._snapshot = directory.view.files.catalog.current()
+        for name, make in directory._list(self._snapshot)[start:]:
+            yield name, make()
+
+
+class ExportRoot(_Upper):
+    """The directory of all names."""
+
+    __slots__ = ()
+
+    def __init__(self, view: View) -> None:
+        """Of a view."""
+        super().__init__(view, view.files.token)
+
+    def _changed_ns(self) -> int:
+        known = self.view.files.catalog.known
+        return max((known.of_name[name][-1].time_ns for name in self.view.names(known)), default=0)
+
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        names = self.view.names(snapshot)
+        listed: list[tuple[bytes, Callable[[], File]]] = [
+            (name.encode(), partial(NameDirectory, self.view, name, self)) for name in names
+        ]
+        if self.view.files.scores:
+            shown = partial(ScoreDirectory, self.view)
+            listed = [(_SCORES, shown), *(pair for pair in listed if pair[0] != _SCORES)]
+        return listed
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        if name == _SCORES and self.view.files.scores:
+            return ScoreDirectory(self.view)
+        try:
+            text = name.decode("ascii")
+        except UnicodeDecodeError:
+            raise Unknown("no such name") from None
+        self.view.versions(snapshot, text)
+        return NameDirectory(self.view, text, self)
+
+
+class NameDirectory(_Upper):
+    """The directory of one name: its versions by time, and `latest`."""
+
+    __slots__ = ("_above", "_text")
+
+    def __init__(self, view: View, text: str, above: ExportRoot | None) -> None:
+        """Of a name; without `above` its `..` is itself."""
+        super().__init__(view, token_of(view.files.token, b"/", text.encode()))
+        self._text = text
+        self._above = above
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return b"/" if self._above is None else self._text.encode()
+
+    def _parent(self) -> File:
+        return self if self._above is None else self._above
+
+    def _changed_ns(self) -> int:
+        versions = self.view.files.catalog.known.of_name.get(self._text)
+        return versions[-1].time_ns if versions else 0
+
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        of_time: dict[bytes, Offered] = {}
+        for version in snapshot.of_name.get(self._text, ()):
+            of_time.setdefault(version.when, version)  # of two of one time, as `pick` does
+        if of_time:
+            of_time[LATEST] = snapshot.of_name[self._text][-1]
+        root = self.view.files.root
+        return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        versions = self.view.versions(snapshot, self._text)
+        text = name.decode("utf-8", "surrogateescape")
+        found = choose(versions, text)
+        if name not in (LATEST, found.when):
+            raise Unknown("only whole times are listed")
+        return self.view.files.root(found, self, name)
+
+
+class ScoreDirectory(_Upper):
+    """The directory of all trees by score."""
+
+    __slots__ = ()
+
+    def __init__(self, view: View) -> None:
+        """Of a view."""
+        super().__init__(view, token_of(view.files.token, b"\0", b"scores"))
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return _SCORES
+
+    def _parent(self) -> File:
+        return self.view.root
+
+    def _changed_ns(self) -> int:
+        return self.view.root._changed_ns()
+
+    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+        return [
+            (score, partial(self._find, snapshot, score)) for score in self.view.scores(snapshot)
+        ]
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        if len(name) != 64:
+            raise Unknown("no such score")
+        found = by_score(snapshot, name.decode("ascii", "replace"), self.view.allowed)
+        return self.view.files.root(found, self, name)
