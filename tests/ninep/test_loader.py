@@ -82,7 +82,7 @@ async def _held(loader: Loader) -> Gate:
 
 def test_a_job_is_run_and_its_value_told() -> None:
     async def test(loader: Loader) -> None:
-        waiter, job = Waiter(), Job(None, lambda: threading.current_thread())
+        waiter, job = Waiter(), Job(None, threading.current_thread)
         loader.submit(waiter, [job])
         await until(lambda: bool(waiter.told))
         [[(told, thread, error)]] = waiter.told
