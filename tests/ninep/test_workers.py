@@ -56,8 +56,12 @@ class Mount:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(PATIENCE_S)
         self._socket.connect(str(home / "s"))
-        self._socket.sendall(ATTACH)
-        assert [self._reply(), self._reply()] == [101, 105]
+        try:
+            self._socket.sendall(ATTACH)
+            assert [self._reply(), self._reply()] == [101, 105]
+        except BaseException:
+            self._socket.close()
+            raise
 
     def works(self) -> bool:
         """Whether it is served; not when the connection is over."""
