@@ -23,8 +23,10 @@ from ventifs.ninep.loader import Loader, Result
 from ventifs.ninep.messages import MESSAGES, NONUNAME
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.session import Limits, Session, Trace
+from ventifs.ninep.turnstile import Place, Turnstile
 from ventifs.ninep.wire import WireError
 
+_COST_SHIFT = 13  # 8 KiB of replies cost as much as a request
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
 
@@ -63,6 +65,7 @@ class Connection:
         peer: Peer,
         filesystem: Filesystem,
         loader: Loader,
+        turnstile: Turnstile,
         limits: Limits,
         trace: Trace | None,
     ) -> None:
@@ -73,6 +76,7 @@ class Connection:
         self._filesystem = _Noting(filesystem)
         self._session = Session(self._filesystem, limits=limits, trace=trace)
         self._loader = loader
+        self._turnstile = turnstile
         self._news = trio.Event()
         self._ending = False
         self._failure: BaseException | None = None
@@ -163,7 +167,8 @@ class Connection:
     async def _exchange(self, *, until_first_reply: bool = False) -> str | None:
         """Carry bytes both ways; why no more, or None when the first reply is sent."""
         session, channel, loader = self._session, self._channel, self._loader
-        ahead = self._filesystem.ahead
+        ahead, counters = self._filesystem.ahead, session.counters
+        turnstile, place = self._turnstile, Place()
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -173,7 +178,11 @@ class Connection:
                 reason = await self._input()
                 if reason is not None:
                     return reason
+            await turnstile.enter(place)
+            before = counters.hits + counters.colds + (counters.replied >> _COST_SHIFT)
             replies = session.turn()
+            after = counters.hits + counters.colds + (counters.replied >> _COST_SHIFT)
+            turnstile.leave(place, after - before)
             if replies:
                 await channel.write(replies)
             if jobs := session.jobs():
@@ -239,6 +248,7 @@ class Server:
         self.loader = Loader()
         self.totals = Totals()
         self.started = time.time()
+        self._turnstile = Turnstile()
         self._filesystem_for = filesystem_for
         self._limits = limits or Limits()
         self._trace = trace
@@ -264,6 +274,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
+            nursery.start_soon(self._turnstile.run)
             task_status.started()
 
     def start(
@@ -273,7 +284,9 @@ class Server:
         assert self._nursery is not None, "the server does not run"
         filesystem = self._filesystem_for(peer, exports)
         trace = self._trace() if self._trace is not None else None
-        connection = Connection(channel, peer, filesystem, self.loader, self._limits, trace)
+        connection = Connection(
+            channel, peer, filesystem, self.loader, self._turnstile, self._limits, trace
+        )
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)
 
