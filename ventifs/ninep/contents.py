@@ -34,6 +34,7 @@ AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of
 PIECES_MAX = 1024  # of one read; more are joined by a thread
 _READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
+_FOREVER = 2**64
 _LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
@@ -211,7 +212,7 @@ class Cursor:
     """One reader of a content: remembers where it is, so that going on is cheap."""
 
     __slots__ = ("_ahead", "_before", "_cold", "_content", "_contents", "_frontier", "_going",
-                 "_leaf", "_length", "_window")  # fmt: skip
+                 "_leaf", "_length", "_quiet", "_window")  # fmt: skip
 
     def __init__(self, contents: Contents, content: Content) -> None:
         """At the beginning."""
@@ -224,6 +225,7 @@ class Cursor:
         self._cold = False  # whether the last read was
         self._frontier = 0  # as far as reading has come
         self._ahead = 0  # up to here what comes was asked for
+        self._quiet = 0  # up to here nothing more need be asked for
         self._window = 0  # how far ahead of the frontier that may be
         self._going = True  # whether reads go on with each other; those from 0 on always do
 
@@ -235,7 +237,10 @@ class Cursor:
         """
         end = offset + count
         if end > self._frontier or offset < self._frontier - _NEAR:
-            self._follow(offset, end)
+            if offset == self._frontier and end <= self._quiet:
+                self._frontier = end  # 1 us less, for most sequential reads
+            else:
+                self._follow(offset, end)
         if not self._cold and self._leaf is not None:
             leaf = self._leaf()
             if leaf is not None and self._before <= offset:
@@ -276,7 +281,7 @@ class Cursor:
         """Notice where reading goes on, and have what comes next brought early."""
         if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
             self.close()
-            self._frontier, self._ahead, self._going = end, 0, False
+            self._frontier, self._ahead, self._quiet, self._going = end, 0, 0, False
             return
         self._frontier = end
         if not self._contents.ahead_max:
@@ -295,6 +300,7 @@ class Cursor:
         for at in range(start, stop, AHEAD_STEP):
             self._contents.wish(self._content, at, min(at + AHEAD_STEP, stop))
         self._ahead = max(start, stop)
+        self._quiet = self._ahead - self._window // 2 if self._ahead < self._length else _FOREVER
 
     def close(self) -> None:
         """No more is read, or not from here on."""
@@ -317,7 +323,7 @@ def take(
     Raises:
         Missing: a block is not in memory.
     """
-    # Hot: 0.5 us an item, half of it the look-up of its block.
+    # Hot: 0.4 us an item.
     ends, items = leaf.ends, leaf.items
     offset, end = offset - before, min(end - before, leaf.total)
     index = bisect_right(ends, offset)
