@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,7 +21,7 @@ from tests.support.trees import noise
 from ventifs.ninep.client import Client
 from ventifs.ninep.codec import Codec
 from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Tattach, Tgetattr, Tversion
-from ventifs.ninep.rpc import RemoteError
+from ventifs.ninep.replies import RemoteError
 from ventifs.ninep.trace import parse
 
 TCP = "tcp://127.0.0.1:0"
@@ -45,7 +46,7 @@ def home(tmp_path: Path) -> Path:
 
 def _with(
     address: str, aname: bytes, look: Callable[[Client], Awaitable[object]], uid: int = 0
-) -> object:
+) -> Any:
     async def main() -> object:
         with trio.fail_after(PATIENCE_S):
             async with Client.connect(address, aname=aname, uid=uid) as client:
@@ -71,7 +72,8 @@ def _names(address: str, aname: bytes) -> object:
 def _refused(look: Callable[[], object]) -> int | None:
     with pytest.raises(RemoteError) as refused:
         look()
-    return refused.value.errno
+    number: int | None = refused.value.errno
+    return number
 
 
 def test_what_was_archived_is_served_and_so_is_what_comes_later(home: Path) -> None:
@@ -209,7 +211,7 @@ def test_servers_are_listed(home: Path) -> None:
                          json.loads(ventifs(home, "servers", "--json").stdout))
             )  # fmt: skip
 
-        told, facts = _with(server.addresses[0], b"web@latest", look)  # type: ignore[misc]
+        told, facts = _with(server.addresses[0], b"web@latest", look)
     by_pid = {each["pid"]: each for each in facts}
     assert set(by_pid) == {server.process.pid, second.process.pid}
     busy = by_pid[server.process.pid]
@@ -270,8 +272,10 @@ def test_a_trace_can_be_read_back(home: Path) -> None:
 
 
 def _stdio(home: Path, *words: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run([*VENTIFS, "serve", "--stdio", *words], env=environment(home), cwd=home,
-                          input=data, capture_output=True, timeout=PATIENCE_S, check=False)  # fmt: skip
+    return subprocess.run(
+        [*VENTIFS, "serve", "--stdio", *words], env=environment(home), cwd=home, input=data,
+        capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
 
 
 _HELLO = (
@@ -309,7 +313,8 @@ def test_a_signal_ends_standard_input_and_output(home: Path) -> None:
     with (
         ours,
         subprocess.Popen([*VENTIFS, "serve", "--stdio"], env=environment(home), cwd=home,
-                         stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as server,
+                         stdin=theirs.fileno(), stdout=theirs.fileno(),
+                         stderr=subprocess.DEVNULL) as server,
     ):  # fmt: skip
         theirs.close()
         ours.settimeout(PATIENCE_S)

@@ -82,7 +82,7 @@ async def _held(loader: Loader) -> Gate:
 
 def test_a_job_is_run_and_its_value_told() -> None:
     async def test(loader: Loader) -> None:
-        waiter, job = Waiter(), Job(None, lambda: threading.current_thread())
+        waiter, job = Waiter(), Job(None, threading.current_thread)
         loader.submit(waiter, [job])
         await until(lambda: bool(waiter.told))
         [[(told, thread, error)]] = waiter.told
@@ -134,8 +134,7 @@ def test_one_hop_takes_several_jobs_of_a_session() -> None:
         ran, waiter = Ran(), Waiter()
         loader.submit(waiter, [ran.job(str(number)) for number in range(7)])
         gate.open()
-        await until(lambda: len(ran.order) == 7)
-        await wait_all_tasks_blocked()
+        await until(lambda: len(waiter.values) == 7)
         assert loader.hops == 1 + 3
         assert [len(results) for results in waiter.told] == [3, 3, 1]
 

@@ -1,10 +1,12 @@
 """Sessions over real sockets: what they do to each other, and how they end."""
 
 import errno
+import gc
 import logging
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -356,6 +358,24 @@ def test_sessions_take_turns_however_much_they_ask() -> None:
     run(test, limits=limits)
 
 
+def test_an_idle_session_takes_little_memory() -> None:
+    """17 KiB each when measured, the client too; a buffer of a message's size would be 64 more."""
+
+    async def test(served: Serving) -> None:
+        callers = [await served.connect().attach() for _ in range(20)]  # what all share is there
+        gc.collect()
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        callers += [await served.connect().attach() for _ in range(50)]
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (after - before) / 50 < 32 << 10
+        assert all([isinstance(await caller.ask(GETATTR), Rgetattr) for caller in callers])
+
+    run(test)
+
+
 def test_who_says_nothing_is_shown_the_door() -> None:
     async def test(served: Serving) -> None:
         silent, slow, spoke = served.connect(), served.connect(), served.connect()
@@ -490,8 +510,8 @@ def test_what_happens_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert closed.getMessage() == "closed"
     fields: dict[str, Any] = closed.fields  # type: ignore[attr-defined]
     assert str(fields["peer"]) == "unix uid 0 pid 1"
-    assert {name: fields[name] for name in ("reason", "export", "user", "operations", "errors")} == {
+    assert {
         "reason": "closed by peer", "export": "/", "user": "0", "operations": 3, "errors": 1,
-    }  # fmt: skip
+    }.items() <= fields.items()  # fmt: skip
     assert fields["bytes_in"] > 0 < fields["bytes_out"]
     assert fields["seconds"] >= 0

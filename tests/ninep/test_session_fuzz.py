@@ -90,8 +90,8 @@ def test_requests_of_any_kind_in_any_weather(data: some.DataObject, dialect: Dia
         )
         calls = iter(range(1 << 30))
         fs.weather = lambda call: weathers[next(calls) % len(weathers)]
-        batches = data.draw(some.lists(some.lists(
-            some.tuples(some.integers(0, 9), requests(dialect)), max_size=6), max_size=8))  # fmt: skip
+        request = some.tuples(some.integers(0, 9), requests(dialect))
+        batches = data.draw(some.lists(some.lists(request, max_size=6), max_size=8))
         for batch in batches:
             talk.send(*batch)
             assert talk.session.in_flight <= LIMITS.in_flight_max

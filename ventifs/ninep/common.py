@@ -38,7 +38,7 @@ OFFSET_MAX = (1 << 63) - 1
 QTDIR = 0x80
 WRITE_OVERHEAD = 23  # of a Twrite: all but its data
 
-_COUNT = struct.Struct("<I")
+COUNT = struct.Struct("<I").pack  # of the data of a reply
 _WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
 
 
@@ -234,7 +234,7 @@ class Common:
         size = 0
         for piece in pieces:
             size += len(piece)
-        return [_COUNT.pack(size), *pieces]
+        return [COUNT(size), *pieces]
 
     def write(self, fid: Fid, message: m.Twrite) -> Body:
         """Write to what is open."""

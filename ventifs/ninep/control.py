@@ -40,12 +40,13 @@ async def serve_control(listener: socket.socket, ask: Callable[[], Awaitable[Act
 
 
 def servers(directory: Path) -> list[Activity]:
-    """What the servers do that have a control socket in a directory; none if it is not there.
+    """What the servers do that have a control socket in a directory, or in its `control`.
 
+    The latter is a service's own, within one that is root's. None if there is no such directory.
     Those of other users, and those that have gone, are passed over.
     """
     found = []
-    for path in sorted(directory.glob(_PATTERN)):
+    for path in sorted([*directory.glob(_PATTERN), *directory.glob(f"control/{_PATTERN}")]):
         with suppress(TransportError, OSError, msgspec.DecodeError):
             found.append(msgspec.json.decode(_asked(path), type=Activity))
     return found

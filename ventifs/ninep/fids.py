@@ -15,7 +15,7 @@ from ventifs.ninep.fs import File, Opened, Refused
 
 
 class Fid(msgspec.Struct, eq=False, gc=False):
-    """What a fid stands for. With its number and its place in the table it takes 140 bytes.
+    """What a fid stands for. With its number and its place in the table it takes 124 bytes.
 
     Attributes:
         file: the file it points at.

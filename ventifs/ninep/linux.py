@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import READ_OVERHEAD
 from ventifs.ninep.common import (
+    COUNT,
+    OFFSET_MAX,
     QTDIR,
     Body,
     Common,
@@ -46,7 +48,6 @@ _S = 1_000_000_000
 _U64 = (1 << 64) - 1
 _GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
 _DIRENT = struct.Struct("<BIQQBH")
-_COUNT = struct.Struct("<I")
 _DT_DIR = 4
 
 
@@ -224,7 +225,7 @@ class Linux(Common):
         opened = self.opened(fid)
         if type(opened) is not Listing:
             raise Refused(errno.ENOTDIR)
-        if message.offset > (1 << 63) - 1:
+        if message.offset > OFFSET_MAX:
             raise Refused(errno.EINVAL)
         room = min(message.count, self.msize - READ_OVERHEAD)
         data: list[Buffer] = [b""]
@@ -251,7 +252,7 @@ class Linux(Common):
             if len(data) == 1:
                 raise  # else the next reply tells, or has waited
         body = b"".join(data)
-        return [_COUNT.pack(len(body)), body]
+        return [COUNT(len(body)), body]
 
     def _entries(self, file: File, listing: Listing, offset: int) -> Any:
         if offset == 0:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import READ_OVERHEAD
 from ventifs.ninep.common import (
-    _COUNT,
+    COUNT,
     QTDIR,
     Body,
     Common,
@@ -181,7 +181,7 @@ class Plan9(Common):
                 raise  # else the next reply tells, or has waited
         body = b"".join(data)
         opened.reached(message.offset + len(body), ordinal + len(data))
-        return [_COUNT.pack(len(body)), body]
+        return [COUNT(len(body)), body]
 
     def _record(self, file: File, *, first: bool) -> bytes:
         # A record that comes after others may be left for the next reply, and is not kept.

@@ -1,0 +1,106 @@
+"""The two ends of a session's stream: bytes that came, cut into frames, and replies to be sent.
+
+What always holds: each byte that comes is copied a few times at most, however it was cut; small
+pieces of replies are joined, large ones are sent as they are.
+"""
+
+from ventifs.ninep.codec import HEADER_SIZE
+from ventifs.ninep.fs import Buffer
+from ventifs.ninep.wire import WireError
+
+SMALL = 4096  # bytes of a reply's piece that is joined with its neighbours; of a large one, less
+
+
+class Input:
+    """Bytes that came and were not looked at.
+
+    Attributes:
+        data: bytes with whole frames, from `at` on, and perhaps a part of one.
+        at: how far they were looked at.
+    """
+
+    def __init__(self) -> None:
+        """Nothing came."""
+        self.data = b""
+        self.at = 0
+        self._tail = bytearray()  # what came behind `data`, while that holds no whole frame
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes as they came."""
+        if self.at == len(self.data) and not self._tail:
+            self.data, self.at = data, 0
+            return
+        if not self._tail:
+            self._tail += memoryview(self.data)[self.at :]
+            self.data, self.at = b"", 0
+        self._tail += data
+
+    def frame(self, size_max: int) -> bool:
+        """Whether a whole frame is at hand, which is then in `data` at `at`.
+
+        Args:
+            size_max: bytes that a frame may have.
+
+        Raises:
+            WireError: when the next one has an impossible size.
+        """
+        source: bytes | bytearray = self.data
+        at = self.at
+        if self._tail:
+            source, at = self._tail, 0
+        left = len(source) - at
+        if left < 4:
+            return False
+        size = int.from_bytes(source[at : at + 4], "little")
+        if not HEADER_SIZE <= size <= size_max:
+            raise WireError(f"a message of {size} bytes: {HEADER_SIZE} to {size_max} are allowed")
+        if left < size:
+            return False
+        if self._tail:
+            self.data, self.at, self._tail = bytes(self._tail), 0, bytearray()
+        return True
+
+    def __len__(self) -> int:
+        """Bytes not looked at."""
+        return len(self.data) - self.at + len(self._tail)
+
+
+class Output:
+    """The replies of a turn.
+
+    Attributes:
+        small: small pieces that follow all else.
+        size: bytes of the replies.
+        pinned: bytes of memory that they keep from being freed.
+    """
+
+    def __init__(self) -> None:
+        """No reply yet."""
+        self.small: list[Buffer] = []
+        self.size = 0
+        self.pinned = 0
+        self._whole: list[Buffer] = []
+
+    def add(self, pieces: list[Buffer]) -> None:
+        """Add a reply."""
+        for piece in pieces:
+            size = len(piece)
+            self.size += size
+            if size <= SMALL:
+                self.small.append(piece)
+            else:
+                self._join()
+                self._whole.append(piece)
+                whole = piece.obj if isinstance(piece, memoryview) else piece
+                self.pinned += memoryview(whole).nbytes  # all of a clump, for a part of it
+
+    def collected(self) -> list[Buffer]:
+        """All replies, as they are to be sent."""
+        self._join()
+        return self._whole
+
+    def _join(self) -> None:
+        if self.small:
+            # Cleared, not replaced: the session's loop holds it.
+            self._whole.append(b"".join(self.small))
+            self.small.clear()
