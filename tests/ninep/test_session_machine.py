@@ -126,7 +126,7 @@ class Order(RuleBasedStateMachine):
         self.weather[call] = kind
 
     def tag(self) -> int:
-        return next(tag for tag in range(99) if tag not in self.pending and not self.flushing(tag))
+        return next(n for n in range(1000) if n not in self.pending and not self.flushing(n))
 
     def flushing(self, tag: int) -> bool:
         return any(tag == flush for flush, _ in self.flushes)
@@ -167,7 +167,7 @@ class Order(RuleBasedStateMachine):
 
     @rule(number=some.integers(0, 20))
     def flush(self, number: int) -> None:
-        old = [*self.pending, *[flush for flush, _ in self.flushes], 98]
+        old = [*self.pending, *[flush for flush, _ in self.flushes], 5000]
         flush, oldtag = self.tag(), old[number % len(old)]
         self.flushes.append((flush, oldtag))
         self.hear(self.talk.send((flush, m.Tflush(oldtag))))
@@ -233,4 +233,4 @@ class Order(RuleBasedStateMachine):
 
 
 TestOrder = Order.TestCase
-TestOrder.settings = settings(max_examples=300, stateful_step_count=30)
+TestOrder.settings = settings(max_examples=150, stateful_step_count=20)
