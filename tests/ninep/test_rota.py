@@ -1,5 +1,6 @@
 """The rota: who is next, what wakes it, and that nobody is forgotten."""
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -13,21 +14,34 @@ from tests.support.sessions import PATIENCE_S
 from ventifs.ninep.rota import Member, Rota
 
 
-class Eater(Member):
-    """Reads what comes, a byte a turn; a turn is said to have taken `cost_s`."""
+class Clock:
+    """Seconds, as turns say they took."""
 
-    def __init__(self, log: list[str], name: str, cost_s: float = 0.0) -> None:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Eater(Member):
+    """Reads what comes, a byte a turn; a turn takes `cost_s` by the clock."""
+
+    def __init__(
+        self, log: list[str], name: str, cost_s: float = 0.0, clock: Clock | None = None
+    ) -> None:
         self.ours, theirs = socket.socketpair()
         self.theirs = theirs
         theirs.setblocking(False)
         super().__init__(theirs.fileno(), theirs.fileno())
         self.log, self.name, self.cost_s = log, name, cost_s
+        self.clock = clock or Clock()
         self.eaten = b""
         self.full = trio.Event()
         self.enough = 1
 
     def step(self) -> bool:
-        self.served_s += self.cost_s
+        self.clock.now_s += self.cost_s
         try:
             data = self.theirs.recv(1)
         except BlockingIOError:
@@ -46,7 +60,7 @@ class Eater(Member):
 
 @contextmanager
 def eaters(*members: Eater) -> Iterator[Rota]:
-    rota = Rota()
+    rota = Rota(clock=members[0].clock)
     for member in members:
         rota.add(member)
     try:
@@ -61,7 +75,7 @@ def _served(rota: Rota, *members: Eater) -> None:
     async def main() -> None:
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(rota.run)
+                nursery.start_soon(rota._serve)
                 for member in members:
                     await member.full.wait()
                 nursery.cancel_scope.cancel()
@@ -69,39 +83,65 @@ def _served(rota: Rota, *members: Eater) -> None:
     trio.run(main)
 
 
+def _feed(size: int, *members: Eater) -> None:
+    for member in members:
+        member.ours.send(b"x" * size)
+        member.enough = len(member.eaten) + size
+        member.full = trio.Event()
+
+
 def test_who_was_served_least_is_next() -> None:
     log: list[str] = []
-    greedy, modest = Eater(log, "g", 1.0), Eater(log, "m", 0.25)
+    clock = Clock()
+    greedy, modest = Eater(log, "g", 1.0, clock), Eater(log, "m", 0.25, clock)
     with eaters(greedy, modest) as rota:
-        for member in (greedy, modest):
-            member.ours.send(b"x" * 40)
-            member.enough = 40
+        _feed(40, greedy, modest)
         _served(rota, greedy, modest)
-    assert log[:50].count("m") in range(38, 41)  # four turns of its for one of the other's
+    assert log[:50].count("m") in range(38, 42)  # four turns of its for one of the other's
 
 
 def test_who_comes_back_has_saved_nothing_up() -> None:
     log: list[str] = []
-    busy, late = Eater(log, "b", 1.0), Eater(log, "l", 1.0)
+    clock = Clock()
+    busy, late = Eater(log, "b", 1.0, clock), Eater(log, "l", 1.0, clock)
     with eaters(busy, late) as rota:
-        busy.ours.send(b"x" * 30)
-        busy.enough = 30
+        _feed(30, busy)
         _served(rota, busy)
-        busy.full, busy.enough = trio.Event(), 50
-        rota._epoll.close()
-    other = Rota()
-    other._least_s = busy.served_s
-    del log[:]
-    again, late = Eater(log, "b", 1.0), Eater(log, "l", 1.0)
-    again.served_s = busy.served_s
-    for member in (again, late):
-        other.add(member)
-        member.ours.send(b"x" * 20)
-        member.enough = 20
-    _served(other, again, late)
-    assert abs(log[:20].count("l") - 10) <= 1  # and not all of its own first
-    for member in (again, late):
-        member.close()
+        del log[:]
+        _feed(20, busy, late)
+        _served(rota, busy, late)
+    assert log[:20].count("l") in range(9, 12)  # and not all of its own first
+
+
+def test_every_other_turn_is_for_a_short_one() -> None:
+    log: list[str] = []
+    clock = Clock()
+    longs = [Eater(log, "long", 0.001, clock) for _ in range(20)]
+    short = Eater(log, "short", 0.00001, clock)
+    with eaters(*longs, short) as rota:
+        _feed(2, *longs)  # after one turn it is known how long theirs are
+        _served(rota, *longs)
+        del log[:]
+        _feed(10, *longs, short)
+        _served(rota, short)
+    at = [index for index, name in enumerate(log) if name == "short"]
+    assert len(at) == 10
+    assert all(later - before == 2 for before, later in itertools.pairwise(at))
+
+
+def test_short_turns_leave_half_to_the_others() -> None:
+    log: list[str] = []
+    clock = Clock()
+    shorts = [Eater(log, "short", 0.00001, clock) for _ in range(20)]
+    long = Eater(log, "long", 0.001, clock)
+    with eaters(long, *shorts) as rota:
+        _feed(1, long)
+        _served(rota, long)
+        del log[:]
+        _feed(10, long, *shorts)
+        _served(rota, long)
+    until = [index for index, name in enumerate(log) if name == "long"][9]
+    assert log[:until].count("short") <= 10
 
 
 def test_a_member_is_woken_from_outside() -> None:
