@@ -140,6 +140,16 @@ def test_mistakes(home: Path, address: str, words: str, code: int, message: str)
     assert message in failed.stderr.decode()
 
 
+def test_names_that_are_not_text_are_told_readably(home: Path, address: str) -> None:
+    nowhere = run(home, "9p", "ls", address, "--aname", b"t@latest:/\xff", expected=1)
+    assert b"cannot attach 't@latest:/\\xff': no such" in nowhere.stderr
+    try:
+        got = run(home, "9p", "get", address, f"{TREE}/size0", b"\xe9")
+        assert got.stdout == b"copied 1 entry, 0 B to \\xe9\n"
+    finally:
+        (home / os.fsdecode(b"\xe9")).unlink(missing_ok=True)
+
+
 def test_who_one_is_and_every_message_can_be_seen(home: Path, address: str) -> None:
     traced = run(home, "9p", "ls", address, "--trace", "--user", "7777777").stderr.decode()
     messages = [parse(line) for line in traced.splitlines()]

@@ -143,6 +143,12 @@ def test_an_empty_list_gives_nobody_anything(home: Path) -> None:
         server.heard('event=refused peer="tcp 127.0.0.1:[0-9]+" reason=')
 
 
+def test_a_list_that_is_not_text_is_told(home: Path) -> None:
+    (home / "rules").write_bytes(b"# caf\xe9\nunix web\xe9\n")
+    failed = ventifs(home, "serve", "--allow-file", str(home / "rules"), expected=1)
+    assert b"rules:2: rule 'unix web" in failed.stderr
+
+
 def test_modes_are_checked_when_asked_for(home: Path) -> None:
     with Serve(home, TCP, *ALLOW, "--access", "mode", "--squash", "root") as server:
         [address] = server.addresses
@@ -232,6 +238,16 @@ def test_servers_are_listed(home: Path) -> None:
     assert re.search(r"  sessions   1 now, 0 over, 0 refused\n", told)
 
 
+def test_what_killed_servers_leave_is_cleared_away(home: Path) -> None:
+    with Serve(home, TCP, *ALLOW):
+        pass  # it is killed
+    with Serve(home, TCP, *ALLOW) as living:
+        [left] = (home / "run").iterdir()
+        assert left.name == f"control-{living.process.pid}.sock"
+        with Serve(home, TCP, *ALLOW):
+            assert len(json.loads(ventifs(home, "servers", "--json").stdout)) == 2
+
+
 def test_metrics(home: Path) -> None:
     with Serve(home, TCP, *ALLOW, "--metrics", TCP, lines=2) as server:
         _read(server.addresses[0], b"web@latest", b"etc/motd")
@@ -246,11 +262,12 @@ def test_metrics(home: Path) -> None:
 
 
 def test_log_lines_of_json(home: Path) -> None:
-    with Serve(home, TCP, *ALLOW, "--log-json") as server:
+    with Serve(home, TCP, "--log-json") as server:
         _read(server.addresses[0], b"web@latest:/etc", b"motd", uid=77)
         server.heard('"event": "closed"')
         assert server.stop() == 0
     lines = [json.loads(line) for line in server.log.splitlines()]
+    assert lines.pop(0)["note"].startswith("tcp://127.0.0.1:")
     [closed] = [line for line in lines if line["event"] == "closed"]
     assert (closed["export"], closed["user"], closed["reason"]) == (
         "web@latest:/etc", "77", "closed by peer",

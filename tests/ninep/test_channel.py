@@ -116,6 +116,12 @@ def test_files_are_refused(tmp_path: Path) -> None:
     assert b"VentifsError: standard input is a file; --stdio needs a socket" in errors
 
 
+def test_devices_that_cannot_be_waited_for_are_refused() -> None:
+    with _standard(subprocess.DEVNULL, subprocess.PIPE) as child:
+        errors = child.communicate(timeout=PATIENCE_S)[1]
+    assert b"VentifsError: standard input has no end to wait for; --stdio needs" in errors
+
+
 def test_terminals_are_refused() -> None:
     controller, terminal = os.openpty()
     with _standard(terminal, subprocess.PIPE) as child:

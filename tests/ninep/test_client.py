@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.peer import ROOT, Peer, Script, converse
 from ventifs.errors import VentifsError
 from ventifs.ninep.client import Client, names_of
 from ventifs.ninep.codec import Codec
+from ventifs.ninep.dial import TransportError
 from ventifs.ninep.messages import (
     NOFID,
     NONUNAME,
@@ -146,6 +148,25 @@ def test_a_refused_attach_is_told() -> None:
     with pytest.raises(RemoteError, match="permission denied") as told:
         converse(nothing, refused, begin=False)
     assert told.value.errno == errno.EACCES
+
+
+@pytest.mark.parametrize("exchange", [
+    [], [(Tversion, Rversion(8192, L.version))],
+])  # fmt: skip
+def test_a_server_that_never_answers_is_given_up(
+    exchange: list[tuple[type[Message], Message]],
+) -> None:
+    """As one of HTTP does not, which waits for the end of a line."""
+
+    async def server(peer: Peer) -> None:
+        await script(*exchange)(peer)
+        await peer.take(Tattach if exchange else Tversion)
+        with suppress(AssertionError):  # a flush may come before the end
+            await peer.take(Tflush)
+        await peer.silence()
+
+    with pytest.raises(TransportError, match="no answer in 10 s"):
+        converse(nothing, server, begin=False)
 
 
 def test_what_the_body_raises_comes_out_as_it_is() -> None:

@@ -91,7 +91,7 @@ class _Server(msgspec.Struct, frozen=True):
         try:
             results = trio.run(main)
         except RemoteError as error:
-            what = f" {printable(self.aname)!r}" if self.aname else ""
+            what = f" '{printable(self.aname)}'" if self.aname else ""
             raise VentifsError(f"{self.address}: cannot attach{what}: {error}") from None
         except BaseExceptionGroup as group:
             if group.subgroup(KeyboardInterrupt) is not None:
@@ -126,7 +126,8 @@ def _server_options(command: _Command) -> _Command:
         click.option("--dialect", type=click.Choice(list(_DIALECTS)),
                      help="What to speak.  [default: the best that the server speaks]"),
         click.option("--aname", default="", metavar="NAME",
-                     help="The tree to attach to.  [default: the server's own]"),
+                     help="The tree to attach to, such as web01@2026-11-23:/etc; PATH begins "
+                     "there.  [default: the server's own]"),
         click.option("--user", metavar="USER",
                      help="Who one is, a name or a number.  [default: the user that runs it]"),
         click.option("--trace", is_flag=True, help="Print every message on standard error."),
@@ -340,7 +341,7 @@ def _print_done(done: Fetched, target: Path) -> None:
         click.echo(f"... and {more:,} more", err=True)
     but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
     click.echo(f"copied {count(done.entries, 'entry', 'entries')}, {size(done.size)} "
-               f"to {os.fspath(target)}{but}")  # fmt: skip
+               f"to {printable(os.fsencode(target))}{but}")  # fmt: skip
 
 
 def _done_json(done: Fetched) -> dict[str, Any]:

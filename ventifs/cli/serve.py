@@ -1,5 +1,6 @@
 """`ventifs serve`."""
 
+import logging
 import os
 import socket
 import sys
@@ -18,8 +19,9 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.address import Address, parse_address
 from ventifs.ninep.allow import AllowList, parse_rule, parse_rules
 from ventifs.ninep.channel import standard_channel
-from ventifs.ninep.control import control_address
+from ventifs.ninep.control import control_address, control_addresses
 from ventifs.ninep.dial import TransportError
+from ventifs.ninep.events import event
 from ventifs.ninep.listen import default_address, forsake, inherited, listen, local_address
 from ventifs.ninep.mountline import mount_line
 from ventifs.ninep.peer import STDIO
@@ -31,31 +33,34 @@ from ventifs.store.header import read_header
 
 _WORKERS_MAX = 64
 _CACHE_MIN = 16 << 20  # of each worker
+# What is not UTF-8 may stand in comments, and in a rule it is told like any other mistake.
+_RULES_FILE = click.File(encoding="utf-8", errors="surrogateescape")
 _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 
 
 @click.command(short_help="Serve versions over 9P.")
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @store_option
-@click.option("--stdio", is_flag=True, help="Serve standard input and output, once.")
+@click.option("--stdio", is_flag=True, help="Serve standard input and output, one client, instead.")
 @click.option("--allow", "rules", multiple=True, metavar="RULE",
               help="Who may reach which names: '192.0.2.0/24 web*,db01', 'cid:5 web01', "
               "'user:alice *'.  May be repeated; who fits no rule reaches nothing.")  # fmt: skip
-@click.option("--allow-file", "rule_files", multiple=True, type=click.File(),
-              metavar="FILE", help="Lines of --allow.")  # fmt: skip
+@click.option("--allow-file", "rule_files", multiple=True, type=_RULES_FILE,
+              metavar="FILE", help="Rules of --allow, one a line; # begins a comment.")  # fmt: skip
 @click.option("--access", type=click.Choice(["trust", "mode"]), default="trust", show_default=True,
               help="Who checks permissions: the client's kernel, or the server.")  # fmt: skip
 @click.option("--squash", type=click.Choice(["none", "root", "all"]), default="none",
               show_default=True, help="Who is nobody, when the server checks.")  # fmt: skip
-@click.option("--scores", is_flag=True, help="Serve trees by their scores, too.")
+@click.option("--scores", is_flag=True, help="Serve versions by score, too: score:HEX.")
 @click.option("--workers", type=click.IntRange(1, _WORKERS_MAX), default=1, show_default=True,
               metavar="N", help="Processes that serve; they divide the cache.")  # fmt: skip
 @click.option("--cache", type=Size(), default=CACHE_BYTES_DEFAULT, metavar="SIZE",
               help="Memory for what was read.  [default: 256MiB]")  # fmt: skip
 @click.option("--msize", type=Size(), default=Settings("").msize, metavar="SIZE",
               help="The largest message.  [default: 1MiB and 24 bytes]")  # fmt: skip
-@click.option("--trace", is_flag=True, help="Print every message.")
-@click.option("--metrics", metavar="ADDRESS", help="Serve Prometheus's metrics there, by HTTP.")
+@click.option("--trace", is_flag=True, help="Print every message on standard output.")
+@click.option("--metrics", metavar="ADDRESS",
+              help="Serve metrics for Prometheus there, by HTTP at /metrics.")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="Log lines of JSON.")
 def serve(
     addresses: tuple[str, ...],
@@ -89,7 +94,7 @@ def serve(
     if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):
-        raise click.UsageError("--stdio serves one client; leave out addresses and --workers")
+        raise click.UsageError("--stdio serves one client; no addresses, --workers or --metrics")
     if squash != "none" and access == "trust":
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
     read_header(store)  # whether it is one, before anything else; workers open it
@@ -136,7 +141,7 @@ def _serve_addresses(
         control = _control(stack, told)
         served = list(dict.fromkeys(map(local_address, listeners)))
         for warning in allow.warnings(served):
-            click.echo(f"ventifs: {warning}", err=True)
+            event("warning", level=logging.WARNING, note=warning)
         plan = Plan(
             store=settings.store, addresses=[str(address) for address in served],
             listeners=listeners, allow=allow, control=control, metrics=scrapes,
@@ -171,8 +176,11 @@ def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
     try:
         directory = Path(default_address(told, os.getuid()).path).parent
         [listener] = _listening(stack, control_address(directory, os.getpid()))
+        for each in control_addresses(directory):
+            forsake(each)  # of servers that were killed; those that live keep theirs
     except (VentifsError, TransportError) as error:
-        click.echo(f"ventifs: ventifs servers will not show this one: {error}", err=True)
+        note = f"ventifs servers will not show this one: {error}"
+        event("warning", level=logging.WARNING, note=note)
         return None
     return listener
 

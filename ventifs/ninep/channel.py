@@ -6,6 +6,7 @@ the rota's affair. At most `READ_MAX` bytes are read at once. Knows no protocol.
 
 import fcntl
 import os
+import select
 import socket
 import stat
 import sys
@@ -131,7 +132,7 @@ def standard_channel() -> DescriptorChannel:
     standard error, too, which is then nowhere.
 
     Raises:
-        VentifsError: they are a file or a terminal.
+        VentifsError: they are a file, a terminal, or a device as `/dev/null` is.
     """
     for fd, name in ((0, "standard input"), (1, "standard output")):
         mode = os.fstat(fd).st_mode
@@ -139,6 +140,8 @@ def standard_channel() -> DescriptorChannel:
             raise VentifsError(f"{name} is a terminal; --stdio is for programs that speak 9P")
         if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
             raise VentifsError(f"{name} is a file; --stdio needs a socket, pipes or a device")
+        if not _can_be_waited_for(fd):
+            raise VentifsError(f"{name} has no end to wait for; --stdio needs a socket or pipes")
     one = os.path.sameopenfile(0, 1) if stat.S_ISSOCK(os.fstat(0).st_mode) else False
     reads = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
     writes = reads if one else fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -150,3 +153,12 @@ def standard_channel() -> DescriptorChannel:
     sys.stdout.flush()
     os.dup2(2, 1)
     return DescriptorChannel(reads, writes, half_closes=not one)
+
+
+def _can_be_waited_for(fd: int) -> bool:
+    with select.epoll() as epoll:
+        try:
+            epoll.register(fd, select.EPOLLIN)
+        except PermissionError:
+            return False
+    return True

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from ventifs.ninep.address import Address, parse_address
+from ventifs.ninep.dial import TransportError
 from ventifs.ninep.dial import connect as dial
 from ventifs.ninep.messages import NOFID, NONUNAME, Dialect, Rattach, Tattach
 from ventifs.ninep.remote import ENTRIES_MAX, FILE_MAX, Entry, Fid
@@ -19,7 +20,7 @@ from ventifs.ninep.replies import RemoteError
 from ventifs.ninep.rpc import MSIZE, Connection
 from ventifs.ninep.status import Status
 
-CONNECT_S = 10.0  # how long connecting may take
+CONNECT_S = 10.0  # how long connecting may take, and as long the first answers
 
 
 class Client:
@@ -59,13 +60,19 @@ class Client:
             trace: called with (incoming, frame) of each message.
 
         Raises:
-            VentifsError: when it cannot connect, or the server cannot do this.
+            VentifsError: when it cannot connect, the server cannot do this, or it does not answer
+                within `CONNECT_S` seconds, as servers of other protocols do not.
             RemoteError: when the server refuses.
         """
         async with _connected(await _stream(where), trace) as connection:
-            await connection.negotiate(dialect, msize)
-            client = cls(connection, await _attach(connection, aname, user, uid))
-            yield client
+            root: Fid | None = None
+            with trio.move_on_after(CONNECT_S):
+                await connection.negotiate(dialect, msize)
+                root = await _attach(connection, aname, user, uid)
+            if root is None:
+                place = f"{where}: " if isinstance(where, str | Address) else ""
+                raise TransportError(f"{place}no answer in {CONNECT_S:.0f} s; is it a 9P server?")
+            yield cls(connection, root)
 
     @property
     def connection(self) -> Connection:

@@ -27,6 +27,11 @@ def control_address(directory: Path, pid: int) -> UnixAddress:
     return UnixAddress(str(directory / _PATTERN.replace("*", str(pid))))
 
 
+def control_addresses(directory: Path) -> list[UnixAddress]:
+    """Where servers are asked, or were: those that were killed leave their sockets' files."""
+    return [UnixAddress(str(path)) for path in sorted(directory.glob(_PATTERN))]
+
+
 async def serve_control(listener: socket.socket, ask: Callable[[], Awaitable[Activity]]) -> None:
     """Answer until cancelled."""
 

@@ -6,6 +6,7 @@ nor how it came about.
 """
 
 import errno
+import signal
 import socket
 
 import msgspec
@@ -19,6 +20,8 @@ from ventifs.ninep.serving import Settings
 
 PACKET_MAX = 160 << 10  # bytes; the kernel's default room for one is 208 KiB
 SESSIONS_TOLD = 256  # in one packet; a session is some 400 bytes
+LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a worker never hears: a terminal and a service manager send them to every process."""
 
 
 class TooLarge(VentifsError):

@@ -8,12 +8,14 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import msgspec
 import trio
 
+from ventifs.errors import VentifsError
 from ventifs.ninep.access import GuardedFilesystem, Squash
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
@@ -178,4 +180,9 @@ def start_log(*, as_json: bool, worker: int | None = None) -> None:
 
 def _tracer() -> Trace:
     """A trace for one session; its lines, whole, may stand between another's."""
-    return Tracer(lambda line: print(line, flush=True))
+    return Tracer(_traced)
+
+
+def _traced(line: str) -> None:
+    with suppress(OSError, VentifsError):  # whoever read it has gone; the sessions go on
+        print(line, flush=True)

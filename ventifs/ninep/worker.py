@@ -16,6 +16,7 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.ninep.handing import (
+    LEFT_TO_PARENT,
     SESSIONS_TOLD,
     Ask,
     Configure,
@@ -97,8 +98,9 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in LEFT_TO_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_PARENT)
     gc.set_threshold(GARBAGE_THRESHOLD)
     with socket.socket(fileno=fd) as packets:
         packets.setblocking(False)

@@ -12,7 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -25,6 +26,7 @@ from ventifs.ninep.activity import Process, Totals, together
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.events import event
 from ventifs.ninep.handing import (
+    LEFT_TO_PARENT,
     Ask,
     Configure,
     Failed,
@@ -50,6 +52,15 @@ _CODE = "import sys; sys.path.insert(0, {!r}); from ventifs.ninep.worker import 
 _ROOT = str(Path(ventifs.__file__).parents[1])  # wherever this process has the package from
 
 
+@contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class _Worker:
     """A process, from its start to its end."""
 
@@ -65,7 +76,8 @@ class _Worker:
         self._told = trio.Event()
         self._sending = trio.Lock()
         self._asking = trio.Lock()
-        with theirs:
+        # Ctrl-C reaches all processes of a terminal: a worker has it blocked until it ignores it.
+        with theirs, _blocked(LEFT_TO_PARENT):
             # Not trio's: it would start it from a thread, with whose end the kernel kills it.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _CODE.format(_ROOT), str(os.getpid()), str(theirs.fileno())],

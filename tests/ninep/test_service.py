@@ -1,0 +1,56 @@
+"""A server, whole: how it begins and ends, whenever it is told to."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import trio
+
+from ventifs.ninep.activity import Process
+from ventifs.ninep.allow import AllowList, Exports
+from ventifs.ninep.peer import Peer
+from ventifs.ninep.service import Plan, serve
+
+PATIENCE_S = 60
+
+
+class SlowToBegin:
+    """A backend that is told to end while it begins, as workers may be."""
+
+    def __init__(self) -> None:
+        self.workers = self.restarts = 0
+        self.drained = False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await trio.lowlevel.checkpoint()
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def take(
+        self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        raise AssertionError("nobody has connected")
+
+    async def ask(self) -> Process:
+        raise AssertionError("nobody has asked")
+
+    async def drain(self, grace_s: float) -> None:
+        await trio.lowlevel.checkpoint()
+        self.drained = True
+
+
+def test_a_signal_while_it_begins_ends_it() -> None:
+    backend = SlowToBegin()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    plan = Plan(store="", addresses=(), listeners=[listener], allow=AllowList())
+
+    async def main() -> None:
+        with trio.fail_after(PATIENCE_S):
+            await serve(plan, backend, lambda: None)
+
+    trio.run(main)
+    assert backend.drained
+    assert listener.fileno() == -1
