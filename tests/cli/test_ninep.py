@@ -303,6 +303,9 @@ class OddFilesystem:
     def attach(self, user: User, aname: bytes) -> File:
         return self.root
 
+    def session(self) -> "OddFilesystem":
+        return self
+
     def ahead(self) -> list[Load]:
         return []
 

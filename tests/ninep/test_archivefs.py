@@ -15,9 +15,10 @@ from tests.support.manyfiles import archive_many
 from tests.support.stores import new_store
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from tests.support.walker import look_at
+from ventifs.ninep.access import GuardedFilesystem
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.errors import errno_of
-from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Refused
+from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Refused, User
 from ventifs.store import Store, score_of
 from ventifs.tree.catalog import find_version, versions
 from ventifs.tree.records import Directory, Tree, encode
@@ -395,6 +396,32 @@ def test_a_new_version_appears_and_nothing_below_an_old_one_changes(
         assert drive.content(drive.walk(latest, b"etc/motd")) == b"old\n"
         assert drive.content(drive.walk(drive.attach(files, b"web01:/etc"), b"motd")) == b"new\n"
         assert name.qid.path == drive.walk(root, b"web01").qid.path
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_in_a_session_a_name_stands_for_what_it_stood_for_first(
+    store: Path, source: Path, guarded: bool
+) -> None:
+    clock = Clock()
+    archived(store, small(source, b"old\n"), "web01", time_ns=TIMES[0])
+    with served(store, clock=clock) as files:
+        drive = Driver()
+        shared = GuardedFilesystem(files) if guarded else files
+        session = shared.session()
+        root = User(b"root", 0)
+        motd = b"etc/motd"
+        before = drive.attach(session, b"web01@latest", root)
+        archived(store, small(source, b"new\n"), "web01", time_ns=TIMES[1])
+        with Store.open(store, "write") as opened:
+            record = versions(opened, "web01")[0].record
+            assert record is not None
+            opened.commit(deletes=[record])
+        clock.now += 1.5
+        again = drive.attach(session, b"web01@latest", root)
+        assert again.qid == before.qid
+        assert drive.content(drive.walk(again, motd)) == b"old\n"
+        other = drive.attach(session.session(), b"web01@latest", root)
+        assert drive.content(drive.walk(other, motd)) == b"new\n"
 
 
 def test_looking_costs_one_load_a_second_and_little_when_nothing_changed(

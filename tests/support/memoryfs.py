@@ -108,6 +108,10 @@ class MemoryFilesystem:
 
         return self.ready("attach", ("attach", aname), work)  # type: ignore[no-any-return]
 
+    def session(self) -> "MemoryFilesystem":
+        """Itself: its names never stand for anything else."""
+        return self
+
     def ahead(self) -> list[Load]:
         return []
 

@@ -96,6 +96,12 @@ class GuardedFilesystem:
             return Sealed(inner)
         raise Refused(errno.EACCES)
 
+    def session(self) -> "GuardedFilesystem":
+        """See `Filesystem`; what is known of accounts is shared."""
+        guarded = GuardedFilesystem(self._files.session(), squash=self._squash)
+        guarded.accounts = self.accounts
+        return guarded
+
     def ahead(self) -> list[Load]:
         """See `Filesystem`."""
         return self._files.ahead()

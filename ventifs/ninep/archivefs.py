@@ -29,6 +29,7 @@ from ventifs.ninep.exports import (
 from ventifs.ninep.fs import (
     Cold,
     File,
+    Filesystem,
     Load,
     Refused,
     User,
@@ -114,6 +115,10 @@ class ArchiveFilesystem:
     def attach(self, user: User, aname: bytes) -> File:
         """See `Filesystem`."""
         return self._view.attach(user, aname)
+
+    def session(self) -> Filesystem:
+        """See `Filesystem`."""
+        return self._view.session()
 
     def ahead(self) -> list[Load]:
         """See `Filesystem`."""

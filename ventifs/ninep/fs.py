@@ -161,6 +161,9 @@ class Filesystem(Protocol):
             Cold: to be tried again.
         """
 
+    def session(self) -> "Filesystem":
+        """The same for one session, in which a name stands for what it stood for first."""
+
     def ahead(self) -> list[Load]:
         """Loads that nobody waits for yet but soon will, each handed out once.
 

@@ -48,6 +48,9 @@ class _Noting:
             self.user, self.aname = user, aname
         return root
 
+    def session(self) -> Filesystem:
+        return self._filesystem.session()
+
     def ahead(self) -> list[Load]:
         return self._filesystem.ahead()
 
@@ -296,7 +299,7 @@ class Server:
     ) -> None:
         """Begin a session, in a task of its own; `over` is called when it is."""
         assert self._nursery is not None, "the server does not run"
-        filesystem = self._filesystem_for(peer, exports)
+        filesystem = self._filesystem_for(peer, exports).session()
         trace = self._trace() if self._trace is not None else None
         connection = Connection(
             channel, peer, filesystem, self.loader, self._rota, self._limits, trace

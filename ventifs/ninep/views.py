@@ -16,6 +16,7 @@ from ventifs.ninep.exports import (
     Offered,
     Snapshot,
     Unknown,
+    Wanted,
     by_score,
     choose,
     parse_aname,
@@ -25,6 +26,7 @@ from ventifs.ninep.fs import (
     Attributes,
     Buffer,
     File,
+    Filesystem,
     Load,
     ReadOnlyFile,
     ReadOnlyOpened,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from ventifs.ninep.archivefs import ArchiveFilesystem
 
 _SCORES = b"score"
+_BOUND_MAX = 1024  # names that a session is held to; nobody attaches to more
 
 
 class View:
@@ -60,17 +63,31 @@ class View:
 
     def _attach(self, aname: bytes) -> File:
         wanted = parse_aname(aname)
+        offered = self.offered(wanted)
+        if offered is not None:
+            return self.files.attached(offered, wanted.path)
+        return NameDirectory(self, wanted.name, None) if wanted.name else self.root
+
+    def offered(self, wanted: Wanted) -> Offered | None:
+        """The version that a name means now; None for what is above the versions.
+
+        Raises:
+            Unknown: when there is none, or this peer may not reach it.
+            Cold: to be tried again.
+        """
         snapshot = self.files.catalog.current()
         if wanted.score:
             if not self.files.scores:
                 raise Unknown("no scores are served")
-            return self.files.attached(by_score(snapshot, wanted.score, self.allowed), wanted.path)
+            return by_score(snapshot, wanted.score, self.allowed)
         if not wanted.name:
-            return self.root
+            return None
         versions = self.versions(snapshot, wanted.name)
-        if wanted.when is None:
-            return NameDirectory(self, wanted.name, None)
-        return self.files.attached(choose(versions, wanted.when), wanted.path)
+        return None if wanted.when is None else choose(versions, wanted.when)
+
+    def session(self) -> Filesystem:
+        """See `Filesystem`."""
+        return SessionView(self)
 
     def ahead(self) -> list[Load]:
         """See `Filesystem`."""
@@ -101,6 +118,43 @@ class View:
                 if any(self.allowed(version.name) for version in snapshot.of_score[score])
             ]  # fmt: skip
         return self._scores[1]
+
+
+class SessionView:
+    """A view for one session, in which a name stands for the version it stood for first.
+
+    Linux attaches anew for each user of a mount, who must all see the same, whatever was archived,
+    or forgotten, meanwhile.
+    """
+
+    def __init__(self, view: View) -> None:
+        """Of a view."""
+        self._view = view
+        self._bound: dict[bytes, Offered] = {}
+
+    def attach(self, user: User, aname: bytes) -> File:
+        """See `Filesystem`."""
+        try:
+            wanted = parse_aname(aname)
+            offered = self._bound.get(aname)
+            if offered is None:
+                offered = self._view.offered(wanted)
+        except Unknown:
+            raise Refused(errno.ENOENT) from None
+        if offered is None:
+            return self._view.attach(user, aname)
+        root = self._view.files.attached(offered, wanted.path)
+        if len(self._bound) < _BOUND_MAX:
+            self._bound[aname] = offered
+        return root
+
+    def ahead(self) -> list[Load]:
+        """See `Filesystem`."""
+        return self._view.ahead()
+
+    def session(self) -> Filesystem:
+        """See `Filesystem`."""
+        return SessionView(self._view)
 
 
 class _Upper(ReadOnlyFile):
