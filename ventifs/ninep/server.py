@@ -90,7 +90,7 @@ class Connection(Member):
         began = trio.current_time()
         event("opened", peer=self.peer)
         try:
-            self._rota.add(self)
+            self._join()
             with trio.move_on_after(handshake_s):
                 await self._greeted.wait()
             if not self._greeted.is_set():
@@ -108,6 +108,14 @@ class Connection(Member):
                 bytes_in=told.bytes_in, bytes_out=told.bytes_out,
                 seconds=trio.current_time() - began,
             )  # fmt: skip
+
+    def _join(self) -> None:
+        try:
+            self._rota.add(self)
+        except OSError as error:  # such as a device that cannot be waited for
+            self._fail(error)
+        if self._ending:  # it was to end before it had begun
+            self._rota.wake(self)
 
     def end(self) -> None:
         """Read no more, answer what was read, and then close."""
