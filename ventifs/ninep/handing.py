@@ -18,7 +18,7 @@ from ventifs.ninep.peer import Peer
 from ventifs.ninep.serving import Settings
 
 PACKET_MAX = 160 << 10  # bytes; the kernel's default room for one is 208 KiB
-SESSIONS_TOLD = 256  # in one packet; a session is some 400 bytes
+SESSIONS_TOLD = 64  # in one packet; a session is some 400 bytes, and 2 KiB if its names try
 
 
 class TooLarge(VentifsError):

@@ -28,6 +28,7 @@ from ventifs.ninep.wire import WireError
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
+NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
 _NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
 
@@ -334,7 +335,9 @@ class Server:
 
 
 def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    """What a peer called something, of which it may have said 64 KiB."""
+    text = name[: 4 * NAME_SHOWN_MAX + 1].decode("utf-8", "backslashreplace")
+    return text if len(text) <= NAME_SHOWN_MAX else f"{text[:NAME_SHOWN_MAX]}..."
 
 
 def _name(user: User) -> str:
