@@ -1,10 +1,12 @@
 """Workers: real processes over a real store, killed and stopped while they are at it."""
 
+import errno
 import json
 import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,6 +294,38 @@ def test_who_has_endless_names_harms_no_worker(home: Path) -> None:
                 assert pool.restarts == 0
                 for caller in callers:
                     caller.close()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_worker_that_cannot_be_started_anew_is_tried_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError(errno.EAGAIN, "no processes left")] * 2
+
+    class Scarce(subprocess.Popen[bytes]):
+        def __init__(self, *words: Any, **settings: Any) -> None:
+            if refusals and started:
+                raise refusals.pop()
+            started.append(1)
+            super().__init__(*words, **settings)
+
+    started: list[int] = []
+    monkeypatch.setattr("ventifs.ninep.workers.subprocess.Popen", Scarce)
+    monkeypatch.setattr("ventifs.ninep.workers.PAUSE_MIN_S", 0.01)
+
+    async def main() -> None:
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                [worker] = pool._live.values()
+                worker.process.kill()
+                while pool._live.get(1) in {None, worker}:
+                    await trio.sleep(0.01)
+                assert not refusals
+                assert pool.restarts == 3
                 nursery.cancel_scope.cancel()
 
     trio.run(main)

@@ -25,8 +25,8 @@ _NEAR_S = 0.0001  # since the last one, that makes it likely: to sleep and wake 
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OUT = select.EPOLLOUT | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-# When a write does something, or fails. Not at RDHUP: one that ends its side and reads nothing would
-# be tried at once for ever, since to ask for EPOLLOUT tells of its end anew.
+# When a write does something, or fails. Not at RDHUP: who ends his side and reads nothing would be
+# tried at once for ever, since to ask for EPOLLOUT tells of his end anew.
 _TRY = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
