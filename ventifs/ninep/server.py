@@ -3,9 +3,8 @@
 What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
 peer that does not read holds up one turn of its own and nobody else; whose turn it is, the rota
 says; whatever happens in a session ends that session alone. Each has a task, for its beginning, its
-end and its time to say hello; no bytes go through it. Knows
-no message, no file and no address: what a session means is `session.py`'s, who may connect is
-`gate.py`'s.
+end and its time to say hello; no bytes go through it. Knows no message, no file and no address:
+what a session means is `session.py`'s, who may connect is `gate.py`'s.
 """
 
 import logging
