@@ -88,12 +88,14 @@ async def serve_metrics(listeners: Iterable[socket.socket], ask: Ask) -> None:
     limiter = trio.CapacityLimiter(_AT_ONCE)
 
     async def answer(stream: trio.SocketStream) -> None:
-        async with limiter, stream:
+        async with stream:
+            # Also for its turn: else those that say nothing would take all descriptors in time.
             with trio.move_on_after(_PATIENCE_S):
-                try:
-                    await stream.send_all(await _response(await _head(stream), ask))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
+                async with limiter:
+                    try:
+                        await stream.send_all(await _response(await _head(stream), ask))
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        return
 
     await trio.serve_listeners(
         answer,
