@@ -1,6 +1,7 @@
 """Archived versions as a file system: what is listed, what an aname gives, and that it agrees."""
 
 import errno
+import gc
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.support.walker import look_at
 from ventifs.ninep.access import GuardedFilesystem
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.errors import errno_of
+from ventifs.ninep.exports import Snapshot
 from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Refused, User
 from ventifs.store import Store, score_of
 from ventifs.tree.catalog import find_version, versions
@@ -525,6 +527,26 @@ def test_a_view_shows_what_is_allowed_and_nothing_else(web: Path) -> None:
         for score in hidden:
             assert refusal(lambda s=score: drive.attach(view, b"score:" + s)) == errno.ENOENT  # type: ignore[misc]
             assert refusal(lambda s=score: drive.walk(root, b"score/" + s)) == errno.ENOENT  # type: ignore[misc]
+
+
+def test_a_view_that_is_not_used_keeps_no_snapshot(store: Path, source: Path) -> None:
+    clock = Clock()
+    small(source)
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, Snapshot) for each in gc.get_objects())
+
+    with served(store, scores=True, clock=clock) as files:
+        drive, views, before = Driver(), [], kept()
+        for time_ns in TIMES:
+            archived(store, source, "web01", time_ns=time_ns)
+            clock.now += 1.5
+            views.append(files.view(lambda name: True))
+            root = drive.attach(views[-1], b"")
+            assert drive.names(root) == [b"score", b"web01"]
+            assert drive.names(drive.walk(root, b"score"))
+        assert kept() - before <= 1
 
 
 def test_a_score_gives_the_root_of_a_version(web: Path) -> None:

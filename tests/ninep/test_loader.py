@@ -110,6 +110,23 @@ def test_what_a_job_raises_is_its_result(kind: type[BaseException]) -> None:
     _with_loader(test)
 
 
+def test_a_load_ahead_outlives_who_waited_for_it_too() -> None:
+    async def test(loader: Loader) -> None:
+        gate, gone, ran = await _held(loader), Waiter(), Ran()
+        loader.ahead([ran.load("k")])
+        loader.submit(gone, [ran.job("k", key="k")])
+        loader.drop(gone)
+        gate.open()
+        await until(lambda: bool(ran.order))
+        waiter = Waiter()
+        loader.submit(waiter, [ran.job("again", key="k")])
+        await until(lambda: bool(waiter.told))
+        assert not gone.told
+        assert not loader._known
+
+    _with_loader(test, at_once=1)
+
+
 def test_sessions_take_turns_whatever_they_queue() -> None:
     async def test(loader: Loader) -> None:
         gate = await _held(loader)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.support.sessions import PATIENCE_S
 from ventifs.ninep.activity import Activity, Process, SessionActivity, Totals, together
@@ -139,3 +140,21 @@ def test_what_is_no_scrape_is_refused(request_: bytes, status: bytes) -> None:
         assert (await get(b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
     _served(test)
+
+
+def test_who_says_nothing_is_not_waited_for_in_turns() -> None:
+    async def ask() -> Activity:
+        return _activity()
+
+    async def main() -> None:
+        [listener] = listen(TcpAddress("127.0.0.1", 0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_metrics, [listener], ask)
+            silent = [await trio.open_tcp_stream(*listener.getsockname()) for _ in range(30)]
+            with trio.fail_after(15):
+                for stream in silent:
+                    async with stream:
+                        assert await stream.receive_some() == b""
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.05))

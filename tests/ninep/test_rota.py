@@ -246,3 +246,43 @@ def test_who_has_gone_is_not_served() -> None:
         rota.remove(gone)
         _served(rota, there)
     assert log == ["there"]
+
+
+def test_who_ends_its_side_and_reads_nothing_costs_nothing() -> None:
+    ours, theirs = socket.socketpair()
+
+    class Stuck(Member):
+        steps = 0
+
+        def step(self) -> bool:
+            self.steps += 1
+            try:
+                while True:
+                    theirs.send(bytes(1 << 16))
+            except BlockingIOError:
+                rota.wait_writable(self)
+                return False
+
+    theirs.setblocking(False)
+    stuck, rota = Stuck(theirs.fileno(), theirs.fileno()), Rota()
+
+    async def main() -> None:
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rota.run)
+                rota.add(stuck)
+                rota.wake(stuck)
+                await trio.testing.wait_all_tasks_blocked()
+                before = stuck.steps
+                ours.shutdown(socket.SHUT_WR)
+                for _ in range(100):
+                    await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked()
+                assert stuck.steps <= before + 2
+                assert stuck.blocked
+                rota.remove(stuck)
+                nursery.cancel_scope.cancel()
+
+    with ours, theirs:
+        trio.run(main)
+    rota.add(stuck)  # as one whose connection came at the very end

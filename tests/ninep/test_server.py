@@ -446,6 +446,27 @@ def test_to_stop_takes_no_longer_than_it_may() -> None:
     run(test, clock=clock)
 
 
+def test_who_has_just_come_is_stopped_too() -> None:
+    async def test(served: Serving) -> None:
+        callers = [served.connect() for _ in range(20)]  # whose tasks have not begun
+        with trio.fail_after(PATIENCE_S):
+            await served.server.drain(2 * PATIENCE_S)
+        for caller in callers:
+            assert await caller.hung_up()
+
+    run(test)
+
+
+def test_what_cannot_be_waited_for_ends_its_session_alone() -> None:
+    async def test(served: Serving) -> None:
+        fd = os.open(os.devnull, os.O_RDWR)
+        served.start(DescriptorChannel(fd, fd))
+        await until(lambda: served.over == 1)
+        await served.connect().attach()
+
+    run(test)
+
+
 def test_what_was_answered_arrives_although_more_was_asked() -> None:
     """Over TCP, closing with bytes unread would reset the connection and lose the replies."""
 

@@ -1,10 +1,12 @@
 """Workers: real processes over a real store, killed and stopped while they are at it."""
 
+import errno
 import json
 import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,20 @@ from tests.support.serve import PATIENCE_S, Serve, ventifs
 from tests.support.sessions import CODEC, Caller, frames
 from ventifs.errors import VentifsError
 from ventifs.ninep.allow import Exports
-from ventifs.ninep.handing import PACKET_MAX, Take, TooLarge, send
-from ventifs.ninep.messages import NOFID, NOTAG, Tattach, Tgetattr, Tversion
+from ventifs.ninep.handing import (
+    PACKET_MAX,
+    Configure,
+    Over,
+    Ready,
+    Take,
+    TooLarge,
+    receive_report,
+    send,
+)
+from ventifs.ninep.messages import NOFID, NONUNAME, NOTAG, Tattach, Tgetattr, Tversion
 from ventifs.ninep.peer import STDIO
 from ventifs.ninep.serving import Settings
+from ventifs.ninep.worker import _Worker
 from ventifs.ninep.workers import Pool
 
 ATTACH = frames((NOTAG, Tversion(8192, b"9P2000.L")), (1, Tattach(0, NOFID, b"", b"web@latest", 0)))
@@ -256,6 +268,90 @@ def test_a_pool_over_no_store_fails(tmp_path: Path) -> None:
         error = error.exceptions[0]
     assert isinstance(error, VentifsError)
     assert str(tmp_path) in str(error)
+
+
+def test_who_has_endless_names_harms_no_worker(home: Path) -> None:
+    """All that they are called must fit into the packets that tell of them."""
+    names = [b"\xff" * 65_000, b"\1" * 65_000, ("\U0010ffff" * 16_000).encode(), b"short"]
+
+    async def main() -> None:
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                callers = []
+                for name in names * 40:
+                    ours, theirs = socket.socketpair()
+                    await pool.take(theirs, STDIO, Exports(("web",)), lambda: None)
+                    callers.append(caller := Caller(ours))
+                    path = b"web@latest:" + b"/." * 2000
+                    await caller.ask(Tversion(1 << 20, b"9P2000.L"), NOTAG)
+                    await caller.ask(Tattach(0, NOFID, name, path, NONUNAME))
+                sessions = (await pool.ask()).sessions
+                assert len(sessions) == len(callers)
+                assert {len(str(session.user)) for session in sessions} == {131, 5}
+                assert all(len(str(session.export)) == 131 for session in sessions)
+                assert pool.restarts == 0
+                for caller in callers:
+                    caller.close()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_worker_that_cannot_be_started_anew_is_tried_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError(errno.EAGAIN, "no processes left")] * 2
+
+    class Scarce(subprocess.Popen[bytes]):
+        def __init__(self, *words: Any, **settings: Any) -> None:
+            if refusals and started:
+                raise refusals.pop()
+            started.append(1)
+            super().__init__(*words, **settings)
+
+    started: list[int] = []
+    monkeypatch.setattr("ventifs.ninep.workers.subprocess.Popen", Scarce)
+    monkeypatch.setattr("ventifs.ninep.workers.PAUSE_MIN_S", 0.01)
+
+    async def main() -> None:
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                [worker] = pool._live.values()
+                worker.process.kill()
+                while pool._live.get(1) in {None, worker}:
+                    await trio.sleep(0.01)
+                assert not refusals
+                assert pool.restarts == 3
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_connection_that_a_worker_has_no_room_for_is_over(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel then delivers the order without its descriptor."""
+    monkeypatch.setattr("ventifs.ninep.worker.start_log", lambda **_: None)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs, trio.fail_after(PATIENCE_S):
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_Worker(theirs).run)
+                await send(ours, Configure(Settings(store=str(store)), 1))
+                assert isinstance(await receive_report(ours), Ready)
+                await send(ours, Take(7, STDIO, Exports(("web",))))
+                assert await receive_report(ours) == Over(7)
+                ours.close()
+
+    store = home / "data" / "ventifs"
+    trio.run(main)
 
 
 def test_a_packet_has_a_limit() -> None:

@@ -71,11 +71,23 @@ class GuardedFilesystem:
     Concurrency: as of the file system it guards.
     """
 
-    def __init__(self, files: Filesystem, *, squash: Squash = Squash.NONE) -> None:
-        """Guard `files`; with `Squash.ALL` it serves what anybody at all may read."""
+    def __init__(
+        self,
+        files: Filesystem,
+        accounts: AccountBook | None = None,
+        *,
+        squash: Squash = Squash.NONE,
+    ) -> None:
+        """Guard `files`; with `Squash.ALL` it serves what anybody at all may read.
+
+        Args:
+            files: of one store.
+            accounts: shared with other guards of that store; its own by default.
+            squash: who is nobody.
+        """
         self._files = files
         self._squash = squash
-        self.accounts = AccountBook()
+        self.accounts = accounts or AccountBook()
 
     def attach(self, user: User, aname: bytes) -> File:
         """See `Filesystem`.

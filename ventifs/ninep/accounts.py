@@ -9,6 +9,7 @@ import errno
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from stat import S_ISREG
 
@@ -80,7 +81,8 @@ class AccountBook:
         key = home.qid.path
         known = self._known.get(key)
         if known is not None:
-            self._known.move_to_end(key)
+            with suppress(KeyError):  # a thread has just let it go for another
+                self._known.move_to_end(key)
             return known
         passwd, group = _content(home, b"passwd"), _content(home, b"group")
         # Parsing may take a tenth of a second: no work for the loop.

@@ -19,7 +19,7 @@ from ventifs.ninep.peer import Peer
 from ventifs.ninep.serving import Settings
 
 PACKET_MAX = 160 << 10  # bytes; the kernel's default room for one is 208 KiB
-SESSIONS_TOLD = 256  # in one packet; a session is some 400 bytes
+SESSIONS_TOLD = 64  # in one packet; a session is some 400 bytes, and 2 KiB if its names try
 LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What a worker never hears: a terminal and a service manager send them to every process."""
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ BACKLOG = 1024  # connections that wait to be accepted; the kernel's somaxconn i
 _INHERITED_FIRST = 3  # systemd's SD_LISTEN_FDS_START
 _INHERITED_MAX = 64
 _MISSING_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+_LOCK_S, _LOCK_STEP_S = 5.0, 0.02  # servers lock a directory for less than a probe
 _PROBE_S = 2.0  # a living server's kernel completes a local connection at once
 
 _REMEDIES = {
@@ -237,10 +239,26 @@ def _alone_in(path: str) -> Iterator[None]:
     """No two servers look at the same socket file, find it stale and replace each other's."""
     fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _locked(fd, path)
         yield
     finally:
         os.close(fd)
+
+
+def _locked(fd: int, path: str) -> None:
+    """Lock a directory, which everybody can who may read it, so not for ever."""
+    until = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise TransportError(
+                    f"{UnixAddress(path)}: another process keeps its directory locked; "
+                    "see who in /proc/locks"
+                ) from None
+            time.sleep(_LOCK_STEP_S)
 
 
 def _is_stale(path: str) -> bool:

@@ -134,8 +134,13 @@ class Loader:
         return known
 
     def _forget(self, run: _Run) -> None:
-        if not run.started and not run.waiters and run.key is not None:
-            self._known.pop(run.key, None)
+        if not run.started and not run.waiters:
+            self._unlist(run)
+
+    def _unlist(self, run: _Run) -> None:
+        """Let its key be another's; it may be already, when this was forgotten and begun anyway."""
+        if run.key is not None and self._known.get(run.key) is run:
+            del self._known[run.key]
 
     def _taken(self) -> list[_Run]:
         """What the next hop is for: jobs of the session whose turn it is, or loads ahead."""
@@ -165,8 +170,7 @@ class Loader:
         self._running.difference_update(runs)
         results: dict[Client, list[Result]] = {}
         for run, (value, error) in zip(runs, outcomes, strict=True):
-            if run.key is not None:
-                del self._known[run.key]
+            self._unlist(run)
             for client, job in run.waiters:
                 results.setdefault(client, []).append((job, value, error))
         for client, those in results.items():

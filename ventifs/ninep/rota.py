@@ -30,6 +30,9 @@ NAP_S = 0.002  # of sleeping where only connections wake it, while gaps are shor
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OUT = select.EPOLLOUT | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+# When a write does something, or fails. Not at RDHUP: who ends his side and reads nothing would be
+# tried at once for ever, since to ask for EPOLLOUT tells of his end anew.
+_TRY = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
 class Member:
@@ -96,6 +99,8 @@ class Rota:
         Raises:
             OSError: a descriptor cannot be waited for.
         """
+        if self._epoll.closed:
+            return  # nobody is served any more
         self._epoll.register(member.reads, _IN)
         self._members[member.reads] = member
 
@@ -116,15 +121,19 @@ class Rota:
             notify_closing(self._epoll.fileno())
 
     def wait_writable(self, member: Member) -> None:
-        """Give a member its next turn when more can be written."""
+        """Give a member its next turn when more can be written.
+
+        Raises:
+            OSError: that cannot be waited for.
+        """
         if member.blocked:
             return
-        member.blocked = True
         if member.writes == member.reads:
             self._epoll.modify(member.reads, _IN | _OUT)
         else:
-            self._members[member.writes] = member
             self._epoll.register(member.writes, _OUT)
+            self._members[member.writes] = member
+        member.blocked = True
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -189,7 +198,7 @@ class Rota:
                 member.ended = True
             if fd == member.reads and mask & ~select.EPOLLOUT:
                 member.readable = True
-            if member.blocked and mask & (select.EPOLLOUT | _GONE):
+            if member.blocked and mask & _TRY:
                 self._unblock(member)
             self._enqueue(member)
         return bool(events)

@@ -3,9 +3,8 @@
 What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
 peer that does not read holds up one turn of its own and nobody else; whose turn it is, the rota
 says; whatever happens in a session ends that session alone. Each has a task, for its beginning, its
-end and its time to say hello; no bytes go through it. Knows
-no message, no file and no address: what a session means is `session.py`'s, who may connect is
-`gate.py`'s.
+end and its time to say hello; no bytes go through it. Knows no message, no file and no address:
+what a session means is `session.py`'s, who may connect is `gate.py`'s.
 """
 
 import logging
@@ -28,6 +27,7 @@ from ventifs.ninep.wire import WireError
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
+NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
 _NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
 
@@ -93,7 +93,7 @@ class Connection(Member):
         began = trio.current_time()
         event("opened", peer=self.peer)
         try:
-            self._rota.add(self)
+            self._join()
             with trio.move_on_after(handshake_s):
                 await self._greeted.wait()
             if not self._greeted.is_set():
@@ -111,6 +111,14 @@ class Connection(Member):
                 bytes_in=told.bytes_in, bytes_out=told.bytes_out,
                 seconds=trio.current_time() - began,
             )  # fmt: skip
+
+    def _join(self) -> None:
+        try:
+            self._rota.add(self)
+        except OSError as error:  # such as a device that cannot be waited for
+            self._fail(error)
+        if self._ending:  # it was to end before it had begun
+            self._rota.wake(self)
 
     def end(self) -> None:
         """Read no more, answer what was read, and then close."""
@@ -329,7 +337,9 @@ class Server:
 
 
 def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    """What a peer called something, of which it may have said 64 KiB."""
+    text = name[: 4 * NAME_SHOWN_MAX + 1].decode("utf-8", "backslashreplace")
+    return text if len(text) <= NAME_SHOWN_MAX else f"{text[:NAME_SHOWN_MAX]}..."
 
 
 def _name(user: User) -> str:

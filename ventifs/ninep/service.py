@@ -87,8 +87,6 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
             event("stopping", signal=signal.Signals(number).name)
             nursery.start_soon(_end_at_once, signals, nursery.cancel_scope)
             accepting.cancel()
-            for listener in plan.listeners:
-                listener.close()
             await backend.drain(plan.grace_s)
             nursery.cancel_scope.cancel()
     event("stopped", seconds=time.time() - started)
@@ -107,8 +105,12 @@ async def serve_channel(channel: Channel, local: Local, allow: AllowList) -> Non
 
 
 async def _accept(gate: Gate, listeners: Sequence[socket.socket], scope: trio.CancelScope) -> None:
-    with scope:
-        await gate.run(listeners)
+    try:
+        with scope:
+            await gate.run(listeners)
+    finally:  # here, since whoever waits for a socket that is closed gets an error
+        for listener in listeners:
+            listener.close()
 
 
 async def _end_at_once(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

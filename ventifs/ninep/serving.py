@@ -7,6 +7,7 @@ in each of its workers. `Backend` is what the rest of a server sees of either.
 import logging
 import socket
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -17,6 +18,7 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.ninep.access import GuardedFilesystem, Squash
+from ventifs.ninep.accounts import AccountBook
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
@@ -32,6 +34,7 @@ from ventifs.tree.catalog import version_records
 
 CACHE_BYTES_DEFAULT = 256 << 20
 GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
+_VIEWS_MAX = 256  # for the next peers of their kinds; each guest may be a kind of its own
 
 Access = Literal["trust", "mode"]
 Squashed = Literal["none", "root", "all"]
@@ -101,7 +104,8 @@ class Local:
         split = Split.of(settings.cache_bytes)
         self._store = Store.open(settings.store, cache_bytes=split.clumps)
         self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
-        self._views: dict[Exports, Filesystem] = {}
+        self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
+        self._accounts = AccountBook()  # of all views: a tree's users are the same to everybody
         if not version_records(self._store):
             event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
         self.server = Server(
@@ -157,17 +161,19 @@ class Local:
         await self.server.drain(grace_s)
 
     def _filesystem_for(self, peer: Peer, exports: Exports) -> Filesystem:
-        made = self._views.get(exports)
-        if made is None:
-            made = self._views[exports] = self._made(exports)
+        made = self._views.pop(exports, None) or self._made(exports)
+        self._views[exports] = made
+        if len(self._views) > _VIEWS_MAX:
+            self._views.popitem(last=False)
         return made
 
     def _made(self, exports: Exports) -> Filesystem:
         view = self._archive.view(exports)
         if exports.as_nobody:
-            return GuardedFilesystem(view, squash=Squash.ALL)
+            return GuardedFilesystem(view, self._accounts, squash=Squash.ALL)
         if self._settings.access == "mode":
-            return GuardedFilesystem(view, squash=Squash(self._settings.squash))
+            squash = Squash(self._settings.squash)
+            return GuardedFilesystem(view, self._accounts, squash=squash)
         return view
 
 

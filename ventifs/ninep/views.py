@@ -50,8 +50,9 @@ class View:
         """Of the names that `allowed` says yes to."""
         self.files = files
         self.allowed = allowed
-        self._names: tuple[Snapshot, list[str]] = Snapshot(), []
-        self._scores: tuple[Snapshot, list[bytes]] = Snapshot(), []
+        # By generation: a view that nobody uses for long must not keep a whole snapshot.
+        self._names: tuple[bytes, list[str]] = b"", []
+        self._scores: tuple[bytes, list[bytes]] = b"", []
         self.root = ExportRoot(self)
 
     def attach(self, user: User, aname: bytes) -> File:
@@ -106,14 +107,17 @@ class View:
 
     def names(self, snapshot: Snapshot) -> list[str]:
         """The names to be seen, sorted."""
-        if self._names[0] is not snapshot:
-            self._names = snapshot, [name for name in snapshot.of_name if self.allowed(name)]
+        if self._names[0] != snapshot.generation:
+            self._names = (
+                snapshot.generation,
+                [name for name in snapshot.of_name if self.allowed(name)],
+            )
         return self._names[1]
 
     def scores(self, snapshot: Snapshot) -> list[bytes]:
         """The scores of the trees to be seen, sorted."""
-        if self._scores[0] is not snapshot:
-            self._scores = snapshot, [
+        if self._scores[0] != snapshot.generation:
+            self._scores = snapshot.generation, [
                 score for score in snapshot.scores
                 if any(self.allowed(version.name) for version in snapshot.of_score[score])
             ]  # fmt: skip

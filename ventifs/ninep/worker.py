@@ -6,6 +6,7 @@ leaves signals to its parent: a service manager sends them to every process at o
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from functools import partial
 import trio
 
 from ventifs.errors import VentifsError
+from ventifs.ninep.events import event
 from ventifs.ninep.handing import (
     LEFT_TO_PARENT,
     SESSIONS_TOLD,
@@ -68,6 +70,10 @@ class _Worker:
                 case Take(id, peer, exports) if fd is not None:
                     over = partial(self._reports.send_nowait, Over(id))
                     await local.take(socket.socket(fileno=fd), peer, exports, over)
+                case Take(id, peer):  # the kernel gave its descriptor no place here
+                    event("refused", level=logging.WARNING, peer=peer,
+                          reason="too many open files")  # fmt: skip
+                    self._reports.send_nowait(Over(id))
                 case Ask():
                     await self._tell(local)
                 case Stop(grace_s):

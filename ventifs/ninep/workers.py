@@ -77,7 +77,7 @@ class _Worker:
         self._sending = trio.Lock()
         self._asking = trio.Lock()
         # Ctrl-C reaches all processes of a terminal: a worker has it blocked until it ignores it.
-        with theirs, _blocked(LEFT_TO_PARENT):
+        with theirs, _closed_on_error(self.packets), _blocked(LEFT_TO_PARENT):
             # Not trio's: it would start it from a thread, with whose end the kernel kills it.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _CODE.format(_ROOT), str(os.getpid()), str(theirs.fileno())],
@@ -219,7 +219,11 @@ class Pool:
             await trio.sleep(pause_s)
             began = trio.current_time()
             self.restarts += 1
-            await self._one_life(number, None)
+            try:
+                await self._one_life(number, None)
+            except OSError as error:  # out of processes, memory or descriptors, for now
+                event("worker_not_started", level=logging.ERROR, worker=number,
+                      reason=error.strerror)  # fmt: skip
             sound = trio.current_time() - began > _SOUND_S
             pause_s = PAUSE_MIN_S if sound else min(2 * pause_s, PAUSE_MAX_S)
 
@@ -266,6 +270,15 @@ class Pool:
                     worker.told(report)
                 case None:
                     return None
+
+
+@contextmanager
+def _closed_on_error(opened: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
 
 
 def _how(code: int) -> str:
