@@ -133,6 +133,23 @@ def test_what_a_load_raises_is_what_became_of_those_that_waited() -> None:
     assert [(t, refusal(r)) for t, r in talk.turns()] == [(1, errno.EIO), (2, errno.EBADF)]
 
 
+@pytest.mark.parametrize("dialect", [Dialect.LINUX, Dialect.PLAIN])
+def test_a_listing_whose_load_fails_is_not_loaded_again(dialect: Dialect) -> None:
+    fs = MemoryFilesystem()
+    fs.add("d/x", st.S_IFREG | 0o644)
+    talk = Talk(fs, dialect)
+    linux = dialect is Dialect.LINUX
+    talk.ask(m.Twalk(0, 1, (b"d",)), m.Tlopen(1, 0) if linux else m.Topen(1, 0))
+    fs.weather = Weather(entries="cold")
+    ask = m.Treaddir(1, 2, 4096) if linux else m.Tread(1, 0, 4096)
+    assert talk.send((1, ask)) == []
+    talk.session.finish(talk.jobs.pop(), error=OSError(errno.EIO, "no"))
+    [(tag, reply)] = talk.turns()
+    assert (tag, refusal(reply)) == (1, errno.EIO)
+    assert talk.jobs == []
+    assert len(talk.ask(ask).data) > 24  # and it can be asked again
+
+
 @pytest.mark.parametrize("kind", ["cold", "blocking"])
 def test_a_clunk_is_answered_at_once_and_reads_go_on(kind: str) -> None:
     talk, fs = talk_in(read=kind)

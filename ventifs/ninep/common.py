@@ -128,6 +128,12 @@ class Common:
         self.outcomes = outcomes if outcomes is not None else []
         self._again = self.outcomes[::-1]
 
+    @property
+    def unheard(self) -> BaseException | None:
+        """What a load raised that no call gave again, since an iterator had asked for it."""
+        last = self._again[0] if self._again else None
+        return last.error if type(last) is Raised else None
+
     def call(self, method: Callable[..., T], /, *args: Any) -> T:
         """Call a method of the file system, or give again what it gave."""
         if self._again:

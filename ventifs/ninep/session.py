@@ -302,8 +302,12 @@ class Session:
         return Request(tag, number, message, size, entry[1], entry[2], named, changed)
 
     def _suspend(self, request: Request, missing: Cold | Blocking) -> None:
-        if request.tries > TRIES_MAX:
-            self._fail(request.tag, RuntimeError("a file system asks for loads without end"))
+        error = self._handlers.unheard
+        if error is None and request.tries > TRIES_MAX:
+            error = RuntimeError("a file system asks for loads without end")
+        if error is not None:
+            self._handlers.begin()
+            self._fail(request.tag, error)
             self._done(request)
             return
         request.outcomes = self._handlers.outcomes
