@@ -210,6 +210,13 @@ def test_what_was_half_done_is_not_flushed() -> None:
     assert list(fs.root.children) == [b"new"]
 
 
+def test_a_fid_that_was_freed_is_not_unflushed() -> None:
+    talk, _ = talk_in(remove="cold")
+    assert talk.send((1, m.Tremove(2)), (2, m.Tflush(1))) == []
+    assert tags(talk.work()) == [1, 2]
+    assert talk.session.fids == 2
+
+
 def test_a_tag_in_flight_is_refused_and_the_first_is_not_confused() -> None:
     talk, _ = talk_in(read="cold")
     talk.send((1, m.Tread(2, 0, 9)))
@@ -300,6 +307,24 @@ def test_a_tag_flood_is_not_read_beyond_a_limit() -> None:
     assert talk.session.in_flight == 3
     assert not talk.session.hungry
     assert len(talk.work()) == 100
+
+
+@pytest.mark.parametrize("end", ["flush", "version"])
+def test_loads_that_nobody_waits_for_any_more_are_limited(end: str) -> None:
+    talk, fs = talk_in(Limits(in_flight_max=10), read="cold")
+    setup = talk.frames((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")),
+                        (0, m.Tattach(0, m.NOFID, b"", b"", 0)),
+                        (0, m.Twalk(0, 2, (b"f",))), (0, m.Tlopen(2, 2)))  # fmt: skip
+    for offset in range(1000):
+        talk.session.receive(talk.frames((1, m.Tread(2, offset, 9))))
+        talk.turns()  # the load is begun
+        talk.session.receive(talk.frames((2, m.Tflush(1))) if end == "flush" else setup)
+        talk.turns()
+    assert len(talk.jobs) == 10
+    assert not talk.session.hungry
+    talk.work()
+    assert (talk.session.in_flight, talk.session.more, talk.jobs) == (0, False, [])
+    assert talk.session.hungry
 
 
 def test_input_that_cannot_be_looked_at_is_limited() -> None:

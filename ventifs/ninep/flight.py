@@ -4,8 +4,8 @@ A request waits for a load, for work in a thread, or for fids that earlier reque
 
 - It waits while an earlier request that is not done changes a fid it names, or one that has not
   begun names a fid it changes; so what names a fid that a walk makes waits for the walk.
-- A flush drops a request whose work no thread has, at once; otherwise it is answered after it, and
-  the flushes of one request, and flushes of these, in the order they came.
+- A flush drops a request without effects, at once; otherwise (a thread has its work, or it has freed
+  its fid) it is answered after it, and the flushes of one request, and flushes of these, in the order they came.
 - A new generation drops everything. What a thread brings for a dropped request is closed.
 
 Knows nothing of messages' meaning, nor of bytes.
@@ -99,6 +99,11 @@ class Flight:
         self._loads: dict[Hashable, Job] = {}
         self._jobs: dict[Job, list[Request]] = {}
         self._new: list[Job] = []
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that are not finished, those that nobody waits for any more among them."""
+        return len(self._jobs)
 
     def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
         """Whether a request that uses these fids waits for earlier ones."""
@@ -205,6 +210,7 @@ class Flight:
             self.changing |= request.changed
         request.tries += 1
         if request.uses.freed:
+            request.effects = True
             self._settle(request)
 
     def _drop(self, request: Request) -> None:

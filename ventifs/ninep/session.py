@@ -92,7 +92,11 @@ class Session:
     def _full(self) -> bool:
         """Whether so much is in flight that no request is looked at."""
         flight, limits = self._flight, self._limits
-        return len(flight.tags) >= limits.in_flight_max or flight.size >= limits.in_flight_bytes_max
+        return (
+            len(flight.tags) >= limits.in_flight_max
+            or flight.size >= limits.in_flight_bytes_max
+            or flight.jobs >= limits.in_flight_max  # of requests that were flushed, too
+        )
 
     @property
     def hungry(self) -> bool:
