@@ -98,7 +98,7 @@ class Common:
 
     Attributes:
         fids: the session's.
-        msize: no message is larger.
+        msize: no request is larger, and every reply smaller.
         outcomes: what the calls of the running handler gave so far.
     """
 

@@ -4,8 +4,9 @@ A request waits for a load, for work in a thread, or for fids that earlier reque
 
 - It waits while an earlier request that is not done changes a fid it names, or one that has not
   begun names a fid it changes; so what names a fid that a walk makes waits for the walk.
-- A flush drops a request without effects, at once; otherwise (a thread has its work, or it has freed
-  its fid) it is answered after it, and the flushes of one request, and flushes of these, in the order they came.
+- A flush drops a request without effects, at once; otherwise (a thread has its work, or its fid is
+  freed) it is answered after it, and the flushes of one request, and flushes of these, in the order
+  they came.
 - A new generation drops everything. What a thread brings for a dropped request is closed.
 
 Knows nothing of messages' meaning, nor of bytes.

@@ -2,7 +2,7 @@
 
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
 request whose files are in memory is answered within the turn it came in and leaves no trace; others
-go into flight (`flight.py`). What always holds: a reply is never larger than msize; nothing that
+go into flight (`flight.py`). What always holds: a reply is always smaller than msize; nothing that
 comes in raises anything but `WireError`; what a client can make a session hold is limited. It knows
 no sockets, no threads and no clock but the one that ends a turn.
 """
@@ -407,7 +407,7 @@ class Session:
             pieces = [body] if isinstance(body, bytes) else body
             size = HEADER_SIZE + sum([len(piece) for piece in pieces])
             pieces = [HEADER.pack(size, number + 1, tag), *pieces]
-        if size > self._msize:
+        if size >= self._msize:  # Linux before 6.2 takes a reply of msize for one too large
             self._fail(tag, Refused(errno.EMSGSIZE))
             return
         if self._trace is not None:
