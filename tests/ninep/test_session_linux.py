@@ -304,6 +304,13 @@ def test_fids_are_limited() -> None:
     assert talk.ask(m.Twalk(0, 12, ())) == m.Rwalk(())
 
 
+@pytest.mark.parametrize(("major", "minor"), [(1 << 12, 0), (0, 1 << 20), (1 << 31, 1 << 31)])
+def test_devices_that_linux_has_not_are_refused(major: int, minor: int) -> None:
+    talk, _ = talk_with()
+    number = refusal(talk.ask(m.Tmknod(0, b"dev", 0o20600, major, minor, 0)))
+    assert number == errno.EINVAL
+
+
 def test_a_link_too_long_for_the_msize_is_an_error() -> None:
     talk, fs = talk_with(msize=4096)
     fs.add("long", st.S_IFLNK | 0o777, bytes(4096 - 10))

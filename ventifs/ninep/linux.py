@@ -38,6 +38,7 @@ SETATTR_MODE, SETATTR_UID, SETATTR_GID, SETATTR_SIZE = 1, 2, 4, 8
 SETATTR_ATIME, SETATTR_MTIME, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 0x10, 0x20, 0x80, 0x100
 UNLINK_DIRECTORY = 0x200  # AT_REMOVEDIR
 XATTR_SIZE_MAX = 65536  # Linux's own
+MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1  # Linux's own
 LISTING_MAX = 512  # entries of one reply: 1 ms
 
 # The flags of open that mean anything to a server; Linux sends x86's numbers from every machine.
@@ -175,6 +176,8 @@ class Linux(Common):
     def mknod(self, fid: Fid, message: m.Tmknod) -> Body:
         """Create a special file."""
         check_new_name(message.name)
+        if message.major > MAJOR_MAX or message.minor > MINOR_MAX:
+            raise Refused(errno.EINVAL)
         rdev = os.makedev(message.major, message.minor)
         file = self.call(fid.file.mknod, message.name, message.mode, rdev, message.gid)
         return m.Rmknod(file.qid)
