@@ -311,7 +311,7 @@ def test_a_tag_flood_is_not_read_beyond_a_limit() -> None:
 
 @pytest.mark.parametrize("end", ["flush", "version"])
 def test_loads_that_nobody_waits_for_any_more_are_limited(end: str) -> None:
-    talk, fs = talk_in(Limits(in_flight_max=10), read="cold")
+    talk, _ = talk_in(Limits(in_flight_max=10), read="cold")
     setup = talk.frames((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")),
                         (0, m.Tattach(0, m.NOFID, b"", b"", 0)),
                         (0, m.Twalk(0, 2, (b"f",))), (0, m.Tlopen(2, 2)))  # fmt: skip

@@ -79,6 +79,15 @@ def test_stats_of_unix_know_all_kinds() -> None:
     assert stat_at(talk, b"d").mode == 0x80000000 | 0x00010000 | 0o777
 
 
+@pytest.mark.parametrize("dialect", OLD)
+def test_unix_tells_how_many_names_a_file_has(dialect: Dialect) -> None:
+    talk, fs = talk_in(dialect)
+    told = b"HARDLINKCOUNT 3" if dialect is Dialect.UNIX else b""
+    for name in (b"f", b"d", b"p"):
+        fs.root.children[name].nlink = 3
+    assert [stat_at(talk, name).extension for name in (b"f", b"d", b"p")] == [told, b"", b""]
+
+
 def test_a_link_is_a_file_and_a_special_one_an_empty_file() -> None:
     talk, _ = talk_in(Dialect.PLAIN)
     for number, (name, content) in enumerate({b"l": b"target", b"c": b"", b"p": b""}.items(), 1):
