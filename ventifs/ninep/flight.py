@@ -86,6 +86,7 @@ class Flight:
         size: bytes of their frames.
         changing: numbers of fids that begun requests change.
         waiting: requests that wait for fids, in order of arrival.
+        jobs: those that are not finished, and who waits for each: for some nobody any more.
     """
 
     def __init__(self) -> None:
@@ -98,13 +99,8 @@ class Flight:
         self._wait_named: set[int] = set()
         self._wait_changed: set[int] = set()
         self._loads: dict[Hashable, Job] = {}
-        self._jobs: dict[Job, list[Request]] = {}
+        self.jobs: dict[Job, list[Request]] = {}
         self._new: list[Job] = []
-
-    @property
-    def jobs(self) -> int:
-        """Jobs that are not finished, those that nobody waits for any more among them."""
-        return len(self._jobs)
 
     def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
         """Whether a request that uses these fids waits for earlier ones."""
@@ -127,13 +123,13 @@ class Flight:
         job = self._loads.get(load.key)
         if job is None:
             job = self._loads[load.key] = self._job(Job(load.key, load.run))
-        self._jobs[job].append(request)
+        self.jobs[job].append(request)
 
     def suspend_for_work(self, request: Request, work: Callable[[], Any]) -> None:
         """Let a request wait for its own work."""
         self._begin(request)
         request.effects = True
-        self._jobs[self._job(Job(None, work))].append(request)
+        self.jobs[self._job(Job(None, work))].append(request)
 
     def new_jobs(self) -> list[Job]:
         """Jobs that nobody runs yet, each handed out once."""
@@ -142,7 +138,7 @@ class Flight:
 
     def finish(self, job: Job, value: Any, error: BaseException | None) -> None:
         """A job is done. One that is not known, or was finished before, changes nothing."""
-        requests = self._jobs.pop(job, ())
+        requests = self.jobs.pop(job, ())
         if job.key is not None and self._loads.get(job.key) is job:
             del self._loads[job.key]
         for request in requests:
@@ -182,13 +178,13 @@ class Flight:
         """Drop everything. Work that a thread may have begun keeps its fid until it is done."""
         for request in self.tags.values():
             request.dropped = True
-        for job, requests in list(self._jobs.items()):
+        for job, requests in list(self.jobs.items()):
             if job.key is not None or job in self._new:
                 for request in requests:
                     self._discard(request)
                 requests.clear()
             if job in self._new:
-                del self._jobs[job]
+                del self.jobs[job]
                 self._loads.pop(job.key, None)
         for request in self.ready:
             self._discard(request)
@@ -216,7 +212,7 @@ class Flight:
 
     def _drop(self, request: Request) -> None:
         request.dropped = True
-        for requests in self._jobs.values():
+        for requests in self.jobs.values():
             if request in requests:
                 requests.remove(request)
         self.done(request)
@@ -258,7 +254,7 @@ class Flight:
         self._wait_changed = set().union(*[request.changed for request in self.waiting])
 
     def _job(self, job: Job) -> Job:
-        self._jobs[job] = []
+        self.jobs[job] = []
         self._new.append(job)
         return job
 

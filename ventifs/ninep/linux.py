@@ -17,6 +17,7 @@ from ventifs.ninep.common import (
     QTDIR,
     Body,
     Common,
+    Directory,
     Held,
     check_name,
     check_new_name,
@@ -28,7 +29,6 @@ from ventifs.ninep.fs import (
     Changes,
     File,
     Lock,
-    Opened,
     ReadOnlyOpened,
     Refused,
 )
@@ -52,24 +52,10 @@ _DIRENT = struct.Struct("<BIQQBH")
 _DT_DIR = 4
 
 
-class Listing(ReadOnlyOpened):
-    """An open directory: read by Treaddir only."""
-
-    def __init__(self, directory: Opened) -> None:
-        """List a directory."""
-        self.entries = directory.entries
-        self.close = directory.close  # type: ignore[method-assign]
-        self.fsync = directory.fsync  # type: ignore[method-assign]
-        self.lock = directory.lock  # type: ignore[method-assign]
-        self.getlock = directory.getlock  # type: ignore[method-assign]
-
-    def read(self, offset: int, count: int) -> list[Buffer]:
-        """Refuse, as Linux does."""
-        raise Refused(errno.EISDIR)
-
-
 class NewXattr(ReadOnlyOpened):
     """An extended attribute that is being written, and is set when its fid is clunked."""
+
+    __slots__ = ("_fids", "flags", "name", "size", "value")
 
     def __init__(self, name: bytes, size: int, flags: int, fids: Fids) -> None:
         """Expect `size` bytes.
@@ -155,7 +141,7 @@ class Linux(Common):
         """Open a file."""
         file = self.closed(fid)
         opened = self.call(file.open, message.flags & OPEN_FLAGS)
-        fid.opened = Listing(opened) if file.qid.type & QTDIR else opened
+        fid.opened = Directory(opened) if file.qid.type & QTDIR else opened
         return m.Rlopen(file.qid, 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
@@ -226,7 +212,7 @@ class Linux(Common):
     def readdir(self, fid: Fid, message: m.Treaddir) -> Body:
         """Read a directory from an entry on: `.` is 1, `..` 2, the first of the others 3."""
         opened = self.opened(fid)
-        if type(opened) is not Listing:
+        if type(opened) is not Directory:
             raise Refused(errno.ENOTDIR)
         if message.offset > OFFSET_MAX:
             raise Refused(errno.EINVAL)
@@ -257,7 +243,7 @@ class Linux(Common):
         body = b"".join(data)
         return [COUNT(len(body)), body]
 
-    def _entries(self, file: File, listing: Listing, offset: int) -> Any:
+    def _entries(self, file: File, listing: Directory, offset: int) -> Any:
         if offset == 0:
             yield 1, b".", file
         if offset <= 1:

@@ -92,10 +92,12 @@ class Session:
     def _full(self) -> bool:
         """Whether so much is in flight that no request is looked at."""
         flight, limits = self._flight, self._limits
+        if not (flight.tags or flight.jobs):
+            return False  # soonest said of what is nearly always so
         return (
             len(flight.tags) >= limits.in_flight_max
             or flight.size >= limits.in_flight_bytes_max
-            or flight.jobs >= limits.in_flight_max  # of requests that were flushed, too
+            or len(flight.jobs) >= limits.in_flight_max  # of requests that were flushed, too
         )
 
     @property
