@@ -174,6 +174,10 @@ def test_a_turn_answers_no_more_than_its_limits() -> None:
     assert talk.session.more
     assert len(b"".join(talk.session.turn())) == 36 * 160
     assert not talk.session.more
+    failing = [(tag, m.Twalk(0, 2, (b"none",))) for tag in range(100)]
+    talk.session.receive(talk.frames(*failing))
+    assert len(b"".join(talk.session.turn())) == 64 * 11
+    assert len(b"".join(talk.session.turn())) == 36 * 11
     talk.session.receive(talk.frames(*[(tag, m.Tread(1, 0, 100_000)) for tag in range(5)]))
     assert len(b"".join(talk.session.turn())) == 3 * 100_011
     assert len(b"".join(talk.session.turn())) == 2 * 100_011

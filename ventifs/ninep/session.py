@@ -157,7 +157,8 @@ class Session:
         """Answer what can be answered, within limits; the replies, in order.
 
         Raises:
-            WireError: when the stream cannot go on. What came before was answered by then.
+            WireError: when the stream cannot go on. Replies there were have been given by then;
+                what was in flight is not answered.
         """
         limits, flight = self._limits, self._flight
         deadline = perf_counter() + limits.turn_s
@@ -216,6 +217,7 @@ class Session:
             if entry is None or fid is None or not entry[3] or self._trace is not None:
                 break
             source.at = end
+            self._budget -= 1
             requests[number] += 1
             message = None
             outcomes.clear()
@@ -234,7 +236,6 @@ class Session:
                 output.size += size
             else:
                 self._reply(tag, number, body)
-            self._budget -= 1
             if self._spent(deadline):
                 return
         if at == start:
