@@ -625,7 +625,7 @@ def test_a_file_is_read_to_its_end() -> None:
                 await peer.say(Rflush())
                 continue
             assert isinstance(request, Tread)
-            assert request.count == 8192 - 11
+            assert request.count == 8192 - 24
             await peer.say(Rread(content[request.offset : request.offset + request.count]))
         await peer.say(Rclunk())
 

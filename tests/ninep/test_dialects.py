@@ -172,7 +172,11 @@ def test_a_tree_comes_through(
         groups.setdefault(status.qid.path, set()).add(there.st_ino)
         if dialect is L:
             assert status.nlink == (1 if stat.S_ISDIR(there.st_mode) else there.st_nlink), path
+        elif dialect is U and stat.S_ISREG(there.st_mode):
+            assert status.nlink == there.st_nlink, path
         else:
+            assert status.nlink == 1
+        if dialect is not L:
             assert status.name == (path.rpartition(b"/")[2] or status.name)
     assert all(len(inodes) == 1 for inodes in groups.values())
     assert len(groups) == len(set.union(*groups.values()))

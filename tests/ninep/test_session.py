@@ -3,6 +3,7 @@
 import errno
 import stat as st
 import struct
+import tracemalloc
 
 import pytest
 
@@ -10,9 +11,10 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import Codec
+from ventifs.ninep.fs import Attributes, ReadOnlyFile, ReadOnlyOpened, User
 from ventifs.ninep.messages import Dialect
 from ventifs.ninep.session import Limits, Session
-from ventifs.ninep.wire import WireError
+from ventifs.ninep.wire import Qid, WireError
 
 DIALECTS = list(Dialect)
 
@@ -172,6 +174,10 @@ def test_a_turn_answers_no_more_than_its_limits() -> None:
     assert talk.session.more
     assert len(b"".join(talk.session.turn())) == 36 * 160
     assert not talk.session.more
+    failing = [(tag, m.Twalk(0, 2, (b"none",))) for tag in range(100)]
+    talk.session.receive(talk.frames(*failing))
+    assert len(b"".join(talk.session.turn())) == 64 * 11
+    assert len(b"".join(talk.session.turn())) == 36 * 11
     talk.session.receive(talk.frames(*[(tag, m.Tread(1, 0, 100_000)) for tag in range(5)]))
     assert len(b"".join(talk.session.turn())) == 3 * 100_011
     assert len(b"".join(talk.session.turn())) == 2 * 100_011
@@ -241,6 +247,45 @@ def test_nothing_is_left_when_the_connection_is_gone() -> None:
     assert not talk.session.more
     talk.session.receive(b"\0" * 100)
     assert talk.session.turn() == []
+
+
+class OneDirectory(ReadOnlyFile):
+    """A file system of one directory, whose files and what they are opened to take no memory."""
+
+    qid = Qid(0x80, 1, 1)
+    name = b"/"
+
+    def attach(self, user: User, aname: bytes) -> "OneDirectory":
+        return self
+
+    def attributes(self) -> Attributes:
+        return Attributes(0o40755, 0, 0, 1, 0, 0, 0, 0, 0)
+
+    def open(self, flags: int) -> ReadOnlyOpened:
+        return _OPENED
+
+
+_OPENED = ReadOnlyOpened()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_open_directories_are_small(dialect: Dialect) -> None:
+    """A file is at most 250 bytes, so that a fid has 150 for the rest; open, some more."""
+    talk = Talk(OneDirectory(), dialect)
+    topen = m.Tlopen if dialect is Dialect.LINUX else m.Topen
+    count = 5000
+    frames = talk.frames(*[
+        (1, message) for fid in range(1, count + 1)
+        for message in (m.Twalk(0, fid, ()), topen(fid, 0))
+    ])  # fmt: skip
+    tracemalloc.start()
+    talk.session.receive(frames)
+    while talk.session.more:
+        talk.session.turn()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert (talk.session.fids, talk.session.counters.errors) == (count + 1, 0)
+    assert 100 < size / count < 300
 
 
 def test_requests_that_wait_for_nothing_are_answered_in_order() -> None:

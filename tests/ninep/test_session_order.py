@@ -133,6 +133,23 @@ def test_what_a_load_raises_is_what_became_of_those_that_waited() -> None:
     assert [(t, refusal(r)) for t, r in talk.turns()] == [(1, errno.EIO), (2, errno.EBADF)]
 
 
+@pytest.mark.parametrize("dialect", [Dialect.LINUX, Dialect.PLAIN])
+def test_a_listing_whose_load_fails_is_not_loaded_again(dialect: Dialect) -> None:
+    fs = MemoryFilesystem()
+    fs.add("d/x", st.S_IFREG | 0o644)
+    talk = Talk(fs, dialect)
+    linux = dialect is Dialect.LINUX
+    talk.ask(m.Twalk(0, 1, (b"d",)), m.Tlopen(1, 0) if linux else m.Topen(1, 0))
+    fs.weather = Weather(entries="cold")
+    ask = m.Treaddir(1, 2, 4096) if linux else m.Tread(1, 0, 4096)
+    assert talk.send((1, ask)) == []
+    talk.session.finish(talk.jobs.pop(), error=OSError(errno.EIO, "no"))
+    [(tag, reply)] = talk.turns()
+    assert (tag, refusal(reply)) == (1, errno.EIO)
+    assert talk.jobs == []
+    assert len(talk.ask(ask).data) > 24  # and it can be asked again
+
+
 @pytest.mark.parametrize("kind", ["cold", "blocking"])
 def test_a_clunk_is_answered_at_once_and_reads_go_on(kind: str) -> None:
     talk, fs = talk_in(read=kind)
@@ -191,6 +208,13 @@ def test_what_was_half_done_is_not_flushed() -> None:
     assert talk.send((2, m.Tflush(1))) == []
     assert tags(talk.work()) == [1, 2]
     assert list(fs.root.children) == [b"new"]
+
+
+def test_a_fid_that_was_freed_is_not_unflushed() -> None:
+    talk, _ = talk_in(remove="cold")
+    assert talk.send((1, m.Tremove(2)), (2, m.Tflush(1))) == []
+    assert tags(talk.work()) == [1, 2]
+    assert talk.session.fids == 2
 
 
 def test_a_tag_in_flight_is_refused_and_the_first_is_not_confused() -> None:
@@ -283,6 +307,24 @@ def test_a_tag_flood_is_not_read_beyond_a_limit() -> None:
     assert talk.session.in_flight == 3
     assert not talk.session.hungry
     assert len(talk.work()) == 100
+
+
+@pytest.mark.parametrize("end", ["flush", "version"])
+def test_loads_that_nobody_waits_for_any_more_are_limited(end: str) -> None:
+    talk, _ = talk_in(Limits(in_flight_max=10), read="cold")
+    setup = talk.frames((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")),
+                        (0, m.Tattach(0, m.NOFID, b"", b"", 0)),
+                        (0, m.Twalk(0, 2, (b"f",))), (0, m.Tlopen(2, 2)))  # fmt: skip
+    for offset in range(1000):
+        talk.session.receive(talk.frames((1, m.Tread(2, offset, 9))))
+        talk.turns()  # the load is begun
+        talk.session.receive(talk.frames((2, m.Tflush(1))) if end == "flush" else setup)
+        talk.turns()
+    assert len(talk.jobs) == 10
+    assert not talk.session.hungry
+    talk.work()
+    assert (talk.session.in_flight, talk.session.more, talk.jobs) == (0, False, [])
+    assert talk.session.hungry
 
 
 def test_input_that_cannot_be_looked_at_is_limited() -> None:

@@ -306,7 +306,7 @@ class MemoryFile:
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         def work() -> None:
-            if not value and not flags:
+            if not value:
                 if name not in self.inode.xattrs:
                     raise Refused(errno.ENODATA)
                 del self.inode.xattrs[name]

@@ -73,11 +73,11 @@ def expected(seen: Look, dialect: str) -> Look:
 
     - 9P2000.L: all of it. ACLs are attributes whose values Linux's client only shows when mounted
       with `access=client,posixacl`, which the walk of a whole root is not.
-    - 9P2000.u: no extended attributes; whole seconds from 1970 to 2106; no number of links, since a
-      file's extension is empty.
-    - 9P2000: besides, no owners, which the client takes from its mount options; no types and no
-      bits above the permissions, so that a symbolic link is a file that holds its target and a
-      device, FIFO or socket is an empty file.
+    - 9P2000.u: no extended attributes; whole seconds from 1970 to 2106; the number of links of
+      regular files alone.
+    - 9P2000: besides, no numbers of links; no owners, which the client takes from its mount
+      options; no types and no bits above the permissions, so that a symbolic link is a file that
+      holds its target and a device, FIFO or socket is an empty file.
 
     A directory has one link and a size of the dialect's own everywhere.
     """
@@ -91,7 +91,8 @@ def expected(seen: Look, dialect: str) -> Look:
     else:
         del told["xattrs"]
         told["mtime_ns"] = min(max(seen["mtime_ns"] // 10**9, 0), _TIME_MAX) * 10**9
-        told["nlink"] = 1
+        if dialect == "9p2000" or not stat.S_ISREG(mode):
+            told["nlink"] = 1
     if directory:
         told |= {"nlink": 1, "size": 4096 if dialect == "9p2000.L" else 0}
     if dialect == "9p2000":

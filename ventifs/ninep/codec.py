@@ -18,7 +18,7 @@ from ventifs.ninep.wire import (
 
 HEADER = struct.Struct("<IBH")  # size of the whole message, type, tag
 HEADER_SIZE = HEADER.size
-READ_OVERHEAD = 11  # of an Rread: header and count
+READ_OVERHEAD = 24  # of msize: what reads leave free, by custom; an Rread needs 11 of it
 _LENGTH = struct.Struct("<H")
 _DIRENT_FIXED = 24  # of a Dirent: all but its name
 

@@ -9,7 +9,7 @@ before. Knows nothing of tags, frames and waiting.
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 
 from ventifs.ninep import messages as m
@@ -22,6 +22,7 @@ from ventifs.ninep.fs import (
     Cold,
     File,
     Filesystem,
+    Lock,
     Opened,
     ReadOnlyOpened,
     Refused,
@@ -68,6 +69,8 @@ def check_new_name(name: bytes) -> None:
 class Held(ReadOnlyOpened):
     """Bytes that are read through a fid as if they were a file."""
 
+    __slots__ = ("_data", "_fids")
+
     def __init__(self, data: bytes, fids: Fids) -> None:
         """Hold them.
 
@@ -93,12 +96,46 @@ class Held(ReadOnlyOpened):
         self._data = b""
 
 
+class Directory(ReadOnlyOpened):
+    """An open directory: read by its entries alone. A session may have a million of them."""
+
+    __slots__ = ("_opened",)
+
+    def __init__(self, opened: Opened) -> None:
+        """Of what the file system opened."""
+        self._opened = opened
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Refuse, as Linux does."""
+        raise Refused(errno.EISDIR)
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        return self._opened.entries(start)
+
+    def fsync(self, *, data_only: bool) -> None:
+        """See `Opened`."""
+        self._opened.fsync(data_only=data_only)
+
+    def lock(self, lock: Lock, flags: int) -> int:
+        """See `Opened`."""
+        return self._opened.lock(lock, flags)
+
+    def getlock(self, lock: Lock) -> Lock:
+        """See `Opened`."""
+        return self._opened.getlock(lock)
+
+    def close(self) -> None:
+        """See `Opened`."""
+        self._opened.close()
+
+
 class Common:
     """Handlers of a generation of a session.
 
     Attributes:
         fids: the session's.
-        msize: no message is larger.
+        msize: no request is larger, and every reply smaller.
         outcomes: what the calls of the running handler gave so far.
     """
 
@@ -127,6 +164,12 @@ class Common:
         """A handler is about to run; with the outcomes of its earlier runs, if it ran."""
         self.outcomes = outcomes if outcomes is not None else []
         self._again = self.outcomes[::-1]
+
+    @property
+    def unheard(self) -> BaseException | None:
+        """What a load raised that no call gave again, since an iterator had asked for it."""
+        last = self._again[0] if self._again else None
+        return last.error if type(last) is Raised else None
 
     def call(self, method: Callable[..., T], /, *args: Any) -> T:
         """Call a method of the file system, or give again what it gave."""

@@ -4,8 +4,9 @@ A request waits for a load, for work in a thread, or for fids that earlier reque
 
 - It waits while an earlier request that is not done changes a fid it names, or one that has not
   begun names a fid it changes; so what names a fid that a walk makes waits for the walk.
-- A flush drops a request whose work no thread has, at once; otherwise it is answered after it, and
-  the flushes of one request, and flushes of these, in the order they came.
+- A flush drops a request without effects, at once; otherwise (a thread has its work, or its fid is
+  freed) it is answered after it, and the flushes of one request, and flushes of these, in the order
+  they came.
 - A new generation drops everything. What a thread brings for a dropped request is closed.
 
 Knows nothing of messages' meaning, nor of bytes.
@@ -85,6 +86,7 @@ class Flight:
         size: bytes of their frames.
         changing: numbers of fids that begun requests change.
         waiting: requests that wait for fids, in order of arrival.
+        jobs: those that are not finished, and who waits for each: for some nobody any more.
     """
 
     def __init__(self) -> None:
@@ -97,7 +99,7 @@ class Flight:
         self._wait_named: set[int] = set()
         self._wait_changed: set[int] = set()
         self._loads: dict[Hashable, Job] = {}
-        self._jobs: dict[Job, list[Request]] = {}
+        self.jobs: dict[Job, list[Request]] = {}
         self._new: list[Job] = []
 
     def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
@@ -121,13 +123,13 @@ class Flight:
         job = self._loads.get(load.key)
         if job is None:
             job = self._loads[load.key] = self._job(Job(load.key, load.run))
-        self._jobs[job].append(request)
+        self.jobs[job].append(request)
 
     def suspend_for_work(self, request: Request, work: Callable[[], Any]) -> None:
         """Let a request wait for its own work."""
         self._begin(request)
         request.effects = True
-        self._jobs[self._job(Job(None, work))].append(request)
+        self.jobs[self._job(Job(None, work))].append(request)
 
     def new_jobs(self) -> list[Job]:
         """Jobs that nobody runs yet, each handed out once."""
@@ -136,7 +138,7 @@ class Flight:
 
     def finish(self, job: Job, value: Any, error: BaseException | None) -> None:
         """A job is done. One that is not known, or was finished before, changes nothing."""
-        requests = self._jobs.pop(job, ())
+        requests = self.jobs.pop(job, ())
         if job.key is not None and self._loads.get(job.key) is job:
             del self._loads[job.key]
         for request in requests:
@@ -176,13 +178,13 @@ class Flight:
         """Drop everything. Work that a thread may have begun keeps its fid until it is done."""
         for request in self.tags.values():
             request.dropped = True
-        for job, requests in list(self._jobs.items()):
+        for job, requests in list(self.jobs.items()):
             if job.key is not None or job in self._new:
                 for request in requests:
                     self._discard(request)
                 requests.clear()
             if job in self._new:
-                del self._jobs[job]
+                del self.jobs[job]
                 self._loads.pop(job.key, None)
         for request in self.ready:
             self._discard(request)
@@ -205,11 +207,12 @@ class Flight:
             self.changing |= request.changed
         request.tries += 1
         if request.uses.freed:
+            request.effects = True
             self._settle(request)
 
     def _drop(self, request: Request) -> None:
         request.dropped = True
-        for requests in self._jobs.values():
+        for requests in self.jobs.values():
             if request in requests:
                 requests.remove(request)
         self.done(request)
@@ -251,7 +254,7 @@ class Flight:
         self._wait_changed = set().union(*[request.changed for request in self.waiting])
 
     def _job(self, job: Job) -> Job:
-        self._jobs[job] = []
+        self.jobs[job] = []
         self._new.append(job)
         return job
 

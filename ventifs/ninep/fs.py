@@ -259,7 +259,10 @@ class File(Protocol):
         """Change attributes."""
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
-        """Set an extended attribute as setxattr(2); an empty value with flags 0 removes it."""
+        """Set an extended attribute as setxattr(2); an empty value removes it.
+
+        Whatever the flags: Linux's client removes one by XATTR_REPLACE and no bytes.
+        """
 
 
 class Opened(Protocol):

@@ -10,7 +10,8 @@ class Limits(msgspec.Struct, frozen=True):
         msize_max: bytes of a message.
         fids_max: fids.
         held_max: bytes of extended attributes and places in directories, of all fids.
-        in_flight_max: requests that are not answered; more are not read.
+        in_flight_max: requests that are not answered, and jobs that are not finished, also those
+            of requests that were flushed; more are not read.
         in_flight_bytes_max: bytes of their frames, and of input that was not looked at.
         turn_requests: requests that one turn answers.
         turn_bytes: bytes of replies after which a turn ends.

@@ -17,6 +17,7 @@ from ventifs.ninep.common import (
     QTDIR,
     Body,
     Common,
+    Directory,
     Held,
     check_name,
     check_new_name,
@@ -28,7 +29,6 @@ from ventifs.ninep.fs import (
     Changes,
     File,
     Lock,
-    Opened,
     ReadOnlyOpened,
     Refused,
 )
@@ -38,6 +38,7 @@ SETATTR_MODE, SETATTR_UID, SETATTR_GID, SETATTR_SIZE = 1, 2, 4, 8
 SETATTR_ATIME, SETATTR_MTIME, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 0x10, 0x20, 0x80, 0x100
 UNLINK_DIRECTORY = 0x200  # AT_REMOVEDIR
 XATTR_SIZE_MAX = 65536  # Linux's own
+MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1  # Linux's own
 LISTING_MAX = 512  # entries of one reply: 1 ms
 
 # The flags of open that mean anything to a server; Linux sends x86's numbers from every machine.
@@ -51,24 +52,10 @@ _DIRENT = struct.Struct("<BIQQBH")
 _DT_DIR = 4
 
 
-class Listing(ReadOnlyOpened):
-    """An open directory: read by Treaddir only."""
-
-    def __init__(self, directory: Opened) -> None:
-        """List a directory."""
-        self.entries = directory.entries
-        self.close = directory.close  # type: ignore[method-assign]
-        self.fsync = directory.fsync  # type: ignore[method-assign]
-        self.lock = directory.lock  # type: ignore[method-assign]
-        self.getlock = directory.getlock  # type: ignore[method-assign]
-
-    def read(self, offset: int, count: int) -> list[Buffer]:
-        """Refuse, as Linux does."""
-        raise Refused(errno.EISDIR)
-
-
 class NewXattr(ReadOnlyOpened):
     """An extended attribute that is being written, and is set when its fid is clunked."""
+
+    __slots__ = ("_fids", "flags", "name", "size", "value")
 
     def __init__(self, name: bytes, size: int, flags: int, fids: Fids) -> None:
         """Expect `size` bytes.
@@ -154,7 +141,7 @@ class Linux(Common):
         """Open a file."""
         file = self.closed(fid)
         opened = self.call(file.open, message.flags & OPEN_FLAGS)
-        fid.opened = Listing(opened) if file.qid.type & QTDIR else opened
+        fid.opened = Directory(opened) if file.qid.type & QTDIR else opened
         return m.Rlopen(file.qid, 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
@@ -175,6 +162,8 @@ class Linux(Common):
     def mknod(self, fid: Fid, message: m.Tmknod) -> Body:
         """Create a special file."""
         check_new_name(message.name)
+        if message.major > MAJOR_MAX or message.minor > MINOR_MAX:
+            raise Refused(errno.EINVAL)
         rdev = os.makedev(message.major, message.minor)
         file = self.call(fid.file.mknod, message.name, message.mode, rdev, message.gid)
         return m.Rmknod(file.qid)
@@ -223,7 +212,7 @@ class Linux(Common):
     def readdir(self, fid: Fid, message: m.Treaddir) -> Body:
         """Read a directory from an entry on: `.` is 1, `..` 2, the first of the others 3."""
         opened = self.opened(fid)
-        if type(opened) is not Listing:
+        if type(opened) is not Directory:
             raise Refused(errno.ENOTDIR)
         if message.offset > OFFSET_MAX:
             raise Refused(errno.EINVAL)
@@ -254,7 +243,7 @@ class Linux(Common):
         body = b"".join(data)
         return [COUNT(len(body)), body]
 
-    def _entries(self, file: File, listing: Listing, offset: int) -> Any:
+    def _entries(self, file: File, listing: Directory, offset: int) -> Any:
         if offset == 0:
             yield 1, b".", file
         if offset <= 1:

@@ -17,6 +17,7 @@ from ventifs.ninep.common import (
     QTDIR,
     Body,
     Common,
+    Directory,
     Held,
     check_new_name,
 )
@@ -25,11 +26,9 @@ from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import (
     QTSYMLINK,
     Attributes,
-    Buffer,
     Changes,
     File,
     Opened,
-    ReadOnlyOpened,
     Refused,
 )
 from ventifs.ninep.stats import (
@@ -58,42 +57,46 @@ PLACES_MAX = 64  # that a directory remembers
 PLACE_SIZE = 128  # bytes that one takes
 
 
-class Listing(ReadOnlyOpened):
-    """An open directory: read in order, and from places where a read ended before.
+class Listing(Directory):
+    """An open directory: read in order, and from places where a read ended before."""
 
-    Attributes:
-        places: by offset, the ordinal of the entry that is there.
-    """
+    __slots__ = ("_earlier", "_fids", "_last")
 
-    def __init__(self, directory: Opened, fids: Fids) -> None:
+    def __init__(self, opened: Opened, fids: Fids) -> None:
         """List a directory."""
-        self.entries = directory.entries
-        self.fsync = directory.fsync  # type: ignore[method-assign]
-        self.places = {0: 0}
-        self._close = directory.close
+        super().__init__(opened)
         self._fids = fids
+        self._last = (0, 0)  # the offset that was reached last, and the ordinal of what is there
+        self._earlier: dict[int, int] | None = None  # the same of offsets before; most need none
+
+    def ordinal(self, offset: int) -> int | None:
+        """Of the entry at an offset; None when no read ended there."""
+        if offset == 0:
+            return 0
+        if offset == self._last[0]:
+            return self._last[1]
+        return self._earlier.get(offset) if self._earlier else None
 
     def reached(self, offset: int, ordinal: int) -> None:
         """A read ended here. The oldest place is forgotten when there are too many."""
-        if offset in self.places:
+        if self.ordinal(offset) is not None:
             return
-        if len(self.places) > PLACES_MAX or not self._fids.hold(PLACE_SIZE):
-            oldest = [place for place in self.places if place][:1]
-            if not oldest:  # the session holds too much: this place costs little
-                self._fids.held += PLACE_SIZE
-            for place in oldest:
-                del self.places[place]
-        self.places[offset] = ordinal
-
-    def read(self, offset: int, count: int) -> list[Buffer]:
-        """Never called: directories are read by their entries."""
-        raise Refused(errno.EISDIR)
+        (before, there), self._last = self._last, (offset, ordinal)
+        if not before:
+            return
+        earlier = self._earlier = self._earlier or {}
+        if len(earlier) >= PLACES_MAX or not self._fids.hold(PLACE_SIZE):
+            if not earlier:
+                return  # the session holds too much
+            del earlier[next(iter(earlier))]
+        earlier[before] = there
 
     def close(self) -> None:
         """Close it."""
-        self._fids.hold(-PLACE_SIZE * (len(self.places) - 1))
-        self.places = {0: 0}
-        self._close()
+        if self._earlier:
+            self._fids.hold(-PLACE_SIZE * len(self._earlier))
+        self._earlier = None
+        super().close()
 
 
 class Plan9(Common):
@@ -160,7 +163,7 @@ class Plan9(Common):
         opened = self.opened(fid)
         if type(opened) is not Listing:
             return super().read(fid, message)
-        ordinal = opened.places.get(message.offset)
+        ordinal = opened.ordinal(message.offset)
         if ordinal is None:
             raise Refused(errno.EINVAL)
         left = min(message.count, self.msize - READ_OVERHEAD)

@@ -2,7 +2,7 @@
 
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
 request whose files are in memory is answered within the turn it came in and leaves no trace; others
-go into flight (`flight.py`). What always holds: a reply is never larger than msize; nothing that
+go into flight (`flight.py`). What always holds: a reply is always smaller than msize; nothing that
 comes in raises anything but `WireError`; what a client can make a session hold is limited. It knows
 no sockets, no threads and no clock but the one that ends a turn.
 """
@@ -92,7 +92,13 @@ class Session:
     def _full(self) -> bool:
         """Whether so much is in flight that no request is looked at."""
         flight, limits = self._flight, self._limits
-        return len(flight.tags) >= limits.in_flight_max or flight.size >= limits.in_flight_bytes_max
+        if not (flight.tags or flight.jobs):
+            return False  # soonest said of what is nearly always so
+        return (
+            len(flight.tags) >= limits.in_flight_max
+            or flight.size >= limits.in_flight_bytes_max
+            or len(flight.jobs) >= limits.in_flight_max  # of requests that were flushed, too
+        )
 
     @property
     def hungry(self) -> bool:
@@ -151,7 +157,8 @@ class Session:
         """Answer what can be answered, within limits; the replies, in order.
 
         Raises:
-            WireError: when the stream cannot go on. What came before was answered by then.
+            WireError: when the stream cannot go on. Replies there were have been given by then;
+                what was in flight is not answered.
         """
         limits, flight = self._limits, self._flight
         deadline = perf_counter() + limits.turn_s
@@ -210,6 +217,7 @@ class Session:
             if entry is None or fid is None or not entry[3] or self._trace is not None:
                 break
             source.at = end
+            self._budget -= 1
             requests[number] += 1
             message = None
             outcomes.clear()
@@ -228,7 +236,6 @@ class Session:
                 output.size += size
             else:
                 self._reply(tag, number, body)
-            self._budget -= 1
             if self._spent(deadline):
                 return
         if at == start:
@@ -302,8 +309,12 @@ class Session:
         return Request(tag, number, message, size, entry[1], entry[2], named, changed)
 
     def _suspend(self, request: Request, missing: Cold | Blocking) -> None:
-        if request.tries > TRIES_MAX:
-            self._fail(request.tag, RuntimeError("a file system asks for loads without end"))
+        error = self._handlers.unheard
+        if error is None and request.tries > TRIES_MAX:
+            error = RuntimeError("a file system asks for loads without end")
+        if error is not None:
+            self._handlers.begin()
+            self._fail(request.tag, error)
             self._done(request)
             return
         request.outcomes = self._handlers.outcomes
@@ -399,7 +410,7 @@ class Session:
             pieces = [body] if isinstance(body, bytes) else body
             size = HEADER_SIZE + sum([len(piece) for piece in pieces])
             pieces = [HEADER.pack(size, number + 1, tag), *pieces]
-        if size > self._msize:
+        if size >= self._msize:  # Linux before 6.2 takes a reply of msize for one too large
             self._fail(tag, Refused(errno.EMSGSIZE))
             return
         if self._trace is not None:

@@ -15,6 +15,8 @@ DMDIR = 0x80000000
 DMSYMLINK, DMLINK = 0x02000000, 0x01000000  # .u, as all that follow
 DMDEVICE, DMNAMEDPIPE, DMSOCKET = 0x00800000, 0x00200000, 0x00100000
 
+HARDLINKS = b"HARDLINKCOUNT %d"  # extension of a file with several names, as QEMU has it
+
 _BITS = ((0x00080000, st.S_ISUID), (0x00040000, st.S_ISGID), (0x00010000, st.S_ISVTX))
 _KINDS = {
     st.S_IFDIR: DMDIR,
@@ -45,6 +47,8 @@ def stat_of(qid: Qid, name: bytes, a: Attributes, target: bytes, dialect: Dialec
             extension = f"{letter} {os.major(a.rdev)} {os.minor(a.rdev)}".encode()
         elif kind == st.S_IFLNK:
             extension = target
+        elif kind == st.S_IFREG and a.nlink > 1:  # 1 is what clients assume
+            extension = HARDLINKS % a.nlink
     uid, gid = b"%d" % a.uid, b"%d" % a.gid
     return Stat(0, 0, qid, mode, _time(a.atime_ns), _time(a.mtime_ns), length, name, uid, gid, uid,
                 extension, a.uid, a.gid, a.uid)  # fmt: skip

@@ -24,6 +24,7 @@ _KINDS = {  # of .u; beside a directory's
     DMSOCKET: stat.S_IFSOCK,
 }
 _DEVICE = re.compile(rb"([bc]) ([0-9]{1,10}) ([0-9]{1,10})")
+_HARDLINKS = re.compile(rb"HARDLINKCOUNT ([0-9]{1,10})")
 _ID = re.compile(rb"[0-9]{1,10}")
 
 
@@ -100,11 +101,14 @@ def _of_stat(told: Stat, dialect: Dialect) -> Status:
             kind, rdev = _device(told.extension)
     if told.length >> 63:
         raise WireError(f"a file of {told.length} bytes")
+    nlink = 1
+    if kind == stat.S_IFREG and (found := _HARDLINKS.fullmatch(told.extension)):
+        nlink = int(found[1])
     uid = _id(told.n_uid, told.uid)
     gid = _id(told.n_gid, told.gid)
     return Status(
         told.qid, kind | mode, uid, gid, told.uid, told.gid, told.length,
-        told.mtime * NANOSECOND, told.atime * NANOSECOND, rdev=rdev, name=told.name,
+        told.mtime * NANOSECOND, told.atime * NANOSECOND, nlink, rdev, told.name,
         target=told.extension if kind == stat.S_IFLNK else None,
     )  # fmt: skip
 
