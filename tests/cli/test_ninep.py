@@ -207,7 +207,8 @@ def test_get_in_old_dialects(home: Path, address: str, dialect: str) -> None:
     try:
         facts = json.loads(run(home, "9p", "get", address, f"{TREE}/links", "old", "--json",
                                "--dialect", dialect).stdout)  # fmt: skip
-        assert (facts["entries"], facts["bytes"]) == (5, 1800)
+        linked = dialect == "9P2000.u"  # which tells of names of one file, so that it is one again
+        assert (facts["entries"], facts["bytes"]) == (5, 600 if linked else 1800)
         assert (home / "old" / "in" / "a").read_bytes() == b"linked" * 100
         then = (home / "tree" / "links" / "b").stat().st_mtime_ns
         assert (home / "old" / "b").stat().st_mtime_ns == then // 10**9 * 10**9

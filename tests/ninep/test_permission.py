@@ -1,6 +1,7 @@
 """Who may do what, against what Linux itself answers."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,9 @@ def test_a_list_that_cannot_be_understood_gives_nothing(acl: bytes) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_linux_answers_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.touch()
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o755)
-    assert processes.run(compare, path, 1500) == 0
+def test_linux_answers_the_same() -> None:
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own are closed to others
+        Path(directory).chmod(0o755)
+        path = Path(directory, "file")
+        path.touch()
+        assert processes.run(compare, path, 1500) == 0
