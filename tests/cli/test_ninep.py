@@ -258,6 +258,7 @@ class Odd(ReadOnlyFile):
         self.path = path
         self.qid = Qid(QTDIR, 1, path)
         self.name = b"/"
+        self.kind = 4
 
     def attributes(self) -> Attributes:
         return Attributes(0o40755, 0, 0, 1, 0, 4096, 0, 0, 0)
@@ -318,6 +319,7 @@ class OddRegular(Odd):
         super().__init__({}, path)
         self.qid = Qid(0, 1, path)
         self.mode = mode
+        self.kind = mode >> 12
 
     def attributes(self) -> Attributes:
         return Attributes(self.mode, 0, 0, 1, 0, 0, 1 << 75, 0, 0)

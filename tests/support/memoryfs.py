@@ -135,6 +135,10 @@ class MemoryFile:
         kind = {st.S_IFDIR: QTDIR, st.S_IFLNK: QTSYMLINK}.get(st.S_IFMT(self.inode.mode), QTFILE)
         return Qid(kind, self.inode.version, self.inode.path)
 
+    @property
+    def kind(self) -> int:
+        return self.inode.mode >> 12
+
     def attributes(self) -> Attributes:
         def work() -> Attributes:
             i = self.inode

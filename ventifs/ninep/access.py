@@ -167,6 +167,11 @@ class GuardedFile(ReadOnlyFile):
         """See `File`."""
         return self._inner.name
 
+    @property
+    def kind(self) -> int:
+        """See `File`."""
+        return self._inner.kind
+
     def attributes(self) -> Attributes:
         """See `File`. Whoever could walk here may have them."""
         return self._inner.attributes()

@@ -190,6 +190,11 @@ class ArchivedFile(ReadOnlyFile):
         """See `File`."""
         return name_of(self.raw)
 
+    @property
+    def kind(self) -> int:
+        """See `File`."""
+        return type_of(self.raw)
+
     def attributes(self) -> Attributes:
         """See `File`; the same object while the file is in use."""
         known = self.known

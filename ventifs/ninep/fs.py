@@ -191,6 +191,10 @@ class File(Protocol):
     def name(self) -> bytes:
         """Its name in its directory; `/` for a root."""
 
+    @property
+    def kind(self) -> int:
+        """Its type as readdir(3) tells it, DT_REG and so on. Raises nothing: a listing asks."""
+
     def attributes(self) -> Attributes:
         """What stat(2) tells of it."""
 

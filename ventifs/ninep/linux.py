@@ -49,7 +49,6 @@ _S = 1_000_000_000
 _U64 = (1 << 64) - 1
 _GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
 _DIRENT = struct.Struct("<BIQQBH")
-_DT_DIR = 4
 
 
 class NewXattr(ReadOnlyOpened):
@@ -227,14 +226,7 @@ class Linux(Common):
                         raise Refused(errno.EINVAL)
                     left += _DIRENT.size + len(name)
                     break
-                qid = file.qid
-                if qid.type & QTDIR:
-                    kind = _DT_DIR
-                elif len(data) == 1:
-                    kind = self.call(file.attributes).mode >> 12 & 15
-                else:
-                    kind = file.attributes().mode >> 12 & 15
-                data.append(_DIRENT.pack(*qid, cookie, kind, len(name)) + name)
+                data.append(_DIRENT.pack(*file.qid, cookie, file.kind, len(name)) + name)
                 if len(data) > LISTING_MAX:
                     break
         except Exception:

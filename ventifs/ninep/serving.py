@@ -23,8 +23,10 @@ from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.channel import Channel, socket_channel
+from ventifs.ninep.codec import Codec
 from ventifs.ninep.events import LineFormatter, event
 from ventifs.ninep.fs import Filesystem
+from ventifs.ninep.messages import ALL
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
 from ventifs.ninep.session import Limits, Trace
@@ -108,6 +110,8 @@ class Local:
         self._accounts = AccountBook()  # of all views: a tree's users are the same to everybody
         if not version_records(self._store):
             event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
+        for dialect in ALL:
+            Codec.of(dialect)  # compiled now: it takes 30 ms, which no session is to wait for
         self.server = Server(
             self._filesystem_for,
             limits=Limits(msize_max=settings.msize),

@@ -91,8 +91,9 @@ class Output:
             else:
                 self._join()
                 self._whole.append(piece)
-                whole = piece.obj if isinstance(piece, memoryview) else piece
-                self.pinned += memoryview(whole).nbytes  # all of a clump, for a part of it
+                whole = piece.obj if type(piece) is memoryview else piece
+                # All of a clump, for a part of it; of bytes the quick way.
+                self.pinned += len(whole) if type(whole) is bytes else memoryview(whole).nbytes
 
     def collected(self) -> list[Buffer]:
         """All replies, as they are to be sent."""

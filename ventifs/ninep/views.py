@@ -34,6 +34,7 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
+from ventifs.ninep.raw import S_DIRECTORY
 from ventifs.ninep.wire import Qid
 
 if TYPE_CHECKING:
@@ -179,6 +180,11 @@ class _Upper(ReadOnlyFile):
     def name(self) -> bytes:
         """See `File`."""
         return b"/"
+
+    @property
+    def kind(self) -> int:
+        """See `File`."""
+        return S_DIRECTORY
 
     def _changed_ns(self) -> int:
         """The time of the newest version below."""
