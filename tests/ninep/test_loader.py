@@ -80,6 +80,18 @@ async def _held(loader: Loader) -> Gate:
     return gate
 
 
+def test_it_is_busy_from_when_a_job_is_handed_in_until_it_is_done() -> None:
+    async def test(loader: Loader) -> None:
+        waiter = Waiter()
+        assert not loader.busy()
+        loader.submit(waiter, [Job(None, lambda: None)])
+        assert loader.busy()  # before any thread has it: nobody may spin until one has
+        await until(lambda: bool(waiter.told))
+        assert not loader.busy()
+
+    _with_loader(test)
+
+
 def test_a_job_is_run_and_its_value_told() -> None:
     async def test(loader: Loader) -> None:
         waiter, job = Waiter(), Job(None, threading.current_thread)

@@ -67,8 +67,8 @@ class Loader:
         self._idle = trio.lowlevel.ParkingLot()
 
     def busy(self) -> bool:
-        """Whether threads are at work."""
-        return bool(self._running)
+        """Whether threads are at work, or about to be."""
+        return bool(self._running or self._queues or self._ahead)
 
     @property
     def queued(self) -> int:
