@@ -66,7 +66,7 @@ def store(home: Path) -> Path:
 # --- help -------------------------------------------------------------------------------------
 
 
-ELSEWHERE = {"mount", "9p"}  # commands that work on a server, and so on no store
+ELSEWHERE = {"mount", "9p", "servers"}  # commands that work on a server, and so on no store
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -77,3 +77,10 @@ def guests(network: Segment, scratch: Path) -> Iterator[Guests]:
 def guest(guests: Guests) -> Uml:
     """A User-mode Linux guest that runs, in the network of the server."""
     return guests.running()
+
+
+@pytest.fixture
+def free_tap(request: pytest.FixtureRequest) -> None:
+    """The network's tap device, which one guest at a time can have, is nobody's."""
+    if not uml.why_not():
+        request.getfixturevalue("guests").kill()

@@ -70,6 +70,7 @@ systemctl poweroff
 """
 
 
+@pytest.mark.usefixtures("free_tap")
 def test_a_version_boots(
     kernel: Path, network: Segment, exported: Exported, tmp_path: Path
 ) -> None:
