@@ -93,7 +93,7 @@ def _feed(size: int, *members: Eater) -> None:
 def test_who_was_served_least_is_next() -> None:
     log: list[str] = []
     clock = Clock()
-    greedy, modest = Eater(log, "g", 1.0, clock), Eater(log, "m", 0.25, clock)
+    greedy, modest = Eater(log, "g", 0.0004, clock), Eater(log, "m", 0.0001, clock)
     with eaters(greedy, modest) as rota:
         _feed(40, greedy, modest)
         _served(rota, greedy, modest)
@@ -103,7 +103,7 @@ def test_who_was_served_least_is_next() -> None:
 def test_who_comes_back_has_saved_nothing_up() -> None:
     log: list[str] = []
     clock = Clock()
-    busy, late = Eater(log, "b", 1.0, clock), Eater(log, "l", 1.0, clock)
+    busy, late = Eater(log, "b", 0.0004, clock), Eater(log, "l", 0.0004, clock)
     with eaters(busy, late) as rota:
         _feed(30, busy)
         _served(rota, busy)
@@ -111,6 +111,21 @@ def test_who_comes_back_has_saved_nothing_up() -> None:
         _feed(20, busy, late)
         _served(rota, busy, late)
     assert log[:20].count("l") in range(9, 12)  # and not all of its own first
+
+
+def test_one_long_turn_is_not_paid_for_for_ever() -> None:
+    log: list[str] = []
+    clock = Clock()
+    others = [Eater(log, "other", 0.0001, clock) for _ in range(20)]
+    unlucky = Eater(log, "unlucky", 0.5, clock)
+    with eaters(unlucky, *others) as rota:
+        _feed(1, unlucky, *others)
+        _served(rota, unlucky, *others)
+        del log[:]
+        unlucky.cost_s = 0.0001
+        _feed(100, unlucky, *others)
+        _served(rota, unlucky)
+    assert log.index("unlucky") <= 20 * 6
 
 
 def test_every_other_turn_is_for_a_short_one() -> None:

@@ -15,13 +15,15 @@ import select
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 BUSY_S = 0.001  # after which others in this event loop are let in
 SHORT_S = 0.00004  # a turn of up to some 16 requests that are answered from memory
+# So far behind the least served is one at most: beside 63 others it would wait 63 times as long.
+LAG_S = 0.0005
 # Who asks one thing after another is waited for, as KVM's halt polling waits for a guest: to wake
 # this process's core takes 50 us, which is more than an answer, and to go through trio 30 more.
 SPIN_S = 0.0002  # of looking again and again, while gaps are shorter
@@ -73,13 +75,14 @@ class Rota:
     def __init__(
         self,
         busy: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = perf_counter,
+        clock: Callable[[], float] = thread_time,
     ) -> None:
         """Nobody is here.
 
         Args:
             busy: whether threads work that want this process's interpreter: then nothing spins.
-            clock: gives seconds; what turns take is told by it.
+            clock: gives seconds; what turns take is told by it. Of this thread's own, not the
+                wall's: a turn in which something else had the core is not to be paid for.
         """
         self._busy = busy
         self._clock = clock
@@ -183,7 +186,8 @@ class Rota:
         if member.short:
             self._short.append(member)
             return
-        member.served_s = max(member.served_s, self._least_s)
+        least_s = self._least_s
+        member.served_s = min(max(member.served_s, least_s), least_s + LAG_S)
         self._arrivals += 1
         heappush(self._queue, (member.served_s, self._arrivals, member))
 
