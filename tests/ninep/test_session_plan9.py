@@ -129,6 +129,8 @@ def test_it_is_read_from_where_a_read_ended_only(dialect: Dialect) -> None:
     for offset in (1, len(first) - 1, len(first) + 1, NO64, 1 << 62):
         assert refusal(talk.ask(m.Tread(0, offset, 150))) == errno.EINVAL
     assert refusal(talk.ask(m.Tread(0, 0, 40))) == errno.EINVAL  # not even one fits
+    # But what is left of a client's buffer, after what came before, may hold none.
+    assert talk.ask(m.Tread(0, len(first), 40)).data == b""
     assert talk.ask(m.Tread(0, 0, 150)).data == first
 
 

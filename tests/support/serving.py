@@ -53,7 +53,7 @@ class Exported:
         uid, gid = NOBODYS
         return ",".join([
             f"trans=tcp,port={PORT},version={dialect},aname={aname}{path and ':' + path}",
-            f"uname=root,msize=1048576,cache={cache},dfltuid={uid},dfltgid={gid}", more,
+            f"uname=root,msize=131072,cache={cache},dfltuid={uid},dfltgid={gid}", more,
         ])  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from typing import Self
 
 from tests.support.segment import GUEST, PREFIX, TAP, Segment, end, missing_programs, tail
 
-MEMORY = "1024M"
+MEMORY = "2048M"
 BOOT_PATIENCE_S = 60
 PATIENCE_S = 30
 MODULES = Path("/usr/lib/uml/modules")

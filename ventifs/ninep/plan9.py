@@ -172,9 +172,9 @@ class Plan9(Common):
             for _, file in opened.entries(ordinal):
                 stat = self._record(file, first=not data)
                 if len(stat) > left:
-                    if not data:
+                    if not data and message.offset == 0:
                         raise Refused(errno.EINVAL)
-                    break
+                    break  # Linux asks on with what room is left, until it gets nothing
                 left -= len(stat)
                 data.append(stat)
                 if len(data) >= LISTING_MAX:
