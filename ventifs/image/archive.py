@@ -14,7 +14,7 @@ from ventifs.image.disk import Disk
 from ventifs.image.events import Ended, Event, Noted, Volume
 from ventifs.image.facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.image.files import FileReader, Files
-from ventifs.image.layout import Layout, layout
+from ventifs.image.placement import Placement, placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import Service
 from ventifs.store import Store
@@ -93,7 +93,7 @@ class ImageArchiver:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
-        with layout() as placed:
+        with placement() as placed:
             volumes, trees, notes = self._files(events, placed)
             content = self._whole(placed, volumes)
         collect(self._pool, self._store)
@@ -118,7 +118,7 @@ class ImageArchiver:
     # --- files --------------------------------------------------------------------------------
 
     def _files(
-        self, events: Iterator[Event], placed: Layout
+        self, events: Iterator[Event], placed: Placement
     ) -> tuple[list[tuple[Volume, Ended]], dict[bytes, Entry], tuple[str, ...]]:
         """Read what the survey tells: volumes and how each ended, file trees, notes."""
         volumes: list[tuple[Volume, Ended]] = []
@@ -142,7 +142,7 @@ class ImageArchiver:
 
     # --- the disk -----------------------------------------------------------------------------
 
-    def _whole(self, placed: Layout, volumes: list[tuple[Volume, Ended]]) -> Content:
+    def _whole(self, placed: Placement, volumes: list[tuple[Volume, Ended]]) -> Content:
         """The whole disk's content."""
         if self._disk.size <= INLINE_MAX:
             return self._writer.write_whole(self._disk.read(0, self._disk.size))

@@ -16,7 +16,7 @@ import msgspec
 from ventifs.image.blocks import BLOCK, Stretch
 from ventifs.image.disk import Disk
 from ventifs.image.events import Range
-from ventifs.image.layout import Layout
+from ventifs.image.placement import Placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import BlocksRead, ReadBlocks
 from ventifs.store import Score, Store
@@ -125,7 +125,7 @@ class DiskAssembler:
     def __init__(
         self,
         disk: Disk,
-        layout: Layout,
+        layout: Placement,
         borders: Sequence[int],
         pool: Pool,
         *,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.disk import Disk
 from ventifs.image.events import Ended, Event, Free, Inode, Node, Volume
-from ventifs.image.layout import Layout
+from ventifs.image.placement import Placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import FilesRead, ReadFiles, Wanted
 from ventifs.tree.content import ContentWriter
@@ -130,7 +130,7 @@ class Files:
         reader: FileReader,
         writer: ContentWriter,
         volume: Volume,
-        placed: Layout,
+        placed: Placement,
         gathered: Gathered,
     ) -> None:
         """Contents by `reader`, attributes by `writer`, entries into `gathered`.
