@@ -165,7 +165,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
     def fill(top: Path) -> None:
         odd_files.names(top)
-        large_xattrs(top)
+        odd_files.xattrs(top, sizes=(3, 3000, 20_000, 65_536), counts=(1, 5))
         odd_files.preallocated(top)
         odd_files.directories(top, 300)
         for name in ("scattered", "scattered too"):

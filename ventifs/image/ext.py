@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from ventifs.image import ext_map, ext_xattrs
+from ventifs.image import ext_free, ext_map, ext_xattrs
 from ventifs.image.disk import ImageError
-from ventifs.image.events import Extent, Inode
+from ventifs.image.events import Extent, Inode, Range
 from ventifs.image.ext_layout import (
     INCOMPAT_64BIT,
     INCOMPAT_EA_INODE,
@@ -65,6 +65,7 @@ class Ext:
     Attributes:
         layout: its geometry and features.
         root: the root directory's inode.
+        clean: whether nothing is to be replayed, and no errors are known.
     """
 
     root = ROOT
@@ -76,6 +77,7 @@ class Ext:
             ImageError: it cannot be read, or says what is not known here.
         """
         self.layout = Layout(window)
+        self.clean = ext_free.is_clean(self.layout)
         self._attributes = lru_cache(256)(self._read_attributes)
 
     def notes(self) -> list[str]:
@@ -90,6 +92,10 @@ class Ext:
         if layout.size > layout.window.size:
             notes.append(f"it has {layout.size} bytes, but its volume {layout.window.size}")
         return notes
+
+    def free_ranges(self) -> Iterator[Range]:
+        """Bytes of the volume that are in no use, in order."""
+        return ext_free.free_ranges(self.layout)
 
     def inode(self, number: int) -> tuple[Inode, str]:
         """See `walk.Reader`."""

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from ventifs.image.disk import ImageError
 from ventifs.image.events import Extent
 from ventifs.image.ext_layout import Layout
-
-Run = tuple[int, int, int]  # block of the file, block of the file system, count
+from ventifs.image.runs import Run, joined
 
 _HEADER = struct.Struct("<HHHH4x")
 _ENTRY = struct.Struct("<IHHI")  # leaf: block, length, start high and low
@@ -44,24 +43,7 @@ def extents(layout: Layout, where: bytes, size: int, *, tree: bool) -> tuple[Ext
     Raises:
         ImageError: as `runs`.
     """
-    block_size, last = layout.block_size, -(-size // layout.block_size)
-    if not last:
-        return ()
-    found: list[Extent] = []
-    begin = start = count = 0
-    for block, place, blocks in runs(layout, where, tree=tree):
-        if block >= last:
-            break
-        length = min(blocks, last - block)
-        if count and block == begin + count and place == start + count:
-            count += length
-            continue
-        if count:
-            found.append((begin * block_size, start * block_size, count * block_size))
-        begin, start, count = block, place, length
-    if count:
-        found.append((begin * block_size, start * block_size, count * block_size))
-    return tuple(found)
+    return joined(runs(layout, where, tree=tree), layout.block_size, size)
 
 
 class _Tree:

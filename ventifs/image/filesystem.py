@@ -7,12 +7,12 @@ what cannot be read is told.
 from collections.abc import Iterator
 from itertools import islice
 
-from ventifs.image import ext_free
 from ventifs.image.disk import ImageError
 from ventifs.image.events import Ended, Free, Node, Range
 from ventifs.image.ext import Ext
 from ventifs.image.volumes import Window
 from ventifs.image.walk import Walk
+from ventifs.image.xfs import Xfs
 
 READ = frozenset(("ext2", "ext3", "ext4", "xfs"))
 _RANGES = 4096  # in one Free
@@ -32,15 +32,15 @@ def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node 
         yield Ended()
         return
     try:
-        reader = Ext(window)
+        reader = Xfs(window) if filesystem == "xfs" else Ext(window)
     except ImageError as error:
         yield Ended(str(error))
         return
     notes = reader.notes()
     walk = Walk(reader)
     yield from walk.nodes()
-    if free and ext_free.is_clean(reader.layout):
-        yield from _batches(ext_free.free_ranges(reader.layout))
+    if free and reader.clean:
+        yield from _batches(reader.free_ranges())
     elif free:
         notes.append("its free space is kept, for it is not clean")
     yield Ended("; ".join(walk.problems), tuple(notes))
