@@ -1,9 +1,9 @@
 """What the last run under a name saw of its image file, so that an unchanged one is not read.
 
 One small disposable file a version name, beside the stat caches. It counts only for the same store
-and epoch, and if the version it speaks of is there still. The rule is the stat cache's: inode, size,
-mtime and ctime of every file that the image consists of are as they were, and the ctimes lay 2 s or
-more before the run began. A device tells nothing, so it never counts.
+and epoch, and if the version it speaks of is there still. The rule is the stat cache's: inode,
+size, mtime and ctime of every file that the image consists of are as they were, and the ctimes lay
+2 s or more before the run began. A device tells nothing, so it never counts.
 """
 
 import os
