@@ -259,10 +259,10 @@ def test_logical_volumes_that_lvm_made(real: tuple[Path, list[str], str]) -> Non
         lvm("lvcreate", "-An", "-an", "-Zn", "-y", *options.split(), "vg-a")
     lvm("lvextend", "-An", "-L+100M", "vg-a/my-root")
     fields = "lv_name,stripes,stripe_size,seg_size,seg_pe_ranges"
-    options = ["--segments", "--noheadings", "--units", "b", "--nosuffix", "-o", fields]
+    asked = ["--segments", "--noheadings", "--units", "b", "--nosuffix", "-o", fields]
     expected: dict[str, list[tuple[int, int]]] = {}
     starts = dict(zip(devices, (2 * MIB, 102 * MIB), strict=True))  # of the first extents
-    for line in lvm("lvs", *options, "vg-a").splitlines():
+    for line in lvm("lvs", *asked, "vg-a").splitlines():
         name, stripes, piece, size, *extents = line.split()
         begins = [
             starts[device] + 4 * MIB * int(first)
