@@ -49,6 +49,15 @@ def scattered(top: Path) -> None:
             os.pwrite(file.fileno(), b"%d" % index, index * 8192)
 
 
+def scattered_xattrs(top: Path) -> None:
+    """Files whose attributes have a tree of extents."""
+    for name in ("turn", "turn about"):
+        (top / name).touch()
+    for index in range(100):
+        for name in ("turn", "turn about"):
+            os.setxattr(top / name, f"user.n{index}", b"%03d" % index * 1000)
+
+
 def shared(top: Path) -> None:
     """Files that share blocks."""
     (top / "source").write_bytes(random.Random(3).randbytes(300_000))
@@ -68,7 +77,7 @@ MANY: list[Fill] = [
 ]
 KINDS: dict[str, tuple[list[str], list[Fill]]] = {
     "as usual": ([], [*MANY, scattered, shared]),
-    "blocks of 1 KiB": (["-b", "size=1k"], [*MANY, scattered]),
+    "blocks of 1 KiB": (["-b", "size=1k"], [*MANY, scattered, scattered_xattrs]),
     "directory blocks of 64 KiB": (["-n", "size=65536"], MANY),
     "directory blocks of four": (["-b", "size=1k", "-n", "size=4096"], MANY),
     "large inodes": (["-b", "size=2k", "-i", "size=1024"], MANY),
@@ -108,24 +117,22 @@ def test_everything_is_as_the_kernel_has_it(kind: str, tmp_path: Path) -> None:
 
 
 def test_all_forms_of_directories_and_forks_were_met(tmp_path: Path) -> None:
-    image = filled(
-        tmp_path / "image",
-        "xfs",
-        SIZE,
-        ["-b", "size=1k"],
-        lambda top: [each(top) for each in (odd_files.names, xattrs, wide, scattered)] and None,
-    )
+    def fill(top: Path) -> None:
+        for each in (odd_files.names, xattrs, wide, scattered, scattered_xattrs):
+            each(top)
+
+    image = filled(tmp_path / "image", "xfs", SIZE, ["-b", "size=1k"], fill)
     disk = FileDisk(image)
     reader = Xfs(window(disk))
-    forms = set()
+    forms, of_attributes = set(), set()
     for node in Inside(disk, "xfs").nodes.values():
         record = reader._record(node.number)
         forms.add((record.mode >> 12, record.form))
         if record.attribute_fork:
-            forms.add(("attributes", record.attribute_form))
+            of_attributes.add(record.attribute_form)
     disk.close()
     assert forms >= {(4, 1), (4, 2), (4, 3), (8, 2), (8, 3), (10, 1), (10, 2)}
-    assert forms >= {("attributes", 1), ("attributes", 2), ("attributes", 3)}
+    assert of_attributes == {1, 2, 3}
 
 
 def test_a_log_that_is_to_be_replayed(tmp_path: Path) -> None:
@@ -151,7 +158,7 @@ def test_a_log_that_is_to_be_replayed(tmp_path: Path) -> None:
 
 
 def test_a_log_that_has_gone_round(tmp_path: Path) -> None:
-    made(tmp_path / "image", "xfs", SIZE, ["-l", "size=4m", "-m", "reflink=0,rmapbt=0"])
+    made(tmp_path / "image", "xfs", SIZE, ["--unsupported", "-l", "size=4m", "-m", "reflink=0"])
     with mounted(tmp_path / "image", "xfs", writable=True) as top:
         for turn in range(12):
             for index in range(3000):
@@ -197,26 +204,6 @@ def test_what_is_not_xfs() -> None:
     assert inside.nodes == {}
 
 
-class PatchedDisk(BytesDisk):
-    """A disk in memory that is mostly zeros, kept as what its used blocks hold."""
-
-    def __init__(self, base: bytes, blocks: list[int], data: bytes | bytearray) -> None:
-        super().__init__(base)
-        self._blocks = {block: index for index, block in enumerate(blocks)}
-        self._used = data
-
-    def read(self, offset: int, length: int) -> bytes:
-        data = bytearray(super().read(offset, length))
-        for block in range(offset >> 10, (offset + length + 1023) >> 10):
-            index = self._blocks.get(block)
-            if index is not None:
-                piece = self._used[index << 10 : (index + 1) << 10]
-                begin, end = (block << 10) - offset, (block << 10) + len(piece) - offset
-                low, high = max(begin, 0), min(end, length)
-                data[low:high] = piece[low - begin : high - begin]
-        return bytes(data)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[int]]:
     """A file system of many structures, and those of its blocks that hold no file's bytes."""
@@ -229,7 +216,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[int]]:
         scattered(top)
 
     path = tmp_path_factory.mktemp("small") / "image"
-    data = filled(path, "xfs", SIZE, ["-b", "size=1k", "-l", "size=5m"], fill).read_bytes()
+    options = ["--unsupported", "-b", "size=1k", "-d", "agcount=2"]
+    data = filled(path, "xfs", 64 << 20, options, fill).read_bytes()
     disk = BytesDisk(data)
     inside = Inside(disk, "xfs")
     assert inside.problems == {}
@@ -244,18 +232,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[int]]:
 @pytest.mark.parametrize("base", range(0, 200, 40))
 def test_damage_is_told_and_ends(small: tuple[bytes, list[int]], base: int) -> None:
     data, blocks = small
-    used = b"".join(data[block << 10 : (block + 1) << 10] for block in blocks)
     for seed in range(base, base + 40):
         # Half of the damage is near the start: superblock, groups' headers, trees, first inodes.
-        chosen = range(len(blocks)) if seed % 2 else range(min(200, len(blocks)))
-        disk = PatchedDisk(data, blocks, damaged(used, chosen, 1024, seed))
+        chosen = blocks if seed % 2 else blocks[:200]
+        disk = BytesDisk(damaged(data, chosen, 1024, seed))
         started = time.process_time()
         Inside(disk, "xfs")
         assert time.process_time() - started < 5, seed
 
 
 def test_a_tree_of_extents_that_holds_itself(small: tuple[bytes, list[int]]) -> None:
-    data, blocks = small
+    data, _ = small
     reader = Xfs(window(BytesDisk(data)))
     record = reader._record(Inside(BytesDisk(data), "xfs").nodes[b"scattered"].number)
     assert int.from_bytes(record.fork[:2], "big") == 2  # its levels
@@ -266,12 +253,15 @@ def test_a_tree_of_extents_that_holds_itself(small: tuple[bytes, list[int]]) -> 
     block[6:8] = room.to_bytes(2, "big")
     for index in range(room):
         block[72 + 8 * (room + index) : 80 + 8 * (room + index)] = child.to_bytes(8, "big")
-    broken = Inside(PatchedDisk(data, [reader.layout.place(child)], block), "xfs")
+    image = bytearray(data)
+    place = reader.layout.place(child) << 10
+    image[place : place + 1024] = block
+    broken = Inside(BytesDisk(image), "xfs")
     assert broken.problems == {b"scattered": "its tree of extents is damaged"}
 
 
 def test_a_truncated_volume_tells_what_is_left(small: tuple[bytes, list[int]]) -> None:
-    inside = Inside(BytesDisk(small[0][: 60 << 20]), "xfs")
+    inside = Inside(BytesDisk(small[0][: 40 << 20]), "xfs")
     assert inside.ended is not None
-    assert any("but its volume 62914560" in note for note in inside.ended.notes)
+    assert any("but its volume 41943040" in note for note in inside.ended.notes)
     assert b"names" in inside.nodes
