@@ -57,6 +57,11 @@ class Qcow2Disk:
         self.size = header.size
         self.label = file.label
         self.status = file.status
+        self.files = [
+            *file.files,
+            *(data.files if data else []),
+            *(backing.files if backing else []),
+        ]
         self.header = header
         self.backing = backing
         self.file = file
