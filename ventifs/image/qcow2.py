@@ -93,6 +93,12 @@ class Qcow2Disk:
         found = (self._spans_of(extent) for extent in self._extents(start, end))
         return joined(itertools.chain.from_iterable(found))
 
+    @property
+    def cached_bytes(self) -> int:
+        """How much is kept decoded in this process, of this layer."""
+        kept = self._table.cache_info().currsize + self._unpacked.cache_info().currsize
+        return kept * self._cluster
+
     def close(self) -> None:
         """Close the files. Again is harmless."""
         self.file.close()
