@@ -49,7 +49,7 @@ class OpenDisk(msgspec.Struct, frozen=True):
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
         """Fork who surveys it, and who reads; before the store is opened."""
         disk, drop_free = self.disk, self.options.drop_free
-        survey = stack.enter_context(Survey(disk, free=drop_free, read_files=read_files))
+        survey = stack.enter_context(Survey(disk, free=drop_free))
         pool = None
         if jobs > 1:
             pool = stack.enter_context(
