@@ -151,8 +151,8 @@ class Ext:
             return
         if record.flags & _INLINE:
             pairs, problem = self._pairs(record)
-            yield from self._entries(record.where[4:])
-            yield from self._entries(ext_xattrs.inline_data(pairs))
+            for area in (record.where[4:], ext_xattrs.inline_data(pairs)):
+                yield from _entries(area)
             if problem:
                 raise ImageError(problem)
             return
@@ -165,7 +165,7 @@ class Ext:
             told = at + length
             for offset in range(start, start + length, block_size):
                 try:
-                    yield from self._entries(window.read(offset, block_size))
+                    yield from _entries(window.read(offset, block_size))
                 except ImageError as error:
                     troubles.append(str(error))
         if told < record.size:
@@ -290,26 +290,28 @@ class Ext:
         outside = self.layout.cluster_size >> 9 if record.attributes else 0
         return record.size <= _HERE and record.sectors == outside
 
-    def _entries(self, block: bytes) -> Iterator[Name]:
-        at, end = 0, len(block)
-        damaged = False
-        while at + 8 <= end:
-            number, step, length = _DIRENT.unpack_from(block, at)
-            if end > 1 << 15 and step in (0, 0xFFFF):
-                step = end
-            elif end > 1 << 15:
-                step = (step & 0xFFFC) | (step & 3) << 16
-            if step < 8 + length or step & 3 or at + step > end:
-                raise ImageError("the directory is damaged")
-            if number:
-                name = block[at + 8 : at + 8 + length]
-                if valid(name):
-                    yield number, name
-                elif name not in (b".", b".."):
-                    damaged = True
-            at += step
-        if damaged:
-            raise ImageError("it has names that no file can have")
+
+def _entries(block: bytes) -> Iterator[Name]:
+    """The names in a block of a directory."""
+    at, end = 0, len(block)
+    large = end > 1 << 15  # lengths that do not fit have their own form
+    damaged = False
+    unpack = _DIRENT.unpack_from
+    while at + 8 <= end:
+        number, step, length = unpack(block, at)
+        if large:
+            step = end if step in (0, 0xFFFF) else (step & 0xFFFC) | (step & 3) << 16
+        if step < 8 + length or step & 3 or at + step > end:
+            raise ImageError("the directory is damaged")
+        if number:
+            name = block[at + 8 : at + 8 + length]
+            if valid(name):
+                yield number, name
+            elif name not in (b".", b".."):
+                damaged = True
+        at += step
+    if damaged:
+        raise ImageError("it has names that no file can have")
 
 
 def _device(where: bytes) -> tuple[int, int]:
