@@ -57,7 +57,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     fork: bytes
     attribute_form: int
     attribute_count: int
-    attribute_fork: bytes
+    attribute_fork: bytes  # if there is anything in it
 
 
 class Xfs:
@@ -174,7 +174,12 @@ class Xfs:
         else:
             seconds = (mtime >> 32) - (mtime >> 63 << 32)
             mtime_ns = seconds * 1_000_000_000 + (mtime & 0xFFFFFFFF)
-        big = bool(flags2 & _BIG_COUNTS)
+        attribute_count = short_count
+        if flags2 & _BIG_COUNTS:
+            count, attribute_count = big_count, count
+        attributes = b""
+        if fork_offset and (attribute_count or attribute_form != xfs_map.EXTENTS):
+            attributes = data[end:last]
         return Record(
             mode,
             uid,
@@ -184,11 +189,11 @@ class Xfs:
             size,
             flags,
             form,
-            big_count if big else count,
+            count,
             data[begin:end],
             attribute_form,
-            count if big else short_count,
-            data[end:last] if fork_offset else b"",
+            attribute_count,
+            attributes,
         )
 
     def _extents(self, record: Record) -> tuple[Extent, ...]:

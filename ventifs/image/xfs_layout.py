@@ -108,9 +108,10 @@ class Layout:
             ImageError: they are not in the file system.
         """
         group, block = number >> self._group_bits, number & ((1 << self._group_bits) - 1)
-        if group >= self.group_count or block + count > self.group_size(group):
+        place = group * self.group_blocks + block
+        if block + count > self.group_blocks or place + count > self.block_count:
             raise ImageError(f"block {number} is not in the file system")
-        return group * self.group_blocks + block
+        return place
 
     def block(self, place: int) -> bytes:
         """One block, by the volume's number.

@@ -49,6 +49,8 @@ def extents(layout: Layout, fork: bytes, form: int, count: int, size: int) -> tu
     Raises:
         ImageError: as `runs`.
     """
+    if form == EXTENTS and not count:
+        return ()
     if form == EXTENTS and count == 1 and len(fork) >= _RECORD.size:  # nearly all files
         high, low = _RECORD.unpack_from(fork)
         blocks = low & _COUNT_MASK
