@@ -13,7 +13,6 @@ from ventifs.cli.text import size
 from ventifs.errors import VentifsError
 from ventifs.image.bitmap import add, dirty, remove
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.filesystem import read_files
 from ventifs.image.inuse import in_use
 from ventifs.image.opening import guess, open_disk
 from ventifs.image.run import DiskSource
