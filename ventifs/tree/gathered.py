@@ -164,9 +164,11 @@ class Gathered:
                 frames.append(_Frame(entry, Builder(put)))
                 names.append(name)
             else:
-                if name_count is not None and name_count > 1:
-                    record = encode(msgspec.structs.replace(entry, link=link_id(least)))
-                _add(frames[-1], name, record, 0, entry.size)
+                linked = name_count is not None and name_count > 1
+                if linked:
+                    entry = msgspec.structs.replace(entry, link=link_id(least))
+                data = encode(entry) if linked else record
+                _add(frames[-1], name, data, 0, entry.size)
         while names:
             _close(frames)
             names.pop()
