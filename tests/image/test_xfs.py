@@ -42,10 +42,10 @@ def wide(top: Path) -> None:
     odd_files.directories(top, 20_000)
 
 
-def scattered(top: Path) -> None:
+def scattered(top: Path, count: int = 12_000) -> None:
     """A file whose tree of extents is of several levels."""
     with (top / "scattered").open("wb") as file:
-        for index in range(12_000):
+        for index in range(count):
             os.pwrite(file.fileno(), b"%d" % index, index * 8192)
 
 
@@ -213,7 +213,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[int]]:
         odd_files.xattrs(top, sizes=(3, 3000, 20_000), counts=(1, 30, 1000))
         odd_files.preallocated(top)
         odd_files.directories(top, 1500)
-        scattered(top)
+        scattered(top, 2000)
 
     path = tmp_path_factory.mktemp("small") / "image"
     options = ["--unsupported", "-b", "size=1k", "-d", "agcount=2"]
