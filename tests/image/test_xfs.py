@@ -73,18 +73,18 @@ MANY: list[Fill] = [
     odd_files.contents,
     odd_files.preallocated,
     xattrs,
-    wide,
 ]
+USUAL: list[Fill] = [*MANY, odd_files.directories]
 KINDS: dict[str, tuple[list[str], list[Fill]]] = {
-    "as usual": ([], [*MANY, scattered, shared]),
-    "blocks of 1 KiB": (["-b", "size=1k"], [*MANY, scattered, scattered_xattrs]),
-    "directory blocks of 64 KiB": (["-n", "size=65536"], MANY),
-    "directory blocks of four": (["-b", "size=1k", "-n", "size=4096"], MANY),
-    "large inodes": (["-b", "size=2k", "-i", "size=1024"], MANY),
-    "large counts of extents": (["-i", "nrext64=1"], [*MANY, scattered]),
+    "as usual": ([], [*USUAL, scattered, shared]),
+    "blocks of 1 KiB": (["-b", "size=1k"], [*MANY, wide, scattered, scattered_xattrs]),
+    "directory blocks of 64 KiB": (["-n", "size=65536"], USUAL),
+    "directory blocks of four": (["-b", "size=1k", "-n", "size=4096"], USUAL),
+    "large inodes": (["-b", "size=2k", "-i", "size=1024"], USUAL),
+    "large counts of extents": (["-i", "nrext64=1"], [*USUAL, scattered]),
     "old times": (
         ["-m", "bigtime=0,reflink=0,finobt=0", "-i", "sparse=0"],
-        [odd_files.names, odd_files.contents, xattrs, wide, scattered],
+        [odd_files.names, odd_files.contents, xattrs, odd_files.directories, scattered],
     ),
     "reverse maps": (["-m", "rmapbt=1"], [xattrs, odd_files.preallocated]),
 }
