@@ -13,7 +13,7 @@ Range = tuple[int, int]  # start and end on the disk
 Extent = tuple[int, int, int]  # offset in the file, offset on the disk, length; written data only
 
 
-class Volume(msgspec.Struct, frozen=True, array_like=True, tag=0):
+class Volume(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=0):
     """One volume begins.
 
     Attributes:
@@ -66,7 +66,7 @@ class Inode(msgspec.Struct, frozen=True, array_like=True):
     data: bytes = b""
 
 
-class Node(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Node(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=1):
     """A name in the volume's file system.
 
     Attributes:
@@ -83,7 +83,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, tag=1):
     problem: str = ""
 
 
-class Free(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Free(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=2):
     """Ranges of the disk that the volume's file system does not use, in order.
 
     Told only if it was asked for, and if the file system is clean: a journal that is to be
@@ -93,7 +93,7 @@ class Free(msgspec.Struct, frozen=True, array_like=True, tag=2):
     ranges: tuple[Range, ...]
 
 
-class Ended(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=3):
     """All is told of the volume.
 
     Attributes:
@@ -105,7 +105,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=3):
     notes: tuple[str, ...] = ()
 
 
-class Noted(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Noted(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=4):
     """Something about the disk as a whole: a damaged partition table, say. Between volumes."""
 
     text: str
