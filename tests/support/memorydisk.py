@@ -22,6 +22,7 @@ class MemoryDisk:
         self.size = size
         self.label = "/memory.img"
         self.status = os.stat_result((0o100644, 0, 0, 1, 0, 0, size, 0, 0, 0))
+        self.files = [self.status]
         self.notes: list[str] = []
         self.reads = 0
         self.broken = range(0)

@@ -7,7 +7,7 @@ survey says, every byte of the disk has its place: it can only make the archive 
 """
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ventifs.image.assembly import DiskAssembler, part
 from ventifs.image.disk import Disk
@@ -18,7 +18,7 @@ from ventifs.image.placement import Placement, placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import Service
 from ventifs.store import Store
-from ventifs.tree.archive import Tally
+from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import build
 from ventifs.tree.gathered import gather
@@ -39,7 +39,6 @@ from ventifs.tree.records import (
 from ventifs.tree.service import collect, commit_notes
 from ventifs.tree.workers import Inline, Pool
 
-Progress = Callable[[Tally, bytes, int], None]  # what was done, the current path, bytes placed
 
 
 class ImageArchiver:
@@ -82,7 +81,6 @@ class ImageArchiver:
         self._previous = previous
         self._drop_free = drop_free
         self._progress = progress
-        self._placed = 0
         self._block_bytes = 0  # new bytes of blocks
         self._reader = FileReader(self._pool, disk, previous, self._tell)
 
@@ -110,10 +108,10 @@ class ImageArchiver:
         return self._writer.new_bytes + self._reader.new_bytes + self._block_bytes
 
     def _tell(self, path: bytes = b"", placed: int = 0) -> None:
-        self._placed += placed
+        self.tally.bytes += placed
         if self._progress is not None:
             self.tally.new_bytes = self._new_bytes()
-            self._progress(self.tally, path, self._placed)
+            self._progress(self.tally, path)
 
     # --- files --------------------------------------------------------------------------------
 

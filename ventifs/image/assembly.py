@@ -165,7 +165,8 @@ class DiskAssembler:
         for item, stretch in self._plan():
             if item is not None:
                 sequence.add(item)
-                self._progress(item.length)
+                if isinstance(item, Hole):
+                    self._progress(item.length)  # files have told of theirs
             elif stretch is not None:
                 self._read(stretch, sequence)
         self._flush(sequence)

@@ -31,6 +31,8 @@ class Disk(Protocol):
         format: "raw", "qcow2", "vmdk", "vhd" or "vhdx".
         label: what people call it: the absolute path, printable.
         status: of the image file, or device.
+        files: of all that it consists of, backing files included: when all are as they were, so is
+            the disk.
         notes: what people should know, a line each: internal snapshots that are ignored, say.
 
     Concurrency: any method from any process or thread that has it.
@@ -40,6 +42,7 @@ class Disk(Protocol):
     format: str
     label: str
     status: os.stat_result
+    files: list[os.stat_result]
     notes: list[str]
 
     def read(self, offset: int, length: int) -> bytes:

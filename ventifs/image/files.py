@@ -55,17 +55,18 @@ class FileReader:
 
     Attributes:
         new_bytes: bytes of blocks that this brought to the store.
+        told: gets the path of what is archived, and bytes of the disk that it covers.
     """
 
     def __init__(
-        self, pool: Pool, disk: Disk, previous: Previous | None, told: Callable[[bytes], None]
+        self, pool: Pool, disk: Disk, previous: Previous | None, told: Callable[[bytes, int], None]
     ) -> None:
-        """Requests go to `pool`; `told` is called after each reply."""
+        """Requests go to `pool`; `told` gets paths, and how many bytes of the disk they cover."""
         self.new_bytes = 0
         self._pool = pool
         self._disk = disk
         self._previous = previous
-        self._told = told
+        self.told = told
         self._wanted: list[Wanted] = []
         self._done: list[Done] = []
         self._weight = self._encoded = 0
@@ -108,7 +109,6 @@ class FileReader:
             self.new_bytes += decoded.new_bytes
             for done, content in zip(waiting, decoded.contents, strict=True):
                 done(content)
-            self._told(b"")
 
         self._pool.submit(_encode(ReadFiles(wanted)), (), deliver)
 
@@ -234,6 +234,7 @@ class Files:
         self._gathered.put(key, replace(entry, detail=File(content)), file)
         if inode.extents and length_of(content):
             self._placed.add(content, inode.size, inode.extents)
+        self._reader.told(self._path(path_of(key)), sum(size for _, _, size in inode.extents))
 
     def _entry(self, key: bytes, inode: Inode) -> Entry:
         detail: Detail = Special()

@@ -57,6 +57,7 @@ class Qcow2Disk:
         self.size = header.size
         self.label = file.label
         self.status = file.status
+        self.files = [*file.files, *(data.files if data else []), *(backing.files if backing else [])]
         self.header = header
         self.backing = backing
         self.file = file
@@ -254,7 +255,7 @@ class Qcow2Disk:
         data = self.file.read_upto(offset, count * 8) if count else b""
         if len(data) != count * 8:
             raise damaged(self.label, f"{what} is past the end of the file, which was cut off")
-        return _numbers(data)
+        return numbers(data)
 
     def _shortfalls(self, data: RawDisk | None) -> Iterator[str]:
         """Notes on what is missing of the files, as far as it shows without reading all tables."""
@@ -276,7 +277,7 @@ class Qcow2Disk:
         length = min(header.refcount_clusters << self._bits, _REFCOUNT_TABLE_MAX)
         if not length or header.refcount_offset >= self.file.size:
             return header.refcount_offset if length else 0
-        table = _numbers(_whole(self.file.read_upto(header.refcount_offset, length)))
+        table = numbers(_whole(self.file.read_upto(header.refcount_offset, length)))
         for index in reversed(range(len(table))):
             if block := table[index] & OFFSET:
                 break
@@ -317,7 +318,8 @@ def _whole(data: bytes) -> bytes:
     return data[: len(data) // 8 * 8]
 
 
-def _numbers(data: bytes) -> "array[int]":
+def numbers(data: bytes) -> "array[int]":
+    """The 64-bit numbers of a table."""
     numbers = array("Q", data)
     if sys.byteorder == "little":
         numbers.byteswap()

@@ -48,6 +48,7 @@ class RawDisk:
             raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
         try:
             self.status = os.fstat(fd)
+            self.files = [self.status]
             self.size = self._measured(fd)
         except OSError as error:
             os.close(fd)
