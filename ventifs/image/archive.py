@@ -136,7 +136,7 @@ class ImageArchiver:
             if isinstance(event, Noted):
                 notes.append(event.text)
             elif isinstance(event, Volume):
-                if event.name in names or not valid(event.name.encode() + _SUFFIX):
+                if event.name in names or not _is_name(event.name.encode()):
                     notes.append(f"a volume cannot be called {event.name!r}: left as bytes")
                     _pass_over(events)
                     continue
@@ -228,6 +228,10 @@ def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:
     """Ranges as far as they are on a disk of that size; none is empty."""
     clipped = ((max(start, 0), min(end, size)) for start, end in ranges)
     return tuple((start, end) for start, end in clipped if start < end)
+
+
+def _is_name(name: bytes) -> bool:
+    return valid(name) and valid(name + _SUFFIX)
 
 
 def _pass_over(events: Iterator[Event]) -> None:
