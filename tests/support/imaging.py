@@ -1,7 +1,6 @@
 """Archive runs over disks, by events that are told or by a survey, and what comes of them."""
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import Connection
@@ -20,7 +19,6 @@ from ventifs.image.service import serving
 from ventifs.image.survey import Survey
 from ventifs.store import Store
 from ventifs.store.claims import Claims
-from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version, tree_score
 from ventifs.tree.content import read
 from ventifs.tree.directory import resolve, tree

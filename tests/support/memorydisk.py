@@ -22,7 +22,9 @@ class MemoryDisk:
         self.size = size
         self.label = "/memory.img"
         times = {"st_atime_ns": 0, "st_mtime_ns": 5, "st_ctime_ns": 0}
-        self.status = os.stat_result((0o100644, 7, 0, 1, 0, 0, min(size, 2**63 - 1), 0, 0, 0), times)
+        self.status = os.stat_result(
+            (0o100644, 7, 0, 1, 0, 0, min(size, 2**63 - 1), 0, 0, 0), times
+        )
         self.files = [self.status]
         self.notes: list[str] = []
         self.reads = 0

@@ -184,7 +184,7 @@ class Files:
         self._rooted = False
         self._first: dict[int, _Told] = {}  # of files with several names, the first met
         self._others: list[tuple[bytes, int]] = []
-        self._parent = b""  # the last one met that can be
+        self._parent: bytes | None = None  # the last one met that can be
 
     def take(self, events: Iterator[Event]) -> Ended:
         """Take in all that is told of the volume; how that ended."""
