@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import looking, qemu, servers
-from tests.support.images import ROOT_OF_G, Stored, base_of, loop_mounted, stored, ventifs
+from tests.support.guest_images import ROOT_OF_G, Stored, base_of, loop_mounted, stored, ventifs
 from tests.support.initramfs import kernels, stock
 from tests.support.looking import looks, parse
 from tests.support.segment import HOST, Segment
@@ -44,7 +44,7 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
     kernel = kernels()[-1]
     initrd = stock(tmp_path, kernel, ["virtio_pci", "virtio_blk", "ext4"])
     disk = tmp_path / "restored.img"
-    ventifs(images.store, "restore", "G", "disk.img", disk)
+    ventifs(images.store, "restore", "G:/disk.img", disk)
     commands = "; ".join(_IN_GUEST.strip().splitlines())
     run = f"/bin/systemd-run --no-block /bin/sh -c '{{ {commands}; }} >/dev/kmsg 2>&1'"
     try:

@@ -208,11 +208,9 @@ def test_an_extent_tree_that_holds_itself(small: bytes) -> None:
     table, at = reader.layout.inode(number)
     root = bytes(table[at + 40 : at + 100])
     child = int.from_bytes(root[16:20], "little")
-    assert root[6] == 1  # its depth
-    place = small.index(bytes(table[at : at + 128]))
-    image[place + 40 + 6] = 2
+    assert root[6] == 2  # its depth
     block = child * 1024
-    image[block + 6] = 1
+    image[block + 2] = 84
     for index in range(84):
         entry = block + 12 + 12 * index
         image[entry : entry + 12] = index.to_bytes(4, "little") + child.to_bytes(8, "little")

@@ -23,7 +23,7 @@ def names(top: Path) -> None:
         os.symlink("t" * count, top / f"link{count}")
 
 
-def attributes(top: Path) -> None:
+def attributes(top: Path, last: tuple[int, int] = (4095, 1048575)) -> None:
     """Owners, modes, times and types."""
     times = (0, 1, -1, -1_500_000_001, -(1 << 31) * 10**9, (1 << 31) * 10**9 + 5, 5 * 10**18 + 7)
     for index, time_ns in enumerate(times):
@@ -35,7 +35,7 @@ def attributes(top: Path) -> None:
     for mode in (0, 0o4755, 0o2711, 0o1777, 0o7777, 0o644):
         (top / f"mode{mode:o}").touch()
         os.chmod(top / f"mode{mode:o}", mode)
-    for major, minor in ((1, 3), (255, 255), (256, 1), (8, 256), (300, 70000), (4095, 1048575)):
+    for major, minor in ((1, 3), (255, 255), (256, 1), (8, 256), (300, 70000), last):
         os.mknod(top / f"c{major}-{minor}", 0o020600, os.makedev(major, minor))
         os.mknod(top / f"b{major}-{minor}", 0o060640, os.makedev(major, minor))
     os.mkfifo(top / "fifo")

@@ -40,7 +40,6 @@ from ventifs.tree.service import collect, commit_notes
 from ventifs.tree.workers import Inline, Pool
 
 
-
 class ImageArchiver:
     """One archive run over a disk. Not to be used twice.
 

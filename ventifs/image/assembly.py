@@ -39,6 +39,7 @@ from ventifs.tree.workers import Pool
 
 _BATCH_BYTES = 4 << 20  # of blocks, in one request
 _BATCH_STRETCHES = 1000
+_SPAN_MIN = 64 << 10  # asking whether less is a hole costs as much as reading it
 _content = msgspec.msgpack.Decoder(Content).decode
 _reply = msgspec.msgpack.Decoder(BlocksRead).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -125,18 +126,18 @@ class DiskAssembler:
     def __init__(
         self,
         disk: Disk,
-        layout: Placement,
+        placed: Placement,
         borders: Sequence[int],
         pool: Pool,
         *,
         previous: Previous | None,
         progress: Callable[[int], None],
     ) -> None:
-        """Read `disk` where `layout` has nothing.
+        """Read `disk` where `placed` has nothing.
 
         Args:
             disk: the one.
-            layout: files and what is free.
+            placed: files and what is free.
             borders: where volumes begin and end, sorted; blocks are counted from the last one.
             pool: who reads.
             previous: what is known not to have changed.
@@ -144,7 +145,7 @@ class DiskAssembler:
         """
         self.new_bytes = 0
         self._disk = disk
-        self._layout = layout
+        self._placed = placed
         self._borders = sorted({0, *borders})
         self._pool = pool
         self._previous = previous
@@ -176,11 +177,11 @@ class DiskAssembler:
 
     def _plan(self) -> Iterator[tuple[Item | None, Stretch | None]]:
         """What stands at every place in order: an item, or a stretch to read."""
-        free = self._layout.free()
+        free = self._placed.free()
         at = 0
         low, high = next(free, (self._disk.size, self._disk.size))
         end = (self._disk.size, self._disk.size, 0, b"")
-        for start, stop, offset, content in chain(self._layout.placed(), [end]):
+        for start, stop, offset, content in chain(self._placed.placed(), [end]):
             while at < start:  # between files
                 while high <= at:
                     low, high = next(free, (self._disk.size, self._disk.size))
@@ -193,11 +194,14 @@ class DiskAssembler:
                 at = upto
             if content:
                 yield _slice(_content(content), offset, stop - start), None
-                at = stop
+            elif stop > start:
+                yield Hole(stop - start), None
+            at = stop
 
     def _between(self, start: int, end: int) -> Iterator[tuple[Item | None, Stretch | None]]:
         """A stretch that no file has: holes of the image, and pieces to read."""
-        for low, high, data in self._disk.spans(start, end):
+        small = end - start < _SPAN_MIN
+        for low, high, data in [(start, end, True)] if small else self._disk.spans(start, end):
             if not data:
                 yield Hole(high - low), None
                 continue

@@ -45,7 +45,7 @@ _EXTENT_SIZE = 28
 _EXTENTS_MAX = (REQUEST_MAX - _FILE_SIZE - 16) // _EXTENT_SIZE
 _READ_FACTOR_MAX = 64  # so often a damaged file system may have its volume read
 
-Done = Callable[[Content], None]
+Done = Callable[[Content, int], None]  # and how many zeros are known to follow on the disk
 _encode = msgspec.msgpack.Encoder().encode
 _reply = msgspec.msgpack.Decoder(FilesRead).decode
 
@@ -79,7 +79,7 @@ class FileReader:
         """
         known, certain = self._guess(inode)
         if known is not None and certain:
-            done(known)
+            done(known, 0)
             return
         encoded = _FILE_SIZE + _EXTENT_SIZE * len(inode.extents)
         if self._encoded + encoded > REQUEST_MAX:
@@ -107,8 +107,8 @@ class FileReader:
         def deliver(reply: bytes) -> None:
             decoded = _reply(reply)
             self.new_bytes += decoded.new_bytes
-            for done, content in zip(waiting, decoded.contents, strict=True):
-                done(content)
+            for done, (content, zeros) in zip(waiting, decoded.files, strict=True):
+                done(content, zeros)
 
         self._pool.submit(_encode(ReadFiles(wanted)), (), deliver)
 
@@ -168,7 +168,7 @@ class Files:
                 self._trouble(key, "its other names could not be archived", missing=True)
             else:
                 entry = replace(found[0], name=_last(key))
-                self._gathered.put(key, entry, number)
+                self._gathered.put(key, entry, -number)
         for trouble in self._gathered.prune():
             self.troubles.append(replace(trouble, path=self._path(trouble.path)))
         if not self._rooted:
@@ -206,11 +206,11 @@ class Files:
         linked = inode.links > 1 and not entry.is_directory
         if linked:
             self._first[node.number] = node.key
-        file = node.number if linked else None
+        file = -node.number if linked else None  # not to be taken for one that `put` gives
         if not regular or not inode.size:
             self._gathered.put(node.key, entry, file)
         elif inode.data:
-            self._stored(node.key, entry, inode, file, self._writer.write_whole(inode.data))
+            self._stored(node.key, entry, inode, file, self._writer.write_whole(inode.data), 0)
         else:
             self._reader.read(inode, partial(self._stored, node.key, entry, inode, file))
 
@@ -228,12 +228,18 @@ class Files:
         return ""
 
     def _stored(
-        self, key: bytes, entry: Entry, inode: Inode, file: int | None, content: Content
+        self,
+        key: bytes,
+        entry: Entry,
+        inode: Inode,
+        file: int | None,
+        content: Content,
+        zeros: int,
     ) -> None:
         """A regular file's content is stored."""
         self._gathered.put(key, replace(entry, detail=File(content)), file)
         if inode.extents and length_of(content):
-            self._placed.add(content, inode.size, inode.extents)
+            self._placed.add(content, inode.size, inode.extents, zeros)
         self._reader.told(self._path(path_of(key)), sum(size for _, _, size in inode.extents))
 
     def _entry(self, key: bytes, inode: Inode) -> Entry:

@@ -55,6 +55,7 @@ class ForeignDisk:
         try:
             self.label = file.label
             self.status = file.status
+            self.files: list[os.stat_result] = []  # extents elsewhere are not looked at
             self.notes = _judged(file, kind)
         finally:
             file.close()

@@ -1,9 +1,9 @@
 """LVM's logical volumes: where on the disk the bytes of each are.
 
 Linear and striped ones whose physical volumes are all on this disk are told; what else there is
-(snapshots, thin, mirrors, RAID, caches, volumes partly elsewhere) is noted, and its bytes are left
-to whoever takes care of the rest of the disk. Names are device mapper's. Written out, for libvslvm's
-binding does not say where segments are.
+(snapshots, thin, mirrors, RAID, caches, volumes partly elsewhere) is noted, and left as bytes of
+the disk. Names are device mapper's. Written out, for libvslvm's binding does not say where segments
+are.
 """
 
 import re

@@ -20,8 +20,8 @@ _LOCATION = struct.Struct("<QQII")  # offset in the area, size, checksum, flags
 _AREA_MAGIC = b" LVM2 x[5A%r0N*>"
 _AREA_HEADER_BYTES = 512
 _TOKEN = re.compile(
-    r"""(?:\s+|\#[^\n]*)*
-    (?: (?P<text>"(?:[^"\\]|\\.)*") | (?P<number>-?\d+(?:\.\d+)?) (?![\w.+-])
+    r"""(?:\s++|\#[^\n]*+)*+  # taken whole: a comment holds no token
+    (?: (?P<text>"(?:[^"\\]|\\.)*+") | (?P<number>-?\d+(?:\.\d+)?) (?![\w.+-])
       | (?P<name>[\w.+-]+) | (?P<mark>[{}\[\]=,]) )""",
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
@@ -109,9 +109,7 @@ def parse(text: str) -> Section:
     Raises:
         ImageError: it is not what LVM writes.
     """
-    tokens = _tokens(text)
-    section = _section(tokens, 0)
-    return section
+    return _section(_tokens(text), 0)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
@@ -121,7 +119,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
     while at < end:
         match = _TOKEN.match(text, at)
         if match is None:
-            if re.fullmatch(r"(?:\s+|#[^\n]*)*", text[at:]):
+            if re.fullmatch(r"(?:\s++|#[^\n]*+)*+", text[at:]):
                 break
             raise ImageError(f"the LVM metadata cannot be read at character {at}")
         yield str(match.lastgroup), match[str(match.lastgroup)]
@@ -147,7 +145,7 @@ def _value(tokens: Iterator[tuple[str, str]]) -> Value:
     kind, text = next(tokens, ("", ""))
     if (kind, text) != ("mark", "["):
         return _scalar(kind, text)
-    found = []
+    found: list[str | int | float] = []
     for kind, text in tokens:
         if (kind, text) == ("mark", "]"):
             return found

@@ -57,7 +57,11 @@ class Qcow2Disk:
         self.size = header.size
         self.label = file.label
         self.status = file.status
-        self.files = [*file.files, *(data.files if data else []), *(backing.files if backing else [])]
+        self.files = [
+            *file.files,
+            *(data.files if data else []),
+            *(backing.files if backing else []),
+        ]
         self.header = header
         self.backing = backing
         self.file = file
@@ -88,6 +92,12 @@ class Qcow2Disk:
         """
         found = (self._spans_of(extent) for extent in self._extents(start, end))
         return joined(itertools.chain.from_iterable(found))
+
+    @property
+    def cached_bytes(self) -> int:
+        """How much is kept decoded in this process, of this layer."""
+        kept = self._table.cache_info().currsize + self._unpacked.cache_info().currsize
+        return kept * self._cluster
 
     def close(self) -> None:
         """Close the files. Again is harmless."""

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 
+from msgspec.structs import replace
+
 from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Disk
 from ventifs.image.events import Event, Range
@@ -26,6 +28,7 @@ class DiskSource:
         label: what people call it.
         facts: about the disk, once it is archived.
         reused: whether the last version was taken whole, for the image file is as it was.
+        superseded: the dirty bitmap of the last run, if this one began another.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class DiskSource:
         self.label = disk.label
         self.facts = Facts(disk.size)
         self.reused = False
+        self.superseded = ""
         self._disk = disk
         self._events = events
         self._pool = pool
@@ -73,6 +77,8 @@ class DiskSource:
             store.header.store_id, store.epoch, 0, files, self._drop_free, self._bitmap
         )
         found = None if read_all else recall(store, name)
+        if found is not None and self._bitmap:
+            self.superseded = found[0].bitmap
         if found is not None and files and found[0].files == files:
             seen, version = found
             facts = facts_of(store, version.root)
@@ -90,9 +96,7 @@ class DiskSource:
     def committed(self, store: Store, version: Version) -> None:
         """See `tree.run.Source`."""
         if self._seen is not None:
-            seen = self._seen
-            remember(store, version.name, Seen(seen.store_id, seen.epoch, version.time_ns,
-                                               seen.files, seen.drop_free, seen.bitmap))  # fmt: skip
+            remember(store, version.name, replace(self._seen, time_ns=version.time_ns))
 
     def _previous(
         self, store: Store, name: str, found: tuple[Seen, Version] | None

@@ -1,9 +1,9 @@
 """What the last run under a name saw of its image file, so that an unchanged one is not read.
 
 One small disposable file a version name, beside the stat caches. It counts only for the same store
-and epoch, and if the version it speaks of is there still. The rule is the stat cache's: inode, size,
-mtime and ctime of every file that the image consists of are as they were, and the ctimes lay 2 s or
-more before the run began. A device tells nothing, so it never counts.
+and epoch, and if the version it speaks of is there still. The rule is the stat cache's: inode,
+size, mtime and ctime of every file that the image consists of are as they were, and the ctimes lay
+2 s or more before the run began. A device tells nothing, so it never counts.
 """
 
 import os
@@ -18,6 +18,8 @@ from ventifs.store import Store
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.statcache import SETTLED_NS
 
+READERS = 1  # goes up when disks are understood better: then unchanged ones are read once more
+
 Status = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
 
@@ -30,6 +32,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         files: of the image's files; empty, if they tell nothing.
         drop_free: whether the version was made so.
         bitmap: of a qcow2 image, the dirty bitmap that was begun before it was read.
+        readers: `READERS` of who made the version.
     """
 
     store_id: bytes
@@ -38,6 +41,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     files: list[Status]
     drop_free: bool
     bitmap: str = ""
+    readers: int = READERS
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -58,7 +62,8 @@ def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
     """What the last run saw, and the version it made; whatever is wrong with it, None."""
     with suppress(OSError, msgspec.DecodeError):
         seen = _decode(_path(store, name).read_bytes())
-        if (seen.store_id, seen.epoch) == (store.header.store_id, store.epoch):
+        ids = store.header.store_id, store.epoch, READERS
+        if (seen.store_id, seen.epoch, seen.readers) == ids:
             for version in versions(store, name):
                 if version.time_ns == seen.time_ns:
                     return seen, version

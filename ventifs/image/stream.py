@@ -7,6 +7,7 @@ from ventifs.image.events import Extent
 
 PAGE = 4096
 PIECE_MAX = 1 << 20
+REST_MAX = 64 << 10  # of one block of any file system
 
 
 class Stream:
@@ -45,6 +46,20 @@ class Stream:
         if at < end:
             parts.append(bytes(end - at))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def zeros_after(self) -> int:
+        """How many bytes of the last extent lie past the end; 0 if they are not all zeros.
+
+        Raises:
+            ImageError: as `read`.
+        """
+        if not self._extents:
+            return 0
+        logical, start, size = self._extents[-1]
+        rest = logical + size - self.size
+        if not 0 < rest <= min(size, REST_MAX):
+            return 0
+        return 0 if self._disk.read(start + size - rest, rest).strip(b"\0") else rest
 
     def pieces(self) -> Iterator[bytes | int]:
         """All of it: pieces of up to 1 MiB, and how many zeros no extent holds.

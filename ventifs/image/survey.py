@@ -16,6 +16,7 @@ import msgspec
 from ventifs.image.apart import Apart, Limits
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.events import Ended, Event, Extent, Free, Node, Noted, Range, Volume
+from ventifs.image.filesystem import read_files
 from ventifs.image.layout import find_volumes
 from ventifs.image.volumes import Window
 
@@ -44,7 +45,7 @@ class Survey:
     Concurrency: one thread. Make it before anything that does not survive a fork: stores, threads.
     """
 
-    def __init__(self, disk: Disk, *, free: bool, read_files: ReadFiles) -> None:
+    def __init__(self, disk: Disk, *, free: bool, read_files: ReadFiles = read_files) -> None:
         """Start to survey a disk; with `free`, tell what file systems do not use, too."""
         limits = _limits(disk.size)
         self._apart = Apart(partial(_survey, disk, free, read_files, limits), limits)

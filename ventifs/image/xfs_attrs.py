@@ -106,7 +106,7 @@ class Outside:
         if head + 8 * count > len(block):
             raise ImageError(_DAMAGED)
         for place, flags in _LEAF_ENTRY.iter_unpack(block[head : head + 8 * count]):
-            if place + 9 > len(block):
+            if place + (3 if flags & _HERE else 9) > len(block):
                 raise ImageError(_DAMAGED)
             if flags & _HERE:
                 size, length = int.from_bytes(block[place : place + 2], "big"), block[place + 2]

@@ -27,6 +27,7 @@ from ventifs.tree.records import (
     Tree,
     decode_entry,
     encode,
+    own_entry,
 )
 from ventifs.tree.temporary import temporary_database
 from ventifs.tree.unpack import BadTar
@@ -89,6 +90,8 @@ class Gathered:
     def put(self, key: Key, entry: Entry, file: int | None = None) -> None:
         """An entry that is at a path now. `file` tells which it is another name of, if any.
 
+        It is a number that `find` gave, or one of the caller's own, which is not positive.
+
         Directories come without content; their children need not come after them.
         """
         self._time += 1
@@ -147,7 +150,7 @@ class Gathered:
         for key, record, name_count, least in self._database.execute(
             "SELECT key, record, names, least FROM entry LEFT JOIN link USING (file) ORDER BY key"
         ):
-            entry = decode_entry(record, root=not key)
+            entry = own_entry(record)
             if not key:
                 frames[0].entry = entry
                 continue
@@ -163,9 +166,11 @@ class Gathered:
                 frames.append(_Frame(entry, Builder(put)))
                 names.append(name)
             else:
-                if name_count is not None and name_count > 1:
+                linked = name_count is not None and name_count > 1
+                if linked:
                     entry = msgspec.structs.replace(entry, link=link_id(least))
-                _add(frames[-1], entry, 0, entry.size)
+                data = encode(entry) if linked else record
+                _add(frames[-1], name, data, 0, entry.size)
         while names:
             _close(frames)
             names.pop()
@@ -192,11 +197,12 @@ def _shared(names: list[bytes], others: list[bytes]) -> int:
 def _close(frames: list[_Frame]) -> None:
     """All below the last directory is known: it is an entry of the one above."""
     frame = frames.pop()
-    _add(frames[-1], _closed(frame), frame.paths, frame.total)
+    entry = _closed(frame)
+    _add(frames[-1], entry.name, encode(entry), frame.paths, frame.total)
 
 
-def _add(frame: _Frame, entry: Entry, paths: int, total: int) -> None:
-    frame.builder.add(encode(entry), key=entry.name)
+def _add(frame: _Frame, name: bytes, record: bytes, paths: int, total: int) -> None:
+    frame.builder.add(record, key=name)
     frame.paths += paths + 1
     frame.total += total
 
