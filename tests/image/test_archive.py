@@ -233,7 +233,7 @@ def test_how_a_disk_keeps_zeros_makes_no_difference(store: Store) -> None:
             if end > 199_168:
                 yield Span(max(start, 199_168), end, True)
 
-    events = [Volume("1", False, ((63 * 512, len(data)),)), Ended()]
+    events: list[Event] = [Volume("1", False, ((63 * 512, len(data)),)), Ended()]
     pieces = {0: bytes(data)}
     sparse = image(store, Sparse(len(data), pieces), events)
     assert sparse == image(store, MemoryDisk(len(data), pieces), events)
