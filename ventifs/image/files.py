@@ -168,7 +168,7 @@ class Files:
                 self._trouble(key, "its other names could not be archived", missing=True)
             else:
                 entry = replace(found[0], name=_last(key))
-                self._gathered.put(key, entry, number)
+                self._gathered.put(key, entry, -number)
         for trouble in self._gathered.prune():
             self.troubles.append(replace(trouble, path=self._path(trouble.path)))
         if not self._rooted:
@@ -206,7 +206,7 @@ class Files:
         linked = inode.links > 1 and not entry.is_directory
         if linked:
             self._first[node.number] = node.key
-        file = node.number if linked else None
+        file = -node.number if linked else None  # not to be taken for one that `put` gives
         if not regular or not inode.size:
             self._gathered.put(node.key, entry, file)
         elif inode.data:

@@ -90,6 +90,8 @@ class Gathered:
     def put(self, key: Key, entry: Entry, file: int | None = None) -> None:
         """An entry that is at a path now. `file` tells which it is another name of, if any.
 
+        It is a number that `find` gave, or one of the caller's own, which is not positive.
+
         Directories come without content; their children need not come after them.
         """
         self._time += 1
