@@ -16,14 +16,14 @@ def _entry(name: bytes, mode: int, detail: Detail) -> Entry:
 
 
 def test_only_names_told_of_one_file_are_linked_whatever_its_number(tmp_path: Path) -> None:
-    """Inode numbers of an image are as small as the numbers of rows."""
+    """Numbers of rows are positive, and those that callers give are not."""
     with Store.open(new_store(tmp_path / "s"), "write") as store, gather() as gathered:
         gathered.put(b"", _entry(b"", stat.S_IFDIR | 0o755, Directory(Empty(), 0, 0)))
         for name in (b"a", b"b", b"c", b"d"):
             alone = _entry(name, stat.S_IFREG | 0o644, File(Empty()))
             gathered.put(name, alone)
         for name in (b"x", b"y"):
-            gathered.put(name, _entry(name, stat.S_IFREG | 0o644, File(Empty())), 3)
+            gathered.put(name, _entry(name, stat.S_IFREG | 0o644, File(Empty())), -3)
         assert not list(gathered.prune())
         root = gathered.build(ContentWriter(store).put_node)
         assert isinstance(root.detail, Directory)

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from ventifs.cli.text import size
+from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image.bitmap import add, dirty, remove
 from ventifs.image.disk import Disk, ImageError
@@ -31,11 +32,12 @@ class DiskOptions(msgspec.Struct, frozen=True):
     drop_free: bool = False
     dirty_bitmap: bool = False
     in_use: bool = False
+    dry_run: bool = False  # the one that all have
 
     @property
     def any(self) -> bool:
-        """Whether one is given."""
-        return self != DiskOptions()
+        """Whether one is given that only disks have."""
+        return self.drop_free or self.dirty_bitmap or self.in_use
 
 
 class OpenDisk(msgspec.Struct, frozen=True):
@@ -84,13 +86,27 @@ def open_disk_source(
             f"{shown}: {reason}; archive a snapshot of it, or what is on disk just now by --in-use"
         )
     bitmap = ""
-    if options.dirty_bitmap:
+    if options.dirty_bitmap and not options.dry_run:
         bitmap = _BITMAP + secrets.token_hex(8)
         add(os.fspath(path), bitmap)  # before anything is read: what changes from now on is told
+        stack.push(partial(_withdraw, path, bitmap))
     disk = stack.enter_context(closing(open_disk(path, kind)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
     return OpenDisk(disk, options, bitmap)
+
+
+def _withdraw(path: Path, bitmap: str, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove the bitmap of a run that failed, for no version knows of it."""
+    if kind is not None:
+        with suppress(ImageError):
+            remove(os.fspath(path), bitmap)
+
+
+def disk_title(source: DiskSource) -> str:
+    """What a run has archived, in a few words."""
+    unchanged = ", unchanged" if source.reused else ""
+    return f"disk of {size(source.facts.size)}{unchanged}"
 
 
 def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
@@ -101,12 +117,7 @@ def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
     facts = source.facts
     if quiet:
         return
-    click.echo(f"disk of {size(facts.size)}{', as it was' if source.reused else ''}")
-    for volume in facts.volumes:
-        label = f" {printable(volume.label.encode())}" if volume.label else ""
-        inside = volume.filesystem or "nothing known"
-        click.echo(f"  {volume.name}: {size(volume.size)}, {inside}{label}")
-    notes = [*facts.notes]
-    notes += [f"{volume.name}: {note}" for volume in facts.volumes for note in volume.notes]
-    for note in notes:
+    for line in disk_lines(facts):
+        click.echo(line)
+    for note in disk_notes(facts):
         click.echo(f"note: {note}", err=True)

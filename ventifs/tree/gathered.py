@@ -96,8 +96,7 @@ class Gathered:
         """
         self._time += 1
         cut = 0 if entry.is_directory else self._time
-        # Inode numbers, which callers give, are not negative: those of lone files must be others.
-        row = (key, self._time, cut, -self._time if file is None else file, encode(entry))
+        row = (key, self._time, cut, self._time if file is None else file, encode(entry))
         self._database.execute(_PUT, row)
         if file is not None:
             self._database.execute("INSERT OR IGNORE INTO link (file) VALUES (?)", (file,))
