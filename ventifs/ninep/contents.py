@@ -38,6 +38,7 @@ _FOREVER = 2**64
 _LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
+_COMING_MAX = 256  # loads wished for and not yet run; of more, a read does not wait for the oldest
 _XATTRS_BYTES_MAX = 1 << 20
 _XATTRS_MIN = 4
 _ZEROS = memoryview(bytes(1 << 20))
@@ -58,6 +59,8 @@ class Contents:
         self.followed = 0  # cursors that are kept ahead of
         self.cached: BlockOf = trees.store.cached
         self._wished: list[Load] = []
+        # Wished for and not yet here, by number of step: begin, end, load.
+        self._coming: OrderedDict[tuple[Content, int], tuple[int, int, Load]] = OrderedDict()
         self._landed: OrderedDict[Hashable, list[Buffer]] = OrderedDict()
         self._xattrs: OrderedDict[Content, Xattrs] = OrderedDict()
 
@@ -73,7 +76,7 @@ class Contents:
             again: whether this read was cold before.
 
         Raises:
-            Cold: with a load of everything in the range.
+            Cold: with a load of everything in the range, or one wished for that brings some of it.
         """
         if again:
             landed = self._landed.pop((content, offset, count), None)
@@ -87,6 +90,10 @@ class Contents:
                 return pieces
         except Missing:
             pass
+        for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
+            coming = self._coming.get((content, step))
+            if coming is not None and coming[0] < end and offset < coming[1]:
+                raise Cold(coming[2])  # a thread of its own would wait for that one's, clump by clump
         key = content, offset, count
         raise Cold(Load(("read", *key), partial(self._land, key, content, offset, end)))
 
@@ -110,14 +117,20 @@ class Contents:
     # --- ahead ------------------------------------------------------------------------------
 
     def wish(self, content: Content, offset: int, end: int) -> None:
-        """Have a range of a content brought that nobody waits for, if it seems not to be here."""
-        end = min(end, length_of(content))
+        """Have a range brought that nobody waits for yet, if it seems not to be here.
+
+        The range is within one step; a read that lacks something of that step waits for it.
+        """
         if offset >= end or len(self._wished) >= _AHEAD_MAX:
             return
         if self._at_hand(content, offset) and self._at_hand(content, end - 1):
             return  # asking for every block between them would cost a tenth of reading them
-        self._wished.append(Load(("ahead", content, offset), partial(self._bring, content, offset,
-                                                                     end)))  # fmt: skip
+        step = content, offset // AHEAD_STEP
+        load = Load(("ahead", content, offset), partial(self._bring, step, offset, end))
+        self._wished.append(load)
+        self._coming[step] = offset, end, load
+        if len(self._coming) > _COMING_MAX:
+            self._coming.popitem(last=False)
 
     def _at_hand(self, content: Content, offset: int) -> bool:
         try:
@@ -126,9 +139,12 @@ class Contents:
             return False
         return True
 
-    def _bring(self, content: Content, offset: int, end: int) -> None:
-        with suppress(Corrupt, NotStored):  # whoever reads that far is told
-            self._read(self.trees.brought, self.trees.store.get, content, offset, end, [])
+    def _bring(self, step: tuple[Content, int], offset: int, end: int) -> None:
+        try:
+            with suppress(Corrupt, NotStored):  # whoever reads that far is told
+                self._read(self.trees.brought, self.trees.store.get, step[0], offset, end, [])
+        finally:
+            self._coming.pop(step, None)
 
     def wishes(self) -> list[Load]:
         """The loads wished for since the last call."""
@@ -297,8 +313,11 @@ class Cursor:
         if end + self._window // 2 < self._ahead:
             return
         start, stop = max(self._ahead, end), min(end + self._window, self._length)
-        for at in range(start, stop, AHEAD_STEP):
-            self._contents.wish(self._content, at, min(at + AHEAD_STEP, stop))
+        at = start
+        while at < stop:
+            step_end = min((at // AHEAD_STEP + 1) * AHEAD_STEP, stop)
+            self._contents.wish(self._content, at, step_end)
+            at = step_end
         self._ahead = max(start, stop)
         self._quiet = self._ahead - self._window // 2 if self._ahead < self._length else _FOREVER
 
