@@ -5,9 +5,8 @@ cached blocks, without a copy. Where one is missing, a thread puts the same piec
 store and leaves them for the read that waits: so a read ends however small the caches are.
 """
 
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
 from functools import partial
 from weakref import ReferenceType, ref
@@ -15,6 +14,7 @@ from weakref import ReferenceType, ref
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Buffer, Cold, Load
 from ventifs.ninep.nodes import ContentLeaf
+from ventifs.ninep.pieces import BlockOf, part_of, take, take_runs
 from ventifs.ninep.trees import Missing, NodeOf, Trees
 from ventifs.store import Score
 from ventifs.tree.content import SLICE_DEPTH_MAX, read_whole
@@ -41,9 +41,6 @@ _AHEAD_MAX = 64  # loads wished for and not yet taken
 _COMING_MAX = 256  # loads wished for and not yet run; of more, a read does not wait for the oldest
 _XATTRS_BYTES_MAX = 1 << 20
 _XATTRS_MIN = 4
-_ZEROS = memoryview(bytes(1 << 20))
-
-BlockOf = Callable[[Score], memoryview | None]
 
 
 class Contents:
@@ -58,6 +55,7 @@ class Contents:
         self.ahead_max = ahead_max
         self.followed = 0  # cursors that are kept ahead of
         self.cached: BlockOf = trees.store.cached
+        self.cached_clump = trees.store.cached_clump
         self._wished: list[Load] = []
         # Wished for and not yet here, by number of step: begin, end, load.
         self._coming: OrderedDict[tuple[Content, int], tuple[int, int, Load]] = OrderedDict()
@@ -93,7 +91,9 @@ class Contents:
         for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
             coming = self._coming.get((content, step))
             if coming is not None and coming[0] < end and offset < coming[1]:
-                raise Cold(coming[2])  # a thread of its own would wait for that one's, clump by clump
+                raise Cold(
+                    coming[2]
+                )  # a thread of its own would wait for that one's, clump by clump
         key = content, offset, count
         raise Cold(Load(("read", *key), partial(self._land, key, content, offset, end)))
 
@@ -173,13 +173,17 @@ class Contents:
                 if len(pieces) > PIECES_MAX and block_of is self.cached:
                     raise Missing  # no work for the loop
                 slices = partial(self._read_slice, node_of, block_of, depth)
-                take(block_of, slices, leaf, before, offset, end, pieces)
+                if block_of is self.cached:
+                    take_runs(self.cached_clump, block_of, slices, leaf, before, offset, end,
+                              pieces)  # fmt: skip
+                else:
+                    take(block_of, slices, leaf, before, offset, end, pieces)
                 offset = before + leaf.total
         elif isinstance(content, Block):
             data = block_of(Score(content.score))
             if data is None:
                 raise Missing
-            _part(data, content.length, offset, end, content.score, pieces)
+            part_of(data, content.length, offset, end, content.score, pieces)
         elif isinstance(content, Inline):
             pieces.append(content.data[offset:end])
 
@@ -266,8 +270,8 @@ class Cursor:
                 if offset < stop <= before + leaf.total:
                     leaf.used = True
                     try:
-                        take(contents.cached, contents.read_slice, leaf, before, offset, stop,
-                             pieces)  # fmt: skip
+                        take_runs(contents.cached_clump, contents.cached, contents.read_slice,
+                                  leaf, before, offset, stop, pieces)  # fmt: skip
                         if len(pieces) <= PIECES_MAX:
                             return pieces
                     except Missing:
@@ -326,60 +330,3 @@ class Cursor:
         if self._window:
             self._contents.followed -= 1
             self._window = 0
-
-
-def take(
-    block_of: BlockOf,
-    read_slice: Callable[[Slice, int, int, list[Buffer]], None],
-    leaf: ContentLeaf,
-    before: int,
-    offset: int,
-    end: int,
-    pieces: list[Buffer],
-) -> None:
-    """What a leaf has of a range of its content; it begins at byte `before` of it.
-
-    Raises:
-        Missing: a block is not in memory.
-    """
-    # Hot: 0.4 us an item.
-    ends, items = leaf.ends, leaf.items
-    offset, end = offset - before, min(end - before, leaf.total)
-    index = bisect_right(ends, offset)
-    start = ends[index - 1] if index else 0
-    while offset < end:
-        item, stop = items[index], ends[index]
-        last = stop if stop < end else end
-        if isinstance(item, bytes):
-            data = block_of(Score(item))
-            if data is None:
-                raise Missing
-            if offset == start and last == stop and len(data) == stop - start:
-                pieces.append(data)
-            else:
-                _part(data, stop - start, offset - start, last - start, item, pieces)
-        elif item is None:
-            _zeros(last - offset, pieces)
-        else:
-            read_slice(item, offset - start, last - start, pieces)
-        offset = start = stop
-        index += 1
-
-
-def _part(
-    data: memoryview, length: int, start: int, end: int, score: bytes, pieces: list[Buffer]
-) -> None:
-    """Part of a block, with the trailing zeros that the store leaves out."""
-    have = len(data)
-    if have > length:
-        raise Corrupt(f"block of {have} bytes where {length} are said", score=score)
-    if start < have:
-        pieces.append(data if start == 0 and end >= have else data[start:end])
-    if end > have:
-        _zeros(end - max(start, have), pieces)
-
-
-def _zeros(length: int, pieces: list[Buffer]) -> None:
-    while length > 0:
-        pieces.append(_ZEROS[:length])
-        length -= len(_ZEROS)
