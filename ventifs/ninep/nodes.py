@@ -19,7 +19,7 @@ from ventifs.tree import prolly
 from ventifs.tree.records import Chunk, Slice, decode_child, decode_entry, decode_item
 
 KEPT_MIN = 128  # nodes that stay however little room there is: what one load brings must be found
-_ITEM = 140 + 190  # of a leaf: a score, its end; and a run, if there is one for each
+_ITEM = 140 + 230  # of a leaf: a score, its end; and a run, if there is one for each
 _OBJECT = 160  # a node's own object, its place in the cache, its score
 
 
@@ -65,12 +65,14 @@ class Run(NamedTuple):
     """Items of a leaf that follow each other in a decoded clump as they do in the leaf.
 
     Attributes:
-        end: where the last ends, in bytes from the leaf's beginning.
+        held: where the bytes end that the clump has, from the leaf's beginning.
+        end: where the last item ends: what is past `held` are zeros, which the store leaves out.
         after: the number of the item that comes next.
         shift: from a place in the leaf to the same byte's in the clump.
         clump: gone, once it is not in the store's cache any more.
     """
 
+    held: int
     end: int
     after: int
     shift: int

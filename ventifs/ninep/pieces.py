@@ -52,7 +52,13 @@ def take_runs(
         else:
             clump.used = True
             last = run.end if run.end < end else end
-            pieces.append(clump.data[offset + run.shift : last + run.shift])
+            held = run.held
+            if last <= held:
+                pieces.append(clump.data[offset + run.shift : last + run.shift])
+            else:
+                if offset < held:
+                    pieces.append(clump.data[offset + run.shift : held + run.shift])
+                _zeros(last - max(offset, held), pieces)
             index = run.after
         offset = last
 
@@ -62,7 +68,7 @@ def _run_at(
 ) -> tuple[Run, DecodedClump] | tuple[None, None]:
     """The run that begins with an item, kept for the next who reads it; none for what is no block.
 
-    Nor for a block that is not in memory, or not of the length that the leaf says.
+    Nor for a block that is not in memory, or longer than the leaf says.
     """
     items, ends = leaf.items, leaf.ends
     score = items[first]
@@ -72,19 +78,21 @@ def _run_at(
     if clump is None:
         return None, None
     spans = clump.spans
-    begin = end = ends[first - 1] if first else 0
+    begin = end = held = ends[first - 1] if first else 0
     start = at = spans[Score(score)][0]
     after = first
     while after < len(items):
         item = items[after]
         span = spans.get(Score(item)) if isinstance(item, bytes) else None
-        if span is None or span[0] != at or span[1] - at != ends[after] - end:
+        length = ends[after] - end
+        if held < end or span is None or span[0] != at or span[1] - at > length:
             break
+        held += span[1] - at
         at, end = span[1], ends[after]
         after += 1
     if after == first:
         return None, None
-    run = Run(end, after, start - begin, ref(clump))
+    run = Run(held, end, after, start - begin, ref(clump))
     leaf.runs[first:after] = [run] * (after - first)
     return run, clump
 
