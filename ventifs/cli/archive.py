@@ -11,12 +11,15 @@ from typing import BinaryIO
 
 import click
 
+from ventifs.cli.disk import DiskOptions, OpenDisk, finish_disk, is_disk, open_disk_source
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.opening import FORMATS
+from ventifs.image.run import DiskSource
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
@@ -35,6 +38,8 @@ from ventifs.tree.workers import Workers
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
 
+_Found = Path | TarStream | OpenDisk | DiskSource
+
 
 @click.command(short_help="Archive a directory or tar as a new version.")
 @click.argument("source", type=click.Path(readable=False))
@@ -48,6 +53,13 @@ _SHOWN_MAX = 20
 @click.option("--exclude-caches", is_flag=True,
               help="Leave out what is in directories with a CACHEDIR.TAG.")  # fmt: skip
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
+@click.option("--format", "kind", type=click.Choice((*FORMATS, "tar")), metavar="FORMAT",
+              help="What SOURCE is: raw, qcow2, vmdk, vhd, vhdx, tar.")  # fmt: skip
+@click.option("--drop-free", is_flag=True,
+              help="Of a disk, archive as zeros what its file systems do not use.")  # fmt: skip
+@click.option("--dirty-bitmap", is_flag=True,
+              help="Have a qcow2 image record what changes, for the next run.")  # fmt: skip
+@click.option("--in-use", is_flag=True, help="Archive a disk that a guest writes to.")
 @click.option("--no-cache", is_flag=True, help="Read every file, changed or not.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be archived.")
 @click.option("--level", type=click.IntRange(1, 19), default=LEVEL_DEFAULT, metavar="N",
@@ -68,15 +80,22 @@ def archive(
     exclude_from: Sequence[BinaryIO],
     exclude_caches: bool,
     one_file_system: bool,
+    kind: str | None,
+    drop_free: bool,
+    dirty_bitmap: bool,
+    in_use: bool,
     no_cache: bool,
     dry_run: bool,
     level: int,
     jobs: int,
 ) -> int:
-    """Archive a directory, or a tar archive, as a new version.
+    """Archive a directory, a tar archive, or a disk, as a new version.
 
-    SOURCE is a directory, a tar file (also packed by gzip, bzip2, xz or zstd), or - for a tar
-    stream on standard input.
+    SOURCE is a directory; a tar file (also packed by gzip, bzip2, xz or zstd), or - for a tar
+    stream on standard input; a disk image (raw, qcow2, VMDK, VHD, VHDX) or block device.
+
+    A disk is archived bit for bit, together with the file trees inside: its version is a directory
+    with disk.img, partitions/1.img and on, and files/1/... and on.
 
     Stores only what the store has never seen. Everything a guest root has is archived: owners,
     modes, times, links, devices, extended attributes, holes. What cannot be read is told, recorded
@@ -89,11 +108,15 @@ def archive(
     time_ns = None if when is None else parse_time(when)[0]
     check_name(name)
     options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
+    disk_options = DiskOptions(drop_free, dirty_bitmap, in_use)
     with ExitStack() as stack:
-        what = _source(source, options, stack)
+        found: _Found = _source(source, kind, options, disk_options, stack)
         _make_store(context, store, dry_run=dry_run)
+        jobs = 1 if dry_run else jobs
         pool = None
-        if jobs > 1 and not dry_run and isinstance(what, Path):  # forked first, see `workers`
+        if isinstance(found, OpenDisk):  # whoever works for the run is forked first, see `workers`
+            found = found.source(stack, store, jobs=jobs, level=level)
+        elif jobs > 1 and isinstance(found, Path):
             pool = stack.enter_context(
                 Workers(jobs, partial(serving, store, Claims(), options, level))
             )
@@ -101,7 +124,7 @@ def archive(
         opened = stack.enter_context(Store.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         version, tally = archive_source(
-            opened, what, name, time_ns=time_ns, comment=comment, tags=tags, options=options,
+            opened, found, name, time_ns=time_ns, comment=comment, tags=tags, options=options,
             read_all=no_cache, pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
@@ -111,19 +134,26 @@ def archive(
         click.echo(json.dumps(facts, indent=2))
     else:
         _print_archived(version, tally, dry_run=dry_run)
+    if isinstance(found, DiskSource):
+        finish_disk(found, Path(source), quiet=as_json)
+        return 0  # whatever is wrong with its file systems, every byte is archived
     return _INCOMPLETE if version.troubles else 0
 
 
-def _source(text: str, options: Options, stack: ExitStack) -> Path | TarStream:
-    """The directory, or the open tar stream, that is meant.
+def _source(
+    text: str, kind: str | None, options: Options, disk_options: DiskOptions, stack: ExitStack
+) -> Path | TarStream | OpenDisk:
+    """The directory, the open tar stream, or the open disk, that is meant.
 
     Raises:
-        VentifsError: when it is neither.
+        VentifsError: when it is none of them.
     """
     if not text:  # of a variable that is not set, say; Path would take it for this directory
         raise click.UsageError("SOURCE is empty; name what is to be archived")
     source = Path(text)
     if source.is_dir():
+        if kind is not None or disk_options.any:
+            raise click.UsageError("--format and the options of disks are for files and devices")
         return source
     if options.one_file_system or options.exclude_caches:
         raise click.UsageError("--one-file-system and --exclude-caches are for directories")
@@ -136,8 +166,14 @@ def _source(text: str, options: Options, stack: ExitStack) -> Path | TarStream:
     shown = printable(os.fsencode(source))
     if not source.exists():
         raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
-    if not (source.is_file() or source.is_fifo()):
-        raise VentifsError(f"{shown}: neither a directory nor a tar file; name one to archive")
+    if not (source.is_file() or source.is_fifo() or source.is_block_device()):
+        raise VentifsError(f"{shown}: neither a directory, a tar file nor a disk; name one of them")
+    if kind != "tar" and not source.is_fifo() and (kind or is_disk(source)):
+        if options.exclude:
+            raise click.UsageError("--exclude is for directories and tar archives, not for disks")
+        return open_disk_source(source, kind, disk_options, stack)
+    if disk_options.any:
+        raise click.UsageError("--drop-free, --dirty-bitmap and --in-use are for disks")
     with readable_errors(source):
         stream = stack.enter_context(source.open("rb"))
     return TarStream(stream, printable(os.fsencode(source.absolute())))

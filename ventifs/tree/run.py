@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -41,9 +41,31 @@ class TarStream(msgspec.Struct, frozen=True):
     label: str
 
 
+class Source(Protocol):
+    """What a layer above archives in its own way.
+
+    Attributes:
+        label: what people call it.
+    """
+
+    label: str
+
+    def archive(
+        self, store: Store, name: str, *, read_all: bool, progress: Progress | None
+    ) -> tuple[Entry, Tally, list[Trouble]]:
+        """Store all of it: the version's root, what was done, what could not be.
+
+        Raises:
+            VentifsError: no version is made.
+        """
+
+    def committed(self, store: Store, version: Version) -> None:
+        """The version is there."""
+
+
 def archive(
     store: Store,
-    source: Path | TarStream,
+    source: Path | TarStream | Source,
     name: str,
     *,
     time_ns: int | None = None,
@@ -54,11 +76,11 @@ def archive(
     pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> tuple[Version, Tally]:
-    """Archive a directory, or a tar archive, as a new version.
+    """Archive a directory, a tar archive, or another source, as a new version.
 
     Args:
         store: open for writing, or to rehearse: then nothing is kept.
-        source: the directory, or the archive.
+        source: the directory, the archive, or what archives itself.
         name: the version's.
         time_ns: the version's time; now, if None.
         comment: kept with the version.
@@ -94,6 +116,9 @@ def archive(
             archiver = Archiver(store, cache, options=options, pool=pool, progress=progress)
             root, tally, found = archiver.run(source), archiver.tally, archiver.troubles
             where = printable(os.fsencode(source.absolute()))
+        elif not isinstance(source, TarStream):
+            root, tally, found = source.archive(store, name, read_all=read_all, progress=progress)
+            where = source.label
         else:
             root, tally, found = _unpacked(store, source, options or Options(), progress)
             where = source.label
@@ -106,7 +131,10 @@ def archive(
         tally.stored_bytes = store.stored_bytes - stored_before
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
-    return replace(decode_version(record), troubles=troubles, troubles_more=0), tally
+        committed = replace(decode_version(record), troubles=troubles, troubles_more=0)
+        if not isinstance(source, Path | TarStream):
+            source.committed(store, committed)
+    return committed, tally
 
 
 def _unpacked(

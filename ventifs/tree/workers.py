@@ -135,7 +135,7 @@ class Workers:
                     ours.close()
                     for worker in self._workers:  # or their ends would outlive the parent
                         worker.sock.close()
-                    _die_with(parent)
+                    die_with(parent)
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)
                     code = _serve(theirs, task)
                 finally:
@@ -265,8 +265,8 @@ def _reap(pid: int) -> None:
             os.close(handle)
 
 
-def _die_with(parent: int) -> None:
-    """In a worker: end when the parent does; Ctrl-C is the parent's to handle."""
+def die_with(parent: int) -> None:
+    """In a forked child: end when `parent` does; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

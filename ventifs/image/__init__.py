@@ -1,0 +1,1 @@
+"""Whole disks as versions: image files and block devices, and the file systems inside."""

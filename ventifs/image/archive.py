@@ -1,0 +1,213 @@
+"""From a disk to the root of a version: the disk, its volumes, and the files inside.
+
+First the files that the survey tells are read, each from its own start as a directory archive would
+read it, so that image and directory share every block; their entries become the trees in `files`.
+Then the disk is put together: slices where files lie, blocks of 4 KiB everywhere else. Whatever the
+survey says, every byte of the disk has its place: it can only make the archive larger.
+"""
+
+import stat
+from collections.abc import Iterator
+
+from ventifs.image.assembly import DiskAssembler, part
+from ventifs.image.disk import Disk
+from ventifs.image.events import Ended, Event, Noted, Volume
+from ventifs.image.facts import DISK, MARK, Facts, VolumeFacts, encode_facts
+from ventifs.image.files import FileReader, Files
+from ventifs.image.placement import Placement, placement
+from ventifs.image.previous import Previous
+from ventifs.image.service import Service
+from ventifs.store import Store
+from ventifs.tree.archive import Progress, Tally
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.directory import build
+from ventifs.tree.gathered import gather
+from ventifs.tree.live import Trouble
+from ventifs.tree.records import (
+    INLINE_MAX,
+    NAME_MAX,
+    Content,
+    Detail,
+    Directory,
+    Empty,
+    Entry,
+    File,
+    Listed,
+    encode,
+    length_of,
+)
+from ventifs.tree.service import collect, commit_notes
+from ventifs.tree.workers import Inline, Pool
+
+
+class ImageArchiver:
+    """One archive run over a disk. Not to be used twice.
+
+    Attributes:
+        tally: what was done; `entries` are those of the file trees, `bytes` the disk's.
+        troubles: what of the file trees could not be told as it should be.
+        facts: about the disk, once it is done.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        disk: Disk,
+        *,
+        pool: Pool | None = None,
+        previous: Previous | None = None,
+        drop_free: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Archive `disk` into `store`, which is open for writing.
+
+        Args:
+            store: where to.
+            disk: which.
+            pool: who reads; this process, if None.
+            previous: what the last version of the name knows.
+            drop_free: whether what file systems do not use is archived as zeros.
+            progress: called now and then.
+        """
+        self.tally = Tally()
+        self.troubles: list[Trouble] = []
+        self.facts = Facts(disk.size)
+        self._disk = disk
+        self._store = store
+        self._writer = ContentWriter(store)
+        self._pool = pool or Inline(Service(lambda: store, disk).handle)
+        commit_notes(self._pool, store)
+        self._previous = previous
+        self._drop_free = drop_free
+        self._progress = progress
+        self._block_bytes = 0  # new bytes of blocks
+        self._reader = FileReader(self._pool, disk, previous, self._tell)
+
+    def run(self, events: Iterator[Event]) -> Entry:
+        """Archive the disk, of which a survey tells `events`; the version's root.
+
+        Raises:
+            ImageError: the disk cannot be read.
+            VentifsError: the store's own problems.
+        """
+        with placement() as placed:
+            volumes, trees, notes = self._files(events, placed)
+            content = self._whole(placed, volumes)
+        collect(self._pool, self._store)
+        self.facts = Facts(
+            self._disk.size, tuple(_facts(volume, ended) for volume, ended in volumes), notes,
+            self._drop_free,
+        )  # fmt: skip
+        root = self._root(content, [volume for volume, _ in volumes], trees)
+        self.tally.bytes = self._disk.size
+        self.tally.new_bytes = self._new_bytes()
+        return root
+
+    def _new_bytes(self) -> int:
+        return self._writer.new_bytes + self._reader.new_bytes + self._block_bytes
+
+    def _tell(self, path: bytes = b"", placed: int = 0) -> None:
+        self.tally.bytes += placed
+        if self._progress is not None:
+            self.tally.new_bytes = self._new_bytes()
+            self._progress(self.tally, path)
+
+    # --- files --------------------------------------------------------------------------------
+
+    def _files(
+        self, events: Iterator[Event], placed: Placement
+    ) -> tuple[list[tuple[Volume, Ended]], dict[bytes, Entry], tuple[str, ...]]:
+        """Read what the survey tells: volumes and how each ended, file trees, notes."""
+        volumes: list[tuple[Volume, Ended]] = []
+        trees: dict[bytes, Entry] = {}
+        notes = list(self._disk.notes)
+        for event in events:
+            if isinstance(event, Noted):
+                notes.append(event.text)
+            elif isinstance(event, Volume):
+                with gather() as gathered:
+                    files = Files(self._reader, self._writer, event, placed, gathered)
+                    ended = files.take(events)
+                    tree = files.finish()
+                self.troubles += files.troubles
+                if tree is not None:
+                    trees[tree.name] = tree
+                    assert isinstance(tree.detail, Directory)
+                    self.tally.entries += tree.detail.paths + 1
+                volumes.append((event, ended))
+        return volumes, trees, tuple(notes)
+
+    # --- the disk -----------------------------------------------------------------------------
+
+    def _whole(self, placed: Placement, volumes: list[tuple[Volume, Ended]]) -> Content:
+        """The whole disk's content."""
+        if self._disk.size <= INLINE_MAX:
+            return self._writer.write_whole(self._disk.read(0, self._disk.size))
+        borders = {border for volume, _ in volumes for each in volume.ranges for border in each}
+        assembler = DiskAssembler(
+            self._disk, placed, sorted(borders), self._pool, previous=self._previous,
+            progress=lambda size: self._tell(DISK, size),
+        )  # fmt: skip
+        content = assembler.run(self._writer.put_node)
+        self._block_bytes = assembler.new_bytes
+        return content
+
+    # --- the version's root -------------------------------------------------------------------
+
+    def _root(self, content: Content, volumes: list[Volume], trees: dict[bytes, Entry]) -> Entry:
+        """The directory that stands for the disk."""
+        below = {DISK: self._image(DISK, content)}
+        parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}}
+        for volume in volumes:
+            size = sum(end - start for start, end in volume.ranges)
+            if size <= INLINE_MAX or len(volume.name) > NAME_MAX - 4:
+                continue
+            name = volume.name.encode() + b".img"
+            whole = volume.ranges == ((0, self._disk.size),)
+            piece = content if whole else part(
+                self._store, content, self._writer.put_node, volume.ranges)  # fmt: skip
+            where = parts[b"volumes" if volume.logical else b"partitions"]
+            where[name] = self._image(name, piece)
+        parts[b"files"] = trees
+        for name, entries in parts.items():
+            if entries:
+                below[name] = self._directory(name, entries)
+        facts = ((MARK, encode_facts(self.facts)),)
+        return self._directory(b"", below, self._writer.write_xattrs(facts))
+
+    def _image(self, name: bytes, content: Content) -> Entry:
+        status = self._disk.status
+        mode = stat.S_IFREG | stat.S_IMODE(status.st_mode) & 0o666
+        return self._owned(name, mode, File(content))
+
+    def _directory(
+        self, name: bytes, entries: dict[bytes, Entry], xattrs: Listed | Content | None = None
+    ) -> Entry:
+        """A directory of the view, which may be entered by whoever may read the image."""
+        permissions = stat.S_IMODE(self._disk.status.st_mode) & 0o666
+        mode = stat.S_IFDIR | permissions | (permissions & 0o444) >> 2
+        named = sorted(entries.items())
+        content = build(self._writer.put_node, ((each, encode(entry)) for each, entry in named))
+        inside = [entry.detail for entry in entries.values()]
+        paths = len(inside) + sum(each.paths for each in inside if isinstance(each, Directory))
+        size = sum(
+            each.bytes if isinstance(each, Directory) else length_of(each.content)
+            for each in inside
+            if isinstance(each, Directory | File)
+        )
+        return self._owned(name, mode, Directory(content, paths, size), xattrs)
+
+    def _owned(
+        self, name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | None = None
+    ) -> Entry:
+        status = self._disk.status
+        return Entry(name, mode, status.st_uid, status.st_gid, status.st_mtime_ns, detail,
+                     Empty() if xattrs is None else xattrs, b"")  # fmt: skip
+
+
+def _facts(volume: Volume, ended: Ended) -> VolumeFacts:
+    notes = (*([ended.problem] if ended.problem else []), *ended.notes)
+    size = sum(end - start for start, end in volume.ranges)
+    return VolumeFacts(volume.name, volume.ranges[0][0] if volume.ranges else 0, size,
+                       volume.logical, volume.type, volume.title, volume.filesystem, volume.uuid,
+                       volume.label, notes)  # fmt: skip

@@ -1,0 +1,305 @@
+"""A disk's content put together from its beginning to its end.
+
+What files hold becomes slices; between them are stretches that are free, holes the image knows of,
+or read block by block by whoever works for the run. Replies come in any order; a `Sequencer` keeps
+items in theirs. FORMAT.md has the rules, by which the same disk always gives the same items.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+
+import msgspec
+
+from ventifs.image.blocks import BLOCK, Stretch
+from ventifs.image.disk import Disk
+from ventifs.image.events import Range
+from ventifs.image.placement import Placement
+from ventifs.image.previous import Previous
+from ventifs.image.service import BlocksRead, ReadBlocks
+from ventifs.store import Score, Store
+from ventifs.tree.prolly import Builder, Put, walk
+from ventifs.tree.records import (
+    Block,
+    Chunk,
+    Content,
+    Empty,
+    Hole,
+    Inline,
+    Item,
+    Slice,
+    Tree,
+    decode_item,
+    encode,
+    length_of,
+)
+from ventifs.tree.workers import Pool
+
+_BATCH_BYTES = 4 << 20  # of blocks, in one request
+_BATCH_STRETCHES = 1000
+_content = msgspec.msgpack.Decoder(Content).decode
+_reply = msgspec.msgpack.Decoder(BlocksRead).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class ItemBuilder:
+    """Items in order, adjacent holes joined, as a content."""
+
+    def __init__(self, put: Put) -> None:
+        """Nodes go to `put`."""
+        self._builder = Builder(put)
+        self._hole = 0
+        self._only: Item | None = None
+
+    @property
+    def total(self) -> int:
+        """Bytes so far."""
+        return self._builder.total + self._hole
+
+    def add(self, item: Item) -> None:
+        """Append an item."""
+        if isinstance(item, Hole):
+            self._hole += item.length
+            return
+        if self._hole:
+            self._put(Hole(self._hole))
+            self._hole = 0
+        self._put(item)
+
+    def _put(self, item: Item) -> None:
+        self._builder.add(encode(item), length=item.length)
+        self._only = item
+
+    def finish(self) -> Content:
+        """The content of all items."""
+        if self._hole:
+            self._put(Hole(self._hole))
+        if not self._builder.count:
+            return Empty()
+        if self._builder.count == 1 and isinstance(self._only, Chunk):
+            return Block(self._only.score, self._only.length)
+        return Tree(self._builder.finish(), self._builder.total)
+
+
+class Sequencer:
+    """Hands items on in the order of their places, whenever they become known."""
+
+    def __init__(self, emit: Callable[[Item], None]) -> None:
+        """To `emit`."""
+        self._emit = emit
+        self._waiting: deque[list[Item] | Item | None] = deque()
+        self._first = 0  # number of the first that waits
+
+    def add(self, item: Item) -> None:
+        """The next item."""
+        if self._waiting:
+            self._waiting.append(item)
+        else:
+            self._emit(item)
+
+    def reserve(self) -> int:
+        """The next place; it is filled later."""
+        self._waiting.append(None)
+        return self._first + len(self._waiting) - 1
+
+    def fill(self, number: int, items: list[Item]) -> None:
+        """What stands in a place."""
+        waiting = self._waiting
+        waiting[number - self._first] = items
+        while waiting and (head := waiting[0]) is not None:
+            waiting.popleft()
+            self._first += 1
+            for item in head if isinstance(head, list) else (head,):
+                self._emit(item)
+
+
+class DiskAssembler:
+    """Builds the content of one disk.
+
+    Attributes:
+        new_bytes: bytes of blocks that the store did not have.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        layout: Placement,
+        borders: Sequence[int],
+        pool: Pool,
+        *,
+        previous: Previous | None,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Read `disk` where `layout` has nothing.
+
+        Args:
+            disk: the one.
+            layout: files and what is free.
+            borders: where volumes begin and end, sorted; blocks are counted from the last one.
+            pool: who reads.
+            previous: what is known not to have changed.
+            progress: gets how many bytes more are placed.
+        """
+        self.new_bytes = 0
+        self._disk = disk
+        self._layout = layout
+        self._borders = sorted({0, *borders})
+        self._pool = pool
+        self._previous = previous
+        self._progress = progress
+        self._stretches: list[Stretch] = []
+        self._numbers: list[int] = []
+        self._bytes = 0
+
+    def run(self, put: Put) -> Content:
+        """All of it; nodes go to `put`.
+
+        Raises:
+            ImageError: the disk cannot be read.
+            VentifsError: the store's own problems.
+        """
+        builder = ItemBuilder(put)
+        sequence = Sequencer(builder.add)
+        for item, stretch in self._plan():
+            if item is not None:
+                sequence.add(item)
+                if isinstance(item, Hole):
+                    self._progress(item.length)  # files have told of theirs
+            elif stretch is not None:
+                self._read(stretch, sequence)
+        self._flush(sequence)
+        self._pool.drain()
+        assert builder.total == self._disk.size
+        return builder.finish()
+
+    def _plan(self) -> Iterator[tuple[Item | None, Stretch | None]]:
+        """What stands at every place in order: an item, or a stretch to read."""
+        free = self._layout.free()
+        at = 0
+        low, high = next(free, (self._disk.size, self._disk.size))
+        end = (self._disk.size, self._disk.size, 0, b"")
+        for start, stop, offset, content in chain(self._layout.placed(), [end]):
+            while at < start:  # between files
+                while high <= at:
+                    low, high = next(free, (self._disk.size, self._disk.size))
+                if at >= low:
+                    upto = min(high, start)
+                    yield Hole(upto - at), None
+                else:
+                    upto = min(low, start)
+                    yield from self._between(at, upto)
+                at = upto
+            if content:
+                yield _slice(_content(content), offset, stop - start), None
+                at = stop
+
+    def _between(self, start: int, end: int) -> Iterator[tuple[Item | None, Stretch | None]]:
+        """A stretch that no file has: holes of the image, and pieces to read."""
+        for low, high, data in self._disk.spans(start, end):
+            if not data:
+                yield Hole(high - low), None
+                continue
+            at = low
+            while at < high:
+                origin, border = self._region(at)
+                stop = min(high, border, origin + (at - origin + _BATCH_BYTES) // BLOCK * BLOCK)
+                yield from self._changed(at, stop, origin)
+                at = stop
+
+    def _region(self, at: int) -> Range:
+        """The borders before and after a place."""
+        index = bisect_right(self._borders, at)
+        after = self._borders[index] if index < len(self._borders) else self._disk.size
+        return self._borders[index - 1], after
+
+    def _changed(
+        self, start: int, end: int, origin: int
+    ) -> Iterator[tuple[Item | None, Stretch | None]]:
+        """A piece to read, but for what is known to be as it was."""
+        at = start
+        if self._previous is not None:
+            for place, item in self._previous.blocks(start, end, origin, BLOCK):
+                if place > at:
+                    yield None, (at, place, origin)
+                yield item, None
+                at = place + item.length
+        if at < end:
+            yield None, (at, end, origin)
+
+    # --- blocks to read -----------------------------------------------------------------------
+
+    def _read(self, stretch: Stretch, sequence: Sequencer) -> None:
+        self._stretches.append(stretch)
+        self._numbers.append(sequence.reserve())
+        self._bytes += stretch[1] - stretch[0]
+        if self._bytes >= _BATCH_BYTES or len(self._stretches) >= _BATCH_STRETCHES:
+            self._flush(sequence)
+
+    def _flush(self, sequence: Sequencer) -> None:
+        """Hand over the stretches that are gathered."""
+        if not self._stretches:
+            return
+        request = _encode(ReadBlocks(self._stretches))
+        done = partial(self._were_read, sequence, self._numbers, self._bytes)
+        self._stretches, self._numbers, self._bytes = [], [], 0
+        self._pool.submit(request, (), done)
+
+    def _were_read(self, sequence: Sequencer, numbers: list[int], size: int, reply: bytes) -> None:
+        decoded = _reply(reply)
+        self.new_bytes += decoded.new_bytes
+        for number, items in zip(numbers, decoded.items, strict=True):
+            sequence.fill(number, items)
+        self._progress(size)
+
+
+def _slice(content: Content, offset: int, length: int) -> Item:
+    """A part of a content, as simple as can be."""
+    if isinstance(content, Block) and length == content.length:
+        return Chunk(content.score, length)
+    return Slice(content, offset, length)
+
+
+def part(store: Store, content: Content, put: Put, ranges: Sequence[Range]) -> Content:
+    """Some ranges of a disk as a content of their own: what a volume is of it.
+
+    The items are the disk's, clipped where they reach over a range's ends.
+
+    Raises:
+        Corrupt, NotStored: the disk's own nodes cannot be read back.
+    """
+    builder = ItemBuilder(put)
+    for start, end in ranges:
+        at = start
+        for skip, item in _items(store, content, start):
+            if at >= end:
+                break
+            take = min(item.length - skip, end - at)
+            builder.add(_clipped(item, skip, take))
+            at += take
+    return builder.finish()
+
+
+def _items(store: Store, content: Content, start: int) -> Iterator[tuple[int, Item]]:
+    if isinstance(content, Tree):
+        for skip, data in walk(store.get, Score(content.score), start, _weigh, content.length):
+            yield skip, decode_item(data)
+    elif isinstance(content, Block):
+        yield start, Chunk(content.score, content.length)
+    elif isinstance(content, Inline):
+        yield start, Slice(content, 0, length_of(content))
+
+
+def _weigh(data: bytes) -> int:
+    return decode_item(data).length
+
+
+def _clipped(item: Item, skip: int, take: int) -> Item:
+    if take == item.length:
+        return item
+    if isinstance(item, Hole):
+        return Hole(take)
+    if isinstance(item, Slice):
+        return _slice(item.content, item.offset + skip, take)
+    return Slice(Block(item.score, item.length), skip, take)

@@ -1,0 +1,194 @@
+"""Persistent dirty bitmaps of qcow2 images: what has been written since one was added.
+
+Reads them by the published format; adding and removing is QEMU's business ('qemu-img bitmap'). A
+bitmap is trusted only while QEMU itself would: it is enabled, was saved when the image was closed,
+and nothing has written to the image that does not know bitmaps.
+"""
+
+import re
+import struct
+import subprocess
+from collections.abc import Iterator
+
+import msgspec
+
+from ventifs.image.disk import Disk, ImageError
+from ventifs.image.events import Range
+from ventifs.image.qcow2 import Qcow2Disk, numbers
+from ventifs.image.qcow2_header import OFFSET, damaged
+from ventifs.image.raw import label_of
+from ventifs.tree.directory import printable
+
+GRANULARITY = 64 << 10  # of those that `add` makes
+_ENTRY = struct.Struct(">QIIBBHI")
+_COUNT_MAX = 65535  # these limits are QEMU's,
+_DIRECTORY_MAX = 64 << 20
+_GRANULARITY_BITS = range(9, 32)
+_TABLE_MAX = 1 << 20  # and this one is ours: entries, for 32 TiB at the least
+_IN_USE, _AUTO, _EXTRA_COMPATIBLE = 1, 2, 4
+_DIRTY_TRACKING = 1
+
+
+class Bitmap(msgspec.Struct, frozen=True):
+    """A dirty bitmap in an image.
+
+    Attributes:
+        granularity: bytes of the disk, for each bit.
+        auto: writes are recorded in it: it is enabled.
+        in_use: it was not saved when the image was last closed, or the image is open.
+        known: a dirty bitmap, without extra data of unknown meaning.
+        table: offset and number of entries of its table.
+    """
+
+    name: str
+    granularity: int
+    auto: bool
+    in_use: bool
+    known: bool
+    table: tuple[int, int]
+
+    @property
+    def consistent(self) -> bool:
+        """Whether what is not dirty in it can be trusted to be unchanged."""
+        return self.auto and not self.in_use and self.known
+
+
+def bitmaps(disk: Disk) -> list[Bitmap]:
+    """The bitmaps of an image; none of those that its format says not to be consistent.
+
+    Raises:
+        ImageError: their directory is damaged.
+    """
+    if not isinstance(disk, Qcow2Disk) or disk.header.bitmaps is None:
+        return []
+    return list(_Directory(disk).entries())
+
+
+def dirty(disk: Disk, name: str) -> list[Range] | None:
+    """What of a disk may have changed since a bitmap was added: sorted ranges, not touching.
+
+    None if the image has no such bitmap, or it cannot be trusted. Ranges without data are always
+    among them: making a disk smaller and larger again is not recorded in bitmaps, and empties its
+    end. The bitmap speaks of the image itself, and not of its backing files.
+
+    Raises:
+        ImageError: the bitmap is damaged.
+    """
+    found = [bitmap for bitmap in bitmaps(disk) if bitmap.name == name]
+    if len(found) != 1 or not found[0].consistent:
+        return None
+    assert isinstance(disk, Qcow2Disk)
+    changed = list(_set_ranges(disk, found[0]))
+    empty = [(span.start, span.end) for span in disk.spans(0, disk.size) if not span.data]
+    return _united(changed + empty)
+
+
+def add(path: str, name: str) -> None:
+    """Add a bitmap to an image that is not in use, from now on recording what is written.
+
+    Raises:
+        ImageError: qemu-img could not; the line has its reason.
+    """
+    _qemu_img(path, name, "--add", "-g", str(GRANULARITY))
+
+
+def remove(path: str, name: str) -> None:
+    """Remove a bitmap of an image that is not in use.
+
+    Raises:
+        ImageError: qemu-img could not; the line has its reason.
+    """
+    _qemu_img(path, name, "--remove")
+
+
+def _qemu_img(path: str, name: str, *action: str) -> None:
+    image = f"./{path}" if not path.startswith("/") else path  # never a protocol
+    command = ["qemu-img", "bitmap", *action, "-f", "qcow2", image, name]
+    label = label_of(path)
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        raise ImageError(f"{label}: dirty bitmaps need 'qemu-img': install qemu-utils") from error
+    if done.returncode:
+        said = printable((done.stderr.strip().splitlines() or [b"no reason given"])[-1])
+        raise ImageError(f"{label}: dirty bitmap '{name}': {said.removeprefix('qemu-img: ')}")
+
+
+class _Directory:
+    def __init__(self, disk: Qcow2Disk) -> None:
+        assert disk.header.bitmaps is not None
+        self._label = disk.label
+        offset, size, self._count = disk.header.bitmaps
+        if not 0 < self._count <= _COUNT_MAX or size > _DIRECTORY_MAX:
+            raise damaged(disk.label, "its directory of bitmaps is larger than QEMU allows")
+        self._data = disk.file.read_upto(offset, size)
+
+    def entries(self) -> Iterator[Bitmap]:
+        at = 0
+        for _ in range(self._count):
+            if at + _ENTRY.size > len(self._data):
+                raise damaged(self._label, "its directory of bitmaps is cut off")
+            table, entries, flags, kind, bits, name_size, extra = _ENTRY.unpack_from(self._data, at)
+            begin = at + _ENTRY.size + extra
+            name = self._data[begin : begin + name_size]
+            if len(name) != name_size or bits not in _GRANULARITY_BITS:
+                raise damaged(self._label, "its directory of bitmaps contradicts itself")
+            at = (begin + name_size + 7) & ~7
+            yield Bitmap(
+                name=name.decode("utf-8", "backslashreplace"),
+                granularity=1 << bits,
+                auto=bool(flags & _AUTO),
+                in_use=bool(flags & _IN_USE),
+                known=kind == _DIRTY_TRACKING
+                and flags < 2 * _EXTRA_COMPATIBLE
+                and not (extra and not flags & _EXTRA_COMPATIBLE),
+                table=(table, entries),
+            )
+
+
+def _set_ranges(disk: Qcow2Disk, bitmap: Bitmap) -> Iterator[Range]:
+    """The ranges whose bits are set; they may touch."""
+    cluster = disk.header.cluster
+    covered = cluster * 8 * bitmap.granularity  # of the disk, by one cluster of bits
+    offset, count = bitmap.table
+    if count != -(-disk.size // covered) or count > _TABLE_MAX:
+        raise damaged(disk.label, f"the table of bitmap '{bitmap.name}' has {count} entries")
+    table = disk.file.read_upto(offset, count * 8)
+    if len(table) != count * 8:
+        raise damaged(disk.label, f"the table of bitmap '{bitmap.name}' is cut off")
+    for index, entry in enumerate(numbers(table)):
+        start = index * covered
+        if not entry & OFFSET:
+            if entry & 1:
+                yield start, min(disk.size, start + covered)
+            continue
+        bits = disk.file.read_upto(entry & OFFSET, cluster)
+        if len(bits) != cluster:
+            raise damaged(disk.label, f"bitmap '{bitmap.name}' is cut off")
+        for first, last in _runs(bits):
+            low = start + first * bitmap.granularity
+            yield low, min(disk.size, start + last * bitmap.granularity)
+
+
+def _runs(data: bytes) -> Iterator[Range]:
+    """First set bit and the one after the last, of runs within bytes; the lowest bit is first."""
+    for match in re.finditer(rb"\xff+|[^\0\xff]", data):
+        at = 8 * match.start()
+        if match[0][0] == 0xFF:
+            yield at, 8 * match.end()
+            continue
+        for bit in range(8):
+            if match[0][0] >> bit & 1:
+                yield at + bit, at + bit + 1
+
+
+def _united(ranges: list[Range]) -> list[Range]:
+    united: list[Range] = []
+    for start, end in sorted(ranges):
+        if start >= end:
+            continue
+        if united and start <= united[-1][1]:
+            united[-1] = united[-1][0], max(united[-1][1], end)
+        else:
+            united.append((start, end))
+    return united

@@ -1,0 +1,78 @@
+"""Where on a disk the bytes of files are, gathered on disk and told in order.
+
+A temporary SQLite database, so that memory does not grow with the number of files. Extents may
+overlap: reflinked files share them, damaged file systems cross them. The order is by place, then by
+content, so that the same disk always gives the same slices, whoever found them first.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ventifs.image.events import Extent, Range
+from ventifs.tree.records import Content, encode
+from ventifs.tree.temporary import temporary_database
+
+_SCHEMA = """
+    CREATE TABLE extent (start INTEGER NOT NULL, end INTEGER NOT NULL, offset INTEGER NOT NULL,
+                         content BLOB NOT NULL);
+    CREATE TABLE free (start INTEGER NOT NULL, end INTEGER NOT NULL);
+"""
+
+Placed = tuple[int, int, int, bytes]  # start and end on the disk, offset in the content, content
+
+
+@contextmanager
+def placement() -> "Iterator[Placement]":
+    """An empty one."""
+    with temporary_database(_SCHEMA) as database:
+        yield Placement(database)
+
+
+class Placement:
+    """The gathered extents, and what is free."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Use a database of our schema."""
+        self._database = database
+
+    def add(self, content: Content, size: int, extents: Sequence[Extent]) -> None:
+        """A file's extents; what they hold past its `size` is not the file's."""
+        data = encode(content)
+        self._database.executemany(
+            "INSERT INTO extent VALUES (?, ?, ?, ?)",
+            [
+                (start, start + min(length, size - offset), offset, data)
+                for offset, start, length in extents
+                if offset < size
+            ],
+        )
+
+    def add_free(self, ranges: Sequence[Range]) -> None:
+        """What no file system uses."""
+        self._database.executemany("INSERT INTO free VALUES (?, ?)", ranges)
+
+    def placed(self) -> Iterator[Placed]:
+        """Extents in order of their places, clipped so that none overlaps the last."""
+        reached = 0
+        for start, end, offset, content in self._database.execute(
+            "SELECT start, end, offset, content FROM extent ORDER BY start, content, offset"
+        ):
+            if end <= reached:
+                continue
+            first = max(start, reached)
+            yield first, end, offset + first - start, content
+            reached = end
+
+    def free(self) -> Iterator[Range]:
+        """Free ranges in order, none touching the last."""
+        last: Range | None = None
+        for start, end in self._database.execute("SELECT start, end FROM free ORDER BY start"):
+            if last is not None and start <= last[1]:
+                last = last[0], max(last[1], end)
+                continue
+            if last is not None:
+                yield last
+            last = start, end
+        if last is not None:
+            yield last

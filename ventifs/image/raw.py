@@ -1,0 +1,142 @@
+"""Raw disks: image files and block devices whose bytes are the guest's.
+
+Any size is served to the byte, whether or not it is a whole number of sectors. What a file system
+says of holes only saves reading them. Formats that keep parts of a disk in files of this kind (a
+backing file, an external data file) read them through here, too.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator
+
+from ventifs.image.disk import ImageError, Span
+from ventifs.tree.directory import printable
+from ventifs.tree.reading import reason_of
+
+_BLKGETSIZE64 = 0x80081272  # linux/fs.h: bytes of a block device, as 64 bits
+
+
+def label_of(path: str) -> str:
+    """What people call a file: its absolute path, printable."""
+    return printable(os.fsencode(os.path.abspath(path)))
+
+
+class RawDisk:
+    """An open raw image or block device.
+
+    Concurrency: any method from any process or thread; reads carry their offset.
+    """
+
+    format = "raw"
+
+    def __init__(self, path: str) -> None:
+        """Open a regular file or block device, never waiting for one.
+
+        Raises:
+            ImageError: it is neither, or cannot be opened.
+        """
+        self.label = label_of(path)
+        self.notes: list[str] = []
+        self._fd = -1
+        try:
+            # Without O_NONBLOCK, a pipe somebody named as a backing file would be waited for.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
+        try:
+            self.status = os.fstat(fd)
+            self.files = [self.status]
+            self.size = self._measured(fd)
+        except OSError as error:
+            os.close(fd)
+            raise ImageError(f"{self.label}: cannot be read: {reason_of(error)}") from error
+        except ImageError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._holes = stat.S_ISREG(self.status.st_mode)
+
+    def _measured(self, fd: int) -> int:
+        if stat.S_ISREG(self.status.st_mode):
+            return self.status.st_size
+        if not stat.S_ISBLK(self.status.st_mode):
+            raise ImageError(f"{self.label}: neither a regular file nor a block device")
+        answer = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("=Q", answer)[0])
+
+    def fileno(self) -> int:
+        """The descriptor, for what is asked of the file itself."""
+        return self._fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As `Disk.read`. A file that has become shorter since it was opened is an error.
+
+        Raises:
+            ImageError: the range cannot be read.
+        """
+        data = self.read_upto(offset, length)
+        if len(data) != length:
+            raise ImageError(f"{self.label}: ends at {offset + len(data)}: it has become shorter")
+        return data
+
+    def read_upto(self, offset: int, length: int) -> bytes:
+        """Those bytes, or fewer where the file ends.
+
+        Raises:
+            ImageError: the range cannot be read.
+        """
+        data = self._pread(offset, length)
+        if len(data) == length or not data:
+            return data
+        parts = [data]  # a read is cut at 2 GiB, by a signal, or by the end
+        while data and length > len(data):
+            offset += len(data)
+            length -= len(data)
+            data = self._pread(offset, length)
+            parts.append(data)
+        return b"".join(parts)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except (OSError, OverflowError) as error:
+            reason = reason_of(error)
+            raise ImageError(f"{self.label}: cannot be read at {offset}: {reason}") from error
+
+    def spans(self, start: int, end: int) -> Iterator[Span]:
+        """As `Disk.spans`; also past the end, where there is no data.
+
+        Raises:
+            ImageError: the file system cannot tell.
+        """
+        while start < end:
+            data, next_start = self._place(start, end)
+            yield Span(start, next_start, data)
+            start = next_start
+
+    def _place(self, start: int, end: int) -> tuple[bool, int]:
+        """Whether there is data at an offset, and how far that holds."""
+        if not self._holes:
+            return True, end
+        try:
+            data = os.lseek(self._fd, start, os.SEEK_DATA)
+            if data > start:
+                return False, min(data, end)
+            hole = os.lseek(self._fd, start, os.SEEK_HOLE)
+            return True, min(hole, end) if hole > start else end  # punched between the two
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data from here to the file's end
+                return False, end
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                self._holes = False
+                return True, end
+            raise ImageError(f"{self.label}: cannot be read: {reason_of(error)}") from error
+
+    def close(self) -> None:
+        """Close the file. Again is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

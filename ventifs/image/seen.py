@@ -1,0 +1,84 @@
+"""What the last run under a name saw of its image file, so that an unchanged one is not read.
+
+One small disposable file a version name, beside the stat caches. It counts only for the same store
+and epoch, and if the version it speaks of is there still. The rule is the stat cache's: inode,
+size, mtime and ctime of every file that the image consists of are as they were, and the ctimes lay
+2 s or more before the run began. A device tells nothing, so it never counts.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from ventifs.store import Store
+from ventifs.tree.catalog import Version, versions
+from ventifs.tree.statcache import SETTLED_NS
+
+READERS = 1  # goes up when disks are understood better: then unchanged ones are read once more
+
+Status = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """What was seen.
+
+    Attributes:
+        store_id, epoch: of the store.
+        time_ns: of the version.
+        files: of the image's files; empty, if they tell nothing.
+        drop_free: whether the version was made so.
+        bitmap: of a qcow2 image, the dirty bitmap that was begun before it was read.
+        readers: `READERS` of who made the version.
+    """
+
+    store_id: bytes
+    epoch: bytes
+    time_ns: int
+    files: list[Status]
+    drop_free: bool
+    bitmap: str = ""
+    readers: int = READERS
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Seen).decode
+
+
+def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
+    """What identifies the state of an image's files; empty, if they may be changing just now."""
+    settled = all(
+        stat.S_ISREG(each.st_mode) and each.st_ctime_ns < started_ns - SETTLED_NS for each in files
+    )
+    if not settled:
+        return []
+    return [(each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in files]
+
+
+def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
+    """What the last run saw, and the version it made; whatever is wrong with it, None."""
+    with suppress(OSError, msgspec.DecodeError):
+        seen = _decode(_path(store, name).read_bytes())
+        ids = store.header.store_id, store.epoch, READERS
+        if (seen.store_id, seen.epoch, seen.readers) == ids:
+            for version in versions(store, name):
+                if version.time_ns == seen.time_ns:
+                    return seen, version
+    return None
+
+
+def remember(store: Store, name: str, seen: Seen) -> None:
+    """Let the next run know. That it cannot be written costs only time."""
+    path = _path(store, name)
+    temporary = path.with_name(path.name + ".new")
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_bytes(_encode(seen))
+        temporary.replace(path)
+
+
+def _path(store: Store, name: str) -> Path:
+    return store.path / "statcache" / f".{name}.image"  # no version's name begins with a dot

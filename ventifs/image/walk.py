@@ -1,0 +1,168 @@
+"""Every name of a file system inside an image, each inode told once.
+
+The walk goes depth first, a directory's node before those in it, the names of a directory in the
+order of their inodes' numbers, which is nearly that of the disk. It always ends, whatever a damaged
+file system says: a directory is entered once, by its inode's number, and no path gets longer than
+`DEPTH_MAX` names. Memory grows with the depth and with the widest directory's subdirectories; what
+has been told is remembered in a bit a number. It knows no format: a `Reader` does.
+"""
+
+import stat
+from collections.abc import Iterator
+from itertools import islice
+from typing import Protocol
+
+from ventifs.image.disk import ImageError
+from ventifs.image.events import Inode, Node
+
+DEPTH_MAX = 4096
+_BATCH = 1 << 16  # names of a directory that are sorted at a time
+_PAGE_BITS = 12  # of a number, within one piece of what Numbers remembers
+_PROBLEMS_MAX = 20
+_TWICE = "a directory that has another name"
+
+Name = tuple[int, bytes]  # an inode's number, and what a directory calls it
+
+
+class Reader(Protocol):
+    """What the walk asks of a format.
+
+    Attributes:
+        root: the number of the root directory's inode.
+    """
+
+    root: int
+
+    def inode(self, number: int) -> tuple[Inode, str]:
+        """An inode, and what could not be read of its attributes, or nothing.
+
+        Raises:
+            ImageError: it cannot be told what the inode is, or what is in it.
+        """
+
+    def names(self, number: int) -> Iterator[Name]:
+        """What is in a directory, without `.` and `..`, in any order.
+
+        Raises:
+            ImageError: some of it cannot be read; all that can be was yielded before.
+        """
+
+
+class Numbers:
+    """A set of inode numbers, a bit each where they lie close together."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._pages: dict[int, bytearray] = {}
+
+    def __contains__(self, number: int) -> bool:
+        page = self._pages.get(number >> _PAGE_BITS)
+        bit = number & ((1 << _PAGE_BITS) - 1)
+        return page is not None and bool(page[bit >> 3] & (1 << (bit & 7)))
+
+    def add(self, number: int) -> None:
+        """Remember one."""
+        page = self._pages.get(number >> _PAGE_BITS)
+        if page is None:
+            page = self._pages[number >> _PAGE_BITS] = bytearray(1 << (_PAGE_BITS - 3))
+        bit = number & ((1 << _PAGE_BITS) - 1)
+        page[bit >> 3] |= 1 << (bit & 7)
+
+
+class Walk:
+    """One walk through a file system.
+
+    Attributes:
+        problems: of directories whose node was told before their damage was met.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        """Nothing is read yet."""
+        self.problems: list[str] = []
+        self._reader = reader
+        self._entered = Numbers()  # directories
+        self._told = Numbers()  # all others
+        # Paths, inodes and depths of directories that are still to be told, the next one last.
+        self._ahead: list[tuple[bytes, int, int]] = [(b"", reader.root, 0)]
+
+    def nodes(self) -> Iterator[Node]:
+        """All names, the root's first."""
+        while self._ahead:
+            yield from self._directory(*self._ahead.pop())
+
+    def _directory(self, key: bytes, number: int, depth: int) -> Iterator[Node]:
+        if number in self._entered:
+            yield Node(key, number, None, _TWICE)
+            return
+        try:
+            inode, problem = self._reader.inode(number)
+        except ImageError as error:
+            yield Node(key, number, None, str(error))
+            return
+        if not stat.S_ISDIR(inode.mode):
+            yield Node(key, number, None, "not a directory")
+            return
+        self._entered.add(number)
+        names = self._reader.names(number)
+        batch, trouble = _batch(names)
+        if batch and depth == DEPTH_MAX:
+            batch, trouble = [], "too deep: what is in it is not told"
+        yield Node(key, number, inode, problem or trouble)
+        prefix = key + b"\0" if key else b""
+        inner: list[tuple[bytes, int, int]] = []
+        while batch:
+            for number_in_it, name in batch:
+                node = self._node(prefix + name, number_in_it)
+                if node is None:
+                    inner.append((prefix + name, number_in_it, depth + 1))
+                else:
+                    yield node
+            batch, trouble = _batch(names)
+            if trouble:
+                self._note(key, trouble)
+        self._ahead.extend(reversed(inner))
+
+    def _node(self, key: bytes, number: int) -> Node | None:
+        """What to tell of a name, if it is not a directory's, whose turn comes later."""
+        if number in self._told:
+            return Node(key, number, None)
+        if number in self._entered:
+            return Node(key, number, None, _TWICE)
+        try:
+            inode, problem = self._reader.inode(number)
+        except ImageError as error:
+            return Node(key, number, None, str(error))
+        if stat.S_ISDIR(inode.mode):
+            return None
+        self._told.add(number)
+        return Node(key, number, inode, problem)
+
+    def _note(self, key: bytes, trouble: str) -> None:
+        if len(self.problems) < _PROBLEMS_MAX:
+            path = key.replace(b"\0", b"/").decode(errors="backslashreplace")
+            self.problems.append(f"/{path}: {trouble}")
+
+
+def _batch(names: Iterator[Name]) -> tuple[list[Name], str]:
+    """The next names of a directory, in their inodes' order, and why there are no more."""
+    batch: list[Name] = []
+    trouble = ""
+    try:
+        batch.extend(islice(names, _BATCH))  # keeps what came before an exception
+    except ImageError as error:
+        trouble = str(error)
+    batch.sort()
+    if len({name for _, name in batch}) != len(batch):
+        batch = sorted((number, name) for name, number in {name: n for n, name in batch}.items())
+        trouble = trouble or "it has names that stand there twice"
+    return batch, trouble
+
+
+def valid(name: bytes) -> bool:
+    """Whether a file may have this name; `.` and `..` are not names of files."""
+    return (
+        0 < len(name) <= 255
+        and b"/" not in name
+        and b"\0" not in name
+        and name not in (b".", b"..")
+    )
