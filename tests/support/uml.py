@@ -106,8 +106,8 @@ class Uml:
         agent.chmod(0o755)
         self._line, theirs = socket.socketpair()
         fd = theirs.fileno()
-        # Its idle loop may miss a packet that comes as it falls asleep, and without `nohz=off` nothing
-        # wakes it until TCP sends it again: a few times a second, for 200 ms each.
+        # Its idle loop may miss a packet that comes as it falls asleep; without `nohz=off` nothing
+        # wakes it until TCP sends that again: a few times a second, for 200 ms each.
         # A PID namespace, since the processes of the guest are traced ones of the host, which
         # would outlive a kernel that is killed.
         with self._console.open("wb") as console, theirs:
