@@ -28,13 +28,15 @@ static const struct workload {
     bool lists;  /* the one path, and works on its entries */
     bool ends;   /* after each item once, and not after a time */
     bool keeps;  /* every fid */
+    bool leaps;  /* reads at places that follow no order */
 } workloads[] = {
-    {"getattr", "g", false, false, false, false},
-    {"walk", "wc", false, false, false, false},
-    {"read", "r", true, false, false, false},
-    {"sequential", "r", true, false, true, false},
-    {"list", "wgc", true, true, true, false},
-    {"fids", "w", true, true, true, true},
+    {"getattr", "g", false, false, false, false, false},
+    {"walk", "wc", false, false, false, false, false},
+    {"read", "r", true, false, false, false, false},
+    {"random", "r", true, false, false, false, true},
+    {"sequential", "r", true, false, true, false, false},
+    {"list", "wgc", true, true, true, false, false},
+    {"fids", "w", true, true, true, true, false},
 };
 
 struct item {
@@ -73,6 +75,7 @@ static const char *address, *aname = "", *compared;
 static uint32_t msize = 65536, uid, count = 65512;
 static unsigned depth = 1, clients_count = 1;
 static uint64_t limit; /* items in all, for workloads that end */
+static uint64_t part_start, part_length = UINT64_MAX; /* of each file, what is read */
 static double seconds = 1, warming = 0.2;
 static struct item *items;
 static size_t items_count;
@@ -183,15 +186,29 @@ static void put_step(struct client *client, struct slot *slot) {
     }
 }
 
+/* How many bytes of a file may be read, from `part_start` on. */
+static uint64_t part_of(const struct item *item) {
+    uint64_t length = item->size > part_start ? item->size - part_start : 0;
+    return length < part_length ? length : part_length;
+}
+
 /* Chooses the next part of a file to read: whole counts, except when the workload ends with it. */
 static void choose_part(struct client *client, struct slot *slot) {
     for (;;) {
         if (work->ends && client->next >= limit)
             return;
         slot->item = (unsigned)(client->next % items_count);
-        uint64_t left = items[slot->item].size - client->offset;
-        if (left >= count || (work->ends && left > 0)) {
-            slot->offset = client->offset;
+        uint64_t length = part_of(&items[slot->item]);
+        if (work->leaps && length >= count) {
+            slot->offset = part_start + (uint64_t)random() % (length / count) * count;
+            slot->count = count;
+            slot->busy = true;
+            client->next++;
+            return;
+        }
+        uint64_t left = length - client->offset;
+        if (!work->leaps && (left >= count || (work->ends && left > 0))) {
+            slot->offset = part_start + client->offset;
             slot->count = left < count ? (uint32_t)left : count;
             client->offset += slot->count;
             slot->busy = true;
@@ -428,20 +445,21 @@ static void prepare(struct client *client, unsigned its_depth, struct tally *tal
         find_item(client, &items[at]);
         if (compared && items[at].expected == NULL)
             map_expected(&items[at]);
-        useful = useful || work->ends || items[at].size >= count;
+        useful = useful || work->ends || part_of(&items[at]) >= count;
     }
     if (!useful)
-        die("no file has %u bytes to read", count);
+        die("no file has %u bytes there to read", count);
 }
 
 static void usage(void) {
-    fputs("usage: load [OPTIONS] ADDRESS getattr|walk|read|sequential|list|fids < PATHS\n"
+    fputs("usage: load [OPTIONS] ADDRESS getattr|walk|read|random|sequential|list|fids < PATHS\n"
           "  ADDRESS   IPV4:PORT or /PATH of a Unix socket\n"
           "  -a ANAME  what to attach to           -u UID      as whom (0)\n"
           "  -d DEPTH  requests in flight (1)      -c CLIENTS  connections (1)\n"
           "  -p        one client more, at depth 1, reported as \"probe\"\n"
           "  -m MSIZE  (65536)                     -k COUNT    bytes a read (65512)\n"
           "  -s SECONDS measured, after 0.2 unmeasured (1)\n"
+          "  -o OFFSET -b BYTES  the part of each file that is read (all)\n"
           "  -n ITEMS  in all, for list and fids (each once)\n"
           "  -v DIR    compare what is read with the files there\n"
           "  -H        stay connected until stdin ends\n", stderr);
@@ -453,7 +471,7 @@ int main(int argc, char **argv) {
     const uint16_t order = 1;
     if (*(const unsigned char *)&order != 1)
         die("made for little-endian machines");
-    for (int option; (option = getopt(argc, argv, "a:u:d:c:pm:k:s:n:v:H")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "a:u:d:c:pm:k:s:o:b:n:v:H")) != -1;) {
         switch (option) {
         case 'a': aname = optarg; break;
         case 'u': uid = (uint32_t)strtoul(optarg, NULL, 10); break;
@@ -463,6 +481,8 @@ int main(int argc, char **argv) {
         case 'm': msize = (uint32_t)atoi(optarg); break;
         case 'k': count = (uint32_t)atoi(optarg); break;
         case 's': seconds = atof(optarg); break;
+        case 'o': part_start = strtoull(optarg, NULL, 10); break;
+        case 'b': part_length = strtoull(optarg, NULL, 10); break;
         case 'n': limit = strtoull(optarg, NULL, 10); break;
         case 'v': compared = optarg; break;
         case 'H': holds = true; break;
