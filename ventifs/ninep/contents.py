@@ -14,15 +14,11 @@ from weakref import ReferenceType, ref
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Buffer, Cold, Load
 from ventifs.ninep.nodes import ContentLeaf
-from ventifs.ninep.pieces import BlockOf, part_of, take, take_runs
-from ventifs.ninep.trees import Missing, NodeOf, Trees
-from ventifs.store import Score
-from ventifs.tree.content import SLICE_DEPTH_MAX, read_whole
+from ventifs.ninep.pieces import PIECES_MAX, Source, take, take_runs
+from ventifs.ninep.trees import Missing, Trees
+from ventifs.tree.content import read_whole
 from ventifs.tree.records import (
-    Block,
     Content,
-    Inline,
-    Slice,
     Tree,
     Xattrs,
     decode_xattrs,
@@ -31,7 +27,6 @@ from ventifs.tree.records import (
 
 AHEAD = 4 << 20  # bytes a sequential reader is kept ahead of, once it has read a few times
 AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of the rate
-PIECES_MAX = 1024  # of one read; more are joined by a thread
 _READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
 _FOREVER = 2**64
@@ -54,8 +49,10 @@ class Contents:
         self.trees = trees
         self.ahead_max = ahead_max
         self.followed = 0  # cursors that are kept ahead of
-        self.cached: BlockOf = trees.store.cached
-        self.cached_clump = trees.store.cached_clump
+        store = trees.store
+        self.memory = Source(partial(trees.content_leaf, trees.in_memory), store.cached,
+                             store.cached_clump)  # fmt: skip
+        self._stored = Source(partial(trees.content_leaf, trees.brought), store.get, None)
         self._wished: list[Load] = []
         # Wished for and not yet here, by number of step: begin, end, load.
         self._coming: OrderedDict[tuple[Content, int], tuple[int, int, Load]] = OrderedDict()
@@ -83,9 +80,8 @@ class Contents:
         pieces: list[Buffer] = []
         end = min(offset + count, length_of(content))
         try:
-            self._read(self.trees.in_memory, self.cached, content, offset, end, pieces)
-            if len(pieces) <= PIECES_MAX:
-                return pieces
+            take(self.memory, content, offset, end, pieces)
+            return pieces
         except Missing:
             pass
         for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
@@ -99,7 +95,7 @@ class Contents:
 
     def _land(self, key: Hashable, content: Content, offset: int, end: int) -> None:
         pieces: list[Buffer] = []
-        self._read(self.trees.brought, self.trees.store.get, content, offset, end, pieces)
+        take(self._stored, content, offset, end, pieces)
         views = [piece for piece in pieces if isinstance(piece, memoryview)]
         pinned = {id(view.obj): memoryview(view.obj).nbytes for view in views}
         wasteful = sum(pinned.values()) > 2 * (end - offset) + _WASTE_MAX
@@ -134,7 +130,7 @@ class Contents:
 
     def _at_hand(self, content: Content, offset: int) -> bool:
         try:
-            self._read(self.trees.in_memory, self.cached, content, offset, offset + 1, [])
+            take(self.memory, content, offset, offset + 1, [])
         except Missing:
             return False
         return True
@@ -142,7 +138,7 @@ class Contents:
     def _bring(self, step: tuple[Content, int], offset: int, end: int) -> None:
         try:
             with suppress(Corrupt, NotStored):  # whoever reads that far is told
-                self._read(self.trees.brought, self.trees.store.get, step[0], offset, end, [])
+                take(self._stored, step[0], offset, end, [])
         finally:
             self._coming.pop(step, None)
 
@@ -152,60 +148,6 @@ class Contents:
             return []
         loads, self._wished = self._wished, []
         return loads
-
-    # --- pieces -----------------------------------------------------------------------------
-
-    def _read(
-        self,
-        node_of: NodeOf,
-        block_of: BlockOf,
-        content: Content,
-        offset: int,
-        end: int,
-        pieces: list[Buffer],
-        depth: int = SLICE_DEPTH_MAX,
-    ) -> None:
-        if offset >= end:
-            return
-        if isinstance(content, Tree):
-            while offset < end:
-                leaf, before = self.trees.content_leaf(node_of, content, offset)
-                if len(pieces) > PIECES_MAX and block_of is self.cached:
-                    raise Missing  # no work for the loop
-                slices = partial(self._read_slice, node_of, block_of, depth)
-                if block_of is self.cached:
-                    take_runs(self.cached_clump, block_of, slices, leaf, before, offset, end,
-                              pieces)  # fmt: skip
-                else:
-                    take(block_of, slices, leaf, before, offset, end, pieces)
-                offset = before + leaf.total
-        elif isinstance(content, Block):
-            data = block_of(Score(content.score))
-            if data is None:
-                raise Missing
-            part_of(data, content.length, offset, end, content.score, pieces)
-        elif isinstance(content, Inline):
-            pieces.append(content.data[offset:end])
-
-    def _read_slice(
-        self,
-        node_of: NodeOf,
-        block_of: BlockOf,
-        depth: int,
-        part: Slice,
-        offset: int,
-        end: int,
-        pieces: list[Buffer],
-    ) -> None:
-        if depth == 0:
-            raise Corrupt("slices of slices, too deep")
-        self._read(node_of, block_of, part.content, part.offset + offset, part.offset + end,
-                   pieces, depth - 1)  # fmt: skip
-
-    def read_slice(self, part: Slice, offset: int, end: int, pieces: list[Buffer]) -> None:
-        """Part of a slice of a file's content, from memory; `Missing`, if it is not there."""
-        self._read_slice(self.trees.in_memory, self.cached, SLICE_DEPTH_MAX, part, offset, end,
-                         pieces)  # fmt: skip
 
     # --- extended attributes ----------------------------------------------------------------
 
@@ -270,10 +212,8 @@ class Cursor:
                 if offset < stop <= before + leaf.total:
                     leaf.used = True
                     try:
-                        take_runs(contents.cached_clump, contents.cached, contents.read_slice,
-                                  leaf, before, offset, stop, pieces)  # fmt: skip
-                        if len(pieces) <= PIECES_MAX:
-                            return pieces
+                        take_runs(contents.memory, leaf, offset - before, stop - before, pieces)
+                        return pieces
                     except Missing:
                         pass
         return self._read(offset, count)
@@ -289,9 +229,7 @@ class Cursor:
         last = min(offset + count, self._length) - 1
         if isinstance(content, Tree) and last >= offset:
             try:
-                leaf, self._before = contents.trees.content_leaf(
-                    contents.trees.in_memory, content, last
-                )
+                leaf, self._before = contents.memory.leaf(content, last)
                 self._leaf = ref(leaf)
             except Missing:
                 self._leaf = None
