@@ -32,6 +32,7 @@ static const struct workload {
     {"getattr", "g", false, false, false, false},
     {"walk", "wc", false, false, false, false},
     {"read", "r", true, false, false, false},
+    {"random", "r", true, false, false, false},
     {"sequential", "r", true, false, true, false},
     {"list", "wgc", true, true, true, false},
     {"fids", "w", true, true, true, true},
@@ -73,6 +74,7 @@ static const char *address, *aname = "", *compared;
 static uint32_t msize = 65536, uid, count = 65512;
 static unsigned depth = 1, clients_count = 1;
 static uint64_t limit; /* items in all, for workloads that end */
+static uint64_t window_start, window = UINT64_MAX; /* the part of each file for random reads */
 static double seconds = 1, warming = 0.2;
 static struct item *items;
 static size_t items_count;
@@ -183,6 +185,20 @@ static void put_step(struct client *client, struct slot *slot) {
     }
 }
 
+/* Chooses one of a file's whole counts, anywhere in the window; the same ones in every run. */
+static void choose_anywhere(struct client *client, struct slot *slot) {
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+    slot->item = (unsigned)(client->next++ % items_count);
+    uint64_t size = items[slot->item].size;
+    if (window_start >= size || size - window_start < count)
+        die("%s has no %u bytes in the window", items[slot->item].path, count);
+    size -= window_start;
+    slot->offset = window_start + (state >> 16) % ((size < window ? size : window) / count) * count;
+    slot->count = count;
+    slot->busy = true;
+}
+
 /* Chooses the next part of a file to read: whole counts, except when the workload ends with it. */
 static void choose_part(struct client *client, struct slot *slot) {
     for (;;) {
@@ -206,7 +222,9 @@ static void start_next(struct client *client, struct slot *slot, uint64_t now) {
     slot->busy = false;
     if (stopping)
         return;
-    if (work->steps[0] == 'r')
+    if (strcmp(work->name, "random") == 0)
+        choose_anywhere(client, slot);
+    else if (work->steps[0] == 'r')
         choose_part(client, slot);
     else if (!work->ends || client->next < limit) {
         slot->item = (unsigned)(client->next++ % items_count);
@@ -435,7 +453,7 @@ static void prepare(struct client *client, unsigned its_depth, struct tally *tal
 }
 
 static void usage(void) {
-    fputs("usage: load [OPTIONS] ADDRESS getattr|walk|read|sequential|list|fids < PATHS\n"
+    fputs("usage: load [OPTIONS] ADDRESS getattr|walk|read|random|sequential|list|fids < PATHS\n"
           "  ADDRESS   IPV4:PORT or /PATH of a Unix socket\n"
           "  -a ANAME  what to attach to           -u UID      as whom (0)\n"
           "  -d DEPTH  requests in flight (1)      -c CLIENTS  connections (1)\n"
@@ -443,6 +461,8 @@ static void usage(void) {
           "  -m MSIZE  (65536)                     -k COUNT    bytes a read (65512)\n"
           "  -s SECONDS measured, after 0.2 unmeasured (1)\n"
           "  -n ITEMS  in all, for list and fids (each once)\n"
+          "  -o OFFSET of a window for random reads, whole counts in it (0)\n"
+          "  -w LENGTH of it (up to each file's end)\n"
           "  -v DIR    compare what is read with the files there\n"
           "  -H        stay connected until stdin ends\n", stderr);
     exit(2);
@@ -453,7 +473,7 @@ int main(int argc, char **argv) {
     const uint16_t order = 1;
     if (*(const unsigned char *)&order != 1)
         die("made for little-endian machines");
-    for (int option; (option = getopt(argc, argv, "a:u:d:c:pm:k:s:n:v:H")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "a:u:d:c:pm:k:s:n:o:w:v:H")) != -1;) {
         switch (option) {
         case 'a': aname = optarg; break;
         case 'u': uid = (uint32_t)strtoul(optarg, NULL, 10); break;
@@ -464,6 +484,8 @@ int main(int argc, char **argv) {
         case 'k': count = (uint32_t)atoi(optarg); break;
         case 's': seconds = atof(optarg); break;
         case 'n': limit = strtoull(optarg, NULL, 10); break;
+        case 'o': window_start = strtoull(optarg, NULL, 10); break;
+        case 'w': window = strtoull(optarg, NULL, 10); break;
         case 'v': compared = optarg; break;
         case 'H': holds = true; break;
         default: usage();
@@ -477,7 +499,8 @@ int main(int argc, char **argv) {
             work = &workloads[at];
     clients_count += probing;
     if (work == NULL || depth < 1 || depth > DEPTH_MAX || clients_count < 1
-        || clients_count > CLIENTS_MAX || msize < REQUEST_MAX || count > msize - IO_HEADER)
+        || clients_count > CLIENTS_MAX || msize < REQUEST_MAX || count < 1
+        || count > msize - IO_HEADER || window < count)
         usage();
     if (clients_count > 1 && work->lists)
         die("list and fids take one client");

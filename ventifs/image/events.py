@@ -73,7 +73,8 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="ev
         key: its path below the root of the file system, with NUL between names; empty for the root
             itself. A directory comes before what is in it.
         number: the inode's.
-        inode: what it is; None when it was told with another name of the same number.
+        inode: what it is; None when it was told with another name of the same number, and None
+            with a problem when it cannot be told what it is or what is in it: the name is left out.
         problem: why the inode is not told as it should be: something of it could not be read.
     """
 

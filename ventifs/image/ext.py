@@ -84,7 +84,7 @@ class Ext:
         self.layout = Layout(window)
         self.clean = ext_free.is_clean(self.layout)
         self._truncated = self.layout.size > window.size
-        self._attributes = lru_cache(256)(self._read_attributes)
+        self._attributes = lru_cache(16)(self._read_attributes)
 
     def notes(self) -> list[str]:
         """What people should know of the state that it is in."""
@@ -159,7 +159,11 @@ class Ext:
         block_size, window = self.layout.block_size, self.layout.window
         troubles = []
         told = 0  # bytes
-        for at, start, length in self._extents(record):
+        extents = self._extents(record)
+        # More than the volume holds can only be the same blocks again and again.
+        if sum(length for _, _, length in extents) > window.size:
+            raise ImageError("the directory is damaged")
+        for at, start, length in extents:
             if at != told:
                 troubles.append("the directory has a hole")
             told = at + length

@@ -21,8 +21,6 @@ INCOMPAT_META_BG = 0x10
 INCOMPAT_64BIT = 0x80
 INCOMPAT_EA_INODE = 0x400
 INCOMPAT_LARGEDIR = 0x4000
-INCOMPAT_ENCRYPT = 0x10000
-INCOMPAT_CASEFOLD = 0x20000
 # What this package reads: also FILETYPE, EXTENTS, MMP, FLEX_BG, CSUM_SEED, INLINE_DATA.
 _INCOMPAT_KNOWN = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000
 _INCOMPAT_KNOWN |= 0x8000 | 0x10000 | 0x20000
@@ -127,7 +125,7 @@ class Layout:
             or self.descriptor_size & (self.descriptor_size - 1)
             or (self.incompat & INCOMPAT_64BIT and self.descriptor_size < 64)
             or not 0 < self.inodes_per_group <= 8 * self.block_size
-            or not 0 < self.blocks_per_group <= 8 * self.block_size * self.cluster_ratio
+            or not 256 <= self.blocks_per_group <= 8 * self.block_size * self.cluster_ratio
             or self.blocks_per_group % self.cluster_ratio
             or self.first_block > (self.block_size == 1024)
             or self.block_count <= self.first_block

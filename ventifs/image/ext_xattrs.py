@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ventifs.image import acl
 from ventifs.image.disk import ImageError
+from ventifs.image.walk import XATTRS_MAX
 from ventifs.tree.records import Xattrs
 
 _ENTRY = struct.Struct("<BBHIII")  # name length, prefix, value offset, inode, size, hash
@@ -48,6 +49,7 @@ def in_block(block: bytes, value: ReadInode) -> tuple[list[Pair], str]:
 def _entries(area: bytes, at: int, value: ReadInode) -> tuple[list[Pair], str]:
     """The entries from an offset on; values' offsets count from the area's start."""
     pairs: list[Pair] = []
+    total = 0
     while at + 4 <= len(area) and area[at : at + 4] != b"\0\0\0\0":
         end = at + _ENTRY.size
         if end > len(area):
@@ -57,6 +59,9 @@ def _entries(area: bytes, at: int, value: ReadInode) -> tuple[list[Pair], str]:
         at = (end + length + 3) & ~3
         if at > len(area) or size > _VALUE_MAX or (not inode and offset + size > len(area)):
             return pairs, "its extended attributes are damaged"
+        total += size
+        if total > XATTRS_MAX:
+            return pairs, "it has too many extended attributes"
         try:
             data = value(inode, size) if inode else area[offset : offset + size]
         except ImageError as error:

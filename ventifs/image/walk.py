@@ -16,6 +16,7 @@ from ventifs.image.disk import ImageError
 from ventifs.image.events import Inode, Node
 
 DEPTH_MAX = 4096
+XATTRS_MAX = 8 << 20  # bytes of all values of an inode; what is more is told as damage
 _BATCH = 1 << 16  # names of a directory that are sorted at a time
 _PAGE_BITS = 12  # of a number, within one piece of what Numbers remembers
 _PAGE_MASK = (1 << _PAGE_BITS - 2) - 1

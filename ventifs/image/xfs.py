@@ -66,7 +66,7 @@ class Xfs:
     Attributes:
         layout: its geometry and features.
         root: the root directory's inode.
-        clean: whether its log has nothing to be replayed.
+        clean: whether it is all there, and its log has nothing to be replayed.
     """
 
     def __init__(self, window: Window) -> None:
@@ -79,7 +79,8 @@ class Xfs:
         self.root = self.layout.root
         self._truncated = self.layout.size > window.size
         try:
-            self.clean = xfs_log.is_clean(self.layout)
+            whole = self.layout.size <= window.size
+            self.clean = whole and xfs_log.is_clean(self.layout)
         except ImageError:
             self.clean = False
 
@@ -88,7 +89,7 @@ class Xfs:
         layout, notes = self.layout, []
         if not layout.log_start:
             notes.append("its log is on another device: files are told as they are on this one")
-        elif not self.clean:
+        elif not self.clean and layout.size <= layout.window.size:
             notes.append("its log was not replayed: files are told as they are on the disk")
         if layout.incompat & INCOMPAT_NEEDS_REPAIR:
             notes.append("it is marked as having errors: check it with xfs_repair")

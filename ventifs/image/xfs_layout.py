@@ -76,7 +76,7 @@ class Layout:
             and self.inode_size << self._inode_bits == self.block_size
             and 512 <= self.sector_size <= self.block_size
             and not self.sector_size & (self.sector_size - 1)
-            and 0 < self.group_blocks <= 1 << self._group_bits <= 1 << 31
+            and 64 <= self.group_blocks <= 1 << self._group_bits <= 1 << 31
             and self.group_count > 0
             and (self.group_count - 1) * self.group_blocks < self.block_count
             and self.block_count <= self.group_count * self.group_blocks
