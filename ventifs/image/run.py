@@ -20,7 +20,7 @@ from ventifs.tree.live import Trouble
 from ventifs.tree.records import Entry, File
 from ventifs.tree.workers import Pool
 
-Dirty = Callable[[str], list[Range] | None]  # ranges changed since a bitmap began, if it tells
+Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
 
 
 class DiskSource:
@@ -30,7 +30,7 @@ class DiskSource:
         label: what people call it.
         facts: about the disk, once it is archived.
         reused: whether the last version was taken whole, for the image file is as it was.
-        superseded: the dirty bitmap of the last run, if this one began another.
+        superseded: the mark of the last run, if this one set another.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class DiskSource:
         *,
         pool: Pool | None = None,
         drop_free: bool = False,
-        dirty: Dirty | None = None,
-        bitmap: str = "",
+        unchanged: Unchanged | None = None,
+        mark: bytes = b"",
     ) -> None:
         """Archive `disk`.
 
@@ -50,19 +50,19 @@ class DiskSource:
             events: what a survey of it tells, with free ranges if they are to be dropped.
             pool: who reads; this process, if None.
             drop_free: whether what file systems do not use is archived as zeros.
-            dirty: tells what changed since a dirty bitmap of the image began.
-            bitmap: the one that was begun before the survey, for the next run.
+            unchanged: tells what is as it was when an earlier mark was set.
+            mark: the one that was set before the survey, for the next run.
         """
         self.label = disk.label
         self.facts = Facts(disk.size)
         self.reused = False
-        self.superseded = ""
+        self.superseded = b""
         self._disk = disk
         self._events = events
         self._pool = pool
         self._drop_free = drop_free
-        self._dirty = dirty
-        self._bitmap = bitmap
+        self._unchanged = unchanged
+        self._mark = mark
         self._seen: Seen | None = None
         self._opened_ns = time.time_ns()
 
@@ -77,8 +77,8 @@ class DiskSource:
         """
         seen = self._seen = self._now(store)
         found = recall(store, name)
-        if found is not None and self._bitmap:
-            self.superseded = found[0].bitmap
+        if found is not None and self._mark:
+            self.superseded = found[0].mark
         if read_all:
             found = None
         if found is not None and seen.files and found[0].files == seen.files:
@@ -104,7 +104,7 @@ class DiskSource:
         files = self._disk.files
         settled = statuses(files, self._opened_ns)
         return Seen(
-            store.header.store_id, store.epoch, 0, settled, self._drop_free, self._bitmap,
+            store.header.store_id, store.epoch, 0, settled, self._drop_free, self._mark,
             format=self._disk.format,
             backing=(statuses(files[1:], self._opened_ns) or None) if len(files) > 1 else [],
         )  # fmt: skip
@@ -129,26 +129,15 @@ class DiskSource:
         return Previous(store, entry.detail.content, same, free=seen.drop_free)
 
     def _same(self, now: Seen, seen: Seen) -> list[Range]:
-        """What a dirty bitmap tells not to have changed."""
-        if not seen.bitmap or self._dirty is None or not seen.is_like(now):
+        """What is known not to have changed since the last run's mark."""
+        if not seen.mark or self._unchanged is None or not seen.is_like(now):
             return []
         if seen.backing is None or now.backing != seen.backing:
             return []
         with suppress(ImageError):  # of a damaged bitmap: then all is read
-            dirty = self._dirty(seen.bitmap)
-            return [] if dirty is None else _between(dirty, self._disk.size)
+            return self._unchanged(seen.mark) or []
         return []
 
 
 def _trouble(trouble: tuple[bytes, str, bool]) -> Trouble:
     return Trouble(*trouble)
-
-
-def _between(dirty: list[Range], size: int) -> list[Range]:
-    """What lies between sorted ranges."""
-    same, at = [], 0
-    for start, end in [*dirty, (size, size)]:
-        if start > at:
-            same.append((at, min(start, size)))
-        at = max(at, end)
-    return same

@@ -31,10 +31,10 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         time_ns: of the version.
         files: of the image's files; empty, if they tell nothing.
         drop_free: whether the version was made so.
-        bitmap: of a qcow2 image, the dirty bitmap that was begun before it was read.
+        mark: set before the image was read, to ask what is unchanged since; empty, if none.
         readers: `READERS` of who made the version.
         format: that the image was taken for.
-        backing: files that it consists of beside the first; None, if they tell nothing. A bitmap
+        backing: files that it consists of beside the first; None, if they tell nothing. A mark
             speaks only of the first.
     """
 
@@ -43,7 +43,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     time_ns: int
     files: list[Status]
     drop_free: bool
-    bitmap: str = ""
+    mark: bytes = b""
     readers: int = READERS
     format: str = ""
     backing: list[Status] | None = None
