@@ -2,8 +2,10 @@
 
 import os
 import random
+import select
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.support.imaging import (
     DIRECTORY,
     archive_file,
     archive_files,
+    archive_until_killed,
     bytes_of,
     content_at,
     harms,
@@ -26,8 +29,10 @@ from tests.support.trees import noise
 from ventifs.errors import VentifsError
 from ventifs.image import seen as seen_module
 from ventifs.image.disk import ImageError
-from ventifs.image.events import Event, Free, Node, Range
+from ventifs.image.events import Ended, Event, Free, Node, Range
 from ventifs.image.run import DiskSource
+from ventifs.image.survey import Survey
+from ventifs.image.volumes import Window
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
@@ -447,3 +452,57 @@ def test_the_root_is_the_images_own(store: Path) -> None:
         assert tally.bytes == 100_000
         with pytest.raises(VentifsError):
             archive(opened, DiskSource(disk, iter(())), "vm", time_ns=version.time_ns)
+
+
+@pytest.mark.parametrize("victim", [os.getpid, os.getppid])
+def test_a_survey_that_is_killed_costs_files_and_no_bytes(
+    store: Path, tmp_path: Path, victim: Callable[[], int]
+) -> None:
+    image = mke2fs(filled(tmp_path / "root"), tmp_path / "a.img")
+
+    def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node | Free | Ended]:
+        yield Node(b"", 2, DIRECTORY)
+        yield Node(b"a", 12, regular(5000, (0, 8192, 8192)))
+        os.kill(victim(), signal.SIGKILL)
+        yield Ended()
+
+    disk = FileDisk(image)
+    with Survey(disk, free=False, read_files=read_files) as survey:
+        source = DiskSource(disk, iter(survey))
+        with Store.open(store, "write") as opened:
+            archive(opened, source, "vm")
+    disk.close()
+    holds(store, "vm", image.read_bytes())
+    notes = [*source.facts.notes]
+    notes += [note for volume in source.facts.volumes for note in volume.notes]
+    assert any("the parser" in note for note in notes), notes
+
+
+def test_workers_are_gone_when_the_run_is_interrupted(
+    store: Path, tmp_path: Path, workers: processes.Peer
+) -> None:
+    image = mke2fs(filled(tmp_path / "root"), tmp_path / "a.img")
+    assert workers.ask("interrupted", store, image) == []
+    with Store.open(store, "read") as opened:
+        assert versions(opened) == []
+    assert findings(store) == []
+    archive_file(store, image, "vm")
+    holds(store, "vm", image.read_bytes())
+
+
+def test_nobody_outlives_an_archiver_that_is_killed(store: Path, tmp_path: Path) -> None:
+    image = mke2fs(filled(tmp_path / "root"), tmp_path / "a.img")
+    pids = tmp_path / "pids"
+    assert processes.run(archive_until_killed, store, image, pids) == processes.KILLED
+    for pid in map(int, pids.read_text().split()):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        assert select.select([handle], [], [], 10)[0], "a child is left behind"
+        os.close(handle)
+    with Store.open(store, "write") as opened:
+        assert versions(opened) == []
+    assert findings(store) == []
+    archive_file(store, image, "vm")
+    holds(store, "vm", image.read_bytes())
