@@ -163,6 +163,26 @@ def test_only_what_is_told_to_be_free_is_dropped(
     assert harms(store, archived.root) == []
 
 
+def test_what_is_free_in_one_volume_is_kept_for_another(store: Store) -> None:
+    """Partitions may overlap, when a table is damaged; the logical ones of LVM always do."""
+    data = b"x" * 40_960
+
+    def kept(*others: Volume) -> bytes:
+        free = Free(((0, 20_480),))
+        told: list[Event] = [Volume("1", False, ((0, 20_480),)), free, Ended()]
+        for other in others:
+            told += [other, Ended()]
+        archived = image(store, MemoryDisk(40_960, {0: data}), told, drop_free=True)
+        return bytes_of(store, content_at(store, archived.root, b"disk.img"))
+
+    assert kept() == bytes(20_480) + data[20_480:]
+    assert kept(Volume("2", False, ((20_480, 40_960),))) == kept()
+    assert kept(Volume("2", False, ((0, 40_960),), filesystem="LVM2_member")) == kept()
+    over = Volume("2", False, ((12_288, 16_384), (18_000, 40_960)))
+    assert kept(over) == bytes(12_288) + data[:4096] + bytes(18_000 - 16_384) + data[18_000:]
+    assert kept(over, Volume("a-b", True, ((12_288, 40_960),))) == bytes(12_288) + data[12_288:]
+
+
 # --- always the same --------------------------------------------------------------------------
 
 
