@@ -118,6 +118,25 @@ def test_whatever_is_told_the_archive_is_exact_and_sound(
     assert tree_score(again.root) == tree_score(archived.root)
 
 
+kib = st.integers(0, 24).map(lambda number: number * KIB)
+crossing = st.lists(
+    st.lists(st.tuples(kib, kib, st.integers(1, 8).map(lambda n: n * KIB)), max_size=4).map(tuple),
+    max_size=5,
+)
+
+
+@given(files=crossing, size=st.integers(1, 30_000), seed=st.integers(0, 5))
+def test_extents_may_cross_each_other(
+    store: Store, files: list[tuple[tuple[int, int, int], ...]], size: int, seed: int
+) -> None:
+    """In a file, or between files; what is left of them is what the file holds."""
+    data = bytes_for(33 * KIB, seed)
+    told = [Node(b"%d" % n, 50 + n, regular(size, *each)) for n, each in enumerate(files)]
+    archived = image(store, MemoryDisk(len(data), {0: data}), volume_of(len(data), *told))
+    assert bytes_of(store, content_at(store, archived.root, b"disk.img")) == data
+    assert harms(store, archived.root) == []
+
+
 @given(size=sizes, seed=st.integers(0, 5), told=st.lists(events, max_size=14),
        change=st.integers(0, 99_999), drop_free=st.booleans())  # fmt: skip
 @settings(max_examples=200)
