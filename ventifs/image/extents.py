@@ -59,15 +59,16 @@ def mark(disk: Disk) -> bytes:
     Waits until what is written is in the file system's trees. Empty if nothing can be told.
     """
     fd = _asked(disk)
-    with suppress(OSError):
-        if fd >= 0 and _copies_on_write(fd):
-            head = _MARK.pack(_file_system(fd), _settled(fd))
-            pieces = bytearray()
-            for piece in _pieces(fd):
-                pieces += _PIECE.pack(*piece)
-                if len(pieces) > _PIECES_MAX * _PIECE.size:
-                    return b""
-            return head + zlib.compress(pieces, 1)
+    if fd is None:
+        return b""
+    with suppress(OSError, struct.error):
+        file_system, number = _file_system(fd), _settled(fd)
+        pieces = bytearray()
+        for piece in _pieces(fd):
+            pieces += _PIECE.pack(*piece)
+            if len(pieces) > _PIECES_MAX * _PIECE.size:
+                return b""
+        return _MARK.pack(file_system, number) + zlib.compress(pieces, 1) if number else b""
     return b""
 
 
@@ -77,25 +78,25 @@ def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
     Holes are left out. None if nothing can be told.
     """
     fd = _asked(disk)
+    if fd is None:
+        return None
     with suppress(OSError, struct.error, zlib.error):
         file_system, number = _MARK.unpack_from(mark)
-        then = zlib.decompress(mark[_MARK.size :])
-        if fd < 0 or file_system != _file_system(fd) or _settled(fd) < number:
+        if file_system != _file_system(fd) or _settled(fd) < number:
             return None
-        if not _copies_on_write(fd):
-            return None
-        same = list(_common(_PIECE.iter_unpack(then), _pieces(fd)))
+        then = _PIECE.iter_unpack(zlib.decompress(mark[_MARK.size :]))
+        same = list(_common(then, _pieces(fd)))
         old = _older(fd, number, {extent for _, _, extent, _ in same})
         kept = ((start, end) for start, end, extent, _ in same if extent in old)
         return list(_joined(kept, disk.size))
     return None
 
 
-def _asked(disk: Disk) -> int:
-    """The descriptor of a file that may be asked about, or -1."""
+def _asked(disk: Disk) -> int | None:
+    """The descriptor of a file that may be asked about."""
     if isinstance(disk, RawDisk) and stat.S_ISREG(disk.status.st_mode):
         return disk.fileno()
-    return -1
+    return None
 
 
 def _file_system(fd: int) -> bytes:
@@ -110,15 +111,19 @@ def _file_system(fd: int) -> bytes:
 def _settled(fd: int) -> int:
     """The number of a transaction that is on disk, with all that was written to a file until now.
 
-    Syncing the file begins what is still only in the page cache; the transaction waits for it.
+    Syncing the file begins what is still only in the page cache; the transaction waits for it. 0 if
+    the file may have been written in place.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: that may not be asked, or the file cannot be written.
     """
+    if not _copies_on_write(fd):
+        return 0
     os.fsync(fd)
     number = fcntl.ioctl(fd, _START_SYNC, bytes(8))
     fcntl.ioctl(fd, _WAIT_SYNC, number)
-    return int.from_bytes(number, "little")
+    # Its flags were perhaps not in the tree before.
+    return int.from_bytes(number, "little") if _copies_on_write(fd) else 0
 
 
 def _copies_on_write(fd: int) -> bool:
@@ -127,7 +132,7 @@ def _copies_on_write(fd: int) -> bool:
     A file without checksums can share them with one that is.
 
     Raises:
-        OSError: that may not be asked, or it is not btrfs.
+        OSError: that may not be asked.
     """
     for _, item in _search(fd, _THIS_SUBVOLUME, os.fstat(fd).st_ino, _INODE_ITEM, 1):
         flags = _INODE_FLAGS.unpack_from(item)[0]
