@@ -89,9 +89,8 @@ def version() -> dict[str, Any]:
         return chunk(block(blocks, raw[start : start + length]), length)
 
     # The files' contents, each as if it was archived alone.
-    two_names, shared = (
-        [2, block(blocks, raw[12_800 : 12_800 + size]), size] for size in (3000, 2000)
-    )
+    long, short = (block(blocks, raw[12_800 : 12_800 + size]) for size in (3000, 2000))
+    two_names, shared = [2, long, 3000], [2, short, 2000]
     crossed = [2, block(blocks, raw[20_992:22_016] + raw[16_896:19_968]), 4096]
     after = stored(25_088, 128)
     sparse = content(blocks, [hole(32 << 10), after])
@@ -99,9 +98,9 @@ def version() -> dict[str, Any]:
 
     # Of two files in one place, the one comes first whose encoded content is smaller.
     if pack(shared) < pack(two_names):
-        overlapping = [chunk(shared[1], 2000), part(two_names, 2000, 1000)]
+        overlapping = [chunk(short, 2000), part(two_names, 2000, 1000)]
     else:
-        overlapping = [chunk(two_names[1], 3000)]
+        overlapping = [chunk(long, 3000)]
     volume = [
         hole(4096),
         stored(8_704, 4096),
