@@ -12,7 +12,7 @@ import msgspec
 from ventifs.cli.text import size
 from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
-from ventifs.image.bitmap import add, dirty, remove
+from ventifs.image import bitmap, extents
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.inuse import in_use
 from ventifs.image.opening import guess, open_disk
@@ -41,11 +41,11 @@ class DiskOptions(msgspec.Struct, frozen=True):
 
 
 class OpenDisk(msgspec.Struct, frozen=True):
-    """A disk that is to be archived, and the bitmap that was added to it."""
+    """A disk that is to be archived, and a mark by which the next run knows what has changed."""
 
     disk: Disk
     options: DiskOptions
-    bitmap: str
+    mark: bytes
 
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
         """Fork who surveys it, and who reads; before the store is opened."""
@@ -56,9 +56,10 @@ class OpenDisk(msgspec.Struct, frozen=True):
             pool = stack.enter_context(
                 Workers(jobs, partial(serving, store, disk, Claims(), level))
             )
+        unchanged = extents.unchanged if disk.format == "raw" else bitmap.unchanged
         return DiskSource(
             disk, iter(survey), pool=pool, drop_free=drop_free,
-            dirty=partial(dirty, disk), bitmap=self.bitmap,
+            unchanged=partial(unchanged, disk), mark=self.mark,
         )  # fmt: skip
 
 
@@ -85,22 +86,25 @@ def open_disk_source(
         raise VentifsError(
             f"{shown}: {reason}; archive a snapshot of it, or what is on disk just now by --in-use"
         )
-    bitmap = ""
+    mark = b""
     if options.dirty_bitmap and not options.dry_run:
-        bitmap = _BITMAP + secrets.token_hex(8)
-        add(os.fspath(path), bitmap)  # before anything is read: what changes from now on is told
-        stack.push(partial(_withdraw, path, bitmap))
+        name = _BITMAP + secrets.token_hex(8)
+        bitmap.add(os.fspath(path), name)  # before anything is read: what changes is told from now
+        stack.push(partial(_withdraw, path, name))
+        mark = name.encode()
     disk = stack.enter_context(closing(open_disk(path, kind)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
-    return OpenDisk(disk, options, bitmap)
+    if disk.format == "raw":
+        mark = extents.mark(disk)
+    return OpenDisk(disk, options, mark)
 
 
-def _withdraw(path: Path, bitmap: str, kind: type[BaseException] | None, *_: object) -> None:
+def _withdraw(path: Path, name: str, kind: type[BaseException] | None, *_: object) -> None:
     """Remove the bitmap of a run that failed, for no version knows of it."""
     if kind is not None:
         with suppress(ImageError):
-            remove(os.fspath(path), bitmap)
+            bitmap.remove(os.fspath(path), name)
 
 
 def disk_title(source: DiskSource) -> str:
@@ -111,9 +115,9 @@ def disk_title(source: DiskSource) -> str:
 
 def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
     """Say what was found on a disk; the last run's dirty bitmap is of no more use."""
-    if source.superseded:
+    if source.superseded.startswith(_BITMAP.encode()):
         with suppress(ImageError):  # somebody else has removed it
-            remove(os.fspath(path), source.superseded)
+            bitmap.remove(os.fspath(path), source.superseded.decode())
     facts = source.facts
     if quiet:
         return
