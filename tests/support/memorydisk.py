@@ -21,7 +21,10 @@ class MemoryDisk:
     def __init__(self, size: int, pieces: Mapping[int, bytes] | None = None) -> None:
         self.size = size
         self.label = "/memory.img"
-        self.status = os.stat_result((0o100644, 0, 0, 1, 0, 0, size, 0, 0, 0))
+        times = {"st_atime_ns": 0, "st_mtime_ns": 5, "st_ctime_ns": 0}
+        self.status = os.stat_result(
+            (0o100644, 7, 0, 1, 0, 0, min(size, 2**63 - 1), 0, 0, 0), times
+        )
         self.files = [self.status]
         self.notes: list[str] = []
         self.reads = 0

@@ -85,6 +85,18 @@ def dirty(disk: Disk, name: str) -> list[Range] | None:
     return changed if changed and changed[-1][1] == disk.size else None
 
 
+def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
+    """What is as it was when a bitmap was added, by its name: sorted ranges, not touching.
+
+    None if that cannot be told; see `dirty`.
+
+    Raises:
+        ImageError: the bitmap is damaged.
+    """
+    changed = dirty(disk, mark.decode(errors="replace"))
+    return None if changed is None else _between(changed, disk.size)
+
+
 def add(path: str, name: str, granularity: int = GRANULARITY) -> None:
     """Add a bitmap to an image that is not in use, from now on recording what is written.
 
@@ -202,6 +214,16 @@ def _runs(data: bytes) -> Iterator[Range]:
         for bit in range(8):
             if match[0][0] >> bit & 1:
                 yield at + bit, at + bit + 1
+
+
+def _between(ranges: list[Range], end: int) -> list[Range]:
+    """What lies between sorted ranges, up to an end."""
+    between, at = [], 0
+    for start, stop in [*ranges, (end, end)]:
+        if start > at:
+            between.append((at, start))
+        at = max(at, stop)
+    return between
 
 
 def _united(ranges: Iterable[Range]) -> list[Range]:

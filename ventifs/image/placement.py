@@ -69,7 +69,8 @@ class Placement:
         self._write()
         reached = 0
         for start, end, offset, content in self._database.execute(
-            "SELECT start, end, offset, content FROM extent ORDER BY start, content, offset"
+            "SELECT start, end, offset, content FROM extent "
+            "ORDER BY start, content, offset, end DESC"
         ):
             if end <= reached:
                 continue

@@ -40,8 +40,9 @@ _SCHEMA = """
 """
 _PUT = """
     INSERT INTO entry VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
-        time = excluded.time, cut = max(cut, excluded.cut), file = excluded.file,
-        record = excluded.record
+        time = max(time, excluded.time), cut = max(cut, excluded.cut),
+        file = iif(excluded.time > time, excluded.file, file),
+        record = iif(excluded.time > time, excluded.record, record)
 """
 _NAME = """
     UPDATE link SET names = names + 1, least = min(ifnull(least, ?1), ?1) WHERE file = ?2
@@ -87,16 +88,21 @@ class Gathered:
         self._database = database
         self._time = 0
 
-    def put(self, key: Key, entry: Entry, file: int | None = None) -> None:
-        """An entry that is at a path now. `file` tells which it is another name of, if any.
-
-        It is a number that `find` gave, or one of the caller's own, which is not positive.
-
-        Directories come without content; their children need not come after them.
-        """
+    def reserve(self) -> int:
+        """A moment for an entry that is put later, though it is at its path from now on."""
         self._time += 1
-        cut = 0 if entry.is_directory else self._time
-        row = (key, self._time, cut, self._time if file is None else file, encode(entry))
+        return self._time
+
+    def put(self, key: Key, entry: Entry, file: int | None = None, time: int | None = None) -> None:
+        """An entry that is at a path now, or since a `time` that was reserved.
+
+        `file` tells which it is another name of, if any: a number that `find` has given, or minus a
+        time that was reserved for it. Directories come without content; their children need not
+        come after them.
+        """
+        time = self.reserve() if time is None else time
+        cut = 0 if entry.is_directory else time
+        row = (key, time, cut, time if file is None else file, encode(entry))
         self._database.execute(_PUT, row)
         if file is not None:
             self._database.execute("INSERT OR IGNORE INTO link (file) VALUES (?)", (file,))
@@ -167,9 +173,11 @@ class Gathered:
                 names.append(name)
             else:
                 linked = name_count is not None and name_count > 1
-                if linked:
-                    entry = msgspec.structs.replace(entry, link=link_id(least))
-                data = encode(entry) if linked else record
+                data = (
+                    encode(msgspec.structs.replace(entry, link=link_id(least)))
+                    if linked
+                    else record
+                )
                 _add(frames[-1], name, data, 0, entry.size)
         while names:
             _close(frames)
