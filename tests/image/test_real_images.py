@@ -17,6 +17,7 @@ from ventifs.tree.records import Directory, Entry, File
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
 RAW = ("A", "A1", "B", "C", "D", "X", "G", "L")
+PRINTED = ("A", "D", "X", "L")  # without a partition table, out of order, XFS, in two segments
 SAME_DISK = {"A.qcow2": "A", "A-zlib.qcow2": "A", "A-zstd.qcow2": "A", "A1.qcow2": "A1"}
 ROOTS = {**dict.fromkeys(("A", "A1", "B", "C", "D", "X"), "1"), "G": "2", "L": "vm7-root"}
 PE_START, PE = 67 * MIB, 4 * MIB  # of the LVM disk: where its first extent is, and its size
@@ -48,7 +49,7 @@ def below(store: Store, version: str, path: str) -> dict[bytes, Entry]:
 
 @pytest.mark.parametrize("name", RAW)
 def test_a_disk_comes_back_bit_for_bit(images: Stored, tmp_path: Path, name: str) -> None:
-    """Printed, and restored to a file that is sparse."""
+    """Restored to a file that is sparse; and printed, which is too slow to do it for each."""
     source, target = images.images / f"{name}.img", tmp_path / "restored.img"
     try:
         ventifs(images.store, "restore", f"{name}:/disk.img", target)
@@ -59,7 +60,8 @@ def test_a_disk_comes_back_bit_for_bit(images: Stored, tmp_path: Path, name: str
         target.unlink(missing_ok=True)
     assert restored == images.sums[source.name]
     assert taken <= source.stat().st_blocks
-    assert printed_sum(images.store, f"{name}:/disk.img") == images.sums[source.name]
+    if name in PRINTED:
+        assert printed_sum(images.store, f"{name}:/disk.img") == images.sums[source.name]
 
 
 @pytest.mark.parametrize("name", SAME_DISK)
