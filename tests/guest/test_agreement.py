@@ -26,7 +26,7 @@ def test_a_mounted_root_is_the_archived_one(
 ) -> None:
     words = "" if dialect == "9p2000.L" else "--no-xattrs"
     with guest.mounted("root", HOST, exported.options(0, dialect=dialect)):
-        said = guest.succeed(f"{_LOOKING} root {words} >../looks", patience_s=200)
+        said = guest.succeed(f"{_LOOKING} root {words} >../looks", patience_s=600)
     assert said == ""
     told = {path: expected(seen, dialect) for path, seen in archived.items()}
     found = differences(told, parse((guest.directory / "looks").read_bytes()))

@@ -313,6 +313,86 @@ def test_damage_ahead_is_told_only_to_whoever_reads_it(roomy: Store) -> None:
     assert len(b"".join(drive(cursor.read, MIB, MIB))) == MIB
 
 
+# --- a read waits for what is being brought ---------------------------------------------------
+
+
+def ahead_of(store: Store, content: Content, node_bytes: int = MIB) -> tuple[Contents, Cursor]:
+    """A cursor that has read 64 KiB, and wishes for what comes next."""
+    shared = contents(store, node_bytes, 2 * MIB)
+    cursor = Cursor(shared, content)
+    Driver()(cursor.read, 0, 64 * KIB)
+    return shared, cursor
+
+
+def test_a_read_waits_for_the_step_that_covers_it(roomy: Store) -> None:
+    content = ContentWriter(roomy).write_whole(noise(4 * MIB))
+    roomy.commit()
+    shared, cursor = ahead_of(roomy, content)
+    [load] = shared.wishes()
+    with pytest.raises(Cold) as cold:
+        cursor.read(128 * KIB, 64 * KIB)
+    assert cold.value.load is load
+    load.run()
+    assert b"".join(cursor.read(128 * KIB, 64 * KIB)) == noise(4 * MIB)[128 * KIB : 192 * KIB]
+    with pytest.raises(Cold) as cold:
+        cursor.read(3 * MIB, 64 * KIB)  # nobody brings this
+    assert cold.value.load.key[0] == "read"  # type: ignore[index]
+
+
+def test_a_read_that_has_waited_for_a_step_that_failed_finds_out_for_itself(roomy: Store) -> None:
+    parts: list[Item] = [chunk(roomy, noise(64 * KIB, n)) for n in range(3)]
+    content = tree_of(roomy, [*parts, Chunk(bytes(31) + b"x", 64 * KIB), *parts])
+    roomy.commit()
+    shared, cursor = ahead_of(roomy, content)
+    [load] = shared.wishes()
+    drive = Driver()
+    with pytest.raises(NotStored):
+        drive(cursor.read, 192 * KIB, 64 * KIB)
+    assert drive.loads[0] is load
+    assert len(drive.loads) == 2
+    after = b"".join(Driver()(cursor.read, 256 * KIB, 64 * KIB))  # past the damage all is well
+    assert after == noise(64 * KIB, 0)
+
+
+def test_a_read_ends_that_has_waited_for_a_step_that_brought_nothing(tmp_path: Path) -> None:
+    with Store.open(new_store(tmp_path / "store"), "write", cache_bytes=1) as tiny:
+        content = ContentWriter(tiny).write_whole(noise(4 * MIB))
+        tiny.commit()
+        shared, cursor = ahead_of(tiny, content, 1)
+        [load] = shared.wishes()
+        drive = Driver()
+        found = b"".join(drive(cursor.read, 64 * KIB, 64 * KIB))
+        assert found == noise(4 * MIB)[64 * KIB : 128 * KIB]
+        assert [drive.loads[0] is load, len(drive.loads)] == [True, 2]
+
+
+def test_several_loads_of_one_step_are_waited_for_each(roomy: Store) -> None:
+    content = ContentWriter(roomy).write_whole(noise(4 * MIB))
+    roomy.commit()
+    shared, cursor = ahead_of(roomy, content)
+    drive = Driver()
+    drive(cursor.read, 64 * KIB, 192 * KIB)
+    first, *others = [*drive.loads, *shared.wishes()]
+    assert {load.key[0] for load in [first, *others]} == {"ahead"}  # type: ignore[index]
+    begins = [load.key[2] for load in others if load is not first]  # type: ignore[index]
+    inside = [begin for begin in begins if begin < AHEAD_STEP]
+    assert inside
+    with pytest.raises(Cold) as cold:
+        cursor.read(inside[-1] + 64 * KIB, 64 * KIB)
+    assert cold.value.load in others
+    cold.value.load.run()
+    cursor.read(inside[-1] + 64 * KIB, 64 * KIB)
+
+
+def test_a_wish_that_is_given_up_holds_nobody_up(roomy: Store) -> None:
+    content = ContentWriter(roomy).write_whole(noise(4 * MIB))
+    roomy.commit()
+    shared, cursor = ahead_of(roomy, content)
+    shared.wishes()  # and nobody runs them
+    found = b"".join(Driver()(cursor.read, 64 * KIB, 64 * KIB))
+    assert found == noise(4 * MIB)[64 * KIB : 128 * KIB]
+
+
 # --- what lies --------------------------------------------------------------------------------
 
 

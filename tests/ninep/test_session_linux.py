@@ -190,6 +190,30 @@ def test_what_came_before_something_cold_is_listed_first() -> None:
     assert [d.name for d in talk.codec.dirents(reply.data)] == [b"2"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_cold_listing_does_not_begin_with_its_dots_alone(offset: int) -> None:
+    talk, fs = talk_with()
+    for i in range(4):
+        fs.add(f"d/{i}", st.S_IFREG | 0o644)
+    talk.ask(m.Twalk(0, 5, (b"d",)), m.Tlopen(5, 0))
+    fs.weather = lambda call: "cold" if call == "entries" else ""
+    assert talk.send((1, m.Treaddir(5, offset, 4000))) == []
+    [(_, reply)] = talk.work()
+    names = [dirent.name for dirent in talk.codec.dirents(reply.data)]  # type: ignore[attr-defined]
+    assert names == [b".", b"..", b"0"][offset:]
+
+
+def test_a_listing_that_has_room_for_its_dots_alone_begins_with_them() -> None:
+    talk, fs = talk_with()
+    fs.add("d/" + 100 * "x", st.S_IFREG | 0o644)
+    talk.ask(m.Twalk(0, 5, (b"d",)), m.Tlopen(5, 0))
+    fs.weather = lambda call: "cold" if call == "entries" else ""
+    assert talk.send((1, m.Treaddir(5, 0, 60))) == []
+    [(_, reply)] = talk.work()
+    names = [dirent.name for dirent in talk.codec.dirents(reply.data)]  # type: ignore[attr-defined]
+    assert names == [b".", b".."]
+
+
 def test_names_for_new_files_are_names() -> None:
     talk, fs = talk_with()
     before = dict(fs.root.children)

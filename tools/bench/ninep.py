@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -33,6 +34,8 @@ FIDS = 1_000_000
 CLIENTS = 63
 CACHE_MIB = 64
 SYNTHETIC_BYTES = 128 << 20
+DISK_BYTES = 512 << 20  # of an image of a file system with /usr/share, which is some 200 MB
+DISK_PART = ("-b", 128 << 20)  # of it, what is read: small files, and less than is kept in memory
 
 # What a ratio to the other's rate has to be at least, and what is aimed at.
 TARGETS = {
@@ -52,6 +55,10 @@ TARGETS = {
     "list 10,000, depth 1": (1.0, ""),
     "list 10,000, depth 8": (1.0, ""),
     "getattr beside a cold reader": (0.5, "of alone"),
+    "disk: first read": (0.6, ""),
+    "disk: 512 KiB, depth 1": (0.6, ""),
+    "disk: 512 KiB, depth 8": (0.6, ""),
+    "disk: 4 KiB anywhere, depth 1": (0, "5,000/s"),
 }
 
 Runs = dict[str, list[Result]]
@@ -186,6 +193,42 @@ class Bench:
                 sys.exit("the cold reader ended before the measurement did: take fewer --seconds")
             return {**busy, "reader": ventifs.finish(reader)}
 
+    def disks(self) -> None:
+        """A disk image, archived as a disk, beside the same bytes archived as a plain file."""
+        scratch = self.place.scratch
+        image = scratch / "image" / "disk.img"
+        image.parent.mkdir()
+        run(["mke2fs", "-q", "-t", "ext4", "-d", str(self.place.trees["root"] / "usr/share"),
+             str(image), f"{DISK_BYTES >> 10}k"])  # fmt: skip
+        places = {}
+        for name, source in (("disk", image), ("plain", image.parent)):
+            store = scratch / f"store-{name}"  # of its own: blocks of another would not be in order
+            run([*VENTIFS, "init", "--store", str(store)])
+            run([*VENTIFS, "archive", str(source), "--name", "image", "--store", str(store)])
+            places[name] = replace(self.place, store=store, trees={"image": source})
+
+        def first(name: str) -> Callable[[], Result]:
+            def result() -> Result:
+                with Ventifs(places[name]) as server:
+                    return server.load("sequential", "image", ["disk.img"], *LARGE, *DISK_PART)
+
+            return result
+
+        self.compare("disk: first read", first("disk"), first("plain"), "plain file", "bytes_s")
+        with Ventifs(places["disk"]) as disk, Ventifs(places["plain"]) as plain:
+            plain.name = "plain file"
+
+            def rates(name: str, workload: str, figure: str, *options: object) -> None:
+                self.rates(f"disk: {name}", workload, disk, plain, ["disk.img"], *DISK_PART,
+                           *options, tree="image", figure=figure)  # fmt: skip
+
+            for server in (disk, plain):  # every byte is right, and in memory from then on
+                server.load("sequential", "image", ["disk.img"], *LARGE, "-v", image.parent)
+                server.load("sequential", "image", ["disk.img"], *LARGE, *DISK_PART)
+            for depth in (1, 8):
+                rates(f"512 KiB, depth {depth}", "read", "bytes_s", *LARGE, "-d", depth)
+            rates("4 KiB anywhere, depth 1", "random", "ops_s", "-k", 4096)
+
     def memory(self) -> None:
         """Beyond an idle server: after reading much more than the cache, a session, a fid."""
         with Ventifs(self.place, "--cache", f"{CACHE_MIB}MiB") as ventifs:
@@ -310,7 +353,7 @@ def show_fairness(name: str, runs: list[Result]) -> None:
 
 def main() -> None:
     """Parse arguments, run the parts."""
-    parts = ("warm", "cold", "listing", "fairness", "memory")
+    parts = ("warm", "cold", "listing", "fairness", "disks", "memory")
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("root", type=Path, help="a directory to archive and serve")
     parser.add_argument("--rounds", type=int, default=9, metavar="N")

@@ -274,10 +274,7 @@ class Common:
         if message.offset > OFFSET_MAX:
             raise Refused(errno.EINVAL)
         pieces = self.call(self.opened(fid).read, message.offset, count)
-        size = 0
-        for piece in pieces:
-            size += len(piece)
-        return [COUNT(size), *pieces]
+        return [COUNT(sum(map(len, pieces))), *pieces]
 
     def write(self, fid: Fid, message: m.Twrite) -> Body:
         """Write to what is open."""

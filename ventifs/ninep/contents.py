@@ -33,9 +33,12 @@ _FOREVER = 2**64
 _LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
-_COMING_MAX = 256  # loads wished for and not yet run; of more, a read does not wait for the oldest
+_COMING_MAX = 256  # steps that loads were wished for of; a read does not wait for older ones
+_STEP_LOADS_MAX = 16  # of one step that a read may wait for
 _XATTRS_BYTES_MAX = 1 << 20
 _XATTRS_MIN = 4
+
+_Step = tuple[Content, int]
 
 
 class Contents:
@@ -54,8 +57,8 @@ class Contents:
                              store.cached_clump)  # fmt: skip
         self._stored = Source(partial(trees.content_leaf, trees.brought), store.get, None)
         self._wished: list[Load] = []
-        # Wished for and not yet here, by number of step: begin, end, load.
-        self._coming: OrderedDict[tuple[Content, int], tuple[int, int, Load]] = OrderedDict()
+        # Wished for and not yet here, by number of step and by offset in the content: end, load.
+        self._coming: OrderedDict[_Step, dict[int, tuple[int, Load]]] = OrderedDict()
         self._landed: OrderedDict[Hashable, list[Buffer]] = OrderedDict()
         self._xattrs: OrderedDict[Content, Xattrs] = OrderedDict()
 
@@ -84,14 +87,20 @@ class Contents:
             return pieces
         except Missing:
             pass
-        for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
-            coming = self._coming.get((content, step))
-            if coming is not None and coming[0] < end and offset < coming[1]:
-                raise Cold(
-                    coming[2]
-                )  # a thread of its own would wait for that one's, clump by clump
+        load = self._load_of(content, offset, end)
+        if load is not None:
+            raise Cold(load)  # a thread of its own would wait for that one's, clump by clump
         key = content, offset, count
         raise Cold(Load(("read", *key), partial(self._land, key, content, offset, end)))
+
+    def _load_of(self, content: Content, offset: int, end: int) -> Load | None:
+        """What was wished for of a range, and is not yet here."""
+        for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
+            coming = self._coming.get((content, step))
+            for begin, (stop, load) in list(coming.items()) if coming else ():
+                if begin < end and offset < stop:
+                    return load
+        return None
 
     def _land(self, key: Hashable, content: Content, offset: int, end: int) -> None:
         pieces: list[Buffer] = []
@@ -124,7 +133,11 @@ class Contents:
         step = content, offset // AHEAD_STEP
         load = Load(("ahead", content, offset), partial(self._bring, step, offset, end))
         self._wished.append(load)
-        self._coming[step] = offset, end, load
+        coming = self._coming.setdefault(step, {})
+        coming[offset] = end, load
+        if len(coming) > _STEP_LOADS_MAX:
+            coming.pop(next(iter(coming)), None)
+        self._coming.move_to_end(step)
         if len(self._coming) > _COMING_MAX:
             self._coming.popitem(last=False)
 
@@ -135,12 +148,14 @@ class Contents:
             return False
         return True
 
-    def _bring(self, step: tuple[Content, int], offset: int, end: int) -> None:
+    def _bring(self, step: _Step, offset: int, end: int) -> None:
         try:
             with suppress(Corrupt, NotStored):  # whoever reads that far is told
                 take(self._stored, step[0], offset, end, [])
         finally:
-            self._coming.pop(step, None)
+            coming = self._coming.get(step)
+            if coming is not None:
+                coming.pop(offset, None)
 
     def wishes(self) -> list[Load]:
         """The loads wished for since the last call."""

@@ -93,7 +93,9 @@ def take_runs(
     Raises:
         Missing, Corrupt: as `take`.
     """
-    # Hot.
+    # Hot: 512 KiB of a large file, 15 pieces, take 7 us with all that `Cursor.read` does; of a
+    # disk's small files, 79 pieces, 37 us, and 74 if slices and padding were not remembered (each
+    # the least of 30 runs; three times as much where other work has the cores).
     runs, ends = leaf.runs, leaf.ends
     index = bisect_right(ends, offset)
     end = min(end, leaf.total)

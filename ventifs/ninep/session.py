@@ -408,7 +408,7 @@ class Session:
             size, pieces = len(frame), [frame]
         else:
             pieces = [body] if isinstance(body, bytes) else body
-            size = HEADER_SIZE + sum([len(piece) for piece in pieces])
+            size = HEADER_SIZE + sum(map(len, pieces))
             pieces = [HEADER.pack(size, number + 1, tag), *pieces]
         if size >= self._msize:  # Linux before 6.2 takes a reply of msize for one too large
             self._fail(tag, Refused(errno.EMSGSIZE))

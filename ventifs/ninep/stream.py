@@ -83,17 +83,21 @@ class Output:
 
     def add(self, pieces: list[Buffer]) -> None:
         """Add a reply."""
+        small = self.small
+        total = 0
         for piece in pieces:
             size = len(piece)
-            self.size += size
+            total += size
             if size <= SMALL:
-                self.small.append(piece)
+                small.append(piece)
             else:
-                self._join()
+                if small:
+                    self._join()
                 self._whole.append(piece)
                 whole = piece.obj if type(piece) is memoryview else piece
                 # All of a clump, for a part of it; of bytes the quick way.
                 self.pinned += len(whole) if type(whole) is bytes else memoryview(whole).nbytes
+        self.size += total
 
     def collected(self) -> list[Buffer]:
         """All replies, as they are to be sent."""
