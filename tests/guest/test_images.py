@@ -84,7 +84,8 @@ def server(images: Stored, network: Segment, scratch: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
-    ("name", "volume", "top"), [("X", "1", ""), ("A1", "1", "etc"), ("L", "vm7-data--a", "")]
+    ("name", "volume", "top"),
+    [("X", "1", "var"), ("X", "1", "usr/bin"), ("A1", "1", "etc"), ("L", "vm7-data--a", "")],
 )
 def test_files_inside_are_what_a_loop_mount_shows(
     guest: Uml, images: Stored, tmp_path: Path, name: str, volume: str, top: str

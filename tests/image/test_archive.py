@@ -118,6 +118,25 @@ def test_whatever_is_told_the_archive_is_exact_and_sound(
     assert tree_score(again.root) == tree_score(archived.root)
 
 
+kib = st.integers(0, 24).map(lambda number: number * KIB)
+crossing = st.lists(
+    st.lists(st.tuples(kib, kib, st.integers(1, 8).map(lambda n: n * KIB)), max_size=4).map(tuple),
+    max_size=5,
+)
+
+
+@given(files=crossing, size=st.integers(1, 30_000), seed=st.integers(0, 5))
+def test_extents_may_cross_each_other(
+    store: Store, files: list[tuple[tuple[int, int, int], ...]], size: int, seed: int
+) -> None:
+    """In a file, or between files; what is left of them is what the file holds."""
+    data = bytes_for(33 * KIB, seed)
+    told = [Node(b"%d" % n, 50 + n, regular(size, *each)) for n, each in enumerate(files)]
+    archived = image(store, MemoryDisk(len(data), {0: data}), volume_of(len(data), *told))
+    assert bytes_of(store, content_at(store, archived.root, b"disk.img")) == data
+    assert harms(store, archived.root) == []
+
+
 @given(size=sizes, seed=st.integers(0, 5), told=st.lists(events, max_size=14),
        change=st.integers(0, 99_999), drop_free=st.booleans())  # fmt: skip
 @settings(max_examples=200)
@@ -161,6 +180,26 @@ def test_only_what_is_told_to_be_free_is_dropped(
         for place, (now, was) in enumerate(zip(content, data, strict=True))
     )
     assert harms(store, archived.root) == []
+
+
+def test_what_is_free_in_one_volume_is_kept_for_another(store: Store) -> None:
+    """Partitions may overlap, when a table is damaged; the logical ones of LVM always do."""
+    data = b"x" * 40_960
+
+    def kept(*others: Volume) -> bytes:
+        free = Free(((0, 20_480),))
+        told: list[Event] = [Volume("1", False, ((0, 20_480),)), free, Ended()]
+        for other in others:
+            told += [other, Ended()]
+        archived = image(store, MemoryDisk(40_960, {0: data}), told, drop_free=True)
+        return bytes_of(store, content_at(store, archived.root, b"disk.img"))
+
+    assert kept() == bytes(20_480) + data[20_480:]
+    assert kept(Volume("2", False, ((20_480, 40_960),))) == kept()
+    assert kept(Volume("2", False, ((0, 40_960),), filesystem="LVM2_member")) == kept()
+    over = Volume("2", False, ((12_288, 16_384), (18_000, 40_960)))
+    assert kept(over) == bytes(12_288) + data[:4096] + bytes(18_000 - 16_384) + data[18_000:]
+    assert kept(over, Volume("a-b", True, ((12_288, 40_960),))) == bytes(12_288) + data[12_288:]
 
 
 # --- always the same --------------------------------------------------------------------------

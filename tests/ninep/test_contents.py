@@ -13,8 +13,9 @@ from tests.support.driving import Driver
 from tests.support.forging import put_node, tree_of
 from tests.support.stores import new_store
 from ventifs.errors import Corrupt, NotStored
-from ventifs.ninep.contents import AHEAD_STEP, PIECES_MAX, Contents, Cursor
+from ventifs.ninep.contents import AHEAD_STEP, Contents, Cursor
 from ventifs.ninep.fs import Cold
+from ventifs.ninep.pieces import PIECES_MAX
 from ventifs.ninep.trees import Trees
 from ventifs.store import Store
 from ventifs.tree.content import ContentWriter, read

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tests.support.sessions import PATIENCE_S
-from ventifs.ninep.rota import Member, Rota
+from ventifs.ninep.rota import NAP_S, SPIN_S, STOLEN_S, Member, Rota
 
 
 class Clock:
@@ -301,3 +301,87 @@ def test_who_ends_its_side_and_reads_nothing_costs_nothing() -> None:
     with ours, theirs:
         trio.run(main)
     rota.add(stuck)  # as one whose connection came at the very end
+
+
+class Scripted(Rota):
+    """A rota whose client asks `after_s` after each wait began, by a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, busy: bool = False) -> None:
+        super().__init__(busy=lambda: busy)
+        self.now_s = 0.0
+        self.after_s = 0.0
+        self.look_s = 0.000002  # that each look takes
+        self.looks = self.naps = 0
+        self._asked_s = 0.0
+        monkeypatch.setattr("ventifs.ninep.rota.perf_counter", lambda: self.now_s)
+
+    def _poll(self, timeout_s: float = 0) -> bool:
+        self.looks += not timeout_s
+        self.naps += bool(timeout_s)
+        self.now_s += self.look_s
+        if timeout_s:
+            self.now_s = max(self.now_s, min(self._asked_s, self.now_s + timeout_s))
+        return self.now_s >= self._asked_s
+
+    def waits(self, times: int) -> None:
+        """So many waits, until the client has asked each time."""
+        self.looks = self.naps = 0
+        for _ in range(times):
+            self._asked_s = self.now_s + self.after_s
+            if not self._found():
+                self.now_s = max(self.now_s, self._asked_s)
+
+
+def test_who_asks_soon_is_found_by_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    rota = Scripted(monkeypatch)
+    rota.after_s = SPIN_S / 2
+    rota.waits(100)
+    assert rota.naps == 0
+    assert rota.looks > 1000
+
+
+def test_who_asks_later_costs_no_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    rota = Scripted(monkeypatch)
+    rota.after_s = (SPIN_S + NAP_S) / 2
+    rota.waits(200)  # as long as it takes to learn
+    rota.waits(640)
+    assert rota.naps == 640
+    assert rota.looks <= 11 * (SPIN_S / rota.look_s + 2)
+
+
+def test_who_is_slow_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rota = Scripted(monkeypatch)
+    rota.after_s = 100 * NAP_S
+    rota.waits(200)
+    rota.waits(640)
+    assert rota.naps <= 11
+    assert rota.looks <= 640 + 11 * (SPIN_S / rota.look_s + 2)
+
+
+def test_nobody_looks_again_while_another_wants_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    rota = Scripted(monkeypatch)
+    rota.after_s = SPIN_S / 2
+    rota.look_s = 2 * STOLEN_S  # the client itself had it, in between
+    rota.waits(200)
+    rota.waits(640)
+    assert rota.looks <= 3 * 11
+    assert rota.naps >= 629
+
+
+def test_what_was_there_already_does_not_bring_looking_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rota = Scripted(monkeypatch)
+    rota.after_s = (SPIN_S + NAP_S) / 2
+    rota.waits(200)
+    lost = rota._spin.lost
+    rota.after_s = 0
+    rota.waits(200)
+    assert rota._spin.lost == lost > 0
+
+
+def test_nothing_spins_while_threads_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    rota = Scripted(monkeypatch, busy=True)
+    rota.after_s = SPIN_S / 2
+    rota.waits(100)
+    assert (rota.looks, rota.naps) == (100, 0)

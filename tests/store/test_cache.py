@@ -96,7 +96,7 @@ def test_a_view_outlives_its_clump() -> None:
 
 def test_threads_see_right_blocks_and_leave_right_books() -> None:
     clumps = [numbered(number) for number in range(30)]
-    raws = [bytes(clump.blocks[score]) for score, clump in clumps]
+    raws = [bytes(clump.block(score)) for score, clump in clumps]
     heads = [parse_head(clump_bytes(bytes(16), 64, raw)) for raw in raws]
     cache = ClumpCache(10 * clumps[0][1].cost)
 

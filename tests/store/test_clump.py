@@ -235,10 +235,11 @@ def test_a_decoded_clump_gives_only_blocks_that_are_what_their_scores_say() -> N
     head = parse_head(SMALL)
     raw = b"one block" + b"anothex" + b"z" * 200
     clump = DecodedClump(head, raw)
-    assert clump.blocks == {score_of(b"one block"): b"one block", score_of(b"z" * 200): b"z" * 200}
+    found = {score: clump.block(score) for score in clump.spans}
+    assert found == {score_of(b"one block"): b"one block", score_of(b"z" * 200): b"z" * 200}
     assert clump.cost >= len(raw)
-    assert all(view.readonly for view in clump.blocks.values())
-    assert all(DecodedClump(head, bytearray(raw)).blocks[score].readonly for score in clump.blocks)
+    assert all(view.readonly for view in found.values())
+    assert DecodedClump(head, bytearray(raw)).data.readonly
 
 
 def test_an_open_clump_takes_blocks_up_to_its_limits() -> None:

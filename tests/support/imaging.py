@@ -1,13 +1,16 @@
 """Archive runs over disks, by events that are told or by a survey, and what comes of them."""
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+import os
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.conversing import answer_all
+from tests.support.memory import family
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Disk
@@ -106,7 +109,46 @@ def archive_file(
 
 def archive_files(connection: Connection) -> None:
     """The child of a `Peer`."""
-    answer_all(connection, {"archive": archive_file, "told": archive_told})
+    told: dict[str, Callable[..., object]] = {
+        "archive": archive_file,
+        "told": archive_told,
+        "interrupted": archive_interrupted,
+    }
+    answer_all(connection, told)
+
+
+def _working(store: Path, path: Path, halt: Callable[[], None]) -> None:
+    """Archive an image by a survey and two workers; `halt` is called in the middle."""
+    with ExitStack() as stack:
+        disk = FileDisk(path)
+        stack.callback(disk.close)
+        survey = stack.enter_context(Survey(disk, free=False))
+        pool = stack.enter_context(Workers(2, partial(serving, store, disk, Claims(), 1)))
+        source = DiskSource(disk, iter(survey), pool=pool)
+        opened = stack.enter_context(Store.open(store, "write"))
+        archive(opened, source, "vm", pool=pool, progress=lambda *_: halt())
+
+
+def archive_interrupted(store: Path, path: Path) -> list[int]:
+    """Archive an image until Ctrl-C; who of the children is left."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        _working(store, path, interrupt)
+        raise AssertionError("it was not interrupted")
+    return family(os.getpid())[1:]
+
+
+def archive_until_killed(store: Path, path: Path, pids: Path) -> None:
+    """Archive an image until killed; leaves who was there."""
+
+    def killed() -> None:
+        pids.write_text(" ".join(map(str, family(os.getpid())[1:])))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _working(store, path, killed)
 
 
 def archive_told(

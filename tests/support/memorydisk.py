@@ -58,6 +58,8 @@ class FileDisk(MemoryDisk):
         super().__init__(path.stat().st_size)
         self.label = str(path)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.status = os.fstat(self._fd)
+        self.files = [self.status]
 
     def read(self, offset: int, length: int) -> bytes:
         assert 0 <= offset <= offset + length <= self.size, (offset, length, self.size)

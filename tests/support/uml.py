@@ -106,6 +106,8 @@ class Uml:
         agent.chmod(0o755)
         self._line, theirs = socket.socketpair()
         fd = theirs.fileno()
+        # Its idle loop may miss a packet that comes as it falls asleep; without `nohz=off` nothing
+        # wakes it until TCP sends that again: a few times a second, for 200 ms each.
         # A PID namespace, since the processes of the guest are traced ones of the host, which
         # would outlive a kernel that is killed.
         with self._console.open("wb") as console, theirs:
@@ -113,7 +115,8 @@ class Uml:
                 "unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "linux.uml",
                 f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
                 f"init={agent}", "con=null", "con0=null,fd:1", f"ssl0=fd:{fd}", "ssl=null",
-                f"vec0:transport=tap,ifname={TAP},gro=1", "panic=-1", "--", str(directory),
+                f"vec0:transport=tap,ifname={TAP},gro=1", "panic=-1",
+                "nohz=off", "--", str(directory),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[fd],
                 env={**os.environ, "HOME": str(directory / "home")}, cwd=directory,
             )  # fmt: skip

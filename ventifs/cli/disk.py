@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from ventifs.cli.text import size
+from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image import bitmap, extents
 from ventifs.image.disk import Disk, ImageError
@@ -22,7 +23,7 @@ from ventifs.store.claims import Claims
 from ventifs.tree.directory import printable
 from ventifs.tree.workers import Workers
 
-_BITMAP = b"ventifs-"
+_BITMAP = "ventifs-"
 
 
 class DiskOptions(msgspec.Struct, frozen=True):
@@ -31,11 +32,12 @@ class DiskOptions(msgspec.Struct, frozen=True):
     drop_free: bool = False
     dirty_bitmap: bool = False
     in_use: bool = False
+    dry_run: bool = False  # the one that all have
 
     @property
     def any(self) -> bool:
-        """Whether one is given."""
-        return self != DiskOptions()
+        """Whether one is given that only disks have."""
+        return self.drop_free or self.dirty_bitmap or self.in_use
 
 
 class OpenDisk(msgspec.Struct, frozen=True):
@@ -85,9 +87,11 @@ def open_disk_source(
             f"{shown}: {reason}; archive a snapshot of it, or what is on disk just now by --in-use"
         )
     mark = b""
-    if options.dirty_bitmap:
-        mark = _BITMAP + secrets.token_hex(8).encode()
-        bitmap.add(os.fspath(path), mark.decode())  # what changes from now on is told
+    if options.dirty_bitmap and not options.dry_run:
+        name = _BITMAP + secrets.token_hex(8)
+        bitmap.add(os.fspath(path), name)  # before anything is read: what changes is told from now
+        stack.push(partial(_withdraw, path, name))
+        mark = name.encode()
     disk = stack.enter_context(closing(open_disk(path, kind)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
@@ -96,20 +100,28 @@ def open_disk_source(
     return OpenDisk(disk, options, mark)
 
 
+def _withdraw(path: Path, name: str, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove the bitmap of a run that failed, for no version knows of it."""
+    if kind is not None:
+        with suppress(ImageError):
+            bitmap.remove(os.fspath(path), name)
+
+
+def disk_title(source: DiskSource) -> str:
+    """What a run has archived, in a few words."""
+    unchanged = ", unchanged" if source.reused else ""
+    return f"disk of {size(source.facts.size)}{unchanged}"
+
+
 def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
     """Say what was found on a disk; the last run's dirty bitmap is of no more use."""
-    if source.superseded.startswith(_BITMAP):
+    if source.superseded.startswith(_BITMAP.encode()):
         with suppress(ImageError):  # somebody else has removed it
             bitmap.remove(os.fspath(path), source.superseded.decode())
     facts = source.facts
     if quiet:
         return
-    click.echo(f"disk of {size(facts.size)}{', as it was' if source.reused else ''}")
-    for volume in facts.volumes:
-        label = f" {printable(volume.label.encode())}" if volume.label else ""
-        inside = volume.filesystem or "nothing known"
-        click.echo(f"  {volume.name}: {size(volume.size)}, {inside}{label}")
-    notes = [*facts.notes]
-    notes += [f"{volume.name}: {note}" for volume in facts.volumes for note in volume.notes]
-    for note in notes:
+    for line in disk_lines(facts):
+        click.echo(line)
+    for note in disk_notes(facts):
         click.echo(f"note: {note}", err=True)

@@ -44,6 +44,7 @@ from ventifs.tree.service import collect, commit_notes
 from ventifs.tree.workers import Inline, Pool
 
 _SUFFIX = b".img"
+_PHYSICAL = "LVM2_member"  # what holds logical volumes
 
 
 class ImageArchiver:
@@ -100,6 +101,7 @@ class ImageArchiver:
         """
         with placement() as placed, readable_nodes(self._store, self._writer) as (get, put):
             volumes, trees, notes = self._files(events, placed)
+            placed.keep(_contested([volume for volume, _ in volumes]))
             content = self._whole(placed, volumes, put)
             below = self._below(content, [volume for volume, _ in volumes], trees, get, put)
         collect(self._pool, self._store)
@@ -228,6 +230,27 @@ def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:
     """Ranges as far as they are on a disk of that size; none is empty."""
     clipped = ((max(start, 0), min(end, size)) for start, end in ranges)
     return tuple((start, end) for start, end in clipped if start < end)
+
+
+def _contested(volumes: list[Volume]) -> list[Range]:
+    """Where several volumes lie: what one has free may be in use by another.
+
+    Logical volumes lie in partitions that are theirs alone.
+    """
+    edges: list[tuple[int, int]] = []
+    for volume in volumes:
+        if volume.filesystem != _PHYSICAL:
+            for start, end in volume.ranges:
+                edges += [(start, 1), (end, -1)]
+    found: list[Range] = []
+    depth = begun = 0
+    for at, step in sorted(edges):
+        if depth == 2 and step < 0 and at > begun:
+            found.append((begun, at))
+        depth += step
+        if depth == 2 and step > 0:
+            begun = at
+    return found
 
 
 def _is_name(name: bytes) -> bool:

@@ -111,6 +111,8 @@ class Layout:
         self._check()
         self.group_count = -(-(self.block_count - self.first_block) // self.blocks_per_group)
         self._inodes_per_piece = min(_PIECE // self.inode_size, self.inodes_per_group)
+        # The piece that is read from: the inodes of a directory lie close together.
+        self._table, self._first, self._count = b"", 0, 0
         self._piece = lru_cache(64)(self._read_piece)
         self.group = lru_cache(256)(self._read_group)
 
@@ -157,11 +159,17 @@ class Layout:
         Raises:
             ImageError: there is no such inode, or it cannot be read.
         """
+        index = number - self._first
+        if 0 <= index < self._count:
+            return self._table, index * self.inode_size
         if not 0 < number <= self.inode_count:
             raise ImageError(f"inode {number} does not exist")
         group, index = divmod(number - 1, self.inodes_per_group)
         piece, index = divmod(index, self._inodes_per_piece)
-        return self._piece(group, piece), index * self.inode_size
+        self._table = self._piece(group, piece)
+        self._first = number - index
+        self._count = min(len(self._table) // self.inode_size, self.inode_count + 1 - self._first)
+        return self._table, index * self.inode_size
 
     def _read_piece(self, group: int, piece: int) -> bytes:
         table = self.group(group).inode_table

@@ -14,8 +14,7 @@ from ventifs.image.walk import XATTRS_MAX
 from ventifs.tree.records import Xattrs
 
 _ENTRY = struct.Struct("<BBHIII")  # name length, prefix, value offset, inode, size, hash
-_MAGIC = 0xEA020000
-_MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
+MAGIC_BYTES = (0xEA020000).to_bytes(4, "little")
 _BLOCK_HEADER = 32
 _VALUE_MAX = 65536  # the kernel gives out no longer ones
 _NAME_MAX = 255  # with its prefix
@@ -35,14 +34,14 @@ ReadInode = Callable[[int, int], bytes]  # of an inode's data, that many bytes
 
 def in_inode(space: bytes, value: ReadInode) -> tuple[list[Pair], str]:
     """What is in the space that an inode has behind its fields."""
-    if len(space) < 8 or space[:4] != _MAGIC_BYTES:
+    if len(space) < 8 or space[:4] != MAGIC_BYTES:
         return [], ""
     return _entries(space[4:], 0, value)
 
 
 def in_block(block: bytes, value: ReadInode) -> tuple[list[Pair], str]:
     """What is in a block of attributes."""
-    if block[:4] != _MAGIC_BYTES:
+    if block[:4] != MAGIC_BYTES:
         return [], "its block of extended attributes is damaged"
     return _entries(block, _BLOCK_HEADER, value)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ventifs.image.events import Extent, Range
+from ventifs.image.previous import within
 from ventifs.tree.records import Content, encode
 from ventifs.tree.temporary import temporary_database
 
@@ -37,6 +38,7 @@ class Placement:
         """Use a database of our schema."""
         self._database = database
         self._rows: list[Placed] = []
+        self._kept: Sequence[Range] = ()
 
     def add(self, content: Content, size: int, extents: Sequence[Extent], zeros: int) -> None:
         """A file's extents; what they hold past its `size` is not the file's.
@@ -56,6 +58,10 @@ class Placement:
     def _write(self) -> None:
         self._database.executemany("INSERT INTO extent VALUES (?, ?, ?, ?)", self._rows)
         self._rows = []
+
+    def keep(self, ranges: Sequence[Range]) -> None:
+        """What is not free, whoever says so: sorted ranges, none overlapping the last."""
+        self._kept = ranges
 
     def add_free(self, ranges: Sequence[Range]) -> None:
         """What no file system uses."""
@@ -79,7 +85,17 @@ class Placement:
             reached = end
 
     def free(self) -> Iterator[Range]:
-        """Free ranges in order, none touching the last."""
+        """Free ranges in order, none touching the last, without those that are kept."""
+        for start, end in self._joined():
+            at = start
+            for low, high in within(self._kept, start, end):
+                if low > at:
+                    yield at, low
+                at = high
+            if at < end:
+                yield at, end
+
+    def _joined(self) -> Iterator[Range]:
         last: Range | None = None
         for start, end in self._database.execute("SELECT start, end FROM free ORDER BY start"):
             if last is not None and start <= last[1]:

@@ -96,8 +96,10 @@ class Previous:
         if not self._is_same(at, at + rest):
             return None
         item, skip = self._find(at)
-        zeros = item.length - skip if isinstance(item, Hole) and not self._free else 0
-        return rest if zeros >= rest else None
+        if isinstance(item, Hole) and not self._free and item.length - skip >= rest:
+            return rest
+        # A chunk is not all zeros.
+        return 0 if isinstance(item, Chunk) and not skip and item.length <= rest else None
 
     def blocks(self, start: int, end: int, origin: int, size: int) -> Iterator[tuple[int, Item]]:
         """Items that a stretch still has, with their places: holes, and blocks of `size` bytes."""
@@ -114,8 +116,9 @@ class Previous:
                     if first < last:
                         yield first, Hole(last - first)
                 elif isinstance(item, Chunk) and not skip and stop <= high:
-                    whole = item.length == size or (item.length < size and stop == end)
-                    if whole and (at - origin) % size == 0:
+                    # Just what reading the stretch would make, which begins and ends as it does.
+                    begins = at == start or (at - origin) % size == 0
+                    if begins and stop == min(end, at + size - (at - origin) % size):
                         yield at, item
                 at = stop
 

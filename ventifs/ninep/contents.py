@@ -5,9 +5,8 @@ cached blocks, without a copy. Where one is missing, a thread puts the same piec
 store and leaves them for the read that waits: so a read ends however small the caches are.
 """
 
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
 from functools import partial
 from weakref import ReferenceType, ref
@@ -15,14 +14,11 @@ from weakref import ReferenceType, ref
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Buffer, Cold, Load
 from ventifs.ninep.nodes import ContentLeaf
-from ventifs.ninep.trees import Missing, NodeOf, Trees
-from ventifs.store import Score
-from ventifs.tree.content import SLICE_DEPTH_MAX, read_whole
+from ventifs.ninep.pieces import PIECES_MAX, Source, take, take_runs
+from ventifs.ninep.trees import Missing, Trees
+from ventifs.tree.content import read_whole
 from ventifs.tree.records import (
-    Block,
     Content,
-    Inline,
-    Slice,
     Tree,
     Xattrs,
     decode_xattrs,
@@ -31,18 +27,15 @@ from ventifs.tree.records import (
 
 AHEAD = 4 << 20  # bytes a sequential reader is kept ahead of, once it has read a few times
 AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of the rate
-PIECES_MAX = 1024  # of one read; more are joined by a thread
 _READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
 _FOREVER = 2**64
 _LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
+_COMING_MAX = 256  # loads wished for and not yet run; of more, a read does not wait for the oldest
 _XATTRS_BYTES_MAX = 1 << 20
 _XATTRS_MIN = 4
-_ZEROS = memoryview(bytes(1 << 20))
-
-BlockOf = Callable[[Score], memoryview | None]
 
 
 class Contents:
@@ -56,8 +49,13 @@ class Contents:
         self.trees = trees
         self.ahead_max = ahead_max
         self.followed = 0  # cursors that are kept ahead of
-        self.cached: BlockOf = trees.store.cached
+        store = trees.store
+        self.memory = Source(partial(trees.content_leaf, trees.in_memory), store.cached,
+                             store.cached_clump)  # fmt: skip
+        self._stored = Source(partial(trees.content_leaf, trees.brought), store.get, None)
         self._wished: list[Load] = []
+        # Wished for and not yet here, by number of step: begin, end, load.
+        self._coming: OrderedDict[tuple[Content, int], tuple[int, int, Load]] = OrderedDict()
         self._landed: OrderedDict[Hashable, list[Buffer]] = OrderedDict()
         self._xattrs: OrderedDict[Content, Xattrs] = OrderedDict()
 
@@ -73,7 +71,7 @@ class Contents:
             again: whether this read was cold before.
 
         Raises:
-            Cold: with a load of everything in the range.
+            Cold: with a load of everything in the range, or one wished for that brings some of it.
         """
         if again:
             landed = self._landed.pop((content, offset, count), None)
@@ -82,17 +80,22 @@ class Contents:
         pieces: list[Buffer] = []
         end = min(offset + count, length_of(content))
         try:
-            self._read(self.trees.in_memory, self.cached, content, offset, end, pieces)
-            if len(pieces) <= PIECES_MAX:
-                return pieces
+            take(self.memory, content, offset, end, pieces)
+            return pieces
         except Missing:
             pass
+        for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
+            coming = self._coming.get((content, step))
+            if coming is not None and coming[0] < end and offset < coming[1]:
+                raise Cold(
+                    coming[2]
+                )  # a thread of its own would wait for that one's, clump by clump
         key = content, offset, count
         raise Cold(Load(("read", *key), partial(self._land, key, content, offset, end)))
 
     def _land(self, key: Hashable, content: Content, offset: int, end: int) -> None:
         pieces: list[Buffer] = []
-        self._read(self.trees.brought, self.trees.store.get, content, offset, end, pieces)
+        take(self._stored, content, offset, end, pieces)
         views = [piece for piece in pieces if isinstance(piece, memoryview)]
         pinned = {id(view.obj): memoryview(view.obj).nbytes for view in views}
         wasteful = sum(pinned.values()) > 2 * (end - offset) + _WASTE_MAX
@@ -110,25 +113,34 @@ class Contents:
     # --- ahead ------------------------------------------------------------------------------
 
     def wish(self, content: Content, offset: int, end: int) -> None:
-        """Have a range of a content brought that nobody waits for, if it seems not to be here."""
-        end = min(end, length_of(content))
+        """Have a range brought that nobody waits for yet, if it seems not to be here.
+
+        The range is within one step; a read that lacks something of that step waits for it.
+        """
         if offset >= end or len(self._wished) >= _AHEAD_MAX:
             return
         if self._at_hand(content, offset) and self._at_hand(content, end - 1):
             return  # asking for every block between them would cost a tenth of reading them
-        self._wished.append(Load(("ahead", content, offset), partial(self._bring, content, offset,
-                                                                     end)))  # fmt: skip
+        step = content, offset // AHEAD_STEP
+        load = Load(("ahead", content, offset), partial(self._bring, step, offset, end))
+        self._wished.append(load)
+        self._coming[step] = offset, end, load
+        if len(self._coming) > _COMING_MAX:
+            self._coming.popitem(last=False)
 
     def _at_hand(self, content: Content, offset: int) -> bool:
         try:
-            self._read(self.trees.in_memory, self.cached, content, offset, offset + 1, [])
+            take(self.memory, content, offset, offset + 1, [])
         except Missing:
             return False
         return True
 
-    def _bring(self, content: Content, offset: int, end: int) -> None:
-        with suppress(Corrupt, NotStored):  # whoever reads that far is told
-            self._read(self.trees.brought, self.trees.store.get, content, offset, end, [])
+    def _bring(self, step: tuple[Content, int], offset: int, end: int) -> None:
+        try:
+            with suppress(Corrupt, NotStored):  # whoever reads that far is told
+                take(self._stored, step[0], offset, end, [])
+        finally:
+            self._coming.pop(step, None)
 
     def wishes(self) -> list[Load]:
         """The loads wished for since the last call."""
@@ -136,56 +148,6 @@ class Contents:
             return []
         loads, self._wished = self._wished, []
         return loads
-
-    # --- pieces -----------------------------------------------------------------------------
-
-    def _read(
-        self,
-        node_of: NodeOf,
-        block_of: BlockOf,
-        content: Content,
-        offset: int,
-        end: int,
-        pieces: list[Buffer],
-        depth: int = SLICE_DEPTH_MAX,
-    ) -> None:
-        if offset >= end:
-            return
-        if isinstance(content, Tree):
-            while offset < end:
-                leaf, before = self.trees.content_leaf(node_of, content, offset)
-                if len(pieces) > PIECES_MAX and block_of is self.cached:
-                    raise Missing  # no work for the loop
-                slices = partial(self._read_slice, node_of, block_of, depth)
-                take(block_of, slices, leaf, before, offset, end, pieces)
-                offset = before + leaf.total
-        elif isinstance(content, Block):
-            data = block_of(Score(content.score))
-            if data is None:
-                raise Missing
-            _part(data, content.length, offset, end, content.score, pieces)
-        elif isinstance(content, Inline):
-            pieces.append(content.data[offset:end])
-
-    def _read_slice(
-        self,
-        node_of: NodeOf,
-        block_of: BlockOf,
-        depth: int,
-        part: Slice,
-        offset: int,
-        end: int,
-        pieces: list[Buffer],
-    ) -> None:
-        if depth == 0:
-            raise Corrupt("slices of slices, too deep")
-        self._read(node_of, block_of, part.content, part.offset + offset, part.offset + end,
-                   pieces, depth - 1)  # fmt: skip
-
-    def read_slice(self, part: Slice, offset: int, end: int, pieces: list[Buffer]) -> None:
-        """Part of a slice of a file's content, from memory; `Missing`, if it is not there."""
-        self._read_slice(self.trees.in_memory, self.cached, SLICE_DEPTH_MAX, part, offset, end,
-                         pieces)  # fmt: skip
 
     # --- extended attributes ----------------------------------------------------------------
 
@@ -250,10 +212,8 @@ class Cursor:
                 if offset < stop <= before + leaf.total:
                     leaf.used = True
                     try:
-                        take(contents.cached, contents.read_slice, leaf, before, offset, stop,
-                             pieces)  # fmt: skip
-                        if len(pieces) <= PIECES_MAX:
-                            return pieces
+                        take_runs(contents.memory, leaf, offset - before, stop - before, pieces)
+                        return pieces
                     except Missing:
                         pass
         return self._read(offset, count)
@@ -269,9 +229,7 @@ class Cursor:
         last = min(offset + count, self._length) - 1
         if isinstance(content, Tree) and last >= offset:
             try:
-                leaf, self._before = contents.trees.content_leaf(
-                    contents.trees.in_memory, content, last
-                )
+                leaf, self._before = contents.memory.leaf(content, last)
                 self._leaf = ref(leaf)
             except Missing:
                 self._leaf = None
@@ -297,8 +255,11 @@ class Cursor:
         if end + self._window // 2 < self._ahead:
             return
         start, stop = max(self._ahead, end), min(end + self._window, self._length)
-        for at in range(start, stop, AHEAD_STEP):
-            self._contents.wish(self._content, at, min(at + AHEAD_STEP, stop))
+        at = start
+        while at < stop:
+            step_end = min((at // AHEAD_STEP + 1) * AHEAD_STEP, stop)
+            self._contents.wish(self._content, at, step_end)
+            at = step_end
         self._ahead = max(start, stop)
         self._quiet = self._ahead - self._window // 2 if self._ahead < self._length else _FOREVER
 
@@ -307,60 +268,3 @@ class Cursor:
         if self._window:
             self._contents.followed -= 1
             self._window = 0
-
-
-def take(
-    block_of: BlockOf,
-    read_slice: Callable[[Slice, int, int, list[Buffer]], None],
-    leaf: ContentLeaf,
-    before: int,
-    offset: int,
-    end: int,
-    pieces: list[Buffer],
-) -> None:
-    """What a leaf has of a range of its content; it begins at byte `before` of it.
-
-    Raises:
-        Missing: a block is not in memory.
-    """
-    # Hot: 0.4 us an item.
-    ends, items = leaf.ends, leaf.items
-    offset, end = offset - before, min(end - before, leaf.total)
-    index = bisect_right(ends, offset)
-    start = ends[index - 1] if index else 0
-    while offset < end:
-        item, stop = items[index], ends[index]
-        last = stop if stop < end else end
-        if isinstance(item, bytes):
-            data = block_of(Score(item))
-            if data is None:
-                raise Missing
-            if offset == start and last == stop and len(data) == stop - start:
-                pieces.append(data)
-            else:
-                _part(data, stop - start, offset - start, last - start, item, pieces)
-        elif item is None:
-            _zeros(last - offset, pieces)
-        else:
-            read_slice(item, offset - start, last - start, pieces)
-        offset = start = stop
-        index += 1
-
-
-def _part(
-    data: memoryview, length: int, start: int, end: int, score: bytes, pieces: list[Buffer]
-) -> None:
-    """Part of a block, with the trailing zeros that the store leaves out."""
-    have = len(data)
-    if have > length:
-        raise Corrupt(f"block of {have} bytes where {length} are said", score=score)
-    if start < have:
-        pieces.append(data if start == 0 and end >= have else data[start:end])
-    if end > have:
-        _zeros(end - max(start, have), pieces)
-
-
-def _zeros(length: int, pieces: list[Buffer]) -> None:
-    while length > 0:
-        pieces.append(_ZEROS[:length])
-        length -= len(_ZEROS)

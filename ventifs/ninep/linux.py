@@ -230,8 +230,9 @@ class Linux(Common):
                 if len(data) > LISTING_MAX:
                     break
         except Exception:
-            if len(data) == 1:
-                raise  # else the next reply tells, or has waited
+            # Else the next reply tells, or has waited; `.` and `..` alone are not worth a reply.
+            if len(data) <= 1 + max(2 - message.offset, 0):
+                raise
         body = b"".join(data)
         return [COUNT(len(body)), body]
 

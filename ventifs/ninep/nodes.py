@@ -10,13 +10,17 @@ import sys
 from collections import deque
 from itertools import accumulate
 from threading import Lock
+from typing import NamedTuple
+from weakref import ReferenceType
 
 from ventifs.errors import Corrupt
-from ventifs.store import Score
+from ventifs.store import DecodedClump, Score
 from ventifs.tree import prolly
 from ventifs.tree.records import Chunk, Slice, decode_child, decode_entry, decode_item
 
 KEPT_MIN = 128  # nodes that stay however little room there is: what one load brings must be found
+_ITEM = 140 + 230  # of a leaf: a score, its end; and a run, if there is one for each
+_SLICE = 300 + 260  # of one more: its content, and where it was found
 _OBJECT = 160  # a node's own object, its place in the cache, its score
 
 
@@ -58,17 +62,59 @@ class DirectoryLeaf:
         )  # fmt: skip
 
 
+class Run(NamedTuple):
+    """Items of a leaf that follow each other in a decoded clump as they do in the leaf.
+
+    Attributes:
+        held: where the bytes end that the clump has, from the leaf's beginning.
+        end: where the last item ends: what is past `held` are zeros, which the store leaves out.
+        after: the number of the item that comes next.
+        shift: from a place in the leaf to the same byte's in the clump.
+        clump: gone, once it is not in the store's cache any more.
+    """
+
+    held: int
+    end: int
+    after: int
+    shift: int
+    clump: "ReferenceType[DecodedClump]"
+
+
+class Inside(NamedTuple):
+    """Where the content that an item is a slice of was read lately.
+
+    Attributes:
+        before: bytes of that content before its leaf.
+        leaf: its leaf; gone, once it is not in the cache any more.
+    """
+
+    before: int
+    leaf: "ReferenceType[ContentLeaf]"
+
+
 class ContentLeaf:
     """Items of a file's content, by offset.
 
     Attributes:
         ends: where each ends, in bytes from the leaf's beginning.
         items: a chunk's score, None for a hole, or a slice.
+        runs: for each item the run it was found in lately, if any; see `pieces`.
+        inside: for items that are slices, where they were found lately; see `pieces`.
         count, total, key: what the parent must say of it.
         cost, used: as of `DirectoryLeaf`.
     """
 
-    __slots__ = ("__weakref__", "cost", "count", "ends", "items", "total", "used")
+    __slots__ = (
+        "__weakref__",
+        "cost",
+        "count",
+        "ends",
+        "inside",
+        "items",
+        "runs",
+        "total",
+        "used",
+    )  # fmt: skip
     level = 0
     key = b""
 
@@ -84,10 +130,12 @@ class ContentLeaf:
             item.score if isinstance(item, Chunk) else item if isinstance(item, Slice) else None
             for item in decoded
         ]
+        self.runs: list[Run | None] = [None] * len(items)
+        self.inside: dict[int, Inside] = {}
         self.count = len(items)
         self.total = self.ends[-1]
         self.used = False
-        self.cost = _OBJECT + sum(140 + (300 if isinstance(item, Slice) else 0)
+        self.cost = _OBJECT + sum(_ITEM + (_SLICE if isinstance(item, Slice) else 0)
                                   for item in self.items)  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 Owns an epoll of all connections and the one loop that serves them. What always holds: every other
 turn is of one whose last turn was short, if any waits, so that who asks little waits for a turn of
 another and not for a round of all; of the others the one that was served least so far is next;
-connections are polled between any two turns; the rest of the event loop has its say every `BUSY_S`.
-Knows no protocol: what a turn is, its `Member` says.
+connections are polled between any two turns; the rest of the event loop has its say every `BUSY_S`,
+or `NAP_S` while nobody has a turn; it spins only where that pays (`bet.py`), and where nobody else
+wants the core: one who shares it with its client would keep it from asking. Knows no protocol: what
+a turn is, its `Member` says.
 
 A task of trio's for each turn would serve in rounds, and cost each round trip an `epoll_ctl` and a
 pass of its loop: one client beside 63 busy ones had a p99 of 12 ms where this has 0.12 (435,000
@@ -20,14 +22,18 @@ from time import perf_counter, thread_time
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
+from ventifs.ninep.bet import Bet
+
 BUSY_S = 0.001  # after which others in this event loop are let in
 SHORT_S = 0.00004  # a turn of up to some 16 requests that are answered from memory
 # So far behind the least served is one at most: beside 63 others it would wait 63 times as long.
 LAG_S = 0.0005
 # Who asks one thing after another is waited for, as KVM's halt polling waits for a guest: to wake
 # this process's core takes 50 us, which is more than an answer, and to go through trio 30 more.
-SPIN_S = 0.0002  # of looking again and again, while gaps are shorter
-NAP_S = 0.002  # of sleeping where only connections wake it, while gaps are shorter
+SPIN_S = 0.0002  # of looking again and again, while that finds something
+NAP_S = 0.002  # of sleeping where only connections wake it, while that finds something
+# Between two looks, which are 2 us: another has had the core, perhaps the very one waited for.
+STOLEN_S = 0.00003
 
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OUT = select.EPOLLOUT | select.EPOLLET
@@ -94,7 +100,9 @@ class Rota:
         self._arrivals = 0
         self._least_s = 0.0  # what the one whose turn was last had had
         self._asleep = False
-        self._gap_s = 1.0  # how long there was nothing to do, the last times
+        self._let_in = 0.0  # when others in this event loop were, by perf_counter
+        self._spin = Bet()
+        self._nap = Bet()
 
     def add(self, member: Member) -> None:
         """Let one take turns.
@@ -146,18 +154,18 @@ class Rota:
             self._epoll.close()
 
     async def _serve(self) -> None:
-        let_in = perf_counter()
+        self._let_in = perf_counter()
         while True:
-            self._poll()
-            now = perf_counter()
-            if not (self._queue or self._short) and not self._found(now):
-                await self._sleep(now)
-                let_in = perf_counter()
-                continue
-            if now - let_in > BUSY_S:
+            if self._queue or self._short:
+                self._turn()
+            # After a turn, not before one: while the client is at work on its reply.
+            if perf_counter() - self._let_in > BUSY_S:
                 await checkpoint()
-                let_in = perf_counter()
-            self._turn()
+                self._let_in = perf_counter()
+            if self._queue or self._short:
+                self._poll()
+            elif not self._found():
+                await self._sleep()
 
     def _turn(self) -> None:
         if self._short and not (self._was_short and self._queue):
@@ -215,21 +223,33 @@ class Rota:
             del self._members[member.writes]
             self._epoll.unregister(member.writes)
 
-    def _found(self, since: float) -> bool:
+    def _found(self) -> bool:
         """Wait a little for work, where some is likely; whether there is."""
-        if self._gap_s > NAP_S or self._busy():
-            return False
-        found = False
-        if self._gap_s < SPIN_S:
-            until = since + SPIN_S
-            while not (found := self._poll()) and perf_counter() < until:
-                pass
-        if not found and not self._poll(NAP_S):
-            return False
-        self._note_gap(since)
-        return True
+        if self._busy():
+            return self._poll()
+        if self._spin.is_on() and self._spun():
+            return True
+        if not self._nap.is_on():
+            return self._poll()
+        found = self._poll(NAP_S)
+        self._nap.settle(paid=found)
+        return found
 
-    async def _sleep(self, since: float) -> None:
+    def _spun(self) -> bool:
+        """Look again and again; whether there is work. Not to be done when it rarely pays."""
+        began = last = perf_counter()
+        if self._poll():
+            return True  # what was there before does not tell whether to wait pays
+        while True:
+            found = self._poll()
+            now = perf_counter()
+            stolen = now - last > STOLEN_S
+            if found or stolen or now - began > SPIN_S:
+                self._spin.settle(paid=found and not stolen)
+                return found
+            last = now
+
+    async def _sleep(self) -> None:
         self._asleep = True
         try:
             await wait_readable(self._epoll.fileno())
@@ -237,7 +257,4 @@ class Rota:
             pass  # `wake`
         finally:
             self._asleep = False
-        self._note_gap(since)
-
-    def _note_gap(self, since: float) -> None:
-        self._gap_s = (self._gap_s + min(perf_counter() - since, 1.0)) / 2
+        self._let_in = perf_counter()

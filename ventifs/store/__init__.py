@@ -1,5 +1,6 @@
 """The block store: immutable blocks named by their scores, and a catalog of committed records."""
 
+from ventifs.store.clump import DecodedClump
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, parse_score, score_of
 from ventifs.store.stats import Sizes, Stats
 from ventifs.store.store import Mode, Store
@@ -9,6 +10,7 @@ __all__ = [
     "SCORE_SIZE",
     "ZERO_SCORE",
     "Batch",
+    "DecodedClump",
     "Mode",
     "Score",
     "Sizes",

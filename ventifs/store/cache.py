@@ -32,7 +32,11 @@ class ClumpCache:
         if clump is None:
             return None
         clump.used = True
-        return clump.blocks[score]
+        return clump.block(score)
+
+    def holder(self, score: Score) -> DecodedClump | None:
+        """The clump that has a block, if it is here; whoever reads it sets `used`."""
+        return self._of_block.get(score)
 
     def add(self, clump: DecodedClump) -> None:
         """Take in a clump, dropping others to make room."""
@@ -46,10 +50,10 @@ class ClumpCache:
                 else:
                     self._drop(oldest)
             self._clumps.append(clump)
-            self._of_block.update(dict.fromkeys(clump.blocks, clump))
+            self._of_block.update(dict.fromkeys(clump.spans, clump))
 
     def _drop(self, clump: DecodedClump) -> None:
         self.bytes -= clump.cost
-        for score in clump.blocks:
+        for score in clump.spans:
             if self._of_block.get(score) is clump:
                 del self._of_block[score]

@@ -259,25 +259,32 @@ class DecodedClump:
     """One clump's blocks, each hashed against its score. Shared between threads.
 
     Attributes:
-        blocks: a read-only view of each block that is what its score says.
+        data: a read-only view of all blocks, end to end.
+        spans: begin and end in `data` of each block that is what its score says; only these may
+            be handed out.
         cost: bytes of memory to account for.
         used: for the cache, whether a block was asked for lately.
     """
 
-    __slots__ = ("blocks", "cost", "used")
+    __slots__ = ("__weakref__", "cost", "data", "spans", "used")
 
     def __init__(self, head: Head, raw: Buffer) -> None:
-        """Hash and slice; blocks that do not match are left out."""
-        self.blocks: dict[Score, memoryview] = {}
+        """Hash; blocks that do not match are left out."""
+        self.data = memoryview(raw).toreadonly()
+        self.spans: dict[Score, tuple[int, int]] = {}
         self.used = False
-        view = memoryview(raw).toreadonly()
         start = 0
         for score, length in head.blocks:
-            block = view[start : start + length]
-            start += length
-            if blake3(block).digest() == score:
-                self.blocks[score] = block
-        self.cost = len(raw) + 400 * len(self.blocks)  # a view, its key and two dict slots
+            end = start + length
+            if blake3(self.data[start:end]).digest() == score:
+                self.spans[score] = start, end
+            start = end
+        self.cost = len(raw) + 400 * len(self.spans)  # a span, its key and two dict slots
+
+    def block(self, score: Score) -> memoryview:
+        """A read-only view of one of the blocks in `spans`."""
+        start, end = self.spans[score]
+        return self.data[start:end]
 
 
 ZERO_BLOCK = memoryview(b"")

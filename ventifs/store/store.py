@@ -321,6 +321,13 @@ class Store:
         """A block if it is in decoded memory; never reads a file or the index."""
         return ZERO_BLOCK if score == ZERO_SCORE else self._cache.get(score)
 
+    def cached_clump(self, score: Score) -> DecodedClump | None:
+        """The decoded clump that has a block, if it is in memory.
+
+        Whoever reads of it says so in `used`, and keeps it by a weak reference at most.
+        """
+        return self._cache.holder(score)
+
     def _load(self, score: Score) -> memoryview:
         self._check_open()
         if len(score) != SCORE_SIZE:
@@ -344,14 +351,13 @@ class Store:
                 verify(head, payload, arena=arena.id, offset=place.offset)
                 raise IndexDamaged(self.path / "index", f"has block {score.hex()} wrong")
             clump = DecodedClump(head, decompress(head, payload, self._decompressor()))
-            block = clump.blocks.get(score)
-            if block is None:
+            if score not in clump.spans:
                 raise Corrupt("bytes do not match their score")
         except Corrupt as error:
             raise Corrupt(error.reason, score=score, arena=arena.id.hex(),
                           offset=place.offset) from None  # fmt: skip
         self._cache.add(clump)
-        return block
+        return clump.block(score)
 
     def _pending_place(self, score: Score) -> Place | memoryview | None:
         """Where a block stands that the index does not list yet, or the block itself."""
