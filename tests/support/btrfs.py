@@ -46,7 +46,7 @@ def mounted_btrfs(top: Path, *mkfs: str, options: str = "") -> Iterator[Path]:
     try:
         yield place
     finally:
-        command("umount", place)
+        command("umount", "--lazy", place)  # a failed test may have it open still
         image.unlink()
 
 
