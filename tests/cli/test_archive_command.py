@@ -226,7 +226,7 @@ def test_any_number_of_jobs(home: Path, jobs: str) -> None:
     ("archive nothing --name t", 1, "nothing: no such file or directory"),
     ("archive tree/nothing/below --name t", 1, "tree/nothing/below: no such"),
     ("archive tree/fifo-like --name t", 1, "tree/fifo-like"),
-    ("archive /dev/null --name t", 1, "/dev/null: neither a directory nor a tar"),
+    ("archive /dev/null --name t", 1, "/dev/null: neither a directory, nor a tar, nor a disk"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told_in_a_line(home: Path, words: str, code: int, told: str) -> None:
     (home / "bad").write_bytes(b"*.o\n[a\n")

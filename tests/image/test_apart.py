@@ -12,7 +12,7 @@ import pytest
 
 from ventifs.errors import VentifsError
 from ventifs.image import apart
-from ventifs.image.apart import Apart, Limits
+from ventifs.image.apart import Apart, Batch, Limits
 from ventifs.image.events import Ended, Event, Free, Inode, Node, Noted, Volume
 
 LIMITS = Limits(memory=256 << 20, cpu_s=60, stall_s=30)
@@ -249,6 +249,31 @@ def test_one_within_another_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> Non
         handle = os.pidfd_open(int(first.text))
     assert select.select([handle], [], [], 10)[0], "it lives on"
     os.close(handle)
+
+
+def test_batches_of_one_within_are_passed_on_in_their_place() -> None:
+    def inner() -> Iterator[Event]:
+        for number in range(20_000):
+            yield Node(b"%d" % number, number, None)
+
+    def outer() -> Iterator[Event | Batch]:
+        yield Noted("before")
+        with Apart(inner, LIMITS) as child:
+            for batch in child.batches():
+                yield Batch(batch.body, passed_on=True)
+        yield Noted("after")
+
+    with Apart(outer, LIMITS) as child:
+        first, *passed, last = child.batches()
+        assert child.problem == ""
+    assert child.events_of(first) == [Noted("before")]
+    assert child.events_of(last) == [Noted("after")]
+    assert not first.passed_on
+    assert not last.passed_on
+    assert len(passed) > 2
+    assert all(batch.passed_on for batch in passed)
+    events = [event for batch in passed for event in child.events_of(batch)]
+    assert events == list(inner())
 
 
 def test_one_within_another_crashes_alone() -> None:

@@ -68,6 +68,16 @@ def test_sparse_images(tmp_path: Path, kind: str) -> None:
     disk.close()
 
 
+@pytest.mark.parametrize("kind", ["vmdk flat", "vmdk split", "vmdk split flat"])
+def test_files_are_all_that_an_image_consists_of(tmp_path: Path, kind: str) -> None:
+    image = _make(tmp_path, kind)
+    disk = open_disk(image)
+    parts = {path.stat().st_ino for path in tmp_path.glob("image*.vmdk")}
+    assert len(parts) == 2
+    assert {status.st_ino for status in disk.files} == parts
+    disk.close()
+
+
 def test_an_image_is_read_under_another_name(tmp_path: Path) -> None:
     image = _make(tmp_path, "vmdk")
     disk = open_disk(image.rename(tmp_path / "other.vmdk"))

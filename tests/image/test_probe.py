@@ -134,7 +134,9 @@ def test_unknown_bytes_are_a_disk_by_name_or_by_order(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\xa5" * 5000)
     for name in ("x.img", "x.raw"):
         open_disk(tmp_path / name).close()
-    with pytest.raises(ImageError, match=r"no disk image that is known.*'--format raw'"):
+    with pytest.raises(
+        ImageError, match=r"no tar archive, no disk image that is known.*'--format raw'"
+    ):
         open_disk(tmp_path / "x")
     open_disk(tmp_path / "x", "raw").close()
 

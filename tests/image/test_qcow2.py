@@ -141,8 +141,9 @@ def test_a_backing_file_of_untold_format_is_probed_and_noted(tmp_path: Path) -> 
         assert told in top.read_bytes()
         top.write_bytes(top.read_bytes().replace(told, b"none"))
         disk = _agrees(top)
-        note = f"backing file {tmp_path}/base: taken for qcow2 by its first bytes: none is told"
-        assert disk.notes == ([note] if base == "base" else [])
+        note = "taken for qcow2 by its first bytes: no format is told"
+        expected = [f"backing file {tmp_path}/base: {note}"]
+        assert disk.notes == (expected if base == "base" else [])
         disk.close()
 
 

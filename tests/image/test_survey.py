@@ -5,9 +5,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from tests.support.memorydisk import MemoryDisk
+from ventifs.image import apart
 from ventifs.image import survey as module
 from ventifs.image.apart import Limits
 from ventifs.image.disk import ImageError
@@ -183,6 +185,39 @@ def test_events_after_the_end_are_not_told_and_those_of_others_stop_it() -> None
     assert [event for event in events if not isinstance(event, Volume)] == [
         Ended(),
         Ended("the parser told what it cannot know"),
+    ]
+
+
+@pytest.mark.parametrize("garbage", [b"\xc1", b"\x94\x07\xc4\x01a\x01\xc0"])
+def test_garbage_costs_one_volume_the_rest(garbage: bytes) -> None:
+    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+        yield Node(b"", 2, DIRECTORY)
+        if window.ranges[0][0] == MIB:
+            yield msgspec.Raw(garbage)  # type: ignore[misc]
+        yield Ended("", ("read",))
+
+    events = surveyed(disk_of((1, 2), (4, 2)), tell)
+    assert [event for event in events if not isinstance(event, Volume)] == [
+        Ended("the parser told what it cannot know"),
+        Node(b"", 2, DIRECTORY),
+        Ended("", ("read",)),
+    ]
+
+
+def test_a_child_that_dies_within_a_batch_costs_one_volume_the_rest() -> None:
+    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+        yield Node(b"", 2, DIRECTORY)
+        if window.ranges[0][0] == MIB:
+            (pipe,) = apart._ends
+            os.write(pipe, b"\0\xff\0\0\0half")
+            os.abort()
+        yield Ended("", ("read",))
+
+    events = surveyed(disk_of((1, 2), (4, 2)), tell)
+    assert [event for event in events if not isinstance(event, Volume)] == [
+        Ended("the parser crashed (Aborted)"),
+        Node(b"", 2, DIRECTORY),
+        Ended("", ("read",)),
     ]
 
 

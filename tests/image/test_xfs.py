@@ -42,10 +42,10 @@ def wide(top: Path) -> None:
     odd_files.directories(top, 20_000)
 
 
-def scattered(top: Path) -> None:
+def scattered(top: Path, count: int = 12_000) -> None:
     """A file whose tree of extents is of several levels."""
     with (top / "scattered").open("wb") as file:
-        for index in range(12_000):
+        for index in range(count):
             os.pwrite(file.fileno(), b"%d" % index, index * 8192)
 
 
@@ -73,18 +73,18 @@ MANY: list[Fill] = [
     odd_files.contents,
     odd_files.preallocated,
     xattrs,
-    wide,
 ]
+USUAL: list[Fill] = [*MANY, odd_files.directories]
 KINDS: dict[str, tuple[list[str], list[Fill]]] = {
-    "as usual": ([], [*MANY, scattered, shared]),
-    "blocks of 1 KiB": (["-b", "size=1k"], [*MANY, scattered, scattered_xattrs]),
-    "directory blocks of 64 KiB": (["-n", "size=65536"], MANY),
-    "directory blocks of four": (["-b", "size=1k", "-n", "size=4096"], MANY),
-    "large inodes": (["-b", "size=2k", "-i", "size=1024"], MANY),
-    "large counts of extents": (["-i", "nrext64=1"], [*MANY, scattered]),
+    "as usual": ([], [*USUAL, scattered, shared]),
+    "blocks of 1 KiB": (["-b", "size=1k"], [*MANY, wide, scattered, scattered_xattrs]),
+    "directory blocks of 64 KiB": (["-n", "size=65536"], USUAL),
+    "directory blocks of four": (["-b", "size=1k", "-n", "size=4096"], USUAL),
+    "large inodes": (["-b", "size=2k", "-i", "size=1024"], USUAL),
+    "large counts of extents": (["-i", "nrext64=1"], [*USUAL, scattered]),
     "old times": (
         ["-m", "bigtime=0,reflink=0,finobt=0", "-i", "sparse=0"],
-        [odd_files.names, odd_files.contents, xattrs, wide, scattered],
+        [odd_files.names, odd_files.contents, xattrs, odd_files.directories, scattered],
     ),
     "reverse maps": (["-m", "rmapbt=1"], [xattrs, odd_files.preallocated]),
 }
@@ -213,7 +213,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[int]]:
         odd_files.xattrs(top, sizes=(3, 3000, 20_000), counts=(1, 30, 1000))
         odd_files.preallocated(top)
         odd_files.directories(top, 1500)
-        scattered(top)
+        scattered(top, 2000)
 
     path = tmp_path_factory.mktemp("small") / "image"
     options = ["--unsupported", "-b", "size=1k", "-d", "agcount=2"]

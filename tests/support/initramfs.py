@@ -86,11 +86,22 @@ def _packed(root: Path) -> Path:
 
 def shipped(directory: Path, kernel: Path) -> Path:
     """Make an initramfs of initramfs-tools with what ventifs ships for it, in a new directory."""
+    return _made(directory, kernel, ours=True)
+
+
+def stock(directory: Path, kernel: Path, modules: Iterable[str]) -> Path:
+    """Make one of initramfs-tools as Debian has it, with some modules, in a new directory."""
+    return _made(directory, kernel, modules)
+
+
+def _made(
+    directory: Path, kernel: Path, modules: Iterable[str] = (), *, ours: bool = False
+) -> Path:
     configuration = directory / "initramfs-tools"
     shutil.copytree("/etc/initramfs-tools", configuration)
     (configuration / "initramfs.conf").write_text("MODULES=list\nBUSYBOX=y\nCOMPRESS=gzip\n")
-    (configuration / "modules").write_text("")
-    for part in ("hooks", "scripts"):
+    (configuration / "modules").write_text("".join(f"{module}\n" for module in modules))
+    for part in ("hooks", "scripts") if ours else ():
         shutil.copytree(SHIPPED / part, configuration / part, dirs_exist_ok=True)
     image = directory / "initrd.img"
     done = subprocess.run(

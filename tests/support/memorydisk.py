@@ -21,7 +21,10 @@ class MemoryDisk:
     def __init__(self, size: int, pieces: Mapping[int, bytes] | None = None) -> None:
         self.size = size
         self.label = "/memory.img"
-        self.status = os.stat_result((0o100644, 0, 0, 1, 0, 0, size, 0, 0, 0))
+        times = {"st_atime_ns": 0, "st_mtime_ns": 5, "st_ctime_ns": 0}
+        self.status = os.stat_result(
+            (0o100644, 7, 0, 1, 0, 0, min(size, 2**63 - 1), 0, 0, 0), times
+        )
         self.files = [self.status]
         self.notes: list[str] = []
         self.reads = 0
@@ -55,6 +58,8 @@ class FileDisk(MemoryDisk):
         super().__init__(path.stat().st_size)
         self.label = str(path)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.status = os.fstat(self._fd)
+        self.files = [self.status]
 
     def read(self, offset: int, length: int) -> bytes:
         assert 0 <= offset <= offset + length <= self.size, (offset, length, self.size)

@@ -36,7 +36,8 @@ def boot(
     log: Path,
     *,
     append: str = "",
-    network: Sequence[str | Path],
+    network: Sequence[str | Path] = ("user", "id=net", "restrict=on"),
+    disk: Path | None = None,
     patience_s: float,
     segment: Segment | None = None,
 ) -> str:
@@ -47,7 +48,9 @@ def boot(
         initrd: the initramfs.
         log: where the console goes.
         append: more words for the kernel's command line.
-        network: QEMU's `-netdev`, with the id `net`, without the word itself.
+        network: QEMU's `-netdev`, with the id `net`, without the word itself; by default one that
+            leads nowhere.
+        disk: a raw image, which the guest may write, as /dev/vda.
         patience_s: how long it may take; what is slower is killed.
         segment: the network that QEMU runs in, if not in the host's.
 
@@ -59,6 +62,7 @@ def boot(
         "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
         "-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci",
         "-netdev", ",".join(map(str, network)),
+        *(["-drive", f"file={disk},format=raw,if=virtio"] if disk else []),
         "-kernel", kernel, "-initrd", initrd,
         "-append", f"console=ttyS0 panic=-1 {append}",
     ]  # fmt: skip

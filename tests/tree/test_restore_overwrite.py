@@ -12,7 +12,7 @@ from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
 from tests.support.walker import look_at, same
 from ventifs.errors import NoSpace, VentifsError
 from ventifs.store import Store
-from ventifs.tree import making
+from ventifs.tree import pieces
 from ventifs.tree.catalog import Version
 from ventifs.tree.directory import resolve
 from ventifs.tree.places import Place, Places
@@ -160,7 +160,7 @@ def test_a_full_disk_ends_it_naming_the_path(
         return real(fd, pieces, offset)
 
     monkeypatch.setattr(os, "pwritev", full)
-    monkeypatch.setattr(making, "_WRITE_MAX", 4096)
+    monkeypatch.setattr(pieces, "_WRITE_MAX", 4096)
     with Store.open(store) as opened, pytest.raises(NoSpace, match=r"^size300000: no space.*--ov"):
         Restorer(opened, overwrite=overwrite).run(version.root, work / "target")
     assert "size300000" not in os.listdir(work / "target")

@@ -46,6 +46,7 @@ BAD = {
     "text": (b"no tar at all\n" * 100, "not a tar archive"),
     "short text": (b"x", "ends early|not a tar"),
     "noise": (noise(5000), "not a tar archive"),
+    "a disk": (bytes(1024) + noise(5000), "not a tar archive.*as many disks do"),
     "no end": (FILE, "ends early, without the zeros"),
     "half a zero block": (FILE + bytes(256), "ends early"),
     "half a header": (FILE + FILE[:300], "ends early"),

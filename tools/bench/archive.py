@@ -14,42 +14,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
-SAMPLES_EVERY_S = 0.02
+from tools.bench.archivers import Run, Tool, Turns, remove
+
 SHORT_RUNS = 3  # so many runs in each round for what takes a second
-
-# What each tool is told, as shell lines: `$repo` is its repository, `$root` what to archive and
-# `$into` an empty directory.
-LINES = {
-    "ventifs": {
-        "init": "exec ventifs init --store $repo",
-        "archive": "exec ventifs archive $root --name root --store $repo",
-        "restore": "exec ventifs restore root $into --store $repo",
-    },
-    "borg": {
-        "init": "exec borg init --encryption none $repo",
-        "archive": "cd $root; exec borg create --compression zstd,3 $repo::{utcnow:%s.%f} .",
-        "restore": "cd $into; exec borg extract $repo::$(borg list --last 1 --short $repo)",
-    },
-    "restic": {
-        "init": "exec restic init --repo $repo",
-        "archive": "cd $root; exec restic backup --repo $repo .",
-        "restore": "exec restic restore latest --repo $repo --target $into",
-    },
-    "tar|zstd": {
-        "init": "mkdir $repo",
-        "archive": "tar -C $root -c . | zstd -q -3 -T2 -o $repo/tar.zst",
-        "restore": "zstd -q -d -c $repo/tar.zst | tar -C $into -x",
-    },
-    "find": {
-        "archive": r"exec find $root -printf '%p %i %s %T@ %C@\n' > /dev/null",
-    },
-}
 
 TARGETS = {
     ("first", "borg"): "wall 2.5, aim 4; size at most borg's",
@@ -65,127 +36,15 @@ TARGETS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one run of a command took; sizes in bytes."""
-
-    wall_s: float
-    cpu_s: float
-    peak_pss: int = 0
-    size: int = 0  # of the repository afterwards, or what it has grown by
-    arenas: int = 0  # the part of it in ventifs's arenas
-
-
-class Tool:
-    """One contestant and its repository, with all that it keeps elsewhere, below one directory."""
-
-    def __init__(self, name: str, scratch: Path) -> None:
-        """Nothing is made yet."""
-        self.name = name
-        self.home = scratch / name
-        self.kept = scratch / f"{name} kept"
-        self.repo = self.home / "repo"
-        self.log = scratch / "log"
-
-    def run(
-        self, task: str, root: Path, into: Path | None = None, *, sampling: bool = False
-    ) -> Run:
-        """Run a task's line, timed, or with its memory sampled; it must succeed."""
-        environment = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8",
-            "HOME": str(self.home), "repo": str(self.repo), "root": str(root), "into": str(into),
-            "BORG_BASE_DIR": str(self.home), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
-            "RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(self.home / "cache"),
-        }  # fmt: skip
-        os.sync()
-        with self.log.open("wb") as log:
-            started = time.perf_counter()
-            child = subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", LINES[self.name][task]], env=environment,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-            peak = sampled(child.pid) if sampling else 0
-            _, status, usage = os.wait4(child.pid, 0)
-            wall_s = time.perf_counter() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            said = self.log.read_text(errors="replace")
-            sys.exit(f"{self.name} {task} failed with {child.returncode}:\n{said}")
-        return Run(wall_s, usage.ru_utime + usage.ru_stime, peak)
-
-    def fresh(self) -> None:
-        """Make an empty repository."""
-        remove(self.home)
-        self.home.mkdir()
-        if "init" in LINES[self.name]:
-            self.run("init", self.home)
-
-    def keep(self) -> None:
-        """Put a copy of everything aside."""
-        remove(self.kept)
-        copy(self.home, self.kept)
-
-    def bring_back(self) -> None:
-        """Be as when `keep` was called."""
-        remove(self.home)
-        copy(self.kept, self.home)
-
-    def sizes(self) -> tuple[int, int]:
-        """(apparent bytes of the repository's files, those of them in arenas)."""
-        return bytes_below(self.repo), bytes_below(self.repo / "arenas")
-
-
-def copy(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "-a", source, target], check=True)
-
-
-def remove(path: Path) -> None:
-    subprocess.run(["rm", "-rf", path], check=True)
-
-
-def bytes_below(directory: Path) -> int:
-    """The apparent size of all files below a directory that may be missing."""
-    return sum(file.lstat().st_size for file in directory.rglob("*") if file.is_file())
-
-
-def sampled(leader: int) -> int:
-    """The peak PSS of a session's processes together until its leader has ended, in bytes."""
-    peak = 0
-    while os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        peak = max(peak, sum(pss(pid) for pid in session(leader)))
-        time.sleep(SAMPLES_EVERY_S)
-    return peak
-
-
-def session(leader: int) -> Iterable[int]:
-    """The processes of a session."""
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdecimal() and os.getsid(int(name)) == leader:
-                yield int(name)
-        except ProcessLookupError:
-            continue
-
-
-def pss(pid: int) -> int:
-    """A process's share of the memory it uses, in bytes; none once it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
-
-
-class Bench:
+class Bench(Turns):
     """All parts, below one directory on the disk to measure."""
 
     def __init__(self, roots: Path, scratch: Path, rounds: int) -> None:
         """Read both roots once, so that the page cache holds them."""
+        super().__init__(scratch, TARGETS)
         self.root1, self.root2 = roots / "root1", roots / "root2"
         self.into = scratch / "restored"
         self.rounds = rounds
-        self.tools = {name: Tool(name, scratch) for name in LINES}
-        self.runs: dict[str, dict[str, list[Run]]] = {}
         self.archived = False
         for root in (self.root1, self.root2):
             subprocess.run(["find", root, "-type", "f", "-exec", "cat", "{}", "+"], check=True,
@@ -193,19 +52,6 @@ class Bench:
         kinds = subprocess.run(["find", self.root1, "-printf", "%y"], check=True,
                                capture_output=True, text=True).stdout  # fmt: skip
         self.paths = range(len(kinds) - kinds.count("s"), len(kinds) + 1)  # some leave out sockets
-
-    def measure(
-        self, part: str, names: Iterable[str], run: Callable[[Tool], Run], rounds: int
-    ) -> None:
-        """Let the tools take turns."""
-        results: dict[str, list[Run]] = {name: [] for name in names}
-        for number in range(rounds):
-            for name, runs in results.items():
-                print(f"\r\033[K{part}: {name}, round {number + 1}", end="", file=sys.stderr)
-                runs.append(run(self.tools[name]))
-        print("\r\033[K", end="", file=sys.stderr)
-        self.runs[part] = results
-        show(part, results)
 
     def first(self) -> None:
         """Archive root1 into an empty repository; the last one is kept for the other parts."""
@@ -292,32 +138,6 @@ class Bench:
         self.measure("memory, first", names, first, 1)
         self.measure("memory, unchanged", names, archive, 1)
         self.measure("memory, restore", names, lambda tool: self._restore(tool, sampling=True), 1)
-
-
-def show(part: str, results: dict[str, list[Run]]) -> None:
-    """Print a part's lines; `times` say how many times as much as ventifs another tool takes."""
-    print(f"{part}, {len(results['ventifs'])} runs of each")
-    ours = results["ventifs"]
-    for name, runs in results.items():
-        if part.startswith("memory"):
-            peak = f"{max(run.peak_pss for run in runs) / 2**20:8,.0f} MiB"
-            print(f"  {name:10}{peak}  {TARGETS.get(('memory', name), '')}".rstrip(), flush=True)
-            continue
-        wall = median(run.wall_s for run in runs)
-        cpu = median(run.cpu_s for run in runs)
-        line = f"  {name:10}{wall:8.2f} s wall {cpu:8.2f} s CPU"
-        if runs[0].size:
-            line += f" {median(run.size for run in runs) / 1e6:9.1f} MB"
-        if runs[0].arenas:
-            line += f", arenas {median(run.arenas for run in runs) / 1e6:.1f} MB"
-        if name != "ventifs":
-            pairs = list(zip(runs, ours, strict=True))
-            wall = median(their.wall_s / our.wall_s for their, our in pairs)
-            cpu = median(their.cpu_s / our.cpu_s for their, our in pairs)
-            target = TARGETS.get((part, name), "")
-            line += f"   times: wall {wall:.2f}, CPU {cpu:.2f}"
-            line += f"   (target: {target})" if target else ""
-        print(line, flush=True)
 
 
 def main() -> None:

@@ -28,15 +28,14 @@ static const struct workload {
     bool lists;  /* the one path, and works on its entries */
     bool ends;   /* after each item once, and not after a time */
     bool keeps;  /* every fid */
-    bool leaps;  /* reads at places that follow no order */
 } workloads[] = {
-    {"getattr", "g", false, false, false, false, false},
-    {"walk", "wc", false, false, false, false, false},
-    {"read", "r", true, false, false, false, false},
-    {"random", "r", true, false, false, false, true},
-    {"sequential", "r", true, false, true, false, false},
-    {"list", "wgc", true, true, true, false, false},
-    {"fids", "w", true, true, true, true, false},
+    {"getattr", "g", false, false, false, false},
+    {"walk", "wc", false, false, false, false},
+    {"read", "r", true, false, false, false},
+    {"random", "r", true, false, false, false},
+    {"sequential", "r", true, false, true, false},
+    {"list", "wgc", true, true, true, false},
+    {"fids", "w", true, true, true, true},
 };
 
 struct item {
@@ -75,7 +74,7 @@ static const char *address, *aname = "", *compared;
 static uint32_t msize = 65536, uid, count = 65512;
 static unsigned depth = 1, clients_count = 1;
 static uint64_t limit; /* items in all, for workloads that end */
-static uint64_t part_start, part_length = UINT64_MAX; /* of each file, what is read */
+static uint64_t window_start, window = UINT64_MAX; /* the part of each file for random reads */
 static double seconds = 1, warming = 0.2;
 static struct item *items;
 static size_t items_count;
@@ -186,10 +185,18 @@ static void put_step(struct client *client, struct slot *slot) {
     }
 }
 
-/* How many bytes of a file may be read, from `part_start` on. */
-static uint64_t part_of(const struct item *item) {
-    uint64_t length = item->size > part_start ? item->size - part_start : 0;
-    return length < part_length ? length : part_length;
+/* Chooses one of a file's whole counts, anywhere in the window; the same ones in every run. */
+static void choose_anywhere(struct client *client, struct slot *slot) {
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+    slot->item = (unsigned)(client->next++ % items_count);
+    uint64_t size = items[slot->item].size;
+    if (window_start >= size || size - window_start < count)
+        die("%s has no %u bytes in the window", items[slot->item].path, count);
+    size -= window_start;
+    slot->offset = window_start + (state >> 16) % ((size < window ? size : window) / count) * count;
+    slot->count = count;
+    slot->busy = true;
 }
 
 /* Chooses the next part of a file to read: whole counts, except when the workload ends with it. */
@@ -198,17 +205,9 @@ static void choose_part(struct client *client, struct slot *slot) {
         if (work->ends && client->next >= limit)
             return;
         slot->item = (unsigned)(client->next % items_count);
-        uint64_t length = part_of(&items[slot->item]);
-        if (work->leaps && length >= count) {
-            slot->offset = part_start + (uint64_t)random() % (length / count) * count;
-            slot->count = count;
-            slot->busy = true;
-            client->next++;
-            return;
-        }
-        uint64_t left = length - client->offset;
-        if (!work->leaps && (left >= count || (work->ends && left > 0))) {
-            slot->offset = part_start + client->offset;
+        uint64_t left = items[slot->item].size - client->offset;
+        if (left >= count || (work->ends && left > 0)) {
+            slot->offset = client->offset;
             slot->count = left < count ? (uint32_t)left : count;
             client->offset += slot->count;
             slot->busy = true;
@@ -223,7 +222,9 @@ static void start_next(struct client *client, struct slot *slot, uint64_t now) {
     slot->busy = false;
     if (stopping)
         return;
-    if (work->steps[0] == 'r')
+    if (strcmp(work->name, "random") == 0)
+        choose_anywhere(client, slot);
+    else if (work->steps[0] == 'r')
         choose_part(client, slot);
     else if (!work->ends || client->next < limit) {
         slot->item = (unsigned)(client->next++ % items_count);
@@ -445,10 +446,10 @@ static void prepare(struct client *client, unsigned its_depth, struct tally *tal
         find_item(client, &items[at]);
         if (compared && items[at].expected == NULL)
             map_expected(&items[at]);
-        useful = useful || work->ends || part_of(&items[at]) >= count;
+        useful = useful || work->ends || items[at].size >= count;
     }
     if (!useful)
-        die("no file has %u bytes there to read", count);
+        die("no file has %u bytes to read", count);
 }
 
 static void usage(void) {
@@ -459,8 +460,9 @@ static void usage(void) {
           "  -p        one client more, at depth 1, reported as \"probe\"\n"
           "  -m MSIZE  (65536)                     -k COUNT    bytes a read (65512)\n"
           "  -s SECONDS measured, after 0.2 unmeasured (1)\n"
-          "  -o OFFSET -b BYTES  the part of each file that is read (all)\n"
           "  -n ITEMS  in all, for list and fids (each once)\n"
+          "  -o OFFSET of a window for random reads, whole counts in it (0)\n"
+          "  -w LENGTH of it (up to each file's end)\n"
           "  -v DIR    compare what is read with the files there\n"
           "  -H        stay connected until stdin ends\n", stderr);
     exit(2);
@@ -471,7 +473,7 @@ int main(int argc, char **argv) {
     const uint16_t order = 1;
     if (*(const unsigned char *)&order != 1)
         die("made for little-endian machines");
-    for (int option; (option = getopt(argc, argv, "a:u:d:c:pm:k:s:o:b:n:v:H")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "a:u:d:c:pm:k:s:n:o:w:v:H")) != -1;) {
         switch (option) {
         case 'a': aname = optarg; break;
         case 'u': uid = (uint32_t)strtoul(optarg, NULL, 10); break;
@@ -481,9 +483,9 @@ int main(int argc, char **argv) {
         case 'm': msize = (uint32_t)atoi(optarg); break;
         case 'k': count = (uint32_t)atoi(optarg); break;
         case 's': seconds = atof(optarg); break;
-        case 'o': part_start = strtoull(optarg, NULL, 10); break;
-        case 'b': part_length = strtoull(optarg, NULL, 10); break;
         case 'n': limit = strtoull(optarg, NULL, 10); break;
+        case 'o': window_start = strtoull(optarg, NULL, 10); break;
+        case 'w': window = strtoull(optarg, NULL, 10); break;
         case 'v': compared = optarg; break;
         case 'H': holds = true; break;
         default: usage();
@@ -497,7 +499,8 @@ int main(int argc, char **argv) {
             work = &workloads[at];
     clients_count += probing;
     if (work == NULL || depth < 1 || depth > DEPTH_MAX || clients_count < 1
-        || clients_count > CLIENTS_MAX || msize < REQUEST_MAX || count > msize - IO_HEADER)
+        || clients_count > CLIENTS_MAX || msize < REQUEST_MAX || count < 1
+        || count > msize - IO_HEADER || window < count)
         usage();
     if (clients_count > 1 && work->lists)
         die("list and fids take one client");

@@ -11,7 +11,14 @@ from typing import BinaryIO
 
 import click
 
-from ventifs.cli.disk import DiskOptions, OpenDisk, finish_disk, is_disk, open_disk_source
+from ventifs.cli.disk import (
+    DiskOptions,
+    OpenDisk,
+    disk_title,
+    finish_disk,
+    is_disk,
+    open_disk_source,
+)
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
@@ -95,7 +102,9 @@ def archive(
     stream on standard input; a disk image (raw, qcow2, VMDK, VHD, VHDX) or block device.
 
     A disk is archived bit for bit, together with the file trees inside: its version is a directory
-    with disk.img, partitions/1.img and on, and files/1/... and on.
+    with disk.img, partitions/1.img and on, volumes/GROUP-VOLUME.img, and files/1/... and on. Files
+    are read from ext2, ext3, ext4 and XFS; what else is there is archived as blocks of 4 KiB. Of a
+    running guest archive a snapshot.
 
     Stores only what the store has never seen. Everything a guest root has is archived: owners,
     modes, times, links, devices, extended attributes, holes. What cannot be read is told, recorded
@@ -108,7 +117,7 @@ def archive(
     time_ns = None if when is None else parse_time(when)[0]
     check_name(name)
     options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
-    disk_options = DiskOptions(drop_free, dirty_bitmap, in_use)
+    disk_options = DiskOptions(drop_free, dirty_bitmap, in_use, dry_run)
     with ExitStack() as stack:
         found: _Found = _source(source, kind, options, disk_options, stack)
         _make_store(context, store, dry_run=dry_run)
@@ -129,11 +138,14 @@ def archive(
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
     if as_json:
-        facts = {**as_json_object(version), "entries": tally.entries,
+        disk = found.facts if isinstance(found, DiskSource) else None
+        facts = {**as_json_object(version, disk), "entries": tally.entries,
                  "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
         click.echo(json.dumps(facts, indent=2))
     else:
-        _print_archived(version, tally, dry_run=dry_run)
+        what = disk_title(found) if isinstance(found, DiskSource) else ""
+        _print_troubles(version, "not among its files" if what else "not archived")
+        _print_archived(version, tally, what, dry_run=dry_run)
     if isinstance(found, DiskSource):
         finish_disk(found, Path(source), quiet=as_json)
         return 0  # whatever is wrong with its file systems, every byte is archived
@@ -158,16 +170,12 @@ def _source(
     if options.one_file_system or options.exclude_caches:
         raise click.UsageError("--one-file-system and --exclude-caches are for directories")
     if text == "-":
-        if sys.stdin is None:
-            raise VentifsError("standard input is closed; pipe a tar stream into it")
-        if sys.stdin.isatty():
-            raise VentifsError("standard input is a terminal; pipe a tar stream into it")
-        return TarStream(sys.stdin.buffer, "standard input")
+        return _standard_input(kind, disk_options)
     shown = printable(os.fsencode(source))
     if not source.exists():
         raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
     if not (source.is_file() or source.is_fifo() or source.is_block_device()):
-        raise VentifsError(f"{shown}: neither a directory, a tar file nor a disk; name one of them")
+        raise VentifsError(f"{shown}: neither a directory, nor a tar, nor a disk; name one of them")
     if kind != "tar" and not source.is_fifo() and (kind or is_disk(source)):
         if options.exclude:
             raise click.UsageError("--exclude is for directories and tar archives, not for disks")
@@ -177,6 +185,18 @@ def _source(
     with readable_errors(source):
         stream = stack.enter_context(source.open("rb"))
     return TarStream(stream, printable(os.fsencode(source.absolute())))
+
+
+def _standard_input(kind: str | None, disk_options: DiskOptions) -> TarStream:
+    if kind not in (None, "tar") or disk_options.any:
+        raise click.UsageError(
+            "standard input can only be a tar stream; disks are read from files and devices"
+        )
+    if sys.stdin is None:
+        raise VentifsError("standard input is closed; pipe a tar stream into it")
+    if sys.stdin.isatty():
+        raise VentifsError("standard input is a terminal; pipe a tar stream into it")
+    return TarStream(sys.stdin.buffer, "standard input")
 
 
 def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
@@ -195,15 +215,17 @@ def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:
     return EntryProgress("archiving", quiet=quiet, expected_entries=entries, expected_bytes=total)
 
 
-def _print_archived(version: Version, tally: Tally, *, dry_run: bool) -> None:
+def _print_troubles(version: Version, missed: str) -> None:
     for path, reason, missing in version.troubles[:_SHOWN_MAX]:
-        what = "not archived" if missing else "archived, but"
+        what = missed if missing else "archived, but"
         click.echo(f"{printable(path)}: {what}: {reason}", err=True)
     if len(version.troubles) > _SHOWN_MAX:
         click.echo(f"... and {len(version.troubles) - _SHOWN_MAX:,} more", err=True)
+
+
+def _print_archived(version: Version, tally: Tally, what: str, *, dry_run: bool) -> None:
+    """Say what the run did; `what` is a disk, or nothing for a tree of entries."""
     click.echo(f"{'would be ' if dry_run else ''}{version}  score:{tree_score(version.root).hex()}")
     stored = "" if dry_run else f", {size(tally.stored_bytes)} stored"
-    click.echo(
-        f"{count(tally.entries, 'entry', 'entries')}, {size(tally.bytes)}, "
-        f"{size(tally.new_bytes)} new{stored}, in {version.seconds:.2f} s"
-    )
+    what = what or f"{count(tally.entries, 'entry', 'entries')}, {size(tally.bytes)}"
+    click.echo(f"{what}, {size(tally.new_bytes)} new{stored}, in {version.seconds:.2f} s")

@@ -10,6 +10,7 @@ from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.facts import facts_of
 from ventifs.store import Store
 from ventifs.tree.catalog import find_version
 from ventifs.tree.copy import copy as copy_version
@@ -41,9 +42,10 @@ def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | N
                 opened, receiving, version, name=name,
                 progress=lambda done: progress(done.blocks, done.new_bytes, b""),
             )  # fmt: skip
+        disk = facts_of(opened, version.root)
     if as_json:
         facts = {
-            **as_json_object(copied),
+            **as_json_object(copied, disk),
             "there_already": there,
             "copied_blocks": done.new_blocks,
             "copied_bytes": done.new_bytes,

@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from ventifs.cli.text import size
+from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
-from ventifs.image.bitmap import add, dirty, remove
+from ventifs.image import bitmap, extents
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.filesystem import read_files
 from ventifs.image.inuse import in_use
 from ventifs.image.opening import guess, open_disk
 from ventifs.image.run import DiskSource
@@ -32,19 +32,20 @@ class DiskOptions(msgspec.Struct, frozen=True):
     drop_free: bool = False
     dirty_bitmap: bool = False
     in_use: bool = False
+    dry_run: bool = False  # the one that all have
 
     @property
     def any(self) -> bool:
-        """Whether one is given."""
-        return self != DiskOptions()
+        """Whether one is given that only disks have."""
+        return self.drop_free or self.dirty_bitmap or self.in_use
 
 
 class OpenDisk(msgspec.Struct, frozen=True):
-    """A disk that is to be archived, and the bitmap that was added to it."""
+    """A disk that is to be archived, and a mark by which the next run knows what has changed."""
 
     disk: Disk
     options: DiskOptions
-    bitmap: str
+    mark: bytes
 
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
         """Fork who surveys it, and who reads; before the store is opened."""
@@ -55,9 +56,10 @@ class OpenDisk(msgspec.Struct, frozen=True):
             pool = stack.enter_context(
                 Workers(jobs, partial(serving, store, disk, Claims(), level))
             )
+        unchanged = extents.unchanged if disk.format == "raw" else bitmap.unchanged
         return DiskSource(
             disk, iter(survey), pool=pool, drop_free=drop_free,
-            dirty=partial(dirty, disk), bitmap=self.bitmap,
+            unchanged=partial(unchanged, disk), mark=self.mark,
         )  # fmt: skip
 
 
@@ -84,30 +86,42 @@ def open_disk_source(
         raise VentifsError(
             f"{shown}: {reason}; archive a snapshot of it, or what is on disk just now by --in-use"
         )
-    bitmap = ""
-    if options.dirty_bitmap:
-        bitmap = _BITMAP + secrets.token_hex(8)
-        add(os.fspath(path), bitmap)  # before anything is read: what changes from now on is told
+    mark = b""
+    if options.dirty_bitmap and not options.dry_run:
+        name = _BITMAP + secrets.token_hex(8)
+        bitmap.add(os.fspath(path), name)  # before anything is read: what changes is told from now
+        stack.push(partial(_withdraw, path, name))
+        mark = name.encode()
     disk = stack.enter_context(closing(open_disk(path, kind)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
-    return OpenDisk(disk, options, bitmap)
+    if disk.format == "raw":
+        mark = extents.mark(disk)
+    return OpenDisk(disk, options, mark)
+
+
+def _withdraw(path: Path, name: str, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove the bitmap of a run that failed, for no version knows of it."""
+    if kind is not None:
+        with suppress(ImageError):
+            bitmap.remove(os.fspath(path), name)
+
+
+def disk_title(source: DiskSource) -> str:
+    """What a run has archived, in a few words."""
+    unchanged = ", unchanged" if source.reused else ""
+    return f"disk of {size(source.facts.size)}{unchanged}"
 
 
 def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
     """Say what was found on a disk; the last run's dirty bitmap is of no more use."""
-    if source.superseded:
+    if source.superseded.startswith(_BITMAP.encode()):
         with suppress(ImageError):  # somebody else has removed it
-            remove(os.fspath(path), source.superseded)
+            bitmap.remove(os.fspath(path), source.superseded.decode())
     facts = source.facts
     if quiet:
         return
-    click.echo(f"disk of {size(facts.size)}{', as it was' if source.reused else ''}")
-    for volume in facts.volumes:
-        label = f" {printable(volume.label.encode())}" if volume.label else ""
-        inside = volume.filesystem or "nothing known"
-        click.echo(f"  {volume.name}: {size(volume.size)}, {inside}{label}")
-    notes = [*facts.notes]
-    notes += [f"{volume.name}: {note}" for volume in facts.volumes for note in volume.notes]
-    for note in notes:
+    for line in disk_lines(facts):
+        click.echo(line)
+    for note in disk_notes(facts):
         click.echo(f"note: {note}", err=True)

@@ -13,6 +13,7 @@ from ventifs.cli.listing import print0_option, print_array, print_lines, print_r
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.facts import DISK, disk_of, facts_of
 from ventifs.store import Store
 from ventifs.tree.catalog import find_version, split_path, time_text
 from ventifs.tree.content import read
@@ -25,6 +26,16 @@ def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
     wanted, path = split_path(text)
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
     return resolve_in(store, wanted, path), b"/".join(names)
+
+
+def find_file(store: Store, text: str) -> tuple[Entry, bytes]:
+    """As `find_entry`; a version of a disk without any path is the disk, not the directory."""
+    entry, path = find_entry(store, text)
+    if ":/" not in text:
+        disk = disk_of(store, entry)
+        if disk is not None:
+            return disk, DISK
+    return entry, path
 
 
 def resolve_in(store: Store, wanted: str, path: bytes) -> Entry:
@@ -102,12 +113,15 @@ def entry_json(name: bytes, entry: Entry) -> dict[str, Any]:
 
 
 @click.command(short_help="Print a file of a version.")
-@click.argument("what", metavar="VERSION:PATH")
+@click.argument("what", metavar="VERSION[:PATH]")
 @store_option
 def cat(what: str, *, store: Path) -> None:
-    """Print a file of a version on standard output."""
+    """Print a file of a version on standard output.
+
+    Without a path, the disk that is archived as VERSION: raw, byte for byte.
+    """
     with Store.open(store) as opened:
-        entry, path = find_entry(opened, what)
+        entry, path = find_file(opened, what)
         if not isinstance(entry.detail, File):
             raise VentifsError(f"{printable(path) or what}: {_instead(entry)}")
         for piece in read(opened, entry.detail.content):
@@ -134,14 +148,21 @@ def _instead(entry: Entry) -> str:
 @store_option
 @json_option
 def du(what: str, *, store: Path, as_json: bool) -> None:
-    """Sum up a directory of a version: paths, and bytes of regular files, as one look-up."""
+    """Sum up a directory of a version: paths, and bytes of regular files, as one look-up.
+
+    Of a disk's version, its directory has the disk, its partitions and its files, each with all
+    bytes; so the disk's size is told, too.
+    """
     with Store.open(store) as opened:
         entry, _ = find_entry(opened, what)
+        disk = facts_of(opened, entry)
     detail = entry.detail
     paths, total = (
         (detail.paths, detail.bytes) if isinstance(detail, Directory) else (0, entry.size)
     )
     if as_json:
-        click.echo(json.dumps({"paths": paths, "bytes": total}))
+        facts = {"paths": paths, "bytes": total}
+        click.echo(json.dumps(facts if disk is None else {**facts, "disk_bytes": disk.size}))
     else:
-        click.echo(f"{size(total)} in {count(paths, 'path')}")
+        of = "" if disk is None else f"a disk of {size(disk.size)}: "
+        click.echo(f"{of}{size(total)} in {count(paths, 'path')}")

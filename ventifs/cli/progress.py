@@ -32,7 +32,8 @@ class ByteProgress:
         self._task: TaskID | None = None
         self._terminal = sys.stderr.isatty()
         self._every_s = _DRAWN_EVERY_S if self._terminal else _LINE_EVERY_S
-        self._next = float("inf") if quiet else time.monotonic() + self._every_s
+        self._started = time.monotonic()
+        self._next = float("inf") if quiet else self._started + self._every_s
 
     def __enter__(self) -> Self:
         """Start; nothing is drawn before the first call."""
@@ -47,7 +48,10 @@ class ByteProgress:
         if self._terminal:
             self._draw(done, total)
         else:
-            print(f"{self._what}: {size(done)} of {size(total)}", file=sys.stderr, flush=True)
+            rate = done / max(now - self._started, 1e-9)
+            left = f", {size(rate)}/s, {duration((total - done) / rate)} left" if done else ""
+            line = f"{self._what}: {size(done)} of {size(total)}{left}"
+            print(line, file=sys.stderr, flush=True)
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:

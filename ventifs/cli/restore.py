@@ -9,18 +9,20 @@ from typing import BinaryIO
 
 import click
 
-from ventifs.cli.look import find_entry
+from ventifs.cli.look import find_file
+from ventifs.cli.onefile import is_device, restore_device, restore_image, telling
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.converting import FORMATS
 from ventifs.store import Store
 from ventifs.tree.choosing import Selection
 from ventifs.tree.directory import printable
 from ventifs.tree.making import making
 from ventifs.tree.planning import Plan
-from ventifs.tree.records import Directory, Entry
+from ventifs.tree.records import Directory, Entry, File
 from ventifs.tree.restore import Restored, Restorer
 from ventifs.tree.workers import Pool, Workers
 
@@ -37,6 +39,8 @@ _SHOWN_MAX = 20
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
 @pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
 @pattern_options("exclude", "Not what this gitignore pattern matches, nor what is below.")
+@click.option("--format", "kind", type=click.Choice(("raw", *FORMATS)), metavar="FORMAT",
+              help="Of a disk: raw, qcow2, vmdk, vhd, vhdx.  [default: raw]")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would be restored.")
 @click.option("-v", "--verbose", is_flag=True, help="With --dry-run, list the paths.")
 @jobs_option
@@ -51,6 +55,7 @@ def restore(
     exclude: Sequence[str],
     include_from: Sequence[BinaryIO],
     exclude_from: Sequence[BinaryIO],
+    kind: str | None,
     dry_run: bool,
     verbose: bool,
     jobs: int,
@@ -61,6 +66,10 @@ def restore(
     what is there, file by file, and a file that is already the same in everything is left alone. A
     regular file or link comes back as DEST itself. Patterns are relative to PATH.
 
+    Of a version that is a disk's, VERSION without a path means the disk: DEST is a new raw image,
+    sparse, or one of another --format; or a block device, which --overwrite writes whole.
+    VERSION:/ is the directory with the disk, its partitions, and the files inside.
+
     Owners and devices come back when run as root; what the user may not restore is told, and gives
     exit code 3. Every block is verified: what is damaged is told and left out, everything else is
     restored, and the exit code is 1. Run again with --overwrite to finish an interrupted restore.
@@ -70,19 +79,32 @@ def restore(
     selection = Selection(patterns(include, include_from), patterns(exclude, exclude_from))
     if dry_run:
         return _plan(what, store, selection, verbose=verbose, as_json=as_json)
+    more = 0
     with _pool(jobs, store, overwrite=overwrite) as pool, Store.open(store) as opened:
         entry = _find(opened, what, selection)
-        with _told_how_to_go_on(), _progress(entry, selection, quiet=as_json) as progress:
-            done = Restorer(
-                opened, pool=pool, overwrite=overwrite, selection=selection,
-                progress=lambda done, path: progress(done.entries, done.size, path),
-            ).run(entry, target)  # fmt: skip
+        if kind not in (None, "raw") or is_device(target):
+            _check_file(entry, what)
+        if is_device(target):
+            if kind not in (None, "raw"):
+                raise click.UsageError("--format is for image files; a device gets the disk itself")
+            done, more = restore_device(
+                opened, pool, entry, target, overwrite=overwrite, quiet=as_json
+            )
+        elif kind not in (None, "raw"):
+            done = restore_image(
+                opened, pool, entry, target, kind, overwrite=overwrite, quiet=as_json
+            )
+        else:
+            done = _restore(opened, pool, entry, target, selection,
+                            overwrite=overwrite, quiet=as_json)  # fmt: skip
     if not (done.entries or done.failed or done.left):
         raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
     if as_json:
         click.echo(json.dumps(_as_json(done), indent=2))
     else:
         _print(done, target)
+    if more:
+        click.echo(f"{os.fspath(target)} has {size(more)} more, which are as they were", err=True)
     if done.failed:
         return _FAILED
     return _LEFT if done.left else 0
@@ -99,10 +121,42 @@ def _pool(jobs: int, store: Path, *, overwrite: bool) -> Iterator[Pool | None]:
 
 
 def _find(store: Store, text: str, selection: Selection) -> Entry:
-    entry, _ = find_entry(store, text)
+    entry, _ = find_file(store, text)
     if selection and not isinstance(entry.detail, Directory):
-        raise VentifsError(f"{text}: not a directory, so patterns have nothing to choose from")
+        hint = "" if ":/" in text else f"; {text}:/ is the directory, and {text} its disk"
+        raise VentifsError(
+            f"{text}: not a directory, so patterns have nothing to choose from{hint}"
+        )
     return entry
+
+
+def _check_file(entry: Entry, text: str) -> None:
+    if not isinstance(entry.detail, File):
+        raise VentifsError(f"{text}: not a disk; a disk's version or one of its volumes is wanted")
+
+
+def _restore(
+    store: Store, pool: Pool | None, entry: Entry, target: Path, selection: Selection, *,
+    overwrite: bool, quiet: bool,
+) -> Restored:  # fmt: skip
+    """Restore a directory into, or anything else as, `target`."""
+    if isinstance(entry.detail, File):
+        told = 0
+        with telling("restoring", entry.size, quiet=quiet) as tell:
+
+            def progress(done: Restored, _: bytes) -> None:
+                nonlocal told
+                more, told = done.size - told, done.size
+                tell(more)
+
+            return Restorer(
+                store, pool=pool, overwrite=overwrite, selection=selection, progress=progress
+            ).run(entry, target)
+    with _told_how_to_go_on(), _progress(entry, selection, quiet=quiet) as shown:
+        return Restorer(
+            store, pool=pool, overwrite=overwrite, selection=selection,
+            progress=lambda done, path: shown(done.entries, done.size, path),
+        ).run(entry, target)  # fmt: skip
 
 
 def _progress(entry: Entry, selection: Selection, *, quiet: bool) -> EntryProgress:

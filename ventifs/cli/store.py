@@ -8,7 +8,9 @@ from msgspec.structs import asdict
 
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import Size, count, share, size
+from ventifs.cli.versions import disk_json, disk_lines, disk_notes
 from ventifs.cli.where import json_option, store_option
+from ventifs.image.facts import facts_of
 from ventifs.store import Stats, Store
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
 from ventifs.tree.catalog import find_version, versions
@@ -44,8 +46,9 @@ def stats(wanted: str | None, *, store: Path, as_json: bool) -> None:
     """Show what the store holds and saves.
 
     Savings by zeros, by deduplication and by compression are told apart. Figures are as of the
-    last commit; sizes are in decimal units. Of a VERSION: what is in it, and what only it holds,
-    as blocks and as it is stored; this reads the nodes of all versions.
+    last commit; sizes are in decimal units. Of a VERSION: what is in it (of a disk: its partitions
+    and volumes, and what was noted), and what only it holds, as blocks and as it is stored; this
+    reads the nodes of all versions.
     """
     if wanted is not None:
         _version_stats(store, wanted, as_json=as_json)
@@ -68,6 +71,7 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
         others = [other for other in versions(opened) if other.record != version.record]
         only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
         sizes = opened.sizes(only)
+        disk = facts_of(opened, version.root)
     detail = version.root.detail
     assert isinstance(detail, Directory)
     if as_json:
@@ -78,10 +82,17 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
             "only_blocks": len(only),
             "only_raw_bytes": sizes.raw_bytes,
             "only_stored_bytes": sizes.stored_bytes,
+            **disk_json(disk),
         }
         click.echo(json.dumps(facts, indent=2))
         return
-    click.echo(f"{version}: {size(detail.bytes)} in {count(detail.paths, 'path')}")
+    if disk is None:
+        click.echo(f"{version}: {size(detail.bytes)} in {count(detail.paths, 'path')}")
+    else:
+        free = ", free space dropped" if disk.free_dropped else ""
+        click.echo(f"{version}: a disk of {size(disk.size)}, {count(detail.paths, 'path')}{free}")
+        for line in (*disk_lines(disk), *(f"note: {note}" for note in disk_notes(disk))):
+            click.echo(line)
     click.echo(
         f"held by no other version: {count(len(only), 'block')}, {size(sizes.raw_bytes)}, "
         f"{size(sizes.stored_bytes)} as stored"

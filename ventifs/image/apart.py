@@ -3,10 +3,12 @@
 What a disk holds decides what its parsers do, and some of them are C: one may crash, loop or want
 all memory. Here that ends its own child and nothing else, and what it had told by then stands, but
 for the last batch. Events come over a pipe in batches; a child that is ahead waits, so that neither
-side piles them up. This module knows nothing of what is told.
+side piles them up. A child that has children of its own passes their batches on as they are: always
+whole, and marked as not its own. This module knows nothing of what is told.
 """
 
 import faulthandler
+import gc
 import os
 import resource
 import select
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fcntl import F_SETPIPE_SZ, fcntl
+from itertools import chain
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -32,7 +35,7 @@ _BATCH_S = 0.05  # events wait no longer than this for others, if the next one c
 _PIPE_BYTES = 256 << 10
 _PATIENCE_S = 10  # for a child that has closed its pipe to end
 _HEADER = struct.Struct("<BI")  # kind, bytes that follow
-_EVENTS, _FAILED, _DONE = range(3)
+_EVENTS, _PASSED, _FAILED, _DONE = range(4)
 _ARRAY = struct.Struct(">BI")  # msgpack's array 32: its code, how many elements follow
 _DECODER = msgspec.msgpack.Decoder(list[Event])
 
@@ -53,6 +56,18 @@ class Limits(NamedTuple):
     stall_s: int
 
 
+class Batch(NamedTuple):
+    """Some events, encoded.
+
+    Attributes:
+        body: a list of them, as msgpack; or garbage, if a parser has damaged its memory.
+        passed_on: whether the child had it from a child of its own.
+    """
+
+    body: bytearray
+    passed_on: bool = False
+
+
 class Apart:
     """Events told by a forked child, in order; an iterator of them. A context manager.
 
@@ -65,7 +80,7 @@ class Apart:
     Concurrency: one thread. Make it before anything that does not survive a fork.
     """
 
-    def __init__(self, tell: Callable[[], Iterator[Event]], limits: Limits) -> None:
+    def __init__(self, tell: Callable[[], Iterator[Event | Batch]], limits: Limits) -> None:
         """Fork a child that tells what the iterator made by `tell` (in the child) gives."""
         self.problem = ""
         self._limits = limits
@@ -100,40 +115,51 @@ class Apart:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(theirs)
         _ends.add(self._fd)
-        self._events = self._receive()
+        self._batches = self._receive()
+        self._events = chain.from_iterable(map(self.events_of, self._batches))
 
     def __iter__(self) -> Iterator[Event]:
-        """The events that have not been given yet."""
+        """The events that have not been given yet; they are the child's own."""
         return self._events
 
-    def _receive(self) -> Iterator[Event]:
+    def batches(self) -> Iterator[Batch]:
+        """The same in batches, without a look at them; for whoever has no use for `iter`."""
+        return self._batches
+
+    def events_of(self, batch: Batch) -> list[Event]:
+        """The events of a batch of the child's own; if it is garbage, that is the child's end."""
+        try:
+            return _DECODER.decode(batch.body)
+        except msgspec.DecodeError:
+            self.problem = self._how_it_ended()
+            self.close()
+            return []
+
+    def _receive(self) -> Iterator[Batch]:
         while self._fd in _ends:
             kind, body = self._frame()
             if kind == _DONE:
                 break
-            if kind == _EVENTS:
-                try:
-                    events = _DECODER.decode(body)
-                except msgspec.DecodeError:
-                    kind = None
-                else:
-                    yield from events
-                    continue
+            if kind in (_EVENTS, _PASSED):
+                yield Batch(body, kind == _PASSED)
+                continue
             self.problem = (
                 body.decode(errors="replace") if kind == _FAILED else self._how_it_ended()
             )
             break
         self.close()
 
-    def _frame(self) -> tuple[int | None, bytes]:
+    def _frame(self) -> tuple[int | None, bytearray]:
         """The next frame's kind, None if there is none or it is garbage, and its body."""
         try:
             kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
-            return (kind, self._exactly(length)) if length <= FRAME_BYTES_MAX else (None, b"")
+            if length <= FRAME_BYTES_MAX:
+                return kind, self._exactly(length)
         except EOFError:
-            return None, b""
+            pass
+        return None, bytearray()
 
-    def _exactly(self, length: int) -> bytes:
+    def _exactly(self, length: int) -> bytearray:
         body = bytearray(length)
         view = memoryview(body)
         while view:
@@ -141,7 +167,7 @@ class Apart:
             if not count:
                 raise EOFError
             view = view[count:]
-        return bytes(body)
+        return body
 
     def _how_it_ended(self) -> str:
         """Of a child that told nothing of its end."""
@@ -188,14 +214,14 @@ class Apart:
         self.close()
 
 
-def _run(fd: int, tell: Callable[[], Iterator[Event]], limits: Limits) -> int:
+def _run(fd: int, tell: Callable[[], Iterator[Event | Batch]], limits: Limits) -> int:
     """In the child: tell everything, then how it went; the exit code."""
     try:
         _silence()
+        gc.freeze()  # what came with the fork would be looked through, and copied by that
         teller = _Teller(fd, limits)
         try:
-            for event in tell():
-                teller.tell(event)
+            teller.tell(tell())
             teller.flush()
         except BrokenPipeError:
             raise
@@ -238,25 +264,30 @@ class _Teller:
         _limit(resource.RLIMIT_CORE, 0)
         self._allow_cpu()
 
-    def tell(self, event: Event) -> None:
-        """Have an event sent, with others."""
-        before = len(self._batch)  # at most _BATCH_BYTES
-        try:
-            self._encoder.encode_into(event, self._batch, -1)
-            if len(self._batch) + _ARRAY.size > FRAME_BYTES_MAX:
-                raise VentifsError("a file is in too many pieces to be told")
-        except Exception:
-            del self._batch[before:]  # what came before it is told
-            raise
-        self._count += 1
-        if len(self._batch) > _BATCH_BYTES or time.monotonic() >= self._due:
-            self.flush()
+    def tell(self, events: Iterator[Event | Batch]) -> None:
+        """Have events sent, some at a time. This loop is run for every file of a disk."""
+        encode_into, batch, now = self._encoder.encode_into, self._batch, time.monotonic
+        for event in events:
+            if isinstance(event, Batch):
+                self.flush()
+                self._send(_PASSED, event.body)
+                continue
+            before = len(batch)  # at most _BATCH_BYTES
+            try:
+                encode_into(event, batch, -1)
+                if len(batch) + _ARRAY.size > FRAME_BYTES_MAX:
+                    raise VentifsError("a file is in too many pieces to be told")
+            except Exception:
+                del batch[before:]  # what came before it is told
+                raise
+            self._count += 1
+            if len(batch) > _BATCH_BYTES or now() >= self._due:
+                self.flush()
 
     def flush(self) -> None:
         """Send what waits."""
         if self._count:
-            batch = _ARRAY.pack(0xDD, self._count) + self._batch
-            self._send(_EVENTS, batch)
+            self._send(_EVENTS, _ARRAY.pack(0xDD, self._count) + self._batch)
             self._batch.clear()
             self._count = 0
         self._due = time.monotonic() + _BATCH_S
@@ -267,7 +298,7 @@ class _Teller:
         self.flush()
         self._send(kind, " ".join(text.split()).encode(errors="replace"))
 
-    def _send(self, kind: int, body: bytes) -> None:
+    def _send(self, kind: int, body: bytes | bytearray) -> None:
         view = memoryview(_HEADER.pack(kind, len(body)) + body)
         while view:
             view = view[os.write(self._fd, view) :]

@@ -9,23 +9,27 @@ survey says, every byte of the disk has its place: it can only make the archive 
 import stat
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from ventifs.image.assembly import DiskAssembler, part
 from ventifs.image.disk import Disk
-from ventifs.image.events import Ended, Event, Noted, Volume
+from ventifs.image.events import Ended, Event, Noted, Range, Volume
 from ventifs.image.facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.image.files import FileReader, Files
+from ventifs.image.nodes import readable_nodes
 from ventifs.image.placement import Placement, placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import Service
+from ventifs.image.walk import valid
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import build
 from ventifs.tree.gathered import gather
 from ventifs.tree.live import Trouble
+from ventifs.tree.prolly import Get, Put
 from ventifs.tree.records import (
     INLINE_MAX,
-    NAME_MAX,
     Content,
     Detail,
     Directory,
@@ -38,6 +42,9 @@ from ventifs.tree.records import (
 )
 from ventifs.tree.service import collect, commit_notes
 from ventifs.tree.workers import Inline, Pool
+
+_SUFFIX = b".img"
+_PHYSICAL = "LVM2_member"  # what holds logical volumes
 
 
 class ImageArchiver:
@@ -75,13 +82,15 @@ class ImageArchiver:
         self._disk = disk
         self._store = store
         self._writer = ContentWriter(store)
-        self._pool = pool or Inline(Service(lambda: store, disk).handle)
+        handle = Service(lambda: store, disk).handle
+        self._pool = pool or Inline(handle)
         commit_notes(self._pool, store)
         self._previous = previous
         self._drop_free = drop_free
         self._progress = progress
         self._block_bytes = 0  # new bytes of blocks
-        self._reader = FileReader(self._pool, disk, previous, self._tell)
+        self._reader = FileReader(self._pool, handle, disk, previous, self._tell)
+        self._room = self._reader.room  # of the other half: what volumes may sum up to
 
     def run(self, events: Iterator[Event]) -> Entry:
         """Archive the disk, of which a survey tells `events`; the version's root.
@@ -90,15 +99,18 @@ class ImageArchiver:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
-        with placement() as placed:
+        with placement() as placed, readable_nodes(self._store, self._writer) as (get, put):
             volumes, trees, notes = self._files(events, placed)
-            content = self._whole(placed, volumes)
+            placed.keep(_contested([volume for volume, _ in volumes]))
+            content = self._whole(placed, volumes, put)
+            below = self._below(content, [volume for volume, _ in volumes], trees, get, put)
         collect(self._pool, self._store)
         self.facts = Facts(
             self._disk.size, tuple(_facts(volume, ended) for volume, ended in volumes), notes,
             self._drop_free,
         )  # fmt: skip
-        root = self._root(content, [volume for volume, _ in volumes], trees)
+        facts = self._writer.write_xattrs(((MARK, encode_facts(self.facts)),))
+        root = self._directory(b"", below, facts)
         self.tally.bytes = self._disk.size
         self.tally.new_bytes = self._new_bytes()
         return root
@@ -121,12 +133,20 @@ class ImageArchiver:
         volumes: list[tuple[Volume, Ended]] = []
         trees: dict[bytes, Entry] = {}
         notes = list(self._disk.notes)
+        names: set[str] = set()
         for event in events:
             if isinstance(event, Noted):
                 notes.append(event.text)
             elif isinstance(event, Volume):
+                if event.name in names or not _is_name(event.name.encode()):
+                    notes.append(f"a volume cannot be called {event.name!r}: left as bytes")
+                    _pass_over(events)
+                    continue
+                names.add(event.name)
+                volume = replace(event, ranges=_clipped(event.ranges, self._disk.size))
                 with gather() as gathered:
-                    files = Files(self._reader, self._writer, event, placed, gathered)
+                    files = Files(self._reader, self._writer, volume, placed, gathered,
+                                  drop_free=self._drop_free)  # fmt: skip
                     ended = files.take(events)
                     tree = files.finish()
                 self.troubles += files.troubles
@@ -134,12 +154,12 @@ class ImageArchiver:
                     trees[tree.name] = tree
                     assert isinstance(tree.detail, Directory)
                     self.tally.entries += tree.detail.paths + 1
-                volumes.append((event, ended))
+                volumes.append((volume, ended))
         return volumes, trees, tuple(notes)
 
     # --- the disk -----------------------------------------------------------------------------
 
-    def _whole(self, placed: Placement, volumes: list[tuple[Volume, Ended]]) -> Content:
+    def _whole(self, placed: Placement, volumes: list[tuple[Volume, Ended]], put: Put) -> Content:
         """The whole disk's content."""
         if self._disk.size <= INLINE_MAX:
             return self._writer.write_whole(self._disk.read(0, self._disk.size))
@@ -148,32 +168,33 @@ class ImageArchiver:
             self._disk, placed, sorted(borders), self._pool, previous=self._previous,
             progress=lambda size: self._tell(DISK, size),
         )  # fmt: skip
-        content = assembler.run(self._writer.put_node)
+        content = assembler.run(put)
         self._block_bytes = assembler.new_bytes
         return content
 
     # --- the version's root -------------------------------------------------------------------
 
-    def _root(self, content: Content, volumes: list[Volume], trees: dict[bytes, Entry]) -> Entry:
-        """The directory that stands for the disk."""
+    def _below(
+        self, content: Content, volumes: list[Volume], trees: dict[bytes, Entry], get: Get, put: Put
+    ) -> dict[bytes, Entry]:
+        """What is in the directory that stands for the disk."""
         below = {DISK: self._image(DISK, content)}
         parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}}
         for volume in volumes:
             size = sum(end - start for start, end in volume.ranges)
-            if size <= INLINE_MAX or len(volume.name) > NAME_MAX - 4:
+            if size <= INLINE_MAX or size > self._room:
                 continue
-            name = volume.name.encode() + b".img"
+            self._room -= size
+            name = volume.name.encode() + _SUFFIX
             whole = volume.ranges == ((0, self._disk.size),)
-            piece = content if whole else part(
-                self._store, content, self._writer.put_node, volume.ranges)  # fmt: skip
+            piece = content if whole else part(get, content, put, volume.ranges)
             where = parts[b"volumes" if volume.logical else b"partitions"]
             where[name] = self._image(name, piece)
         parts[b"files"] = trees
         for name, entries in parts.items():
             if entries:
                 below[name] = self._directory(name, entries)
-        facts = ((MARK, encode_facts(self.facts)),)
-        return self._directory(b"", below, self._writer.write_xattrs(facts))
+        return below
 
     def _image(self, name: bytes, content: Content) -> Entry:
         status = self._disk.status
@@ -203,6 +224,44 @@ class ImageArchiver:
         status = self._disk.status
         return Entry(name, mode, status.st_uid, status.st_gid, status.st_mtime_ns, detail,
                      Empty() if xattrs is None else xattrs, b"")  # fmt: skip
+
+
+def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:
+    """Ranges as far as they are on a disk of that size; none is empty."""
+    clipped = ((max(start, 0), min(end, size)) for start, end in ranges)
+    return tuple((start, end) for start, end in clipped if start < end)
+
+
+def _contested(volumes: list[Volume]) -> list[Range]:
+    """Where several volumes lie: what one has free may be in use by another.
+
+    Logical volumes lie in partitions that are theirs alone.
+    """
+    edges: list[tuple[int, int]] = []
+    for volume in volumes:
+        if volume.filesystem != _PHYSICAL:
+            for start, end in volume.ranges:
+                edges += [(start, 1), (end, -1)]
+    found: list[Range] = []
+    depth = begun = 0
+    for at, step in sorted(edges):
+        if depth == 2 and step < 0 and at > begun:
+            found.append((begun, at))
+        depth += step
+        if depth == 2 and step > 0:
+            begun = at
+    return found
+
+
+def _is_name(name: bytes) -> bool:
+    return valid(name) and valid(name + _SUFFIX)
+
+
+def _pass_over(events: Iterator[Event]) -> None:
+    """Leave out what is told of a volume."""
+    for event in events:
+        if isinstance(event, Ended):
+            return
 
 
 def _facts(volume: Volume, ended: Ended) -> VolumeFacts:

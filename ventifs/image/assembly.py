@@ -13,14 +13,15 @@ from itertools import chain
 
 import msgspec
 
+from ventifs.errors import Corrupt, NotStored
 from ventifs.image.blocks import BLOCK, Stretch
 from ventifs.image.disk import Disk
 from ventifs.image.events import Range
 from ventifs.image.placement import Placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import BlocksRead, ReadBlocks
-from ventifs.store import Score, Store
-from ventifs.tree.prolly import Builder, Put, walk
+from ventifs.store import Score
+from ventifs.tree.prolly import Builder, Get, Put, walk
 from ventifs.tree.records import (
     Block,
     Chunk,
@@ -39,6 +40,8 @@ from ventifs.tree.workers import Pool
 
 _BATCH_BYTES = 4 << 20  # of blocks, in one request
 _BATCH_STRETCHES = 1000
+_WAITING_MAX = 100_000  # items, for a batch that is not full yet
+_SPAN_MIN = 64 << 10  # asking whether less is a hole costs as much as reading it
 _content = msgspec.msgpack.Decoder(Content).decode
 _reply = msgspec.msgpack.Decoder(BlocksRead).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -92,12 +95,13 @@ class Sequencer:
         self._waiting: deque[list[Item] | Item | None] = deque()
         self._first = 0  # number of the first that waits
 
-    def add(self, item: Item) -> None:
-        """The next item."""
+    def add(self, item: Item) -> int:
+        """The next item; how many wait."""
         if self._waiting:
             self._waiting.append(item)
         else:
             self._emit(item)
+        return len(self._waiting)
 
     def reserve(self) -> int:
         """The next place; it is filled later."""
@@ -125,18 +129,18 @@ class DiskAssembler:
     def __init__(
         self,
         disk: Disk,
-        layout: Placement,
+        placed: Placement,
         borders: Sequence[int],
         pool: Pool,
         *,
         previous: Previous | None,
         progress: Callable[[int], None],
     ) -> None:
-        """Read `disk` where `layout` has nothing.
+        """Read `disk` where `placed` has nothing.
 
         Args:
             disk: the one.
-            layout: files and what is free.
+            placed: files and what is free.
             borders: where volumes begin and end, sorted; blocks are counted from the last one.
             pool: who reads.
             previous: what is known not to have changed.
@@ -144,7 +148,7 @@ class DiskAssembler:
         """
         self.new_bytes = 0
         self._disk = disk
-        self._layout = layout
+        self._placed = placed
         self._borders = sorted({0, *borders})
         self._pool = pool
         self._previous = previous
@@ -164,7 +168,8 @@ class DiskAssembler:
         sequence = Sequencer(builder.add)
         for item, stretch in self._plan():
             if item is not None:
-                sequence.add(item)
+                if sequence.add(item) >= _WAITING_MAX:
+                    self._flush(sequence)
                 if isinstance(item, Hole):
                     self._progress(item.length)  # files have told of theirs
             elif stretch is not None:
@@ -176,11 +181,11 @@ class DiskAssembler:
 
     def _plan(self) -> Iterator[tuple[Item | None, Stretch | None]]:
         """What stands at every place in order: an item, or a stretch to read."""
-        free = self._layout.free()
+        free = self._placed.free()
         at = 0
         low, high = next(free, (self._disk.size, self._disk.size))
         end = (self._disk.size, self._disk.size, 0, b"")
-        for start, stop, offset, content in chain(self._layout.placed(), [end]):
+        for start, stop, offset, content in chain(self._placed.placed(), [end]):
             while at < start:  # between files
                 while high <= at:
                     low, high = next(free, (self._disk.size, self._disk.size))
@@ -193,20 +198,35 @@ class DiskAssembler:
                 at = upto
             if content:
                 yield _slice(_content(content), offset, stop - start), None
-                at = stop
+            elif stop > start:
+                yield Hole(stop - start), None
+            at = stop
 
     def _between(self, start: int, end: int) -> Iterator[tuple[Item | None, Stretch | None]]:
         """A stretch that no file has: holes of the image, and pieces to read."""
-        for low, high, data in self._disk.spans(start, end):
+        small = end - start < _SPAN_MIN
+        at = start
+        for low, high, data in [(start, end, True)] if small else self._disk.spans(start, end):
             if not data:
-                yield Hole(high - low), None
                 continue
-            at = low
-            while at < high:
+            # Whole blocks: how an image keeps its zeros must make no difference.
+            first, last = max(at, self._block(low)[0]), min(end, self._block(high - 1)[1])
+            if first > at:
+                yield Hole(first - at), None
+                at = first
+            while at < last:
                 origin, border = self._region(at)
-                stop = min(high, border, origin + (at - origin + _BATCH_BYTES) // BLOCK * BLOCK)
+                stop = min(last, border, origin + (at - origin + _BATCH_BYTES) // BLOCK * BLOCK)
                 yield from self._changed(at, stop, origin)
                 at = stop
+        if at < end:
+            yield Hole(end - at), None
+
+    def _block(self, at: int) -> Range:
+        """The block that a place is in."""
+        origin, border = self._region(at)
+        start = at - (at - origin) % BLOCK
+        return start, min(start + BLOCK, border)
 
     def _region(self, at: int) -> Range:
         """The borders before and after a place."""
@@ -220,11 +240,14 @@ class DiskAssembler:
         """A piece to read, but for what is known to be as it was."""
         at = start
         if self._previous is not None:
-            for place, item in self._previous.blocks(start, end, origin, BLOCK):
-                if place > at:
-                    yield None, (at, place, origin)
-                yield item, None
-                at = place + item.length
+            try:
+                for place, item in self._previous.blocks(start, end, origin, BLOCK):
+                    if place > at:
+                        yield None, (at, place, origin)
+                    yield item, None
+                    at = place + item.length
+            except (Corrupt, NotStored):  # of the last version: this one does without it
+                self._previous = None
         if at < end:
             yield None, (at, end, origin)
 
@@ -261,7 +284,7 @@ def _slice(content: Content, offset: int, length: int) -> Item:
     return Slice(content, offset, length)
 
 
-def part(store: Store, content: Content, put: Put, ranges: Sequence[Range]) -> Content:
+def part(get: Get, content: Content, put: Put, ranges: Sequence[Range]) -> Content:
     """Some ranges of a disk as a content of their own: what a volume is of it.
 
     The items are the disk's, clipped where they reach over a range's ends.
@@ -272,7 +295,7 @@ def part(store: Store, content: Content, put: Put, ranges: Sequence[Range]) -> C
     builder = ItemBuilder(put)
     for start, end in ranges:
         at = start
-        for skip, item in _items(store, content, start):
+        for skip, item in _items(get, content, start):
             if at >= end:
                 break
             take = min(item.length - skip, end - at)
@@ -281,9 +304,9 @@ def part(store: Store, content: Content, put: Put, ranges: Sequence[Range]) -> C
     return builder.finish()
 
 
-def _items(store: Store, content: Content, start: int) -> Iterator[tuple[int, Item]]:
+def _items(get: Get, content: Content, start: int) -> Iterator[tuple[int, Item]]:
     if isinstance(content, Tree):
-        for skip, data in walk(store.get, Score(content.score), start, _weigh, content.length):
+        for skip, data in walk(get, Score(content.score), start, _weigh, content.length):
             yield skip, decode_item(data)
     elif isinstance(content, Block):
         yield start, Chunk(content.score, content.length)

@@ -5,21 +5,24 @@ bitmap is trusted only while QEMU itself would: it is enabled, was saved when th
 and nothing has written to the image that does not know bitmaps.
 """
 
+import os
 import re
 import struct
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.events import Range
 from ventifs.image.qcow2 import Qcow2Disk, numbers
-from ventifs.image.qcow2_header import OFFSET, damaged
-from ventifs.image.raw import label_of
+from ventifs.image.qcow2_header import OFFSET, damaged, parse
+from ventifs.image.raw import RawDisk, label_of
 from ventifs.tree.directory import printable
 
 GRANULARITY = 64 << 10  # of those that `add` makes
+_QCOW2 = ("-f", "qcow2")
 _ENTRY = struct.Struct(">QIIBBHI")
 _COUNT_MAX = 65535  # these limits are QEMU's,
 _DIRECTORY_MAX = 64 << 20
@@ -65,11 +68,11 @@ def bitmaps(disk: Disk) -> list[Bitmap]:
 
 
 def dirty(disk: Disk, name: str) -> list[Range] | None:
-    """What of a disk may have changed since a bitmap was added: sorted ranges, not touching.
+    """What of a disk may have changed since `add` added a bitmap: sorted ranges, not touching.
 
-    None if the image has no such bitmap, or it cannot be trusted. Ranges without data are always
-    among them: making a disk smaller and larger again is not recorded in bitmaps, and empties its
-    end. The bitmap speaks of the image itself, and not of its backing files.
+    None if the image has no such bitmap, or it cannot be trusted. The disk's last bit is set by
+    `add`, and is cleared when the disk is made smaller or larger: what was cut off and came back
+    empty is in no bitmap. The bitmap speaks of the image itself, and not of its backing files.
 
     Raises:
         ImageError: the bitmap is damaged.
@@ -78,18 +81,46 @@ def dirty(disk: Disk, name: str) -> list[Range] | None:
     if len(found) != 1 or not found[0].consistent:
         return None
     assert isinstance(disk, Qcow2Disk)
-    changed = list(_set_ranges(disk, found[0]))
-    empty = [(span.start, span.end) for span in disk.spans(0, disk.size) if not span.data]
-    return _united(changed + empty)
+    changed = _united(_set_ranges(disk, found[0]))
+    return changed if changed and changed[-1][1] == disk.size else None
 
 
-def add(path: str, name: str) -> None:
-    """Add a bitmap to an image that is not in use, from now on recording what is written.
+def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
+    """What is as it was when a bitmap was added, by its name: sorted ranges, not touching.
+
+    None if that cannot be told; see `dirty`.
 
     Raises:
-        ImageError: qemu-img could not; the line has its reason.
+        ImageError: the bitmap is damaged.
     """
-    _qemu_img(path, name, "--add", "-g", str(GRANULARITY))
+    changed = dirty(disk, mark.decode(errors="replace"))
+    return None if changed is None else _between(changed, disk.size)
+
+
+def add(path: str, name: str, granularity: int = GRANULARITY) -> None:
+    """Add a bitmap to an image that is not in use, from now on recording what is written.
+
+    `granularity` is in bytes, a power of two from 512 to 2 GiB.
+
+    Raises:
+        ImageError: QEMU's tools could not; the line has their reason.
+    """
+    label = label_of(path)
+    image = RawDisk(path)
+    try:
+        size = parse(image.read_upto, label).size
+    finally:
+        image.close()
+    step = f"{granularity}"
+    _run(label, name, "qemu-img", "bitmap", "--add", "-g", step, *_QCOW2, _file(path), name)
+    with tempfile.TemporaryDirectory(prefix="ventifs-") as directory:
+        mark = os.path.join(directory, "mark")  # an empty image of that size, its last bit set
+        write = f"write {max(0, size - 512)} 512"
+        _run(label, name, "qemu-img", "create", *_QCOW2, mark, f"{size}")
+        _run(label, name, "qemu-img", "bitmap", "--add", "-g", step, *_QCOW2, mark, name)
+        _run(label, name, "qemu-io", *_QCOW2, "-c", write, mark)
+        merge = ("--merge", name, "-b", mark, "-F", "qcow2")
+        _run(label, name, "qemu-img", "bitmap", *merge, *_QCOW2, _file(path), name)
 
 
 def remove(path: str, name: str) -> None:
@@ -98,17 +129,20 @@ def remove(path: str, name: str) -> None:
     Raises:
         ImageError: qemu-img could not; the line has its reason.
     """
-    _qemu_img(path, name, "--remove")
+    _run(label_of(path), name, "qemu-img", "bitmap", "--remove", *_QCOW2, _file(path), name)
 
 
-def _qemu_img(path: str, name: str, *action: str) -> None:
-    image = f"./{path}" if not path.startswith("/") else path  # never a protocol
-    command = ["qemu-img", "bitmap", *action, "-f", "qcow2", image, name]
-    label = label_of(path)
+def _file(path: str) -> str:
+    return os.path.abspath(path)  # never taken for a protocol or an option
+
+
+def _run(label: str, name: str, *command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
-        raise ImageError(f"{label}: dirty bitmaps need 'qemu-img': install qemu-utils") from error
+        raise ImageError(
+            f"{label}: dirty bitmaps need '{command[0]}': install qemu-utils"
+        ) from error
     if done.returncode:
         said = printable((done.stderr.strip().splitlines() or [b"no reason given"])[-1])
         raise ImageError(f"{label}: dirty bitmap '{name}': {said.removeprefix('qemu-img: ')}")
@@ -182,7 +216,17 @@ def _runs(data: bytes) -> Iterator[Range]:
                 yield at + bit, at + bit + 1
 
 
-def _united(ranges: list[Range]) -> list[Range]:
+def _between(ranges: list[Range], end: int) -> list[Range]:
+    """What lies between sorted ranges, up to an end."""
+    between, at = [], 0
+    for start, stop in [*ranges, (end, end)]:
+        if start > at:
+            between.append((at, start))
+        at = max(at, stop)
+    return between
+
+
+def _united(ranges: Iterable[Range]) -> list[Range]:
     united: list[Range] = []
     for start, end in sorted(ranges):
         if start >= end:

@@ -13,7 +13,7 @@ Range = tuple[int, int]  # start and end on the disk
 Extent = tuple[int, int, int]  # offset in the file, offset on the disk, length; written data only
 
 
-class Volume(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=0):
+class Volume(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=0):
     """One volume begins.
 
     Attributes:
@@ -36,7 +36,7 @@ class Volume(msgspec.Struct, frozen=True, array_like=True, tag_field="event", ta
     label: str = ""
 
 
-class Inode(msgspec.Struct, frozen=True, array_like=True):
+class Inode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A file of a file system, whatever its names.
 
     Attributes:
@@ -66,14 +66,15 @@ class Inode(msgspec.Struct, frozen=True, array_like=True):
     data: bytes = b""
 
 
-class Node(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=1):
+class Node(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=1):
     """A name in the volume's file system.
 
     Attributes:
         key: its path below the root of the file system, with NUL between names; empty for the root
             itself. A directory comes before what is in it.
         number: the inode's.
-        inode: what it is; None when it was told with another name of the same number.
+        inode: what it is; None when it was told with another name of the same number, and None
+            with a problem when it cannot be told what it is or what is in it: the name is left out.
         problem: why the inode is not told as it should be: something of it could not be read.
     """
 
@@ -83,7 +84,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=
     problem: str = ""
 
 
-class Free(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=2):
+class Free(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=2):
     """Ranges of the disk that the volume's file system does not use, in order.
 
     Told only if it was asked for, and if the file system is clean: a journal that is to be
@@ -93,7 +94,7 @@ class Free(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=
     ranges: tuple[Range, ...]
 
 
-class Ended(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=3):
+class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=3):
     """All is told of the volume.
 
     Attributes:
@@ -105,7 +106,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag
     notes: tuple[str, ...] = ()
 
 
-class Noted(msgspec.Struct, frozen=True, array_like=True, tag_field="event", tag=4):
+class Noted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=4):
     """Something about the disk as a whole: a damaged partition table, say. Between volumes."""
 
     text: str

@@ -13,7 +13,8 @@ import stat
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from ventifs.image import ext_free, ext_map, ext_xattrs
 from ventifs.image.disk import ImageError
@@ -30,11 +31,15 @@ from ventifs.image.ext_layout import (
 )
 from ventifs.image.volumes import Window
 from ventifs.image.walk import Name, valid
+from ventifs.tree.records import Xattrs
 
 _INODE = struct.Struct("<HHI8xi4xHHII4x60s4xII4xHHHH")
 # mode uid size mtime gid links blocks flags where acl size_high blocks_high acl_high uid_h gid_h
+_LARGE = struct.Struct(_INODE.format + "4xH6xI")  # bytes of more fields, mtime's high part
 _DIRENT = struct.Struct("<IHB")
 _EXTENTS, _INLINE, _EA_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x200000, 0x800
+_SMALL = 128  # bytes of an inode without those fields that came with ext4
+_KIND = 0xF000  # bits of a mode
 _HERE = 60  # bytes of the inode that map its blocks, or are its data
 _TARGET_MAX = 4095
 _TYPES = frozenset(
@@ -43,7 +48,7 @@ _TYPES = frozenset(
 )
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An inode as it lies on the disk."""
 
     mode: int
@@ -56,7 +61,7 @@ class Record(NamedTuple):
     flags: int
     where: bytes
     attributes: int  # the block of those outside, or 0
-    space: bytes  # what is behind the fields
+    space: bytes  # what is behind the fields, if it holds attributes
 
 
 class Ext:
@@ -78,7 +83,8 @@ class Ext:
         """
         self.layout = Layout(window)
         self.clean = ext_free.is_clean(self.layout)
-        self._attributes = lru_cache(256)(self._read_attributes)
+        self._truncated = self.layout.size > window.size
+        self._attributes = lru_cache(16)(self._read_attributes)
 
     def notes(self) -> list[str]:
         """What people should know of the state that it is in."""
@@ -100,9 +106,13 @@ class Ext:
     def inode(self, number: int) -> tuple[Inode, str]:
         """See `walk.Reader`."""
         record = self._record(number)
-        pairs, problem = self._pairs(record)
-        shown, wrong = ext_xattrs.shown(pairs)
-        kind = stat.S_IFMT(record.mode)
+        pairs: list[ext_xattrs.Pair] = []
+        shown: Xattrs = ()
+        problem = wrong = ""
+        if record.space or record.attributes:
+            pairs, problem = self._pairs(record)
+            shown, wrong = ext_xattrs.shown(pairs)
+        kind = record.mode & _KIND
         size, rdev, target, data = 0, (0, 0), b"", b""
         extents: tuple[Extent, ...] = ()
         if record.flags & _ENCRYPTED and kind in (stat.S_IFREG, stat.S_IFLNK):
@@ -141,21 +151,25 @@ class Ext:
             return
         if record.flags & _INLINE:
             pairs, problem = self._pairs(record)
-            yield from self._entries(record.where[4:])
-            yield from self._entries(ext_xattrs.inline_data(pairs))
+            for area in (record.where[4:], ext_xattrs.inline_data(pairs)):
+                yield from _entries(area)
             if problem:
                 raise ImageError(problem)
             return
         block_size, window = self.layout.block_size, self.layout.window
         troubles = []
         told = 0  # bytes
-        for at, start, length in self._extents(record):
+        extents = self._extents(record)
+        # More than the volume holds can only be the same blocks again and again.
+        if sum(length for _, _, length in extents) > window.size:
+            raise ImageError("the directory is damaged")
+        for at, start, length in extents:
             if at != told:
                 troubles.append("the directory has a hole")
             told = at + length
             for offset in range(start, start + length, block_size):
                 try:
-                    yield from self._entries(window.read(offset, block_size))
+                    yield from _entries(window.read(offset, block_size))
                 except ImageError as error:
                     troubles.append(str(error))
         if told < record.size:
@@ -164,41 +178,46 @@ class Ext:
             raise ImageError(troubles[0])
 
     def _record(self, number: int) -> Record:
-        layout = self.layout
-        if number < layout.first_inode and number != ROOT:
+        if number < self.layout.first_inode and number != ROOT:
             raise ImageError(f"inode {number} is the file system's own")
         return self._own_record(number)
 
     def _own_record(self, number: int) -> Record:
         layout = self.layout
         table, at = layout.inode(number)
-        (
-            mode, uid, size, seconds, gid, links, sectors, flags, where,
-            attributes, size_high, sectors_high, attributes_high, uid_high, gid_high,
-        ) = _INODE.unpack_from(table, at)  # fmt: skip
-        kind = stat.S_IFMT(mode)
+        extra = more = 0
+        if layout.inode_size > _SMALL:
+            (
+                mode, uid, size, seconds, gid, links, sectors, flags, where, attributes,
+                size_high, sectors_high, attributes_high, uid_high, gid_high, extra, more,
+            ) = _LARGE.unpack_from(table, at)  # fmt: skip
+        else:
+            (
+                mode, uid, size, seconds, gid, links, sectors, flags, where, attributes,
+                size_high, sectors_high, attributes_high, uid_high, gid_high,
+            ) = _INODE.unpack_from(table, at)  # fmt: skip
+        kind = mode & _KIND
         if not links or kind not in _TYPES:
             raise ImageError(f"inode {number} is not in use, or damaged")
         if kind == stat.S_IFREG or layout.incompat & INCOMPAT_LARGEDIR:
             size |= size_high << 32
         if layout.incompat & INCOMPAT_64BIT:
             attributes |= attributes_high << 32
-        nanoseconds = 0
+        mtime_ns = seconds * 1_000_000_000
         space = b""
-        if layout.inode_size > 128:
-            extra = table[at + 128] | table[at + 129] << 8
-            if extra & 3 or extra > layout.inode_size - 128:
+        if layout.inode_size > _SMALL:
+            if extra & 3 or extra > layout.inode_size - _SMALL:
                 raise ImageError(f"inode {number} is damaged")
             if extra >= 12:
-                more = int.from_bytes(table[at + 136 : at + 140], "little")
-                seconds += (more & 3) << 32
-                nanoseconds = more >> 2
-            space = table[at + 128 + extra : at + layout.inode_size]
+                mtime_ns += ((more & 3) << 32) * 1_000_000_000 + (more >> 2)
+            begin = at + _SMALL + extra
+            if table.startswith(ext_xattrs.MAGIC_BYTES, begin):
+                space = table[begin : at + layout.inode_size]
         return Record(
             mode,
             uid_high << 16 | uid,
             size,
-            seconds * 1_000_000_000 + nanoseconds,
+            mtime_ns,
             gid_high << 16 | gid,
             links,
             sectors_high << 32 | sectors,
@@ -212,7 +231,7 @@ class Ext:
         tree = bool(record.flags & _EXTENTS)
         extents = ext_map.extents(self.layout, record.where, record.size, tree=tree)
         size = self.layout.window.size
-        if any(start + length > size for _, start, length in extents):
+        if self._truncated and any(start + length > size for _, start, length in extents):
             raise ImageError("some of it is past the end of the volume")
         return extents
 
@@ -275,26 +294,28 @@ class Ext:
         outside = self.layout.cluster_size >> 9 if record.attributes else 0
         return record.size <= _HERE and record.sectors == outside
 
-    def _entries(self, block: bytes) -> Iterator[Name]:
-        at, end = 0, len(block)
-        damaged = False
-        while at + 8 <= end:
-            number, step, length = _DIRENT.unpack_from(block, at)
-            if end > 1 << 15 and step in (0, 0xFFFF):
-                step = end
-            elif end > 1 << 15:
-                step = (step & 0xFFFC) | (step & 3) << 16
-            if step < 8 + length or step & 3 or at + step > end:
-                raise ImageError("the directory is damaged")
-            if number:
-                name = block[at + 8 : at + 8 + length]
-                if valid(name):
-                    yield number, name
-                elif name not in (b".", b".."):
-                    damaged = True
-            at += step
-        if damaged:
-            raise ImageError("it has names that no file can have")
+
+def _entries(block: bytes) -> Iterator[Name]:
+    """The names in a block of a directory."""
+    at, end = 0, len(block)
+    large = end > 1 << 15  # lengths that do not fit have their own form
+    damaged = False
+    unpack = _DIRENT.unpack_from
+    while at + 8 <= end:
+        number, step, length = unpack(block, at)
+        if large:
+            step = end if step in (0, 0xFFFF) else (step & 0xFFFC) | (step & 3) << 16
+        if step < 8 + length or step & 3 or at + step > end:
+            raise ImageError("the directory is damaged")
+        if number:
+            name = block[at + 8 : at + 8 + length]
+            if valid(name):
+                yield number, name
+            elif name not in (b".", b".."):
+                damaged = True
+        at += step
+    if damaged:
+        raise ImageError("it has names that no file can have")
 
 
 def _device(where: bytes) -> tuple[int, int]:

@@ -20,13 +20,15 @@ from ventifs.image.ext_layout import (
 )
 
 _UNINITIALISED = 0x2
+_TOGETHER_MAX = 128  # groups; tables of others are seen by the count of free clusters
 _RUN = re.compile("0+")
 
 
 def is_clean(layout: Layout) -> bool:
-    """Whether the bitmaps can be believed: nothing to be replayed, no errors known."""
+    """Whether the bitmaps can be believed: all is there, replayed, and without known errors."""
     return (
         not layout.incompat & INCOMPAT_RECOVER
+        and layout.size <= layout.window.size
         and layout.state & (STATE_CLEAN | STATE_ERRORS) == STATE_CLEAN
     )
 
@@ -73,9 +75,10 @@ def _uninitialised(layout: Layout, group: int, first: int, clusters: int) -> int
     """The bitmap, as an integer, that a group would have in which nothing was ever allocated."""
     used = [(first, first + _heads(layout, group))]
     table = -(-layout.inodes_per_group * layout.inode_size // layout.block_size)
-    flex = group - group % layout.groups_per_flex
+    together = min(layout.groups_per_flex, _TOGETHER_MAX)
+    flex = group - group % together
     # Groups of one flex keep their tables together, and may keep them here.
-    for other in range(flex, min(flex + layout.groups_per_flex, layout.group_count)):
+    for other in range(flex, min(flex + together, layout.group_count)):
         descriptor = layout.group(other)
         used.append((descriptor.block_bitmap, descriptor.block_bitmap + 1))
         used.append((descriptor.inode_bitmap, descriptor.inode_bitmap + 1))

@@ -21,8 +21,6 @@ INCOMPAT_META_BG = 0x10
 INCOMPAT_64BIT = 0x80
 INCOMPAT_EA_INODE = 0x400
 INCOMPAT_LARGEDIR = 0x4000
-INCOMPAT_ENCRYPT = 0x10000
-INCOMPAT_CASEFOLD = 0x20000
 # What this package reads: also FILETYPE, EXTENTS, MMP, FLEX_BG, CSUM_SEED, INLINE_DATA.
 _INCOMPAT_KNOWN = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000
 _INCOMPAT_KNOWN |= 0x8000 | 0x10000 | 0x20000
@@ -113,6 +111,8 @@ class Layout:
         self._check()
         self.group_count = -(-(self.block_count - self.first_block) // self.blocks_per_group)
         self._inodes_per_piece = min(_PIECE // self.inode_size, self.inodes_per_group)
+        # The piece that is read from: the inodes of a directory lie close together.
+        self._table, self._first, self._count = b"", 0, 0
         self._piece = lru_cache(64)(self._read_piece)
         self.group = lru_cache(256)(self._read_group)
 
@@ -125,7 +125,7 @@ class Layout:
             or self.descriptor_size & (self.descriptor_size - 1)
             or (self.incompat & INCOMPAT_64BIT and self.descriptor_size < 64)
             or not 0 < self.inodes_per_group <= 8 * self.block_size
-            or not 0 < self.blocks_per_group <= 8 * self.block_size * self.cluster_ratio
+            or not 256 <= self.blocks_per_group <= 8 * self.block_size * self.cluster_ratio
             or self.blocks_per_group % self.cluster_ratio
             or self.first_block > (self.block_size == 1024)
             or self.block_count <= self.first_block
@@ -159,11 +159,17 @@ class Layout:
         Raises:
             ImageError: there is no such inode, or it cannot be read.
         """
+        index = number - self._first
+        if 0 <= index < self._count:
+            return self._table, index * self.inode_size
         if not 0 < number <= self.inode_count:
             raise ImageError(f"inode {number} does not exist")
         group, index = divmod(number - 1, self.inodes_per_group)
         piece, index = divmod(index, self._inodes_per_piece)
-        return self._piece(group, piece), index * self.inode_size
+        self._table = self._piece(group, piece)
+        self._first = number - index
+        self._count = min(len(self._table) // self.inode_size, self.inode_count + 1 - self._first)
+        return self._table, index * self.inode_size
 
     def _read_piece(self, group: int, piece: int) -> bytes:
         table = self.group(group).inode_table

@@ -14,6 +14,8 @@ from ventifs.image.runs import Run, joined
 
 _HEADER = struct.Struct("<HHHH4x")
 _ENTRY = struct.Struct("<IHHI")  # leaf: block, length, start high and low
+_ROOT = struct.Struct("<HHHH4xIHHI")  # a header and a leaf's entry
+_ROOT_ROOM = 4  # entries of the root, which is in the inode
 _INDEX = struct.Struct("<IIH2x")  # block, child low and high
 _MAGIC = 0xF30A
 _DEPTH_MAX = 5
@@ -43,6 +45,20 @@ def extents(layout: Layout, where: bytes, size: int, *, tree: bool) -> tuple[Ext
     Raises:
         ImageError: as `runs`.
     """
+    if tree:
+        magic, entries, room, depth, block, length, high, low = _ROOT.unpack_from(where)
+        start = high << 32 | low
+        if (
+            entries == 1
+            and not depth
+            and magic == _MAGIC
+            and room == _ROOT_ROOM
+            and 0 < length <= _WRITTEN_MAX
+            and layout.first_block <= start <= layout.block_count - length
+        ):  # nearly all files
+            count = min(length, -(-size // layout.block_size) - block)
+            unit = layout.block_size
+            return ((block * unit, start * unit, count * unit),) if count > 0 else ()
     return joined(runs(layout, where, tree=tree), layout.block_size, size)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from ventifs.image import acl
 from ventifs.image.disk import ImageError
+from ventifs.image.walk import XATTRS_MAX
 from ventifs.tree.records import Xattrs
 
 _ENTRY = struct.Struct("<BBHIII")  # name length, prefix, value offset, inode, size, hash
-_MAGIC = 0xEA020000
-_MAGIC_BYTES = _MAGIC.to_bytes(4, "little")
+MAGIC_BYTES = (0xEA020000).to_bytes(4, "little")
 _BLOCK_HEADER = 32
 _VALUE_MAX = 65536  # the kernel gives out no longer ones
 _NAME_MAX = 255  # with its prefix
@@ -34,14 +34,14 @@ ReadInode = Callable[[int, int], bytes]  # of an inode's data, that many bytes
 
 def in_inode(space: bytes, value: ReadInode) -> tuple[list[Pair], str]:
     """What is in the space that an inode has behind its fields."""
-    if len(space) < 8 or space[:4] != _MAGIC_BYTES:
+    if len(space) < 8 or space[:4] != MAGIC_BYTES:
         return [], ""
     return _entries(space[4:], 0, value)
 
 
 def in_block(block: bytes, value: ReadInode) -> tuple[list[Pair], str]:
     """What is in a block of attributes."""
-    if block[:4] != _MAGIC_BYTES:
+    if block[:4] != MAGIC_BYTES:
         return [], "its block of extended attributes is damaged"
     return _entries(block, _BLOCK_HEADER, value)
 
@@ -49,6 +49,7 @@ def in_block(block: bytes, value: ReadInode) -> tuple[list[Pair], str]:
 def _entries(area: bytes, at: int, value: ReadInode) -> tuple[list[Pair], str]:
     """The entries from an offset on; values' offsets count from the area's start."""
     pairs: list[Pair] = []
+    total = 0
     while at + 4 <= len(area) and area[at : at + 4] != b"\0\0\0\0":
         end = at + _ENTRY.size
         if end > len(area):
@@ -58,6 +59,9 @@ def _entries(area: bytes, at: int, value: ReadInode) -> tuple[list[Pair], str]:
         at = (end + length + 3) & ~3
         if at > len(area) or size > _VALUE_MAX or (not inode and offset + size > len(area)):
             return pairs, "its extended attributes are damaged"
+        total += size
+        if total > XATTRS_MAX:
+            return pairs, "it has too many extended attributes"
         try:
             data = value(inode, size) if inode else area[offset : offset + size]
         except ImageError as error:

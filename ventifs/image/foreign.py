@@ -55,7 +55,6 @@ class ForeignDisk:
         try:
             self.label = file.label
             self.status = file.status
-            self.files: list[os.stat_result] = []  # extents elsewhere are not looked at
             self.notes = _judged(file, kind)
         finally:
             file.close()
@@ -66,6 +65,7 @@ class ForeignDisk:
         self._try()
         handle = self._open()
         self.size = handle.get_media_size()
+        self.files = [self.status, *self._extents(handle)]
         self._handles[os.getpid()] = handle
 
     def read(self, offset: int, length: int) -> bytes:
@@ -141,6 +141,15 @@ class ForeignDisk:
         extent = os.path.join(os.path.dirname(self._path), name)
         if os.path.exists(extent) and not stat.S_ISREG(os.stat(extent).st_mode):
             raise ImageError(f"{self.label}: an extent of it, '{name}', is not a regular file")
+
+    def _extents(self, handle: Any) -> Iterator[os.stat_result]:
+        """The other files that a VMDK consists of. Its own name in itself may be an old one."""
+        count = handle.get_number_of_extents() if self.format == "vmdk" else 0
+        for number in range(count):
+            name = handle.get_extent_descriptor(number).get_filename()
+            path = os.path.join(os.path.dirname(self._path), name or "")
+            if name and os.path.exists(path):
+                yield os.stat(path)
 
     def _vhd(self) -> Any:
         import pyvhdi

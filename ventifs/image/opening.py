@@ -179,7 +179,7 @@ def _locked(what: str, label: str) -> str:
 
 def _unknown(what: str, label: str) -> str:
     return (
-        "no disk image that is known, no partition table and no file system; "
+        "no tar archive, no disk image that is known, no partition table and no file system; "
         "'--format raw' archives it bit for bit"
     )
 

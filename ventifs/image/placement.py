@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ventifs.image.events import Extent, Range
+from ventifs.image.previous import within
 from ventifs.tree.records import Content, encode
 from ventifs.tree.temporary import temporary_database
 
@@ -20,6 +21,7 @@ _SCHEMA = """
 """
 
 Placed = tuple[int, int, int, bytes]  # start and end on the disk, offset in the content, content
+_ROWS = 1000  # written at once: a third of the cost
 
 
 @contextmanager
@@ -35,28 +37,46 @@ class Placement:
     def __init__(self, database: sqlite3.Connection) -> None:
         """Use a database of our schema."""
         self._database = database
+        self._rows: list[Placed] = []
+        self._kept: Sequence[Range] = ()
 
-    def add(self, content: Content, size: int, extents: Sequence[Extent]) -> None:
-        """A file's extents; what they hold past its `size` is not the file's."""
-        data = encode(content)
-        self._database.executemany(
-            "INSERT INTO extent VALUES (?, ?, ?, ?)",
-            [
-                (start, start + min(length, size - offset), offset, data)
-                for offset, start, length in extents
-                if offset < size
-            ],
-        )
+    def add(self, content: Content, size: int, extents: Sequence[Extent], zeros: int) -> None:
+        """A file's extents; what they hold past its `size` is not the file's.
+
+        Of the last one `zeros` bytes are known to be past it, and zeros.
+        """
+        data, rows = encode(content), self._rows
+        for offset, start, length in extents:
+            if offset < size:
+                rows.append((start, start + min(length, size - offset), offset, data))
+        if zeros:
+            _, start, length = extents[-1]
+            rows.append((start + length - zeros, start + length, 0, b""))
+        if len(rows) >= _ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        self._database.executemany("INSERT INTO extent VALUES (?, ?, ?, ?)", self._rows)
+        self._rows = []
+
+    def keep(self, ranges: Sequence[Range]) -> None:
+        """What is not free, whoever says so: sorted ranges, none overlapping the last."""
+        self._kept = ranges
 
     def add_free(self, ranges: Sequence[Range]) -> None:
         """What no file system uses."""
         self._database.executemany("INSERT INTO free VALUES (?, ?)", ranges)
 
     def placed(self) -> Iterator[Placed]:
-        """Extents in order of their places, clipped so that none overlaps the last."""
+        """Extents in order of their places, clipped so that none overlaps the last.
+
+        Those without content are zeros.
+        """
+        self._write()
         reached = 0
         for start, end, offset, content in self._database.execute(
-            "SELECT start, end, offset, content FROM extent ORDER BY start, content, offset"
+            "SELECT start, end, offset, content FROM extent "
+            "ORDER BY start, content, offset, end DESC"
         ):
             if end <= reached:
                 continue
@@ -65,7 +85,17 @@ class Placement:
             reached = end
 
     def free(self) -> Iterator[Range]:
-        """Free ranges in order, none touching the last."""
+        """Free ranges in order, none touching the last, without those that are kept."""
+        for start, end in self._joined():
+            at = start
+            for low, high in within(self._kept, start, end):
+                if low > at:
+                    yield at, low
+                at = high
+            if at < end:
+                yield at, end
+
+    def _joined(self) -> Iterator[Range]:
         last: Range | None = None
         for start, end in self._database.execute("SELECT start, end FROM free ORDER BY start"):
             if last is not None and start <= last[1]:

@@ -7,9 +7,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from ventifs.image.events import Extent, Range
+from ventifs.image.stream import REST_MAX
 from ventifs.store import Score, Store
 from ventifs.tree.prolly import load
 from ventifs.tree.records import (
+    INLINE_MAX,
     Block,
     Chunk,
     Content,
@@ -30,21 +32,32 @@ class Previous:
         size: bytes of the disk.
     """
 
-    def __init__(self, store: Store, content: Content, same: Sequence[Range] = ()) -> None:
-        """Ask about `content`; `same` are the ranges known not to have changed since, in order."""
+    def __init__(
+        self, store: Store, content: Content, same: Sequence[Range] = (), *, free: bool = False
+    ) -> None:
+        """Ask about `content`.
+
+        Args:
+            store: where it is.
+            content: the disk's.
+            same: ranges known not to have changed since, in order.
+            free: whether it may have zeros for what was free then, whatever the disk had.
+        """
         self.size = length_of(content)
         self._store = store
         self._content = content
-        self._same = same
+        self._same = list(within(same, 0, self.size))
+        self._free = free
         self._starts: list[int] = []  # of the leaf's items
         self._items: list[Item] = []
         self._end = 0  # of the leaf
 
-    def content_of(self, size: int, extents: Sequence[Extent]) -> tuple[Content | None, bool]:
+    def content_of(self, size: int, extents: Sequence[Extent]) -> tuple[Content | None, bool, int]:
         """What a file's content was, if its first extent is where such a file began.
 
         Returns:
-            The content, or None; and whether it is known that the file still has it.
+            The content, or None; whether it is known that the file still has it; and then, how many
+            zeros follow its end, as `Stream.zeros_after` tells.
 
         Raises:
             Corrupt, NotStored: where the archive is damaged.
@@ -55,32 +68,57 @@ class Previous:
             item, skip = self._find(start)
             if content is None:
                 if offset or skip:
-                    return None, False
+                    return None, False, 0
                 content = _whole_of(item)
-                if content is None or length_of(content) != size:
-                    return None, False
+                # Of a few bytes a block of the disk may be one, but a file's content never is.
+                if content is None or length_of(content) != size or size <= INLINE_MAX:
+                    return None, False, 0
                 if not self._same:
-                    return content, False
+                    return content, False, 0
             length = min(whole, size - offset)
             if not (self._is_same(start, start + length)
                     and self._refers(start, length, offset, content)):  # fmt: skip
                 certain = False
                 break
         # Bytes that no extent holds are zeros, which are not looked at: all else must match.
-        return content, certain and _covers(size, extents)
+        if content is None or not certain or not _covers(size, extents):
+            return content, False, 0
+        rest = self._rest(size, extents[-1])
+        return content, rest is not None, rest or 0
+
+    def _rest(self, size: int, last: Extent) -> int | None:
+        """How many zeros follow a file's end in its last extent; None if that is not known."""
+        offset, start, length = last
+        rest = offset + length - size
+        if not 0 < rest <= min(length, REST_MAX):
+            return 0
+        at = start + length - rest
+        if not self._is_same(at, at + rest):
+            return None
+        item, skip = self._find(at)
+        if isinstance(item, Hole) and not self._free and item.length - skip >= rest:
+            return rest
+        # A chunk is not all zeros.
+        return 0 if isinstance(item, Chunk) and not skip and item.length <= rest else None
 
     def blocks(self, start: int, end: int, origin: int, size: int) -> Iterator[tuple[int, Item]]:
         """Items that a stretch still has, with their places: holes, and blocks of `size` bytes."""
-        for low, high in _within(self._same, start, end):
+        for low, high in within(self._same, start, end):
             at = low
             while at < high:
                 item, skip = self._find(at)
                 stop = at - skip + item.length
-                if isinstance(item, Hole):
-                    yield at, Hole(min(stop, high) - at)
+                if isinstance(item, Hole) and not self._free:
+                    # Whole blocks of it: zeros that share a block with others are no hole.
+                    first = at if at == start else origin + -(-(at - origin) // size) * size
+                    last = min(stop, high)
+                    last = last if last == end else origin + (last - origin) // size * size
+                    if first < last:
+                        yield first, Hole(last - first)
                 elif isinstance(item, Chunk) and not skip and stop <= high:
-                    whole = item.length == size or stop == end
-                    if whole and (at - origin) % size == 0:
+                    # Just what reading the stretch would make, which begins and ends as it does.
+                    begins = at == start or (at - origin) % size == 0
+                    if begins and stop == min(end, at + size - (at - origin) % size):
                         yield at, item
                 at = stop
 
@@ -98,7 +136,7 @@ class Previous:
         return True
 
     def _is_same(self, start: int, end: int) -> bool:
-        return sum(high - low for low, high in _within(self._same, start, end)) == end - start
+        return sum(high - low for low, high in within(self._same, start, end)) == end - start
 
     def _find(self, at: int) -> tuple[Item, int]:
         """The item at a place, and how far into it that is; past the end, a hole without end."""
@@ -153,11 +191,12 @@ def _covers(size: int, extents: Sequence[Extent]) -> bool:
     return at >= size
 
 
-def _within(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
-    """The parts of sorted ranges that lie between two places."""
+def within(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
+    """The parts of sorted ranges, none overlapping the last, that lie between two places."""
     index = bisect_right(ranges, (start, 1 << 63))
-    for low, high in ranges[max(0, index - 1) :]:
+    for place in range(max(0, index - 1), len(ranges)):
+        low, high = ranges[place]
         if low >= end:
             return
-        if high > start:
+        if max(low, start) < min(high, end):
             yield max(low, start), min(high, end)

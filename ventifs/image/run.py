@@ -2,23 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from msgspec.structs import replace
 
+from ventifs.errors import Corrupt, NotStored
 from ventifs.image.archive import ImageArchiver
-from ventifs.image.disk import Disk
+from ventifs.image.disk import Disk, ImageError
 from ventifs.image.events import Event, Range
 from ventifs.image.facts import Facts, disk_of, facts_of
 from ventifs.image.previous import Previous
 from ventifs.image.seen import Seen, recall, remember, statuses
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
-from ventifs.tree.catalog import Version, versions
+from ventifs.tree.catalog import Version
 from ventifs.tree.live import Trouble
 from ventifs.tree.records import Entry, File
 from ventifs.tree.workers import Pool
 
-Dirty = Callable[[str], list[Range] | None]  # ranges changed since a bitmap began, if it tells
+Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
 
 
 class DiskSource:
@@ -28,7 +30,7 @@ class DiskSource:
         label: what people call it.
         facts: about the disk, once it is archived.
         reused: whether the last version was taken whole, for the image file is as it was.
-        superseded: the dirty bitmap of the last run, if this one began another.
+        superseded: the mark of the last run, if this one set another.
     """
 
     def __init__(
@@ -38,8 +40,8 @@ class DiskSource:
         *,
         pool: Pool | None = None,
         drop_free: bool = False,
-        dirty: Dirty | None = None,
-        bitmap: str = "",
+        unchanged: Unchanged | None = None,
+        mark: bytes = b"",
     ) -> None:
         """Archive `disk`.
 
@@ -48,20 +50,21 @@ class DiskSource:
             events: what a survey of it tells, with free ranges if they are to be dropped.
             pool: who reads; this process, if None.
             drop_free: whether what file systems do not use is archived as zeros.
-            dirty: tells what changed since a dirty bitmap of the image began.
-            bitmap: the one that was begun before the survey, for the next run.
+            unchanged: tells what is as it was when an earlier mark was set.
+            mark: the one that was set before the survey, for the next run.
         """
         self.label = disk.label
         self.facts = Facts(disk.size)
         self.reused = False
-        self.superseded = ""
+        self.superseded = b""
         self._disk = disk
         self._events = events
         self._pool = pool
         self._drop_free = drop_free
-        self._dirty = dirty
-        self._bitmap = bitmap
+        self._unchanged = unchanged
+        self._mark = mark
         self._seen: Seen | None = None
+        self._opened_ns = time.time_ns()
 
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
@@ -72,22 +75,20 @@ class DiskSource:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
-        files = statuses(self._disk.files, time.time_ns())
-        self._seen = Seen(
-            store.header.store_id, store.epoch, 0, files, self._drop_free, self._bitmap
-        )
-        found = None if read_all else recall(store, name)
-        if found is not None and self._bitmap:
-            self.superseded = found[0].bitmap
-        if found is not None and files and found[0].files == files:
-            seen, version = found
-            facts = facts_of(store, version.root)
-            if facts is not None and seen.drop_free == self._drop_free:
+        seen = self._seen = self._now(store)
+        found = recall(store, name)
+        if found is not None and self._mark:
+            self.superseded = found[0].mark
+        if read_all:
+            found = None
+        if found is not None and seen.files and found[0].files == seen.files:
+            version, facts = found[1], self._facts(store, found[1])
+            if facts is not None and found[0].is_like(seen):
                 self.facts, self.reused = facts, True
                 return version.root, Tally(bytes=facts.size), list(map(_trouble, version.troubles))
         archiver = ImageArchiver(
             store, self._disk, pool=self._pool, drop_free=self._drop_free, progress=progress,
-            previous=None if read_all else self._previous(store, name, found),
+            previous=None if found is None else self._previous(store, seen, *found),
         )  # fmt: skip
         root = archiver.run(self._events)
         self.facts = archiver.facts
@@ -98,33 +99,45 @@ class DiskSource:
         if self._seen is not None:
             remember(store, version.name, replace(self._seen, time_ns=version.time_ns))
 
-    def _previous(
-        self, store: Store, name: str, found: tuple[Seen, Version] | None
-    ) -> Previous | None:
-        """What the last version of the name has, and what is known to be the same still."""
-        same: list[Range] = []
-        version: Version | None = None
-        if found is not None and found[0].bitmap and self._dirty is not None:
-            dirty = self._dirty(found[0].bitmap)
-            if dirty is not None and found[0].drop_free == self._drop_free:
-                version, same = found[1], _between(dirty, self._disk.size)
-        for each in versions(store, name)[-1:] if version is None else ():
-            version = each
-        entry = None if version is None else disk_of(store, version.root)
+    def _now(self, store: Store) -> Seen:
+        """What this run sees."""
+        files = self._disk.files
+        settled = statuses(files, self._opened_ns)
+        return Seen(
+            store.header.store_id, store.epoch, 0, settled, self._drop_free, self._mark,
+            format=self._disk.format,
+            backing=(statuses(files[1:], self._opened_ns) or None) if len(files) > 1 else [],
+        )  # fmt: skip
+
+    def _facts(self, store: Store, version: Version) -> Facts | None:
+        with suppress(Corrupt, NotStored):  # then it is archived anew
+            return facts_of(store, version.root)
+        return None
+
+    def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:
+        """What the last version of the name has, and what is known to be the same still.
+
+        Only of a version made in this epoch of the store: what is taken to be the same is not
+        stored again, so none of its blocks may have been lost since.
+        """
+        entry: Entry | None = None
+        with suppress(Corrupt, NotStored):
+            entry = disk_of(store, version.root)
         if entry is None or not isinstance(entry.detail, File):
             return None
-        return Previous(store, entry.detail.content, same)
+        same = self._same(now, seen)
+        return Previous(store, entry.detail.content, same, free=seen.drop_free)
+
+    def _same(self, now: Seen, seen: Seen) -> list[Range]:
+        """What is known not to have changed since the last run's mark."""
+        if not seen.mark or self._unchanged is None or not seen.is_like(now):
+            return []
+        if seen.backing is None or now.backing != seen.backing:
+            return []
+        with suppress(ImageError):  # of a damaged bitmap: then all is read
+            return self._unchanged(seen.mark) or []
+        return []
 
 
 def _trouble(trouble: tuple[bytes, str, bool]) -> Trouble:
     return Trouble(*trouble)
-
-
-def _between(dirty: list[Range], size: int) -> list[Range]:
-    """What lies between sorted ranges."""
-    same, at = [], 0
-    for start, end in [*dirty, (size, size)]:
-        if start > at:
-            same.append((at, min(start, size)))
-        at = max(at, end)
-    return same

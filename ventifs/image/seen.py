@@ -31,8 +31,11 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         time_ns: of the version.
         files: of the image's files; empty, if they tell nothing.
         drop_free: whether the version was made so.
-        bitmap: of a qcow2 image, the dirty bitmap that was begun before it was read.
+        mark: set before the image was read, to ask what is unchanged since; empty, if none.
         readers: `READERS` of who made the version.
+        format: that the image was taken for.
+        backing: files that it consists of beside the first; None, if they tell nothing. A mark
+            speaks only of the first.
     """
 
     store_id: bytes
@@ -40,8 +43,16 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     time_ns: int
     files: list[Status]
     drop_free: bool
-    bitmap: str = ""
+    mark: bytes = b""
     readers: int = READERS
+    format: str = ""
+    backing: list[Status] | None = None
+
+    def is_like(self, other: "Seen") -> bool:
+        """Whether a run now would make of the same bytes what that run made."""
+        return (self.drop_free, self.readers, self.format) == (
+            other.drop_free, other.readers, other.format
+        )  # fmt: skip
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -62,8 +73,7 @@ def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
     """What the last run saw, and the version it made; whatever is wrong with it, None."""
     with suppress(OSError, msgspec.DecodeError):
         seen = _decode(_path(store, name).read_bytes())
-        ids = store.header.store_id, store.epoch, READERS
-        if (seen.store_id, seen.epoch, seen.readers) == ids:
+        if (seen.store_id, seen.epoch) == (store.header.store_id, store.epoch):
             for version in versions(store, name):
                 if version.time_ns == seen.time_ns:
                     return seen, version

@@ -5,11 +5,12 @@ The disk was opened before the workers were forked, so requests name nothing but
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
+from ventifs.errors import Corrupt, NotStored
 from ventifs.image.blocks import BlockWriter, Stretch
 from ventifs.image.disk import Disk
 from ventifs.image.events import Extent
@@ -39,9 +40,14 @@ class ReadBlocks(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class FilesRead(msgspec.Struct, frozen=True, array_like=True):
-    """The reply: contents in the order of the request, and bytes of new blocks."""
+    """The reply, in the order of the request.
 
-    contents: list[Content]
+    Attributes:
+        files: contents, and how many bytes after each file's end are known to be zeros.
+        new_bytes: bytes of new blocks.
+    """
+
+    files: list[tuple[Content, int]]
     new_bytes: int
 
 
@@ -83,8 +89,8 @@ class Service:
             self._writer = ContentWriter(self._store)
         writer, before = self._writer, self._writer.new_bytes
         if isinstance(decoded, ReadFiles):
-            contents = [self._content(writer, *wanted) for wanted in decoded.files]
-            return _encode(FilesRead(contents, writer.new_bytes - before))
+            files = [self._content(writer, *wanted) for wanted in decoded.files]
+            return _encode(FilesRead(files, writer.new_bytes - before))
         blocks = BlockWriter(writer.store, self._disk)
         items = [blocks.write(stretch) for stretch in decoded.stretches]
         return _encode(BlocksRead(items, blocks.new_bytes))
@@ -95,22 +101,20 @@ class Service:
         size: int,
         extents: tuple[Extent, ...],
         known: Content | None,
-    ) -> Content:
+    ) -> tuple[Content, int]:
         stream = Stream(self._disk, size, extents)
         if known is not None and self._holds(writer.store, stream, known):
-            return known
-        if size <= _WHOLE_MAX:
-            return writer.write_whole(stream.read(0, size))
-        return writer.write(stream.pieces())
+            content = known
+        elif size <= _WHOLE_MAX:
+            content = writer.write_whole(stream.read(0, size))
+        else:
+            content = writer.write(stream.pieces())
+        return content, stream.zeros_after()
 
     def _holds(self, store: Store, stream: Stream, known: Content) -> bool:
-        def zeros(offset: int, length: int) -> bool:
-            for at in range(offset, offset + length, _WHOLE_MAX):
-                if stream.read(at, min(_WHOLE_MAX, offset + length - at)).strip(b"\0"):
-                    return False
-            return True
-
-        return holds(store, known, stream.read, zeros)
+        with suppress(Corrupt, NotStored):  # of the guess's own nodes: it is stored anew
+            return holds(store, known, stream.read, stream.is_zero)
+        return False
 
 
 @contextmanager

@@ -8,23 +8,27 @@ files (their bytes are archived all the same), told in the volume's `Ended`.
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import msgspec
+from msgspec.structs import replace
 
-from ventifs.image.apart import Apart, Limits
+from ventifs.image.apart import Apart, Batch, Limits
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.events import Ended, Event, Extent, Free, Node, Noted, Range, Volume
+from ventifs.image.events import Ended, Event, Extent, Free, Inode, Node, Noted, Range, Volume
 from ventifs.image.filesystem import read_files
 from ventifs.image.layout import find_volumes
 from ventifs.image.volumes import Window
 
+_BORDERS = frozenset((Volume, Ended, Noted))
 _MEMORY = 1 << 30
 _CPU_S = 60  # and for each GiB of the disk
 _CPU_S_GIB = 4
 _CPU_S_MAX = 4 * 3600
 _STALL_S = 30
+_INSIDE = msgspec.msgpack.Decoder(list[Node | Free | Ended])  # all that a volume's child can know
 
 
 class ReadFiles(Protocol):
@@ -49,22 +53,35 @@ class Survey:
         """Start to survey a disk; with `free`, tell what file systems do not use, too."""
         limits = _limits(disk.size)
         self._apart = Apart(partial(_survey, disk, free, read_files, limits), limits)
-        self._events = self._told()
+        self._inside = False
+        self._events = chain.from_iterable(self._told())
 
     def __iter__(self) -> Iterator[Event]:
         """The events that have not been given yet."""
         return self._events
 
-    def _told(self) -> Iterator[Event]:
-        inside = False
-        for event in self._apart:
-            inside = isinstance(event, Volume) or (inside and not isinstance(event, Ended))
-            yield event
+    def _told(self) -> Iterator[list[Event]]:
+        for batch in self._apart.batches():
+            if batch.passed_on:
+                yield self._ordered(_of_volume(batch))
+            else:
+                yield self._ordered(self._apart.events_of(batch))
         problem = self._apart.problem
-        if inside:
-            yield Ended(problem)
+        if self._inside:
+            yield [Ended(problem)]
         elif problem:
-            yield Noted(f"not all volumes are told: {problem}")
+            yield [Noted(f"not all volumes are told: {problem}")]
+
+    def _ordered(self, events: list[Event]) -> list[Event]:
+        """Those that may come where they do."""
+        if self._inside and not _BORDERS.intersection(map(type, events)):
+            return events
+        told: list[Event] = []
+        for event in events:
+            if self._inside or isinstance(event, Volume | Noted):
+                told.append(event)
+                self._inside = isinstance(event, Volume | Node | Free)
+        return told
 
     def close(self) -> None:
         """End the survey, whatever it is at. Again is harmless."""
@@ -88,7 +105,17 @@ def _limits(size: int) -> Limits:
     return Limits(_MEMORY, min(_CPU_S + _CPU_S_GIB * (size >> 30), _CPU_S_MAX), _STALL_S)
 
 
-def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Iterator[Event]:
+def _of_volume(batch: Batch) -> list[Event]:
+    """What a volume's own child told."""
+    try:
+        return cast("list[Event]", _INSIDE.decode(batch.body))
+    except msgspec.DecodeError:  # its memory is damaged
+        return [Ended("the parser told what it cannot know")]
+
+
+def _survey(
+    disk: Disk, free: bool, read_files: ReadFiles, limits: Limits
+) -> Iterator[Event | Batch]:
     """In the child: have the volumes found, then each read."""
     volumes: list[Volume] = []
     with Apart(partial(find_volumes, disk), limits) as finding:
@@ -109,16 +136,11 @@ def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> It
 
 def _inside(
     disk: Disk, volume: Volume, free: bool, read_files: ReadFiles, limits: Limits
-) -> Iterator[Event]:
+) -> Iterator[Event | Batch]:
     with Apart(partial(_files, disk, volume, free, read_files), limits) as files:
-        for event in files:
-            if isinstance(event, Volume | Noted):  # its memory is damaged
-                yield Ended("the parser told what it cannot know")
-                return
-            yield event
-            if isinstance(event, Ended):
-                return
-        yield Ended(files.problem)
+        for batch in files.batches():
+            yield Batch(batch.body, passed_on=True)
+        yield Ended(files.problem)  # unless the child has told that itself
 
 
 def _files(
@@ -126,13 +148,37 @@ def _files(
 ) -> Iterator[Node | Free | Ended]:
     """In the volume's own child: its files, with offsets on the disk."""
     window = Window(disk, volume.ranges)
+    # What is in one piece, as partitions are, only begins elsewhere.
+    base = window.ranges[0][0] if len(window.ranges) == 1 else None
     for event in read_files(window, volume.filesystem, free=free):
         if isinstance(event, Node):
-            yield _node_on_disk(event, window)
+            inode = event.inode
+            if inode is None or not inode.extents:
+                yield event
+            elif base is not None and _is_sound(inode.extents, window.size):
+                yield event if not base else _moved(event, inode, base)
+            else:
+                yield _node_on_disk(event, window)
         elif isinstance(event, Free):
             yield Free(tuple(_free_on_disk(event.ranges, window)))
         else:
             yield event
+            return
+
+
+def _is_sound(extents: tuple[Extent, ...], size: int) -> bool:
+    """Whether extents are in order and within a volume."""
+    told = 0
+    for offset, start, length in extents:
+        if offset < told or length <= 0 or start < 0 or start + length > size:
+            return False
+        told = offset + length
+    return True
+
+
+def _moved(node: Node, inode: Inode, base: int) -> Node:
+    extents = tuple([(offset, base + start, length) for offset, start, length in inode.extents])
+    return Node(node.key, node.number, replace(inode, extents=extents), node.problem)
 
 
 def _node_on_disk(node: Node, window: Window) -> Node:
@@ -156,7 +202,7 @@ def _node_on_disk(node: Node, window: Window) -> Node:
         for place, count in places:
             extents.append((told, place, count))
             told += count
-    changed = msgspec.structs.replace(inode, extents=tuple(extents))
+    changed = replace(inode, extents=tuple(extents))
     return Node(node.key, node.number, changed, problem)
 
 

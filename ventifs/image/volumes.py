@@ -29,6 +29,7 @@ class Window:
         ends = list(accumulate(end - start for start, end in self.ranges))
         self._starts = [0, *ends[:-1]]  # of each range, in the volume
         self.size = ends[-1] if ends else 0
+        self._base = self.ranges[0][0] if len(self.ranges) == 1 else None
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly that many bytes.
@@ -36,6 +37,8 @@ class Window:
         Raises:
             ImageError: not all of them are in the volume, or the disk cannot be read there.
         """
+        if self._base is not None and offset >= 0 and 0 <= length <= self.size - offset:
+            return self._disk.read(self._base + offset, length)
         pieces = [self._disk.read(start, count) for start, count in self.where(offset, length)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

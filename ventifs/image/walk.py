@@ -4,7 +4,7 @@ The walk goes depth first, a directory's node before those in it, the names of a
 order of their inodes' numbers, which is nearly that of the disk. It always ends, whatever a damaged
 file system says: a directory is entered once, by its inode's number, and no path gets longer than
 `DEPTH_MAX` names. Memory grows with the depth and with the widest directory's subdirectories; what
-has been told is remembered in a bit a number. It knows no format: a `Reader` does.
+has been told is remembered in two bits a number. It knows no format: a `Reader` does.
 """
 
 import stat
@@ -16,10 +16,15 @@ from ventifs.image.disk import ImageError
 from ventifs.image.events import Inode, Node
 
 DEPTH_MAX = 4096
+XATTRS_MAX = 8 << 20  # bytes of all values of an inode; what is more is told as damage
 _BATCH = 1 << 16  # names of a directory that are sorted at a time
 _PAGE_BITS = 12  # of a number, within one piece of what Numbers remembers
+_PAGE_MASK = (1 << _PAGE_BITS - 2) - 1
+_TOLD, _ENTERED = 1, 2  # directories are entered
 _PROBLEMS_MAX = 20
 _TWICE = "a directory that has another name"
+
+_DOTS = (b".", b"..")
 
 Name = tuple[int, bytes]  # an inode's number, and what a directory calls it
 
@@ -49,24 +54,23 @@ class Reader(Protocol):
 
 
 class Numbers:
-    """A set of inode numbers, a bit each where they lie close together."""
+    """What is known of inode numbers: two bits each where they lie close together."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Nothing is known."""
         self._pages: dict[int, bytearray] = {}
 
-    def __contains__(self, number: int) -> bool:
+    def of(self, number: int) -> int:
+        """What was set, or 0."""
         page = self._pages.get(number >> _PAGE_BITS)
-        bit = number & ((1 << _PAGE_BITS) - 1)
-        return page is not None and bool(page[bit >> 3] & (1 << (bit & 7)))
+        return page[number >> 2 & _PAGE_MASK] >> (number & 3) * 2 & 3 if page else 0
 
-    def add(self, number: int) -> None:
-        """Remember one."""
+    def set(self, number: int, what: int) -> None:
+        """Remember, with what was set before: two bits."""
         page = self._pages.get(number >> _PAGE_BITS)
         if page is None:
-            page = self._pages[number >> _PAGE_BITS] = bytearray(1 << (_PAGE_BITS - 3))
-        bit = number & ((1 << _PAGE_BITS) - 1)
-        page[bit >> 3] |= 1 << (bit & 7)
+            page = self._pages[number >> _PAGE_BITS] = bytearray(_PAGE_MASK + 1)
+        page[number >> 2 & _PAGE_MASK] |= what << (number & 3) * 2
 
 
 class Walk:
@@ -80,8 +84,7 @@ class Walk:
         """Nothing is read yet."""
         self.problems: list[str] = []
         self._reader = reader
-        self._entered = Numbers()  # directories
-        self._told = Numbers()  # all others
+        self._met = Numbers()
         # Paths, inodes and depths of directories that are still to be told, the next one last.
         self._ahead: list[tuple[bytes, int, int]] = [(b"", reader.root, 0)]
 
@@ -91,7 +94,7 @@ class Walk:
             yield from self._directory(*self._ahead.pop())
 
     def _directory(self, key: bytes, number: int, depth: int) -> Iterator[Node]:
-        if number in self._entered:
+        if self._met.of(number) & _ENTERED:
             yield Node(key, number, None, _TWICE)
             return
         try:
@@ -102,7 +105,7 @@ class Walk:
         if not stat.S_ISDIR(inode.mode):
             yield Node(key, number, None, "not a directory")
             return
-        self._entered.add(number)
+        self._met.set(number, _ENTERED)
         names = self._reader.names(number)
         batch, trouble = _batch(names)
         if batch and depth == DEPTH_MAX:
@@ -124,17 +127,15 @@ class Walk:
 
     def _node(self, key: bytes, number: int) -> Node | None:
         """What to tell of a name, if it is not a directory's, whose turn comes later."""
-        if number in self._told:
-            return Node(key, number, None)
-        if number in self._entered:
-            return Node(key, number, None, _TWICE)
+        if met := self._met.of(number):
+            return Node(key, number, None, _TWICE if met & _ENTERED else "")
         try:
             inode, problem = self._reader.inode(number)
         except ImageError as error:
             return Node(key, number, None, str(error))
         if stat.S_ISDIR(inode.mode):
             return None
-        self._told.add(number)
+        self._met.set(number, _TOLD)
         return Node(key, number, inode, problem)
 
     def _note(self, key: bytes, trouble: str) -> None:
@@ -160,9 +161,4 @@ def _batch(names: Iterator[Name]) -> tuple[list[Name], str]:
 
 def valid(name: bytes) -> bool:
     """Whether a file may have this name; `.` and `..` are not names of files."""
-    return (
-        0 < len(name) <= 255
-        and b"/" not in name
-        and b"\0" not in name
-        and name not in (b".", b"..")
-    )
+    return 0 < len(name) <= 255 and b"/" not in name and b"\0" not in name and name not in _DOTS

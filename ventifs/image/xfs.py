@@ -13,7 +13,8 @@ import stat
 import struct
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import NamedTuple
+
+import msgspec
 
 from ventifs.image import xfs_attrs, xfs_dirs, xfs_free, xfs_log, xfs_map
 from ventifs.image.disk import ImageError
@@ -24,9 +25,10 @@ from ventifs.image.walk import Name
 from ventifs.image.xfs_layout import INCOMPAT_NEEDS_REPAIR, Layout
 from ventifs.tree.records import Xattrs
 
-_CORE = struct.Struct(">2sHBBHIII4xQ8xQ8xQ8x4xIHBB6xH")
+_CORE = struct.Struct(">2sHBBHIII4xQ8xQ8xQ8x4xIHBB6xH28xQ24xQ")
 # magic mode version format links(1) uid gid links count(64) mtime size count count(16) forkoff
-# format of the attribute fork, flags
+# format of the attribute fork, flags; of version 3 only: flags, the inode's number
+_KIND = 0xF000  # bits of a mode
 _DEVICE, _LOCAL = 0, 1  # formats of a fork, beside those of xfs_map
 _REAL_TIME = 0x1
 _BIG_TIME, _BIG_COUNTS, _METADATA = 0x8, 0x10, 0x20
@@ -40,7 +42,7 @@ _TYPES = frozenset(
 )
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An inode as it lies on the disk."""
 
     mode: int
@@ -55,7 +57,7 @@ class Record(NamedTuple):
     fork: bytes
     attribute_form: int
     attribute_count: int
-    attribute_fork: bytes
+    attribute_fork: bytes  # if there is anything in it
 
 
 class Xfs:
@@ -64,7 +66,7 @@ class Xfs:
     Attributes:
         layout: its geometry and features.
         root: the root directory's inode.
-        clean: whether its log has nothing to be replayed.
+        clean: whether it is all there, and its log has nothing to be replayed.
     """
 
     def __init__(self, window: Window) -> None:
@@ -75,8 +77,10 @@ class Xfs:
         """
         self.layout = Layout(window)
         self.root = self.layout.root
+        self._truncated = self.layout.size > window.size
         try:
-            self.clean = xfs_log.is_clean(self.layout)
+            whole = self.layout.size <= window.size
+            self.clean = whole and xfs_log.is_clean(self.layout)
         except ImageError:
             self.clean = False
 
@@ -85,7 +89,7 @@ class Xfs:
         layout, notes = self.layout, []
         if not layout.log_start:
             notes.append("its log is on another device: files are told as they are on this one")
-        elif not self.clean:
+        elif not self.clean and layout.size <= layout.window.size:
             notes.append("its log was not replayed: files are told as they are on the disk")
         if layout.incompat & INCOMPAT_NEEDS_REPAIR:
             notes.append("it is marked as having errors: check it with xfs_repair")
@@ -100,8 +104,8 @@ class Xfs:
     def inode(self, number: int) -> tuple[Inode, str]:
         """See `walk.Reader`."""
         record = self._record(number)
-        xattrs, problem = self._xattrs(record)
-        kind = stat.S_IFMT(record.mode)
+        xattrs, problem = self._xattrs(record) if record.attribute_fork else ((), "")
+        kind = record.mode & _KIND
         size, rdev, target = 0, (0, 0), b""
         extents: tuple[Extent, ...] = ()
         if kind == stat.S_IFREG:
@@ -145,33 +149,38 @@ class Xfs:
         yield from xfs_dirs.in_blocks(self.layout, extents)
 
     def _record(self, number: int) -> Record:
-        data = self.layout.inode(number)
+        data, at = self.layout.inode(number)
         (
             magic, mode, version, form, old_links, uid, gid, links, big_count, mtime, size, count,
-            short_count, fork_offset, attribute_form, flags,
-        ) = _CORE.unpack_from(data)  # fmt: skip
-        begin, flags2 = 100, 0
-        if version == 3:
-            begin = 176
-            flags2 = int.from_bytes(data[120:128], "big")
-            if int.from_bytes(data[152:160], "big") != number:
-                raise ImageError(f"inode {number} is damaged")
+            short_count, fork_offset, attribute_form, flags, flags2, own_number,
+        ) = _CORE.unpack_from(data, at)  # fmt: skip
+        begin = at + 176
+        if version != 3:
+            begin, flags2 = at + 100, 0
+        elif own_number != number:
+            raise ImageError(f"inode {number} is damaged")
         if magic != b"IN" or (version == 3) != self.layout.checked or not 1 <= version <= 3:
             raise ImageError(f"inode {number} is damaged")
         links = old_links if version == 1 else links
-        if not links or stat.S_IFMT(mode) not in _TYPES:
+        if not links or mode & _KIND not in _TYPES:
             raise ImageError(f"inode {number} is not in use, or damaged")
         if flags2 & _METADATA:
             raise ImageError(f"inode {number} is the file system's own")
-        end = begin + fork_offset * 8 if fork_offset else len(data)
-        if end > len(data) or size >> 63:
+        last = at + self.layout.inode_size
+        end = begin + fork_offset * 8 if fork_offset else last
+        if end > last or size >> 63:
             raise ImageError(f"inode {number} is damaged")
         if flags2 & _BIG_TIME:
             mtime_ns = mtime - _BIG_TIME_EPOCH_NS
         else:
             seconds = (mtime >> 32) - (mtime >> 63 << 32)
             mtime_ns = seconds * 1_000_000_000 + (mtime & 0xFFFFFFFF)
-        big = bool(flags2 & _BIG_COUNTS)
+        attribute_count = short_count
+        if flags2 & _BIG_COUNTS:
+            count, attribute_count = big_count, count
+        attributes = b""
+        if fork_offset and (attribute_count or attribute_form != xfs_map.EXTENTS):
+            attributes = data[end:last]
         return Record(
             mode,
             uid,
@@ -181,24 +190,23 @@ class Xfs:
             size,
             flags,
             form,
-            big_count if big else count,
+            count,
             data[begin:end],
             attribute_form,
-            count if big else short_count,
-            data[end:] if fork_offset else b"",
+            attribute_count,
+            attributes,
         )
 
     def _extents(self, record: Record) -> tuple[Extent, ...]:
-        runs = xfs_map.runs(self.layout, record.fork, record.form, record.extent_count)
-        extents = joined(runs, self.layout.block_size, record.size)
+        extents = xfs_map.extents(
+            self.layout, record.fork, record.form, record.extent_count, record.size
+        )
         size = self.layout.window.size
-        if any(start + length > size for _, start, length in extents):
+        if self._truncated and any(start + length > size for _, start, length in extents):
             raise ImageError("some of it is past the end of the volume")
         return extents
 
     def _xattrs(self, record: Record) -> tuple[Xattrs, str]:
-        if not record.attribute_fork:
-            return (), ""
         if record.attribute_form == _LOCAL:
             return xfs_attrs.shown(xfs_attrs.in_inode(record.attribute_fork))
         try:

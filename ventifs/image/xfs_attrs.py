@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from ventifs.image import acl
 from ventifs.image.disk import ImageError
 from ventifs.image.runs import Run
+from ventifs.image.walk import XATTRS_MAX
 from ventifs.image.xfs_layout import Layout
 from ventifs.tree.records import Xattrs
 
@@ -143,8 +144,12 @@ def shown(attributes: Iterator[Attribute]) -> tuple[Xattrs, str]:
     """Names and values as listxattr and getxattr give them to root, and what is wrong with them."""
     found: dict[bytes, bytes] = {}
     problem = ""
+    total = 0
     try:
         for flags, name, value in attributes:
+            total += len(value)
+            if total > XATTRS_MAX:
+                raise ImageError("it has too many extended attributes")
             if flags & (_PARENT | _INCOMPLETE):
                 continue
             prefix = _PREFIXES.get(flags & (_ROOT | _SECURE))

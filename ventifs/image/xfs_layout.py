@@ -76,7 +76,7 @@ class Layout:
             and self.inode_size << self._inode_bits == self.block_size
             and 512 <= self.sector_size <= self.block_size
             and not self.sector_size & (self.sector_size - 1)
-            and 0 < self.group_blocks <= 1 << self._group_bits <= 1 << 31
+            and 64 <= self.group_blocks <= 1 << self._group_bits <= 1 << 31
             and self.group_count > 0
             and (self.group_count - 1) * self.group_blocks < self.block_count
             and self.block_count <= self.group_count * self.group_blocks
@@ -88,6 +88,8 @@ class Layout:
         self.directory_block_size = self.block_size << directory_bits
         log = number(48, 8)
         self.log_start = self.place(log, self.log_blocks) if log else 0
+        # The piece that is read from: the inodes of a directory lie close together.
+        self._inodes, self._first, self._count = b"", 0, 0
         self._piece = lru_cache(64)(self._read_piece)
 
     @property
@@ -106,9 +108,10 @@ class Layout:
             ImageError: they are not in the file system.
         """
         group, block = number >> self._group_bits, number & ((1 << self._group_bits) - 1)
-        if group >= self.group_count or block + count > self.group_size(group):
+        place = group * self.group_blocks + block
+        if block + count > self.group_blocks or place + count > self.block_count:
             raise ImageError(f"block {number} is not in the file system")
-        return group * self.group_blocks + block
+        return place
 
     def block(self, place: int) -> bytes:
         """One block, by the volume's number.
@@ -118,21 +121,26 @@ class Layout:
         """
         return self.window.read(place * self.block_size, self.block_size)
 
-    def inode(self, number: int) -> bytes:
-        """The bytes of an inode.
+    def inode(self, number: int) -> tuple[bytes, int]:
+        """Some bytes of an allocation group, and where in them that inode begins.
 
         Raises:
             ImageError: there can be no such inode, or it cannot be read.
         """
+        index = number - self._first
+        if 0 <= index < self._count:
+            return self._inodes, index * self.inode_size
         block, index = number >> self._inode_bits, number & ((1 << self._inode_bits) - 1)
         group, block = block >> self._group_bits, block & ((1 << self._group_bits) - 1)
         if group >= self.group_count or block >= self.group_size(group):
             raise ImageError(f"inode {number} does not exist")
         piece, at = divmod(block * self.block_size + index * self.inode_size, _PIECE)
-        data = self._piece(group, piece)[at : at + self.inode_size]
-        if len(data) < self.inode_size:
+        self._inodes = self._piece(group, piece)
+        self._first = number - at // self.inode_size
+        self._count = len(self._inodes) // self.inode_size
+        if at + self.inode_size > len(self._inodes):
             raise ImageError(f"inode {number} is past the end of the volume")
-        return data
+        return self._inodes, at
 
     def _read_piece(self, group: int, piece: int) -> bytes:
         base = group * self.group_blocks * self.block_size

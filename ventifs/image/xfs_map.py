@@ -8,12 +8,14 @@ import struct
 from collections.abc import Iterator
 
 from ventifs.image.disk import ImageError
-from ventifs.image.runs import Run
+from ventifs.image.events import Extent
+from ventifs.image.runs import Run, joined
 from ventifs.image.xfs_layout import Layout
 
 EXTENTS, TREE = 2, 3  # of the formats that a fork can have
 
 _RECORD = struct.Struct(">QQ")
+_COUNT_MASK = (1 << 21) - 1
 _HEADER = struct.Struct(">4sHH")
 _ROOT = struct.Struct(">HH")
 _LEVEL_MAX = 9  # the kernel's own limit
@@ -41,6 +43,25 @@ def runs(layout: Layout, fork: bytes, form: int, count: int) -> Iterator[Run]:
     raise ImageError("its fork has a format that it cannot have")
 
 
+def extents(layout: Layout, fork: bytes, form: int, count: int, size: int) -> tuple[Extent, ...]:
+    """Extents in bytes of a file of that size, those that touch being one.
+
+    Raises:
+        ImageError: as `runs`.
+    """
+    if form == EXTENTS and not count:
+        return ()
+    if form == EXTENTS and count == 1 and len(fork) >= _RECORD.size:  # nearly all files
+        high, low = _RECORD.unpack_from(fork)
+        blocks = low & _COUNT_MASK
+        if blocks and not high >> 63:
+            unit, block = layout.block_size, high >> 9
+            start = layout.place((high & 0x1FF) << 43 | low >> 21, blocks)
+            blocks = min(blocks, -(-size // unit) - block)
+            return ((block * unit, start * unit, blocks * unit),) if blocks > 0 else ()
+    return joined(runs(layout, fork, form, count), layout.block_size, size)
+
+
 class _Mapping:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -54,7 +75,7 @@ class _Mapping:
         """The runs of a list of extents."""
         for high, low in _RECORD.iter_unpack(data):
             block = high >> 9 & (1 << 54) - 1
-            count = low & (1 << 21) - 1
+            count = low & _COUNT_MASK
             if block < self._next or not count:
                 raise ImageError("its list of extents is damaged")
             self._next = block + count

@@ -27,6 +27,24 @@ def looks_same(entry: Entry, there: os.stat_result) -> bool:
     )
 
 
+def is_there(store: Store, entry: Entry, content: Content, directory: int) -> bool:
+    """Whether a directory has a file of an entry's name that is as archived, read to its last byte.
+
+    Raises:
+        Corrupt, NotStored: where the archive is damaged.
+    """
+    try:
+        if not looks_same(entry, os.stat(entry.name, dir_fd=directory, follow_symlinks=False)):
+            return False
+        fd = os.open(entry.name, OPEN_OLD, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return is_same(store, entry, content, fd)
+    finally:
+        os.close(fd)
+
+
 def is_same(store: Store, entry: Entry, content: Content, fd: int) -> bool:
     """Whether an open file is as archived, read to its last byte.
 

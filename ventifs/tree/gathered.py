@@ -27,6 +27,7 @@ from ventifs.tree.records import (
     Tree,
     decode_entry,
     encode,
+    own_entry,
 )
 from ventifs.tree.temporary import temporary_database
 from ventifs.tree.unpack import BadTar
@@ -39,8 +40,9 @@ _SCHEMA = """
 """
 _PUT = """
     INSERT INTO entry VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
-        time = excluded.time, cut = max(cut, excluded.cut), file = excluded.file,
-        record = excluded.record
+        time = max(time, excluded.time), cut = max(cut, excluded.cut),
+        file = iif(excluded.time > time, excluded.file, file),
+        record = iif(excluded.time > time, excluded.record, record)
 """
 _NAME = """
     UPDATE link SET names = names + 1, least = min(ifnull(least, ?1), ?1) WHERE file = ?2
@@ -86,14 +88,21 @@ class Gathered:
         self._database = database
         self._time = 0
 
-    def put(self, key: Key, entry: Entry, file: int | None = None) -> None:
-        """An entry that is at a path now. `file` tells which it is another name of, if any.
-
-        Directories come without content; their children need not come after them.
-        """
+    def reserve(self) -> int:
+        """A moment for an entry that is put later, though it is at its path from now on."""
         self._time += 1
-        cut = 0 if entry.is_directory else self._time
-        row = (key, self._time, cut, self._time if file is None else file, encode(entry))
+        return self._time
+
+    def put(self, key: Key, entry: Entry, file: int | None = None, time: int | None = None) -> None:
+        """An entry that is at a path now, or since a `time` that was reserved.
+
+        `file` tells which it is another name of, if any: a number that `find` has given, or minus a
+        time that was reserved for it. Directories come without content; their children need not
+        come after them.
+        """
+        time = self.reserve() if time is None else time
+        cut = 0 if entry.is_directory else time
+        row = (key, time, cut, time if file is None else file, encode(entry))
         self._database.execute(_PUT, row)
         if file is not None:
             self._database.execute("INSERT OR IGNORE INTO link (file) VALUES (?)", (file,))
@@ -147,7 +156,7 @@ class Gathered:
         for key, record, name_count, least in self._database.execute(
             "SELECT key, record, names, least FROM entry LEFT JOIN link USING (file) ORDER BY key"
         ):
-            entry = decode_entry(record, root=not key)
+            entry = own_entry(record)
             if not key:
                 frames[0].entry = entry
                 continue
@@ -163,9 +172,13 @@ class Gathered:
                 frames.append(_Frame(entry, Builder(put)))
                 names.append(name)
             else:
-                if name_count is not None and name_count > 1:
-                    entry = msgspec.structs.replace(entry, link=link_id(least))
-                _add(frames[-1], entry, 0, entry.size)
+                linked = name_count is not None and name_count > 1
+                data = (
+                    encode(msgspec.structs.replace(entry, link=link_id(least)))
+                    if linked
+                    else record
+                )
+                _add(frames[-1], name, data, 0, entry.size)
         while names:
             _close(frames)
             names.pop()
@@ -192,11 +205,12 @@ def _shared(names: list[bytes], others: list[bytes]) -> int:
 def _close(frames: list[_Frame]) -> None:
     """All below the last directory is known: it is an entry of the one above."""
     frame = frames.pop()
-    _add(frames[-1], _closed(frame), frame.paths, frame.total)
+    entry = _closed(frame)
+    _add(frames[-1], entry.name, encode(entry), frame.paths, frame.total)
 
 
-def _add(frame: _Frame, entry: Entry, paths: int, total: int) -> None:
-    frame.builder.add(encode(entry), key=entry.name)
+def _add(frame: _Frame, name: bytes, record: bytes, paths: int, total: int) -> None:
+    frame.builder.add(record, key=name)
     frame.paths += paths + 1
     frame.total += total
 

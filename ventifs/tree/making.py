@@ -21,9 +21,9 @@ from ventifs.store import Score, Store
 from ventifs.store.environment import IndexDamaged
 from ventifs.store.score import Buffer
 from ventifs.tree.attributes import NOT_ALLOWED, because, dress, dress_name, xattrs_of
-from ventifs.tree.comparing import OPEN_OLD, is_same, looks_same
-from ventifs.tree.content import read
+from ventifs.tree.comparing import is_there
 from ventifs.tree.live import allow_many_descriptors
+from ventifs.tree.pieces import Piece, write_all, write_piece
 from ventifs.tree.records import (
     Block,
     Content,
@@ -39,9 +39,7 @@ from ventifs.tree.records import (
 from ventifs.tree.workers import Handle
 
 CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight are under 300 MiB together
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_WRITE_MAX = 512 << 10  # bytes in one call, unless one piece is larger
-_PIECES_MAX = 64
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 STOPPING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,
             errno.ENOMEM}  # fmt: skip
 _REASONS = {
@@ -81,7 +79,7 @@ class Answer(msgspec.Struct, array_like=True):
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 # Entries were checked when their directory was read: here they are only decoded, 1 us each.
-_decode_request = msgspec.msgpack.Decoder(list[tuple[int, Entry]]).decode
+_decode_request = msgspec.msgpack.Decoder(list[tuple[int, Entry]] | Piece).decode
 
 
 class _NotAllowed(Exception):
@@ -111,9 +109,13 @@ class Maker:
         self._staged = 0
 
     def handle(self, request: bytes, descriptors: Sequence[int]) -> bytes:
-        """Make a batch; the encoded `Answer`."""
+        """Make a batch, or write a piece; the encoded `Answer`."""
         answer = Answer([])
-        for number, (at, entry) in enumerate(_decode_request(request)):
+        wanted = _decode_request(request)
+        if isinstance(wanted, Piece):
+            self._write_piece(wanted, descriptors[0], answer)
+            return encode(answer)
+        for number, (at, entry) in enumerate(wanted):
             try:
                 if self._overwrite:
                     less = self._replace(entry, descriptors[at], descriptors[at + 1], answer)
@@ -162,13 +164,15 @@ class Maker:
         # call. Setting attributes needs write permission.
         whole = self._whole(content)
         ours = (entry.uid, entry.gid) == self._owner and not xattrs
-        fd = os.open(name, _NEW, entry.mode & 0o777 if ours else 0o600, dir_fd=directory)
+        fd = os.open(name, NEW, entry.mode & 0o777 if ours else 0o600, dir_fd=directory)
         try:
             if whole is None:
-                self._write(fd, content)
+                size = length_of(content)
+                if write_piece(self._store, Piece(content, 0, size), fd) < size:
+                    os.ftruncate(fd, size)  # it ends in a hole
             else:
                 if whole:
-                    _write_all(fd, [whole], 0)
+                    write_all(fd, [whole], 0)
                 if len(whole) < length_of(content):
                     os.ftruncate(fd, length_of(content))
             return dress(entry, xattrs, fd)
@@ -193,24 +197,15 @@ class Maker:
                 return b""
         return None
 
-    def _write(self, fd: int, content: Content) -> None:
-        """Write content of any kind, leaving its holes."""
-        start = offset = 0
-        gathered: list[Buffer] = []
-        for piece in read(self._store, content):
-            if not isinstance(piece, int):
-                gathered.append(piece)
-                offset += len(piece)
-            if isinstance(piece, int) or offset - start >= _WRITE_MAX or (
-                len(gathered) == _PIECES_MAX
-            ):  # fmt: skip
-                _write_all(fd, gathered, start)
-                gathered = []
-                offset += piece if isinstance(piece, int) else 0
-                start = offset
-        _write_all(fd, gathered, start)
-        if not gathered:
-            os.ftruncate(fd, offset)
+    def _write_piece(self, piece: Piece, fd: int, answer: Answer) -> None:
+        try:
+            write_piece(self._store, piece, fd)
+        except IndexDamaged:
+            raise
+        except VentifsError as error:
+            answer.troubles.append(Trouble(0, Kind.FAILED, str(error)))
+        except OSError as error:
+            answer.troubles.append(trouble_of(error))
 
     def _is_there(self, entry: Entry, directory: int) -> bool:
         """Whether a regular file need not be made again. Links always are: others may share them.
@@ -220,16 +215,7 @@ class Maker:
         """
         if type(entry.detail) is not File or entry.link:
             return False
-        try:
-            if not looks_same(entry, os.stat(entry.name, dir_fd=directory, follow_symlinks=False)):
-                return False
-            fd = os.open(entry.name, OPEN_OLD, dir_fd=directory)
-        except OSError:
-            return False
-        try:
-            return is_same(self._store, entry, entry.detail.content, fd)
-        finally:
-            os.close(fd)
+        return is_there(self._store, entry, entry.detail.content, directory)
 
 
 def _make_node(entry: Entry, name: bytes, directory: int) -> None:
@@ -278,12 +264,3 @@ def trouble_of(error: OSError, number: int = 0) -> Trouble:
     code = error.errno or 0
     reason = _REASONS.get(code) or os.strerror(code).lower()
     return Trouble(number, Kind.STOPPED if code in STOPPING else Kind.FAILED, reason, code)
-
-
-def _write_all(fd: int, pieces: list[Buffer], offset: int) -> None:
-    wanted = sum(map(len, pieces))
-    written = os.pwritev(fd, pieces, offset) if pieces else 0
-    if written < wanted:  # a disk that fills up: the next call tells
-        rest = memoryview(b"".join(pieces))
-        while written < wanted:
-            written += os.pwrite(fd, rest[written:], offset + written)

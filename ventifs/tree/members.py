@@ -140,7 +140,7 @@ class Members:
         Raises:
             BadTar: when this is no tar archive, is damaged or ends early.
         """
-        headers = _Headers(self._unpacked)
+        headers, empty = _Headers(self._unpacked), True
         try:
             tar = _TarFile(
                 fileobj=cast(IO[bytes], headers), tarinfo=Member, encoding="utf-8",
@@ -148,6 +148,7 @@ class Members:
             )  # fmt: skip
             for member in tar:
                 assert isinstance(member, Member)
+                empty = False
                 tar.members.clear()
                 self._settle(tar, member)
                 yield member
@@ -160,7 +161,11 @@ class Members:
             raise _damaged(self._unpacked.position, " ".join(str(error).split())) from None
         if headers.last != bytes(_BLOCK):
             raise _damaged(self._unpacked.position, "a header that is none")
-        self._unpacked.drain()
+        if not self._unpacked.drain() and empty:  # and so it would be lost without a word
+            raise BadTar(
+                "not a tar archive: it begins with zeros and goes on with other data, as many "
+                "disks do; these are read from files and devices, unpacked"
+            )
 
     def _settle(self, tar: _TarFile, member: Member) -> None:
         """See that the next header is where this member's data ends, and global ones stay few."""

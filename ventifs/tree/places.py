@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ventifs.tree.records import Entry
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LARGE = 32 << 20  # bytes, from which on a file is made piece by piece
 _OPEN_MAX = 64
 _STAGING = b".ventifs-restore."
 
@@ -57,7 +58,7 @@ class Places:
         """Everything goes below `top`, which is closed in the end."""
         self._top = top
         self._open: OrderedDict[Place, int] = OrderedDict()  # those used last come last
-        self._stagings: dict[Place, _Staging] = {}  # by the directory they are in
+        self._stagings: dict[Place, Staging] = {}  # by the directory they are in
         self._mounts: dict[tuple[int, bytes], Place] = {}
         self._overwrite = overwrite
 
@@ -74,7 +75,9 @@ class Places:
     def around(self, entry: Entry) -> Place:
         """The place of what is no directory: the top is around it, and stays as it is."""
         place = Place(entry, None)
-        if self._overwrite:
+        if (
+            self._overwrite or entry.size >= LARGE
+        ):  # it takes long; a killed run leaves no half file
             self._give_staging(place, self._top)
         return place
 
@@ -137,7 +140,7 @@ class Places:
         """Find or make the staging directory for a directory that was there."""
         mount = _mount_of(directory)
         if mount not in self._mounts:  # this is where it begins, or where we do
-            self._stagings[place] = _Staging(directory)
+            self._stagings[place] = Staging(directory)
             self._mounts[mount] = place
         place.staging = self._stagings[self._mounts[mount]].fd
 
@@ -151,10 +154,19 @@ class Places:
         os.close(self._top)
 
 
-class _Staging:
-    """A private directory, locked while it is in use."""
+class Staging:
+    """A private directory, locked while it is in use.
+
+    Attributes:
+        fd: its descriptor.
+    """
 
     def __init__(self, above: int) -> None:
+        """Make one in a directory, taking away what killed runs have left of theirs.
+
+        Raises:
+            OSError: it cannot be made.
+        """
         self._above = os.dup(above)
         self._name = _STAGING + secrets.token_hex(8).encode()
         for name in map(os.fsencode, os.listdir(above)):

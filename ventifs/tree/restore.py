@@ -28,12 +28,14 @@ from ventifs.store.files import explained
 from ventifs.tree.attributes import because, dress, xattrs_of
 from ventifs.tree.batches import Batch
 from ventifs.tree.choosing import Selection, walk
+from ventifs.tree.comparing import is_there
 from ventifs.tree.directory import printable
+from ventifs.tree.large import Failed, make_large
 from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import Kind, Maker, Trouble, decode_answer, trouble_of
-from ventifs.tree.places import Place, Places
-from ventifs.tree.records import Directory, Entry, encode
+from ventifs.tree.places import LARGE, Place, Places
+from ventifs.tree.records import Directory, Entry, File, encode
 from ventifs.tree.workers import Inline, Pool
 
 _ENTER = stat.S_IRUSR | stat.S_IXUSR
@@ -204,6 +206,9 @@ class Restorer:
     # --- batches ------------------------------------------------------------------------------
 
     def _add(self, place: Place, entry: Entry, data: bytes, group: Group | None) -> None:
+        if entry.size >= LARGE:
+            self._make_large(place, entry, group)
+            return
         try:
             self._batch.add(self._places, place, entry, data, group)
         except OSError as error:  # somebody has taken the directory away
@@ -214,7 +219,49 @@ class Restorer:
         if self._batch.full:
             self._hand_over()
 
+    def _make_large(self, place: Place, entry: Entry, group: Group | None) -> None:
+        """Make a large file while nothing else is made, telling how far it is."""
+        assert isinstance(entry.detail, File)
+        self._hand_over()
+        self._pool.drain()
+        path, before = place.path(entry.name), self.done.size
+
+        def told(size: int) -> None:
+            self.done.size += size
+            if self._progress is not None:
+                self._progress(self.done, path)
+
+        made = False
+        try:
+            directory = self._places.fd(place)
+            if self._overwrite and not entry.link and is_there(
+                self._store, entry, entry.detail.content, directory
+            ):  # fmt: skip
+                self.done.kept += 1
+                told(entry.size)
+                less = []
+            else:
+                less = make_large(self._store, self._pool, entry, directory, place.staging,
+                                  overwrite=self._overwrite, told=told)  # fmt: skip
+            made = True
+        except Failed as error:
+            self._trouble(path, error.trouble)
+        except (Corrupt, NotStored) as error:
+            self._trouble(path, Trouble(0, Kind.FAILED, str(error)))
+        except OSError as error:
+            self._trouble(path, trouble_of(error))
+        else:
+            self.done.entries += 1
+            for what in less:
+                self._trouble(path, Trouble(0, Kind.LESS, what))
+        if not made:
+            self.done.size = before
+        if group is not None:
+            self._settle(group, made=made)
+
     def _hand_over(self) -> None:
+        if not self._batch.members:
+            return
         batch, self._batch = self._batch, Batch()
         self._flying.add(batch)
         try:

@@ -147,10 +147,16 @@ class Unpacked:
             length -= skipped
         return True
 
-    def drain(self) -> None:
-        """Read to the end, so that whoever writes can finish, and checksums are verified."""
-        while self.read(_PIECE):
-            pass
+    def drain(self) -> bool:
+        """Read to the end, so that whoever writes can finish, and checksums are verified.
+
+        Returns:
+            Whether there was nothing but zeros.
+        """
+        zeros = True
+        while piece := self.read(_PIECE):
+            zeros = zeros and not piece.strip(b"\0")
+        return zeros
 
 
 def _codec_of(head: bytes) -> _Codec | None:

@@ -1,0 +1,165 @@
+"""Archive runs over disks, by events that are told or by a survey, and what comes of them."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.conversing import answer_all
+from tests.support.memory import family
+from tests.support.memorydisk import FileDisk, MemoryDisk
+from ventifs.image.archive import ImageArchiver
+from ventifs.image.disk import Disk
+from ventifs.image.events import Ended, Event, Inode, Node, Range, Volume
+from ventifs.image.facts import Facts
+from ventifs.image.previous import Previous
+from ventifs.image.run import DiskSource
+from ventifs.image.service import serving
+from ventifs.image.survey import Survey
+from ventifs.store import Store
+from ventifs.store.claims import Claims
+from ventifs.tree.catalog import Version, tree_score
+from ventifs.tree.content import read
+from ventifs.tree.directory import resolve, tree
+from ventifs.tree.live import Trouble
+from ventifs.tree.records import Content, Entry, File
+from ventifs.tree.run import archive
+from ventifs.tree.verify import Verifier
+from ventifs.tree.workers import Workers
+
+DIRECTORY = Inode(0o40755, 0, 0, 0, 2)
+PAGE = 4096
+
+
+class Archived(NamedTuple):
+    """What came of a run over a disk."""
+
+    root: Entry
+    troubles: list[Trouble]
+    facts: Facts
+
+
+def regular(size: int, *extents: tuple[int, int, int], links: int = 1, data: bytes = b"") -> Inode:
+    return Inode(0o100644, 1, 2, 3, links, size, extents=extents, data=data)
+
+
+def volume_of(size: int, *nodes: Event, name: str = "1", start: int = 0) -> list[Event]:
+    """A volume that holds what is told, and a root."""
+    where = ((start, start + size),)
+    return [Volume(name, False, where), Node(b"", 2, DIRECTORY), *nodes, Ended()]
+
+
+def image(
+    store: Store,
+    disk: Disk,
+    events: Iterable[Event] = (),
+    *,
+    drop_free: bool = False,
+    previous: Content | None = None,
+    same: list[Range] | None = None,
+) -> Archived:
+    """Archive a disk by what is told of it."""
+    before = None if previous is None else Previous(store, previous, same or [], free=drop_free)
+    archiver = ImageArchiver(store, disk, drop_free=drop_free, previous=before)
+    root = archiver.run(iter(events))
+    return Archived(root, archiver.troubles, archiver.facts)
+
+
+def bytes_of(store: Store, content: Content) -> bytes:
+    return b"".join(bytes(piece) for piece in read(store, content))
+
+
+def content_at(store: Store, root: Entry, path: bytes) -> Content:
+    detail = resolve(store, root, path).detail
+    assert isinstance(detail, File)
+    return detail.content
+
+
+def paths_of(store: Store, root: Entry) -> list[bytes]:
+    return [path for path, _ in tree(store, root)]
+
+
+def harms(store: Store, root: Entry) -> list[str]:
+    """What a check would find."""
+    version = Version("t", 1, root, "", "", (), 0, 0.0, ())
+    return [f"{harm.path!r}: {harm.reason}" for harm in Verifier(store).version(version)]
+
+
+def archive_file(
+    store: Path, path: Path, name: str, jobs: int = 1, *, read_all: bool = False,
+    drop_free: bool = False,
+) -> tuple[bytes, tuple[tuple[bytes, str, bool], ...], bool]:  # fmt: skip
+    """Survey and archive an image file; root score, troubles, and whether it was taken whole."""
+    with ExitStack() as stack:
+        disk = FileDisk(path)
+        stack.callback(disk.close)
+        survey = stack.enter_context(Survey(disk, free=drop_free))
+        pool = None
+        if jobs > 1:
+            pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
+        source = DiskSource(disk, iter(survey), pool=pool, drop_free=drop_free)
+        opened = stack.enter_context(Store.open(store, "write"))
+        version, _ = archive(opened, source, name, pool=pool, read_all=read_all)
+    return tree_score(version.root), version.troubles, source.reused
+
+
+def archive_files(connection: Connection) -> None:
+    """The child of a `Peer`."""
+    told: dict[str, Callable[..., object]] = {
+        "archive": archive_file,
+        "told": archive_told,
+        "interrupted": archive_interrupted,
+    }
+    answer_all(connection, told)
+
+
+def _working(store: Path, path: Path, halt: Callable[[], None]) -> None:
+    """Archive an image by a survey and two workers; `halt` is called in the middle."""
+    with ExitStack() as stack:
+        disk = FileDisk(path)
+        stack.callback(disk.close)
+        survey = stack.enter_context(Survey(disk, free=False))
+        pool = stack.enter_context(Workers(2, partial(serving, store, disk, Claims(), 1)))
+        source = DiskSource(disk, iter(survey), pool=pool)
+        opened = stack.enter_context(Store.open(store, "write"))
+        archive(opened, source, "vm", pool=pool, progress=lambda *_: halt())
+
+
+def archive_interrupted(store: Path, path: Path) -> list[int]:
+    """Archive an image until Ctrl-C; who of the children is left."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        _working(store, path, interrupt)
+        raise AssertionError("it was not interrupted")
+    return family(os.getpid())[1:]
+
+
+def archive_until_killed(store: Path, path: Path, pids: Path) -> None:
+    """Archive an image until killed; leaves who was there."""
+
+    def killed() -> None:
+        pids.write_text(" ".join(map(str, family(os.getpid())[1:])))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _working(store, path, killed)
+
+
+def archive_told(
+    store: Path, pieces: dict[int, bytes], size: int, events: list[Event], jobs: int
+) -> bytes:
+    """Archive a disk in memory; the root's score."""
+    with ExitStack() as stack:
+        disk = MemoryDisk(size, pieces)
+        pool = None
+        if jobs > 1:
+            pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
+        opened = stack.enter_context(Store.open(store, "write"))
+        archiver = ImageArchiver(opened, disk, pool=pool)
+        return tree_score(archiver.run(iter(events)))

@@ -1,0 +1,102 @@
+"""What `ventifs restore` does for one file: disks in other formats, onto devices, in what time."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ventifs.cli.progress import ByteProgress
+from ventifs.errors import VentifsError
+from ventifs.image.converting import check_convertible, restore_converted
+from ventifs.store import Store
+from ventifs.tree.directory import printable
+from ventifs.tree.large import Failed, Told, pour_device
+from ventifs.tree.making import Maker
+from ventifs.tree.records import Entry
+from ventifs.tree.restore import Restored
+from ventifs.tree.workers import Inline, Pool
+
+
+def is_device(target: Path) -> bool:
+    """Whether a block device is to be written."""
+    try:
+        return stat.S_ISBLK(target.stat().st_mode)
+    except OSError:
+        return False
+
+
+@contextmanager
+def telling(what: str, total: int, *, quiet: bool) -> Iterator[Told]:
+    """Progress towards `total` bytes."""
+    done = 0
+    with ByteProgress(what, quiet=quiet) as progress:
+
+        def told(more: int) -> None:
+            nonlocal done
+            done += more
+            progress(done, total)
+
+        yield told
+
+
+def restore_image(
+    store: Store, pool: Pool | None, entry: Entry, target: Path, kind: str, *,
+    overwrite: bool, quiet: bool,
+) -> Restored:  # fmt: skip
+    """Restore a disk as an image of a format.
+
+    Raises:
+        VentifsError: why it cannot be; there is nothing of it.
+        OSError: the same.
+    """
+    check_convertible(entry, kind)
+    if target.name in ("", ".."):
+        raise VentifsError(f"{target}: is a directory; name a path for the image")
+    if not overwrite and os.path.lexists(target):
+        raise VentifsError(
+            f"{target}: is there already; name a path that is not, or use --overwrite"
+        )
+    named = replace(entry, name=os.fsencode(target.name), link=b"")
+    done = Restored(entries=1, size=entry.size)
+    with telling("restoring", 2 * entry.size, quiet=quiet) as told:
+        try:
+            less = restore_converted(
+                store, pool or Inline(Maker(store, overwrite=overwrite).handle), named, target,
+                kind, overwrite=overwrite, told=told,
+            )  # fmt: skip
+        except Failed as error:
+            raise VentifsError(f"{_shown(target)}: not restored: {error}") from None
+    done.left = [(named.name, what) for what in less]
+    return done
+
+
+def restore_device(
+    store: Store, pool: Pool | None, entry: Entry, target: Path, *, overwrite: bool, quiet: bool
+) -> tuple[Restored, int]:
+    """Write a disk onto a block device; and how many bytes that has more.
+
+    Raises:
+        VentifsError: why it cannot be, or what of it is.
+        OSError: the device cannot be opened or written.
+    """
+    if not overwrite:
+        raise VentifsError(
+            f"{_shown(target)}: is a block device; --overwrite writes the disk over what it holds"
+        )
+    with telling("writing", entry.size, quiet=quiet) as told:
+        try:
+            more = pour_device(
+                pool or Inline(Maker(store, overwrite=True).handle), entry, os.fspath(target), told
+            )
+        except Failed as error:
+            raise VentifsError(
+                f"{_shown(target)}: not all of the disk is written: {error}"
+            ) from None
+    return Restored(entries=1, size=entry.size), more
+
+
+def _shown(path: Path) -> str:
+    return printable(os.fsencode(path))
