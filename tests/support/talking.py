@@ -39,7 +39,7 @@ class Talk:
         limits: Limits | None = None,
         attach: bool = True,
     ) -> None:
-        self.session = Session(filesystem, limits=limits)
+        self.session = Session(filesystem, limits=limits or Limits(turn_s=60))  # of any machine
         self.dialect = dialect
         self.codec = Codec.of(dialect)
         self.jobs: list[Job] = []
