@@ -47,6 +47,7 @@ _FILE_SIZE = 64  # bytes that a file takes in a request, and an extent of it, at
 _EXTENT_SIZE = 28
 _EXTENTS_MAX = (REQUEST_MAX - _FILE_SIZE - 16) // _EXTENT_SIZE
 _XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
+_TELL_EVERY = 1 << 20  # bytes of the disk
 _READ_FACTOR_MAX = 64  # so often a damaged file system may have its volume read
 
 Done = Callable[[Content, int], None]  # and how many zeros are known to follow on the disk
@@ -182,6 +183,7 @@ class Files:
         self._left = _READ_FACTOR_MAX * sum(end - start for start, end in volume.ranges)
         self._drop_free = drop_free
         self._rooted = False
+        self._untold = 0  # bytes of the disk since the last progress
         self._first: dict[int, _Told] = {}  # of files with several names, the first met
         self._others: list[tuple[bytes, int]] = []
         self._parent: bytes | None = None  # the last one met that can be
@@ -201,6 +203,8 @@ class Files:
     def finish(self) -> Entry | None:
         """The tree, under the volume's name; None, if no root was told."""
         self._reader.drain()
+        self._reader.told(self._path(b""), self._untold)
+        self._untold = 0
         for key, number in self._others:
             self._link(key, self._first.get(number))
         for trouble in self._gathered.prune():
@@ -316,8 +320,10 @@ class Files:
         self._gathered.put(told.key, entry, told.file, told.time)
         if inode.extents and length_of(content):
             self._placed.add(content, inode.size, inode.extents, zeros)
-        covered = sum(size for _, _, size in inode.extents)
-        self._reader.told(self._path(path_of(told.key)), covered)
+        self._untold += sum(size for _, _, size in inode.extents)
+        if self._untold >= _TELL_EVERY:
+            self._reader.told(self._path(path_of(told.key)), self._untold)
+            self._untold = 0
 
     def _entry(self, key: bytes, inode: Inode) -> Entry:
         detail: Detail = Special()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from ventifs.image.events import Extent, Range
 from ventifs.image.stream import REST_MAX
 from ventifs.store import Score, Store
-from ventifs.tree.prolly import load
+from ventifs.tree.prolly import load, walk
 from ventifs.tree.records import (
     INLINE_MAX,
     Block,
@@ -80,11 +80,33 @@ class Previous:
                     and self._refers(start, length, offset, content)):  # fmt: skip
                 certain = False
                 break
-        # Bytes that no extent holds are zeros, which are not looked at: all else must match.
-        if content is None or not certain or not _covers(size, extents):
+        if content is None or not certain or not self._zeros_between(content, size, extents):
             return content, False, 0
         rest = self._rest(size, extents[-1])
         return content, rest is not None, rest or 0
+
+    def _zeros_between(self, content: Content, size: int, extents: Sequence[Extent]) -> bool:
+        """Whether a content has holes wherever no extent is, as the file has now."""
+        gaps, at = [], 0
+        for offset, _, length in extents:
+            if offset > at:
+                gaps.append((at, offset))
+            at = offset + length
+        if at < size:
+            gaps.append((at, size))
+        if not gaps:
+            return True
+        if not isinstance(content, Tree):
+            return False
+        holes, at = [], 0
+        for _, data in walk(self._store.get, Score(content.score)):
+            item = decode_item(data)
+            if isinstance(item, Hole):
+                holes.append((at, at + item.length))
+            at += item.length
+        return all(
+            sum(high - low for low, high in within(holes, *gap)) == gap[1] - gap[0] for gap in gaps
+        )
 
     def _rest(self, size: int, last: Extent) -> int | None:
         """How many zeros follow a file's end in its last extent; None if that is not known."""
@@ -180,15 +202,6 @@ def _whole_of(item: Item) -> Content | None:
     if isinstance(item, Slice) and not item.offset:
         return item.content
     return None
-
-
-def _covers(size: int, extents: Sequence[Extent]) -> bool:
-    at = 0
-    for offset, _, length in extents:
-        if offset != at:
-            return False
-        at += length
-    return at >= size
 
 
 def within(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:

@@ -237,7 +237,7 @@ def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list 
         return "a number out of range"
     if _DETAIL_OF_TYPE.get(stat.S_IFMT(entry.mode)) is not type(entry.detail):
         return f"mode {entry.mode:#o} is not of its type"
-    if not all(0 <= number < 2**32 for number in (entry.uid, entry.gid)):
+    if not (0 <= entry.uid < 2**32 and 0 <= entry.gid < 2**32):
         return "a number out of range"
     if isinstance(entry.detail, Device) and not _is_device(entry.detail):
         return "a device number out of range"
@@ -257,6 +257,8 @@ def _is_device(device: Device) -> bool:
 
 
 def _xattrs_problem(xattrs: Listed | Content) -> str:
+    if isinstance(xattrs, Empty):
+        return ""  # nearly always
     if not isinstance(xattrs, Listed):
         return content_problem(xattrs)
     if not xattrs.pairs or len(_encode(xattrs.pairs)) > XATTRS_INLINE_MAX:
