@@ -60,6 +60,18 @@ def test_it_is_certain_only_where_all_is_the_same(store: Store, before: Content)
     )[1]  # in other places
 
 
+def test_a_sparse_file_is_certain_if_its_content_has_the_holes(store: Store) -> None:
+    part = ((0, 0, 65_536), (131_072, 65_536, 65_536))
+    disk = MemoryDisk(1 << 20, {0: noise(131_072, 7)})
+    events = volume_of(disk.size, Node(b"sparse", 5, regular(196_608, *part)))
+    content = content_at(store, image(store, disk, events).root, b"disk.img")
+    held = Previous(store, content, [(0, disk.size)])
+    assert held.content_of(196_608, part)[1]
+    moved = ((0, 0, 65_536), (135_168, 65_536, 61_440))
+    assert not held.content_of(196_608, moved)[1]  # zeros where data was
+    assert not Previous(store, content).content_of(196_608, part)[1]
+
+
 def test_blocks_that_are_the_same(store: Store, before: Content) -> None:
     """Just those that reading would make."""
     found = list(Previous(store, before, [(0, SIZE)]).blocks(53_248, SIZE, 0, 4096))
