@@ -74,7 +74,7 @@ static const char *address, *aname = "", *compared;
 static uint32_t msize = 65536, uid, count = 65512;
 static unsigned depth = 1, clients_count = 1;
 static uint64_t limit; /* items in all, for workloads that end */
-static uint64_t window_start, window = UINT64_MAX; /* the part of each file for random reads */
+static uint64_t window_start, window = UINT64_MAX; /* the part of each file to read */
 static double seconds = 1, warming = 0.2;
 static struct item *items;
 static size_t items_count;
@@ -185,16 +185,21 @@ static void put_step(struct client *client, struct slot *slot) {
     }
 }
 
+/* Bytes of a file that are in the window. */
+static uint64_t windowed(const struct item *item) {
+    uint64_t size = item->size > window_start ? item->size - window_start : 0;
+    return size < window ? size : window;
+}
+
 /* Chooses one of a file's whole counts, anywhere in the window; the same ones in every run. */
 static void choose_anywhere(struct client *client, struct slot *slot) {
     static uint64_t state = 1;
     state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
     slot->item = (unsigned)(client->next++ % items_count);
-    uint64_t size = items[slot->item].size;
-    if (window_start >= size || size - window_start < count)
+    uint64_t size = windowed(&items[slot->item]);
+    if (size < count)
         die("%s has no %u bytes in the window", items[slot->item].path, count);
-    size -= window_start;
-    slot->offset = window_start + (state >> 16) % ((size < window ? size : window) / count) * count;
+    slot->offset = window_start + (state >> 16) % (size / count) * count;
     slot->count = count;
     slot->busy = true;
 }
@@ -205,9 +210,9 @@ static void choose_part(struct client *client, struct slot *slot) {
         if (work->ends && client->next >= limit)
             return;
         slot->item = (unsigned)(client->next % items_count);
-        uint64_t left = items[slot->item].size - client->offset;
+        uint64_t left = windowed(&items[slot->item]) - client->offset;
         if (left >= count || (work->ends && left > 0)) {
-            slot->offset = client->offset;
+            slot->offset = window_start + client->offset;
             slot->count = left < count ? (uint32_t)left : count;
             client->offset += slot->count;
             slot->busy = true;
@@ -446,7 +451,7 @@ static void prepare(struct client *client, unsigned its_depth, struct tally *tal
         find_item(client, &items[at]);
         if (compared && items[at].expected == NULL)
             map_expected(&items[at]);
-        useful = useful || work->ends || items[at].size >= count;
+        useful = useful || work->ends || windowed(&items[at]) >= count;
     }
     if (!useful)
         die("no file has %u bytes to read", count);
@@ -461,7 +466,7 @@ static void usage(void) {
           "  -m MSIZE  (65536)                     -k COUNT    bytes a read (65512)\n"
           "  -s SECONDS measured, after 0.2 unmeasured (1)\n"
           "  -n ITEMS  in all, for list and fids (each once)\n"
-          "  -o OFFSET of a window for random reads, whole counts in it (0)\n"
+          "  -o OFFSET of the window of each file that is read, whole counts in it (0)\n"
           "  -w LENGTH of it (up to each file's end)\n"
           "  -v DIR    compare what is read with the files there\n"
           "  -H        stay connected until stdin ends\n", stderr);

@@ -35,7 +35,7 @@ CLIENTS = 63
 CACHE_MIB = 64
 SYNTHETIC_BYTES = 128 << 20
 DISK_BYTES = 512 << 20  # of an image of a file system with /usr/share, which is some 200 MB
-DISK_PART = ("-b", 128 << 20)  # of it, what is read: small files, and less than is kept in memory
+DISK_PART = ("-w", 128 << 20)  # of it, what is read: small files, and less than is kept in memory
 
 # What a ratio to the other's rate has to be at least, and what is aimed at.
 TARGETS = {
