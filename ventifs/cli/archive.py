@@ -48,7 +48,7 @@ _SHOWN_MAX = 20
 _Found = Path | TarStream | OpenDisk | DiskSource
 
 
-@click.command(short_help="Archive a directory or tar as a new version.")
+@click.command(short_help="Archive a directory, tar or disk.")
 @click.argument("source", type=click.Path(readable=False))
 @store_option
 @json_option

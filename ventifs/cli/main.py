@@ -23,7 +23,7 @@ from ventifs.errors import VentifsError
 # name: (module, attribute, help in a line); a test compares the lines with the commands' own
 COMMANDS = {
     "init": ("ventifs.cli.store", "init", "Make a new, empty store."),
-    "archive": ("ventifs.cli.archive", "archive", "Archive a directory or tar as a new version."),
+    "archive": ("ventifs.cli.archive", "archive", "Archive a directory, tar or disk."),
     "versions": ("ventifs.cli.versions", "versions", "List versions."),
     "ls": ("ventifs.cli.look", "ls", "List a directory of a version."),
     "cat": ("ventifs.cli.look", "cat", "Print a file of a version."),

@@ -35,6 +35,7 @@ from ventifs.tree.records import (
     decode_item,
     encode,
     length_of,
+    weigh_item,
 )
 from ventifs.tree.workers import Pool
 
@@ -306,16 +307,12 @@ def part(get: Get, content: Content, put: Put, ranges: Sequence[Range]) -> Conte
 
 def _items(get: Get, content: Content, start: int) -> Iterator[tuple[int, Item]]:
     if isinstance(content, Tree):
-        for skip, data in walk(get, Score(content.score), start, _weigh, content.length):
+        for skip, data in walk(get, Score(content.score), start, weigh_item, content.length):
             yield skip, decode_item(data)
     elif isinstance(content, Block):
         yield start, Chunk(content.score, content.length)
     elif isinstance(content, Inline):
         yield start, Slice(content, 0, length_of(content))
-
-
-def _weigh(data: bytes) -> int:
-    return decode_item(data).length
 
 
 def _clipped(item: Item, skip: int, take: int) -> Item:

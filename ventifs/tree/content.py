@@ -28,6 +28,7 @@ from ventifs.tree.records import (
     length_of,
     listed_xattrs,
     own_item,
+    weigh_item,
 )
 
 WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
@@ -139,7 +140,7 @@ def _read(
         case Block(score, length):
             yield from _block(store, score, length, offset, wanted)
         case Tree(score, length):
-            for skip, raw in walk(store.get, Score(score), offset, _weigh, length):
+            for skip, raw in walk(store.get, Score(score), offset, weigh_item, length):
                 item = decode_item(raw)
                 take = min(item.length - skip, wanted)
                 yield from _item(store, item, skip, take, depth)
@@ -218,10 +219,6 @@ def holds(
 
 def _is_block(data: bytes | memoryview, score: bytes, length: int) -> bool:
     return len(data) == length and score_of(data) == score
-
-
-def _weigh(data: bytes) -> int:
-    return decode_item(data).length
 
 
 def read_whole(store: Store, content: Content) -> bytes:

@@ -30,6 +30,7 @@ from ventifs.tree.records import (
     Tree,
     decode_item,
     length_of,
+    weigh_item,
 )
 from ventifs.tree.temporary import temporary_database
 from ventifs.tree.ustar import BLOCK, END_SIZE, Header
@@ -156,7 +157,7 @@ class Exporter:
     def _extents(self, content: Tree) -> Iterator[tuple[int, int]]:
         """(offset, length) of the data between holes; after a hole at the end, an empty one."""
         start = at = 0
-        items = walk(self._store.get, Score(content.score), 0, _weigh, content.length)
+        items = walk(self._store.get, Score(content.score), 0, weigh_item, content.length)
         for _, data in items:
             item = decode_item(data)
             if isinstance(item, Hole):
@@ -194,7 +195,3 @@ def _first(database: sqlite3.Connection, entry: Entry, name: bytes) -> bytes:
 
 def _line(offset: int, length: int) -> bytes:
     return b"%d\n%d\n" % (offset, length)
-
-
-def _weigh(data: bytes) -> int:
-    return decode_item(data).length

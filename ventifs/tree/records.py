@@ -341,6 +341,15 @@ def decode_item(data: bytes | memoryview) -> Item:
     return item
 
 
+def weigh_item(data: bytes | memoryview) -> int:
+    """The bytes that an encoded item of a file's content stands for.
+
+    Raises:
+        Corrupt: as `decode_item`.
+    """
+    return decode_item(data).length
+
+
 def decode_child(data: bytes | memoryview) -> Child:
     """An inner node's item.
 
