@@ -8,6 +8,7 @@ import errno
 import os
 import stat as st
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from ventifs.ninep.fs import (
@@ -357,8 +358,10 @@ class MemoryOpened:
         if not st.S_ISDIR(self.inode.mode):
             raise Refused(errno.ENOTDIR)
         for name, inode in sorted(self.inode.children.items())[start:]:
-            if self.fs.weather("entries") == "cold":
-                self.fs.ready("entries", ("entries", self.inode.path, name), lambda: None)
+            key = ("entries", self.inode.path, name)
+            if self.fs.weather("entries") == "cold" and key not in self.fs.warm:
+                raise Cold(Load(key, partial(self.fs.warm.add, key)))  # it never blocks
+            self.fs.warm.discard(key)
             yield name, MemoryFile(self.fs, inode, name, self.file)
 
     def write(self, offset: int, data: bytes) -> int:
