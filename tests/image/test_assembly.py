@@ -11,33 +11,38 @@ from tests.support.imaging import bytes_of
 from tests.support.stores import new_store
 from tests.support.trees import noise
 from ventifs.image.assembly import ItemBuilder, Sequencer, part
+from ventifs.image.blocks import Piece
 from ventifs.store import Store
 from ventifs.tree.content import ContentWriter
-from ventifs.tree.records import Block, Chunk, Empty, Hole, Inline, Item, Slice, Tree
+from ventifs.tree.records import Block, Chunk, Empty, Hole, Inline, Item, Slice, Tree, encode
 
 
 @given(st.lists(st.integers(0, 3), max_size=20), st.randoms())
 def test_items_keep_their_order(kinds: list[int], chance: random.Random) -> None:
     """0 is an item that is there at once; others are places filled later, with so many less one."""
-    found: list[Item] = []
-    sequence = Sequencer(found.append)
-    expected: list[Item] = []
-    late: list[tuple[int, list[Item]]] = []
+    found: list[Piece] = []
+    sequence = Sequencer(lambda data, length: found.append((data, length)))
+    expected: list[Piece] = []
+    late: list[tuple[int, list[Piece]]] = []
     number = 0
     for kind in kinds:
-        items: list[Item] = [Hole(number + 1 + each) for each in range(max(kind - 1, kind == 0))]
-        number += len(items)
-        expected += items
+        pieces = [(b"", number + 1 + each) for each in range(max(kind - 1, kind == 0))]
+        number += len(pieces)
+        expected += pieces
         if kind:
-            late.append((sequence.reserve(), items))
+            late.append((sequence.reserve(), pieces))
         else:
-            sequence.add(items[0])
+            sequence.add(*pieces[0])
         if late and chance.random() < 0.3:
             sequence.fill(*late.pop(chance.randrange(len(late))))
     chance.shuffle(late)
-    for place, items in late:
-        sequence.fill(place, items)
+    for place, pieces in late:
+        sequence.fill(place, pieces)
     assert found == expected
+
+
+def add(builder: ItemBuilder, item: Item) -> None:
+    builder.add(b"" if isinstance(item, Hole) else encode(item), item.length)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def test_parts_of_a_disk(path: Path, data: st.DataObject) -> None:
             else:
                 item = Slice(Block(store.put(bits)[0], length), 1, length - 1)
                 bits = bits[1:]
-            builder.add(item)
+            add(builder, item)
             whole += bits
         assert builder.total == len(whole)
         content = builder.finish()
@@ -90,7 +95,7 @@ def test_contents_are_as_simple_as_can_be(path: Path) -> None:
         def made(*items: Item) -> object:
             builder = ItemBuilder(writer.put_node)
             for item in items:
-                builder.add(item)
+                add(builder, item)
             return builder.finish()
 
         assert made() == Empty()

@@ -12,7 +12,7 @@ from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from ventifs.image.blocks import BLOCK, BlockWriter
 from ventifs.store import Store
-from ventifs.tree.records import Block, Chunk, Hole
+from ventifs.tree.records import Block, Chunk, decode_item
 
 SIZE = 3 << 20
 
@@ -33,22 +33,23 @@ def test_blocks_end_where_those_of_the_origin_do(
     pieces = {at: data[: SIZE - at] for at, data in pieces.items()}
     disk = MemoryDisk(SIZE, pieces)
     with Store.open(store, "write") as opened:
-        items = BlockWriter(opened, disk).write((start, end, origin))
+        pieces_made = BlockWriter(opened, disk).write((start, end, origin))
         at = start
-        for item in items:
-            held = disk.read(at, item.length)
-            if isinstance(item, Hole):
+        for data, length in pieces_made:
+            held = disk.read(at, length)
+            if not data:
                 assert not held.strip(b"\0")
             else:
+                item = decode_item(data)
                 assert isinstance(item, Chunk)
-                assert bytes_of(opened, Block(item.score, item.length)) == held
-                assert (at - origin) // BLOCK == (at + item.length - 1 - origin) // BLOCK
+                assert item.length == length
+                assert bytes_of(opened, Block(item.score, length)) == held
+                assert (at - origin) // BLOCK == (at + length - 1 - origin) // BLOCK
                 assert at == start or (at - origin) % BLOCK == 0
-            at += item.length
+            at += length
             assert at == end or (at - origin) % BLOCK == 0
     assert at == end
-    pairs = pairwise(items)
-    assert not any(isinstance(a, Hole) and isinstance(b, Hole) for a, b in pairs)
+    assert not any(not a and not b for (a, _), (b, _) in pairwise(pieces_made))
 
 
 def test_known_blocks_are_not_new(store: Path) -> None:

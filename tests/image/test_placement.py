@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ventifs.image.placement import placement
+from ventifs.image.placement import placement, places_of
 from ventifs.tree.records import Block, Content
 
 rows = st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(1, 40), st.integers(0, 9))
@@ -23,7 +23,7 @@ def test_overlaps_are_cut_off_in_any_order(
     for _ in range(2):
         with placement() as placed:
             for number, start, length, offset in told:
-                placed.add(content(number), 100, [(offset, start, length)], 0)
+                placed.add(places_of(content(number), 100, [(offset, start, length)], 0))
             found.append(list(placed.placed()))
         chance.shuffle(told)
     assert found[0] == found[1]
@@ -45,7 +45,8 @@ def test_overlaps_are_cut_off_in_any_order(
 
 def test_what_lies_past_the_end_is_not_the_files() -> None:
     with placement() as placed:
-        placed.add(content(1), 100, [(0, 1000, 64), (64, 5000, 64), (128, 7000, 64)], 28)
+        extents = [(0, 1000, 64), (64, 5000, 64), (128, 7000, 64)]
+        placed.add(places_of(content(1), 100, extents, 28))
         assert [row[:3] for row in placed.placed()] == [(1000, 1064, 0), (5000, 5036, 64),
                                                         (7036, 7064, 0)]  # fmt: skip
 

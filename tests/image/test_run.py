@@ -21,6 +21,7 @@ from tests.support.imaging import (
     content_at,
     harms,
     regular,
+    surveyed,
     volume_of,
 )
 from tests.support.memorydisk import FileDisk, MemoryDisk
@@ -281,7 +282,7 @@ class Bitmapped:
         disk = Counted(len(self.data), {0: self.data})
         disk.files += self.backing
         source = DiskSource(
-            disk, iter(volume_of(len(self.data), *self.nodes)), drop_free=self.drop_free,
+            disk, surveyed(volume_of(len(self.data), *self.nodes)), drop_free=self.drop_free,
             unchanged=self.unchanged, mark=b"%d" % self.number,
         )  # fmt: skip
         # A file in memory has a ctime long ago, but its mtime tells of a change.
@@ -445,7 +446,7 @@ def test_ctrl_c_makes_no_version(store: Path) -> None:
 def test_the_root_is_the_images_own(store: Path) -> None:
     with Store.open(store, "write") as opened:
         disk = MemoryDisk(100_000, {0: noise(100_000)})
-        version, tally = archive(opened, DiskSource(disk, iter(volume_of(4096))), "vm")
+        version, tally = archive(opened, DiskSource(disk, surveyed(volume_of(4096))), "vm")
         assert version.root.mode == 0o40755
         assert resolve(opened, version.root, b"disk.img").mode == 0o100644
         assert resolve(opened, version.root, b"files/1").mode == DIRECTORY.mode

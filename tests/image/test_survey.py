@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
+from tests.support.imaging import told
 from tests.support.memorydisk import MemoryDisk
 from ventifs.image import apart
 from ventifs.image import survey as module
@@ -47,7 +48,7 @@ def surveyed(
     disk: MemoryDisk, tell: Callable[[Window], Iterator[Node | Free | Ended]]
 ) -> list[Event]:
     with Survey(disk, free=True, read_files=reading(tell)) as survey:
-        events = list(survey)
+        events = list(told(survey))
     check_order(events)
     return events
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.imaging import surveyed
 from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from tests.support.vectors import VECTORS, load_vectors
@@ -64,7 +65,7 @@ def test_a_disk_is_archived_as_its_vector_says(tmp_path: Path, kind: type[Memory
     disk.status = STATUS
     with Store.open(new_store(tmp_path / "s"), "write") as store:
         archiver = ImageArchiver(store, disk)
-        root = archiver.run(told())
+        root = archiver.run(surveyed(told()))
         assert encode(root).hex() == SMALL["root"]
         assert tree_score(root).hex() == SMALL["score"]
         assert not archiver.troubles
@@ -101,5 +102,5 @@ def test_holes_of_the_image_file_change_nothing(tmp_path: Path) -> None:
             disk = kind(8 << 20, pieces)
             disk.status = STATUS
             events: list[Event] = [Volume("1", False, ((63 * 512, 8 << 20),)), Ended()]
-            scores.add(tree_score(ImageArchiver(store, disk).run(iter(events))))
+            scores.add(tree_score(ImageArchiver(store, disk).run(surveyed(events))))
     assert len(scores) == 1

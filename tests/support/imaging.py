@@ -2,19 +2,33 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from tests.support.conversing import answer_all
 from tests.support.memory import family
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Disk
-from ventifs.image.events import Ended, Event, Inode, Node, Range, Volume
+from ventifs.image.events import (
+    Ended,
+    Event,
+    Free,
+    Inode,
+    Inside,
+    Node,
+    Range,
+    Surveyed,
+    Told,
+    Volume,
+    told_in,
+)
 from ventifs.image.facts import Facts
 from ventifs.image.previous import Previous
 from ventifs.image.run import DiskSource
@@ -43,6 +57,33 @@ class Archived(NamedTuple):
     facts: Facts
 
 
+def surveyed(events: Iterable[Event], batch: int = 5) -> Iterator[Surveyed]:
+    """Events as a survey has them: what volumes' own parsers tell comes in batches."""
+    inside: list[Told] = []
+    for event in events:
+        if inside and (len(inside) == batch or not isinstance(event, Node | Free)):
+            yield Inside(msgspec.msgpack.encode(inside))
+            inside = []
+        if isinstance(event, Node | Free):
+            inside.append(event)
+        else:
+            yield event
+    if inside:
+        yield Inside(msgspec.msgpack.encode(inside))
+
+
+def told(surveyed: Iterable[Surveyed]) -> Iterator[Event]:
+    """All events of a survey, also those inside volumes, but a volume's end only once."""
+    ended = False
+    for event in surveyed:
+        for each in told_in(event.body) if isinstance(event, Inside) else [event]:
+            if isinstance(each, Volume):
+                ended = False
+            if not (isinstance(each, Ended) and ended):
+                yield each
+            ended = ended or isinstance(each, Ended)
+
+
 def regular(size: int, *extents: tuple[int, int, int], links: int = 1, data: bytes = b"") -> Inode:
     return Inode(0o100644, 1, 2, 3, links, size, extents=extents, data=data)
 
@@ -65,7 +106,7 @@ def image(
     """Archive a disk by what is told of it."""
     before = None if previous is None else Previous(store, previous, same or [], free=drop_free)
     archiver = ImageArchiver(store, disk, drop_free=drop_free, previous=before)
-    root = archiver.run(iter(events))
+    root = archiver.run(surveyed(events))
     return Archived(root, archiver.troubles, archiver.facts)
 
 
@@ -162,4 +203,4 @@ def archive_told(
             pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
         opened = stack.enter_context(Store.open(store, "write"))
         archiver = ImageArchiver(opened, disk, pool=pool)
-        return tree_score(archiver.run(iter(events)))
+        return tree_score(archiver.run(surveyed(events)))

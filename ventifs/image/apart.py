@@ -30,7 +30,7 @@ from ventifs.image.events import Event
 from ventifs.tree.workers import die_with
 
 FRAME_BYTES_MAX = 64 << 20  # two million extents of one file; what needs more is not told
-_BATCH_BYTES = 64 << 10
+_BATCH_BYTES = 48 << 10
 _BATCH_S = 0.05  # events wait no longer than this for others, if the next one comes at all
 _PIPE_BYTES = 256 << 10
 _PATIENCE_S = 10  # for a child that has closed its pipe to end
@@ -68,6 +68,9 @@ class Batch(NamedTuple):
     passed_on: bool = False
 
 
+Telling = Iterator[Event | Batch | None]
+
+
 class Apart:
     """Events told by a forked child, in order; an iterator of them. A context manager.
 
@@ -80,8 +83,11 @@ class Apart:
     Concurrency: one thread. Make it before anything that does not survive a fork.
     """
 
-    def __init__(self, tell: Callable[[], Iterator[Event | Batch]], limits: Limits) -> None:
-        """Fork a child that tells what the iterator made by `tell` (in the child) gives."""
+    def __init__(self, tell: Callable[[], Telling], limits: Limits) -> None:
+        """Fork a child that tells what the iterator made by `tell` (in the child) gives.
+
+        None ends a batch: what came before it is sent at once.
+        """
         self.problem = ""
         self._limits = limits
         self._ended = False
@@ -214,7 +220,7 @@ class Apart:
         self.close()
 
 
-def _run(fd: int, tell: Callable[[], Iterator[Event | Batch]], limits: Limits) -> int:
+def _run(fd: int, tell: Callable[[], Telling], limits: Limits) -> int:
     """In the child: tell everything, then how it went; the exit code."""
     try:
         _silence()
@@ -264,10 +270,13 @@ class _Teller:
         _limit(resource.RLIMIT_CORE, 0)
         self._allow_cpu()
 
-    def tell(self, events: Iterator[Event | Batch]) -> None:
+    def tell(self, events: Telling) -> None:
         """Have events sent, some at a time. This loop is run for every file of a disk."""
         encode_into, batch, now = self._encoder.encode_into, self._batch, time.monotonic
         for event in events:
+            if event is None:
+                self.flush()
+                continue
             if isinstance(event, Batch):
                 self.flush()
                 self._send(_PASSED, event.body)

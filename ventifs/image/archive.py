@@ -1,25 +1,27 @@
 """From a disk to the root of a version: the disk, its volumes, and the files inside.
 
-First the files that the survey tells are read, each from its own start as a directory archive would
-read it, so that image and directory share every block; their entries become the trees in `files`.
+First the files that the survey tells are taken in, each read from its own start as a directory
+archive would, so that image and directory share every block; entries become the trees in `files`.
 Then the disk is put together: slices where files lie, blocks of 4 KiB everywhere else. Whatever the
 survey says, every byte of the disk has its place: it can only make the archive larger.
 """
 
 import stat
 from collections.abc import Iterator
+from functools import partial
 
+import msgspec
 from msgspec.structs import replace
 
 from ventifs.image.assembly import DiskAssembler, part
 from ventifs.image.disk import Disk
-from ventifs.image.events import Ended, Event, Noted, Range, Volume
+from ventifs.image.events import Ended, Noted, Range, Surveyed, Volume
 from ventifs.image.facts import DISK, MARK, Facts, VolumeFacts, encode_facts
-from ventifs.image.files import FileReader, Files
+from ventifs.image.files import Files
 from ventifs.image.nodes import readable_nodes
 from ventifs.image.placement import Placement, placement
 from ventifs.image.previous import Previous
-from ventifs.image.service import Service
+from ventifs.image.service import Before, Service
 from ventifs.image.walk import valid
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
@@ -30,6 +32,7 @@ from ventifs.tree.live import Trouble
 from ventifs.tree.prolly import Get, Put
 from ventifs.tree.records import (
     INLINE_MAX,
+    LENGTH_MAX,
     Content,
     Detail,
     Directory,
@@ -41,9 +44,10 @@ from ventifs.tree.records import (
     length_of,
 )
 from ventifs.tree.service import collect, commit_notes
-from ventifs.tree.workers import Inline, Pool
+from ventifs.tree.workers import REQUEST_MAX, Done, Inline, Pool
 
 _SUFFIX = b".img"
+_RANGES = 3000  # in one request, of up to 19 bytes each
 _PHYSICAL = "LVM2_member"  # what holds logical volumes
 
 
@@ -82,23 +86,25 @@ class ImageArchiver:
         self._disk = disk
         self._store = store
         self._writer = ContentWriter(store)
-        handle = Service(lambda: store, disk).handle
-        self._pool = pool or Inline(handle)
+        self._handle = Service(lambda: store, disk).handle
+        self._pool = pool or Inline(self._handle)
         commit_notes(self._pool, store)
         self._previous = previous
         self._drop_free = drop_free
         self._progress = progress
-        self._block_bytes = 0  # new bytes of blocks
-        self._reader = FileReader(self._pool, handle, disk, previous, self._tell)
-        self._room = self._reader.room  # of the other half: what volumes may sum up to
+        self._new_bytes = 0  # of blocks that others than our own writer stored
+        # What the sizes of all files, and those of all volumes, may still sum up to.
+        self._file_room = self._volume_room = (LENGTH_MAX - disk.size) // 2
 
-    def run(self, events: Iterator[Event]) -> Entry:
+    def run(self, events: Iterator[Surveyed]) -> Entry:
         """Archive the disk, of which a survey tells `events`; the version's root.
 
         Raises:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
+        if self._previous is not None:
+            self._remind(self._previous)
         with placement() as placed, readable_nodes(self._store, self._writer) as (get, put):
             volumes, trees, notes = self._files(events, placed)
             placed.keep(_contested([volume for volume, _ in volumes]))
@@ -112,22 +118,36 @@ class ImageArchiver:
         facts = self._writer.write_xattrs(((MARK, encode_facts(self.facts)),))
         root = self._directory(b"", below, facts)
         self.tally.bytes = self._disk.size
-        self.tally.new_bytes = self._new_bytes()
+        self.tally.new_bytes = self._writer.new_bytes + self._new_bytes
         return root
 
-    def _new_bytes(self) -> int:
-        return self._writer.new_bytes + self._reader.new_bytes + self._block_bytes
+    def _remind(self, previous: Previous) -> None:
+        """Let whoever works know of the last version."""
+        for start in range(0, max(len(previous.same), 1), _RANGES):
+            same = previous.same[start : start + _RANGES]
+            note = msgspec.msgpack.encode(Before(previous.content, previous.free, same))
+            self._pool.ask_all(note, lambda _: None)
+            if not isinstance(self._pool, Inline):
+                self._handle(note, ())
 
-    def _tell(self, path: bytes = b"", placed: int = 0) -> None:
-        self.tally.bytes += placed
+    def _ask(self, request: bytes, done: Done) -> None:
+        """Have a request answered by a worker, or here if it is too long for one."""
+        if len(request) > REQUEST_MAX:
+            done(self._handle(request, ()))
+        else:
+            self._pool.submit(request, (), done)
+
+    def _tell(self, path: bytes, done: int, new_bytes: int) -> None:
+        self.tally.bytes += done
+        self._new_bytes += new_bytes
         if self._progress is not None:
-            self.tally.new_bytes = self._new_bytes()
+            self.tally.new_bytes = self._writer.new_bytes + self._new_bytes
             self._progress(self.tally, path)
 
     # --- files --------------------------------------------------------------------------------
 
     def _files(
-        self, events: Iterator[Event], placed: Placement
+        self, events: Iterator[Surveyed], placed: Placement
     ) -> tuple[list[tuple[Volume, Ended]], dict[bytes, Entry], tuple[str, ...]]:
         """Read what the survey tells: volumes and how each ended, file trees, notes."""
         volumes: list[tuple[Volume, Ended]] = []
@@ -145,16 +165,18 @@ class ImageArchiver:
                 names.add(event.name)
                 volume = replace(event, ranges=_clipped(event.ranges, self._disk.size))
                 with gather() as gathered:
-                    files = Files(self._reader, self._writer, volume, placed, gathered,
+                    files = Files(self._ask, volume, placed, gathered, self._tell,
                                   drop_free=self._drop_free)  # fmt: skip
-                    ended = files.take(events)
-                    tree = files.finish()
+                    files.take(events)
+                    self._pool.drain()
+                    tree = files.finish(self._writer.put_node, self._file_room)
                 self.troubles += files.troubles
+                self._file_room -= files.size
                 if tree is not None:
                     trees[tree.name] = tree
                     assert isinstance(tree.detail, Directory)
                     self.tally.entries += tree.detail.paths + 1
-                volumes.append((volume, ended))
+                volumes.append((volume, files.ended))
         return volumes, trees, tuple(notes)
 
     # --- the disk -----------------------------------------------------------------------------
@@ -166,11 +188,9 @@ class ImageArchiver:
         borders = {border for volume, _ in volumes for each in volume.ranges for border in each}
         assembler = DiskAssembler(
             self._disk, placed, sorted(borders), self._pool, previous=self._previous,
-            progress=lambda size: self._tell(DISK, size),
+            told=partial(self._tell, DISK),
         )  # fmt: skip
-        content = assembler.run(put)
-        self._block_bytes = assembler.new_bytes
-        return content
+        return assembler.run(put)
 
     # --- the version's root -------------------------------------------------------------------
 
@@ -182,9 +202,9 @@ class ImageArchiver:
         parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}}
         for volume in volumes:
             size = sum(end - start for start, end in volume.ranges)
-            if size <= INLINE_MAX or size > self._room:
+            if size <= INLINE_MAX or size > self._volume_room:
                 continue
-            self._room -= size
+            self._volume_room -= size
             name = volume.name.encode() + _SUFFIX
             whole = volume.ranges == ((0, self._disk.size),)
             piece = content if whole else part(get, content, put, volume.ranges)
@@ -257,7 +277,7 @@ def _is_name(name: bytes) -> bool:
     return valid(name) and valid(name + _SUFFIX)
 
 
-def _pass_over(events: Iterator[Event]) -> None:
+def _pass_over(events: Iterator[Surveyed]) -> None:
     """Leave out what is told of a volume."""
     for event in events:
         if isinstance(event, Ended):

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 from ventifs.image.disk import Disk
 from ventifs.store import Store
-from ventifs.tree.records import Chunk, Hole, Item
+from ventifs.tree.records import Chunk, encode
 
 BLOCK = 4096
 _PIECE = 1 << 20
 _ZEROS = bytes(BLOCK)
 
 Stretch = tuple[int, int, int]  # start and end on the disk, and where blocks are counted from
+Piece = tuple[bytes, int]  # an encoded item, empty for a hole, and the bytes it stands for
 
 
 class BlockWriter:
@@ -30,8 +31,8 @@ class BlockWriter:
         self._store = store
         self._disk = disk
 
-    def write(self, stretch: Stretch) -> list[Item]:
-        """Store a stretch; its items, adjacent holes joined.
+    def write(self, stretch: Stretch) -> list[Piece]:
+        """Store a stretch; its pieces, adjacent holes joined.
 
         Raises:
             ImageError: the disk cannot be read there.
@@ -39,7 +40,7 @@ class BlockWriter:
         """
         # Hot: 5 us a block that the store has, with reading.
         start, end, origin = stretch
-        items: list[Item] = []
+        pieces: list[Piece] = []
         zeros = 0
         put = self._store.put
         for at, data in self._pieces(start, end, origin):
@@ -50,14 +51,14 @@ class BlockWriter:
                     zeros += high - low
                     continue
                 if zeros:
-                    items.append(Hole(zeros))
+                    pieces.append((b"", zeros))
                     zeros = 0
                 score, new = put(block)
                 self.new_bytes += len(block) if new else 0
-                items.append(Chunk(score, high - low))
+                pieces.append((encode(Chunk(score, high - low)), high - low))
         if zeros:
-            items.append(Hole(zeros))
-        return items
+            pieces.append((b"", zeros))
+        return pieces
 
     def _pieces(self, start: int, end: int, origin: int) -> Iterator[tuple[int, bytes]]:
         """A stretch in pieces of about 1 MiB that end where blocks do."""

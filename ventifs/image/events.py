@@ -2,7 +2,8 @@
 
 A volume is a partition, a logical volume, or a file system that has the disk to itself. After a
 `Volume` come its `Node`s and `Free`s, if it holds a file system that can be read, and one `Ended`.
-All offsets are bytes from the beginning of the disk, whatever lies between.
+The first two come encoded, many in one `Inside`, for whoever works for the run to decode. All
+offsets are bytes from the beginning of the disk, whatever lies between.
 """
 
 import msgspec
@@ -112,4 +113,27 @@ class Noted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="e
     text: str
 
 
+class Inside(msgspec.Struct, frozen=True):
+    """What a volume's own parser told, some of it.
+
+    Attributes:
+        body: nodes and free ranges in order, and its own `Ended` if that is all, as MessagePack;
+            or garbage, if the parser has damaged its memory.
+    """
+
+    body: bytes
+
+
 Event = Volume | Node | Free | Ended | Noted
+Told = Node | Free | Ended  # all that a volume's own parser can know
+Surveyed = Volume | Inside | Ended | Noted
+
+_decode = msgspec.msgpack.Decoder(list[Told]).decode
+
+
+def told_in(body: bytes) -> list[Told]:
+    """What an `Inside` holds; garbage is an end."""
+    try:
+        return _decode(body)
+    except msgspec.DecodeError:
+        return [Ended("the parser told what it cannot know")]

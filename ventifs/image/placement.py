@@ -6,7 +6,7 @@ content, so that the same disk always gives the same slices, whoever found them 
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ventifs.image.events import Extent, Range
@@ -22,6 +22,22 @@ _SCHEMA = """
 
 Placed = tuple[int, int, int, bytes]  # start and end on the disk, offset in the content, content
 _ROWS = 1000  # written at once: a third of the cost
+
+
+def places_of(
+    content: Content, size: int, extents: Sequence[Extent], zeros: int
+) -> Iterator[Placed]:
+    """Where a content lies; what its extents hold past the file's `size` is not the file's.
+
+    Of the last one `zeros` bytes are known to be past it, and zeros.
+    """
+    data = encode(content)
+    for offset, start, length in extents:
+        if offset < size:
+            yield start, start + min(length, size - offset), offset, data
+    if zeros:
+        _, start, length = extents[-1]
+        yield start + length - zeros, start + length, 0, b""
 
 
 @contextmanager
@@ -40,19 +56,10 @@ class Placement:
         self._rows: list[Placed] = []
         self._kept: Sequence[Range] = ()
 
-    def add(self, content: Content, size: int, extents: Sequence[Extent], zeros: int) -> None:
-        """A file's extents; what they hold past its `size` is not the file's.
-
-        Of the last one `zeros` bytes are known to be past it, and zeros.
-        """
-        data, rows = encode(content), self._rows
-        for offset, start, length in extents:
-            if offset < size:
-                rows.append((start, start + min(length, size - offset), offset, data))
-        if zeros:
-            _, start, length = extents[-1]
-            rows.append((start + length - zeros, start + length, 0, b""))
-        if len(rows) >= _ROWS:
+    def add(self, places: Iterable[Placed]) -> None:
+        """What files hold."""
+        self._rows.extend(places)
+        if len(self._rows) >= _ROWS:
             self._write()
 
     def _write(self) -> None:

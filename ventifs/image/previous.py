@@ -22,6 +22,7 @@ from ventifs.tree.records import (
     decode_child,
     decode_item,
     length_of,
+    own_item,
 )
 
 
@@ -30,6 +31,9 @@ class Previous:
 
     Attributes:
         size: bytes of the disk.
+        content: of the disk.
+        same: ranges known not to have changed since, in order.
+        free: whether it may have zeros for what was free then, whatever the disk had.
     """
 
     def __init__(
@@ -45,9 +49,9 @@ class Previous:
         """
         self.size = length_of(content)
         self._store = store
-        self._content = content
-        self._same = list(within(same, 0, self.size))
-        self._free = free
+        self.content = content
+        self.same = list(within(same, 0, self.size))
+        self.free = free
         self._starts: list[int] = []  # of the leaf's items
         self._items: list[Item] = []
         self._end = 0  # of the leaf
@@ -73,7 +77,7 @@ class Previous:
                 # Of a few bytes a block of the disk may be one, but a file's content never is.
                 if content is None or length_of(content) != size or size <= INLINE_MAX:
                     return None, False, 0
-                if not self._same:
+                if not self.same:
                     return content, False, 0
             length = min(whole, size - offset)
             if not (self._is_same(start, start + length)
@@ -118,19 +122,19 @@ class Previous:
         if not self._is_same(at, at + rest):
             return None
         item, skip = self._find(at)
-        if isinstance(item, Hole) and not self._free and item.length - skip >= rest:
+        if isinstance(item, Hole) and not self.free and item.length - skip >= rest:
             return rest
         # A chunk is not all zeros.
         return 0 if isinstance(item, Chunk) and not skip and item.length <= rest else None
 
     def blocks(self, start: int, end: int, origin: int, size: int) -> Iterator[tuple[int, Item]]:
         """Items that a stretch still has, with their places: holes, and blocks of `size` bytes."""
-        for low, high in within(self._same, start, end):
+        for low, high in within(self.same, start, end):
             at = low
             while at < high:
                 item, skip = self._find(at)
                 stop = at - skip + item.length
-                if isinstance(item, Hole) and not self._free:
+                if isinstance(item, Hole) and not self.free:
                     # Whole blocks of it: zeros that share a block with others are no hole.
                     first = at if at == start else origin + -(-(at - origin) // size) * size
                     last = min(stop, high)
@@ -158,7 +162,7 @@ class Previous:
         return True
 
     def _is_same(self, start: int, end: int) -> bool:
-        return sum(high - low for low, high in within(self._same, start, end)) == end - start
+        return sum(high - low for low, high in within(self.same, start, end)) == end - start
 
     def _find(self, at: int) -> tuple[Item, int]:
         """The item at a place, and how far into it that is; past the end, a hole without end."""
@@ -170,15 +174,15 @@ class Previous:
         return self._items[index], at - self._starts[index]
 
     def _descend(self, at: int) -> None:
-        if not isinstance(self._content, Tree):
+        if not isinstance(self.content, Tree):
             item: Item = (
-                Chunk(self._content.score, self.size)
-                if isinstance(self._content, Block)
-                else Slice(self._content, 0, self.size)
+                Chunk(self.content.score, self.size)
+                if isinstance(self.content, Block)
+                else Slice(self.content, 0, self.size)
             )
             self._starts, self._items, self._end = [0], [item], self.size
             return
-        before, node = 0, load(self._store.get, Score(self._content.score), None)
+        before, node = 0, load(self._store.get, Score(self.content.score), None)
         while node.level:
             for raw in node.items:
                 child = decode_child(bytes(raw))
@@ -189,7 +193,7 @@ class Previous:
         self._starts, self._items = [], []
         for raw in node.items:
             self._starts.append(before)
-            item = decode_item(bytes(raw))
+            item = own_item(raw)
             self._items.append(item)
             before += item.length
         self._end = before

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.events import Event, Range
+from ventifs.image.events import Range, Surveyed
 from ventifs.image.facts import Facts, disk_of, facts_of
 from ventifs.image.previous import Previous
 from ventifs.image.seen import Seen, recall, remember, statuses
@@ -36,7 +36,7 @@ class DiskSource:
     def __init__(
         self,
         disk: Disk,
-        events: Iterator[Event],
+        events: Iterator[Surveyed],
         *,
         pool: Pool | None = None,
         drop_free: bool = False,

@@ -1,36 +1,39 @@
-"""What an image's archive run asks of whoever works for it: contents of files, blocks of the rest.
+"""What an image's archive run asks of whoever works for it: to take in files, and to read the rest.
 
 The disk was opened before the workers were forked, so requests name nothing but offsets.
 """
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
-from ventifs.errors import Corrupt, NotStored
-from ventifs.image.blocks import BlockWriter, Stretch
+from ventifs.image.blocks import BlockWriter, Piece, Stretch
 from ventifs.image.disk import Disk
-from ventifs.image.events import Extent
-from ventifs.image.stream import Stream
+from ventifs.image.entries import Intake
+from ventifs.image.events import Range
+from ventifs.image.previous import Previous
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.writer import Batch
-from ventifs.tree.content import ContentWriter, holds
-from ventifs.tree.records import Content, Item
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.records import Content
 from ventifs.tree.service import PENDING_MAX, HandOver
 from ventifs.tree.workers import Handle, Send
 
-_WHOLE_MAX = 4 << 20  # read in one piece
-Wanted = tuple[int, tuple[Extent, ...], Content | None]  # size, extents, what it may well hold
 
+class TakeIn(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The request: take in what a volume's parser told. The reply is a `TakenIn`.
 
-class ReadFiles(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """The request: store some files' contents."""
+    Attributes:
+        body: as `events.Inside` has it.
+        time: of the first row that comes of it.
+    """
 
-    files: list[Wanted]
+    body: bytes
+    time: int
 
 
 class ReadBlocks(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -39,26 +42,28 @@ class ReadBlocks(msgspec.Struct, frozen=True, array_like=True, tag=1):
     stretches: list[Stretch]
 
 
-class FilesRead(msgspec.Struct, frozen=True, array_like=True):
-    """The reply, in the order of the request.
+class Before(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The note: what the last version of the name knows of the disk. There is no reply.
 
     Attributes:
-        files: contents, and how many bytes after each file's end are known to be zeros.
-        new_bytes: bytes of new blocks.
+        content: of the disk then.
+        free: whether it may have zeros for what was free then.
+        same: ranges that have not changed since; those of a note that follows are added.
     """
 
-    files: list[tuple[Content, int]]
-    new_bytes: int
+    content: Content
+    free: bool
+    same: list[Range]
 
 
 class BlocksRead(msgspec.Struct, frozen=True, array_like=True):
-    """The reply: for each stretch its items, and bytes of new blocks."""
+    """The reply: for each stretch its pieces, and bytes of new blocks."""
 
-    items: list[list[Item]]
+    pieces: list[list[Piece]]
     new_bytes: int
 
 
-_decode = msgspec.msgpack.Decoder(ReadFiles | ReadBlocks | HandOver).decode
+_decode = msgspec.msgpack.Decoder(TakeIn | ReadBlocks | Before | HandOver).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -70,7 +75,8 @@ class Service:
         self._open_store = store
         self._disk = disk
         self._store: Store | None = None
-        self._writer: ContentWriter | None = None
+        self._intake: Intake | None = None
+        self._before: Before | None = None
 
     def handle(self, request: bytes, _: Sequence[int]) -> bytes:
         """The reply to a request.
@@ -84,37 +90,25 @@ class Service:
             if self._store is not None and self._store.mode == "worker":
                 return pickle.dumps(self._store.hand_over())
             return b""
-        if self._writer is None:
+        if isinstance(decoded, Before):
+            known = [] if self._before is None else self._before.same
+            self._before = Before(decoded.content, decoded.free, known + decoded.same)
+            return b""
+        if self._store is None:
             self._store = self._open_store()
-            self._writer = ContentWriter(self._store)
-        writer, before = self._writer, self._writer.new_bytes
-        if isinstance(decoded, ReadFiles):
-            files = [self._content(writer, *wanted) for wanted in decoded.files]
-            return _encode(FilesRead(files, writer.new_bytes - before))
-        blocks = BlockWriter(writer.store, self._disk)
-        items = [blocks.write(stretch) for stretch in decoded.stretches]
-        return _encode(BlocksRead(items, blocks.new_bytes))
+        if isinstance(decoded, TakeIn):
+            if self._intake is None:
+                self._intake = Intake(ContentWriter(self._store), self._disk, self._previous())
+            return _encode(self._intake.take(decoded.body, decoded.time))
+        blocks = BlockWriter(self._store, self._disk)
+        pieces = [blocks.write(stretch) for stretch in decoded.stretches]
+        return _encode(BlocksRead(pieces, blocks.new_bytes))
 
-    def _content(
-        self,
-        writer: ContentWriter,
-        size: int,
-        extents: tuple[Extent, ...],
-        known: Content | None,
-    ) -> tuple[Content, int]:
-        stream = Stream(self._disk, size, extents)
-        if known is not None and self._holds(writer.store, stream, known):
-            content = known
-        elif size <= _WHOLE_MAX:
-            content = writer.write_whole(stream.read(0, size))
-        else:
-            content = writer.write(stream.pieces())
-        return content, stream.zeros_after()
-
-    def _holds(self, store: Store, stream: Stream, known: Content) -> bool:
-        with suppress(Corrupt, NotStored):  # of the guess's own nodes: it is stored anew
-            return holds(store, known, stream.read, stream.is_zero)
-        return False
+    def _previous(self) -> Previous | None:
+        before = self._before
+        if before is None or self._store is None:
+            return None
+        return Previous(self._store, before.content, before.same, free=before.free)
 
 
 @contextmanager

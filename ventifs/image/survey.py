@@ -10,33 +10,44 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Protocol, Self
 
-import msgspec
 from msgspec.structs import replace
 
-from ventifs.image.apart import Apart, Batch, Limits
+from ventifs.image.apart import Apart, Batch, Limits, Telling
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.events import Ended, Event, Extent, Free, Inode, Node, Noted, Range, Volume
+from ventifs.image.events import (
+    Ended,
+    Event,
+    Extent,
+    Free,
+    Inode,
+    Inside,
+    Node,
+    Noted,
+    Range,
+    Surveyed,
+    Told,
+    Volume,
+)
 from ventifs.image.filesystem import read_files
 from ventifs.image.layout import find_volumes
 from ventifs.image.volumes import Window
 
-_BORDERS = frozenset((Volume, Ended, Noted))
 _MEMORY = 1 << 30
 _CPU_S = 60  # and for each GiB of the disk
 _CPU_S_GIB = 4
 _CPU_S_MAX = 4 * 3600
 _STALL_S = 30
-_INSIDE = msgspec.msgpack.Decoder(list[Node | Free | Ended])  # all that a volume's child can know
+_BATCH_BYTES = 8 << 20  # of files, in one batch
+_FACTOR_MAX = 64  # so often a damaged file system may have its volume read
+_TOO_MUCH = f"the files of its file system take its size {_FACTOR_MAX} times over"
 
 
 class ReadFiles(Protocol):
     """Whoever tells the files of a volume; offsets are bytes from its beginning."""
 
-    def __call__(
-        self, window: Window, filesystem: str, *, free: bool
-    ) -> Iterator[Node | Free | Ended]:
+    def __call__(self, window: Window, filesystem: str, *, free: bool) -> Iterator[Told]:
         """Tell what a volume holds, as `filesystem.read_files` does."""
 
 
@@ -56,14 +67,14 @@ class Survey:
         self._inside = False
         self._events = chain.from_iterable(self._told())
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Surveyed]:
         """The events that have not been given yet."""
         return self._events
 
-    def _told(self) -> Iterator[list[Event]]:
+    def _told(self) -> Iterator[list[Surveyed]]:
         for batch in self._apart.batches():
             if batch.passed_on:
-                yield self._ordered(_of_volume(batch))
+                yield [Inside(bytes(batch.body))]
             else:
                 yield self._ordered(self._apart.events_of(batch))
         problem = self._apart.problem
@@ -72,16 +83,12 @@ class Survey:
         elif problem:
             yield [Noted(f"not all volumes are told: {problem}")]
 
-    def _ordered(self, events: list[Event]) -> list[Event]:
-        """Those that may come where they do."""
-        if self._inside and not _BORDERS.intersection(map(type, events)):
-            return events
-        told: list[Event] = []
-        for event in events:
-            if self._inside or isinstance(event, Volume | Noted):
-                told.append(event)
-                self._inside = isinstance(event, Volume | Node | Free)
-        return told
+    def _ordered(self, events: list[Event]) -> list[Surveyed]:
+        """The borders among what the one that relays tells itself."""
+        told = [event for event in events if isinstance(event, Volume | Ended | Noted)]
+        for event in told:
+            self._inside = isinstance(event, Volume)
+        return list(told)
 
     def close(self) -> None:
         """End the survey, whatever it is at. Again is harmless."""
@@ -105,17 +112,7 @@ def _limits(size: int) -> Limits:
     return Limits(_MEMORY, min(_CPU_S + _CPU_S_GIB * (size >> 30), _CPU_S_MAX), _STALL_S)
 
 
-def _of_volume(batch: Batch) -> list[Event]:
-    """What a volume's own child told."""
-    try:
-        return cast("list[Event]", _INSIDE.decode(batch.body))
-    except msgspec.DecodeError:  # its memory is damaged
-        return [Ended("the parser told what it cannot know")]
-
-
-def _survey(
-    disk: Disk, free: bool, read_files: ReadFiles, limits: Limits
-) -> Iterator[Event | Batch]:
+def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Telling:
     """In the child: have the volumes found, then each read."""
     volumes: list[Volume] = []
     with Apart(partial(find_volumes, disk), limits) as finding:
@@ -136,29 +133,38 @@ def _survey(
 
 def _inside(
     disk: Disk, volume: Volume, free: bool, read_files: ReadFiles, limits: Limits
-) -> Iterator[Event | Batch]:
+) -> Telling:
     with Apart(partial(_files, disk, volume, free, read_files), limits) as files:
         for batch in files.batches():
             yield Batch(batch.body, passed_on=True)
-        yield Ended(files.problem)  # unless the child has told that itself
+        yield Ended(files.problem)  # what the child tells of its end itself goes before
 
 
-def _files(
-    disk: Disk, volume: Volume, free: bool, read_files: ReadFiles
-) -> Iterator[Node | Free | Ended]:
-    """In the volume's own child: its files, with offsets on the disk."""
+def _files(disk: Disk, volume: Volume, free: bool, read_files: ReadFiles) -> Telling:
+    """In the volume's own child: its files, with offsets on the disk, some MB a batch."""
     window = Window(disk, volume.ranges)
     # What is in one piece, as partitions are, only begins elsewhere.
     base = window.ranges[0][0] if len(window.ranges) == 1 else None
+    left, weight = _FACTOR_MAX * window.size, 0  # bytes of files
     for event in read_files(window, volume.filesystem, free=free):
         if isinstance(event, Node):
             inode = event.inode
             if inode is None or not inode.extents:
                 yield event
-            elif base is not None and _is_sound(inode.extents, window.size):
+                continue
+            size = sum([length for _, _, length in inode.extents])
+            if size > left:
+                yield Node(event.key, event.number, None, _TOO_MUCH)
+                continue
+            left -= size
+            if base is not None and _is_sound(inode.extents, window.size):
                 yield event if not base else _moved(event, inode, base)
             else:
                 yield _node_on_disk(event, window)
+            weight += size
+            if weight >= _BATCH_BYTES:
+                weight = 0
+                yield None
         elif isinstance(event, Free):
             yield Free(tuple(_free_on_disk(event.ranges, window)))
         else:

@@ -1,0 +1,282 @@
+"""What a volume's parser tells, taken in: contents stored, entries as rows, places of contents.
+
+Whoever works for a run does this, a batch at a time, in any order; nothing here knows of other
+batches. What is told may be anything: what cannot be is told back as a trouble, and costs no more
+than its own name. A file is read through its extents from its own start, so its content is the one
+that a directory archive would have made.
+"""
+
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from ventifs.errors import Corrupt, NotStored
+from ventifs.image.disk import Disk
+from ventifs.image.events import Ended, Extent, Free, Inode, Node, Range, told_in
+from ventifs.image.placement import Placed, places_of
+from ventifs.image.previous import Previous
+from ventifs.image.stream import REST_MAX, Stream
+from ventifs.image.walk import valid
+from ventifs.tree.chunker import CHUNK_MIN
+from ventifs.tree.content import WHOLE_MAX, ContentWriter, holds
+from ventifs.tree.gathered import Key, Row
+from ventifs.tree.records import (
+    LENGTH_MAX,
+    Content,
+    Detail,
+    Device,
+    Directory,
+    Empty,
+    Entry,
+    File,
+    Special,
+    Symlink,
+    Xattrs,
+    encode,
+    entry_problem,
+)
+
+_Piece = Callable[[int, int], bytes | memoryview]  # of a file, by offset and length
+_IsZero = Callable[[int, int], bool]
+_IN_MEMORY_MAX = 4 << 20  # bytes of a file that is read in one piece
+_XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
+
+
+class TakenIn(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a batch.
+
+    Attributes:
+        rows: of what can be archived, for `Gathered`.
+        placed: where contents of files are, for `Placement`.
+        linked: numbers of inodes that may have other names, and which row tells each.
+        others: names told without an inode: key, the inode's number, and why, if not for being
+            another name.
+        troubles: key, reason, whether something is missing.
+        free: ranges that the file system does not use.
+        ended: what the parser told of its end.
+        size: bytes of the files in `rows`.
+        read: bytes of the disk that they cover.
+        new_bytes: of blocks that the store did not have.
+    """
+
+    rows: list[Row]
+    placed: list[Placed]
+    linked: list[tuple[int, int]]
+    others: list[tuple[Key, int, str]]
+    troubles: list[tuple[Key, str, bool]]
+    free: list[Range]
+    ended: Ended | None = None
+    size: int = 0
+    read: int = 0
+    new_bytes: int = 0
+
+
+class Intake:
+    """Takes in what is told of one disk."""
+
+    def __init__(self, writer: ContentWriter, disk: Disk, previous: Previous | None) -> None:
+        """Contents and attributes by `writer`; files are on `disk`, and may be as they were."""
+        self._writer = writer
+        self._disk = disk
+        self._previous = previous
+        self._parent: bytes | None = None  # the last one met that can be
+
+    def take(self, body: bytes, time: int) -> TakenIn:
+        """Take in a batch, as `events.Inside` has it; `time` is its first row's.
+
+        Raises:
+            ImageError: the disk cannot be read.
+            VentifsError: the store's own problems.
+        """
+        taken = TakenIn([], [], [], [], [], [])
+        before = self._writer.new_bytes
+        ended: Ended | None = None
+        read = 0
+        for event in told_in(body):
+            if isinstance(event, Node):
+                read += self._node(event, time, taken)
+                time += 1
+            elif isinstance(event, Free):
+                taken.free.extend(event.ranges)
+            else:
+                ended = ended or event
+        size = sum([row[4] for row in taken.rows])
+        new_bytes = self._writer.new_bytes - before
+        return msgspec.structs.replace(
+            taken, ended=ended, size=size, read=read, new_bytes=new_bytes
+        )
+
+    def _node(self, node: Node, time: int, taken: TakenIn) -> int:
+        """Take in a name; the bytes of the disk that were read for it."""
+        # Hot: once a name. A file of 4 KB that is known costs 21 us in all.
+        inode, key = node.inode, node.key
+        if inode is None:
+            taken.others.append((key, node.number, node.problem))
+            return 0
+        if node.problem:
+            taken.troubles.append((key, node.problem, False))
+        xattrs = inode.xattrs
+        if xattrs and not _can_be(xattrs):
+            reason = "extended attributes that cannot be are left out"
+            taken.troubles.append((key, reason, False))
+            xattrs = ()
+        detail, extents, zeros, problem = self._detail(inode, key, taken)
+        name = key.rpartition(b"\0")[2]
+        entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
+                      self._writer.write_xattrs(xattrs), b"")  # fmt: skip
+        problem = problem or self._key_problem(key, name) or entry_problem(entry, root=not key)
+        directory = entry.is_directory
+        if not key and not directory:
+            problem = "the root is no directory"
+        if problem:
+            taken.troubles.append((key, problem, True))
+            return 0
+        linked = inode.links > 1 and not directory
+        if linked:
+            taken.linked.append((node.number, len(taken.rows)))
+        cut, file = 0 if directory else time, -time if linked else time
+        taken.rows.append((key, time, cut, file, entry.size, encode(entry)))
+        if not extents:
+            return 0
+        assert isinstance(detail, File)
+        taken.placed.extend(places_of(detail.content, inode.size, extents, zeros))
+        return sum([length for _, _, length in extents])
+
+    def _key_problem(self, key: Key, name: bytes) -> str:
+        """As `key_problem`; quick, if the last one stood in the same directory."""
+        if len(key) == len(name):
+            return ""  # whether the name can be is for others to say
+        if key[: -len(name) - 1] != self._parent:
+            problem = key_problem(key)
+            if problem:
+                return problem
+            self._parent = key[: -len(name) - 1]
+        return ""
+
+    def _detail(
+        self, inode: Inode, key: Key, taken: TakenIn
+    ) -> tuple[Detail, tuple[Extent, ...], int, str]:
+        """What only this type of file has, its extents, zeros after them, and what is wrong."""
+        match inode.mode & 0xF000:
+            case stat.S_IFREG:
+                return self._regular(inode, key, taken)
+            case stat.S_IFDIR:
+                return Directory(Empty(), 0, 0), (), 0, ""
+            case stat.S_IFLNK:
+                return Symlink(inode.target), (), 0, ""
+            case stat.S_IFCHR | stat.S_IFBLK:
+                return Device(*inode.rdev), (), 0, ""
+        return Special(), (), 0, ""
+
+    # --- regular files ------------------------------------------------------------------------
+
+    def _regular(
+        self, inode: Inode, key: Key, taken: TakenIn
+    ) -> tuple[File, tuple[Extent, ...], int, str]:
+        size, data = inode.size, inode.data
+        problem = ""
+        if not 0 <= size <= LENGTH_MAX:
+            problem = "a size that cannot be"
+        elif data and len(data) != size:
+            problem = "another size than it has bytes"
+        if problem or not size:
+            return File(Empty()), (), 0, problem
+        if data:
+            return File(self._writer.write_whole(data)), (), 0, ""
+        extents = _sound(inode.extents, self._disk.size)
+        if len(extents) < len(inode.extents):
+            taken.troubles.append((key, "zeros stand for extents that cannot be", False))
+        content, zeros = self._content(size, extents)
+        return File(content), extents, zeros, ""
+
+    def _content(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content, int]:
+        """The content stored, and how many zeros are known to follow on the disk."""
+        known, certain, zeros = self._guess(size, extents)
+        if known is not None and certain:
+            return known, zeros
+        if size > _IN_MEMORY_MAX:
+            stream = Stream(self._disk, size, extents)
+            if known is not None and self._holds(known, stream.read, stream.is_zero):
+                return known, stream.zeros_after()
+            return self._writer.write(stream.pieces()), stream.zeros_after()
+        data, zeros = self._read(size, extents)
+        if known is not None and self._holds(
+            known, partial(_piece, memoryview(data)), partial(_is_zero, data)
+        ):
+            return known, zeros
+        return self._writer.write_whole(data), zeros
+
+    def _guess(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content | None, bool, int]:
+        """What the content may well be, whether it surely is, and then zeros that follow."""
+        previous = self._previous
+        # To store a small file that is known already costs no more than to compare it.
+        if previous is None or (size <= CHUNK_MIN and not previous.same):
+            return None, False, 0
+        try:
+            return previous.content_of(size, extents)
+        except (Corrupt, NotStored):  # it is only stored anew
+            return None, False, 0
+
+    def _holds(self, known: Content, piece: _Piece, is_zero: _IsZero) -> bool:
+        with suppress(Corrupt, NotStored):  # of the guess's own nodes: it is stored anew
+            return holds(self._writer.store, known, piece, is_zero)
+        return False
+
+    def _read(self, size: int, extents: tuple[Extent, ...]) -> tuple[bytes, int]:
+        """A whole file, and how many zeros are known to follow."""
+        if len(extents) == 1 and not extents[0][0]:  # nearly all
+            _, start, length = extents[0]
+            rest = length - size
+            if 0 <= rest <= REST_MAX:
+                data = self._disk.read(start, length)
+                if not rest:
+                    return data, 0
+                return data[:size], 0 if data[size:].strip(b"\0") else rest
+        stream = Stream(self._disk, size, extents)
+        return stream.read(0, size), stream.zeros_after()
+
+
+def key_problem(key: Key) -> str:
+    """What is wrong with a path; nothing, if it can be."""
+    *above, name = key.split(b"\0")
+    if not all(map(valid, above)):
+        return "below a name that cannot be"
+    return "" if not key or valid(name) else "a name that cannot be"
+
+
+def _piece(data: memoryview, offset: int, length: int) -> memoryview:
+    return data[offset : offset + length]
+
+
+def _is_zero(data: bytes, offset: int, length: int) -> bool:
+    return not data[offset : offset + length].strip(b"\0")
+
+
+def _sound(extents: tuple[Extent, ...], disk_size: int) -> tuple[Extent, ...]:
+    """Those that are in order, and on the disk; the very same, if all are."""
+    # Hot: once a file.
+    sound: list[Extent] = []
+    told = 0
+    for extent in extents:
+        offset, start, length = extent
+        if (
+            told <= offset
+            and length > 0
+            and start >= 0
+            and start + length <= disk_size
+            and offset + length <= LENGTH_MAX
+        ):
+            sound.append(extent)
+            told = offset + length
+    return extents if len(sound) == len(extents) else tuple(sound)
+
+
+def _can_be(xattrs: Xattrs) -> bool:
+    """Whether there can be such attributes."""
+    names = [name for name, _ in xattrs]
+    size = sum(len(name) + len(value) + _XATTR_SIZE for name, value in xattrs)
+    named = all(name and b"\0" not in name for name in names)
+    return named and names == sorted(set(names)) and size <= WHOLE_MAX
