@@ -42,6 +42,7 @@ from ventifs.tree.records import (
 _Piece = Callable[[int, int], bytes | memoryview]  # of a file, by offset and length
 _IsZero = Callable[[int, int], bool]
 _IN_MEMORY_MAX = 4 << 20  # bytes of a file that is read in one piece
+_ZEROS = bytes(REST_MAX)
 _XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
 
 
@@ -234,7 +235,7 @@ class Intake:
                 data = self._disk.read(start, length)
                 if not rest:
                     return data, 0
-                return data[:size], 0 if data[size:].strip(b"\0") else rest
+                return data[:size], rest if data.endswith(_ZEROS[:rest]) else 0
         stream = Stream(self._disk, size, extents)
         return stream.read(0, size), stream.zeros_after()
 

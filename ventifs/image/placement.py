@@ -8,6 +8,7 @@ content, so that the same disk always gives the same slices, whoever found them 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from heapq import heappop, heappush
 
 from ventifs.image.events import Extent, Range
 from ventifs.image.previous import within
@@ -15,12 +16,16 @@ from ventifs.tree.records import Content, encode
 from ventifs.tree.temporary import temporary_database
 
 _SCHEMA = """
-    CREATE TABLE extent (start INTEGER NOT NULL, end INTEGER NOT NULL, offset INTEGER NOT NULL,
-                         content BLOB NOT NULL);
+    CREATE TABLE extent (start INTEGER NOT NULL, end INTEGER NOT NULL, zeros INTEGER NOT NULL,
+                         offset INTEGER NOT NULL, content BLOB NOT NULL);
     CREATE TABLE free (start INTEGER NOT NULL, end INTEGER NOT NULL);
 """
 
-Placed = tuple[int, int, int, bytes]  # start and end on the disk, offset in the content, content
+Placed = tuple[int, int, int, int, bytes]
+"""Start and end on the disk; how many zeros follow that are no file's; offset in the content; the
+content, or nothing for zeros that are no file's."""
+
+Piece = tuple[int, int, int, bytes]  # start and end, offset in the content; content, or zeros
 _ROWS = 1000  # written at once: a third of the cost
 
 
@@ -32,12 +37,14 @@ def places_of(
     Of the last one `zeros` bytes are known to be past it, and zeros.
     """
     data = encode(content)
-    for offset, start, length in extents:
+    for offset, start, length in extents[:-1]:
         if offset < size:
-            yield start, start + min(length, size - offset), offset, data
-    if zeros:
-        _, start, length = extents[-1]
-        yield start + length - zeros, start + length, 0, b""
+            yield start, start + min(length, size - offset), 0, offset, data
+    offset, start, length = extents[-1]
+    if offset < size:
+        yield start, start + min(length, size - offset), zeros, offset, data
+    elif zeros:
+        yield start + length - zeros, start + length, 0, 0, b""
 
 
 @contextmanager
@@ -63,7 +70,7 @@ class Placement:
             self._write()
 
     def _write(self) -> None:
-        self._database.executemany("INSERT INTO extent VALUES (?, ?, ?, ?)", self._rows)
+        self._database.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", self._rows)
         self._rows = []
 
     def keep(self, ranges: Sequence[Range]) -> None:
@@ -74,22 +81,35 @@ class Placement:
         """What no file system uses."""
         self._database.executemany("INSERT INTO free VALUES (?, ?)", ranges)
 
-    def placed(self) -> Iterator[Placed]:
+    def placed(self) -> Iterator[Piece]:
         """Extents in order of their places, clipped so that none overlaps the last.
 
         Those without content are zeros.
         """
         self._write()
         reached = 0
-        for start, end, offset, content in self._database.execute(
-            "SELECT start, end, offset, content FROM extent "
-            "ORDER BY start, content, offset, end DESC"
-        ):
+        for start, end, offset, content in self._in_order():
             if end <= reached:
                 continue
             first = max(start, reached)
             yield first, end, offset + first - start, content
             reached = end
+
+    def _in_order(self) -> Iterator[Piece]:
+        """All, overlapping as they may, zeros first where several begin."""
+        later: list[Range] = []  # zeros: a heap of where they begin and minus where they end
+        for start, end, zeros, offset, content in self._database.execute(
+            "SELECT start, end, zeros, offset, content FROM extent "
+            "ORDER BY start, content, offset, end DESC"
+        ):
+            while later and (later[0][0] < start or (later[0][0] == start and content)):
+                at, minus = heappop(later)
+                yield at, -minus, 0, b""
+            yield start, end, offset, content
+            if zeros:
+                heappush(later, (end, -end - zeros))
+        for at, minus in sorted(later):
+            yield at, -minus, 0, b""
 
     def free(self) -> Iterator[Range]:
         """Free ranges in order, none touching the last, without those that are kept."""

@@ -5,11 +5,12 @@ Only a source of guesses, unless it is known that a range did not change since.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from ventifs.image.events import Extent, Range
 from ventifs.image.stream import REST_MAX
 from ventifs.store import Score, Store
-from ventifs.tree.prolly import load, walk
+from ventifs.tree.prolly import Node, load, walk
 from ventifs.tree.records import (
     INLINE_MAX,
     Block,
@@ -25,9 +26,11 @@ from ventifs.tree.records import (
     own_item,
 )
 
+_Inner = tuple[int, list[int], list[Score]]
+
 
 class Previous:
-    """Items of an archived disk, by place. Keeps one leaf; asking in order is cheap.
+    """Items of an archived disk, by place. Keeps one leaf and all inner nodes.
 
     Attributes:
         size: bytes of the disk.
@@ -55,6 +58,8 @@ class Previous:
         self._starts: list[int] = []  # of the leaf's items
         self._items: list[Item] = []
         self._end = 0  # of the leaf
+        # Inner nodes met: level of those below, where each begins, their scores.
+        self._inner: dict[Score, _Inner] = {}
 
     def content_of(self, size: int, extents: Sequence[Extent]) -> tuple[Content | None, bool, int]:
         """What a file's content was, if its first extent is where such a file began.
@@ -182,14 +187,17 @@ class Previous:
             )
             self._starts, self._items, self._end = [0], [item], self.size
             return
-        before, node = 0, load(self._store.get, Score(self.content.score), None)
-        while node.level:
-            for raw in node.items:
-                child = decode_child(bytes(raw))
-                if before + child.total > at:
+        before, score, level = 0, Score(self.content.score), None
+        while True:
+            inner = self._inner.get(score)
+            if inner is None:
+                node = load(self._store.get, score, level)
+                if not node.level:
                     break
-                before += child.total
-            node = load(self._store.get, Score(child.score), node.level - 1)
+                inner = self._inner[score] = _inner(node)
+            level, starts, scores = inner
+            index = bisect_right(starts, at - before) - 1
+            before, score = before + starts[index], scores[index]
         self._starts, self._items = [], []
         for raw in node.items:
             self._starts.append(before)
@@ -197,6 +205,12 @@ class Previous:
             self._items.append(item)
             before += item.length
         self._end = before
+
+
+def _inner(node: Node) -> _Inner:
+    children = [decode_child(bytes(raw)) for raw in node.items]
+    starts = list(accumulate((child.total for child in children[:-1]), initial=0))
+    return node.level - 1, starts, [Score(child.score) for child in children]
 
 
 def _whole_of(item: Item) -> Content | None:

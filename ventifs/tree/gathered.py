@@ -212,8 +212,8 @@ class Gathered:
         frames = [_Frame(_IMPLIED, Builder(put))]
         here = b""  # the key of the last of them
         for key, directory, size, record, names, least in self._database.execute(
-            "SELECT key, time != cut, size, record, names, least FROM entry LEFT JOIN link USING (file) "
-            "ORDER BY key"
+            "SELECT key, time != cut, size, record, names, least "
+            "FROM entry LEFT JOIN link USING (file) ORDER BY key"
         ):
             above, _, name = key.rpartition(b"\0")
             if above != here:

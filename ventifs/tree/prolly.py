@@ -24,7 +24,7 @@ NODE_ITEMS_MIN = 4
 NODE_SIZE_MAX = 64 << 10
 LEVEL_MAX = 40  # 4 items a node: more than any tree that fits the world
 _NODE_OVERHEAD = 16
-_MASK = 127  # 128 items a node on average
+_MASK = 127  # of the hash's first byte: 128 items a node on average
 _END = b"\xc1"  # closes a node: MessagePack never uses it, and a block must not end in a zero
 
 Get = Callable[[Score], memoryview]
@@ -42,81 +42,72 @@ _encode_node = msgspec.msgpack.Encoder().encode
 _decode_node = msgspec.msgpack.Decoder(Node).decode
 
 
-class _Level:
-    """Gathers the items of one level into nodes, and hands each to the level above."""
-
-    def __init__(self, level: int, put: Put) -> None:
-        self.level = level
-        self.items: list[bytes] = []
-        self.above: _Level | None = None
-        self.nodes = 0
-        self.score = Score(b"")  # of the last node
-        self._put = put
-        self._salt = bytes([level])
-        self._start_node()
-
-    def _start_node(self) -> None:
-        self.items = []
-        self._size = _NODE_OVERHEAD
-        self._count = self._total = 0
-        self._key = b""
-
-    def add(self, data: bytes, count: int, total: int, key: bytes) -> None:
-        """Take in the next item, which covers `count` leaf items and `total` bytes."""
-        if self.items and self._size + len(data) > NODE_SIZE_MAX:
-            self.cut()
-        self.items.append(data)
-        self._size += len(data)
-        self._count += count
-        self._total += total
-        self._key = key
-        if len(self.items) >= NODE_ITEMS_MIN:
-            digest = blake3(self._salt + data).digest(4)
-            if not int.from_bytes(digest, "little") & _MASK:
-                self.cut()
-
-    def cut(self) -> None:
-        """Write the items gathered as a node."""
-        raws = [msgspec.Raw(item) for item in self.items]
-        self.score = self._put(_encode_node(Node(self.level, raws)) + _END)
-        self.nodes += 1
-        if self.above is None:
-            self.above = _Level(self.level + 1, self._put)
-        child = Child(self.score, self._count, self._total, self._key)
-        self.above.add(encode(child), self._count, self._total, self._key)
-        self._start_node()
-
-
 class Builder:
     """Builds a tree from items in order; memory is a node a level.
 
+    Itself it is one level of the tree, the leaves unless told otherwise: it gathers items into
+    nodes, and hands each to the level above, another of its kind.
+
     Attributes:
-        count: items so far.
+        count: leaf items so far.
         total: bytes of content so far.
     """
 
-    def __init__(self, put: Put) -> None:
+    def __init__(self, put: Put, level: int = 0) -> None:
         """`put` stores a node and returns its score."""
         self.count = self.total = 0
-        self._bottom = _Level(0, put)
+        self._put = put
+        self._level = level
+        self._salt = bytes([level])
+        self._above: Builder | None = None
+        self._nodes = 0
+        self._score = Score(b"")  # of the last node
+        # Of the node on its way: items and their bytes, what came before it, its last key.
+        self._items: list[bytes] = []
+        self._size = _NODE_OVERHEAD
+        self._before = 0, 0
+        self._key = b""
 
-    def add(self, data: bytes, *, length: int = 0, key: bytes = b"") -> None:
+    def add(self, data: bytes, *, length: int = 0, key: bytes = b"", count: int = 1) -> None:
         """Append an item: its canonical bytes, the content it stands for, its key."""
-        self.count += 1
+        # Hot: 1.1 us, half of it the hash.
+        size, items = len(data), self._items
+        if self._size + size > NODE_SIZE_MAX and items:
+            self._cut()
+            items = self._items
+        items.append(data)
+        self._size += size
+        self.count += count
         self.total += length
-        self._bottom.add(data, 1, length, key)
+        self._key = key
+        if len(items) >= NODE_ITEMS_MIN and not blake3(self._salt + data).digest(1)[0] & _MASK:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Write the items gathered as a node."""
+        raws = [msgspec.Raw(item) for item in self._items]
+        self._score = self._put(_encode_node(Node(self._level, raws)) + _END)
+        self._nodes += 1
+        if self._above is None:
+            self._above = Builder(self._put, self._level + 1)
+        count, total = self.count - self._before[0], self.total - self._before[1]
+        child = Child(self._score, count, total, self._key)
+        self._above.add(encode(child), length=total, key=self._key, count=count)
+        self._items = []
+        self._size = _NODE_OVERHEAD
+        self._before = self.count, self.total
 
     def finish(self) -> Score:
         """Write what is left; the root's score: the only node of the first level that has one."""
         assert self.count > 0
-        level = self._bottom
+        level = self
         while True:
-            if level.items:
-                level.cut()
-            if level.nodes == 1:
-                return level.score
-            assert level.above is not None
-            level = level.above
+            if level._items:
+                level._cut()
+            if level._nodes == 1:
+                return level._score
+            assert level._above is not None
+            level = level._above
 
 
 def load(get: Get, score: Score, level: int | None) -> Node:
