@@ -8,7 +8,9 @@ survey says, every byte of the disk has its place: it can only make the archive 
 
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 
 import msgspec
 from msgspec.structs import replace
@@ -21,13 +23,13 @@ from ventifs.image.files import Files
 from ventifs.image.nodes import readable_nodes
 from ventifs.image.placement import Placement, placement
 from ventifs.image.previous import Previous
-from ventifs.image.service import Before, Service
+from ventifs.image.service import Before, BuildTree, Service
+from ventifs.image.trees import Spool
 from ventifs.image.walk import valid
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import build
-from ventifs.tree.gathered import gather
 from ventifs.tree.live import Trouble
 from ventifs.tree.prolly import Get, Put
 from ventifs.tree.records import (
@@ -93,8 +95,8 @@ class ImageArchiver:
         self._drop_free = drop_free
         self._progress = progress
         self._new_bytes = 0  # of blocks that others than our own writer stored
-        # What the sizes of all files, and those of all volumes, may still sum up to.
-        self._file_room = self._volume_room = (LENGTH_MAX - disk.size) // 2
+        # What the sizes of all files may sum up to, and those of all volumes.
+        self._room = (LENGTH_MAX - disk.size) // 2
 
     def run(self, events: Iterator[Surveyed]) -> Entry:
         """Archive the disk, of which a survey tells `events`; the version's root.
@@ -105,16 +107,22 @@ class ImageArchiver:
         """
         if self._previous is not None:
             self._remind(self._previous)
-        with placement() as placed, readable_nodes(self._store, self._writer) as (get, put):
-            volumes, trees, notes = self._files(events, placed)
-            placed.keep(_contested([volume for volume, _ in volumes]))
+        with (
+            placement() as placed,
+            readable_nodes(self._store, self._writer) as (get, put),
+            ExitStack() as spools,
+        ):
+            volumes, notes = self._files(events, placed, spools)
+            placed.keep(_contested([files.volume for files in volumes]))
             content = self._whole(placed, volumes, put)
-            below = self._below(content, [volume for volume, _ in volumes], trees, get, put)
+            self._pool.drain()
+            for files in volumes:
+                self.troubles += files.troubles
+                if files.tree is not None and isinstance(files.tree.detail, Directory):
+                    self.tally.entries += files.tree.detail.paths + 1
+            below = self._below(content, volumes, get, put)
         collect(self._pool, self._store)
-        self.facts = Facts(
-            self._disk.size, tuple(_facts(volume, ended) for volume, ended in volumes), notes,
-            self._drop_free,
-        )  # fmt: skip
+        self.facts = Facts(self._disk.size, tuple(map(_facts, volumes)), notes, self._drop_free)
         facts = self._writer.write_xattrs(((MARK, encode_facts(self.facts)),))
         root = self._directory(b"", below, facts)
         self.tally.bytes = self._disk.size
@@ -147,11 +155,10 @@ class ImageArchiver:
     # --- files --------------------------------------------------------------------------------
 
     def _files(
-        self, events: Iterator[Surveyed], placed: Placement
-    ) -> tuple[list[tuple[Volume, Ended]], dict[bytes, Entry], tuple[str, ...]]:
-        """Read what the survey tells: volumes and how each ended, file trees, notes."""
-        volumes: list[tuple[Volume, Ended]] = []
-        trees: dict[bytes, Entry] = {}
+        self, events: Iterator[Surveyed], placed: Placement, spools: ExitStack
+    ) -> tuple[list[Files], tuple[str, ...]]:
+        """Take in what the survey tells: volumes, and notes. Trees are on their way then."""
+        volumes: list[Files] = []
         notes = list(self._disk.notes)
         names: set[str] = set()
         for event in events:
@@ -164,28 +171,24 @@ class ImageArchiver:
                     continue
                 names.add(event.name)
                 volume = replace(event, ranges=_clipped(event.ranges, self._disk.size))
-                with gather() as gathered:
-                    files = Files(self._ask, volume, placed, gathered, self._tell,
-                                  drop_free=self._drop_free)  # fmt: skip
-                    files.take(events)
-                    self._pool.drain()
-                    tree = files.finish(self._writer.put_node, self._file_room)
-                self.troubles += files.troubles
-                self._file_room -= files.size
-                if tree is not None:
-                    trees[tree.name] = tree
-                    assert isinstance(tree.detail, Directory)
-                    self.tally.entries += tree.detail.paths + 1
-                volumes.append((volume, files.ended))
-        return volumes, trees, tuple(notes)
+                spool = spools.enter_context(Spool())
+                files = Files(volume, spool, placed, self._tell, drop_free=self._drop_free)
+                files.take(events, self._ask)
+                volumes.append(files)
+        self._pool.drain()
+        for files in volumes:
+            request = msgspec.msgpack.encode(BuildTree(self._room // len(volumes)))
+            self._pool.submit(request, [files.spool.fileno()], files.built)
+        return volumes, tuple(notes)
 
     # --- the disk -----------------------------------------------------------------------------
 
-    def _whole(self, placed: Placement, volumes: list[tuple[Volume, Ended]], put: Put) -> Content:
+    def _whole(self, placed: Placement, volumes: list[Files], put: Put) -> Content:
         """The whole disk's content."""
         if self._disk.size <= INLINE_MAX:
             return self._writer.write_whole(self._disk.read(0, self._disk.size))
-        borders = {border for volume, _ in volumes for each in volume.ranges for border in each}
+        ranges = chain.from_iterable(files.volume.ranges for files in volumes)
+        borders = set(chain.from_iterable(ranges))
         assembler = DiskAssembler(
             self._disk, placed, sorted(borders), self._pool, previous=self._previous,
             told=partial(self._tell, DISK),
@@ -195,22 +198,25 @@ class ImageArchiver:
     # --- the version's root -------------------------------------------------------------------
 
     def _below(
-        self, content: Content, volumes: list[Volume], trees: dict[bytes, Entry], get: Get, put: Put
+        self, content: Content, volumes: list[Files], get: Get, put: Put
     ) -> dict[bytes, Entry]:
         """What is in the directory that stands for the disk."""
         below = {DISK: self._image(DISK, content)}
-        parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}}
-        for volume in volumes:
+        parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}, b"files": {}}
+        room = self._room
+        for files in volumes:
+            volume, tree = files.volume, files.tree
+            if tree is not None:
+                parts[b"files"][tree.name] = tree
             size = sum(end - start for start, end in volume.ranges)
-            if size <= INLINE_MAX or size > self._volume_room:
+            if size <= INLINE_MAX or size > room:
                 continue
-            self._volume_room -= size
+            room -= size
             name = volume.name.encode() + _SUFFIX
             whole = volume.ranges == ((0, self._disk.size),)
             piece = content if whole else part(get, content, put, volume.ranges)
             where = parts[b"volumes" if volume.logical else b"partitions"]
             where[name] = self._image(name, piece)
-        parts[b"files"] = trees
         for name, entries in parts.items():
             if entries:
                 below[name] = self._directory(name, entries)
@@ -284,7 +290,8 @@ def _pass_over(events: Iterator[Surveyed]) -> None:
             return
 
 
-def _facts(volume: Volume, ended: Ended) -> VolumeFacts:
+def _facts(files: Files) -> VolumeFacts:
+    volume, ended = files.volume, files.ended
     notes = (*([ended.problem] if ended.problem else []), *ended.notes)
     size = sum(end - start for start, end in volume.ranges)
     return VolumeFacts(volume.name, volume.ranges[0][0] if volume.ranges else 0, size,

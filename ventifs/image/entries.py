@@ -46,33 +46,45 @@ _ZEROS = bytes(REST_MAX)
 _XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
 
 
-class TakenIn(msgspec.Struct, frozen=True, array_like=True):
-    """What came of a batch.
+class Names(msgspec.Struct, frozen=True, array_like=True):
+    """What a batch says of names, for the tree to be built of.
 
     Attributes:
+        time: of the first row.
         rows: of what can be archived, for `Gathered`.
-        placed: where contents of files are, for `Placement`.
         linked: numbers of inodes that may have other names, and which row tells each.
         others: names told without an inode: key, the inode's number, and why, if not for being
             another name.
         troubles: key, reason, whether something is missing.
-        free: ranges that the file system does not use.
-        ended: what the parser told of its end.
-        size: bytes of the files in `rows`.
-        read: bytes of the disk that they cover.
-        new_bytes: of blocks that the store did not have.
     """
 
+    time: int
     rows: list[Row]
-    placed: list[Placed]
     linked: list[tuple[int, int]]
     others: list[tuple[Key, int, str]]
     troubles: list[tuple[Key, str, bool]]
+
+
+class TakenIn(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a batch.
+
+    Attributes:
+        names: encoded `Names`.
+        last: the last key of them.
+        placed: where contents of files are, for `Placement`.
+        free: ranges that the file system does not use.
+        ended: what the parser told of its end.
+        read: bytes of the disk that the files cover.
+        new_bytes: of blocks that the store did not have.
+    """
+
+    names: bytes
+    last: Key
+    placed: list[Placed]
     free: list[Range]
-    ended: Ended | None = None
-    size: int = 0
-    read: int = 0
-    new_bytes: int = 0
+    ended: Ended | None
+    read: int
+    new_bytes: int
 
 
 class Intake:
@@ -92,39 +104,39 @@ class Intake:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
-        taken = TakenIn([], [], [], [], [], [])
+        names = Names(time, [], [], [], [])
+        placed: list[Placed] = []
+        free: list[Range] = []
         before = self._writer.new_bytes
         ended: Ended | None = None
         read = 0
         for event in told_in(body):
             if isinstance(event, Node):
-                read += self._node(event, time, taken)
+                read += self._node(event, time, names, placed)
                 time += 1
             elif isinstance(event, Free):
-                taken.free.extend(event.ranges)
+                free.extend(event.ranges)
             else:
                 ended = ended or event
-        size = sum([row[4] for row in taken.rows])
+        last = names.rows[-1][0] if names.rows else b""
         new_bytes = self._writer.new_bytes - before
-        return msgspec.structs.replace(
-            taken, ended=ended, size=size, read=read, new_bytes=new_bytes
-        )
+        return TakenIn(encode(names), last, placed, free, ended, read, new_bytes)
 
-    def _node(self, node: Node, time: int, taken: TakenIn) -> int:
+    def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
         """Take in a name; the bytes of the disk that were read for it."""
         # Hot: once a name. A file of 4 KB that is known costs 21 us in all.
         inode, key = node.inode, node.key
         if inode is None:
-            taken.others.append((key, node.number, node.problem))
+            names.others.append((key, node.number, node.problem))
             return 0
         if node.problem:
-            taken.troubles.append((key, node.problem, False))
+            names.troubles.append((key, node.problem, False))
         xattrs = inode.xattrs
         if xattrs and not _can_be(xattrs):
             reason = "extended attributes that cannot be are left out"
-            taken.troubles.append((key, reason, False))
+            names.troubles.append((key, reason, False))
             xattrs = ()
-        detail, extents, zeros, problem = self._detail(inode, key, taken)
+        detail, extents, zeros, problem = self._detail(inode, key, names)
         name = key.rpartition(b"\0")[2]
         entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
                       self._writer.write_xattrs(xattrs), b"")  # fmt: skip
@@ -133,17 +145,17 @@ class Intake:
         if not key and not directory:
             problem = "the root is no directory"
         if problem:
-            taken.troubles.append((key, problem, True))
+            names.troubles.append((key, problem, True))
             return 0
         linked = inode.links > 1 and not directory
         if linked:
-            taken.linked.append((node.number, len(taken.rows)))
+            names.linked.append((node.number, len(names.rows)))
         cut, file = 0 if directory else time, -time if linked else time
-        taken.rows.append((key, time, cut, file, entry.size, encode(entry)))
+        names.rows.append((key, time, cut, file, entry.size, encode(entry)))
         if not extents:
             return 0
         assert isinstance(detail, File)
-        taken.placed.extend(places_of(detail.content, inode.size, extents, zeros))
+        placed.extend(places_of(detail.content, inode.size, extents, zeros))
         return sum([length for _, _, length in extents])
 
     def _key_problem(self, key: Key, name: bytes) -> str:
@@ -158,12 +170,12 @@ class Intake:
         return ""
 
     def _detail(
-        self, inode: Inode, key: Key, taken: TakenIn
+        self, inode: Inode, key: Key, names: Names
     ) -> tuple[Detail, tuple[Extent, ...], int, str]:
         """What only this type of file has, its extents, zeros after them, and what is wrong."""
         match inode.mode & 0xF000:
             case stat.S_IFREG:
-                return self._regular(inode, key, taken)
+                return self._regular(inode, key, names)
             case stat.S_IFDIR:
                 return Directory(Empty(), 0, 0), (), 0, ""
             case stat.S_IFLNK:
@@ -175,7 +187,7 @@ class Intake:
     # --- regular files ------------------------------------------------------------------------
 
     def _regular(
-        self, inode: Inode, key: Key, taken: TakenIn
+        self, inode: Inode, key: Key, names: Names
     ) -> tuple[File, tuple[Extent, ...], int, str]:
         size, data = inode.size, inode.data
         problem = ""
@@ -189,7 +201,7 @@ class Intake:
             return File(self._writer.write_whole(data)), (), 0, ""
         extents = _sound(inode.extents, self._disk.size)
         if len(extents) < len(inode.extents):
-            taken.troubles.append((key, "zeros stand for extents that cannot be", False))
+            names.troubles.append((key, "zeros stand for extents that cannot be", False))
         content, zeros = self._content(size, extents)
         return File(content), extents, zeros, ""
 

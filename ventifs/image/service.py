@@ -1,5 +1,6 @@
-"""What an image's archive run asks of whoever works for it: to take in files, and to read the rest.
+"""What an image's archive run asks of whoever works for it.
 
+To take in files, to read the rest of the disk, and to build the files' trees.
 The disk was opened before the workers were forked, so requests name nothing but offsets.
 """
 
@@ -9,12 +10,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from ventifs.image.blocks import BlockWriter, Piece, Stretch
 from ventifs.image.disk import Disk
 from ventifs.image.entries import Intake
 from ventifs.image.events import Range
 from ventifs.image.previous import Previous
+from ventifs.image.trees import build
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.writer import Batch
@@ -42,6 +45,16 @@ class ReadBlocks(msgspec.Struct, frozen=True, array_like=True, tag=1):
     stretches: list[Stretch]
 
 
+class BuildTree(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The request: build a volume's tree; its `Spool` is the descriptor. The reply is a `Built`.
+
+    Attributes:
+        room: what the sizes of all files may sum up to.
+    """
+
+    room: int
+
+
 class Before(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The note: what the last version of the name knows of the disk. There is no reply.
 
@@ -63,7 +76,7 @@ class BlocksRead(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int
 
 
-_decode = msgspec.msgpack.Decoder(TakeIn | ReadBlocks | Before | HandOver).decode
+_decode = msgspec.msgpack.Decoder(TakeIn | ReadBlocks | BuildTree | Before | HandOver).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -78,7 +91,7 @@ class Service:
         self._intake: Intake | None = None
         self._before: Before | None = None
 
-    def handle(self, request: bytes, _: Sequence[int]) -> bytes:
+    def handle(self, request: bytes, descriptors: Sequence[int]) -> bytes:
         """The reply to a request.
 
         Raises:
@@ -100,6 +113,10 @@ class Service:
             if self._intake is None:
                 self._intake = Intake(ContentWriter(self._store), self._disk, self._previous())
             return _encode(self._intake.take(decoded.body, decoded.time))
+        if isinstance(decoded, BuildTree):
+            writer = ContentWriter(self._store)
+            built = build(descriptors[0], writer.put_node, decoded.room)
+            return _encode(replace(built, new_bytes=writer.new_bytes))
         blocks = BlockWriter(self._store, self._disk)
         pieces = [blocks.write(stretch) for stretch in decoded.stretches]
         return _encode(BlocksRead(pieces, blocks.new_bytes))
