@@ -49,7 +49,9 @@ class Stopping(Inline):
         super().__init__(handle)
         self._left = pieces
 
-    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+    def submit(
+        self, request: bytes, descriptors: Sequence[int], done: Done, *, alone: bool = False
+    ) -> None:
         self._left -= 1
         if not self._left:
             raise KeyboardInterrupt

@@ -178,7 +178,7 @@ class ImageArchiver:
         self._pool.drain()
         for files in volumes:
             request = msgspec.msgpack.encode(BuildTree(self._room // len(volumes)))
-            self._pool.submit(request, [files.spool.fileno()], files.built)
+            self._pool.submit(request, [files.spool.fileno()], files.built, alone=True)
         return volumes, tuple(notes)
 
     # --- the disk -----------------------------------------------------------------------------

@@ -47,13 +47,16 @@ class Pool(Protocol):
 
     on_note: Done
 
-    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+    def submit(
+        self, request: bytes, descriptors: Sequence[int], done: Done, *, alone: bool = False
+    ) -> None:
         """Hand over a request; `done` is called with its reply, in this or a later call.
 
         Args:
             request: up to 64 KiB.
             descriptors: up to 200; they may be closed when this returns.
             done: may itself submit nothing.
+            alone: it takes long, so no other is to wait behind it.
         """
 
     def drain(self) -> None:
@@ -74,7 +77,9 @@ class Inline:
         self.on_note: Done = _unexpected
         self._handle = handle
 
-    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+    def submit(
+        self, request: bytes, descriptors: Sequence[int], done: Done, *, alone: bool = False
+    ) -> None:
         """See `Pool`."""
         done(self._handle(request, descriptors))
 
@@ -96,6 +101,12 @@ class _Worker:
         self.pid = pid
         self.sock = sock
         self.waiting: deque[Done] = deque()
+        self.alone = False  # with the last request that it was given
+
+    @property
+    def load(self) -> int:
+        """How many requests it holds, or as good as."""
+        return _IN_FLIGHT if self.alone and self.waiting else len(self.waiting)
 
 
 class Workers:
@@ -148,18 +159,21 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def submit(self, request: bytes, descriptors: Sequence[int], done: Done) -> None:
+    def submit(
+        self, request: bytes, descriptors: Sequence[int], done: Done, *, alone: bool = False
+    ) -> None:
         """See `Pool`.
 
         Raises:
             VentifsError: whatever a worker raised, or that one died.
         """
         self._dispatch(0)
-        worker = min(self._workers, key=lambda worker: len(worker.waiting))
-        while len(worker.waiting) >= _IN_FLIGHT:
+        worker = min(self._workers, key=_load)
+        while worker.load >= _IN_FLIGHT:
             self._dispatch(None)
-            worker = min(self._workers, key=lambda worker: len(worker.waiting))
+            worker = min(self._workers, key=_load)
         self._send(worker, request, descriptors, done)
+        worker.alone = alone
         self._workers.remove(worker)
         self._workers.append(worker)  # of those with as little to do, it comes last next time
 
@@ -246,6 +260,10 @@ class Workers:
             self.close()
         else:
             self.kill()
+
+
+def _load(worker: _Worker) -> int:
+    return worker.load
 
 
 def _unexpected(note: bytes) -> None:
