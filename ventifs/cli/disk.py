@@ -1,7 +1,6 @@
 """What `ventifs archive` does for disks: opening, forking what works for the run, printing."""
 
 import os
-import secrets
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -88,7 +87,7 @@ def open_disk_source(
         )
     mark = b""
     if options.dirty_bitmap and not options.dry_run:
-        name = _BITMAP + secrets.token_hex(8)
+        name = _BITMAP + os.urandom(8).hex()
         bitmap.add(os.fspath(path), name)  # before anything is read: what changes is told from now
         stack.push(partial(_withdraw, path, name))
         mark = name.encode()

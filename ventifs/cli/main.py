@@ -12,8 +12,9 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -181,7 +182,15 @@ def main() -> None:
     except (VentifsError, OSError) as error:
         print(_one_line(error, meta), file=sys.stderr)
         code = 1
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int | None) -> NoReturn:
+    """End at once: to take the interpreter down takes 20 ms, a fifth of what short commands do."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

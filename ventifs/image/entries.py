@@ -142,7 +142,7 @@ class Intake:
         entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
                       self._writer.write_xattrs(xattrs), b"")  # fmt: skip
         problem = problem or self._key_problem(key, name) or entry_problem(entry, root=not key)
-        directory = entry.is_directory
+        directory = type(detail) is Directory
         if not key and not directory:
             problem = "the root is no directory"
         if problem:
@@ -152,10 +152,12 @@ class Intake:
         if linked:
             names.linked.append((node.number, len(names.rows)))
         cut, file = 0 if directory else time, -time if linked else time
-        names.rows.append((key, time, cut, file, entry.size, encode(entry)))
+        if type(detail) is not File:
+            names.rows.append((key, time, cut, file, 0, encode(entry)))
+            return 0
+        names.rows.append((key, time, cut, file, inode.size, encode(entry)))
         if not extents:
             return 0
-        assert isinstance(detail, File)
         placed.extend(places_of(detail.content, inode.size, extents, zeros))
         return sum([length for _, _, length in extents])
 

@@ -29,22 +29,23 @@ Piece = tuple[int, int, int, bytes]  # start and end, offset in the content; con
 _ROWS = 1000  # written at once: a third of the cost
 
 
-def places_of(
-    content: Content, size: int, extents: Sequence[Extent], zeros: int
-) -> Iterator[Placed]:
+def places_of(content: Content, size: int, extents: Sequence[Extent], zeros: int) -> list[Placed]:
     """Where a content lies; what its extents hold past the file's `size` is not the file's.
 
     Of the last one `zeros` bytes are known to be past it, and zeros.
     """
     data = encode(content)
-    for offset, start, length in extents[:-1]:
-        if offset < size:
-            yield start, start + min(length, size - offset), 0, offset, data
+    places = [
+        (start, start + min(length, size - offset), 0, offset, data)
+        for offset, start, length in extents[:-1]
+        if offset < size
+    ]
     offset, start, length = extents[-1]
     if offset < size:
-        yield start, start + min(length, size - offset), zeros, offset, data
+        places.append((start, start + min(length, size - offset), zeros, offset, data))
     elif zeros:
-        yield start + length - zeros, start + length, 0, 0, b""
+        places.append((start + length - zeros, start + length, 0, 0, b""))
+    return places
 
 
 @contextmanager

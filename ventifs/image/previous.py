@@ -5,12 +5,16 @@ Only a source of guesses, unless it is known that a range did not change since.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
+
+import msgspec
 
 from ventifs.image.events import Extent, Range
 from ventifs.image.stream import REST_MAX
 from ventifs.store import Score, Store
-from ventifs.tree.prolly import Node, load, walk
+from ventifs.tree.prolly import load, walk
 from ventifs.tree.records import (
     INLINE_MAX,
     Block,
@@ -23,14 +27,27 @@ from ventifs.tree.records import (
     decode_child,
     decode_item,
     length_of,
-    own_item,
 )
 
-_Inner = tuple[int, list[int], list[Score]]
+_LEAVES = 16  # kept: names come in another order than their files lie on the disk
+_items = msgspec.msgpack.Decoder(list[Item]).decode
+
+
+class _Leaf(NamedTuple):
+    """Items that follow one another.
+
+    Attributes:
+        starts: where each begins, from the leaf's own beginning.
+        length: bytes they stand for.
+    """
+
+    starts: list[int]
+    items: list[Item]
+    length: int
 
 
 class Previous:
-    """Items of an archived disk, by place. Keeps one leaf and all inner nodes.
+    """Items of an archived disk, by place. Keeps some leaves and all inner nodes.
 
     Attributes:
         size: bytes of the disk.
@@ -55,11 +72,10 @@ class Previous:
         self.content = content
         self.same = list(within(same, 0, self.size))
         self.free = free
-        self._starts: list[int] = []  # of the leaf's items
-        self._items: list[Item] = []
-        self._end = 0  # of the leaf
-        # Inner nodes met: level of those below, where each begins, their scores.
-        self._inner: dict[Score, _Inner] = {}
+        self._height: int | None = None  # of the tree; None until it is known
+        self._at, self._leaf = 0, _Leaf([], [], 0)  # where the one in hand begins
+        self._inner = lru_cache(None)(self._read_inner)
+        self._leaves = lru_cache(_LEAVES)(self._read_leaf)
 
     def content_of(self, size: int, extents: Sequence[Extent]) -> tuple[Content | None, bool, int]:
         """What a file's content was, if its first extent is where such a file began.
@@ -173,44 +189,44 @@ class Previous:
         """The item at a place, and how far into it that is; past the end, a hole without end."""
         if at >= self.size:
             return Hole(1 << 62), 0
-        if not (self._starts and self._starts[0] <= at < self._end):
+        if not 0 <= at - self._at < self._leaf.length:
             self._descend(at)
-        index = bisect_right(self._starts, at) - 1
-        return self._items[index], at - self._starts[index]
+        within_leaf = at - self._at
+        starts, items, _ = self._leaf
+        index = bisect_right(starts, within_leaf) - 1
+        return items[index], within_leaf - starts[index]
 
     def _descend(self, at: int) -> None:
+        """Take the leaf in hand that has a place."""
         if not isinstance(self.content, Tree):
             item: Item = (
                 Chunk(self.content.score, self.size)
                 if isinstance(self.content, Block)
                 else Slice(self.content, 0, self.size)
             )
-            self._starts, self._items, self._end = [0], [item], self.size
+            self._leaf = _Leaf([0], [item], self.size)
             return
-        before, score, level = 0, Score(self.content.score), None
-        while True:
-            inner = self._inner.get(score)
-            if inner is None:
-                node = load(self._store.get, score, level)
-                if not node.level:
-                    break
-                inner = self._inner[score] = _inner(node)
-            level, starts, scores = inner
+        before, score = 0, Score(self.content.score)
+        if self._height is None:
+            self._height = load(self._store.get, score, None).level
+        for level in range(self._height, 0, -1):
+            starts, scores = self._inner(score, level)
             index = bisect_right(starts, at - before) - 1
             before, score = before + starts[index], scores[index]
-        self._starts, self._items = [], []
-        for raw in node.items:
-            self._starts.append(before)
-            item = own_item(raw)
-            self._items.append(item)
-            before += item.length
-        self._end = before
+        self._at, self._leaf = before, self._leaves(score)
 
+    def _read_inner(self, score: Score, level: int) -> tuple[list[int], list[Score]]:
+        """Where the nodes below one begin, from its own beginning, and their scores."""
+        node = load(self._store.get, score, level)
+        children = [decode_child(bytes(raw)) for raw in node.items]
+        starts = list(accumulate((child.total for child in children[:-1]), initial=0))
+        return starts, [Score(child.score) for child in children]
 
-def _inner(node: Node) -> _Inner:
-    children = [decode_child(bytes(raw)) for raw in node.items]
-    starts = list(accumulate((child.total for child in children[:-1]), initial=0))
-    return node.level - 1, starts, [Score(child.score) for child in children]
+    def _read_leaf(self, score: Score) -> _Leaf:
+        raws = load(self._store.get, score, 0).items
+        items = _items(msgspec.msgpack.encode(raws))
+        *starts, length = accumulate([item.length for item in items], initial=0)
+        return _Leaf(starts, items, length)
 
 
 def _whole_of(item: Item) -> Content | None:

@@ -8,7 +8,6 @@ place at the end.
 """
 
 import os
-import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -95,7 +94,7 @@ def rebuild_index(
         for leftover in root.glob("index.*"):
             if INDEX_NAME.fullmatch(leftover.name) and leftover.is_dir():
                 shutil.rmtree(leftover)
-        building = root / f"index.{secrets.token_hex(4)}"
+        building = root / f"index.{os.urandom(4).hex()}"
         building.mkdir()
         try:
             with closing(Index(building, header.store_id, create=True, sync=False)) as index:

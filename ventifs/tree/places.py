@@ -9,7 +9,6 @@ in the same place takes away.
 
 import fcntl
 import os
-import secrets
 import stat
 from collections import OrderedDict
 from contextlib import suppress
@@ -168,7 +167,7 @@ class Staging:
             OSError: it cannot be made.
         """
         self._above = os.dup(above)
-        self._name = _STAGING + secrets.token_hex(8).encode()
+        self._name = _STAGING + os.urandom(8).hex().encode()
         for name in map(os.fsencode, os.listdir(above)):
             if name.startswith(_STAGING):
                 _remove_left_over(name, above)
