@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ventifs.image.placement import placement, places_of
+from ventifs.image.placement import Placement, places_of
 from ventifs.tree.records import Block, Content
 
 rows = st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(1, 40), st.integers(0, 9))
@@ -21,7 +21,7 @@ def test_overlaps_are_cut_off_in_any_order(
 ) -> None:
     found = []
     for _ in range(2):
-        with placement() as placed:
+        with Placement() as placed:
             for number, start, length, offset in told:
                 placed.add(places_of(content(number), 100, [(offset, start, length)], 0))
             found.append(list(placed.placed()))
@@ -44,7 +44,7 @@ def test_overlaps_are_cut_off_in_any_order(
 
 
 def test_what_lies_past_the_end_is_not_the_files() -> None:
-    with placement() as placed:
+    with Placement() as placed:
         extents = [(0, 1000, 64), (64, 5000, 64), (128, 7000, 64)]
         placed.add(places_of(content(1), 100, extents, 28))
         assert [row[:3] for row in placed.placed()] == [(1000, 1064, 0), (5000, 5036, 64),
@@ -54,7 +54,7 @@ def test_what_lies_past_the_end_is_not_the_files() -> None:
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=10))
 def test_free_ranges_are_joined(ranges: list[tuple[int, int]]) -> None:
     ranges = [(min(pair), max(pair)) for pair in ranges]
-    with placement() as placed:
+    with Placement() as placed:
         placed.add_free(ranges)
         free = list(placed.free())
     assert all(free[i][1] < free[i + 1][0] for i in range(len(free) - 1))

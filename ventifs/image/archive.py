@@ -21,10 +21,10 @@ from ventifs.image.events import Ended, Noted, Range, Surveyed, Volume
 from ventifs.image.facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.image.files import Files
 from ventifs.image.nodes import readable_nodes
-from ventifs.image.placement import Placement, placement
+from ventifs.image.placement import Placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import Before, BuildTree, Service
-from ventifs.image.trees import Spool
+from ventifs.image.spool import Spool
 from ventifs.image.walk import valid
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
@@ -108,7 +108,7 @@ class ImageArchiver:
         if self._previous is not None:
             self._remind(self._previous)
         with (
-            placement() as placed,
+            Placement() as placed,
             readable_nodes(self._store, self._writer) as (get, put),
             ExitStack() as spools,
         ):

@@ -21,8 +21,8 @@ from ventifs.image.previous import Previous
 from ventifs.image.stream import REST_MAX, Stream
 from ventifs.image.walk import valid
 from ventifs.store.score import score_of
+from ventifs.tree.building import Key
 from ventifs.tree.content import WHOLE_MAX, ContentWriter, holds
-from ventifs.tree.gathered import Key, Row
 from ventifs.tree.records import (
     LENGTH_MAX,
     Block,
@@ -47,12 +47,17 @@ _ZEROS = bytes(REST_MAX)
 _XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
 
 
+Row = tuple[Key, int, bool, int, int, bytes]
+"""Key; when it was told; whether it is a directory; below 0 for a file that may have several names,
+which have it in common; bytes of a regular file; encoded entry."""
+
+
 class Names(msgspec.Struct, frozen=True, array_like=True):
     """What a batch says of names, for the tree to be built of.
 
     Attributes:
         time: of the first row.
-        rows: of what can be archived, for `Gathered`.
+        rows: of what can be archived.
         linked: numbers of inodes that may have other names, and which row tells each.
         others: names told without an inode: key, the inode's number, and why, if not for being
             another name.
@@ -151,11 +156,11 @@ class Intake:
         linked = inode.links > 1 and not directory
         if linked:
             names.linked.append((node.number, len(names.rows)))
-        cut, file = 0 if directory else time, -time if linked else time
+        file = -time if linked else 0
         if type(detail) is not File:
-            names.rows.append((key, time, cut, file, 0, encode(entry)))
+            names.rows.append((key, time, directory, file, 0, encode(entry)))
             return 0
-        names.rows.append((key, time, cut, file, inode.size, encode(entry)))
+        names.rows.append((key, time, directory, file, inode.size, encode(entry)))
         if not extents:
             return 0
         placed.extend(places_of(detail.content, inode.size, extents, zeros))

@@ -16,8 +16,9 @@ from ventifs.image.events import Ended, Inside, Surveyed, Volume
 from ventifs.image.placement import Placement
 from ventifs.image.previous import within
 from ventifs.image.service import TakeIn
-from ventifs.image.trees import Built, Spool
-from ventifs.tree.gathered import Key, path_of
+from ventifs.image.spool import Spool
+from ventifs.image.trees import Built
+from ventifs.tree.building import Key, path_of
 from ventifs.tree.live import Trouble
 from ventifs.tree.records import Entry, own_entry
 from ventifs.tree.workers import Done

@@ -1,32 +1,25 @@
-"""Where on a disk the bytes of files are, gathered on disk and told in order.
+"""Where on a disk the bytes of files are, gathered and told in order.
 
-A temporary SQLite database, so that memory does not grow with the number of files. Extents may
-overlap: reflinked files share them, damaged file systems cross them. The order is by place, then by
-content, so that the same disk always gives the same slices, whoever found them first.
+Extents may overlap: reflinked files share them, damaged file systems cross them. The order is by
+place, then by content, so that the same disk always gives the same slices, whoever found them
+first.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from heapq import heappop, heappush
+from types import TracebackType
+from typing import Self
 
 from ventifs.image.events import Extent, Range
+from ventifs.image.ordered import Ordered
 from ventifs.image.previous import within
 from ventifs.tree.records import Content, encode
-from ventifs.tree.temporary import temporary_database
-
-_SCHEMA = """
-    CREATE TABLE extent (start INTEGER NOT NULL, end INTEGER NOT NULL, zeros INTEGER NOT NULL,
-                         offset INTEGER NOT NULL, content BLOB NOT NULL);
-    CREATE TABLE free (start INTEGER NOT NULL, end INTEGER NOT NULL);
-"""
 
 Placed = tuple[int, int, int, int, bytes]
 """Start and end on the disk; how many zeros follow that are no file's; offset in the content; the
 content, or nothing for zeros that are no file's."""
 
 Piece = tuple[int, int, int, bytes]  # start and end, offset in the content; content, or zeros
-_ROWS = 1000  # written at once: a third of the cost
 
 
 def places_of(content: Content, size: int, extents: Sequence[Extent], zeros: int) -> list[Placed]:
@@ -48,31 +41,18 @@ def places_of(content: Content, size: int, extents: Sequence[Extent], zeros: int
     return places
 
 
-@contextmanager
-def placement() -> "Iterator[Placement]":
-    """An empty one."""
-    with temporary_database(_SCHEMA) as database:
-        yield Placement(database)
-
-
 class Placement:
-    """The gathered extents, and what is free."""
+    """The gathered extents, and what is free. A context manager."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        """Use a database of our schema."""
-        self._database = database
-        self._rows: list[Placed] = []
+    def __init__(self) -> None:
+        """An empty one."""
+        self._extents = Ordered[Placed](Placed, _order)
+        self._free = Ordered[Range](Range)
         self._kept: Sequence[Range] = ()
 
     def add(self, places: Iterable[Placed]) -> None:
         """What files hold."""
-        self._rows.extend(places)
-        if len(self._rows) >= _ROWS:
-            self._write()
-
-    def _write(self) -> None:
-        self._database.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", self._rows)
-        self._rows = []
+        self._extents.add(places)
 
     def keep(self, ranges: Sequence[Range]) -> None:
         """What is not free, whoever says so: sorted ranges, none overlapping the last."""
@@ -80,14 +60,13 @@ class Placement:
 
     def add_free(self, ranges: Sequence[Range]) -> None:
         """What no file system uses."""
-        self._database.executemany("INSERT INTO free VALUES (?, ?)", ranges)
+        self._free.add(ranges)
 
     def placed(self) -> Iterator[Piece]:
         """Extents in order of their places, clipped so that none overlaps the last.
 
         Those without content are zeros.
         """
-        self._write()
         reached = 0
         for start, end, offset, content in self._in_order():
             if end <= reached:
@@ -99,10 +78,7 @@ class Placement:
     def _in_order(self) -> Iterator[Piece]:
         """All, overlapping as they may, zeros first where several begin."""
         later: list[Range] = []  # zeros: a heap of where they begin and minus where they end
-        for start, end, zeros, offset, content in self._database.execute(
-            "SELECT start, end, zeros, offset, content FROM extent "
-            "ORDER BY start, content, offset, end DESC"
-        ):
+        for start, end, zeros, offset, content in self._extents:
             while later and (later[0][0] < start or (later[0][0] == start and content)):
                 at, minus = heappop(later)
                 yield at, -minus, 0, b""
@@ -125,7 +101,7 @@ class Placement:
 
     def _joined(self) -> Iterator[Range]:
         last: Range | None = None
-        for start, end in self._database.execute("SELECT start, end FROM free ORDER BY start"):
+        for start, end in self._free:
             if last is not None and start <= last[1]:
                 last = last[0], max(last[1], end)
                 continue
@@ -134,3 +110,22 @@ class Placement:
             last = start, end
         if last is not None:
             yield last
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop what is on disk."""
+        with self._extents, self._free:
+            pass
+
+
+def _order(placed: Placed) -> tuple[int, bytes, int, int]:
+    start, end, _, offset, content = placed
+    return start, content, offset, -end

@@ -1,31 +1,29 @@
 """The file tree of one volume, put together from what batches say of its names.
 
 Done by whoever works for the run, when all of a volume is read, while the run itself puts the disk
-together. Batches come in any order; what concerns several of them is settled here.
+together. Batches come in any order; what concerns several of them is settled here. Of a name that
+is told twice the later row counts, and below what is no directory there is nothing: parsers tell
+neither.
 """
 
-import os
-import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from tempfile import TemporaryFile
-from types import TracebackType
-from typing import Self
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 
 import msgspec
 from msgspec.structs import replace
 
-from ventifs.errors import VentifsError
-from ventifs.image.entries import Names, key_problem
-from ventifs.tree.gathered import TOO_LARGE, Gathered, Key, gather
-from ventifs.tree.live import Trouble
+from ventifs.image.entries import Names, Row, key_problem
+from ventifs.image.ordered import Ordered
+from ventifs.image.spool import frames
+from ventifs.tree import building
+from ventifs.tree.building import TOO_LARGE, Key, build_tree, path_of, with_link
 from ventifs.tree.prolly import Put
-from ventifs.tree.reading import reason_of
-from ventifs.tree.records import encode
+from ventifs.tree.records import encode, own_entry
 
-_LENGTH = struct.Struct("<I")
-_READ = 4 << 20  # bytes at a time
+_AFTER_ALL = 1 << 62  # later than whatever parsers tell
 _decode = msgspec.msgpack.Decoder(Names).decode
+Problem = tuple[Key, str, bool]  # key, reason, whether something is missing
 
 
 class Built(msgspec.Struct, frozen=True, array_like=True):
@@ -33,161 +31,133 @@ class Built(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         root: its encoded entry, without a name; empty, if no root was told.
-        troubles: what could not be taken in as it should be: paths below it, reasons, whether
-            something is missing.
+        troubles: what could not be taken in as it should be.
         new_bytes: of nodes that the store did not have.
     """
 
     root: bytes
-    troubles: list[tuple[bytes, str, bool]]
+    troubles: list[Problem]
     new_bytes: int = 0
 
 
-class Spool:
-    """What batches say of names, kept on disk until the tree is built. A context manager."""
-
-    def __init__(self) -> None:
-        """An empty one."""
-        with _told_plainly():
-            self._file = TemporaryFile()  # noqa: SIM115, closed in __exit__
-
-    def add(self, names: bytes) -> None:
-        """Encoded `Names`."""
-        with _told_plainly():
-            self._file.write(_LENGTH.pack(len(names)))
-            self._file.write(names)
-
-    def fileno(self) -> int:
-        """Its descriptor, for `build`; nothing may be added after."""
-        with _told_plainly():
-            self._file.flush()
-        return self._file.fileno()
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Drop it."""
-        with suppress(OSError):  # of what was still to be written
-            self._file.close()
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise VentifsError(
-            f"temporary file: {reason_of(error)}; make room for it, or name another directory for "
-            "it in TMPDIR"
-        ) from error
-
-
 def build(spool: int, put: Put, room: int) -> Built:
-    """Build the tree of what the `Spool` with a descriptor holds.
+    """Build the tree of what a spool of `Names` holds.
 
     Args:
-        spool: the descriptor.
+        spool: its descriptor.
         put: stores nodes.
         room: what the sizes of all files may sum up to.
 
     Raises:
         VentifsError: no room for what is temporary; the store's own problems.
     """
-    with gather() as gathered:
-        tree = _Tree(gathered, room)
-        for names in _spooled(spool):
-            tree.take(names)
+    with Ordered[Row](Row) as rows:
+        tree = _Tree(rows, room)
+        for frame in frames(spool):
+            tree.take(_decode(frame))
         root = tree.finish(put)
-        return Built(root, tree.troubles)
-
-
-def _spooled(spool: int) -> Iterator[Names]:
-    """What was added to a spool, read by offset: the descriptor has other users."""
-    at, data = 0, b""
-    while True:
-        with _told_plainly():
-            more = os.pread(spool, _READ, at)
-        if not more:
-            return
-        at += len(more)
-        data += more
-        start = 0
-        while start + _LENGTH.size <= len(data):
-            end = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
-            if end > len(data):
-                break
-            yield _decode(memoryview(data)[start + _LENGTH.size : end])
-            start = end
-        data = data[start:]
+    return Built(root, tree.troubles)
 
 
 class _Tree:
     """The tree on its way."""
 
-    def __init__(self, gathered: Gathered, room: int) -> None:
-        self.troubles: list[tuple[Key, str, bool]] = []
-        self._size = 0  # sum of the sizes of regular files, each of their names counted
-        self._gathered = gathered
+    def __init__(self, rows: Ordered[Row], room: int) -> None:
+        self.troubles: list[Problem] = []
+        self._rows = rows
         self._room = room
+        self._size = 0  # sum of the sizes of regular files, each of their names counted
         self._rooted = False
         self._later: list[Names] = []  # what is settled when all is in
-        self._first: dict[int, tuple[int, Key]] = {}  # by inode's number: minus its file, a name
+        self._first: dict[int, Row] = {}  # by the inode's number, a name of those that have several
+        self._links: dict[int, tuple[bytes, int]] = {}  # by file: its least path, how many names
+        self._time = _AFTER_ALL
 
     def take(self, names: Names) -> None:
         """A batch."""
         rows = names.rows
-        self._gathered.put_rows(rows)
+        self._rows.add(rows)
         self._size += sum([row[4] for row in rows])
         self._rooted = self._rooted or not all(row[0] for row in rows)
         for inode, at in names.linked:
-            key, time = rows[at][:2]
-            self._first[inode] = max(self._first.get(inode, (0, b"")), (time, key))
+            row = rows[at]
+            first = self._first.get(inode)
+            if first is None or first[1] < row[1]:
+                self._first[inode] = row
+            self._link(row)
         if names.others or names.troubles:
             self._later.append(replace(names, rows=[], linked=[]))
+
+    def _link(self, row: Row) -> None:
+        path, file = path_of(row[0]), row[3]
+        least, count = self._links.get(file, (path, 0))
+        self._links[file] = min(least, path), count + 1
 
     def finish(self, put: Put) -> bytes:
         """All is in: the root's entry, encoded."""
         self._later.sort(key=lambda names: names.time)
         for names in self._later:
             self.troubles += names.troubles
-        if self._size > self._room:
-            self._told(self._gathered.limit(self._room))
-            self._size = self._gathered.size
+        over = self._over() if self._size > self._room else frozenset()
         for names in self._later:
             for key, inode, problem in names.others:
-                self._other(key, inode, problem)
-        self._told(self._gathered.prune())
-        return encode(self._gathered.build(put)) if self._rooted else b""
+                self._other(key, inode, problem, over)
+        rows = self._kept(over)
+        if self._rooted:
+            return encode(build_tree(rows, put))
+        deque(rows, 0)  # for the troubles
+        return b""
 
-    def _other(self, key: Key, inode: int, problem: str) -> None:
+    def _over(self) -> frozenset[int]:
+        """Times of the rows that take the sum of all sizes over what there is room for."""
+        sized = sorted((row[1], row[4], row[0]) for row in self._rows if row[4])
+        over, self._size = set(), 0
+        for time, size, key in sized:
+            if self._size + size > self._room:
+                over.add(time)
+                self.troubles.append((key, TOO_LARGE, True))
+            else:
+                self._size += size
+        return frozenset(over)
+
+    def _other(self, key: Key, inode: int, problem: str, over: frozenset[int]) -> None:
         """A name that was told without an inode: another one of a file, or nothing."""
         first = self._first.get(inode)
         if problem:
             self.troubles.append((key, problem, first is None))
             if first is None:
                 return
-        found = None if first is None else self._gathered.find(first[1])
-        if first is None or found is None or found[1] != -first[0]:
-            problem = "its other names could not be archived"
-        elif self._size + found[0].size > self._room:
-            problem = TOO_LARGE
-        else:
-            problem = key_problem(key)
-        if problem:
-            self.troubles.append((key, problem, True))
+        if first is None or first[1] in over:
+            self.troubles.append((key, "its other names could not be archived", True))
             return
-        assert first is not None
-        assert found is not None
-        self._size += found[0].size
-        name = key.rpartition(b"\0")[2]
-        self._gathered.put(key, replace(found[0], name=name), -first[0])
+        size = first[4]
+        wrong = key_problem(key) or (TOO_LARGE if self._size + size > self._room else "")
+        if wrong:
+            self.troubles.append((key, wrong, True))
+            return
+        self._size += size
+        self._time += 1
+        record = encode(replace(own_entry(first[5]), name=key.rpartition(b"\0")[2]))
+        row = key, self._time, False, first[3], size, record
+        self._rows.add([row])
+        self._link(row)
 
-    def _told(self, troubles: Iterable[Trouble]) -> None:
-        self.troubles += [(each.path, each.reason, each.missing) for each in troubles]
+    def _kept(self, over: frozenset[int]) -> Iterator[building.Row]:
+        """The rows that stay."""
+        last: Row | None = None
+        barred = b"\0"  # what begins so is below what is no directory
+        for row in chain(self._rows, [None]):
+            if row is not None and row[1] in over:
+                continue
+            if last is not None and (row is None or row[0] != last[0]):
+                key, _, directory, file, size, record = last
+                if key.startswith(barred):
+                    self.troubles.append((key, "is below what is no directory", True))
+                else:
+                    if not directory:
+                        barred = key + b"\0"
+                    if file < 0:
+                        least, count = self._links[file]
+                        record = with_link(record, least) if count > 1 else record
+                    yield key, directory, size, record
+            last = row

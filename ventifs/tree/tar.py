@@ -13,9 +13,10 @@ import msgspec
 
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
+from ventifs.tree.building import Key, TooLarge, path_of
 from ventifs.tree.content import WHOLE_MAX as XATTRS_MAX
 from ventifs.tree.content import ContentWriter
-from ventifs.tree.gathered import Gathered, Key, gather, path_of
+from ventifs.tree.gathered import Gathered, gather
 from ventifs.tree.live import Trouble
 from ventifs.tree.members import Member, Members
 from ventifs.tree.patterns import Patterns
@@ -36,7 +37,7 @@ from ventifs.tree.records import (
     encode,
     entry_problem,
 )
-from ventifs.tree.unpack import Unpacked
+from ventifs.tree.unpack import BadTar, Unpacked
 
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
 _PATH_MAX = 16 << 10  # four times the kernel's, so that depth costs nobody much
@@ -86,7 +87,10 @@ class TarArchiver:
             for member in members:
                 self._take(member, members, gathered)
             self.troubles += gathered.prune()
-            root = gathered.build(self._writer.put_node)
+            try:
+                root = gathered.build(self._writer.put_node)
+            except TooLarge as error:
+                raise BadTar(str(error)) from None
         assert isinstance(root.detail, Directory)
         self.tally.entries, self.tally.bytes = root.detail.paths + 1, root.detail.bytes
         self.tally.new_bytes = self._writer.new_bytes

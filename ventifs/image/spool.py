@@ -1,0 +1,90 @@
+"""What one process writes and another reads, in a temporary file: frames of bytes, in order."""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Self
+
+from ventifs.errors import VentifsError
+from ventifs.tree.reading import reason_of
+
+_LENGTH = struct.Struct("<I")
+_READ = 1 << 20  # bytes at a time
+
+
+class Spool:
+    """A file without a name, to append to. A context manager.
+
+    Attributes:
+        size: bytes so far, lengths of frames included.
+    """
+
+    def __init__(self) -> None:
+        """An empty one."""
+        self.size = 0
+        with _told_plainly():
+            self._file = TemporaryFile()  # noqa: SIM115, closed in __exit__
+
+    def add(self, frame: bytes) -> None:
+        """Append a frame."""
+        with _told_plainly():
+            self._file.write(_LENGTH.pack(len(frame)))
+            self._file.write(frame)
+        self.size += _LENGTH.size + len(frame)
+
+    def fileno(self) -> int:
+        """Its descriptor, from which all that was added can be read."""
+        with _told_plainly():
+            self._file.flush()
+        return self._file.fileno()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop it."""
+        with suppress(OSError):  # of what was still to be written
+            self._file.close()
+
+
+def frames(spool: int, start: int = 0, end: int | None = None) -> Iterator[memoryview]:
+    """The frames of the spool with that descriptor, or those between two of its sizes.
+
+    Raises:
+        VentifsError: it cannot be read.
+    """
+    at, data = start, b""
+    while end is None or at < end:
+        with _told_plainly():  # by offset: the descriptor has other users
+            more = os.pread(spool, _READ if end is None else min(_READ, end - at), at)
+        if not more:
+            return
+        at += len(more)
+        data, first = data + more, 0
+        while first + _LENGTH.size <= len(data):
+            last = first + _LENGTH.size + _LENGTH.unpack_from(data, first)[0]
+            if last > len(data):
+                break
+            yield memoryview(data)[first + _LENGTH.size : last]
+            first = last
+        data = data[first:]
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VentifsError(
+            f"temporary file: {reason_of(error)}; make room for it, or name another directory for "
+            "it in TMPDIR"
+        ) from error
