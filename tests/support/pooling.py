@@ -57,6 +57,11 @@ def _obey(request: bytes, descriptors: Sequence[int]) -> bytes:
             raise KeyError("a bug")
         case b"die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case b"wait":
+            with open(rest, "rb") as fifo:  # until somebody writes to it
+                return fifo.read()
+        case b"wake":
+            Path(os.fsdecode(rest)).write_bytes(b"awake")
         case b"hang":
             signal.pause()
     return word + rest[:10] + b"%d" % len(rest)
@@ -79,7 +84,7 @@ def _answered(pool: Workers, requests: list[bytes], directories: list[str]) -> o
     fds = [os.open(path, os.O_RDONLY) for path in directories]
     try:
         for request in requests:
-            pool.submit(request, fds, replies.append)
+            pool.submit(request, fds, replies.append, alone=request.startswith(b"wait"))
         pool.drain()
     except BaseException as error:
         facts = {name: value for name, value in vars(error).items() if not name.startswith("_")}

@@ -50,6 +50,14 @@ def test_requests_go_to_other_processes() -> None:
     assert b"%d" % os.getpid() not in pids
 
 
+def test_nothing_waits_behind_what_takes_long(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.fsencode(tmp_path / "fifo")
+    answers = asked([b"wait " + fifo, *[b"pid"] * 6, b"wake " + fifo])
+    assert len(set(answers) - {b"awake"}) == 2  # the pid of one, and what it says to have woken
+    assert answers.count(b"awake") == 1
+
+
 def test_descriptors_arrive_in_order_and_are_closed_again(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name / f"in {name}").mkdir(parents=True)
