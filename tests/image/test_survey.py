@@ -14,7 +14,17 @@ from ventifs.image import apart
 from ventifs.image import survey as module
 from ventifs.image.apart import Limits
 from ventifs.image.disk import ImageError
-from ventifs.image.events import Ended, Event, Free, Inode, Node, Noted, Volume
+from ventifs.image.events import (
+    Ended,
+    Event,
+    Free,
+    Inode,
+    Inside,
+    Node,
+    Noted,
+    Volume,
+    told_in,
+)
 from ventifs.image.survey import ReadFiles, Survey
 from ventifs.image.volumes import Window
 
@@ -117,6 +127,34 @@ def test_extents_that_cannot_be_are_a_problem(
     assert node.inode is not None
     assert node.inode.extents == tuple(left)
     assert node.problem == problem
+
+
+def test_files_take_no_more_than_their_volume_so_many_times() -> None:
+    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+        for _ in range(70):
+            yield file_at((0, 0, window.size))
+        yield file_at()
+        yield Ended()
+
+    events = surveyed(disk_of((1, 2)), tell)
+    problems = [event.problem for event in events if isinstance(event, Node)]
+    assert problems == [""] * 64 + [module._TOO_MUCH] * 6 + [""]
+
+
+def test_batches_are_no_more_than_some_megabytes_of_files() -> None:
+    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+        for _ in range(9):
+            yield file_at((0, 0, MIB))
+        yield file_at((0, 0, 10 * MIB))
+        yield Ended()
+
+    with Survey(disk_of((1, 20)), free=False, read_files=reading(tell)) as survey:
+        batches = [told_in(event.body) for event in survey if isinstance(event, Inside)]
+    # Events wait no longer than 50 ms for others, so there may be more batches.
+    sizes = [sum(node.inode.extents[0][2] for node in batch
+                 if isinstance(node, Node) and node.inode) for batch in batches]  # fmt: skip
+    assert max(sizes) <= 11 * MIB
+    assert sum(sizes) == 19 * MIB
 
 
 def test_a_volume_with_nothing_known_inside_is_told_and_ends() -> None:
