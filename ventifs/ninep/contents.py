@@ -218,36 +218,31 @@ class Cursor:
                 self._frontier = end  # 1 us less, for most sequential reads
             else:
                 self._follow(offset, end)
-        if not self._cold and self._leaf is not None:
-            leaf = self._leaf()
-            if leaf is not None and self._before <= offset:
-                pieces: list[Buffer] = []
-                contents, before = self._contents, self._before
-                stop = min(end, self._length)
-                if offset < stop <= before + leaf.total:
-                    leaf.used = True
-                    try:
-                        take_runs(contents.memory, leaf, offset - before, stop - before, pieces)
-                        return pieces
-                    except Missing:
-                        pass
-        return self._read(offset, count)
-
-    def _read(self, offset: int, count: int) -> list[Buffer]:
-        contents, content = self._contents, self._content
+        if not self._cold and isinstance(self._content, Tree):
+            try:
+                return self._pieces(offset, min(end, self._length))
+            except Missing:
+                pass
         try:
-            pieces = contents.read(content, offset, count, again=self._cold)
+            pieces = self._contents.read(self._content, offset, count, again=self._cold)
         except Cold:
             self._cold = True
             raise
         self._cold = False
-        last = min(offset + count, self._length) - 1
-        if isinstance(content, Tree) and last >= offset:
-            try:
-                leaf, self._before = contents.memory.leaf(content, last)
-                self._leaf = ref(leaf)
-            except Missing:
-                self._leaf = None
+        return pieces
+
+    def _pieces(self, offset: int, end: int) -> list[Buffer]:
+        """Of a tree, out of memory: from the leaf read last on."""
+        pieces: list[Buffer] = []
+        memory, before = self._contents.memory, self._before
+        leaf = self._leaf() if self._leaf is not None else None
+        while offset < end:
+            if leaf is None or not before <= offset < before + leaf.total:
+                leaf, before = memory.leaf(self._content, offset)
+                self._leaf, self._before = ref(leaf), before
+            leaf.used = True
+            take_runs(memory, leaf, offset - before, end - before, pieces)
+            offset = before + leaf.total
         return pieces
 
     def _follow(self, offset: int, end: int) -> None:
