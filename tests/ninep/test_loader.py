@@ -309,12 +309,13 @@ def test_loads_ahead_that_came_to_nothing_are_forgotten() -> None:
 
 def test_who_asks_for_what_is_being_loaded_ahead_waits_for_that_run() -> None:
     async def test(loader: Loader) -> None:
-        gate, waiter = Gate(), Waiter()
-        loader.ahead([Load("k", gate.run)])
+        gate, waiter, done = Gate(), Waiter(), list[str]()
+        loader.ahead([Load("k", lambda: done.append(gate.run()))])
         await until(gate.entered.is_set)
         loader.submit(waiter, [Job("k", lambda: "again")])
         gate.open()
-        await until(lambda: waiter.values == ["gate"])
+        await until(lambda: waiter.values == [None])
+        assert done == ["gate"]
         assert not loader.busy()
 
     _with_loader(test)

@@ -221,27 +221,28 @@ class Cursor:
                 self._frontier = end  # 1 us less, for most sequential reads
             else:
                 self._follow(offset, end)
-        if not self._cold and isinstance(self._content, Tree):
+        content = self._content
+        if not self._cold and isinstance(content, Tree):
             try:
-                return self._pieces(offset, min(end, self._length))
+                return self._pieces(content, offset, min(end, self._length))
             except Missing:
                 pass
         try:
-            pieces = self._contents.read(self._content, offset, count, again=self._cold)
+            pieces = self._contents.read(content, offset, count, again=self._cold)
         except Cold:
             self._cold = True
             raise
         self._cold = False
         return pieces
 
-    def _pieces(self, offset: int, end: int) -> list[Buffer]:
-        """Of a tree, out of memory: from the leaf read last on."""
+    def _pieces(self, content: Tree, offset: int, end: int) -> list[Buffer]:
+        """Bytes out of memory, from the leaf read last on; `Missing`, if some are not there."""
         pieces: list[Buffer] = []
         memory, before = self._contents.memory, self._before
         leaf = self._leaf() if self._leaf is not None else None
         while offset < end:
             if leaf is None or not before <= offset < before + leaf.total:
-                leaf, before = memory.leaf(self._content, offset)
+                leaf, before = memory.leaf(content, offset)
                 self._leaf, self._before = ref(leaf), before
             leaf.used = True
             take_runs(memory, leaf, offset - before, end - before, pieces)
