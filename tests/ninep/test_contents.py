@@ -227,6 +227,18 @@ def test_a_sequential_reader_is_kept_ahead_of(roomy: Store) -> None:
     assert not shared.wishes()
 
 
+def test_whole_steps_are_brought_whatever_a_reader_asks_for(roomy: Store) -> None:
+    content = ContentWriter(roomy).write_whole(noise(16 * MIB))
+    roomy.commit()
+    shared = contents(roomy, MIB, 4 * MIB)
+    drive, cursor = Driver(), Cursor(shared, content)
+    wished: list[int] = []
+    for offset in range(0, 16 * MIB, 384 * KIB):
+        drive(cursor.read, offset, 384 * KIB)
+        wished += ranges(shared.wishes())  # type: ignore[arg-type]
+    assert wished[-12:] == list(range(4 * MIB, 16 * MIB, AHEAD_STEP))
+
+
 def test_nothing_is_brought_ahead_that_is_there(roomy: Store) -> None:
     content = ContentWriter(roomy).write_whole(noise(4 * MIB))
     roomy.commit()

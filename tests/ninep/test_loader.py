@@ -307,6 +307,33 @@ def test_loads_ahead_that_came_to_nothing_are_forgotten() -> None:
     _with_loader(test, at_once=1)
 
 
+def test_who_asks_for_what_is_being_loaded_ahead_waits_for_that_run() -> None:
+    async def test(loader: Loader) -> None:
+        gate, waiter, done = Gate(), Waiter(), list[str]()
+        loader.ahead([Load("k", lambda: done.append(gate.run()))])
+        await until(gate.entered.is_set)
+        loader.submit(waiter, [Job("k", lambda: "again")])
+        gate.open()
+        await until(lambda: waiter.values == [None])
+        assert done == ["gate"]
+        assert not loader.busy()
+
+    _with_loader(test)
+
+
+def test_threads_go_on_while_the_event_loop_does_not() -> None:
+    async def test(loader: Loader) -> None:
+        gate, waiter, last = await _held(loader), Waiter(), threading.Event()
+        loader.submit(waiter, [Job(None, lambda: None)])
+        loader.ahead([Load("a", lambda: None), Load("b", last.set)])
+        gate.open()
+        assert last.wait(PATIENCE_S)
+        assert not waiter.told
+        await until(lambda: bool(waiter.told))
+
+    _with_loader(test, at_once=1)
+
+
 def test_a_load_ahead_that_fails_harms_nobody() -> None:
     async def test(loader: Loader) -> None:
         def fail() -> None:

@@ -207,6 +207,19 @@ def test_large_pieces_are_sent_as_they_came_and_small_ones_together() -> None:
     assert isinstance(replies[1], memoryview)
 
 
+def test_a_reply_that_ends_the_turn_is_sent_as_it_came() -> None:
+    fs = tree()
+    fs.add("big", st.S_IFREG | 0o644, bytes(range(256)) * 400)
+    talk = Talk(fs, msize=1 << 17, limits=Limits(turn_bytes=100_000))
+    talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
+    talk.session.receive(talk.frames((1, m.Tgetattr(0, 1)), (2, m.Tread(1, 0, 102_400)),
+                                     (3, m.Tgetattr(0, 1))))  # fmt: skip
+    replies = talk.session.turn()
+    assert [len(piece) for piece in replies] == [160, 7, 4, 51_200, 51_200]
+    assert b"".join(replies)[171:] == bytes(range(256)) * 400
+    assert [len(piece) for piece in talk.session.turn()] == [160]
+
+
 def test_the_trace_tells_every_message() -> None:
     told: list[tuple[bool, bytes]] = []
     session = Session(tree(), trace=lambda incoming, frame: told.append((incoming, frame)))

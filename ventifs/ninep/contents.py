@@ -25,7 +25,10 @@ from ventifs.tree.records import (
     length_of,
 )
 
-AHEAD = 4 << 20  # bytes a sequential reader is kept ahead of, once it has read a few times
+# Bytes a sequential reader is kept ahead of, once it has read a few times. It covers a step that
+# takes several times as long as most, as its thread waits for a core or the interpreter: half as
+# much costs 3 % of the rate.
+AHEAD = 8 << 20
 AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of the rate
 _READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
@@ -218,36 +221,32 @@ class Cursor:
                 self._frontier = end  # 1 us less, for most sequential reads
             else:
                 self._follow(offset, end)
-        if not self._cold and self._leaf is not None:
-            leaf = self._leaf()
-            if leaf is not None and self._before <= offset:
-                pieces: list[Buffer] = []
-                contents, before = self._contents, self._before
-                stop = min(end, self._length)
-                if offset < stop <= before + leaf.total:
-                    leaf.used = True
-                    try:
-                        take_runs(contents.memory, leaf, offset - before, stop - before, pieces)
-                        return pieces
-                    except Missing:
-                        pass
-        return self._read(offset, count)
-
-    def _read(self, offset: int, count: int) -> list[Buffer]:
-        contents, content = self._contents, self._content
+        content = self._content
+        if not self._cold and isinstance(content, Tree):
+            try:
+                return self._pieces(content, offset, min(end, self._length))
+            except Missing:
+                pass
         try:
-            pieces = contents.read(content, offset, count, again=self._cold)
+            pieces = self._contents.read(content, offset, count, again=self._cold)
         except Cold:
             self._cold = True
             raise
         self._cold = False
-        last = min(offset + count, self._length) - 1
-        if isinstance(content, Tree) and last >= offset:
-            try:
-                leaf, self._before = contents.memory.leaf(content, last)
-                self._leaf = ref(leaf)
-            except Missing:
-                self._leaf = None
+        return pieces
+
+    def _pieces(self, content: Tree, offset: int, end: int) -> list[Buffer]:
+        """Bytes out of memory, from the leaf read last on; `Missing`, if some are not there."""
+        pieces: list[Buffer] = []
+        memory, before = self._contents.memory, self._before
+        leaf = self._leaf() if self._leaf is not None else None
+        while offset < end:
+            if leaf is None or not before <= offset < before + leaf.total:
+                leaf, before = memory.leaf(content, offset)
+                self._leaf, self._before = ref(leaf), before
+            leaf.used = True
+            take_runs(memory, leaf, offset - before, end - before, pieces)
+            offset = before + leaf.total
         return pieces
 
     def _follow(self, offset: int, end: int) -> None:
@@ -270,6 +269,9 @@ class Cursor:
         if end + self._window // 2 < self._ahead:
             return
         start, stop = max(self._ahead, end), min(end + self._window, self._length)
+        whole = stop - stop % AHEAD_STEP
+        if stop < self._length and whole - start > stop - whole:
+            stop = whole  # to bring a part of a step now, and later the rest, costs 5 % of the rate
         at = start
         while at < stop:
             step_end = min((at // AHEAD_STEP + 1) * AHEAD_STEP, stop)

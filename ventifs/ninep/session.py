@@ -72,7 +72,7 @@ class Session:
         self._table: list[_Entry | None] = [None] * 256
         self._closed = False
         self._input = Input()
-        self._output = Output()  # of this turn
+        self._output = Output(self._limits.turn_bytes)  # of this turn
         self._budget = 0
         self._no_version()
 
@@ -180,7 +180,7 @@ class Session:
                 self._answer(deadline)
             if self._spent(deadline):
                 break
-        replies, self._output = self._output, Output()
+        replies, self._output = self._output, Output(self._limits.turn_bytes)
         self.counters.replied += replies.size
         return replies.collected()
 
@@ -415,7 +415,7 @@ class Session:
             return
         if self._trace is not None:
             self._trace(False, b"".join(pieces))
-        self._output.add(pieces)
+        self._output.add(pieces, size)
 
 
 _WITHOUT_FID = frozenset({m.Tversion, m.Tauth, m.Tattach, m.Tflush})
