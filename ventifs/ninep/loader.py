@@ -9,6 +9,7 @@ has its exception for a result.
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from time import perf_counter
 from typing import Any, Protocol
 
 import trio
@@ -18,6 +19,10 @@ from ventifs.ninep.session import Job
 
 AT_ONCE = 2  # eight threads cut the rate of a session that needs none to a fifth
 BATCH = 8  # jobs a hop: a hop costs about as much as a job, and the next session waits for all
+# Beside turns of those that lack nothing, the last within this time, one thread works: two bring a
+# cold reader 1.1 times as much, and take the interpreter from the loop twice as often. A session
+# that needs none kept 0.3 to 0.9 of its rate beside two, 0.6 to 1.1 beside one.
+WARM_S = 0.005
 AHEAD_MAX = 64  # loads that nobody waits for yet; more are of readers that have moved on
 
 Result = tuple[Job, Any, BaseException | None]
@@ -50,6 +55,7 @@ class Loader:
         hops: thread hops made so far.
         shared: jobs that found another of their key waiting or running.
         ahead_runs: of the runs, those that nobody waited for when they began.
+        warm: when somebody was served last who lacks nothing, by `perf_counter`; he sets it.
 
     Concurrency: of the event loop's thread.
     """
@@ -57,6 +63,7 @@ class Loader:
     def __init__(self, *, at_once: int = AT_ONCE, batch: int = BATCH) -> None:
         """Run at most `at_once` hops at a time, of at most `batch` jobs each."""
         self.runs = self.hops = self.shared = self.ahead_runs = 0
+        self.warm = 0.0
         self._at_once = at_once
         self._batch = batch
         self._limiter = trio.CapacityLimiter(at_once)
@@ -116,7 +123,8 @@ class Loader:
 
     async def _work(self) -> None:
         while True:
-            runs = self._taken()
+            beside = self._running and perf_counter() - self.warm < WARM_S
+            runs = [] if beside else self._taken()
             if not runs:
                 await self._idle.park()
                 continue

@@ -10,6 +10,7 @@ what a session means is `session.py`'s, who may connect is `gate.py`'s.
 import logging
 import time
 from collections.abc import Callable
+from time import perf_counter
 
 import trio
 
@@ -27,6 +28,7 @@ from ventifs.ninep.wire import WireError
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
+WARM_TURNS = 32  # without a load, of one that lacks nothing; a sequential reader asks for more sooner
 NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
 _NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
@@ -82,6 +84,7 @@ class Connection(Member):
         self._loader = loader
         self._rota = rota
         self._unsent: list[Buffer] = []  # of the last turn
+        self._warm = 0  # turns since something was to be loaded for it
         self._greeted = trio.Event()  # the first replies are sent, or it is over
         self._over = trio.Event()
         self._reason = "stopped"
@@ -187,10 +190,15 @@ class Connection(Member):
         replies = session.turn()
         if replies:
             self._send(replies)
+        self._warm += 1
         if jobs := session.jobs():
             self._loader.submit(self, jobs)
+            self._warm = 0
         if loads := self._filesystem.ahead():
             self._loader.ahead(loads)
+            self._warm = 0
+        if self._warm > WARM_TURNS:
+            self._loader.warm = perf_counter()
         if self._unsent:
             return False
         if self._ending:
