@@ -15,14 +15,19 @@ from typing import Any, Self
 HOST = "192.0.2.1"  # the address of servers; RFC 5737 keeps this network for examples
 GUEST = "192.0.2.2"
 PREFIX = 24
-TAP = "tap0"  # where a guest's network card is
+TAP, PEER = "tap0", "peer0"  # where a guest's network card may be: a tap's, or an interface's
 
 # The namespace lives as long as this shell, which ends when our end of its input does.
 _HOLD = f"""
 ip link set lo up &&
+ip link add bridge0 type bridge &&
+ip address add {HOST}/{PREFIX} dev bridge0 &&
+ip link set bridge0 up &&
 ip tuntap add {TAP} mode tap &&
-ip address add {HOST}/{PREFIX} dev {TAP} &&
-ip link set {TAP} up &&
+ip link set {TAP} master bridge0 up &&
+ip link add port0 type veth peer name {PEER} &&
+ip link set port0 master bridge0 up &&
+ip link set {PEER} up &&
 echo ready && read -r nothing
 """
 _DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -40,7 +45,7 @@ def why_not() -> str:
 
 
 class Segment:
-    """A network namespace with a tap device, and the processes in it."""
+    """A network namespace with places for guests, and the processes in it."""
 
     def __init__(self) -> None:
         """Make it.
