@@ -180,11 +180,14 @@ class Rota:
         member.queued = False
         if self._members.get(member.reads) is not member:
             return  # it has gone
-        began = self._clock()
-        again = member.step()
-        took_s = self._clock() - began
-        member.short = took_s < SHORT_S
-        member.served_s += took_s
+        if self._queue or self._short:
+            began = self._clock()
+            again = member.step()
+            took_s = self._clock() - began
+            member.short = took_s < SHORT_S
+            member.served_s += took_s
+        else:  # nobody waits who would be owed it, and to look at that clock twice costs 1 to 3 us
+            again = member.step()
         if again:
             self._enqueue(member)
 
