@@ -36,6 +36,8 @@ NAP_S = 0.002  # of sleeping where only connections wake it, while that finds so
 # Between two looks, which are 2 us: another has had the core, perhaps the very one waited for.
 STOLEN_S = 0.00003
 
+_EVENTS_MAX = 64  # of one look; room for more than a thousand is no quick allocation
+
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OUT = select.EPOLLOUT | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -205,7 +207,7 @@ class Rota:
 
     def _poll(self, timeout_s: float = 0) -> bool:
         """Let those in that have something to do; whether there were any."""
-        events = self._epoll.poll(timeout_s)
+        events = self._epoll.poll(timeout_s, _EVENTS_MAX)
         for fd, mask in events:
             member = self._members.get(fd)
             if member is None:

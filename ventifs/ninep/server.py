@@ -28,7 +28,7 @@ from ventifs.ninep.wire import WireError
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
-WARM_TURNS = 32  # without a load, of one that lacks nothing; a sequential reader asks for more sooner
+WARM_TURNS = 32  # without a load, of one that lacks nothing; sequential readers ask sooner
 NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
 _NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
@@ -186,7 +186,7 @@ class Connection(Member):
 
     def _turn(self) -> bool:
         """Have a turn, for which there is something; whether there is more to do at once."""
-        # With what it calls, and a round trip's epoll, 10 us for a Tgetattr: 5 of them the kernel's.
+        # For one Tgetattr, a look at epoll and its client included, 9 us, most of them the kernel's.
         session = self._session
         replies = session.turn()
         if replies:

@@ -204,7 +204,10 @@ class Session:
     def _answer(self, deadline: float) -> bool:
         """Answer the frames at hand, the first of them whole, as long as they are usual.
 
-        Whether the turn is over, as it is when nothing is left at hand. The loop that nearly all requests take. From frame to reply, in turns of 32: 1.3 us for a
+        Returns:
+            Whether the turn is over, as it is when nothing is left at hand.
+
+        The loop that nearly all requests take. From frame to reply, in turns of 32: 1.3 us for a
         Tgetattr, 4.4 us for a Twalk of one name and its Tclunk; alone, 2.8 us for a Tgetattr and
         4.5 us for a Tread of 64 KiB. An unusual one goes to `_request`, alone.
         """
