@@ -1,10 +1,10 @@
 """Runs what sessions lack in threads: few at once, fairly by session, and nothing twice.
 
 Owns the queues of jobs between sessions and threads. What always holds: at most `AT_ONCE` threads
-work; each session in its turn gets one thread hop, for up to `BATCH` of its jobs; jobs of equal
-keys that wait or run at one time, whoever's they are, are one run; what nobody waits for runs only
-when nothing that is waited for is left. Knows no sockets, and not what a job does: one that raises
-has its exception for a result.
+work, and one beside those who lack nothing; each session in its turn gets one thread hop, for up to
+`BATCH` of its jobs; jobs of equal keys that wait or run at one time, whoever's they are, are one
+run; what nobody waits for runs only when nothing that is waited for is left. Knows no sockets, and
+not what a job does: one that raises has its exception for a result.
 """
 
 from collections import deque

@@ -186,7 +186,7 @@ class Connection(Member):
 
     def _turn(self) -> bool:
         """Have a turn, for which there is something; whether there is more to do at once."""
-        # For one Tgetattr, a look at epoll and its client included, 9 us, most of them the kernel's.
+        # A Tgetattr's: 9 us with its client and a look at epoll, half of them the kernel's.
         session = self._session
         replies = session.turn()
         if replies:
