@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.segment import GUEST, PEER, PREFIX, Segment, end, missing_programs, tail
+from tests.support.segment import GUEST, PREFIX, TAP, Segment, end, missing_programs, tail
 
 MEMORY = "2048M"
 BOOT_PATIENCE_S = 60
@@ -115,7 +115,7 @@ class Uml:
                 "unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "linux.uml",
                 f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
                 f"init={agent}", "con=null", "con0=null,fd:1", f"ssl0=fd:{fd}", "ssl=null",
-                f"vec0:transport=raw,ifname={PEER},gro=1", "panic=-1",
+                f"vec0:transport=tap,ifname={TAP},gro=1", "panic=-1",
                 "nohz=off", "--", str(directory),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[fd],
                 env={**os.environ, "HOME": str(directory / "home")}, cwd=directory,
