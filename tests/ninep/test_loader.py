@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Hashable
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.sessions import PATIENCE_S, until
 from ventifs.ninep.fs import Load
-from ventifs.ninep.loader import AHEAD_MAX, Loader, Result
+from ventifs.ninep.loader import AHEAD_MAX, WARM_S, Loader, Result
 from ventifs.ninep.session import Job
 
 
@@ -181,6 +182,33 @@ def test_so_many_run_at_once_and_no_more() -> None:
         gates[0].open()
         await until(lambda: ran.order == ["late"])
         gates[1].open()
+
+    _with_loader(test)
+
+
+def test_one_at_a_time_runs_beside_who_lacks_nothing() -> None:
+    async def test(loader: Loader) -> None:
+        gate = await _held(loader)
+        ran, waiter = Ran(), Waiter()
+        loader.warm = perf_counter() + PATIENCE_S
+        loader.submit(waiter, [ran.job("first")])
+        loader.ahead([ran.load("ahead")])
+        await wait_all_tasks_blocked()
+        assert ran.order == []
+        gate.open()
+        await until(lambda: ran.order == ["first", "ahead"])
+
+    _with_loader(test)
+
+
+def test_two_run_when_he_has_gone() -> None:
+    async def test(loader: Loader) -> None:
+        gate = await _held(loader)
+        ran, waiter = Ran(), Waiter()
+        loader.warm = perf_counter() - WARM_S
+        loader.submit(waiter, [ran.job("first")])
+        await until(lambda: ran.order == ["first"])
+        gate.open()
 
     _with_loader(test)
 

@@ -43,7 +43,7 @@ from ventifs.ninep.messages import (
     Tversion,
     Twalk,
 )
-from ventifs.ninep.server import HANDSHAKE_S
+from ventifs.ninep.server import HANDSHAKE_S, WARM_TURNS
 from ventifs.ninep.session import Limits
 
 GETATTR = Tgetattr(0, 0x7FF)
@@ -139,6 +139,25 @@ def test_what_is_not_in_memory_comes_from_a_thread(weather: str) -> None:
         assert served.server.loader.runs > SIZE >> 15
 
     files = filesystem(lambda call: weather)
+    run(test, files)
+
+
+def test_the_loader_is_told_of_who_lacks_nothing_for_a_while() -> None:
+    files = filesystem()
+
+    async def test(served: Serving) -> None:
+        loader = served.server.loader
+        caller = await served.connect().attach()
+        await open_large(caller)
+        for times, told in ((WARM_TURNS // 2, False), (WARM_TURNS, True)):
+            files.weather = lambda call: "cold"
+            await caller.ask(Tread(1, 0, 10))
+            files.weather = lambda call: ""
+            loader.warm = 0
+            for _ in range(times):
+                await caller.ask(GETATTR)
+            assert (loader.warm > 0) is told
+
     run(test, files)
 
 

@@ -16,13 +16,10 @@ from typing import Protocol
 from ventifs.errors import VentifsError
 from ventifs.ninep.fs import Buffer
 
-READ_MAX = 256 << 10
+# Bytes read at once. What is larger than the C library's arenas take gets fresh pages from the
+# kernel each time: 18 us for 256 KiB, half of a round trip.
+READ_MAX = 64 << 10
 _SLICES_MAX = os.sysconf("SC_IOV_MAX")
-
-# One for all channels of a process: what is read is copied out before anybody else can read. To
-# let the kernel fill a new object of this size each time cost 18 us, half of a round trip.
-_room = memoryview(bytearray(READ_MAX))
-_rooms = [_room]
 
 
 class Channel(Protocol):
@@ -73,13 +70,19 @@ class DescriptorChannel:
     def read(self) -> bytes | None:
         """See `Channel`."""
         try:
-            return bytes(_room[: os.readv(self.reads, _rooms)])
+            return os.read(self.reads, READ_MAX)
         except BlockingIOError:
             return None
 
     def write(self, buffers: list[Buffer]) -> list[Buffer]:
         """See `Channel`."""
         start = 0
+        if len(buffers) == 1:  # as replies of small requests are: 0.4 us less
+            try:
+                sent = os.write(self.writes, buffers[0])
+            except BlockingIOError:
+                return buffers
+            return [memoryview(buffers[0])[sent:]] if sent < len(buffers[0]) else []
         while True:
             part = buffers[start : start + _SLICES_MAX]
             try:
@@ -113,8 +116,8 @@ class DescriptorChannel:
         was sent to it before.
         """
         with suppress(OSError):
-            for _ in range(64):  # 16 MiB, more than a socket holds
-                if not os.readv(self.reads, _rooms):
+            for _ in range(256):  # 16 MiB, more than a socket holds
+                if not os.read(self.reads, READ_MAX):
                     return
 
 

@@ -105,7 +105,10 @@ class Session:
         """Whether more input is to be read."""
         if self._closed or self._full:
             return False
-        return len(self._input) < max(self._limits.in_flight_bytes_max, self._msize)
+        source = self._input
+        if source.at == len(source.data) and not source.tail:
+            return True  # soonest said, as in `more`
+        return len(source) < max(self._limits.in_flight_bytes_max, self._msize)
 
     @property
     def more(self) -> bool:
@@ -114,8 +117,11 @@ class Session:
             return False
         if self._flight.ready:
             return True
+        source = self._input
+        if source.at == len(source.data) and not source.tail:
+            return False
         try:
-            return not self._full and self._input.frame(self._msize)
+            return not self._full and source.frame(self._msize)
         except WireError:
             return True  # the next turn tells
 
@@ -177,7 +183,9 @@ class Session:
                     if self._output.size:
                         break  # these first; the next turn tells
                     raise
-                self._answer(deadline)
+                if self._answer(deadline):
+                    break
+                continue
             if self._spent(deadline):
                 break
         replies, self._output = self._output, Output(self._limits.turn_bytes)
@@ -193,8 +201,11 @@ class Session:
             or perf_counter() > deadline
         )
 
-    def _answer(self, deadline: float) -> None:
+    def _answer(self, deadline: float) -> bool:
         """Answer the frames at hand, the first of them whole, as long as they are usual.
+
+        Returns:
+            Whether the turn is over, as it is when nothing is left at hand.
 
         The loop that nearly all requests take. From frame to reply, in turns of 32: 1.3 us for a
         Tgetattr, 4.4 us for a Twalk of one name and its Tclunk; alone, 2.8 us for a Tgetattr and
@@ -226,7 +237,7 @@ class Session:
                 body = entry[1](fid, message)
             except Exception as error:
                 self._failed(tag, number, message, size, entry, fid, error)
-                return
+                return self._spent(deadline)
             counters.hits += 1
             at = end
             if body.__class__ is bytes and len(body) < SMALL - 7:
@@ -236,10 +247,11 @@ class Session:
                 output.size += size
             else:
                 self._reply(tag, number, body)
-            if self._spent(deadline):
-                return
+            if at == size_of or self._spent(deadline):
+                return True
         if at == start:
             self._request()
+        return self._spent(deadline)
 
     def _request(self) -> None:
         """Answer the request at hand, or let it wait."""

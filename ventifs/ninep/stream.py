@@ -17,23 +17,24 @@ class Input:
     Attributes:
         data: bytes with whole frames, from `at` on, and perhaps a part of one.
         at: how far they were looked at.
+        tail: bytes that came behind `data`, while that holds no whole frame.
     """
 
     def __init__(self) -> None:
         """Nothing came."""
         self.data = b""
         self.at = 0
-        self._tail = bytearray()  # what came behind `data`, while that holds no whole frame
+        self.tail = bytearray()
 
     def receive(self, data: bytes) -> None:
         """Take bytes as they came."""
-        if self.at == len(self.data) and not self._tail:
+        if self.at == len(self.data) and not self.tail:
             self.data, self.at = data, 0
             return
-        if not self._tail:
-            self._tail += memoryview(self.data)[self.at :]
+        if not self.tail:
+            self.tail += memoryview(self.data)[self.at :]
             self.data, self.at = b"", 0
-        self._tail += data
+        self.tail += data
 
     def frame(self, size_max: int) -> bool:
         """Whether a whole frame is at hand, which is then in `data` at `at`.
@@ -46,8 +47,8 @@ class Input:
         """
         source: bytes | bytearray = self.data
         at = self.at
-        if self._tail:
-            source, at = self._tail, 0
+        if self.tail:
+            source, at = self.tail, 0
         left = len(source) - at
         if left < 4:
             return False
@@ -56,13 +57,13 @@ class Input:
             raise WireError(f"a message of {size} bytes: {HEADER_SIZE} to {size_max} are allowed")
         if left < size:
             return False
-        if self._tail:
-            self.data, self.at, self._tail = bytes(self._tail), 0, bytearray()
+        if self.tail:
+            self.data, self.at, self.tail = bytes(self.tail), 0, bytearray()
         return True
 
     def __len__(self) -> int:
         """Bytes not looked at."""
-        return len(self.data) - self.at + len(self._tail)
+        return len(self.data) - self.at + len(self.tail)
 
 
 class Output:
