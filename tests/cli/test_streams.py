@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_a_full_output_is_not_taken_for_a_full_store(home: Path, words: str) -> 
     assert done.returncode == 1
     assert done.stderr == "ventifs: standard output: no space left on device\n"
     assert b"no errors" in run(home, "check", "--read-data", "--store", "s").stdout
+
+
+def test_a_full_output_changes_nothing_of_another_failure(home: Path) -> None:
+    """What was printed before is flushed in the end; one line tells of the first thing wrong."""
+    done = in_shell(home, "ls s:none", ">/dev/full")
+    assert done.returncode == 1
+    program = (
+        "import sys; from ventifs.cli import main as m; from ventifs.errors import VentifsError\n"
+        "def fail(*_): print('some'); raise VentifsError('it failed')\n"
+        "m.ventifs.invoke = fail; sys.argv = ['ventifs', 'versions']; m.main()"
+    )
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", program]
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr == b"ventifs: it failed\n"
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -1,9 +1,12 @@
 """Whatever is told of a disk, its archive is bit-exact and sound, and always the same."""
 
 import random
+import resource
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,17 +21,24 @@ from tests.support.imaging import (
     image,
     paths_of,
     regular,
+    surveyed,
     volume_of,
 )
 from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
+from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Span
-from ventifs.image.events import Ended, Event, Free, Inode, Node, Noted, Volume
+from ventifs.image.events import Ended, Event, Free, Inode, Inside, Node, Noted, Surveyed, Volume
+from ventifs.image.files import Files
+from ventifs.image.placement import Placement
+from ventifs.image.service import Service
+from ventifs.image.spool import Spool
 from ventifs.store import Store
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.content import read
 from ventifs.tree.directory import resolve, tree
 from ventifs.tree.records import LENGTH_MAX, Inline, length_of
+from ventifs.tree.workers import Done
 
 KIB = 1024
 
@@ -406,6 +416,57 @@ def test_names_that_cannot_be_are_troubles(store: Store, key: bytes) -> None:
     assert len(archived.troubles) == 1
     below = [path for path in paths_of(store, archived.root) if path.startswith(b"files/1/")]
     assert below == [b"files/1/x", b"files/1/x/y"]
+
+
+def test_what_is_refused_is_not_stored_twice(store: Store) -> None:
+    data = random.Random(7).randbytes(1 << 20)
+    disk = MemoryDisk(1 << 20, {0: data})
+    odd = Node(b"a/b", 12, regular(900_000, (0, 8192, 900_096)))
+    archiver = ImageArchiver(store, disk)
+    archiver.run(surveyed(volume_of(1 << 20, odd)))
+    assert [trouble.reason for trouble in archiver.troubles]
+    assert archiver.tally.new_bytes < 1.1 * len(data)
+
+
+def test_the_first_end_that_a_parser_tells_counts(store: Store) -> None:
+    """In whatever order batches come back."""
+    garbage, ended = Inside(b"\xff"), Inside(msgspec.msgpack.encode([Ended("", ("fine",))]))
+    for first, second, problem in ((garbage, ended, "cannot know"), (ended, garbage, "")):
+        for backwards in (False, True):
+            asked: list[tuple[bytes, Done]] = []
+            ask = partial(_keep, asked)
+            with Spool() as spool, Placement() as placed:
+                files = Files(Volume("1", False, ()), spool, placed, lambda *_: None,
+                              drop_free=False)  # fmt: skip
+                told: list[Surveyed] = [first, second, Ended("relay")]
+                files.take(iter(told), ask)
+                handle = Service(lambda: store, MemoryDisk(0, {})).handle
+                for request, done in asked[::-1] if backwards else asked:
+                    done(handle(request, ()))
+            assert problem in files.ended.problem
+            assert bool(problem) == bool(files.ended.problem)
+
+
+def _keep(asked: list[tuple[bytes, Done]], request: bytes, done: Done) -> None:
+    asked.append((request, done))
+
+
+def test_a_thousand_volumes_need_no_thousand_descriptors(store: Store) -> None:
+    data = bytes_for(1 << 20, 3)
+    told: list[Event] = []
+    for number in range(1100):
+        told += volume_of(512, Node(b"f", 12, regular(100, (0, 512 * number, 512))),
+                          name=str(number), start=512 * number)  # fmt: skip
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        archived = image(store, MemoryDisk(1 << 20, {0: data}), told)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert archived.troubles == []
+    for number in (0, 7, 1099):
+        content = content_at(store, archived.root, b"files/%d/f" % number)
+        assert bytes_of(store, content) == data[512 * number : 512 * number + 100]
 
 
 def test_attributes_that_cannot_be_are_left_out(store: Store) -> None:

@@ -39,6 +39,15 @@ def test_rows_come_in_order(told: list[Row], size: int) -> None:
             assert list(found) == sorted([*told, (0, b"late")])
 
 
+def test_long_rows_are_written_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordered, "SIZE_MAX", 1000)
+    with Ordered[Row](Row) as found:
+        for number in range(5):
+            found.add([(-number, b"x" * 400)], 400)
+        assert len(found._runs) == 1
+        assert list(found) == [(-number, b"x" * 400) for number in reversed(range(5))]
+
+
 def test_rows_of_one_key_come_as_they_were_added(most: int) -> None:
     chance = random.Random(1)
     told = [(chance.randrange(3), b"%d" % number) for number in range(50)]
@@ -62,6 +71,16 @@ def test_frames_come_back(told: list[bytes], read: int) -> None:
         middle = len(told) // 2
         assert list(map(bytes, frames(fd, sizes[middle]))) == told[middle:]
         assert list(map(bytes, frames(fd, 0, sizes[middle]))) == told[:middle]
+
+
+def test_a_spool_that_became_shorter_is_told() -> None:
+    with Spool() as spooled:
+        spooled.add(b"frame")
+        spooled.add(b"another")
+        os.ftruncate(spooled.fileno(), spooled.size - 1)
+        for end in (None, spooled.size):
+            with pytest.raises(VentifsError, match="temporary file: it has become shorter"):
+                list(frames(spooled.fileno(), 0, end))
 
 
 def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

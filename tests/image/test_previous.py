@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.imaging import bytes_of, content_at, image, regular, volume_of
 from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from tests.support.trees import noise
+from ventifs.errors import Corrupt
 from ventifs.image.events import Event, Node
 from ventifs.image.previous import Previous, within
 from ventifs.store import Store
-from ventifs.tree.records import Block, Chunk, Content, Hole, Tree
+from ventifs.tree.records import Block, Child, Chunk, Content, Hole, Tree, encode
 
 SIZE = 200_000
 DATA = noise(100_000) + bytes(50_000) + noise(50_000, 1)
@@ -42,6 +44,23 @@ def test_a_file_is_guessed_where_it_was(store: Store, before: Content) -> None:
     assert guesses.content_of(30_000, ((4096, 8192, 32_768),)) == (None, False, 0)
     assert guesses.content_of(30_000, ((0, 1 << 60, 32_768),)) == (None, False, 0)
     assert guesses.content_of(30_000, ()) == (None, False, 0)
+
+
+@pytest.mark.parametrize("kind", ["child", "leaf", "odd", "empty"])
+def test_nodes_that_contradict_themselves_are_damage(store: Store, kind: str) -> None:
+    """Their scores hold; no writer of ours makes such."""
+    chunk, hole = encode(Chunk(b"s" * 32, 4096)), encode(Hole(0))
+    items = {"odd": [b"\xc0"], "empty": [chunk, hole]}.get(kind, [chunk])
+    leaf = store.put(_node(0, *items), node=True)[0]
+    said = 4096 if kind != "leaf" else 8192
+    inner = store.put(_node(1, encode(Child(leaf, 1, said, b""))), node=True)[0]
+    previous = Previous(store, Tree(inner, 4096 if kind != "child" else 8192), [(0, 4096)])
+    with pytest.raises(Corrupt):
+        list(previous.blocks(0, 4096, 0, 4096))
+
+
+def _node(level: int, *items: bytes) -> bytes:
+    return msgspec.msgpack.encode([level, [msgspec.Raw(item) for item in items]]) + b"\xc1"
 
 
 def test_it_is_certain_only_where_all_is_the_same(store: Store, before: Content) -> None:

@@ -100,7 +100,9 @@ def test_offsets_become_the_disks() -> None:
 
 def test_extents_are_split_where_a_volume_is() -> None:
     window = Window(MemoryDisk(MIB), [(8192, 12288), (0, 4096), (65536, 131072)])
-    node = module._node_on_disk(file_at((0, 2048, 16384), (20480, 0, 100)), window)
+    told = file_at((0, 2048, 16384), (20480, 0, 100))
+    assert told.inode is not None
+    node = module._on_disk(told, told.inode, window)
     assert node == file_at(
         (0, 10240, 2048), (2048, 0, 4096), (6144, 65536, 10240), (20480, 8192, 100)
     )

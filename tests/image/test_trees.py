@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.stores import new_store
 from ventifs.image.entries import Names, Row
-from ventifs.image.spool import Spool
+from ventifs.image.spool import Spool, frames
 from ventifs.image.trees import Built, build
 from ventifs.store import Store
 from ventifs.tree.building import TOO_LARGE
@@ -46,7 +46,8 @@ def built(store: Store, *batches: Names, room: int = ROOM) -> tuple[Built, dict[
         with Spool() as spool:
             for names in shuffled:
                 spool.add(msgspec.msgpack.encode(names))
-            found.append(build(spool.fileno(), ContentWriter(store).put_node, room))
+            told = frames(spool.fileno())
+            found.append(build(told, ContentWriter(store).put_node, room))
     assert found[0] == found[1] == found[2]
     entries = {}
     if found[0].root:

@@ -8,7 +8,6 @@ survey says, every byte of the disk has its place: it can only make the archive 
 
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 
@@ -110,16 +109,14 @@ class ImageArchiver:
         with (
             Placement() as placed,
             readable_nodes(self._store, self._writer) as (get, put),
-            ExitStack() as spools,
+            Spool() as spool,
         ):
-            volumes, notes = self._files(events, placed, spools)
+            volumes, notes = self._files(events, placed, spool)
             placed.keep(_contested([files.volume for files in volumes]))
             content = self._whole(placed, volumes, put)
             self._pool.drain()
-            for files in volumes:
-                self.troubles += files.troubles
-                if files.tree is not None and isinstance(files.tree.detail, Directory):
-                    self.tally.entries += files.tree.detail.paths + 1
+            self.troubles = [each for files in volumes for each in files.troubles]
+            self.tally.entries = sum(map(_paths, volumes))
             below = self._below(content, volumes, get, put)
         collect(self._pool, self._store)
         self.facts = Facts(self._disk.size, tuple(map(_facts, volumes)), notes, self._drop_free)
@@ -145,8 +142,9 @@ class ImageArchiver:
         else:
             self._pool.submit(request, (), done)
 
-    def _tell(self, path: bytes, done: int, new_bytes: int) -> None:
+    def _tell(self, path: bytes, done: int, new_bytes: int, entries: int = 0) -> None:
         self.tally.bytes += done
+        self.tally.entries += entries
         self._new_bytes += new_bytes
         if self._progress is not None:
             self.tally.new_bytes = self._writer.new_bytes + self._new_bytes
@@ -155,7 +153,7 @@ class ImageArchiver:
     # --- files --------------------------------------------------------------------------------
 
     def _files(
-        self, events: Iterator[Surveyed], placed: Placement, spools: ExitStack
+        self, events: Iterator[Surveyed], placed: Placement, spool: Spool
     ) -> tuple[list[Files], tuple[str, ...]]:
         """Take in what the survey tells: volumes, and notes. Trees are on their way then."""
         volumes: list[Files] = []
@@ -171,14 +169,15 @@ class ImageArchiver:
                     continue
                 names.add(event.name)
                 volume = replace(event, ranges=_clipped(event.ranges, self._disk.size))
-                spool = spools.enter_context(Spool())
                 files = Files(volume, spool, placed, self._tell, drop_free=self._drop_free)
                 files.take(events, self._ask)
+                self._pool.drain()
                 volumes.append(files)
-        self._pool.drain()
         for files in volumes:
-            request = msgspec.msgpack.encode(BuildTree(self._room // len(volumes)))
-            self._pool.submit(request, [files.spool.fileno()], files.built, alone=True)
+            start, end = files.names
+            if end > start:
+                request = msgspec.msgpack.encode(BuildTree(start, end, self._room // len(volumes)))
+                self._pool.submit(request, [spool.fileno()], files.built, alone=True)
         return volumes, tuple(notes)
 
     # --- the disk -----------------------------------------------------------------------------
@@ -288,6 +287,12 @@ def _pass_over(events: Iterator[Surveyed]) -> None:
     for event in events:
         if isinstance(event, Ended):
             return
+
+
+def _paths(files: Files) -> int:
+    if files.tree is None or not isinstance(files.tree.detail, Directory):
+        return 0
+    return files.tree.detail.paths + 1
 
 
 def _facts(files: Files) -> VolumeFacts:

@@ -41,7 +41,7 @@ from ventifs.tree.workers import Pool
 
 _BATCH_BYTES = 4 << 20  # of blocks, in one request
 _BATCH_STRETCHES = 1000
-_WAITING_MAX = 100_000  # items, for a batch that is not full yet
+_WAITING_MAX = 100_000  # items, for what is still to be read
 _SPAN_MIN = 64 << 10  # asking whether less is a hole costs as much as reading it
 _BLOCK_ITEM, _CHUNK_ITEM = encode(Block(b"", 0))[:2], encode(Chunk(b"", 0))[:2]
 _reply = msgspec.msgpack.Decoder(BlocksRead).decode
@@ -171,6 +171,7 @@ class DiskAssembler:
                 continue
             if sequence.add(*planned) >= _WAITING_MAX:
                 self._flush(sequence)
+                self._pool.drain()
             if not planned[0]:
                 self._told(planned[1], 0)  # files have told of theirs
         self._flush(sequence)

@@ -80,6 +80,7 @@ class TakenIn(msgspec.Struct, frozen=True, array_like=True):
         placed: where contents of files are, for `Placement`.
         free: ranges that the file system does not use.
         ended: what the parser told of its end.
+        entries: how many `names` have.
         read: bytes of the disk that the files cover.
         new_bytes: of blocks that the store did not have.
     """
@@ -89,6 +90,7 @@ class TakenIn(msgspec.Struct, frozen=True, array_like=True):
     placed: list[Placed]
     free: list[Range]
     ended: Ended | None
+    entries: int
     read: int
     new_bytes: int
 
@@ -126,7 +128,8 @@ class Intake:
                 ended = ended or event
         last = names.rows[-1][0] if names.rows else b""
         new_bytes = self._writer.new_bytes - before
-        return TakenIn(encode(names), last, placed, free, ended, read, new_bytes)
+        count = len(names.rows)
+        return TakenIn(encode(names), last, placed, free, ended, count, read, new_bytes)
 
     def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
         """Take in a name; the bytes of the disk that were read for it."""
@@ -142,14 +145,16 @@ class Intake:
             reason = "extended attributes that cannot be are left out"
             names.troubles.append((key, reason, False))
             xattrs = ()
-        detail, extents, zeros, problem = self._detail(inode, key, names)
         name = key.rpartition(b"\0")[2]
+        detail = _detail(inode)
         entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
                       self._writer.write_xattrs(xattrs), b"")  # fmt: skip
-        problem = problem or self._key_problem(key, name) or entry_problem(entry, root=not key)
+        problem = self._key_problem(key, name) or entry_problem(entry, root=not key)
         directory = type(detail) is Directory
         if not key and not directory:
             problem = "the root is no directory"
+        elif type(detail) is File:
+            problem = problem or _size_problem(inode)
         if problem:
             names.troubles.append((key, problem, True))
             return 0
@@ -157,13 +162,16 @@ class Intake:
         if linked:
             names.linked.append((node.number, len(names.rows)))
         file = -time if linked else 0
-        if type(detail) is not File:
+        if type(detail) is not File or not inode.size:
             names.rows.append((key, time, directory, file, 0, encode(entry)))
             return 0
-        names.rows.append((key, time, directory, file, inode.size, encode(entry)))
+        content, extents, zeros = self._regular(inode, key, names)
+        entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, File(content),
+                      entry.xattrs, b"")  # fmt: skip
+        names.rows.append((key, time, False, file, inode.size, encode(entry)))
         if not extents:
             return 0
-        placed.extend(places_of(detail.content, inode.size, extents, zeros))
+        placed.extend(places_of(content, inode.size, extents, zeros))
         return sum([length for _, _, length in extents])
 
     def _key_problem(self, key: Key, name: bytes) -> str:
@@ -177,41 +185,19 @@ class Intake:
             self._parent = key[: -len(name) - 1]
         return ""
 
-    def _detail(
-        self, inode: Inode, key: Key, names: Names
-    ) -> tuple[Detail, tuple[Extent, ...], int, str]:
-        """What only this type of file has, its extents, zeros after them, and what is wrong."""
-        match inode.mode & 0xF000:
-            case stat.S_IFREG:
-                return self._regular(inode, key, names)
-            case stat.S_IFDIR:
-                return Directory(Empty(), 0, 0), (), 0, ""
-            case stat.S_IFLNK:
-                return Symlink(inode.target), (), 0, ""
-            case stat.S_IFCHR | stat.S_IFBLK:
-                return Device(*inode.rdev), (), 0, ""
-        return Special(), (), 0, ""
-
     # --- regular files ------------------------------------------------------------------------
 
     def _regular(
         self, inode: Inode, key: Key, names: Names
-    ) -> tuple[File, tuple[Extent, ...], int, str]:
-        size, data = inode.size, inode.data
-        problem = ""
-        if not 0 <= size <= LENGTH_MAX:
-            problem = "a size that cannot be"
-        elif data and len(data) != size:
-            problem = "another size than it has bytes"
-        if problem or not size:
-            return File(Empty()), (), 0, problem
-        if data:
-            return File(self._writer.write_whole(data)), (), 0, ""
+    ) -> tuple[Content, tuple[Extent, ...], int]:
+        """The content, where it lies, and how many zeros are known to follow there."""
+        if inode.data:
+            return self._writer.write_whole(inode.data), (), 0
         extents = _sound(inode.extents, self._disk.size)
         if len(extents) < len(inode.extents):
             names.troubles.append((key, "zeros stand for extents that cannot be", False))
-        content, zeros = self._content(size, extents)
-        return File(content), extents, zeros, ""
+        content, zeros = self._content(inode.size, extents)
+        return content, extents, zeros
 
     def _content(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content, int]:
         """The content stored, and how many zeros are known to follow on the disk."""
@@ -261,6 +247,28 @@ class Intake:
                 return data[:size], rest if data.endswith(_ZEROS[:rest]) else 0
         stream = Stream(self._disk, size, extents)
         return stream.read(0, size), stream.zeros_after()
+
+
+def _detail(inode: Inode) -> Detail:
+    """What only this type of file has; no content yet."""
+    match inode.mode & 0xF000:
+        case stat.S_IFREG:
+            return File(Empty())
+        case stat.S_IFDIR:
+            return Directory(Empty(), 0, 0)
+        case stat.S_IFLNK:
+            return Symlink(inode.target)
+        case stat.S_IFCHR | stat.S_IFBLK:
+            return Device(*inode.rdev)
+    return Special()
+
+
+def _size_problem(inode: Inode) -> str:
+    if not 0 <= inode.size <= LENGTH_MAX:
+        return "a size that cannot be"
+    if inode.data and len(inode.data) != inode.size:
+        return "another size than it has bytes"
+    return ""
 
 
 def key_problem(key: Key) -> str:

@@ -1,9 +1,10 @@
 """What a survey of a disk tells, in order: its volumes, and of each the files inside.
 
 A volume is a partition, a logical volume, or a file system that has the disk to itself. After a
-`Volume` come its `Node`s and `Free`s, if it holds a file system that can be read, and one `Ended`.
-The first two come encoded, many in one `Inside`, for whoever works for the run to decode. All
-offsets are bytes from the beginning of the disk, whatever lies between.
+`Volume` come its `Node`s and `Free`s, if it holds a file system that can be read, and an `Ended`.
+The first two come encoded, many in one `Inside`, for whoever works for the run to decode; so does
+an `Ended` that the volume's own parser told, and the first of these counts. All offsets are bytes
+from the beginning of the disk, whatever lies between.
 """
 
 import msgspec
@@ -75,7 +76,8 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="ev
             itself. A directory comes before what is in it.
         number: the inode's.
         inode: what it is; None when it was told with another name of the same number, and None
-            with a problem when it cannot be told what it is or what is in it: the name is left out.
+            with a problem when it cannot be told what it is or what is in it: the name is left out,
+            unless another of the same number was told.
         problem: why the inode is not told as it should be: something of it could not be read.
     """
 
@@ -132,7 +134,7 @@ _decode = msgspec.msgpack.Decoder(list[Told]).decode
 
 
 def told_in(body: bytes) -> list[Told]:
-    """What an `Inside` holds; garbage is an end."""
+    """What an `Inside` holds; of garbage, that it is. What comes after it may be sound."""
     try:
         return _decode(body)
     except msgspec.DecodeError:

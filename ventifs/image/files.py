@@ -6,6 +6,7 @@ somebody builds the tree of it (see `trees`).
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -36,7 +37,7 @@ class Files:
     Attributes:
         volume: the one.
         ended: how the survey of the volume ended.
-        spool: what is said of names.
+        names: where in the spool is what is said of names: begin and end.
         tree: under the volume's name, once it is built; None, if no root was told.
         troubles: what could not be taken in as it should be, then.
     """
@@ -46,7 +47,7 @@ class Files:
         volume: Volume,
         spool: Spool,
         placed: Placement,
-        told: Callable[[bytes, int, int], None],
+        told: Callable[[bytes, int, int, int], None],
         *,
         drop_free: bool,
     ) -> None:
@@ -54,23 +55,24 @@ class Files:
 
         Args:
             volume: which.
-            spool: an empty one.
+            spool: gets what is said of names; of one volume after the other.
             placed: gets where contents lie, and what is free if that is to be dropped.
-            told: gets the last path of each batch, how many bytes of the disk it covers, and bytes
-                of blocks that it brought to the store.
+            told: gets the last path of each batch, how many bytes of the disk it covers, bytes of
+                blocks that it brought to the store, and how many entries.
             drop_free: whether it is.
         """
         self.volume = volume
         self.ended = Ended("the survey ended early")
-        self.spool = spool
+        self.names = spool.size, spool.size
         self.tree: Entry | None = None
         self.troubles: list[Trouble] = []
+        self._spool = spool
         self._placed = placed
         self._told = told
         self._name = volume.name.encode()
         self._ranges = sorted(volume.ranges)
         self._drop_free = drop_free
-        self._ended_itself = False
+        self._first_end: int | None = None  # the batch in which its own parser told of its end
 
     def take(self, events: Iterator[Surveyed], ask: Ask) -> None:
         """Hand out all that is told of the volume.
@@ -82,26 +84,28 @@ class Files:
         numbers = count()
         for event in events:
             if isinstance(event, Inside):
-                time = next(numbers) * _TIME_STEP + 1
-                ask(_encode(TakeIn(event.body, time)), self._taken)
+                number = next(numbers)
+                request = _encode(TakeIn(event.body, number * _TIME_STEP + 1))
+                ask(request, partial(self._taken, number))
             elif isinstance(event, Ended):
-                if not self._ended_itself:
+                if self._first_end is None:
                     self.ended = event
                 return
 
-    def _taken(self, reply: bytes) -> None:
+    def _taken(self, number: int, reply: bytes) -> None:
         """A batch comes back."""
         taken = _decode(reply)
-        self.spool.add(taken.names)
+        self._spool.add(taken.names)
+        self.names = self.names[0], self._spool.size
         self._placed.add(taken.placed)
-        if taken.ended is not None:
-            self.ended, self._ended_itself = taken.ended, True
+        if taken.ended is not None and (self._first_end is None or number < self._first_end):
+            self.ended, self._first_end = taken.ended, number
         if taken.free and self._drop_free:
             own = self._ranges  # what is the volume's of it
             self._placed.add_free(
                 [each for low, high in taken.free for each in within(own, low, high)]
             )
-        self._told(self._path(taken.last), taken.read, taken.new_bytes)
+        self._told(self._path(taken.last), taken.read, taken.new_bytes, taken.entries)
 
     def built(self, reply: bytes) -> None:
         """The tree is built."""
@@ -111,7 +115,7 @@ class Files:
         ]
         if built.root:
             self.tree = replace(own_entry(built.root), name=self._name)
-        self._told(self._path(b""), 0, built.new_bytes)
+        self._told(self._path(b""), 0, built.new_bytes, 0)
 
     def _path(self, key: Key) -> bytes:
         return b"/".join(part for part in (b"files", self._name, path_of(key)) if part)

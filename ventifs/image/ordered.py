@@ -14,7 +14,8 @@ import msgspec
 
 from ventifs.image.spool import Spool, frames
 
-ROWS_MAX = 1 << 16  # in memory: some 30 MB
+ROWS_MAX = 1 << 16  # in memory: some 30 MB, if they are short
+SIZE_MAX = 32 << 20  # of them, as far as it is told
 _FRAME_ROWS = 500
 _encode = msgspec.msgpack.Encoder().encode
 Row = TypeVar("Row")
@@ -36,24 +37,26 @@ class Ordered(Generic[Row]):
         self._decode: Callable[[memoryview], list[Row]] = msgspec.msgpack.Decoder(list[kind]).decode
         self._key = key
         self._rows: list[Row] = []
+        self._size = 0  # bytes of them, as far as it was told
         self._spool: Spool | None = None
         self._runs: list[tuple[int, int]] = []  # begin and end in the spool
         self._resources = ExitStack()
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Take in rows.
+    def add(self, rows: Iterable[Row], size: int = 0) -> None:
+        """Take in rows; `size` in bytes, of rows that may be long.
 
         Raises:
             VentifsError: no room for the temporary file.
         """
         self._rows.extend(rows)
-        if len(self._rows) >= ROWS_MAX:
+        self._size += size
+        if len(self._rows) >= ROWS_MAX or self._size >= SIZE_MAX:
             self._write()
 
     def _write(self) -> None:
         if self._spool is None:
             self._spool = self._resources.enter_context(Spool())
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._size = self._rows, [], 0
         rows.sort(key=self._key)
         start = self._spool.size
         for at in range(0, len(rows), _FRAME_ROWS):

@@ -17,6 +17,7 @@ from ventifs.image.disk import Disk
 from ventifs.image.entries import Intake
 from ventifs.image.events import Range
 from ventifs.image.previous import Previous
+from ventifs.image.spool import frames
 from ventifs.image.trees import build
 from ventifs.store import Store
 from ventifs.store.claims import Claims
@@ -46,22 +47,25 @@ class ReadBlocks(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class BuildTree(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The request: build a volume's tree; its `Spool` is the descriptor. The reply is a `Built`.
+    """The request: build a volume's tree of a part of the `Spool`. The reply is a `Built`.
 
     Attributes:
+        start, end: of the part.
         room: what the sizes of all files may sum up to.
     """
 
+    start: int
+    end: int
     room: int
 
 
 class Before(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The note: what the last version of the name knows of the disk. There is no reply.
+    """The request: keep in mind what the last version of the name knows. The reply is empty.
 
     Attributes:
         content: of the disk then.
         free: whether it may have zeros for what was free then.
-        same: ranges that have not changed since; those of a note that follows are added.
+        same: ranges that have not changed since; those of a request that follows are added.
     """
 
     content: Content
@@ -104,8 +108,10 @@ class Service:
                 return pickle.dumps(self._store.hand_over())
             return b""
         if isinstance(decoded, Before):
-            known = [] if self._before is None else self._before.same
-            self._before = Before(decoded.content, decoded.free, known + decoded.same)
+            if self._before is None:
+                self._before = decoded
+            else:
+                self._before.same.extend(decoded.same)
             return b""
         if self._store is None:
             self._store = self._open_store()
@@ -115,7 +121,8 @@ class Service:
             return _encode(self._intake.take(decoded.body, decoded.time))
         if isinstance(decoded, BuildTree):
             writer = ContentWriter(self._store)
-            built = build(descriptors[0], writer.put_node, decoded.room)
+            names = frames(descriptors[0], decoded.start, decoded.end)
+            built = build(names, writer.put_node, decoded.room)
             return _encode(replace(built, new_bytes=writer.new_bytes))
         blocks = BlockWriter(self._store, self._disk)
         pieces = [blocks.write(stretch) for stretch in decoded.stretches]

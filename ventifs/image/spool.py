@@ -1,5 +1,6 @@
-"""What one process writes and another reads, in a temporary file: frames of bytes, in order."""
+"""Frames of bytes written now and read later, maybe by another process: a temporary file."""
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from ventifs.errors import VentifsError
 from ventifs.tree.reading import reason_of
 
 _LENGTH = struct.Struct("<I")
-_READ = 1 << 20  # bytes at a time
+_READ = 256 << 10  # bytes at a time
 
 
 class Spool:
@@ -67,7 +68,7 @@ def frames(spool: int, start: int = 0, end: int | None = None) -> Iterator[memor
         with _told_plainly():  # by offset: the descriptor has other users
             more = os.pread(spool, _READ if end is None else min(_READ, end - at), at)
         if not more:
-            return
+            break
         at += len(more)
         data, first = data + more, 0
         while first + _LENGTH.size <= len(data):
@@ -77,6 +78,8 @@ def frames(spool: int, start: int = 0, end: int | None = None) -> Iterator[memor
             yield memoryview(data)[first + _LENGTH.size : last]
             first = last
         data = data[first:]
+    if data or (end is not None and at < end):
+        raise VentifsError("temporary file: it has become shorter; run the command again")
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def _told_plainly() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise VentifsError(
-            f"temporary file: {reason_of(error)}; make room for it, or name another directory for "
-            "it in TMPDIR"
-        ) from error
+        remedy = "make room for it, or name another directory for it in TMPDIR"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "raise the limit of open files ('ulimit -n')"
+        raise VentifsError(f"temporary file: {reason_of(error)}; {remedy}") from error

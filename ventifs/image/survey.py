@@ -160,7 +160,7 @@ def _files(disk: Disk, volume: Volume, free: bool, read_files: ReadFiles) -> Tel
             if base is not None and _is_sound(inode.extents, window.size):
                 yield event if not base else _moved(event, inode, base)
             else:
-                yield _node_on_disk(event, window)
+                yield _on_disk(event, inode, window)
             weight += size
             if weight >= _BATCH_BYTES:
                 weight = 0
@@ -187,11 +187,8 @@ def _moved(node: Node, inode: Inode, base: int) -> Node:
     return Node(node.key, node.number, replace(inode, extents=extents), node.problem)
 
 
-def _node_on_disk(node: Node, window: Window) -> Node:
+def _on_disk(node: Node, inode: Inode, window: Window) -> Node:
     """A node whose extents are on the disk; without those that its file system does not have."""
-    inode = node.inode
-    if inode is None or not inode.extents:
-        return node
     extents: list[Extent] = []
     problem = node.problem
     told = 0

@@ -3,11 +3,11 @@
 Done by whoever works for the run, when all of a volume is read, while the run itself puts the disk
 together. Batches come in any order; what concerns several of them is settled here. Of a name that
 is told twice the later row counts, and below what is no directory there is nothing: parsers tell
-neither.
+neither, and names that are lost so still count among those of a file.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import msgspec
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from ventifs.image.entries import Names, Row, key_problem
 from ventifs.image.ordered import Ordered
-from ventifs.image.spool import frames
 from ventifs.tree import building
 from ventifs.tree.building import TOO_LARGE, Key, build_tree, path_of, with_link
 from ventifs.tree.prolly import Put
@@ -40,11 +39,11 @@ class Built(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int = 0
 
 
-def build(spool: int, put: Put, room: int) -> Built:
-    """Build the tree of what a spool of `Names` holds.
+def build(batches: Iterable[memoryview], put: Put, room: int) -> Built:
+    """Build the tree of what batches say.
 
     Args:
-        spool: its descriptor.
+        batches: encoded `Names`.
         put: stores nodes.
         room: what the sizes of all files may sum up to.
 
@@ -53,8 +52,8 @@ def build(spool: int, put: Put, room: int) -> Built:
     """
     with Ordered[Row](Row) as rows:
         tree = _Tree(rows, room)
-        for frame in frames(spool):
-            tree.take(_decode(frame))
+        for names in batches:
+            tree.take(_decode(names), len(names))
         root = tree.finish(put)
     return Built(root, tree.troubles)
 
@@ -70,13 +69,13 @@ class _Tree:
         self._rooted = False
         self._later: list[Names] = []  # what is settled when all is in
         self._first: dict[int, Row] = {}  # by the inode's number, a name of those that have several
-        self._links: dict[int, tuple[bytes, int]] = {}  # by file: its least path, how many names
+        self._least: dict[int, bytes] = {}  # by file, its least path: of those that have several
         self._time = _AFTER_ALL
 
-    def take(self, names: Names) -> None:
-        """A batch."""
+    def take(self, names: Names, size: int) -> None:
+        """A batch of so many bytes."""
         rows = names.rows
-        self._rows.add(rows)
+        self._rows.add(rows, size)
         self._size += sum([row[4] for row in rows])
         self._rooted = self._rooted or not all(row[0] for row in rows)
         for inode, at in names.linked:
@@ -84,14 +83,8 @@ class _Tree:
             first = self._first.get(inode)
             if first is None or first[1] < row[1]:
                 self._first[inode] = row
-            self._link(row)
         if names.others or names.troubles:
             self._later.append(replace(names, rows=[], linked=[]))
-
-    def _link(self, row: Row) -> None:
-        path, file = path_of(row[0]), row[3]
-        least, count = self._links.get(file, (path, 0))
-        self._links[file] = min(least, path), count + 1
 
     def finish(self, put: Put) -> bytes:
         """All is in: the root's entry, encoded."""
@@ -139,8 +132,9 @@ class _Tree:
         self._time += 1
         record = encode(replace(own_entry(first[5]), name=key.rpartition(b"\0")[2]))
         row = key, self._time, False, first[3], size, record
-        self._rows.add([row])
-        self._link(row)
+        self._rows.add([row], len(record))
+        least = self._least.get(first[3]) or path_of(first[0])
+        self._least[first[3]] = min(least, path_of(key))
 
     def _kept(self, over: frozenset[int]) -> Iterator[building.Row]:
         """The rows that stay."""
@@ -156,8 +150,6 @@ class _Tree:
                 else:
                     if not directory:
                         barred = key + b"\0"
-                    if file < 0:
-                        least, count = self._links[file]
-                        record = with_link(record, least) if count > 1 else record
-                    yield key, directory, size, record
+                    least = self._least.get(file) if file else None
+                    yield key, directory, size, with_link(record, least) if least else record
             last = row

@@ -1,6 +1,6 @@
 """Processes that work beside this one, on what it hands them.
 
-A `Pool` takes requests (bytes, and descriptors of directories) and calls back with the replies.
+A `Pool` takes requests (bytes, and descriptors of files) and calls back with the replies.
 `Inline` answers in this process at once; `Workers` forks. Workers are forked before any store,
 thread or progress display exists and open their own; they end when their parent does, however it
 ends. While it works, one can send notes, which come before its reply. This module knows nothing of
@@ -56,7 +56,7 @@ class Pool(Protocol):
             request: up to 64 KiB.
             descriptors: up to 200; they may be closed when this returns.
             done: may itself submit nothing.
-            alone: it takes long, so no other is to wait behind it.
+            alone: it takes long, so no other is to wait behind it, if there are more processes.
         """
 
     def drain(self) -> None:
@@ -173,7 +173,8 @@ class Workers:
             self._dispatch(None)
             worker = min(self._workers, key=_load)
         self._send(worker, request, descriptors, done)
-        worker.alone = alone
+        others = sum(1 for each in self._workers if each is not worker and each.load < _IN_FLIGHT)
+        worker.alone = alone and others > 0
         self._workers.remove(worker)
         self._workers.append(worker)  # of those with as little to do, it comes last next time
 
