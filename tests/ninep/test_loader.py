@@ -201,6 +201,39 @@ def test_one_at_a_time_runs_beside_who_lacks_nothing() -> None:
     _with_loader(test)
 
 
+def test_another_thread_begins_as_soon_as_he_has_gone() -> None:
+    """And not only when the first is done, or somebody asks again."""
+
+    async def test(loader: Loader) -> None:
+        gate = await _held(loader)
+        ran, waiter = Ran(), Waiter()
+        loader.warm = perf_counter()
+        loader.submit(waiter, [ran.job("first")])
+        await until(lambda: ran.order == ["first"])
+        gate.open()
+
+    _with_loader(test)
+
+
+def test_hops_that_the_loop_has_not_heard_of_are_few() -> None:
+    async def test(loader: Loader) -> None:
+        ran, ahead = Ran(), threading.Event()
+        await wait_all_tasks_blocked()
+        for number in range(5):
+            loader.submit(Waiter(), [ran.job(f"{number}")])
+        loader.ahead([Load("a", ahead.set)])
+        deadline = perf_counter() + PATIENCE_S
+        while loader._unheard < 2 and perf_counter() < deadline:
+            pass  # the loop hears nothing meanwhile
+        with loader._changed:
+            assert loader._taken() == []
+        assert len(ran.order) == 2
+        await until(lambda: len(ran.order) == 5)
+        await until(ahead.is_set)
+
+    _with_loader(test, at_once=1)
+
+
 def test_two_run_when_he_has_gone() -> None:
     async def test(loader: Loader) -> None:
         gate = await _held(loader)

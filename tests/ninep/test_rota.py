@@ -129,6 +129,19 @@ def test_who_is_alone_is_not_timed() -> None:
         assert other.served_s > 0
 
 
+def test_long_turns_are_paid_for_even_if_nobody_waited_then() -> None:
+    """Or who asks one thing after another would wait for two turns of who always has work."""
+    clock = Clock()
+    busy, other = Eater([], "b", 0.0004, clock), Eater([], "o", 0.0004, clock)
+    with eaters(busy, other) as rota:
+        _feed(2, busy, other)
+        _served(rota, busy, other)
+        before = busy.served_s
+        _feed(5, busy)
+        _served(rota, busy)
+        assert busy.served_s > before
+
+
 def test_one_long_turn_is_not_paid_for_for_ever() -> None:
     log: list[str] = []
     clock = Clock()

@@ -11,9 +11,10 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import Codec
-from ventifs.ninep.fs import Attributes, ReadOnlyFile, ReadOnlyOpened, User
+from ventifs.ninep.fs import Attributes, Buffer, ReadOnlyFile, ReadOnlyOpened, User
 from ventifs.ninep.messages import Dialect
 from ventifs.ninep.session import Limits, Session
+from ventifs.ninep.stream import Output
 from ventifs.ninep.wire import Qid, WireError
 
 DIALECTS = list(Dialect)
@@ -218,6 +219,16 @@ def test_a_reply_that_ends_the_turn_is_sent_as_it_came() -> None:
     assert [len(piece) for piece in replies] == [160, 7, 4, 51_200, 51_200]
     assert b"".join(replies)[171:] == bytes(range(256)) * 400
     assert [len(piece) for piece in talk.session.turn()] == [160]
+
+
+def test_small_pieces_are_copied_however_many_they_are() -> None:
+    """Each of them would keep a whole clump."""
+    output = Output(100_000)
+    pieces: list[Buffer] = [memoryview(bytes(1 << 17))[:1400] for _ in range(200)]
+    output.add(pieces, 280_000)
+    [joined] = output.collected()
+    assert len(joined) == 280_000
+    assert output.pinned == 0
 
 
 def test_the_trace_tells_every_message() -> None:

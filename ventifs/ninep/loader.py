@@ -1,10 +1,12 @@
 """Runs what sessions lack in threads: few at once, fairly by session, and nothing twice.
 
 Owns the threads, and the queues of jobs between sessions and them. What always holds: at most
-`AT_ONCE` threads work, and one beside those who lack nothing; each session in its turn gets one hop
-of a thread, for up to `BATCH` of its jobs; jobs of equal keys that wait or run at one time,
-whoever's they are, are one run; what nobody waits for runs only when nothing that is waited for is
-left. Knows no sockets, and not what a job does: one that raises has its exception for a result.
+`AT_ONCE` threads work, and only one begins anything while those are served who lack nothing; each
+session in its turn gets one hop of a thread, for up to `BATCH` of its jobs; none begins while more
+than `AT_ONCE` have results that the loop has not heard; jobs of equal keys that wait or run at one
+time, whoever's they are, are one run; what nobody waits for runs only when nothing that is waited
+for is left. Knows no sockets, and not what a job does: one that raises has its exception for a
+result.
 
 Threads take their next hop themselves: to be sent on each by the event loop cost a cold sequential
 reader 7 % of its rate, since the loop has replies to write when a hop ends.
@@ -63,8 +65,8 @@ class Loader:
         ahead_runs: of the runs, those that nobody waited for when they began.
         warm: when somebody was served last who lacks nothing, by `perf_counter`; he sets it.
 
-    Concurrency: methods belong to the event loop's thread; `_changed` guards what its own threads
-    change too, all that begins with an underscore.
+    Concurrency: methods belong to the event loop's thread. `_changed` guards what its own threads
+    change too; `busy` and who reads the counters do without.
     """
 
     def __init__(self, *, at_once: int = AT_ONCE, batch: int = BATCH) -> None:
@@ -78,12 +80,13 @@ class Loader:
         self._known: dict[Hashable, _Run] = {}  # with a key, waiting or running
         self._running: set[_Run] = set()  # also those whose results the loop has not heard yet
         self._hopping = 0  # threads
+        self._unheard = 0  # hops whose results are awaited, and on their way to the loop
         self._changed = Condition()
         self._ended = False
 
     def busy(self) -> bool:
         """Whether threads are at work, or about to be; takes no lock."""
-        return bool(self._running or self._queues or self._ahead)
+        return bool(self._queues or self._ahead or self._running)  # last: see `_begun`
 
     @property
     def queued(self) -> int:
@@ -145,9 +148,8 @@ class Loader:
         changed = self._changed
         while True:
             with changed:
-                while not (runs := self._next()) and not self._ended:
-                    changed.wait()
-                if self._ended:
+                runs = self._next()
+                if not runs:
                     return
                 self.hops += 1
                 self.runs += len(runs)
@@ -156,7 +158,9 @@ class Loader:
             with changed:
                 self._hopping -= 1
                 awaited = any(run.waiters for run in runs)
-                if not awaited:
+                if awaited:
+                    self._unheard += 1
+                else:
                     self._end(runs)
             if awaited:
                 loop.run_sync_soon(self._deliver, runs, outcomes)
@@ -184,12 +188,21 @@ class Loader:
             self._unlist(run)
 
     def _next(self) -> list[_Run]:
-        """What the next hop is for, unless one thread is to do."""
-        beside = self._hopping and perf_counter() - self.warm < WARM_S
-        return [] if beside else self._taken()
+        """Wait for what the next hop is for; nothing, when it is all over."""
+        while not self._ended:
+            beside_s = self.warm + WARM_S - perf_counter() if self._hopping else 0
+            if beside_s > 0:  # one thread is to do
+                self._changed.wait(beside_s if self._queues or self._ahead else None)
+            elif runs := self._taken():
+                return runs
+            else:
+                self._changed.wait()
+        return []
 
     def _taken(self) -> list[_Run]:
         """What the next hop is for: jobs of the session whose turn it is, or loads ahead."""
+        if self._queues and self._unheard > self._at_once:
+            return []  # what is loaded may be dropped again before it is served
         while self._queues:
             client, queue = next(iter(self._queues.items()))
             runs = self._begun(queue, self._batch)
@@ -217,6 +230,8 @@ class Loader:
         results: dict[Client, list[Result]] = {}
         with self._changed:
             self._end(runs)
+            self._unheard -= 1
+            self._changed.notify()
         for run, (value, error) in zip(runs, outcomes, strict=True):
             for client, job in run.waiters:
                 results.setdefault(client, []).append((job, value, error))

@@ -18,7 +18,7 @@ from ventifs.ninep.activity import SessionActivity, Totals
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.channel import READ_MAX, Channel
 from ventifs.ninep.events import event
-from ventifs.ninep.fs import Buffer, File, Filesystem, Load, User
+from ventifs.ninep.fs import Buffer, File, Filesystem, User
 from ventifs.ninep.loader import Loader, Result
 from ventifs.ninep.messages import MESSAGES, NONUNAME
 from ventifs.ninep.peer import Peer
@@ -28,7 +28,9 @@ from ventifs.ninep.wire import WireError
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
-WARM_TURNS = 32  # without a load, of one that lacks nothing; sequential readers ask sooner
+# Without a load, of one that lacks nothing. Sequential readers ask for more to be read ahead once
+# in 4 MiB: 512 turns of 8 KiB.
+WARM_TURNS = 512
 NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
 _NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
@@ -41,6 +43,7 @@ class _Noting:
 
     def __init__(self, filesystem: Filesystem) -> None:
         self._filesystem = filesystem
+        self.ahead = filesystem.ahead  # by no way round: it is called after each turn
         self.user: User | None = None
         self.aname = b""
 
@@ -52,9 +55,6 @@ class _Noting:
 
     def session(self) -> Filesystem:
         return self._filesystem.session()
-
-    def ahead(self) -> list[Load]:
-        return self._filesystem.ahead()
 
 
 class Connection(Member):
@@ -80,7 +80,6 @@ class Connection(Member):
         self.started = time.time()
         self._channel = channel
         self._filesystem = _Noting(filesystem)
-        self._ahead = filesystem.ahead
         self._session = Session(self._filesystem, limits=limits, trace=trace)
         self._loader = loader
         self._rota = rota
@@ -195,7 +194,7 @@ class Connection(Member):
         if jobs := session.jobs():
             self._loader.submit(self, jobs)
             self._warm = 0
-        if loads := self._ahead():
+        if loads := self._filesystem.ahead():
             self._loader.ahead(loads)
             self._warm = 0
         if self._warm > WARM_TURNS:

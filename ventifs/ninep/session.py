@@ -169,10 +169,12 @@ class Session:
         limits, flight = self._limits, self._flight
         deadline = perf_counter() + limits.turn_s
         self._budget = limits.turn_requests
-        while not self._closed:
+        over = False
+        while not self._closed and not over:
             if flight.ready:
                 self._budget -= 1
                 self._resume(flight.ready.popleft())
+                over = self._spent(deadline)
             elif self._full:
                 break
             else:
@@ -183,12 +185,8 @@ class Session:
                     if self._output.size:
                         break  # these first; the next turn tells
                     raise
-                if self._answer(deadline):
-                    break
-                continue
-            if self._spent(deadline):
-                break
-        replies, self._output = self._output, Output(self._limits.turn_bytes)
+                over = self._answer(deadline)
+        replies, self._output = self._output, Output(limits.turn_bytes)
         self.counters.replied += replies.size
         return replies.collected()
 

@@ -72,7 +72,8 @@ class Output:
     Attributes:
         small: small pieces that follow all else.
         size: bytes of the replies.
-        pinned: bytes of memory that they keep from being freed.
+        pinned: bytes of memory that they keep from being freed; not kept for a reply that ends the
+            turn by its size alone.
     """
 
     def __init__(self, size_max: int) -> None:
@@ -87,13 +88,13 @@ class Output:
         """Add a reply of so many bytes."""
         small = self.small
         self.size += size
-        if size >= self._size_max:  # the turn's last: so what it pins matters to nobody
-            self._join()  # 3 us less for 512 KiB in 16 pieces than to look at each
+        if size >= self._size_max and size > SMALL * len(pieces):
+            # The turn's last, in large pieces: 3 us less for 512 KiB in 16 than to look at each.
+            self._join()
             self._whole += pieces
             return
         for piece in pieces:
-            size = len(piece)
-            if size <= SMALL:
+            if len(piece) <= SMALL:
                 small.append(piece)
             else:
                 if small:
