@@ -18,7 +18,7 @@ NETWORK, PREFIX = "192.0.2.0", 24
 TAP = "tap0"  # where a guest's network card is
 
 # The namespace lives as long as this shell, which ends when our end of its input does.
-# A tap signals SIGIO before it tells epoll. A User-mode Linux guest that is quick enough looks in
+# A tap seems to signal SIGIO before it tells epoll: a User-mode Linux guest that is quick looks in
 # between, sees nothing, and misses what came, until something else comes: a server that answers
 # while the guest is awake has it happen to 1 of 2,000 replies. So TCP sends again after 5 ms and
 # not 200, which were half of the time that such a guest took to look at a tree.
