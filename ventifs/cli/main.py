@@ -195,7 +195,7 @@ def _end(code: int | None) -> NoReturn:
     except _OutputFailed as error:
         if not code:  # else something was told already
             print(f"ventifs: {error}", file=sys.stderr)
-        code = code or 1
+            code = 1
     with suppress(OSError, ValueError):  # closed, or nobody reads it
         sys.stderr.flush()
     os._exit(code)

@@ -181,7 +181,7 @@ class DiskAssembler:
 
     def _plan(self) -> Iterator[Piece | Stretch]:
         """What stands at every place in order: a piece, or a stretch to read."""
-        # Hot: 7 us a file, of which 1 is here.
+        # Hot: all in all, the items of a file take 5 us.
         free = self._placed.free()
         at = 0
         low, high = next(free, (self._disk.size, self._disk.size))
@@ -291,7 +291,7 @@ def part(get: Get, content: Content, put: Put, ranges: Sequence[Range]) -> Conte
     Raises:
         Corrupt, NotStored: the disk's own nodes cannot be read back.
     """
-    # Hot: 4 us an item, and there are two for each file.
+    # Hot: 2 us an item, and there are two for each file.
     builder = ItemBuilder(put)
     for start, end in ranges:
         at = start

@@ -133,7 +133,7 @@ class Intake:
 
     def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
         """Take in a name; the bytes of the disk that were read for it."""
-        # Hot: once a name. A file of 4 KB that is known costs 21 us in all.
+        # Hot: 21 us a name on average, of a root whose last version is known.
         inode, key = node.inode, node.key
         if inode is None:
             names.others.append((key, node.number, node.problem))
@@ -211,7 +211,7 @@ class Intake:
             return self._writer.write(stream.pieces()), stream.zeros_after()
         data, zeros = self._read(size, extents)
         if known is not None:
-            if type(known) is Block:  # nearly always; `holds` would cost 1.5 us more
+            if type(known) is Block:  # nearly always; `holds` would cost 0.8 us more
                 same = score_of(data) == known.score
             else:
                 same = self._holds(

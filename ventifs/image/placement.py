@@ -19,7 +19,7 @@ Placed = tuple[int, int, int, int, bytes]
 """Start and end on the disk; how many zeros follow that are no file's; offset in the content; the
 content, or nothing for zeros that are no file's."""
 
-Piece = tuple[int, int, int, bytes]  # start and end, offset in the content; content, or zeros
+Part = tuple[int, int, int, bytes]  # start and end, offset in the content; content, or zeros
 
 
 def places_of(content: Content, size: int, extents: Sequence[Extent], zeros: int) -> list[Placed]:
@@ -62,7 +62,7 @@ class Placement:
         """What no file system uses."""
         self._free.add(ranges)
 
-    def placed(self) -> Iterator[Piece]:
+    def placed(self) -> Iterator[Part]:
         """Extents in order of their places, clipped so that none overlaps the last.
 
         Those without content are zeros.
@@ -75,7 +75,7 @@ class Placement:
             yield first, end, offset + first - start, content
             reached = end
 
-    def _in_order(self) -> Iterator[Piece]:
+    def _in_order(self) -> Iterator[Part]:
         """All, overlapping as they may, zeros first where several begin."""
         later: list[Range] = []  # zeros: a heap of where they begin and minus where they end
         for start, end, zeros, offset, content in self._extents:

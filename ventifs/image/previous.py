@@ -28,11 +28,11 @@ from ventifs.tree.records import (
     decode_child,
     decode_item,
     length_of,
+    own_item,
 )
 
 _INNER = 1000  # nodes kept
 _LEAVES = 16  # kept: names come in another order than their files lie on the disk
-_items = msgspec.msgpack.Decoder(list[Item]).decode
 
 
 class _Leaf(NamedTuple):
@@ -230,7 +230,7 @@ class Previous:
     def _read_leaf(self, score: Score, length: int) -> _Leaf:
         raws = load(self._store.get, score, 0).items
         try:
-            items = _items(msgspec.msgpack.encode(raws))  # all at once: a third of the time
+            items = [own_item(raw) for raw in raws]
         except msgspec.DecodeError as error:
             raise Corrupt(f"content items cannot be read: {error}", score=score) from None
         *starts, total = accumulate([item.length for item in items], initial=0)
