@@ -51,6 +51,17 @@ def test_what_lies_past_the_end_is_not_the_files() -> None:
                                                         (7036, 7064, 0)]  # fmt: skip
 
 
+def test_zeros_after_a_file_come_in_their_place_and_first_there() -> None:
+    with Placement() as placed:
+        placed.add(places_of(content(1), 100, [(0, 1000, 128)], 28))
+        placed.add(places_of(content(2), 40, [(0, 1100, 64)], 24))  # crosses them
+        placed.add(places_of(content(3), 64, [(0, 3000, 64)], 0))
+        assert [(start, end, bool(data)) for start, end, _, data in placed.placed()] == [
+            (1000, 1100, True), (1100, 1128, False), (1128, 1140, True), (1140, 1164, False),
+            (3000, 3064, True),
+        ]  # fmt: skip
+
+
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=10))
 def test_free_ranges_are_joined(ranges: list[tuple[int, int]]) -> None:
     ranges = [(min(pair), max(pair)) for pair in ranges]
