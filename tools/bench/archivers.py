@@ -76,11 +76,13 @@ class Run:
 class Tool:
     """One contestant and its repository, with all that it keeps elsewhere, below one directory."""
 
-    def __init__(self, name: str, scratch: Path) -> None:
-        """Nothing is made yet."""
-        self.name = name
-        self.home = scratch / name
-        self.kept = scratch / f"{name} kept"
+    def __init__(self, name: str, scratch: Path, checkout: Path | None = None) -> None:
+        """Nothing is made yet; `checkout` is that of a ventifs other than this one."""
+        self.name = name if checkout is None else "before"
+        self.lines = LINES[name]
+        self.checkout = checkout or Path.cwd()
+        self.home = scratch / self.name
+        self.kept = scratch / f"{self.name} kept"
         self.repo = self.home / "repo"
         self.log = scratch / "log"
 
@@ -93,13 +95,13 @@ class Tool:
             "HOME": str(self.home), "repo": str(self.repo), "root": str(root), "into": str(into),
             "BORG_BASE_DIR": str(self.home), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
             "RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(self.home / "cache"),
-            "PYTHONPATH": str(Path.cwd()),
+            "PYTHONPATH": str(self.checkout),
         }  # fmt: skip
         os.sync()
         with self.log.open("wb") as log:
             started = time.perf_counter()
             child = subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", LINES[self.name][task]], env=environment,
+                ["bash", "-euo", "pipefail", "-c", self.lines[task]], env=environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
             peak = sampled(child.pid) if sampling else 0
@@ -115,7 +117,7 @@ class Tool:
         """Make an empty repository."""
         remove(self.home)
         self.home.mkdir()
-        if "init" in LINES[self.name]:
+        if "init" in self.lines:
             self.run("init", self.home)
 
     def keep(self) -> None:

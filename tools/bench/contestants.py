@@ -40,6 +40,7 @@ class Server(AbstractContextManager["Server"]):
 
     name = ""
     msize_max = 1 << 20
+    checkout = Path.cwd()  # whose code a server of ours runs
 
     def __init__(self, place: Place) -> None:
         """Start it, and wait until it takes connections."""
@@ -49,7 +50,7 @@ class Server(AbstractContextManager["Server"]):
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+                start_new_session=True, env={**os.environ, "PYTHONPATH": str(self.checkout)},
                 cwd=place.scratch,  # where diod's core is, if it aborts when clients leave
             )  # fmt: skip
         deadline = time.monotonic() + STARTS_WITHIN_S
@@ -177,6 +178,17 @@ class Ventifs(Server):
     def aname(self, tree: str) -> str:
         """Its last version."""
         return f"{tree}@latest"
+
+
+class Before(Ventifs):
+    """`ventifs serve` of another checkout."""
+
+    name = "before"
+
+    def __init__(self, place: Place, checkout: Path) -> None:
+        """Start it."""
+        self.checkout = checkout
+        super().__init__(place)
 
 
 class Bare(Server):
