@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 import msgspec
 
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count, duration, share, size
 from ventifs.cli.where import environment, json_option
 from ventifs.errors import VentifsError
 from ventifs.ninep.activity import Activity, SessionActivity
 from ventifs.ninep.control import servers as running
 from ventifs.ninep.listen import default_address
+from ventifs.text import printable
 
 
 @click.command(short_help="Show what running servers do.")
@@ -24,15 +26,15 @@ def servers(*, as_json: bool) -> None:
     """
     found = running(Path(default_address(environment(), os.getuid()).path).parent)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        print_json(msgspec.to_builtins(found))
         return
     if not found:
         raise VentifsError("no server of yours runs; start one with ventifs serve")
     for number, server in enumerate(found):
         if number:
-            click.echo()
+            echo()
         for line in _lines(server):
-            click.echo(line)
+            echo(line)
 
 
 def _lines(server: Activity) -> list[str]:
@@ -41,7 +43,7 @@ def _lines(server: Activity) -> list[str]:
     workers = f", {count(server.workers, 'worker')}" if server.workers else ""
     restarts = f", {count(server.restarts, 'restart')}" if server.restarts else ""
     return [
-        f"{server.store} at {', '.join(server.addresses)}",
+        f"{printable(server.store)} at {', '.join(server.addresses)}",
         f"  running    {duration(time.time() - server.started)}, "
         f"process {server.pid}{workers}{restarts}",
         f"  answered   {count(sum(totals.operations.values()), 'operation')}, "

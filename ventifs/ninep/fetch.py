@@ -27,8 +27,8 @@ from ventifs.ninep.rpc import Disconnected
 from ventifs.ninep.status import Status
 from ventifs.ninep.survey import DEPTH_MAX
 from ventifs.store.files import explained
+from ventifs.text import printable
 from ventifs.tree.attributes import dress, dress_name
-from ventifs.tree.directory import printable
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import STOPPING
 from ventifs.tree.records import Detail, Directory, Empty, Entry, Special, Symlink, Xattrs

@@ -25,11 +25,11 @@ import msgspec
 from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
+from ventifs.text import printable
 from ventifs.tree.attributes import because, dress, xattrs_of
 from ventifs.tree.batches import Batch
 from ventifs.tree.choosing import Selection, walk
 from ventifs.tree.comparing import is_there
-from ventifs.tree.directory import printable
 from ventifs.tree.large import Failed, make_large
 from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
