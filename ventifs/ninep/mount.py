@@ -14,11 +14,10 @@ from pathlib import Path
 
 from ventifs.ninep.address import Address
 from ventifs.ninep.dial import connect
-from ventifs.ninep.mountline import MountError, MountOptions
+from ventifs.ninep.mountline import DATA_MAX, MountError, MountOptions
 
 _FILESYSTEMS = Path("/proc/filesystems")
 _MODPROBE_S = 30
-_DATA_MAX = 4095  # bytes; a page with its NUL, and the kernel cuts off what is longer
 
 _REMEDIES = {
     errno.EPERM: "the server refuses this machine, or this is a container, whose root may not",
@@ -54,7 +53,7 @@ def mount(
         connection.setblocking(False)  # not every kernel does so, and then a worker could wait
         fd = connection.fileno()
         data = options.data({"trans": "fd", "rfdno": fd, "wfdno": fd})
-        if len(os.fsencode(data)) > _DATA_MAX:
+        if len(os.fsencode(data)) > DATA_MAX:
             raise MountError(f"{address}: the options are too long; mount a directory above it")
         try:
             mount2(str(address), directory, "9p", options.number, data)
