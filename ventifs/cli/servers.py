@@ -14,7 +14,6 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.activity import Activity, SessionActivity
 from ventifs.ninep.control import servers as running
 from ventifs.ninep.listen import default_address
-from ventifs.text import printable
 
 
 @click.command(short_help="Show what running servers do.")
@@ -43,7 +42,7 @@ def _lines(server: Activity) -> list[str]:
     workers = f", {count(server.workers, 'worker')}" if server.workers else ""
     restarts = f", {count(server.restarts, 'restart')}" if server.restarts else ""
     return [
-        f"{printable(server.store)} at {', '.join(server.addresses)}",
+        f"{server.store} at {', '.join(server.addresses)}",
         f"  running    {duration(time.time() - server.started)}, "
         f"process {server.pid}{workers}{restarts}",
         f"  answered   {count(sum(totals.operations.values()), 'operation')}, "

@@ -89,7 +89,8 @@ def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, .
     that is marked as a disk is the disk's.
     """
     with Store.open(store) as opened:
-        found = [] if name and set("@:") & set(name) else all_versions(opened, name)
+        no_name = name and (set("@:") & set(name) or not name.isascii())
+        found = [] if no_name else all_versions(opened, name)
         if name is not None and not found:
             found = [find_version(opened, name)]  # or it says which there are
         found = [version for version in found if set(tags) <= set(version.tags)]

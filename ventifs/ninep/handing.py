@@ -6,6 +6,7 @@ nor how it came about.
 """
 
 import errno
+import json
 import signal
 import socket
 
@@ -78,8 +79,6 @@ class Told(msgspec.Struct, tag=True):
 
 Order = Configure | Take | Ask | Stop
 Report = Ready | Failed | Over | Told
-_ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
-_REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
 
 async def send(packets: socket.socket, message: Order | Report, fd: int | None = None) -> None:
@@ -89,7 +88,7 @@ async def send(packets: socket.socket, message: Order | Report, fd: int | None =
         TooLarge: nothing was sent.
         OSError: the other end has gone.
     """
-    packet = msgspec.json.encode(message)
+    packet = json.dumps(msgspec.to_builtins(message)).encode()
     if len(packet) > PACKET_MAX:
         raise TooLarge(f"{type(message).__name__} of {len(packet)} bytes")
     fds = [] if fd is None else [fd]
@@ -109,13 +108,13 @@ async def send(packets: socket.socket, message: Order | Report, fd: int | None =
 async def receive_order(packets: socket.socket) -> tuple[Order | None, int | None]:
     """A worker's next order and its descriptor; none when the parent has gone."""
     packet, fd = await _receive(packets)
-    return _ORDERS.decode(packet) if packet else None, fd
+    return msgspec.convert(json.loads(packet), Order) if packet else None, fd
 
 
 async def receive_report(packets: socket.socket) -> Report | None:
     """The next report of a worker; none when it has gone."""
     packet, _ = await _receive(packets)
-    return _REPORTS.decode(packet) if packet else None
+    return msgspec.convert(json.loads(packet), Report) if packet else None
 
 
 async def _receive(packets: socket.socket) -> tuple[bytes, int | None]:
