@@ -37,7 +37,9 @@ def printable(text: bytes | str | os.PathLike[str]) -> str:
         text = text.decode("utf-8", "surrogateescape")
     elif not isinstance(text, str):
         text = os.fspath(text)
-    return one_line(text.replace("\\", r"\\") if "\\" in text else text)
+    if "\\" in text:
+        text = text.replace("\\", r"\\")
+    return text if text.isascii() and text.isprintable() else one_line(text)
 
 
 def one_line(text: str) -> str:

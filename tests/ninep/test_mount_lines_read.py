@@ -1,5 +1,6 @@
 """Printed mount lines are read back by their readers: libmount, a shell, systemd's rules."""
 
+import ctypes
 import os
 import subprocess
 from contextlib import suppress
@@ -23,6 +24,8 @@ from ventifs.ninep.mountline import (
 TCP = parse_address("tcp://192.0.2.1")
 ODD = " \t\"'\\,#=:%$`~;&|<>()[]{}*?!\r\n\x1b\x7f\x9b\u202e\u2028\u00a0\xe9\u6f22\udcff\\040"
 ANAMES = st.text(st.sampled_from(ODD + "ab"), max_size=12).map(lambda path: f"web01:/{path}")
+SYSTEMD = Path("/usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-252.so")
+UNQUOTED = 1 << 5 | 1 << 1  # EXTRACT_UNQUOTE, EXTRACT_CUNESCAPE: what it reads ExecStart= with
 READABLE = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -156,6 +159,23 @@ def test_a_shell_line_is_refused_where_mount_would_lose_the_aname() -> None:
 def test_a_unit_gets_systemds_own_quotes(path: str, word: str) -> None:
     line = unit_line(parse_address("vsock://any"), f"web01:/{path}", "/mnt")
     assert line == f"ventifs mount vsock://host:564 {word} /mnt"
+
+
+@pytest.mark.skipif(not SYSTEMD.exists(), reason="another systemd's internals may differ")
+@given(path=st.text(st.sampled_from(ODD + "ab"), max_size=12))
+@READABLE
+def test_systemd_reads_a_unit_as_it_is_meant(path: str) -> None:
+    line = unit_line(parse_address("vsock://any"), f"web01:/{path}", f"/mnt/{path}")
+    rest = ctypes.c_char_p(os.fsencode(line))
+    words, word = [], ctypes.c_char_p()
+    library = ctypes.CDLL(str(SYSTEMD))
+    while library.extract_first_word(ctypes.byref(rest), ctypes.byref(word), None, UNQUOTED) > 0:
+        assert word.value is not None
+        words.append(word.value.replace(b"%%", b"%").replace(b"$$", b"$"))
+    assert words == [
+        b"ventifs", b"mount", b"vsock://host:564", os.fsencode(f"web01:/{path}"),
+        os.fsencode(f"/mnt/{path}"),
+    ]  # fmt: skip
 
 
 def test_the_kernel_gets_quotes_where_no_line_is_between() -> None:

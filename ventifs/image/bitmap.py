@@ -145,7 +145,9 @@ def _run(label: str, name: str, *command: str) -> None:
         ) from error
     if done.returncode:
         said = printable((done.stderr.strip().splitlines() or [b"no reason given"])[-1])
-        raise ImageError(f"{label}: dirty bitmap '{name}': {said.removeprefix('qemu-img: ')}")
+        raise ImageError(
+            f"{label}: dirty bitmap '{printable(name)}': {said.removeprefix('qemu-img: ')}"
+        )
 
 
 class _Directory:
