@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.text import PrintableStream, one_line, printable, shell_word
+from ventifs.text import UNENCODABLE, PrintableStream, one_line, printable, shell_word
 
 EVIL = (
     "\x1b]52;c;ZXZpbA==\x07", "\x1b[31m", "\x9b31m", "\r", "\n", "\t", "\x00", "\x7f", "\x85",
@@ -95,6 +95,18 @@ def test_bash_reads_a_word_as_it_is(text: str) -> None:
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )  # fmt: skip
     assert done.stdout == os.fsencode(text)
+
+
+def test_no_two_names_are_printed_alike_where_the_locale_has_few_letters() -> None:
+    shown = set()
+    names = ["\xe9", "\udce9", r"\xe9", r"\u00e9", "\u6f22", "\N{SNAIL}"]
+    for name in names:
+        raw = io.BytesIO()
+        stream = PrintableStream(raw, encoding="ascii", errors=UNENCODABLE)
+        stream.write(printable(name))
+        stream.flush()
+        shown.add(raw.getvalue())
+    assert len(shown) == len(names)
 
 
 def test_a_stream_for_people_escapes_what_was_forgotten_and_passes_what_is_drawn() -> None:

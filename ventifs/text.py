@@ -12,10 +12,10 @@ no surrogate; nor a character that Unicode says is drawn as nothing. `printable`
 names different texts.
 """
 
+import codecs
 import io
 import os
 import re
-import shlex
 from typing import TextIO, cast
 
 # Drawn as nothing, though `str.isprintable` takes them for letters, marks and symbols: of Unicode's
@@ -57,6 +57,8 @@ def shell_word(text: str | os.PathLike[str]) -> str:
 
     Where something does not print it is `$'\x1b'`, as bash, zsh, ksh and busybox read it.
     """
+    import shlex  # seldom needed
+
     text = os.fspath(text)
     if one_line(text) == text:
         return shlex.quote(text)
@@ -79,11 +81,23 @@ class PrintableStream(io.TextIOWrapper):
         return cast(TextIO, _Drawing(self))
 
 
+def _unencodable(error: UnicodeError) -> tuple[str, int]:
+    """What a locale's encoding lacks: shown as other characters are, never as a byte."""
+    assert isinstance(error, UnicodeEncodeError)
+    part = error.object[error.start : error.end]
+    return "".join(map(_code, part)), error.end
+
+
+UNENCODABLE = "ventifs.printable"
+"""The `errors` of streams for people."""
+codecs.register_error(UNENCODABLE, _unencodable)
+
+
 def escaping(stream: io.TextIOWrapper) -> PrintableStream:
     """A stream for people to the same place, line by line; `stream` itself is used no more."""
     stream.flush()
     made = PrintableStream(
-        stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=True
+        stream.buffer, encoding=stream.encoding, errors=UNENCODABLE, line_buffering=True
     )
     made.origin = stream
     return made
@@ -101,7 +115,7 @@ class _Drawing(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._stream.flush()
-        self._stream.buffer.write(text.encode(self._stream.encoding, "backslashreplace"))
+        self._stream.buffer.write(text.encode(self._stream.encoding, UNENCODABLE))
         return len(text)
 
     def flush(self) -> None:
@@ -117,11 +131,15 @@ class _Drawing(io.TextIOBase):
 def _shown(character: str) -> str:
     if character.isprintable() and not _blank(character):
         return character
+    return _LETTERS.get(character) or _code(character)
+
+
+def _code(character: str) -> str:
     number = ord(character)
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
         return f"\\x{number - 0xDC00:02x}"
     if number < 0x80:
-        return _LETTERS.get(character) or f"\\x{number:02x}"
+        return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
 
 

@@ -105,6 +105,14 @@ def image(path: Path) -> None:
     )  # fmt: skip
 
 
+def overlay(path: Path) -> None:
+    """An image that names such a file as what lies below it."""
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", NAME, "-F", "raw", path, "1M"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
 class Server:
     """A 9P server of one directory, in 9P2000; all its words are `NAME`.
 

@@ -21,7 +21,7 @@ import click
 from ventifs import __version__
 from ventifs.cli.output import LogLine, echo
 from ventifs.errors import VentifsError
-from ventifs.text import PrintableStream, escaping, one_line, printable
+from ventifs.text import UNENCODABLE, PrintableStream, escaping, one_line, printable
 
 # name: (module, attribute, help in a line); a test compares the lines with the commands' own
 COMMANDS = {
@@ -132,7 +132,7 @@ def _stand_in_for_closed_streams() -> None:
         sys.stdout = PrintableStream(
             io.BufferedWriter(_Output(1, "wb", closefd=False)),
             encoding=sys.stdout.encoding if sys.stdout else "utf-8",
-            errors="backslashreplace",  # for paths that are not text
+            errors=UNENCODABLE,
             line_buffering=os.isatty(1),
         )
 
