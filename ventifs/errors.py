@@ -1,13 +1,19 @@
 """The exceptions that cross layers.
 
 Every message is one line that names the thing, the reason and, where there is one, the remedy; the
-command line prints it as it stands. A package's own exceptions live beside the code that raises
-them and derive from these.
+command line prints it as it stands. It can be shown anywhere: what does not print in it is escaped.
+A package's own exceptions live beside the code that raises them and derive from these.
 """
+
+from ventifs.text import one_line
 
 
 class VentifsError(Exception):
     """Anything that went wrong in an operation, as opposed to a bug in ventifs."""
+
+    def __str__(self) -> str:
+        """The message. Names in it are escaped by `printable` where it is composed."""
+        return one_line(super().__str__())
 
 
 class Corrupt(VentifsError):

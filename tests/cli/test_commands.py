@@ -20,7 +20,7 @@ from tests.support.damage import flip
 from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import same
 from ventifs.cli.main import COMMANDS, main, ventifs
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 SCRIPT = Path(sys.executable).parent / "ventifs"
 PATIENCE_S = 60

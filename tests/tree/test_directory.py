@@ -1,7 +1,6 @@
 """Directories are listed in order, searched by name, and resolved without following links."""
 
 import itertools
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from ventifs.tree.directory import (
     build,
     entries,
     look_up,
-    printable,
     resolve,
     tree,
 )
@@ -156,24 +154,6 @@ def test_everything_below_is_walked_parents_first(store: Store, root: Entry) -> 
     assert paths == [b"file", b"link", b"sub", b"sub/deep", b"sub/x\xff"]
     assert [path for path, _ in tree(store, root, b"at")][-1] == b"at/sub/x\xff"
     assert list(tree(store, resolve(store, root, b"file"))) == []
-
-
-def test_paths_are_printed_on_one_line() -> None:
-    assert printable(b"plain/\xc3\xa9") == "plain/\N{LATIN SMALL LETTER E WITH ACUTE}"
-    assert printable(b"a\nb\x1b[0m\xff") == r"a\nb\x1b[0m\xff"
-    assert printable(os.fsencode("\N{LINE SEPARATOR}")) == r"\u2028"
-
-
-def test_no_two_paths_are_printed_alike() -> None:
-    odd = [b"a\nb", rb"a\nb", rb"a\\nb", b"\xff", rb"\xff", b"\x85", "\x85".encode(), rb"\u0085"]
-    assert len({printable(path) for path in odd}) == len(odd)
-    assert printable(rb"a\nb") == r"a\\nb"
-
-
-@given(st.binary(max_size=20), st.binary(max_size=20))
-def test_a_printed_path_is_one_line_that_can_be_read_back(one: bytes, other: bytes) -> None:
-    assert printable(one).isprintable()
-    assert (printable(one) == printable(other)) == (one == other)
 
 
 def test_a_look_up_costs_a_node_a_level(store: Store) -> None:

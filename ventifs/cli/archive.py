@@ -1,6 +1,5 @@
 """`ventifs archive`."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ventifs.cli.disk import (
     open_disk_source,
 )
 from ventifs.cli.options import jobs_option, pattern_options, patterns
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
@@ -31,10 +31,10 @@ from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
 from ventifs.store.store import LEVEL_DEFAULT, Mode
+from ventifs.text import printable
 from ventifs.tree.archive import Tally
 from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
-from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
 from ventifs.tree.run import TarStream
 from ventifs.tree.run import archive as archive_source
@@ -141,7 +141,7 @@ def archive(
         disk = found.facts if isinstance(found, DiskSource) else None
         facts = {**as_json_object(version, disk), "entries": tally.entries,
                  "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         what = disk_title(found) if isinstance(found, DiskSource) else ""
         _print_troubles(version, "not among its files" if what else "not archived")
@@ -203,7 +203,7 @@ def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
     """At the default place, the first archive makes the store."""
     if not context.meta["store_named"] and not store.exists() and not dry_run:
         Store.create(store)
-        click.echo(f"made a store at {store}", err=True)
+        echo(f"made a store at {printable(store)}", err=True)
 
 
 def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:
@@ -218,14 +218,14 @@ def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:
 def _print_troubles(version: Version, missed: str) -> None:
     for path, reason, missing in version.troubles[:_SHOWN_MAX]:
         what = missed if missing else "archived, but"
-        click.echo(f"{printable(path)}: {what}: {reason}", err=True)
+        echo(f"{printable(path)}: {what}: {reason}", err=True)
     if len(version.troubles) > _SHOWN_MAX:
-        click.echo(f"... and {len(version.troubles) - _SHOWN_MAX:,} more", err=True)
+        echo(f"... and {len(version.troubles) - _SHOWN_MAX:,} more", err=True)
 
 
 def _print_archived(version: Version, tally: Tally, what: str, *, dry_run: bool) -> None:
     """Say what the run did; `what` is a disk, or nothing for a tree of entries."""
-    click.echo(f"{'would be ' if dry_run else ''}{version}  score:{tree_score(version.root).hex()}")
+    echo(f"{'would be ' if dry_run else ''}{version}  score:{tree_score(version.root).hex()}")
     stored = "" if dry_run else f", {size(tally.stored_bytes)} stored"
     what = what or f"{count(tally.entries, 'entry', 'entries')}, {size(tally.bytes)}"
-    click.echo(f"{what}, {size(tally.new_bytes)} new{stored}, in {version.seconds:.2f} s")
+    echo(f"{what}, {size(tally.new_bytes)} new{stored}, in {version.seconds:.2f} s")

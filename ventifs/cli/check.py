@@ -1,12 +1,12 @@
 """`ventifs check` and `ventifs rebuild-index`."""
 
-import json
-import shlex
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import ByteProgress, EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
@@ -19,8 +19,8 @@ from ventifs.store.files import Files
 from ventifs.store.header import read_header, require_writable
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index as rebuild
+from ventifs.text import printable, shell_word
 from ventifs.tree.catalog import versions
-from ventifs.tree.directory import printable
 from ventifs.tree.verify import Harm, Verifier
 
 _SHOWN_MAX = 1000
@@ -83,42 +83,38 @@ def _check_versions(
 def _print_json(
     store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
 ) -> None:
-    click.echo(
-        json.dumps(
-            {
-                "store": str(store),
-                "read_data": read_data,
-                **asdict(report.summary),
-                "findings": [asdict(finding) for finding in report.findings],
-                "repair": asdict(mended) if mended else None,
-                "harmed": [
-                    {"version": harm.version, **exact(harm.path), "reason": harm.reason}
-                    for harm in harms
-                ],
-            },
-            indent=2,
-        )
-    )
+    facts = {
+        **exact(os.fsencode(store), "store"),
+        "read_data": read_data,
+        **asdict(report.summary),
+        "findings": [asdict(finding) for finding in report.findings],
+        "repair": asdict(mended) if mended else None,
+        "harmed": [
+            {"version": harm.version, **exact(harm.path), "reason": harm.reason} for harm in harms
+        ],
+    }
+    print_json(facts)
 
 
 def _print_lines(
     store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
 ) -> None:
     for finding in report.findings[:_SHOWN_MAX]:
-        click.echo(_line(finding))
+        echo(_line(finding))
     if len(report.findings) > _SHOWN_MAX:
-        click.echo(f"... and {len(report.findings) - _SHOWN_MAX:,} more; --json lists them all")
+        echo(f"... and {len(report.findings) - _SHOWN_MAX:,} more; --json lists them all")
     for harm in harms[:_SHOWN_MAX]:
-        click.echo(f"harmed: {harm.version}:/{printable(harm.path)}: {harm.reason}")
+        echo(f"harmed: {harm.version}:/{printable(harm.path)}: {harm.reason}")
     if len(harms) > _SHOWN_MAX:
-        click.echo(f"... and {len(harms) - _SHOWN_MAX:,} more paths; --json lists them all")
+        echo(f"... and {len(harms) - _SHOWN_MAX:,} more paths; --json lists them all")
     seen = report.summary
     how = "every byte" if read_data else "structure"
-    click.echo(
-        f"{store}: {how} of {count(seen.arenas, 'arena')} checked, {size(seen.bytes)}, "
+    echo(
+        f"{printable(store)}: {how} of {count(seen.arenas, 'arena')} checked, {size(seen.bytes)}, "
         f"{count(seen.clumps, 'clump')}, {count(seen.blocks, 'block')}"
     )
-    click.echo(_verdict(store, report, mended, harms, read_data=read_data))
+    for line in _verdict(store, report, mended, harms, read_data=read_data):
+        echo(line)
 
 
 def _line(finding: Finding) -> str:
@@ -131,34 +127,34 @@ def _line(finding: Finding) -> str:
 
 def _verdict(
     store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
-) -> str:
+) -> list[str]:
     harmful = [finding for finding in report.findings if not finding.harmless]
     if mended is not None:
-        text = (
+        lines = [
             f"mended: {count(len(mended.lost), 'block')} lost, {len(mended.healed):,} healed from "
             f"another copy, {count(mended.rescued, 'record')} written again"
-        )
+        ]
         if mended.lost:
-            text += "\nnext: archive the same sources again, which stores the lost blocks anew"
-        return text
+            lines += ["next: archive the same sources again, which stores the lost blocks anew"]
+        return lines
     if not harmful and harms:
-        return (
-            f"{count(len(harms), 'path')} of versions harmed\n"
-            "next: archive the same sources again; what is the same is whole again then"
-        )
+        return [
+            f"{count(len(harms), 'path')} of versions harmed",
+            "next: archive the same sources again; what is the same is whole again then",
+        ]
     if not harmful:
         harmless = len(report.findings)
-        return "no errors" + (f" ({harmless} old damages that do no harm)" if harmless else "")
+        return ["no errors" + (f" ({harmless} old damages that do no harm)" if harmless else "")]
     kinds = {finding.what for finding in harmful}
-    mend = f"ventifs check --repair --store {shlex.quote(str(store))}"
+    mend = f"ventifs check --repair --store {shell_word(store)}"
     if kinds <= {"index", "catalog"} and not report.rescued:
-        remedy = f"ventifs rebuild-index --store {shlex.quote(str(store))}"
+        remedy = f"ventifs rebuild-index --store {shell_word(store)}"
     elif any(finding.reason == "its file is missing" for finding in harmful):
         remedy = f"put the missing files back, or else {mend}"
     else:
         remedy = mend
     more = "" if read_data else " (--read-data may find more)"
-    return f"{count(len(harmful), 'error')}{more}\nnext: {remedy}"
+    return [f"{count(len(harmful), 'error')}{more}", f"next: {remedy}"]
 
 
 @click.command("rebuild-index", short_help="Make index and catalog anew from the arenas alone.")
@@ -174,11 +170,9 @@ def rebuild_index(store: Path) -> int:
     with store_lock(store, alone=True), ByteProgress("reading arenas") as progress:
         damages = rebuild(store, header, Files(), progress)
     for arena, damage in damages:
-        click.echo(f"arena {arena.hex()} at {damage.offset}: {damage.length} bytes are damaged")
-    click.echo(f"{store}: the index is rebuilt")
+        echo(f"arena {arena.hex()} at {damage.offset}: {damage.length} bytes are damaged")
+    echo(f"{printable(store)}: the index is rebuilt")
     if damages:
-        click.echo(
-            f"{count(len(damages), 'damage')} left out of it\n"
-            "next: archive the same sources again, which stores what was lost anew"
-        )
+        echo(f"{count(len(damages), 'damage')} left out of it")
+        echo("next: archive the same sources again, which stores what was lost anew")
     return 1 if damages else 0

@@ -1,10 +1,10 @@
 """`ventifs copy`."""
 
-import json
 from pathlib import Path
 
 import click
 
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
@@ -12,6 +12,7 @@ from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.image.facts import facts_of
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.catalog import find_version
 from ventifs.tree.copy import copy as copy_version
 
@@ -33,7 +34,9 @@ def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | N
     with Store.open(store) as opened:
         version = find_version(opened, wanted)
         if target.exists() and target.samefile(store):
-            raise VentifsError(f"{target}: this is the store the version is in; name another")
+            raise VentifsError(
+                f"{printable(target)}: this is the store the version is in; name another"
+            )
         with (
             EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
             Store.open(target, "write") as receiving,
@@ -50,12 +53,12 @@ def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | N
             "copied_blocks": done.new_blocks,
             "copied_bytes": done.new_bytes,
         }
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     sent = f"{count(done.new_blocks, 'block')}, {size(done.new_bytes)}"
     if not there:
-        click.echo(f"copied {version} to {target} as {copied}: {sent} new there")
+        echo(f"copied {version} to {printable(target)} as {copied}: {sent} new there")
     elif done.new_blocks:
-        click.echo(f"{copied} is in {target} already; what it lacked is made good: {sent}")
+        echo(f"{copied} is in {printable(target)} already; what it lacked is made good: {sent}")
     else:
-        click.echo(f"{copied} is in {target} already, and whole")
+        echo(f"{copied} is in {printable(target)} already, and whole")

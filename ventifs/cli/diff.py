@@ -1,6 +1,5 @@
 """`ventifs diff` and `ventifs find`."""
 
-import json
 import stat
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -11,13 +10,15 @@ import click
 
 from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.cli.look import entry_json, find_entry, resolve_in
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.catalog import split_path
 from ventifs.tree.diff import Change
 from ventifs.tree.diff import diff as tree_diff
-from ventifs.tree.directory import printable, tree
+from ventifs.tree.directory import tree
 from ventifs.tree.records import Entry
 
 SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
@@ -66,11 +67,11 @@ def _print_stat(changes: Iterable[Change], *, as_json: bool) -> None:
         kinds[change.kind] += 1
         grown += (change.new.size if change.new else 0) - (change.old.size if change.old else 0)
     if as_json:
-        click.echo(json.dumps({**kinds, "bytes": grown}))
+        print_json({**kinds, "bytes": grown}, indent=None)
         return
     told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
     total = sum(kinds.values())
-    click.echo(f"{count(total, 'change')}: {told}; {'+' if grown >= 0 else ''}{size(grown)}")
+    echo(f"{count(total, 'change')}: {told}; {'+' if grown >= 0 else ''}{size(grown)}")
 
 
 def _as_json(change: Change) -> dict[str, Any]:

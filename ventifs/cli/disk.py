@@ -5,9 +5,9 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
-import click
 import msgspec
 
+from ventifs.cli.output import echo
 from ventifs.cli.text import size
 from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
@@ -19,7 +19,7 @@ from ventifs.image.run import DiskSource
 from ventifs.image.service import serving
 from ventifs.image.survey import Survey
 from ventifs.store.claims import Claims
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 from ventifs.tree.workers import Workers
 
 _BITMAP = "ventifs-"
@@ -121,6 +121,6 @@ def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
     if quiet:
         return
     for line in disk_lines(facts):
-        click.echo(line)
+        echo(line)
     for note in disk_notes(facts):
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)

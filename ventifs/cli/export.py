@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from ventifs.cli.look import find_entry
+from ventifs.cli.output import echo
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.where import store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.directory import printable
+from ventifs.text import printable, shell_word
 from ventifs.tree.export import Exporter
 
 _LEFT = 3  # exit code: exported, but not everything
@@ -30,7 +31,7 @@ def export(what: str, *, store: Path) -> int:
     if sys.stdout.isatty():
         raise VentifsError(
             "a tar stream is not for terminals: redirect it, as in "
-            f"'ventifs export {what} > NAME.tar', or pipe it"
+            f"'ventifs export {shell_word(what)} > NAME.tar', or pipe it"
         )
     with EntryProgress("exporting") as progress, Store.open(store) as opened:
         entry, path = find_entry(opened, what)
@@ -41,7 +42,7 @@ def export(what: str, *, store: Path) -> int:
         ).run(entry, path.rpartition(b"/")[2])
         sys.stdout.buffer.flush()
     for left, reason in done.left[:_SHOWN_MAX]:
-        click.echo(f"{printable(left)}: left out: {reason}", err=True)
+        echo(f"{printable(left)}: left out: {reason}", err=True)
     if len(done.left) > _SHOWN_MAX:
-        click.echo(f"... and {len(done.left) - _SHOWN_MAX:,} more", err=True)
+        echo(f"... and {len(done.left) - _SHOWN_MAX:,} more", err=True)
     return _LEFT if done.left else 0

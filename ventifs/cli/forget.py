@@ -1,12 +1,12 @@
 """`ventifs forget`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
@@ -69,12 +69,12 @@ def forget(
         _print_json(kept, doomed, dry_run=dry_run)
         return
     for version, reasons in kept if policy else []:
-        click.echo(f"{'would keep' if dry_run else 'kept'} {version}  ({', '.join(reasons)})")
+        echo(f"{'would keep' if dry_run else 'kept'} {version}  ({', '.join(reasons)})")
     for version in doomed:
-        click.echo(f"{'would forget' if dry_run else 'forgot'} {version}")
+        echo(f"{'would forget' if dry_run else 'forgot'} {version}")
     if policy:
         told = f"{len(kept):,} kept, {count(len(doomed), 'version')} forgotten"
-        click.echo(f"a dry run: {told} if this were done" if dry_run else told)
+        echo(f"a dry run: {told} if this were done" if dry_run else told)
 
 
 def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
@@ -123,4 +123,4 @@ def _print_json(kept: Kept, doomed: list[Version], *, dry_run: bool) -> None:
         "kept": [{**as_json_object(version), "reasons": reasons} for version, reasons in kept],
         "forgotten": [as_json_object(version) for version in doomed],
     }
-    click.echo(json.dumps(facts, indent=2))
+    print_json(facts)

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from ventifs.text import one_line
+
 print0_option = click.option(
     "-0",
     "--print0",
@@ -22,7 +24,7 @@ print0_option = click.option(
 def print_lines(lines: Iterable[str]) -> None:
     """Each on a line of its own."""
     for line in lines:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(one_line(line) + "\n")
 
 
 def print_raw(names: Iterable[bytes]) -> None:

@@ -1,6 +1,5 @@
 """`ventifs ls`, `ventifs cat` and `ventifs du`."""
 
-import json
 import stat
 import sys
 from collections.abc import Iterable
@@ -10,14 +9,16 @@ from typing import Any
 import click
 
 from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.image.facts import DISK, disk_of, facts_of
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.catalog import find_version, split_path, time_text
 from ventifs.tree.content import read
-from ventifs.tree.directory import NoSuchPath, entries, printable, resolve, tree
+from ventifs.tree.directory import NoSuchPath, entries, resolve, tree
 from ventifs.tree.records import Device, Directory, Entry, File, Symlink
 
 
@@ -162,7 +163,7 @@ def du(what: str, *, store: Path, as_json: bool) -> None:
     )
     if as_json:
         facts = {"paths": paths, "bytes": total}
-        click.echo(json.dumps(facts if disk is None else {**facts, "disk_bytes": disk.size}))
+        print_json(facts if disk is None else {**facts, "disk_bytes": disk.size}, indent=None)
     else:
         of = "" if disk is None else f"a disk of {size(disk.size)}: "
-        click.echo(f"{of}{size(total)} in {count(paths, 'path')}")
+        echo(f"{of}{size(total)} in {count(paths, 'path')}")

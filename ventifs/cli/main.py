@@ -19,7 +19,9 @@ from typing import Any, NoReturn
 import click
 
 from ventifs import __version__
+from ventifs.cli.output import LogLine, echo
 from ventifs.errors import VentifsError
+from ventifs.text import UNENCODABLE, PrintableStream, escaping, one_line, printable
 
 # name: (module, attribute, help in a line); a test compares the lines with the commands' own
 COMMANDS = {
@@ -124,11 +126,13 @@ def _stand_in_for_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number there is
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = escaping(sys.stderr)
     if sys.stdout is None or isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = io.TextIOWrapper(
+        sys.stdout = PrintableStream(
             io.BufferedWriter(_Output(1, "wb", closefd=False)),
             encoding=sys.stdout.encoding if sys.stdout else "utf-8",
-            errors="backslashreplace",  # for paths that are not text
+            errors=UNENCODABLE,
             line_buffering=os.isatty(1),
         )
 
@@ -136,13 +140,19 @@ def _stand_in_for_closed_streams() -> None:
 def _one_line(error: BaseException, meta: dict[str, Any]) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        name = "" if error.filename is None else f"{printable(os.fsdecode(error.filename))}: "
         text = f"{name}{error.strerror.lower()}"
-    text = " ".join(text.split("\n"))
     store = meta.get("store")
-    if store is not None and str(store) not in text and not isinstance(error, _OutputFailed):
-        text += f" (store {store})"
+    if store is not None and not isinstance(error, _OutputFailed):
+        named = str(store) in text or printable(store) in text
+        text += "" if named else f" (store {printable(store)})"
     return f"ventifs: {text}"
+
+
+def _start_log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _drop_output() -> None:
@@ -152,9 +162,9 @@ def _drop_output() -> None:
 def main() -> None:
     """Run the command line, and exit."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
-    logging.basicConfig(format="ventifs: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _on_terminate)
     _stand_in_for_closed_streams()
+    _start_log()
     meta: dict[str, Any] = {}
     try:
         with ventifs.make_context("ventifs", sys.argv[1:]) as context:
@@ -164,23 +174,24 @@ def main() -> None:
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:
+        error.message = one_line(error.message)  # type: ignore[misc]  # it repeats arguments
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print("ventifs: interrupted; nothing committed was lost", file=sys.stderr)
+        echo("ventifs: interrupted; nothing committed was lost", err=True)
         code = 130
     except _Terminated:
-        print("ventifs: terminated; nothing committed was lost", file=sys.stderr)
+        echo("ventifs: terminated; nothing committed was lost", err=True)
         code = 143
     except BrokenPipeError:
         _drop_output()  # whoever read it has gone
         code = 0
     except _OutputFailed as error:
-        print(_one_line(error, meta), file=sys.stderr)
+        echo(_one_line(error, meta), err=True)
         _drop_output()
         code = 1
     except (VentifsError, OSError) as error:
-        print(_one_line(error, meta), file=sys.stderr)
+        echo(_one_line(error, meta), err=True)
         code = 1
     _end(code)
 
@@ -194,7 +205,7 @@ def _end(code: int | None) -> NoReturn:
         pass
     except _OutputFailed as error:
         if not code:  # else something was told already
-            print(f"ventifs: {error}", file=sys.stderr)
+            echo(f"ventifs: {error}", err=True)
             code = 1
     with suppress(OSError, ValueError):  # closed, or nobody reads it
         sys.stderr.flush()

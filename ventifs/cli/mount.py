@@ -1,15 +1,16 @@
 """`ventifs mount`: a version of a 9P server as a directory of this machine."""
 
-import shlex
 import time
 from pathlib import Path
 
 import click
 
+from ventifs.cli.output import echo
 from ventifs.errors import VentifsError
 from ventifs.ninep.address import Address, parse_address
 from ventifs.ninep.mount import mount as mount_version
-from ventifs.ninep.mountline import fstab_line, mount_options
+from ventifs.ninep.mountline import fstab_line, mount_options, unit_line
+from ventifs.text import printable
 
 
 @click.command(short_help="Mount a version from a 9P server.")
@@ -45,7 +46,7 @@ def mount(
     server = parse_address(address)
     more = ",".join(options)
     if print_only:
-        click.echo(_fstab_line(server, version, directory, more))
+        echo(_fstab_line(server, version, directory, more))
         return
     chosen = mount_options(version, time.time_ns(), more)
     mount_version(server, version, directory.absolute(), chosen, timeout)
@@ -55,9 +56,8 @@ def _fstab_line(address: Address, version: str, directory: Path, more: str) -> s
     where = str(directory.absolute())
     line = fstab_line(address, version, where, now_ns=time.time_ns(), more=more)
     if line is None:
-        command = shlex.join(["ventifs", "mount", str(address), version, where])
         raise VentifsError(
-            f"{address}: the kernel cannot connect there by itself, so fstab cannot mount it; "
-            f"let a systemd unit run: {command}"
+            f"{printable(str(address))}: the kernel cannot connect there by itself, so fstab "
+            f"cannot mount it; let a systemd unit run: {unit_line(address, version, where)}"
         )
     return line

@@ -1,6 +1,5 @@
 """`ventifs 9p`: look at, and copy from, any server that speaks 9P."""
 
-import json
 import os
 import pwd
 import signal
@@ -18,6 +17,7 @@ import msgspec
 import trio
 
 from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option
@@ -31,8 +31,8 @@ from ventifs.ninep.replies import RemoteError
 from ventifs.ninep.status import Status
 from ventifs.ninep.survey import Found, survey
 from ventifs.ninep.trace import Tracer
+from ventifs.text import printable
 from ventifs.tree.catalog import time_text
-from ventifs.tree.directory import printable
 
 _FAILED = 1  # exit codes: some of it could not be read or made
 _LEFT = 3  # copied, but without what the user may not have
@@ -59,7 +59,7 @@ class _Server(msgspec.Struct, frozen=True):
         Raises:
             VentifsError: naming the server, where it is the server that fails.
         """
-        tracer = Tracer(partial(print, file=sys.stderr)) if self.trace else None
+        tracer = Tracer(partial(echo, err=True)) if self.trace else None
         terminated = False
 
         async def watch(task_status: trio.TaskStatus[None], stop: trio.CancelScope) -> None:
@@ -199,7 +199,7 @@ def ls(
 
     def trouble(at: bytes, reason: str) -> None:
         failed.append(at)
-        click.echo(f"{printable(at)}: {reason}", err=True)
+        echo(f"{printable(at)}: {reason}", err=True)
 
     async def use(client: Client) -> None:
         with _named(path):
@@ -276,11 +276,11 @@ def stat_(server: _Server, path: bytes, *, as_json: bool) -> None:
 
     facts = server.run(use)
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for key in facts:
         if not key.endswith("_base64"):
-            click.echo(f"{key:8} {_shown(facts, key)}")
+            echo(f"{key:8} {_shown(facts, key)}")
 
 
 def _shown(facts: dict[str, Any], key: str) -> str:
@@ -323,7 +323,7 @@ def get(server: _Server, path: bytes, target: Path, *, as_json: bool, everything
 
     done = server.run(use)
     if as_json:
-        click.echo(json.dumps(_done_json(done), indent=2))
+        print_json(_done_json(done))
     else:
         _print_done(done, target)
     if done.failed:
@@ -335,12 +335,12 @@ def _print_done(done: Fetched, target: Path) -> None:
     troubles = [f"{printable(path) or '/'}: not copied: {why}" for path, why in done.failed]
     troubles += [f"{printable(path) or '/'}: left out: {what}" for path, what in done.left]
     for line in troubles[:_SHOWN_MAX]:
-        click.echo(line, err=True)
+        echo(line, err=True)
     more = len(troubles) - _SHOWN_MAX + done.unlisted
     if more > 0:
-        click.echo(f"... and {more:,} more", err=True)
+        echo(f"... and {more:,} more", err=True)
     but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
-    click.echo(f"copied {count(done.entries, 'entry', 'entries')}, {size(done.size)} "
+    echo(f"copied {count(done.entries, 'entry', 'entries')}, {size(done.size)} "
                f"to {printable(os.fsencode(target))}{but}")  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ventifs.cli.progress import ByteProgress
 from ventifs.errors import VentifsError
 from ventifs.image.converting import check_convertible, restore_converted
 from ventifs.store import Store
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 from ventifs.tree.large import Failed, Told, pour_device
 from ventifs.tree.making import Maker
 from ventifs.tree.records import Entry
@@ -54,10 +54,10 @@ def restore_image(
     """
     check_convertible(entry, kind)
     if target.name in ("", ".."):
-        raise VentifsError(f"{target}: is a directory; name a path for the image")
+        raise VentifsError(f"{_shown(target)}: is a directory; name a path for the image")
     if not overwrite and os.path.lexists(target):
         raise VentifsError(
-            f"{target}: is there already; name a path that is not, or use --overwrite"
+            f"{_shown(target)}: is there already; name a path that is not, or use --overwrite"
         )
     named = replace(entry, name=os.fsencode(target.name), link=b"")
     done = Restored(entries=1, size=entry.size)
@@ -99,4 +99,4 @@ def restore_device(
 
 
 def _shown(path: Path) -> str:
-    return printable(os.fsencode(path))
+    return printable(path)

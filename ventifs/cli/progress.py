@@ -9,8 +9,9 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ventifs.cli.output import drawing, echo
 from ventifs.cli.text import count, duration, share, size
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -51,7 +52,7 @@ class ByteProgress:
             rate = done / max(now - self._started, 1e-9)
             left = f", {size(rate)}/s, {duration((total - done) / rate)} left" if done else ""
             line = f"{self._what}: {size(done)} of {size(total)}{left}"
-            print(line, file=sys.stderr, flush=True)
+            echo(line, err=True)
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -71,7 +72,7 @@ class ByteProgress:
                 DownloadColumn(),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Console(file=drawing()),
                 transient=True,
                 auto_refresh=False,
             )
@@ -142,7 +143,7 @@ class EntryProgress:
             line += f", {size(total)}, {size(total / elapsed_s)}/s"
         line += self._left(_work(entries, total), elapsed_s)
         if not self._terminal:
-            print(line, file=sys.stderr, flush=True)
+            echo(line, err=True)
             return
         from rich.text import Text
 
@@ -150,7 +151,7 @@ class EntryProgress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._live = Live(console=Console(file=drawing()), auto_refresh=False, transient=True)
             self._live.start()
         text = Text(f"{line}  {printable(path)}", no_wrap=True, overflow="ellipsis")
         self._live.update(text, refresh=True)

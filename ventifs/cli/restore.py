@@ -1,7 +1,5 @@
 """`ventifs restore`."""
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +10,15 @@ import click
 from ventifs.cli.look import find_file
 from ventifs.cli.onefile import is_device, restore_device, restore_image, telling
 from ventifs.cli.options import jobs_option, pattern_options, patterns
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
 from ventifs.image.converting import FORMATS
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.choosing import Selection
-from ventifs.tree.directory import printable
 from ventifs.tree.making import making
 from ventifs.tree.planning import Plan
 from ventifs.tree.records import Directory, Entry, File
@@ -100,11 +99,11 @@ def restore(
     if not (done.entries or done.failed or done.left):
         raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
     if as_json:
-        click.echo(json.dumps(_as_json(done), indent=2))
+        print_json(_as_json(done))
     else:
         _print(done, target)
     if more:
-        click.echo(f"{os.fspath(target)} has {size(more)} more, which are as they were", err=True)
+        echo(f"{printable(target)} has {size(more)} more, which are as they were", err=True)
     if done.failed:
         return _FAILED
     return _LEFT if done.left else 0
@@ -174,7 +173,7 @@ def _told_how_to_go_on() -> Iterator[None]:
     except Exception:
         raise
     except BaseException:  # Ctrl-C, SIGTERM
-        click.echo("what was restored stays; run again with --overwrite to finish", err=True)
+        echo("what was restored stays; run again with --overwrite to finish", err=True)
         raise
 
 
@@ -182,15 +181,15 @@ def _print(done: Restored, target: Path) -> None:
     troubles = [f"{printable(path) or '/'}: not restored: {why}" for path, why in done.failed]
     troubles += [f"{printable(path) or '/'}: left out: {what}" for path, what in done.left]
     for line in troubles[:_SHOWN_MAX]:
-        click.echo(line, err=True)
+        echo(line, err=True)
     more = len(troubles) - _SHOWN_MAX + done.unlisted
     if more > 0:
-        click.echo(f"... and {more:,} more", err=True)
+        echo(f"... and {more:,} more", err=True)
     facts = [count(done.entries, "entry", "entries"), size(done.size)]
     were = "was" if done.kept == 1 else "were"
     facts += [f"{count(done.kept, 'file')} {were} there already"] if done.kept else []
     but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
-    click.echo(f"restored {', '.join(facts)} to {os.fspath(target)}{but}")
+    echo(f"restored {', '.join(facts)} to {printable(target)}{but}")
 
 
 def _as_json(done: Restored) -> dict[str, object]:
@@ -216,18 +215,18 @@ def _plan(what: str, store: Path, selection: Selection, *, verbose: bool, as_jso
         if verbose and as_json:
             paths.append(exact(path))
         elif verbose:
-            click.echo(printable(path) or "/")
+            echo(printable(path) or "/")
 
     with Store.open(store) as opened:
         plan = Plan(opened, _find(opened, what, selection), selection, told)
     for path, why in plan.failed:
-        click.echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
+        echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
     if not plan.entries:
         raise VentifsError(f"{what}: nothing matches the patterns")
     if as_json:
         facts = {"entries": plan.entries, "bytes": plan.size, "dry_run": True,
                  "failed": _failed_json(plan.failed)}  # fmt: skip
-        click.echo(json.dumps({**facts, "paths": paths} if verbose else facts, indent=2))
+        print_json({**facts, "paths": paths} if verbose else facts)
     else:
-        click.echo(f"would restore {count(plan.entries, 'entry', 'entries')}, {size(plan.size)}")
+        echo(f"would restore {count(plan.entries, 'entry', 'entries')}, {size(plan.size)}")
     return _FAILED if plan.failed else 0

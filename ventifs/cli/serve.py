@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 import trio
 
+from ventifs.cli.output import echo
 from ventifs.cli.text import Size
 from ventifs.cli.where import environment, store_option
 from ventifs.errors import VentifsError
@@ -150,12 +151,12 @@ def _serve_addresses(
 
         def ready() -> None:
             for address in served:
-                click.echo(f"listening on {address}")
+                echo(f"listening on {address}")
             for address in dict.fromkeys(map(local_address, scrapes)):
-                click.echo(f"metrics at {address}")
+                echo(f"metrics at {address}")
             if by_default:
                 line = mount_line(served[0], "/", now_ns=time.time_ns())
-                click.echo(f"mount it, as root, with: {line}")
+                echo(f"mount it, as root, with: {line}")
             sys.stdout.flush()
             _notify(told, "READY=1")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count, duration, share, size
 from ventifs.cli.where import environment, json_option
 from ventifs.errors import VentifsError
@@ -24,15 +25,15 @@ def servers(*, as_json: bool) -> None:
     """
     found = running(Path(default_address(environment(), os.getuid()).path).parent)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        print_json(msgspec.to_builtins(found))
         return
     if not found:
         raise VentifsError("no server of yours runs; start one with ventifs serve")
     for number, server in enumerate(found):
         if number:
-            click.echo()
+            echo()
         for line in _lines(server):
-            click.echo(line)
+            echo(line)
 
 
 def _lines(server: Activity) -> list[str]:

@@ -1,18 +1,20 @@
 """`ventifs init` and `ventifs stats`."""
 
-import json
+import os
 from pathlib import Path
 
 import click
 from msgspec.structs import asdict
 
+from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import Size, count, share, size
+from ventifs.cli.text import Size, count, exact, share, size
 from ventifs.cli.versions import disk_json, disk_lines, disk_notes
 from ventifs.cli.where import json_option, store_option
 from ventifs.image.facts import facts_of
 from ventifs.store import Stats, Store
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
+from ventifs.text import printable
 from ventifs.tree.catalog import find_version, versions
 from ventifs.tree.exclusive import exclusive
 from ventifs.tree.records import Directory
@@ -35,7 +37,7 @@ def init(store: Path, arena_size: int) -> None:
     if not ARENA_SIZE_MIN <= arena_size <= ARENA_SIZE_MAX:
         raise click.BadParameter("an arena has 4MiB to 3GiB", param_hint="--arena-size")
     Store.create(store, arena_size=arena_size)
-    click.echo(f"made an empty store at {store}")
+    echo(f"made an empty store at {printable(store)}")
 
 
 @click.command(short_help="Show what the store holds and saves.")
@@ -56,10 +58,10 @@ def stats(wanted: str | None, *, store: Path, as_json: bool) -> None:
     with Store.open(store) as opened:
         figures = opened.stats()
     if as_json:
-        click.echo(json.dumps({"store": str(store), **asdict(figures)}, indent=2))
+        print_json({**exact(os.fsencode(store), "store"), **asdict(figures)})
         return
     for name, value in _table(figures):
-        click.echo(f"{name:<22}{value}".rstrip())
+        echo(f"{name:<22}{value}".rstrip())
 
 
 def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
@@ -84,16 +86,16 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
             "only_stored_bytes": sizes.stored_bytes,
             **disk_json(disk),
         }
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     if disk is None:
-        click.echo(f"{version}: {size(detail.bytes)} in {count(detail.paths, 'path')}")
+        echo(f"{version}: {size(detail.bytes)} in {count(detail.paths, 'path')}")
     else:
         free = ", free space dropped" if disk.free_dropped else ""
-        click.echo(f"{version}: a disk of {size(disk.size)}, {count(detail.paths, 'path')}{free}")
+        echo(f"{version}: a disk of {size(disk.size)}, {count(detail.paths, 'path')}{free}")
         for line in (*disk_lines(disk), *(f"note: {note}" for note in disk_notes(disk))):
-            click.echo(line)
-    click.echo(
+            echo(line)
+    echo(
         f"held by no other version: {count(len(only), 'block')}, {size(sizes.raw_bytes)}, "
         f"{size(sizes.stored_bytes)} as stored"
     )

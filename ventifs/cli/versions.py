@@ -8,14 +8,15 @@ import click
 import msgspec
 
 from ventifs.cli.listing import print_array
+from ventifs.cli.output import echo
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.facts import Facts, facts_of
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.catalog import Version, find_version, tree_score
 from ventifs.tree.catalog import versions as all_versions
-from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
 
 
@@ -60,10 +61,10 @@ def disk_lines(facts: Facts) -> list[str]:
     lines = []
     for volume in facts.volumes:
         kind = "volume" if volume.logical else "partition"
-        inside = volume.filesystem or "nothing known"
+        inside = printable(volume.filesystem) or "nothing known"
         names = [text for text in (volume.title, volume.label) if text]
-        named = "".join(f" {printable(text.encode())!r}" for text in dict.fromkeys(names))
-        lines.append(f"  {kind} {volume.name}: {size(volume.size)}, {inside}{named}")
+        named = "".join(f" {printable(text)!r}" for text in dict.fromkeys(names))
+        lines.append(f"  {kind} {printable(volume.name)}: {size(volume.size)}, {inside}{named}")
     return lines
 
 
@@ -72,7 +73,7 @@ def disk_notes(facts: Facts) -> list[str]:
     notes = [*facts.notes]
     for volume in facts.volumes:
         kind = "volume" if volume.logical else "partition"
-        notes += [f"{kind} {volume.name}: {note}" for note in volume.notes]
+        notes += [f"{kind} {printable(volume.name)}: {note}" for note in volume.notes]
     return notes
 
 
@@ -88,7 +89,8 @@ def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, .
     that is marked as a disk is the disk's.
     """
     with Store.open(store) as opened:
-        found = [] if name and set("@:") & set(name) else all_versions(opened, name)
+        no_name = name and (set("@:") & set(name) or not name.isascii())
+        found = [] if no_name else all_versions(opened, name)
         if name is not None and not found:
             found = [find_version(opened, name)]  # or it says which there are
         found = [version for version in found if set(tags) <= set(version.tags)]
@@ -102,12 +104,12 @@ def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, .
         total = facts["bytes"] if disk is None else disk.size  # the directory has it all twice
         notes = [
             "" if disk is None else "disk",
-            version.comment,
-            *(f"#{tag}" for tag in version.tags),
+            printable(version.comment),
+            *(f"#{printable(tag)}" for tag in version.tags),
         ]
         troubles = len(version.troubles) + version.troubles_more
         notes += [f"{count(troubles, 'trouble')}"] if troubles else []
-        click.echo(
+        echo(
             f"{version!s:<{width}}  {size(total):>9}  {facts['paths']:>9,} paths  "
             f"{size(version.new_bytes):>9} new  {'  '.join(filter(None, notes))}".rstrip()
         )

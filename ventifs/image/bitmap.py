@@ -19,7 +19,7 @@ from ventifs.image.events import Range
 from ventifs.image.qcow2 import Qcow2Disk, numbers
 from ventifs.image.qcow2_header import OFFSET, damaged, parse
 from ventifs.image.raw import RawDisk, label_of
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 GRANULARITY = 64 << 10  # of those that `add` makes
 _QCOW2 = ("-f", "qcow2")
@@ -145,7 +145,9 @@ def _run(label: str, name: str, *command: str) -> None:
         ) from error
     if done.returncode:
         said = printable((done.stderr.strip().splitlines() or [b"no reason given"])[-1])
-        raise ImageError(f"{label}: dirty bitmap '{name}': {said.removeprefix('qemu-img: ')}")
+        raise ImageError(
+            f"{label}: dirty bitmap '{printable(name)}': {said.removeprefix('qemu-img: ')}"
+        )
 
 
 class _Directory:

@@ -13,8 +13,8 @@ from pathlib import Path
 from ventifs.errors import VentifsError
 from ventifs.image.disk import ImageError
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.attributes import dress, xattrs_of
-from ventifs.tree.directory import printable
 from ventifs.tree.large import Told, make_large, settle
 from ventifs.tree.places import Staging
 from ventifs.tree.records import Entry

@@ -19,7 +19,7 @@ from typing import Any
 
 from ventifs.image.disk import ImageError, Span
 from ventifs.image.raw import RawDisk
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 _PATIENCE_S = 30.0  # for a trial
 _MEMORY_MAX = 4 << 30

@@ -13,7 +13,7 @@ import stat
 import struct
 from collections.abc import Iterator
 
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 _F_OFD_GETLK = 36  # linux/fcntl.h; the fcntl module has it from Python 3.13 on
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid

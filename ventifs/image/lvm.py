@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from ventifs.image.disk import ImageError
 from ventifs.image.events import Noted, Range
-from ventifs.image.lvmtext import Section, Value, parse, read_label, read_text
+from ventifs.image.lvmtext import Section, parse, read_label, read_text
 from ventifs.image.volumes import Window
+from ventifs.text import printable
 
 RANGES_MAX = 1 << 17  # of one volume: 8 GiB striped in pieces of 64 KiB
 LOGICAL_MAX = 1024
@@ -160,7 +161,7 @@ def _ranges(group: Section, logical: Section, places: dict[str, Range]) -> Itera
     for segment in sorted(segments, key=lambda segment: _whole(segment, "start_extent")):
         kind = segment.get("type")
         if kind not in ("striped", "linear"):
-            raise ImageError(f"is of type {_printable(kind)}")
+            raise ImageError(f"is of type {printable(str(kind)[:64])}")
         if _whole(segment, "start_extent") != told:
             raise ImageError("has a gap, or segments that overlap")
         count = _whole(segment, "extent_count")
@@ -186,7 +187,7 @@ def _stripes(
             raise ImageError("is made of other logical volumes")
         place = places.get(str(section.get("id")).replace("-", ""))
         if place is None:
-            raise ImageError(f"is partly on another disk ({_printable(name)})")
+            raise ImageError(f"is partly on another disk ({printable(str(name)[:64])})")
         yield place[0] + _whole(section, "pe_start") * 512 + first * extent
 
 
@@ -227,7 +228,3 @@ def _whole(section: Section, name: str) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 50:
         raise ImageError(f"has no {name} in its metadata")
     return value
-
-
-def _printable(value: Value | Section | None) -> str:
-    return "".join(char for char in str(value)[:64] if char.isprintable())

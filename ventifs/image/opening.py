@@ -13,7 +13,7 @@ from ventifs.image.probe import HEAD, TAIL, Guess, probe
 from ventifs.image.qcow2 import Qcow2Disk
 from ventifs.image.qcow2_header import Header, parse
 from ventifs.image.raw import RawDisk
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")
 LAYERS_MAX = 64

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from ventifs.image.disk import ImageError
-from ventifs.tree.directory import printable
+from ventifs.text import printable
 
 MAGIC = b"QFI\xfb"
 OFFSET = 0x00FF_FFFF_FFFF_FE00  # of a host cluster, in the entries of all tables

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ventifs.image.disk import ImageError
 from ventifs.image.events import Inode, Node
+from ventifs.text import printable
 
 DEPTH_MAX = 4096
 XATTRS_MAX = 8 << 20  # bytes of all values of an inode; what is more is told as damage
@@ -140,7 +141,7 @@ class Walk:
 
     def _note(self, key: bytes, trouble: str) -> None:
         if len(self.problems) < _PROBLEMS_MAX:
-            path = key.replace(b"\0", b"/").decode(errors="backslashreplace")
+            path = printable(key.replace(b"\0", b"/"))
             self.problems.append(f"/{path}: {trouble}")
 
 

@@ -10,6 +10,8 @@ import re
 import time
 from typing import Any
 
+from ventifs.text import printable
+
 log = logging.getLogger("ventifs.serve")
 
 _BARE = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f]+")
@@ -62,7 +64,7 @@ def _time(seconds: float) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
+        return printable(value)
     return str(value)
 
 

@@ -27,8 +27,8 @@ from ventifs.ninep.rpc import Disconnected
 from ventifs.ninep.status import Status
 from ventifs.ninep.survey import DEPTH_MAX
 from ventifs.store.files import explained
+from ventifs.text import printable
 from ventifs.tree.attributes import dress, dress_name
-from ventifs.tree.directory import printable
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import STOPPING
 from ventifs.tree.records import Detail, Directory, Empty, Entry, Special, Symlink, Xattrs
@@ -128,7 +128,7 @@ class Fetcher:
         name = os.fsencode(target.name)
         try:
             if os.path.lexists(target):
-                raise VentifsError(f"{target}: is there already; name another path")
+                raise VentifsError(f"{printable(target)}: is there already; name another path")
             await self._attempt(b"", self._make, b"", name, fid, status, parent)
             self._raise_fatal()
         finally:
@@ -349,7 +349,7 @@ def _new_directory(target: Path) -> int:
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.listdir(target):
-            raise VentifsError(f"{target}: not empty; name a new or empty directory")
+            raise VentifsError(f"{printable(target)}: not empty; name a new or empty directory")
         return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise explained(error, target) from None

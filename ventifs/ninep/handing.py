@@ -6,8 +6,10 @@ nor how it came about.
 """
 
 import errno
+import json
 import signal
 import socket
+from typing import Any
 
 import msgspec
 from trio.lowlevel import wait_readable, wait_writable
@@ -78,8 +80,16 @@ class Told(msgspec.Struct, tag=True):
 
 Order = Configure | Take | Ask | Stop
 Report = Ready | Failed | Over | Told
-_ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
-_REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+
+
+def _encoded(message: Order | Report) -> bytes:
+    """JSON; the path of a store may be no UTF-8, which msgspec's own encoder does not take."""
+    text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decoded(packet: bytes, kind: Any) -> Any:
+    return msgspec.convert(json.loads(packet.decode("utf-8", "surrogatepass")), kind)
 
 
 async def send(packets: socket.socket, message: Order | Report, fd: int | None = None) -> None:
@@ -89,7 +99,7 @@ async def send(packets: socket.socket, message: Order | Report, fd: int | None =
         TooLarge: nothing was sent.
         OSError: the other end has gone.
     """
-    packet = msgspec.json.encode(message)
+    packet = _encoded(message)
     if len(packet) > PACKET_MAX:
         raise TooLarge(f"{type(message).__name__} of {len(packet)} bytes")
     fds = [] if fd is None else [fd]
@@ -109,13 +119,13 @@ async def send(packets: socket.socket, message: Order | Report, fd: int | None =
 async def receive_order(packets: socket.socket) -> tuple[Order | None, int | None]:
     """A worker's next order and its descriptor; none when the parent has gone."""
     packet, fd = await _receive(packets)
-    return _ORDERS.decode(packet) if packet else None, fd
+    return (_decoded(packet, Order) if packet else None), fd
 
 
 async def receive_report(packets: socket.socket) -> Report | None:
     """The next report of a worker; none when it has gone."""
     packet, _ = await _receive(packets)
-    return _REPORTS.decode(packet) if packet else None
+    return _decoded(packet, Report) if packet else None
 
 
 async def _receive(packets: socket.socket) -> tuple[bytes, int | None]:

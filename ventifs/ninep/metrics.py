@@ -12,6 +12,7 @@ import trio
 
 from ventifs import __version__
 from ventifs.ninep.activity import Activity
+from ventifs.text import one_line
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _HEAD_MAX = 8 << 10  # bytes of a request
@@ -136,4 +137,6 @@ def _http(status: str, body: str, headers: str = "") -> bytes:
 
 
 def _escaped(label: str) -> str:
+    """A label's value as the format has it; what does not print, beside a newline, is shown."""
+    label = "\n".join(map(one_line, label.split("\n")))
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

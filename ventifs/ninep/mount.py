@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ventifs.ninep.address import Address
 from ventifs.ninep.dial import connect
-from ventifs.ninep.mountline import MountError, MountOptions
+from ventifs.ninep.mountline import DATA_MAX, MountError, MountOptions
+from ventifs.text import printable
 
 _FILESYSTEMS = Path("/proc/filesystems")
 _MODPROBE_S = 30
-_DATA_MAX = 4095  # bytes; a page with its NUL, and the kernel cuts off what is longer
 
 _REMEDIES = {
     errno.EPERM: "the server refuses this machine, or this is a container, whose root may not",
@@ -46,15 +46,15 @@ def mount(
         TransportError: no server answers within `timeout_s` seconds.
     """
     if os.geteuid() != 0:
-        raise MountError(f"{directory}: only root can mount; run it with sudo")
+        raise MountError(f"{printable(directory)}: only root can mount; run it with sudo")
     if not directory.is_dir():
-        raise MountError(f"{directory}: is no directory; make it first")
+        raise MountError(f"{printable(directory)}: is no directory; make it first")
     require_9p()
     with connect(address, timeout_s) as connection:
         connection.setblocking(False)  # not every kernel does so, and then a worker could wait
         fd = connection.fileno()
         data = options.data({"trans": "fd", "rfdno": fd, "wfdno": fd})
-        if len(os.fsencode(data)) > _DATA_MAX:
+        if len(os.fsencode(data)) > DATA_MAX:
             raise MountError(f"{address}: the options are too long; mount a directory above it")
         try:
             mount2(str(address), directory, "9p", options.number, data)
@@ -62,7 +62,7 @@ def mount(
             reason = os.strerror(error.errno or 0).lower()
             remedy = _REMEDIES.get(error.errno or 0, "see dmesg")
             raise MountError(
-                f"{address}: cannot mount {aname or '/'}: {reason}; {remedy}"
+                f"{address}: cannot mount {printable(aname) or '/'}: {reason}; {remedy}"
             ) from None
 
 

@@ -24,6 +24,7 @@ from ventifs.ninep.messages import (
     Twrite,
 )
 from ventifs.ninep.wire import WireError
+from ventifs.text import printable
 
 MSIZE_LEAST = 256  # less, and not even errors fit
 ERRNO_MAX = 4095  # of Linux
@@ -42,7 +43,7 @@ class RemoteError(VentifsError):
         """Give the number words, if there are none."""
         self.errno = number
         self.ename = ename or os.strerror(number or 0).encode()
-        super().__init__(self.ename.decode("utf-8", "backslashreplace").lower())
+        super().__init__(printable(self.ename).lower())
 
 
 class Violation(WireError):

@@ -29,6 +29,7 @@ from ventifs.ninep.messages import (
 )
 from ventifs.ninep.replies import Violation, check, failure_of
 from ventifs.ninep.wire import WireError
+from ventifs.text import printable
 
 MSIZE = 1 << 20  # asked for; what Linux's own client takes at most
 _RECEIVED_MAX = 1 << 18  # bytes of one read
@@ -189,8 +190,8 @@ class Connection:
                 self.msize = reply.msize
                 return
         wanted = " or ".join(each.version.decode() for each in _BEST_FIRST if each in dialects)
-        words = answered.decode("ascii", "backslashreplace")
-        raise VentifsError(f"the server does not speak {wanted}: it answered {words!r}")
+        words = printable(answered)
+        raise VentifsError(f"the server does not speak {wanted}: it answered '{words}'")
 
     async def rpc(self, request: Message, settled: Settled | None = None) -> Any:
         """Send a request and wait for its reply. When cancelled, it is flushed.

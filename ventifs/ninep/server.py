@@ -25,6 +25,7 @@ from ventifs.ninep.peer import Peer
 from ventifs.ninep.rota import Member, Rota
 from ventifs.ninep.session import Limits, Session, Trace
 from ventifs.ninep.wire import WireError
+from ventifs.text import printable
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
 GRACE_S = 10  # for what is in flight when the server is to stop
@@ -346,7 +347,7 @@ class Server:
 
 def _text(name: bytes) -> str:
     """What a peer called something, of which it may have said 64 KiB."""
-    text = name[: 4 * NAME_SHOWN_MAX + 1].decode("utf-8", "backslashreplace")
+    text = printable(name[: 4 * NAME_SHOWN_MAX + 1])
     return text if len(text) <= NAME_SHOWN_MAX else f"{text[:NAME_SHOWN_MAX]}..."
 
 

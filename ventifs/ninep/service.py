@@ -25,6 +25,7 @@ from ventifs.ninep.metrics import serve_metrics
 from ventifs.ninep.peer import STDIO, Peer
 from ventifs.ninep.server import GRACE_S
 from ventifs.ninep.serving import Backend, Local
+from ventifs.text import printable
 
 _SIGNALS = signal.SIGTERM, signal.SIGINT
 
@@ -68,9 +69,9 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
     async def ask() -> Activity:
         process = await backend.ask()
         return Activity(
-            pid=os.getpid(), started=started, store=plan.store, addresses=list(plan.addresses),
-            workers=backend.workers, restarts=backend.restarts, refused=gate.refused,
-            process=process,
+            pid=os.getpid(), started=started, store=printable(plan.store),
+            addresses=[printable(address) for address in plan.addresses], workers=backend.workers,
+            restarts=backend.restarts, refused=gate.refused, process=process,
         )  # fmt: skip
 
     with trio.open_signal_receiver(*_SIGNALS) as signals:

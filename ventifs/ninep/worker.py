@@ -6,6 +6,7 @@ leaves signals to its parent: a service manager sends them to every process at o
 
 import ctypes
 import gc
+import io
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ from ventifs.ninep.handing import (
     send,
 )
 from ventifs.ninep.serving import GARBAGE_THRESHOLD, Local, start_log
+from ventifs.text import escaping
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -108,6 +110,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_PARENT)
     gc.set_threshold(GARBAGE_THRESHOLD)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = escaping(sys.stderr)
     with socket.socket(fileno=fd) as packets:
         packets.setblocking(False)
         trio.run(_Worker(packets).run)

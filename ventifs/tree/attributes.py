@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.content import read_whole
-from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory, Empty, Entry, Listed, Symlink, Xattrs, decode_xattrs
 
 NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}

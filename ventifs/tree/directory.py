@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Score, Store
+from ventifs.text import printable
 from ventifs.tree.prolly import Builder, Put, find, walk
 from ventifs.tree.records import Content, Directory, Empty, Entry, Symlink, Tree, decode_entry
 
@@ -94,21 +95,3 @@ def tree(store: Store, entry: Entry, path: bytes = b"") -> Iterator[tuple[bytes,
         yield below, child
         if isinstance(child.detail, Directory):
             pending.append((below, entries(store, child.detail.content)))
-
-
-def printable(path: bytes) -> str:
-    r"""A path as one line of text, another for every path.
-
-    A byte that is not UTF-8 is `\xff`, a control character `\n` or `\x1b`, other characters that do
-    not print `\u2028`; a backslash is two, as `ls -b` has it.
-    """
-    text = path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable():
-        return character
-    if "\x80" <= character <= "\xff":  # \x85 is the byte, which is no UTF-8
-        return f"\\u{ord(character):04x}"
-    return character.encode("unicode_escape").decode()

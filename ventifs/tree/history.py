@@ -10,9 +10,10 @@ from difflib import get_close_matches
 from itertools import chain, islice, pairwise
 
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.catalog import Version
 from ventifs.tree.diff import ADDED, MODIFIED, REMOVED, compared
-from ventifs.tree.directory import NoSuchPath, entries, printable, resolve
+from ventifs.tree.directory import NoSuchPath, entries, resolve
 from ventifs.tree.records import Directory, Entry
 
 _NAMES_MAX = 20_000  # of a directory that are looked through for one like that asked for

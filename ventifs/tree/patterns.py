@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ventifs.errors import VentifsError
+from ventifs.text import printable
 
 if TYPE_CHECKING:
     from dulwich.ignore import Pattern
@@ -49,8 +50,7 @@ def _compiled(text: bytes) -> "Pattern":
     try:
         return Pattern(text)
     except MalformedPattern:
-        shown = text.decode("utf-8", "backslashreplace")
-        raise VentifsError(f"{shown!r} is not a gitignore pattern") from None
+        raise VentifsError(f"'{printable(text)}' is not a gitignore pattern") from None
 
 
 def _stripped(line: bytes) -> bytes:

@@ -25,11 +25,11 @@ import msgspec
 from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
+from ventifs.text import printable
 from ventifs.tree.attributes import because, dress, xattrs_of
 from ventifs.tree.batches import Batch
 from ventifs.tree.choosing import Selection, walk
 from ventifs.tree.comparing import is_there
-from ventifs.tree.directory import printable
 from ventifs.tree.large import Failed, make_large
 from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
@@ -136,16 +136,18 @@ class Restorer:
             occupied = next(there, None) is not None
         if occupied and not self._overwrite:
             raise VentifsError(
-                f"{target}: not empty; restore into a new or empty directory, or use --overwrite"
+                f"{printable(target)}: not empty; restore into a new or empty directory, or "
+                "use --overwrite"
             )
         return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _opened_parent(self, target: Path) -> int:
         if target.name in ("", ".."):
-            raise VentifsError(f"{target}: is a directory; name a path for the file")
+            raise VentifsError(f"{printable(target)}: is a directory; name a path for the file")
         if not self._overwrite and os.path.lexists(target):
             raise VentifsError(
-                f"{target}: is there already; name a path that is not, or use --overwrite"
+                f"{printable(target)}: is there already; name a path that is not, or use "
+                "--overwrite"
             )
         return os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.text import printable
 from ventifs.tree.archive import Archiver, Progress, Tally
 from ventifs.tree.catalog import (
     TIME_NS_MAX,
@@ -26,7 +27,6 @@ from ventifs.tree.catalog import (
     version_key,
     versions,
 )
-from ventifs.tree.directory import printable
 from ventifs.tree.live import Trouble
 from ventifs.tree.records import Entry
 from ventifs.tree.scan import Options

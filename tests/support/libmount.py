@@ -1,0 +1,34 @@
+"""What libmount makes of fstab: findmnt and mount, which read it by that library."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Line(NamedTuple):
+    """A line of fstab as libmount understands it; options are those it passes to the kernel."""
+
+    source: str
+    directory: str
+    flags: str
+    options: str | None
+
+
+def read(fstab: Path, line: str) -> Line:
+    """The one line of a file that is made of it."""
+    fstab.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
+    done = subprocess.run(
+        ["findmnt", "--fstab", "-F", fstab, "-J", "-o", "SOURCE,TARGET,VFS-OPTIONS,FS-OPTIONS"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    [found] = json.loads(done.stdout.decode("utf-8", "surrogateescape"))["filesystems"]
+    return Line(found["source"], found["target"], found["vfs-options"], found["fs-options"])
+
+
+def pretend(fstab: Path, directory: str) -> "subprocess.CompletedProcess[bytes]":
+    """`mount --fake` of a directory by a file."""
+    return subprocess.run(
+        ["mount", "--fake", "--no-mtab", "--verbose", "-T", fstab, directory],
+        capture_output=True, check=False,
+    )  # fmt: skip
