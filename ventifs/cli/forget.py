@@ -53,9 +53,9 @@ def forget(
     """Remove versions from the catalog. Their blocks stay in the store.
 
     Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX), or, with --keep options,
-    thins the versions of each NAME (of every name, if none is given). Rules add up: what one of them keeps is kept. Days, weeks, months and years
-    are UTC's, and count only if they have a version. The last version of a name is kept unless
-    --force is given.
+    thins the versions of each NAME (of every name, if none is given). Rules add up: what one of
+    them keeps is kept. Days, weeks, months and years are UTC's, and count only if they have a
+    version. The last version of a name is kept unless --force is given.
     """
     policy = _policy(wanted, {rule: number for rule, number in keep.items() if number is not None})
     with Store.open(store, "read" if dry_run else "write") as opened:
