@@ -5,6 +5,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +54,7 @@ def write(root: Path, start: int, *, count: int = 60) -> None:
 
 def tear(root: Path) -> None:
     """What a power cut leaves at the end of an open arena."""
-    path = next((root / "arenas/open").glob("*.arena"))
+    path = sorted((root / "arenas/open").glob("*.arena"))[0]
     with path.open("ab") as file:
         file.write(os.urandom(5000))
 
@@ -166,6 +167,27 @@ def test_a_new_file_replaces_nothing_and_follows_no_link(tmp_path: Path) -> None
             make_directory(tmp_path / name)
     assert (tmp_path / "there").read_bytes() == b"kept"
     assert not (tmp_path / "elsewhere").exists()
+
+
+@as_root
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_machine_without_proc_has_the_same_modes(home: Path, kind: str) -> None:
+    """As in a chroot: the tmpfs over /proc is in a mount namespace of its own."""
+    program = (
+        "import os, sys; from pathlib import Path; "
+        "from ventifs.store import Store; from ventifs.store.permissions import Access; "
+        "os.umask(0o077); root = Path(sys.argv[1]); mode, gid = map(int, sys.argv[2:]); "
+        "Store.create(root, access=Access(mode, gid)); store = Store.open(root, 'write'); "
+        "store.put(b'block'); store.commit([(b'key', b'')]); store.close(); "
+        "assert not os.path.exists('/proc/self')"
+    )
+    access = KINDS[kind]
+    gid = os.getegid() if access.gid is None else access.gid
+    subprocess.run([
+        "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "-",
+        sys.executable, "-c", program, home / "store", str(access.mode), str(gid),
+    ], check=True)  # fmt: skip
+    assert wrong(home / "store", kind) == {}
 
 
 # --- other users -----------------------------------------------------------------------------
@@ -412,9 +434,9 @@ def test_an_arena_has_no_name_before_it_has_its_mode(tmp_path: Path) -> None:
     seen: list[list[str]] = []
     change = permissions._change_mode
 
-    def looked(fd: int, mode: int, *, proc: bool = False) -> None:
+    def looked(fd: int, mode: int) -> None:
         seen.append(os.listdir(root / "arenas/open"))
-        change(fd, mode, proc=proc)
+        change(fd, mode)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(permissions, "_change_mode", looked)

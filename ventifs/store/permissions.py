@@ -13,6 +13,7 @@ system can do that (O_TMPFILE), and else has mode 0600 until then.
 """
 
 import errno
+import fcntl
 import grp
 import os
 import stat
@@ -26,7 +27,7 @@ import msgspec
 from ventifs.errors import VentifsError
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
 _GROUP, _OTHERS = 0o070, 0o007
 _GROUP_READS, _GROUP_WRITES = 0o040, 0o020
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -159,7 +160,7 @@ def make_directory(path: Path) -> None:
                 raise
             return
         with _opened(Path(path.name), above) as made:
-            _set(made, status, mode, proc=True)
+            _set(made, status, mode)
 
 
 def prepare(root: Path, access: Access) -> None:
@@ -171,12 +172,12 @@ def prepare(root: Path, access: Access) -> None:
     with _opened(root) as fd:
         for name in _ACLS:
             with suppress(OSError):  # there is none
-                os.removexattr(f"/proc/self/fd/{fd}", name)
+                os.removexattr(_target(fd), name)
         status = os.fstat(fd)
         gid = status.st_gid if access.gid is None else access.gid
         if gid != status.st_gid:
-            os.chown(f"/proc/self/fd/{fd}", -1, gid)
-        _change_mode(fd, access.mode, proc=True)
+            os.chown(_target(fd), -1, gid)
+        _change_mode(fd, access.mode)
     _conform(root)
 
 
@@ -188,7 +189,7 @@ def _conform(directory: Path) -> None:
         mode = _directory_mode(above.st_mode) if folder else _file_mode(above.st_mode, path.name)
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _set(fd, above, mode, proc=True)
+            _set(fd, above, mode)
         finally:
             os.close(fd)
         if folder:
@@ -197,9 +198,12 @@ def _conform(directory: Path) -> None:
 
 @contextmanager
 def _opened(path: Path, above: int | None = None) -> Iterator[int]:
-    """A directory's descriptor, which serves to name what is in it, whatever its mode."""
-    flags = _DIRECTORY if above is not None else _DIRECTORY & ~os.O_NOFOLLOW
-    fd = os.open(path, flags, dir_fd=above)
+    """A directory's descriptor; one below an open directory is reached by no symbolic link."""
+    flags = _DIRECTORY if above is None else _DIRECTORY | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, dir_fd=above)
+    except PermissionError:  # the umask can make a directory that its owner cannot read
+        fd = os.open(path, flags | os.O_PATH, dir_fd=above)
     try:
         yield fd
     finally:
@@ -207,7 +211,9 @@ def _opened(path: Path, above: int | None = None) -> Iterator[int]:
 
 
 def _unnamed(directory: int) -> int | None:
-    """A new file without a name; None where the file system has no such thing."""
+    """A new file without a name; None where there is no such thing, or no way to name it."""
+    if not os.path.exists("/proc/self/fd"):  # a chroot, say
+        return None
     try:
         return os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except OSError as error:
@@ -228,33 +234,37 @@ def _file_mode(above: int, name: str) -> int:
     return mode
 
 
-def _set(fd: int, above: os.stat_result, mode: int, *, proc: bool = False) -> None:
+def _target(fd: int) -> int | str:
+    """What chown and chmod take for a descriptor, which may be one of O_PATH."""
+    return f"/proc/self/fd/{fd}" if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH else fd
+
+
+def _set(fd: int, above: os.stat_result, mode: int) -> None:
     """Give what was made owner and group of the directory above, and a mode.
 
     Root gives it away, so that a store stays readable for its owner. Without the right to give it
     to the group, it is for the owner alone.
     """
     status = os.fstat(fd)
-    target: int | str = f"/proc/self/fd/{fd}" if proc else fd
     if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (above.st_uid, above.st_gid):
         with suppress(OSError):  # root of a container, say
-            os.chown(target, above.st_uid, above.st_gid)
+            os.chown(_target(fd), above.st_uid, above.st_gid)
         status = os.fstat(fd)
     if mode & _GROUP and status.st_gid != above.st_gid:
         try:
-            os.chown(target, -1, above.st_gid)
+            os.chown(_target(fd), -1, above.st_gid)
         except PermissionError:
             mode &= ~(_GROUP | stat.S_ISGID)
-    _change_mode(fd, mode, proc=proc)
+    _change_mode(fd, mode)
 
 
-def _change_mode(fd: int, mode: int, *, proc: bool = False) -> None:
+def _change_mode(fd: int, mode: int) -> None:
     """Set a mode. A file system that has none keeps what it shows for all its files."""
     status = os.fstat(fd)
     if stat.S_IMODE(status.st_mode) == mode:
         return
     try:
-        os.chmod(f"/proc/self/fd/{fd}" if proc else fd, mode)
+        os.chmod(_target(fd), mode)
     except OSError as error:
         if error.errno not in _NO_MODES or status.st_uid != os.geteuid():
             raise
