@@ -133,6 +133,8 @@ main()
 def test_what_may_not_be_read_is_said_in_a_line_without_advice_to_rebuild(
     home: Path, store: Path, closed: str
 ) -> None:
+    subprocess.run(["chmod", "-R", "a+rX", store], check=True)
+    (store / "index/lock.mdb").chmod(0o666)
     (store / closed).chmod(0o700 if (store / closed).is_dir() else 0o600)
     done = subprocess.run(
         [sys.executable, "-P", "-c", AS_NOBODY, "stats", "--store", store], cwd="/",

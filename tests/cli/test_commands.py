@@ -150,13 +150,13 @@ def test_a_directory_is_summed_up(home: Path, store: Path) -> None:
 def test_versions_are_forgotten_but_for_the_last(home: Path, store: Path) -> None:
     assert b"would forget t@2026-01-01" in run(home, "forget", "--dry-run", "t@~1").stdout
     assert len(parsed(home, "versions")) == 2
-    refused = run(home, "forget", "t", "t@~1", expected=1)
+    refused = run(home, "forget", "t@latest", "t@~1", expected=1)
     assert b"--force" in refused.stderr
     assert run(home, "forget", "t@~1").stdout == b"forgot t@2026-01-01T00:00:00Z\n"
     run(home, "rebuild-index")
     [left] = parsed(home, "versions")
     assert left["time"] == "2026-02-01T06:00:00Z"
-    run(home, "forget", "--force", "t")
+    run(home, "forget", "--force", "t@latest")
     assert parsed(home, "versions") == []
 
 
@@ -216,7 +216,8 @@ def test_no_standard_input_is_told(home: Path, store: Path) -> None:
     "archive tree --name t --time noon", "archive tree --name t --time 2026-01-01",
     "archive tree --name t --time 1969-01-01", "archive tree --name t --time 9999-12-31",
     "archive tree --name t --time 2600-01-01", "archive tree --name t --time 0001-01-01T00+09:00",
-    "forget nothing", "forget t@2027", "init", "versions --store missing", "stats --store missing",
+    "forget nothing@latest", "forget t@2027", "init",
+    "versions --store missing", "stats --store missing",
     "check --store missing", "rebuild-index --store missing", "ls t --store tree/size1",
     "stats --store tree", "check --store tree/size1", "init --store tree/size1",
     "archive tree --name t --store tree/size1", "archive tree --name t --store missing",

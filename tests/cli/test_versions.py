@@ -86,12 +86,17 @@ def test_named_versions_are_forgotten(home: Path) -> None:
         "2026-02-02T00:00:00Z", "2025-12-31T00:00:00Z"
     ]  # fmt: skip
     assert len(facts["kept"]) == 3
-    assert b"--force" in run(home, "forget", "u", expected=1).stderr
+    assert b"--force" in run(home, "forget", "u@latest", expected=1).stderr
     assert len(times(home)) == 4
 
 
 @pytest.mark.parametrize(("words", "code", "message"), [
     ("", 2, "name the versions to forget"),
+    ("t", 2, "'ventifs forget t@latest' forgets the latest, and 'ventifs forget t --keep-last 1'"),
+    ("t@~1 u", 2, "'ventifs forget u@latest'"),
+    ("t --force", 2, "t names all its versions"),
+    ("t --dry-run", 2, "t names all its versions"),
+    ("nothing", 2, "nothing names all its versions"),
     ("t@~1 --keep-last 2", 2, "t@~1 is a version"),
     ("score:12345678 --keep-last 2", 2, "is a version"),
     ("t --keep-last 0", 2, "would keep nothing"),

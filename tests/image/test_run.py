@@ -247,7 +247,7 @@ def test_what_was_seen_is_only_a_hint(store: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.img"
     image.write_bytes(noise(100_000))
     rerun(store, image)
-    [path] = (store / "statcache").glob(".vm.image")
+    [path] = (store / "statcache").glob(".vm~image")
     for content in (b"", b"\x90", b"garbage", path.read_bytes()[:-1]):
         path.write_bytes(content)
         assert rerun(store, image)[1] > 0

@@ -57,10 +57,13 @@ def test_the_socket_is_the_one_people_are_told_of() -> None:
     assert "Accept" not in socket
 
 
-def test_the_server_can_write_the_index_and_nothing_else() -> None:
+def test_the_server_can_write_the_store_as_far_as_its_modes_go_and_nothing_else() -> None:
     service = _settings("ventifs-serve.service")
     assert service["ProtectSystem"] == ["strict"]
-    assert service["ReadWritePaths"] == ["/var/lib/ventifs/index"]
+    assert service["ReadWritePaths"] == ["/var/lib/ventifs"]
+    assert "ReadOnlyPaths" not in service  # there a reader cannot hold the index's lock
+    assert "ExecStartPre" not in service
+    assert service["Group"] == ["ventifs"]
     assert service["CapabilityBoundingSet"] == [""]
     assert service["NoNewPrivileges"] == ["yes"]
     assert service["User"] == ["ventifs"]

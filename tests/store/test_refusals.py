@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from msgspec.structs import replace
 
-from tests.support.conversing import as_nobody
+from tests.support.conversing import NOBODY, as_nobody
 from tests.support.disks import mounted
 from tests.support.ledger import audited, encoded, made, put_recipes
 from tests.support.processes import Peer, kill_all
@@ -23,6 +23,7 @@ from ventifs.store import Mode, Store
 from ventifs.store.check import check
 from ventifs.store.environment import IndexMissing
 from ventifs.store.header import HEADER_NAME, NotAStore, Unsupported, encode_header, read_header
+from ventifs.store.permissions import Access, prepare
 
 RECIPES = [(number, 5_000) for number in range(8)]
 MODES: tuple[Mode, ...] = ("read", "write", "worker")
@@ -216,7 +217,9 @@ def reachable() -> Iterator[Path]:
     """A store of root's that others can reach; pytest's own directories are closed to them."""
     with TemporaryDirectory(dir="/tmp", prefix="ventifs-test-") as directory:
         Path(directory).chmod(0o755)
-        yield populate(Path(directory) / "store")
+        root = populate(Path(directory) / "store")
+        prepare(root, Access(0o2750, NOBODY))
+        yield root
         kill_all()
 
 
@@ -255,9 +258,10 @@ def test_another_user_reads_while_root_writes(reachable: Path) -> None:
 
 
 @as_root
-def test_store_without_any_write_permission_is_read(reachable: Path) -> None:
+def test_store_without_any_write_permission_but_for_the_lock_is_read(reachable: Path) -> None:
     for path in [reachable, *reachable.rglob("*")]:
-        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
+        if path.name != "lock.mdb":
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
     assert ask_nobody(reachable, "read") is None
     assert ask_nobody(reachable, "write") is not None
 
@@ -287,13 +291,13 @@ def test_writing_without_permission_for_a_part_says_so_in_one_line(
 ) -> None:
     for path in [reachable, *reachable.rglob("*")]:
         os.chown(path, 65534, 65534)
-    os.chown(reachable / closed, 0, 0)
+    os.chown(reachable / closed, 0, -1)
     (reachable / closed).chmod(0o755 if (reachable / closed).is_dir() else 0o644)
     if closed == "index":
-        os.chown(reachable / "index/data.mdb", 0, 0)
+        os.chown(reachable / "index/data.mdb", 0, -1)
     if closed == "arenas/open":
         for path in (reachable / closed).iterdir():
-            os.chown(path, 0, 0)
+            os.chown(path, 0, -1)
     assert ask_nobody(reachable, "write") is not None
     assert ask_nobody(reachable, "read") is None
     assert_served(reachable)

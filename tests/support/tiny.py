@@ -10,15 +10,22 @@ from ventifs.store.audit import Report, audit
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
+from ventifs.store.permissions import PRIVATE, Access
 
 TINY_ARENA = 512 << 10
 
 
-def tiny_store(root: Path, *, arena_size: int = TINY_ARENA, files: Files | None = None) -> Path:
+def tiny_store(
+    root: Path,
+    *,
+    arena_size: int = TINY_ARENA,
+    access: Access = PRIVATE,
+    files: Files | None = None,
+) -> Path:
     """Create a store at `root` that seals its arenas at `arena_size` bytes; its path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ventifs.store.store.ARENA_SIZE_MIN", 1)
-        Store.create(root, arena_size=arena_size, files=files or Files())
+        Store.create(root, arena_size=arena_size, access=access, files=files or Files())
     return root
 
 

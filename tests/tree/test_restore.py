@@ -79,6 +79,30 @@ def test_an_empty_directory_comes_back(store: Path, work: Path) -> None:
     round_trip(store, work / "source", work / "new" / "parents")
 
 
+def test_a_new_directory_is_closed_until_it_is_whole(
+    store: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "source").mkdir(mode=0o700)
+    (work / "source" / "file").write_bytes(b"x")
+    version, _ = archived(store, work / "source")
+    modes: list[int] = []
+    listed = os.scandir
+
+    def looked(path: Path) -> object:
+        if path == work / "target":
+            modes.append(stat.S_IMODE(path.stat().st_mode))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", looked)
+    before = os.umask(0)
+    try:
+        restored(store, version.root, work / "target")
+    finally:
+        os.umask(before)
+    assert modes == [0o700]
+    assert stat.S_IMODE((work / "target").stat().st_mode) == 0o700
+
+
 def test_twenty_thousand_names_come_back(store: Path, work: Path) -> None:
     (work / "source").mkdir()
     for number in range(20_000):

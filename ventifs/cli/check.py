@@ -18,7 +18,9 @@ from ventifs.store.check import repair as repair_store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header, require_writable
 from ventifs.store.lock import store_lock
+from ventifs.store.permissions import exposed
 from ventifs.store.rebuild import rebuild_index as rebuild
+from ventifs.store.store import warn_if_exposed
 from ventifs.text import printable, shell_word
 from ventifs.tree.catalog import versions
 from ventifs.tree.verify import Harm, Verifier
@@ -42,7 +44,7 @@ def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: in
 
     Without options: the structure of every arena, the index and the catalog against them, both
     ways, and that everything versions refer to is there. Damage names the versions and paths that
-    it harms. Exits with 1 when anything is wrong.
+    it harms. Exits with 1 when anything is wrong. That others can read the store is a note.
 
     A repair drops damaged blocks from the index, or turns to another copy where there is one, so
     that the next archive stores them anew instead of trusting them. It also makes arenas whole
@@ -88,6 +90,7 @@ def _print_json(
         "read_data": read_data,
         **asdict(report.summary),
         "findings": [asdict(finding) for finding in report.findings],
+        "exposed": exposed(store),
         "repair": asdict(mended) if mended else None,
         "harmed": [
             {"version": harm.version, **exact(harm.path), "reason": harm.reason} for harm in harms
@@ -107,6 +110,8 @@ def _print_lines(
         echo(f"harmed: {harm.version}:/{printable(harm.path)}: {harm.reason}")
     if len(harms) > _SHOWN_MAX:
         echo(f"... and {len(harms) - _SHOWN_MAX:,} more paths; --json lists them all")
+    if open_to := exposed(store):
+        echo(f"note: {open_to}")
     seen = report.summary
     how = "every byte" if read_data else "structure"
     echo(
@@ -167,6 +172,7 @@ def rebuild_index(store: Path) -> int:
     """
     header = read_header(store)
     require_writable(store, header)
+    warn_if_exposed(store)
     with store_lock(store, alone=True), ByteProgress("reading arenas") as progress:
         damages = rebuild(store, header, Files(), progress)
     for arena, damage in damages:

@@ -52,10 +52,10 @@ def forget(
 ) -> None:
     """Remove versions from the catalog. Their blocks stay in the store.
 
-    Forgets each VERSION, or, with --keep options, thins the versions of each NAME (of every name,
-    if none is given). Rules add up: what one of them keeps is kept. Days, weeks, months and years
-    are UTC's, and count only if they have a version. The last version of a name is kept unless
-    --force is given.
+    Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX), or, with --keep options,
+    thins the versions of each NAME (of every name, if none is given). Rules add up: what one of
+    them keeps is kept. Days, weeks, months and years are UTC's, and count only if they have a
+    version. The last version of a name is kept unless --force is given.
     """
     policy = _policy(wanted, {rule: number for rule, number in keep.items() if number is not None})
     with Store.open(store, "read" if dry_run else "write") as opened:
@@ -82,6 +82,7 @@ def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
     if not numbers and not wanted:
         raise click.UsageError("name the versions to forget, or say with --keep-... what to keep")
     if not numbers:
+        _refuse_bare(wanted)
         return None
     for text in wanted:
         if set("@:") & set(text):
@@ -89,6 +90,20 @@ def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
     if not any(numbers.values()):
         raise click.UsageError("--keep-... 0 would keep nothing; name the versions to forget")
     return Policy(**numbers)
+
+
+def _refuse_bare(wanted: tuple[str, ...]) -> None:
+    """Forget nothing because of a mere name: it may be meant as all its versions, or the latest.
+
+    Raises:
+        UsageError: showing what says either.
+    """
+    for text in wanted:
+        if not set("@:") & set(text):
+            raise click.UsageError(
+                f"{text} names all its versions; 'ventifs forget {text}@latest' forgets the "
+                f"latest, and 'ventifs forget {text} --keep-last 1' all but the latest"
+            )
 
 
 def _named(store: Store, wanted: tuple[str, ...], *, force: bool) -> tuple[Kept, list[Version]]:

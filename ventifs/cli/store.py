@@ -12,7 +12,7 @@ from ventifs.cli.text import Size, count, exact, share, size
 from ventifs.cli.versions import disk_json, disk_lines, disk_notes
 from ventifs.cli.where import json_option, store_option
 from ventifs.image.facts import facts_of
-from ventifs.store import Stats, Store
+from ventifs.store import Stats, Store, permissions
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
 from ventifs.text import printable
 from ventifs.tree.catalog import find_version, versions
@@ -29,14 +29,24 @@ from ventifs.tree.records import Directory
     metavar="SIZE",
     help="Size at which arena files are sealed, 4MiB to 3GiB.  [default: 256MiB]",
 )
-def init(store: Path, arena_size: int) -> None:
+@click.option("--shared", metavar="GROUP", help="Let this group read and write it.")
+@click.option("--readers", metavar="GROUP", help="Let this group read it.")
+def init(store: Path, arena_size: int, shared: str | None, readers: str | None) -> None:
     """Make a new, empty store.
 
-    The directory must be empty or not there yet; missing parents are made.
+    The directory must be empty or not there yet; missing parents are made. Only its owner can
+    reach the store, unless a GROUP is given, whatever the umask of those who write to it.
     """
+    if shared is not None and readers is not None:
+        raise click.UsageError("--shared lets its group read too; give one of --shared, --readers")
     if not ARENA_SIZE_MIN <= arena_size <= ARENA_SIZE_MAX:
         raise click.BadParameter("an arena has 4MiB to 3GiB", param_hint="--arena-size")
-    Store.create(store, arena_size=arena_size)
+    access = permissions.PRIVATE
+    if shared is not None:
+        access = permissions.shared(shared)
+    elif readers is not None:
+        access = permissions.readers(readers)
+    Store.create(store, arena_size=arena_size, access=access)
     echo(f"made an empty store at {printable(store)}")
 
 

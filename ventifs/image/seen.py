@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ventifs.store import Store
+from ventifs.store.permissions import create_file, make_directory
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.statcache import SETTLED_NS
 
@@ -83,12 +84,15 @@ def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
 def remember(store: Store, name: str, seen: Seen) -> None:
     """Let the next run know. That it cannot be written costs only time."""
     path = _path(store, name)
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(path.name + "~new")
     with suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        temporary.write_bytes(_encode(seen))
+        make_directory(path.parent)
+        temporary.unlink(missing_ok=True)  # of a run that was killed
+        with os.fdopen(create_file(temporary), "wb") as file:
+            file.write(_encode(seen))
         temporary.replace(path)
 
 
 def _path(store: Store, name: str) -> Path:
-    return store.path / "statcache" / f".{name}.image"  # no version's name begins with a dot
+    """Of no stat cache, nor of its lock or temporary file: names of versions have no tilde."""
+    return store.path / "statcache" / f".{name}~image"

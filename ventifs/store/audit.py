@@ -3,6 +3,9 @@
 Run by `check`, in a process of its own where an index is involved: LMDB trusts its pages, and
 damaged ones can kill whoever reads them. Arenas are walked by their directories (sealed) or from
 head to head (open); with `read_data` every byte is read and every block hashed.
+
+Writers go on meanwhile. What is compared is of one moment: the snapshot with which an audit begins,
+or a transaction of its own. What came later is the next audit's business.
 """
 
 import os
@@ -121,7 +124,7 @@ def audit(
     states = {state.arena: state for state in snapshot.states}
     ids = arenas.all_ids()
     look = partial(_audit_arena, arenas, states, index, read_data)
-    total = sum(arenas.reader(arena_id).length() for arena_id in ids) if progress else 0
+    total = sum(_length(arenas, arena_id) for arena_id in ids) if progress else 0
     with ThreadPoolExecutor(jobs) as pool:
         for one in pool.map(look, ids):
             report.join(one)
@@ -134,6 +137,14 @@ def audit(
         _audit_entries(arenas, index, report)
         _audit_catalog(snapshot, report)
     return report
+
+
+def _length(arenas: Arenas, arena_id: bytes) -> int:
+    """An arena's bytes; none, if its file is gone, which looking over it reports."""
+    try:
+        return arenas.reader(arena_id).length()
+    except VentifsError:
+        return 0
 
 
 _thread = local()
@@ -155,19 +166,27 @@ def _audit_arena(
 ) -> Report:
     report = Report()
     try:
-        arena = arenas.reader(arena_id)
-        if index is not None and _came_since(arena_id, states, index):
+        state, arena = states.get(arena_id), arenas.reader(arena_id)
+        # Sealed as of the snapshot; one that the index has not heard of is taken as it stands.
+        sealed = state.sealed if state else arenas.sealed_path(arena_id).exists()
+        if index is not None and state is None and _is_new(arena_id, sealed, index):
+            report.summary.arenas, report.summary.bytes = 1, arena.length()
             return report
         auditor = _ArenaAudit(arena, arenas, index, report, read_data=read_data)
-        auditor.run(states.get(arena_id))
+        auditor.run(state, sealed)
     except VentifsError as error:
-        report.findings.append(Finding("arena", str(error), arena=arena_id.hex()))
+        # Of one that was never committed to, a recovery may take the empty file away.
+        if index is None or arena_id in states or arenas.present(arena_id):
+            report.findings.append(Finding("arena", str(error), arena=arena_id.hex()))
     return report
 
 
-def _came_since(arena_id: bytes, states: dict[bytes, ArenaState], index: Index) -> bool:
-    """Whether an arena was committed to after the audit's snapshot: the next audit's business."""
-    return arena_id not in states and index.arena_state(arena_id).length > 0
+def _is_new(arena_id: bytes, sealed: bool, index: Index) -> bool:
+    """Whether an arena that the snapshot lacks is a writer's: begun, or committed to since.
+
+    The index knows an arena before it is moved to the sealed ones, so `sealed` is from before.
+    """
+    return not sealed or index.arena_state(arena_id).length > 0
 
 
 class _ArenaAudit:
@@ -183,15 +202,13 @@ class _ArenaAudit:
         self.read_data = read_data
         self._waiting: list[tuple[Score, int, int]] = []
 
-    def run(self, state: ArenaState | None) -> None:
+    def run(self, state: ArenaState | None, sealed: bool) -> None:
         summary = self.report.summary
         summary.arenas, summary.bytes = 1, self.arena.length()
         try:
             self.arena.check_header(self.arenas.store_id)
         except VentifsError as error:
             self._found("header", getattr(error, "reason", str(error)), 0)
-        # Sealed as of the snapshot; one that the index has not heard of is taken as it stands.
-        sealed = state.sealed if state else self.arenas.sealed_path(self.arena.id).exists()
         for offset, head in self._heads(state, sealed):
             summary.clumps += 1
             summary.blocks += len(head.blocks)
@@ -371,9 +388,7 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
         except Corrupt:
             return None
 
-    walked = 0
     for score, place in index.entries():
-        walked += 1
         if place is None:
             report.findings.append(Finding("index", "damaged entry", score.hex()))
             continue
@@ -383,8 +398,9 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
                 Finding("index", "entry leads to something else", score.hex(), place.arena.hex(),
                         place.offset)
             )  # fmt: skip
-    if walked != index.entry_count():
-        reason = f"{index.entry_count()} entries by its own count, {walked} can be reached"
+    counted, reached = index.entries_counted()
+    if counted != reached:
+        reason = f"{counted} entries by its own count, {reached} can be reached"
         report.findings.append(Finding("index", reason))
 
 

@@ -3,6 +3,9 @@
 The one module that imports lmdb. LMDB forbids a second environment on one file in one process, so
 `acquire` shares them; a forked child closes what it inherited and opens its own. Closing happens
 with the last `release`.
+
+Readers enter their transactions in lock.mdb, or writers would use pages again under their eyes. So
+who cannot write lock.mdb may read only where nobody can write: on a read-only file system.
 """
 
 import errno
@@ -10,8 +13,9 @@ import os
 import re
 import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from threading import Lock
 from typing import Any
 
@@ -19,6 +23,7 @@ import lmdb
 
 from ventifs.errors import Busy, NoSpace, VentifsError
 from ventifs.store.files import explained
+from ventifs.store.permissions import create_file, for_readers, make_directory, open_or_create
 
 LmdbError = lmdb.Error
 INDEX_NAME = re.compile(r"index(\.([0-9a-f]{8}|old))?")  # in place, being built, being removed
@@ -63,14 +68,13 @@ class Environment:
         if not create and index_missing(path):
             raise IndexMissing(path, "is missing")
         self.readonly = not create and not os.access(data, os.W_OK)
-        lockless = self.readonly and not os.access(path / "lock.mdb", os.W_OK)
         options: dict[str, Any] = {
             "map_size": _MAP_SIZE, "max_dbs": len(names), "max_readers": _READERS_MAX,
-            "readonly": self.readonly, "lock": not lockless, "create": create,
-            "readahead": False, "sync": sync, "lib_version": 0, "mode": 0o644,
+            "readonly": self.readonly, "lock": _lockable(path), "create": create,
+            "readahead": False, "sync": sync, "lib_version": 0, "mode": 0o600,
         }  # fmt: skip
-        if not self.readonly:
-            _allocate_lock(path / "lock.mdb")
+        if create and not data.exists():
+            os.close(create_file(data))  # LMDB's own would have the umask's mode
         self.lmdb = lmdb.open(os.fsencode(path), **options)
         try:
             if not self.readonly:
@@ -94,7 +98,7 @@ class Environment:
         """
         with lmdb_errors(path), _environments_lock:
             if create:
-                path.mkdir(exist_ok=True)
+                make_directory(path)
             environment = None if create else _shared(path)
             if environment is None:
                 environment = cls(path, names, sync=sync, create=create)
@@ -133,9 +137,41 @@ def _shared(path: Path) -> Environment | None:
     return environment
 
 
+def _lockable(path: Path) -> bool:
+    """Whether LMDB's lock can be held here; if not, nobody can write here.
+
+    Raises:
+        VentifsError: others may write, and this user cannot hold the lock.
+    """
+    lock = path / "lock.mdb"
+    try:
+        _allocate_lock(lock)
+    except OSError as error:
+        if error.errno == errno.EROFS or os.statvfs(path).f_flag & os.ST_RDONLY:
+            return False
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        raise VentifsError(
+            f"{lock}: permission denied; without this lock a reader may see what writers write "
+            f"over: {_remedy(lock)}"
+        ) from None
+    return True
+
+
+def _remedy(lock: Path) -> str:
+    """What lets this user hold the lock."""
+    with suppress(OSError):  # it is not there, or not to be seen
+        if lock.stat().st_uid == os.geteuid():
+            return f"run 'chmod u+w {quote(str(lock))}'"
+    return (
+        "run as its owner, or have its owner make the store readable for a GROUP of yours: "
+        + for_readers(lock.parent.parent)
+    )
+
+
 def _allocate_lock(path: Path) -> None:
     """Give LMDB's lock file its space: it is mapped, and a full disk would kill by SIGBUS."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = open_or_create(path)
     try:
         if os.fstat(fd).st_blocks * 512 < _LOCK_SIZE:
             os.posix_fallocate(fd, 0, _LOCK_SIZE)
@@ -196,6 +232,10 @@ def _is_full(path: Path, text: str) -> bool:
     """Whether an error of LMDB's means a full disk; it calls a write cut short an I/O error."""
     if any(os.strerror(code).lower() in text for code in (errno.ENOSPC, errno.EDQUOT)):
         return True
-    return (
-        os.strerror(errno.EIO).lower() in text and os.statvfs(path).f_bavail * 4096 < _NEARLY_FULL
-    )
+    return os.strerror(errno.EIO).lower() in text and _free_bytes(path) < _NEARLY_FULL
+
+
+def _free_bytes(path: Path) -> int:
+    """What this user may still write at a path."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ventifs.errors import NoSpace, VentifsError
+from ventifs.store import permissions
 from ventifs.store.score import Buffer
 
 
@@ -56,7 +57,7 @@ class Files:
 
     def create(self, path: Path) -> int:
         """Create a file that must not exist yet; a read-write descriptor."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        return permissions.create_file(path)
 
     def append(self, fd: int, parts: Sequence[Buffer], offset: int) -> int:
         """Write `parts` one after the other at `offset`, whole or not at all; bytes written.
@@ -111,7 +112,7 @@ class Files:
 
     def make_directory(self, path: Path) -> None:
         """Create a directory; one that is there already is fine."""
-        path.mkdir(exist_ok=True)
+        permissions.make_directory(path)
 
     def write_whole(self, path: Path, pieces: Iterable[Buffer]) -> None:
         """Create or replace a file durably: temporary name, sync, rename, sync."""

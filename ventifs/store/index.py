@@ -34,6 +34,7 @@ from ventifs.store.states import ArenaState, Place, Totals
 
 INDEX_FORMAT = 1
 BATCH_ENTRIES = 32_000  # of one LMDB transaction: bounds its dirty pages at about 128 MiB
+_WALK_ENTRIES = 4096  # read in one transaction when all are walked
 
 _TABLES = (b"blocks", b"open", b"sealed", b"numbers", b"catalog", b"deleted", b"meta")
 
@@ -51,6 +52,15 @@ class Snapshot(msgspec.Struct, frozen=True):
     states: list[ArenaState] = msgspec.field(default_factory=list)
     records: list[Record] = msgspec.field(default_factory=list)
     deleted: set[bytes] = msgspec.field(default_factory=set)
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What the index counted at one moment: arenas, all that was put, and entries of blocks."""
+
+    states: list[ArenaState]
+    counters: Counters
+    entries: int
+    records: int
 
 
 Entries = Iterable[tuple[Score, int, int]]  # score, clump offset, position
@@ -188,22 +198,56 @@ class Index:
         return arena
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
-        """Every entry in order of score; a damaged one without its place."""
+        """Every entry in order of score; a damaged one without its place.
+
+        Read some at a time, each as of its own moment: no transaction is held while the caller
+        works on them, for LMDB cannot use pages again that a reader may see.
+        """
+        start: bytes | None = b""
+        while start is not None:
+            some, following = self._entries_from(start)
+            yield from some
+            # Keys of damaged pages may be in no order: never go back.
+            start = following if following is not None and following > start else None
+
+    def _entries_from(self, start: bytes) -> tuple[list[tuple[Score, Place | None]], bytes | None]:
+        """Some entries from a key on, and the key after them, if there is one."""
+        some: list[tuple[Score, Place | None]] = []
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
-            for key, value in transaction.cursor():
-                opened = _opened_value(key, value)
-                if opened is None or len(key) != 32 or len(opened) != _ENTRY.size:
-                    yield Score(key), None
-                    continue
-                number, offset, position = _ENTRY.unpack(opened)
-                arena = self._arena_of(number, transaction)
-                yield Score(key), None if arena is None else Place(arena, offset, position)
+            cursor = transaction.cursor()
+            if not cursor.set_range(start):
+                return some, None
+            for key, value in cursor:
+                if len(some) == _WALK_ENTRIES:
+                    return some, bytes(key)
+                some.append((Score(key), self._place_of(key, value, transaction)))
+        return some, None
+
+    def _place_of(self, key: bytes, value: bytes, transaction: Any) -> Place | None:
+        opened = _opened_value(key, value)
+        if opened is None or len(key) != 32 or len(opened) != _ENTRY.size:
+            return None
+        number, offset, position = _ENTRY.unpack(opened)
+        arena = self._arena_of(number, transaction)
+        return None if arena is None else Place(arena, offset, position)
 
     def entry_count(self) -> int:
         """How many blocks the index lists."""
         with lmdb_errors(self.path), self._begin() as transaction:
-            count: int = transaction.stat(self._blocks)["entries"]
+            return self._entry_count(transaction)
+
+    def _entry_count(self, transaction: Any) -> int:
+        count: int = transaction.stat(self._blocks)["entries"]
         return count
+
+    def entries_counted(self) -> tuple[int, int]:
+        """How many blocks the index lists by its own count, and how many of them can be reached.
+
+        As of one moment, so that they differ only in a damaged index. Reads nothing else.
+        """
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
+            reached = sum(1 for _ in transaction.cursor().iternext(keys=True, values=False))
+            return self._entry_count(transaction), reached
 
     def add_blocks(self, arena: bytes, entries: Entries) -> None:
         """Add entries of one arena, sorted, in transactions of at most `BATCH_ENTRIES`.
@@ -309,6 +353,16 @@ class Index:
             deleted = {bytes(key) for key, _ in transaction.cursor(self._tables[b"deleted"])}
             return Snapshot(self._states(transaction, None), self._records(transaction), deleted)
 
+    def figures(self) -> Figures:
+        """What is counted, as of one moment."""
+        with lmdb_errors(self.path), self._begin() as transaction:
+            return Figures(
+                self._states(transaction, None),
+                self._counters(transaction),
+                self._entry_count(transaction),
+                len(self._records(transaction)),
+            )
+
     def sealed_count(self) -> int:
         """How many arenas are sealed and wholly indexed."""
         with lmdb_errors(self.path), self._begin() as transaction:
@@ -395,14 +449,17 @@ class Index:
     def _add_counters(self, counters: Counters, transaction: Any) -> None:
         if not any(astuple(counters)):
             return
-        total = Counters(*COUNTERS.unpack(self._meta(b"counters", transaction)))
+        total = self._counters(transaction)
         total.add(counters)
         value = _sealed_value(b"counters", COUNTERS.pack(*astuple(total)))
         transaction.put(b"counters", value, db=self._tables[b"meta"])
 
     def counters(self) -> Counters:
         """What was ever put and committed."""
-        return Counters(*COUNTERS.unpack(self._meta(b"counters")))
+        return self._counters(None)
+
+    def _counters(self, transaction: Any) -> Counters:
+        return Counters(*COUNTERS.unpack(self._meta(b"counters", transaction)))
 
     def size(self) -> int:
         """Bytes the index takes on disk."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ventifs.errors import Busy
 from ventifs.store.files import readable_errors
+from ventifs.store.permissions import open_or_create
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def store_lock(root: Path, *, alone: bool) -> Iterator[None]:
     """
     path = root / "lock"
     with readable_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = open_or_create(path)
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         yield

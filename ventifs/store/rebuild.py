@@ -24,6 +24,7 @@ from ventifs.store.environment import INDEX_NAME
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
+from ventifs.store.permissions import make_directory
 from ventifs.store.recovery import Intake, read_sealed, restore_whole
 from ventifs.store.score import Score
 from ventifs.store.writer import move_sealed
@@ -95,7 +96,7 @@ def rebuild_index(
             if INDEX_NAME.fullmatch(leftover.name) and leftover.is_dir():
                 shutil.rmtree(leftover)
         building = root / f"index.{os.urandom(4).hex()}"
-        building.mkdir()
+        make_directory(building)
         try:
             with closing(Index(building, header.store_id, create=True, sync=False)) as index:
                 damages = _fill(index, Arenas(root, header.store_id), files, progress)

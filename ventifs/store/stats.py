@@ -52,10 +52,10 @@ class Stats(msgspec.Struct, frozen=True):
 
 def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
     """The statistics of a store, as of its last commit."""
-    snapshot = index.snapshot()
-    counters = index.counters()
+    figures = index.figures()
+    counters = figures.counters
     totals = Totals()
-    for state in snapshot.states:
+    for state in figures.states:
         totals.add(state.totals)
     return Stats(
         blocks=totals.data_blocks + totals.node_blocks,
@@ -72,9 +72,9 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
         arenas_open=len(arenas.open_ids()),
         arenas_sealed=len(arenas.sealed_ids()),
         arena_bytes=sum(map(_space, (root / "arenas").glob("*/*.arena"))),
-        index_entries=index.entry_count(),
+        index_entries=figures.entries,
         index_bytes=index.size(),
-        records=len(snapshot.records),
+        records=figures.records,
     )
 
 

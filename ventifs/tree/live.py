@@ -35,6 +35,7 @@ _WHOLE_MAX = 4 << 20  # read in one piece
 _PIECE = 1 << 20
 _PAGE = 4096
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
+_NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP}  # a file system that does not tell: all is data
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
 
 
@@ -89,28 +90,37 @@ def pieces(fd: int, size: int, blocks: int) -> Iterator[bytes | int]:
         offset = end
 
 
-def _next_data(fd: int, offset: int, size: int) -> int:
-    """Where data comes next, rounded down to a page; the size, if none does."""
+def _next_data(fd: int, offset: int, end: int) -> int:
+    """Where data comes next, rounded down to a page; the end, if none does before it.
+
+    Raises:
+        OSError: the file system cannot tell because something is wrong. That is no hole.
+    """
     try:
-        return max(offset, os.lseek(fd, offset, os.SEEK_DATA) // _PAGE * _PAGE)
+        found = os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            return size
-        return offset  # a file system that does not tell
+            return end
+        if error.errno in _NO_HOLES:
+            return offset
+        raise
+    return min(end, max(offset, found // _PAGE * _PAGE))
 
 
 def is_zero(fd: int, offset: int, length: int) -> bool:
-    """Whether a range reads as zeros; holes are not read."""
+    """Whether a range reads as zeros; holes are not read, nor what lies past the file's end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     end = offset + length
-    while offset < end:
-        try:
-            offset = os.lseek(fd, offset, os.SEEK_DATA)
-        except OSError:  # none from here on
-            return True
-        data = os.pread(fd, min(_PIECE, max(0, end - offset)), offset)
+    while (offset := _next_data(fd, offset, end)) < end:
+        data = os.pread(fd, min(_PIECE, end - offset), offset)
         if data.strip(b"\0"):
             return False
-        offset += max(len(data), 1)
+        if not data:
+            break  # the file's end
+        offset += len(data)
     return True
 
 

@@ -131,7 +131,7 @@ class Restorer:
         return self.done
 
     def _opened_directory(self, target: Path) -> int:
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)  # its own mode comes last
         with os.scandir(target) as there:
             occupied = next(there, None) is not None
         if occupied and not self._overwrite:

@@ -28,6 +28,7 @@ from blake3 import blake3
 from ventifs.errors import Busy
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
+from ventifs.store.permissions import create_file, make_directory, open_or_create
 from ventifs.tree.records import Content
 
 SETTLED_NS = 2 * 10**9
@@ -230,7 +231,7 @@ class StatCache:
         self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
         if gather:
             with readable_errors(self.path.parent):
-                self.path.parent.mkdir(exist_ok=True)
+                make_directory(self.path.parent)
             self._lock = _locked(self.path.with_name(f".{name}.lock"), name)
         if ask:
             self.previous = self._opened()
@@ -295,7 +296,8 @@ class StatCache:
 
     def _started(self) -> IO[bytes]:
         """A new file, which begins with what is carried over."""
-        file = self._file = self._temporary.open("wb", buffering=_WINDOW)
+        self._temporary.unlink(missing_ok=True)  # of a run that was killed
+        file = self._file = os.fdopen(create_file(self._temporary), "wb", buffering=_WINDOW)
         if not self.carries:
             file.write(_MAGIC)
             return file
@@ -340,7 +342,7 @@ class StatCache:
 
 def _locked(path: Path, name: str) -> int:
     with readable_errors(path):
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = open_or_create(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

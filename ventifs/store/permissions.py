@@ -1,0 +1,307 @@
+"""Who may reach a store: owner, group and mode of everything in it.
+
+The store's own directory decides. Whatever is made in a store takes its access from the directory
+it is made in, so that the umask, default ACLs and the user who writes do not count. Three kinds:
+
+    private   0700 and 0600: the owner
+    shared    2770 and 0660: a group reads and writes
+    readers   2750 and 0640, the index's lock.mdb 0660: the owner writes, a group reads
+
+The set-group-ID bit marks the two kinds that a group may reach. Nothing is made here with more
+access than it is to have: a file gets its name when owner, group and mode are set, where the file
+system can do that (O_TMPFILE), and else has mode 0600 until then.
+"""
+
+import errno
+import fcntl
+import grp
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shlex import quote
+
+import msgspec
+
+from ventifs.errors import VentifsError
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
+_GROUP, _OTHERS = 0o070, 0o007
+_GROUP_READS, _GROUP_WRITES = 0o040, 0o020
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+_NO_MODES = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # of a file system, such as FAT
+_ACLS = ("system.posix_acl_default", "system.posix_acl_access")
+
+
+READERS_LOCK = "lock.mdb"  # LMDB's: who reads writes to it
+
+
+class Access(msgspec.Struct, frozen=True):
+    """What a new store's directory gets.
+
+    Attributes:
+        mode: of the directory; all else follows from it.
+        gid: the group's number; None leaves the one it has.
+    """
+
+    mode: int
+    gid: int | None = None
+
+
+PRIVATE = Access(0o700)
+
+
+def shared(group: str) -> Access:
+    """A store that a group reads and writes.
+
+    Raises:
+        VentifsError: see `group_id`.
+    """
+    return Access(stat.S_ISGID | 0o770, group_id(group))
+
+
+def readers(group: str) -> Access:
+    """A store that a group reads, and its owner writes.
+
+    Raises:
+        VentifsError: see `group_id`.
+    """
+    return Access(stat.S_ISGID | 0o750, group_id(group))
+
+
+def group_id(group: str) -> int:
+    """The number of a group, by its name or number, which the caller may give files to.
+
+    Raises:
+        VentifsError: there is no such group, or the caller is not in it.
+    """
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        if not (group.isascii() and group.isdecimal() and int(group) < 2**32 - 1):
+            raise VentifsError(
+                f"{group!r}: there is no such group; 'getent group' lists those there are"
+            ) from None
+        gid = int(group)
+    mine = {os.getegid(), *os.getgroups()}
+    if os.geteuid() != 0 and gid not in mine:
+        names = ", ".join(sorted(map(group_name, mine)))
+        raise VentifsError(
+            f"{group}: you are not in this group, so you cannot give it the store; name one of "
+            f"yours ({names}), or run this as root"
+        )
+    return gid
+
+
+def group_name(gid: int) -> str:
+    """The name of a group; its number, if it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+# --- what is made -------------------------------------------------------------------------------
+
+
+def create_file(path: Path) -> int:
+    """Create a file of a store, which must not exist yet; a read-write descriptor.
+
+    Raises:
+        OSError: it cannot be created, or is there.
+    """
+    with _opened(path.parent) as directory:
+        above = os.fstat(directory)
+        fd, named = _unnamed(directory), False
+        if fd is None:
+            fd, named = os.open(path.name, _NEW, 0o600, dir_fd=directory), True
+        try:
+            _set(fd, above, _file_mode(above.st_mode, path.name))
+            if not named:
+                # By /proc, as without a capability linkat takes no bare descriptor.
+                os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory,
+                        follow_symlinks=True)  # fmt: skip
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def open_or_create(path: Path) -> int:
+    """A read-write descriptor of a file, which is created if it is not there; see `create_file`.
+
+    Raises:
+        OSError: it cannot be opened or created.
+    """
+    while True:
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with suppress(FileExistsError):
+            return create_file(path)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory of a store; one that is there already is left as it is.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    with _opened(path.parent) as above:
+        status = os.fstat(above)
+        mode = _directory_mode(status.st_mode)
+        # Who is not in the group cannot set the set-group-ID bit that the directory inherits.
+        first = mode & 0o777 if mode & stat.S_ISGID else 0o700
+        try:
+            os.mkdir(path.name, first, dir_fd=above)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            return
+        with _opened(Path(path.name), above) as made:
+            _set(made, status, mode)
+
+
+def prepare(root: Path, access: Access) -> None:
+    """Make an empty or half-made store's directory, and all in it, one for `access`.
+
+    Raises:
+        OSError: the directory is not the caller's.
+    """
+    with _opened(root) as fd:
+        for name in _ACLS:
+            with suppress(OSError):  # there is none
+                os.removexattr(_target(fd), name)
+        status = os.fstat(fd)
+        gid = status.st_gid if access.gid is None else access.gid
+        if gid != status.st_gid:
+            os.chown(_target(fd), -1, gid)
+        _change_mode(fd, access.mode)
+    _conform(root)
+
+
+def _conform(directory: Path) -> None:
+    """Give what an earlier, broken creation has left in a directory the directory's access."""
+    above = directory.stat()
+    for path in directory.iterdir():
+        folder = path.is_dir() and not path.is_symlink()
+        mode = _directory_mode(above.st_mode) if folder else _file_mode(above.st_mode, path.name)
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _set(fd, above, mode)
+        finally:
+            os.close(fd)
+        if folder:
+            _conform(path)
+
+
+@contextmanager
+def _opened(path: Path, above: int | None = None) -> Iterator[int]:
+    """A directory's descriptor; one below an open directory is reached by no symbolic link."""
+    flags = _DIRECTORY if above is None else _DIRECTORY | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, dir_fd=above)
+    except PermissionError:  # the umask can make a directory that its owner cannot read
+        fd = os.open(path, flags | os.O_PATH, dir_fd=above)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _unnamed(directory: int) -> int | None:
+    """A new file without a name; None where there is no such thing, or no way to name it."""
+    if not os.path.exists("/proc/self/fd"):  # a chroot, say
+        return None
+    try:
+        return os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        return None
+
+
+def _directory_mode(above: int) -> int:
+    return above & (stat.S_ISGID | 0o777) & ~0o002
+
+
+def _file_mode(above: int, name: str) -> int:
+    """The mode of a file in a directory of this mode. Others never write."""
+    mode = above & 0o664
+    if name == READERS_LOCK and above & stat.S_ISGID and mode & _GROUP_READS:
+        mode |= _GROUP_WRITES
+    return mode
+
+
+def _target(fd: int) -> int | str:
+    """What chown and chmod take for a descriptor, which may be one of O_PATH."""
+    return f"/proc/self/fd/{fd}" if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH else fd
+
+
+def _set(fd: int, above: os.stat_result, mode: int) -> None:
+    """Give what was made owner and group of the directory above, and a mode.
+
+    Root gives it away, so that a store stays readable for its owner. Without the right to give it
+    to the group, it is for the owner alone.
+    """
+    status = os.fstat(fd)
+    if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (above.st_uid, above.st_gid):
+        with suppress(OSError):  # root of a container, say
+            os.chown(_target(fd), above.st_uid, above.st_gid)
+        status = os.fstat(fd)
+    if mode & _GROUP and status.st_gid != above.st_gid:
+        try:
+            os.chown(_target(fd), -1, above.st_gid)
+        except PermissionError:
+            mode &= ~(_GROUP | stat.S_ISGID)
+    _change_mode(fd, mode)
+
+
+def _change_mode(fd: int, mode: int) -> None:
+    """Set a mode. A file system that has none keeps what it shows for all its files."""
+    status = os.fstat(fd)
+    if stat.S_IMODE(status.st_mode) == mode:
+        return
+    try:
+        os.chmod(_target(fd), mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES or status.st_uid != os.geteuid():
+            raise
+
+
+# --- what is there ------------------------------------------------------------------------------
+
+
+def exposed(root: Path) -> str:
+    """Which others can read a store, in a line with the command that ends it; empty if none can.
+
+    Stores were made so before they had modes of their own. A group may read a store that is
+    marked as its (set-group-ID).
+
+    Raises:
+        OSError: the store cannot be looked at.
+    """
+    status = root.stat()
+    marked = status.st_mode & stat.S_ISGID
+    if status.st_mode & _OTHERS:
+        who = "every user of this machine"
+    elif status.st_mode & _GROUP and not marked:
+        who = f"the group {group_name(status.st_gid)}"
+    else:
+        return ""
+    change = "o=" if marked else "go="
+    return (
+        f"{root}: {who} can read what is archived here; "
+        f"'chmod -R {change} {quote(str(root))}' ends that"
+    )
+
+
+def for_readers(root: Path) -> str:
+    """The commands that make a store one that a group can read."""
+    store = quote(str(root))
+    return (
+        f"chgrp -R GROUP {store} && chmod -R u=rwX,g=rX,o= {store} && "
+        f"find {store} -type d -exec chmod g+s {{}} + && "
+        f"chmod g+w {store}/index/{READERS_LOCK}"
+    )
