@@ -7,6 +7,7 @@ that only this user may enter, one for each mount; what a killed run has left of
 in the same place takes away.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -20,6 +21,7 @@ OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LARGE = 32 << 20  # bytes, from which on a file is made piece by piece
 _OPEN_MAX = 64
 _STAGING = b".ventifs-restore."
+_TRIES = 100  # at a staging directory: a second one is rare already
 
 
 @dataclass(slots=True, eq=False)
@@ -167,13 +169,14 @@ class Staging:
             OSError: it cannot be made.
         """
         self._above = os.dup(above)
-        self._name = _STAGING + os.urandom(8).hex().encode()
-        for name in map(os.fsencode, os.listdir(above)):
-            if name.startswith(_STAGING):
-                _remove_left_over(name, above)
-        os.mkdir(self._name, 0o700, dir_fd=above)
-        self.fd = os.open(self._name, OPEN_DIRECTORY, dir_fd=above)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        try:
+            for name in map(os.fsencode, os.listdir(above)):
+                if name.startswith(_STAGING):
+                    _remove_left_over(name, above)
+            self._name, self.fd = _made_staging(above)
+        except BaseException:
+            os.close(self._above)
+            raise
         _make_private(self.fd)
 
     def close(self) -> None:
@@ -183,13 +186,39 @@ class Staging:
         os.close(self._above)
 
 
+def _made_staging(above: int) -> tuple[bytes, int]:
+    """A new staging directory, locked: its name and descriptor.
+
+    Until it is locked, another run takes it for what a killed run has left: then another is made.
+    """
+    for _ in range(_TRIES):
+        name = _STAGING + os.urandom(8).hex().encode()
+        os.mkdir(name, 0o700, dir_fd=above)
+        with suppress(FileNotFoundError):
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
+            if _locked(fd, name, above, fcntl.LOCK_EX):
+                return name, fd
+            os.close(fd)
+    raise OSError(errno.EAGAIN, "other runs keep removing the staging directory")
+
+
+def _locked(fd: int, name: bytes, above: int, how: int) -> bool:
+    """Lock an open directory; whether it is still the one that has the name."""
+    fcntl.flock(fd, how)
+    try:
+        there = os.stat(name, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:  # removed between our open and our lock
+        return False
+    return os.path.samestat(os.fstat(fd), there)
+
+
 def _remove_left_over(name: bytes, above: int) -> None:
     """Remove the staging directory of a run that was killed."""
     with suppress(OSError):
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_uid == os.geteuid():
+            held = _locked(fd, name, above, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if held and os.fstat(fd).st_uid == os.geteuid():
                 _remove(fd, name, above)
         finally:
             os.close(fd)
