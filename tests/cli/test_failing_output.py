@@ -3,9 +3,11 @@
 The commands are those of the group itself, so none can be forgotten.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -237,6 +239,30 @@ def test_a_failing_standard_error_changes_nothing(
             timeout=PATIENCE_S,
         )  # fmt: skip
     assert done.returncode == {"nonsense": 2, "ls none": 1}.get(words, 0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_reader_that_does_not_read_holds_no_interrupted_command_up(
+    home: Path, number: signal.Signals, code: int
+) -> None:
+    read, write = os.pipe()
+    command = subprocess.Popen(
+        [*VENTIFS, "cat", "t:/big"], cwd=home, stdout=write, stderr=subprocess.PIPE,
+        env={**environment(home), "VENTIFS_STORE": "s"},
+    )  # fmt: skip
+    os.close(write)
+    with command:
+        try:
+            while fcntl.ioctl(read, termios.FIONREAD, bytes(4)) == bytes(4):  # more never fits
+                assert command.poll() is None
+                os.sched_yield()
+            command.send_signal(number)
+            assert command.wait(PATIENCE_S) == code
+            assert command.stderr is not None
+            assert b"nothing committed was lost" in command.stderr.read()
+        finally:
+            command.kill()  # or leaving it would wait for ever
+    os.close(read)
 
 
 def test_a_server_goes_on_when_its_output_is_closed(home: Path) -> None:

@@ -1,12 +1,18 @@
 """Restores over symbolic links to directories: which are kept, and that none leads outside."""
 
+import ctypes
+import errno
 import os
 import stat
+import struct
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support import processes
 from tests.support.restoring import restored_by
@@ -267,6 +273,59 @@ def test_a_users_own_links_are_kept(work: Work, monkeypatch: pytest.MonkeyPatch)
     assert names == (b"real",)
     for each in (fd, top):
         os.close(each)
+
+
+_PARTS = st.sampled_from(["a", "b", "c", "l", "m", ".", "..", "", "f"])
+_TARGETS = st.lists(_PARTS, min_size=1, max_size=5).map("/".join).filter(bool)
+_OPENAT2 = 437  # everywhere
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
+
+
+def _openat2(directory: int, name: bytes) -> os.stat_result | None:
+    """The directory that Linux finds beneath another; None if there is none."""
+    how = struct.pack("QQQ", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0,
+                      _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)  # fmt: skip
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(_OPENAT2, directory, name, how, len(how))
+    if fd < 0:
+        if ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
+            pytest.skip("no openat2 here")
+        return None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(links=st.dictionaries(
+    st.sampled_from(["l", "m", "a/l", "a/b/l", "a/b/m", "c/l"]), _TARGETS, min_size=1))  # fmt: skip
+def test_a_link_leads_where_the_kernel_says_it_leads_beneath(
+    tmp_path: Path, links: dict[str, str]
+) -> None:
+    """As openat2 does with RESOLVE_BENEATH, for links at the top and below."""
+    root = Path(tempfile.mkdtemp(dir=tmp_path))
+    (root / "a" / "b" / "c").mkdir(parents=True)
+    (root / "c").mkdir()
+    (root / "f").touch()
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    top = os.open(root, os.O_RDONLY)
+    for name in links:
+        *where, last = map(os.fsencode, name.split("/"))
+        directory = os.open((root / name).parent, os.O_RDONLY)
+        expected = _openat2(top, name.encode())
+        try:
+            names, fd = symlinks.follow(top, tuple(where), directory, last, Symlinks.KEEP)
+        except symlinks.NotKept:
+            assert expected is None
+        else:
+            assert expected is not None
+            assert os.path.samestat(os.fstat(fd), expected)
+            assert os.path.samestat(os.stat(b"/".join((b".", *names)), dir_fd=top), expected)
+            os.close(fd)
+        os.close(directory)
+    os.close(top)
 
 
 @as_root

@@ -120,9 +120,11 @@ def _run(output: Output) -> tuple[int, bool]:
             meta = context.meta
             return ventifs.invoke(context) or 0, False
     except (KeyboardInterrupt, click.Abort):
+        output.discard()
         print("ventifs: interrupted; nothing committed was lost", file=sys.stderr)
         return _INTERRUPTED, True
     except _Terminated:
+        output.discard()
         print("ventifs: terminated; nothing committed was lost", file=sys.stderr)
         return _TERMINATED, True
     except BaseException as error:

@@ -48,6 +48,11 @@ class Output(_Stream):
         super().__init__(1, "wb", closefd=False)
         self.failure: OSError | None = None
         self.stopped = False
+        self._discards = False
+
+    def discard(self) -> None:
+        """Write nothing more: what is buffered must not wait for a reader that does not read."""
+        self._discards = True
 
     def write(self, data: Any, /) -> int:
         """Write, or discard.
@@ -55,7 +60,7 @@ class Output(_Stream):
         Raises:
             OutputFailed: the first time that it fails, in a command that only prints.
         """
-        if self.failure is None:
+        if self.failure is None and not self._discards:
             try:
                 return self._put(data)
             except OSError as error:

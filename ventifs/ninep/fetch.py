@@ -348,9 +348,11 @@ def _new_directory(target: Path) -> int:
     """A descriptor of a directory that is empty, and made if it is not there."""
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.listdir(target):
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if os.listdir(fd):
+            os.close(fd)
             raise VentifsError(f"{target}: not empty; name a new or empty directory")
-        return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return fd
     except OSError as error:
         raise explained(error, target) from None
 

@@ -193,7 +193,7 @@ class Restorer:
         """Make anything but a directory, or a further name of what is made already."""
         place = self._at
         assert place is not None
-        if self._is_rivalled(place, entry):
+        if place.own is not None and self._is_rivalled(place, entry):
             return
         group = None
         if entry.link:
