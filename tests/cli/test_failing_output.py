@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import tarfile
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,6 +202,35 @@ def test_what_is_done_in_part_keeps_its_code(
     os.mknod(tmp_path / "device", 0o020600, os.makedev(1, 3))
     run(home, "archive", tmp_path, "--name", "odd", "--store", "s")
     assert runner("9p get", how, "{address} /odd/latest {new}").returncode == 3
+
+
+@pytest.mark.parametrize("how", ["broken", "full", "closed"])
+@pytest.mark.parametrize("words", ["", " --json"])
+def test_an_archive_with_troubles_keeps_its_code(
+    runner: Runner, home: Path, how: str, words: str
+) -> None:
+    with tarfile.open(home / "odd.tar", "w") as tar:
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = tarfile.LNKTYPE, "nothing"
+        tar.addfile(member)
+    done = runner("archive", how, "odd.tar --name odd-tar" + words)
+    assert done.returncode == 3
+    assert done.stderr.splitlines().count(b"link: not archived: a hard link to what is not in "
+                                          b"the archive, or left out") == (not words)  # fmt: skip
+
+
+def test_an_output_that_does_not_block_is_waited_for(home: Path) -> None:
+    """As what starts a command may have made it for itself."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with subprocess.Popen(
+        [*VENTIFS, "cat", "t:/big"], cwd=home, stdout=write, stderr=subprocess.PIPE,
+        env={**environment(home), "VENTIFS_STORE": "s"},
+    ) as command:  # fmt: skip
+        os.close(write)
+        with open(read, "rb") as pipe:
+            assert pipe.read() == noise(300_000)
+        assert command.wait(PATIENCE_S) == 0
 
 
 def test_a_reader_that_goes_midway_is_no_error(runner: Runner, home: Path) -> None:

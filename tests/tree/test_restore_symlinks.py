@@ -383,6 +383,28 @@ def test_a_link_that_is_swapped_meanwhile_leads_nowhere_else(
         assert work.read("d/precious") == "d/precious"
 
 
+def test_a_link_that_becomes_a_directory_meanwhile_is_restored(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.archive("d/f", "d/e/g")
+    (work.target / "real").mkdir()
+    work.link("d", "real")
+    real_follow = symlinks.follow
+
+    def follow(*words: object) -> tuple[symlinks.Names, int]:
+        (work.target / "d").unlink()
+        (work.target / "d").mkdir()
+        return real_follow(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(places, "follow", follow)
+    with Store.open(work.root / "store") as opened:
+        done = Restorer(opened, overwrite=True).run(work.version.root, work.target)
+    assert (done.failed, done.replaced) == ([], [])
+    assert work.read("d/f") == "d/f"
+    assert work.read("d/e/g") == "d/e/g"
+    assert _metadata(work.target / "d") == _metadata(work.source / "d")
+
+
 def test_a_directory_that_was_closed_meanwhile_is_found_again_or_fails(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,8 @@ class Aliases:
             if own is None and real[:length] in self._first:
                 first = self._first[real[:length]]
                 own = self._at(first.entry, first.names, real[length:])
+        if own is not None and own.names == names:
+            return None  # the link has become the directory meanwhile
         if own is None:
             self._first[real] = Own(entry, names)
         return own
