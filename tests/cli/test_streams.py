@@ -39,11 +39,12 @@ COMMANDS = ["archive tree --name t", "restore t back", "ls -R t", "copy t --to o
             "export t", "stats", "versions --json", "rebuild-index"]  # fmt: skip
 
 
-@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("streams", ["2>&-", "<&- 2>&-", "<&- 2>&- >&-"])
 @pytest.mark.parametrize("words", COMMANDS)
 def test_closed_streams_change_nothing(home: Path, words: str, streams: str) -> None:
+    """But for the exit code, where there is no place to print to."""
     run(home, "init", "--store", "other")
-    assert in_shell(home, words, streams).returncode == 0
+    assert in_shell(home, words, streams).returncode == (1 if " >&-" in streams else 0)
     assert b"no errors" in run(home, "check", "--read-data", "--store", "s").stdout
 
 
@@ -56,6 +57,13 @@ def test_a_closed_input_is_no_tar(home: Path) -> None:
     done = in_shell(home, "archive - --name x", "<&-")
     assert done.returncode == 1
     assert done.stderr.startswith("ventifs: standard input is closed; pipe a tar stream into it")
+
+
+@pytest.mark.parametrize("words", ["restore t back --include-from -", "serve --allow-file -"])
+def test_a_closed_input_is_no_list(home: Path, words: str) -> None:
+    done = in_shell(home, words, "<&-")
+    assert done.returncode == 2
+    assert "standard input is closed; name a file, or pipe into it" in done.stderr
 
 
 @pytest.mark.parametrize("words", COMMANDS)

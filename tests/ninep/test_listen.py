@@ -208,6 +208,27 @@ def test_nobody_looks_for_a_dead_server_while_another_replaces_it(
     os.close(directory)
 
 
+def test_a_directory_that_was_made_anew_meanwhile_is_the_one_that_is_locked(
+    tmp_path: Path, kept: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service manager does between a server's open of it and its lock."""
+    directory = tmp_path / "run"
+    locked: list[int] = []
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        if not locked:
+            directory.rename(tmp_path / "away")
+            directory.mkdir()
+        real(fd, how)
+        locked.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    _listen(kept, UnixAddress(str(directory / "9p.sock")))
+    assert locked == [(tmp_path / "away").stat().st_ino, directory.stat().st_ino]
+    assert os.listdir(directory) == ["9p.sock"]
+
+
 def test_who_locks_the_directory_does_not_hold_a_server_up_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

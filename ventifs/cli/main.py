@@ -1,18 +1,18 @@
 """The `ventifs` command: finds the subcommand, and turns every failure into one line.
 
 Subcommands live in modules that are imported only when they are run, so that `ventifs --help`
-answers at once. Exit codes: 0 done; 1 failed, or a check found something; 2 wrong usage; 3 done,
-but not everything; 130 and 143 interrupted by SIGINT and SIGTERM.
+answers at once. Exit codes: 0 done; 1 failed, or a check found something, or standard output is
+full or closed; 2 wrong usage; 3 done, but not everything; 130 and 143 interrupted by SIGINT and
+SIGTERM; 141 nothing else failed, but the reader of the output closed it before its end. See
+`streams` for which commands stop then.
 """
 
 import gc
 import importlib
-import io
 import logging
 import os
 import signal
 import sys
-from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,8 +20,9 @@ import click
 
 from ventifs import __version__
 from ventifs.cli.output import LogLine, echo
+from ventifs.cli.streams import Output, take_over
 from ventifs.errors import VentifsError
-from ventifs.text import UNENCODABLE, PrintableStream, escaping, one_line, printable
+from ventifs.text import one_line, printable
 
 # name: (module, attribute, help in a line); a test compares the lines with the commands' own
 COMMANDS = {
@@ -52,24 +53,8 @@ COMMANDS = {
 }
 
 
+_FAILED, _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 1, 130, 143, 141  # as a shell has them
 _GARBAGE_THRESHOLD = 200_000  # objects; by default 700, for programs that leave cycles behind
-
-
-class _OutputFailed(VentifsError):
-    """Standard output takes no more."""
-
-
-class _Output(io.FileIO):
-    """Standard output, whose failures name it, so that nobody looks for them in the store."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise _OutputFailed(f"standard output: {reason}") from None
 
 
 class _LazyGroup(click.Group):
@@ -117,35 +102,14 @@ def _on_terminate(_: int, __: FrameType | None) -> None:
     raise _Terminated
 
 
-def _stand_in_for_closed_streams() -> None:
-    """No file of a store may get the number of a standard stream, nor any of them be None."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number there is
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = escaping(sys.stderr)
-    if sys.stdout is None or isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = PrintableStream(
-            io.BufferedWriter(_Output(1, "wb", closefd=False)),
-            encoding=sys.stdout.encoding if sys.stdout else "utf-8",
-            errors=UNENCODABLE,
-            line_buffering=os.isatty(1),
-        )
-
-
 def _one_line(error: BaseException, meta: dict[str, Any]) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         name = "" if error.filename is None else f"{printable(os.fsdecode(error.filename))}: "
         text = f"{name}{error.strerror.lower()}"
     store = meta.get("store")
-    if store is not None and not isinstance(error, _OutputFailed):
-        named = str(store) in text or printable(store) in text
-        text += "" if named else f" (store {printable(store)})"
+    if store is not None and str(store) not in text and printable(store) not in text:
+        text += f" (store {printable(store)})"
     return f"ventifs: {text}"
 
 
@@ -155,60 +119,69 @@ def _start_log() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _run(output: Output) -> tuple[int, bool]:
+    """Run the command; its exit code, and whether a line has said why it failed."""
+    meta: dict[str, Any] = {}
+    try:
+        with ventifs.make_context("ventifs", sys.argv[1:]) as context:
+            meta = context.meta
+            return ventifs.invoke(context) or 0, False
+    except (KeyboardInterrupt, click.Abort):
+        output.discard()
+        echo("ventifs: interrupted; nothing committed was lost", err=True)
+        return _INTERRUPTED, True
+    except _Terminated:
+        output.discard()
+        echo("ventifs: terminated; nothing committed was lost", err=True)
+        return _TERMINATED, True
+    except BaseException as error:
+        if output.stopped:  # the reason, whatever it became on its way here
+            return 0, False
+        return _failed(error, meta)
+
+
+def _failed(error: BaseException, meta: dict[str, Any]) -> tuple[int, bool]:
+    """Say why a command failed; as `_run`."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code, False
+        case click.ClickException():
+            error.message = one_line(error.message)  # type: ignore[misc]  # it repeats arguments
+            error.show()
+            return error.exit_code, True
+        case VentifsError() | OSError():
+            echo(_one_line(error, meta), err=True)
+            return _FAILED, True
+    raise error
 
 
 def main() -> None:
     """Run the command line, and exit."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
-    signal.signal(signal.SIGTERM, _on_terminate)
-    _stand_in_for_closed_streams()
+    output = take_over()
     _start_log()
-    meta: dict[str, Any] = {}
-    try:
-        with ventifs.make_context("ventifs", sys.argv[1:]) as context:
-            meta = context.meta
-            code = ventifs.invoke(context)
-        sys.stdout.flush()
-    except click.exceptions.Exit as done:
-        code = done.exit_code
-    except click.ClickException as error:
-        error.message = one_line(error.message)  # type: ignore[misc]  # it repeats arguments
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        echo("ventifs: interrupted; nothing committed was lost", err=True)
-        code = 130
-    except _Terminated:
-        echo("ventifs: terminated; nothing committed was lost", err=True)
-        code = 143
-    except BrokenPipeError:
-        _drop_output()  # whoever read it has gone
-        code = 0
-    except _OutputFailed as error:
-        echo(_one_line(error, meta), err=True)
-        _drop_output()
-        code = 1
-    except (VentifsError, OSError) as error:
-        echo(_one_line(error, meta), err=True)
-        code = 1
-    _end(code)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    code, said = _run(output)
+    _end(code, output, said=said)
 
 
-def _end(code: int | None) -> NoReturn:
-    """End at once: to take the interpreter down takes 20 ms, a fifth of what short commands do."""
-    code = code or 0
-    try:
-        sys.stdout.flush()  # what was written before an error
-    except BrokenPipeError:
-        pass
-    except _OutputFailed as error:
-        if not code:  # else something was told already
-            echo(f"ventifs: {error}", err=True)
-            code = 1
-    with suppress(OSError, ValueError):  # closed, or nobody reads it
-        sys.stderr.flush()
+def _end(code: int, output: Output, *, said: bool) -> NoReturn:
+    """End at once: to take the interpreter down takes 20 ms, a fifth of what short commands do.
+
+    A failing output never hides another failure: it has a code only where there is none.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # a reader that reads no more holds nothing up
+        signal.signal(number, signal.SIG_DFL)
+    sys.stdout.flush()
+    failure = output.failure
+    if isinstance(failure, BrokenPipeError):  # nothing to say: its reader wanted no more
+        code = code or _BROKEN_PIPE
+    elif failure is not None:
+        if not said:
+            reason = os.strerror(failure.errno or 0).lower()
+            echo(f"ventifs: standard output: {reason}", err=True)
+        code = code or _FAILED
+    sys.stderr.flush()
     os._exit(code)
 
 

@@ -1,6 +1,7 @@
 """Options that several commands have: how many processes work, and which paths are meant."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
@@ -12,6 +13,16 @@ _JOBS_MAX = 64
 _JOBS_DEFAULT_MAX = 8  # more only wait for the disk
 
 _Command = Callable[..., Any]
+
+
+class InputFile(click.File):
+    """A file that is read; `-` is standard input, which may be closed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Open it."""
+        if value == "-" and sys.stdin is None:
+            self.fail("standard input is closed; name a file, or pipe into it", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _jobs_default() -> int:
@@ -33,7 +44,7 @@ def pattern_options(way: str, meaning: str) -> Callable[[_Command], _Command]:
     """`--WAY` and `--WAY-from`; the command gets what `patterns` takes, under their names."""
 
     def decorate(command: _Command) -> _Command:
-        command = click.option(f"--{way}-from", multiple=True, type=click.File("rb"),
+        command = click.option(f"--{way}-from", multiple=True, type=InputFile("rb"),
                                metavar="FILE", help=f"Lines of --{way}.")(command)  # fmt: skip
         return click.option(f"--{way}", multiple=True, metavar="PATTERN",
                             help=f"{meaning} May be repeated.")(command)  # fmt: skip

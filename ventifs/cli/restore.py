@@ -23,6 +23,7 @@ from ventifs.tree.making import making
 from ventifs.tree.planning import Plan
 from ventifs.tree.records import Directory, Entry, File
 from ventifs.tree.restore import Restored, Restorer
+from ventifs.tree.symlinks import Symlinks
 from ventifs.tree.workers import Pool, Workers
 
 _FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing
@@ -36,6 +37,10 @@ _SHOWN_MAX = 20
 @store_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
+@click.option("--keep-directory-symlinks", "symlinks", flag_value="keep",
+              help="Keep links to directories beneath DEST, whoever owns them.")  # fmt: skip
+@click.option("--replace-symlinks", "symlinks", flag_value="replace",
+              help="Replace all links by the directories archived.")  # fmt: skip
 @pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
 @pattern_options("exclude", "Not what this gitignore pattern matches, nor what is below.")
 @click.option("--format", "kind", type=click.Choice(("raw", *FORMATS)), metavar="FORMAT",
@@ -50,6 +55,7 @@ def restore(
     store: Path,
     as_json: bool,
     overwrite: bool,
+    symlinks: str | None,
     include: Sequence[str],
     exclude: Sequence[str],
     include_from: Sequence[BinaryIO],
@@ -65,6 +71,10 @@ def restore(
     what is there, file by file, and a file that is already the same in everything is left alone. A
     regular file or link comes back as DEST itself. Patterns are relative to PATH.
 
+    With --overwrite, a symbolic link in DEST where the version has a directory is kept, and the
+    directory that it leads to restored, if that is beneath DEST and all links on the way to it are
+    root's or your own. Any other is replaced by a directory, and reported.
+
     Of a version that is a disk's, VERSION without a path means the disk: DEST is a new raw image,
     sparse, or one of another --format; or a block device, which --overwrite writes whole.
     VERSION:/ is the directory with the disk, its partitions, and the files inside.
@@ -76,8 +86,10 @@ def restore(
     if verbose and not dry_run:
         raise click.UsageError("--verbose goes with --dry-run, which lists the paths")
     selection = Selection(patterns(include, include_from), patterns(exclude, exclude_from))
+    kept = Symlinks(symlinks or "trusted")
     if dry_run:
-        return _plan(what, store, selection, verbose=verbose, as_json=as_json)
+        there = target if overwrite else None
+        return _plan(what, store, selection, there, kept, verbose=verbose, as_json=as_json)
     more = 0
     with _pool(jobs, store, overwrite=overwrite) as pool, Store.open(store) as opened:
         entry = _find(opened, what, selection)
@@ -94,7 +106,7 @@ def restore(
                 opened, pool, entry, target, kind, overwrite=overwrite, quiet=as_json
             )
         else:
-            done = _restore(opened, pool, entry, target, selection,
+            done = _restore(opened, pool, entry, target, selection, kept,
                             overwrite=overwrite, quiet=as_json)  # fmt: skip
     if not (done.entries or done.failed or done.left):
         raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
@@ -135,8 +147,8 @@ def _check_file(entry: Entry, text: str) -> None:
 
 
 def _restore(
-    store: Store, pool: Pool | None, entry: Entry, target: Path, selection: Selection, *,
-    overwrite: bool, quiet: bool,
+    store: Store, pool: Pool | None, entry: Entry, target: Path, selection: Selection,
+    symlinks: Symlinks, *, overwrite: bool, quiet: bool,
 ) -> Restored:  # fmt: skip
     """Restore a directory into, or anything else as, `target`."""
     if isinstance(entry.detail, File):
@@ -153,7 +165,7 @@ def _restore(
             ).run(entry, target)
     with _told_how_to_go_on(), _progress(entry, selection, quiet=quiet) as shown:
         return Restorer(
-            store, pool=pool, overwrite=overwrite, selection=selection,
+            store, pool=pool, overwrite=overwrite, symlinks=symlinks, selection=selection,
             progress=lambda done, path: shown(done.entries, done.size, path),
         ).run(entry, target)  # fmt: skip
 
@@ -180,6 +192,7 @@ def _told_how_to_go_on() -> Iterator[None]:
 def _print(done: Restored, target: Path) -> None:
     troubles = [f"{printable(path) or '/'}: not restored: {why}" for path, why in done.failed]
     troubles += [f"{printable(path) or '/'}: left out: {what}" for path, what in done.left]
+    troubles += [f"{printable(path)}: replaced {what}" for path, what in done.replaced]
     for line in troubles[:_SHOWN_MAX]:
         echo(line, err=True)
     more = len(troubles) - _SHOWN_MAX + done.unlisted
@@ -188,6 +201,8 @@ def _print(done: Restored, target: Path) -> None:
     facts = [count(done.entries, "entry", "entries"), size(done.size)]
     were = "was" if done.kept == 1 else "were"
     facts += [f"{count(done.kept, 'file')} {were} there already"] if done.kept else []
+    links = count(len(done.replaced), "symbolic link")
+    facts += [f"{links} replaced by directories"] if done.replaced else []
     but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
     echo(f"restored {', '.join(facts)} to {printable(target)}{but}")
 
@@ -199,6 +214,7 @@ def _as_json(done: Restored) -> dict[str, object]:
         "kept": done.kept,
         "left": [{**exact(path), "left": what} for path, what in done.left],
         "failed": _failed_json(done.failed),
+        "replaced": _replaced_json(done.replaced),
         "unlisted": done.unlisted,
     }
 
@@ -207,7 +223,14 @@ def _failed_json(failed: list[tuple[bytes, str]]) -> list[dict[str, str]]:
     return [{**exact(path), "reason": why} for path, why in failed]
 
 
-def _plan(what: str, store: Path, selection: Selection, *, verbose: bool, as_json: bool) -> int:
+def _replaced_json(replaced: list[tuple[bytes, str]]) -> list[dict[str, str]]:
+    return [{**exact(path), "was": what} for path, what in replaced]
+
+
+def _plan(
+    what: str, store: Path, selection: Selection, target: Path | None, symlinks: Symlinks, *,
+    verbose: bool, as_json: bool,
+) -> int:  # fmt: skip
     """Say what would be restored."""
     paths: list[dict[str, str]] = []
 
@@ -218,15 +241,21 @@ def _plan(what: str, store: Path, selection: Selection, *, verbose: bool, as_jso
             echo(printable(path) or "/")
 
     with Store.open(store) as opened:
-        plan = Plan(opened, _find(opened, what, selection), selection, told)
+        entry = _find(opened, what, selection)
+        plan = Plan(opened, entry, selection, told, target=target, symlinks=symlinks)
     for path, why in plan.failed:
         echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
+    for path, link in plan.replaced:
+        echo(f"{printable(path)}: would replace {link}", err=True)
     if not plan.entries:
         raise VentifsError(f"{what}: nothing matches the patterns")
     if as_json:
         facts = {"entries": plan.entries, "bytes": plan.size, "dry_run": True,
-                 "failed": _failed_json(plan.failed)}  # fmt: skip
+                 "failed": _failed_json(plan.failed),
+                 "replaced": _replaced_json(plan.replaced)}  # fmt: skip
         print_json({**facts, "paths": paths} if verbose else facts)
     else:
-        echo(f"would restore {count(plan.entries, 'entry', 'entries')}, {size(plan.size)}")
+        number = count(len(plan.replaced), "symbolic link")
+        links = f", {number} replaced by directories" if plan.replaced else ""
+        echo(f"would restore {count(plan.entries, 'entry', 'entries')}, {size(plan.size)}{links}")
     return _FAILED if plan.failed else 0

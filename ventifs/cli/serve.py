@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 import trio
 
+from ventifs.cli.options import InputFile
 from ventifs.cli.output import echo
 from ventifs.cli.text import Size
 from ventifs.cli.where import environment, store_option
@@ -35,7 +36,7 @@ from ventifs.store.header import read_header
 _WORKERS_MAX = 64
 _CACHE_MIN = 16 << 20  # of each worker
 # What is not UTF-8 may stand in comments, and in a rule it is told like any other mistake.
-_RULES_FILE = click.File(encoding="utf-8", errors="surrogateescape")
+_RULES_FILE = InputFile(encoding="utf-8", errors="surrogateescape")
 _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 
 

@@ -204,13 +204,15 @@ class Fetcher:
         first = self._linked.get(status.qid.path)
         if first is None:
             return False
+        above, _, last = first.rpartition(b"/")
         try:
-            os.link(first, name, src_dir_fd=self._places[0].fd, dst_dir_fd=place.fd,
-                    follow_symlinks=False)  # fmt: skip
+            with _reached(above, self._places[0].fd) as directory:
+                os.link(last, name, src_dir_fd=directory, dst_dir_fd=place.fd,
+                        follow_symlinks=False)  # fmt: skip
         except OSError as error:
             if error.errno in STOPPING or error.errno == errno.EEXIST:
                 raise
-            return False  # too deep, or in a directory that is closed by now: a copy, then
+            return False  # in a directory that is closed by now, or has gone: a copy, then
         self.done.entries += 1
         return True
 
@@ -348,11 +350,26 @@ def _new_directory(target: Path) -> int:
     """A descriptor of a directory that is empty, and made if it is not there."""
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.listdir(target):
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if os.listdir(fd):
+            os.close(fd)
             raise VentifsError(f"{printable(target)}: not empty; name a new or empty directory")
-        return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return fd
     except OSError as error:
         raise explained(error, target) from None
+
+
+@contextmanager
+def _reached(path: bytes, top: int) -> Iterator[int]:
+    """A directory made before: those that are finished may be others' to change, even to links."""
+    fd = os.dup(top)
+    try:
+        for name in filter(None, path.split(b"/")):
+            above, fd = fd, os.open(name, _OPEN_DIRECTORY | os.O_PATH, dir_fd=fd)
+            os.close(above)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager

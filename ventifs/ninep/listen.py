@@ -237,12 +237,17 @@ def _closed_on_error(opened: socket.socket) -> Iterator[None]:
 @contextmanager
 def _alone_in(path: str) -> Iterator[None]:
     """No two servers look at the same socket file, find it stale and replace each other's."""
-    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _locked(fd, path)
-        yield
-    finally:
-        os.close(fd)
+    directory = os.path.dirname(path)
+    while True:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _locked(fd, path)
+            # A service manager may have made the directory anew between our open and our lock.
+            if os.path.samestat(os.fstat(fd), os.stat(directory)):
+                yield
+                return
+        finally:
+            os.close(fd)
 
 
 def _locked(fd: int, path: str) -> None:

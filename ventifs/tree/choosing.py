@@ -28,6 +28,18 @@ class Selection:
         """Whether anything may be left out."""
         return bool(self.include) or bool(self.exclude)
 
+    def chooses(self, path: bytes, *, directory: bool) -> bool:
+        """Whether `walk` comes to a path, but for directories that are only on the way."""
+        names = path.split(b"/")
+        whole = not self.include
+        for length in range(1, len(names) + 1):
+            upto = b"/".join(names[:length])
+            is_directory = directory or length < len(names)
+            if self.exclude.match(upto, directory=is_directory):
+                return False
+            whole = whole or self.include.match(upto, directory=is_directory)
+        return whole
+
 
 class Visitor(Protocol):
     """Whoever is led through a tree."""

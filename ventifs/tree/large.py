@@ -157,7 +157,8 @@ def pour_device(pool: Pool, entry: Entry, device: str, told: Told) -> int:
             raise
         raise VentifsError(f"{device}: in use: it is mounted, or part of another device") from None
     try:
-        assert stat.S_ISBLK(os.fstat(fd).st_mode)
+        if not stat.S_ISBLK(os.fstat(fd).st_mode):
+            raise VentifsError(f"{device}: is no block device any more: look what is there now")
         more = os.lseek(fd, 0, os.SEEK_END) - entry.size
         if more < 0:
             raise VentifsError(

@@ -1,25 +1,31 @@
 """The directories of a destination: making them, finding them again, moving finished things in.
 
-Every component is opened relative to its parent's descriptor and never through a link. Descriptors
-are few, whatever the depth and the number of directories: one that was closed is opened again from
-the nearest directory above that still is. With `overwrite` things are made in a staging directory
-that only this user may enter, one for each mount; what a killed run has left of one, the next run
-in the same place takes away.
+Every component is opened relative to its parent's descriptor and never through a link, but for
+those that `symlinks` lets a restore keep, whose directories are found by it beneath the destination
+and used by their descriptors. Descriptors are few, whatever the depth and the number of
+directories: one that was closed is opened again from the nearest directory above that still is.
+With `overwrite` things are made in a staging directory that only this user may enter, one for each
+mount; what a killed run has left of one, the next run in the same place takes away.
 """
 
+import errno
 import fcntl
 import os
 import stat
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from ventifs.tree.aliases import Own
 from ventifs.tree.records import Entry
+from ventifs.tree.symlinks import Names, NotKept, Symlinks, described, follow, open_again
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LARGE = 32 << 20  # bytes, from which on a file is made piece by piece
 _OPEN_MAX = 64
 _STAGING = b".ventifs-restore."
+_TRIES = 100  # at a staging directory: a second one is rare already
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +38,9 @@ class Place:
         linked: whether the first name of a hard-linked file is in it or below.
         staging: descriptor of the staging directory of its mount; -1 without one.
         pending: what must be done before it is finished, its own walk first.
+        names: where it is, if a symbolic link has its name and is kept.
+        own: what decides about it, if a link is on the way to it; see `aliases`.
+        before: its status when it was entered, if it was there.
     """
 
     entry: Entry
@@ -39,6 +48,9 @@ class Place:
     linked: bool = False
     staging: int = -1
     pending: int = 1
+    names: Names | None = None
+    own: Own | None = None
+    before: os.stat_result | None = None
 
     def path(self, name: bytes = b"") -> bytes:
         """Its path below the top, or that of a name in it."""
@@ -50,11 +62,29 @@ class Place:
         return b"/".join(reversed(names))
 
 
-class Places:
-    """The directories of one restore. Not to be shared between threads."""
+def real(place: Place) -> Names:
+    """The names of a directory from the top on, none of which is a link."""
+    names: list[bytes] = []
+    while place.names is None and place.above is not None:
+        names.append(place.entry.name)
+        place = place.above
+    return (*(place.names or ()), *reversed(names))
 
-    def __init__(self, top: int, *, overwrite: bool) -> None:
+
+class Places:
+    """The directories of one restore. Not to be shared between threads.
+
+    Attributes:
+        on_link: called before a link is followed, to finish all that is being made: a directory may
+            have been entered under another name.
+        on_replaced: called with a path and what was said of the link that is gone from there.
+    """
+
+    def __init__(self, top: int, *, overwrite: bool, symlinks: Symlinks = Symlinks.TRUSTED) -> None:
         """Everything goes below `top`, which is closed in the end."""
+        self.on_link: Callable[[], None] = lambda: None
+        self.on_replaced: Callable[[bytes, str], None] = lambda *_: None
+        self._symlinks = symlinks
         self._top = top
         self._open: OrderedDict[Place, int] = OrderedDict()  # those used last come last
         self._stagings: dict[Place, Staging] = {}  # by the directory they are in
@@ -86,22 +116,47 @@ class Places:
         Raises:
             OSError: when there is none now.
         """
+        place = Place(entry, above, staging=above.staging)
         directory = self.fd(above)
-        place, fresh = Place(entry, above, staging=above.staging), True
         try:
             os.mkdir(entry.name, 0o700, dir_fd=directory)
         except FileExistsError:
             if not self._overwrite:
                 raise
-            fresh = _cleared(entry.name, directory)
-        if fresh:
-            fd = os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory)
+            self._make_over(place, above)
         else:
-            fd = _opened(entry.name, directory)
-        self._keep(place, fd)
-        if not fresh:
-            self._give_staging(place, fd)
+            self._keep(place, os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory))
         return place
+
+    def _make_over(self, place: Place, above: Place) -> None:
+        """Enter a directory that is there, or make one instead of what is."""
+        name, directory = place.entry.name, self.fd(above)
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        said = ""
+        if stat.S_ISLNK(mode):
+            self.on_link()
+            directory = self.fd(above)
+            try:
+                place.names, found = follow(self._top, real(above), directory, name, self._symlinks)
+            except NotKept as error:
+                said = described(name, directory, str(error))
+            else:
+                with _closing(found):
+                    self._enter(place, _opened(b".", found))
+                return
+        if stat.S_ISDIR(mode):
+            self._enter(place, _opened(name, directory))
+            return
+        os.unlink(name, dir_fd=directory)
+        os.mkdir(name, 0o700, dir_fd=directory)
+        self._keep(place, os.open(name, OPEN_DIRECTORY, dir_fd=directory))
+        if said:
+            self.on_replaced(place.path(), said)
+
+    def _enter(self, place: Place, opened: tuple[int, os.stat_result]) -> None:
+        fd, place.before = opened
+        self._keep(place, fd)
+        self._give_staging(place, fd)
 
     def fd(self, place: Place) -> int:
         """A descriptor, good until the next call."""
@@ -114,7 +169,10 @@ class Places:
             self._open.move_to_end(place)
             fd = self._open[place]
         for below in reversed(closed):
-            fd = os.open(below.entry.name, OPEN_DIRECTORY, dir_fd=fd)
+            if below.names is not None and below.before is not None:
+                fd = open_again(self._top, below.names, below.before)
+            else:
+                fd = os.open(below.entry.name, OPEN_DIRECTORY, dir_fd=fd)
             self._keep(below, fd)
         return fd
 
@@ -167,13 +225,14 @@ class Staging:
             OSError: it cannot be made.
         """
         self._above = os.dup(above)
-        self._name = _STAGING + os.urandom(8).hex().encode()
-        for name in map(os.fsencode, os.listdir(above)):
-            if name.startswith(_STAGING):
-                _remove_left_over(name, above)
-        os.mkdir(self._name, 0o700, dir_fd=above)
-        self.fd = os.open(self._name, OPEN_DIRECTORY, dir_fd=above)
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        try:
+            for name in map(os.fsencode, os.listdir(above)):
+                if name.startswith(_STAGING):
+                    _remove_left_over(name, above)
+            self._name, self.fd = _made_staging(above)
+        except BaseException:
+            os.close(self._above)
+            raise
         _make_private(self.fd)
 
     def close(self) -> None:
@@ -183,13 +242,39 @@ class Staging:
         os.close(self._above)
 
 
+def _made_staging(above: int) -> tuple[bytes, int]:
+    """A new staging directory, locked: its name and descriptor.
+
+    Until it is locked, another run takes it for what a killed run has left: then another is made.
+    """
+    for _ in range(_TRIES):
+        name = _STAGING + os.urandom(8).hex().encode()
+        os.mkdir(name, 0o700, dir_fd=above)
+        with suppress(FileNotFoundError):
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
+            if _locked(fd, name, above, fcntl.LOCK_EX):
+                return name, fd
+            os.close(fd)
+    raise OSError(errno.EAGAIN, "other runs keep removing the staging directory")
+
+
+def _locked(fd: int, name: bytes, above: int, how: int) -> bool:
+    """Lock an open directory; whether it is still the one that has the name."""
+    fcntl.flock(fd, how)
+    try:
+        there = os.stat(name, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:  # removed between our open and our lock
+        return False
+    return os.path.samestat(os.fstat(fd), there)
+
+
 def _remove_left_over(name: bytes, above: int) -> None:
     """Remove the staging directory of a run that was killed."""
     with suppress(OSError):
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_uid == os.geteuid():
+            held = _locked(fd, name, above, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if held and os.fstat(fd).st_uid == os.geteuid():
                 _remove(fd, name, above)
         finally:
             os.close(fd)
@@ -212,28 +297,37 @@ def _make_private(fd: int) -> None:
         os.fchmod(fd, 0o700)
 
 
-def _cleared(name: bytes, directory: int) -> bool:
-    """Make room for a directory where something is; whether one was made."""
-    if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-        return False
-    os.unlink(name, dir_fd=directory)
-    os.mkdir(name, 0o700, dir_fd=directory)
-    return True
+def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:
+    """A directory that was there, open, and with all permissions for its owner if that is us.
 
-
-def _opened(name: bytes, directory: int) -> int:
-    """A directory that was there, open, and with all permissions for its owner if that is us."""
+    Its status is as it was before.
+    """
     try:
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
     except PermissionError:
-        found = os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
-        try:
+        with _closing(_found(name, directory)) as found:
+            before = os.fstat(found)
             os.chmod(f"/proc/self/fd/{found}", 0o700)  # chmod by name follows links
-        finally:
-            os.close(found)
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    else:
+        before = os.fstat(fd)
     _allow_owner(fd)
-    return fd
+    return fd, before
+
+
+def _found(name: bytes, directory: int) -> int:
+    """A directory that may not be entered, found: `.` of one cannot be looked up in it."""
+    if name == b".":
+        return os.dup(directory)
+    return os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _allow_owner(fd: int) -> None:

@@ -26,7 +26,8 @@ from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.text import printable
-from ventifs.tree.attributes import because, dress, xattrs_of
+from ventifs.tree.aliases import Aliases, Own, conflict
+from ventifs.tree.attributes import NOT_ALLOWED, because, dress, xattrs_of
 from ventifs.tree.batches import Batch
 from ventifs.tree.choosing import Selection, walk
 from ventifs.tree.comparing import is_there
@@ -34,8 +35,9 @@ from ventifs.tree.large import Failed, make_large
 from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import Kind, Maker, Trouble, decode_answer, trouble_of
-from ventifs.tree.places import LARGE, Place, Places
+from ventifs.tree.places import LARGE, Place, Places, real
 from ventifs.tree.records import Directory, Entry, File, encode
+from ventifs.tree.symlinks import Symlinks
 from ventifs.tree.workers import Inline, Pool
 
 _ENTER = stat.S_IRUSR | stat.S_IXUSR
@@ -55,7 +57,8 @@ class Restored:
         kept: files that were there already, the same in everything.
         left: (path, what was left out) for what the user may not restore.
         failed: (path, reason) for what is damaged, or could not be made.
-        unlisted: how many more of both there are.
+        replaced: (path, what was there) for symbolic links that directories took the place of.
+        unlisted: how many more of all three there are.
     """
 
     entries: int = 0
@@ -63,6 +66,7 @@ class Restored:
     kept: int = 0
     left: list[tuple[bytes, str]] = field(default_factory=list)
     failed: list[tuple[bytes, str]] = field(default_factory=list)
+    replaced: list[tuple[bytes, str]] = field(default_factory=list)
     unlisted: int = 0
 
 
@@ -75,6 +79,7 @@ class Restorer:
         *,
         pool: Pool | None = None,
         overwrite: bool = False,
+        symlinks: Symlinks = Symlinks.TRUSTED,
         selection: Selection = _EVERYTHING,
         progress: Progress | None = None,
     ) -> None:
@@ -84,6 +89,7 @@ class Restorer:
             store: where the tree is.
             pool: of processes whose task is `making.making`; None makes everything in this one.
             overwrite: replace what is there by what is archived.
+            symlinks: which links to directories are kept, with `overwrite`.
             selection: what to restore.
             progress: called now and then with what is done and where.
         """
@@ -91,6 +97,7 @@ class Restorer:
         self._store = store
         self._pool = pool or Inline(Maker(store, overwrite=overwrite).handle)
         self._overwrite = overwrite
+        self._symlinks = symlinks
         self._selection = selection
         self._progress = progress
         self._at: Place | None = None
@@ -112,7 +119,10 @@ class Restorer:
                 top = self._opened_directory(target)
             else:
                 top = self._opened_parent(target)
-            self._places = Places(top, overwrite=self._overwrite)
+            self._places = Places(top, overwrite=self._overwrite, symlinks=self._symlinks)
+            self._places.on_link = self._settle_all
+            self._places.on_replaced = self._replaced
+            self._aliases = Aliases(self._store, entry, self._selection)
             self._links = Links(self._places)
         except OSError as error:
             raise explained(error, target) from None
@@ -132,14 +142,16 @@ class Restorer:
 
     def _opened_directory(self, target: Path) -> int:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)  # its own mode comes last
-        with os.scandir(target) as there:
+        top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with os.scandir(top) as there:
             occupied = next(there, None) is not None
         if occupied and not self._overwrite:
+            os.close(top)
             raise VentifsError(
                 f"{printable(target)}: not empty; restore into a new or empty directory, or "
                 "use --overwrite"
             )
-        return os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return top
 
     def _opened_parent(self, target: Path) -> int:
         if target.name in ("", ".."):
@@ -164,11 +176,14 @@ class Restorer:
     def enter(self, entry: Entry) -> bool:
         """Make a directory, and go on in it."""
         above = self._at
+        if above is not None and self._is_rivalled(above, entry, _below(entry)):
+            return False
         try:
             if above is None:
                 self._at = self._places.top(entry)
             else:
                 self._at = self._places.make(entry, above)
+                self._at.own = self._own(self._at, above)
                 above.pending += 1
         except OSError as error:
             path = above.path(entry.name) if above is not None else b""
@@ -180,6 +195,8 @@ class Restorer:
         """Make anything but a directory, or a further name of what is made already."""
         place = self._at
         assert place is not None
+        if place.own is not None and self._is_rivalled(place, entry):
+            return
         group = None
         if entry.link:
             group = self._links.group(entry, place)
@@ -202,8 +219,39 @@ class Restorer:
         """A directory is walked; it is finished when all in it is."""
         place = self._at
         assert place is not None
+        if place.names is not None:
+            self._settle_all()  # its directory may be entered again under another name
         self._at = place.above
         self._release(place)
+
+    # --- links that are kept, see `aliases` ---------------------------------------------------
+
+    def _own(self, place: Place, above: Place) -> Own | None:
+        """What decides about a directory, if a link that is kept is on the way to it."""
+        if place.names is not None:
+            names = tuple(place.path().split(b"/"))
+            return self._aliases.linked(place.names, names, place.entry)
+        return self._aliases.below(above.own, lambda: real(place), place.entry.name)
+
+    def _is_rivalled(self, place: Place, entry: Entry, more: str = "") -> bool:
+        """Whether an entry is left to another name of the directory that it would be in."""
+        if place.own is None:
+            return False
+        rival = self._aliases.rival(place.own, entry)
+        if rival is None:
+            return False
+        reason = conflict(rival, place.own, entry)
+        if reason:
+            self._trouble(place.path(entry.name), Trouble(0, Kind.FAILED, reason), more)
+        else:
+            self.done.entries += 1
+        return True
+
+    def _replaced(self, path: bytes, what: str) -> None:
+        if len(self.done.replaced) < TROUBLES_MAX:
+            self.done.replaced.append((path, what))
+        else:
+            self.done.unlisted += 1
 
     # --- batches ------------------------------------------------------------------------------
 
@@ -304,6 +352,12 @@ class Restorer:
                 self._again.append((place, entry))
 
     def _finish(self) -> None:
+        """Wait for all, and give the last directories their metadata."""
+        self._settle_all()
+        for place in self._closing:  # what is below another comes first
+            self._dress(place)
+
+    def _settle_all(self) -> None:
         """Wait for all that is in flight, and make by themselves the names whose first failed."""
         while self._batch.members or self._flying or self._again:
             again, self._again = self._again, []
@@ -312,8 +366,6 @@ class Restorer:
                 self._release(place)
             self._hand_over()
             self._pool.drain()
-        for place in self._closing:  # what is below another comes first
-            self._dress(place)
 
     def _link(self, group: Group, place: Place, entry: Entry) -> None:
         """Make a further name; a file of its own where that cannot be."""
@@ -343,10 +395,24 @@ class Restorer:
     def _complete(self, place: Place) -> None:
         """Give a directory its metadata, later if its owner could not go in any more."""
         self._places.tidy(place)
-        if place.linked and place.entry.mode & _ENTER != _ENTER:
+        if place.own is not None and place.before is not None:
+            self._leave_as_before(place, place.before)
+        elif place.linked and place.entry.mode & _ENTER != _ENTER:
             self._closing.append(place)
         else:
             self._dress(place)
+
+    def _leave_as_before(self, place: Place, before: os.stat_result) -> None:
+        """A directory whose metadata is that archived under its own name, before or after this."""
+        try:
+            fd = self._places.fd(place)
+            os.fchmod(fd, stat.S_IMODE(before.st_mode))
+            os.utime(fd, ns=(before.st_mtime_ns, before.st_mtime_ns))
+        except OSError as error:
+            if error.errno not in NOT_ALLOWED:
+                self._trouble(place.path(), trouble_of(error))
+        self.done.entries += 1
+        self._places.forget(place)
 
     def _dress(self, place: Place) -> None:
         try:

@@ -1,0 +1,173 @@
+"""Symbolic links of a destination where a version has directories: which are kept, and followed.
+
+A link is kept if it leads to a directory beneath the destination, and if each link on the way is
+root's or the restoring user's own: others could lead a restore by root wherever they like. The rest
+is replaced by directories. `Symlinks` changes the second condition, never the first.
+
+The way is walked component by component, each opened relative to the one before it and never
+through a link, so that a link that is swapped between check and use changes nothing: what was
+checked is what is open. `..` goes back along what was walked. This holds what openat2 holds with
+RESOLVE_BENEATH, which cannot say whose links it followed, and needs no kernel that has it. As
+there, an absolute link leads outside, whatever it would mean to a guest with this root; only where
+the destination is `/` itself does it lead beneath.
+"""
+
+import errno
+import os
+import stat
+from collections import deque
+from enum import Enum
+
+from ventifs.text import printable
+
+LINKS_MAX = 40  # on one way, as in the kernel
+_FIND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Names = tuple[bytes, ...]  # of directories, from the destination on, none of them a link
+
+
+class Symlinks(Enum):
+    """Which links to directories beneath the destination are kept."""
+
+    TRUSTED = "trusted"  # those of root and of the user that restores
+    KEEP = "keep"  # all
+    REPLACE = "replace"  # none
+
+
+class NotKept(Exception):
+    """A link is to be replaced by a directory; the text is the reason."""
+
+
+class _Way:
+    """A way down from the destination; the directories on it stay open."""
+
+    def __init__(self, top: int) -> None:
+        self._fds = [os.dup(top)]
+        self.names: list[bytes] = []
+
+    @property
+    def fd(self) -> int:
+        return self._fds[-1]
+
+    def push(self, name: bytes, fd: int) -> None:
+        self.names.append(name)
+        self._fds.append(fd)
+
+    def back(self) -> None:
+        """Go up.
+
+        Raises:
+            NotKept: from the destination itself.
+        """
+        if not self.names:
+            raise NotKept("it leads outside the destination")
+        self.names.pop()
+        os.close(self._fds.pop())
+
+    def to_top(self) -> None:
+        while self.names:
+            self.back()
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+def follow(
+    top: int, where: Names, directory: int, name: bytes, symlinks: Symlinks
+) -> tuple[Names, int]:
+    """Follow a link; the directory it leads to, as names and as a descriptor (O_PATH).
+
+    Args:
+        top: the destination.
+        where: the names of the directory the link is in.
+        directory: that one, open.
+        name: the link's.
+        symlinks: what may be followed.
+
+    Raises:
+        NotKept: it is to be replaced.
+    """
+    if symlinks is Symlinks.REPLACE:
+        raise NotKept("--replace-symlinks")
+    trusted = {0, os.geteuid()} if symlinks is Symlinks.TRUSTED else None
+    way = _Way(top)
+    try:
+        for above in where[:-1]:
+            way.push(above, os.open(above, _FIND | os.O_DIRECTORY, dir_fd=way.fd))
+        if where:
+            way.push(where[-1], os.dup(directory))
+        _walk(way, name, trusted, absolute=_is_root(top))
+        return tuple(way.names), os.dup(way.fd)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotKept("it leads to no directory") from None
+    except OSError as error:
+        raise NotKept(os.strerror(error.errno or 0).lower()) from None
+    finally:
+        way.close()
+
+
+def _walk(way: _Way, name: bytes, trusted: set[int] | None, *, absolute: bool) -> None:
+    left, links = deque([name]), 0
+    while left:
+        part = left.popleft()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            way.back()
+            continue
+        fd = os.open(part, _FIND, dir_fd=way.fd)
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            way.push(part, fd)
+            continue
+        try:
+            links += 1
+            if not stat.S_ISLNK(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if trusted is not None and status.st_uid not in trusted:
+                which = "it" if links == 1 else "a link on its way"
+                raise NotKept(f"{which} belongs to user {status.st_uid}")
+            if links > LINKS_MAX:
+                raise NotKept("it leads through too many links, or in a circle")
+            target = os.readlink(b"", dir_fd=fd)
+        finally:
+            os.close(fd)
+        if target.startswith(b"/"):
+            if not absolute:
+                raise NotKept("it is absolute, so it leads outside the destination")
+            way.to_top()
+        left.extendleft(reversed(target.split(b"/")))
+
+
+def _is_root(top: int) -> bool:
+    return os.path.samestat(os.fstat(top), os.stat("/"))
+
+
+def open_again(top: int, names: Names, was: os.stat_result) -> int:
+    """Open a directory that a link led to, which was closed meanwhile.
+
+    Raises:
+        OSError: it is not there any more; what stands in its place is not taken for it.
+    """
+    way = _Way(top)
+    try:
+        for name in names:
+            way.push(name, os.open(name, _FIND | os.O_DIRECTORY, dir_fd=way.fd))
+        fd = os.open(b".", _OPEN, dir_fd=way.fd)
+    finally:
+        way.close()
+    if not os.path.samestat(os.fstat(fd), was):
+        os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return fd
+
+
+def described(name: bytes, directory: int, reason: str) -> str:
+    """What is said of a link that is replaced."""
+    try:
+        target = printable(os.readlink(name, dir_fd=directory))
+    except OSError:  # swapped meanwhile
+        target = "?"
+    return f"a symbolic link to {target}: {reason}"
