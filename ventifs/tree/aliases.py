@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.environment import IndexDamaged
-from ventifs.text import printable, resolve
+from ventifs.text import printable
 from ventifs.tree.choosing import Selection
-from ventifs.tree.directory import look_up
+from ventifs.tree.directory import look_up, resolve
 from ventifs.tree.records import Directory, Entry, encode
 from ventifs.tree.symlinks import Names
 
