@@ -17,13 +17,13 @@ import click
 import pytest
 
 from tests.support.damage import flip
+from tests.support.patience import PATIENCE_S
 from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import same
 from ventifs.cli.main import COMMANDS, main, ventifs
 from ventifs.tree.directory import printable
 
 SCRIPT = Path(sys.executable).parent / "ventifs"
-PATIENCE_S = 60
 
 
 @pytest.fixture

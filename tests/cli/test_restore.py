@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from tests.support.damage import flip
+from tests.support.patience import PATIENCE_S
 from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import look_at, same
 
 SCRIPT = Path(sys.executable).parent / "ventifs"
-PATIENCE_S = 60
 # As another user it would start this interpreter, which may stand where he cannot read.
 AS_NOBODY = """
 import os

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from ventifs.ninep.address import (
     CID_ANY,
     Address,
@@ -22,8 +23,6 @@ from ventifs.ninep.address import (
 )
 from ventifs.ninep.dial import TransportError, connect
 from ventifs.ninep.listen import default_address, forsake, inherited, listen, local_address
-
-_TIMEOUT_S = 10
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_tcp_takes_a_connection(kept: ExitStack) -> None:
     assert not listener.get_inheritable()
     address = local_address(listener)
     assert address == TcpAddress("127.0.0.1", listener.getsockname()[1])
-    client = kept.enter_context(connect(address, _TIMEOUT_S))
+    client = kept.enter_context(connect(address, PATIENCE_S))
     accepted = kept.enter_context(listener.accept()[0])
     client.sendall(b"a")
     assert accepted.recv(2) == b"a"
@@ -70,7 +69,7 @@ def test_all_addresses_have_one_port(kept: ExitStack) -> None:
 def test_a_port_that_was_just_left_can_be_taken_again(kept: ExitStack) -> None:
     [first] = listen(TcpAddress("127.0.0.1", 0))
     address = local_address(first)
-    client = kept.enter_context(connect(address, _TIMEOUT_S))
+    client = kept.enter_context(connect(address, PATIENCE_S))
     with first.accept()[0]:
         first.close()  # the accepted end closes first, and its port waits for strays
     assert client.recv(1) == b""
@@ -92,7 +91,7 @@ def test_an_address_of_another_machine_is_told() -> None:
 
 
 def test_an_unknown_host_is_told() -> None:
-    for attempt in listen, lambda address: connect(address, _TIMEOUT_S):
+    for attempt in listen, lambda address: connect(address, PATIENCE_S):
         with pytest.raises(TransportError, match="no address is known for the host"):
             attempt(TcpAddress("ventifs.invalid", 1))
 
@@ -101,7 +100,7 @@ def test_ipv6_loopback(kept: ExitStack) -> None:
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
     [listener] = _listen(kept, TcpAddress("::1", 0))
-    kept.enter_context(connect(local_address(listener), _TIMEOUT_S))
+    kept.enter_context(connect(local_address(listener), PATIENCE_S))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
@@ -115,7 +114,7 @@ def test_a_unix_socket_is_its_owners(tmp_path: Path, kept: ExitStack, umask: int
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert local_address(listener) == UnixAddress(str(path))
-    kept.enter_context(connect(UnixAddress(str(path)), _TIMEOUT_S))
+    kept.enter_context(connect(UnixAddress(str(path)), PATIENCE_S))
 
 
 def test_the_mode_is_there_before_anybody_can_connect(
@@ -147,9 +146,9 @@ def test_a_dead_servers_socket_is_replaced(tmp_path: Path, kept: ExitStack) -> N
     [dead] = listen(address)
     dead.close()
     with pytest.raises(TransportError, match="nobody listens there; start ventifs serve"):
-        connect(address, _TIMEOUT_S)
+        connect(address, PATIENCE_S)
     _listen(kept, address)
-    kept.enter_context(connect(address, _TIMEOUT_S))
+    kept.enter_context(connect(address, PATIENCE_S))
 
 
 def test_a_living_servers_socket_is_left_alone(tmp_path: Path, kept: ExitStack) -> None:
@@ -162,7 +161,7 @@ def test_a_living_servers_socket_is_left_alone(tmp_path: Path, kept: ExitStack) 
     assert os.stat(address.path) == before
     for _ in range(2):  # each looked whether somebody answers
         kept.enter_context(living.accept()[0])
-    kept.enter_context(connect(address, _TIMEOUT_S))
+    kept.enter_context(connect(address, PATIENCE_S))
 
 
 def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: ExitStack) -> None:
@@ -170,7 +169,7 @@ def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: Exit
     living = kept.enter_context(socket.socket(socket.AF_UNIX))
     living.bind(address.path)
     living.listen(0)
-    kept.enter_context(connect(address, _TIMEOUT_S))
+    kept.enter_context(connect(address, PATIENCE_S))
     with pytest.raises(TransportError, match="already in use"):
         listen(address)
 
@@ -253,7 +252,7 @@ def test_a_forsaken_socket_is_gone(tmp_path: Path) -> None:
     forsake(address)
     forsake(TcpAddress("127.0.0.1"))
     with pytest.raises(TransportError, match="there is no such socket; start ventifs serve"):
-        connect(address, _TIMEOUT_S)
+        connect(address, PATIENCE_S)
 
 
 def test_vsock(kept: ExitStack) -> None:
@@ -269,9 +268,9 @@ def test_vsock(kept: ExitStack) -> None:
 
 def test_nobody_connects_to_everywhere() -> None:
     with pytest.raises(TransportError, match=r"\* is every host; name the server's"):
-        connect(TcpAddress("*"), _TIMEOUT_S)
+        connect(TcpAddress("*"), PATIENCE_S)
     with pytest.raises(TransportError, match="from a guest, use host"):
-        connect(VsockAddress(CID_ANY), _TIMEOUT_S)
+        connect(VsockAddress(CID_ANY), PATIENCE_S)
 
 
 def test_a_refused_connection_is_told() -> None:
@@ -279,7 +278,7 @@ def test_a_refused_connection_is_told() -> None:
     address = local_address(listener)
     listener.close()
     with pytest.raises(TransportError, match="connection refused; nobody listens there"):
-        connect(address, _TIMEOUT_S)
+        connect(address, PATIENCE_S)
 
 
 @pytest.mark.parametrize(("environment", "uid", "path"), [
@@ -387,5 +386,5 @@ def test_systemds_own_tool_hands_over(tmp_path: Path, kept: ExitStack) -> None:
         assert process.stderr is not None
         assert process.stdout is not None
         assert b"Listening on" in process.stderr.readline()
-        kept.enter_context(connect(UnixAddress(str(path)), _TIMEOUT_S))
+        kept.enter_context(connect(UnixAddress(str(path)), PATIENCE_S))
         assert process.stdout.read() == f"unix://{path} False False\n".encode()

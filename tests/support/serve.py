@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-PATIENCE_S = 60
+from tests.support.patience import PATIENCE_S as PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 # Of this tree, wherever the package may be installed from.
 VENTIFS = [sys.executable, "-c",

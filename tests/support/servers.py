@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.patience import PATIENCE_S
 from tests.support.segment import GUEST, HOST, Segment, end, tail
 
 PORT = 564
-PATIENCE_S = 30
 
 
 class ServerDied(AssertionError):

@@ -23,11 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.patience import PATIENCE_S
 from tests.support.segment import GUEST, PREFIX, TAP, Segment, end, missing_programs, tail
 
 MEMORY = "2048M"
-BOOT_PATIENCE_S = 60
-PATIENCE_S = 30
 MODULES = Path("/usr/lib/uml/modules")
 PACKAGES = "user-mode-linux iproute2"
 
@@ -121,7 +120,7 @@ class Uml:
                 env={**os.environ, "HOME": str(directory / "home")}, cwd=directory,
             )  # fmt: skip
         try:
-            self._heard("ready", BOOT_PATIENCE_S)
+            self._heard("ready", PATIENCE_S)
         except BaseException:
             self.kill()
             raise

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes
+from tests.support.patience import PATIENCE_S
 from tests.support.restoring import restore_until_told, restored_by
 from tests.support.stores import new_store
 from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
 from tests.support.walker import look_at, same
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
-PATIENCE_S = 60
 
 
 @pytest.fixture

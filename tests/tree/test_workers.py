@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from tests.support import processes
+from tests.support.patience import PATIENCE_S
 from tests.support.pooling import lead, lead_in_trouble, lead_until_killed, limits
 from tests.support.processes import Peer
 from ventifs.tree.workers import DESCRIPTORS_MAX, Inline
-
-PATIENCE_S = 60
 
 
 @pytest.fixture(autouse=True)
