@@ -6,6 +6,7 @@ import pytest
 
 from tests.support import looking
 from tests.support.looking import Look, looks, parse
+from tests.support.patience import LONG_PATIENCE_S
 from tests.support.segment import HOST
 from tests.support.serving import DIALECTS, Exported, differences, expected
 from tests.support.uml import Uml
@@ -26,7 +27,7 @@ def test_a_mounted_root_is_the_archived_one(
 ) -> None:
     words = "" if dialect == "9p2000.L" else "--no-xattrs"
     with guest.mounted("root", HOST, exported.options(0, dialect=dialect)):
-        said = guest.succeed(f"{_LOOKING} root {words} >../looks", patience_s=600)
+        said = guest.succeed(f"{_LOOKING} root {words} >../looks", patience_s=LONG_PATIENCE_S)
     assert said == ""
     told = {path: expected(seen, dialect) for path, seen in archived.items()}
     found = differences(told, parse((guest.directory / "looks").read_bytes()))

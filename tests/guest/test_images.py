@@ -15,6 +15,7 @@ from tests.support import looking, qemu, servers
 from tests.support.guest_images import ROOT_OF_G, Stored, base_of, loop_mounted, stored, ventifs
 from tests.support.initramfs import kernels, stock
 from tests.support.looking import looks, parse
+from tests.support.patience import LONG_PATIENCE_S
 from tests.support.segment import HOST, Segment
 from tests.support.serving import DIALECTS, EVERYBODY, differences, expected
 from tests.support.uml import Uml
@@ -49,7 +50,7 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
     run = f"/bin/systemd-run --no-block /bin/sh -c '{{ {commands}; }} >/dev/kmsg 2>&1'"
     try:
         console = qemu.boot(
-            kernel, initrd, tmp_path / "console.log", disk=disk, patience_s=240,
+            kernel, initrd, tmp_path / "console.log", disk=disk,
             append=" ".join([
                 "root=/dev/vda2 rw systemd.show_status=1 printk.devkmsg=on",
                 "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
@@ -106,7 +107,8 @@ def test_files_inside_are_what_a_loop_mount_shows(
     )
     with guest.mounted("inside", HOST, options):
         said = guest.succeed(
-            f"{sys.executable} -I -S {looking.__file__} inside >../looks", patience_s=200
+            f"{sys.executable} -I -S {looking.__file__} inside >../looks",
+            patience_s=LONG_PATIENCE_S,
         )
     assert said == ""
     told = {path: expected(look, DIALECTS[-1]) for path, look in seen.items()}

@@ -25,6 +25,7 @@ from tests.support.imaging import (
     volume_of,
 )
 from tests.support.memorydisk import FileDisk, MemoryDisk
+from tests.support.patience import PATIENCE_S
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
 from ventifs.errors import VentifsError
@@ -500,7 +501,7 @@ def test_nobody_outlives_an_archiver_that_is_killed(store: Path, tmp_path: Path)
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
-        assert select.select([handle], [], [], 10)[0], "a child is left behind"
+        assert select.select([handle], [], [], PATIENCE_S)[0], "a child is left behind"
         os.close(handle)
     with Store.open(store, "write") as opened:
         assert versions(opened) == []

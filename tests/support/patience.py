@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE_S = 300
+LONG_PATIENCE_S = 3600  # of boots under emulation, and of looks at whole roots in a guest
 _PAUSE_S = 0.002  # a wait that never pauses takes a core away from what it waits for
 
 
@@ -30,3 +31,8 @@ def wait_until(condition: Callable[[], object], *, unless: Callable[[], object] 
             raise AssertionError(failure)
         assert time.monotonic() < ends, f"it has not happened in {PATIENCE_S} s"
         time.sleep(_PAUSE_S)
+
+
+def pause(seconds: float) -> None:
+    """Do nothing for a while, so that what follows comes at some other moment; any must do."""
+    time.sleep(seconds)
