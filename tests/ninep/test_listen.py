@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.patience import PATIENCE_S
 from ventifs.ninep.address import (
     CID_ANY,
@@ -175,7 +176,7 @@ def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: Exit
 
 
 def test_nobody_looks_for_a_dead_server_while_another_replaces_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     address = UnixAddress(str(tmp_path / "9p.sock"))
     [dead] = listen(address)
@@ -183,13 +184,16 @@ def test_nobody_looks_for_a_dead_server_while_another_replaces_it(
     directory = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)  # as the other does, which stands here
     done, told = os.pipe()
-    waits = iter([b"waits"])
-    monkeypatch.setattr("ventifs.ninep.listen.time.sleep",
-                        lambda _: os.write(told, next(waits, b"")))  # fmt: skip
+    said = iter([b"", b"waits"])  # it looks at the clock at first, and when it has to wait
+
+    def clock() -> float:
+        os.write(told, next(said, b""))
+        return 0.0
+
     child = os.fork()
     if child == 0:
         try:
-            listen(address)
+            listen(address, clock=clock)
             os.write(told, b"listens")
         except TransportError:
             os.write(told, b"refused")
@@ -207,17 +211,15 @@ def test_nobody_looks_for_a_dead_server_while_another_replaces_it(
     os.close(directory)
 
 
-def test_who_locks_the_directory_does_not_hold_a_server_up_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_locks_the_directory_does_not_hold_a_server_up_for_ever(tmp_path: Path) -> None:
     """Anybody can who may read it."""
-    monkeypatch.setattr("ventifs.ninep.listen._LOCK_S", 0.0)
+    clock = Clock(step_s=60)
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with pytest.raises(TransportError, match="keeps its directory locked"):
-            listen(UnixAddress(f"{tmp_path}/s"))
-        forsake(UnixAddress(f"{tmp_path}/s"))
+            listen(UnixAddress(f"{tmp_path}/s"), clock=clock)
+        forsake(UnixAddress(f"{tmp_path}/s"), clock=clock)
     finally:
         os.close(fd)
 
