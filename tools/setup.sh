@@ -23,8 +23,9 @@ install_packages() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "going on without the Debian packages ${missing[*]}, which only root can install" >&2
-        return
+        [ "${missing[*]}" = python3-venv ] || # if that is needed, `find_python` says so
+            echo "going on without the Debian packages ${missing[*]}; only root installs them" >&2
+        return 0
     fi
     echo "installing Debian packages: ${missing[*]}" >&2
     apt-get -qq update >&2 || true # without a network, what is known already may do
@@ -51,11 +52,11 @@ find_python() {
 
 # Whether .venv is whole, of this very place, and for this pyproject.toml.
 is_set_up() {
-    echo "setting up .venv" >&2
     # A stamp, of whatever age, says that it was whole once.
     if ! compgen -G ".venv/stamp*" >/dev/null || ! "$python" -c "import pip" 2>/dev/null ||
         ! grep -qsF "$python" .venv/bin/ventifs; then
         find_python
+        echo "setting up .venv" >&2
         rm -rf .venv || fail "$PWD/.venv cannot be made anew; remove it as the user that made it"
         "$base" -m venv .venv >&2 || fail "$base cannot make $PWD/.venv (its reason is above)"
     fi
