@@ -52,6 +52,11 @@ find_python() {
 
 # Whether .venv is whole, of this very place, and for this pyproject.toml.
 is_set_up() {
+    cmp -s pyproject.toml "$stamp" && "$python" -c "" 2>/dev/null &&
+        grep -qsF "$python" .venv/bin/ventifs
+}
+
+set_up() {
     # A stamp, of whatever age, says that it was whole once.
     if ! compgen -G ".venv/stamp*" >/dev/null || ! "$python" -c "import pip" 2>/dev/null ||
         ! grep -qsF "$python" .venv/bin/ventifs; then
