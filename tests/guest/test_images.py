@@ -53,6 +53,7 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
             kernel, initrd, tmp_path / "console.log", disk=disk,
             append=" ".join([
                 "root=/dev/vda2 rw systemd.show_status=1 printk.devkmsg=on",
+                qemu.SLOW,
                 "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
                 f'systemd.run="{run}" systemd.run_success_action=none',
             ]),

@@ -83,7 +83,7 @@ def test_a_version_boots(
             f"boot=ventifs ventifs=tcp://{HOST}:{PORT} ventifsname={exported.versions[0]}",
             f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1 "
             "printk.devkmsg=on",
-            "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
+            qemu.SLOW, "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
             f'systemd.run="{run}" systemd.run_success_action=none',
         ]),
     )  # fmt: skip

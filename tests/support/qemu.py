@@ -15,6 +15,8 @@ from tests.support.segment import Segment, end, missing_programs, tail
 
 PACKAGES = "qemu-system-x86 linux-image-amd64 busybox-static initramfs-tools cpio"
 MEMORY = "1024M"
+# To the kernel command line of a guest with systemd, which else allows a unit 90 s to start.
+SLOW = f"systemd.default_timeout_start_sec={LONG_PATIENCE_S}"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
 
 
