@@ -96,6 +96,8 @@ class Places:
             fresh = _cleared(entry.name, directory)
         if fresh:
             fd = os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory)
+            if os.geteuid() != 0:
+                _allow_owner(fd)  # a default ACL of what is above may have kept even us out
         else:
             fd = _opened(entry.name, directory)
         self._keep(place, fd)
