@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import looking, qemu, servers
-from tests.support.guest_images import ROOT_OF_G, Stored, base_of, loop_mounted, stored, ventifs
+from tests.support.guest_images import ROOT_OF_G, Stored, loop_mounted, stored, ventifs
 from tests.support.initramfs import kernels, stock
 from tests.support.looking import looks, parse
 from tests.support.patience import LONG_PATIENCE_S
 from tests.support.segment import HOST, Segment
 from tests.support.serving import DIALECTS, EVERYBODY, differences, expected
+from tests.support.sharing import base_of
 from tests.support.uml import Uml
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ systemctl poweroff
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     with stored(base_of(tmp_path_factory)) as made:
         yield made
