@@ -1,9 +1,19 @@
-"""Settings for every test: Hypothesis is derandomised in CI, and nothing has a deadline."""
+"""Settings for every test: Hypothesis is derandomised in CI.
+
+No example has a deadline, and none is refused as slow to make: that is the machine's affair.
+"""
 
 import os
+import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("local", deadline=None, print_blob=True)
+settings.register_profile(
+    "local", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# Shells start what runs in the background with it ignored, and commands under test inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,11 +3,14 @@
 Archives a directory, again as on the next night, and a tar stream of it; restores the one and
 unpacks the other by tar; serves the store over 9P and gets the whole tree through it; compares what
 came back with the original by `diff -r`, checks every byte of the store, throws its index away and
-makes it anew.
+makes it anew. A user who is not root cannot set owners, so what is archived then is a copy of the
+directory that is the user's own. Whatever fails is said in a line.
 """
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,24 +20,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 VENTIFS = Path(sys.executable).with_name("ventifs")
+ROOT = Path(__file__).parents[1]
 
 
-def run(*command: str | Path) -> None:
+def ventifs(*words: str | Path) -> None:
     """Run `ventifs` as a person would, showing the line."""
-    print(f"\n$ ventifs {shlex.join(map(str, command))}", flush=True)
-    subprocess.run([VENTIFS, *command], check=True)
+    print(f"\n$ ventifs {shlex.join(map(str, words))}", flush=True)
+    run(VENTIFS, *words)
 
 
 def pipe(line: str) -> None:
     """Run a line of several commands, showing it."""
     print(f"\n$ {line}", flush=True)
     directory = shlex.quote(str(VENTIFS.parent))
-    subprocess.run(["bash", "-o", "pipefail", "-c", f"PATH={directory}:$PATH; {line}"], check=True)
+    run("bash", "-o", "pipefail", "-c", f"PATH={directory}:$PATH; {line}")
+
+
+def run(*command: str | Path) -> None:
+    """Run a command that must succeed."""
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        words = shlex.join(map(str, command))
+        sys.exit(f"demo: this ended with {code}, for the reason above: {words}")
 
 
 def compare(source: Path, target: Path) -> None:
     """Let `diff` look for differences."""
-    subprocess.run(["diff", "-r", "--no-dereference", source, target], check=True)
+    run("diff", "-r", "--no-dereference", source, target)
     print(f"diff -r finds no difference between {source} and what came back")
 
 
@@ -51,44 +63,99 @@ def served(store: Path, address: str) -> Iterator[None]:
         finally:
             server.terminate()
     if server.returncode:
-        sys.exit(f"ventifs serve ended with {server.returncode}")
+        sys.exit(f"demo: ventifs serve ended with {server.returncode}, for the reason above")
+
+
+def chosen() -> Path:
+    """The directory to archive."""
+    if len(sys.argv) > 1:
+        source = Path(sys.argv[1])
+        if not source.is_dir():
+            sys.exit(f"demo: {source}: no such directory; tools/demo DIRECTORY archives that one")
+        return source
+    usual = Path("/usr/lib/python3.11")  # of Debian 12
+    return usual if usual.is_dir() else Path(sysconfig.get_paths()["stdlib"])
+
+
+def owned(source: Path, directory: Path) -> Path:
+    """The source, or for a user who cannot set its owners a copy of it."""
+    if os.geteuid() == 0:
+        return source
+    copy = directory / "copy"
+    print(f"Only root can set owners, so this archives a copy of {source} that is your own.")
+    run("cp", "-R", "--preserve=mode,timestamps,links", "--", source, copy)
+    return copy
+
+
+def archive_and_look(source: Path, store: Path) -> None:
+    """Two nights and a tar stream of the source, in a new store."""
+    ventifs("init", "--store", store)
+    for night in ("first", "second"):
+        ventifs("archive", source, "--name", "demo", "--comment", f"{night} night",
+                "--store", store)  # fmt: skip
+    root, place = shlex.quote(str(source)), shlex.quote(str(store))
+    pipe(f"tar -C {root} -c --format=posix . | ventifs archive - --name tarred --store {place}")
+    ventifs("versions", "--store", store)
+    ventifs("du", "demo@~1", "--store", store)
+
+
+def bring_back(source: Path, store: Path, directory: Path) -> None:
+    """Everything, three ways, and nothing may differ."""
+    restored, unpacked, fetched = (directory / name for name in ("restored", "unpacked", "fetched"))
+    ventifs("restore", "demo", restored, "--store", store)
+    compare(source, restored)
+    unpacked.mkdir()
+    place, into = shlex.quote(str(store)), shlex.quote(str(unpacked))
+    pipe(f"ventifs export tarred --store {place} | tar -C {into} -x")
+    compare(source, unpacked)
+    address = f"unix://{directory}/9p.sock"
+    with served(store, address):
+        ventifs("9p", "ls", address, "/")
+        ventifs("9p", "ls", address, "/demo")
+        ventifs("9p", "get", address, "/demo/latest", fetched)
+        compare(source, fetched)
+
+
+def check(store: Path) -> None:
+    """Every byte of the store; and its index, thrown away and made anew."""
+    ventifs("stats", "--store", store)
+    ventifs("check", "--read-data", "--store", store)
+    print("\nthe index is lost, and made anew:")
+    shutil.rmtree(store / "index")
+    ventifs("rebuild-index", "--store", store)
+    ventifs("versions", "--store", store)
+
+
+def conclude(source: Path) -> None:
+    """Say what was shown, and what to do next."""
+    print(f"""
+Shown: {source} was archived, then again without storing anything twice, then as a tar
+stream. It came back by restore, by export and over 9P, each time without a difference. Every byte
+of the store was checked, and its index was made anew. All of it was temporary and is removed.
+
+Next: {VENTIFS} archive DIRECTORY --name NAME
+      archives into ~/.local/share/ventifs; {VENTIFS} --help lists the commands.
+      {ROOT}/README.md says how to use them, and tools/test passes the tests.""")
 
 
 def main() -> None:
     """Run the demo in a temporary directory."""
-    usual = Path("/usr/lib/python3.11")  # of Debian 12
-    default = usual if usual.is_dir() else sysconfig.get_paths()["stdlib"]
-    source = Path(sys.argv[1] if len(sys.argv) > 1 else default)
-    with tempfile.TemporaryDirectory(prefix="ventifs-demo-") as directory:
-        store, target = Path(directory, "store"), Path(directory, "restored")
-        unpacked = Path(directory, "unpacked")
-        unpacked.mkdir()
-        root, into = shlex.quote(str(source)), shlex.quote(str(unpacked))
-        run("init", "--store", store)
-        for night in ("first", "second"):
-            run("archive", source, "--name", "demo", "--comment", f"{night} night",
-                "--store", store)  # fmt: skip
-        pipe(f"tar -C {root} -c --format=posix . | ventifs archive - --name tarred --store {store}")
-        run("versions", "--store", store)
-        run("du", "demo@~1", "--store", store)
-        run("restore", "demo", target, "--store", store)
-        compare(source, target)
-        pipe(f"ventifs export tarred --store {store} | tar -C {into} -x")
-        compare(source, unpacked)
-        address = f"unix://{directory}/9p.sock"
-        with served(store, address):
-            run("9p", "ls", address, "/")
-            run("9p", "ls", address, "/demo")
-            fetched = Path(directory, "fetched")
-            run("9p", "get", address, "/demo/latest", fetched)
-            compare(source, fetched)
-        run("stats", "--store", store)
-        run("check", "--read-data", "--store", store)
-        print("\nthe index is lost, and made anew:")
-        shutil.rmtree(store / "index")
-        run("rebuild-index", "--store", store)
-        run("versions", "--store", store)
+    source = chosen()
+    with tempfile.TemporaryDirectory(prefix="ventifs-demo-") as temporary:
+        directory = Path(temporary)
+        archived, store = owned(source, directory), directory / "store"
+        archive_and_look(archived, store)
+        bring_back(archived, store, directory)
+        check(store)
+    conclude(source)
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # such as a full /tmp, or standard output that is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing more goes there
+        sys.exit(f"demo: {error}")

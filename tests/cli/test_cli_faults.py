@@ -17,13 +17,13 @@ from msgspec.structs import replace
 from tests.support.arenafiles import incompressible
 from tests.support.conversing import NOBODY
 from tests.support.damage import flip
+from tests.support.patience import PATIENCE_S
 from tests.support.tiny import tiny_store
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header, write_header
 
 SCRIPT = Path(sys.executable).parent / "ventifs"
-PATIENCE_S = 60
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 

@@ -5,7 +5,6 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 import trio
 
 from tests.support.answering import served, sessions
-from tests.support.commanding import PATIENCE_S, SCRIPT, run
+from tests.support.commanding import SCRIPT, run
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from tests.support.walker import same
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
@@ -377,10 +377,7 @@ def test_a_server_that_says_nothing_can_be_left(
 
     with served(silent, tmp_path / "socket") as address:
         child = subprocess.Popen([SCRIPT, "9p", "ls", address], stderr=subprocess.PIPE)
-        deadline = time.monotonic() + PATIENCE_S
-        while not (tmp_path / "connected").exists():
-            assert time.monotonic() < deadline
-            os.sched_yield()
+        wait_until((tmp_path / "connected").exists)
         child.send_signal(number)
         _, err = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == code

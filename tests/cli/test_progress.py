@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.clock import Clock
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import duration
 
@@ -14,20 +15,14 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    return now
-
-
 def test_the_time_left_is_told_of_work_whose_size_is_known(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = EntryProgress("restoring", expected_entries=100, expected_bytes=5_000_000)
-    clock[0] = 20.0
+    clock = Clock()
+    told = EntryProgress("restoring", expected_entries=100, expected_bytes=5_000_000, clock=clock)
+    clock.now_s = 20.0
     told(50, 2_500_000, b"a/path")
-    clock[0] = 60.0
+    clock.now_s = 60.0
     told(200, 9_000_000, b"a/path")  # more than was expected: nothing is foretold
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
@@ -36,8 +31,9 @@ def test_the_time_left_is_told_of_work_whose_size_is_known(
     ]
 
 
-def test_of_other_work_it_is_not(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    told = EntryProgress("archiving")
-    clock[0] = 20.0
+def test_of_other_work_it_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    told = EntryProgress("archiving", clock=clock)
+    clock.now_s = 20.0
     told(50, 2_500_000, b"a/path")
     assert capsys.readouterr().err == "archiving: 50 entries, 2.50 MB, 125 kB/s\n"

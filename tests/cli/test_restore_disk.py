@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.commanding import SCRIPT, run
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.trees import noise
 
 pytestmark = pytest.mark.skipif(shutil.which("mke2fs") is None, reason="needs mke2fs")
@@ -131,18 +131,16 @@ def test_an_interrupted_conversion_leaves_nothing(
 ) -> None:
     (home / "bin").mkdir()
     program = home / "bin" / "qemu-img"
-    program.write_text("#!/bin/sh\n: > started\nexec /bin/sleep 60\n")
+    program.write_text("#!/bin/sh\n: > started\nexec /bin/sleep 3600\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", os.fspath(home / "bin"))
     process = subprocess.Popen(
         [SCRIPT, "restore", "vm", "back", "--format", "qcow2", "--store", "s"], cwd=home,
         stderr=subprocess.PIPE,
     )  # fmt: skip
-    while not (home / "started").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until((home / "started").exists, unless=lambda: process.poll() is not None)
     process.send_signal(signum)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + signum
     assert b"Traceback" not in told
     assert sorted(os.listdir(home)) == ["bin", "s", "started", "vm.img"]

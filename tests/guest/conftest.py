@@ -1,7 +1,8 @@
 """What guests need: a network, two real roots archived and served in it, and a guest that runs.
 
-All of it is made once a process of tests and shared by all of them, since a root takes its seconds
-to archive and a guest to boot; a guest that died in one test is booted anew for the next.
+The roots are archived once a test run, the rest is made once a process of it, since a root takes
+its seconds to archive and a guest to boot; a guest that died in one test is booted anew for the
+next.
 """
 
 import tempfile
@@ -13,7 +14,8 @@ import pytest
 from tests.support import segment, uml
 from tests.support.roots import guest_roots
 from tests.support.segment import Segment
-from tests.support.serving import Exported, export
+from tests.support.serving import Exported, exporting
+from tests.support.sharing import base_of
 from tests.support.trees import remove
 from tests.support.uml import Uml
 
@@ -36,9 +38,13 @@ def network() -> Iterator[Segment]:
 
 
 @pytest.fixture(scope="session")
-def exported(network: Segment, scratch: Path) -> Exported:
+def exported(
+    network: Segment, scratch: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
     """Two versions of a real root, served."""
-    return export(network, scratch, *guest_roots())
+    base = base_of(tmp_path_factory)
+    with exporting(network, base, scratch / "server.log", guest_roots()) as served:
+        yield served
 
 
 class Guests:

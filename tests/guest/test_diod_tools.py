@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.segment import HOST, Segment, missing_programs
 from tests.support.servers import PORT
 from tests.support.serving import Exported
@@ -20,7 +21,7 @@ def _tools() -> None:
 
 def said(network: Segment, *words: str) -> bytes:
     """What a tool prints."""
-    done = network.run(*words, check=False, capture_output=True, timeout=60)
+    done = network.run(*words, check=False, capture_output=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     output: bytes = done.stdout
     return output

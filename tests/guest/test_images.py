@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import looking, qemu, servers
-from tests.support.guest_images import ROOT_OF_G, Stored, base_of, loop_mounted, stored, ventifs
+from tests.support.guest_images import ROOT_OF_G, Stored, loop_mounted, stored, ventifs
 from tests.support.initramfs import kernels, stock
 from tests.support.looking import looks, parse
+from tests.support.patience import LONG_PATIENCE_S
 from tests.support.segment import HOST, Segment
 from tests.support.serving import DIALECTS, EVERYBODY, differences, expected
+from tests.support.sharing import base_of
 from tests.support.uml import Uml
 
 pytestmark = pytest.mark.slow
@@ -31,7 +33,7 @@ systemctl poweroff
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     with stored(base_of(tmp_path_factory)) as made:
         yield made
@@ -49,9 +51,10 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
     run = f"/bin/systemd-run --no-block /bin/sh -c '{{ {commands}; }} >/dev/kmsg 2>&1'"
     try:
         console = qemu.boot(
-            kernel, initrd, tmp_path / "console.log", disk=disk, patience_s=240,
+            kernel, initrd, tmp_path / "console.log", disk=disk,
             append=" ".join([
                 "root=/dev/vda2 rw systemd.show_status=1 printk.devkmsg=on",
+                qemu.SLOW,
                 "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
                 f'systemd.run="{run}" systemd.run_success_action=none',
             ]),
@@ -106,7 +109,8 @@ def test_files_inside_are_what_a_loop_mount_shows(
     )
     with guest.mounted("inside", HOST, options):
         said = guest.succeed(
-            f"{sys.executable} -I -S {looking.__file__} inside >../looks", patience_s=200
+            f"{sys.executable} -I -S {looking.__file__} inside >../looks",
+            patience_s=LONG_PATIENCE_S,
         )
     assert said == ""
     told = {path: expected(look, DIALECTS[-1]) for path, look in seen.items()}

@@ -5,11 +5,11 @@ import os
 import resource
 import select
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.patience import PATIENCE_S, wait_until
 from ventifs.errors import VentifsError
 from ventifs.image import apart
 from ventifs.image.apart import Apart, Batch, Limits
@@ -84,8 +84,7 @@ def test_a_child_waits_for_a_slow_reader() -> None:
         for _, event in zip(range(8), child, strict=False):
             assert isinstance(event, Noted)
         pid = child._pid
-        while "S" not in _state(pid):  # it has filled the pipe
-            time.sleep(0.001)
+        wait_until(lambda: "S" in _state(pid))  # it has filled the pipe
         assert len(os.read(here[0], 1 << 16)) <= 8 + 2
     os.close(here[0])
     os.close(here[1])
@@ -247,7 +246,7 @@ def test_one_within_another_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> Non
         first = next(iter(child))
         assert isinstance(first, Noted)
         handle = os.pidfd_open(int(first.text))
-    assert select.select([handle], [], [], 10)[0], "it lives on"
+    assert select.select([handle], [], [], PATIENCE_S)[0], "it lives on"
     os.close(handle)
 
 

@@ -3,7 +3,6 @@
 import os
 import random
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from ventifs.tree.catalog import versions
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
-PATIENCE_S = 30  # each
 
 
 def small_tree(root: Path) -> Path:
@@ -106,9 +104,7 @@ def test_damaged_images_are_archived_bit_for_bit(
         data = damaged(images[kind], seed)
         image.write_bytes(data)
         name = f"{kind}-{seed}"
-        begun = time.monotonic()
         archive_file(store, image, name, drop_free=False)
-        assert time.monotonic() - begun < PATIENCE_S
         with Store.open(store, "read") as opened:
             version = versions(opened, name)[-1]
             content = content_at(opened, version.root, b"disk.img")

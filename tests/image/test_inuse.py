@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import MIB, qemu_img
+from tests.support.patience import PATIENCE_S
 from ventifs.image.inuse import in_use
 
 
@@ -22,7 +23,8 @@ def _open_in_qemu(image: Path, *options: str) -> Iterator[int]:
         assert process.stdout
         process.stdin.write(b"length\n")
         process.stdin.flush()
-        assert select.select([process.stdout], [], [], 30)[0]  # its answer: the image is open
+        ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+        assert ready  # its answer: the image is open
         yield process.pid
         process.stdin.close()
 
@@ -57,7 +59,7 @@ def test_our_asking_does_not_keep_qemu_out(tmp_path: Path) -> None:
 def test_a_file_that_any_program_writes_to_is_in_use(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x")
-    with image.open("ab") as file, subprocess.Popen(["sleep", "60"], stdout=file) as sleeper:
+    with image.open("ab") as file, subprocess.Popen(["sleep", "infinity"], stdout=file) as sleeper:
         try:
             assert in_use(image) == f"it is open for writing: sleep, process {sleeper.pid}"
         finally:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.guest_images import Stored, base_of, printed_sum, stored, ventifs
+from tests.support.guest_images import Stored, printed_sum, stored, ventifs
 from tests.support.serving import command
+from tests.support.sharing import base_of
 from ventifs.store import Store
 from ventifs.tree.catalog import find_version
 from ventifs.tree.directory import entries, resolve
@@ -24,7 +25,7 @@ PE_START, PE = 67 * MIB, 4 * MIB  # of the LVM disk: where its first extent is, 
 HALF = 320  # extents in each segment of its root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
     with stored(base_of(tmp_path_factory)) as made:
         yield made

@@ -25,6 +25,7 @@ from tests.support.imaging import (
     volume_of,
 )
 from tests.support.memorydisk import FileDisk, MemoryDisk
+from tests.support.patience import PATIENCE_S
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
 from ventifs.errors import VentifsError
@@ -207,7 +208,10 @@ def test_a_changed_image_is_read(store: Path, tmp_path: Path) -> None:
     holds(store, "vm", image.read_bytes())
 
 
-def test_an_image_that_changed_just_now_is_read_again(store: Path, tmp_path: Path) -> None:
+def test_an_image_that_changed_just_now_is_read_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen_module, "SETTLED_NS", 10**18)  # "just now" is in the last 31 years
     image = tmp_path / "a.img"
     image.write_bytes(noise(100_000))
     rerun(store, image)
@@ -500,7 +504,7 @@ def test_nobody_outlives_an_archiver_that_is_killed(store: Path, tmp_path: Path)
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
-        assert select.select([handle], [], [], 10)[0], "a child is left behind"
+        assert select.select([handle], [], [], PATIENCE_S)[0], "a child is left behind"
         os.close(handle)
     with Store.open(store, "write") as opened:
         assert versions(opened) == []

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-import time
+import signal
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -229,6 +229,13 @@ def test_events_after_the_end_are_not_told_and_those_of_others_stop_it() -> None
     ]
 
 
+@pytest.fixture
+def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events wait for others however long that takes, so that all of a volume's come together."""
+    monkeypatch.setattr(apart, "_BATCH_S", 3600)
+
+
+@pytest.mark.usefixtures("whole_batches")
 @pytest.mark.parametrize("garbage", [b"\xc1", b"\x94\x07\xc4\x01a\x01\xc0"])
 def test_garbage_costs_one_volume_the_rest(garbage: bytes) -> None:
     def tell(window: Window) -> Iterator[Node | Free | Ended]:
@@ -245,6 +252,7 @@ def test_garbage_costs_one_volume_the_rest(garbage: bytes) -> None:
     ]
 
 
+@pytest.mark.usefixtures("whole_batches")
 def test_a_child_that_dies_within_a_batch_costs_one_volume_the_rest() -> None:
     def tell(window: Window) -> Iterator[Node | Free | Ended]:
         yield Node(b"", 2, DIRECTORY)
@@ -305,7 +313,7 @@ def test_it_starts_at_once_and_ends_when_left() -> None:
     def tell(window: Window) -> Iterator[Node | Free | Ended]:
         os.write(pipe[1], b"here")
         while True:
-            time.sleep(60)
+            signal.pause()
             yield Ended()
 
     with Survey(disk_of((1, 2)), free=False, read_files=reading(tell)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.driving import Driver
 from tests.support.forging import commit_version, directory, file
 from tests.support.permissions import NO_ID, acl_of
@@ -75,7 +76,7 @@ def version(
 
 
 def guarded(store: Store, squash: Squash = Squash.NONE) -> GuardedFilesystem:
-    return GuardedFilesystem(ArchiveFilesystem(store, SPLIT), squash=squash)
+    return GuardedFilesystem(ArchiveFilesystem(store, SPLIT, clock=Clock()), squash=squash)
 
 
 def outcome(operation: Callable[[], object]) -> int:

@@ -446,6 +446,22 @@ def test_looking_costs_one_load_a_second_and_little_when_nothing_changed(
         assert 5 <= len(drive.loads) - 1 <= 7
 
 
+def test_a_look_that_takes_longer_than_it_is_good_for_is_good_all_the_same(web: Path) -> None:
+    """Or a slow machine would look again and again, and answer nothing."""
+    clock = Clock()
+
+    def slowly() -> bytes:
+        clock.now += 5
+        return generation
+
+    with served(web, clock=clock) as files, pytest.MonkeyPatch.context() as patch:
+        generation = files.catalog._store.generation
+        patch.setattr(Store, "generation", property(lambda _: slowly()))
+        drive = Driver()
+        assert drive.names(drive.attach(files, b"")) == [b"db", b"web01"]
+        assert len(drive.loads) <= 2
+
+
 def test_a_forgotten_version_is_served_to_whoever_has_it_and_to_nobody_else(
     web: Path,
 ) -> None:

@@ -33,7 +33,10 @@ from ventifs.tree.records import (
 )
 
 KIB, MIB = 1 << 10, 1 << 20
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+SHARED = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=60,
+)
 
 
 @pytest.fixture(params=["tiny", "roomy"])

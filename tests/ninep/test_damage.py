@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.damage import overwrite
 from tests.support.driving import Driver
 from tests.support.stores import new_store
@@ -73,7 +74,7 @@ def test_a_damaged_clump_costs_the_files_in_it(store: Path) -> None:
     path, offset, length = data[2]
     overwrite(path, offset, noise(length))
     with Store.open(store, cache_bytes=SPLIT.clumps) as opened:
-        files = ArchiveFilesystem(opened, SPLIT)
+        files = ArchiveFilesystem(opened, SPLIT, clock=Clock())
         drive = Driver()
         root = drive.attach(files, b"n@latest")
         found = outcomes(root)
@@ -98,7 +99,7 @@ def test_damaged_nodes_are_eio_and_an_attach_elsewhere_goes_on(store: Path) -> N
     for path, offset, length in nodes:
         overwrite(path, offset, noise(length))
     with Store.open(store, cache_bytes=SPLIT.clumps) as opened:
-        files = ArchiveFilesystem(opened, SPLIT)
+        files = ArchiveFilesystem(opened, SPLIT, clock=Clock())
         drive = Driver()
         assert drive.names(drive.attach(files, b"")) == [b"n", b"sound"]
         root = drive.attach(files, b"n@latest")

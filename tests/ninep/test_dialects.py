@@ -15,6 +15,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from tests.support.answering import answer
+from tests.support.clock import Clock
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.client import Client
@@ -69,7 +70,7 @@ def files(tree: Path) -> Iterator[ArchiveFilesystem]:
     archived(tree.parent / "s", tree)
     split = Split.of(64 << 20)
     with Store.open(tree.parent / "s", cache_bytes=split.clumps) as store:
-        yield ArchiveFilesystem(store, split)
+        yield ArchiveFilesystem(store, split, clock=Clock())
 
 
 def through(

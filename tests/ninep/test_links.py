@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.driving import Driver
 from tests.support.forging import commit_version, directory, directory_of, file
 from tests.support.stores import new_store
@@ -40,7 +41,7 @@ def named(name: bytes, link: bytes = LINK, data: bytes = b"data") -> Entry:
 def served(store: Store, root: Entry) -> tuple[Driver, File]:
     commit_version(store, root)
     drive = Driver()
-    return drive, drive.attach(ArchiveFilesystem(store, SPLIT), b"n@latest")
+    return drive, drive.attach(ArchiveFilesystem(store, SPLIT, clock=Clock()), b"n@latest")
 
 
 def nlink(drive: Driver, root: File, path: bytes) -> int:
@@ -54,7 +55,7 @@ def test_names_are_counted_over_the_whole_version(path: Path, tmp_path: Path) ->
     archived(path, source, "n")
     with Store.open(path) as store:
         drive = Driver()
-        root = drive.attach(ArchiveFilesystem(store, SPLIT), b"n@latest")
+        root = drive.attach(ArchiveFilesystem(store, SPLIT, clock=Clock()), b"n@latest")
         for name in (b"links/b", b"links/c", b"links/in/a", b"deep/er/d"):
             assert nlink(drive, root, name) == os.lstat(os.fsencode(source) + b"/" + name).st_nlink
             assert nlink(drive, root, name) == 4
@@ -94,7 +95,7 @@ def test_what_has_no_links_below_is_not_read_again(
     linked = directory(store, b"linked", [named(b"a"), named(b"b")])
     commit_version(store, directory(store, b"", [linked, *plain]), "n", 1)
     commit_version(store, directory(store, b"", [linked, named(b"more"), *plain]), "n", 2)
-    files = ArchiveFilesystem(store, SPLIT)
+    files = ArchiveFilesystem(store, SPLIT, clock=Clock())
     drive = Driver()
     assert nlink(drive, drive.attach(files, b"n@~1"), b"linked/a") == 2
     read: list[bytes] = []

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import Clock
+from tests.support.patience import PATIENCE_S
 from ventifs.ninep.address import (
     CID_ANY,
     Address,
@@ -22,8 +24,6 @@ from ventifs.ninep.address import (
 )
 from ventifs.ninep.dial import TransportError, connect
 from ventifs.ninep.listen import default_address, forsake, inherited, listen, local_address
-
-_TIMEOUT_S = 10
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_tcp_takes_a_connection(kept: ExitStack) -> None:
     assert not listener.get_inheritable()
     address = local_address(listener)
     assert address == TcpAddress("127.0.0.1", listener.getsockname()[1])
-    client = kept.enter_context(connect(address, _TIMEOUT_S))
+    client = kept.enter_context(connect(address, PATIENCE_S))
     accepted = kept.enter_context(listener.accept()[0])
     client.sendall(b"a")
     assert accepted.recv(2) == b"a"
@@ -70,7 +70,7 @@ def test_all_addresses_have_one_port(kept: ExitStack) -> None:
 def test_a_port_that_was_just_left_can_be_taken_again(kept: ExitStack) -> None:
     [first] = listen(TcpAddress("127.0.0.1", 0))
     address = local_address(first)
-    client = kept.enter_context(connect(address, _TIMEOUT_S))
+    client = kept.enter_context(connect(address, PATIENCE_S))
     with first.accept()[0]:
         first.close()  # the accepted end closes first, and its port waits for strays
     assert client.recv(1) == b""
@@ -92,7 +92,7 @@ def test_an_address_of_another_machine_is_told() -> None:
 
 
 def test_an_unknown_host_is_told() -> None:
-    for attempt in listen, lambda address: connect(address, _TIMEOUT_S):
+    for attempt in listen, lambda address: connect(address, PATIENCE_S):
         with pytest.raises(TransportError, match="no address is known for the host"):
             attempt(TcpAddress("ventifs.invalid", 1))
 
@@ -101,7 +101,7 @@ def test_ipv6_loopback(kept: ExitStack) -> None:
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
     [listener] = _listen(kept, TcpAddress("::1", 0))
-    kept.enter_context(connect(local_address(listener), _TIMEOUT_S))
+    kept.enter_context(connect(local_address(listener), PATIENCE_S))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
@@ -115,7 +115,7 @@ def test_a_unix_socket_is_its_owners(tmp_path: Path, kept: ExitStack, umask: int
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert local_address(listener) == UnixAddress(str(path))
-    kept.enter_context(connect(UnixAddress(str(path)), _TIMEOUT_S))
+    kept.enter_context(connect(UnixAddress(str(path)), PATIENCE_S))
 
 
 def test_the_mode_is_there_before_anybody_can_connect(
@@ -147,9 +147,9 @@ def test_a_dead_servers_socket_is_replaced(tmp_path: Path, kept: ExitStack) -> N
     [dead] = listen(address)
     dead.close()
     with pytest.raises(TransportError, match="nobody listens there; start ventifs serve"):
-        connect(address, _TIMEOUT_S)
+        connect(address, PATIENCE_S)
     _listen(kept, address)
-    kept.enter_context(connect(address, _TIMEOUT_S))
+    kept.enter_context(connect(address, PATIENCE_S))
 
 
 def test_a_living_servers_socket_is_left_alone(tmp_path: Path, kept: ExitStack) -> None:
@@ -162,7 +162,7 @@ def test_a_living_servers_socket_is_left_alone(tmp_path: Path, kept: ExitStack) 
     assert os.stat(address.path) == before
     for _ in range(2):  # each looked whether somebody answers
         kept.enter_context(living.accept()[0])
-    kept.enter_context(connect(address, _TIMEOUT_S))
+    kept.enter_context(connect(address, PATIENCE_S))
 
 
 def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: ExitStack) -> None:
@@ -170,13 +170,13 @@ def test_a_living_server_whose_queue_is_full_is_alive(tmp_path: Path, kept: Exit
     living = kept.enter_context(socket.socket(socket.AF_UNIX))
     living.bind(address.path)
     living.listen(0)
-    kept.enter_context(connect(address, _TIMEOUT_S))
+    kept.enter_context(connect(address, PATIENCE_S))
     with pytest.raises(TransportError, match="already in use"):
         listen(address)
 
 
 def test_nobody_looks_for_a_dead_server_while_another_replaces_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     address = UnixAddress(str(tmp_path / "9p.sock"))
     [dead] = listen(address)
@@ -184,13 +184,16 @@ def test_nobody_looks_for_a_dead_server_while_another_replaces_it(
     directory = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)  # as the other does, which stands here
     done, told = os.pipe()
-    waits = iter([b"waits"])
-    monkeypatch.setattr("ventifs.ninep.listen.time.sleep",
-                        lambda _: os.write(told, next(waits, b"")))  # fmt: skip
+    said = iter([b"", b"waits"])  # it looks at the clock at first, and when it has to wait
+
+    def clock() -> float:
+        os.write(told, next(said, b""))
+        return 0.0
+
     child = os.fork()
     if child == 0:
         try:
-            listen(address)
+            listen(address, clock=clock)
             os.write(told, b"listens")
         except TransportError:
             os.write(told, b"refused")
@@ -229,17 +232,15 @@ def test_a_directory_that_was_made_anew_meanwhile_is_the_one_that_is_locked(
     assert os.listdir(directory) == ["9p.sock"]
 
 
-def test_who_locks_the_directory_does_not_hold_a_server_up_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_locks_the_directory_does_not_hold_a_server_up_for_ever(tmp_path: Path) -> None:
     """Anybody can who may read it."""
-    monkeypatch.setattr("ventifs.ninep.listen._LOCK_S", 0.0)
+    clock = Clock(step_s=60)
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with pytest.raises(TransportError, match="keeps its directory locked"):
-            listen(UnixAddress(f"{tmp_path}/s"))
-        forsake(UnixAddress(f"{tmp_path}/s"))
+            listen(UnixAddress(f"{tmp_path}/s"), clock=clock)
+        forsake(UnixAddress(f"{tmp_path}/s"), clock=clock)
     finally:
         os.close(fd)
 
@@ -274,7 +275,7 @@ def test_a_forsaken_socket_is_gone(tmp_path: Path) -> None:
     forsake(address)
     forsake(TcpAddress("127.0.0.1"))
     with pytest.raises(TransportError, match="there is no such socket; start ventifs serve"):
-        connect(address, _TIMEOUT_S)
+        connect(address, PATIENCE_S)
 
 
 def test_vsock(kept: ExitStack) -> None:
@@ -290,9 +291,9 @@ def test_vsock(kept: ExitStack) -> None:
 
 def test_nobody_connects_to_everywhere() -> None:
     with pytest.raises(TransportError, match=r"\* is every host; name the server's"):
-        connect(TcpAddress("*"), _TIMEOUT_S)
+        connect(TcpAddress("*"), PATIENCE_S)
     with pytest.raises(TransportError, match="from a guest, use host"):
-        connect(VsockAddress(CID_ANY), _TIMEOUT_S)
+        connect(VsockAddress(CID_ANY), PATIENCE_S)
 
 
 def test_a_refused_connection_is_told() -> None:
@@ -300,7 +301,7 @@ def test_a_refused_connection_is_told() -> None:
     address = local_address(listener)
     listener.close()
     with pytest.raises(TransportError, match="connection refused; nobody listens there"):
-        connect(address, _TIMEOUT_S)
+        connect(address, PATIENCE_S)
 
 
 @pytest.mark.parametrize(("environment", "uid", "path"), [
@@ -408,5 +409,5 @@ def test_systemds_own_tool_hands_over(tmp_path: Path, kept: ExitStack) -> None:
         assert process.stderr is not None
         assert process.stdout is not None
         assert b"Listening on" in process.stderr.readline()
-        kept.enter_context(connect(UnixAddress(str(path)), _TIMEOUT_S))
+        kept.enter_context(connect(UnixAddress(str(path)), PATIENCE_S))
         assert process.stdout.read() == f"unix://{path} False False\n".encode()

@@ -2,14 +2,15 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from time import perf_counter
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.sessions import PATIENCE_S, until
+from tests.support.clock import Clock
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.sessions import until
 from ventifs.ninep.fs import Load
 from ventifs.ninep.loader import AHEAD_MAX, WARM_S, Loader, Result
 from ventifs.ninep.session import Job
@@ -62,7 +63,7 @@ class Gate:
         self._go.set()
 
 
-def _with_loader(test: Callable[[Loader], Any], **settings: int) -> None:
+def _with_loader(test: Callable[[Loader], Any], **settings: Any) -> None:
     async def main() -> None:
         loader = Loader(**settings)
         async with trio.open_nursery() as nursery:
@@ -190,7 +191,7 @@ def test_one_at_a_time_runs_beside_who_lacks_nothing() -> None:
     async def test(loader: Loader) -> None:
         gate = await _held(loader)
         ran, waiter = Ran(), Waiter()
-        loader.warm = perf_counter() + PATIENCE_S
+        loader.warm = clock.now_s
         loader.submit(waiter, [ran.job("first")])
         loader.ahead([ran.load("ahead")])
         await until(lambda: len(loader._changed._waiters) == 1)  # type: ignore[attr-defined]
@@ -198,7 +199,8 @@ def test_one_at_a_time_runs_beside_who_lacks_nothing() -> None:
         gate.open()
         await until(lambda: ran.order == ["first", "ahead"])
 
-    _with_loader(test)
+    clock = Clock(1.0)
+    _with_loader(test, clock=clock)
 
 
 def test_another_thread_begins_as_soon_as_he_has_gone() -> None:
@@ -207,12 +209,16 @@ def test_another_thread_begins_as_soon_as_he_has_gone() -> None:
     async def test(loader: Loader) -> None:
         gate = await _held(loader)
         ran, waiter = Ran(), Waiter()
-        loader.warm = perf_counter()
+        loader.warm = clock.now_s
         loader.submit(waiter, [ran.job("first")])
+        await until(lambda: clock.looks > 3)  # the other thread waits, and looks again
+        assert ran.order == []
+        clock.now_s += WARM_S
         await until(lambda: ran.order == ["first"])
         gate.open()
 
-    _with_loader(test)
+    clock = Clock(1.0)
+    _with_loader(test, clock=clock)
 
 
 def test_hops_that_the_loop_has_not_heard_of_are_few() -> None:
@@ -222,9 +228,7 @@ def test_hops_that_the_loop_has_not_heard_of_are_few() -> None:
         for number in range(5):
             loader.submit(Waiter(), [ran.job(f"{number}")])
         loader.ahead([Load("a", ahead.set)])
-        deadline = perf_counter() + PATIENCE_S
-        while loader._unheard < 2 and perf_counter() < deadline:
-            pass  # the loop hears nothing meanwhile
+        wait_until(lambda: loader._unheard == 2)  # the loop hears nothing meanwhile
         with loader._changed:
             assert loader._taken() == []
         assert len(ran.order) == 2
@@ -238,12 +242,13 @@ def test_two_run_when_he_has_gone() -> None:
     async def test(loader: Loader) -> None:
         gate = await _held(loader)
         ran, waiter = Ran(), Waiter()
-        loader.warm = perf_counter() - WARM_S
+        loader.warm = clock.now_s - WARM_S
         loader.submit(waiter, [ran.job("first")])
         await until(lambda: ran.order == ["first"])
         gate.open()
 
-    _with_loader(test)
+    clock = Clock(1.0)
+    _with_loader(test, clock=clock)
 
 
 def test_equal_keys_share_a_run_whoever_asks() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.lowlevel import current_statistics
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support.sessions import PATIENCE_S
+from tests.support.sessions import PATIENCE_S, until
 from ventifs.ninep.activity import Activity, Process, SessionActivity, Totals, together
 from ventifs.ninep.address import TcpAddress
 from ventifs.ninep.listen import listen
@@ -150,11 +151,17 @@ def test_who_says_nothing_is_not_waited_for_in_turns() -> None:
         [listener] = listen(TcpAddress("127.0.0.1", 0))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_metrics, [listener], ask)
+            await wait_all_tasks_blocked()
+            before = current_statistics().tasks_living
             silent = [await trio.open_tcp_stream(*listener.getsockname()) for _ in range(30)]
-            with trio.fail_after(15):
-                for stream in silent:
-                    async with stream:
-                        assert await stream.receive_some() == b""
+            await until(lambda: current_statistics().tasks_living == before + len(silent))
+            await wait_all_tasks_blocked()
+            clock.jump(PATIENCE_S)  # of the server, which is less, once and not for each
+            await until(lambda: current_statistics().tasks_living == before)
+            for stream in silent:
+                async with stream:
+                    assert await stream.receive_some() == b""
             nursery.cancel_scope.cancel()
 
-    trio.run(main, clock=MockClock(autojump_threshold=0.05))
+    clock = MockClock()
+    trio.run(main, clock=clock)

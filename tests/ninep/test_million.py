@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes
+from tests.support.clock import Clock
 from tests.support.driving import Driver
 from tests.support.manyfiles import wide_version
 from tests.support.stores import new_store
@@ -44,7 +45,7 @@ def walked(drive: Driver, root: File, *, look: bool) -> list[File]:
 def test_files_are_small(wide: Path, look: bool) -> None:
     """Forty thousand, of which few are in the caches: what goes when they go."""
     with Store.open(wide, cache_bytes=SPLIT.clumps) as store:
-        files = ArchiveFilesystem(store, SPLIT)
+        files = ArchiveFilesystem(store, SPLIT, clock=Clock())
         drive = Driver()
         root = drive.attach(files, b"n@latest")
         walked(drive, root, look=look)  # caches fill up
@@ -65,7 +66,7 @@ def test_files_are_small(wide: Path, look: bool) -> None:
 
 def test_files_used_lately_are_bounded(wide: Path) -> None:
     with Store.open(wide, cache_bytes=SPLIT.clumps) as store:
-        files = ArchiveFilesystem(store, SPLIT)
+        files = ArchiveFilesystem(store, SPLIT, clock=Clock())
         drive = Driver()
         held = walked(drive, drive.attach(files, b"n@latest"), look=True)
         assert isinstance(held[0], ArchivedFile)

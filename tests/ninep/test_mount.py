@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from ventifs.ninep import mount as mounting
 from ventifs.ninep.address import UnixAddress
 from ventifs.ninep.dial import TransportError
 from ventifs.ninep.listen import listen
 from ventifs.ninep.mountline import MountError, mount_options
 
-_TIMEOUT_S = 10
 _OPTIONS = mount_options("web01@2000", 10**18)
 Mount2 = Callable[[str, Path, str, int, str], None]
 
@@ -62,7 +62,7 @@ def test_the_kernel_is_handed_a_connection(
     kernel(stand_in)
     [listener] = listen(address)
     with listener:
-        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, _TIMEOUT_S)
+        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, PATIENCE_S)
         with listener.accept()[0] as server, handed[0] as client:
             assert not os.get_blocking(client.fileno())
             client.sendall(b"Tversion")
@@ -88,7 +88,7 @@ def test_the_kernels_answers_in_words(
     kernel(stand_in)
     [listener] = listen(address)
     with listener, pytest.raises(MountError) as caught:
-        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, _TIMEOUT_S)
+        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, PATIENCE_S)
     assert str(caught.value).startswith(f"{address}: cannot mount web01@2000: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -105,16 +105,16 @@ def test_options_that_the_kernel_would_cut_off(
             options = mount_options("web01:/" + "a" * length, 0)
             if length == 4096:
                 with pytest.raises(MountError, match="the options are too long"):
-                    mounting.mount(address, "", tmp_path / "mnt", options, _TIMEOUT_S)
+                    mounting.mount(address, "", tmp_path / "mnt", options, PATIENCE_S)
             else:
-                mounting.mount(address, "", tmp_path / "mnt", options, _TIMEOUT_S)
+                mounting.mount(address, "", tmp_path / "mnt", options, PATIENCE_S)
     assert len(lengths) == 1
 
 
 def test_no_server(address: UnixAddress, tmp_path: Path, kernel: Callable[[Mount2], None]) -> None:
     kernel(lambda *_: pytest.fail("mounted"))
     with pytest.raises(TransportError, match="there is no such socket; start ventifs serve"):
-        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, _TIMEOUT_S)
+        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, PATIENCE_S)
 
 
 def test_no_directory(
@@ -122,13 +122,13 @@ def test_no_directory(
 ) -> None:
     kernel(lambda *_: pytest.fail("mounted"))
     with pytest.raises(MountError, match="none: is no directory; make it first"):
-        mounting.mount(address, "web01@2000", tmp_path / "none", _OPTIONS, _TIMEOUT_S)
+        mounting.mount(address, "web01@2000", tmp_path / "none", _OPTIONS, PATIENCE_S)
 
 
 def test_not_root(address: UnixAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MountError, match="only root can mount; run it with sudo"):
-        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, _TIMEOUT_S)
+        mounting.mount(address, "web01@2000", tmp_path / "mnt", _OPTIONS, PATIENCE_S)
 
 
 def test_a_kernel_without_9p(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from ventifs.ninep.address import TcpAddress, UnixAddress
 from ventifs.ninep.dial import connect
 from ventifs.ninep.listen import listen, local_address
 from ventifs.ninep.peer import STDIO, Peer, peer_of
 
-_TIMEOUT_S = 10
-
 
 def test_tcp() -> None:
     [listener] = listen(TcpAddress("127.0.0.1", 0))
-    with listener, connect(local_address(listener), _TIMEOUT_S) as client:
+    with listener, connect(local_address(listener), PATIENCE_S) as client:
         with listener.accept()[0] as accepted:
             port = client.getsockname()[1]
             assert peer_of(accepted) == Peer(kind="tcp", ip="127.0.0.1", port=port)
@@ -30,7 +29,7 @@ def test_ipv4_is_itself_when_a_socket_takes_both() -> None:
         pytest.skip("this machine has no sockets of both IPv4 and IPv6")
     with (
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener,
-        connect(TcpAddress("127.0.0.1", listener.getsockname()[1]), _TIMEOUT_S),
+        connect(TcpAddress("127.0.0.1", listener.getsockname()[1]), PATIENCE_S),
         listener.accept()[0] as accepted,
     ):
         assert accepted.getpeername()[0] == "::ffff:127.0.0.1"
@@ -40,7 +39,7 @@ def test_ipv4_is_itself_when_a_socket_takes_both() -> None:
 def test_unix_credentials_are_ones_own(tmp_path: Path) -> None:
     address = UnixAddress(str(tmp_path / "9p.sock"))
     [listener] = listen(address)
-    with listener, connect(address, _TIMEOUT_S), listener.accept()[0] as accepted:
+    with listener, connect(address, PATIENCE_S), listener.accept()[0] as accepted:
         peer = peer_of(accepted)
     assert (peer.kind, peer.pid, peer.uid) == ("unix", os.getpid(), os.geteuid())
     assert peer.gid == os.getegid()

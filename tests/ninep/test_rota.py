@@ -10,20 +10,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.clock import Clock
 from tests.support.sessions import PATIENCE_S
 from ventifs.ninep.rota import NAP_S, SPIN_S, STOLEN_S, Member, Rota
-
-
-class Clock:
-    """Seconds, as turns say they took."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.looks = 0
-
-    def __call__(self) -> float:
-        self.looks += 1
-        return self.now_s
 
 
 class Eater(Member):
@@ -335,14 +324,13 @@ def test_who_ends_its_side_and_reads_nothing_costs_nothing() -> None:
 class Scripted(Rota):
     """A rota whose client asks `after_s` after each wait began, by a clock of its own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, busy: bool = False) -> None:
-        super().__init__(busy=lambda: busy)
+    def __init__(self, *, busy: bool = False) -> None:
+        super().__init__(busy=lambda: busy, wall=lambda: self.now_s)
         self.now_s = 0.0
         self.after_s = 0.0
         self.look_s = 0.000002  # that each look takes
         self.looks = self.naps = 0
         self._asked_s = 0.0
-        monkeypatch.setattr("ventifs.ninep.rota.perf_counter", lambda: self.now_s)
 
     def _poll(self, timeout_s: float = 0) -> bool:
         self.looks += not timeout_s
@@ -361,16 +349,16 @@ class Scripted(Rota):
                 self.now_s = max(self.now_s, self._asked_s)
 
 
-def test_who_asks_soon_is_found_by_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    rota = Scripted(monkeypatch)
+def test_who_asks_soon_is_found_by_looking() -> None:
+    rota = Scripted()
     rota.after_s = SPIN_S / 2
     rota.waits(100)
     assert rota.naps == 0
     assert rota.looks > 1000
 
 
-def test_who_asks_later_costs_no_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    rota = Scripted(monkeypatch)
+def test_who_asks_later_costs_no_looking() -> None:
+    rota = Scripted()
     rota.after_s = (SPIN_S + NAP_S) / 2
     rota.waits(600)  # as long as it takes to learn
     rota.waits(640)
@@ -378,8 +366,8 @@ def test_who_asks_later_costs_no_looking(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rota.looks <= 3 * (SPIN_S / rota.look_s + 2)
 
 
-def test_who_is_slow_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rota = Scripted(monkeypatch)
+def test_who_is_slow_costs_next_to_nothing() -> None:
+    rota = Scripted()
     rota.after_s = 100 * NAP_S
     rota.waits(600)
     rota.waits(640)
@@ -387,8 +375,8 @@ def test_who_is_slow_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert rota.looks <= 640 + 3 * (SPIN_S / rota.look_s + 2)
 
 
-def test_nobody_looks_again_while_another_wants_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    rota = Scripted(monkeypatch)
+def test_nobody_looks_again_while_another_wants_the_core() -> None:
+    rota = Scripted()
     rota.after_s = SPIN_S / 2
     rota.look_s = 2 * STOLEN_S  # the client itself had it, in between
     rota.waits(600)
@@ -397,10 +385,8 @@ def test_nobody_looks_again_while_another_wants_the_core(monkeypatch: pytest.Mon
     assert rota.naps >= 637
 
 
-def test_what_was_there_already_does_not_bring_looking_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rota = Scripted(monkeypatch)
+def test_what_was_there_already_does_not_bring_looking_back() -> None:
+    rota = Scripted()
     rota.after_s = (SPIN_S + NAP_S) / 2
     rota.waits(200)
     lost = rota._spin.lost
@@ -409,8 +395,8 @@ def test_what_was_there_already_does_not_bring_looking_back(
     assert rota._spin.lost == lost > 0
 
 
-def test_nothing_spins_while_threads_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    rota = Scripted(monkeypatch, busy=True)
+def test_nothing_spins_while_threads_work() -> None:
+    rota = Scripted(busy=True)
     rota.after_s = SPIN_S / 2
     rota.waits(100)
     assert (rota.looks, rota.naps) == (100, 0)

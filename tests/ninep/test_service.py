@@ -7,12 +7,11 @@ from collections.abc import Callable
 
 import trio
 
+from tests.support.patience import PATIENCE_S
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import AllowList, Exports
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.service import Plan, serve
-
-PATIENCE_S = 60
 
 
 class SlowToBegin:

@@ -7,6 +7,7 @@ import tracemalloc
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
 from ventifs.ninep import messages as m
@@ -45,16 +46,16 @@ def conversation(dialect: Dialect) -> list[tuple[int, m.Message]]:
 def test_any_split_of_the_stream_gives_the_same_replies(dialect: Dialect) -> None:
     codec = Codec.of(dialect)
     frames = b"".join(codec.encode(message, tag) for tag, message in conversation(dialect))
-    whole = Session(tree())
+    whole = Session(tree(), clock=Clock())
     whole.receive(frames)
     wanted = b"".join(whole.turn())
     for step in (1, 2, 3, 7, 11, 64):
-        session, got = Session(tree()), b""
+        session, got = Session(tree(), clock=Clock()), b""
         for at in range(0, len(frames), step):
             session.receive(frames[at : at + step])
             got += b"".join(session.turn())
         assert got == wanted
-    partial = Session(tree())
+    partial = Session(tree(), clock=Clock())
     partial.receive(frames + frames[:10])
     assert b"".join(partial.turn()) == wanted
     assert not partial.more
@@ -167,8 +168,7 @@ def test_attach(dialect: Dialect) -> None:
 def test_a_turn_answers_no_more_than_its_limits() -> None:
     fs = tree()
     fs.add("big", st.S_IFREG | 0o644, bytes(100_000))
-    limits = Limits(turn_s=60.0)
-    talk = Talk(fs, msize=1 << 17, limits=limits)
+    talk = Talk(fs, msize=1 << 17)
     talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
     talk.session.receive(talk.frames(*[(tag, m.Tgetattr(1, 1)) for tag in range(100)]))
     assert len(b"".join(talk.session.turn())) == 64 * 160
@@ -184,16 +184,42 @@ def test_a_turn_answers_no_more_than_its_limits() -> None:
     assert len(b"".join(talk.session.turn())) == 2 * 100_011
 
 
-def test_a_turn_ends_when_replies_pin_much_or_took_long() -> None:
+@pytest.mark.parametrize(
+    ("limits", "step_s", "answered"),
+    [
+        (Limits(turn_pinned=30_001), 0.0, 2),
+        (Limits(turn_s=0.001), 0.0011, 1),  # seconds from one look to the next, after each reply
+        (Limits(turn_s=0.001), 0.0004, 3),
+    ],
+)
+def test_a_turn_ends_when_replies_pin_much_or_took_long(
+    limits: Limits, step_s: float, answered: int
+) -> None:
     fs = tree()
     fs.add("big", st.S_IFREG | 0o644, bytes(20_000))
-    for limits in (Limits(turn_pinned=30_001, turn_s=60.0), Limits(turn_s=0.0)):
-        talk = Talk(fs, msize=1 << 17, limits=limits)
-        talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
-        asked = 2 if limits.turn_s else 1
-        talk.session.receive(talk.frames(*[(tag, m.Tread(1, 0, 20_000)) for tag in range(5)]))
-        assert len(b"".join(talk.session.turn())) == asked * 20_011
-        assert talk.session.more
+    clock = Clock()
+    talk = Talk(fs, msize=1 << 17, limits=limits, clock=clock)
+    talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
+    clock.step_s = step_s
+    talk.session.receive(talk.frames(*[(tag, m.Tread(1, 0, 20_000)) for tag in range(5)]))
+    assert len(b"".join(talk.session.turn())) == answered * 20_011
+    assert talk.session.more
+
+
+@pytest.mark.parametrize("turn_s", [0.0, 0.001, 3600.0])
+def test_what_is_answered_does_not_hang_on_the_time_that_turns_take(turn_s: float) -> None:
+    """On the machine's own clock, whatever that says."""
+    frames = Talk(tree(), attach=False).frames(*conversation(Dialect.LINUX))
+    replies = []
+    for session in (
+        Session(tree(), limits=Limits(turn_s=turn_s)), Session(tree(), clock=Clock())
+    ):  # fmt: skip
+        session.receive(frames)
+        answer = b"".join(session.turn())
+        while session.more:
+            answer += b"".join(session.turn())
+        replies.append(answer)
+    assert replies[0] == replies[1]
 
 
 def test_large_pieces_are_sent_as_they_came_and_small_ones_together() -> None:
@@ -233,7 +259,9 @@ def test_small_pieces_are_copied_however_many_they_are() -> None:
 
 def test_the_trace_tells_every_message() -> None:
     told: list[tuple[bool, bytes]] = []
-    session = Session(tree(), trace=lambda incoming, frame: told.append((incoming, frame)))
+    session = Session(
+        tree(), trace=lambda incoming, frame: told.append((incoming, frame)), clock=Clock()
+    )
     codec = Codec.of(Dialect.LINUX)
     session.receive(
         b"".join(codec.encode(message, tag) for tag, message in conversation(Dialect.LINUX))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.stores import new_store
 from tests.support.trees import archived, noise
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
@@ -56,7 +57,7 @@ def test_many_readers_and_walkers_at_once(tmp_path: Path, cache: int) -> None:
     split = Split.of(cache)
     rng = random.Random(1)
     with Store.open(store, cache_bytes=split.clumps) as opened:
-        files = ArchiveFilesystem(opened, split)
+        files = ArchiveFilesystem(opened, split, clock=Clock())
         done: list[bytes] = []
 
         def reader(path: bytes) -> Operation:

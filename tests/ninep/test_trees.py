@@ -22,7 +22,10 @@ from ventifs.tree.directory import build, look_up
 from ventifs.tree.prolly import _END, Node, _encode_node
 from ventifs.tree.records import Child, Content, Empty, Entry, File, Inline, Tree, encode
 
-SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+SHARED = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=40,
+)
 ROOMY, TINY = 64 << 20, 1
 
 

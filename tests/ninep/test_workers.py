@@ -4,19 +4,21 @@ import errno
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.processes import kill_stranger
-from tests.support.serve import PATIENCE_S, Serve, ventifs
+from tests.support.serve import Serve, ventifs
 from tests.support.sessions import CODEC, Caller, frames
 from ventifs.errors import VentifsError
 from ventifs.ninep.allow import Exports
@@ -108,19 +110,26 @@ def _status(home: Path) -> Any:
 
 def _workers(server: Serve, other_than: set[int]) -> list[int]:
     """Three workers, none of which is one of those."""
-    until = time.monotonic() + PATIENCE_S
-    while len(found := server.workers()) < 3 or other_than & set(found):
-        assert time.monotonic() < until
+    found: list[int] = []
+
+    def complete() -> bool:
+        found[:] = server.workers()
+        return len(found) >= 3 and not other_than & set(found)
+
+    wait_until(complete)
     return found
 
 
 def _until_served(home: Path) -> Mount:
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return Mount(home)
-        except (ConnectionError, EOFError):
-            assert time.monotonic() < until
+    mounts: list[Mount] = []
+
+    def mounted() -> bool:
+        with suppress(ConnectionError, EOFError):
+            mounts.append(Mount(home))
+        return bool(mounts)
+
+    wait_until(mounted)
+    return mounts[0]
 
 
 def test_connections_go_where_there_are_fewest_and_are_told_of_together(
@@ -189,10 +198,7 @@ def test_workers_end_with_their_parent_however_it_ends(home: Path, server: Serve
     handles = [os.pidfd_open(pid) for pid in server.workers()]
     os.kill(server.process.pid, signal.SIGKILL)
     for handle in handles:
-        with pytest.raises(OSError, match="No such process"):
-            until = time.monotonic() + PATIENCE_S
-            while time.monotonic() < until:
-                signal.pidfd_send_signal(handle, 0)
+        assert select.select([handle], [], [], PATIENCE_S)[0], "a worker is left behind"
         os.close(handle)
     assert not mount.works()
     mount.close()

@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.support.ledger import (
     audited,
     put_recipes,
 )
+from tests.support.patience import pause, wait_until
 from tests.support.processes import KILLED, finished, kill, kill_all, kill_stranger, run, start
 from tests.support.stores import findings, new_store
 from ventifs.store import Store
@@ -81,6 +81,14 @@ def kill_everywhere(
     raise AssertionError
 
 
+def reach(ledger: Path, least: int, *writers: BaseProcess) -> None:
+    """Wait until so many records are acknowledged, while these writers live."""
+    wait_until(
+        lambda: acknowledged(ledger) >= least,
+        unless=lambda: not all(writer.is_alive() for writer in writers) and "a writer has ended",
+    )
+
+
 # --- random moments -----------------------------------------------------------------------------
 
 
@@ -97,7 +105,8 @@ def test_writers_killed_at_random_lose_nothing(tmp_path: Path, seed: int) -> Non
                 kill(children.pop(rng.randrange(3)))
             children.append(start(crashing.write_until_killed, root, ledger, rng.getrandbits(40)))
             if number >= 2:
-                time.sleep(rng.uniform(0, 0.08))
+                more = acknowledged(ledger) + rng.randint(0, 4)
+                reach(ledger, more)
         for child in children:
             kill(child)
         assert_whole(root, ledger, alone=False)
@@ -112,11 +121,10 @@ def test_parents_killed_before_their_workers_lose_nothing(tmp_path: Path) -> Non
     root, ledger = new_store(tmp_path / "store"), tmp_path / "ledger"
     for number in range(16):
         pids = tmp_path / f"pids{number}"
-        before = acknowledged(ledger)
+        least = acknowledged(ledger) + (number % 2 and rng.randint(6, 9))
         parent = start(crashing.lead_until_killed, root, ledger, pids, number)
-        while number % 2 and acknowledged(ledger) == before:
-            assert parent.is_alive()
-        time.sleep(rng.uniform(0, 0.08))
+        reach(ledger, least, parent)
+        pause(rng.uniform(0, 0.08))
         kill(parent)
         assert_whole(root, ledger, alone=False)
         for pid in pids.read_text().split() if pids.exists() else ():
@@ -132,22 +140,19 @@ def test_a_rebuild_of_a_larger_store_killed_at_random_loses_nothing(memory_path:
     rng = random.Random(11)
     root, ledger = new_store(memory_path / "store"), memory_path / "ledger"
     writer = start(crashing.write_until_killed, root, ledger, 1)
-    while acknowledged(ledger) < 150:
-        assert writer.is_alive()
+    reach(ledger, 150, writer)
     kill(writer)
     assert_whole(root, ledger)
-    began = time.monotonic()
-    assert run(crashing.rebuild, root, Point("files", "before", 0)) == 0
-    took_s = time.monotonic() - began
+    longest_s = 1.0
     killed = 0
     while killed < 10:
         child = start(crashing.rebuild, root, Point("files", "before", 0))
-        time.sleep(rng.uniform(0, took_s))
+        pause(rng.uniform(0, longest_s))
         child.kill()
         if finished(child) == KILLED:
             killed += 1
         else:
-            took_s *= 0.9  # quicker than the first time
+            longest_s *= 0.8  # a rebuild takes less
         if (root / "index").exists():
             with Store.open(root) as store:
                 assert_kept(store, ledger)
@@ -266,8 +271,7 @@ def test_a_kill_leaves_no_lock_and_no_arena_that_nobody_goes_on_in(tmp_path: Pat
     for number in range(5):
         before = acknowledged(ledger)
         child = start(crashing.write_until_killed, root, ledger, number)
-        while acknowledged(ledger) == before:
-            assert child.is_alive()
+        reach(ledger, before + 1, child)
         kill(child)
     assert_whole(root, ledger)
     assert len(list((root / "arenas/open").glob("*.arena"))) == 1

@@ -6,6 +6,7 @@ from threading import Barrier, Event
 
 import pytest
 
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.stores import new_store
 from ventifs.store import Store
 from ventifs.store.arena import Arena
@@ -32,7 +33,7 @@ def test_one_has_a_key_and_others_wait_for_it() -> None:
 
 
 def test_other_keys_do_not_wait() -> None:
-    turns, both = Turns(), Barrier(2, timeout=30)
+    turns, both = Turns(), Barrier(2, timeout=PATIENCE_S)
 
     def work(key: str) -> None:
         with turns.of(key):
@@ -65,18 +66,18 @@ def test_two_threads_that_miss_blocks_of_one_clump_read_it_once(
     def slow(self: Arena, offset: int, head: Head) -> bytes:
         reads.append(offset)
         reading.set()
-        assert waiting.wait(30)
+        assert waiting.wait(PATIENCE_S)
         return read_payload(self, offset, head)
 
     monkeypatch.setattr(Arena, "read_payload", slow)
     with Store.open(path) as store, ThreadPoolExecutor(2) as pool:
         first = pool.submit(store.get, scores[0])
-        assert reading.wait(30)
+        assert reading.wait(PATIENCE_S)
         second = pool.submit(store.get, scores[-1])
-        while len(store._turns._turns) < 1 or not _wanted(store):
-            pass
+        wait_until(lambda: len(store._turns._turns) >= 1 and _wanted(store))
         waiting.set()
-        assert (bytes(first.result(30)), bytes(second.result(30))) == (blocks[0], blocks[-1])
+        assert bytes(first.result(PATIENCE_S)) == blocks[0]
+        assert bytes(second.result(PATIENCE_S)) == blocks[-1]
         assert len(reads) == 1
 
 

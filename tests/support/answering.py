@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from tests.support.patience import PATIENCE_S
 from ventifs.ninep.fs import Filesystem
 from ventifs.ninep.session import Session, Trace
 from ventifs.ninep.wire import WireError
@@ -70,13 +71,13 @@ def served(
 
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE_S)
     try:
         yield f"unix://{socket_path}"
     finally:
         with suppress(trio.RunFinishedError):
             token[0].run_sync_soon(scopes[0].cancel)
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 

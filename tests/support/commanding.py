@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import PATIENCE_S as PATIENCE_S
+
 SCRIPT = Path(sys.executable).parent / "ventifs"
-PATIENCE_S = 60
 
 
 def run(

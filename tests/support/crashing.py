@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tests.support.faults import Point, armed
 from tests.support.ledger import Ledger, Recipe, put_recipes
+from tests.support.patience import PATIENCE_S
 from ventifs.store import Batch, Store
 from ventifs.store.header import read_header
 from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 
-_LIFE_S = 120  # should nobody kill us
 _ORPHAN_ROUNDS = 8
 _SHARED = 200  # seeds that all writers draw from: blocks deduplicated against each other's
 _LARGE = 900_000  # bytes: five to an arena, each a clump of its own
@@ -34,7 +34,7 @@ def some_recipes(rng: random.Random) -> list[Recipe]:
 
 def write_until_killed(root: Path, ledger_path: Path, seed: int) -> None:
     """Commit records and delete some of them again."""
-    signal.alarm(_LIFE_S)
+    signal.alarm(PATIENCE_S)
     rng = random.Random(seed)
     ledger = Ledger(ledger_path)
     store = Store.open(root, "write")
@@ -87,7 +87,7 @@ def create(root: Path, point: Point) -> None:
 
 def lead_until_killed(root: Path, ledger_path: Path, pids_path: Path, seed: int) -> None:
     """A parent that commits what three workers store."""
-    signal.alarm(_LIFE_S)
+    signal.alarm(PATIENCE_S)
     context = get_context("fork")
     pipes = [context.Pipe() for _ in range(3)]
     ours = [one for one, _ in pipes]
@@ -126,7 +126,7 @@ def _work_until_killed(
     root: Path, pipes: list[tuple[Connection, Connection]], pipe: Connection, seed: int
 ) -> None:
     """Store blocks and hand them over; go on for a while when nobody is left to take them."""
-    signal.alarm(_LIFE_S)
+    signal.alarm(PATIENCE_S)
     for ours, theirs in pipes:
         ours.close()
         if theirs is not pipe:

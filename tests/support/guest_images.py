@@ -1,10 +1,8 @@
 """Disk images of real guests, and a store that holds them all, made once a test run.
 
-All processes of a run (those of pytest-xdist) share the store, which they only read: whoever comes
-first makes it while the others wait, and whoever leaves last removes it.
+All processes of a run share the store, which they only read.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 from tests.support.roots import guest_roots
 from tests.support.segment import missing_programs
 from tests.support.serving import command
-from tests.support.trees import remove
+from tests.support.sharing import shared
 
 IMAGES = Path(__file__).parents[2] / "tools" / "images"
 _MIB = 1 << 20
@@ -101,30 +100,14 @@ def printed_sum(store: Path, target: str) -> str:
 def stored(base: Path) -> Iterator[Stored]:
     """The store, below a directory that all processes of the run know."""
     images = guest_images()
-    directory = base / "images"
-    with (base / "images.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "facts").exists():
-            _make(images, directory)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with shared(base, "images", partial(_make, images)) as (directory, facts):
         lines = (images / "SHA256SUMS").read_text().splitlines()
         sums = {name: told for told, name in (line.split() for line in lines)}
-        facts = json.loads((directory / "facts").read_text())
-        try:
-            yield Stored(images, directory / "store", sums, facts)
-        finally:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass  # somebody else still reads it
-            else:
-                remove(directory)
+        yield Stored(images, directory / "store", sums, json.loads(facts))
 
 
-def _make(images: Path, directory: Path) -> None:
+def _make(images: Path, directory: Path) -> str:
     """Archive everything, each under its own name: what comes first pays for what is shared."""
-    remove(directory)
-    directory.mkdir()
     store = directory / "store"
     subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
     facts: dict[str, Any] = {}
@@ -142,11 +125,4 @@ def _make(images: Path, directory: Path) -> None:
     for name, offset in (("A", 0), ("X", 0), ("G", ROOT_OF_G)):
         with loop_mounted(images / f"{name}.img", directory / "mnt", offset=offset) as mounted:
             archive(f"{name}-mounted", mounted)
-    (directory / "facts.new").write_text(json.dumps(facts))
-    (directory / "facts.new").rename(directory / "facts")
-
-
-def base_of(factory: pytest.TempPathFactory) -> Path:
-    """A directory that all processes of a test run have in common; pytest removes it some day."""
-    base = factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return json.dumps(facts)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.support.patience import PATIENCE_S
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store import Score, Store, score_of
 from ventifs.store.environment import IndexDamaged
@@ -67,7 +68,7 @@ def read_damaged(plan: Plan, path: Path) -> list[Outcome]:
         command = [sys.executable, "-m", "tests.support.index_reader", str(path)]
         child = subprocess.run(
             [*command, str(len(outcomes))], cwd=PROJECT, capture_output=True, text=True,
-            timeout=120, check=False,
+            timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         outcomes += [Outcome(**json.loads(line)) for line in child.stdout.splitlines()]
         if child.returncode > 0:

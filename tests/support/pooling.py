@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tests.support.patience import PATIENCE_S
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.environment import IndexDamaged
 from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Workers
-
-_LIFE_S = 120
 
 
 class _Odd(VentifsError):
@@ -69,7 +68,7 @@ def _obey(request: bytes, descriptors: Sequence[int]) -> bytes:
 
 def lead(connection: Connection, count: int) -> None:
     """A parent of workers that hands over what it is told, and tells what came back."""
-    signal.alarm(_LIFE_S)
+    signal.alarm(PATIENCE_S)
     with Workers(count, obeying) as pool:
         while True:
             try:
@@ -97,7 +96,7 @@ def _answered(pool: Workers, requests: list[bytes], directories: list[str]) -> o
 
 def lead_until_killed(pids: Path) -> None:
     """A parent of three workers, of whom two are at work."""
-    signal.alarm(_LIFE_S)
+    signal.alarm(PATIENCE_S)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     found: list[bytes] = []
     with Workers(3, obeying) as pool:
@@ -124,7 +123,7 @@ def limits(connection: Connection) -> None:
 
 def lead_in_trouble(connection: Connection) -> None:
     """Make and end a pool where children are not waited for, or are interrupted once forked."""
-    signal.alarm(_LIFE_S)
+    signal.alarm(PATIENCE_S)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     fork = os.fork
 

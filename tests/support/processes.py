@@ -11,13 +11,14 @@ import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
+from tests.support.patience import PATIENCE_S
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "tests.support.crashing", "tests.support.conversing", "tests.support.archiving",
 ])  # fmt: skip
 
 KILLED = -signal.SIGKILL
-_PATIENCE_S = 60
 
 
 def start(target: Callable[..., object], *args: object) -> BaseProcess:
@@ -35,7 +36,7 @@ def kill(child: BaseProcess) -> None:
 
 def finished(child: BaseProcess) -> int:
     """Wait for a child's end; its exit code."""
-    child.join(_PATIENCE_S)
+    child.join(PATIENCE_S)
     if child.exitcode is None:
         child.kill()
         raise AssertionError("a child process hangs")
@@ -59,7 +60,7 @@ def kill_stranger(pid: int) -> None:
     handle = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
-        assert select.select([handle], [], [], _PATIENCE_S)[0], "a process does not die"
+        assert select.select([handle], [], [], PATIENCE_S)[0], "a process does not die"
     finally:
         os.close(handle)
 
@@ -84,7 +85,7 @@ class Peer:
 
     def heard(self) -> object:
         """The answer to what was told."""
-        assert self._connection.poll(_PATIENCE_S), "a child process does not answer"
+        assert self._connection.poll(PATIENCE_S), "a child process does not answer"
         try:
             answer: object = self._connection.recv()
         except (EOFError, ConnectionResetError):

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.patience import PATIENCE_S
+
 HOST = "192.0.2.1"  # the address of servers; RFC 5737 keeps this network for examples
 GUEST = "192.0.2.2"
 NETWORK, PREFIX = "192.0.2.0", 24
@@ -31,7 +33,6 @@ ip route change {NETWORK}/{PREFIX} dev {TAP} rto_min 5ms &&
 echo ready && read -r nothing
 """
 _DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
-_PATIENCE_S = 10
 
 
 def why_not() -> str:
@@ -99,7 +100,7 @@ class Segment:
 def end(process: "subprocess.Popen[Any]") -> None:
     """Kill a process, if it still runs, and close what we hold of it."""
     process.kill()
-    process.wait(_PATIENCE_S)
+    process.wait(PATIENCE_S)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             stream.close()

@@ -6,11 +6,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Self
 
-PATIENCE_S = 60
+from tests.support.patience import PATIENCE_S as PATIENCE_S
+from tests.support.patience import wait_until
+
 ROOT = Path(__file__).parents[2]
 # Of this tree, wherever the package may be installed from.
 VENTIFS = [sys.executable, "-c",
@@ -81,11 +82,16 @@ class Serve:
 
     def heard(self, pattern: str, times: int = 1) -> list[str]:
         """Wait until its log has so many lines like this; they."""
-        until = time.monotonic() + PATIENCE_S
-        while len(found := re.findall(pattern, self.log)) < times:
-            assert time.monotonic() < until, f"no {pattern!r} in:\n{self.log}"
-            assert self.process.poll() is None or found, self.log
-            select.select([], [], [], 0.02)
+        found: list[str] = []
+
+        def enough() -> bool:
+            found[:] = re.findall(pattern, self.log)
+            return len(found) >= times
+
+        wait_until(
+            enough,
+            unless=lambda: self.process.poll() is not None and f"no {pattern!r} in:\n{self.log}",
+        )
         return found
 
     def _line(self) -> str:

@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.patience import wait_until
 from tests.support.segment import GUEST, HOST, Segment, end, tail
 
 PORT = 564
-PATIENCE_S = 30
 
 
 class ServerDied(AssertionError):
@@ -32,14 +31,20 @@ class Server:
             self.process: subprocess.Popen[Any] = segment.start(
                 *command, stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
-        until = time.monotonic() + PATIENCE_S
         probe = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])))"
-        while segment.run(
-            sys.executable, "-c", probe, HOST, str(port), check=False, stderr=subprocess.DEVNULL
-        ).returncode:
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.close()
-                raise ServerDied(f"no 9P server at port {port}:\n{tail(log)}")
+
+        def listens() -> bool:
+            done = segment.run(
+                sys.executable, "-c", probe, HOST, str(port), check=False,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            return not done.returncode
+
+        try:
+            wait_until(listens, unless=lambda: self.process.poll() is not None)
+        except AssertionError:
+            self.close()
+            raise ServerDied(f"no 9P server at port {port}:\n{tail(log)}") from None
 
     def close(self) -> None:
         """Kill it."""

@@ -6,13 +6,17 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.support.looking import Look
 from tests.support.segment import Segment
 from tests.support.servers import PORT, Server, ventifs
+from tests.support.sharing import shared
 
 NAME = "web01"
 DIALECTS = ("9p2000", "9p2000.u", "9p2000.L")
@@ -57,13 +61,22 @@ class Exported:
         ])  # fmt: skip
 
 
-def export(segment: Segment, directory: Path, *roots: Path) -> Exported:
-    """Archive roots into a new store below a directory, and serve it at `HOST`."""
+def _archived(roots: Sequence[Path], directory: Path) -> str:
+    """Archive roots into a new store below a directory; the versions, in lines."""
     store = directory / "store"
     subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
-    versions = tuple(archive(store, root, NAME) for root in roots)
-    server = ventifs(segment, directory / "server.log", store, *EVERYBODY)
-    return Exported(store, roots, versions, server)
+    return "\n".join(archive(store, root, NAME) for root in roots)
+
+
+@contextmanager
+def exporting(
+    segment: Segment, base: Path, log: Path, roots: tuple[Path, ...]
+) -> Iterator[Exported]:
+    """Archive roots into a store that the processes of a run share, and serve it at `HOST`."""
+    with shared(base, "exported", partial(_archived, roots)) as (directory, facts):
+        store, versions = directory / "store", tuple(facts.splitlines())
+        with ventifs(segment, log, store, *EVERYBODY) as server:
+            yield Exported(store, roots, versions, server)
 
 
 def expected(seen: Look, dialect: str) -> Look:

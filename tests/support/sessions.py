@@ -8,6 +8,7 @@ from typing import Any, Self
 import trio
 
 from tests.support.memoryfs import MemoryFilesystem
+from tests.support.patience import PATIENCE_S as PATIENCE_S
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.channel import DescriptorChannel, socket_channel
 from ventifs.ninep.codec import Codec
@@ -16,7 +17,6 @@ from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
 from ventifs.ninep.session import Limits, Trace
 
-PATIENCE_S = 30
 MSIZE = 65536
 CODEC = Codec.of(Dialect.LINUX)
 PEER = Peer(kind="unix", pid=1, uid=0, gid=0)

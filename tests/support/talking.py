@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tests.support.clock import Clock
 from ventifs.ninep.codec import Codec
 from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.session import Job, Limits, Session
@@ -38,8 +39,9 @@ class Talk:
         msize: int = MSIZE,
         limits: Limits | None = None,
         attach: bool = True,
+        clock: Clock | None = None,
     ) -> None:
-        self.session = Session(filesystem, limits=limits or Limits(turn_s=60))  # of any machine
+        self.session = Session(filesystem, limits=limits, clock=clock or Clock())
         self.dialect = dialect
         self.codec = Codec.of(dialect)
         self.jobs: list[Job] = []

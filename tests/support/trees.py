@@ -51,7 +51,7 @@ def settle(root: Path) -> None:
 
 
 def plain_tree(root: Path, *, backwards: bool = False) -> Path:
-    """What any user can make, in one order or the other."""
+    """What any user can make and read, in one order or the other."""
     root.mkdir(parents=True)
 
     def sparse() -> None:
@@ -74,11 +74,12 @@ def plain_tree(root: Path, *, backwards: bool = False) -> Path:
 
     def symlinks() -> None:
         for name, target in [("dangling", "no/where"), ("absolute", "/etc/passwd"),
-                             ("parent", ".."), ("long", "x" * 4000)]:  # fmt: skip
+                             ("parent", ".."), ("long", "x" * 3900)]:  # fmt: skip
             (root / name).symlink_to(target)
 
     def modes() -> None:
-        for mode in (0o4755, 0o2711, 0o1777, 0o000, 0o444):
+        closed = 0o000 if os.geteuid() == 0 else 0o500  # to all but its reader
+        for mode in (0o4755, 0o2711, 0o1777, closed, 0o444):
             (root / f"file{mode:o}").write_bytes(b"m")
             (root / f"file{mode:o}").chmod(mode)
             (root / f"dir{mode:o}").mkdir()

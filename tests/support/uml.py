@@ -15,7 +15,6 @@ import select
 import shlex
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.patience import PATIENCE_S
 from tests.support.segment import GUEST, PREFIX, TAP, Segment, end, missing_programs, tail
 
 MEMORY = "2048M"
-BOOT_PATIENCE_S = 60
-PATIENCE_S = 30
 MODULES = Path("/usr/lib/uml/modules")
 PACKAGES = "user-mode-linux iproute2"
 
@@ -121,7 +119,7 @@ class Uml:
                 env={**os.environ, "HOME": str(directory / "home")}, cwd=directory,
             )  # fmt: skip
         try:
-            self._heard("ready", BOOT_PATIENCE_S)
+            self._heard("ready", PATIENCE_S)
         except BaseException:
             self.kill()
             raise
@@ -178,10 +176,8 @@ class Uml:
 
     def _heard(self, pattern: str, patience_s: float) -> "re.Match[str]":
         """Wait for a line from the agent."""
-        until = time.monotonic() + patience_s
-        while b"\n" not in self._said:
-            left = until - time.monotonic()
-            if not select.select([self._line], [], [], max(left, 0))[0]:
+        while b"\n" not in self._said:  # it comes in one piece, or nearly
+            if not select.select([self._line], [], [], patience_s)[0]:
                 raise GuestDied(f"the guest hangs: no answer for {patience_s} s{self._last()}")
             try:
                 data = self._line.recv(4096)

@@ -29,7 +29,9 @@ from ventifs.tree.records import (
 )
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
-SHARED_STORE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED_STORE = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_every_name_is_found_and_no_other(store: Store) -> None:
     assert look_up(store, content, b"\xff") is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sets(st.binary(min_size=1, max_size=255)))
 def test_any_names_are_found(store: Store, raw: set[bytes]) -> None:
     names = sorted({name.replace(b"/", b"|").replace(b"\0", b"0") for name in raw} - {b".", b".."})

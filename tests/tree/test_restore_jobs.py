@@ -2,20 +2,20 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support import processes
+from tests.support.patience import wait_until
 from tests.support.restoring import restore_until_told, restored_by
 from tests.support.stores import new_store
 from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
 from tests.support.walker import look_at, same
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
-PATIENCE_S = 60
 
 
 @pytest.fixture
@@ -51,6 +51,10 @@ def test_many_names_and_large_files_come_back(work: Path) -> None:
     same(source, work / "target")
 
 
+def _gone(pid: int) -> bool:
+    return not os.path.exists(f"/proc/{pid}")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_restore_that_is_cut_short_leaves_no_worker_and_nothing_half_made(
@@ -64,19 +68,15 @@ def test_a_restore_that_is_cut_short_leaves_no_worker_and_nothing_half_made(
         restore_until_told, work / "store", "t", work / "target", work / "pids", overwrite
     )
     target = work / "target" / "empty"
-    waited = time.monotonic()
-    while not (target.is_dir() and len(os.listdir(target)) > 1):
-        assert child.is_alive(), "it ended before it could be interrupted"
-        assert time.monotonic() - waited < PATIENCE_S
-        os.sched_yield()
+    wait_until(
+        lambda: target.is_dir() and len(os.listdir(target)) > 1,
+        unless=lambda: not child.is_alive() and "it ended before it could be interrupted",
+    )
     assert child.pid is not None
     os.kill(child.pid, number)
     assert processes.finished(child) != 0
     for pid in map(int, (work / "pids").read_text().split()):
-        waited = time.monotonic()
-        while os.path.exists(f"/proc/{pid}"):  # killed along with its parent, some instants after
-            assert time.monotonic() - waited < PATIENCE_S
-            os.sched_yield()
+        wait_until(partial(_gone, pid))  # killed along with its parent, some instants after
     ours, theirs = look_at(source), look_at(work / "target")
     if number != signal.SIGKILL:
         assert theirs.keys() <= ours.keys()

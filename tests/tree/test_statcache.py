@@ -24,7 +24,10 @@ from ventifs.tree.directory import resolve
 from ventifs.tree.live import Reader
 from ventifs.tree.records import File
 from ventifs.tree.run import archive
+from ventifs.tree.scan import Options
+from ventifs.tree.service import Service
 from ventifs.tree.statcache import SETTLED_NS, Previous, StatCache
+from ventifs.tree.workers import Inline
 
 # What is read of `source`: the hard-linked file once, by its first name.
 NAMES = [b"link", b"file1", b"file2", b"file3", b"file4", b"symlink"]
@@ -37,26 +40,34 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small tree that has settled: the archiver's clock is set 10 s ahead."""
+def source(tmp_path: Path) -> Path:
+    """A small tree."""
     top = tmp_path / "source"
     (top / "below").mkdir(parents=True)
     for number in range(5):
         (top / "below" / f"file{number}").write_bytes(b"%d" % number * 100)
     os.link(top / "below" / "file0", top / "link")
     os.symlink("nowhere", top / "symlink")
-    set_clock(monkeypatch, 10)
     return top
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
-    real = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: real() + int(ahead_s * 1e9))
+def settled() -> int:
+    """The time long after all that a test changes."""
+    return time.time_ns() + 10 * SETTLED_NS
 
 
-def run(root: Path, source: Path, *, read_all: bool = False) -> Version:
+def just_after(*paths: Path) -> Callable[[], int]:
+    """A clock that stands at the last moment at which what changed these files may go on."""
+    changed_ns = min(path.lstat().st_ctime_ns for path in paths)
+    return lambda: changed_ns + SETTLED_NS
+
+
+def run(
+    root: Path, source: Path, *, read_all: bool = False, clock: Callable[[], int] = settled
+) -> Version:
     with Store.open(root, "write") as store:
-        return archive(store, source, "name", read_all=read_all)[0]
+        pool = Inline(Service(lambda: store, Options(), clock).handle)
+        return archive(store, source, "name", read_all=read_all, pool=pool)[0]
 
 
 def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,28 +148,36 @@ def test_a_file_renamed_over_another_is_seen(root: Path, source: Path) -> None:
 
 
 def test_what_was_written_within_two_seconds_of_its_reading_is_not_trusted(
-    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, source: Path
 ) -> None:
     """Written again in the same tick, with the same size: nothing in its status would differ."""
-    set_clock(monkeypatch, SETTLED_NS / 1e9 / 2 - 10)
-    with names_read() as first:
-        run(root, source)
-    assert sorted(first) == sorted(NAMES)
-    with names_read() as again:
-        run(root, source)
-    assert sorted(again) == sorted(NAMES)
+    clock = just_after(*source.rglob("*"))
+    for _ in range(2):
+        with names_read() as names:
+            run(root, source, clock=clock)
+        assert sorted(names) == sorted(NAMES)
+    for expected in (NAMES, []):
+        with names_read() as names:
+            run(root, source)
+        assert sorted(names) == sorted(expected)
+
+
+def test_what_was_written_longer_before_its_reading_is_trusted(root: Path, source: Path) -> None:
+    last_ns = max(path.lstat().st_ctime_ns for path in source.rglob("*"))
+    for expected in (NAMES, []):
+        with names_read() as names:
+            run(root, source, clock=lambda: last_ns + SETTLED_NS + 1)
+        assert sorted(names) == sorted(expected)
 
 
 def test_only_what_was_written_late_is_read_again(root: Path, source: Path) -> None:
     run(root, source)
     late = source / "below" / "file3"
     os.utime(late)
-    with pytest.MonkeyPatch.context() as patch:
-        set_clock(patch, SETTLED_NS / 1e9 / 2 - 10)
-        for _ in range(2):
-            with names_read() as names:
-                run(root, source)
-            assert names == [b"file3"]
+    for _ in range(2):
+        with names_read() as names:
+            run(root, source, clock=just_after(late))
+        assert names == [b"file3"]
     for expected in ([b"file3"], []):
         with names_read() as names:
             run(root, source)
@@ -169,13 +188,12 @@ def test_a_linked_file_that_was_written_late_is_read_again_by_any_name(
     root: Path, source: Path
 ) -> None:
     run(root, source)
-    os.utime(source / "below" / "file0")
-    with pytest.MonkeyPatch.context() as patch:
-        set_clock(patch, SETTLED_NS / 1e9 / 2 - 10)
-        for _ in range(2):
-            with names_read() as names:
-                run(root, source)
-            assert len(names) == 1
+    late = source / "below" / "file0"
+    os.utime(late)
+    for _ in range(2):
+        with names_read() as names:
+            run(root, source, clock=just_after(late))
+        assert len(names) == 1
     (source / "below" / "file0").rename(source / "moved")
     with names_read() as names:
         run(root, source)

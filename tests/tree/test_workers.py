@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support import processes
+from tests.support.patience import wait_until
 from tests.support.pooling import lead, lead_in_trouble, lead_until_killed, limits
 from tests.support.processes import Peer
 from ventifs.tree.workers import DESCRIPTORS_MAX, Inline
-
-PATIENCE_S = 60
 
 
 @pytest.fixture(autouse=True)
@@ -109,19 +107,14 @@ def test_a_killed_worker_is_an_error_that_says_so() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals) -> None:
     child = processes.start(lead_until_killed, tmp_path / "pids")
-    started = time.monotonic()
-    while not (tmp_path / "pids").exists():
-        assert time.monotonic() - started < PATIENCE_S
-        os.sched_yield()
+    wait_until((tmp_path / "pids").exists)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 3
     assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert child.pid is not None
     os.kill(child.pid, number)
     assert processes.finished(child) != 0
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        assert time.monotonic() - started < PATIENCE_S
-        os.sched_yield()
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
 
 
 def test_ctrl_c_reaches_the_parent_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ enough to make an archive run take twice as long.
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,14 +27,17 @@ _ENTRY_BYTES = 50_000  # of contents: what takes as long as an entry does by its
 class ByteProgress:
     """Bytes done of bytes in all. Call it with both; a context manager."""
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
-        """Say what is being done. `quiet` shows nothing at all."""
+    def __init__(
+        self, what: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Say what is being done. `quiet` shows nothing at all. `clock` returns seconds."""
+        self._clock = clock
         self._what = what
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._terminal = sys.stderr.isatty()
         self._every_s = _DRAWN_EVERY_S if self._terminal else _LINE_EVERY_S
-        self._started = time.monotonic()
+        self._started = clock()
         self._next = float("inf") if quiet else self._started + self._every_s
 
     def __enter__(self) -> Self:
@@ -42,7 +46,7 @@ class ByteProgress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show how far it is."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             return
         self._next = now + self._every_s
@@ -107,6 +111,7 @@ class EntryProgress:
         things: tuple[str, str] = ("entry", "entries"),
         expected_entries: int = 0,
         expected_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Say what is being done.
 
@@ -117,13 +122,15 @@ class EntryProgress:
             expected_entries: how many there will be; with it the share done and the time left are
                 shown.
             expected_bytes: how many there will be.
+            clock: returns seconds.
         """
+        self._clock = clock
         self._what = what
         self._things = things
         self._expected = _work(expected_entries, expected_bytes)
         self._terminal = sys.stderr.isatty()
         self._live: Live | None = None
-        self._started = time.monotonic()
+        self._started = clock()
         self._every_s = _DRAWN_EVERY_S if self._terminal else _LINE_EVERY_S
         self._next = float("inf") if quiet else self._started + self._every_s
 
@@ -133,7 +140,7 @@ class EntryProgress:
 
     def __call__(self, entries: int, total: int, path: bytes) -> None:
         """Show how far it is, if it is time to."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             return
         self._next = now + self._every_s

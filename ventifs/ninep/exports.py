@@ -28,7 +28,7 @@ from ventifs.tree.records import encode
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 1.0  # a new version is seen at most so much later
+FRESH_S = 1.0  # after one look at the store, until the next; a new version is seen by then
 LATEST = b"latest"
 SCORE = "score:"
 _SCORE = re.compile(r"[0-9a-f]{8,64}")
@@ -166,7 +166,7 @@ class Catalog:
         self.known = Snapshot()
 
     def current(self) -> Snapshot:
-        """What there is, no more than a second ago.
+        """What there is, or was `FRESH_S` ago when the last look ended.
 
         Raises:
             Cold: with a load that looks.
@@ -176,12 +176,12 @@ class Catalog:
         return self.known
 
     def _look(self) -> None:
-        started = self._clock()
         known = self.known
         generation = self._store.generation
         if generation != known.generation:
             self.known = _snapshot(generation, version_records(self._store), known)
-        self._checked = started
+        # Not the time when it began: where a look takes longer, what it found would never do.
+        self._checked = self._clock()
 
 
 def _snapshot(generation: bytes, records: Iterable[Record], before: Snapshot) -> Snapshot:

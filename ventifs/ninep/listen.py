@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,6 +32,8 @@ BACKLOG = 1024  # connections that wait to be accepted; the kernel's somaxconn i
 _INHERITED_FIRST = 3  # systemd's SD_LISTEN_FDS_START
 _INHERITED_MAX = 64
 _MISSING_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+Clock = Callable[[], float]
+
 _LOCK_S, _LOCK_STEP_S = 5.0, 0.02  # servers lock a directory for less than a probe
 _PROBE_S = 2.0  # a living server's kernel completes a local connection at once
 
@@ -45,13 +47,16 @@ _REMEDIES = {
 }
 
 
-def listen(address: Address, *, mode: int = UNIX_MODE) -> list[socket.socket]:
+def listen(
+    address: Address, *, mode: int = UNIX_MODE, clock: Clock = time.monotonic
+) -> list[socket.socket]:
     """Non-blocking sockets that listen at an address: of TCP, one for each address of the host.
 
     Args:
         address: where; TCP port 0 is a port that the kernel chooses, the same on every address.
         mode: permission bits of a Unix socket. The last directory of its path is made if it is
             missing. A socket file that nobody answers any more is replaced.
+        clock: returns seconds, for how long a locked directory is waited for.
 
     Raises:
         TransportError: naming the address, the reason and what to do about it.
@@ -61,21 +66,21 @@ def listen(address: Address, *, mode: int = UNIX_MODE) -> list[socket.socket]:
             case TcpAddress():
                 return _listen_tcp(address)
             case UnixAddress():
-                return [_listen_unix(address, mode)]
+                return [_listen_unix(address, mode, clock)]
             case VsockAddress():
                 return [_listen_vsock(address)]
     except OSError as error:
         raise explained(address, "cannot listen", error, _REMEDIES) from None
 
 
-def forsake(address: Address) -> None:
+def forsake(address: Address, *, clock: Clock = time.monotonic) -> None:
     """Remove the socket file of an address whose listeners are closed.
 
     Leaves it alone where somebody else listens on it by now. Not for sockets that were inherited:
     their files are their maker's.
     """
     if isinstance(address, UnixAddress):
-        with suppress(OSError, TransportError), _alone_in(address.path):
+        with suppress(OSError, TransportError), _alone_in(address.path, clock):
             if _is_stale(address.path):
                 os.unlink(address.path)
 
@@ -177,11 +182,11 @@ def _bound_tcp(family: int, place: tuple[object, ...]) -> socket.socket:
         return _listening(listener)
 
 
-def _listen_unix(address: UnixAddress, mode: int) -> socket.socket:
+def _listen_unix(address: UnixAddress, mode: int, clock: Clock) -> socket.socket:
     path = address.path
     with suppress(FileExistsError):
         os.mkdir(os.path.dirname(path), 0o755)  # the socket's own mode says who may connect
-    with _alone_in(path):
+    with _alone_in(path, clock):
         if _is_stale(path):
             os.unlink(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -235,13 +240,13 @@ def _closed_on_error(opened: socket.socket) -> Iterator[None]:
 
 
 @contextmanager
-def _alone_in(path: str) -> Iterator[None]:
+def _alone_in(path: str, clock: Clock) -> Iterator[None]:
     """No two servers look at the same socket file, find it stale and replace each other's."""
     directory = os.path.dirname(path)
     while True:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _locked(fd, path)
+            _locked(fd, path, clock)
             # A service manager may have made the directory anew between our open and our lock.
             if os.path.samestat(os.fstat(fd), os.stat(directory)):
                 yield
@@ -250,15 +255,15 @@ def _alone_in(path: str) -> Iterator[None]:
             os.close(fd)
 
 
-def _locked(fd: int, path: str) -> None:
+def _locked(fd: int, path: str, clock: Clock) -> None:
     """Lock a directory, which everybody can who may read it, so not for ever."""
-    until = time.monotonic() + _LOCK_S
+    until = clock() + _LOCK_S
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if time.monotonic() >= until:
+            if clock() >= until:
                 raise TransportError(
                     f"{UnixAddress(path)}: another process keeps its directory locked; "
                     "see who in /proc/locks"

@@ -63,14 +63,22 @@ class Loader:
         hops: thread hops made so far.
         shared: jobs that found another of their key waiting or running.
         ahead_runs: of the runs, those that nobody waited for when they began.
-        warm: when somebody was served last who lacks nothing, by `perf_counter`; he sets it.
+        warm: when a connection that lacks nothing was served last, by `clock`; connections set it.
+        clock: returns seconds, of which `WARM_S` are counted.
 
     Concurrency: methods belong to the event loop's thread. `_changed` guards what its own threads
     change too; `busy` and who reads the counters do without.
     """
 
-    def __init__(self, *, at_once: int = AT_ONCE, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        *,
+        at_once: int = AT_ONCE,
+        batch: int = BATCH,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
         """Run at most `at_once` hops at a time, of at most `batch` jobs each."""
+        self.clock = clock
         self.runs = self.hops = self.shared = self.ahead_runs = 0
         self.warm = 0.0
         self._at_once = at_once
@@ -190,7 +198,7 @@ class Loader:
     def _next(self) -> list[_Run]:
         """Wait for what the next hop is for; nothing, when it is all over."""
         while not self._ended:
-            beside_s = self.warm + WARM_S - perf_counter() if self._hopping else 0
+            beside_s = self.warm + WARM_S - self.clock() if self._hopping else 0
             if beside_s > 0:  # one thread is to do
                 self._changed.wait(beside_s if self._queues or self._ahead else None)
             elif runs := self._taken():

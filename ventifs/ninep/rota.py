@@ -85,6 +85,7 @@ class Rota:
         self,
         busy: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = thread_time,
+        wall: Callable[[], float] = perf_counter,
     ) -> None:
         """Nobody is here.
 
@@ -92,9 +93,12 @@ class Rota:
             busy: whether threads work that want this process's interpreter: then nothing spins.
             clock: gives seconds; what turns take is told by it. Of this thread's own, not the
                 wall's: a turn in which something else had the core is not to be paid for.
+            wall: returns seconds; how long others have waited and how long to spin is measured
+                by it.
         """
         self._busy = busy
         self._clock = clock
+        self._wall = wall
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
         self._queue: list[tuple[float, int, Member]] = []
@@ -103,7 +107,7 @@ class Rota:
         self._arrivals = 0
         self._least_s = 0.0  # what the one whose turn was last had had
         self._asleep = False
-        self._let_in = 0.0  # when others in this event loop were, by perf_counter
+        self._let_in = 0.0  # when others in this event loop were, by `_wall`
         self._spin = Bet()
         self._nap = Bet()
 
@@ -157,14 +161,14 @@ class Rota:
             self._epoll.close()
 
     async def _serve(self) -> None:
-        self._let_in = perf_counter()
+        self._let_in = self._wall()
         while True:
             if self._queue or self._short:
                 self._turn()
             # After a turn, not before one: while the client is at work on its reply.
-            if perf_counter() - self._let_in > BUSY_S:
+            if self._wall() - self._let_in > BUSY_S:
                 await checkpoint()
-                self._let_in = perf_counter()
+                self._let_in = self._wall()
             if self._queue or self._short:
                 self._poll()
             elif not self._found():
@@ -243,12 +247,13 @@ class Rota:
 
     def _spun(self) -> bool:
         """Look again and again; whether there is work. Not to be done when it rarely pays."""
-        began = last = perf_counter()
+        wall = self._wall
+        began = last = wall()
         if self._poll():
             return True  # what was there before does not tell whether to wait pays
         while True:
             found = self._poll()
-            now = perf_counter()
+            now = wall()
             stolen = now - last > STOLEN_S
             if found or stolen or now - began > SPIN_S:
                 self._spin.settle(paid=found and not stolen)
@@ -263,4 +268,4 @@ class Rota:
             pass  # `wake`
         finally:
             self._asleep = False
-        self._let_in = perf_counter()
+        self._let_in = self._wall()

@@ -81,7 +81,7 @@ class Connection(Member):
         self.started = time.time()
         self._channel = channel
         self._filesystem = _Noting(filesystem)
-        self._session = Session(self._filesystem, limits=limits, trace=trace)
+        self._session = Session(self._filesystem, limits=limits, trace=trace, clock=loader.clock)
         self._loader = loader
         self._rota = rota
         self._unsent: list[Buffer] = []  # of the last turn
@@ -199,7 +199,7 @@ class Connection(Member):
             self._loader.ahead(loads)
             self._warm = 0
         if self._warm > WARM_TURNS:
-            self._loader.warm = perf_counter()
+            self._loader.warm = self._loader.clock()
         if self._unsent:
             return False
         if self._ending:
@@ -270,6 +270,7 @@ class Server:
         limits: Limits | None = None,
         trace: Callable[[], Trace] | None = None,
         handshake_s: float = HANDSHAKE_S,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         """Serve each peer what `filesystem_for` gives for it and what it may reach.
 
@@ -278,8 +279,9 @@ class Server:
             limits: of each session.
             trace: makes the trace of a session.
             handshake_s: seconds that a connection has for its first request.
+            clock: returns seconds, for what ends turns and what `Loader` measures.
         """
-        self.loader = Loader()
+        self.loader = Loader(clock=clock)
         self._rota = Rota(self.loader.busy)
         self.totals = Totals()
         self.started = time.time()

@@ -59,12 +59,21 @@ class Session:
         *,
         limits: Limits | None = None,
         trace: Trace | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """Serve a file system."""
+        """Serve a file system.
+
+        Args:
+            filesystem: where clients attach.
+            limits: what the client can have.
+            trace: gets every message.
+            clock: returns seconds; a turn ends when `Limits.turn_s` have passed on it.
+        """
         self.counters = Counters()
         self._filesystem = filesystem
         self._limits = limits or Limits()
         self._trace = trace
+        self._clock = clock
         self._fids = Fids(self._limits.fids_max, self._limits.held_max)
         self._flight = Flight()
         self._msize = MSIZE_FIRST
@@ -167,7 +176,7 @@ class Session:
                 what was in flight is not answered.
         """
         limits, flight = self._limits, self._flight
-        deadline = perf_counter() + limits.turn_s
+        deadline = self._clock() + limits.turn_s
         self._budget = limits.turn_requests
         over = False
         while not self._closed and not over:
@@ -196,7 +205,7 @@ class Session:
             self._budget <= 0
             or self._output.size >= self._limits.turn_bytes
             or self._output.pinned >= self._limits.turn_pinned
-            or perf_counter() > deadline
+            or self._clock() > deadline
         )
 
     def _answer(self, deadline: float) -> bool:

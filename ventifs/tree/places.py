@@ -119,13 +119,13 @@ class Places:
         place = Place(entry, above, staging=above.staging)
         directory = self.fd(above)
         try:
-            os.mkdir(entry.name, 0o700, dir_fd=directory)
+            fd = _made(entry.name, directory)
         except FileExistsError:
             if not self._overwrite:
                 raise
             self._make_over(place, above)
         else:
-            self._keep(place, os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory))
+            self._keep(place, fd)
         return place
 
     def _make_over(self, place: Place, above: Place) -> None:
@@ -148,8 +148,7 @@ class Places:
             self._enter(place, _opened(name, directory))
             return
         os.unlink(name, dir_fd=directory)
-        os.mkdir(name, 0o700, dir_fd=directory)
-        self._keep(place, os.open(name, OPEN_DIRECTORY, dir_fd=directory))
+        self._keep(place, _made(name, directory))
         if said:
             self.on_replaced(place.path(), said)
 
@@ -295,6 +294,15 @@ def _make_private(fd: int) -> None:
         os.fchown(fd, os.geteuid(), os.getegid())
     with suppress(OSError):
         os.fchmod(fd, 0o700)
+
+
+def _made(name: bytes, directory: int) -> int:
+    """A descriptor of a new directory."""
+    os.mkdir(name, 0o700, dir_fd=directory)
+    fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    if os.geteuid() != 0:
+        _allow_owner(fd)  # a default ACL of what is above may have kept even us out
+    return fd
 
 
 def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:

@@ -6,6 +6,7 @@ none.
 """
 
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,8 +37,20 @@ _encode = msgspec.msgpack.Encoder().encode
 class Service:
     """Answers requests."""
 
-    def __init__(self, store: Callable[[], Store], options: Options) -> None:
-        """`store` opens the one to store in, when it is first needed."""
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        options: Options,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Open and read nothing yet.
+
+        Args:
+            store: opens the one to store in, when it is first needed.
+            options: what is left out.
+            clock: returns ns since 1970; files changed just before are read again next time.
+        """
+        self._clock = clock
         self._open_store = store
         self._options = options
         self._reader: BatchReader | None = None
@@ -54,7 +67,7 @@ class Service:
             case Read() as read:
                 if self._reader is None:
                     self._store = self._open_store()
-                    self._reader = BatchReader(self._store)
+                    self._reader = BatchReader(self._store, self._clock)
                 return self._reader.read(read, descriptors)
             case Compare() as compare:
                 top, previous = descriptors

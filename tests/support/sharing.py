@@ -1,0 +1,47 @@
+"""What is made once a test run and shared by all its processes, those of pytest-xdist.
+
+The process that needs it first makes it while the others wait; the one that leaves last removes it.
+What a process of a killed run left half made is made anew.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.trees import remove
+
+
+def base_of(factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of a test run have in common; pytest removes it some day."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextmanager
+def shared(base: Path, name: str, make: Callable[[Path], str]) -> Iterator[tuple[Path, str]]:
+    """A directory below `base`, and what `make` has returned when it filled it."""
+    directory = base / name
+    facts = base / f"{name}.facts"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not facts.exists():
+            remove(directory)
+            directory.mkdir()
+            new = facts.with_suffix(".new")
+            new.write_text(make(directory))
+            new.rename(facts)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            yield directory, facts.read_text()
+        finally:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # another process still uses it
+            else:
+                facts.unlink(missing_ok=True)
+                remove(directory)
