@@ -9,9 +9,8 @@ import pytest
 from tests.support.stores import new_store
 from ventifs.image.entries import Names, Row
 from ventifs.image.spool import Spool, frames
-from ventifs.image.trees import Built, build
+from ventifs.image.trees import TOO_LARGE, Built, build
 from ventifs.store import Store
-from ventifs.tree.building import TOO_LARGE
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import tree
 from ventifs.tree.records import Block, Directory, Empty, Entry, File, encode, own_entry

@@ -41,8 +41,10 @@ from ventifs.tree.records import (
     Entry,
     File,
     Listed,
-    encode,
+    clamped_ns,
+    encode_entry,
     length_of,
+    time_problem,
 )
 from ventifs.tree.service import collect, commit_notes
 from ventifs.tree.workers import REQUEST_MAX, Done, Inline, Pool
@@ -116,6 +118,8 @@ class ImageArchiver:
             content = self._whole(placed, volumes, put)
             self._pool.drain()
             self.troubles = [each for files in volumes for each in files.troubles]
+            if problem := time_problem(self._disk.status.st_mtime_ns):
+                self.troubles.append(Trouble(DISK, problem, missing=False))
             self.tally.entries = sum(map(_paths, volumes))
             below = self._below(content, volumes, get, put)
         collect(self._pool, self._store)
@@ -233,7 +237,9 @@ class ImageArchiver:
         permissions = stat.S_IMODE(self._disk.status.st_mode) & 0o666
         mode = stat.S_IFDIR | permissions | (permissions & 0o444) >> 2
         named = sorted(entries.items())
-        content = build(self._writer.put_node, ((each, encode(entry)) for each, entry in named))
+        content = build(
+            self._writer.put_node, ((each, encode_entry(entry)) for each, entry in named)
+        )
         inside = [entry.detail for entry in entries.values()]
         paths = len(inside) + sum(each.paths for each in inside if isinstance(each, Directory))
         size = sum(
@@ -247,8 +253,8 @@ class ImageArchiver:
         self, name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | None = None
     ) -> Entry:
         status = self._disk.status
-        return Entry(name, mode, status.st_uid, status.st_gid, status.st_mtime_ns, detail,
-                     Empty() if xattrs is None else xattrs, b"")  # fmt: skip
+        return Entry(name, mode, status.st_uid, status.st_gid, clamped_ns(status.st_mtime_ns),
+                     detail, Empty() if xattrs is None else xattrs, b"")  # fmt: skip
 
 
 def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:

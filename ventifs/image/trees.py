@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from ventifs.image.entries import Names, Row, key_problem
 from ventifs.image.ordered import Ordered
 from ventifs.tree import building
-from ventifs.tree.building import TOO_LARGE, Key, build_tree, path_of, with_link
+from ventifs.tree.building import AS_CLOSED, CLOSED, Key, build_tree, path_of, with_link
 from ventifs.tree.prolly import Put
-from ventifs.tree.records import encode, own_entry
+from ventifs.tree.records import Entry, encode, encode_entry, own_entry
 
+TOO_LARGE = "the sizes of all files sum up to more than there can be"
 _AFTER_ALL = 1 << 62  # later than whatever parsers tell
 _decode = msgspec.msgpack.Decoder(Names).decode
 Problem = tuple[Key, str, bool]  # key, reason, whether something is missing
@@ -97,9 +98,14 @@ class _Tree:
                 self._other(key, inode, problem, over)
         rows = self._kept(over)
         if self._rooted:
-            return encode(build_tree(rows, put))
+            return encode_entry(build_tree(rows, put, self._implied), root=True)
         deque(rows, 0)  # for the troubles
         return b""
+
+    def _implied(self, key: Key) -> Entry:
+        """A directory that was not told, though something in it was: closed to all but root."""
+        self.troubles.append((key, f"its attributes are not known; {AS_CLOSED}", False))
+        return CLOSED
 
     def _over(self) -> frozenset[int]:
         """Times of the rows that take the sum of all sizes over what there is room for."""

@@ -25,6 +25,7 @@ from ventifs.tree.records import (
     Xattrs,
     decode_item,
     encode,
+    encode_item,
     length_of,
     listed_xattrs,
     own_item,
@@ -95,15 +96,15 @@ class ContentWriter:
                 continue
             if builder is None:
                 builder = Builder(self.put_node)
-                builder.add(encode(first), length=first.length)
-            builder.add(encode(item), length=item.length)
+                builder.add(encode_item(first), length=first.length)
+            builder.add(encode_item(item), length=item.length)
         if first is None:
             return Empty()
         if builder is None:
             if isinstance(first, Chunk):
                 return Block(first.score, first.length)
             builder = Builder(self.put_node)
-            builder.add(encode(first), length=first.length)
+            builder.add(encode_item(first), length=first.length)
         return Tree(builder.finish(), builder.total)
 
 

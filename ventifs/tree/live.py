@@ -17,6 +17,8 @@ import msgspec
 from ventifs.errors import Corrupt, NotStored
 from ventifs.tree.content import WHOLE_MAX, ContentWriter, holds
 from ventifs.tree.records import (
+    TIME_NS_MAX,
+    TIME_NS_MIN,
     Content,
     Detail,
     Device,
@@ -26,6 +28,7 @@ from ventifs.tree.records import (
     Special,
     Symlink,
     Xattrs,
+    clamped_ns,
     encode,
     length_of,
 )
@@ -127,8 +130,11 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
 def entry_of(
     name: bytes, status: os.stat_result, detail: Detail, xattrs: Listed | Content
 ) -> Entry:
-    """The entry of a file with this status."""
-    return Entry(name, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
+    """The entry of a file with this status; `time_problem` tells whether it has another time."""
+    time_ns = status.st_mtime_ns
+    if not TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
+        time_ns = clamped_ns(time_ns)
+    return Entry(name, status.st_mode, status.st_uid, status.st_gid, time_ns,
                  detail, xattrs, b"")  # fmt: skip
 
 
@@ -283,6 +289,7 @@ class Reader:
         Raises:
             OSError: when they cannot be read though there are some.
             Changed: when they are too large to be brought back.
+            Unfit: when their names cannot be, as a faulty file system may have them.
         """
         xattrs = live_xattrs(target)
         if len(xattrs) > 0 and len(encode(xattrs)) > WHOLE_MAX:

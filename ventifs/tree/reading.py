@@ -13,7 +13,7 @@ import msgspec
 from ventifs.store import Store
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.live import Changed, Opener, Reader
-from ventifs.tree.records import Content, encode
+from ventifs.tree.records import Content, Unfit, clamped_ns, encode_entry, time_problem
 from ventifs.tree.statcache import SETTLED_NS
 from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Pool
 
@@ -97,11 +97,14 @@ class BatchReader:
                 if regular
                 else self._reader.other(name, directory)
             )
-        except (OSError, Changed) as error:
+            record = encode_entry(entry)
+        except (OSError, Changed, Unfit) as error:
             return Outcome(b"", problem=reason_of(error))
+        # Not settled with a problem, so that every run reports it.
+        problem = problem or time_problem(status.st_mtime_ns)
         settled = not problem and status.st_ctime_ns < started_ns - SETTLED_NS
-        return Outcome(encode(entry), status.st_ino, status.st_size, status.st_mtime_ns,
-                       status.st_ctime_ns, entry.size, settled, problem)  # fmt: skip
+        return Outcome(record, status.st_ino, status.st_size, entry.mtime_ns,
+                       clamped_ns(status.st_ctime_ns), entry.size, settled, problem)  # fmt: skip
 
 
 def reason_of(error: Exception) -> str:
