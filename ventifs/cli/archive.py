@@ -25,6 +25,7 @@ from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.facts import DISK
 from ventifs.image.opening import FORMATS
 from ventifs.image.run import DiskSource
 from ventifs.store import Store
@@ -32,7 +33,7 @@ from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
 from ventifs.store.store import LEVEL_DEFAULT, Mode
 from ventifs.tree.archive import Tally
-from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
+from ventifs.tree.catalog import Version, check_name, check_notes, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
@@ -116,6 +117,7 @@ def archive(
     """
     time_ns = None if when is None else parse_time(when)[0]
     check_name(name)
+    check_notes(comment, tags)
     options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
     disk_options = DiskOptions(drop_free, dirty_bitmap, in_use, dry_run)
     with ExitStack() as stack:
@@ -148,7 +150,8 @@ def archive(
         _print_archived(version, tally, what, dry_run=dry_run)
     if isinstance(found, DiskSource):
         finish_disk(found, Path(source), quiet=as_json)
-        return 0  # whatever is wrong with its file systems, every byte is archived
+        # Whatever is wrong with its file systems, every byte is archived.
+        return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
     return _INCOMPLETE if version.troubles else 0
 
 

@@ -4,6 +4,7 @@ Content is empty, inline, one block, or a tree of items; the bytes alone decide 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store
@@ -77,6 +78,12 @@ class ContentWriter:
         """Store extended attributes, sorted by name, unless the entry itself can hold them."""
         listed = listed_xattrs(xattrs)
         return self.write_whole(encode(xattrs)) if listed is None else listed
+
+    def write_pieces(self, pieces: Iterable[bytes]) -> Content:
+        """Store content that comes in pieces, each but the last of whole pages."""
+        rest = iter(pieces)
+        head = list(islice(rest, 2))
+        return self.write(chain(head, rest)) if len(head) > 1 else self.write_whole(b"".join(head))
 
     def write(self, pieces: Iterable[bytes | int]) -> Content:
         """Store content of more than 32 bytes, given as `Chunker.chunks` takes it."""

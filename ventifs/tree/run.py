@@ -20,18 +20,23 @@ from ventifs.tree.catalog import (
     TIME_NS_MAX,
     Version,
     check_name,
+    check_notes,
     decode_version,
     encode_version,
     time_text,
     version_key,
     versions,
 )
+from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import printable
 from ventifs.tree.live import Trouble
 from ventifs.tree.records import Entry
 from ventifs.tree.scan import Options
 from ventifs.tree.statcache import StatCache
+from ventifs.tree.troubles import fitted, listed
 from ventifs.tree.workers import Pool
+
+_LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest path of the kernel
 
 
 class TarStream(msgspec.Struct, frozen=True):
@@ -100,9 +105,7 @@ def archive(
     """
     started = time.monotonic()
     stamp = time.time_ns() if time_ns is None else time_ns
-    for text in (comment, *tags):
-        if not text.isprintable():
-            raise VentifsError(f"{text!r}: a comment or tag is one line of text")
+    check_notes(comment, tags)
     if not 0 <= stamp <= TIME_NS_MAX:
         raise VentifsError("a version's time lies between 1970 and 2554")
     rehearsal = store.mode == "rehearse"
@@ -122,12 +125,13 @@ def archive(
         else:
             root, tally, found = _unpacked(store, source, options or Options(), progress)
             where = source.label
-        troubles = tuple(sorted((each.path, each.reason, each.missing) for each in found))
-        version = Version(name, stamp, root, where, comment, tags, tally.new_bytes,
+        troubles = listed(found)
+        version = Version(name, stamp, root, _label(where), comment, tags, tally.new_bytes,
                           time.monotonic() - started, troubles)  # fmt: skip
         if rehearsal:
             return version, tally
-        [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+        value = encode_version(fitted(version, ContentWriter(store)))
+        [record] = store.commit([(version_key(name, stamp), value)])
         tally.stored_bytes = store.stored_bytes - stored_before
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
@@ -135,6 +139,12 @@ def archive(
         if not isinstance(source, Path | TarStream):
             source.committed(store, committed)
     return committed, tally
+
+
+def _label(text: str) -> str:
+    """A source's label, as a record keeps it: encodable, and not without end."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _LABEL_MAX else text[: _LABEL_MAX - 3] + "..."
 
 
 def _unpacked(
