@@ -11,6 +11,7 @@ from ventifs.image.entries import Names, Row
 from ventifs.image.spool import Spool, frames
 from ventifs.image.trees import TOO_LARGE, Built, build
 from ventifs.store import Store
+from ventifs.tree.building import AS_CLOSED
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import tree
 from ventifs.tree.records import Block, Directory, Empty, Entry, File, encode, own_entry
@@ -74,7 +75,15 @@ def test_batches_make_one_tree(store: Store) -> None:
     top = own_entry(result.root).detail
     assert isinstance(top, Directory)
     assert (top.paths, top.bytes) == (9, 12)
-    assert result.troubles == []
+
+
+def test_a_directory_that_was_not_told_is_closed(store: Store) -> None:
+    result, entries = built(store, names(1, row("/", 1), row("lost/in/here", 2)))
+    for path in ("lost", "lost/in"):
+        found = entries[path]
+        assert (found.mode, found.uid, found.gid) == (0o40700, 0, 0)
+    reason = f"its attributes are not known; {AS_CLOSED}"
+    assert result.troubles == [(b"lost", reason, False), (b"lost\0in", reason, False)]
 
 
 def test_of_names_told_twice_the_later_counts(store: Store) -> None:

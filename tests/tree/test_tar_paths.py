@@ -231,13 +231,12 @@ def test_what_no_entry_can_hold_is_told(store: Path) -> None:
         member("uid", form=GNU, uid=-2),
         member("gid", pax={"gid": "many"}),
         member("mtime", pax={"mtime": "1e9"}),
-        member("late", pax={"mtime": "9" * 19}),
         member("target", kind=tarfile.SYMTYPE, to="x" * 5000),
         member("nowhere", kind=tarfile.SYMTYPE),
         member("device", kind=tarfile.BLKTYPE, devmajor=4096),
     ]
     _, archiver = taken(store, member("good", b"1") + b"".join(bad) + END)
-    paths = [b"type", b"uid", b"gid", b"mtime", b"late", b"target", b"nowhere", b"device"]
+    paths = [b"type", b"uid", b"gid", b"mtime", b"target", b"nowhere", b"device"]
     assert told(archiver) == [(path, True) for path in paths]
     assert archiver.tally.entries == 2
 
