@@ -22,6 +22,7 @@ from ventifs.tree.records import (
     Content,
     Detail,
     Device,
+    Empty,
     Entry,
     File,
     Listed,
@@ -39,6 +40,9 @@ _PIECE = 1 << 20
 _PAGE = 4096
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
+
+
+_NO_XATTRS_AT_ALL = Empty()
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -174,6 +178,8 @@ def live_xattrs(target: int | bytes) -> Xattrs:
         if error.errno in _NO_XATTRS:
             return ()
         raise
+    if not names:
+        return ()  # nearly always
     pairs = []
     for name in sorted(os.fsencode(name) for name in names):
         try:
@@ -292,7 +298,9 @@ class Reader:
             Unfit: when their names cannot be, as a faulty file system may have them.
         """
         xattrs = live_xattrs(target)
-        if len(xattrs) > 0 and len(encode(xattrs)) > WHOLE_MAX:
+        if not xattrs:
+            return _NO_XATTRS_AT_ALL  # nearly always
+        if len(encode(xattrs)) > WHOLE_MAX:
             raise Changed(f"has more than {WHOLE_MAX >> 20} MiB of attributes")
         return self._writer.write_xattrs(xattrs)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from ventifs.store import Store
 from ventifs.tree.content import ContentWriter
@@ -84,7 +85,12 @@ class BatchReader:
             for directory, wanted in zip(descriptors, request.wanted, strict=True)
             for name, regular, known in wanted
         ]
-        return _encode(_Reply(outcomes, self._writer.new_bytes - before))
+        new_bytes = self._writer.new_bytes - before
+        try:
+            return _encode(_Reply(outcomes, new_bytes))
+        except OverflowError:  # a ctime that MessagePack does not hold
+            held = [replace(each, ctime_ns=clamped_ns(each.ctime_ns)) for each in outcomes]
+            return _encode(_Reply(held, new_bytes))
 
     def _read(
         self, name: bytes, directory: int, known: Content | None, *, regular: bool
@@ -100,11 +106,12 @@ class BatchReader:
             record = encode_entry(entry)
         except (OSError, Changed, Unfit) as error:
             return Outcome(b"", problem=reason_of(error))
+        if entry.mtime_ns != status.st_mtime_ns:
+            problem = problem or time_problem(status.st_mtime_ns)
         # Not settled with a problem, so that every run reports it.
-        problem = problem or time_problem(status.st_mtime_ns)
         settled = not problem and status.st_ctime_ns < started_ns - SETTLED_NS
         return Outcome(record, status.st_ino, status.st_size, entry.mtime_ns,
-                       clamped_ns(status.st_ctime_ns), entry.size, settled, problem)  # fmt: skip
+                       status.st_ctime_ns, entry.size, settled, problem)  # fmt: skip
 
 
 def reason_of(error: Exception) -> str:

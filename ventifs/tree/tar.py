@@ -39,6 +39,7 @@ from ventifs.tree.records import (
     entry_problem,
     time_problem,
 )
+from ventifs.tree.troubles import shortened
 from ventifs.tree.unpack import Unpacked
 
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
@@ -104,7 +105,7 @@ class TarArchiver:
             path = path_of(key)
             entry = self._entry(member, members, key, gathered)
         except _Left as left:
-            self.troubles.append(Trouble(_shortened(path), str(left), missing=True))
+            self.troubles.append(Trouble(shortened(path, _REPORTED_MAX), str(left), missing=True))
             return
         if entry is not None:
             self.tally.entries += 1
@@ -219,11 +220,6 @@ class TarArchiver:
         return self._parent[1] or self._exclude.match(path, directory=directory)
 
 
-def _shortened(path: bytes) -> bytes:
-    """A path for a report: of a name of many thousand bytes the beginning will do."""
-    return path if len(path) <= _REPORTED_MAX else path[:_REPORTED_MAX] + b"..."
-
-
 def _name(key: Key) -> bytes:
     return key.rpartition(b"\0")[2]
 
@@ -237,6 +233,8 @@ def _key(path: bytes) -> Key:
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
     if b".." in names:
         raise _Left("a name with '..' in it")
-    if b"\0" in path or len(path) > _PATH_MAX or any(len(name) > NAME_MAX for name in names):
+    if len(path) > _PATH_MAX:
+        raise _Left(f"a path of {len(path):,} bytes; up to {_PATH_MAX:,} are taken")
+    if b"\0" in path or any(len(name) > NAME_MAX for name in names):
         raise _Left("a name that cannot be")
     return b"\0".join(names)

@@ -23,7 +23,7 @@ from ventifs.tree.live import Trouble
 from ventifs.tree.records import Empty
 
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
-_PATH_MAX = 64 << 10  # bytes: of a longer one the beginning is kept, and three dots
+_PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
 _REASON_MAX = 1024  # characters
 _TROUBLE_MAX = _PATH_MAX + 4 * _REASON_MAX + 64  # bytes, encoded
 _LENGTH = struct.Struct("<I")
@@ -45,6 +45,14 @@ def _reason(text: str) -> str:
     if not text.isascii():
         text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _REASON_MAX else text[: _REASON_MAX - len(_MORE)] + _MORE
+
+
+def shortened(path: bytes, most: int) -> bytes:
+    """A path for a report: of a longer one beginning and end, with three dots between."""
+    if len(path) <= most:
+        return path
+    half = (most - len(_MORE)) // 2
+    return path[:half] + _MORE.encode() + path[-half:]
 
 
 def fitted(version: Version, writer: ContentWriter) -> Version:
@@ -79,8 +87,7 @@ def _fitting(troubles: Sequence[Listed]) -> int:
 def _pieces(troubles: Iterable[Listed]) -> Iterator[bytes]:
     held = bytearray()
     for path, reason, missing in troubles:
-        kept = path if len(path) <= _PATH_MAX else path[: _PATH_MAX - len(_MORE)] + _MORE.encode()
-        data = _encode((kept, reason, missing))
+        data = _encode((shortened(path, _PATH_MAX), reason, missing))
         held += _LENGTH.pack(len(data)) + data
         while len(held) >= _PIECE:
             yield bytes(held[:_PIECE])
