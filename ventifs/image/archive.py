@@ -41,6 +41,7 @@ from ventifs.tree.records import (
     Entry,
     File,
     Listed,
+    bounded_total,
     clamped_ns,
     encode_entry,
     length_of,
@@ -96,8 +97,6 @@ class ImageArchiver:
         self._drop_free = drop_free
         self._progress = progress
         self._new_bytes = 0  # of blocks that others than our own writer stored
-        # What the sizes of all files may sum up to, and those of all volumes.
-        self._room = (LENGTH_MAX - disk.size) // 2
 
     def run(self, events: Iterator[Surveyed]) -> Entry:
         """Archive the disk, of which a survey tells `events`; the version's root.
@@ -180,7 +179,7 @@ class ImageArchiver:
         for files in volumes:
             start, end = files.names
             if end > start:
-                request = msgspec.msgpack.encode(BuildTree(start, end, self._room // len(volumes)))
+                request = msgspec.msgpack.encode(BuildTree(start, end))
                 self._pool.submit(request, [spool.fileno()], files.built, alone=True)
         return volumes, tuple(notes)
 
@@ -206,15 +205,13 @@ class ImageArchiver:
         """What is in the directory that stands for the disk."""
         below = {DISK: self._image(DISK, content)}
         parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}, b"files": {}}
-        room = self._room
         for files in volumes:
             volume, tree = files.volume, files.tree
             if tree is not None:
                 parts[b"files"][tree.name] = tree
             size = sum(end - start for start, end in volume.ranges)
-            if size <= INLINE_MAX or size > room:
+            if not INLINE_MAX < size <= LENGTH_MAX:
                 continue
-            room -= size
             name = volume.name.encode() + _SUFFIX
             whole = volume.ranges == ((0, self._disk.size),)
             piece = content if whole else part(get, content, put, volume.ranges)
@@ -247,7 +244,7 @@ class ImageArchiver:
             for each in inside
             if isinstance(each, Directory | File)
         )
-        return self._owned(name, mode, Directory(content, paths, size), xattrs)
+        return self._owned(name, mode, Directory(content, paths, bounded_total(size)), xattrs)
 
     def _owned(
         self, name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | None = None

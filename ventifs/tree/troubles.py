@@ -24,8 +24,8 @@ from ventifs.tree.records import Empty
 
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
 _PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
-_REASON_MAX = 1024  # characters
-_TROUBLE_MAX = _PATH_MAX + 4 * _REASON_MAX + 64  # bytes, encoded
+_REASON_MAX = 1000  # characters of up to four bytes
+_TROUBLE_MAX = 68 << 10  # bytes, encoded
 _LENGTH = struct.Struct("<I")
 _PIECE = 1 << 20  # bytes written at a time; of whole pages, as the cutter wants it
 _MORE = "..."

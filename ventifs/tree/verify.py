@@ -29,6 +29,7 @@ from ventifs.tree.records import (
     Listed,
     Slice,
     Tree,
+    bounded_total,
     decode_item,
     decode_xattrs,
     encode,
@@ -159,7 +160,7 @@ class Verifier:
                 total += child.size
                 self._entry((place[0], below), child, pending, seen)
         self._compare(place, content, again.finish())
-        return paths, total
+        return paths, bounded_total(total)
 
     def _attributes(self, place: Place, entry: Entry) -> None:
         if isinstance(entry.xattrs, Listed):
