@@ -423,6 +423,26 @@ def test_names_that_cannot_be_are_troubles(store: Store, key: bytes) -> None:
     assert below == [b"files/1/x", b"files/1/x/y"]
 
 
+@pytest.mark.parametrize("wrong", [
+    {"uid": 2**32}, {"gid": 2**32}, {"mode": 0o40750 | 1 << 16},
+])  # fmt: skip
+def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
+    store: Store, wrong: dict[str, int]
+) -> None:
+    """It must look neither open nor another's; a file like it is left out."""
+    private = replace(replace(DIRECTORY, mode=0o40750), **wrong)
+    key = regular(20, (0, 4096, 4096))
+    lost = replace(key, uid=2**32)
+    archived = told_about(store, Node(b"private", 12, private), Node(b"private\0key", 13, key),
+                          Node(b"lost", 14, lost))  # fmt: skip
+    assert [(each.path, each.missing) for each in archived.troubles] == [
+        (b"files/1/private", False), (b"files/1/lost", True)
+    ]  # fmt: skip
+    closed = resolve(store, archived.root, b"files/1/private")
+    assert (closed.mode, closed.uid, closed.gid, closed.mtime_ns) == (0o40700, 0, 0, 0)
+    assert b"files/1/private/key" in paths_of(store, archived.root)
+
+
 def test_what_is_refused_is_not_stored_twice(store: Store) -> None:
     data = random.Random(7).randbytes(1 << 20)
     disk = MemoryDisk(1 << 20, {0: data})

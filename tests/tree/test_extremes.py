@@ -20,6 +20,7 @@ from ventifs.tree.catalog import Version, find_version, tree_score
 from ventifs.tree.directory import resolve, tree
 from ventifs.tree.export import Exporter
 from ventifs.tree.records import LENGTH_MAX, Directory, Entry, File, clamped_ns, time_problem
+from ventifs.tree.restore import Restorer
 from ventifs.tree.run import TarStream, archive
 from ventifs.tree.verify import Verifier
 
@@ -220,3 +221,28 @@ def _is_read_from_its_disk(store: Path, image: Path, version: Version) -> None:
         assert set(mine) == set(theirs)
         for path, entry in mine.items():
             assert theirs[path] == entry, path
+
+
+def test_a_restore_reports_times_that_the_file_system_changes(store: Path, tmp_path: Path) -> None:
+    """Inodes of 128 bytes end in 2038, without an error."""
+    with ExitStack() as stack:
+        source = stack.enter_context(_tmpfs(tmp_path))
+        (source / "d").mkdir()
+        for name, time_ns in (("late", 10_413_792_000 * 10**9), ("usual", 1_700_000_000 * 10**9)):
+            (source / name).touch()
+            os.utime(source / name, ns=(0, time_ns))
+        (source / "link").symlink_to("x")
+        os.utime(source / "link", ns=(0, -(2**33) * 10**9), follow_symlinks=False)
+        os.utime(source / "d", ns=(0, 2**63))
+        version, _ = archived(store, source)
+        image = made(tmp_path / "small", "ext4", 64 * MIB, ["-I", "128"])
+        target = stack.enter_context(mounted(image, "ext4", writable=True))
+        with Store.open(store) as opened:
+            done = Restorer(opened).run(version.root, target / "restored")
+        assert sorted(done.left) == [
+            (b"d", "time 2262-04-11T23:47:16.854775808Z: this file system made it "
+             "2038-01-19T03:14:07Z"),
+            (b"late", "time 2300-01-01T00:00:00Z: this file system made it 2038-01-19T03:14:07Z"),
+            (b"link", "time 1697-10-17T11:03:28Z: this file system made it 1901-12-13T20:45:52Z"),
+        ]  # fmt: skip
+        assert done.failed == []
