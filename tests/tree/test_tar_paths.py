@@ -55,7 +55,7 @@ def test_names_that_lead_elsewhere_or_cannot_be_are_told(store: Path) -> None:
     names = ["../up", "a/../b", "x" * 256, "y/" * 10_000, "."]
     root, archiver = taken(store, b"".join(member(name, b"1") for name in names) + END)
     assert [missing for _, missing in told(archiver)] == [True] * len(names)
-    assert told(archiver)[0] == (b"../up", True)
+    assert (b"../up", True) in told(archiver)
     assert root == taken(store, END)[0]
 
 
@@ -205,7 +205,7 @@ def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
         + member("keep/x.o", b"3") + member("keep/drop", b"no directory") + END
     )  # fmt: skip
     root, archiver = taken(store, data, (b"/drop/", b"*.o"))
-    assert archiver.troubles == []
+    assert list(archiver.troubles) == []
     with Store.open(store) as opened:
         assert [path for path, _ in tree(opened, root)] == [b"keep", b"keep/a", b"keep/drop"]
 
@@ -213,7 +213,7 @@ def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
 def test_a_very_deep_path_is_archived_also_with_patterns(store: Path) -> None:
     deep = "d/" * 8000 + "f"
     _, archiver = taken(store, member(deep, b"1") + link("g", deep) + END, (b"*.o", b"/x/y"))
-    assert archiver.troubles == []
+    assert list(archiver.troubles) == []
     assert archiver.tally.entries == 8003
     assert taken(store, member(deep, b"1") + END, (b"f",))[1].tally.entries == 1
 
@@ -237,7 +237,7 @@ def test_what_no_entry_can_hold_is_told(store: Path) -> None:
     ]
     _, archiver = taken(store, member("good", b"1") + b"".join(bad) + END)
     paths = [b"type", b"uid", b"gid", b"mtime", b"target", b"nowhere", b"device"]
-    assert told(archiver) == [(path, True) for path in paths]
+    assert told(archiver) == [(path, True) for path in sorted(paths)]
     assert archiver.tally.entries == 2
 
 
@@ -277,7 +277,8 @@ def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
     private = member("private", kind=tarfile.DIRTYPE, mode=0o750, pax=wrong)
     root, archiver = taken(store, private + member("private/key", b"1") + END)
     assert told(archiver) == [(b"private", False)]
-    assert "0700" in archiver.troubles[0].reason
+    [(_, reason, _)] = archiver.troubles
+    assert "0700" in reason
     with Store.open(store) as opened:
         found = dict(tree(opened, root))
     assert set(found) == {b"private", b"private/key"}
@@ -292,7 +293,7 @@ def test_a_directory_without_a_member_is_as_gnu_tar_makes_it(store: Path) -> Non
 
 def test_a_name_of_300_kilobytes_is_reported_in_short(store: Path) -> None:
     _, archiver = taken(store, member("good") + member("n" * 300_000) + END)
-    [trouble] = archiver.troubles
-    assert trouble.reason == "a path of 300,000 bytes; up to 16,384 are taken"
-    assert len(trouble.path) <= 4096
-    assert b"..." in trouble.path
+    [(path, reason, _)] = archiver.troubles
+    assert reason == "a path of 300,000 bytes; up to 16,384 are taken"
+    assert len(path) <= 4096
+    assert b"..." in path

@@ -25,6 +25,7 @@ from ventifs.tree.patterns import Patterns
 from ventifs.tree.records import Directory, Empty, Entry
 from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
+from ventifs.tree.troubles import troubles_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 
@@ -257,7 +258,7 @@ def test_attributes_of_a_directory_that_are_too_large_are_told(
     assert "attributes" in reason
 
 
-def test_many_troubles_are_counted(store: Path, source: Path) -> None:
+def test_troubles_that_a_record_does_not_list_are_in_blocks(store: Path, source: Path) -> None:
     source.mkdir()
     for number in range(250):
         (source / f"{number:03}").write_bytes(b"")
@@ -267,10 +268,12 @@ def test_many_troubles_are_counted(store: Path, source: Path) -> None:
 
     with before_reading(fail):
         version, _ = archived(store, source)
-    assert len(version.troubles) == 250
+    assert (len(version.troubles), version.troubles_more) == (200, 50)
     with Store.open(store) as opened:
         [stored] = versions(opened)
-    assert (len(stored.troubles), stored.troubles_more) == (200, 50)
+        assert stored == version
+        found = list(troubles_of(opened, stored))
+    assert [path for path, _, _ in found] == [b"%03d" % number for number in range(250)]
 
 
 def test_a_file_of_proc_that_says_it_is_empty_is_told(store: Path) -> None:

@@ -139,9 +139,10 @@ def archive(
             read_all=no_cache, pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
-    if as_json:
         disk = found.facts if isinstance(found, DiskSource) else None
-        facts = {**as_json_object(version, disk), "entries": tally.entries,
+        of_version = as_json_object(version, disk, opened) if as_json else {}
+    if as_json:
+        facts = {**of_version, "entries": tally.entries,
                  "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -152,7 +153,7 @@ def archive(
         finish_disk(found, Path(source), quiet=as_json)
         # Whatever is wrong with its file systems, every byte is archived.
         return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
-    return _INCOMPLETE if version.troubles else 0
+    return _INCOMPLETE if version.troubles or version.troubles_more else 0
 
 
 def _source(
@@ -222,8 +223,10 @@ def _print_troubles(version: Version, missed: str) -> None:
     for path, reason, missing in version.troubles[:_SHOWN_MAX]:
         what = missed if missing else "archived, but"
         click.echo(f"{printable(path)}: {what}: {reason}", err=True)
-    if len(version.troubles) > _SHOWN_MAX:
-        click.echo(f"... and {len(version.troubles) - _SHOWN_MAX:,} more", err=True)
+    more = len(version.troubles[_SHOWN_MAX:]) + version.troubles_more
+    if more:
+        lists = f"; 'ventifs versions {version} --troubles' lists all" if version.record else ""
+        click.echo(f"... and {more:,} more{lists}", err=True)
 
 
 def _print_archived(version: Version, tally: Tally, what: str, *, dry_run: bool) -> None:

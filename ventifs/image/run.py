@@ -18,7 +18,7 @@ from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.catalog import Version
 from ventifs.tree.live import Trouble
 from ventifs.tree.records import Empty, Entry, File
-from ventifs.tree.troubles import troubles_of
+from ventifs.tree.troubles import Troubles, troubles_of
 from ventifs.tree.workers import Pool
 
 Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
@@ -69,7 +69,7 @@ class DiskSource:
 
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
-    ) -> tuple[Entry, Tally, list[Trouble]]:
+    ) -> tuple[Entry, Tally, Troubles]:
         """See `tree.run.Source`.
 
         Raises:
@@ -94,7 +94,7 @@ class DiskSource:
         )  # fmt: skip
         root = archiver.run(self._events)
         self.facts = archiver.facts
-        return root, archiver.tally, archiver.troubles
+        return root, archiver.tally, Troubles(archiver.troubles)
 
     def committed(self, store: Store, version: Version) -> None:
         """See `tree.run.Source`."""
@@ -116,12 +116,12 @@ class DiskSource:
             return facts_of(store, version.root)
         return None
 
-    def _troubles(self, store: Store, version: Version) -> list[Trouble] | None:
+    def _troubles(self, store: Store, version: Version) -> Troubles | None:
         """Those of a version that may be taken whole; None if the store does not know them all."""
         if version.troubles_more and isinstance(version.beyond, Empty):
             return None  # only counted, by an older program
         with suppress(Corrupt, NotStored):
-            return [Trouble(*each) for each in troubles_of(store, version)]
+            return Troubles(Trouble(*each) for each in troubles_of(store, version))
         return None
 
     def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:

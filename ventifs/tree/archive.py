@@ -38,6 +38,7 @@ from ventifs.tree.scan import Chunk, Options, Scanner
 from ventifs.tree.scout import Scouted, scout
 from ventifs.tree.service import Service, collect, commit_notes
 from ventifs.tree.statcache import NOT_SETTLED, Leaf, StatCache, raw_leaves
+from ventifs.tree.troubles import Troubles
 from ventifs.tree.workers import Inline, Pool
 
 Progress = Callable[["Tally", bytes], None]  # what was done, the current path
@@ -102,7 +103,7 @@ class Archiver:
             progress: called for every directory, and for every batch of files that was read.
         """
         self.tally = Tally()
-        self.troubles: list[Trouble] = []
+        self.troubles = Troubles()
         self._store = store
         self._own = os.stat(store.path)
         self._cache = cache

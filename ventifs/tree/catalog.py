@@ -118,9 +118,15 @@ class Version(msgspec.Struct, frozen=True):
 
 
 def time_text(time_ns: int) -> str:
-    """A time in ISO 8601, UTC, without trailing zeros of its fraction."""
+    """A time in ISO 8601, UTC, without trailing zeros of its fraction.
+
+    Of a time that is not in the years 1 to 9999, as only a server of 9P can say, `@` and seconds.
+    """
     seconds, fraction = divmod(time_ns, 10**9)
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"@{seconds}"
     text = moment.strftime("%Y-%m-%dT%H:%M:%S")
     return text + (f".{fraction:09}".rstrip("0") if fraction else "") + "Z"
 

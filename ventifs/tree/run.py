@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import msgspec
-from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
@@ -29,11 +28,10 @@ from ventifs.tree.catalog import (
 )
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import printable
-from ventifs.tree.live import Trouble
 from ventifs.tree.records import Entry
 from ventifs.tree.scan import Options
 from ventifs.tree.statcache import StatCache
-from ventifs.tree.troubles import fitted, listed
+from ventifs.tree.troubles import Troubles, fitted
 from ventifs.tree.workers import Pool
 
 _LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest path of the kernel
@@ -57,7 +55,7 @@ class Source(Protocol):
 
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
-    ) -> tuple[Entry, Tally, list[Trouble]]:
+    ) -> tuple[Entry, Tally, Troubles]:
         """Store all of it: the version's root, what was done, what could not be.
 
         Raises:
@@ -96,7 +94,8 @@ def archive(
         progress: called for every directory, and for every batch of files that was read.
 
     Returns:
-        The version, committed, and what was done.
+        The version, committed, and what was done. It lists up to 200 troubles: of more,
+        `troubles.troubles_of` has all.
 
     Raises:
         VentifsError: when there is a version of that name and time; the store's and the source's
@@ -125,17 +124,16 @@ def archive(
         else:
             root, tally, found = _unpacked(store, source, options or Options(), progress)
             where = source.label
-        troubles = listed(found)
         version = Version(name, stamp, root, _label(where), comment, tags, tally.new_bytes,
-                          time.monotonic() - started, troubles)  # fmt: skip
+                          time.monotonic() - started)  # fmt: skip
+        version = fitted(version, found, None if rehearsal else ContentWriter(store))
         if rehearsal:
             return version, tally
-        value = encode_version(fitted(version, ContentWriter(store)))
-        [record] = store.commit([(version_key(name, stamp), value)])
+        [record] = store.commit([(version_key(name, stamp), encode_version(version))])
         tally.stored_bytes = store.stored_bytes - stored_before
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
-        committed = replace(decode_version(record), troubles=troubles, troubles_more=0)
+        committed = decode_version(record)
         if not isinstance(source, Path | TarStream):
             source.committed(store, committed)
     return committed, tally
@@ -149,7 +147,7 @@ def _label(text: str) -> str:
 
 def _unpacked(
     store: Store, source: TarStream, options: Options, progress: Progress | None
-) -> tuple[Entry, Tally, list[Trouble]]:
+) -> tuple[Entry, Tally, Troubles]:
     from ventifs.tree.tar import TarArchiver  # slow to import, and not for directories
     from ventifs.tree.unpack import BadTar
 

@@ -39,7 +39,7 @@ from ventifs.tree.records import (
     entry_problem,
     time_problem,
 )
-from ventifs.tree.troubles import shortened
+from ventifs.tree.troubles import Troubles, shortened
 from ventifs.tree.unpack import Unpacked
 
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
@@ -73,7 +73,7 @@ class TarArchiver:
     ) -> None:
         """Archive what `exclude` does not match into `store`, open for writing or to rehearse."""
         self.tally = Tally()
-        self.troubles: list[Trouble] = []
+        self.troubles = Troubles()
         self._exclude = exclude
         self._progress = progress
         self._writer = ContentWriter(store)
@@ -90,7 +90,7 @@ class TarArchiver:
             members = Members(Unpacked(stream))
             for member in members:
                 self._take(member, members, gathered)
-            self.troubles += gathered.prune()
+            self.troubles.extend(gathered.prune())
             root = gathered.build(self._writer.put_node)
         assert isinstance(root.detail, Directory)
         self.tally.entries, self.tally.bytes = root.detail.paths + 1, root.detail.bytes

@@ -1,20 +1,27 @@
-"""What a run could not archive: the troubles of a version, in its record and beyond it.
+"""What a run could not archive: gathered, and kept by the version, however many they are.
 
 A record lists up to 200 troubles. When there are more, or the record would be too long for the
 store, the first stand in the record and all others in content that it names: each as its length (4
 bytes, little-endian) and the MessagePack array of path, reason and whether the path is missing.
-However many they are, they are written and read some at a time. A run itself holds all that it
-reports in memory until it commits: about 300 bytes each.
+Troubles are gathered, sorted, written and read some at a time: memory holds ten thousand.
 """
 
+import heapq
+import os
 import struct
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO
 
 import msgspec
 from msgspec.structs import replace
 
-from ventifs.errors import Corrupt
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
+from ventifs.store.files import readable_errors
 from ventifs.store.journal import RECORD_VALUE_MAX
 from ventifs.tree.catalog import TROUBLES_MAX, Listed, Version, version_size
 from ventifs.tree.chunker import HOLE_ALIGN
@@ -25,7 +32,10 @@ from ventifs.tree.records import Empty
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
 _PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
 _REASON_MAX = 1000  # characters of up to four bytes
-_TROUBLE_MAX = 68 << 10  # bytes, encoded
+_FRAME_MAX = 1 << 30  # bytes of one trouble: no path that a run holds in memory is longer
+_WAITING_MAX = 10_000  # troubles in memory
+_SIZE_MAX = 8 << 20  # bytes of their paths
+_RUN_PIECE = 64 << 10  # bytes read at a time of each sorted run
 _LENGTH = struct.Struct("<I")
 _PIECE = 1 << 20  # bytes written at a time; of whole pages, as the cutter wants it
 _MORE = "..."
@@ -35,9 +45,68 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Listed).decode
 
 
-def listed(found: Iterable[Trouble]) -> tuple[Listed, ...]:
-    """What a run reports, in order of the paths, as a version has it: reasons are one text each."""
-    return tuple(sorted((each.path, _reason(each.reason), each.missing) for each in found))
+class Troubles:
+    """Troubles of one run, in any order; what is too much for memory waits in a temporary file.
+
+    Iterating yields them sorted by path, reason and whether the path is missing, as often as
+    wanted.
+    """
+
+    def __init__(self, found: Iterable[Trouble] = ()) -> None:
+        """Begin with these."""
+        self._waiting: list[Listed] = []
+        self._runs: list[tuple[int, int]] = []  # sorted ones in the file: begin and end
+        self._file: IO[bytes] | None = None
+        self._count = self._size = 0  # size: bytes of the paths in memory
+        self.extend(found)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    def append(self, trouble: Trouble) -> None:
+        """Take in one.
+
+        Raises:
+            VentifsError: no room for the temporary file.
+        """
+        self._waiting.append((trouble.path, _reason(trouble.reason), trouble.missing))
+        self._size += len(trouble.path)
+        self._count += 1
+        if len(self._waiting) >= _WAITING_MAX or self._size >= _SIZE_MAX:
+            self._spill()
+
+    def extend(self, found: Iterable[Trouble]) -> None:
+        """Take in several."""
+        for trouble in found:
+            self.append(trouble)
+
+    def _spill(self) -> None:
+        """Write those in memory to the file, sorted."""
+        with readable_errors(Path(tempfile.gettempdir())):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="ventifs-")  # noqa: SIM115, kept
+                weakref.finalize(self, self._file.close)
+            start = self._file.seek(0, os.SEEK_END)
+            for trouble in sorted(self._waiting):
+                self._file.write(_framed(trouble))
+            self._file.flush()
+        self._runs.append((start, self._file.tell()))
+        self._waiting, self._size = [], 0
+
+    def __iter__(self) -> Iterator[Listed]:
+        """All of them, in order."""
+        runs = [_frames(self._read(*run)) for run in self._runs]
+        return heapq.merge(*runs, sorted(self._waiting))
+
+    def _read(self, start: int, end: int) -> Iterator[bytes]:
+        assert self._file is not None
+        while start < end:
+            data = os.pread(self._file.fileno(), min(_RUN_PIECE, end - start), start)
+            if not data:
+                raise VentifsError("the temporary file of troubles ends early; run again")
+            yield data
+            start += len(data)
 
 
 def _reason(text: str) -> str:
@@ -55,45 +124,50 @@ def shortened(path: bytes, most: int) -> bytes:
     return path[:half] + _MORE.encode() + path[-half:]
 
 
-def fitted(version: Version, writer: ContentWriter) -> Version:
+def fitted(version: Version, found: Troubles, writer: ContentWriter | None) -> Version:
     """A version whose record the store takes: troubles that it has no room for are in blocks.
 
     Args:
-        version: with all troubles of its run, and none beyond.
-        writer: stores what the record has no room for; durable with the record's own commit.
+        version: without its troubles.
+        found: all of its run.
+        writer: stores what the record has no room for, durable with the record's own commit; None
+            to count them only, in a rehearsal.
     """
-    if len(version.troubles) <= TROUBLES_MAX and version_size(version) <= RECORD_VALUE_MAX:
-        return version
-    count = _fitting(version.troubles)
-    rest = version.troubles[count:]
-    return replace(
-        version,
-        troubles=version.troubles[:count],
-        troubles_more=len(rest),
-        beyond=writer.write_pieces(_pieces(rest)),
-    )
+    first = tuple(islice(found, TROUBLES_MAX))
+    whole = replace(version, troubles=first, troubles_more=len(found) - len(first))
+    if len(found) <= TROUBLES_MAX and version_size(whole) <= RECORD_VALUE_MAX:
+        return whole
+    count = _fitting(first)
+    whole = replace(version, troubles=first[:count], troubles_more=len(found) - count)
+    if writer is None:
+        return whole
+    return replace(whole, beyond=writer.write_pieces(_pieces(islice(found, count, None))))
 
 
 def _fitting(troubles: Sequence[Listed]) -> int:
-    """How many of the first a record lists that does not hold all."""
+    """How many of the first troubles a record lists that does not hold all."""
     size = 0
-    for count, trouble in enumerate(troubles[:TROUBLES_MAX]):
+    for count, trouble in enumerate(troubles):
         size += len(_encode(trouble))
         if size > _LISTED_BYTES:
             return count
-    return min(len(troubles), TROUBLES_MAX)
+    return len(troubles)
 
 
 def _pieces(troubles: Iterable[Listed]) -> Iterator[bytes]:
     held = bytearray()
     for path, reason, missing in troubles:
-        data = _encode((shortened(path, _PATH_MAX), reason, missing))
-        held += _LENGTH.pack(len(data)) + data
+        held += _framed((shortened(path, _PATH_MAX), reason, missing))
         while len(held) >= _PIECE:
             yield bytes(held[:_PIECE])
             del held[:_PIECE]
     if held:
         yield bytes(held)
+
+
+def _framed(trouble: Listed) -> bytes:
+    data = _encode(trouble)
+    return _LENGTH.pack(len(data)) + data
 
 
 def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
@@ -105,29 +179,42 @@ def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
     yield from version.troubles
     if isinstance(version.beyond, Empty):
         return
-    count, held = 0, bytearray()
-    for piece in read(store, version.beyond):
-        held += bytes(piece)  # of a number so many zeros, which no trouble has
-        at = 0
-        while len(held) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(held, at)
-            if not 0 < length <= _TROUBLE_MAX:
-                raise Corrupt(f"{version}: a trouble of {length} bytes")
-            end = at + _LENGTH.size + length
-            if end > len(held):
-                break
-            yield _decoded(version, bytes(held[at + _LENGTH.size : end]))
-            count, at = count + 1, end
-        del held[:at]
-    if held or count != version.troubles_more:
+    count = 0
+    # Of a number, bytes() makes so many zeros: a hole, which troubles do not have.
+    for trouble in _frames(bytes(piece) for piece in read(store, version.beyond)):
+        count += 1
+        yield trouble
+    if count != version.troubles_more:
         raise Corrupt(f"{version}: {count:,} troubles where {version.troubles_more:,} are said")
 
 
-def _decoded(version: Version, data: bytes) -> Listed:
+def _frames(pieces: Iterable[bytes]) -> Iterator[Listed]:
+    """The troubles in a stream of bytes.
+
+    Raises:
+        Corrupt: for bytes that `_framed` would not have written.
+    """
+    held, at = b"", 0
+    for piece in chain(pieces, [None]):
+        held, at = held[at:] + (piece or b""), 0
+        while len(held) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(held, at)
+            end = at + _LENGTH.size + length
+            if end > len(held):
+                break
+            yield _decoded(held[at + _LENGTH.size : end])
+            at = end
+        if len(held) - at > _LENGTH.size + _FRAME_MAX:
+            raise Corrupt("a list of troubles cannot be read: one is too long")
+    if at < len(held):
+        raise Corrupt("a list of troubles ends early")
+
+
+def _decoded(data: bytes) -> Listed:
     try:
         trouble = _decode(data)
-    except msgspec.DecodeError as error:
-        raise Corrupt(f"{version}: a trouble cannot be read: {error}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Corrupt(f"a trouble cannot be read: {error}") from None
     if _encode(trouble) != data:
-        raise Corrupt(f"{version}: a trouble is not in its canonical form")
+        raise Corrupt("a trouble is not in its canonical form")
     return trouble
