@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.stores import new_store
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
 from ventifs.store.journal import (
     RECORD_KEY_MAX,
@@ -66,6 +66,7 @@ from ventifs.tree.records import (
 from ventifs.tree.run import TarStream, archive
 from ventifs.tree.statcache import Leaf, raw_leaves
 from ventifs.tree.troubles import Troubles, fitted, troubles_of
+from ventifs.tree.verify import Verifier
 
 EDGES = [-(2**63) - 1, -(2**63), -1, 0, 1, 2**12, 2**20, 2**32 - 2, 2**32 - 1, 2**32, 2**63 - 1,
          2**63, 2**64 - 1, 2**64, 2**80]  # fmt: skip
@@ -221,6 +222,35 @@ def test_all_troubles_come_back(store: Path, count: int, length: int, listed_cou
         assert [(each[0][:6], each[0][-6:], each[2]) for each in back] == [
             (each[0][:6], each[0][-6:], each[2]) for each in found
         ]
+
+
+GOOD = msgspec.msgpack.encode((b"etc/shadow", "permission denied", True))
+
+
+def framed(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
+
+
+@pytest.mark.parametrize(("data", "count"), [
+    (framed(GOOD), 2), (framed(GOOD) * 2, 1), (framed(GOOD)[:-1], 1), (framed(GOOD) + b"\1", 1),
+    (framed(b""), 1), (framed(GOOD + b"\xc0"), 1), (b"\xff" * 100, 1), (bytes(1 << 20), 1),
+    (framed(b"\x93\xc5\x00\x01a\xa1b\xc3"), 1), ((69 << 10).to_bytes(4, "little") * 20_000, 1),
+], ids=range(10))  # fmt: skip
+def test_forged_troubles_are_corrupt(store: Path, data: bytes, count: int) -> None:
+    with Store.open(store, "write") as opened:
+        content = ContentWriter(opened).write_pieces([data])
+        version = Version("n", 7, ROOT, troubles_more=count, beyond=content)
+        with pytest.raises(Corrupt):
+            list(troubles_of(opened, version))
+        [harm] = Verifier(opened).version(version)
+    assert "troubles" in harm.reason
+
+
+@pytest.mark.parametrize("content", [Block(bytes(31), 100), Tree(bytes(32), 0), Empty()])
+def test_a_record_of_nine_fields_that_cannot_be_is_corrupt(content: Content) -> None:
+    fields = [encode_entry(ROOT, root=True), "", "", [], 0, 0.0, [], 3, content]
+    with pytest.raises(Corrupt):
+        decode_version(Record(version_key("n", 7), bytes(16), msgspec.msgpack.encode(fields)))
 
 
 def test_a_record_within_the_bound_has_no_ninth_field(store: Path) -> None:

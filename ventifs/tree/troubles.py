@@ -32,7 +32,8 @@ from ventifs.tree.records import Empty
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
 _PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
 _REASON_MAX = 1000  # characters of up to four bytes
-_FRAME_MAX = 1 << 30  # bytes of one trouble: no path that a run holds in memory is longer
+_FRAME_MAX = 68 << 10  # bytes of one trouble in content, encoded
+_RUN_FRAME_MAX = RECORD_VALUE_MAX + (8 << 10)  # bytes of one in the temporary file
 _WAITING_MAX = 10_000  # troubles in memory
 _SIZE_MAX = 8 << 20  # bytes of their paths
 _RUN_PIECE = 64 << 10  # bytes read at a time of each sorted run
@@ -70,8 +71,9 @@ class Troubles:
         Raises:
             VentifsError: no room for the temporary file.
         """
-        self._waiting.append((trouble.path, _reason(trouble.reason), trouble.missing))
-        self._size += len(trouble.path)
+        path = shortened(trouble.path, RECORD_VALUE_MAX)  # no record holds more
+        self._waiting.append((path, _reason(trouble.reason), trouble.missing))
+        self._size += len(path)
         self._count += 1
         if len(self._waiting) >= _WAITING_MAX or self._size >= _SIZE_MAX:
             self._spill()
@@ -96,7 +98,7 @@ class Troubles:
 
     def __iter__(self) -> Iterator[Listed]:
         """All of them, in order."""
-        runs = [_frames(self._read(*run)) for run in self._runs]
+        runs = [_frames(self._read(*run), _RUN_FRAME_MAX) for run in self._runs]
         return heapq.merge(*runs, sorted(self._waiting))
 
     def _read(self, start: int, end: int) -> Iterator[bytes]:
@@ -181,15 +183,15 @@ def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
         return
     count = 0
     # Of a number, bytes() makes so many zeros: a hole, which troubles do not have.
-    for trouble in _frames(bytes(piece) for piece in read(store, version.beyond)):
+    for trouble in _frames(map(bytes, read(store, version.beyond)), _FRAME_MAX):
         count += 1
         yield trouble
     if count != version.troubles_more:
         raise Corrupt(f"{version}: {count:,} troubles where {version.troubles_more:,} are said")
 
 
-def _frames(pieces: Iterable[bytes]) -> Iterator[Listed]:
-    """The troubles in a stream of bytes.
+def _frames(pieces: Iterable[bytes], most: int) -> Iterator[Listed]:
+    """The troubles in a stream of bytes; none has more than `most`.
 
     Raises:
         Corrupt: for bytes that `_framed` would not have written.
@@ -199,13 +201,13 @@ def _frames(pieces: Iterable[bytes]) -> Iterator[Listed]:
         held, at = held[at:] + (piece or b""), 0
         while len(held) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(held, at)
+            if length > most:
+                raise Corrupt(f"a trouble of {length:,} bytes; the longest has {most:,}")
             end = at + _LENGTH.size + length
             if end > len(held):
                 break
             yield _decoded(held[at + _LENGTH.size : end])
             at = end
-        if len(held) - at > _LENGTH.size + _FRAME_MAX:
-            raise Corrupt("a list of troubles cannot be read: one is too long")
     if at < len(held):
         raise Corrupt("a list of troubles ends early")
 
