@@ -31,7 +31,7 @@ from ventifs.tree.directory import printable
 from ventifs.tree.records import Entry
 from ventifs.tree.scan import Options
 from ventifs.tree.statcache import StatCache
-from ventifs.tree.troubles import Troubles, fitted
+from ventifs.tree.troubles import Troubles, encodable, fitted
 from ventifs.tree.workers import Pool
 
 _LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest path of the kernel
@@ -141,7 +141,7 @@ def archive(
 
 def _label(text: str) -> str:
     """A source's label, as a record keeps it: encodable, and not without end."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    text = encodable(text)
     return text if len(text) <= _LABEL_MAX else text[: _LABEL_MAX - 3] + "..."
 
 

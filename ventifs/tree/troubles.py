@@ -111,10 +111,20 @@ class Troubles:
             start += len(data)
 
 
+def encodable(text: str) -> str:
+    r"""A text that a record can hold: bytes that are no UTF-8, from names in archives, as `\xff`."""
+    if text.isascii():
+        return text
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # halves of other characters
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
 def _reason(text: str) -> str:
-    """A reason that can be encoded; bytes that are no UTF-8 come from names in archives."""
-    if not text.isascii():
-        text = text.encode("utf-8", "backslashreplace").decode()
+    """A reason as it is recorded."""
+    text = encodable(text)
     return text if len(text) <= _REASON_MAX else text[: _REASON_MAX - len(_MORE)] + _MORE
 
 
