@@ -112,7 +112,7 @@ class Troubles:
 
 
 def encodable(text: str) -> str:
-    r"""A text that a record can hold: bytes that are no UTF-8, from names in archives, as `\xff`."""
+    r"""A text that a record can hold: a byte of a name that is no UTF-8 is `\xff`."""
     if text.isascii():
         return text
     try:
