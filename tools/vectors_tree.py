@@ -20,6 +20,10 @@ Blocks = dict[str, str]  # score: bytes, both hexadecimal
 DIRECTORY, REGULAR, LINK = 0o40755, 0o100644, 0o120777
 MTIME_NS = 1_700_000_000_123_456_789
 EMPTY = [0]
+LATE_NS = 10_413_792_000 * 10**9  # the year 2300, past 2^63
+LATEST_NS = 15_000_000_000 * 10**9 + 1  # the year 2445, nearly the last that ext4 holds
+EARLY_NS = -(2_000_000_000 * 10**9) + 500_000_000  # the year 1906
+TROUBLES = 203  # three more than a record lists
 
 
 def pack(value: Any) -> bytes:
@@ -101,9 +105,16 @@ def search_tree(blocks: Blocks, items: list[tuple[bytes, int, int, bytes]]) -> b
         items, level = above, level + 1
 
 
-def entry(name: bytes, mode: int, detail: list[Any], attributes: Any = EMPTY) -> bytes:
+def entry(
+    name: bytes,
+    mode: int,
+    detail: list[Any],
+    attributes: Any = EMPTY,
+    *,
+    mtime_ns: int = MTIME_NS,
+) -> bytes:
     """An entry of user 1000 and group 100."""
-    return pack([name, mode, 1000, 100, MTIME_NS, detail, attributes, b""])
+    return pack([name, mode, 1000, 100, mtime_ns, detail, attributes, b""])
 
 
 def directory(blocks: Blocks, names: list[tuple[bytes, bytes]]) -> list[Any]:
@@ -149,10 +160,38 @@ def mixed() -> dict[str, Any]:
     return _root(blocks, [1, directory(blocks, outer), 4, size])
 
 
-def _root(blocks: Blocks, detail: list[Any]) -> dict[str, Any]:
+def times() -> dict[str, Any]:
+    """Times past 2^63 and before 1970, of a file, a directory and a link."""
+    blocks: Blocks = {}
+    late = [(b"z", entry(b"z", REGULAR, [0, [1, b"late\n"]], mtime_ns=LATE_NS))]
+    below = directory(blocks, late)
+    names = [
+        (b"a", entry(b"a", REGULAR, [0, [1, b"latest\n"]], mtime_ns=LATEST_NS)),
+        (b"d", entry(b"d", DIRECTORY, [1, below, 1, 5], mtime_ns=LATE_NS)),
+        (b"l", entry(b"l", LINK, [2, b"d/z"], mtime_ns=EARLY_NS)),
+    ]
+    return _root(blocks, [1, directory(blocks, names), 4, 12])
+
+
+def troubles() -> dict[str, Any]:
+    """An empty directory, whose version has more troubles than its record lists."""
+    blocks: Blocks = {}
+    found = [
+        [b"etc/%03d\xff" % number, "permission denied", number % 2 == 0]
+        for number in range(TROUBLES)
+    ]
+    data = b"".join(struct.pack("<I", len(each)) + each for each in map(pack, found[200:]))
+    beyond = [2, block(blocks, data), len(data)]
+    return _root(blocks, [1, EMPTY, 0, 0], [found[:200], TROUBLES - 200, beyond])
+
+
+ONE_TROUBLE = [[[b"etc/shadow", "permission denied", True]], 2]
+
+
+def _root(blocks: Blocks, detail: list[Any], troubled: list[Any] = ONE_TROUBLE) -> dict[str, Any]:
+    """A vector: its root of some detail, and a version that ends in `troubled`."""
     root = entry(b"", DIRECTORY, detail)
-    version = pack([root, "/srv/guest", "a comment", ["x", "y"], 12345, 1.5,
-                    [[b"etc/shadow", "permission denied", True]], 2])  # fmt: skip
+    version = pack([root, "/srv/guest", "a comment", ["x", "y"], 12345, 1.5, *troubled])
     return {
         "root": root.hex(),
         "score": blake3(root + b"\xc1").hexdigest(),
@@ -162,7 +201,12 @@ def _root(blocks: Blocks, detail: list[Any]) -> dict[str, Any]:
     }
 
 
-VECTORS: dict[str, Callable[[], dict[str, Any]]] = {"flat": flat, "mixed": mixed}
+VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
+    "flat": flat,
+    "mixed": mixed,
+    "times": times,
+    "troubles": troubles,
+}
 
 
 def text() -> str:

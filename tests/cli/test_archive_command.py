@@ -267,7 +267,8 @@ def test_what_cannot_be_read_gives_exit_code_3(home: Path, jobs: str) -> None:
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 3, lines
     assert len(done.stdout.splitlines()) == 2
-    assert lines[-1] == "... and 6 more"
+    more = r"\.\.\. and 6 more; 'ventifs versions t@\S+ --troubles' lists all"
+    assert re.fullmatch(more, lines[-1])
     assert len(lines) == 21
     assert {line.partition(": ")[2] for line in lines[:-1]} <= {
         "not archived: permission denied",
@@ -290,3 +291,16 @@ def test_a_higher_level_stores_less_and_the_same(home: Path, jobs: str) -> None:
                              str(home / f"level{level}")))  # fmt: skip
     assert facts[0]["score"] == facts[1]["score"]
     assert facts[1]["stored_bytes"] < facts[0]["stored_bytes"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--comment", "x" * 120_000], b"a comment may have 4,096 bytes, this one has 120,000"),
+    (["--tag", "x" * 257], b"a tag may have 256 bytes, this one has 257"),
+    ([word for number in range(65) for word in ("--tag", str(number))], b"may have 64 tags"),
+])  # fmt: skip
+def test_long_notes_are_refused_before_a_store_is_made(
+    tmp_path: Path, words: list[str], message: bytes
+) -> None:
+    told = run(tmp_path, "archive", "nothing", "--name", "t", *words, expected=1).stderr
+    assert message in told
+    assert list(tmp_path.iterdir()) == []

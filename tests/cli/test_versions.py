@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commanding import parsed, run
+from tests.support.tars import member
 
 TIMES = ["2025-12-31", "2026-01-01", "2026-01-01T12", "2026-01-02", "2026-02-02"]
 
@@ -107,3 +108,26 @@ def test_named_versions_are_forgotten(home: Path) -> None:
 def test_what_makes_no_sense_is_refused(home: Path, words: str, code: int, message: str) -> None:
     assert message in run(home, "forget", *words.split(), expected=code).stderr.decode()
     assert len(times(home)) == 6
+
+
+def test_all_troubles_are_listed_and_copied(tmp_path: Path) -> None:
+    """More than a record lists: of a tar, for nothing of it depends on the user."""
+    for name in ("store", "copy"):
+        run(tmp_path, "init", "--store", name)
+    stream = b"".join(member(f"{number:03}", kind=b"Q") for number in range(450)) + bytes(1024)
+    (tmp_path / "odd.tar").write_bytes(stream)
+    run(tmp_path, "archive", "odd.tar", "--name", "odd", "--store", "store", expected=3)
+    run(tmp_path, "copy", "odd", "--to", "copy", "--store", "store")
+    run(tmp_path, "rebuild-index", "--store", "copy")
+    for store in ("store", "copy"):
+        lines = run(tmp_path, "versions", "odd", "--troubles", "--store", store).stdout.splitlines()
+        assert len(lines) == 451
+        assert lines[0].endswith(b"450 troubles")
+        assert lines[-1] == b"  449: not archived: a member of the unknown type b'Q'"
+        [few] = parsed(tmp_path, "versions", "odd", "--store", store)
+        assert (len(few["troubles"]), few["troubles_more"]) == (200, 250)
+        [every] = parsed(tmp_path, "versions", "odd", "--troubles", "--store", store)
+        assert (len(every["troubles"]), every["troubles_more"]) == (450, 0)
+        run(tmp_path, "check", "--store", store)
+    only = parsed(tmp_path, "stats", "odd", "--store", "store")
+    assert only["only_blocks"] == 1  # of troubles: the tree is empty

@@ -11,12 +11,23 @@ from ventifs.image.entries import Names, Row
 from ventifs.image.spool import Spool, frames
 from ventifs.image.trees import Built, build
 from ventifs.store import Store
-from ventifs.tree.building import TOO_LARGE
+from ventifs.tree.building import AS_CLOSED
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.directory import tree
-from ventifs.tree.records import Block, Directory, Empty, Entry, File, encode, own_entry
+from ventifs.tree.records import (
+    LENGTH_MAX,
+    Block,
+    Content,
+    Directory,
+    Empty,
+    Entry,
+    File,
+    Tree,
+    decode_entry,
+    encode,
+    own_entry,
+)
 
-ROOM = 1 << 60
 LOST = "its other names could not be archived"
 
 
@@ -33,12 +44,14 @@ def row(path: str, time: int, *, size: int = 0, linked: bool = False, uid: int =
     if path.endswith("/"):
         entry = Entry(name, 0o40755, uid, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
     else:
-        content = Block(b"b" * 32, size) if size else Empty()
+        content: Content = Block(b"b" * 32, size) if size else Empty()
+        if size > 1 << 20:
+            content = Tree(b"t" * 32, size)
         entry = Entry(name, 0o100644, uid, 0, 0, File(content), Empty(), b"")
     return key, time, path.endswith("/"), -time if linked else 0, size, encode(entry)
 
 
-def built(store: Store, *batches: Names, room: int = ROOM) -> tuple[Built, dict[str, Entry]]:
+def built(store: Store, *batches: Names) -> tuple[Built, dict[str, Entry]]:
     """What becomes of batches, and the entries by their paths; in any order the same."""
     found = []
     for seed in range(3):
@@ -47,7 +60,7 @@ def built(store: Store, *batches: Names, room: int = ROOM) -> tuple[Built, dict[
             for names in shuffled:
                 spool.add(msgspec.msgpack.encode(names))
             told = frames(spool.fileno())
-            found.append(build(told, ContentWriter(store).put_node, room))
+            found.append(build(told, ContentWriter(store).put_node))
     assert found[0] == found[1] == found[2]
     entries = {}
     if found[0].root:
@@ -75,7 +88,15 @@ def test_batches_make_one_tree(store: Store) -> None:
     top = own_entry(result.root).detail
     assert isinstance(top, Directory)
     assert (top.paths, top.bytes) == (9, 12)
-    assert result.troubles == []
+
+
+def test_a_directory_that_was_not_told_is_closed(store: Store) -> None:
+    result, entries = built(store, names(1, row("/", 1), row("lost/in/here", 2)))
+    for path in ("lost", "lost/in"):
+        found = entries[path]
+        assert (found.mode, found.uid, found.gid) == (0o40700, 0, 0)
+    reason = f"its attributes are not known; {AS_CLOSED}"
+    assert result.troubles == [(b"lost", reason, False), (b"lost\0in", reason, False)]
 
 
 def test_of_names_told_twice_the_later_counts(store: Store) -> None:
@@ -112,23 +133,17 @@ def test_troubles_come_in_the_order_of_the_survey(store: Store) -> None:
     ]  # fmt: skip
 
 
-def test_sizes_that_sum_up_to_too_much_are_left_out(store: Store) -> None:
+def test_sizes_that_sum_up_to_more_than_a_total_holds(store: Store) -> None:
+    half = row("m", 3, size=LENGTH_MAX // 2 + 1, linked=True)
     result, entries = built(
-        store, names(1, row("/", 1), row("a", 2, size=60), row("b", 3, size=50)),
-        names(9, row("c", 9, size=40, linked=True), linked=((7, 0),)),
-        names(12, others=((b"d", 7, ""),)), room=100,
+        store, names(1, row("/", 1), row("a", 2, size=LENGTH_MAX), half, linked=((7, 2),)),
+        names(12, others=((b"d", 7, ""),)),
     )  # fmt: skip
-    assert set(entries) == {"a", "c"}
-    assert result.troubles == [(b"b", TOO_LARGE, True), (b"d", TOO_LARGE, True)]
-
-
-def test_other_names_of_what_was_left_out_are_lost(store: Store) -> None:
-    result, entries = built(
-        store, names(1, row("/", 1), row("a", 2, size=60, linked=True), linked=((7, 1),)),
-        names(12, others=((b"d", 7, ""),)), room=10,
-    )  # fmt: skip
-    assert not entries
-    assert result.troubles == [(b"a", TOO_LARGE, True), (b"d", LOST, True)]
+    assert set(entries) == {"a", "m", "d"}
+    assert result.troubles == []
+    top = decode_entry(result.root, root=True).detail
+    assert isinstance(top, Directory)
+    assert top.bytes == LENGTH_MAX
 
 
 def test_without_a_root_there_is_no_tree(store: Store) -> None:

@@ -87,13 +87,13 @@ def taken(store: Path, data: bytes, exclude: tuple[bytes, ...] = ()) -> tuple[En
 def entries_of(store: Path, data: bytes) -> dict[bytes, Entry]:
     """Every path of an archived stream, which must not have troubles."""
     root, archiver = taken(store, data)
-    assert archiver.troubles == []
+    assert list(archiver.troubles) == []
     with Store.open(store) as opened:
         return {b"": root, **dict(tree(opened, root))}
 
 
 def told(archiver: TarArchiver) -> list[tuple[bytes, bool]]:
-    return [(trouble.path, trouble.missing) for trouble in archiver.troubles]
+    return [(path, missing) for path, _, missing in archiver.troubles]
 
 
 def text(store: Path, entry: Entry) -> bytes:

@@ -51,7 +51,7 @@ def archived_again(store: Path, data: bytes) -> Entry:
     with Store.open(store, "write") as opened:
         archiver = TarArchiver(opened)
         root = archiver.run(io.BytesIO(data))
-    assert archiver.troubles == []
+    assert list(archiver.troubles) == []
     return root
 
 
@@ -211,7 +211,7 @@ def test_any_tree_has_the_same_score_archived_again(store: Path) -> None:
             stream.seek(0)
             archiver = TarArchiver(opened)
             again = archiver.run(stream)
-            assert archiver.troubles == []
+            assert list(archiver.troubles) == []
             assert encode(again) == encode(root)
 
         run()

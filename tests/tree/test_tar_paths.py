@@ -55,7 +55,7 @@ def test_names_that_lead_elsewhere_or_cannot_be_are_told(store: Path) -> None:
     names = ["../up", "a/../b", "x" * 256, "y/" * 10_000, "."]
     root, archiver = taken(store, b"".join(member(name, b"1") for name in names) + END)
     assert [missing for _, missing in told(archiver)] == [True] * len(names)
-    assert told(archiver)[0] == (b"../up", True)
+    assert (b"../up", True) in told(archiver)
     assert root == taken(store, END)[0]
 
 
@@ -205,7 +205,7 @@ def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
         + member("keep/x.o", b"3") + member("keep/drop", b"no directory") + END
     )  # fmt: skip
     root, archiver = taken(store, data, (b"/drop/", b"*.o"))
-    assert archiver.troubles == []
+    assert list(archiver.troubles) == []
     with Store.open(store) as opened:
         assert [path for path, _ in tree(opened, root)] == [b"keep", b"keep/a", b"keep/drop"]
 
@@ -213,7 +213,7 @@ def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
 def test_a_very_deep_path_is_archived_also_with_patterns(store: Path) -> None:
     deep = "d/" * 8000 + "f"
     _, archiver = taken(store, member(deep, b"1") + link("g", deep) + END, (b"*.o", b"/x/y"))
-    assert archiver.troubles == []
+    assert list(archiver.troubles) == []
     assert archiver.tally.entries == 8003
     assert taken(store, member(deep, b"1") + END, (b"f",))[1].tally.entries == 1
 
@@ -231,14 +231,13 @@ def test_what_no_entry_can_hold_is_told(store: Path) -> None:
         member("uid", form=GNU, uid=-2),
         member("gid", pax={"gid": "many"}),
         member("mtime", pax={"mtime": "1e9"}),
-        member("late", pax={"mtime": "9" * 19}),
         member("target", kind=tarfile.SYMTYPE, to="x" * 5000),
         member("nowhere", kind=tarfile.SYMTYPE),
         member("device", kind=tarfile.BLKTYPE, devmajor=4096),
     ]
     _, archiver = taken(store, member("good", b"1") + b"".join(bad) + END)
-    paths = [b"type", b"uid", b"gid", b"mtime", b"late", b"target", b"nowhere", b"device"]
-    assert told(archiver) == [(path, True) for path in paths]
+    paths = [b"type", b"uid", b"gid", b"mtime", b"target", b"nowhere", b"device"]
+    assert told(archiver) == [(path, True) for path in sorted(paths)]
     assert archiver.tally.entries == 2
 
 
@@ -247,3 +246,54 @@ def test_labels_and_gnu_s_directories_are_understood(store: Path) -> None:
     found = entries_of(store, data)
     assert sorted(found) == [b"", b"d"]
     assert found[b"d"].mode == stat.S_IFDIR | 0o750
+
+
+# --- what is kept as nearly as it can be ------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pax", "kept"), [
+    ("18446744073.709551616", 2**64 - 1), ("9" * 19, 2**64 - 1), ("9" * 40, 2**64 - 1),
+    ("-9223372036.854775809", -(2**63)), ("-11644473600", -(2**63)),
+])  # fmt: skip
+def test_of_a_time_beyond_an_entry_the_nearest_is_kept(store: Path, pax: str, kept: int) -> None:
+    root, archiver = taken(store, member("late", b"1", pax={"mtime": pax}) + END)
+    assert told(archiver) == [(b"late", False)]
+    with Store.open(store) as opened:
+        [(_, entry)] = tree(opened, root)
+    assert entry.mtime_ns == kept
+
+
+@pytest.mark.parametrize("time_ns", [-(2**63), 2**63, 2**64 - 1])
+def test_the_first_and_the_last_time_come_through(store: Path, time_ns: int) -> None:
+    seconds, rest = divmod(abs(time_ns), 10**9)
+    text = f"{'-' if time_ns < 0 else ''}{seconds}.{rest:09}"
+    assert entries_of(store, member("x", pax={"mtime": text}) + END)[b"x"].mtime_ns == time_ns
+
+
+@pytest.mark.parametrize("wrong", [{"uid": "4294967296"}, {"gid": "many"}, {"mtime": "1e9"}])
+def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
+    store: Path, wrong: dict[str, str]
+) -> None:
+    private = member("private", kind=tarfile.DIRTYPE, mode=0o750, pax=wrong)
+    root, archiver = taken(store, private + member("private/key", b"1") + END)
+    assert told(archiver) == [(b"private", False)]
+    [(_, reason, _)] = archiver.troubles
+    assert "0700" in reason
+    with Store.open(store) as opened:
+        found = dict(tree(opened, root))
+    assert set(found) == {b"private", b"private/key"}
+    closed = found[b"private"]
+    assert (closed.mode, closed.uid, closed.gid, closed.mtime_ns) == (0o40700, 0, 0, 0)
+
+
+def test_a_directory_without_a_member_is_as_gnu_tar_makes_it(store: Path) -> None:
+    found = entries_of(store, member("a/b", b"1") + END)
+    assert (found[b"a"].mode, found[b"a"].uid, found[b"a"].gid) == (0o40755, 0, 0)
+
+
+def test_a_name_of_300_kilobytes_is_reported_in_short(store: Path) -> None:
+    _, archiver = taken(store, member("good") + member("n" * 300_000) + END)
+    [(path, reason, _)] = archiver.troubles
+    assert reason == "a path of 300,000 bytes; up to 16,384 are taken"
+    assert len(path) <= 4096
+    assert b"..." in path

@@ -25,6 +25,8 @@ from ventifs.tree.patterns import Patterns
 from ventifs.tree.records import Directory, Empty, Entry
 from ventifs.tree.run import archive
 from ventifs.tree.scan import Options
+from ventifs.tree.troubles import troubles_of
+from ventifs.tree.verify import Verifier
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 
@@ -257,7 +259,7 @@ def test_attributes_of_a_directory_that_are_too_large_are_told(
     assert "attributes" in reason
 
 
-def test_many_troubles_are_counted(store: Path, source: Path) -> None:
+def test_troubles_that_a_record_does_not_list_are_in_blocks(store: Path, source: Path) -> None:
     source.mkdir()
     for number in range(250):
         (source / f"{number:03}").write_bytes(b"")
@@ -267,10 +269,38 @@ def test_many_troubles_are_counted(store: Path, source: Path) -> None:
 
     with before_reading(fail):
         version, _ = archived(store, source)
-    assert len(version.troubles) == 250
+    assert (len(version.troubles), version.troubles_more) == (200, 50)
     with Store.open(store) as opened:
         [stored] = versions(opened)
-    assert (len(stored.troubles), stored.troubles_more) == (200, 50)
+        assert stored == version
+        found = list(troubles_of(opened, stored))
+    assert [path for path, _, _ in found] == [b"%03d" % number for number in range(250)]
+
+
+def test_long_paths_of_many_troubles_are_in_blocks(store: Path, source: Path) -> None:
+    """205 unreadable files whose paths have 5,000 bytes: more than a record of 256 KiB holds."""
+    fd = os.open(source.parent, os.O_RDONLY)
+    for name in (source.name, *[f"{depth:02}" + "d" * 230 for depth in range(20)]):
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    for number in range(205):
+        os.close(os.open(f"{number:03}" + "f" * 200, os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+    def fail(name: bytes) -> None:
+        raise OSError(errno.EACCES, "")
+
+    with before_reading(fail):
+        version, _ = archived(store, source)
+    assert len(version.troubles) + version.troubles_more == 205
+    with Store.open(store) as opened:
+        found = list(troubles_of(opened, version))
+        assert list(Verifier(opened).version(version)) == []
+    assert len({path for path, _, _ in found}) == 205
+    assert all(len(path) == 20 * 233 + 203 for path, _, _ in found)
+    assert findings(store) == []
 
 
 def test_a_file_of_proc_that_says_it_is_empty_is_told(store: Path) -> None:

@@ -25,6 +25,7 @@ from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.facts import DISK
 from ventifs.image.opening import FORMATS
 from ventifs.image.run import DiskSource
 from ventifs.store import Store
@@ -33,7 +34,7 @@ from ventifs.store.files import readable_errors
 from ventifs.store.store import LEVEL_DEFAULT, Mode
 from ventifs.text import printable
 from ventifs.tree.archive import Tally
-from ventifs.tree.catalog import Version, check_name, parse_time, tree_score
+from ventifs.tree.catalog import Version, check_name, check_notes, parse_time, tree_score
 from ventifs.tree.catalog import versions as all_versions
 from ventifs.tree.records import Directory
 from ventifs.tree.run import TarStream
@@ -116,6 +117,7 @@ def archive(
     """
     time_ns = None if when is None else parse_time(when)[0]
     check_name(name)
+    check_notes(comment, tags)
     options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
     disk_options = DiskOptions(drop_free, dirty_bitmap, in_use, dry_run)
     with ExitStack() as stack:
@@ -137,9 +139,10 @@ def archive(
             read_all=no_cache, pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
-    if as_json:
         disk = found.facts if isinstance(found, DiskSource) else None
-        facts = {**as_json_object(version, disk), "entries": tally.entries,
+        of_version = as_json_object(version, disk, opened) if as_json else {}
+    if as_json:
+        facts = {**of_version, "entries": tally.entries,
                  "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
         print_json(facts)
     else:
@@ -148,8 +151,9 @@ def archive(
         _print_archived(version, tally, what, dry_run=dry_run)
     if isinstance(found, DiskSource):
         finish_disk(found, Path(source), quiet=as_json)
-        return 0  # whatever is wrong with its file systems, every byte is archived
-    return _INCOMPLETE if version.troubles else 0
+        # Whatever is wrong with its file systems, every byte is archived.
+        return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
+    return _INCOMPLETE if version.troubles or version.troubles_more else 0
 
 
 def _source(
@@ -219,8 +223,10 @@ def _print_troubles(version: Version, missed: str) -> None:
     for path, reason, missing in version.troubles[:_SHOWN_MAX]:
         what = missed if missing else "archived, but"
         echo(f"{printable(path)}: {what}: {reason}", err=True)
-    if len(version.troubles) > _SHOWN_MAX:
-        echo(f"... and {len(version.troubles) - _SHOWN_MAX:,} more", err=True)
+    more = len(version.troubles[_SHOWN_MAX:]) + version.troubles_more
+    if more:
+        lists = f"; 'ventifs versions {version} --troubles' lists all" if version.record else ""
+        echo(f"... and {more:,} more{lists}", err=True)
 
 
 def _print_archived(version: Version, tally: Tally, what: str, *, dry_run: bool) -> None:

@@ -360,23 +360,16 @@ def _long_line(found: Found) -> str:
     if stat.S_IFMT(status.mode) in (stat.S_IFCHR, stat.S_IFBLK):
         amount = f"{os.major(status.rdev)},{os.minor(status.rdev)}"
     target = f" -> {printable(found.target)}" if found.target else ""
-    when = _when(status.mtime_ns)[:19].replace("T", " ")
+    when = time_text(status.mtime_ns)[:19].replace("T", " ")
     owner, group = printable(status.owner), printable(status.group)
     return (f"{stat.filemode(status.mode)} {owner:>5} {group:>5} {amount:>12} {when} "
             f"{printable(found.path)}{target}")  # fmt: skip
 
 
-def _when(time_ns: int) -> str:
-    try:
-        return time_text(time_ns)
-    except OverflowError:  # past the year 9999, or before 1
-        return f"@{time_ns // 10**9}"
-
-
 def _status_json(path: bytes, status: Status, target: bytes) -> dict[str, Any]:
     facts: dict[str, Any] = {
         **exact(path), "mode": f"{status.mode:o}", **exact(status.owner, "owner"),
-        **exact(status.group, "group"), "mtime": _when(status.mtime_ns), "nlink": status.nlink,
+        **exact(status.group, "group"), "mtime": time_text(status.mtime_ns), "nlink": status.nlink,
         "qid": [status.qid.type, status.qid.version, status.qid.path],
     }  # fmt: skip
     if stat.S_ISREG(status.mode):

@@ -1,5 +1,6 @@
 """`ventifs versions`."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from ventifs.cli.listing import print_array
+from ventifs.cli.listing import print_array, print_lines
 from ventifs.cli.output import echo
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
@@ -17,13 +18,25 @@ from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.catalog import Version, find_version, tree_score
 from ventifs.tree.catalog import versions as all_versions
-from ventifs.tree.records import Directory
+from ventifs.tree.records import Directory, Empty
+from ventifs.tree.troubles import troubles_of
 
 
-def as_json_object(version: Version, facts: Facts | None = None) -> dict[str, Any]:
-    """What `--json` prints of a version; with what is known of the disk, if it is one's."""
+def as_json_object(
+    version: Version, facts: Facts | None = None, store: Store | None = None
+) -> dict[str, Any]:
+    """What `--json` prints of a version.
+
+    Args:
+        version: the one.
+        facts: what is known of the disk, if it is one's.
+        store: lists all troubles that it has, not only those in the version's record.
+    """
     detail = version.root.detail
     assert isinstance(detail, Directory)
+    troubles, more = version.troubles, version.troubles_more
+    if store is not None and not isinstance(version.beyond, Empty):
+        troubles, more = tuple(troubles_of(store, version)), 0
     return {
         "name": version.name,
         "time": version.when,
@@ -37,9 +50,9 @@ def as_json_object(version: Version, facts: Facts | None = None) -> dict[str, An
         "tags": list(version.tags),
         "troubles": [
             {**exact(path), "reason": reason, "missing": missing}
-            for path, reason, missing in version.troubles
+            for path, reason, missing in troubles
         ],
-        "troubles_more": version.troubles_more,
+        "troubles_more": more,
         **disk_json(facts),
     }
 
@@ -82,11 +95,21 @@ def disk_notes(facts: Facts) -> list[str]:
 @store_option
 @json_option
 @click.option("--tag", "tags", multiple=True, help="Only those with this tag; may be repeated.")
-def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, ...]) -> None:
+@click.option("--troubles", "with_troubles", is_flag=True,
+              help="List everything that could not be archived.")  # fmt: skip
+def versions(
+    name: str | None,
+    *,
+    store: Path,
+    as_json: bool,
+    tags: tuple[str, ...],
+    with_troubles: bool,
+) -> None:
     """List versions, by name and then by time.
 
     All of them, those of one NAME, or the one that NAME@TIME or score:HEX means. The size of one
-    that is marked as a disk is the disk's.
+    that is marked as a disk is the disk's. With --troubles every path that could not be archived,
+    or not as it should be, follows its version; --json lists the first 200 of each without it.
     """
     with Store.open(store) as opened:
         no_name = name and (set("@:") & set(name) or not name.isascii())
@@ -95,9 +118,19 @@ def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, .
             found = [find_version(opened, name)]  # or it says which there are
         found = [version for version in found if set(tags) <= set(version.tags)]
         disks = [_disk(opened, version) for version in found]
-    if as_json:
-        print_array(map(as_json_object, found, disks))
-        return
+        if as_json:
+            every = opened if with_troubles else None
+            print_array(
+                as_json_object(version, disk, every)
+                for version, disk in zip(found, disks, strict=True)
+            )
+        else:
+            _print(opened, found, disks, with_troubles=with_troubles)
+
+
+def _print(
+    store: Store, found: list[Version], disks: list[Facts | None], *, with_troubles: bool
+) -> None:
     width = max((len(str(version)) for version in found), default=0)
     for version, disk in zip(found, disks, strict=True):
         facts = as_json_object(version, disk)
@@ -113,3 +146,14 @@ def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, .
             f"{version!s:<{width}}  {size(total):>9}  {facts['paths']:>9,} paths  "
             f"{size(version.new_bytes):>9} new  {'  '.join(filter(None, notes))}".rstrip()
         )
+        if with_troubles:
+            print_lines(_trouble_lines(store, version))
+
+
+def _trouble_lines(store: Store, version: Version) -> Iterator[str]:
+    """Each trouble of a version as a line; the last line counts what was never recorded."""
+    for path, reason, missing in troubles_of(store, version):
+        kind = "not archived" if missing else "archived, but"
+        yield f"  {printable(path) or '/'}: {kind}: {printable(reason.encode())}"
+    if version.troubles_more and isinstance(version.beyond, Empty):
+        yield f"  ... and {version.troubles_more:,} more, which were only counted"

@@ -41,8 +41,11 @@ from ventifs.tree.records import (
     Entry,
     File,
     Listed,
-    encode,
+    bounded_total,
+    clamped_ns,
+    encode_entry,
     length_of,
+    time_problem,
 )
 from ventifs.tree.service import collect, commit_notes
 from ventifs.tree.workers import REQUEST_MAX, Done, Inline, Pool
@@ -94,8 +97,6 @@ class ImageArchiver:
         self._drop_free = drop_free
         self._progress = progress
         self._new_bytes = 0  # of blocks that others than our own writer stored
-        # What the sizes of all files may sum up to, and those of all volumes.
-        self._room = (LENGTH_MAX - disk.size) // 2
 
     def run(self, events: Iterator[Surveyed]) -> Entry:
         """Archive the disk, of which a survey tells `events`; the version's root.
@@ -116,6 +117,8 @@ class ImageArchiver:
             content = self._whole(placed, volumes, put)
             self._pool.drain()
             self.troubles = [each for files in volumes for each in files.troubles]
+            if problem := time_problem(self._disk.status.st_mtime_ns):
+                self.troubles.append(Trouble(DISK, problem, missing=False))
             self.tally.entries = sum(map(_paths, volumes))
             below = self._below(content, volumes, get, put)
         collect(self._pool, self._store)
@@ -176,7 +179,7 @@ class ImageArchiver:
         for files in volumes:
             start, end = files.names
             if end > start:
-                request = msgspec.msgpack.encode(BuildTree(start, end, self._room // len(volumes)))
+                request = msgspec.msgpack.encode(BuildTree(start, end))
                 self._pool.submit(request, [spool.fileno()], files.built, alone=True)
         return volumes, tuple(notes)
 
@@ -202,15 +205,13 @@ class ImageArchiver:
         """What is in the directory that stands for the disk."""
         below = {DISK: self._image(DISK, content)}
         parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}, b"files": {}}
-        room = self._room
         for files in volumes:
             volume, tree = files.volume, files.tree
             if tree is not None:
                 parts[b"files"][tree.name] = tree
             size = sum(end - start for start, end in volume.ranges)
-            if size <= INLINE_MAX or size > room:
+            if not INLINE_MAX < size <= LENGTH_MAX:
                 continue
-            room -= size
             name = volume.name.encode() + _SUFFIX
             whole = volume.ranges == ((0, self._disk.size),)
             piece = content if whole else part(get, content, put, volume.ranges)
@@ -233,7 +234,9 @@ class ImageArchiver:
         permissions = stat.S_IMODE(self._disk.status.st_mode) & 0o666
         mode = stat.S_IFDIR | permissions | (permissions & 0o444) >> 2
         named = sorted(entries.items())
-        content = build(self._writer.put_node, ((each, encode(entry)) for each, entry in named))
+        content = build(
+            self._writer.put_node, ((each, encode_entry(entry)) for each, entry in named)
+        )
         inside = [entry.detail for entry in entries.values()]
         paths = len(inside) + sum(each.paths for each in inside if isinstance(each, Directory))
         size = sum(
@@ -241,14 +244,14 @@ class ImageArchiver:
             for each in inside
             if isinstance(each, Directory | File)
         )
-        return self._owned(name, mode, Directory(content, paths, size), xattrs)
+        return self._owned(name, mode, Directory(content, paths, bounded_total(size)), xattrs)
 
     def _owned(
         self, name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | None = None
     ) -> Entry:
         status = self._disk.status
-        return Entry(name, mode, status.st_uid, status.st_gid, status.st_mtime_ns, detail,
-                     Empty() if xattrs is None else xattrs, b"")  # fmt: skip
+        return Entry(name, mode, status.st_uid, status.st_gid, clamped_ns(status.st_mtime_ns),
+                     detail, Empty() if xattrs is None else xattrs, b"")  # fmt: skip
 
 
 def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:

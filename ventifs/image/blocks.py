@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ventifs.image.disk import Disk
 from ventifs.store import Store
-from ventifs.tree.records import Chunk, encode
+from ventifs.tree.records import Chunk, encode_item
 
 BLOCK = 4096
 _PIECE = 1 << 20
@@ -55,7 +55,7 @@ class BlockWriter:
                     zeros = 0
                 score, new = put(block)
                 self.new_bytes += len(block) if new else 0
-                pieces.append((encode(Chunk(score, high - low)), high - low))
+                pieces.append((encode_item(Chunk(score, high - low)), high - low))
         if zeros:
             pieces.append((b"", zeros))
         return pieces

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.disk import Disk
@@ -21,7 +22,7 @@ from ventifs.image.previous import Previous
 from ventifs.image.stream import REST_MAX, Stream
 from ventifs.image.walk import valid
 from ventifs.store.score import score_of
-from ventifs.tree.building import Key
+from ventifs.tree.building import AS_CLOSED, CLOSED, Key
 from ventifs.tree.content import WHOLE_MAX, ContentWriter, holds
 from ventifs.tree.records import (
     LENGTH_MAX,
@@ -149,8 +150,15 @@ class Intake:
         detail = _detail(inode)
         entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
                       self._writer.write_xattrs(xattrs), b"")  # fmt: skip
-        problem = self._key_problem(key, name) or entry_problem(entry, root=not key)
+        wrong_key = self._key_problem(key, name)
+        problem = wrong_key or entry_problem(entry, root=not key)
         directory = type(detail) is Directory
+        if problem and directory and not wrong_key:
+            # What is in it stays, and nothing private opens; a name that cannot be is left out.
+            closed = replace(CLOSED, name=name)
+            if not entry_problem(closed, root=not key):
+                names.troubles.append((key, f"{problem}; {AS_CLOSED}", False))
+                entry, problem = closed, ""
         if not key and not directory:
             problem = "the root is no directory"
         elif type(detail) is File:

@@ -17,7 +17,8 @@ from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.catalog import Version
 from ventifs.tree.live import Trouble
-from ventifs.tree.records import Entry, File
+from ventifs.tree.records import Empty, Entry, File
+from ventifs.tree.troubles import Troubles, troubles_of
 from ventifs.tree.workers import Pool
 
 Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
@@ -68,7 +69,7 @@ class DiskSource:
 
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
-    ) -> tuple[Entry, Tally, list[Trouble]]:
+    ) -> tuple[Entry, Tally, Troubles]:
         """See `tree.run.Source`.
 
         Raises:
@@ -83,16 +84,17 @@ class DiskSource:
             found = None
         if found is not None and seen.files and found[0].files == seen.files:
             version, facts = found[1], self._facts(store, found[1])
-            if facts is not None and found[0].is_like(seen):
+            troubles = self._troubles(store, version)
+            if facts is not None and troubles is not None and found[0].is_like(seen):
                 self.facts, self.reused = facts, True
-                return version.root, Tally(bytes=facts.size), list(map(_trouble, version.troubles))
+                return version.root, Tally(bytes=facts.size), troubles
         archiver = ImageArchiver(
             store, self._disk, pool=self._pool, drop_free=self._drop_free, progress=progress,
             previous=None if found is None else self._previous(store, seen, *found),
         )  # fmt: skip
         root = archiver.run(self._events)
         self.facts = archiver.facts
-        return root, archiver.tally, archiver.troubles
+        return root, archiver.tally, Troubles(archiver.troubles)
 
     def committed(self, store: Store, version: Version) -> None:
         """See `tree.run.Source`."""
@@ -112,6 +114,14 @@ class DiskSource:
     def _facts(self, store: Store, version: Version) -> Facts | None:
         with suppress(Corrupt, NotStored):  # then it is archived anew
             return facts_of(store, version.root)
+        return None
+
+    def _troubles(self, store: Store, version: Version) -> Troubles | None:
+        """Those of a version that may be taken whole; None if the store does not know them all."""
+        if version.troubles_more and isinstance(version.beyond, Empty):
+            return None  # only counted, by an older program
+        with suppress(Corrupt, NotStored):
+            return Troubles(Trouble(*each) for each in troubles_of(store, version))
         return None
 
     def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:
@@ -137,7 +147,3 @@ class DiskSource:
         with suppress(ImageError):  # of a damaged bitmap: then all is read
             return self._unchanged(seen.mark) or []
         return []
-
-
-def _trouble(trouble: tuple[bytes, str, bool]) -> Trouble:
-    return Trouble(*trouble)

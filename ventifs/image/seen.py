@@ -17,9 +17,10 @@ import msgspec
 from ventifs.store import Store
 from ventifs.store.permissions import create_file, make_directory
 from ventifs.tree.catalog import Version, versions
+from ventifs.tree.records import time_problem
 from ventifs.tree.statcache import SETTLED_NS
 
-READERS = 1  # goes up when disks are understood better: then unchanged ones are read once more
+READERS = 2  # goes up when disks are understood better: then unchanged ones are read once more
 
 Status = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
@@ -61,9 +62,16 @@ _decode = msgspec.msgpack.Decoder(Seen).decode
 
 
 def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
-    """What identifies the state of an image's files; empty, if they may be changing just now."""
+    """What identifies the state of an image's files; empty, if that is not known for sure.
+
+    It is not while they may be changing, and not of times beyond what MessagePack holds.
+    """
     settled = all(
-        stat.S_ISREG(each.st_mode) and each.st_ctime_ns < started_ns - SETTLED_NS for each in files
+        stat.S_ISREG(each.st_mode)
+        and each.st_ctime_ns < started_ns - SETTLED_NS
+        and not time_problem(each.st_mtime_ns)
+        and not time_problem(each.st_ctime_ns)
+        for each in files
     )
     if not settled:
         return []

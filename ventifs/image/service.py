@@ -51,12 +51,10 @@ class BuildTree(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     Attributes:
         start, end: of the part.
-        room: what the sizes of all files may sum up to.
     """
 
     start: int
     end: int
-    room: int
 
 
 class Before(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -122,7 +120,7 @@ class Service:
         if isinstance(decoded, BuildTree):
             writer = ContentWriter(self._store)
             names = frames(descriptors[0], decoded.start, decoded.end)
-            built = build(names, writer.put_node, decoded.room)
+            built = build(names, writer.put_node)
             return _encode(replace(built, new_bytes=writer.new_bytes))
         blocks = BlockWriter(self._store, self._disk)
         pieces = [blocks.write(stretch) for stretch in decoded.stretches]

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from ventifs.image.entries import Names, Row, key_problem
 from ventifs.image.ordered import Ordered
 from ventifs.tree import building
-from ventifs.tree.building import TOO_LARGE, Key, build_tree, path_of, with_link
+from ventifs.tree.building import AS_CLOSED, CLOSED, Key, build_tree, path_of, with_link
 from ventifs.tree.prolly import Put
-from ventifs.tree.records import encode, own_entry
+from ventifs.tree.records import Entry, encode, encode_entry, own_entry
 
 _AFTER_ALL = 1 << 62  # later than whatever parsers tell
 _decode = msgspec.msgpack.Decoder(Names).decode
@@ -39,19 +39,18 @@ class Built(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int = 0
 
 
-def build(batches: Iterable[memoryview], put: Put, room: int) -> Built:
+def build(batches: Iterable[memoryview], put: Put) -> Built:
     """Build the tree of what batches say.
 
     Args:
         batches: encoded `Names`.
         put: stores nodes.
-        room: what the sizes of all files may sum up to.
 
     Raises:
         VentifsError: no room for what is temporary; the store's own problems.
     """
     with Ordered[Row](Row) as rows:
-        tree = _Tree(rows, room)
+        tree = _Tree(rows)
         for names in batches:
             tree.take(_decode(names), len(names))
         root = tree.finish(put)
@@ -61,11 +60,9 @@ def build(batches: Iterable[memoryview], put: Put, room: int) -> Built:
 class _Tree:
     """The tree on its way."""
 
-    def __init__(self, rows: Ordered[Row], room: int) -> None:
+    def __init__(self, rows: Ordered[Row]) -> None:
         self.troubles: list[Problem] = []
         self._rows = rows
-        self._room = room
-        self._size = 0  # sum of the sizes of regular files, each of their names counted
         self._rooted = False
         self._later: list[Names] = []  # what is settled when all is in
         self._first: dict[int, Row] = {}  # by the inode's number, a name of those that have several
@@ -76,7 +73,6 @@ class _Tree:
         """A batch of so many bytes."""
         rows = names.rows
         self._rows.add(rows, size)
-        self._size += sum([row[4] for row in rows])
         self._rooted = self._rooted or not all(row[0] for row in rows)
         for inode, at in names.linked:
             row = rows[at]
@@ -91,44 +87,35 @@ class _Tree:
         self._later.sort(key=lambda names: names.time)
         for names in self._later:
             self.troubles += names.troubles
-        over = self._over() if self._size > self._room else frozenset()
         for names in self._later:
             for key, inode, problem in names.others:
-                self._other(key, inode, problem, over)
-        rows = self._kept(over)
+                self._other(key, inode, problem)
+        rows = self._kept()
         if self._rooted:
-            return encode(build_tree(rows, put))
+            return encode_entry(build_tree(rows, put, self._implied), root=True)
         deque(rows, 0)  # for the troubles
         return b""
 
-    def _over(self) -> frozenset[int]:
-        """Times of the rows that take the sum of all sizes over what there is room for."""
-        sized = sorted((row[1], row[4], row[0]) for row in self._rows if row[4])
-        over, self._size = set(), 0
-        for time, size, key in sized:
-            if self._size + size > self._room:
-                over.add(time)
-                self.troubles.append((key, TOO_LARGE, True))
-            else:
-                self._size += size
-        return frozenset(over)
+    def _implied(self, key: Key) -> Entry:
+        """A directory that was not told, though something in it was: closed to all but root."""
+        self.troubles.append((key, f"its attributes are not known; {AS_CLOSED}", False))
+        return CLOSED
 
-    def _other(self, key: Key, inode: int, problem: str, over: frozenset[int]) -> None:
+    def _other(self, key: Key, inode: int, problem: str) -> None:
         """A name that was told without an inode: another one of a file, or nothing."""
         first = self._first.get(inode)
         if problem:
             self.troubles.append((key, problem, first is None))
             if first is None:
                 return
-        if first is None or first[1] in over:
+        if first is None:
             self.troubles.append((key, "its other names could not be archived", True))
             return
         size = first[4]
-        wrong = key_problem(key) or (TOO_LARGE if self._size + size > self._room else "")
+        wrong = key_problem(key)
         if wrong:
             self.troubles.append((key, wrong, True))
             return
-        self._size += size
         self._time += 1
         record = encode(replace(own_entry(first[5]), name=key.rpartition(b"\0")[2]))
         row = key, self._time, False, first[3], size, record
@@ -136,13 +123,11 @@ class _Tree:
         least = self._least.get(first[3]) or path_of(first[0])
         self._least[first[3]] = min(least, path_of(key))
 
-    def _kept(self, over: frozenset[int]) -> Iterator[building.Row]:
+    def _kept(self) -> Iterator[building.Row]:
         """The rows that stay."""
         last: Row | None = None
         barred = b"\0"  # what begins so is below what is no directory
         for row in chain(self._rows, [None]):
-            if row is not None and row[1] in over:
-                continue
             if last is not None and (row is None or row[0] != last[0]):
                 key, _, directory, file, size, record = last
                 if key.startswith(barred):

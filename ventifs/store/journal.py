@@ -43,6 +43,16 @@ class Record(msgspec.Struct, frozen=True, order=True):
                       + self.key + self.value).digest(DIGEST_SIZE)  # fmt: skip
 
 
+def record_problem(key_length: int, value_length: int) -> str:
+    """What is wrong with a record of such lengths; nothing, if there can be one."""
+    if 0 < key_length <= RECORD_KEY_MAX and value_length <= RECORD_VALUE_MAX:
+        return ""
+    return (
+        f"a record of {key_length} and {value_length} bytes: its key may have 1 to "
+        f"{RECORD_KEY_MAX}, its value up to {RECORD_VALUE_MAX}"
+    )
+
+
 class Changes(msgspec.Struct, frozen=True):
     """Records put and ids deleted. Deletions win, whatever the order they are met in."""
 
@@ -101,7 +111,11 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 def encode_changes(changes: Changes, size_max: int) -> Iterator[bytes]:
-    """The payloads of the catalog clumps for `changes`: up to `size_max` bytes, or one record."""
+    """The payloads of the catalog clumps for `changes`: up to `size_max` bytes, or one record.
+
+    Raises:
+        ValueError: for a record that `decode_changes` would refuse.
+    """
     batch: list[bytes] = []
     length = 0
     for entry in _encoded(changes):
@@ -116,6 +130,8 @@ def encode_changes(changes: Changes, size_max: int) -> Iterator[bytes]:
 
 def _encoded(changes: Changes) -> Iterator[bytes]:
     for record in changes.puts:
+        if problem := record_problem(len(record.key), len(record.value)):
+            raise ValueError(problem)
         head = _RECORD.pack(_PUT, len(record.key), len(record.value), record.id)
         yield head + record.key + record.value
     for record_id in changes.deletes:
@@ -139,8 +155,8 @@ def decode_changes(payloads: Iterable[Buffer]) -> Changes:
             at += _RECORD.size
             key, at = data[at : at + key_length], at + key_length
             value, at = data[at : at + value_length], at + value_length
-            whole = at <= len(data) and value_length <= RECORD_VALUE_MAX
-            if operation == _PUT and whole and 0 < key_length <= RECORD_KEY_MAX:
+            whole = at <= len(data)
+            if operation == _PUT and whole and not record_problem(key_length, value_length):
                 puts.append(Record(key, record_id, value))
             elif operation == _DELETE and key_length == value_length == 0:
                 deletes.append(record_id)

@@ -34,7 +34,7 @@ from ventifs.store.header import (
     write_header,
 )
 from ventifs.store.index import Index
-from ventifs.store.journal import RECORD_KEY_MAX, RECORD_VALUE_MAX, Record
+from ventifs.store.journal import Record, record_problem
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
 from ventifs.store.permissions import PRIVATE, Access, exposed, prepare
@@ -459,11 +459,8 @@ class Store:
             NoSpace, VentifsError: nothing is changed; the commit can be tried again.
         """
         for key, value in puts:
-            if not 0 < len(key) <= RECORD_KEY_MAX or len(value) > RECORD_VALUE_MAX:
-                raise ValueError(
-                    f"a record of {len(key)} and {len(value)} bytes: its key may have 1 to "
-                    f"{RECORD_KEY_MAX}, its value up to {RECORD_VALUE_MAX}"
-                )
+            if problem := record_problem(len(key), len(value)):
+                raise ValueError(problem)
         self._check_open()
         if self.mode != "write":
             raise VentifsError(f"{self.path}: the store is not open for writing")

@@ -23,11 +23,22 @@ from ventifs.tree.content import ContentWriter
 from ventifs.tree.links import Group, Groups, Member
 from ventifs.tree.live import Changed, Opener, Reader, Trouble, allow_many_descriptors
 from ventifs.tree.reading import Batches, Outcome, Wanted, reason_of
-from ventifs.tree.records import INLINE_MAX, Directory, Entry, File, decode_entry, own_entry
+from ventifs.tree.records import (
+    INLINE_MAX,
+    NAME_MAX,
+    Directory,
+    Entry,
+    File,
+    Unfit,
+    decode_entry,
+    own_entry,
+    time_problem,
+)
 from ventifs.tree.scan import Chunk, Options, Scanner
 from ventifs.tree.scout import Scouted, scout
 from ventifs.tree.service import Service, collect, commit_notes
-from ventifs.tree.statcache import NOT_SETTLED, Leaf, StatCache, raw
+from ventifs.tree.statcache import NOT_SETTLED, Leaf, StatCache, raw_leaves
+from ventifs.tree.troubles import Troubles
 from ventifs.tree.workers import Inline, Pool
 
 Progress = Callable[["Tally", bytes], None]  # what was done, the current path
@@ -92,7 +103,7 @@ class Archiver:
             progress: called for every directory, and for every batch of files that was read.
         """
         self.tally = Tally()
-        self.troubles: list[Trouble] = []
+        self.troubles = Troubles()
         self._store = store
         self._own = os.stat(store.path)
         self._cache = cache
@@ -252,10 +263,12 @@ class Archiver:
         if level.fd >= 0:
             try:
                 frame.xattrs = self._reader.xattrs(level.fd)
-            except (OSError, Changed) as error:
+            except (OSError, Changed, Unfit) as error:
                 reason = f"its attributes cannot be read: {reason_of(error)}"
                 self._trouble(frame.path, reason, missing=False)
             os.close(level.fd)
+        if problem := time_problem(frame.status.st_mtime_ns):
+            self._trouble(frame.path, problem, missing=False)
         self.tally.entries += 1
         self._assembler.told(frame)
         self._tell(frame.path)
@@ -265,19 +278,28 @@ class Archiver:
         segment = Segment(level.frame, chunk.last)
         level.segment = segment
         level.frame.segments.append(segment)
+        if chunk.directories and max(len(name) for name, _ in chunk.directories) > NAME_MAX:
+            self._drop_long_names(level.frame, chunk)
         entries = dict(chunk.old.below()) if chunk.old is not None and chunk.directories else {}
         for slot, (name, status) in enumerate(chunk.directories):
             segment.below.append((name, b""))
             level.below.append((name, status, slot, entries.get(name, b"")))
         segment.pending += len(segment.below)
         leaves = chunk.stats()
-        if chunk.old is not None and not chunk.linked and raw(leaves) == chunk.old.leaves:
+        if chunk.old is not None and not chunk.linked and raw_leaves(leaves) == chunk.old.leaves:
             segment.old = chunk.old
             self.tally.entries += chunk.old.count
             self.tally.bytes += chunk.old.size
             return
         segment.leaves, segment.entries = leaves, [b""] * len(leaves)
         self._leaves(level, segment, chunk)
+
+    def _drop_long_names(self, frame: Frame, chunk: Chunk) -> None:
+        """Leave out directories whose names are longer than Linux's, as FUSE may have them."""
+        for name, _ in chunk.directories:
+            if len(name) > NAME_MAX:
+                self._trouble(frame.below(name), "a name that cannot be", missing=True)
+        chunk.directories = [pair for pair in chunk.directories if len(pair[0]) <= NAME_MAX]
 
     # --- leaves -------------------------------------------------------------------------------
 
@@ -340,8 +362,11 @@ class Archiver:
         self, level: _Level, segment: Segment, index: int, status: os.stat_result, entry: bytes
     ) -> None:
         """One name of a file that has several; `entry` is what the previous run made of it."""
-        segment.pending += 1
         member, leaf = Member(segment, index), segment.leaves[index]
+        if len(leaf[0]) > NAME_MAX:  # as FUSE may have them
+            self._trouble(member.path, "a name that cannot be", missing=True)
+            return
+        segment.pending += 1
         group = self._groups.find(status)
         if group is not None and not group.same(leaf):
             self._trouble(member.path, "changed between two of its names", missing=False)

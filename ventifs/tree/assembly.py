@@ -24,9 +24,10 @@ from ventifs.tree.records import (
     Empty,
     Listed,
     Tree,
-    encode,
+    bounded_total,
+    encode_entry,
 )
-from ventifs.tree.statcache import Leaf, Named, Seen, StatCache, raw
+from ventifs.tree.statcache import Leaf, Named, Seen, StatCache, raw, raw_leaves
 from ventifs.tree.statcache import Segment as SeenSegment
 
 
@@ -155,8 +156,8 @@ class Assembler:
             kept = [pair for pair in zip(segment.leaves, segment.entries, strict=True) if pair[1]]
             unchanged = False
             record = SeenSegment(
-                raw([leaf for leaf, _ in kept]), raw([entry for _, entry in kept]), directories,
-                segment.size, len(kept),
+                raw_leaves([leaf for leaf, _ in kept]), raw([entry for _, entry in kept]),
+                directories, bounded_total(segment.size), len(kept),
             )  # fmt: skip
             pairs = [(leaf[0], entry) for leaf, entry in kept]
         frame.paths += record.count
@@ -207,8 +208,9 @@ class Assembler:
             content = _content(frame.builder)
         if not (unchanged and self._cache.carries):
             self._cache.add(Seen(frame.path, content, tuple(frame.records), tuple(frame.bounds)))
-        detail = Directory(content, frame.paths, frame.size)
-        return encode(entry_of(frame.name, frame.status, detail, frame.xattrs))
+        detail = Directory(content, frame.paths, bounded_total(frame.size))
+        entry = entry_of(frame.name, frame.status, detail, frame.xattrs)
+        return encode_entry(entry, root=frame.above is None)
 
 
 def _place(segment: Segment, slot: int, named: Named, paths: int, size: int) -> None:

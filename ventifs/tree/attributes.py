@@ -15,12 +15,15 @@ from contextlib import suppress
 
 from ventifs.store import Store
 from ventifs.text import printable
+from ventifs.tree.catalog import time_text
 from ventifs.tree.content import read_whole
 from ventifs.tree.records import Directory, Empty, Entry, Listed, Symlink, Xattrs, decode_xattrs
 
 NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # by this file system, of attributes
 _SET_ID = stat.S_ISUID | stat.S_ISGID
+_TIME_HELD_NS = 2**31 * 10**9  # until 2038: every file system of Linux holds it
+_TIME_STEP_NS = 2 * 10**9  # FAT's; a time that is less off was only rounded
 _NO_ID = 2**32 - 1  # to chown it means to leave the owner as it is
 
 
@@ -59,6 +62,8 @@ def dress(entry: Entry, xattrs: Xattrs, fd: int) -> list[str]:
         if xattrs or stat.S_IMODE(there.st_mode) != mode:
             os.fchmod(fd, mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        if not 0 <= entry.mtime_ns < _TIME_HELD_NS:
+            left += _time_changed(entry, os.fstat(fd))
     except OSError as error:  # a directory that was there before, of another user
         if error.errno not in NOT_ALLOWED:
             raise
@@ -79,7 +84,16 @@ def dress_name(entry: Entry, xattrs: Xattrs, name: bytes, directory: int) -> lis
         _set_mode(mode, stat.S_IFMT(entry.mode), name, directory)
     times = (entry.mtime_ns, entry.mtime_ns)
     os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+    if not 0 <= entry.mtime_ns < _TIME_HELD_NS:
+        left += _time_changed(entry, os.stat(name, dir_fd=directory, follow_symlinks=False))
     return left
+
+
+def _time_changed(entry: Entry, there: os.stat_result) -> Iterator[str]:
+    """A time that the file system does not hold: the kernel takes the nearest, without an error."""
+    if abs(there.st_mtime_ns - entry.mtime_ns) >= _TIME_STEP_NS:
+        wanted, got = time_text(entry.mtime_ns), time_text(there.st_mtime_ns)
+        yield f"time {wanted}: this file system made it {got}"
 
 
 def _own(entry: Entry, target: int | bytes, directory: int | None, left: list[str]) -> int:

@@ -3,36 +3,43 @@
 The key of a row is its path with NUL between the names, so that rows in order of their keys are the
 tree in pre-order, names in order of their bytes, and a tree of any size is built with a node a
 level in memory.
+
+A directory that no row describes is made as the caller says: `PLAIN` in tar archives, which may
+leave directories out, and `CLOSED` where one's attributes are lost, so that nothing private opens.
 """
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec.structs import replace
 
-from ventifs.errors import VentifsError
 from ventifs.tree.links import link_id
 from ventifs.tree.prolly import Builder, Put
 from ventifs.tree.records import (
-    LENGTH_MAX,
     Content,
     Directory,
     Empty,
     Entry,
     Tree,
+    bounded_total,
     encode,
+    encode_entry,
     own_entry,
 )
 
 Key = bytes
 Row = tuple[Key, bool, int, bytes]  # key, whether a directory, bytes of a file, encoded entry
-TOO_LARGE = "the sizes of all files sum up to more than there can be"
-_IMPLIED = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
+Implied = Callable[[Key], Entry]  # the entry of a directory without a row, by its key
+
+PLAIN = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
+CLOSED = replace(PLAIN, mode=stat.S_IFDIR | 0o700)  # of root
+AS_CLOSED = "kept as a directory of mode 0700, owned by root"
 
 
-class TooLarge(VentifsError):
-    """The sizes of all files sum up to more than there can be."""
+def plain(_: Key) -> Entry:
+    """A directory that a tar archive has no member for, as GNU tar makes it for root."""
+    return PLAIN
 
 
 class _Frame(msgspec.Struct):
@@ -44,28 +51,27 @@ class _Frame(msgspec.Struct):
     total: int = 0  # bytes of regular files
 
 
-def build_tree(rows: Iterable[Row], put: Put) -> Entry:
+def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry:
     """Store the directories of a tree; the root's entry.
 
     Args:
         rows: in order of their keys, nothing below what is no directory; the root's is empty.
-            Directories come without content. Those without a row of their own are implied.
+            Directories come without content.
         put: stores nodes.
-
-    Raises:
-        TooLarge: sizes sum up to more than there can be.
+        implied: makes the directories that have no row of their own, and the root if it has none.
     """
     # Hot: 2 us a row.
-    frames = [_Frame(_IMPLIED, Builder(put))]
+    frames = [_Frame(PLAIN, Builder(put))]
+    rooted = False
     here = b""  # the key of the last of them
     for key, directory, size, record in rows:
         above, _, name = key.rpartition(b"\0")
         if above != here:
-            _move(frames, here, above, put)
+            _move(frames, here, above, put, implied)
             here = above
         frame = frames[-1]
         if not key:
-            frame.entry = own_entry(record)
+            frame.entry, rooted = own_entry(record), True
         elif directory:
             frames.append(_Frame(own_entry(record), Builder(put)))
             here = key
@@ -73,8 +79,10 @@ def build_tree(rows: Iterable[Row], put: Put) -> Entry:
             frame.builder.add(record, key=name)
             frame.paths += 1
             frame.total += size
-    _move(frames, here, b"", put)
-    return _closed(frames[0])
+    _move(frames, here, b"", put, implied)
+    if not rooted:
+        frames[0].entry = implied(b"")
+    return _finished(frames[0])
 
 
 def path_of(key: Key) -> bytes:
@@ -87,7 +95,7 @@ def with_link(record: bytes, least: bytes) -> bytes:
     return encode(replace(own_entry(record), link=link_id(least)))
 
 
-def _move(frames: list[_Frame], here: Key, to: Key, put: Put) -> None:
+def _move(frames: list[_Frame], here: Key, to: Key, put: Put, implied: Implied) -> None:
     """Close directories, and open those that no row speaks of, to get from one to another."""
     names, wanted = _names(here), _names(to)
     shared = 0
@@ -95,8 +103,9 @@ def _move(frames: list[_Frame], here: Key, to: Key, put: Put) -> None:
         shared += 1
     for _ in names[shared:]:
         _close(frames)
-    for name in wanted[shared:]:
-        frames.append(_Frame(replace(_IMPLIED, name=name), Builder(put)))
+    for depth in range(shared, len(wanted)):
+        entry = implied(b"\0".join(wanted[: depth + 1]))
+        frames.append(_Frame(replace(entry, name=wanted[depth]), Builder(put)))
 
 
 def _names(key: Key) -> list[bytes]:
@@ -106,15 +115,13 @@ def _names(key: Key) -> list[bytes]:
 def _close(frames: list[_Frame]) -> None:
     """All below the last directory is known: it is an entry of the one above."""
     frame = frames.pop()
-    entry, above = _closed(frame), frames[-1]
-    above.builder.add(encode(entry), key=entry.name)
+    entry, above = _finished(frame), frames[-1]
+    above.builder.add(encode_entry(entry), key=entry.name)
     above.paths += frame.paths + 1
     above.total += frame.total
 
 
-def _closed(frame: _Frame) -> Entry:
-    if frame.total > LENGTH_MAX:
-        raise TooLarge(TOO_LARGE)
+def _finished(frame: _Frame) -> Entry:
     builder = frame.builder
     content: Content = Tree(builder.finish(), builder.count) if builder.count else Empty()
-    return replace(frame.entry, detail=Directory(content, frame.paths, frame.total))
+    return replace(frame.entry, detail=Directory(content, frame.paths, bounded_total(frame.total)))

@@ -15,8 +15,17 @@ import msgspec
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Score, Store, score_of
-from ventifs.store.journal import Record
-from ventifs.tree.records import Entry, decode_entry, encode
+from ventifs.store.journal import RECORD_VALUE_MAX, Record
+from ventifs.tree.records import (
+    Content,
+    Empty,
+    Entry,
+    Unfit,
+    content_problem,
+    decode_entry,
+    encode,
+    encode_entry,
+)
 
 _PREFIX = b"version\0"
 _TIME = struct.Struct(">Q")
@@ -33,8 +42,11 @@ class NoSuchVersion(VentifsError):
     """A name, or a time, that matches no version."""
 
 
+Listed = tuple[bytes, str, bool]  # a trouble: path, reason, whether the version lacks the path
+
+
 class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A version's record as stored."""
+    """A version's record as stored, when it lists all troubles that it knows."""
 
     root: bytes
     source: str
@@ -42,14 +54,25 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     tags: tuple[str, ...]
     new_bytes: int
     seconds: float
-    troubles: tuple[tuple[bytes, str, bool], ...]
+    troubles: tuple[Listed, ...]
     troubles_more: int
 
 
-TIME_NS_MAX = 2**64 - 1  # in the year 2554
-TROUBLES_MAX = 200  # kept in the record; the rest are counted
+class _StoredBeyond(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A version's record as stored, when other troubles stand in blocks."""
 
+    beyond: Content
+
+
+TIME_NS_MAX = 2**64 - 1  # in the year 2554
+TROUBLES_MAX = 200  # listed in the record
+COMMENT_MAX = 4096  # bytes of UTF-8; older versions may have more
+TAGS_MAX = 64
+TAG_MAX = 256  # bytes of UTF-8
+
+_BEYOND = b"\x99"  # MessagePack's array of nine: a `_StoredBeyond` begins so
 _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
+_decode_beyond = msgspec.msgpack.Decoder(_StoredBeyond).decode
 _encode_stored = msgspec.msgpack.Encoder().encode
 
 
@@ -64,8 +87,10 @@ class Version(msgspec.Struct, frozen=True):
         comment, tags: as given.
         new_bytes: bytes of blocks that the store did not have.
         seconds: how long it took.
-        troubles: (path, reason, missing) of what could not be archived, the first 200.
+        troubles: (path, reason, missing) of what could not be archived, up to 200 of a version
+            that was read; `troubles.troubles_of` has all.
         troubles_more: how many more there were.
+        beyond: content that holds these; empty, if there are none or they were only counted.
         record: the store's record, for `forget`; None before it is committed.
     """
 
@@ -77,8 +102,9 @@ class Version(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     new_bytes: int = 0
     seconds: float = 0.0
-    troubles: tuple[tuple[bytes, str, bool], ...] = ()
+    troubles: tuple[Listed, ...] = ()
     troubles_more: int = 0
+    beyond: Content = Empty()
     record: Record | None = None
 
     @property
@@ -92,9 +118,15 @@ class Version(msgspec.Struct, frozen=True):
 
 
 def time_text(time_ns: int) -> str:
-    """A time in ISO 8601, UTC, without trailing zeros of its fraction."""
+    """A time in ISO 8601, UTC, without trailing zeros of its fraction.
+
+    Of a time that is not in the years 1 to 9999, as only a server of 9P can say, `@` and seconds.
+    """
     seconds, fraction = divmod(time_ns, 10**9)
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"@{seconds}"
     text = moment.strftime("%Y-%m-%dT%H:%M:%S")
     return text + (f".{fraction:09}".rstrip("0") if fraction else "") + "Z"
 
@@ -113,19 +145,79 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_notes(comment: str, tags: Sequence[str]) -> None:
+    """See that a comment and tags are such as a new version may have.
+
+    Raises:
+        VentifsError: naming the one that is not.
+    """
+    for text in (comment, *tags):
+        if not text.isprintable():
+            raise VentifsError(f"{text[:100]!r}: a comment or tag is one line of text")
+    if len(comment.encode()) > COMMENT_MAX:
+        raise VentifsError(
+            f"a comment may have {COMMENT_MAX:,} bytes, this one has {len(comment.encode()):,}; "
+            "shorten it"
+        )
+    if len(tags) > TAGS_MAX:
+        raise VentifsError(f"a version may have {TAGS_MAX} tags, not {len(tags):,}; give fewer")
+    for tag in tags:
+        if len(tag.encode()) > TAG_MAX:
+            raise VentifsError(
+                f"tag {tag[:40]!r}...: a tag may have {TAG_MAX} bytes, this one has "
+                f"{len(tag.encode()):,}; shorten it"
+            )
+
+
 def version_key(name: str, time_ns: int) -> bytes:
     """The key of a version's record."""
     return _PREFIX + name.encode() + b"\0" + _TIME.pack(time_ns)
 
 
 def encode_version(version: Version) -> bytes:
-    """The value of a version's record."""
-    kept = version.troubles[:TROUBLES_MAX]
-    more = version.troubles_more + len(version.troubles) - len(kept)
-    return _encode_stored(
-        _Stored(encode(version.root), version.source, version.comment, version.tags,
-                version.new_bytes, version.seconds, kept, more)
-    )  # fmt: skip
+    """The value of a version's record, which `decode_version` takes.
+
+    Raises:
+        Unfit: when it breaks a rule, or has more troubles than `troubles.fitted` leaves in it.
+        VentifsError: for a name that cannot be.
+    """
+    check_name(version.name)
+    problem = _version_problem(version)
+    value = b"" if problem else _encoded(version)
+    if len(version.troubles) > TROUBLES_MAX or len(value) > RECORD_VALUE_MAX:
+        problem = f"its record is longer than {RECORD_VALUE_MAX >> 10} KiB, or has more than "
+        problem += f"{TROUBLES_MAX} troubles"
+    if problem:
+        raise Unfit(f"{version.name}: the version cannot be stored: {problem}")
+    return value
+
+
+def version_size(version: Version) -> int:
+    """Bytes of the record that lists all troubles, however many there are."""
+    return len(_encoded(version))
+
+
+def _encoded(version: Version) -> bytes:
+    fields = (encode_entry(version.root, root=True), version.source, version.comment, version.tags,
+              version.new_bytes, version.seconds, version.troubles,
+              version.troubles_more)  # fmt: skip
+    try:
+        if isinstance(version.beyond, Empty):
+            return _encode_stored(_Stored(*fields))
+        return _encode_stored(_StoredBeyond(*fields, version.beyond))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise Unfit(f"{version.name}: the version cannot be stored: {error}") from None
+
+
+def _version_problem(version: Version) -> str:
+    """What is wrong with a version beside its name and the entry of its root."""
+    if not version.root.is_directory:
+        return "it is of no directory"
+    if not 0 <= version.time_ns <= TIME_NS_MAX:
+        return "its time is not between 1970 and 2554"
+    if not isinstance(version.beyond, Empty) and not version.troubles_more:
+        return "it names troubles where there are none"
+    return content_problem(version.beyond)
 
 
 def decode_version(record: Record) -> Version:
@@ -136,19 +228,25 @@ def decode_version(record: Record) -> Version:
     """
     try:
         name, _, time = record.key.removeprefix(_PREFIX).partition(b"\0")
-        stored = _decode_stored(record.value)
+        decode = _decode_beyond if record.value[:1] == _BEYOND else _decode_stored
+        stored = decode(record.value)
         if _encode_stored(stored) != record.value or len(time) != _TIME.size:
             raise Corrupt(f"version record {record.key!r} is not in its canonical form")
         root = decode_entry(stored.root, root=True)
-        if not root.is_directory:
-            raise Corrupt(f"version record {record.key!r} is of no directory")
-        return Version(check_name(name.decode()), _TIME.unpack(time)[0],
-                       root, stored.source, stored.comment,
-                       stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
-                       stored.troubles_more, record)  # fmt: skip
+        beyond = stored.beyond if isinstance(stored, _StoredBeyond) else Empty()
+        version = Version(check_name(name.decode()), _TIME.unpack(time)[0],
+                          root, stored.source, stored.comment,
+                          stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
+                          stored.troubles_more, beyond, record)  # fmt: skip
+        problem = _version_problem(version)
+        if isinstance(stored, _StoredBeyond) and isinstance(beyond, Empty):
+            problem = "it names no troubles where some are said"
+        if problem:
+            raise Corrupt(f"version record {record.key!r} cannot be: {problem}")
+        return version
     except Corrupt:
         raise
-    except (msgspec.DecodeError, UnicodeDecodeError, VentifsError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, VentifsError) as error:
         raise Corrupt(f"version record {record.key!r} cannot be read: {error}") from None
 
 

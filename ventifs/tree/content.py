@@ -4,6 +4,7 @@ Content is empty, inline, one block, or a tree of items; the bytes alone decide 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store
@@ -25,6 +26,7 @@ from ventifs.tree.records import (
     Xattrs,
     decode_item,
     encode,
+    encode_item,
     length_of,
     listed_xattrs,
     own_item,
@@ -77,6 +79,12 @@ class ContentWriter:
         listed = listed_xattrs(xattrs)
         return self.write_whole(encode(xattrs)) if listed is None else listed
 
+    def write_pieces(self, pieces: Iterable[bytes]) -> Content:
+        """Store content that comes in pieces, each but the last of whole pages."""
+        rest = iter(pieces)
+        head = list(islice(rest, 2))
+        return self.write(chain(head, rest)) if len(head) > 1 else self.write_whole(b"".join(head))
+
     def write(self, pieces: Iterable[bytes | int]) -> Content:
         """Store content of more than 32 bytes, given as `Chunker.chunks` takes it."""
         return self._write(self._chunker.chunks(pieces))
@@ -95,15 +103,15 @@ class ContentWriter:
                 continue
             if builder is None:
                 builder = Builder(self.put_node)
-                builder.add(encode(first), length=first.length)
-            builder.add(encode(item), length=item.length)
+                builder.add(encode_item(first), length=first.length)
+            builder.add(encode_item(item), length=item.length)
         if first is None:
             return Empty()
         if builder is None:
             if isinstance(first, Chunk):
                 return Block(first.score, first.length)
             builder = Builder(self.put_node)
-            builder.add(encode(first), length=first.length)
+            builder.add(encode_item(first), length=first.length)
         return Tree(builder.finish(), builder.total)
 
 

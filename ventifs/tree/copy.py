@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, check_name, decode_version, version_key, versions
-from ventifs.tree.reach import Kind, Ref, reach
+from ventifs.tree.reach import Kind, Ref, reach_version
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks
 _BATCH = 4096  # scores asked for at once
@@ -78,7 +78,7 @@ def _send(source: Store, target: Store, version: Version, progress: Progress | N
     batch: list[Ref] = []
     committed = 0
 
-    for ref in reach(source, version.root, set()):
+    for ref in reach_version(source, version, set()):
         batch.append(ref)
         if len(batch) == _BATCH:
             _send_batch(source, target, batch, copied)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ventifs.store import Score, Store
 from ventifs.tree.catalog import Version
-from ventifs.tree.reach import reach
+from ventifs.tree.reach import reach_version
 
 Progress = Callable[[int], None]  # references looked at so far
 
@@ -26,7 +26,7 @@ def exclusive(
 
     def scores(each: Version, seen: set[Score]) -> Iterator[Score]:
         nonlocal looked_at
-        for ref in reach(store, each.root, seen):
+        for ref in reach_version(store, each, seen):
             looked_at += 1
             if progress is not None:
                 progress(looked_at)

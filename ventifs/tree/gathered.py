@@ -134,11 +134,7 @@ class Gathered:
             last = key
 
     def build(self, put: Put) -> Entry:
-        """Store all directories, after `prune`; the root's entry.
-
-        Raises:
-            TooLarge: their sizes sum up to more than there can be.
-        """
+        """Store all directories, after `prune`; the root's entry."""
         rows = self._database.execute(
             "SELECT key, time != cut, size, record, names, least "
             "FROM entry LEFT JOIN link USING (file) ORDER BY key"

@@ -17,15 +17,19 @@ import msgspec
 from ventifs.errors import Corrupt, NotStored
 from ventifs.tree.content import WHOLE_MAX, ContentWriter, holds
 from ventifs.tree.records import (
+    TIME_NS_MAX,
+    TIME_NS_MIN,
     Content,
     Detail,
     Device,
+    Empty,
     Entry,
     File,
     Listed,
     Special,
     Symlink,
     Xattrs,
+    clamped_ns,
     encode,
     length_of,
 )
@@ -37,6 +41,9 @@ _PAGE = 4096
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
 _NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP}  # a file system that does not tell: all is data
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
+
+
+_NO_XATTRS_AT_ALL = Empty()
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -137,8 +144,11 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
 def entry_of(
     name: bytes, status: os.stat_result, detail: Detail, xattrs: Listed | Content
 ) -> Entry:
-    """The entry of a file with this status."""
-    return Entry(name, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
+    """The entry of a file with this status; `time_problem` tells whether it has another time."""
+    time_ns = status.st_mtime_ns
+    if not TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
+        time_ns = clamped_ns(time_ns)
+    return Entry(name, status.st_mode, status.st_uid, status.st_gid, time_ns,
                  detail, xattrs, b"")  # fmt: skip
 
 
@@ -178,6 +188,8 @@ def live_xattrs(target: int | bytes) -> Xattrs:
         if error.errno in _NO_XATTRS:
             return ()
         raise
+    if not names:
+        return ()  # nearly always
     pairs = []
     for name in sorted(os.fsencode(name) for name in names):
         try:
@@ -293,9 +305,12 @@ class Reader:
         Raises:
             OSError: when they cannot be read though there are some.
             Changed: when they are too large to be brought back.
+            Unfit: when their names cannot be, as a faulty file system may have them.
         """
         xattrs = live_xattrs(target)
-        if len(xattrs) > 0 and len(encode(xattrs)) > WHOLE_MAX:
+        if not xattrs:
+            return _NO_XATTRS_AT_ALL  # nearly always
+        if len(encode(xattrs)) > WHOLE_MAX:
             raise Changed(f"has more than {WHOLE_MAX >> 20} MiB of attributes")
         return self._writer.write_xattrs(xattrs)
 

@@ -19,8 +19,9 @@ _BLOCK = 512
 _PIECE = 1 << 20
 _PAGE = 4096
 _GNU_MAGIC = b"ustar  \0"
-_WHOLE = re.compile(r"-?[0-9]{1,20}")
-_DECIMAL = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
+_DIGITS_MAX = 100  # of a number in a pax record: more are no number
+_WHOLE = re.compile(rf"-?[0-9]{{1,{_DIGITS_MAX}}}")
+_DECIMAL = re.compile(rf"(-?)([0-9]{{1,{_DIGITS_MAX}}})(?:\.([0-9]*))?")
 _HOSTILE = (tarfile.TarError, ValueError, TypeError, IndexError, KeyError, OverflowError,
             RecursionError, MemoryError, struct.error)  # fmt: skip
 _REMEDY = "make it or fetch it anew"

@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from ventifs.errors import Corrupt
 from ventifs.store import Score
-from ventifs.tree.records import Child, decode_child, encode
+from ventifs.tree.records import Child, decode_child, encode_child
 
 NODE_ITEMS_MIN = 4
 NODE_SIZE_MAX = 64 << 10
@@ -92,7 +92,7 @@ class Builder:
             self._above = Builder(self._put, self._level + 1)
         count, total = self.count - self._before[0], self.total - self._before[1]
         child = Child(self._score, count, total, self._key)
-        self._above.add(encode(child), length=total, key=self._key, count=count)
+        self._above.add(encode_child(child), length=total, key=self._key, count=count)
         self._items = []
         self._size = _NODE_OVERHEAD
         self._before = self.count, self.total

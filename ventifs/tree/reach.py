@@ -9,6 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ventifs.store import Score, Store
+from ventifs.tree.catalog import Version
 from ventifs.tree.prolly import load
 from ventifs.tree.records import (
     Block,
@@ -53,7 +54,12 @@ def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
     Raises:
         Corrupt, NotStored: where nodes are damaged.
     """
-    pending: list[tuple[Ref | None, Iterator[Ref]]] = [(None, _of_entry(entry))]
+    return _below(store, _of_entry(entry), seen)
+
+
+def _below(store: Store, top: Iterator[Ref], seen: set[Score]) -> Iterator[Ref]:
+    """What `reach` yields for some references."""
+    pending: list[tuple[Ref | None, Iterator[Ref]]] = [(None, top)]
     while pending:
         node, refs = pending[-1]
         ref = next(refs, None)
@@ -66,6 +72,15 @@ def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
         elif ref.score not in seen:
             seen.add(ref.score)
             pending.append((ref, _of_node(store, ref)))
+
+
+def reach_version(store: Store, version: Version, seen: set[Score]) -> Iterator[Ref]:
+    """Every block that a version refers to: below its root, and the troubles beyond its record.
+
+    Args, Raises: as `reach`.
+    """
+    yield from _below(store, _of_content(version.beyond, Kind.CONTENT), seen)
+    yield from reach(store, version.root, seen)
 
 
 def _of_node(store: Store, ref: Ref) -> Iterator[Ref]:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from ventifs.store import Store
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.live import Changed, Opener, Reader
-from ventifs.tree.records import Content, encode
+from ventifs.tree.records import Content, Unfit, clamped_ns, encode_entry, time_problem
 from ventifs.tree.statcache import SETTLED_NS
 from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Pool
 
@@ -85,7 +86,12 @@ class BatchReader:
             for directory, wanted in zip(descriptors, request.wanted, strict=True)
             for name, regular, known in wanted
         ]
-        return _encode(_Reply(outcomes, self._writer.new_bytes - before))
+        new_bytes = self._writer.new_bytes - before
+        try:
+            return _encode(_Reply(outcomes, new_bytes))
+        except OverflowError:  # a ctime that MessagePack does not hold
+            held = [replace(each, ctime_ns=clamped_ns(each.ctime_ns)) for each in outcomes]
+            return _encode(_Reply(held, new_bytes))
 
     def _read(
         self, name: bytes, directory: int, known: Content | None, *, regular: bool
@@ -98,10 +104,14 @@ class BatchReader:
                 if regular
                 else self._reader.other(name, directory)
             )
-        except (OSError, Changed) as error:
+            record = encode_entry(entry)
+        except (OSError, Changed, Unfit) as error:
             return Outcome(b"", problem=reason_of(error))
+        if entry.mtime_ns != status.st_mtime_ns:
+            problem = problem or time_problem(status.st_mtime_ns)
+        # Not settled with a problem, so that every run reports it.
         settled = not problem and status.st_ctime_ns < started_ns - SETTLED_NS
-        return Outcome(encode(entry), status.st_ino, status.st_size, status.st_mtime_ns,
+        return Outcome(record, status.st_ino, status.st_size, entry.mtime_ns,
                        status.st_ctime_ns, entry.size, settled, problem)  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 Everything is MessagePack of arrays, one encoding each: `decode` refuses whatever does not encode
 again to the same bytes, so that equal things have equal scores. FORMAT.md gives the layouts. File
 names, link targets and extended attributes are bytes; version names are text.
+
+Each rule stands here once, in a function that says what is wrong with a record. Decoders raise
+`Corrupt` for it and encoders raise `Unfit`, so what is written can be read.
 """
 
 import stat
@@ -11,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ventifs.errors import Corrupt
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import SCORE_SIZE, ZERO_SCORE, Score, score_of
 
 INLINE_MAX = 32  # bytes of content kept in the entry itself
@@ -20,6 +23,12 @@ TARGET_MAX = 4095
 XATTRS_INLINE_MAX = 512  # encoded; more becomes content
 LENGTH_MAX = 2**63 - 1
 BLOCK_LENGTH_MAX = 1 << 20  # the store's largest block
+TIME_NS_MIN, TIME_NS_MAX = -(2**63), 2**64 - 1  # what MessagePack holds: years 1677 to 2554
+_DOTS = frozenset((b".", b".."))
+
+
+class Unfit(VentifsError):
+    """A record that would not be readable, so that it is not written."""
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -189,8 +198,60 @@ _DETAIL_OF_TYPE: dict[int, type[Detail]] = {
 
 
 def encode(record: msgspec.Struct | Xattrs) -> bytes:
-    """A record's canonical bytes."""
+    """A record's canonical bytes; the record is known to keep the rules."""
     return _encode(record)
+
+
+def encode_entry(entry: Entry, *, root: bool = False) -> bytes:
+    """An entry's canonical bytes, which `decode_entry` takes.
+
+    Raises:
+        Unfit: naming the entry, when it breaks a rule.
+    """
+    # Hot: once for every file that is read; 1.2 us.
+    problem = entry_problem(entry, root=root)
+    if problem:
+        raise Unfit(f"entry {entry.name[:NAME_MAX]!r} cannot be stored: {problem}")
+    return _encode(entry)
+
+
+def encode_item(item: Item) -> bytes:
+    """A content item's canonical bytes, which `decode_item` takes.
+
+    Raises:
+        Unfit: when it breaks a rule.
+    """
+    if not _is_sound_item(item):
+        raise Unfit("a content item that contradicts itself cannot be stored")
+    return _encode(item)
+
+
+def encode_child(child: Child) -> bytes:
+    """An inner node's item as canonical bytes, which `decode_child` takes.
+
+    Raises:
+        Unfit: when it breaks a rule.
+    """
+    if not _is_sound_child(child):
+        raise Unfit("a tree node of more than 2^63 - 1 bytes or items cannot be stored")
+    return _encode(child)
+
+
+def bounded_total(total: int) -> int:
+    """A sum of sizes as directories hold it: no more than 2^63 - 1, however large the files are."""
+    return min(total, LENGTH_MAX)
+
+
+def clamped_ns(time_ns: int) -> int:
+    """The nearest time that an entry holds."""
+    return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
+
+def time_problem(time_ns: int) -> str:
+    """What to report of a time that an entry cannot hold; nothing, if it can."""
+    if TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
+        return ""
+    return f"its time is {'before 1677' if time_ns < 0 else 'after 2554'}; the nearest is kept"
 
 
 def _decoded(decoder: "msgspec.msgpack.Decoder[T]", data: bytes | memoryview, what: str) -> T:
@@ -228,37 +289,55 @@ def decode_entry(data: bytes | memoryview, *, root: bool = False) -> Entry:
 
 def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
     """What is wrong with an entry's fields; nothing, if they can be."""
-    name = entry.name
-    if bool(name) == root or len(name) > NAME_MAX or name in (b".", b".."):
+    # Hot: for every file that is read, and every entry of an archive that is walked; 1 us.
+    name, mode, detail = entry.name, entry.mode, entry.detail
+    if bool(name) == root or len(name) > NAME_MAX or name in _DOTS:
         return "a name that cannot be"
     if b"/" in name or b"\0" in name:
         return "a name with a slash or a NUL"
-    if not 0 <= entry.mode < 2**16:
+    if not (0 <= mode < 65536 and 0 <= entry.uid < 4294967296 and 0 <= entry.gid < 4294967296):
         return "a number out of range"
-    if _DETAIL_OF_TYPE.get(stat.S_IFMT(entry.mode)) is not type(entry.detail):
-        return f"mode {entry.mode:#o} is not of its type"
-    if not (0 <= entry.uid < 2**32 and 0 <= entry.gid < 2**32):
-        return "a number out of range"
-    if isinstance(entry.detail, Device) and not _is_device(entry.detail):
-        return "a device number out of range"
-    if not -(2**63) <= entry.mtime_ns < 2**63 or len(entry.link) not in (0, 16):
+    kind = type(detail)
+    if _DETAIL_OF_TYPE.get(mode & 0xF000) is not kind:
+        return f"mode {mode:#o} is not of its type"
+    if not TIME_NS_MIN <= entry.mtime_ns <= TIME_NS_MAX or len(entry.link) not in (0, 16):
         return "a time or link id out of range"
-    if isinstance(entry.detail, Symlink) and not 0 < len(entry.detail.target) <= TARGET_MAX:
-        return "a link target that cannot be"
-    if isinstance(entry.detail, Symlink) and b"\0" in entry.detail.target:
-        return "a link target with a NUL"
-    if isinstance(entry.detail, Directory) and entry.link:
-        return "a hard-linked directory"
-    return _xattrs_problem(entry.xattrs) or _contents_problem(entry)
+    xattrs = entry.xattrs
+    if type(xattrs) is not Empty and (problem := _xattrs_problem(xattrs)):
+        return problem
+    if kind is File:
+        return content_problem(detail.content)  # type: ignore[union-attr]
+    return _detail_problem(entry)
 
 
-def _is_device(device: Device) -> bool:
-    return 0 <= device.major < 2**12 and 0 <= device.minor < 2**20  # Linux's own limits
+def _detail_problem(entry: Entry) -> str:
+    """What is wrong with the detail of anything but a regular file."""
+    match entry.detail:
+        case Device(major, minor):  # Linux's own limits
+            sound = 0 <= major < 2**12 and 0 <= minor < 2**20
+            return "" if sound else "a device number out of range"
+        case Symlink(target):
+            if not 0 < len(target) <= TARGET_MAX:
+                return "a link target that cannot be"
+            return "a link target with a NUL" if b"\0" in target else ""
+        case Directory() as directory:
+            if entry.link:
+                return "a hard-linked directory"
+            return _directory_problem(directory)
+    return ""
+
+
+def _directory_problem(directory: Directory) -> str:
+    if not isinstance(directory.content, Empty | Tree):
+        return "a directory that is no tree"
+    if not length_of(directory.content) <= directory.paths <= LENGTH_MAX:
+        return "fewer paths below than entries"
+    if not 0 <= directory.bytes <= LENGTH_MAX:
+        return "a total out of range"
+    return content_problem(directory.content)
 
 
 def _xattrs_problem(xattrs: Listed | Content) -> str:
-    if isinstance(xattrs, Empty):
-        return ""  # nearly always
     if not isinstance(xattrs, Listed):
         return content_problem(xattrs)
     if not xattrs.pairs or len(_encode(xattrs.pairs)) > XATTRS_INLINE_MAX:
@@ -271,44 +350,26 @@ def _in_order(xattrs: Xattrs) -> bool:
     return names == sorted(set(names)) and all(name and b"\0" not in name for name in names)
 
 
-def _contents_problem(entry: Entry) -> str:
-    detail = entry.detail
-    if isinstance(detail, File):
-        return content_problem(detail.content)
-    if isinstance(detail, Directory):
-        if not isinstance(detail.content, Empty | Tree):
-            return "a directory that is no tree"
-        if not length_of(detail.content) <= detail.paths <= LENGTH_MAX:
-            return "fewer paths below than entries"
-        if not 0 <= detail.bytes <= LENGTH_MAX:
-            return "a total out of range"
-        return content_problem(detail.content)
-    return ""
-
-
 def content_problem(content: Content) -> str:
     """What is wrong with a content's own fields; nothing, if they can be."""
-    match content:
-        case Empty():
-            return ""
-        case Inline(data):
-            sound = 0 < len(data) <= INLINE_MAX
-        case Block(score, length):
-            sound = len(score) == SCORE_SIZE and 0 < length <= BLOCK_LENGTH_MAX
-        case Tree(score, length):
-            sound = len(score) == SCORE_SIZE and 0 < length <= LENGTH_MAX
+    kind = type(content)  # quicker than `match`, and there is one for every file
+    if kind is Block:
+        sound = len(content.score) == SCORE_SIZE and 0 < content.length <= BLOCK_LENGTH_MAX  # type: ignore[union-attr]
+    elif kind is Tree:
+        sound = len(content.score) == SCORE_SIZE and 0 < content.length <= LENGTH_MAX  # type: ignore[union-attr]
+    elif kind is Inline:
+        sound = 0 < len(content.data) <= INLINE_MAX  # type: ignore[union-attr]
+    else:
+        sound = True
     return "" if sound else "content that cannot be"
 
 
 def length_of(content: Content) -> int:
     """Bytes of a file's content, entries of a directory's."""
-    match content:
-        case Empty():
-            return 0
-        case Inline(data):
-            return len(data)
-        case Block(_, length) | Tree(_, length):
-            return length
+    kind = type(content)  # hot, as in `content_problem`
+    if kind is Block or kind is Tree:
+        return content.length  # type: ignore[union-attr]
+    return len(content.data) if kind is Inline else 0  # type: ignore[union-attr]
 
 
 def score_of_content(content: Content) -> Score:
@@ -329,16 +390,21 @@ def decode_item(data: bytes | memoryview) -> Item:
         Corrupt: as `decode_entry`.
     """
     item = _decoded(_item, data, "content item")
-    sound = 0 < item.length <= LENGTH_MAX
-    if isinstance(item, Chunk):
-        sound = sound and len(item.score) == SCORE_SIZE and item.length <= BLOCK_LENGTH_MAX
-    elif isinstance(item, Slice):
-        end = item.offset + item.length
-        sound = sound and not content_problem(item.content)
-        sound = sound and item.offset >= 0 and end <= length_of(item.content)
-    if not sound:
+    if not _is_sound_item(item):
         raise Corrupt("content item contradicts itself")
     return item
+
+
+def _is_sound_item(item: Item) -> bool:
+    if not 0 < item.length <= LENGTH_MAX:
+        return False
+    if isinstance(item, Chunk):
+        return len(item.score) == SCORE_SIZE and item.length <= BLOCK_LENGTH_MAX
+    if isinstance(item, Slice):
+        end = item.offset + item.length
+        sound = not content_problem(item.content)
+        return sound and item.offset >= 0 and end <= length_of(item.content)
+    return True
 
 
 def weigh_item(data: bytes | memoryview) -> int:
@@ -357,9 +423,14 @@ def decode_child(data: bytes | memoryview) -> Child:
         Corrupt: as `decode_entry`.
     """
     child = _decoded(_child, data, "inner item")
-    if len(child.score) != SCORE_SIZE or child.count <= 0 or not 0 <= child.total <= LENGTH_MAX:
+    if not _is_sound_child(child):
         raise Corrupt("inner item contradicts itself")
     return child
+
+
+def _is_sound_child(child: Child) -> bool:
+    sound = len(child.score) == SCORE_SIZE and 0 <= child.total <= LENGTH_MAX
+    return sound and 0 < child.count <= LENGTH_MAX
 
 
 def decode_xattrs(data: bytes) -> Xattrs:
@@ -375,9 +446,15 @@ def decode_xattrs(data: bytes) -> Xattrs:
 
 
 def listed_xattrs(xattrs: Xattrs) -> "Empty | Listed | None":
-    """Extended attributes as an entry has them; None if they are too long to be kept in it."""
+    """Extended attributes as an entry has them; None if they are too long to be kept in it.
+
+    Raises:
+        Unfit: when they are not sorted by name, each name once, or a name is empty or has a NUL.
+    """
     if not xattrs:
         return Empty()
+    if not _in_order(xattrs):
+        raise Unfit("extended attributes cannot be stored: a name is empty, or there twice")
     return Listed(xattrs) if len(_encode(xattrs)) <= XATTRS_INLINE_MAX else None
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import msgspec
-from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
@@ -21,17 +20,21 @@ from ventifs.tree.catalog import (
     TIME_NS_MAX,
     Version,
     check_name,
+    check_notes,
     decode_version,
     encode_version,
     time_text,
     version_key,
     versions,
 )
-from ventifs.tree.live import Trouble
+from ventifs.tree.content import ContentWriter
 from ventifs.tree.records import Entry
 from ventifs.tree.scan import Options
 from ventifs.tree.statcache import StatCache
+from ventifs.tree.troubles import Troubles, encodable, fitted
 from ventifs.tree.workers import Pool
+
+_LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest path of the kernel
 
 
 class TarStream(msgspec.Struct, frozen=True):
@@ -52,7 +55,7 @@ class Source(Protocol):
 
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
-    ) -> tuple[Entry, Tally, list[Trouble]]:
+    ) -> tuple[Entry, Tally, Troubles]:
         """Store all of it: the version's root, what was done, what could not be.
 
         Raises:
@@ -91,7 +94,8 @@ def archive(
         progress: called for every directory, and for every batch of files that was read.
 
     Returns:
-        The version, committed, and what was done.
+        The version, committed, and what was done. It lists up to 200 troubles: of more,
+        `troubles.troubles_of` has all.
 
     Raises:
         VentifsError: when there is a version of that name and time; the store's and the source's
@@ -100,9 +104,7 @@ def archive(
     """
     started = time.monotonic()
     stamp = time.time_ns() if time_ns is None else time_ns
-    for text in (comment, *tags):
-        if not text.isprintable():
-            raise VentifsError(f"{text!r}: a comment or tag is one line of text")
+    check_notes(comment, tags)
     if not 0 <= stamp <= TIME_NS_MAX:
         raise VentifsError("a version's time lies between 1970 and 2554")
     rehearsal = store.mode == "rehearse"
@@ -122,24 +124,30 @@ def archive(
         else:
             root, tally, found = _unpacked(store, source, options or Options(), progress)
             where = source.label
-        troubles = tuple(sorted((each.path, each.reason, each.missing) for each in found))
-        version = Version(name, stamp, root, where, comment, tags, tally.new_bytes,
-                          time.monotonic() - started, troubles)  # fmt: skip
+        version = Version(name, stamp, root, _label(where), comment, tags, tally.new_bytes,
+                          time.monotonic() - started)  # fmt: skip
+        version = fitted(version, found, None if rehearsal else ContentWriter(store))
         if rehearsal:
             return version, tally
         [record] = store.commit([(version_key(name, stamp), encode_version(version))])
         tally.stored_bytes = store.stored_bytes - stored_before
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
-        committed = replace(decode_version(record), troubles=troubles, troubles_more=0)
+        committed = decode_version(record)
         if not isinstance(source, Path | TarStream):
             source.committed(store, committed)
     return committed, tally
 
 
+def _label(text: str) -> str:
+    """A source's label, as a record keeps it: encodable, and not without end."""
+    text = encodable(text)
+    return text if len(text) <= _LABEL_MAX else text[: _LABEL_MAX - 3] + "..."
+
+
 def _unpacked(
     store: Store, source: TarStream, options: Options, progress: Progress | None
-) -> tuple[Entry, Tally, list[Trouble]]:
+) -> tuple[Entry, Tally, Troubles]:
     from ventifs.tree.tar import TarArchiver  # slow to import, and not for directories
     from ventifs.tree.unpack import BadTar
 

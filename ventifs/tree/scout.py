@@ -15,9 +15,9 @@ from itertools import chain
 import msgspec
 
 from ventifs.tree.live import Opener, entry_of, live_xattrs
-from ventifs.tree.records import Directory, Entry, encode, listed_xattrs, own_entry
+from ventifs.tree.records import Directory, Entry, encode, listed_xattrs, own_entry, time_problem
 from ventifs.tree.scan import Options, Scanner
-from ventifs.tree.statcache import Named, Previous, Seen, raw
+from ventifs.tree.statcache import Named, Previous, Seen, raw_leaves
 from ventifs.tree.workers import REQUEST_MAX, Pool
 
 UNIT_NAMES = 2000
@@ -233,12 +233,14 @@ class Scout:
             below += named
             same = (
                 same
-                and raw(chunk.stats()) == old.leaves
+                and raw_leaves(chunk.stats()) == old.leaves
                 and not chunk.linked
                 and [name for name, _ in named] == [name for name, _ in chunk.directories]
             )
         xattrs = listed_xattrs(live_xattrs(fd))
         if xattrs is None:  # too long to be compared without storing them
+            return False
+        if time_problem(status.st_mtime_ns):  # the walk reports it
             return False
         fresh = entry_of(entry.name, status, entry.detail, xattrs)
         return same and not self._missed and encode(fresh) == encoded

@@ -29,7 +29,7 @@ from ventifs.errors import Busy
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
 from ventifs.store.permissions import create_file, make_directory, open_or_create
-from ventifs.tree.records import Content
+from ventifs.tree.records import Content, clamped_ns
 
 SETTLED_NS = 2 * 10**9
 NOT_SETTLED = -1  # as a ctime: matches no file
@@ -116,6 +116,21 @@ _decode_footer = msgspec.msgpack.Decoder(_Footer).decode
 def raw(items: Sequence[object]) -> msgspec.Raw:
     """A list, encoded."""
     return msgspec.Raw(encode(items))
+
+
+def raw_leaves(leaves: Sequence[Leaf]) -> msgspec.Raw:
+    """Leaves, encoded; of a time that MessagePack does not hold, the nearest that it does.
+
+    A leaf with such a time is kept as not settled, so it never passes for unchanged.
+    """
+    try:
+        return msgspec.Raw(encode(leaves))
+    except OverflowError:
+        held = [
+            (name, inode, size, clamped_ns(mtime_ns), clamped_ns(ctime_ns))
+            for name, inode, size, mtime_ns, ctime_ns in leaves
+        ]
+        return msgspec.Raw(encode(held))
 
 
 def _path_hash(path: bytes) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from ventifs.store import Store
 from ventifs.tree.archive import Progress, Tally
-from ventifs.tree.building import Key, TooLarge, path_of
+from ventifs.tree.building import AS_CLOSED, CLOSED, Key, path_of
 from ventifs.tree.content import WHOLE_MAX as XATTRS_MAX
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.gathered import Gathered, gather
@@ -34,13 +34,17 @@ from ventifs.tree.records import (
     Listed,
     Special,
     Symlink,
+    clamped_ns,
     encode,
     entry_problem,
+    time_problem,
 )
-from ventifs.tree.unpack import BadTar, Unpacked
+from ventifs.tree.troubles import Troubles, shortened
+from ventifs.tree.unpack import Unpacked
 
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
 _PATH_MAX = 16 << 10  # four times the kernel's, so that depth costs nobody much
+_REPORTED_MAX = 4096  # bytes of a path that cannot be
 _TYPES = {
     tarfile.REGTYPE: stat.S_IFREG,
     tarfile.AREGTYPE: stat.S_IFREG,
@@ -69,7 +73,7 @@ class TarArchiver:
     ) -> None:
         """Archive what `exclude` does not match into `store`, open for writing or to rehearse."""
         self.tally = Tally()
-        self.troubles: list[Trouble] = []
+        self.troubles = Troubles()
         self._exclude = exclude
         self._progress = progress
         self._writer = ContentWriter(store)
@@ -86,11 +90,8 @@ class TarArchiver:
             members = Members(Unpacked(stream))
             for member in members:
                 self._take(member, members, gathered)
-            self.troubles += gathered.prune()
-            try:
-                root = gathered.build(self._writer.put_node)
-            except TooLarge as error:
-                raise BadTar(str(error)) from None
+            self.troubles.extend(gathered.prune())
+            root = gathered.build(self._writer.put_node)
         assert isinstance(root.detail, Directory)
         self.tally.entries, self.tally.bytes = root.detail.paths + 1, root.detail.bytes
         self.tally.new_bytes = self._writer.new_bytes
@@ -104,7 +105,7 @@ class TarArchiver:
             path = path_of(key)
             entry = self._entry(member, members, key, gathered)
         except _Left as left:
-            self.troubles.append(Trouble(path, str(left), missing=True))
+            self.troubles.append(Trouble(shortened(path, _REPORTED_MAX), str(left), missing=True))
             return
         if entry is not None:
             self.tally.entries += 1
@@ -151,7 +152,10 @@ class TarArchiver:
         try:
             (uid, gid), size, time_ns = member.owner, member.real_size, member.mtime_ns
         except ValueError as error:
-            raise _Left(str(error)) from None
+            return self._closed(kind, key, str(error))
+        if problem := time_problem(time_ns):
+            self._trouble(key, problem)
+            time_ns = clamped_ns(time_ns)
         detail: Detail = Special()
         match kind:
             case stat.S_IFREG:
@@ -169,10 +173,25 @@ class TarArchiver:
         entry = Entry(_name(key), mode, uid, gid, time_ns, detail, xattrs, b"")
         problem = entry_problem(entry, root=not key)
         if problem or not 0 <= size <= LENGTH_MAX:
-            raise _Left(problem or "a size that cannot be")
+            return self._closed(kind, key, problem or "a size that cannot be")
         if kind == stat.S_IFREG:
             entry = msgspec.structs.replace(entry, detail=File(self._content(member, members)))
         return entry
+
+    def _closed(self, kind: int, key: Key, problem: str) -> Entry:
+        """A directory whose attributes cannot be kept: what is in it stays, and nothing opens.
+
+        Raises:
+            _Left: when it is no directory.
+        """
+        if kind != stat.S_IFDIR:
+            raise _Left(problem)
+        self._trouble(key, f"{problem}; {AS_CLOSED}")
+        return msgspec.structs.replace(CLOSED, name=_name(key))
+
+    def _trouble(self, key: Key, reason: str) -> None:
+        """Something of a member is not archived as it should be."""
+        self.troubles.append(Trouble(path_of(key), reason, missing=False))
 
     def _content(self, member: Member, members: Members) -> Content:
         pieces = members.pieces(member)
@@ -185,7 +204,7 @@ class TarArchiver:
         if len(encoded) > XATTRS_MAX:
             found = Found(problems=[*found.problems, "attributes left out: they are too long"])
         for problem in found.problems:
-            self.troubles.append(Trouble(path_of(key), problem, missing=False))
+            self._trouble(key, problem)
         return self._writer.write_xattrs(found.xattrs)
 
     def _is_excluded(self, key: Key, *, directory: bool) -> bool:
@@ -214,6 +233,8 @@ def _key(path: bytes) -> Key:
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
     if b".." in names:
         raise _Left("a name with '..' in it")
-    if b"\0" in path or len(path) > _PATH_MAX or any(len(name) > NAME_MAX for name in names):
+    if len(path) > _PATH_MAX:
+        raise _Left(f"a path of {len(path):,} bytes; up to {_PATH_MAX:,} are taken")
+    if b"\0" in path or any(len(name) > NAME_MAX for name in names):
         raise _Left("a name that cannot be")
     return b"\0".join(names)

@@ -6,6 +6,7 @@ that a count, total or key lies, though readers may not mind: 6 of 20 us a path.
 looked up, for `check --read-data` has read it. What several versions share is looked at once.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,17 +22,20 @@ from ventifs.tree.records import (
     Chunk,
     Content,
     Directory,
+    Empty,
     Entry,
     File,
     Item,
     Listed,
     Slice,
     Tree,
+    bounded_total,
     decode_item,
     decode_xattrs,
     encode,
     length_of,
 )
+from ventifs.tree.troubles import troubles_of
 
 _BATCH = 4096
 
@@ -76,8 +80,23 @@ class Verifier:
             harmed = harmed or bool(self._found)
             yield from self._found
             self._found = []
+        yield from self._troubles(version)
         if not harmed:
             self._sound.update(seen)
+
+    def _troubles(self, version: Version) -> Iterator[Harm]:
+        """What is wrong with the troubles that its record names."""
+        if isinstance(version.beyond, Empty):
+            return
+        place = (str(version), b"")
+        try:
+            self._content(place, version.beyond)
+            deque(troubles_of(self._store, version), 0)
+        except (Corrupt, NotStored) as error:
+            self._found.append(Harm(*place, f"its list of troubles: {error}"))
+        self._look_up()
+        yield from self._found
+        self._found = []
 
     def _entry(
         self,
@@ -141,7 +160,7 @@ class Verifier:
                 total += child.size
                 self._entry((place[0], below), child, pending, seen)
         self._compare(place, content, again.finish())
-        return paths, total
+        return paths, bounded_total(total)
 
     def _attributes(self, place: Place, entry: Entry) -> None:
         if isinstance(entry.xattrs, Listed):
