@@ -2,6 +2,15 @@
 
 import msgspec
 
+# Threads that load for sessions (`loader.py`), and jobs that one does before the next session has
+# its turn. Eight threads cut the rate of a session that needs none to a fifth; a hop to a thread
+# costs about as much as a job, and the next session waits for all of it.
+AT_ONCE = 2
+BATCH = 8
+# Results that nobody has taken yet: a hop begins while those of AT_ONCE others are unheard, so all
+# threads together may add as many.
+RESULTS_MAX = 2 * AT_ONCE * BATCH
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a client can have of a session.

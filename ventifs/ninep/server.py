@@ -329,7 +329,8 @@ class Server:
             connection.end()
         with trio.move_on_after(grace_s):
             while self._connections:
-                self._empty = trio.Event()
+                if self._empty.is_set():  # else another drain waits for it already
+                    self._empty = trio.Event()
                 await self._empty.wait()
 
     async def _run(self, connection: Connection, over: Callable[[], None]) -> None:
