@@ -42,6 +42,7 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
+from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
 from ventifs.ninep.messages import NONUNAME
 from ventifs.ninep.permission import (
     ACL,
@@ -213,7 +214,7 @@ class GuardedFile(ReadOnlyFile):
         """The guarded file of a file."""
         if inner.qid.type & QTDIR:
             return GuardedDirectory(inner, guard, home, who)
-        return GuardedFile(inner, who)
+        return (_HeavyFile if inner.weight else GuardedFile)(inner, who)
 
     @property
     def qid(self) -> Qid:
@@ -271,6 +272,17 @@ class GuardedFile(ReadOnlyFile):
             raise Refused(errno.EACCES)
 
 
+class _HeavyFile(GuardedFile):
+    """A file that keeps more memory than most."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return self._inner.weight
+
+
 class GuardedDirectory(GuardedFile):
     """A directory, and whom it is guarded for."""
 
@@ -283,6 +295,11 @@ class GuardedDirectory(GuardedFile):
         self._home = home
         self._seen: Attributes | None = None  # which `_may` is true of
         self._may = False
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return self._inner.weight + GUARDED_DIRECTORY_BYTES
 
     def walk(self, name: bytes) -> File:
         """See `File`."""

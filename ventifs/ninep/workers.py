@@ -42,7 +42,7 @@ from ventifs.ninep.handing import (
     send,
 )
 from ventifs.ninep.peer import Peer
-from ventifs.ninep.serving import Settings
+from ventifs.ninep.serving import Settings, client_bytes_default
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 30.0  # before a worker is started anew; doubled each time
 _SOUND_S = 60.0  # a worker that lived so long died of something new
@@ -155,10 +155,12 @@ class Pool:
     """
 
     def __init__(self, settings: Settings, count: int) -> None:
-        """Have so many, which divide the cache."""
+        """Have so many, which divide the cache and the clients' memory."""
         self.workers = count
         self.restarts = 0
-        self._settings = replace(settings, cache_bytes=settings.cache_bytes // count)
+        clients = settings.client_bytes or client_bytes_default()
+        self._settings = replace(settings, cache_bytes=settings.cache_bytes // count,
+                                 client_bytes=clients // count)  # fmt: skip
         self._live: dict[int, _Worker] = {}
         self._arrived = trio.Event()
         self._lost = Totals()  # what those did that are gone, as far as they had told
