@@ -29,7 +29,8 @@ def _activity() -> Activity:
         sessions=[_session(fids=3, in_flight=2), _session(fids=4)],
         totals=Totals(sessions=7, operations={"Tread": 5, "Twalk": 6, 'odd"\\\n': 1}, errors=8,
                       hits=9, colds=10, bytes_in=11, bytes_out=12),
-        cache_bytes=13, cache_bytes_max=14, client_bytes=21, client_bytes_max=22, loads=15, loads_ahead=16, loads_shared=17,
+        cache_bytes=13, cache_bytes_max=14, client_bytes=21, client_bytes_max=22, loads=15,
+        loads_ahead=16, loads_shared=17,
     )  # fmt: skip
     return Activity(pid=1, started=1000.5, store="/s", addresses=[], workers=2, restarts=3,
                     refused=4, process=process)  # fmt: skip

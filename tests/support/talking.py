@@ -1,9 +1,11 @@
 """A client and a driver for sessions in tests: messages in, messages out, jobs when told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ventifs.ninep.budget import Share
 from ventifs.ninep.codec import Codec
+from ventifs.ninep.fids import Leaving
 from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.session import Job, Limits, Session
 
@@ -38,8 +40,11 @@ class Talk:
         msize: int = MSIZE,
         limits: Limits | None = None,
         attach: bool = True,
+        share: Share | None = None,
+        leave: Callable[[Leaving], None] = Leaving.all,
     ) -> None:
-        self.session = Session(filesystem, limits=limits or Limits(turn_s=60))  # of any machine
+        limits = limits or Limits(turn_s=60)  # of any machine
+        self.session = Session(filesystem, limits=limits, share=share, leave=leave)
         self.dialect = dialect
         self.codec = Codec.of(dialect)
         self.jobs: list[Job] = []

@@ -61,5 +61,6 @@ def _session_line(session: SessionActivity) -> str:
         f"{session.peer}: {session.export or '-'} as {session.user or '-'}, "
         f"{session.dialect or 'no version yet'}, {count(session.fids, 'fid')}, "
         f"{size(session.memory)} of memory, {session.in_flight:,} in flight, "
-        f"{count(session.operations, 'operation')}, {size(session.bytes_out)}, {duration(time.time() - session.since)}"
+        f"{count(session.operations, 'operation')}, {size(session.bytes_out)}, "
+        f"{duration(time.time() - session.since)}"
     )
