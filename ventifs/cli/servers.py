@@ -60,7 +60,7 @@ def _session_line(session: SessionActivity) -> str:
     return (
         f"{session.peer}: {session.export or '-'} as {session.user or '-'}, "
         f"{session.dialect or 'no version yet'}, {count(session.fids, 'fid')}, "
-        f"{size(session.memory)} of memory, {session.in_flight:,} in flight, "
-        f"{count(session.operations, 'operation')}, {size(session.bytes_out)}, "
+        f"{session.in_flight:,} in flight, {count(session.operations, 'operation')}, "
+        f"{size(session.bytes_out)}, {size(session.memory)} of memory, "
         f"{duration(time.time() - session.since)}"
     )
