@@ -182,6 +182,7 @@ def test_a_peer_without_memory_gets_no_session_and_others_do(home: Path, server:
             guests.append(Guest(server, "127.0.0.1", b"wide@latest"))
     assert "ip 127.0.0.1 holds" in server.log
     assert "--client-memory gives more" in server.log
+    assert json.loads(ventifs(home, "servers", "--json").stdout)[0]["refused"] == 1
     guests.append(Guest(server, "127.0.0.2", b"wide@latest"))
     guests.pop(0).close()
     for guest in guests:

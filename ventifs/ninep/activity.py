@@ -79,6 +79,7 @@ class Process(msgspec.Struct):
 
     Attributes:
         cache_bytes, cache_bytes_max: of decoded clumps, held and allowed.
+        refused: connections that there was no memory for.
         client_bytes, client_bytes_max: of memory that clients hold, and may hold.
         loads: jobs that threads ran; `loads_ahead` of them before anybody asked.
         loads_shared: jobs that found another of their key waiting or running.
@@ -88,6 +89,7 @@ class Process(msgspec.Struct):
     totals: Totals = msgspec.field(default_factory=Totals)
     cache_bytes: int = 0
     cache_bytes_max: int = 0
+    refused: int = 0
     client_bytes: int = 0
     client_bytes_max: int = 0
     loads: int = 0
@@ -127,6 +129,7 @@ def together(processes: Iterable[Process]) -> Process:
         whole.totals.add(process.totals)
         whole.cache_bytes += process.cache_bytes
         whole.cache_bytes_max += process.cache_bytes_max
+        whole.refused += process.refused
         whole.client_bytes += process.client_bytes
         whole.client_bytes_max += process.client_bytes_max
         whole.loads += process.loads

@@ -75,10 +75,9 @@ class Held(ReadOnlyOpened):
         """Hold them.
 
         Raises:
-            Refused: ENOMEM when the session holds too much.
+            Refused: ENFILE or ENOMEM, when too much is held.
         """
-        if not fids.hold(len(data)):
-            raise Refused(errno.ENOMEM)
+        fids.must_hold(len(data))
         self._data = data
         self._fids = fids
 
@@ -191,7 +190,7 @@ class Common:
         raise NotImplementedError
 
     def check_open(self) -> None:
-        """See that one more can be open, before the first call of a handler that opens something.
+        """See that one more can be open, before the first call of a handler that has effects.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.

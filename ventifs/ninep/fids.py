@@ -119,6 +119,7 @@ class Fids:
         self._leave = leave
         self._room = 0  # fids that memory was taken for
         self._few = -1  # with fewer, some is given back
+        self._one_open = self.share, OPEN_BYTES  # what most are charged
 
     @property
     def memory(self) -> int:
@@ -173,7 +174,7 @@ class Fids:
         fid.charged = self.share, before + size
 
     def check_open(self) -> None:
-        """See that one more can be open: before what is then to be closed again is opened.
+        """See that one more can be open, before opening it has an effect.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -182,12 +183,19 @@ class Fids:
             raise Refused(errno.ENFILE)
 
     def opened(self, fid: Fid, opened: Opened) -> None:
-        """Let a fid be open, after `check_open` in the same turn."""
-        try:
-            self.charge(fid, OPEN_BYTES)
-        except Refused:
-            opened.close()
-            raise
+        """Let a fid be open, or close what was opened.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        if fid.charged is None and self.share.take(OPEN_BYTES):
+            fid.charged = self._one_open
+        else:
+            try:
+                self.charge(fid, OPEN_BYTES)
+            except Refused:
+                opened.close()
+                raise
         fid.opened = opened
 
     def replace(self, number: int, old: Fid, new: Fid) -> None:
@@ -213,6 +221,16 @@ class Fids:
             self._leave(leaving)
         else:
             leaving.all()
+
+    def must_hold(self, size: int) -> None:
+        """Take `size` bytes of what fids may hold.
+
+        Raises:
+            Refused: ENFILE when the peer's memory is used up, ENOMEM when the session's fids hold
+                too much.
+        """
+        if not self.hold(size):
+            raise Refused(errno.ENOMEM if self.share.has(size) else errno.ENFILE)
 
     def hold(self, size: int) -> bool:
         """Take `size` bytes of what fids may hold; negative gives back. Whether it was taken."""

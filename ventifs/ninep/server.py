@@ -273,6 +273,7 @@ class Server:
         totals: what sessions did that are over.
         loader: of all sessions.
         budget: memory for what clients make this process hold.
+        refused: connections that there was no memory for.
         started: seconds since 1970.
     """
 
@@ -296,6 +297,7 @@ class Server:
         """
         self.loader = Loader()
         self.budget = budget or Budget()
+        self.refused = 0
         self._remains = Remains()
         self._rota = Rota(self.loader.busy)
         self.totals = Totals()
@@ -341,6 +343,7 @@ class Server:
         size = self._limits.session_bytes(MSIZE_FIRST)
         if not share.take(size):
             reason = f"{share.shortage(size)}; --client-memory gives more"
+            self.refused += 1
             event("refused", level=logging.WARNING, peer=peer, reason=reason)
             channel.close()
             over()

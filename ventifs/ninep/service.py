@@ -69,8 +69,8 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
         process = await backend.ask()
         return Activity(
             pid=os.getpid(), started=started, store=plan.store, addresses=list(plan.addresses),
-            workers=backend.workers, restarts=backend.restarts, refused=gate.refused,
-            process=process,
+            workers=backend.workers, restarts=backend.restarts,
+            refused=gate.refused + process.refused, process=process,
         )  # fmt: skip
 
     with trio.open_signal_receiver(*_SIGNALS) as signals:

@@ -165,6 +165,7 @@ class Local:
             totals=server.now(),
             cache_bytes=self._store.cached_bytes + self._archive.node_bytes,
             cache_bytes_max=self._settings.cache_bytes,
+            refused=server.refused,
             client_bytes=server.budget.held,
             client_bytes_max=server.budget.bytes_max,
             loads=server.loader.runs,
