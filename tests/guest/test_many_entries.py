@@ -1,4 +1,4 @@
-"""A directory tree of 300,000 entries, walked in a guest."""
+"""Trees of very many entries, walked in a guest."""
 
 import os
 import tempfile
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes
+from tests.support.manyfiles import wide_version
 from tests.support.segment import HOST
 from tests.support.serving import Exported, archive
 from tests.support.trees import remove
@@ -14,6 +16,7 @@ from tests.support.uml import Uml
 DIRECTORIES = 300
 FILES = 1000  # in each
 ENTRIES = DIRECTORIES * (FILES + 1)
+WALK_S = 1800  # after which a guest that looks at many files is taken to hang
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +40,14 @@ def test_find_sees_all_of_300_000_entries(guest: Uml, exported: Exported) -> Non
         assert said.split("\n", 1) == [str(ENTRIES + 1), told]
         # A directory of its own name, and a file at its end: nothing is listed twice or missing.
         assert guest.succeed("ls -U 'many/directory 299' | sort -u | wc -l") == f"{FILES}\n"
+
+
+def test_find_looks_at_30_000_files_and_holds_them(guest: Uml, exported: Exported) -> None:
+    """A fid of each, in the memory that a client has by default, which is enough for a million."""
+    assert processes.run(wide_version, exported.store, 30, 1000, "wide") == 0
+    with guest.mounted("wide", HOST, exported.options("wide@latest", cache="loose")):
+        look = "find wide -type f -size -2 -links 1 -newermt 1960-01-01 | wc -l"
+        assert guest.succeed(look, patience_s=WALK_S) == "30000\n"
+        # Then they are given back, and what comes next is served as before.
+        guest.succeed("echo 2 >/proc/sys/vm/drop_caches", patience_s=WALK_S)
+        assert guest.succeed("ls wide | wc -l") == "30\n"

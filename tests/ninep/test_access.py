@@ -1,17 +1,22 @@
 """--access=mode: what each user may reach, whatever way the server leads him there."""
 
 import errno
+import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.support import processes
 from tests.support.clock import Clock
 from tests.support.driving import Driver
-from tests.support.forging import commit_version, directory, file
-from tests.support.permissions import NO_ID, acl_of
+from tests.support.forging import commit_version, directory, directory_of, file
+from tests.support.permissions import NO_ID, acl_of, odd_tree, write_readable
 from tests.support.stores import new_store
 from ventifs.errors import NotStored
 from ventifs.ninep.access import GuardedFilesystem, Squash
@@ -19,8 +24,10 @@ from ventifs.ninep.accounts import SIZE_MAX
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.fs import File, Filesystem, Refused, User
 from ventifs.store import Store
+from ventifs.tree.catalog import decode_version, tree_score, version_records
 from ventifs.tree.content import ContentWriter
-from ventifs.tree.records import Block, Content, Entry, Inline, Listed, Symlink
+from ventifs.tree.records import Block, Content, Entry, Inline, Listed, Symlink, Tree
+from ventifs.tree.run import archive
 
 SPLIT = Split.of(8 << 20)
 ANNA, BEN, STRANGER, ROOT, NUMBERLESS = User(b"anna", 1000), User(b"", 1001), User(b"", 7777), User(
@@ -156,13 +163,136 @@ def test_an_attach_below_needs_the_way_there(store: Store) -> None:
     assert drive.names(drive.attach(files, b"web@latest:/vault/deep", ROOT)) == [b"file"]
     assert drive.names(drive.attach(files, b"web@latest:/anna", ANNA)) == [b"notes", b"open"]
     sealed = drive.attach(files, b"web@latest:/vault/deep", NUMBERLESS)
-    assert drive(sealed.attributes).mode & 0o777 == 0o755
+    assert drive(sealed.attributes).mode == 0o40755  # made up
     for refused in (lambda: sealed.open(0), lambda: sealed.walk(b"file"), sealed.xattr_names,
                     lambda: sealed.walk(b"..")):  # fmt: skip
         assert outcome(refused) == errno.EACCES
     vault = drive.attach(files, b"web@latest:/vault", NUMBERLESS)
     assert drive(vault.attributes).mode & 0o777 == 0o700
     assert outcome(lambda: vault.walk(b"deep")) == errno.EACCES
+
+
+BEHIND = [b"vault", b"vault/deep", b"vault/deep/file", b"vault/nope", b"vault/link",
+          b"vault/deep/nope/x", b"vault/loop/x", b"vault/.."]  # fmt: skip
+
+
+def hidden(store: Store, mode: int) -> None:
+    """A version with a closed directory that has one of everything."""
+    link = msgspec.structs.replace(file(b"link", Inline(b"")), mode=0o120777,
+                                   detail=Symlink(b"deep"))  # fmt: skip
+    below = [directory(store, b"deep", [text(b"file", 0o644)]), link]
+    closed = owned(directory(store, b"vault", below), mode)
+    commit_version(store, directory(store, b"", [closed]), "web")
+
+
+@pytest.mark.parametrize("user", [STRANGER, User(b"", 65534), NUMBERLESS], ids=str)
+@pytest.mark.parametrize("squash", [Squash.NONE, Squash.ALL])
+@pytest.mark.parametrize("again", [False, True], ids=["first", "kept"])
+def test_an_attach_says_nothing_of_what_is_behind_a_closed_directory(
+    store: Store, user: User, squash: Squash, again: bool
+) -> None:
+    """`again`: root was there before, so that the server keeps what root attached to."""
+    hidden(store, 0o700)
+    archive = ArchiveFilesystem(store, SPLIT)
+    if again:
+        for path in BEHIND:
+            outcome(lambda path=path: GuardedFilesystem(archive).attach(ROOT, b"web:/" + path))  # type: ignore[misc]
+    files = GuardedFilesystem(archive, squash=squash).session()
+    assert outcome(lambda: files.attach(user, b"web:/" + BEHIND[0])) == 0
+    drive = Driver()
+    for path in BEHIND[1:]:
+        if user == NUMBERLESS and squash is Squash.NONE:
+            root = drive.attach(files, b"web:/" + path, user)
+            assert root.qid._replace(path=0) == (0x80, 1, 0)
+            assert drive(root.attributes).mode == 0o40755
+            for refused in (lambda at=root: at.walk(b".."), lambda at=root: at.open(0)):
+                assert outcome(refused) == errno.EACCES
+        else:
+            assert outcome(partial(files.attach, user, b"web:/" + path)) == errno.EACCES
+    assert outcome(lambda: files.attach(user, b"web:/nope/x")) == errno.ENOENT
+
+
+def test_an_attach_tells_those_who_may_look(store: Store) -> None:
+    hidden(store, 0o711)
+    files = guarded(store)
+    told = [outcome(lambda path=path: files.attach(STRANGER, b"web:/" + path)) for path in BEHIND]  # type: ignore[misc]
+    assert told == [0, 0, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENOENT, errno.ENOENT,
+                    errno.ENOENT]  # fmt: skip
+
+
+def test_what_is_behind_a_closed_directory_is_not_even_read(store: Store) -> None:
+    """Else its damage would be told apart from its soundness."""
+    lost = Tree(bytes(31) + b"x", 3)
+    closed = owned(directory_of(b"vault", lost, 3, 0), 0o700)
+    commit_version(store, directory(store, b"", [closed]), "web")
+    files = guarded(store)
+    assert outcome(lambda: files.attach(STRANGER, b"web:/vault/deep/x")) == errno.EACCES
+    with pytest.raises(NotStored):
+        Driver()(files.attach, ROOT, b"web:/vault/deep/x")
+
+
+def test_a_name_that_a_peer_may_not_reach_is_as_one_that_is_not_there(store: Store) -> None:
+    hidden(store, 0o755)
+    files = ArchiveFilesystem(store, SPLIT, scores=True).view(lambda name: name == "other")
+    score = decoded_score(store)
+    drive = Driver()
+    for name in (b"web", b"nope"):
+        for form in (b"%s", b"%s@latest", b"%s:/vault", b"%s:/nope", b"%s@1970:/vault/link/x",
+                     b"%s:/" + 5000 * b"x"):  # fmt: skip
+            assert outcome(lambda: files.attach(ROOT, form % name)) == errno.ENOENT  # noqa: B023
+        assert outcome(lambda: drive.walk(drive.attach(files, b""), name)) == errno.ENOENT  # noqa: B023
+    for wanted in (score, b"0" * 64):
+        assert outcome(lambda: files.attach(ROOT, b"score:" + wanted + b":/vault/x")) == 2  # noqa: B023
+        assert outcome(lambda: drive.walk(drive.attach(files, b"score"), wanted)) == errno.ENOENT  # noqa: B023
+
+
+def decoded_score(store: Store) -> bytes:
+    [version] = [decode_version(record) for record in version_records(store)]
+    return tree_score(version.root).hex().encode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_reads_what_the_kernel_lets_it_read(store: Store, seed: int) -> None:
+    """A real tree, archived; nobody is a process with and without its groups."""
+    with tempfile.TemporaryDirectory() as held:
+        top, result = Path(held, "top"), Path(held, "result")
+        Path(held).chmod(0o755)
+        assert processes.run(odd_tree, top, seed) == 0
+        assert processes.run(write_readable, top, result) == 0
+        expected = {name.encode() for name in json.loads(result.read_text())}
+        archive(store, top, "odd")
+    expected -= {b"etc/passwd", b"etc/group"}
+    assert expected
+    for squash, user in ((Squash.ALL, ROOT), (Squash.ROOT, ROOT), (Squash.NONE, NUMBERLESS),
+                         (Squash.NONE, User(b"", 65534))):  # fmt: skip
+        assert reached(guarded(store, squash), user, b"odd@latest", expected) == expected
+
+
+def reached(files: Filesystem, user: User, aname: bytes, more: set[bytes]) -> set[bytes]:
+    """All files that a user can read: by walking along listings, and along the paths in `more`."""
+    found = set()
+    for path in readable_or_closed(files, user, aname) | more:
+        with suppress(Refused):
+            drive = Driver()
+            drive.content(drive.walk(drive.attach(files, aname, user), path))
+            found.add(path)
+    return found
+
+
+def readable_or_closed(files: Filesystem, user: User, aname: bytes) -> set[bytes]:
+    drive = Driver()
+    found: set[bytes] = set()
+
+    def go(at: File, path: bytes) -> None:
+        with suppress(Refused):
+            for name, child in drive.entries(at):
+                found.add(path + name)
+                if child.qid.type & 0x80:
+                    go(drive.walk(at, name), path + name + b"/")
+
+    go(drive.attach(files, aname, user), b"")
+    return {path for path in found if not path.startswith(b"etc")}
 
 
 @pytest.mark.parametrize(("squash", "root_reads", "anna_reads"), [
@@ -252,7 +382,11 @@ def test_accounts_that_cannot_be_read_let_nobody_in_but_root(store: Store) -> No
     with pytest.raises(NotStored):
         drive.attach(files, b"web@latest", ANNA)
     assert drive.names(drive.attach(files, b"web@latest", ROOT))
-    assert drive.names(drive.attach(files, b"web@latest", NUMBERLESS))
+    # Nobody may then be in any group, and reads what no group could be kept from.
+    root = drive.attach(files, b"web@latest", NUMBERLESS)
+    assert drive.content(drive.walk(root, b"world")) == b"text of world"
+    assert outcome(lambda: drive.walk(root, b"listed/file")) == errno.EACCES
+    assert outcome(lambda: drive.walk(root, b"passed").open(0)) == errno.EACCES
 
 
 def test_accounts_of_any_size_are_refused_beyond_a_megabyte(store: Store) -> None:
@@ -262,6 +396,15 @@ def test_accounts_of_any_size_are_refused_beyond_a_megabyte(store: Store) -> Non
     files = guarded(store)
     assert outcome(lambda: files.attach(ANNA, b"web@latest")) == errno.EIO
     assert outcome(lambda: files.attach(ROOT, b"web@latest")) == 0
+
+
+def test_to_list_versions_reads_nobodys_accounts(store: Store) -> None:
+    for number in range(3):
+        version(store, time_ns=number * 10**9)
+    drive, files = Driver(), guarded(store)
+    for user in (STRANGER, NUMBERLESS):
+        assert len(drive.names(drive.attach(files, b"web", user))) == 4
+    assert {load.key for load in drive.loads} == {("catalog",)}
 
 
 def test_accounts_are_read_once_a_version(store: Store) -> None:

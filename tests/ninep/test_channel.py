@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.sessions import PATIENCE_S
-from ventifs.ninep.channel import READ_MAX, DescriptorChannel, socket_channel
+from ventifs.ninep.channel import DescriptorChannel, socket_channel
 from ventifs.ninep.fs import Buffer
+from ventifs.ninep.limits import READ_MAX
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,6 +15,7 @@ from tests.support.stores import new_store
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.contents import AHEAD_STEP, Contents, Cursor
 from ventifs.ninep.fs import Cold
+from ventifs.ninep.limits import RESULTS_MAX
 from ventifs.ninep.pieces import PIECES_MAX
 from ventifs.ninep.trees import Trees
 from ventifs.store import Store
@@ -443,3 +444,22 @@ def test_a_node_that_is_none_is_corrupt(store: Store) -> None:
     store.commit()
     with pytest.raises(Corrupt):
         Driver()(Cursor(contents(store), Tree(score, 50)).read, 0, 50)
+
+
+@pytest.mark.parametrize("store", ["tiny"], indirect=True)
+def test_all_that_threads_bring_at_once_is_there_for_those_who_wait(store: Store) -> None:
+    """Eight places once stood for sixteen results: half of these reads began anew."""
+    every = [ContentWriter(store).write_whole(noise(3 * MIB, seed))
+             for seed in range(RESULTS_MAX)]  # fmt: skip
+    store.commit()
+    shared = contents(store)
+    cursors = [Cursor(shared, content) for content in every]
+    loads = []
+    for cursor in cursors:
+        with pytest.raises(Cold) as cold:
+            cursor.read(MIB, 1000)
+        loads.append(cold.value.load)
+    for load in loads:
+        load.run()
+    for cursor, content in zip(cursors, every, strict=True):
+        assert b"".join(cursor.read(MIB, 1000)) == expected(store, content, MIB, 1000)

@@ -30,7 +30,8 @@ def _activity() -> Activity:
         sessions=[_session(fids=3, in_flight=2), _session(fids=4)],
         totals=Totals(sessions=7, operations={"Tread": 5, "Twalk": 6, 'odd"\\\n': 1}, errors=8,
                       hits=9, colds=10, bytes_in=11, bytes_out=12),
-        cache_bytes=13, cache_bytes_max=14, loads=15, loads_ahead=16, loads_shared=17,
+        cache_bytes=13, cache_bytes_max=14, client_bytes=21, client_bytes_max=22, loads=15,
+        loads_ahead=16, loads_shared=17,
     )  # fmt: skip
     return Activity(pid=1, started=1000.5, store="/s", addresses=[], workers=2, restarts=3,
                     refused=4, process=process)  # fmt: skip
@@ -64,7 +65,9 @@ def test_every_line_is_one_that_prometheus_reads() -> None:
         "ventifs_received_bytes_total": 11, "ventifs_sent_bytes_total": 12,
         "ventifs_loads_total": 15, "ventifs_loads_ahead_total": 16,
         "ventifs_loads_shared_total": 17, "ventifs_cache_bytes": 13,
-        "ventifs_cache_limit_bytes": 14, "ventifs_workers": 2, "ventifs_worker_restarts_total": 3,
+        "ventifs_cache_limit_bytes": 14, "ventifs_client_memory_bytes": 21,
+        "ventifs_client_memory_limit_bytes": 22, "ventifs_workers": 2,
+        "ventifs_worker_restarts_total": 3,
     }  # fmt: skip
 
 

@@ -9,14 +9,19 @@ import pytest
 from tests.support import processes
 from tests.support.clock import Clock
 from tests.support.driving import Driver
-from tests.support.manyfiles import wide_version
+from tests.support.manyfiles import version_of, wide_version
 from tests.support.stores import new_store
+from tests.support.talking import Talk
+from ventifs.ninep.access import GuardedFilesystem, Squash
 from ventifs.ninep.archived import ArchivedFile
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
-from ventifs.ninep.fs import File
+from ventifs.ninep.budget import Budget
+from ventifs.ninep.fs import File, Filesystem
+from ventifs.ninep.limits import FID_BYTES, Limits
+from ventifs.ninep.messages import NOFID, NONUNAME, Rwalk, Tattach, Tclunk, Tlopen, Twalk
 from ventifs.store import Store
 
-FILE_BYTES_MAX = 250  # of the 400 of a fid
+FILE_BYTES_MAX = 250  # of the 512 that a fid is charged
 DIRECTORIES, FILES = 40, 1000
 SPLIT = Split.of(4 << 20)
 
@@ -62,6 +67,59 @@ def test_files_are_small(wide: Path, look: bool) -> None:
         assert count == DIRECTORIES * FILES
         assert gone / count <= FILE_BYTES_MAX
         assert gone / count > 100  # else this measures something else
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["walked", "opened"])
+@pytest.mark.parametrize("guarded", [False, True], ids=["trusted", "guarded"])
+@pytest.mark.parametrize("kind", ["files", "directories", "long"])
+def test_a_fid_takes_no_more_than_it_is_charged(
+    tmp_path: Path, kind: str, guarded: bool, opened: bool
+) -> None:
+    """With its number, its place in the table, its file, and what is open; by tracemalloc."""
+    path = new_store(tmp_path / "store")
+    assert processes.run(version_of, path, kind, DIRECTORIES // 10, FILES) == 0
+    with Store.open(path, cache_bytes=SPLIT.clumps) as store:
+        files: Filesystem = ArchiveFilesystem(store, SPLIT)
+        if guarded:
+            files = GuardedFilesystem(ArchiveFilesystem(store, SPLIT), squash=Squash.ALL)
+        share = Budget(1 << 40).share_of("")
+        talk = Talk(files, attach=False, share=share)
+        talk.ask(Tattach(0, NOFID, b"", b"n@latest", NONUNAME))
+        fids = hold(talk, 1, opened)  # caches fill up
+        talk.ask(*map(Tclunk, fids))
+        charged = share.held
+        tracemalloc.start()
+        fids = hold(talk, 1, opened)
+        charged = share.held - charged
+        gc.collect()
+        whole = tracemalloc.get_traced_memory()[0]
+        talk.ask(*map(Tclunk, fids))
+        gc.collect()
+        gone = whole - tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert gone <= charged
+        assert gone > charged / 4  # else this measures something else
+
+
+def hold(talk: Talk, begin: int, opened: bool) -> range:
+    """Fids of all files, in the order in which they were made."""
+    number = begin
+    for directory in range(DIRECTORIES // 10):
+        at, number = number, number + 1
+        talk.ask(Twalk(0, at, (b"directory-%05d" % directory,)))
+        for each in range(FILES):
+            assert isinstance(talk.ask(Twalk(at, number, (b"some-name-%05d" % each,))), Rwalk)
+            if opened:
+                talk.ask(Tlopen(number, 0))
+            number += 1
+    return range(begin, number)
+
+
+def test_a_million_fids_fit_half_of_what_clients_have_of_24_gib() -> None:
+    """SERVING.md says how much a million needs."""
+    session = Limits().session_bytes(Limits().msize_max)
+    assert 10**6 * FID_BYTES + session < 24 * 2**30 // 8 // 2
+    assert 10**6 * FID_BYTES + session < 500 * 2**20
 
 
 def test_files_used_lately_are_bounded(wide: Path) -> None:

@@ -11,6 +11,14 @@ import pytest
 from ventifs.ninep.address import parse_address
 from ventifs.ninep.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.ninep.allow import parse_rule
+from ventifs.ninep.limits import (
+    FID_BYTES,
+    GUARDED_DIRECTORY_BYTES,
+    MSIZE_FIRST,
+    OPEN_BYTES,
+    RAW_BYTES,
+    Limits,
+)
 from ventifs.ninep.mountline import fstab_line, mount_line, mount_options
 
 _LATER_NS = 2_000_000_000 * 10**9  # in 2033, when the days it names are over
@@ -54,6 +62,22 @@ def test_addresses_and_rules_are_taken() -> None:
     assert len(rules) >= 9
     for rule in rules:
         parse_rule(re.sub(r"(user|group):[a-z]+", r"\1:1000", rule))  # not everybody has an alice
+
+
+def test_memory_is_charged_as_it_says() -> None:
+    limits = Limits()
+    first, largest = (limits.session_bytes(size) for size in (MSIZE_FIRST, limits.msize_max))
+    assert f"| {FID_BYTES}; a directory {FID_BYTES + GUARDED_DIRECTORY_BYTES:,} with" in _TEXT
+    assert f"beyond {RAW_BYTES} bytes |" in _TEXT
+    assert f"| {OPEN_BYTES} more, and" in _TEXT
+    assert f"| {first / 2**20:.1f} MiB, for" in _TEXT
+    assert f"; {largest / 2**20:.1f} MiB with messages of 1 MiB |" in _TEXT
+    [peer] = re.findall(r"(\d+) MiB of one peer", _TEXT)
+    # Among the million are a thousand directories, whose modes may be checked.
+    needed = 1_001_000 * FID_BYTES + 1000 * GUARDED_DIRECTORY_BYTES + largest
+    assert 0 <= int(peer) * 2**20 - needed < 2**20
+    assert f"`--client-memory {2 * int(peer)}MiB`" in _TEXT
+    assert 2 * int(peer) < 1024  # an eighth of 8 GiB, less what the kernel has
 
 
 def test_limits_are_those_of_the_code() -> None:

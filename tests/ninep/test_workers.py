@@ -10,24 +10,29 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.processes import kill_stranger
 from tests.support.serve import Serve, ventifs
 from tests.support.sessions import CODEC, Caller, frames
 from ventifs.errors import VentifsError
+from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.handing import (
     PACKET_MAX,
+    Ask,
     Configure,
     Over,
     Ready,
     Take,
+    Told,
     TooLarge,
     receive_report,
     send,
@@ -258,6 +263,70 @@ def test_a_pool_serves_what_it_is_handed(home: Path) -> None:
                 assert await Caller(ours).hung_up()
                 ours.close()
                 await pool.drain(PATIENCE_S)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_connections_that_wait_for_a_worker_together_are_told_apart(home: Path) -> None:
+    """Each once took the number of the last, and only one of them was ever over."""
+    over: list[int] = []
+
+    async def main() -> None:
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                live = pool._live.copy()
+                pool._live.clear()
+                callers = []
+                for number in range(3):
+                    ours, theirs = socket.socketpair()
+                    callers.append(Caller(ours))
+                    call = partial(over.append, number)
+                    nursery.start_soon(pool.take, theirs, STDIO, Exports(("web",)), call)
+                await wait_all_tasks_blocked()
+                pool._live.update(live)
+                pool._arrived.set()
+                for caller in callers:
+                    await caller.send_bytes(ATTACH)
+                    assert [(await caller.reply())[0] for _ in range(2)] == [NOTAG, 1]
+                assert len(live[1].connections) == 3
+                for number in (1, 0, 2):
+                    callers[number].close()
+                    while number not in over:
+                        await trio.lowlevel.checkpoint()
+                assert over == [1, 0, 2]
+                assert not live[1].connections
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_worker_that_died_takes_nothing_from_the_one_in_its_place(home: Path) -> None:
+    over: list[int] = []
+
+    async def main() -> None:
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                [dead] = pool._live.values()
+                dead.connections[7] = partial(over.append, 7)
+                dead.process.kill()
+                while pool._live.get(1) in {None, dead}:
+                    await trio.lowlevel.checkpoint()
+                [fresh] = pool._live.values()
+                pool._bury(dead)  # as a connection does that finds it dead only now
+                assert pool._live == {1: fresh}
+                dead.forget(7)
+                assert over == [7]
+                with pytest.raises(OSError, match=r"Bad file|Broken pipe"):
+                    await dead.send(Ask(1))
+                fresh.told(Told(fresh._asked - 1, Process(loads=10**6), last=True))
+                assert (
+                    await pool.ask()
+                ).loads < 10**6  # an answer that came too late is no other's
                 nursery.cancel_scope.cancel()
 
     trio.run(main)

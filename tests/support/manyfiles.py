@@ -1,10 +1,13 @@
 """Versions of very many files, made by hand: in seconds where archiving them takes minutes."""
 
+import stat
 from pathlib import Path
+
+import msgspec
 
 from tests.support.forging import commit_version, directory, file
 from ventifs.store import Store, score_of
-from ventifs.tree.records import Block, Entry
+from ventifs.tree.records import Block, Entry, Inline, Symlink
 
 
 def content_of(version: int, name: bytes) -> bytes:
@@ -32,3 +35,28 @@ def wide_version(store: Path, directories: int, files: int, name: str) -> None:
                      for each in range(files)]  # fmt: skip
             children.append(directory(opened, b"directory-%05d" % number, below))
         commit_version(opened, directory(opened, b"", children), name)
+
+
+def version_of(store: Path, kind: str, directories: int, entries: int) -> None:
+    """In a child: as `wide_version`, of files, of directories, or of long symbolic links."""
+    if kind == "files":
+        wide_version(store, directories, entries, "n")
+        return
+    with Store.open(store, "write") as opened:
+
+        def entry(number: int) -> Entry:
+            name = b"some-name-%05d" % number
+            if kind == "directories":
+                return directory(opened, name, [])
+            target = Symlink(b"%05d" % number + 4000 * b"x")
+            return msgspec.structs.replace(
+                file(name, Inline(b"x")), mode=stat.S_IFLNK | 0o777, detail=target
+            )
+
+        children = []
+        for number in range(directories):
+            below = [entry(number * entries + each) for each in range(entries)]
+            below = [msgspec.structs.replace(each, name=b"some-name-%05d" % place)
+                     for place, each in enumerate(below)]  # fmt: skip
+            children.append(directory(opened, b"directory-%05d" % number, below))
+        commit_version(opened, directory(opened, b"", children), "n")

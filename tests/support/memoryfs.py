@@ -120,6 +120,8 @@ class MemoryFilesystem:
 class MemoryFile:
     """A file by one of its names."""
 
+    weight = 0
+
     def __init__(
         self, fs: MemoryFilesystem, inode: Inode, name: bytes, parent: "MemoryFile | None"
     ) -> None:

@@ -1,10 +1,12 @@
 """A client and a driver for sessions in tests: messages in, messages out, jobs when told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support.clock import Clock
+from ventifs.ninep.budget import Share
 from ventifs.ninep.codec import Codec
+from ventifs.ninep.fids import Leaving
 from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.session import Job, Limits, Session
 
@@ -40,8 +42,12 @@ class Talk:
         limits: Limits | None = None,
         attach: bool = True,
         clock: Clock | None = None,
+        share: Share | None = None,
+        leave: Callable[[Leaving], None] = Leaving.all,
     ) -> None:
-        self.session = Session(filesystem, limits=limits, clock=clock or Clock())
+        self.session = Session(
+            filesystem, limits=limits, clock=clock or Clock(), share=share, leave=leave
+        )
         self.dialect = dialect
         self.codec = Codec.of(dialect)
         self.jobs: list[Job] = []

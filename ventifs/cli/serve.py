@@ -29,12 +29,21 @@ from ventifs.ninep.mountline import mount_line
 from ventifs.ninep.peer import STDIO
 from ventifs.ninep.service import Plan, serve_channel
 from ventifs.ninep.service import serve as serve_plan
-from ventifs.ninep.serving import CACHE_BYTES_DEFAULT, Access, Local, Settings, Squashed, start_log
+from ventifs.ninep.serving import (
+    CACHE_BYTES_DEFAULT,
+    Access,
+    Local,
+    Settings,
+    Squashed,
+    client_bytes_default,
+    start_log,
+)
 from ventifs.ninep.workers import Pool
 from ventifs.store.header import read_header
 
 _WORKERS_MAX = 64
 _CACHE_MIN = 16 << 20  # of each worker
+_CLIENTS_MIN = 4 << 20  # of each worker: a session without files takes 1.1 MiB of a peer's half
 # What is not UTF-8 may stand in comments, and in a rule it is told like any other mistake.
 _RULES_FILE = InputFile(encoding="utf-8", errors="surrogateescape")
 _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
@@ -55,9 +64,12 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
               show_default=True, help="Who is nobody, when the server checks.")  # fmt: skip
 @click.option("--scores", is_flag=True, help="Serve versions by score, too: score:HEX.")
 @click.option("--workers", type=click.IntRange(1, _WORKERS_MAX), default=1, show_default=True,
-              metavar="N", help="Processes that serve; they divide the cache.")  # fmt: skip
+              metavar="N", help="Processes that serve; they divide the memory.")  # fmt: skip
 @click.option("--cache", type=Size(), default=CACHE_BYTES_DEFAULT, metavar="SIZE",
               help="Memory for what was read.  [default: 256MiB]")  # fmt: skip
+@click.option("--client-memory", type=Size(), metavar="SIZE",
+              help="Memory for what clients hold: files, messages; one client's is at most half.  "
+              "[default: an eighth of the machine's]")  # fmt: skip
 @click.option("--msize", type=Size(), default=Settings("").msize, metavar="SIZE",
               help="The largest message.  [default: 1MiB and 24 bytes]")  # fmt: skip
 @click.option("--trace", is_flag=True, help="Print every message on standard output.")
@@ -76,6 +88,7 @@ def serve(
     scores: bool,
     workers: int,
     cache: int,
+    client_memory: int | None,
     msize: int,
     trace: bool,
     metrics: str | None,
@@ -93,6 +106,9 @@ def serve(
     """
     if cache < workers * _CACHE_MIN:
         raise click.BadParameter("each worker needs 16MiB", param_hint="--cache")
+    clients = client_bytes_default() if client_memory is None else client_memory
+    if clients < workers * _CLIENTS_MIN:
+        raise click.BadParameter("each worker needs 4MiB", param_hint="--client-memory")
     if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):
@@ -101,8 +117,8 @@ def serve(
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
     read_header(store)  # whether it is one, before anything else; workers open it
     settings = Settings(
-        store=str(store), cache_bytes=cache, access=access, squash=squash, scores=scores,
-        msize=msize, log_json=log_json, trace=trace,
+        store=str(store), cache_bytes=cache, client_bytes=clients, access=access, squash=squash,
+        scores=scores, msize=msize, log_json=log_json, trace=trace,
     )  # fmt: skip
     allow = _allow_list(rules, rule_files)
     start_log(as_json=log_json)

@@ -49,6 +49,8 @@ def _lines(server: Activity) -> list[str]:
         f"{totals.errors:,} with an error; {size(totals.bytes_out)}",
         f"  at hand    {share(totals.hits, asked)}; cache {size(process.cache_bytes)} of "
         f"{size(process.cache_bytes_max)}",
+        f"  memory     clients hold {size(process.client_bytes)} of "
+        f"{size(process.client_bytes_max)}, each at most half",
         f"  sessions   {len(process.sessions):,} now, {totals.sessions:,} over, "
         f"{server.refused:,} refused",
         *(f"    {line}" for line in map(_session_line, process.sessions)),
@@ -60,5 +62,6 @@ def _session_line(session: SessionActivity) -> str:
         f"{session.peer}: {session.export or '-'} as {session.user or '-'}, "
         f"{session.dialect or 'no version yet'}, {count(session.fids, 'fid')}, "
         f"{session.in_flight:,} in flight, {count(session.operations, 'operation')}, "
-        f"{size(session.bytes_out)}, {duration(time.time() - session.since)}"
+        f"{size(session.bytes_out)}, {size(session.memory)} of memory, "
+        f"{duration(time.time() - session.since)}"
     )

@@ -6,20 +6,26 @@ reach the socket. What holds:
 
 - walking from a directory needs search there, opening a file read, listing a directory both, since
   a listing of 9P2000 tells attributes;
+- an attach is a walk: nothing is looked up in a directory that its user may not search;
 - access control lists are followed; root passes everything;
-- a user's groups are those of the tree's own `/etc/passwd` and `/etc/group`;
-- whoever gives no number is nobody, but may stat the root he attaches to, for this is what a mount
-  does first;
+- a user's groups are those of the tree's own `/etc/passwd` and `/etc/group`; those of nobody only
+  take away (`permission.py`);
+- a user without a number is nobody, and may stat the root it attaches to, for this is what a mount
+  does first; behind a closed directory that root is made up (`Unseen`), so that it says nothing of
+  what is there;
 - attributes named `trusted.` are root's, reading those named `user.` needs read;
 - nothing is ever written: that would need more checks than these.
 """
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from typing import NoReturn, Protocol
+
+from blake3 import blake3
 
 from ventifs.ninep.accounts import AccountBook
 from ventifs.ninep.fs import (
@@ -36,8 +42,18 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
+from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
 from ventifs.ninep.messages import NONUNAME
-from ventifs.ninep.permission import ACL, NOBODY, READ, SEARCH, Identity, permits
+from ventifs.ninep.permission import (
+    ACL,
+    NOBODY,
+    NOBODY_UID,
+    READ,
+    SEARCH,
+    Identity,
+    nobody,
+    permits,
+)
 from ventifs.ninep.wire import Qid
 
 _ROOTS = b"trusted."
@@ -57,6 +73,26 @@ class Placed(File, Protocol):
         """Of the root of an attach: the directories that lead from `home` to it."""
 
 
+PassThrough = Callable[[Placed], None]
+
+
+class Attachable(Filesystem, Protocol):
+    """A file system that can be guarded: its files are `Placed`."""
+
+    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
+        """See `Filesystem`.
+
+        Args:
+            user: who attaches.
+            aname: what to.
+            pass_through: called with each directory on the way, before anything is looked up in it;
+                what it raises ends the attach, with nothing looked up there.
+        """
+
+    def session(self) -> "Attachable":
+        """See `Filesystem`."""
+
+
 class Squash(Enum):
     """Who is made nobody."""
 
@@ -73,7 +109,7 @@ class GuardedFilesystem:
 
     def __init__(
         self,
-        files: Filesystem,
+        files: Attachable,
         accounts: AccountBook | None = None,
         *,
         squash: Squash = Squash.NONE,
@@ -93,20 +129,21 @@ class GuardedFilesystem:
         """See `Filesystem`.
 
         Raises:
-            Refused: EACCES also when the way there may not be gone.
+            Refused: EACCES from the first directory on the way that the user may not search,
+                whatever lies below it.
         """
-        inner: Placed = self._files.attach(user, aname)  # type: ignore[assignment]
         uid = user.uid
         if self._squash is Squash.ALL or (self._squash is Squash.ROOT and uid == 0):
-            uid = NOBODY.uid
-        guard = Guard(self.accounts, NOBODY.uid if uid == NONUNAME else uid)
-        home = inner.home()
-        who = guard.identity(home)
-        if all(_permits(who, SEARCH, above) for above in inner.way()):
-            return GuardedFile.of(inner, guard, home, who)
-        if uid == NONUNAME:
-            return Sealed(inner)
-        raise Refused(errno.EACCES)
+            uid = NOBODY_UID
+        guard = Guard(self.accounts, NOBODY_UID if uid == NONUNAME else uid)
+        try:
+            inner: Placed = self._files.attach(user, aname, guard.pass_through)  # type: ignore[assignment]
+            home = inner.home()
+            return GuardedFile.of(inner, guard, home, guard.identity(home))
+        except _Closed as closed:
+            if uid == NONUNAME:
+                return Unseen(closed.at, aname)
+            raise Refused(errno.EACCES) from None
 
     def session(self) -> "GuardedFilesystem":
         """See `Filesystem`; what is known of accounts is shared."""
@@ -130,14 +167,36 @@ class Guard:
         self._uid = uid
 
     def identity(self, home: File | None) -> Identity:
-        """Who he is in a tree.
+        """Who this is in a tree.
 
         Raises:
             Cold: to be tried again.
+            Refused, Corrupt: the tree's accounts cannot be read.
         """
-        if home is None or self._uid in (0, NOBODY.uid):
-            return NOBODY if self._uid == NOBODY.uid else Identity(self._uid)
-        return Identity(self._uid, self._accounts.of(home).gids(self._uid))
+        uid = self._uid
+        if uid == NOBODY_UID:
+            return NOBODY if home is None else nobody(self._accounts.nobodys(home))
+        if home is None or uid == 0:
+            return Identity(uid)
+        return Identity(uid, self._accounts.of(home).gids(uid))
+
+    def pass_through(self, directory: Placed) -> None:
+        """See that a directory on the way of an attach may be searched; `_Closed`, if it may not.
+
+        Raises:
+            Cold: to be tried again.
+            Refused, Corrupt: it cannot be found out.
+        """
+        if not _permits(self.identity(directory.home()), SEARCH, directory):
+            raise _Closed(directory)
+
+
+class _Closed(Exception):
+    """A directory on the way of an attach may not be searched."""
+
+    def __init__(self, at: Placed) -> None:
+        super().__init__()
+        self.at = at
 
 
 class GuardedFile(ReadOnlyFile):
@@ -155,7 +214,7 @@ class GuardedFile(ReadOnlyFile):
         """The guarded file of a file."""
         if inner.qid.type & QTDIR:
             return GuardedDirectory(inner, guard, home, who)
-        return GuardedFile(inner, who)
+        return (_HeavyFile if inner.weight else GuardedFile)(inner, who)
 
     @property
     def qid(self) -> Qid:
@@ -213,6 +272,17 @@ class GuardedFile(ReadOnlyFile):
             raise Refused(errno.EACCES)
 
 
+class _HeavyFile(GuardedFile):
+    """A file that keeps more memory than most."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return self._inner.weight
+
+
 class GuardedDirectory(GuardedFile):
     """A directory, and whom it is guarded for."""
 
@@ -225,6 +295,11 @@ class GuardedDirectory(GuardedFile):
         self._home = home
         self._seen: Attributes | None = None  # which `_may` is true of
         self._may = False
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return self._inner.weight + GUARDED_DIRECTORY_BYTES
 
     def walk(self, name: bytes) -> File:
         """See `File`."""
@@ -247,9 +322,14 @@ class GuardedDirectory(GuardedFile):
         self._require(READ | SEARCH)
         return _GuardedListing(self._inner.open(flags), self)
 
-    def guarded(self, inner: File) -> File:
-        """The guarded file of one in this directory."""
-        return self._guarded(inner)  # type: ignore[arg-type]
+    def listed(self, inner: File) -> File:
+        """What a listing of this directory shows of a file in it: attributes at most.
+
+        The users of another tree are read when somebody walks there: to list a name's versions
+        would else read the accounts of each.
+        """
+        placed: Placed = inner  # type: ignore[assignment]
+        return Sealed(placed) if placed.home() is not self._home else self._guarded(placed)
 
 
 class _GuardedListing(ReadOnlyOpened):
@@ -267,9 +347,9 @@ class _GuardedListing(ReadOnlyOpened):
 
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """See `Opened`."""
-        guarded = self._directory.guarded
+        listed = self._directory.listed
         for name, inner in self._inner.entries(start):
-            yield name, guarded(inner)
+            yield name, listed(inner)
 
     def close(self) -> None:
         """See `Opened`."""
@@ -277,12 +357,12 @@ class _GuardedListing(ReadOnlyOpened):
 
 
 class Sealed(GuardedFile):
-    """The root of an attach by nobody, who may stat it and no more."""
+    """A file that may be looked at and no more."""
 
     __slots__ = ()
 
     def __init__(self, inner: Placed) -> None:
-        """Of where somebody attaches who could not walk there."""
+        """Of such a file."""
         super().__init__(inner, NOBODY)
 
     def walk(self, name: bytes) -> NoReturn:
@@ -300,6 +380,36 @@ class Sealed(GuardedFile):
     def xattr(self, name: bytes) -> NoReturn:
         """Refuse."""
         raise Refused(errno.EACCES)
+
+
+class Unseen(Sealed):
+    """A directory that stands for whatever is behind a closed one, or is not there: all alike."""
+
+    __slots__ = ("_qid",)
+
+    def __init__(self, closed: Placed, aname: bytes) -> None:
+        """Behind `closed`, as the root of an attach to `aname`."""
+        super().__init__(closed)
+        digest = blake3(closed.qid.path.to_bytes(8, "little") + aname).digest(8)
+        self._qid = Qid(QTDIR, 1, int.from_bytes(digest, "little") >> 2 | 1)
+
+    @property
+    def qid(self) -> Qid:
+        """See `File`."""
+        return self._qid
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return b"/"
+
+    def attributes(self) -> Attributes:
+        """See `File`. Clients' kernels let everybody in; the server lets in those who may."""
+        return Attributes(stat.S_IFDIR | 0o755, 0, 0, 1, 0, 4096, 0, 0, 0)
+
+    def readlink(self) -> NoReturn:
+        """See `File`."""
+        raise Refused(errno.EINVAL)
 
 
 def _permits(who: Identity, wanted: int, file: File) -> bool:

@@ -8,15 +8,18 @@ has users without groups.
 import errno
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from stat import S_ISREG
 
+from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.ninep.fs import Buffer, Cold, File, Load, Refused
+from ventifs.ninep.permission import NOBODY_UID
 
 SIZE_MAX = 1 << 20
 _TREES_MAX = 64
+_NOBODY = b"nobody"  # which `/etc/group` may have where `/etc/passwd` does not
 _GROUPS_MAX = 65_536  # of one user; Linux's own limit
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,11 @@ class Accounts:
         for uid, called in names.items():
             for name in called:
                 self._gids[uid] |= members.get(name, set())
+        self._nobodys = frozenset(members.get(_NOBODY, set()) | self._gids.get(NOBODY_UID, set()))
+
+    def nobodys(self) -> frozenset[int]:
+        """All groups of nobody, be it found by its number or by its name; they only deny."""
+        return self._nobodys
 
     def gids(self, uid: int) -> frozenset[int]:
         """All groups of a user; none of one who is not there."""
@@ -69,6 +77,7 @@ class AccountBook:
     def __init__(self) -> None:
         """None is known yet."""
         self._known: OrderedDict[int, Accounts] = OrderedDict()
+        self._lost: set[int] = set()  # of which files could not be read
 
     def of(self, home: File) -> Accounts:
         """The accounts of the tree with this root.
@@ -87,6 +96,32 @@ class AccountBook:
         passwd, group = _content(home, b"passwd"), _content(home, b"group")
         # Parsing may take a tenth of a second: no work for the loop.
         raise Cold(Load(("accounts", key), partial(self._parse, key, passwd, group)))
+
+    def nobodys(self, home: File) -> frozenset[int] | None:
+        """The groups of nobody in the tree with this root; None when they cannot be read.
+
+        Raises:
+            Cold: to be tried again.
+        """
+        key = home.qid.path
+        if key in self._lost:
+            return None
+        try:
+            return self.of(home).nobodys()
+        except Cold as cold:
+            load = cold.load  # what it raises would end the whole request
+            raise Cold(Load(("nobodys", load.key), partial(self._tried, key, load.run))) from None
+        except (Refused, Corrupt, NotStored):
+            return None
+
+    def _tried(self, key: int, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except (VentifsError, OSError) as error:
+            log.error("a version's users cannot be read, nobody may be in any group: %s", error)
+            if len(self._lost) >= _TREES_MAX:
+                self._lost.clear()
+            self._lost.add(key)
 
     def _parse(self, key: int, passwd: Sequence[Buffer], group: Sequence[Buffer]) -> None:
         self._known[key] = Accounts(b"".join(passwd), b"".join(group))

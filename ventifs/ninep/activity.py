@@ -23,6 +23,7 @@ class SessionActivity(msgspec.Struct):
         errors: of these, those answered by an error.
         hits, colds: requests answered out of memory, and those that waited for a thread.
         bytes_in, bytes_out: carried so far.
+        memory: bytes that its peer is charged for it.
     """
 
     peer: str
@@ -38,6 +39,7 @@ class SessionActivity(msgspec.Struct):
     colds: int
     bytes_in: int
     bytes_out: int
+    memory: int = 0
 
 
 class Totals(msgspec.Struct):
@@ -77,6 +79,8 @@ class Process(msgspec.Struct):
 
     Attributes:
         cache_bytes, cache_bytes_max: of decoded clumps, held and allowed.
+        refused: connections that there was no memory for.
+        client_bytes, client_bytes_max: of memory that clients hold, and may hold.
         loads: jobs that threads ran; `loads_ahead` of them before anybody asked.
         loads_shared: jobs that found another of their key waiting or running.
     """
@@ -85,6 +89,9 @@ class Process(msgspec.Struct):
     totals: Totals = msgspec.field(default_factory=Totals)
     cache_bytes: int = 0
     cache_bytes_max: int = 0
+    refused: int = 0
+    client_bytes: int = 0
+    client_bytes_max: int = 0
     loads: int = 0
     loads_ahead: int = 0
     loads_shared: int = 0
@@ -122,6 +129,9 @@ def together(processes: Iterable[Process]) -> Process:
         whole.totals.add(process.totals)
         whole.cache_bytes += process.cache_bytes
         whole.cache_bytes_max += process.cache_bytes_max
+        whole.refused += process.refused
+        whole.client_bytes += process.client_bytes
+        whole.client_bytes_max += process.client_bytes_max
         whole.loads += process.loads
         whole.loads_ahead += process.loads_ahead
         whole.loads_shared += process.loads_shared

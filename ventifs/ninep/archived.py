@@ -26,6 +26,7 @@ from ventifs.ninep.fs import (
     Refused,
     Statfs,
 )
+from ventifs.ninep.limits import RAW_BYTES, ROOT_BYTES
 from ventifs.ninep.links import Links, claim_of
 from ventifs.ninep.raw import (
     S_DIRECTORY,
@@ -322,17 +323,42 @@ class ArchivedDirectory(ArchivedFile):
 
     def child(self, name: bytes, raw: bytes) -> ArchivedFile:
         """The file of an entry of this directory."""
+        heavy = len(raw) > RAW_BYTES
         if is_linked(raw):
-            return ArchivedFile(self, raw, token_of(self.version.token, b"\0", claim_of(raw)))
-        token = token_of(self.token, b"/", name)
-        if type_of(raw) == S_DIRECTORY:
-            return ArchivedDirectory(self, raw, token, self.version)
-        return ArchivedFile(self, raw, token)
+            token = token_of(self.version.token, b"\0", claim_of(raw))
+        else:
+            token = token_of(self.token, b"/", name)
+            if type_of(raw) == S_DIRECTORY:
+                made = _HeavyDirectory if heavy else ArchivedDirectory
+                return made(self, raw, token, self.version)
+        return (_HeavyFile if heavy else ArchivedFile)(self, raw, token)
 
     def open(self, flags: int) -> "OpenedDirectory":
         """See `File`."""
         _check_reading(flags)
         return OpenedDirectory(self)
+
+
+class _HeavyFile(ArchivedFile):
+    """A file with a long entry, which stays in memory with it: up to 5 KiB."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return len(self.raw)
+
+
+class _HeavyDirectory(ArchivedDirectory):
+    """A directory with a long entry."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return len(self.raw)
 
 
 class RootDirectory(ArchivedDirectory):
@@ -342,6 +368,7 @@ class RootDirectory(ArchivedDirectory):
     """
 
     __slots__ = ("_name", "_way")
+    weight = ROOT_BYTES
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from ventifs.ninep.access import PassThrough
 from ventifs.ninep.archived import (
     ArchivedDirectory,
     Recent,
@@ -29,7 +30,6 @@ from ventifs.ninep.exports import (
 from ventifs.ninep.fs import (
     Cold,
     File,
-    Filesystem,
     Load,
     Refused,
     User,
@@ -37,7 +37,7 @@ from ventifs.ninep.fs import (
 from ventifs.ninep.links import Links
 from ventifs.ninep.raw import S_DIRECTORY, S_SYMLINK, type_of
 from ventifs.ninep.trees import Trees
-from ventifs.ninep.views import View
+from ventifs.ninep.views import SessionView, View
 from ventifs.store import Store
 
 _ROOTS_MAX = 4096  # attach points and roots of versions kept for the next who comes there
@@ -112,11 +112,11 @@ class ArchiveFilesystem:
         """
         return View(self, allowed)
 
-    def attach(self, user: User, aname: bytes) -> File:
-        """See `Filesystem`."""
-        return self._view.attach(user, aname)
+    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
+        """See `access.Attachable`."""
+        return self._view.attach(user, aname, pass_through)
 
-    def session(self) -> Filesystem:
+    def session(self) -> SessionView:
         """See `Filesystem`."""
         return self._view.session()
 
@@ -157,8 +157,15 @@ class ArchiveFilesystem:
             self._roots.popitem(last=False)
         return root
 
-    def attached(self, offered: Offered, path: bytes) -> RootDirectory:
+    def attached(
+        self, offered: Offered, path: bytes, pass_through: PassThrough | None = None
+    ) -> RootDirectory:
         """The directory at a path of a version, as the root of an attach.
+
+        Args:
+            offered: the version.
+            path: in it.
+            pass_through: see `access.Attachable`; without one every directory may be passed.
 
         Raises:
             Refused: ENOENT, or ENOTDIR or ELOOP for what is no directory.
@@ -168,23 +175,33 @@ class ArchiveFilesystem:
             raise Refused(errno.ENAMETOOLONG)
         names = tuple(name for name in path.split(b"/") if name not in (b"", b"."))
         key = (None, b"/", offered.record_id, names)
-        return self._root(key, lambda: self._new_attached(offered, names))
+        root = self._roots.get(key)
+        if root is not None and pass_through is not None:
+            for above in root.way():
+                pass_through(above)
+        return self._root(key, lambda: self._new_attached(offered, names, pass_through))
 
-    def _new_attached(self, offered: Offered, names: tuple[bytes, ...]) -> RootDirectory:
+    def _new_attached(
+        self, offered: Offered, names: tuple[bytes, ...], pass_through: PassThrough | None
+    ) -> RootDirectory:
         version = self._version(offered)
         way: list[ArchivedDirectory] = [version.home()]
-        try:
-            # Not by `walk`: these files would know a way out of the attach root.
-            for name in names:
-                at = way[-1]
+        # Not by `walk`: these files would know a way out of the attach root.
+        for name in names:
+            at = way[-1]
+            if pass_through is not None:
+                pass_through(at)
+            try:
                 raw = self._trees.entry(at.content(), name)
-                if raw is None:
-                    raise Refused(errno.ENOENT)
-                if type_of(raw) != S_DIRECTORY:
-                    raise Refused(errno.ELOOP if type_of(raw) == S_SYMLINK else errno.ENOTDIR)
-                way.append(ArchivedDirectory(at, raw, token_of(at.token, b"/", name), version))
-        except Cold:
-            run = partial(self._trees.bring_path, way[0].content(), names)
-            raise Cold(Load(("path", offered.record_id, names), run)) from None
+            except Cold:
+                # What may not be passed is not even read: it could be damaged, and that be told.
+                wanted = names if pass_through is None else names[: len(way)]
+                run = partial(self._trees.bring_path, way[0].content(), wanted)
+                raise Cold(Load(("path", offered.record_id, wanted), run)) from None
+            if raw is None:
+                raise Refused(errno.ENOENT)
+            if type_of(raw) != S_DIRECTORY:
+                raise Refused(errno.ELOOP if type_of(raw) == S_SYMLINK else errno.ENOTDIR)
+            way.append(ArchivedDirectory(at, raw, token_of(at.token, b"/", name), version))
         last = way.pop()
         return RootDirectory(None, b"/", last.raw, last.token, version, tuple(way))

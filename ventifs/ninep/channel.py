@@ -15,10 +15,10 @@ from typing import Protocol
 
 from ventifs.errors import VentifsError
 from ventifs.ninep.fs import Buffer
+from ventifs.ninep.limits import READ_MAX
 
-# Bytes read at once. What is larger than the C library's arenas take gets fresh pages from the
-# kernel each time: 18 us for 256 KiB, half of a round trip.
-READ_MAX = 64 << 10
+# What is larger than the C library's arenas take gets fresh pages from the kernel each time: 18 us
+# for 256 KiB, half of a round trip; so no more than READ_MAX is read at once.
 _SLICES_MAX = os.sysconf("SC_IOV_MAX")
 
 

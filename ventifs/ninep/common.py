@@ -75,10 +75,9 @@ class Held(ReadOnlyOpened):
         """Hold them.
 
         Raises:
-            Refused: ENOMEM when the session holds too much.
+            Refused: ENFILE or ENOMEM, when too much is held.
         """
-        if not fids.hold(len(data)):
-            raise Refused(errno.ENOMEM)
+        fids.must_hold(len(data))
         self._data = data
         self._fids = fids
 
@@ -190,6 +189,15 @@ class Common:
         """The reply that tells of an error."""
         raise NotImplementedError
 
+    def check_open(self) -> None:
+        """See that one more can be open, before the first call of a handler that has effects.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        if not self.outcomes:  # else it may be open already
+            self.fids.check_open()
+
     def opened(self, fid: Fid) -> Opened:
         """What a fid was opened to.
 
@@ -217,7 +225,7 @@ class Common:
         self.fids.check_new(message.fid)
         user = User(message.uname, message.n_uname)
         file = self.call(self.filesystem.attach, user, message.aname)
-        self.fids.table[message.fid] = Fid(file)
+        self.fids.table[message.fid] = self.fid_of(file)
         return m.Rattach(self.qid(file))
 
     def walk(self, fid: Fid, message: m.Twalk) -> Body:
@@ -238,11 +246,23 @@ class Common:
             body = m.Rwalk(tuple(qids))
             if len(qids) < len(names):
                 return body
+        made = Fid(file) if not file.weight else self.fid_of(file)
         if newfid == message.fid:
-            self.fids.replace(newfid, fid, Fid(file))
+            self.fids.replace(newfid, fid, made)
         else:
-            self.fids.table[newfid] = Fid(file)
+            self.fids.table[newfid] = made
         return body
+
+    def fid_of(self, file: File) -> Fid:
+        """A new fid, charged for what its file holds more than others.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        fid = Fid(file)
+        if file.weight:
+            self.fids.charge(fid, file.weight)
+        return fid
 
     def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Qid]]:
         """Where names lead, and the qids on the way; fewer when a later name is not there."""

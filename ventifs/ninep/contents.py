@@ -13,6 +13,7 @@ from weakref import ReferenceType, ref
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Buffer, Cold, Load
+from ventifs.ninep.limits import RESULTS_MAX
 from ventifs.ninep.nodes import ContentLeaf
 from ventifs.ninep.pieces import PIECES_MAX, Source, take, take_runs
 from ventifs.ninep.trees import Missing, Trees
@@ -33,7 +34,7 @@ AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of
 _READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
 _FOREVER = 2**64
-_LANDED_MAX = 8  # reads that threads have put together and nobody has taken yet
+_LANDED_MAX = RESULTS_MAX  # reads that threads have put together: fewer, and some are read again
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
 _COMING_MAX = 256  # steps that loads were wished for of; a read does not wait for older ones

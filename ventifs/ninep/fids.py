@@ -1,17 +1,23 @@
 """The fids of a session: which numbers stand for which files, and which fids each message uses.
 
 What always holds: a fid that operations still use is closed when the last of them ends, however
-early its number was given up; what fids hold besides files has a limit. Knows nothing of order:
-that is `flight.py`'s.
+early its number was given up; what fids hold besides files has a limit; the memory of all is taken
+from the peer's share, and given back. Knows nothing of order: that is `flight.py`'s.
 """
 
 import errno
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ventifs.ninep import messages as m
+from ventifs.ninep.budget import Budget, Share
 from ventifs.ninep.fs import File, Opened, Refused
+from ventifs.ninep.limits import FID_BYTES, OPEN_BYTES
+
+_PORTION = 64  # fids that memory is taken for together, so that nearly no walk has to ask
+_CLEARED_AT_ONCE = 1024  # of more, dropping them is a task of its own: a million takes a second
 
 
 class Fid(msgspec.Struct, eq=False, gc=False):
@@ -23,6 +29,7 @@ class Fid(msgspec.Struct, eq=False, gc=False):
         users: operations in flight that use it.
         gone: its number was given up; it is closed when no operation uses it.
         remove: the file is removed when the fid is clunked (ORCLOSE).
+        charged: of whose share how many bytes, beside those of any fid.
     """
 
     file: File
@@ -30,6 +37,7 @@ class Fid(msgspec.Struct, eq=False, gc=False):
     users: int = 0
     gone: bool = False
     remove: bool = False
+    charged: tuple[Share, int] | None = None
 
     def give_up(self) -> None:
         """The number stands for it no more."""
@@ -44,10 +52,40 @@ class Fid(msgspec.Struct, eq=False, gc=False):
             self.close()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open, and give back what it was charged."""
+        if self.charged is None:
+            return  # nothing is open either: see `Fids.opened`
         opened, self.opened = self.opened, None
         if opened is not None:
             opened.close()
+        share, size = self.charged
+        self.charged = None
+        share.give(size)
+
+
+class Leaving:
+    """Fids whose numbers stand for nothing any more, to be closed in portions."""
+
+    def __init__(self, table: dict[int, Fid], share: Share, taken: int) -> None:
+        """Of a table, for which `taken` bytes of a share were taken."""
+        self._table = table
+        self._share = share
+        self._taken = taken
+
+    def some(self, count: int) -> bool:
+        """Close at most so many; whether any are left. Their memory is given back at once."""
+        table = self._table
+        gone = min(count, len(table))
+        for _ in range(gone):
+            table.popitem()[1].give_up()
+        given = min(gone * FID_BYTES, self._taken) if table else self._taken
+        self._taken -= given
+        self._share.give(given)
+        return bool(table)
+
+    def all(self) -> None:
+        """Close all of them now."""
+        self.some(len(self._table))
 
 
 class Fids:
@@ -58,17 +96,35 @@ class Fids:
         held: bytes that fids hold besides what the file system does.
     """
 
-    def __init__(self, count_max: int, held_max: int) -> None:
+    def __init__(
+        self,
+        count_max: int,
+        held_max: int,
+        share: Share | None = None,
+        leave: Callable[[Leaving], None] = Leaving.all,
+    ) -> None:
         """An empty table.
 
         Args:
             count_max: fids at most.
             held_max: bytes that fids may hold, of attributes and places in directories.
+            share: of the peer; all that fids need is taken from it.
+            leave: closes what many fids held that were freed together.
         """
         self.table: dict[int, Fid] = {}
         self.held = 0
+        self.share = share or Budget().share_of("")
         self._count_max = count_max
         self._held_max = held_max
+        self._leave = leave
+        self._room = 0  # fids that memory was taken for
+        self._few = -1  # with fewer, some is given back
+        self._one_open = self.share, OPEN_BYTES  # what most are charged
+
+    @property
+    def memory(self) -> int:
+        """Bytes taken for all of them alike, and for what they hold besides files."""
+        return self._room * FID_BYTES + self.held
 
     def of(self, number: int) -> Fid:
         """The fid of a number.
@@ -85,12 +141,62 @@ class Fids:
         """See that a number can become a fid.
 
         Raises:
-            Refused: EBADF when it is one, or can be none; ENFILE when there are too many.
+            Refused: EBADF when it is one, or can be none; ENFILE when there are too many, or the
+                peer's memory is used up.
         """
-        if number in self.table or number == m.NOFID:
+        table = self.table
+        if number in table or number == m.NOFID:
             raise Refused(errno.EBADF)
-        if len(self.table) >= self._count_max:
+        if len(table) >= self._room:
+            self._take_room()
+
+    def _take_room(self) -> None:
+        more = min(_PORTION, self._count_max - self._room)
+        if more <= 0 or not self.share.take(more * FID_BYTES):
             raise Refused(errno.ENFILE)
+        self._room += more
+        self._few = self._room - 2 * _PORTION
+
+    def _give_room(self) -> None:
+        self._room -= _PORTION
+        self._few = self._room - 2 * _PORTION
+        self.share.give(_PORTION * FID_BYTES)
+
+    def charge(self, fid: Fid, size: int) -> None:
+        """Take what a fid needs beside what all need; it is given back when the fid is closed.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        if not self.share.take(size):
+            raise Refused(errno.ENFILE)
+        before = fid.charged[1] if fid.charged is not None else 0
+        fid.charged = self.share, before + size
+
+    def check_open(self) -> None:
+        """See that one more can be open, before opening it has an effect.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        if not self.share.has(OPEN_BYTES):
+            raise Refused(errno.ENFILE)
+
+    def opened(self, fid: Fid, opened: Opened) -> None:
+        """Let a fid be open, or close what was opened.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        if fid.charged is None and self.share.take(OPEN_BYTES):
+            fid.charged = self._one_open
+        else:
+            try:
+                self.charge(fid, OPEN_BYTES)
+            except Refused:
+                opened.close()
+                raise
+        fid.opened = opened
 
     def replace(self, number: int, old: Fid, new: Fid) -> None:
         """Let a number stand for another file; operations in flight go on with the old one."""
@@ -103,17 +209,36 @@ class Fids:
         if self.table.get(number) is fid:
             del self.table[number]
             fid.give_up()
+            if len(self.table) < self._few:
+                self._give_room()
 
     def clear(self) -> None:
-        """Free all numbers."""
-        table, self.table = self.table, {}
-        for fid in table.values():
-            fid.give_up()
+        """Free all numbers. What many fids held is closed, and its memory given back, later."""
+        leaving = Leaving(self.table, self.share, self._room * FID_BYTES)
+        many = len(self.table) > _CLEARED_AT_ONCE
+        self.table, self._room, self._few = {}, 0, -1
+        if many:
+            self._leave(leaving)
+        else:
+            leaving.all()
+
+    def must_hold(self, size: int) -> None:
+        """Take `size` bytes of what fids may hold.
+
+        Raises:
+            Refused: ENFILE when the peer's memory is used up, ENOMEM when the session's fids hold
+                too much.
+        """
+        if not self.hold(size):
+            raise Refused(errno.ENOMEM if self.share.has(size) else errno.ENFILE)
 
     def hold(self, size: int) -> bool:
         """Take `size` bytes of what fids may hold; negative gives back. Whether it was taken."""
-        if self.held + size > self._held_max and size > 0:
-            return False
+        if size > 0:
+            if self.held + size > self._held_max or not self.share.take(size):
+                return False
+        else:
+            self.share.give(-size)
         self.held += size
         return True
 

@@ -188,6 +188,10 @@ class File(Protocol):
         """Equal exactly for the same file; path is neither 0 nor all ones, version not 0."""
 
     @property
+    def weight(self) -> int:
+        """Bytes of memory that it keeps, beyond what `FID_BYTES` has for every file's; mostly 0."""
+
+    @property
     def name(self) -> bytes:
         """Its name in its directory; `/` for a root."""
 
@@ -311,6 +315,7 @@ class ReadOnlyFile:
     """The writing half of a `File` that can never be written, to be inherited."""
 
     __slots__ = ()
+    weight: int = 0
 
     def _read_only(self, *_: object, **__: object) -> NoReturn:
         raise Refused(errno.EROFS)

@@ -46,7 +46,9 @@ class Take(msgspec.Struct, tag=True):
 
 
 class Ask(msgspec.Struct, tag=True):
-    """Tell what you do."""
+    """Tell what you do; `number` is what each part of the answer has."""
+
+    number: int
 
 
 class Stop(msgspec.Struct, tag=True):
@@ -72,8 +74,9 @@ class Over(msgspec.Struct, tag=True):
 
 
 class Told(msgspec.Struct, tag=True):
-    """A part of the answer to `Ask`: parts add up."""
+    """A part of the answer to the `Ask` of this number: parts add up."""
 
+    number: int
     process: Process
     last: bool
 

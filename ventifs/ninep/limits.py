@@ -2,6 +2,31 @@
 
 import msgspec
 
+# Threads that load for sessions (`loader.py`), and jobs that one does before the next session has
+# its turn. Eight threads cut the rate of a session that needs none to a fifth; a hop to a thread
+# costs about as much as a job, and the next session waits for all of it.
+AT_ONCE = 2
+BATCH = 8
+# Results that nobody has taken yet: a hop begins while those of AT_ONCE others are unheard, so all
+# threads together may add as many.
+RESULTS_MAX = 2 * AT_ONCE * BATCH
+
+# What a peer is charged for what it makes the server hold (`budget.py`): bytes of resident memory,
+# measured with 200,000 fids at files of as many different entries, and rounded up.
+FID_BYTES = 512  # with its number, its place in the table and its file: 388, checked for modes 436
+RAW_BYTES = 192  # of these, at most, its file's entry; what is longer is charged beside it
+GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
+ROOT_BYTES = 1024  # of a root of a version, which always knows what it is
+OPEN_BYTES = 512  # of an open file or directory: 217, and what its reader remembers
+REQUEST_BYTES = 1024  # of a request in flight, without its frame
+SESSION_OBJECTS_BYTES = 64 << 10  # of a session that has done nothing yet: 22 KiB, and its socket's
+
+READ_MAX = 64 << 10  # bytes read from a connection at once
+MSIZE_FIRST = 8192  # bytes of a message before a version is agreed on
+# What replies that wait to be sent may keep in memory: twice their own bytes, and this. A piece of
+# a reply keeps the whole clump that it lies in; replies that would keep more are copied.
+WASTE_MAX = 128 << 10
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a client can have of a session.
@@ -12,7 +37,8 @@ class Limits(msgspec.Struct, frozen=True):
         held_max: bytes of extended attributes and places in directories, of all fids.
         in_flight_max: requests that are not answered, and jobs that are not finished, also those
             of requests that were flushed; more are not read.
-        in_flight_bytes_max: bytes of their frames, and of input that was not looked at.
+        in_flight_bytes_max: bytes of their frames, and of input that was not looked at; no more
+            than a message may have, but for `READ_MAX`.
         turn_requests: requests that one turn answers.
         turn_bytes: bytes of replies after which a turn ends.
         turn_pinned: bytes of cached memory that replies keep, after which a turn ends.
@@ -28,6 +54,20 @@ class Limits(msgspec.Struct, frozen=True):
     turn_bytes: int = 256 << 10
     turn_pinned: int = 4 << 20
     turn_s: float = 0.001
+
+    def in_flight_bytes(self, msize: int) -> int:
+        """Bytes of frames in flight, and of input, with messages of this size."""
+        return min(self.in_flight_bytes_max, max(msize, READ_MAX))
+
+    def session_bytes(self, msize: int) -> int:
+        """What a session can hold with messages of this size, but for its fids.
+
+        Its input, the frames of requests in flight, their objects, and replies to be sent.
+        """
+        frames = self.in_flight_bytes(msize)
+        waiting = max(frames, msize) + READ_MAX + frames + msize
+        replies = 2 * (self.turn_bytes + msize) + WASTE_MAX
+        return SESSION_OBJECTS_BYTES + self.in_flight_max * REQUEST_BYTES + waiting + replies
 
 
 class Counters(msgspec.Struct):

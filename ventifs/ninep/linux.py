@@ -60,12 +60,11 @@ class NewXattr(ReadOnlyOpened):
         """Expect `size` bytes.
 
         Raises:
-            Refused: E2BIG, or ENOMEM when the session holds too much.
+            Refused: E2BIG, or ENFILE or ENOMEM, when too much is held.
         """
         if size > XATTR_SIZE_MAX:
             raise Refused(errno.E2BIG)
-        if not fids.hold(size):
-            raise Refused(errno.ENOMEM)
+        fids.must_hold(size)
         self.name = name
         self.size = size
         self.flags = flags
@@ -139,17 +138,22 @@ class Linux(Common):
     def lopen(self, fid: Fid, message: m.Tlopen) -> Body:
         """Open a file."""
         file = self.closed(fid)
+        if message.flags & os.O_TRUNC:
+            self.check_open()
         opened = self.call(file.open, message.flags & OPEN_FLAGS)
-        fid.opened = Directory(opened) if file.qid.type & QTDIR else opened
+        self.fids.opened(fid, Directory(opened) if file.qid.type & QTDIR else opened)
         return m.Rlopen(file.qid, 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
         """Create a regular file in a directory; the fid becomes it."""
         directory = self.closed(fid)
         check_new_name(message.name)
+        self.check_open()
         flags, mode = message.flags & OPEN_FLAGS, message.mode & 0o7777
         file, opened = self.call(directory.create, message.name, flags, mode, message.gid)
-        self.fids.replace(message.fid, fid, Fid(file, opened))
+        made = Fid(file)
+        self.fids.opened(made, opened)
+        self.fids.replace(message.fid, fid, made)
         return m.Rlcreate(file.qid, 0)
 
     def symlink(self, fid: Fid, message: m.Tsymlink) -> Body:
@@ -268,14 +272,17 @@ class Linux(Common):
             value = self.call(fid.file.xattr, message.name)
         else:
             value = b"".join([name + b"\0" for name in self.call(fid.file.xattr_names)])
-        self.fids.table[message.newfid] = Fid(fid.file, Held(value, self.fids))
+        made = Fid(fid.file)
+        self.fids.opened(made, Held(value, self.fids))
+        self.fids.table[message.newfid] = made
         return m.Rxattrwalk(len(value))
 
     def xattrcreate(self, fid: Fid, message: m.Txattrcreate) -> Body:
         """Let fid be an extended attribute that is written next."""
         self.closed(fid)
         check_name(message.name)
-        fid.opened = NewXattr(message.name, message.attr_size, message.flags, self.fids)
+        new = NewXattr(message.name, message.attr_size, message.flags, self.fids)
+        self.fids.opened(fid, new)
         return b""
 
     def clunk(self, fid: Fid, message: m.Tclunk) -> Body:

@@ -23,10 +23,9 @@ import trio
 from trio.lowlevel import TrioToken, current_trio_token
 
 from ventifs.ninep.fs import Load
+from ventifs.ninep.limits import AT_ONCE, BATCH
 from ventifs.ninep.session import Job
 
-AT_ONCE = 2  # eight threads cut the rate of a session that needs none to a fifth
-BATCH = 8  # jobs a hop: a hop costs about as much as a job, and the next session waits for all
 # Beside turns of those that lack nothing, the last within this time, one thread works: two bring a
 # cold reader 1.1 times as much, and take the interpreter from the loop twice as often. A session
 # that needs none kept 0.3 to 0.9 of its rate beside two, 0.6 to 1.1 beside one.

@@ -2,6 +2,10 @@
 
 With a list, the mode's group bits are its mask: they bound what named users and all groups get, and
 are nobody's own. So the list itself decides, and one that cannot be understood gives nothing.
+
+Nobody may do what is permitted both to its uid without any group and to its uid with all its
+groups: a group that a file keeps out is kept out, and a group never opens anything. Where its
+groups cannot be known, it may be in any.
 """
 
 import struct
@@ -13,9 +17,10 @@ from ventifs.tree.acl import text_of
 
 READ, SEARCH = 4, 1
 ACL = b"system.posix_acl_access"
-NOBODY_UID = 65_534
+NOBODY_UID = NOBODY_GID = 65_534
 
 _ENTRY = struct.Struct("<HHI")
+_Entry = tuple[int, int, int]  # tag, permissions, id
 _OWNER, _USER, _OWNING_GROUP, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 
 
@@ -25,13 +30,27 @@ class Identity(msgspec.Struct, frozen=True):
     Attributes:
         uid: 0 may do everything.
         gids: all groups.
+        deny_only: the groups take away and never give.
+        gids_known: whether these are all; if not, any group may be one. Of nobody alone.
     """
 
     uid: int
     gids: frozenset[int] = frozenset()
+    deny_only: bool = False
+    gids_known: bool = True
 
 
-NOBODY = Identity(NOBODY_UID)
+def nobody(gids: frozenset[int] | None = frozenset()) -> Identity:
+    """Nobody in a tree that puts it into these groups, beside the one that is always its own.
+
+    Args:
+        gids: None when the tree's accounts cannot be read.
+    """
+    own = frozenset({NOBODY_GID})
+    return Identity(NOBODY_UID, own | (gids or own), deny_only=True, gids_known=gids is not None)
+
+
+NOBODY = nobody()
 
 
 def permits(
@@ -58,22 +77,32 @@ def permits(
         return mode >> 6 & wanted == wanted  # a list says the same of the owner
     # With an empty mask Linux does not look at the list; so others' bits are for all it names.
     listed = acl() if mode & 0o070 else None
-    if listed is not None:
-        return _listed(who, wanted, group, listed)
-    return (mode >> 3 if group in who.gids else mode) & wanted == wanted
-
-
-def _listed(who: Identity, wanted: int, group: int, acl: bytes) -> bool:
-    if text_of(acl) is None:
+    if listed is None:
+        of_group = mode >> 3 if group in who.gids or not who.gids_known else mode
+        of_other = mode if who.deny_only else of_group
+        return of_group & of_other & wanted == wanted
+    if text_of(listed) is None:
         return False
-    entries: list[tuple[int, int, int]] = list(_ENTRY.iter_unpack(acl[4:]))
+    entries: list[_Entry] = list(_ENTRY.iter_unpack(listed[4:]))
+    if not who.deny_only:
+        return _listed(who.uid, who.gids, wanted, group, entries)
+    memberships = [frozenset[int](), who.gids]
+    if not who.gids_known:
+        named = [number for tag, _, number in entries if tag == _GROUP]
+        memberships += [frozenset({gid}) for gid in (group, *named)]
+    return all(_listed(who.uid, gids, wanted, group, entries) for gids in memberships)
+
+
+def _listed(uid: int, gids: frozenset[int], wanted: int, group: int, entries: list[_Entry]) -> bool:
     mask = next((bits for tag, bits, _ in entries if tag == _MASK), 7)
     for tag, bits, number in entries:
-        if tag == _USER and number == who.uid:
+        if tag == _USER and number == uid:
             return bits & mask & wanted == wanted
-    groups = [bits for tag, bits, number in entries
-              if (tag == _OWNING_GROUP and group in who.gids)
-              or (tag == _GROUP and number in who.gids)]  # fmt: skip
+    groups = [
+        bits
+        for tag, bits, number in entries
+        if (tag == _OWNING_GROUP and group in gids) or (tag == _GROUP and number in gids)
+    ]
     if groups:
         return any(bits & mask & wanted == wanted for bits in groups)
     return any(tag == _OTHER and bits & wanted == wanted for tag, bits, _ in entries)

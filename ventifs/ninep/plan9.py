@@ -120,6 +120,7 @@ class Plan9(Common):
     def open(self, fid: Fid, message: m.Topen) -> Body:
         """Open a file."""
         file = self.closed(fid)
+        self.check_open()
         flags = _flags(message.mode)
         self._open(fid, file, self._opening(file, flags), message.mode)
         return m.Ropen(self.qid(file), 0)
@@ -134,13 +135,14 @@ class Plan9(Common):
         return Held(self.call(file.readlink) if kind == st.S_IFLNK else b"", self.fids)
 
     def _open(self, fid: Fid, file: File, opened: Opened, mode: int) -> None:
-        fid.opened = Listing(opened, self.fids) if file.qid.type & QTDIR else opened
+        self.fids.opened(fid, Listing(opened, self.fids) if file.qid.type & QTDIR else opened)
         fid.remove = bool(mode & ORCLOSE)
 
     def create(self, fid: Fid, message: m.Tcreate) -> Body:
         """Create a file, or a directory, in a directory; the fid becomes it, open."""
         directory = self.closed(fid)
         check_new_name(message.name)
+        self.check_open()
         flags = _flags(message.mode)
         file, opened = self._creating(directory, message, flags)
         if opened is None:

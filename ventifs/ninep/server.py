@@ -15,15 +15,21 @@ from time import perf_counter
 import trio
 
 from ventifs.ninep.activity import SessionActivity, Totals
+from ventifs.ninep.admission import identity
 from ventifs.ninep.allow import Exports
-from ventifs.ninep.channel import READ_MAX, Channel
+from ventifs.ninep.budget import Budget, Share
+from ventifs.ninep.channel import Channel
 from ventifs.ninep.events import event
+from ventifs.ninep.fids import Leaving
 from ventifs.ninep.fs import Buffer, File, Filesystem, User
+from ventifs.ninep.limits import MSIZE_FIRST, READ_MAX
 from ventifs.ninep.loader import Loader, Result
 from ventifs.ninep.messages import MESSAGES, NONUNAME
 from ventifs.ninep.peer import Peer
+from ventifs.ninep.remains import Remains
 from ventifs.ninep.rota import Member, Rota
 from ventifs.ninep.session import Limits, Session, Trace
+from ventifs.ninep.stream import thrifty
 from ventifs.ninep.wire import WireError
 from ventifs.text import printable
 
@@ -74,14 +80,17 @@ class Connection(Member):
         rota: Rota,
         limits: Limits,
         trace: Trace | None,
+        share: Share,
+        leave: Callable[[Leaving], None],
     ) -> None:
-        """Be ready to run."""
+        """Be ready to run; `share` and `leave` are the session's."""
         super().__init__(channel.reads, channel.writes)
         self.peer = peer
         self.started = time.time()
         self._channel = channel
         self._filesystem = _Noting(filesystem)
-        self._session = Session(self._filesystem, limits=limits, trace=trace, clock=loader.clock)
+        self._session = Session(self._filesystem, limits=limits, trace=trace, clock=loader.clock,
+                                share=share, leave=leave)  # fmt: skip
         self._loader = loader
         self._rota = rota
         self._unsent: list[Buffer] = []  # of the last turn
@@ -150,6 +159,7 @@ class Connection(Member):
             export=_text(self._filesystem.aname) or "/" if attached else None,
             user=_name(user) if user else None,
             fids=session.fids,
+            memory=session.memory,
             in_flight=session.in_flight,
             operations=sum(counters.requests),
             errors=counters.errors,
@@ -231,8 +241,11 @@ class Connection(Member):
         return True
 
     def _send(self, replies: list[Buffer]) -> None:
+        waited = bool(self._unsent)
         self._unsent = self._channel.write(replies)
         if self._unsent:
+            if not waited:
+                self._unsent = thrifty(self._unsent)
             self._rota.wait_writable(self)
         else:
             self._greeted.set()
@@ -260,6 +273,8 @@ class Server:
     Attributes:
         totals: what sessions did that are over.
         loader: of all sessions.
+        budget: memory for what clients make this process hold.
+        refused: connections that there was no memory for.
         started: seconds since 1970.
     """
 
@@ -271,6 +286,7 @@ class Server:
         trace: Callable[[], Trace] | None = None,
         handshake_s: float = HANDSHAKE_S,
         clock: Callable[[], float] = perf_counter,
+        budget: Budget | None = None,
     ) -> None:
         """Serve each peer what `filesystem_for` gives for it and what it may reach.
 
@@ -280,8 +296,12 @@ class Server:
             trace: makes the trace of a session.
             handshake_s: seconds that a connection has for its first request.
             clock: returns seconds, for what ends turns and what `Loader` measures.
+            budget: of memory, for what peers make this process hold; unlimited by default.
         """
         self.loader = Loader(clock=clock)
+        self.budget = budget or Budget()
+        self.refused = 0
+        self._remains = Remains()
         self._rota = Rota(self.loader.busy)
         self.totals = Totals()
         self.started = time.time()
@@ -311,18 +331,32 @@ class Server:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
             nursery.start_soon(self._rota.run)
+            nursery.start_soon(self._remains.run)
             task_status.started()
 
     def start(
         self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
     ) -> None:
-        """Begin a session, in a task of its own; `over` is called when it is."""
+        """Begin a session, in a task of its own; `over` is called when it is.
+
+        A peer that has no memory left for one is refused.
+        """
         assert self._nursery is not None, "the server does not run"
+        share = self.budget.share_of(identity(peer))
+        size = self._limits.session_bytes(MSIZE_FIRST)
+        if not share.take(size):
+            reason = f"{share.shortage(size)}; --client-memory gives more"
+            self.refused += 1
+            event("refused", level=logging.WARNING, peer=peer, reason=reason)
+            channel.close()
+            over()
+            return
         filesystem = self._filesystem_for(peer, exports).session()
         trace = self._trace() if self._trace is not None else None
         connection = Connection(
-            channel, peer, filesystem, self.loader, self._rota, self._limits, trace
-        )
+            channel, peer, filesystem, self.loader, self._rota, self._limits, trace, share,
+            self._remains.add,
+        )  # fmt: skip
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)
 
@@ -332,7 +366,8 @@ class Server:
             connection.end()
         with trio.move_on_after(grace_s):
             while self._connections:
-                self._empty = trio.Event()
+                if self._empty.is_set():  # else another drain waits for it already
+                    self._empty = trio.Event()
                 await self._empty.wait()
 
     async def _run(self, connection: Connection, over: Callable[[], None]) -> None:

@@ -71,7 +71,7 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
         return Activity(
             pid=os.getpid(), started=started, store=printable(plan.store),
             addresses=[printable(address) for address in plan.addresses], workers=backend.workers,
-            restarts=backend.restarts, refused=gate.refused, process=process,
+            restarts=backend.restarts, refused=gate.refused + process.refused, process=process,
         )  # fmt: skip
 
     with trio.open_signal_receiver(*_SIGNALS) as signals:

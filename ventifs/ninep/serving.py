@@ -5,6 +5,7 @@ in each of its workers. `Backend` is what the rest of a server sees of either.
 """
 
 import logging
+import os
 import socket
 import sys
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from ventifs.ninep.accounts import AccountBook
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
+from ventifs.ninep.budget import Budget
 from ventifs.ninep.channel import Channel, socket_channel
 from ventifs.ninep.codec import Codec
 from ventifs.ninep.events import LineFormatter, event
@@ -50,7 +52,9 @@ class Settings(msgspec.Struct, frozen=True):
 
     Attributes:
         store: its directory.
-        cache_bytes: of memory, for what is decoded; beside it a session takes some.
+        cache_bytes: of memory, for what is decoded.
+        client_bytes: of memory, for what clients hold: fids, open files, messages. 0 is an eighth
+            of what the machine has.
         access: who checks permissions: the client's kernel, or the server against n_uname.
         squash: who is nobody, when the server checks.
         scores: whether trees can be reached by their scores.
@@ -61,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     store: str
     cache_bytes: int = CACHE_BYTES_DEFAULT
+    client_bytes: int = 0
     access: Access = "trust"
     squash: Squashed = "none"
     scores: bool = False
@@ -120,6 +125,7 @@ class Local:
             self._filesystem_for,
             limits=Limits(msize_max=settings.msize),
             trace=_tracer if settings.trace else None,
+            budget=Budget(settings.client_bytes or client_bytes_default()),
         )
 
     def __enter__(self) -> Self:
@@ -159,6 +165,9 @@ class Local:
             totals=server.now(),
             cache_bytes=self._store.cached_bytes + self._archive.node_bytes,
             cache_bytes_max=self._settings.cache_bytes,
+            refused=server.refused,
+            client_bytes=server.budget.held,
+            client_bytes_max=server.budget.bytes_max,
             loads=server.loader.runs,
             loads_ahead=server.loader.ahead_runs,
             loads_shared=server.loader.shared,
@@ -183,6 +192,11 @@ class Local:
             squash = Squash(self._settings.squash)
             return GuardedFilesystem(view, self._accounts, squash=squash)
         return view
+
+
+def client_bytes_default() -> int:
+    """Bytes of memory that clients may hold: an eighth of the machine's."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 
 
 def start_log(*, as_json: bool, worker: int | None = None) -> None:

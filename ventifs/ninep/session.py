@@ -3,8 +3,9 @@
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
 request whose files are in memory is answered within the turn it came in and leaves no trace; others
 go into flight (`flight.py`). What always holds: a reply is always smaller than msize; nothing that
-comes in raises anything but `WireError`; what a client can make a session hold is limited. It knows
-no sockets, no threads and no clock but the one that ends a turn.
+comes in raises anything but `WireError`; what a client can make a session hold is limited, and
+taken from its peer's share before it holds it: with too little, messages are smaller. It knows no
+sockets, no threads and no clock but the one that ends a turn.
 """
 
 import errno
@@ -14,13 +15,14 @@ from time import perf_counter
 from typing import Any
 
 from ventifs.ninep import messages as m
-from ventifs.ninep.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.budget import Share
+from ventifs.ninep.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, Codec
 from ventifs.ninep.common import Body, Common
 from ventifs.ninep.errors import errno_of
-from ventifs.ninep.fids import USES, Fid, Fids, Uses
+from ventifs.ninep.fids import USES, Fid, Fids, Leaving, Uses
 from ventifs.ninep.flight import Flight, Job, Request
 from ventifs.ninep.fs import Blocking, Buffer, Cold, Filesystem, Refused
-from ventifs.ninep.limits import Counters, Limits
+from ventifs.ninep.limits import MSIZE_FIRST, Counters, Limits
 from ventifs.ninep.linux import Linux
 from ventifs.ninep.plan9 import Plan9, Unix
 from ventifs.ninep.stream import SMALL, Input, Output
@@ -32,7 +34,6 @@ Trace = Callable[[bool, bytes], None]
 """Told of every message: (incoming, the whole frame)."""
 
 MSIZE_MIN = 4096  # Linux's client asks for no less
-MSIZE_FIRST = 8192  # before a version is agreed on
 TRIES_MAX = 10_000  # of one request; each brought something into memory, or should have
 DIALECTS: dict[bytes, type[Common]] = {
     handlers.dialect.version: handlers for handlers in (Linux, Unix, Plan9)
@@ -60,6 +61,8 @@ class Session:
         limits: Limits | None = None,
         trace: Trace | None = None,
         clock: Callable[[], float] = perf_counter,
+        share: Share | None = None,
+        leave: Callable[[Leaving], None] = Leaving.all,
     ) -> None:
         """Serve a file system.
 
@@ -68,13 +71,20 @@ class Session:
             limits: what the client can have.
             trace: gets every message.
             clock: returns seconds; a turn ends when `Limits.turn_s` have passed on it.
+            share: of the peer's memory; unlimited by default. Of it, the `session_bytes` of
+                `MSIZE_FIRST` were taken for this session.
+            leave: see `Fids`.
         """
         self.counters = Counters()
         self._filesystem = filesystem
         self._limits = limits or Limits()
         self._trace = trace
         self._clock = clock
-        self._fids = Fids(self._limits.fids_max, self._limits.held_max)
+        self._fids = Fids(self._limits.fids_max, self._limits.held_max, share, leave)
+        self._taken = self._limits.session_bytes(MSIZE_FIRST)  # of the share, beside fids
+        if share is None:
+            self._fids.share.take(self._taken)
+        self._frames_max = self._limits.in_flight_bytes(MSIZE_FIRST)
         self._flight = Flight()
         self._msize = MSIZE_FIRST
         self._handlers: Common = Plan9(filesystem, self._fids, MSIZE_FIRST)
@@ -105,7 +115,7 @@ class Session:
             return False  # soonest said of what is nearly always so
         return (
             len(flight.tags) >= limits.in_flight_max
-            or flight.size >= limits.in_flight_bytes_max
+            or flight.size >= self._frames_max
             or len(flight.jobs) >= limits.in_flight_max  # of requests that were flushed, too
         )
 
@@ -117,7 +127,7 @@ class Session:
         source = self._input
         if source.at == len(source.data) and not source.tail:
             return True  # soonest said, as in `more`
-        return len(source) < max(self._limits.in_flight_bytes_max, self._msize)
+        return len(source) < max(self._frames_max, self._msize)
 
     @property
     def more(self) -> bool:
@@ -159,12 +169,19 @@ class Session:
         """Fids that stand for something."""
         return len(self._fids.table)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that its peer is charged for it, but for what single fids need beside others."""
+        return self._taken + self._fids.memory
+
     def close(self) -> None:
-        """The connection is gone: drop every request and fid."""
+        """The connection is gone: drop every request and fid. Again is harmless."""
         self._closed = True
         self._input = Input()
         self._flight.reset()
         self._fids.clear()
+        self._fids.share.give(self._taken)
+        self._taken = 0
 
     # A turn
 
@@ -381,7 +398,9 @@ class Session:
         made = DIALECTS.get(message.version)
         msize = min(message.msize, self._limits.msize_max)
         agreed = made is not None and msize >= MSIZE_MIN
+        msize = self._afforded(msize) if agreed else msize
         self._msize = msize if agreed else MSIZE_FIRST
+        self._frames_max = self._limits.in_flight_bytes(self._msize)
         self._handlers = (made or Plan9)(self._filesystem, self._fids, self._msize)
         if agreed:
             self._fill(self._handlers)
@@ -391,6 +410,19 @@ class Session:
             raise Refused(errno.EIO)  # as diod answers an msize below its own least
         version = message.version if agreed else b"unknown"
         self._reply(tag, m.Tversion.type, m.Rversion(msize, version))
+
+    def _afforded(self, msize: int) -> int:
+        """The largest size of a message, up to `msize`, that the peer has the memory for."""
+        share, first = self._fids.share, self._limits.session_bytes(MSIZE_FIRST)
+        share.give(self._taken - first)
+        self._taken = first
+        while msize > MSIZE_FIRST:
+            more = self._limits.session_bytes(msize) - first
+            if share.take(more):
+                self._taken += more
+                break
+            msize = max(MSIZE_FIRST, (msize - READ_OVERHEAD) // 2 + READ_OVERHEAD)
+        return msize
 
     def _fill(self, handlers: Common) -> None:
         own: dict[type[m.Message], Callable[[Any, Any], Any]] = {

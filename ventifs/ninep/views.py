@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ventifs.ninep.access import PassThrough
 from ventifs.ninep.archived import DIRECTORY_SIZE, path_of, token_of
 from ventifs.ninep.exports import (
     LATEST,
@@ -26,7 +27,6 @@ from ventifs.ninep.fs import (
     Attributes,
     Buffer,
     File,
-    Filesystem,
     Load,
     ReadOnlyFile,
     ReadOnlyOpened,
@@ -56,18 +56,18 @@ class View:
         self._scores: tuple[bytes, list[bytes]] = b"", []
         self.root = ExportRoot(self)
 
-    def attach(self, user: User, aname: bytes) -> File:
-        """See `Filesystem`. The grammar is the catalog's; an empty name is the root of all."""
+    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
+        """See `access.Attachable`. The grammar is the catalog's; an empty name is the root."""
         try:
-            return self._attach(aname)
+            return self._attach(aname, pass_through)
         except Unknown:
             raise Refused(errno.ENOENT) from None
 
-    def _attach(self, aname: bytes) -> File:
+    def _attach(self, aname: bytes, pass_through: PassThrough | None) -> File:
         wanted = parse_aname(aname)
         offered = self.offered(wanted)
         if offered is not None:
-            return self.files.attached(offered, wanted.path)
+            return self.files.attached(offered, wanted.path, pass_through)
         return NameDirectory(self, wanted.name, None) if wanted.name else self.root
 
     def offered(self, wanted: Wanted) -> Offered | None:
@@ -87,7 +87,7 @@ class View:
         versions = self.versions(snapshot, wanted.name)
         return None if wanted.when is None else choose(versions, wanted.when)
 
-    def session(self) -> Filesystem:
+    def session(self) -> "SessionView":
         """See `Filesystem`."""
         return SessionView(self)
 
@@ -138,8 +138,8 @@ class SessionView:
         self._bound: dict[bytes, Offered] = {}
         self.ahead = view.files.ahead  # not by way of the view: it is called after each turn
 
-    def attach(self, user: User, aname: bytes) -> File:
-        """See `Filesystem`."""
+    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
+        """See `access.Attachable`."""
         try:
             wanted = parse_aname(aname)
             offered = self._bound.get(aname)
@@ -148,13 +148,13 @@ class SessionView:
         except Unknown:
             raise Refused(errno.ENOENT) from None
         if offered is None:
-            return self._view.attach(user, aname)
-        root = self._view.files.attached(offered, wanted.path)
+            return self._view.attach(user, aname, pass_through)
+        root = self._view.files.attached(offered, wanted.path, pass_through)
         if len(self._bound) < _BOUND_MAX:
             self._bound[aname] = offered
         return root
 
-    def session(self) -> Filesystem:
+    def session(self) -> "SessionView":
         """See `Filesystem`."""
         return SessionView(self._view)
 

@@ -76,21 +76,21 @@ class _Worker:
                     event("refused", level=logging.WARNING, peer=peer,
                           reason="too many open files")  # fmt: skip
                     self._reports.send_nowait(Over(id))
-                case Ask():
-                    await self._tell(local)
+                case Ask(number):
+                    await self._tell(local, number)
                 case Stop(grace_s):
                     await local.drain(grace_s)
                     return
                 case None:
                     return
 
-    async def _tell(self, local: Local) -> None:
+    async def _tell(self, local: Local, number: int) -> None:
         process = await local.ask()
         sessions, process.sessions = process.sessions, []
         for start in range(0, len(sessions), SESSIONS_TOLD):
             part = type(process)(sessions=sessions[start : start + SESSIONS_TOLD])
-            self._reports.send_nowait(Told(part, last=False))
-        self._reports.send_nowait(Told(process, last=True))
+            self._reports.send_nowait(Told(number, part, last=False))
+        self._reports.send_nowait(Told(number, process, last=True))
 
     async def _report(self) -> None:
         async for report in self._unsent:

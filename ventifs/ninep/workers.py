@@ -6,6 +6,7 @@ has the fewest; when this process ends, however it does, so do they. Never opens
 maps belongs to one process, and a worker begins as a fresh one.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import trio
 from msgspec.structs import replace
-from trio.lowlevel import wait_readable
+from trio.lowlevel import notify_closing, wait_readable
 
 import ventifs
 from ventifs.errors import VentifsError
@@ -41,7 +42,7 @@ from ventifs.ninep.handing import (
     send,
 )
 from ventifs.ninep.peer import Peer
-from ventifs.ninep.serving import Settings
+from ventifs.ninep.serving import Settings, client_bytes_default
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 30.0  # before a worker is started anew; doubled each time
 _SOUND_S = 60.0  # a worker that lived so long died of something new
@@ -71,7 +72,9 @@ class _Worker:
         self.packets, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.packets.setblocking(False)
         self.was_ready = False
+        self.ended = False
         self.last = Totals()  # what it told last
+        self._asked = 0  # times
         self._parts: list[Process] = []
         self._told = trio.Event()
         self._sending = trio.Lock()
@@ -85,26 +88,40 @@ class _Worker:
             )  # fmt: skip
 
     async def send(self, order: Order, fd: int | None = None) -> None:
-        async with self._sending:
-            await send(self.packets, order, fd)
+        try:
+            async with self._sending:
+                await send(self.packets, order, fd)
+        except trio.ClosedResourceError:  # it was closed while this waited
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
 
     async def ask(self) -> Process:
         """What it does; what is known of it, if it does not answer."""
         async with self._asking:
+            self._asked += 1
             self._parts, self._told = [], trio.Event()
             with trio.move_on_after(_ANSWER_S):
                 try:
-                    await self.send(Ask())
+                    await self.send(Ask(self._asked))
                     await self._told.wait()
                 except OSError:
                     pass
-            return together(self._parts)
+            if self._told.is_set():
+                return together(self._parts)
+            return Process(totals=self.last)
 
     def told(self, part: Told) -> None:
+        if part.number != self._asked:
+            return  # the answer to a question that was given up
         self._parts.append(part.process)
         if part.last:
             self.last = part.process.totals
             self._told.set()
+
+    def forget(self, number: int) -> None:
+        """A connection is over, unless it was before."""
+        over = self.connections.pop(number, None)
+        if over is not None:
+            over()
 
     async def end(self) -> int:
         """Wait for its end; its exit code."""
@@ -117,9 +134,12 @@ class _Worker:
 
     def close(self) -> None:
         """End it, if it has not ended, and everything of its connections."""
+        self.ended = True
         self.process.kill()
         self.process.wait()
+        notify_closing(self.packets)
         self.packets.close()
+        self._parts = []
         self._told.set()
         for over in self.connections.values():
             over()
@@ -135,10 +155,12 @@ class Pool:
     """
 
     def __init__(self, settings: Settings, count: int) -> None:
-        """Have so many, which divide the cache."""
+        """Have so many, which divide the cache and the clients' memory."""
         self.workers = count
         self.restarts = 0
-        self._settings = replace(settings, cache_bytes=settings.cache_bytes // count)
+        clients = settings.client_bytes or client_bytes_default()
+        self._settings = replace(settings, cache_bytes=settings.cache_bytes // count,
+                                 client_bytes=clients // count)  # fmt: skip
         self._live: dict[int, _Worker] = {}
         self._arrived = trio.Event()
         self._lost = Totals()  # what those did that are gone, as far as they had told
@@ -162,36 +184,38 @@ class Pool:
     ) -> None:
         """Hand a connection to the worker that has the fewest."""
         self._ids += 1
+        number = self._ids  # others come while this one waits
         with connection:
             while True:
                 while not self._live:
                     await self._arrived.wait()
                 worker = min(self._live.values(), key=lambda each: len(each.connections))
-                worker.connections[self._ids] = over
+                worker.connections[number] = over
                 try:
-                    await worker.send(Take(self._ids, peer, exports), connection.fileno())
+                    await worker.send(Take(number, peer, exports), connection.fileno())
                 except TooLarge:
-                    worker.connections.pop(self._ids, None)
                     event("refused", level=logging.WARNING, peer=peer, reason="too many patterns")
-                    over()
+                    worker.forget(number)
                 except OSError:  # it has just died; nobody has seen the connection
-                    if worker.connections.pop(self._ids, None) is None:
+                    if worker.connections.pop(number, None) is None:
                         return  # it was buried meanwhile, with all that it had
-                    self._live.pop(worker.number, None)
+                    self._bury(worker)
                     continue
                 return
 
     async def ask(self) -> Process:
         """What all do, together."""
-        parts = [Process(totals=self._lost.copy())]
+        answers: dict[_Worker, Process] = {}
 
         async def ask(worker: _Worker) -> None:
-            parts.append(await worker.ask())
+            answers[worker] = await worker.ask()
 
         async with trio.open_nursery() as nursery:
             for worker in list(self._live.values()):
                 nursery.start_soon(ask, worker)
-        return together(parts)
+        # What died meanwhile is among the lost, with what it told last.
+        parts = [part for worker, part in answers.items() if not worker.ended]
+        return together([Process(totals=self._lost.copy()), *parts])
 
     async def drain(self, grace_s: float) -> None:
         """Let every worker answer what is in flight, for at most so many seconds, and end."""
@@ -233,8 +257,7 @@ class Pool:
             failure = await self._hear(worker, task_status)
             code = await worker.end()
         finally:
-            if self._live.get(number) is worker:
-                del self._live[number]
+            self._bury(worker)
             lost = len(worker.connections)
             self._lost.add(worker.last)
             worker.close()
@@ -243,6 +266,11 @@ class Pool:
         if not self._stopping:
             event("worker_died", level=logging.ERROR, worker=number, how=failure or _how(code),
                   connections=lost)  # fmt: skip
+
+    def _bury(self, worker: _Worker) -> None:
+        """Hand a worker nothing more; the one that was started in its place stays."""
+        if self._live.get(worker.number) is worker:
+            del self._live[worker.number]
 
     async def _hear(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> str | None:
         """Do as a worker reports, until it has gone; what it said of why."""
@@ -263,9 +291,7 @@ class Pool:
                 case Failed(reason):
                     return reason
                 case Over(id):
-                    over = worker.connections.pop(id, None)
-                    if over is not None:
-                        over()
+                    worker.forget(id)
                 case Told():
                     worker.told(report)
                 case None:
