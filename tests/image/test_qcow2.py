@@ -20,9 +20,9 @@ from tests.support.images import (
     qemu_io,
     raw_image,
 )
-from ventifs.image.disk import Disk, ImageError, Span
+from ventifs.image.disk import Disk, ImageError, Span, joined
 from ventifs.image.opening import LAYERS_MAX, open_disk
-from ventifs.image.qcow2 import CACHE_BYTES, Qcow2Disk, joined
+from ventifs.image.qcow2 import CACHE_BYTES, Qcow2Disk
 
 SIZE = 3 * MIB + 512
 

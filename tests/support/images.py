@@ -1,10 +1,15 @@
 """Disk images made by QEMU's own tools, and what they say is in them."""
 
+import os
 import random
 import subprocess
 from pathlib import Path
 
 from ventifs.image.disk import Disk
+from ventifs.image.foreign import open_foreign
+from ventifs.image.qcow2 import Qcow2Disk
+from ventifs.image.qcow2_header import parse
+from ventifs.image.raw import RawDisk
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -17,9 +22,10 @@ def qemu_img(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def qemu_io(image: Path, *commands: str) -> None:
-    """Write to an image as a guest would."""
-    command = ["qemu-io", *(word for text in commands for word in ("-c", text)), str(image)]
+def qemu_io(image: Path, *commands: str, kind: str = "") -> None:
+    """Write to an image as a guest would; `kind` is its format, which is probed if not given."""
+    words = [word for text in commands for word in ("-c", text)]
+    command = ["qemu-io", *(("-f", kind) if kind else ()), *words, str(image)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stdout + done.stderr
     assert "failed" not in done.stdout, done.stdout
@@ -77,3 +83,57 @@ def bytes_by_spans(disk: Disk, start: int = 0, end: int | None = None) -> bytes:
         parts.append(disk.read(span.start, length) if span.data else bytes(length))
     assert at == end
     return b"".join(parts)
+
+
+class Beside:
+    """An `Opener` that opens what lies beside the image that names it."""
+
+    def open(self, name: bytes, layer: RawDisk) -> RawDisk:
+        return RawDisk(os.path.join(os.path.dirname(layer.label), os.fsdecode(name)))
+
+
+def read_here(image: Path, kind: str) -> Disk:
+    """Open an image without looking at its name, and with all that lies beside it."""
+    file = RawDisk(str(image))
+    if kind == "raw":
+        return file
+    if kind != "qcow2":
+        return open_foreign(file, kind, Beside())
+    header = parse(file.read_upto, file.label)
+    data = Beside().open(header.data_file, file) if header.external else None
+    return Qcow2Disk(file, header, data=data)
+
+
+def assert_read_as_by_qemu(image: Path, kind: str, driver: str) -> None:
+    """Compare a disk with what QEMU reads in it, byte by byte, and look at its spans.
+
+    Holes of both are passed over, so that disks of any size can be compared.
+    """
+    out = image.with_name(image.name + ".by-qemu")
+    qemu_img("convert", "-f", driver, "-O", "raw", image, out)
+    theirs, disk = RawDisk(str(out)), read_here(image, kind)
+    try:
+        assert disk.size == theirs.size, f"{disk.size} bytes, {theirs.size} by QEMU"
+        at = 0
+        for span in disk.spans(0, disk.size):
+            assert span.start == at < span.end
+            at = span.end
+            for part in theirs.spans(span.start, span.end):
+                if span.data or part.data:
+                    _assert_equal(disk, theirs, part.start, part.end, data=span.data)
+        assert at == disk.size
+    finally:
+        disk.close()
+        theirs.close()
+        out.unlink()
+
+
+def _assert_equal(disk: Disk, theirs: Disk, start: int, end: int, *, data: bool) -> None:
+    for at in range(start, end, 4 * MIB):
+        length = min(4 * MIB, end - at)
+        found, expected = disk.read(at, length), theirs.read(at, length)
+        if found != expected:
+            first = next(i for i in range(length) if found[i] != expected[i])
+            raise AssertionError(f"at {at + first}: {found[first:][:8]!r}, QEMU has "
+                                 f"{expected[first:][:8]!r}")  # fmt: skip
+        assert data or not found.strip(b"\0"), f"not zeros at {at}, where no data should be"

@@ -5,7 +5,7 @@ serves both processes. Everything about formats stays below; nothing here knows 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from ventifs.errors import VentifsError
@@ -61,3 +61,20 @@ class Disk(Protocol):
 
     def close(self) -> None:
         """Close the files. Again is harmless."""
+
+
+def joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """The same spans with neighbours of one kind made one, and empty ones left out."""
+    last: Span | None = None
+    for span in spans:
+        if span.start == span.end:
+            continue
+        if last is None:
+            last = span
+        elif last.data == span.data:
+            last = Span(last.start, span.end, span.data)
+        else:
+            yield last
+            last = span
+    if last is not None:
+        yield last

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 
 from ventifs.image.disk import Disk, ImageError
+from ventifs.image.foreign import open_foreign
 from ventifs.image.probe import HEAD, TAIL, Guess, probe
 from ventifs.image.qcow2 import Qcow2Disk
 from ventifs.image.qcow2_header import Header, parse
@@ -76,11 +77,9 @@ class _Chain:
         except BaseException:
             file.close()
             raise
-        file.close()
         if kind in FORMATS:
-            from ventifs.image.foreign import open_foreign
-
-            return open_foreign(path, kind)
+            return open_foreign(file, kind, _Beside())
+        file.close()
         raise ImageError(f"{file.label}: format '{printable(os.fsencode(kind))}' is not read here; "
                          + _CONVERT.format(file.label))  # fmt: skip
 
@@ -146,6 +145,21 @@ class _Chain:
                 f"taken for {backing.format} by its first bytes: no format is told"
             )
         return backing
+
+
+class _Beside:
+    """Opens files that an image names, if they lie beside it."""
+
+    def open(self, name: bytes, layer: RawDisk) -> RawDisk:
+        if b"/" in name or b"\\" in name:
+            raise ImageError(
+                f"{layer.label}: an extent of it, '{printable(name)}', is not in its own directory"
+            )
+        file = RawDisk(os.path.join(os.path.dirname(layer.label), os.fsdecode(name)))
+        if not stat.S_ISREG(file.status.st_mode):
+            file.close()
+            raise ImageError(f"{file.label}: not a regular file")
+        return file
 
 
 def _beside(path: str, name: bytes, label: str) -> str:

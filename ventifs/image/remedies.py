@@ -1,0 +1,79 @@
+"""What a refusal says can be done: every remedy of this package's messages stands in one table.
+
+A remedy is text with commands in it, between single quotes; `{path}` in them is the file that was
+refused. Each command has been run: tests take the table and try each on a real image. Commands name
+formats explicitly, so that no tool goes by what a guest wrote. Where no tool that is free to have
+does it, a remedy is words alone.
+"""
+
+import re
+import shlex
+from enum import Enum
+
+_COMMAND = re.compile(r"'([^']*\{path\}[^']*)'")
+
+
+class Remedy(Enum):
+    """What to do; see `line`."""
+
+    # Of any file.
+    RAW = "'--format raw' archives the file as it stands"
+    # Of formats that QEMU reads, and this package does not.
+    QCOW = "convert it first: 'qemu-img convert -f qcow -O qcow2 {path} NEW.qcow2'"
+    QED = "convert it first: 'qemu-img convert -f qed -O qcow2 {path} NEW.qcow2'"
+    VDI = "convert it first: 'qemu-img convert -f vdi -O qcow2 {path} NEW.qcow2'"
+    PARALLELS = "convert it first: 'qemu-img convert -f parallels -O qcow2 {path} NEW.qcow2'"
+    BOCHS = "convert it first: 'qemu-img convert -f bochs -O qcow2 {path} NEW.qcow2'"
+    CLOOP = "convert it first: 'qemu-img convert -f cloop -O qcow2 {path} NEW.qcow2'"
+    DMG = "convert it first: 'qemu-img convert -f dmg -O qcow2 {path} NEW.qcow2'"
+    # Of others.
+    UML_COW = "merge it with its backing file first: 'uml_moo {path} NEW.img' (uml-utilities)"
+    EWF = "export it first: 'ewfexport -u -f raw -t NEW {path}' makes NEW.raw (ewf-tools)"
+    WIM = (
+        "it holds files, not a disk: archive the directory into which "
+        "'wimlib-imagex apply {path} 1 DIR' extracts its first image (wimtools)"
+    )
+    LUKS = (
+        "archive the device that 'cryptsetup open --type luks {path} NAME' makes, or archive it as "
+        "it stands, encrypted, by '--format raw'"
+    )
+    # Of qcow2.
+    CHECK_QCOW2 = (
+        "'qemu-img check -f qcow2 {path}' says more, '--format raw' archives the file as it stands"
+    )
+    DECRYPT_QCOW2 = (
+        "decrypt it first: 'qemu-img convert --object secret,id=key,file=KEY --image-opts -O qcow2 "
+        "driver=qcow2,encrypt.key-secret=key,file.filename={path} NEW.qcow2', "
+        "where the file KEY has the passphrase"
+    )
+    NEWER_QCOW2 = "have the program that wrote it write it as qcow2 version 3, or raw"
+    FLATTEN_QCOW2 = (
+        "put all of its layers into one image: 'qemu-img convert -f qcow2 -O qcow2 {path} "
+        "NEW.qcow2', which reads every file that they name"
+    )
+    # Of VMDK, VHD and VHDX.
+    VMDK_PARENT = (
+        "put both into one image: 'qemu-img convert -f vmdk -O qcow2 {path} NEW.qcow2', "
+        "which reads every file that they name"
+    )
+    VMDK_EXTENT = "archive the .vmdk file that names it instead"
+    VMDK_OTHER = "copy its disk to a raw or qcow2 image with the programs of its hypervisor"
+    ENCRYPTED_VMDK = "decrypt it first with the programs of its hypervisor"
+    VHD_PARENT = (
+        "merge it into its parent first with the programs of its hypervisor; "
+        "qemu-img would leave out the parent, without a word"
+    )
+    VHDX_PARENT = (
+        "merge it into its parent first with the programs of its hypervisor; qemu-img cannot"
+    )
+    VHDX_LOG = "replay it first: 'qemu-img check -r all -f vhdx {path}'"
+
+    def line(self, label: str) -> str:
+        """The remedy for a file, by what it is called; for the end of a message."""
+        shown = "FILE" if "\\" in label else shlex.quote(label)  # what is escaped is another name
+        return self.value.replace("{path}", shown)
+
+    @property
+    def commands(self) -> list[str]:
+        """Its commands, with `{path}` in them."""
+        return _COMMAND.findall(self.value)
