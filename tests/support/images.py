@@ -3,9 +3,11 @@
 import os
 import random
 import subprocess
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from ventifs.image.disk import Disk
+from ventifs.image.disk import Disk, ImageError
 from ventifs.image.foreign import open_foreign
 from ventifs.image.qcow2 import Qcow2Disk
 from ventifs.image.qcow2_header import parse
@@ -137,3 +139,42 @@ def _assert_equal(disk: Disk, theirs: Disk, start: int, end: int, *, data: bool)
             raise AssertionError(f"at {at + first}: {found[first:][:8]!r}, QEMU has "
                                  f"{expected[first:][:8]!r}")  # fmt: skip
         assert data or not found.strip(b"\0"), f"not zeros at {at}, where no data should be"
+
+
+def mutations(whole: bytes, count: int, seed: int = 7) -> Iterator[bytes]:
+    """An image some of whose metadata is changed, or which is cut off."""
+    chance = random.Random(seed)
+    meta = [at for at in range(0, len(whole), 16) if whole[at : at + 16].strip(b"\0")]
+    last = meta[-40:]
+    for _ in range(count):
+        data = bytearray(whole)
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.choice(chance.choice((meta[:40], meta[:400], last))) + chance.randrange(16)
+            some = chance.choice((chance.randbytes(4), b"\xff" * 4, bytes(4), b"\0\0\0\1"))
+            data[at : at + 4] = some
+        if chance.random() < 0.2:
+            del data[chance.randrange(len(data)) :]
+        yield bytes(data[: len(whole)])
+
+
+def read_or_refuse(image: Path, kind: str) -> bool:
+    """Read the beginning of a disk, and look at some spans; whether nothing was refused.
+
+    What is refused is so by an `ImageError` of one line.
+    """
+    disk = None
+    try:
+        disk = read_here(image, kind)
+        disk.read(0, min(disk.size, MIB))
+        disk.read(disk.size - min(disk.size, MIB), min(disk.size, MIB))
+        for span in islice(disk.spans(0, disk.size), 1000):
+            if span.data:
+                disk.read(span.start, min(MIB, span.end - span.start))
+    except ImageError as error:
+        line = str(error)
+        assert "\n" not in line, line
+        return False
+    finally:
+        if disk is not None:
+            disk.close()
+    return True

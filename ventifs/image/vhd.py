@@ -26,7 +26,7 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _BY_GEOMETRY = (b"vpc ", b"qemu")  # programs whose disks end with the last whole cylinder
 _GEOMETRY_MAX = 65535 * 16 * 255
 _SIZE_MAX = 2040 << 30  # what there are sector numbers for
-_BLOCK_BYTES_MAX = 256 << 20
+_BLOCKS = range(4096, (256 << 20) + 1)  # QEMU takes smaller ones to have no bitmaps
 _NOWHERE = 0xFFFF_FFFF
 _BITMAPS_KEPT = 256
 
@@ -115,7 +115,7 @@ def _dynamic(file: RawDisk, footer: Footer, damaged: Damaged) -> "Dynamic":
     if not _sums(header, _HEADER_SUM):
         raise damaged("the header of its tables is not intact")
     _, _, table, _, entries, block, _ = _HEADER.unpack_from(header)
-    if block < SECTOR or block & (block - 1) or block > _BLOCK_BYTES_MAX:
+    if block not in _BLOCKS or block & (block - 1):
         raise damaged(f"it says its blocks have {block} bytes")
     if not footer.size or footer.size > _SIZE_MAX or entries * block < footer.size:
         raise damaged(f"its table is too small for a disk of {footer.size} bytes")
@@ -139,7 +139,7 @@ class Dynamic:
         self._block = block
         self._table = table
         self._damaged = damaged
-        self._bitmap_bytes = -(-(block // SECTOR // 8) // SECTOR) * SECTOR or SECTOR
+        self._bitmap_bytes = -(-(block // SECTOR // 8) // SECTOR) * SECTOR
         self._unwritten = lru_cache(_BITMAPS_KEPT)(self._read_bitmap)
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
@@ -178,7 +178,7 @@ class Dynamic:
         bitmap = self._file.read_upto(sector * SECTOR, self._bitmap_bytes)
         if len(bitmap) < self._bitmap_bytes:
             raise self._damaged(f"a block at sector {sector}, past the end of the file")
-        if bitmap.startswith(b"\xff" * (count // 8)) and count >= 8:
+        if bitmap.startswith(b"\xff" * (count // 8)):
             return ()
         bits = "".join(f"{byte:08b}" for byte in bitmap)[:count]
         return tuple((run.start() * SECTOR, run.end() * SECTOR) for run in re.finditer("0+", bits))

@@ -106,12 +106,12 @@ def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
         parts, unclean = _parts(file, descriptor, opener, files)
         return MappedDisk("vmdk", files, Concatenation(parts), [_UNCLEAN] * unclean)
     header = _header(file, damaged)
-    if not header.descriptor[1]:
+    text = file.read_upto(*header.descriptor)
+    if not text.strip(b"\0"):
         raise ImageError(
             f"{file.label}: one extent of a VMDK image, of several: "
             + Remedy.VMDK_EXTENT.line(file.label)
         )
-    text = file.read_upto(*header.descriptor)
     descriptor = parse_descriptor(text, file.label, damaged)
     if descriptor.kind not in ONE_FILE or len(descriptor.extents) != 1:
         raise damaged(f"it has a descriptor of type '{descriptor.kind}' in it")
