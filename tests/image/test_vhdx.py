@@ -116,18 +116,23 @@ def test_a_log_full_of_overlapping_entries_is_soon_judged(image: Path) -> None:
         read_here(image, "vhdx")
 
 
-@pytest.mark.parametrize("sector", [512, 4096])
-def test_bitmaps_in_the_table_are_passed_over(tmp_path: Path, sector: int) -> None:
+@pytest.mark.parametrize(
+    ("sector", "count", "blocks"),
+    [(512, 36, (0, 15, 16, 31, 32, 35)), (4096, 160, (0, 15, 16, 127, 128, 159))],
+)
+def test_bitmaps_in_the_table_are_passed_over(
+    tmp_path: Path, sector: int, count: int, blocks: tuple[int, ...]
+) -> None:
     """There is one for each 8 Mi sectors. QEMU does not read sectors of 4096 bytes."""
     made, block = tmp_path / "image", 256 * MIB
-    qemu_img("create", "-f", "vhdx", "-o", "block_size=256M", made, "40G")
+    qemu_img("create", "-f", "vhdx", "-o", "block_size=256M", made, str(count * block))
     data = bytearray(made.read_bytes())
     logical = next(
         at for at in (vhdxs.item(data, which) for which in range(5))
         if data[at : at + 4] == struct.pack("<I", 512)
     )  # fmt: skip
     struct.pack_into("<I", data, logical, sector)
-    blocks, end, chunk = (0, 15, 16, 127, 128, 159), len(data) // MIB + 1, (sector << 23) // block
+    end, chunk = len(data) // MIB + 1, (sector << 23) // block
     for at, number in enumerate(blocks):
         entry = vhdxs.table(data) + 8 * (number + number // chunk)
         struct.pack_into("<Q", data, entry, 6 | (end + at * 256) << 20)
@@ -138,7 +143,7 @@ def test_bitmaps_in_the_table_are_passed_over(tmp_path: Path, sector: int) -> No
             file.write(bytes([number + 1]) * 4096)
         file.truncate(end * MIB + len(blocks) * block)
     disk = read_here(made, "vhdx")
-    for number in range(160):
+    for number in range(count):
         expected = number + 1 if number in blocks else 0
         assert disk.read(number * block, 4096) == bytes([expected]) * 4096
     disk.close()
