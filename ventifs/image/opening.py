@@ -14,6 +14,7 @@ from ventifs.image.probe import HEAD, TAIL, Guess, probe
 from ventifs.image.qcow2 import Qcow2Disk
 from ventifs.image.qcow2_header import Header, parse
 from ventifs.image.raw import RawDisk
+from ventifs.image.remedies import OF_KINDS, OF_QEMU, Remedy
 from ventifs.tree.directory import printable
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")
@@ -21,7 +22,6 @@ LAYERS_MAX = 64
 RAW_SUFFIXES = (".img", ".raw")
 _QEMU_NAMES = {"vpc": "vhd", "file": "raw", "host_device": "raw", "": ""}
 _Identity = tuple[int, int]
-_CONVERT = "convert it first: 'qemu-img convert -O qcow2 {} NEW.qcow2'"
 
 
 def open_disk(path: str | os.PathLike[str], format: str | None = None) -> Disk:  # noqa: A002
@@ -64,6 +64,7 @@ class _Chain:
 
     def __init__(self) -> None:
         self._files: list[_Identity] = []
+        self._labels: list[str] = []
 
     def open(self, path: str, kind: str) -> Disk:
         file = RawDisk(path)
@@ -80,8 +81,13 @@ class _Chain:
         if kind in FORMATS:
             return open_foreign(file, kind, _Beside())
         file.close()
-        raise ImageError(f"{file.label}: format '{printable(os.fsencode(kind))}' is not read here; "
-                         + _CONVERT.format(file.label))  # fmt: skip
+        top = self._labels[0]
+        if top != file.label:  # another backing file would not be the one that it names
+            remedy = Remedy.FLATTEN_QCOW2
+        else:
+            remedy = OF_QEMU.get(kind, Remedy.RAW)
+        shown = printable(os.fsencode(kind))
+        raise ImageError(f"{file.label}: format '{shown}' is not read here: {remedy.line(top)}")
 
     def _enter(self, file: RawDisk) -> None:
         identity = file.status.st_dev, file.status.st_ino
@@ -89,10 +95,11 @@ class _Chain:
             raise ImageError(f"{file.label}: its backing files lead back to itself")
         if len(self._files) == LAYERS_MAX:
             raise ImageError(
-                f"{file.label}: more than {LAYERS_MAX} images, each the backing file of another; "
-                "join some by 'qemu-img rebase' or 'qemu-img commit'"
+                f"{file.label}: more than {LAYERS_MAX} images, each the backing file of another: "
+                + Remedy.FLATTEN_QCOW2.line(self._labels[0])
             )
         self._files.append(identity)
+        self._labels.append(file.label)
 
     def _found(self, file: RawDisk) -> str:
         kind, what = _guess(file)
@@ -167,8 +174,8 @@ def _beside(path: str, name: bytes, label: str) -> str:
     name = name.rstrip(b"\0").removeprefix(b"file:")
     before, colon, _ = name.partition(b":")
     if colon and b"/" not in before:
-        raise ImageError(f"{label}: it refers to '{printable(name)}': only files are followed; "
-                         + _CONVERT.format(label))  # fmt: skip
+        raise ImageError(f"{label}: it refers to '{printable(name)}': only files are followed: "
+                         + Remedy.FLATTEN_QCOW2.line(label))  # fmt: skip
     return os.path.join(os.path.dirname(path), os.fsdecode(name))
 
 
@@ -177,7 +184,7 @@ def _not_disk(what: str, label: str) -> str:
 
 
 def _converted(what: str, label: str) -> str:
-    return f"{what}, which is not read here; " + _CONVERT.format(label)
+    return f"{what}, which is not read here: {OF_KINDS[what].line(label)}"
 
 
 def _unpacked(what: str, label: str) -> str:
@@ -185,10 +192,7 @@ def _unpacked(what: str, label: str) -> str:
 
 
 def _locked(what: str, label: str) -> str:
-    return (
-        f"{what}: open it by 'cryptsetup open' and archive the device, or archive it as it is, "
-        "still encrypted, by '--format raw'"
-    )
+    return f"{what}: {Remedy.LUKS.line(label)}"
 
 
 def _unknown(what: str, label: str) -> str:

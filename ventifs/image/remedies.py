@@ -77,3 +77,29 @@ class Remedy(Enum):
     def commands(self) -> list[str]:
         """Its commands, with `{path}` in them."""
         return _COMMAND.findall(self.value)
+
+
+# By what `probe` calls a format, and by QEMU's names in headers and options.
+OF_KINDS = {
+    "a qcow (version 1) image": Remedy.QCOW,
+    "a QED image": Remedy.QED,
+    "a Parallels image": Remedy.PARALLELS,
+    "a Bochs image": Remedy.BOCHS,
+    "a cloop image": Remedy.CLOOP,
+    "a User-Mode Linux COW image": Remedy.UML_COW,
+    "a WIM archive": Remedy.WIM,
+    "an EWF (E01) image": Remedy.EWF,
+    "a VirtualBox VDI image": Remedy.VDI,
+    "an Apple disk image (DMG)": Remedy.DMG,
+    "a LUKS-encrypted disk": Remedy.LUKS,
+}
+OF_QEMU = {
+    "qcow": Remedy.QCOW,
+    "qed": Remedy.QED,
+    "parallels": Remedy.PARALLELS,
+    "bochs": Remedy.BOCHS,
+    "cloop": Remedy.CLOOP,
+    "vdi": Remedy.VDI,
+    "dmg": Remedy.DMG,
+    "luks": Remedy.LUKS,
+}
