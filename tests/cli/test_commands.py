@@ -212,7 +212,7 @@ def test_no_standard_input_is_told(home: Path, store: Path) -> None:
     "ls t@", "ls t:/no/where", "ls t:/absolute/x", "ls score:12", "ls t/x", "ls ../t",
     "cat t:/links", "cat t", "cat t:/dangling", "du t:/nothing", "versions nothing",
     "restore t tree", "restore t:/size0 tree/size1", "restore nothing new",
-    "archive missing --name t", "archive tree/size1 --name t", "archive tree --name a/b",
+    "archive missing --name t", "archive tree/size1 --name t --format qcow2", "archive tree --name a/b",
     "archive tree --name t --time noon", "archive tree --name t --time 2026-01-01",
     "archive tree --name t --time 1969-01-01", "archive tree --name t --time 9999-12-31",
     "archive tree --name t --time 2600-01-01", "archive tree --name t --time 0001-01-01T00+09:00",

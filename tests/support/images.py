@@ -1,10 +1,14 @@
 """Disk images made by QEMU's own tools, and what they say is in them."""
 
+import os
 import random
 import subprocess
 from pathlib import Path
 
+from ventifs.image.advice import Following
 from ventifs.image.disk import Disk
+from ventifs.image.opening import open_disk
+from ventifs.image.references import References
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -47,6 +51,12 @@ def raw_image(path: Path, size: int = 3 * MIB, seed: int = 1) -> Path:
     """A raw image of `mixture`."""
     path.write_bytes(mixture(size, seed))
     return path
+
+
+def opened(image: Path, kind: str = "qcow2", beneath: Path | None = None) -> Disk:
+    """An image opened as what it is; files it refers to may lie in its own directory."""
+    following = Following((os.fsencode(beneath or image.absolute().parent),))
+    return open_disk(image, kind, References(following))
 
 
 def bytes_by_qemu(image: Path, kind: str) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ventifs.image.disk import ImageError, Span
 from ventifs.image.raw import RawDisk
+from ventifs.image.references import Opener
 from ventifs.tree.directory import printable
 
 _PATIENCE_S = 30.0  # for a trial
@@ -30,13 +31,14 @@ _NAMES = {"vmdk": "VMDK", "vhd": "VHD", "vhdx": "VHDX"}
 _CONVERT = "convert it: 'qemu-img convert -O qcow2 {} NEW.qcow2'"
 
 
-def open_foreign(path: str, kind: str) -> "ForeignDisk":
-    """Open an image of a kind: "vmdk", "vhd" or "vhdx".
+def open_foreign(file: RawDisk, kind: str, opener: Opener) -> "ForeignDisk":
+    """An image of a kind: "vmdk", "vhd" or "vhdx". Takes over the file.
 
     Raises:
         ImageError: it cannot be read, or not without another image.
     """
-    return ForeignDisk(path, kind)
+    file.close()
+    return ForeignDisk(file, kind, opener)
 
 
 class ForeignDisk:
@@ -45,17 +47,20 @@ class ForeignDisk:
     Concurrency: any method from any process or thread; one thread of a process at a time.
     """
 
-    def __init__(self, path: str, kind: str) -> None:
+    def __init__(self, layer: RawDisk, kind: str, opener: Opener) -> None:
         """As `open_foreign`.
 
         Raises:
             ImageError: as there.
         """
+        path = layer.place
+        self._layer, self._opener = layer, opener
         file = RawDisk(path)
         try:
             self.label = file.label
             self.status = file.status
             self.notes = _judged(file, kind)
+            self._embedded = file.read_upto(0, 4) == b"KDMV"
         finally:
             file.close()
         self.format = kind
@@ -139,6 +144,8 @@ class ForeignDisk:
                 "own directory: put them together, or " + _CONVERT.format(self.label)
             )
         extent = os.path.join(os.path.dirname(self._path), name)
+        if extent != self._path and not self._embedded:
+            self._opener.open(os.fsencode(name), self._layer).close()
         if os.path.exists(extent) and not stat.S_ISREG(os.stat(extent).st_mode):
             raise ImageError(f"{self.label}: an extent of it, '{name}', is not a regular file")
 
