@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from ventifs.image.advice import Following
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.foreign import open_foreign
+from ventifs.image.opening import open_disk
 from ventifs.image.qcow2 import Qcow2Disk
 from ventifs.image.qcow2_header import parse
 from ventifs.image.raw import RawDisk
+from ventifs.image.references import References
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -55,6 +58,12 @@ def raw_image(path: Path, size: int = 3 * MIB, seed: int = 1) -> Path:
     """A raw image of `mixture`."""
     path.write_bytes(mixture(size, seed))
     return path
+
+
+def opened(image: Path, kind: str = "qcow2", beneath: Path | None = None) -> Disk:
+    """An image opened as what it is; files it refers to may lie in its own directory."""
+    following = Following((os.fsencode(beneath or image.absolute().parent),))
+    return open_disk(image, kind, References(following))
 
 
 def bytes_by_qemu(image: Path, kind: str) -> bytes:

@@ -11,7 +11,9 @@ from ventifs.cli.listing import print_array
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Corrupt, NotStored
+from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE
 from ventifs.image.facts import Facts, facts_of
+from ventifs.image.kept import Kept, all_kept
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, find_version, tree_score
 from ventifs.tree.catalog import versions as all_versions
@@ -19,7 +21,9 @@ from ventifs.tree.directory import printable
 from ventifs.tree.records import Directory
 
 
-def as_json_object(version: Version, facts: Facts | None = None) -> dict[str, Any]:
+def as_json_object(
+    version: Version, facts: Facts | None = None, kept: Kept | None = None
+) -> dict[str, Any]:
     """What `--json` prints of a version; with what is known of the disk, if it is one's."""
     detail = version.root.detail
     assert isinstance(detail, Directory)
@@ -39,7 +43,7 @@ def as_json_object(version: Version, facts: Facts | None = None) -> dict[str, An
             for path, reason, missing in version.troubles
         ],
         "troubles_more": version.troubles_more,
-        **disk_json(facts),
+        **disk_json(facts, kept),
     }
 
 
@@ -50,9 +54,39 @@ def _disk(store: Store, version: Version) -> Facts | None:
     return None
 
 
-def disk_json(facts: Facts | None) -> dict[str, Any]:
-    """What `--json` prints of a disk, in the words of its version's attribute."""
-    return {} if facts is None else {"disk": msgspec.to_builtins(facts)}
+def disk_json(facts: Facts | None, kept: Kept | None = None) -> dict[str, Any]:
+    """What `--json` prints of a disk, in the words of its version's attribute.
+
+    With what its name keeps for the next run, if that is asked for.
+    """
+    if facts is None:
+        return {}
+    return {"disk": msgspec.to_builtins(facts), **({} if kept is None else _kept_json(kept))}
+
+
+def _kept_json(kept: Kept) -> dict[str, Any]:
+    return {
+        "kept": {
+            "format": kept.format,
+            "source": kept.source.kind,
+            **exact(kept.source.suffix, "suffix"),
+            "follow_backing": [exact(path) for path in kept.following.directories],
+            "follow_device": [exact(path) for path in kept.following.devices],
+        }
+    }
+
+
+def kept_lines(kept: Kept) -> list[str]:
+    """What a name keeps, a line each, for people."""
+    suffix = printable(kept.source.suffix)
+    called = f" named *{suffix}" if suffix else " without a suffix"
+    lines = [f"kept for the next run: {kept.format}, while it is a {kept.source.kind}{called}"]
+    for option, paths in (
+        (FOLLOW_BACKING, kept.following.directories),
+        (FOLLOW_DEVICE, kept.following.devices),
+    ):
+        lines += [f"  {option} {printable(path)}" for path in paths]
+    return lines
 
 
 def disk_lines(facts: Facts) -> list[str]:
@@ -93,9 +127,13 @@ def versions(name: str | None, *, store: Path, as_json: bool, tags: tuple[str, .
             found = [find_version(opened, name)]  # or it says which there are
         found = [version for version in found if set(tags) <= set(version.tags)]
         disks = [_disk(opened, version) for version in found]
-    if as_json:
-        print_array(map(as_json_object, found, disks))
-        return
+        if as_json:
+            kept = all_kept(opened)
+            print_array(
+                as_json_object(version, disk, kept.get(version.name))
+                for version, disk in zip(found, disks, strict=True)
+            )
+            return
     width = max((len(str(version)) for version in found), default=0)
     for version, disk in zip(found, disks, strict=True):
         facts = as_json_object(version, disk)

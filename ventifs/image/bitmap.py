@@ -104,18 +104,15 @@ def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
     return None if changed is None else _between(changed, disk.size)
 
 
-def add(
-    path: str, name: str, granularity: int = GRANULARITY, *, data: RawDisk | None = None
-) -> None:
+def add(path: str, name: str, granularity: int = GRANULARITY) -> None:
     """Add a bitmap to an image that is not in use, from now on recording what is written.
 
-    `granularity` is in bytes, a power of two from 512 to 2 GiB; `data` is the image's external data
-    file, if it has one.
+    `granularity` is in bytes, a power of two from 512 to 2 GiB.
 
     Raises:
         ImageError: QEMU's tools could not; the line has their reason.
     """
-    with _Tool(path, name, data) as tool, tempfile.TemporaryDirectory(prefix="ventifs-") as made:
+    with _Tool(path, name) as tool, tempfile.TemporaryDirectory(prefix="ventifs-") as made:
         step = f"{granularity}"
         tool.run("qemu-img", "bitmap", "--add", "-g", step, tool.image, name)
         directory = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -135,13 +132,13 @@ def add(
             os.close(directory)
 
 
-def remove(path: str, name: str, *, data: RawDisk | None = None) -> None:
-    """Remove a bitmap of an image that is not in use; `data` as for `add`.
+def remove(path: str, name: str) -> None:
+    """Remove a bitmap of an image that is not in use.
 
     Raises:
         ImageError: qemu-img could not; the line has its reason.
     """
-    with _Tool(path, name, data) as tool:
+    with _Tool(path, name) as tool:
         tool.run("qemu-img", "bitmap", "--remove", tool.image, name)
 
 
@@ -154,34 +151,30 @@ class _Tool:
         given: its descriptors.
     """
 
-    def __init__(self, path: str, name: str, data: RawDisk | None) -> None:
+    def __init__(self, path: str, name: str) -> None:
         self._label = label_of(path)
         self._name = name
-        self._fds: list[int] = []
         file = RawDisk(path)
         try:
             header = parse(file.read_upto, self._label)
         finally:
             file.close()
-        if header.external != (data is not None):
-            raise ImageError(f"{self._label}: its external data file is needed for dirty bitmaps")
         self.size = header.size
-        self._open(path)
-        node: dict[str, Any] = {"driver": "qcow2", "backing": None, "file": _file(self._fds[0])}
-        if data is not None:
-            self._open(confined.path(data.fileno()))
-            node["data-file"] = _file(self._fds[1])
-        self.image = "json:" + json.dumps(node)
-        self.given = Given(writing=self._fds)
-
-    def _open(self, path: str) -> None:
         try:
-            self._fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            self._close()
             raise ImageError(
                 f"{self._label}: dirty bitmap '{self._name}': {reason_of(error)}"
             ) from error
+        node: dict[str, Any] = {
+            "driver": "qcow2",
+            "backing": None,
+            "file": {"driver": "file", "filename": confined.path(self._fd)},
+        }
+        if header.external:  # no bitmap is in it
+            node["data-file"] = {"driver": "null-co", "size": self.size, "read-zeroes": True}
+        self.image = "json:" + json.dumps(node)
+        self.given = Given(writing=[self._fd])
 
     def run(self, *command: str, given: Given | None = None) -> None:
         """Run one, with these descriptors alone."""
@@ -201,19 +194,11 @@ class _Tool:
             said = said.removeprefix("qemu-img: ")
             raise ImageError(f"{self._label}: dirty bitmap '{self._name}': {said}")
 
-    def _close(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
-
-
-def _file(fd: int) -> dict[str, str]:
-    return {"driver": "file", "filename": confined.path(fd)}
+        os.close(self._fd)
 
 
 class _Directory:

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 from ventifs.errors import VentifsError
 
+FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")  # that are read
+
 
 class ImageError(VentifsError):
     """An image that cannot be read: what it is, and what to do."""
@@ -28,7 +30,7 @@ class Disk(Protocol):
 
     Attributes:
         size: bytes; as the guest sees it.
-        format: "raw", "qcow2", "vmdk", "vhd" or "vhdx".
+        format: of `FORMATS`.
         label: what people call it: the absolute path, printable.
         status: of the image file, or device.
         files: of all that it consists of, backing files included: when all are as they were, so is

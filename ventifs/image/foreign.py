@@ -7,9 +7,10 @@ an `Opener` opens other files. What is not understood, or QEMU reads in another 
 
 from ventifs.image.disk import Disk
 from ventifs.image.raw import RawDisk
+from ventifs.image.references import Opener
 from ventifs.image.vhd import open_vhd
 from ventifs.image.vhdx import open_vhdx
-from ventifs.image.vmdk import Opener, open_vmdk
+from ventifs.image.vmdk import open_vmdk
 
 
 def open_foreign(file: RawDisk, kind: str, opener: Opener) -> Disk:

@@ -7,8 +7,9 @@ does it, a remedy is words alone.
 """
 
 import re
-import shlex
 from enum import Enum
+
+from ventifs.image.advice import command_line
 
 _COMMAND = re.compile(r"'([^']*\{path\}[^']*)'")
 
@@ -30,13 +31,10 @@ class Remedy(Enum):
     UML_COW = "merge it with its backing file first: 'uml_moo {path} NEW.img' (uml-utilities)"
     EWF = "export it first: 'ewfexport -u -f raw -t NEW {path}' makes NEW.raw (ewf-tools)"
     WIM = (
-        "it holds files, not a disk: archive the directory into which "
-        "'wimlib-imagex apply {path} 1 DIR' extracts its first image (wimtools)"
+        "archive the directory into which 'wimlib-imagex apply {path} 1 DIR' extracts the files of "
+        "its first image (wimtools)"
     )
-    LUKS = (
-        "archive the device that 'cryptsetup open --type luks {path} NAME' makes, or archive it as "
-        "it stands, encrypted, by '--format raw'"
-    )
+    LUKS = "archive the device that 'cryptsetup open --type luks {path} NAME' makes"
     # Of qcow2.
     CHECK_QCOW2 = (
         "'qemu-img check -f qcow2 {path}' says more, '--format raw' archives the file as it stands"
@@ -48,13 +46,13 @@ class Remedy(Enum):
     )
     NEWER_QCOW2 = "have the program that wrote it write it as qcow2 version 3, or raw"
     FLATTEN_QCOW2 = (
-        "put all of its layers into one image: 'qemu-img convert -f qcow2 -O qcow2 {path} "
-        "NEW.qcow2', which reads every file that they name"
+        "put all of its layers into one image, if you trust it with the files of this host, every "
+        "one of which it can name: 'qemu-img convert -f qcow2 -O qcow2 {path} NEW.qcow2'"
     )
     # Of VMDK, VHD and VHDX.
     VMDK_PARENT = (
-        "put both into one image: 'qemu-img convert -f vmdk -O qcow2 {path} NEW.qcow2', "
-        "which reads every file that they name"
+        "put both into one image, if you trust it with the files of this host, every one of which "
+        "it can name: 'qemu-img convert -f vmdk -O qcow2 {path} NEW.qcow2'"
     )
     VMDK_EXTENT = "archive the .vmdk file that names it instead"
     VMDK_OTHER = "copy its disk to a raw or qcow2 image with the programs of its hypervisor"
@@ -68,10 +66,10 @@ class Remedy(Enum):
     )
     VHDX_LOG = "replay it first: 'qemu-img check -r all -f vhdx {path}'"
 
-    def line(self, label: str) -> str:
-        """The remedy for a file, by what it is called; for the end of a message."""
-        shown = "FILE" if "\\" in label else shlex.quote(label)  # what is escaped is another name
-        return self.value.replace("{path}", shown)
+    def line(self, path: str) -> str:
+        """The remedy for a file, by its path or its label; for the end of a message."""
+        # In a label, what does not print is escaped by backslashes, and so is another name.
+        return self.value.replace("{path}", "FILE" if "\\" in path else command_line(path))
 
     @property
     def commands(self) -> list[str]:
@@ -79,7 +77,7 @@ class Remedy(Enum):
         return _COMMAND.findall(self.value)
 
 
-# By what `probe` calls a format, and by QEMU's names in headers and options.
+# By what `probe` calls a format that is not read.
 OF_KINDS = {
     "a qcow (version 1) image": Remedy.QCOW,
     "a QED image": Remedy.QED,
@@ -91,15 +89,4 @@ OF_KINDS = {
     "an EWF (E01) image": Remedy.EWF,
     "a VirtualBox VDI image": Remedy.VDI,
     "an Apple disk image (DMG)": Remedy.DMG,
-    "a LUKS-encrypted disk": Remedy.LUKS,
-}
-OF_QEMU = {
-    "qcow": Remedy.QCOW,
-    "qed": Remedy.QED,
-    "parallels": Remedy.PARALLELS,
-    "bochs": Remedy.BOCHS,
-    "cloop": Remedy.CLOOP,
-    "vdi": Remedy.VDI,
-    "dmg": Remedy.DMG,
-    "luks": Remedy.LUKS,
 }

@@ -18,7 +18,7 @@ from ventifs.store import Store
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.statcache import SETTLED_NS
 
-READERS = 1  # goes up when disks are understood better: then unchanged ones are read once more
+READERS = 2  # goes up when disks are understood better: then unchanged ones are read once more
 
 Status = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 

@@ -10,7 +10,7 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ventifs.image.disk import ImageError
 from ventifs.image.mapping import (
@@ -26,6 +26,7 @@ from ventifs.image.mapping import (
     Zeros,
 )
 from ventifs.image.raw import RawDisk
+from ventifs.image.references import Opener
 from ventifs.image.remedies import Remedy
 from ventifs.image.vmdk_descriptor import BYTES_MAX, ONE_FILE, Descriptor, Extent, parse_descriptor
 
@@ -43,17 +44,6 @@ _GRAIN_MAX = 2 << 20  # bytes; what is made has 64 KiB
 _TABLE_ENTRIES_MAX, _TABLE_ENTRIES_ESX = 512, 4096
 _CACHE_BYTES = 2 << 20  # of tables, and of grains, of each extent and process
 _UNCLEAN = "not closed cleanly: it is in use, or its guest died"
-
-
-class Opener(Protocol):
-    """Opens the files that an image names, if that is allowed."""
-
-    def open(self, name: bytes, layer: RawDisk) -> RawDisk:
-        """Open a file by its name in an image, or in a lower layer of one.
-
-        Raises:
-            ImageError: it is not allowed, with the command that allows it, or not possible.
-        """
 
 
 class Header(NamedTuple):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.store.journal import Record
 from ventifs.tree.archive import Archiver, Progress, Tally
 from ventifs.tree.catalog import (
     TIME_NS_MAX,
@@ -54,6 +55,13 @@ class Source(Protocol):
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
     ) -> tuple[Entry, Tally, list[Trouble]]:
         """Store all of it: the version's root, what was done, what could not be.
+
+        Raises:
+            VentifsError: no version is made.
+        """
+
+    def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+        """Records to put and to delete together with the version's.
 
         Raises:
             VentifsError: no version is made.
@@ -127,7 +135,9 @@ def archive(
                           time.monotonic() - started, troubles)  # fmt: skip
         if rehearsal:
             return version, tally
-        [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+        puts, deletes = _records(store, source, name)
+        put = (version_key(name, stamp), encode_version(version))
+        record = store.commit([put, *puts], deletes)[0]
         tally.stored_bytes = store.stored_bytes - stored_before
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
@@ -135,6 +145,12 @@ def archive(
         if not isinstance(source, Path | TarStream):
             source.committed(store, committed)
     return committed, tally
+
+
+def _records(
+    store: Store, source: Path | TarStream | Source, name: str
+) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+    return ([], []) if isinstance(source, Path | TarStream) else source.records(store, name)
 
 
 def _unpacked(
