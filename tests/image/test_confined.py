@@ -121,6 +121,15 @@ def test_memory_and_time_are_limited() -> None:
         process.communicate()
 
 
+def test_what_refers_to_nothing_may_run_without_landlock(
+    secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    process = confined.start(["cat", str(secret)], Given(), required=False)
+    assert process.communicate() == (b"the secret", b"")
+    assert not process.returncode
+
+
 def test_what_is_missing_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match="no-such-program"):
         confined.start(["no-such-program"], Given())
