@@ -155,7 +155,8 @@ class Table:
             stop = min(len(page), index + last - first)
             entry = page[index]
             begin = index
-            if page.count(entry) == len(page):
+            index += 1
+            if index < stop and page[index] == entry and page.count(entry) == len(page):
                 index = stop
             while index < stop and page[index] == entry:
                 index += 1

@@ -295,15 +295,19 @@ class Sparse:
     def _unpack(self, sector: int) -> bytes:
         """The grain that is compressed at a sector of the file."""
         size = self._header.grain
-        packed = self._file.read_upto(sector * SECTOR, _GRAIN_MARKER.size + 2 * size)
+        place = sector * SECTOR
+        packed = self._file.read_upto(place, size)  # few grains need more
         if len(packed) < _GRAIN_MARKER.size:
             raise self._damaged(f"a compressed grain at sector {sector}, past the end of the file")
         length = _GRAIN_MARKER.unpack_from(packed)[1]
         if not 0 < length <= 2 * size:
             raise self._damaged(f"a compressed grain of {length} bytes at sector {sector}")
+        end = _GRAIN_MARKER.size + length
+        if end > len(packed):
+            packed += self._file.read_upto(place + len(packed), end - len(packed))
         unpacker = zlib.decompressobj()
         try:
-            grain = unpacker.decompress(packed[_GRAIN_MARKER.size :][:length], size + 1)
+            grain = unpacker.decompress(memoryview(packed)[_GRAIN_MARKER.size : end], size + 1)
         except zlib.error as error:
             raise self._damaged(f"a compressed grain at sector {sector}: {error}") from error
         if len(grain) > size or not unpacker.eof:
