@@ -244,6 +244,10 @@ def test_extents_that_are_not_understood_are_refused(tmp_path: Path, line: str) 
         (descriptor("monolithicFlat"), "no extents"),
         (descriptor("monolithicFlat", 'RW 4 FLAT "x" 5'), "ends at 4096"),
         (descriptor("twoGbMaxExtentSparse", 'RW 4 SPARSE "x"'), "has no header of its kind"),
+        (
+            descriptor("monolithicFlat", _GOOD, more="a=" + " " * 5000 + "x"),
+            "a line that is",
+        ),
         ("garbage", "does not begin like one"),
         ("", "does not begin like one"),
         (descriptor("monolithicFlat", _GOOD) + "#" * MIB, "a descriptor of"),
@@ -280,6 +284,7 @@ def test_an_extent_of_another_size_is_refused(tmp_path: Path) -> None:
         {"entries": 0},
         {"entries": 513},
         {"entries": 1 << 31},
+        {"entries": 1, "grain": 1, "capacity": (1 << 25) + 1},
         {"flags": 1 | 1 << 16},
         {"method": 1},
         {"method": 2},
@@ -295,9 +300,9 @@ def test_headers_are_refused(tmp_path: Path, fields: dict[str, int]) -> None:
     text = descriptor("monolithicSparse", 'RW 2048 SPARSE "a"').encode().ljust(1024, b"\0")
     rest = text + bytes(20 * SECTOR)
 
-    def write(**fields: int) -> None:
+    def write(capacity: int = 2048, **fields: int) -> None:
         usual = {"text": 1, "text_size": 2, "directory": 3}
-        image.write_bytes(header(2048, **(usual | fields)) + rest)
+        image.write_bytes(header(capacity, **(usual | fields)) + rest)
 
     write()
     assert _contents(image) == bytes(MIB)

@@ -163,10 +163,6 @@ class Table:
             yield first, first + index - begin, entry
             first += index - begin
 
-    def forget(self) -> None:
-        """Drop what is kept."""
-        self.page.cache_clear()
-
 
 class MappedDisk:
     """An open disk, read by its mapping.

@@ -42,7 +42,8 @@ _MARKER = struct.Struct("<QII")
 _GRAIN_MARKER = struct.Struct("<QI")
 _GRAIN_MAX = 2 << 20  # bytes; what is made has 64 KiB
 _TABLE_ENTRIES_MAX, _TABLE_ENTRIES_ESX = 512, 4096
-_CACHE_BYTES = 2 << 20  # of tables, and of grains, of each extent and process
+_DIRECTORY_MAX = 1 << 25  # entries, as QEMU has it; looking through more would take too long
+_CACHE_BYTES = 2 << 20  # of tables, and of grains, of each disk and process
 _UNCLEAN = "not closed cleanly: it is in use, or its guest died"
 
 
@@ -131,7 +132,7 @@ def _parts(
             continue
         header = _extent_header(part, extent, damaged)
         unclean |= header.unclean
-        parts.append(Sparse(part, header, damaged))
+        parts.append(Sparse(part, header, damaged, extents=len(descriptor.extents)))
     return parts, unclean
 
 
@@ -218,11 +219,13 @@ class Sparse:
     Concurrency: any method from any process or thread; caches are a process's own.
     """
 
-    def __init__(self, file: RawDisk, header: Header, damaged: Damaged) -> None:
-        """Map an extent to its file.
+    def __init__(
+        self, file: RawDisk, header: Header, damaged: Damaged, *, extents: int = 1
+    ) -> None:
+        """Map an extent to its file; it is one of some, which share the memory for caches.
 
         Raises:
-            ImageError: its grain directory is not there.
+            ImageError: its grain directory is not there, or too large.
         """
         self.size = header.size
         self._file = file
@@ -230,9 +233,12 @@ class Sparse:
         self._damaged = damaged
         self._covered = header.entries * header.grain  # bytes, by one grain table
         count = -(-header.size // self._covered)
+        if count > _DIRECTORY_MAX:
+            raise damaged(f"its grain directory has {count} entries")
         self._directory = Table(file, header.directory, count, "I", "little", damaged)
-        self._table = lru_cache(max(1, _CACHE_BYTES // (4 * header.entries)))(self._read_table)
-        self._grain = lru_cache(max(1, _CACHE_BYTES // header.grain))(self._unpack)
+        room = _CACHE_BYTES // extents
+        self._table = lru_cache(max(1, room // (4 * header.entries)))(self._read_table)
+        self._grain = lru_cache(max(1, room // header.grain))(self._unpack)
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """As `Mapping.pieces`.

@@ -14,6 +14,7 @@ from ventifs.image.remedies import Remedy
 from ventifs.tree.directory import printable
 
 BYTES_MAX = 1 << 20
+_LINE_MAX = 4096
 _START = re.compile(rb"\s*#\s*Disk\s*DescriptorFile", re.IGNORECASE)
 _SETTING = re.compile(rb'\s*([\w.:-]+)\s*=\s*"?([^"\r\n]*?)"?\s*\Z')
 _EXTENT = re.compile(rb"\s*(RW|RDONLY|NOACCESS)\s")
@@ -67,6 +68,8 @@ def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
     settings: dict[str, str] = {}
     extents: list[Extent] = []
     for line in re.split(rb"[\r\n]+", text):
+        if len(line) > _LINE_MAX:  # patterns take their time for those
+            raise damaged("its descriptor has a line that is longer than any")
         if _EXTENT.match(line):
             extents.append(_extent(line, damaged))
         elif found := _SETTING.match(line):
