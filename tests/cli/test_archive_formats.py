@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
+from ventifs.image.kept import kept_key
+from ventifs.store import Store
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 
@@ -335,3 +337,15 @@ def test_messages_repeat_the_run(home: Path) -> None:
     version = parsed(home, "versions", "--store", "s")[0]
     assert version["tags"] == ["a b"]
     assert version["disk"]["free_dropped"]
+
+
+def test_a_damaged_record_is_replaced_by_an_option(home: Path) -> None:
+    raw_image(home / "vm.img", MIB)
+    _archive(home, "vm.img")
+    with Store.open(home / "s", "write") as store:
+        store.commit([(kept_key("vm"), b"?")], store.records(kept_key("vm")))
+    assert "--format takes its place" in _archive(home, "vm.img", expected=1)
+    assert "kept" not in parsed(home, "stats", "vm", "--store", "s")
+    assert "kept" not in parsed(home, "versions", "--store", "s")[0]
+    _archive(home, "vm.img", "--format", "raw")
+    assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
