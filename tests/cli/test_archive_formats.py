@@ -349,3 +349,10 @@ def test_a_damaged_record_is_replaced_by_an_option(home: Path) -> None:
     assert "kept" not in parsed(home, "versions", "--store", "s")[0]
     _archive(home, "vm.img", "--format", "raw")
     assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
+
+
+@pytest.mark.parametrize(("option", "what"), [("--follow-backing", "directory"),
+                                              ("--follow-device", "device")])  # fmt: skip
+def test_what_is_given_to_be_followed_has_to_be_there(home: Path, option: str, what: str) -> None:
+    raw_image(home / "vm.img", MIB)
+    assert f"{option} gone: no such {what}" in _archive(home, "vm.img", option, "gone", expected=1)

@@ -60,6 +60,7 @@ def test_a_tar_is_never_read_as_what_was_kept() -> None:
 def test_a_source_is_kind_and_suffix() -> None:
     assert source_of("/x.y/A.B.QCow2", kind="file") == Source("file", b".qcow2")
     assert source_of("/x.y/a", kind="device") == Source("device", b"")
+    assert len(source_of("/x/a." + "İ" * 126, kind="file").suffix) == 253
     assert source_of("/x/\udcff.\udcfe", kind="file").suffix == b".\xfe"
 
 
