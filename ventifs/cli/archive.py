@@ -25,7 +25,7 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE
 from ventifs.image.choice import TAR
 from ventifs.image.disk import FORMATS
@@ -250,7 +250,11 @@ def _disk(
     if given["store"].exists():
         # To write, so that what a crash left out of the index is taken in first.
         with Store.open(given["store"], "read" if given["dry_run"] else "write") as opened:
-            kept = kept_of(opened, given["name"])
+            try:
+                kept = kept_of(opened, given["name"])
+            except Corrupt as error:
+                if kind is None:
+                    raise Corrupt(f"{error}; --format takes its place") from None
     request = Request(given["source"], given["name"], kind, kept, _words(context))
     return find_disk(request, options, stack)
 

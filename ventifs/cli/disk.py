@@ -13,7 +13,7 @@ from ventifs.cli.text import size
 from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image import bitmap, extents
-from ventifs.image.advice import Advice, Following
+from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
 from ventifs.image.choice import TAR, check, chosen, source_of
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.inuse import in_use
@@ -26,6 +26,7 @@ from ventifs.image.run import DiskSource
 from ventifs.image.service import serving
 from ventifs.image.survey import Survey
 from ventifs.store.claims import Claims
+from ventifs.tree.directory import printable
 from ventifs.tree.workers import Workers
 
 _BITMAP = "ventifs-"
@@ -139,7 +140,19 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
 
 
 def _following(request: Request, options: DiskOptions) -> Following:
-    """What is followed: options as given now stand for those that were kept."""
+    """What is followed: options as given now stand for those that were kept.
+
+    Raises:
+        VentifsError: what is given is not there; what is kept may have been for another image.
+    """
+    for path in options.follow_backing:
+        if not os.path.isdir(path):
+            raise VentifsError(
+                f"{FOLLOW_BACKING} {printable(os.fsencode(path))}: no such directory"
+            )
+    for path in options.follow_device:
+        if not Path(path).is_block_device():
+            raise VentifsError(f"{FOLLOW_DEVICE} {printable(os.fsencode(path))}: no such device")
     kept = request.kept.following if request.kept and not options.follow_nothing else Following()
     return Following(
         tuple(dict.fromkeys(map(absolute, options.follow_backing))) or kept.directories,
@@ -152,8 +165,8 @@ def _marked(
 ) -> tuple[Disk, bytes]:
     """The disk, and the bitmap that records from now on what is written to it.
 
-    QEMU adds it, and opens backing files as it does: so the disk was opened before, under our rule.
-    It is opened once more, for what is read has to be from after the bitmap began.
+    QEMU adds it, and can open nothing but the image itself (`bitmap`). The disk is opened once more,
+    for what is read has to be from after the bitmap began.
     """
     if disk.format != "qcow2":
         raise VentifsError(
@@ -167,6 +180,8 @@ def _marked(
     bitmap.add(request.path, name)
     stack.push(partial(_withdraw, request.path, name))
     again = stack.enter_context(closing(open_disk(request.path, disk.format, references)))
+    if (again.status.st_dev, again.status.st_ino) != (disk.status.st_dev, disk.status.st_ino):
+        raise VentifsError(f"{disk.label}: it was replaced while its bitmap was added; run again")
     return again, name.encode()
 
 

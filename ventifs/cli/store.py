@@ -11,7 +11,7 @@ from ventifs.cli.text import Size, count, share, size
 from ventifs.cli.versions import disk_json, disk_lines, disk_notes, kept_lines
 from ventifs.cli.where import json_option, store_option
 from ventifs.image.facts import facts_of
-from ventifs.image.kept import kept_of
+from ventifs.image.kept import all_kept
 from ventifs.store import Stats, Store
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
 from ventifs.tree.catalog import find_version, versions
@@ -73,7 +73,7 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
         only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
         sizes = opened.sizes(only)
         disk = facts_of(opened, version.root)
-        kept = kept_of(opened, version.name)
+        kept = all_kept(opened).get(version.name)
     detail = version.root.detail
     assert isinstance(detail, Directory)
     if as_json:

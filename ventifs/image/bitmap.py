@@ -1,7 +1,7 @@
 """Persistent dirty bitmaps of qcow2 images: what has been written since one was added.
 
 Reads them by the published format; adding and removing is QEMU's business ('qemu-img bitmap').
-QEMU's programs get the image's own descriptors, and can open no other file, whatever its header
+QEMU's programs get the image's own descriptor, and can open no other file, whatever its header
 names. A bitmap is trusted only while QEMU itself would: it is enabled, was saved when the image was
 closed, and nothing has written to the image that does not know bitmaps.
 """

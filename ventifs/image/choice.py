@@ -42,7 +42,8 @@ class Chosen(NamedTuple):
 
 def source_of(path: str, *, kind: str) -> Source:
     """What a path tells of a source; `kind` as in `Source`."""
-    return Source(kind, os.fsencode(os.path.splitext(os.path.basename(path))[1].lower()))
+    suffix = os.path.splitext(os.path.basename(path))[1]
+    return Source(kind, os.fsencode(suffix).lower())  # bytes: other letters may grow by it
 
 
 def chosen(path: str, kind: str, asked: str | None, kept: Kept | None) -> Chosen:

@@ -8,6 +8,7 @@ this host's paths, and another store's word must not choose how a disk is read h
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
@@ -143,12 +144,13 @@ def kept_of(store: Store, name: str) -> Kept | None:
 
 
 def all_kept(store: Store) -> dict[str, Kept]:
-    """What each name keeps.
-
-    Raises:
-        Corrupt, VentifsError: as `decode_kept`.
-    """
-    return dict(map(decode_kept, store.records(_PREFIX)))
+    """What each name keeps, for a listing; a record that cannot be read is left out."""
+    found: dict[str, Kept] = {}
+    for record in store.records(_PREFIX):
+        with suppress(VentifsError):
+            name, kept = decode_kept(record)
+            found[name] = kept
+    return found
 
 
 def changes(store: Store, name: str, kept: Kept) -> tuple[list[tuple[bytes, bytes]], list[Record]]:

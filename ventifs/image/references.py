@@ -63,7 +63,7 @@ class References:
                 out = out or error
         if out is not None:
             raise out
-        if target.path.startswith(b"/dev/"):
+        if target.path.startswith(b"/dev/") and not target.path.startswith(b"/dev/shm/"):
             leave = self._advice.follow_device(target.path)
         else:
             leave = self._advice.follow_backing(target.directory)
