@@ -165,8 +165,8 @@ def _marked(
 ) -> tuple[Disk, bytes]:
     """The disk, and the bitmap that records from now on what is written to it.
 
-    QEMU adds it, and can open nothing but the image itself (`bitmap`). The disk is opened once more,
-    for what is read has to be from after the bitmap began.
+    QEMU adds it, and can open nothing but the image itself (`bitmap`). The disk is opened once
+    more, for what is read has to be from after the bitmap began.
     """
     if disk.format != "qcow2":
         raise VentifsError(
