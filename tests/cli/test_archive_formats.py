@@ -320,7 +320,9 @@ def test_what_is_kept_goes_with_the_last_version_and_stays_in_its_store(home: Pa
 def test_an_encrypted_disk_is_archived_as_it_is_with_a_note(home: Path) -> None:
     (home / "vm.img").write_bytes(b"LUKS\xba\xbe\0\2" + bytes(MIB))
     said = _archive(home, "vm.img")
-    assert "note: LUKS-encrypted, and archived so: to have its files, open it by" in said
+    assert (
+        "note: LUKS-encrypted, and archived so: to have its files, archive the device that" in said
+    )
 
 
 def test_messages_repeat_the_run(home: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import ventifs
 from tests.support import odd_images, vhdxs
 from tests.support.images import KIB, bytes_of, mixture, qemu_img, qemu_io
+from ventifs.image import probe
 from ventifs.image.advice import Advice, Following
 from ventifs.image.choice import check, chosen
 from ventifs.image.disk import ImageError
@@ -91,6 +92,7 @@ def test_every_command_has_a_case() -> None:
     cases = {remedy for remedy, _, _ in CASES} | IN_A_GUEST
     assert cases == {remedy for remedy in Remedy if remedy.commands}
     assert set(OF_KINDS.values()) < cases
+    assert {what for _, kind, what in probe._STARTS if kind == "foreign"} < OF_KINDS.keys()
     for remedy in Remedy:
         assert remedy.value.count("'") % 2 == 0
         for command in remedy.commands:

@@ -231,9 +231,7 @@ def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -
     try:
         _silence()
         gc.freeze()  # what came with the fork would be looked through, and copied by that
-        teller = _Teller(fd, limits)
-        if confined:
-            give_up_files()
+        teller = _Teller(fd, limits, confined=confined)
         try:
             teller.tell(tell())
             teller.flush()
@@ -265,18 +263,20 @@ def _silence() -> None:
 class _Teller:
     """The child's end of the pipe."""
 
-    def __init__(self, fd: int, limits: Limits) -> None:
+    def __init__(self, fd: int, limits: Limits, *, confined: bool) -> None:
         self._fd = fd
         self._limits = limits
         self._encoder = msgspec.msgpack.Encoder()
         self._batch = bytearray()
         self._count = 0
-        self._due = time.monotonic() + _BATCH_S
         with open("/proc/self/statm", encoding="ascii") as file:
             pages = int(file.read().split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
         _limit(resource.RLIMIT_CORE, 0)
+        if confined:
+            give_up_files()
         self._allow_cpu()
+        self._due = time.monotonic() + _BATCH_S
 
     def tell(self, events: Telling) -> None:
         """Have events sent, some at a time. This loop is run for every file of a disk."""

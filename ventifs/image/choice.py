@@ -118,4 +118,7 @@ def _instead(guess: Guess, path: str) -> str:
         return "; a disk has to be unpacked first"
     if guess.kind != "foreign":
         return ""
-    return f"; or, if no guest can have written that, {OF_KINDS[guess.what].line(path)}"
+    remedy = OF_KINDS.get(guess.what)
+    if remedy is None:
+        return "; such images are not read here"
+    return f"; or, if no guest can have written that, {remedy.line(path)}"
