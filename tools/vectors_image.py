@@ -155,9 +155,21 @@ def version() -> dict[str, Any]:
     return {"root": root.hex(), "score": blake3(root + b"\xc1").hexdigest(), "blocks": blocks}
 
 
+def kept() -> list[dict[str, str]]:
+    """Records of what names keep: the least, and all there can be."""
+    records = {
+        "vm-1": [1, "raw", "file", b".img", [], []],
+        "a": [1, "qcow2", "device", b"", [b"/srv/images", b"/\xff"], [b"/dev/vg/base"]],
+    }
+    return [
+        {"key": (b"disk\0" + name.encode() + b"\0").hex(), "value": pack(record).hex()}
+        for name, record in records.items()
+    ]
+
+
 def text() -> str:
     """The file's text."""
-    return json.dumps({"small": version()}, indent=1) + "\n"
+    return json.dumps({"small": version(), "kept": kept()}, indent=1) + "\n"
 
 
 if __name__ == "__main__":

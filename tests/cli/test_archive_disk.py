@@ -85,13 +85,17 @@ def test_an_unchanged_image_is_told_as_such(home: Path) -> None:
 def test_disks_are_not_mistaken_for_empty_tars(home: Path) -> None:
     """Both begin with zeros."""
     subprocess.run(["gzip", "-k", "vm.img"], cwd=home, check=True)
-    failed = run(home, "archive", "vm.img.gz", "--name", "x", "--store", "s", expected=1)
+    words = ("archive", "vm.img.gz", "--name", "x", "--store", "s", "--format", "tar")
+    failed = run(home, *words, expected=1)
     assert b"not a tar archive: it begins with zeros and goes on" in failed.stderr
     assert parsed(home, "versions", "--store", "s") == []
 
 
 @pytest.mark.parametrize(("words", "code", "told"), [
-    ("archive odd --name x", 1, "odd: no tar archive, no disk image that is known"),
+    ("archive tree --name x --follow-backing .", 2, "for files and devices"),
+    ("archive pipe --name x --format raw", 2, "a pipe can only be a tar stream"),
+    ("archive vm.img --name x --follow-backing=", 2, "--follow-backing has an empty path"),
+    ("archive vm.img --name x --dirty-bitmap", 1, "--dirty-bitmap is for qcow2 images"),
     ("archive tree --name x --drop-free", 2, "for files and devices"),
     ("archive tree --name x --format raw", 2, "for files and devices"),
     ("archive vm.img --name x --exclude *.o", 2, "not for disks"),
@@ -102,14 +106,15 @@ def test_disks_are_not_mistaken_for_empty_tars(home: Path) -> None:
     ("archive - --name x --format raw", 2, "standard input can only be a tar stream"),
 ])  # fmt: skip
 def test_what_is_no_disk_or_no_tar_is_told(home: Path, words: str, code: int, told: str) -> None:
-    (home / "odd").write_bytes(noise(100_000))
+    os.mkfifo(home / "pipe")
     failed = run(home, *words.split(), "--store", "s", expected=code)
     assert told in failed.stderr.decode()
     assert parsed(home, "versions", "--store", "s") == []
 
 
-def test_any_file_can_be_a_disk_when_it_is_told_to_be(home: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--format", "raw")])
+def test_any_file_is_a_disk(home: Path, more: tuple[str, ...]) -> None:
     (home / "odd").write_bytes(noise(100_001))
-    run(home, "archive", "odd", "--name", "x", "--format", "raw", "--store", "s")
+    run(home, "archive", "odd", "--name", "x", *more, "--store", "s")
     assert run(home, "cat", "x", "--store", "s").stdout == noise(100_001)
     assert run(home, "ls", "x", "--store", "s").stdout == b"disk.img\n"

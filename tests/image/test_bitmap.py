@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import KIB, MIB, bytes_of, qemu_img, qemu_io
+from tests.support.images import KIB, MIB, bytes_of, opened, qemu_img, qemu_io
 from ventifs.image import bitmap
 from ventifs.image.disk import ImageError
 from ventifs.image.events import Range
-from ventifs.image.opening import open_disk
 
 SIZE = 16 * MIB
 
@@ -26,7 +25,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def _dirty(image: Path, name: str = "b") -> list[Range] | None:
-    disk = open_disk(image)
+    disk = opened(image)
     try:
         return bitmap.dirty(disk, name)
     finally:
@@ -43,7 +42,7 @@ def _clean(dirty: list[Range], size: int) -> list[Range]:
 
 
 def _contents(image: Path) -> bytes:
-    disk = open_disk(image)
+    disk = opened(image)
     data = bytes_of(disk, MIB)
     disk.close()
     return data
@@ -85,7 +84,7 @@ def test_a_bitmap_is_listed_and_removed(image: Path) -> None:
     assert _dirty(image) is None
     bitmap.add(str(image), "b")
     qemu_img("bitmap", "--add", "--disable", "-g", "4k", image, "off")
-    disk = open_disk(image)
+    disk = opened(image)
     listed = [(one.name, one.granularity, one.auto, one.in_use, one.consistent)
               for one in bitmap.bitmaps(disk)]  # fmt: skip
     disk.close()
@@ -158,7 +157,7 @@ def test_bitmaps_are_not_trusted_after_a_writer_that_knows_none(image: Path) -> 
     data = bytearray(image.read_bytes())
     data[88:96] = bytes(8)  # such a one clears the bits that it does not know
     image.write_bytes(data)
-    disk = open_disk(image)
+    disk = opened(image)
     assert bitmap.bitmaps(disk) == []
     assert bitmap.dirty(disk, "b") is None
     disk.close()
@@ -184,7 +183,9 @@ def test_without_qemu_img_it_says_what_to_install(
 
 def test_a_raw_disk_has_no_bitmaps(tmp_path: Path) -> None:
     (tmp_path / "x.img").write_bytes(b"x" * 512)
-    assert _dirty(tmp_path / "x.img") is None
+    disk = opened(tmp_path / "x.img", "raw")
+    assert bitmap.dirty(disk, "b") is None
+    disk.close()
 
 
 def test_damaged_bitmaps_raise_nothing_else(image: Path) -> None:

@@ -1,4 +1,4 @@
-"""What files are, by their bytes; and what `open_disk` says to those it cannot read."""
+"""What files seem to be, by their bytes."""
 
 import bz2
 import gzip
@@ -13,9 +13,17 @@ import pytest
 import zstandard
 
 from tests.support.images import MIB, qemu_img, raw_image
-from ventifs.image.disk import ImageError
-from ventifs.image.opening import guess, open_disk
-from ventifs.image.probe import HEAD, probe
+from ventifs.image.opening import look
+from ventifs.image.probe import HEAD, Guess, probe
+from ventifs.image.raw import RawDisk
+
+
+def guess(path: Path) -> Guess:
+    file = RawDisk(str(path))
+    try:
+        return look(file)
+    finally:
+        file.close()
 
 
 @pytest.mark.parametrize(
@@ -42,13 +50,6 @@ def test_formats_of_qemu_are_known(tmp_path: Path, kind: str, options: str, expe
     more = ["-o", options] if options else []
     qemu_img("convert", "-f", "raw", "-O", kind, *more, tmp_path / "raw", image)
     assert guess(image).kind == expected
-    if expected == "foreign":
-        with pytest.raises(ImageError, match="not read here; convert it first: 'qemu-img convert"):
-            open_disk(image)
-    else:
-        disk = open_disk(image)
-        assert disk.format == expected
-        disk.close()
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -56,8 +57,6 @@ def test_tar_archives_are_known(tmp_path: Path, kind: int) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=kind) as tar:
         tar.add(__file__, "ü" * 40)
     assert guess(tmp_path / "a.tar").kind == "tar"
-    with pytest.raises(ImageError, match="a tar archive, not a disk; '--format raw'"):
-        open_disk(tmp_path / "a.tar")
 
 
 def test_a_tar_of_the_seventh_edition_is_known() -> None:
@@ -78,8 +77,6 @@ def test_a_tar_of_the_seventh_edition_is_known() -> None:
 def test_packed_files_are_known(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / "x").write_bytes(packed)
     assert guess(tmp_path / "x").kind == "packed"
-    with pytest.raises(ImageError, match="unpack it first"):
-        open_disk(tmp_path / "x")
 
 
 def test_file_systems_are_raw_disks(tmp_path: Path) -> None:
@@ -87,9 +84,6 @@ def test_file_systems_are_raw_disks(tmp_path: Path) -> None:
     image.write_bytes(bytes(4 * MIB))
     subprocess.run(["mke2fs", "-q", "-F", str(image)], check=True)
     assert guess(image) == ("raw", "an ext2, ext3 or ext4 file system")
-    disk = open_disk(image)
-    assert (disk.format, disk.size) == ("raw", 4 * MIB)
-    disk.close()
 
 
 def _mbr(kind: int) -> bytes:
@@ -120,33 +114,8 @@ def test_a_boot_sector_without_partitions_is_no_mbr() -> None:
     assert probe(junk, bytes(512), 1 << 20).kind == "unknown"
 
 
-def test_a_luks_disk_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "x.img").write_bytes(b"LUKS\xba\xbe\0\2" + bytes(4096))
-    with pytest.raises(ImageError, match=r"LUKS-encrypted disk: open it by 'cryptsetup open'"):
-        open_disk(tmp_path / "x.img")
-    disk = open_disk(tmp_path / "x.img", "raw")
-    assert disk.size == 4104
-    disk.close()
-
-
-def test_unknown_bytes_are_a_disk_by_name_or_by_order(tmp_path: Path) -> None:
-    for name in ("x.img", "x.raw", "x"):
-        (tmp_path / name).write_bytes(b"\xa5" * 5000)
-    for name in ("x.img", "x.raw"):
-        open_disk(tmp_path / name).close()
-    with pytest.raises(
-        ImageError, match=r"no tar archive, no disk image that is known.*'--format raw'"
-    ):
-        open_disk(tmp_path / "x")
-    open_disk(tmp_path / "x", "raw").close()
-
-
-def test_a_format_that_is_not_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"x")
-    with pytest.raises(ImageError, match="format 'vdi' is not read here"):
-        open_disk(tmp_path / "x", "vdi")
-    with pytest.raises(ImageError, match="damaged qcow2 image: its header is cut off"):
-        open_disk(tmp_path / "x", "qcow2")
+def test_a_luks_disk_is_known() -> None:
+    assert probe(b"LUKS\xba\xbe\0\2" + bytes(4096), bytes(512), 1 << 20).kind == "luks"
 
 
 def test_noise_is_never_mistaken() -> None:

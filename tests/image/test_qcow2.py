@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import random
+import re
+import shlex
 import struct
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +19,22 @@ from tests.support.images import (
     bytes_by_qemu,
     bytes_by_spans,
     bytes_of,
+    opened,
     qemu_img,
     qemu_io,
     raw_image,
 )
-from ventifs.image.disk import Disk, ImageError, Span
+from ventifs.image.advice import Following
+from ventifs.image.disk import Disk, ImageError, Span, joined
 from ventifs.image.opening import LAYERS_MAX, open_disk
-from ventifs.image.qcow2 import CACHE_BYTES, Qcow2Disk, joined
+from ventifs.image.qcow2 import CACHE_BYTES, Qcow2Disk
+from ventifs.image.references import References
 
 SIZE = 3 * MIB + 512
 
 
 def _agrees(image: Path) -> Disk:
-    disk = open_disk(image)
+    disk = opened(image)
     expected = bytes_by_qemu(image, "qcow2")
     assert disk.size == len(expected)
     assert bytes_of(disk) == expected
@@ -125,25 +131,47 @@ def test_a_chain_that_is_read_from_another_directory(
     qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", "base", tmp_path / "top")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    disk = open_disk("../top")
+    disk = open_disk("../top", "qcow2", References(Following((os.fsencode(tmp_path),))))
     assert bytes_of(disk) == (tmp_path / "base").read_bytes()
     disk.close()
 
 
-def test_a_backing_file_of_untold_format_is_probed_and_noted(tmp_path: Path) -> None:
+def _unnamed(top: Path) -> Path:
+    """The same image, without the format of its backing file."""
+    said = struct.pack(">I", 0xE2792ACA)
+    assert said in top.read_bytes()
+    top.write_bytes(top.read_bytes().replace(said, b"none"))
+    return top
+
+
+def test_a_backing_file_of_no_named_format_is_raw(tmp_path: Path) -> None:
     raw_image(tmp_path / "raw", MIB)
-    qemu_img("convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "base")
-    for base in ("base", "raw"):
-        top = tmp_path / f"over-{base}"
-        kind = {"base": "qcow2", "raw": "raw"}[base]
-        qemu_img("create", "-f", "qcow2", "-F", kind, "-b", base, top)
-        told = struct.pack(">I", 0xE2792ACA)
-        assert told in top.read_bytes()
-        top.write_bytes(top.read_bytes().replace(told, b"none"))
-        disk = _agrees(top)
-        note = "taken for qcow2 by its first bytes: no format is told"
-        expected = [f"backing file {tmp_path}/base: {note}"]
-        assert disk.notes == (expected if base == "base" else [])
+    qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", "raw", tmp_path / "top")
+    disk = _agrees(_unnamed(tmp_path / "top"))
+    assert disk.notes == []
+    disk.close()
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vpc", "vhdx", "qed", "vdi"])
+def test_a_backing_file_of_no_named_format_is_no_image(tmp_path: Path, kind: str) -> None:
+    """The commands that the message has are run: raw as it says, or as what it is."""
+    raw_image(tmp_path / "raw", MIB)
+    qemu_img("convert", "-f", "raw", "-O", kind, tmp_path / "raw", tmp_path / "base")
+    top = tmp_path / "top"
+    qemu_img("create", "-f", "qcow2", "-F", kind, "-b", "base", top)
+    refusal = _refusal(_unnamed(top))
+    assert "it has no format for its backing file" in refusal
+    commands = re.findall("'(qemu-img rebase [^']*)'", refusal)
+    assert len(commands) == (1 if kind in ("qed", "vdi") else 2)
+    for command in commands:
+        subprocess.run(shlex.split(command), check=True)
+        disk = opened(top)
+        assert isinstance(disk, Qcow2Disk)
+        assert disk.backing is not None
+        raw = command.split()[command.split().index("-F") + 1] == "raw"
+        assert (disk.backing.format == "raw") == raw
+        expected = tmp_path / ("base" if raw else "raw")
+        assert bytes_of(disk)[:65536] == expected.read_bytes()[:65536]
         disk.close()
 
 
@@ -156,7 +184,7 @@ def test_external_data_files(tmp_path: Path, raw: str) -> None:
     _agrees(image).close()
     (tmp_path / "data").unlink()
     with pytest.raises(ImageError, match=r"its data file cannot be used: .*no such file"):
-        open_disk(image)
+        opened(image)
 
 
 def test_internal_snapshots_are_ignored_with_a_note(tmp_path: Path) -> None:
@@ -191,7 +219,7 @@ def _patched(path: Path, offset: int, new: bytes) -> Path:
 def _refusal(path: Path) -> str:
     """What is said of an image, on opening or on reading it."""
     with pytest.raises(ImageError) as caught:
-        bytes_of(open_disk(path))
+        bytes_of(opened(path))
     text = str(caught.value)
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
@@ -214,7 +242,7 @@ def test_unknown_features_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_dirty_and_corrupt_images_are_noted(tmp_path: Path) -> None:
     image = _patched(_plain(tmp_path / "image"), 72, struct.pack(">Q", 3))
-    disk = open_disk(image)
+    disk = opened(image)
     assert bytes_of(disk) == (tmp_path / "raw").read_bytes()
     assert [note.partition(":")[0] for note in disk.notes] == [
         "marked as corrupt by QEMU",
@@ -287,14 +315,10 @@ def test_chains_that_do_not_end_are_refused(tmp_path: Path) -> None:
 
 def test_chains_are_read_to_a_limit(tmp_path: Path) -> None:
     qemu_img("create", "-f", "qcow2", tmp_path / "0", "1M")
-    data = (tmp_path / "0").read_bytes()
     for number in range(1, LAYERS_MAX + 1):
-        (tmp_path / f"{number}").write_bytes(
-            data[:8] + struct.pack(">QI", 1024, 2) + data[20:1024]
-            + f"{number - 1:02}".encode() + data[1026:]
-        )  # fmt: skip
-        (tmp_path / f"{number - 1}").rename(tmp_path / f"{number - 1:02}")
-    disk = open_disk(tmp_path / f"{LAYERS_MAX - 1:02}")
+        below = ("-F", "qcow2", "-b", f"{number - 1}", tmp_path / f"{number}", "1M")
+        qemu_img("create", "-u", "-f", "qcow2", *below)
+    disk = opened(tmp_path / f"{LAYERS_MAX - 1}")
     assert bytes_of(disk) == bytes(MIB)
     disk.close()
     assert "more than 64 images" in _refusal(tmp_path / f"{LAYERS_MAX}")
@@ -304,14 +328,14 @@ def test_chains_are_read_to_a_limit(tmp_path: Path) -> None:
 def test_backing_files_that_are_no_files_are_refused(tmp_path: Path, name: str) -> None:
     image = _patched(_plain(tmp_path / "image"), 8, struct.pack(">QI", 1024, len(name)))
     _patched(image, 1024, name.encode())
-    assert "only files are followed" in _refusal(image)
+    assert f"its backing file is '{name}': " in _refusal(image)
 
 
 def test_a_backing_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     image = tmp_path / "image"
     qemu_img("create", "-u", "-f", "qcow2", "-F", "raw", "-b", "pipe", image, "1M")
-    assert "pipe: neither a regular file nor a block device" in _refusal(image)
+    assert "pipe: not a regular file" in _refusal(image)
 
 
 # Processes, threads, hostile bytes
@@ -327,7 +351,7 @@ def _in_child(work: Callable[[], bool]) -> bool:
 def test_forked_processes_and_threads_read_at_once(tmp_path: Path) -> None:
     image = _plain(tmp_path / "image", "-c")
     expected = (tmp_path / "raw").read_bytes()
-    disk = open_disk(image)
+    disk = opened(image)
     disk.read(0, 1000)  # something is cached
     assert _in_child(lambda: bytes_of(disk) == expected)
     read: list[bytes] = []
@@ -344,7 +368,7 @@ def test_caches_are_bounded(tmp_path: Path) -> None:
     raw_image(tmp_path / "raw", 12 * MIB)
     image = tmp_path / "image"
     qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", tmp_path / "raw", image)
-    disk = open_disk(image)
+    disk = opened(image)
     assert isinstance(disk, Qcow2Disk)
     bytes_of(disk)
     assert MIB < disk.cached_bytes <= 2 * CACHE_BYTES
@@ -397,7 +421,7 @@ def _is_table(start: bytes) -> bool:
 def _survived(image: Path) -> bool:
     """Whether an image could be read; anything but an `ImageError` is raised."""
     try:
-        disk = open_disk(image, "qcow2")
+        disk = opened(image)
     except ImageError:
         return False
     try:

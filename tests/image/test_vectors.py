@@ -13,11 +13,14 @@ from tests.support.stores import new_store
 from tests.support.vectors import VECTORS, load_vectors
 from tools import vectors_image
 from tools.vectors_tree import MTIME_NS
+from ventifs.image.advice import Following
 from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Span
 from ventifs.image.events import Ended, Event, Inode, Node, Noted, Volume
 from ventifs.image.facts import disk_of, facts_of
+from ventifs.image.kept import Kept, Source, decode_kept, encode_kept, kept_key
 from ventifs.store import Store
+from ventifs.store.journal import Record
 from ventifs.tree.catalog import tree_score
 from ventifs.tree.content import read
 from ventifs.tree.directory import resolve
@@ -25,6 +28,7 @@ from ventifs.tree.records import File, decode_entry, encode
 
 STATUS = cast(Any, SimpleNamespace(st_mode=0o100640, st_uid=1000, st_gid=100, st_mtime_ns=MTIME_NS))
 SMALL = load_vectors("image/images.json")["small"]
+KEPT = load_vectors("image/images.json")["kept"]
 
 
 def test_the_vectors_are_what_the_tool_makes() -> None:
@@ -104,3 +108,15 @@ def test_holes_of_the_image_file_change_nothing(tmp_path: Path) -> None:
             events: list[Event] = [Volume("1", False, ((63 * 512, 8 << 20),)), Ended()]
             scores.add(tree_score(ImageArchiver(store, disk).run(surveyed(events))))
     assert len(scores) == 1
+
+
+def test_what_names_keep_is_as_its_vectors_say() -> None:
+    expected = {
+        "vm-1": Kept("raw", Source("file", b".img"), Following()),
+        "a": Kept("qcow2", Source("device", b""),
+                  Following((b"/srv/images", b"/\xff"), (b"/dev/vg/base",))),
+    }  # fmt: skip
+    for vector, (name, kept) in zip(KEPT, expected.items(), strict=True):
+        assert (kept_key(name).hex(), encode_kept(kept).hex()) == (vector["key"], vector["value"])
+        record = Record(bytes.fromhex(vector["key"]), bytes(16), bytes.fromhex(vector["value"]))
+        assert decode_kept(record) == (name, kept)

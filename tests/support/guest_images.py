@@ -112,8 +112,8 @@ def _make(images: Path, directory: Path) -> str:
     subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
     facts: dict[str, Any] = {}
 
-    def archive(name: str, source: Path) -> None:
-        facts[name] = ventifs(store, "archive", source, "--name", name)
+    def archive(name: str, source: Path, *more: str | Path) -> None:
+        facts[name] = ventifs(store, "archive", source, "--name", name, *more)
 
     archive("A", images / "A.img")
     archive("root1", guest_roots()[0])
@@ -121,7 +121,7 @@ def _make(images: Path, directory: Path) -> str:
         archive(name, images / name)
     for name in ("A1", "B", "C", "D", "X", "G", "L"):
         archive(name, images / f"{name}.img")
-    archive("A1.qcow2", images / "A1.qcow2")
+    archive("A1.qcow2", images / "A1.qcow2", "--follow-backing", images)
     for name, offset in (("A", 0), ("X", 0), ("G", ROOT_OF_G)):
         with loop_mounted(images / f"{name}.img", directory / "mnt", offset=offset) as mounted:
             archive(f"{name}-mounted", mounted)

@@ -41,8 +41,19 @@ def release(kernel: Path) -> str:
     return kernel.name.removeprefix("vmlinuz-")
 
 
-def scripted(directory: Path, kernel: Path, script: str, modules: Iterable[str]) -> Path:
-    """Make an initramfs that runs a busybox script, in a new directory."""
+def scripted(
+    directory: Path, kernel: Path, script: str, modules: Iterable[str],
+    programs: Iterable[Path] = (),
+) -> Path:  # fmt: skip
+    """Make an initramfs that runs a busybox script, in a new directory.
+
+    Args:
+        directory: new.
+        kernel: the kernel's image.
+        script: what it runs.
+        modules: of the kernel.
+        programs: what it needs besides busybox, with their shared libraries.
+    """
     root = directory / "initramfs"
     for name in ("bin", "proc", "sys", "dev", "mnt", "modules"):
         (root / name).mkdir(parents=True)
@@ -52,6 +63,10 @@ def scripted(directory: Path, kernel: Path, script: str, modules: Iterable[str])
         shutil.copy(module, root / "modules")
         listed.append(module.name)
     (root / "modules" / "list").write_text("".join(f"{name}\n" for name in listed))
+    for file in _with_libraries(programs):
+        place = root / file.relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
     (root / "script").write_text(script)
     (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
@@ -71,6 +86,16 @@ def _with_dependencies(kernel: str, modules: Iterable[str]) -> list[Path]:
             if what == "insmod":
                 files[Path(file.split()[0])] = None
     return list(files)
+
+
+def _with_libraries(programs: Iterable[Path]) -> set[Path]:
+    """Programs, their loader and shared libraries."""
+    files = set(programs)
+    for program in programs:
+        done = subprocess.run(["ldd", program], check=True, stdout=subprocess.PIPE, text=True)
+        words = (word for line in done.stdout.splitlines() for word in line.split())
+        files.update(Path(word) for word in words if word.startswith("/"))
+    return files
 
 
 def _packed(root: Path) -> Path:

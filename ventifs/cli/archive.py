@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+from click.core import ParameterSource
 
 from ventifs.cli.disk import (
     DiskOptions,
     OpenDisk,
+    Request,
     disk_title,
+    find_disk,
     finish_disk,
-    is_disk,
-    open_disk_source,
 )
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
@@ -24,9 +25,12 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE
+from ventifs.image.choice import TAR
+from ventifs.image.disk import FORMATS
 from ventifs.image.facts import DISK
-from ventifs.image.opening import FORMATS
+from ventifs.image.kept import Kept, kept_of
 from ventifs.image.run import DiskSource
 from ventifs.store import Store
 from ventifs.store.claims import Claims
@@ -43,6 +47,8 @@ from ventifs.tree.scan import Options
 from ventifs.tree.service import serving
 from ventifs.tree.workers import Workers
 
+# What commands in messages set themselves, and what disks do not have.
+_ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "exclude_from"}
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
 
@@ -62,7 +68,19 @@ _Found = Path | TarStream | OpenDisk | DiskSource
               help="Leave out what is in directories with a CACHEDIR.TAG.")  # fmt: skip
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
 @click.option("--format", "kind", type=click.Choice((*FORMATS, "tar")), metavar="FORMAT",
-              help="What SOURCE is: raw, qcow2, vmdk, vhd, vhdx, tar.")  # fmt: skip
+              help="What SOURCE is: raw, qcow2, vmdk, vhd, vhdx, tar; kept with a disk's name."
+              )  # fmt: skip
+@click.option(
+    FOLLOW_BACKING,
+    "backing",
+    multiple=True,
+    metavar="DIR",
+    help="Read files beneath DIR that an image refers to; may be repeated, is kept.",
+)
+@click.option(
+    FOLLOW_DEVICE, "devices", multiple=True, metavar="PATH", help="The same of a block device."
+)
+@click.option("--follow-nothing", is_flag=True, help="Forget the kept --follow-... options.")
 @click.option("--drop-free", is_flag=True,
               help="Of a disk, archive as zeros what its file systems do not use.")  # fmt: skip
 @click.option("--dirty-bitmap", is_flag=True,
@@ -89,6 +107,9 @@ def archive(
     exclude_caches: bool,
     one_file_system: bool,
     kind: str | None,
+    backing: tuple[str, ...],
+    devices: tuple[str, ...],
+    follow_nothing: bool,
     drop_free: bool,
     dirty_bitmap: bool,
     in_use: bool,
@@ -101,6 +122,13 @@ def archive(
 
     SOURCE is a directory; a tar file (also packed by gzip, bzip2, xz or zstd), or - for a tar
     stream on standard input; a disk image (raw, qcow2, VMDK, VHD, VHDX) or block device.
+
+    A file named *.tar, *.tar.*, *.tgz and the like is a tar; any other file, and a device, a disk.
+    A disk has the --format given, or else that of the name's last version, if SOURCE is still a
+    file or device with the same suffix; or else devices, *.img and *.raw are raw, *.qcow2, *.vmdk,
+    *.vhd and *.vhdx are what they are called, and all others are raw. What a disk holds never
+    chooses, for its guest writes it. An image's backing files, data files and extents are read only
+    where --follow-backing or --follow-device allows it.
 
     A disk is archived bit for bit, together with the file trees inside: its version is a directory
     with disk.img, partitions/1.img and on, volumes/GROUP-VOLUME.img, and files/1/... and on. Files
@@ -119,9 +147,10 @@ def archive(
     check_name(name)
     check_notes(comment, tags)
     options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
-    disk_options = DiskOptions(drop_free, dirty_bitmap, in_use, dry_run)
+    disk_options = DiskOptions(drop_free, dirty_bitmap, in_use, _named(backing, FOLLOW_BACKING),
+                               _named(devices, FOLLOW_DEVICE), follow_nothing, dry_run)  # fmt: skip
     with ExitStack() as stack:
-        found: _Found = _source(source, kind, options, disk_options, stack)
+        found: _Found = _source(context, kind, options, disk_options, stack)
         _make_store(context, store, dry_run=dry_run)
         jobs = 1 if dry_run else jobs
         pool = None
@@ -140,7 +169,7 @@ def archive(
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )  # fmt: skip
         disk = found.facts if isinstance(found, DiskSource) else None
-        of_version = as_json_object(version, disk, opened) if as_json else {}
+        of_version = as_json_object(version, disk, store=opened) if as_json else {}
     if as_json:
         facts = {**of_version, "entries": tally.entries,
                  "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
@@ -157,13 +186,18 @@ def archive(
 
 
 def _source(
-    text: str, kind: str | None, options: Options, disk_options: DiskOptions, stack: ExitStack
+    context: click.Context,
+    kind: str | None,
+    options: Options,
+    disk_options: DiskOptions,
+    stack: ExitStack,
 ) -> Path | TarStream | OpenDisk:
     """The directory, the open tar stream, or the open disk, that is meant.
 
     Raises:
         VentifsError: when it is none of them.
     """
+    text = context.params["source"]
     if not text:  # of a variable that is not set, say; Path would take it for this directory
         raise click.UsageError("SOURCE is empty; name what is to be archived")
     source = Path(text)
@@ -175,20 +209,76 @@ def _source(
         raise click.UsageError("--one-file-system and --exclude-caches are for directories")
     if text == "-":
         return _standard_input(kind, disk_options)
-    shown = printable(os.fsencode(source))
-    if not source.exists():
-        raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
-    if not (source.is_file() or source.is_fifo() or source.is_block_device()):
-        raise VentifsError(f"{shown}: neither a directory, nor a tar, nor a disk; name one of them")
-    if kind != "tar" and not source.is_fifo() and (kind or is_disk(source)):
+    disk = None if _only_tar(source, kind) else _disk(context, kind, disk_options, stack)
+    if disk is not None:
         if options.exclude:
             raise click.UsageError("--exclude is for directories and tar archives, not for disks")
-        return open_disk_source(source, kind, disk_options, stack)
+        return disk
     if disk_options.any:
-        raise click.UsageError("--drop-free, --dirty-bitmap and --in-use are for disks")
+        raise click.UsageError(
+            "--drop-free, --dirty-bitmap, --in-use and --follow-... are for disks"
+        )
     with readable_errors(source):
         stream = stack.enter_context(source.open("rb"))
     return TarStream(stream, printable(os.fsencode(source.absolute())))
+
+
+def _only_tar(source: Path, kind: str | None) -> bool:
+    """Whether a source that is no directory can only be a tar archive.
+
+    Raises:
+        VentifsError: it is not there, or can be neither that nor a disk.
+    """
+    shown = printable(os.fsencode(source))
+    if not source.exists():
+        raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
+    if source.is_fifo():
+        if kind not in (None, TAR):
+            raise click.UsageError(f"{shown}: a pipe can only be a tar stream; disks are files")
+        return True
+    if not (source.is_file() or source.is_block_device()):
+        raise VentifsError(f"{shown}: neither a directory, nor a tar, nor a disk; name one of them")
+    return kind == TAR
+
+
+def _disk(
+    context: click.Context, kind: str | None, options: DiskOptions, stack: ExitStack
+) -> OpenDisk | None:
+    """The disk that the source is, open; None if it is a tar archive.
+
+    Raises:
+        VentifsError: see `find_disk`; the store's own problems.
+    """
+    given = context.params
+    kept: Kept | None = None
+    if given["store"].exists():
+        # To write, so that what a crash left out of the index is taken in first.
+        with Store.open(given["store"], "read" if given["dry_run"] else "write") as opened:
+            try:
+                kept = kept_of(opened, given["name"])
+            except Corrupt as error:
+                if kind is None:
+                    raise Corrupt(f"{error}; --format takes its place") from None
+    request = Request(given["source"], given["name"], kind, kept, _words(context))
+    return find_disk(request, options, stack)
+
+
+def _named(paths: tuple[str, ...], option: str) -> tuple[str, ...]:
+    if not all(paths):
+        raise click.UsageError(f"{option} has an empty path; --follow-nothing drops what is kept")
+    return paths
+
+
+def _words(context: click.Context) -> tuple[str, ...]:
+    """The options of this run as words, but for those that decide what is read."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
+        if given and isinstance(parameter, click.Option) and parameter.name not in _ADVISED:
+            value = context.params[parameter.name or ""]
+            for each in value if parameter.multiple else [value]:
+                words += [parameter.opts[0], *([] if parameter.is_flag else [f"{each}"])]
+    return tuple(words)
 
 
 def _standard_input(kind: str | None, disk_options: DiskOptions) -> TarStream:

@@ -1,6 +1,7 @@
 """What `ventifs archive` does for disks: opening, forking what works for the run, printing."""
 
 import os
+import stat
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,15 @@ from ventifs.cli.text import size
 from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image import bitmap, extents
+from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
+from ventifs.image.choice import TAR, check, chosen, source_of
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.inuse import in_use
-from ventifs.image.opening import guess, open_disk
+from ventifs.image.kept import Kept, absolute, encode_kept
+from ventifs.image.opening import look, open_disk, read_as
+from ventifs.image.raw import RawDisk
+from ventifs.image.references import References
+from ventifs.image.remedies import Remedy
 from ventifs.image.run import DiskSource
 from ventifs.image.service import serving
 from ventifs.image.survey import Survey
@@ -23,6 +30,7 @@ from ventifs.text import printable
 from ventifs.tree.workers import Workers
 
 _BITMAP = "ventifs-"
+_LOCKED = "LUKS-encrypted, and archived so: to have its files, "
 
 
 class DiskOptions(msgspec.Struct, frozen=True):
@@ -31,20 +39,51 @@ class DiskOptions(msgspec.Struct, frozen=True):
     drop_free: bool = False
     dirty_bitmap: bool = False
     in_use: bool = False
+    follow_backing: tuple[str, ...] = ()
+    follow_device: tuple[str, ...] = ()
+    follow_nothing: bool = False
     dry_run: bool = False  # the one that all have
 
     @property
     def any(self) -> bool:
         """Whether one is given that only disks have."""
-        return self.drop_free or self.dirty_bitmap or self.in_use
+        return self != DiskOptions(dry_run=self.dry_run)
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked for of a file or device.
+
+    Attributes:
+        path: as given.
+        name: the version's.
+        format: if one is given.
+        kept: what the name keeps of its last disk, if anything.
+        more: words for all other options, for commands that messages advise.
+    """
+
+    path: str
+    name: str
+    format: str | None
+    kept: Kept | None
+    more: tuple[str, ...]
+
+    def advice(self, following: Following) -> Advice:
+        """This run, for messages."""
+        return Advice(self.path, self.name, self.more, self.format or "", following)
 
 
 class OpenDisk(msgspec.Struct, frozen=True):
-    """A disk that is to be archived, and a mark by which the next run knows what has changed."""
+    """A disk that is to be archived.
+
+    Attributes:
+        mark: by which the next run knows what has changed.
+        kept: what the next run goes by.
+    """
 
     disk: Disk
     options: DiskOptions
     mark: bytes
+    kept: Kept
 
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
         """Fork who surveys it, and who reads; before the store is opened."""
@@ -58,52 +97,99 @@ class OpenDisk(msgspec.Struct, frozen=True):
         unchanged = extents.unchanged if disk.format == "raw" else bitmap.unchanged
         return DiskSource(
             disk, iter(survey), pool=pool, drop_free=drop_free,
-            unchanged=partial(unchanged, disk), mark=self.mark,
+            unchanged=partial(unchanged, disk), mark=self.mark, kept=self.kept,
         )  # fmt: skip
 
 
-def is_disk(path: Path) -> bool:
-    """Whether a file or device is to be archived as a disk, rather than as a tar archive.
+def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenDisk | None:
+    """Open a disk; None if the source is to be read as a tar archive.
 
     Raises:
-        VentifsError: it cannot be read.
+        VentifsError: it cannot be read as one, what it is contradicts its name, or a guest is
+            writing to it.
     """
-    return guess(path).kind not in ("tar", "packed")
-
-
-def open_disk_source(
-    path: Path, kind: str | None, options: DiskOptions, stack: ExitStack
-) -> OpenDisk:
-    """Open a disk.
-
-    Raises:
-        VentifsError: it cannot be read as one, or a guest is writing to it.
-    """
-    reason = in_use(path)
-    shown = printable(os.fsencode(path))
+    following = _following(request, options)
+    advice = request.advice(following)
+    file = RawDisk(request.path)
+    stack.callback(file.close)
+    kind = "device" if stat.S_ISBLK(file.status.st_mode) else "file"
+    choice = chosen(request.path, kind, request.format, request.kept)
+    if not choice.decided:
+        check(choice, look(file), os.path.abspath(request.path), advice)
+    if choice.format == TAR:
+        return None
+    kept = Kept(choice.format, source_of(request.path, kind=kind), following)
+    encode_kept(kept)  # before the work: it may be too much
+    reason = in_use(request.path)
     if reason and not options.in_use:
         raise VentifsError(
-            f"{shown}: {reason}; archive a snapshot of it, or what is on disk just now by --in-use"
+            f"{file.label}: {reason}; archive a snapshot of it, or what is on disk just now by "
+            "--in-use"
         )
+    disk = stack.enter_context(closing(read_as(file, choice.format, References(following, advice))))
     mark = b""
-    if options.dirty_bitmap and not options.dry_run:
-        name = _BITMAP + os.urandom(8).hex()
-        bitmap.add(os.fspath(path), name)  # before anything is read: what changes is told from now
-        stack.push(partial(_withdraw, path, name))
-        mark = name.encode()
-    disk = stack.enter_context(closing(open_disk(path, kind)))
+    if options.dirty_bitmap:
+        disk, mark = _marked(disk, request, options, stack, References(following, advice))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
     if disk.format == "raw":
         mark = extents.mark(disk)
-    return OpenDisk(disk, options, mark)
+        if look(file).kind == "luks":
+            disk.notes.append(_LOCKED + Remedy.LUKS.line(disk.label))
+    return OpenDisk(disk, options, mark, kept)
 
 
-def _withdraw(path: Path, name: str, kind: type[BaseException] | None, *_: object) -> None:
+def _following(request: Request, options: DiskOptions) -> Following:
+    """What is followed: options as given now stand for those that were kept.
+
+    Raises:
+        VentifsError: what is given is not there; what is kept may have been for another image.
+    """
+    for path in options.follow_backing:
+        if not os.path.isdir(path):
+            raise VentifsError(
+                f"{FOLLOW_BACKING} {printable(os.fsencode(path))}: no such directory"
+            )
+    for path in options.follow_device:
+        if not Path(path).is_block_device():
+            raise VentifsError(f"{FOLLOW_DEVICE} {printable(os.fsencode(path))}: no such device")
+    kept = request.kept.following if request.kept and not options.follow_nothing else Following()
+    return Following(
+        tuple(dict.fromkeys(map(absolute, options.follow_backing))) or kept.directories,
+        tuple(dict.fromkeys(map(absolute, options.follow_device))) or kept.devices,
+    )
+
+
+def _marked(
+    disk: Disk, request: Request, options: DiskOptions, stack: ExitStack, references: References
+) -> tuple[Disk, bytes]:
+    """The disk, and the bitmap that records from now on what is written to it.
+
+    QEMU adds it, and can open nothing but the image itself (`bitmap`). The disk is opened once
+    more, for what is read has to be from after the bitmap began.
+    """
+    if disk.format != "qcow2":
+        raise VentifsError(
+            f"{disk.label}: --dirty-bitmap is for qcow2 images, and this is archived as "
+            f"{disk.format}; leave the option out"
+        )
+    if options.dry_run:
+        return disk, b""
+    disk.close()
+    name = _BITMAP + os.urandom(8).hex()
+    bitmap.add(request.path, name)
+    stack.push(partial(_withdraw, request.path, name))
+    again = stack.enter_context(closing(open_disk(request.path, disk.format, references)))
+    if (again.status.st_dev, again.status.st_ino) != (disk.status.st_dev, disk.status.st_ino):
+        raise VentifsError(f"{disk.label}: it was replaced while its bitmap was added; run again")
+    return again, name.encode()
+
+
+def _withdraw(path: str, name: str, kind: type[BaseException] | None, *_: object) -> None:
     """Remove the bitmap of a run that failed, for no version knows of it."""
     if kind is not None:
         with suppress(ImageError):
-            bitmap.remove(os.fspath(path), name)
+            bitmap.remove(path, name)
 
 
 def disk_title(source: DiskSource) -> str:
@@ -114,7 +200,8 @@ def disk_title(source: DiskSource) -> str:
 
 def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
     """Say what was found on a disk; the last run's dirty bitmap is of no more use."""
-    if source.superseded.startswith(_BITMAP.encode()):
+    # Only of what is a qcow2 image still: QEMU would take a guest's header for one.
+    if source.format == "qcow2" and source.superseded.startswith(_BITMAP.encode()):
         with suppress(ImageError):  # somebody else has removed it
             bitmap.remove(os.fspath(path), source.superseded.decode())
     facts = source.facts

@@ -11,6 +11,7 @@ from ventifs.cli.text import count
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
+from ventifs.image.kept import left_over
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, find_version, versions
 from ventifs.tree.retention import Policy, retained
@@ -64,7 +65,9 @@ def forget(
         else:
             kept, doomed = _thinned(opened, wanted, policy)
         if doomed and not dry_run:
-            opened.commit(deletes=[version.record for version in doomed if version.record])
+            records = [version.record for version in doomed if version.record]
+            gone = {version.name for version in doomed} - {version.name for version, _ in kept}
+            opened.commit(deletes=[*records, *left_over(opened, sorted(gone))])
     if as_json:
         _print_json(kept, doomed, dry_run=dry_run)
         return

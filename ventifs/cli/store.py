@@ -9,9 +9,10 @@ from msgspec.structs import asdict
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import Size, count, exact, share, size
-from ventifs.cli.versions import disk_json, disk_lines, disk_notes
+from ventifs.cli.versions import disk_json, disk_lines, disk_notes, kept_lines
 from ventifs.cli.where import json_option, store_option
 from ventifs.image.facts import facts_of
+from ventifs.image.kept import all_kept
 from ventifs.store import Stats, Store, permissions
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
 from ventifs.text import printable
@@ -84,6 +85,7 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
         only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
         sizes = opened.sizes(only)
         disk = facts_of(opened, version.root)
+        kept = all_kept(opened).get(version.name)
     detail = version.root.detail
     assert isinstance(detail, Directory)
     if as_json:
@@ -94,7 +96,7 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
             "only_blocks": len(only),
             "only_raw_bytes": sizes.raw_bytes,
             "only_stored_bytes": sizes.stored_bytes,
-            **disk_json(disk),
+            **disk_json(disk, kept),
         }
         print_json(facts)
         return
@@ -103,7 +105,8 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
     else:
         free = ", free space dropped" if disk.free_dropped else ""
         echo(f"{version}: a disk of {size(disk.size)}, {count(detail.paths, 'path')}{free}")
-        for line in (*disk_lines(disk), *(f"note: {note}" for note in disk_notes(disk))):
+        notes = (f"note: {note}" for note in disk_notes(disk))
+        for line in (*disk_lines(disk), *notes, *(kept_lines(kept) if kept else ())):
             echo(line)
     echo(
         f"held by no other version: {count(len(only), 'block')}, {size(sizes.raw_bytes)}, "

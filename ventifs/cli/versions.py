@@ -13,7 +13,9 @@ from ventifs.cli.output import echo
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Corrupt, NotStored
+from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE
 from ventifs.image.facts import Facts, facts_of
+from ventifs.image.kept import Kept, all_kept
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.catalog import Version, find_version, tree_score
@@ -23,13 +25,17 @@ from ventifs.tree.troubles import troubles_of
 
 
 def as_json_object(
-    version: Version, facts: Facts | None = None, store: Store | None = None
+    version: Version,
+    facts: Facts | None = None,
+    kept: Kept | None = None,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """What `--json` prints of a version.
 
     Args:
         version: the one.
         facts: what is known of the disk, if it is one's.
+        kept: what its name keeps for the next run, if it is a disk's.
         store: lists all troubles that it has, not only those in the version's record.
     """
     detail = version.root.detail
@@ -53,7 +59,7 @@ def as_json_object(
             for path, reason, missing in troubles
         ],
         "troubles_more": more,
-        **disk_json(facts),
+        **disk_json(facts, kept),
     }
 
 
@@ -64,9 +70,39 @@ def _disk(store: Store, version: Version) -> Facts | None:
     return None
 
 
-def disk_json(facts: Facts | None) -> dict[str, Any]:
-    """What `--json` prints of a disk, in the words of its version's attribute."""
-    return {} if facts is None else {"disk": msgspec.to_builtins(facts)}
+def disk_json(facts: Facts | None, kept: Kept | None = None) -> dict[str, Any]:
+    """What `--json` prints of a disk, in the words of its version's attribute.
+
+    With what its name keeps for the next run, if that is asked for.
+    """
+    if facts is None:
+        return {}
+    return {"disk": msgspec.to_builtins(facts), **({} if kept is None else _kept_json(kept))}
+
+
+def _kept_json(kept: Kept) -> dict[str, Any]:
+    return {
+        "kept": {
+            "format": kept.format,
+            "source": kept.source.kind,
+            **exact(kept.source.suffix, "suffix"),
+            "follow_backing": [exact(path) for path in kept.following.directories],
+            "follow_device": [exact(path) for path in kept.following.devices],
+        }
+    }
+
+
+def kept_lines(kept: Kept) -> list[str]:
+    """What a name keeps, a line each, for people."""
+    suffix = printable(kept.source.suffix)
+    called = f" named *{suffix}" if suffix else " without a suffix"
+    lines = [f"kept for the next run: {kept.format}, while it is a {kept.source.kind}{called}"]
+    for option, paths in (
+        (FOLLOW_BACKING, kept.following.directories),
+        (FOLLOW_DEVICE, kept.following.devices),
+    ):
+        lines += [f"  {option} {printable(path)}" for path in paths]
+    return lines
 
 
 def disk_lines(facts: Facts) -> list[str]:
@@ -120,8 +156,9 @@ def versions(
         disks = [_disk(opened, version) for version in found]
         if as_json:
             every = opened if with_troubles else None
+            kept = all_kept(opened)
             print_array(
-                as_json_object(version, disk, every)
+                as_json_object(version, disk, kept.get(version.name), every)
                 for version, disk in zip(found, disks, strict=True)
             )
         else:

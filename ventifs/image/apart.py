@@ -2,9 +2,10 @@
 
 What a disk holds decides what its parsers do, and some of them are C: one may crash, loop or want
 all memory. Here that ends its own child and nothing else, and what it had told by then stands, but
-for the last batch. Events come over a pipe in batches; a child that is ahead waits, so that neither
-side piles them up. A child that has children of its own passes their batches on as they are: always
-whole, and marked as not its own. This module knows nothing of what is told.
+for the last batch. A child that looks into a disk can be confined: it opens no files any more.
+Events come over a pipe in batches; a child that is ahead waits, so that neither side piles them up.
+A child that has children of its own passes their batches on as they are: always whole, and marked
+as not its own. This module knows nothing of what is told.
 """
 
 import faulthandler
@@ -26,6 +27,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from ventifs.errors import VentifsError
+from ventifs.image.confined import give_up_files
 from ventifs.image.events import Event
 from ventifs.tree.workers import die_with
 
@@ -83,10 +85,14 @@ class Apart:
     Concurrency: one thread. Make it before anything that does not survive a fork.
     """
 
-    def __init__(self, tell: Callable[[], Telling], limits: Limits) -> None:
+    def __init__(
+        self, tell: Callable[[], Telling], limits: Limits, *, confined: bool = False
+    ) -> None:
         """Fork a child that tells what the iterator made by `tell` (in the child) gives.
 
-        None ends a batch: what came before it is sent at once.
+        None ends a batch: what came before it is sent at once. A child that is confined opens
+        nothing but Python's modules, and so cannot limit children of its own; where the kernel
+        has no Landlock it is not confined.
         """
         self.problem = ""
         self._limits = limits
@@ -111,7 +117,7 @@ class Apart:
                     _ends.add(theirs)
                     die_with(parent)
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                    code = _run(theirs, tell, limits)
+                    code = _run(theirs, tell, limits, confined)
                 finally:
                     os._exit(code)
         except OSError:
@@ -220,12 +226,12 @@ class Apart:
         self.close()
 
 
-def _run(fd: int, tell: Callable[[], Telling], limits: Limits) -> int:
+def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -> int:
     """In the child: tell everything, then how it went; the exit code."""
     try:
         _silence()
         gc.freeze()  # what came with the fork would be looked through, and copied by that
-        teller = _Teller(fd, limits)
+        teller = _Teller(fd, limits, confined=confined)
         try:
             teller.tell(tell())
             teller.flush()
@@ -257,18 +263,20 @@ def _silence() -> None:
 class _Teller:
     """The child's end of the pipe."""
 
-    def __init__(self, fd: int, limits: Limits) -> None:
+    def __init__(self, fd: int, limits: Limits, *, confined: bool) -> None:
         self._fd = fd
         self._limits = limits
         self._encoder = msgspec.msgpack.Encoder()
         self._batch = bytearray()
         self._count = 0
-        self._due = time.monotonic() + _BATCH_S
         with open("/proc/self/statm", encoding="ascii") as file:
             pages = int(file.read().split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
         _limit(resource.RLIMIT_CORE, 0)
+        if confined:
+            give_up_files()
         self._allow_cpu()
+        self._due = time.monotonic() + _BATCH_S
 
     def tell(self, events: Telling) -> None:
         """Have events sent, some at a time. This loop is run for every file of a disk."""

@@ -1,28 +1,35 @@
 """Persistent dirty bitmaps of qcow2 images: what has been written since one was added.
 
-Reads them by the published format; adding and removing is QEMU's business ('qemu-img bitmap'). A
-bitmap is trusted only while QEMU itself would: it is enabled, was saved when the image was closed,
-and nothing has written to the image that does not know bitmaps.
+Reads them by the published format; adding and removing is QEMU's business ('qemu-img bitmap').
+QEMU's programs get the image's own descriptor, and can open no other file, whatever its header
+names. A bitmap is trusted only while QEMU itself would: it is enabled, was saved when the image was
+closed, and nothing has written to the image that does not know bitmaps.
 """
 
+import json
 import os
 import re
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 import msgspec
 
+from ventifs.image import confined
+from ventifs.image.confined import Given
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.events import Range
+from ventifs.image.landlock import NotConfined
 from ventifs.image.qcow2 import Qcow2Disk, numbers
 from ventifs.image.qcow2_header import OFFSET, damaged, parse
 from ventifs.image.raw import RawDisk, label_of
 from ventifs.text import printable
+from ventifs.tree.reading import reason_of
 
 GRANULARITY = 64 << 10  # of those that `add` makes
 _QCOW2 = ("-f", "qcow2")
+_CPU_S = 600
 _ENTRY = struct.Struct(">QIIBBHI")
 _COUNT_MAX = 65535  # these limits are QEMU's,
 _DIRECTORY_MAX = 64 << 20
@@ -105,22 +112,24 @@ def add(path: str, name: str, granularity: int = GRANULARITY) -> None:
     Raises:
         ImageError: QEMU's tools could not; the line has their reason.
     """
-    label = label_of(path)
-    image = RawDisk(path)
-    try:
-        size = parse(image.read_upto, label).size
-    finally:
-        image.close()
-    step = f"{granularity}"
-    _run(label, name, "qemu-img", "bitmap", "--add", "-g", step, *_QCOW2, _file(path), name)
-    with tempfile.TemporaryDirectory(prefix="ventifs-") as directory:
-        mark = os.path.join(directory, "mark")  # an empty image of that size, its last bit set
-        write = f"write {max(0, size - 512)} 512"
-        _run(label, name, "qemu-img", "create", *_QCOW2, mark, f"{size}")
-        _run(label, name, "qemu-img", "bitmap", "--add", "-g", step, *_QCOW2, mark, name)
-        _run(label, name, "qemu-io", *_QCOW2, "-c", write, mark)
-        merge = ("--merge", name, "-b", mark, "-F", "qcow2")
-        _run(label, name, "qemu-img", "bitmap", *merge, *_QCOW2, _file(path), name)
+    with _Tool(path, name) as tool, tempfile.TemporaryDirectory(prefix="ventifs-") as made:
+        step = f"{granularity}"
+        tool.run("qemu-img", "bitmap", "--add", "-g", step, tool.image, name)
+        directory = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mark = confined.path(
+                directory, b"mark"
+            )  # an empty image of that size, its last bit set
+            write = f"write {max(0, tool.size - 512)} 512"
+            apart = Given(within=[directory])
+            tool.run("qemu-img", "create", *_QCOW2, mark, f"{tool.size}", given=apart)
+            tool.run("qemu-img", "bitmap", "--add", "-g", step, *_QCOW2, mark, name, given=apart)
+            tool.run("qemu-io", *_QCOW2, "-c", write, mark, given=apart)
+            both = tool.given._replace(within=[directory])
+            merge = ("--merge", name, "-b", mark, "-F", "qcow2")
+            tool.run("qemu-img", "bitmap", *merge, tool.image, name, given=both)
+        finally:
+            os.close(directory)
 
 
 def remove(path: str, name: str) -> None:
@@ -129,25 +138,67 @@ def remove(path: str, name: str) -> None:
     Raises:
         ImageError: qemu-img could not; the line has its reason.
     """
-    _run(label_of(path), name, "qemu-img", "bitmap", "--remove", *_QCOW2, _file(path), name)
+    with _Tool(path, name) as tool:
+        tool.run("qemu-img", "bitmap", "--remove", tool.image, name)
 
 
-def _file(path: str) -> str:
-    return os.path.abspath(path)  # never taken for a protocol or an option
+class _Tool:
+    """QEMU's tools, at work on one image, and unable to open any other file; a context manager.
 
+    Attributes:
+        size: bytes of the disk.
+        image: what they call it: with all its parts, none of which they look up in its header.
+        given: its descriptors.
+    """
 
-def _run(label: str, name: str, *command: str) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    except FileNotFoundError as error:
-        raise ImageError(
-            f"{label}: dirty bitmaps need '{command[0]}': install qemu-utils"
-        ) from error
-    if done.returncode:
-        said = printable((done.stderr.strip().splitlines() or [b"no reason given"])[-1])
-        raise ImageError(
-            f"{label}: dirty bitmap '{printable(name)}': {said.removeprefix('qemu-img: ')}"
-        )
+    def __init__(self, path: str, name: str) -> None:
+        self._label = label_of(path)
+        self._name = name
+        file = RawDisk(path)
+        try:
+            header = parse(file.read_upto, self._label)
+        finally:
+            file.close()
+        self.size = header.size
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise ImageError(
+                f"{self._label}: dirty bitmap '{self._name}': {reason_of(error)}"
+            ) from error
+        node: dict[str, Any] = {
+            "driver": "qcow2",
+            "backing": None,
+            "file": {"driver": "file", "filename": confined.path(self._fd)},
+        }
+        if header.external:  # no bitmap is in it
+            node["data-file"] = {"driver": "null-co", "size": self.size, "read-zeroes": True}
+        self.image = "json:" + json.dumps(node)
+        self.given = Given(writing=[self._fd])
+
+    def run(self, *command: str, given: Given | None = None) -> None:
+        """Run one, with these descriptors alone."""
+        try:
+            process = confined.start(command, given or self.given, cpu_s=_CPU_S)
+        except FileNotFoundError as error:
+            raise ImageError(
+                f"{self._label}: dirty bitmaps need '{command[0]}': install qemu-utils"
+            ) from error
+        except NotConfined as error:
+            raise ImageError(
+                f"{self._label}: dirty bitmaps need '{command[0]}': {error}"
+            ) from error
+        _, complaint = process.communicate()
+        if process.returncode:
+            said = printable((complaint.strip().splitlines() or [b"no reason given"])[-1])
+            said = said.removeprefix("qemu-img: ")
+            raise ImageError(f"{self._label}: dirty bitmap '{self._name}': {said}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 class _Directory:

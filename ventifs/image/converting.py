@@ -1,16 +1,18 @@
 """A disk brought back in another format than raw, by QEMU's own qemu-img.
 
-It reads files alone, not pipes: so the disk comes back raw and sparse first, in the staging
-directory beside the target, and what was made there gets its name when it is whole.
+qemu-img reads files alone, not pipes: so the disk comes back raw and sparse first, in the staging
+directory beside the target, and what was made there gets its name when it is whole. qemu-img can
+open nothing outside of that directory.
 """
 
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from ventifs.errors import VentifsError
+from ventifs.image import confined
+from ventifs.image.confined import Given
 from ventifs.image.disk import ImageError
 from ventifs.store import Store
 from ventifs.text import printable
@@ -97,14 +99,11 @@ def _convert(
     program: str, directory: int, entry: Entry, made: bytes, kind: str, told: Told
 ) -> None:
     """Run qemu-img on names in an open directory."""
-    source, target = (b"/proc/self/fd/%d/%s" % (directory, name) for name in (entry.name, made))
-    command: list[str | bytes] = [program, "convert", "-p", "-f", "raw", "-O", *_FORMATS[kind]]
-    command += [source, target]
+    source, target = (confined.path(directory, name) for name in (entry.name, made))
+    command = [program, "convert", "-p", "-f", "raw", "-O", *_FORMATS[kind], source, target]
     done = 0
-    with subprocess.Popen(
-        command, pass_fds=(directory,), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    # Where there is no Landlock it runs, too: the source is raw, and refers to nothing.
+    with confined.start(command, Given(within=[directory]), required=False) as process:
         try:
             assert process.stdout is not None
             assert process.stderr is not None

@@ -5,10 +5,12 @@ serves both processes. Everything about formats stays below; nothing here knows 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from ventifs.errors import VentifsError
+
+FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")  # that are read
 
 
 class ImageError(VentifsError):
@@ -28,7 +30,7 @@ class Disk(Protocol):
 
     Attributes:
         size: bytes; as the guest sees it.
-        format: "raw", "qcow2", "vmdk", "vhd" or "vhdx".
+        format: of `FORMATS`.
         label: what people call it: the absolute path, printable.
         status: of the image file, or device.
         files: of all that it consists of, backing files included: when all are as they were, so is
@@ -61,3 +63,20 @@ class Disk(Protocol):
 
     def close(self) -> None:
         """Close the files. Again is harmless."""
+
+
+def joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """The same spans with neighbours of one kind made one, and empty ones left out."""
+    last: Span | None = None
+    for span in spans:
+        if span.start == span.end:
+            continue
+        if last is None:
+            last = span
+        elif last.data == span.data:
+            last = Span(last.start, span.end, span.data)
+        else:
+            yield last
+            last = span
+    if last is not None:
+        yield last

@@ -1,117 +1,108 @@
-"""Opens a disk, whatever it is: `open_disk`. Follows chains of backing files.
+"""Opens a disk in a format that is known: `open_disk`. Follows chains of backing files.
 
-The only module that knows which format is read by which other module. Every refusal is one line
-that says what the file is, and what to do.
+The only module that knows which format is read by which other module. No format is ever found out
+by content here: the caller says the first layer's (`choice`), and each layer says that of the layer
+below, which is raw if it does not. What layers refer to is opened by an `Opener`, and by nothing
+else.
 """
 
 import os
-import stat
-from collections.abc import Callable
 
-from ventifs.image.disk import Disk, ImageError
+from ventifs.image.advice import command_line
+from ventifs.image.disk import FORMATS, Disk, ImageError
+from ventifs.image.foreign import open_foreign
+from ventifs.image.naming import FORMATS as QEMU_FORMATS
+from ventifs.image.naming import named
 from ventifs.image.probe import HEAD, TAIL, Guess, probe
 from ventifs.image.qcow2 import Qcow2Disk
 from ventifs.image.qcow2_header import Header, parse
 from ventifs.image.raw import RawDisk
+from ventifs.image.references import Opener, References
+from ventifs.image.remedies import Remedy
 from ventifs.text import printable
 
-FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")
 LAYERS_MAX = 64
-RAW_SUFFIXES = (".img", ".raw")
-_QEMU_NAMES = {"vpc": "vhd", "file": "raw", "host_device": "raw", "": ""}
+_QEMU_NAMES = {"vhd": "vpc"}  # where they differ from ours
+_CONTAINERS = (*FORMATS[1:], "foreign", "luks")  # what a layer without a named format must not be
 _Identity = tuple[int, int]
-_CONVERT = "convert it first: 'qemu-img convert -O qcow2 {} NEW.qcow2'"
 
 
-def open_disk(path: str | os.PathLike[str], format: str | None = None) -> Disk:  # noqa: A002
+def open_disk(
+    path: str | os.PathLike[str],
+    format: str,  # noqa: A002
+    opener: Opener | None = None,
+) -> Disk:
     """Open an image file or a block device, to be closed by the caller.
 
-    `format` is one of `FORMATS`, or None to find it out: by the first bytes; block devices, and
-    files named *.img or *.raw whose bytes tell nothing, are raw.
+    Args:
+        path: of the file or device.
+        format: of `FORMATS`.
+        opener: of what it refers to; nothing is followed without.
 
     Raises:
-        ImageError: it cannot be read as a disk; the line says why and what to do.
+        ImageError: it cannot be read as such a disk; the line says why and what to do.
     """
-    return _Chain().open(os.fspath(path), format or "")
+    return read_as(RawDisk(os.fspath(path)), format, opener)
 
 
-def guess(path: str | os.PathLike[str]) -> Guess:
-    """What a file is: what `open_disk` goes by, and what else it may be.
+def read_as(file: RawDisk, format: str, opener: Opener | None = None) -> Disk:  # noqa: A002
+    """As `open_disk`, of an open file, which the disk owns; on an error it is closed.
 
     Raises:
-        ImageError: it is neither a regular file nor a block device, or cannot be read.
+        ImageError: as there.
     """
-    file = RawDisk(os.fspath(path))
-    try:
-        return _guess(file)
-    finally:
-        file.close()
+    return _Chain(opener or References(), file).open(file, format)
 
 
-def _guess(file: RawDisk) -> Guess:
-    if stat.S_ISBLK(file.status.st_mode):
-        return Guess("raw", "a block device")  # its guest could write any header into it
+def look(file: RawDisk) -> Guess:
+    """What a file seems to be by its content, which may be a guest's invention.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     head = file.read_upto(0, HEAD)
-    found = probe(head, file.read_upto(max(0, file.size - TAIL), TAIL), file.size)
-    if found.kind == "unknown" and file.label.endswith(RAW_SUFFIXES):
-        return Guess("raw", "a raw disk by its name")
-    return found
+    return probe(head, file.read_upto(max(0, file.size - TAIL), TAIL), file.size)
 
 
 class _Chain:
-    """The files that are being opened: those that lead from the image to its lowest layer."""
+    """The layers that are being opened: those that lead from the image to its lowest layer."""
 
-    def __init__(self) -> None:
-        self._files: list[_Identity] = []
+    def __init__(self, opener: Opener, top: RawDisk) -> None:
+        self._opener = opener
+        self._top = top
+        self._layers: list[_Identity] = []
 
-    def open(self, path: str, kind: str) -> Disk:
-        file = RawDisk(path)
+    def open(self, file: RawDisk, format: str) -> Disk:  # noqa: A002
         try:
             self._enter(file)
-            kind = kind or self._found(file)
-            if kind == "raw":
+            if format == "raw":
                 return file
-            if kind == "qcow2":
-                return self._qcow2(file, path)
+            if format == "qcow2":
+                return self._qcow2(file)
         except BaseException:
             file.close()
             raise
-        file.close()
-        if kind in FORMATS:
-            from ventifs.image.foreign import open_foreign
-
-            return open_foreign(path, kind)
-        raise ImageError(f"{file.label}: format '{printable(os.fsencode(kind))}' is not read here; "
-                         + _CONVERT.format(file.label))  # fmt: skip
+        return open_foreign(file, format, self._opener)
 
     def _enter(self, file: RawDisk) -> None:
-        identity = file.status.st_dev, file.status.st_ino
-        if identity in self._files:
+        if file.identity in self._layers:
             raise ImageError(f"{file.label}: its backing files lead back to itself")
-        if len(self._files) == LAYERS_MAX:
+        if len(self._layers) == LAYERS_MAX:
             raise ImageError(
-                f"{file.label}: more than {LAYERS_MAX} images, each the backing file of another; "
-                "join some by 'qemu-img rebase' or 'qemu-img commit'"
+                f"{file.label}: more than {LAYERS_MAX} images, each the backing file of another"
+                + self._joined()
             )
-        self._files.append(identity)
+        self._layers.append(file.identity)
 
-    def _found(self, file: RawDisk) -> str:
-        kind, what = _guess(file)
-        if kind in FORMATS:
-            return kind
-        if len(self._files) > 1:
-            return "raw"  # a backing file that tells nothing is raw for QEMU
-        raise ImageError(f"{file.label}: {_REFUSALS[kind](what, file.label)}")
-
-    def _qcow2(self, file: RawDisk, path: str) -> Disk:
+    def _qcow2(self, file: RawDisk) -> Disk:
         header = parse(file.read_upto, file.label)
         backing: Disk | None = None
         data: RawDisk | None = None
         try:
             if header.external:
-                data = self._data_file(header, file, path)
+                data = self._data_file(header, file)
             if header.backing:
-                backing = self._backing(header, file, path)
+                backing = self._backing(header, file)
             disk = Qcow2Disk(file, header, backing, data)
         except BaseException:
             if data is not None:
@@ -123,71 +114,79 @@ class _Chain:
             disk.notes += [f"backing file {backing.label}: {note}" for note in backing.notes]
         return disk
 
-    def _data_file(self, header: Header, file: RawDisk, path: str) -> RawDisk:
+    def _data_file(self, header: Header, file: RawDisk) -> RawDisk:
         if not header.data_file:
-            raise ImageError(f"{file.label}: its data is in another file, whose name is not told")
-        try:
-            return RawDisk(_beside(path, header.data_file, file.label))
-        except ImageError as error:
-            raise ImageError(f"{file.label}: its data file cannot be used: {error}") from error
+            raise ImageError(f"{file.label}: its data is in another file, whose name it lacks")
+        below, kind = self._referred(header.data_file, "", file, "data file")
+        if kind not in ("", "raw"):
+            below.close()
+            raise ImageError(f"{file.label}: its data file is an image, and not raw")
+        return below
 
-    def _backing(self, header: Header, file: RawDisk, path: str) -> Disk:
-        kind = _QEMU_NAMES.get(header.backing_format, header.backing_format)
-        above = len(self._files) > 1  # the topmost image is named in an error, and the one at fault
+    def _backing(self, header: Header, file: RawDisk) -> Disk:
+        below, kind = self._referred(header.backing, header.backing_format, file, "backing file")
         try:
-            backing = self.open(_beside(path, header.backing, file.label), kind)
+            format = self._format(kind, below, header, file)  # noqa: A001
+        except BaseException:
+            below.close()
+            raise
+        try:
+            return self.open(below, format)
         except ImageError as error:
-            if above:
+            if file is not self._top:  # an error names the topmost image, and the one at fault
                 raise
             raise ImageError(f"{file.label}: its backing file cannot be used: {error}") from error
-        if not kind and backing.format != "raw":
-            # A guest whose disk is raw can write any header into it.
-            backing.notes.append(
-                f"taken for {backing.format} by its first bytes: no format is told"
+
+    def _referred(
+        self, name: bytes, format: str, file: RawDisk, what: str  # noqa: A002
+    ) -> tuple[RawDisk, str]:  # fmt: skip
+        """What a layer refers to, open, and its format as QEMU calls it, empty if not named."""
+        try:
+            path, kind = named(name, format)
+        except ImageError as error:
+            raise ImageError(
+                f"{file.label}: its {what} is '{printable(name.rstrip(bytes(1)))}': {error}"
+                + self._joined()
+            ) from error
+        try:
+            return self._opener.open(path, file), kind
+        except ImageError as error:
+            if str(error).startswith(f"{file.label}: "):
+                raise
+            raise ImageError(f"{file.label}: its {what} cannot be used: {error}") from error
+
+    def _format(self, kind: str, below: RawDisk, header: Header, file: RawDisk) -> str:
+        """The format of a lower layer: as it is named, or raw.
+
+        Raises:
+            ImageError: it is not read here; or it is not named, and the layer is no raw one.
+        """
+        if kind:
+            if kind in QEMU_FORMATS:
+                return QEMU_FORMATS[kind]
+            raise ImageError(
+                f"{file.label}: its backing file {below.label} is of the format "
+                f"'{printable(kind.encode())}', which is not read here" + self._joined()
             )
-        return backing
+        guess = look(below)
+        if guess.kind not in _CONTAINERS:
+            return "raw"
+        raise ImageError(
+            f"{file.label}: it has no format for its backing file {below.label}, which so is raw, "
+            f"but is {guess.what} by its content: write down which it is, "
+            + " or ".join(f"'{line}'" for line in _rebased(guess, header, file))
+        )
+
+    def _joined(self) -> str:
+        """The remedy for layers that cannot be read here."""
+        return f": {Remedy.FLATTEN_QCOW2.line(self._top.place)}"
 
 
-def _beside(path: str, name: bytes, label: str) -> str:
-    """The path of a file that an image names: relative to the image's own directory."""
-    name = name.rstrip(b"\0").removeprefix(b"file:")
-    before, colon, _ = name.partition(b":")
-    if colon and b"/" not in before:
-        raise ImageError(f"{label}: it refers to '{printable(name)}': only files are followed; "
-                         + _CONVERT.format(label))  # fmt: skip
-    return os.path.join(os.path.dirname(path), os.fsdecode(name))
-
-
-def _not_disk(what: str, label: str) -> str:
-    return f"{what}, not a disk; '--format raw' archives it bit for bit"
-
-
-def _converted(what: str, label: str) -> str:
-    return f"{what}, which is not read here; " + _CONVERT.format(label)
-
-
-def _unpacked(what: str, label: str) -> str:
-    return f"{what}: unpack it first, or archive it bit for bit by '--format raw'"
-
-
-def _locked(what: str, label: str) -> str:
-    return (
-        f"{what}: open it by 'cryptsetup open' and archive the device, or archive it as it is, "
-        "still encrypted, by '--format raw'"
-    )
-
-
-def _unknown(what: str, label: str) -> str:
-    return (
-        "no tar archive, no disk image that is known, no partition table and no file system; "
-        "'--format raw' archives it bit for bit"
-    )
-
-
-_REFUSALS: dict[str, Callable[[str, str], str]] = {
-    "tar": _not_disk,
-    "packed": _unpacked,
-    "luks": _locked,
-    "foreign": _converted,
-    "unknown": _unknown,
-}
+def _rebased(guess: Guess, header: Header, file: RawDisk) -> list[str]:
+    """Commands that name the format of a layer's backing file."""
+    kinds = [_QEMU_NAMES.get(guess.kind, guess.kind)] if guess.kind in FORMATS else []
+    name = os.fsdecode(header.backing.rstrip(b"\0"))
+    return [
+        command_line("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", kind, "-b", name, file.place)
+        for kind in (*kinds, "raw")
+    ]

@@ -40,7 +40,7 @@ _STARTS = (
     (b"OOOM", "foreign", "a User-Mode Linux COW image"),
     (b"MSWIM\0\0\0", "foreign", "a WIM archive"),
     (b"EVF\x09\x0d\x0a\xff\0", "foreign", "an EWF (E01) image"),
-    (b"\x1f\x8b", "packed", "gzip data"),
+    (b"\x1f\x8b\x08", "packed", "gzip data"),
     (b"BZh", "packed", "bzip2 data"),
     (b"\xfd7zXZ\0", "packed", "xz data"),
     (b"\x28\xb5\x2f\xfd", "packed", "zstd data"),

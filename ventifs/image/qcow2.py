@@ -10,12 +10,12 @@ import itertools
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import zstandard
 
-from ventifs.image.disk import Disk, Span
+from ventifs.image.disk import Disk, Span, joined
 from ventifs.image.qcow2_header import OFFSET, Header, damaged
 from ventifs.image.raw import RawDisk
 
@@ -301,23 +301,6 @@ class Qcow2Disk:
             bit = 8 * (len(counts) - 1) + counts[-1].bit_length() - 1
         per_block = 8 * self._cluster >> header.refcount_order
         return (index * per_block + (bit >> header.refcount_order)) << self._bits
-
-
-def joined(spans: Iterable[Span]) -> Iterator[Span]:
-    """The same spans with neighbours of one kind made one, and empty ones left out."""
-    last: Span | None = None
-    for span in spans:
-        if span.start == span.end:
-            continue
-        if last is None:
-            last = span
-        elif last.data == span.data:
-            last = Span(last.start, span.end, span.data)
-        else:
-            yield last
-            last = span
-    if last is not None:
-        yield last
 
 
 def _filled(data: bytes, length: int) -> bytes:

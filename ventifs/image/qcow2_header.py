@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from ventifs.image.disk import ImageError
+from ventifs.image.remedies import Remedy
 from ventifs.text import printable
 
 MAGIC = b"QFI\xfb"
@@ -99,8 +100,8 @@ class _Parser:
         l1_size, l1_offset, refcount_offset, refcount_clusters, snapshots, _ = fields[7:]
         if version not in (2, 3):
             raise ImageError(
-                f"{self._label}: qcow2 version {version}; only 2 and 3 are known; "
-                f"try 'qemu-img convert -O qcow2'"
+                f"{self._label}: qcow2 version {version}; only 2 and 3 are known: "
+                + Remedy.NEWER_QCOW2.line(self._label)
             )
         if bits not in CLUSTER_BITS:
             raise self._damaged(f"it says its clusters have 2^{bits} bytes")
@@ -166,18 +167,19 @@ class _Parser:
         if crypt:
             cipher = _CIPHERS.get(crypt, "unknown")
             raise ImageError(
-                f"{self._label}: encrypted qcow2 image ({cipher}): decrypt it first, with "
-                "'qemu-img convert --object secret,... --image-opts ...'"
+                f"{self._label}: encrypted qcow2 image ({cipher}): "
+                + Remedy.DECRYPT_QCOW2.line(self._label)
             )
         if unknown := incompatible & ~_KNOWN:
             what = ", ".join(_feature(names, bit) for bit in range(64) if unknown >> bit & 1)
             raise ImageError(
                 f"{self._label}: qcow2 image with features unknown here ({what}): "
-                "try 'qemu-img convert -O qcow2'"
+                + Remedy.NEWER_QCOW2.line(self._label)
             )
         if incompatible & _CORRUPT:
             self._notes.append(
-                "marked as corrupt by QEMU: parts of it may be wrong; 'qemu-img check' tells more"
+                "marked as corrupt by QEMU: parts of it may be wrong: "
+                + Remedy.CHECK_QCOW2.line(self._label)
             )
         if incompatible & _DIRTY:
             # Only refcounts may be behind, and no reader uses them.
@@ -223,10 +225,7 @@ class _Parser:
 
 def damaged(label: str, what: str) -> ImageError:
     """The error for an image that contradicts its format."""
-    return ImageError(
-        f"{label}: damaged qcow2 image: {what}; 'qemu-img check' tells more, "
-        "'--format raw' archives the file as it stands"
-    )
+    return ImageError(f"{label}: damaged qcow2 image: {what}: {Remedy.CHECK_QCOW2.line(label)}")
 
 
 def _text(name: bytes) -> str:

@@ -32,20 +32,25 @@ class RawDisk:
 
     format = "raw"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int | None = None) -> None:
         """Open a regular file or block device, never waiting for one.
 
+        Args:
+            path: where it is. What the image in it names is looked for from `place`, which is this
+                path with a real directory: no component but the last can be a symbolic link.
+            fd: an open descriptor of it, which is taken over: the path is not opened again, and
+                has to be absolute.
+
         Raises:
-            ImageError: it is neither, or cannot be opened.
+            ImageError: it is neither, or cannot be opened; `fd` is closed.
         """
         self.label = label_of(path)
         self.notes: list[str] = []
         self._fd = -1
-        try:
-            # Without O_NONBLOCK, a pipe somebody named as a backing file would be waited for.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (OSError, ValueError) as error:
-            raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
+        if fd is None:
+            self.place, fd = self._opened(path)
+        else:
+            self.place = path
         try:
             self.status = os.fstat(fd)
             self.files = [self.status]
@@ -59,6 +64,15 @@ class RawDisk:
         self._fd = fd
         self._holes = stat.S_ISREG(self.status.st_mode)
 
+    def _opened(self, path: str) -> tuple[str, int]:
+        try:
+            directory, name = os.path.split(path)
+            place = os.path.join(os.path.realpath(directory or "."), name)
+            # Without O_NONBLOCK, a pipe somebody named as a backing file would be waited for.
+            return place, os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
+
     def _measured(self, fd: int) -> int:
         if stat.S_ISREG(self.status.st_mode):
             return self.status.st_size
@@ -66,6 +80,13 @@ class RawDisk:
             raise ImageError(f"{self.label}: neither a regular file nor a block device")
         answer = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
         return int(struct.unpack("=Q", answer)[0])
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What this is, by whatever name it was opened; of a device, the device itself."""
+        if stat.S_ISBLK(self.status.st_mode):
+            return -1, self.status.st_rdev
+        return self.status.st_dev, self.status.st_ino
 
     def fileno(self) -> int:
         """The descriptor, for what is asked of the file itself."""

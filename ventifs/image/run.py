@@ -11,9 +11,11 @@ from ventifs.image.archive import ImageArchiver
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.events import Range, Surveyed
 from ventifs.image.facts import Facts, disk_of, facts_of
+from ventifs.image.kept import Kept, changes
 from ventifs.image.previous import Previous
 from ventifs.image.seen import Seen, recall, remember, statuses
 from ventifs.store import Store
+from ventifs.store.journal import Record
 from ventifs.tree.archive import Progress, Tally
 from ventifs.tree.catalog import Version
 from ventifs.tree.live import Trouble
@@ -29,6 +31,7 @@ class DiskSource:
 
     Attributes:
         label: what people call it.
+        format: that it is read as.
         facts: about the disk, once it is archived.
         reused: whether the last version was taken whole, for the image file is as it was.
         superseded: the mark of the last run, if this one set another.
@@ -43,6 +46,7 @@ class DiskSource:
         drop_free: bool = False,
         unchanged: Unchanged | None = None,
         mark: bytes = b"",
+        kept: Kept | None = None,
     ) -> None:
         """Archive `disk`.
 
@@ -53,8 +57,10 @@ class DiskSource:
             drop_free: whether what file systems do not use is archived as zeros.
             unchanged: tells what is as it was when an earlier mark was set.
             mark: the one that was set before the survey, for the next run.
+            kept: what the name is to keep, with the version.
         """
         self.label = disk.label
+        self.format = disk.format
         self.facts = Facts(disk.size)
         self.reused = False
         self.superseded = b""
@@ -64,6 +70,7 @@ class DiskSource:
         self._drop_free = drop_free
         self._unchanged = unchanged
         self._mark = mark
+        self._kept = kept
         self._seen: Seen | None = None
         self._opened_ns = time.time_ns()
 
@@ -95,6 +102,14 @@ class DiskSource:
         root = archiver.run(self._events)
         self.facts = archiver.facts
         return root, archiver.tally, Troubles(archiver.troubles)
+
+    def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+        """See `tree.run.Source`.
+
+        Raises:
+            VentifsError: what is to be kept cannot be.
+        """
+        return ([], []) if self._kept is None else changes(store, name, self._kept)
 
     def committed(self, store: Store, version: Version) -> None:
         """See `tree.run.Source`."""

@@ -1,9 +1,10 @@
 """A disk's volumes and the files inside, found out in a process of its own.
 
 Whatever an image holds, the archiver survives it: parsers run in forked children whose memory and
-processor time are limited, one for the disk's tables and one for each volume, all of them children
-of one that relays what they tell. A child that dies or is stopped costs the rest of that volume's
-files (their bytes are archived all the same), told in the volume's `Ended`.
+processor time are limited and which open no files, one for the disk's tables and one for each
+volume, all of them children of one that relays what they tell. A child that dies or is stopped
+costs the rest of that volume's files (their bytes are archived all the same), told in the volume's
+`Ended`.
 """
 
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ def _limits(size: int) -> Limits:
 def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Telling:
     """In the child: have the volumes found, then each read."""
     volumes: list[Volume] = []
-    with Apart(partial(find_volumes, disk), limits) as finding:
+    with Apart(partial(find_volumes, disk), limits, confined=True) as finding:
         for event in finding:
             if isinstance(event, Volume):
                 volumes.append(event)
@@ -134,7 +135,8 @@ def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Te
 def _inside(
     disk: Disk, volume: Volume, free: bool, read_files: ReadFiles, limits: Limits
 ) -> Telling:
-    with Apart(partial(_files, disk, volume, free, read_files), limits) as files:
+    work = partial(_files, disk, volume, free, read_files)
+    with Apart(work, limits, confined=True) as files:
         for batch in files.batches():
             yield Batch(batch.body, passed_on=True)
         yield Ended(files.problem)  # what the child tells of its end itself goes before

@@ -14,6 +14,7 @@ import msgspec
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
+from ventifs.store.journal import Record
 from ventifs.text import printable
 from ventifs.tree.archive import Archiver, Progress, Tally
 from ventifs.tree.catalog import (
@@ -57,6 +58,13 @@ class Source(Protocol):
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
     ) -> tuple[Entry, Tally, Troubles]:
         """Store all of it: the version's root, what was done, what could not be.
+
+        Raises:
+            VentifsError: no version is made.
+        """
+
+    def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+        """Records to put and to delete together with the version's.
 
         Raises:
             VentifsError: no version is made.
@@ -129,7 +137,9 @@ def archive(
         version = fitted(version, found, None if rehearsal else ContentWriter(store))
         if rehearsal:
             return version, tally
-        [record] = store.commit([(version_key(name, stamp), encode_version(version))])
+        puts, deletes = _records(store, source, name)
+        put = (version_key(name, stamp), encode_version(version))
+        record = store.commit([put, *puts], deletes)[0]
         tally.stored_bytes = store.stored_bytes - stored_before
         with suppress(OSError):  # the version is committed; the next run only reads more
             cache.put_in_place()
@@ -143,6 +153,12 @@ def _label(text: str) -> str:
     """A source's label, as a record keeps it: encodable, and not without end."""
     text = encodable(text)
     return text if len(text) <= _LABEL_MAX else text[: _LABEL_MAX - 3] + "..."
+
+
+def _records(
+    store: Store, source: Path | TarStream | Source, name: str
+) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+    return ([], []) if isinstance(source, Path | TarStream) else source.records(store, name)
 
 
 def _unpacked(

@@ -1,0 +1,128 @@
+"""Commands of ventifs itself that messages name: each is run, and does what the message says."""
+
+import ast
+import os
+import pty
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import ventifs
+from tests.support.commanding import SCRIPT, parsed, run
+
+# Whose advice is run below, or elsewhere, by the first words of it.
+KNOWN = {
+    "archive": "test_a_first_version",
+    "check": "test_missing_arenas",
+    "check --read-data": "test_missing_arenas",
+    "check --repair": "test_missing_arenas",
+    "export": "test_a_tar_for_a_terminal",
+    "init": "test_no_store",
+    "init --store": "test_no_store",
+    "ls": "test_a_directory_is_listed",
+    "rebuild-index": "test_a_damaged_index",
+    "versions --json": "test_a_tree_is_found",
+    "9p ls": "tests/cli/test_ninep.py",
+    "9p stat": "tests/cli/test_ninep.py",
+}
+
+
+def _advised(message: bytes) -> list[str]:
+    """The commands of a message, without the program's name."""
+    return re.findall(r"'ventifs ((?:[^'\\]|\\.)+)'", message.decode())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A store, `s`, with a version of a small tree."""
+    (tmp_path / "tree" / "dir").mkdir(parents=True)
+    (tmp_path / "tree" / "dir" / "file").write_text("hello\n" * 1000)
+    run(tmp_path, "init", "--store", "s")
+    run(tmp_path, "archive", "tree", "--name", "t", "--store", "s")
+    return tmp_path
+
+
+def test_no_store(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    (command,) = _advised(run(tmp_path, "stats", "--store", place, expected=1).stderr)
+    run(tmp_path, *shlex.split(command))
+    run(tmp_path, "stats", "--store", place)
+
+
+def test_a_first_version(home: Path) -> None:
+    run(home, "init", "--store", "empty")
+    (command,) = _advised(run(home, "ls", "new", "--store", "empty", expected=1).stderr)
+    run(home, command, "tree", "--name", "new", "--store", "empty")
+    run(home, "ls", "new", "--store", "empty")
+
+
+def test_a_tree_is_found(home: Path) -> None:
+    told = run(home, "ls", "score:" + "0" * 64, "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    (version,) = parsed(home, *command.replace(" --json", "").split(), "--store", "s")
+    run(home, "ls", "score:" + version["score"], "--store", "s")
+
+
+def test_a_directory_is_listed(home: Path) -> None:
+    (command,) = _advised(run(home, "cat", "t:/dir", "--store", "s", expected=1).stderr)
+    assert b"file" in run(home, command, "t:/dir", "--store", "s").stdout
+
+
+def test_a_tar_for_a_terminal(home: Path) -> None:
+    """Nothing is written to it, and the command that is named writes to a file."""
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [SCRIPT, "export", "t", "--store", "s"], cwd=home, stdin=subprocess.DEVNULL,
+        stdout=follower, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(follower)
+    os.close(leader)
+    assert done.returncode
+    (command,) = _advised(done.stderr)
+    environment = {**os.environ, "PATH": f"{SCRIPT.parent}:{os.environ['PATH']}",
+                   "VENTIFS_STORE": "s"}  # fmt: skip
+    subprocess.run(f"ventifs {command}", shell=True, cwd=home, check=True, env=environment)
+    listed = subprocess.run(
+        ["tar", "-tf", "NAME.tar"], cwd=home, check=True, capture_output=True, text=True
+    )
+    assert "dir/file" in listed.stdout
+
+
+def test_a_damaged_index(home: Path) -> None:
+    index = next((home / "s").rglob("data.mdb"))
+    index.write_bytes(b"\7" * 8192)
+    told = run(home, "ls", "t", "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    run(home, *command.split(), "--store", "s")
+    assert b"dir" in run(home, "ls", "t", "--store", "s").stdout
+    run(home, "check", "--store", "s")
+
+
+def test_missing_arenas(home: Path) -> None:
+    for arena in (home / "s" / "arenas").rglob("*"):
+        if arena.is_file():
+            arena.unlink()
+    told = run(home, "archive", "tree", "--name", "t", "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    found = run(home, "check", "--store", "s", expected=1).stdout
+    assert b"its file is missing" in found
+    run(home, *command.split(), "--store", "s", expected=1)
+    run(home, "archive", "tree", "--name", "t", "--store", "s")
+    run(home, "check", "--read-data", "--store", "s")
+
+
+def test_all_advice_is_known() -> None:
+    found: set[str] = set()
+    for name in Path(ventifs.__file__).parent.rglob("*.py"):
+        tree = ast.parse(name.read_text())
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and "\n" not in node.value  # which documentation has
+            ):
+                found |= set(re.findall(r"'ventifs ((?:9p )?[a-z-]+(?: --[a-z-]+)?)", node.value))
+    assert found <= KNOWN.keys()

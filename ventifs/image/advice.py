@@ -1,0 +1,88 @@
+"""The commands that messages advise: an archive run as it was asked for, with something added.
+
+Each is one line that a shell takes as it stands, whatever is in the names: quoted by backslashes,
+so that it can stand between single quotes in a message. Nothing here knows the command line's
+options but the four that decide what is read.
+"""
+
+import os
+import re
+
+import msgspec
+
+FORMAT = "--format"
+FOLLOW_BACKING = "--follow-backing"
+FOLLOW_DEVICE = "--follow-device"
+
+_UNSAFE = re.compile(r"([^\w@%+=:,./-])")
+
+
+class Following(msgspec.Struct, frozen=True):
+    """What references in images may lead to, as the administrator says.
+
+    Attributes:
+        directories: absolute; any regular file beneath one may be read.
+        devices: absolute paths of block devices; they may be symbolic links.
+    """
+
+    directories: tuple[bytes, ...] = ()
+    devices: tuple[bytes, ...] = ()
+
+
+NOTHING = Following()
+
+
+class Advice(msgspec.Struct, frozen=True):
+    """An archive run, for people to repeat with another option.
+
+    Attributes:
+        source, name: as given.
+        more: words for all other options that were given.
+        format: if one was given; else empty.
+        following: what is followed already, kept settings included.
+    """
+
+    source: str = "SOURCE"
+    name: str = "NAME"
+    more: tuple[str, ...] = ()
+    format: str = ""
+    following: Following = NOTHING
+
+    def choose(self, format: str) -> str:  # noqa: A002
+        """The run with a format."""
+        return self._line(format, self.following)
+
+    def follow_backing(self, directory: bytes) -> str:
+        """The run that follows references beneath one more directory."""
+        old = self.following
+        return self._line(self.format, Following((*old.directories, directory), old.devices))
+
+    def follow_device(self, path: bytes) -> str:
+        """The run that follows references to one more device."""
+        old = self.following
+        return self._line(self.format, Following(old.directories, (*old.devices, path)))
+
+    def _line(self, format: str, following: Following) -> str:  # noqa: A002
+        source = f"./{self.source}" if self.source.startswith("-") else self.source
+        words = ["ventifs", "archive", source, "--name", self.name]
+        words += [FORMAT, format] if format else []
+        for directory in following.directories:
+            words += [FOLLOW_BACKING, os.fsdecode(directory)]
+        for device in following.devices:
+            words += [FOLLOW_DEVICE, os.fsdecode(device)]
+        return command_line(*words, *self.more)
+
+
+def command_line(*words: str) -> str:
+    """Words as a line for a shell; printable, whatever they hold."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if not word:
+        return '""'
+    if word.isprintable():  # neither control characters nor bytes that are no text
+        return _UNSAFE.sub(r"\\\1", word)
+    special = (f"\\x{byte:02x}" if byte < 32 or byte > 126 or byte in b"\\'" else chr(byte)
+               for byte in os.fsencode(word))  # fmt: skip
+    return f"$'{''.join(special)}'"

@@ -1,0 +1,128 @@
+"""How QEMU's headers name other images: plain paths, `file:PATH`, and `json:` with block drivers.
+
+Understood are the drivers that stand for a file or device (file, host_device) and the two formats
+that are read here layer by layer (raw, qcow2), with options that change nothing of what is read.
+All others are refused. Nothing is opened here; what is named goes to `references`.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ventifs.image.disk import ImageError
+
+# QEMU's names of formats, and ours. host_device is a driver that is found in headers, too.
+FORMATS = {
+    "raw": "raw", "file": "raw", "host_device": "raw", "qcow2": "qcow2", "vmdk": "vmdk",
+    "vpc": "vhd", "vhd": "vhd", "vhdx": "vhdx",
+}  # fmt: skip
+_FILES = ("file", "host_device")
+# What says how QEMU reads, and not what.
+_HARMLESS = {
+    "aio", "aio-max-batch", "auto-read-only", "cache", "cache-clean-interval", "cache-size",
+    "detect-zeroes", "discard", "discard-no-unref", "drop-cache", "force-share",
+    "l2-cache-entry-size", "l2-cache-size", "lazy-refcounts", "locking", "node-name",
+    "pass-discard-other", "pass-discard-request", "pass-discard-snapshot", "read-only",
+    "refcount-cache-size", "x-check-cache-dropped",
+}  # fmt: skip
+
+
+class Named(NamedTuple):
+    """What a header names.
+
+    Attributes:
+        path: of the file or device, as it stands there.
+        format: as QEMU calls it; empty if it is not named.
+    """
+
+    path: bytes
+    format: str
+
+
+def named(name: bytes, format: str = "") -> Named:  # noqa: A002
+    """What a name in a header stands for; `format` is what stands beside it.
+
+    Raises:
+        ImageError: it needs a driver, or an option of one, that is not understood; the text has
+            the reason alone.
+    """
+    name = name.rstrip(b"\0")
+    if name.startswith(b"json:"):
+        found = _node(_decoded(name[len(b"json:") :]))
+        if found.format and format and FORMATS.get(format, format) != found.format:
+            raise ImageError(f"it is said to be {found.format} by its name, and {format} beside it")
+        return Named(found.path, format or found.format)
+    return Named(_plain(name), format)
+
+
+def _plain(name: bytes) -> bytes:
+    for driver in _FILES:
+        if name.startswith(driver.encode() + b":"):
+            return name[len(driver) + 1 :]
+    before, colon, _ = name.partition(b":")
+    if colon and b"/" not in before:
+        raise ImageError("it is reached by a protocol, and only files and devices are followed")
+    return name
+
+
+def _decoded(text: bytes) -> dict[str, Any]:
+    try:
+        options = msgspec.json.decode(text, type=dict[str, Any])
+        return _nested(options)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ImageError("its name is not the JSON that QEMU writes") from error
+
+
+def _nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with dotted keys, `file.filename`, as objects in each other.
+
+    Raises:
+        ImageError: one stands there twice.
+    """
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        first, dot, rest = key.partition(".")
+        inner = _nested({rest: value}) if dot else value
+        if isinstance(inner, dict) and not dot:
+            inner = _nested(inner)
+        old = found.setdefault(first, inner)
+        if old is not inner:
+            if not isinstance(old, dict) or not isinstance(inner, dict) or old.keys() & inner:
+                raise ImageError(f"its name has the option '{first}' twice")
+            old.update(inner)
+    return found
+
+
+def _node(options: dict[str, Any]) -> Named:
+    """What a node of QEMU's block graph stands for."""
+    driver = options.pop("driver", "" if "file" in options else None)
+    if driver is None and "filename" in options:
+        name = options.pop("filename")
+        _check(options)
+        return Named(_plain(_path(name)), "")
+    if driver in _FILES:
+        name = options.pop("filename", None)
+        _check(options)
+        return Named(_path(name), "")
+    if driver not in ("", "raw", "qcow2"):
+        raise ImageError("it needs another driver of QEMU than file, raw or qcow2")
+    below = options.pop("file", None)
+    _check(options)
+    if not isinstance(below, dict):
+        raise ImageError("its name is not the JSON that QEMU writes")
+    found = _node(below)
+    if driver == "qcow2" and found.format not in ("", "raw"):
+        raise ImageError("it is an image in an image")
+    return Named(found.path, driver if driver == "qcow2" else found.format or driver)
+
+
+def _check(options: dict[str, Any]) -> None:
+    for option in sorted(options.keys() - _HARMLESS):
+        shown = option if option.isascii() and option.isprintable() else "?"
+        raise ImageError(f"its name has an option of QEMU, '{shown}', that is not understood")
+
+
+def _path(name: object) -> bytes:
+    if not isinstance(name, str):
+        raise ImageError("its name is not the JSON that QEMU writes")
+    return name.encode("utf-8", "surrogateescape")
