@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +34,7 @@ def large_xattrs(top: Path) -> None:
     odd_files.xattrs(top, sizes=(3, 3000, 20_000, 65_536))
 
 
+READS_MAX = 2_500  # of a small file system, whatever is damaged in it
 FOUR_K = ["-b", "4096"]
 ONE_K = ["-b", "1024"]
 SMALL: list[Fill] = [odd_files.names, odd_files.contents, odd_files.directories]
@@ -195,9 +195,8 @@ def test_damage_is_told_and_ends(small: bytes, small_blocks: list[int], base: in
     for seed in range(base, base + 50):
         # Half of the damage is near the start: superblock, descriptors, inode tables.
         blocks = small_blocks if seed % 2 else small_blocks[: len(small_blocks) // 4]
-        started = time.process_time()
-        Inside(BytesDisk(damaged(small, blocks, 1024, seed)), "ext4")
-        assert time.process_time() - started < 5, seed
+        # Undamaged it takes 125 reads.
+        Inside(BytesDisk(damaged(small, blocks, 1024, seed), READS_MAX), "ext4")
 
 
 def test_an_extent_tree_that_holds_itself(small: bytes) -> None:

@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.support.ledger import Recipe, encoded, made, put_recipes
+from tests.support.sharing import shared
 from ventifs.errors import VentifsError
 from ventifs.store import Mode, Store
 from ventifs.store.audit import Report
@@ -106,3 +108,22 @@ def as_nobody(connection: Connection, root: Path) -> None:
 
     answers: dict[str, Answer] = {"read": read, "write": write, "worker": worker, "create": create}
     answer_all(connection, answers)
+
+
+def share(connection: Connection, base: Path) -> None:
+    """Use what several processes share: ("enter",) returns its facts, ("leave",) if it remains."""
+    stack = ExitStack()
+
+    def make(directory: Path) -> str:
+        with (directory / "file").open("x") as file:
+            file.write("x")
+        return "made"
+
+    def enter() -> str:
+        return stack.enter_context(shared(base, "thing", make))[1]
+
+    def leave() -> bool:
+        stack.close()
+        return (base / "thing").exists()
+
+    answer_all(connection, {"enter": enter, "leave": leave})

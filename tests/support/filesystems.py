@@ -34,13 +34,22 @@ class FileDisk:
 
 
 class BytesDisk:
-    """A disk in memory."""
+    """A disk in memory.
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    Attributes:
+        reads: how often something was read.
+    """
+
+    def __init__(self, data: bytes | bytearray, reads_max: int = 1 << 40) -> None:
+        """Fails when something is read more than `reads_max` times."""
         self._data = data
         self.size = len(data)
+        self.reads = 0
+        self._reads_max = reads_max
 
     def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
+        assert self.reads <= self._reads_max
         assert 0 <= offset <= offset + length <= self.size
         return bytes(self._data[offset : offset + length])
 

@@ -7,7 +7,7 @@ What a process of a killed run left half made is made anew.
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,25 +23,31 @@ def base_of(factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def shared(base: Path, name: str, make: Callable[[Path], str]) -> Iterator[tuple[Path, str]]:
-    """A directory below `base`, and what `make` has returned when it filled it."""
-    directory = base / name
-    facts = base / f"{name}.facts"
-    with (base / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not facts.exists():
-            remove(directory)
-            directory.mkdir()
-            new = facts.with_suffix(".new")
-            new.write_text(make(directory))
-            new.rename(facts)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    """A directory below `base`, and what `make` has returned when it filled it.
+
+    One lock is held by the one that makes or removes it, another, shared, by all that use it.
+    """
+    directory, facts = base / name, base / f"{name}.facts"
+    with (base / f"{name}.use").open("w") as used:
+        with _alone(base / f"{name}.lock"):
+            if not facts.exists():
+                remove(directory)
+                directory.mkdir()
+                new = facts.with_suffix(".new")
+                new.write_text(make(directory))
+                new.rename(facts)
+            fcntl.flock(used, fcntl.LOCK_SH)
         try:
             yield directory, facts.read_text()
         finally:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass  # another process still uses it
-            else:
-                facts.unlink(missing_ok=True)
+            with _alone(base / f"{name}.lock"), suppress(BlockingIOError):  # others use it still
+                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                facts.unlink()
                 remove(directory)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
