@@ -7,7 +7,7 @@ import pytest
 
 from tests.ninep.test_session import refusal
 from tests.support.memoryfs import MemoryFilesystem
-from tests.support.talking import Talk
+from tests.support.talking import MSIZE, Talk
 from ventifs.ninep import messages as m
 from ventifs.ninep.messages import Dialect
 from ventifs.ninep.session import Limits
@@ -129,9 +129,27 @@ def test_it_is_read_from_where_a_read_ended_only(dialect: Dialect) -> None:
     for offset in (1, len(first) - 1, len(first) + 1, NO64, 1 << 62):
         assert refusal(talk.ask(m.Tread(0, offset, 150))) == errno.EINVAL
     assert refusal(talk.ask(m.Tread(0, 0, 40))) == errno.EINVAL  # not even one fits
+    assert refusal(talk.ask(m.Tread(0, len(first), 40))) == errno.EINVAL
     # But what is left of a client's buffer, after what came before, may hold none.
-    assert talk.ask(m.Tread(0, len(first), 40)).data == b""
     assert talk.ask(m.Tread(0, 0, 150)).data == first
+    for _ in range(2):
+        assert talk.ask(m.Tread(0, len(first), 150 - len(first))).data == b""
+    assert talk.ask(m.Tread(0, len(first), 150)).data == second
+
+
+def test_an_entry_that_never_fits_is_an_error_and_not_the_end() -> None:
+    talk, fs = talk_in(Dialect.UNIX)
+    fs.add("d/long", st.S_IFLNK | 0o777, b"x" * 4000)
+    fs.add("d/more", st.S_IFREG | 0o644)
+    for name in (b"aa", b"ab"):
+        fs.add(f"d/{name.decode()}", st.S_IFREG | 0o644)
+    talk.ask(m.Twalk(0, 1, (b"d",)), m.Topen(1, 0))
+    count, offset = 2000, 0
+    while data := talk.ask(m.Tread(1, offset, count - offset)).data:  # as Linux fills its buffer
+        offset += len(data)
+    assert offset
+    assert refusal(talk.ask(m.Tread(1, offset, count))) == errno.EINVAL
+    assert talk.ask(m.Tread(1, offset, MSIZE - 24)).data
 
 
 def test_places_in_directories_are_limited() -> None:

@@ -58,14 +58,20 @@ PLACE_SIZE = 128  # bytes that one takes
 
 
 class Listing(Directory):
-    """An open directory: read in order, and from places where a read ended before."""
+    """An open directory: read in order, and from places where a read ended before.
 
-    __slots__ = ("_earlier", "_fids", "_last")
+    Attributes:
+        room: bytes that the last reply left of what its request asked for. Linux asks on with
+            exactly these until it gets nothing, and begins anew with a whole buffer then.
+    """
+
+    __slots__ = ("_earlier", "_fids", "_last", "room")
 
     def __init__(self, opened: Opened, fids: Fids) -> None:
         """List a directory."""
         super().__init__(opened)
         self._fids = fids
+        self.room = -1
         self._last = (0, 0)  # the offset that was reached last, and the ordinal of what is there
         self._earlier: dict[int, int] | None = None  # the same of offsets before; most need none
 
@@ -174,9 +180,9 @@ class Plan9(Common):
             for _, file in opened.entries(ordinal):
                 stat = self._record(file, first=not data)
                 if len(stat) > left:
-                    if not data and message.offset == 0:
-                        raise Refused(errno.EINVAL)
-                    break  # Linux asks on with what room is left, until it gets nothing
+                    if not data and message.count != opened.room:
+                        raise Refused(errno.EINVAL)  # nothing would be the directory's end
+                    break
                 left -= len(stat)
                 data.append(stat)
                 if len(data) >= LISTING_MAX:
@@ -185,6 +191,7 @@ class Plan9(Common):
             if not data:
                 raise  # else the next reply tells, or has waited
         body = b"".join(data)
+        opened.room = message.count - len(body)
         opened.reached(message.offset + len(body), ordinal + len(data))
         return [COUNT(len(body)), body]
 
