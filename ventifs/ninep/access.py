@@ -227,6 +227,11 @@ class GuardedFile(ReadOnlyFile):
         return self._inner.name
 
     @property
+    def above(self) -> File | None:  # type: ignore[override]
+        """See `File`: the guarded directory is not kept, only the one inside it."""
+        return self._inner.above
+
+    @property
     def kind(self) -> int:
         """See `File`."""
         return self._inner.kind

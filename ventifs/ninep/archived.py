@@ -158,22 +158,22 @@ class Version:
 class ArchivedFile(ReadOnlyFile):
     """A file of a version that is no directory."""
 
-    __slots__ = ("known", "parent", "raw", "token")
+    __slots__ = ("above", "known", "raw", "token")
 
-    parent: "ArchivedDirectory | File | None"
+    above: "ArchivedDirectory | File | None"
     version: Version
 
     def __init__(self, parent: "ArchivedDirectory", raw: bytes, token: bytes) -> None:
         """In a directory, with its raw entry."""
-        self.parent = parent
+        self.above = parent
         self.raw = raw
         self.token = token
         self.known: _Known | None = None
 
     def _version(self) -> Version:
-        parent = self.parent
-        assert isinstance(parent, ArchivedDirectory)
-        return parent.version
+        above = self.above
+        assert isinstance(above, ArchivedDirectory)
+        return above.version
 
     @property
     def qid(self) -> Qid:
@@ -218,8 +218,8 @@ class ArchivedFile(ReadOnlyFile):
     def _know(self, version: Version) -> _Known:
         known = self.known
         if known is None:
-            assert isinstance(self.parent, ArchivedDirectory)
-            known = version.recent.keep(self, self.parent, name_of(self.raw))
+            assert isinstance(self.above, ArchivedDirectory)
+            known = version.recent.keep(self, self.above, name_of(self.raw))
         return known
 
     def walk(self, name: bytes) -> File:
@@ -284,7 +284,7 @@ class ArchivedDirectory(ArchivedFile):
         self, parent: "ArchivedDirectory | File | None", raw: bytes, token: bytes, version: Version
     ) -> None:
         """In a directory, with its raw entry."""
-        self.parent = parent
+        self.above = parent
         self.raw = raw
         self.token = token
         self.known = None
@@ -311,7 +311,7 @@ class ArchivedDirectory(ArchivedFile):
             recent.files.move_to_end(key)
             return file
         if name == b"..":
-            return self if self.parent is None else self.parent
+            return self if self.above is None else self.above
         if name == b".":
             return self
         raw = self.version.trees.entry(self.content(), name)
