@@ -42,7 +42,7 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
-from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
+from ventifs.ninep.limits import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES
 from ventifs.ninep.messages import NONUNAME
 from ventifs.ninep.permission import (
     ACL,
@@ -397,6 +397,11 @@ class Unseen(Sealed):
         super().__init__(closed)
         digest = blake3(closed.qid.path.to_bytes(8, "little") + aname).digest(8)
         self._qid = Qid(QTDIR, 1, int.from_bytes(digest, "little") >> 2 | 1)
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`: beside itself it keeps the closed directory."""
+        return self._inner.weight + DIRECTORY_BYTES
 
     @property
     def qid(self) -> Qid:

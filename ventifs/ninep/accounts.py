@@ -31,13 +31,13 @@ class Accounts:
     def __init__(self, passwd: bytes, group: bytes) -> None:
         """Of the two files."""
         names: defaultdict[int, set[bytes]] = defaultdict(set)
-        self._gids: defaultdict[int, set[int]] = defaultdict(set)
+        of_uid: defaultdict[int, set[int]] = defaultdict(set)
         for line in passwd.split(b"\n"):
             fields = line.split(b":")
             uid, gid = (_number(field) for field in fields[2:4]) if len(fields) >= 4 else (-1, -1)
             if uid >= 0 and gid >= 0 and fields[0]:
                 names[uid].add(fields[0])
-                self._gids[uid].add(gid)
+                of_uid[uid].add(gid)
         members: defaultdict[bytes, set[int]] = defaultdict(set)
         for line in group.split(b"\n"):
             fields = line.split(b":")
@@ -47,17 +47,18 @@ class Accounts:
                     members[name].add(gid)
         for uid, called in names.items():
             for name in called:
-                self._gids[uid] |= members.get(name, set())
-        self._nobodys = frozenset(members.get(_NOBODY, set()) | self._gids.get(NOBODY_UID, set()))
+                of_uid[uid] |= members.get(name, set())
+        self._groups = {uid: frozenset(gids) for uid, gids in of_uid.items()
+                        if len(gids) <= _GROUPS_MAX}  # fmt: skip
+        self._nobodys = frozenset(members.get(_NOBODY, set()) | of_uid.get(NOBODY_UID, set()))
 
     def nobodys(self) -> frozenset[int]:
         """All groups of nobody, be it found by its number or by its name; they only deny."""
         return self._nobodys
 
     def gids(self, uid: int) -> frozenset[int]:
-        """All groups of a user; none of one who is not there."""
-        found = self._gids.get(uid, ())
-        return frozenset(found) if len(found) <= _GROUPS_MAX else frozenset()
+        """All groups of a user, the same object each time; none of one who is not there."""
+        return self._groups.get(uid, frozenset())
 
 
 def _number(field: bytes) -> int:

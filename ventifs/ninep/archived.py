@@ -13,6 +13,7 @@ from struct import Struct
 
 from blake3 import blake3
 
+from ventifs.ninep.budget import Budget
 from ventifs.ninep.contents import Contents, Cursor
 from ventifs.ninep.fs import (
     QTDIR,
@@ -26,7 +27,7 @@ from ventifs.ninep.fs import (
     Refused,
     Statfs,
 )
-from ventifs.ninep.limits import RAW_BYTES, ROOT_BYTES
+from ventifs.ninep.limits import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES
 from ventifs.ninep.links import Links, claim_of
 from ventifs.ninep.raw import (
     S_DIRECTORY,
@@ -38,6 +39,7 @@ from ventifs.ninep.raw import (
     version_of,
 )
 from ventifs.ninep.trees import Trees
+from ventifs.ninep.ways import Ways
 from ventifs.ninep.wire import Qid
 from ventifs.tree.records import (
     Content,
@@ -52,6 +54,7 @@ from ventifs.tree.records import (
 from ventifs.tree.records import File as Regular
 
 DIRECTORY_SIZE = 4096
+_DIRECTORIES_MIN = 4096  # above files used lately, however few of these are kept
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
 
 _PATH = Struct("<Q")
@@ -77,21 +80,49 @@ class Recent:
     """
 
     def __init__(self, files_max: int) -> None:
-        """Keep so many; about 1,100 bytes each."""
+        """Keep so many; about 1,100 bytes each, and fewer if the directories above take too much.
+
+        Directories above files are mostly files used lately themselves, but in a hostile tree
+        thousands may be above each.
+        """
         self.files_max = files_max
         self.files: OrderedDict[tuple[ArchivedDirectory, bytes], ArchivedFile] = OrderedDict()
+        budget = Budget(2 * max(files_max, _DIRECTORIES_MIN) * DIRECTORY_BYTES)
+        self._ways = Ways(budget.share_of(""))
 
     def keep(self, file: "ArchivedFile", parent: "ArchivedDirectory", name: bytes) -> "_Known":
-        """Let a file know what it is; the one used longest ago forgets it."""
-        key = parent, name
+        """Let a file know what it is; the one used longest ago forgets it.
+
+        The file itself does not remember it if it lies too deep for any to be kept.
+        """
+        key, known = (parent, name), _Known(file.make_qid())
         before = self.files.pop(key, None)
         if before is not None:
             before.known = None
+        elif not self._count(parent):
+            return known
         self.files[key] = file
         if len(self.files) > self.files_max:
-            self.files.popitem(last=False)[1].known = None
-        known = file.known = _Known(file.make_qid())
+            self._forget_one()
+        file.known = known
         return known
+
+    def _count(self, parent: "ArchivedDirectory") -> bool:
+        """Count one more file below a directory, if need be in the place of others."""
+        count = self._ways.below.get(parent)
+        if count is not None:  # as nearly always
+            self._ways.below[parent] = count + 1
+            return True
+        while not self._ways.begin(parent):
+            if not self.files:
+                return False
+            self._forget_one()
+        return True
+
+    def _forget_one(self) -> None:
+        (parent, _), file = self.files.popitem(last=False)
+        file.known = None
+        self._ways.end(parent)
 
 
 class _Known:
@@ -367,8 +398,7 @@ class RootDirectory(ArchivedDirectory):
     There are few of these, so they always know what they are.
     """
 
-    __slots__ = ("_name", "_way")
-    weight = ROOT_BYTES
+    __slots__ = ("_name", "_way", "_weight")
 
     def __init__(
         self,
@@ -383,7 +413,15 @@ class RootDirectory(ArchivedDirectory):
         super().__init__(parent, raw, token, version)
         self._name = name
         self._way = way
+        self._weight = ROOT_BYTES + sum([DIRECTORY_BYTES + each.weight for each in way])
+        if len(raw) > RAW_BYTES:
+            self._weight += len(raw)
         self.known = _Known(self.make_qid())
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`. It keeps the directories on the way to it."""
+        return self._weight
 
     @property
     def name(self) -> bytes:

@@ -40,7 +40,7 @@ from ventifs.ninep.trees import Trees
 from ventifs.ninep.views import SessionView, View
 from ventifs.store import Store
 
-_ROOTS_MAX = 4096  # attach points and roots of versions kept for the next who comes there
+_ROOTS_BYTES = 4 << 20  # of attach points and roots of versions kept for the next who comes there
 _PATH_MAX = 4096  # bytes of the path in an aname: Linux's own limit
 _FILE_BYTES = 1100  # of a file that was used lately, with all that is known of it
 
@@ -102,6 +102,7 @@ class ArchiveFilesystem:
         self._recent = Recent(split.files)
         self._versions: WeakValueDictionary[bytes, Version] = WeakValueDictionary()
         self._roots: OrderedDict[tuple[object, ...], RootDirectory] = OrderedDict()
+        self._roots_bytes = 0
         self._view = View(self, lambda name: True)
 
     def view(self, allowed: Callable[[str], bool]) -> "View":
@@ -149,12 +150,12 @@ class ArchiveFilesystem:
     def _root(self, key: tuple[object, ...], make: Callable[[], RootDirectory]) -> RootDirectory:
         root = self._roots.get(key)
         if root is None:
-            root = make()
+            root = self._roots[key] = make()
+            self._roots_bytes += root.weight
+            while self._roots_bytes > _ROOTS_BYTES:
+                self._roots_bytes -= self._roots.popitem(last=False)[1].weight
         else:
             self._roots.move_to_end(key)
-        self._roots[key] = root
-        if len(self._roots) > _ROOTS_MAX:
-            self._roots.popitem(last=False)
         return root
 
     def attached(

@@ -182,9 +182,14 @@ class Fids:
         if len(table) >= self._room:
             self._take_room()
 
+    def _take(self, size: int) -> bool:
+        """Take so many bytes of the share, if need be of those that nothing needs any more."""
+        take = self.share.take
+        return take(size) or (self.ways.forget_left() and take(size))
+
     def _take_room(self) -> None:
         more = min(_PORTION, self._count_max - self._room)
-        if more <= 0 or not self.share.take(more * FID_BYTES):
+        if more <= 0 or not self._take(more * FID_BYTES):
             raise Refused(errno.ENFILE)
         self._room += more
         self._most = max(self._most, self._room)
@@ -206,6 +211,9 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
+        fid = Fid(file)
+        if file.weight:
+            self.charge(fid, file.weight)
         above = file.above
         if above is not None:
             below = self.ways.below
@@ -213,14 +221,8 @@ class Fids:
             if count is not None:  # as nearly always
                 below[above] = count + 1
             elif not self.ways.begin(above):
+                fid.close()
                 raise Refused(errno.ENFILE)
-        fid = Fid(file)
-        if file.weight:
-            try:
-                self.charge(fid, file.weight)
-            except Refused:
-                self.abandon(fid)
-                raise
         return fid
 
     def made_open(self, file: File, opened: Opened) -> Fid:
@@ -251,7 +253,7 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
-        if not self.share.take(size):
+        if not self._take(size):
             raise Refused(errno.ENFILE)
         before = fid.charged[1] if fid.charged is not None else 0
         fid.charged = self.share, before + size
@@ -262,7 +264,8 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
-        if not self.share.has(OPEN_BYTES):
+        has = self.share.has
+        if not (has(OPEN_BYTES) or (self.ways.forget_left() and has(OPEN_BYTES))):
             raise Refused(errno.ENFILE)
 
     def opened(self, fid: Fid, opened: Opened) -> None:
@@ -271,7 +274,7 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
-        if fid.charged is None and self.share.take(OPEN_BYTES):
+        if fid.charged is None and self._take(OPEN_BYTES):
             fid.charged = self._one_open
         else:
             try:
@@ -329,7 +332,7 @@ class Fids:
     def hold(self, size: int) -> bool:
         """Take `size` bytes of what fids may hold; negative gives back. Whether it was taken."""
         if size > 0:
-            if self.held + size > self._held_max or not self.share.take(size):
+            if self.held + size > self._held_max or not self._take(size):
                 return False
         else:
             self.share.give(-size)

@@ -135,14 +135,15 @@ class SessionView:
     def __init__(self, view: View) -> None:
         """Of a view."""
         self._view = view
-        self._bound: dict[bytes, Offered] = {}
+        self._bound: dict[tuple[str, str | None, str], Offered] = {}  # whatever the paths
         self.ahead = view.files.ahead  # not by way of the view: it is called after each turn
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
         """See `access.Attachable`."""
         try:
             wanted = parse_aname(aname)
-            offered = self._bound.get(aname)
+            key = wanted.name, wanted.when, wanted.score
+            offered = self._bound.get(key)
             if offered is None:
                 offered = self._view.offered(wanted)
         except Unknown:
@@ -151,7 +152,7 @@ class SessionView:
             return self._view.attach(user, aname, pass_through)
         root = self._view.files.attached(offered, wanted.path, pass_through)
         if len(self._bound) < _BOUND_MAX:
-            self._bound[aname] = offered
+            self._bound[key] = offered
         return root
 
     def session(self) -> "SessionView":

@@ -51,7 +51,7 @@ class Ways:
             size += DIRECTORY_BYTES + at.weight
             at = at.above
         if size and not self._share.take(size):
-            return self._forget_left() and self.begin(directory)
+            return self.forget_left() and self.begin(directory)
         if at is not None:
             below[at] += 1
         for each in reversed(new):  # the deepest last, to be dropped first: see `drop`
@@ -66,7 +66,7 @@ class Ways:
             return  # dropped, while an operation still used the fid
         self.below[directory] = count - 1
         if count == 1 and directory is not self.left:
-            self._forget_left()
+            self.forget_left()
             self.left = directory
 
     def drop(self, count: int) -> None:
@@ -76,7 +76,7 @@ class Ways:
             directory, _ = self.below.popitem()
             self._share.give(DIRECTORY_BYTES + directory.weight)
 
-    def _forget_left(self) -> bool:
+    def forget_left(self) -> bool:
         """Give back the directory that was left last, if nothing lies below it; whether it was."""
         at, self.left = self.left, None
         below = self.below
