@@ -12,6 +12,7 @@ from ventifs.ninep.address import parse_address
 from ventifs.ninep.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.ninep.allow import parse_rule
 from ventifs.ninep.limits import (
+    DIRECTORY_BYTES,
     FID_BYTES,
     GUARDED_DIRECTORY_BYTES,
     MSIZE_FIRST,
@@ -70,11 +71,13 @@ def test_memory_is_charged_as_it_says() -> None:
     assert f"| {FID_BYTES}; a directory {FID_BYTES + GUARDED_DIRECTORY_BYTES:,} with" in _TEXT
     assert f"beyond {RAW_BYTES} bytes |" in _TEXT
     assert f"| {OPEN_BYTES} more, and" in _TEXT
+    assert f"| {DIRECTORY_BYTES} once for each connection" in _TEXT
     assert f"| {first / 2**20:.1f} MiB, for" in _TEXT
     assert f"; {largest / 2**20:.1f} MiB with messages of 1 MiB |" in _TEXT
     [peer] = re.findall(r"(\d+) MiB of one peer", _TEXT)
     # Among the million are a thousand directories, whose modes may be checked.
-    needed = 1_001_000 * FID_BYTES + 1000 * GUARDED_DIRECTORY_BYTES + largest
+    directory = GUARDED_DIRECTORY_BYTES + DIRECTORY_BYTES
+    needed = 1_001_000 * FID_BYTES + 1000 * directory + largest
     assert 0 <= int(peer) * 2**20 - needed < 2**20
     assert f"`--client-memory {2 * int(peer)}MiB`" in _TEXT
     assert 2 * int(peer) < 1024  # an eighth of 8 GiB, less what the kernel has

@@ -314,7 +314,11 @@ class GuardedDirectory(GuardedFile):
             self._seen = attributes
         if not self._may:
             raise Refused(errno.EACCES)
-        return self._guarded(self._inner.walk(name))  # type: ignore[arg-type]
+        inner: Placed = self._inner.walk(name)  # type: ignore[assignment]
+        home = inner.home()
+        if home is not self._home:
+            return self._guarded(inner)
+        return GuardedFile.of(inner, self._guard, home, self._who)  # at once, as nearly always
 
     def _guarded(self, inner: Placed) -> GuardedFile:
         home = inner.home()

@@ -99,20 +99,21 @@ class Recent:
         before = self.files.pop(key, None)
         if before is not None:
             before.known = None
-        elif not self._count(parent):
-            return known
+        else:
+            below = self._ways.below
+            count = below.get(parent)
+            if count is not None:  # as nearly always
+                below[parent] = count + 1
+            elif not self._begin(parent):
+                return known
         self.files[key] = file
         if len(self.files) > self.files_max:
             self._forget_one()
         file.known = known
         return known
 
-    def _count(self, parent: "ArchivedDirectory") -> bool:
-        """Count one more file below a directory, if need be in the place of others."""
-        count = self._ways.below.get(parent)
-        if count is not None:  # as nearly always
-            self._ways.below[parent] = count + 1
-            return True
+    def _begin(self, parent: "ArchivedDirectory") -> bool:
+        """Count a file below a new directory, if need be in the place of others."""
         while not self._ways.begin(parent):
             if not self.files:
                 return False
@@ -122,7 +123,12 @@ class Recent:
     def _forget_one(self) -> None:
         (parent, _), file = self.files.popitem(last=False)
         file.known = None
-        self._ways.end(parent)
+        ways = self._ways
+        count = ways.below[parent]
+        if count > 1:
+            ways.below[parent] = count - 1
+        else:
+            ways.end(parent)
 
 
 class _Known:
