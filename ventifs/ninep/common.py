@@ -246,7 +246,12 @@ class Common:
             body = m.Rwalk(tuple(qids))
             if len(qids) < len(names):
                 return body
-        made = fids.made(file)
+        above, below = file.above, fids.ways.below
+        if above in below and not file.weight:  # `Fids.made` at once, as nearly always
+            below[above] += 1
+            made = Fid(file)
+        else:
+            made = fids.made(file)
         if newfid == message.fid:
             fids.replace(newfid, fid, made)
         else:
