@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import sys
-from typing import NoReturn
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as a shell has them
 MESSAGES = {
@@ -76,7 +75,7 @@ def _on_signal(number: int, _: object) -> None:
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
-def _end_at_once(number: signal.Signals) -> NoReturn:
+def _end_at_once(number: signal.Signals) -> None:
     global _silent  # noqa: PLW0603
     if not _silent:
         _silent = True
