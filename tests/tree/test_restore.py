@@ -89,10 +89,10 @@ def test_a_new_directory_is_closed_until_it_is_whole(
     modes: list[int] = []
     listed = os.scandir
 
-    def looked(path: Path) -> object:
-        if path == work / "target":
-            modes.append(stat.S_IMODE(path.stat().st_mode))
-        return listed(path)
+    def looked(at: int | Path) -> object:
+        if isinstance(at, int) and os.path.samestat(os.fstat(at), (work / "target").stat()):
+            modes.append(stat.S_IMODE(os.fstat(at).st_mode))
+        return listed(at)
 
     monkeypatch.setattr(os, "scandir", looked)
     before = os.umask(0)
