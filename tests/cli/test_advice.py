@@ -45,8 +45,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_store(tmp_path: Path) -> None:
-    place = tmp_path / "place"
+@pytest.mark.parametrize("name", ["place", "Ada's old place", 'a "$HOME"; \\'])
+def test_no_store(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
     (command,) = _advised(run(tmp_path, "stats", "--store", place, expected=1).stderr)
     run(tmp_path, *shlex.split(command))
     run(tmp_path, "stats", "--store", place)
