@@ -23,6 +23,7 @@ from typing import TextIO, cast
 _blank = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 ).search
+_UNSAFE = re.compile(r"([^\w@%+=:,./-])")  # to a shell
 _LETTERS = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
@@ -63,6 +64,17 @@ def shell_word(text: str | os.PathLike[str]) -> str:
     if one_line(text) == text:
         return shlex.quote(text)
     return f"$'{''.join(map(_in_shell, text))}'"
+
+
+def command_word(text: str | os.PathLike[str]) -> str:
+    r"""As `shell_word`, for a command that stands between single quotes in a message.
+
+    It is quoted by backslashes, so that the quotes around the command are the only ones.
+    """
+    text = os.fspath(text)
+    if one_line(text) == text:
+        return _UNSAFE.sub(r"\\\1", text) or '""'
+    return shell_word(text)
 
 
 class PrintableStream(io.TextIOWrapper):

@@ -20,10 +20,12 @@ KNOWN = {
     "check --read-data": "test_missing_arenas",
     "check --repair": "test_missing_arenas",
     "export": "test_a_tar_for_a_terminal",
+    "forget": "test_a_bare_name_is_not_forgotten",
     "init": "test_no_store",
     "init --store": "test_no_store",
     "ls": "test_a_directory_is_listed",
     "rebuild-index": "test_a_damaged_index",
+    "versions": "tests/cli/test_archive_command.py",
     "versions --json": "test_a_tree_is_found",
     "9p ls": "tests/cli/test_ninep.py",
     "9p stat": "tests/cli/test_ninep.py",
@@ -45,8 +47,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_store(tmp_path: Path) -> None:
-    place = tmp_path / "place"
+@pytest.mark.parametrize("name", ["place", "Ada's old place", 'a "$HOME"; \\'])
+def test_no_store(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
     (command,) = _advised(run(tmp_path, "stats", "--store", place, expected=1).stderr)
     run(tmp_path, *shlex.split(command))
     run(tmp_path, "stats", "--store", place)
@@ -89,6 +92,14 @@ def test_a_tar_for_a_terminal(home: Path) -> None:
         ["tar", "-tf", "NAME.tar"], cwd=home, check=True, capture_output=True, text=True
     )
     assert "dir/file" in listed.stdout
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_bare_name_is_not_forgotten(home: Path, which: int) -> None:
+    run(home, "archive", "tree", "--name", "t", "--time", "2020-01-01", "--store", "s")
+    advised = _advised(run(home, "forget", "t", "--store", "s", expected=2).stderr)  # --help first
+    run(home, *advised[which].split(), "--store", "s")
+    assert len(parsed(home, "versions", "--store", "s")) == 1
 
 
 def test_a_damaged_index(home: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_older_store_is_reported_by_every_command_that_writes_and_by_check(ho
     subprocess.run(["chmod", "-R", "a+rX", home / "my store"], check=True)
     line = (
         f"{home}/my store: every user of this machine can read what is archived here; "
-        f"'chmod -R go= '{home}/my store'' ends that"
+        f"'chmod -R go= {home}/my\\ store' ends that"
     )
     for words in (
         ["archive", "tree", "--name", "t"], ["archive", "disk.img", "--name", "d"],

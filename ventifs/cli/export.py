@@ -11,7 +11,7 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.where import store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.text import printable, shell_word
+from ventifs.text import command_word, printable
 from ventifs.tree.export import Exporter
 
 _LEFT = 3  # exit code: exported, but not everything
@@ -31,7 +31,7 @@ def export(what: str, *, store: Path) -> int:
     if sys.stdout.isatty():
         raise VentifsError(
             "a tar stream is not for terminals: redirect it, as in "
-            f"'ventifs export {shell_word(what)} > NAME.tar', or pipe it"
+            f"'ventifs export {command_word(what)} > NAME.tar', or pipe it"
         )
     with EntryProgress("exporting") as progress, Store.open(store) as opened:
         entry, path = find_entry(opened, what)

@@ -6,15 +6,14 @@ options but the four that decide what is read.
 """
 
 import os
-import re
 
 import msgspec
+
+from ventifs.text import command_word
 
 FORMAT = "--format"
 FOLLOW_BACKING = "--follow-backing"
 FOLLOW_DEVICE = "--follow-device"
-
-_UNSAFE = re.compile(r"([^\w@%+=:,./-])")
 
 
 class Following(msgspec.Struct, frozen=True):
@@ -75,14 +74,4 @@ class Advice(msgspec.Struct, frozen=True):
 
 def command_line(*words: str) -> str:
     """Words as a line for a shell; printable, whatever they hold."""
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    if not word:
-        return '""'
-    if word.isprintable():  # neither control characters nor bytes that are no text
-        return _UNSAFE.sub(r"\\\1", word)
-    special = (f"\\x{byte:02x}" if byte < 32 or byte > 126 or byte in b"\\'" else chr(byte)
-               for byte in os.fsencode(word))  # fmt: skip
-    return f"$'{''.join(special)}'"
+    return " ".join(map(command_word, words))

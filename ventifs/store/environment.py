@@ -15,7 +15,6 @@ import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from threading import Lock
 from typing import Any
 
@@ -24,6 +23,7 @@ import lmdb
 from ventifs.errors import Busy, NoSpace, VentifsError
 from ventifs.store.files import explained
 from ventifs.store.permissions import create_file, for_readers, make_directory, open_or_create
+from ventifs.text import command_word
 
 LmdbError = lmdb.Error
 INDEX_NAME = re.compile(r"index(\.([0-9a-f]{8}|old))?")  # in place, being built, being removed
@@ -162,7 +162,7 @@ def _remedy(lock: Path) -> str:
     """What lets this user hold the lock."""
     with suppress(OSError):  # it is not there, or not to be seen
         if lock.stat().st_uid == os.geteuid():
-            return f"run 'chmod u+w {quote(str(lock))}'"
+            return f"run 'chmod u+w {command_word(lock)}'"
     return (
         "run as its owner, or have its owner make the store readable for a GROUP of yours: "
         + for_readers(lock.parent.parent)

@@ -8,13 +8,13 @@ import os
 import struct
 import time
 from pathlib import Path
-from shlex import quote
 
 import msgspec
 from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.files import Files, explained
+from ventifs.text import command_word
 
 HEADER_NAME = "ventifs.store"
 HEADER_SIZE = 256
@@ -131,7 +131,7 @@ def read_header(root: Path) -> StoreHeader:
         if root.exists():
             what = "not a ventifs store; name one, or have 'ventifs init' make one elsewhere"
         else:
-            what = f"there is no such store; 'ventifs init --store {quote(str(root))}' makes one"
+            what = f"there is no such store; 'ventifs init --store {command_word(root)}' makes one"
         raise NotAStore(f"{root}: {what}") from None
     except OSError as error:
         raise explained(error, path) from None

@@ -20,11 +20,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 
 import msgspec
 
 from ventifs.errors import VentifsError
+from ventifs.text import command_word
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
@@ -293,13 +293,13 @@ def exposed(root: Path) -> str:
     change = "o=" if marked else "go="
     return (
         f"{root}: {who} can read what is archived here; "
-        f"'chmod -R {change} {quote(str(root))}' ends that"
+        f"'chmod -R {change} {command_word(root)}' ends that"
     )
 
 
 def for_readers(root: Path) -> str:
     """The commands that make a store one that a group can read."""
-    store = quote(str(root))
+    store = command_word(root)
     return (
         f"chgrp -R GROUP {store} && chmod -R u=rwX,g=rX,o= {store} && "
         f"find {store} -type d -exec chmod g+s {{}} + && "
