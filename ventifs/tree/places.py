@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from ventifs.tree.aliases import Own
+from ventifs.tree.aliases import Alias
 from ventifs.tree.records import Entry
 from ventifs.tree.symlinks import Names, NotKept, Symlinks, described, follow, open_again
 
@@ -39,7 +39,7 @@ class Place:
         staging: descriptor of the staging directory of its mount; -1 without one.
         pending: what must be done before it is finished, its own walk first.
         names: where it is, if a symbolic link has its name and is kept.
-        own: what decides about it, if a link is on the way to it; see `aliases`.
+        alias: its other names, if a link is on the way to it; see `aliases`.
         before: its status when it was entered, if it was there.
     """
 
@@ -49,7 +49,7 @@ class Place:
     staging: int = -1
     pending: int = 1
     names: Names | None = None
-    own: Own | None = None
+    alias: Alias | None = None
     before: os.stat_result | None = None
 
     def path(self, name: bytes = b"") -> bytes:
