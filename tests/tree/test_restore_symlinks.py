@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import struct
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -372,6 +373,55 @@ def test_a_users_own_links_are_kept(work: Work, monkeypatch: pytest.MonkeyPatch)
     assert names == (b"real",)
     for each in (fd, top):
         os.close(each)
+
+
+@as_root
+@pytest.mark.parametrize(("link", "target", "source", "name"), [
+    ("rootlink", "../../etc", "rootlink", "docs"), ("x/docs", "../../../etc", "x", "y"),
+])  # fmt: skip
+def test_a_link_of_roots_that_a_user_has_moved_is_replaced(
+    work: Work, link: str, target: str, source: str, name: str
+) -> None:
+    """A user may rename what is in a directory of his own, whoever owns it."""
+    (work.target / "etc").mkdir()
+    work.link(f"home/u/{link}", target)
+    path = "home/u/" + link.replace(source, name, 1)
+    work.archive(f"{path}/passwd")
+    there = work.target / "home" / "u"
+    os.chown(there, MALLORY, MALLORY)
+    subprocess.run(
+        ["mv", source, name], cwd=there, user=MALLORY, group=MALLORY, extra_groups=[], check=True
+    )
+    done = work.restore()
+    why = f"its way is through home/u, which belongs to user {MALLORY}"
+    assert done.replaced == [(path.encode(), f"a symbolic link to {target}: {why}")]
+    assert os.listdir(work.target / "etc") == []
+    assert work.read(f"{path}/passwd") == f"{path}/passwd"
+
+
+@as_root
+@pytest.mark.parametrize(("untrusted", "mode", "is_kept"), [
+    ("", 0o755, False), ("a", 0o755, False), ("a/b", 0o755, False),  # down to the link
+    ("c", 0o755, False), ("c/d", 0o755, True),  # and along what it leads through
+    ("a", 0o775, False), ("a/b", 0o1777, False), ("c", 0o757, False), ("", 0o775, False),
+    ("c/d", 0o1777, True),
+])  # fmt: skip
+def test_directories_on_the_way_must_be_trusted(
+    work: Work, untrusted: str, mode: int, is_kept: bool
+) -> None:
+    work.archive("a/b/l/f")
+    (work.target / "c" / "d").mkdir(parents=True)
+    work.link("a/b/l", "../../c/d")
+    if mode == 0o755:
+        os.chown(work.target / untrusted, MALLORY, MALLORY)
+    (work.target / untrusted).chmod(mode)
+    done = work.restore()
+    assert [path for path, _ in done.replaced] == ([] if is_kept else [b"a/b/l"])
+    assert os.listdir(work.target / "c" / "d") == (["f"] if is_kept else [])
+    if not is_kept:
+        why = "other users can write" if mode != 0o755 else f"belongs to user {MALLORY}"
+        assert why in done.replaced[0][1]
+        assert (untrusted or "the destination") in done.replaced[0][1]
 
 
 _PARTS = st.sampled_from(["a", "b", "c", "l", "m", ".", "..", "", "f"])

@@ -38,7 +38,7 @@ _SHOWN_MAX = 20
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
 @click.option("--keep-directory-symlinks", "symlinks", flag_value="keep",
-              help="Keep links to directories beneath DEST, whoever owns them.")  # fmt: skip
+              help="Keep links to directories beneath DEST, whoever can move them.")  # fmt: skip
 @click.option("--replace-symlinks", "symlinks", flag_value="replace",
               help="Replace all links by the directories archived.")  # fmt: skip
 @pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
@@ -72,8 +72,9 @@ def restore(
     regular file or link comes back as DEST itself. Patterns are relative to PATH.
 
     With --overwrite, a symbolic link in DEST where the version has a directory is kept, and the
-    directory that it leads to restored, if that is beneath DEST and all links on the way to it are
-    root's or your own. Any other is replaced by a directory, and reported.
+    directory that it leads to restored, if that is beneath DEST and all links and directories on
+    the way are root's or your own, and no other user can write in these directories. Any other link
+    is replaced by a directory, and reported.
 
     Of a version that is a disk's, VERSION without a path means the disk: DEST is a new raw image,
     sparse, or one of another --format; or a block device, which --overwrite writes whole.
