@@ -88,10 +88,9 @@ def test_a_new_directory_is_closed_until_it_is_whole(
     modes: list[int] = []
     listed = os.scandir
 
-    def looked(path: Path) -> object:
-        if path == work / "target":
-            modes.append(stat.S_IMODE(path.stat().st_mode))
-        return listed(path)
+    def looked(directory: int) -> object:
+        modes.append(stat.S_IMODE(os.fstat(directory).st_mode))
+        return listed(directory)
 
     monkeypatch.setattr(os, "scandir", looked)
     before = os.umask(0)

@@ -35,7 +35,7 @@ from ventifs.tree.large import Failed, make_large
 from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import Kind, Maker, Trouble, decode_answer, trouble_of
-from ventifs.tree.places import LARGE, Place, Places, real
+from ventifs.tree.places import LARGE, Place, Places, opened_top, real
 from ventifs.tree.records import Directory, Entry, File, encode
 from ventifs.tree.symlinks import Symlinks
 from ventifs.tree.workers import Inline, Pool
@@ -141,11 +141,12 @@ class Restorer:
         return self.done
 
     def _opened_directory(self, target: Path) -> int:
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)  # its own mode comes last
-        top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        top, before = opened_top(target)
         with os.scandir(top) as there:
             occupied = next(there, None) is not None
         if occupied and not self._overwrite:
+            with suppress(OSError):
+                os.fchmod(top, stat.S_IMODE(before.st_mode))
             os.close(top)
             raise VentifsError(
                 f"{printable(target)}: not empty; restore into a new or empty directory, or "
