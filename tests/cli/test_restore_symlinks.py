@@ -24,6 +24,8 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "d" / "lib").symlink_to("usr/lib")
     (tmp_path / "d" / "her").symlink_to("etc")
     os.lchown(tmp_path / "d" / "her", 12345, 12345)
+    for directory in ("d", "d/usr"):  # whatever the umask: where others can write none is kept
+        (tmp_path / directory).chmod(0o755)
     return tmp_path
 
 
@@ -62,3 +64,17 @@ def test_options_choose(home: Path, option: str, kept: list[str]) -> None:
     assert (home / "d" / "lib" / "a").read_text() == "lib/a"
     assert (home / "d" / "usr" / "lib" / "a").exists() == ("lib" in kept)
     assert (home / "d" / "her" / "c").read_text() == "her/c"
+
+
+@as_root
+@pytest.mark.parametrize(("options", "why"), [
+    (["--keep-directory-symlinks", "--replace-symlinks", "--overwrite"], "exclude each other"),
+    (["--replace-symlinks", "--keep-directory-symlinks", "--overwrite"], "exclude each other"),
+    (["--keep-directory-symlinks"], "--keep-directory-symlinks goes with --overwrite"),
+    (["--replace-symlinks", "--dry-run"], "--replace-symlinks goes with --overwrite"),
+])  # fmt: skip
+def test_options_without_effect_are_refused(home: Path, options: list[str], why: str) -> None:
+    done = run(home, "restore", "t", "new", "--store", "s", *options, expected=2)
+    assert why in done.stderr.decode()
+    assert not (home / "new").exists()
+    assert (home / "d" / "lib").is_symlink()

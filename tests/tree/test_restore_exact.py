@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import stat
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes
 from tests.support.forging import directory, file
 from tests.support.patience import PATIENCE_S
 from tests.support.stores import new_store
@@ -157,3 +159,62 @@ def test_a_file_that_cannot_be_staged_is_told_by_its_own_name(store: Path) -> No
     entry = file(b"a", Inline(b"1"))
     with Store.open(store) as opened, pytest.raises(VentifsError, match="/proc/ventifs-test"):
         Restorer(opened, overwrite=True).run(entry, Path("/proc/ventifs-test"))
+
+
+@pytest.mark.parametrize("shut", ["default acl", "umask"])
+@as_root
+def test_a_user_is_not_kept_out_of_what_he_makes(shut: str) -> None:
+    """By what new directories inherit, or by his own umask."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        new_store(root / "store")
+        small_tree(root / "source")
+        (root / "source" / "sub" / "file").write_bytes(b"1")
+        (root / "source" / "sub" / "empty").mkdir()
+        for name in ("sub/file", "sub", "sub/below"):
+            os.setxattr(root / "source" / name, "user.a", b"b")
+        above = root / "above"
+        (above / "over").mkdir(parents=True)
+        subprocess.run(["chown", "-R", "65534:65534", root], check=True)
+        if shut == "default acl":
+            shutting = ((1, 0, 2**32 - 1), (4, 5, 2**32 - 1), (32, 5, 2**32 - 1))
+            os.setxattr(above, DEFAULT, struct.pack("<I", 2) + b"".join(
+                struct.pack("<HHI", *each) for each in shutting))  # fmt: skip
+        archived(root / "store", root / "source")
+        subprocess.run(["chown", "-R", "65534:65534", root / "store"], check=True)
+        os.chmod(root, 0o711)
+        for name, overwrite in (
+            ("o", False), ("o", True), ("new/parents/o", False), ("over", True), ("", True),
+        ):  # fmt: skip
+            umask = 0o700 if shut == "umask" else 0o022
+            assert processes.run(_restore_shut, root, name, overwrite, umask) == 0, name
+            if name:
+                same(root / "source", root / "above" / name)
+    finally:
+        remove(root)
+
+
+def _restore_shut(root: Path, name: str, overwrite: bool, umask: int) -> None:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    with Store.open(root / "store") as opened:
+        version = find_version(opened, "t").root
+        os.umask(umask)
+        done = Restorer(opened, overwrite=overwrite).run(version, root / "above" / name)
+        assert (done.left, done.failed) == ([], [])
+        if not overwrite:
+            return
+        single = root / "above" / "single"  # a file by itself, beside which all is shut
+        done = Restorer(opened, overwrite=True).run(resolve(opened, version, b"sub/file"), single)
+        assert (done.left, done.failed) == ([], [])
+        assert os.getxattr(single, "user.a") == b"b"
+
+
+def test_a_directory_that_is_refused_keeps_its_mode(store: Path, work: Path) -> None:
+    version, _ = archived(store, small_tree(work / "source"))
+    (work / "target" / "mine").mkdir(parents=True)
+    (work / "target").chmod(0o050)
+    with Store.open(store) as opened, pytest.raises(VentifsError, match="not empty"):
+        Restorer(opened).run(version.root, work / "target")
+    assert stat.S_IMODE((work / "target").stat().st_mode) == 0o050

@@ -1,10 +1,12 @@
 """Restores over symbolic links to directories: which are kept, and that none leads outside."""
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat
 import struct
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -82,7 +84,9 @@ class Work:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
+    before = os.umask(0o022)  # links in directories that others can write to are not kept
     yield Work(tmp_path)
+    os.umask(before)
     processes.kill_all()
     for name in ("source", "target"):
         remove(tmp_path / name)
@@ -147,16 +151,112 @@ def test_two_names_of_one_directory_do_not_undo_each_other(work: Work, name: str
     assert _metadata(work.target / name) == _metadata(work.source / name)
 
 
-def test_two_links_to_what_is_not_archived_do_not_undo_each_other(work: Work) -> None:
-    work.archive("a/x", "a/sub/y", "b/x", "b/sub/z", "b/sub/y")
-    (work.target / "real").mkdir()
-    work.link("a", "real")
-    work.link("b", "real")
+@pytest.mark.parametrize("is_archived", [False, True])
+@pytest.mark.parametrize("links", [("a", "b"), ("a", "z"), ("y", "z")])  # around `usr` in order
+def test_two_links_to_one_directory_do_not_undo_each_other(
+    work: Work, links: tuple[str, str], is_archived: bool
+) -> None:
+    one, two = links
+    names = ["usr/lib/own", "usr/lib/x"] if is_archived else []
+    for link in links:
+        names += [f"{link}/{name}" for name in ("own", "x", "p", "old/y", "new/y", "new/deep/y")]
+        names.append(f"{link}/new/{link}")
+    (work.target / "usr" / "lib" / "old").mkdir(parents=True)
+    work.archive(*names)
+    for number, link in enumerate(links):
+        (work.source / link / "new").chmod(0o710 + number)
+        work.link(link, "usr/lib")
+    work.archive()
     done = work.restore()
-    assert [path for path, _ in done.failed] == [b"b/sub/y", b"b/x"]
-    assert work.read("real/x") == "a/x"
-    assert work.read("real/sub/z") == "b/sub/z"
-    assert _metadata(work.target / "real") == _metadata(work.source / "a")
+    reported = {os.fsdecode(path) for path, _ in done.failed}
+    first = ["own", "x"] if is_archived else []
+    assert reported == {f"{one}/{name}" for name in first} | {
+        f"{two}/{name}" for name in ("own", "x", "p", "old/y", "new/y", "new/deep/y")
+    }
+    for name in names:
+        assert (work.read(name) == name) == (name not in reported)
+    decides = "usr/lib" if is_archived else one
+    assert _metadata(work.target / "usr" / "lib") == _metadata(work.source / decides)
+    assert _metadata(work.target / "usr" / "lib" / "new") == _metadata(work.source / one / "new")
+
+
+def test_a_link_above_another_links_directory_does_not_undo_that(work: Work) -> None:
+    work.archive("lib/q", "lib/new/q", "m/lib/q", "m/lib/new/q", "m/lib/new/only")
+    (work.target / "usr" / "lib").mkdir(parents=True)
+    work.link("lib", "usr/lib")
+    work.link("m", "usr")
+    done = work.restore()
+    assert [path for path, _ in done.failed] == [b"m/lib/new/q", b"m/lib/q"]
+    assert work.read("usr/lib/q") == "lib/q"
+    assert work.read("usr/lib/new/q") == "lib/new/q"
+    assert work.read("usr/lib/new/only") == "m/lib/new/only"
+
+
+def test_a_third_name_is_decided_by_the_first_that_is_restored(work: Work) -> None:
+    """What the second name was refused does not stand in the way of the third."""
+    work.archive("a/x", "b/x/f", "usr/lib/x/g")
+    (work.target / "usr" / "lib").mkdir(parents=True)
+    work.link("a", "usr/lib")
+    work.link("b", "usr/lib")
+    assert [path for path, _ in work.restore().failed] == [b"a/x"]
+    assert (work.read("usr/lib/x/f"), work.read("usr/lib/x/g")) == ("b/x/f", "usr/lib/x/g")
+
+
+@pytest.mark.parametrize("chosen", [b"/usr/lib/x/g", b"/usr/lib/x/none"])
+def test_a_directory_on_the_way_to_what_is_chosen_decides(work: Work, chosen: bytes) -> None:
+    work.archive("a/x", "usr/lib/x/g")
+    (work.target / "usr" / "lib").mkdir(parents=True)
+    work.link("a", "usr/lib")
+    done = work.restore(selection=Selection(include=Patterns([b"/a", chosen])))
+    if chosen.endswith(b"g"):
+        assert [path for path, _ in done.failed] == [b"a/x"]
+        assert work.read("usr/lib/x/g") == "usr/lib/x/g"
+    else:
+        assert done.failed == []
+        assert work.read("usr/lib/x") == "a/x"
+
+
+_NAMES = st.sampled_from(["a", "b", "r", "s"])
+_PATHS = st.lists(_NAMES, min_size=1, max_size=4).map("/".join)
+_DIRECTORIES = ["0", "0/a", "0/a/b", "r", "r/a", "r/s", "r/s/a", "."]  # before and after the links
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    files=st.dictionaries(
+        st.one_of(_PATHS, st.tuples(st.sampled_from(_DIRECTORIES), _PATHS).map("/".join)),
+        st.sampled_from([b"1", b"2"]), min_size=2, max_size=12),
+    links=st.dictionaries(
+        st.sampled_from(["a", "b", "s", "a/a", "r/b", "0/b", "0/s"]),
+        st.sampled_from(_DIRECTORIES), min_size=1, max_size=4),
+)  # fmt: skip
+def test_every_file_is_there_or_reported(
+    tmp_path: Path, files: dict[str, bytes], links: dict[str, str]
+) -> None:
+    work = Work(Path(tempfile.mkdtemp(dir=tmp_path)))
+    for path in _DIRECTORIES:
+        (work.target / path / "mine").mkdir(parents=True, exist_ok=True)  # no file replaces it
+    for name, leads_to in links.items():
+        if not os.path.lexists(work.target / name) and not (work.target / name).parent.is_symlink():
+            above = "../" * name.count("/")
+            work.link(name, f"{above}{leads_to}")
+    archived_files = {}
+    for path, content in files.items():
+        with contextlib.suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+            (work.source / path).parent.mkdir(parents=True, exist_ok=True)
+            (work.source / path).write_bytes(content)
+            os.utime(work.source / path, ns=(0, 10**18))
+            archived_files[os.path.normpath(path)] = content
+    work.archive()
+    with Store.open(work.root / "store") as opened:  # a plan does not know what is in the way
+        done = Restorer(opened, overwrite=True).run(work.version.root, work.target)
+    reported = [os.fsdecode(path) for path, _ in done.failed]
+    for path, content in archived_files.items():
+        if not any(path == each or path.startswith(f"{each}/") for each in reported):
+            assert (work.target / path).read_bytes() == content, path
+    for path in reported:  # without cause is nothing
+        there = work.target / path
+        assert there.is_dir() or there.read_bytes() != archived_files.get(path)
 
 
 def test_what_is_chosen_by_a_links_name_alone_is_restored_there(work: Work) -> None:
@@ -273,6 +373,55 @@ def test_a_users_own_links_are_kept(work: Work, monkeypatch: pytest.MonkeyPatch)
     assert names == (b"real",)
     for each in (fd, top):
         os.close(each)
+
+
+@as_root
+@pytest.mark.parametrize(("link", "target", "source", "name"), [
+    ("rootlink", "../../etc", "rootlink", "docs"), ("x/docs", "../../../etc", "x", "y"),
+])  # fmt: skip
+def test_a_link_of_roots_that_a_user_has_moved_is_replaced(
+    work: Work, link: str, target: str, source: str, name: str
+) -> None:
+    """A user may rename what is in a directory of his own, whoever owns it."""
+    (work.target / "etc").mkdir()
+    work.link(f"home/u/{link}", target)
+    path = "home/u/" + link.replace(source, name, 1)
+    work.archive(f"{path}/passwd")
+    there = work.target / "home" / "u"
+    os.chown(there, MALLORY, MALLORY)
+    subprocess.run(
+        ["mv", source, name], cwd=there, user=MALLORY, group=MALLORY, extra_groups=[], check=True
+    )
+    done = work.restore()
+    why = f"its way is through home/u, which belongs to user {MALLORY}"
+    assert done.replaced == [(path.encode(), f"a symbolic link to {target}: {why}")]
+    assert os.listdir(work.target / "etc") == []
+    assert work.read(f"{path}/passwd") == f"{path}/passwd"
+
+
+@as_root
+@pytest.mark.parametrize(("untrusted", "mode", "is_kept"), [
+    ("", 0o755, False), ("a", 0o755, False), ("a/b", 0o755, False),  # down to the link
+    ("c", 0o755, False), ("c/d", 0o755, True),  # and along what it leads through
+    ("a", 0o775, False), ("a/b", 0o1777, False), ("c", 0o757, False), ("", 0o775, False),
+    ("c/d", 0o1777, True),
+])  # fmt: skip
+def test_directories_on_the_way_must_be_trusted(
+    work: Work, untrusted: str, mode: int, is_kept: bool
+) -> None:
+    work.archive("a/b/l/f")
+    (work.target / "c" / "d").mkdir(parents=True)
+    work.link("a/b/l", "../../c/d")
+    if mode == 0o755:
+        os.chown(work.target / untrusted, MALLORY, MALLORY)
+    (work.target / untrusted).chmod(mode)
+    done = work.restore()
+    assert [path for path, _ in done.replaced] == ([] if is_kept else [b"a/b/l"])
+    assert os.listdir(work.target / "c" / "d") == (["f"] if is_kept else [])
+    if not is_kept:
+        why = "other users can write" if mode != 0o755 else f"belongs to user {MALLORY}"
+        assert why in done.replaced[0][1]
+        assert (untrusted or "the destination") in done.replaced[0][1]
 
 
 _PARTS = st.sampled_from(["a", "b", "c", "l", "m", ".", "..", "", "f"])

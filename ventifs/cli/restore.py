@@ -37,9 +37,9 @@ _SHOWN_MAX = 20
 @store_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
-@click.option("--keep-directory-symlinks", "symlinks", flag_value="keep",
-              help="Keep links to directories beneath DEST, whoever owns them.")  # fmt: skip
-@click.option("--replace-symlinks", "symlinks", flag_value="replace",
+@click.option("--keep-directory-symlinks", is_flag=True,
+              help="Keep links to directories beneath DEST, whoever can move them.")  # fmt: skip
+@click.option("--replace-symlinks", is_flag=True,
               help="Replace all links by the directories archived.")  # fmt: skip
 @pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
 @pattern_options("exclude", "Not what this gitignore pattern matches, nor what is below.")
@@ -55,7 +55,8 @@ def restore(
     store: Path,
     as_json: bool,
     overwrite: bool,
-    symlinks: str | None,
+    keep_directory_symlinks: bool,
+    replace_symlinks: bool,
     include: Sequence[str],
     exclude: Sequence[str],
     include_from: Sequence[BinaryIO],
@@ -72,8 +73,9 @@ def restore(
     regular file or link comes back as DEST itself. Patterns are relative to PATH.
 
     With --overwrite, a symbolic link in DEST where the version has a directory is kept, and the
-    directory that it leads to restored, if that is beneath DEST and all links on the way to it are
-    root's or your own. Any other is replaced by a directory, and reported.
+    directory that it leads to restored, if that is beneath DEST and all links and directories on
+    the way are root's or your own, and no other user can write in these directories. Any other link
+    is replaced by a directory, and reported.
 
     Of a version that is a disk's, VERSION without a path means the disk: DEST is a new raw image,
     sparse, or one of another --format; or a block device, which --overwrite writes whole.
@@ -86,7 +88,7 @@ def restore(
     if verbose and not dry_run:
         raise click.UsageError("--verbose goes with --dry-run, which lists the paths")
     selection = Selection(patterns(include, include_from), patterns(exclude, exclude_from))
-    kept = Symlinks(symlinks or "trusted")
+    kept = _symlinks(keep_directory_symlinks, replace_symlinks, overwrite=overwrite)
     if dry_run:
         there = target if overwrite else None
         return _plan(what, store, selection, there, kept, verbose=verbose, as_json=as_json)
@@ -119,6 +121,21 @@ def restore(
     if done.failed:
         return _FAILED
     return _LEFT if done.left else 0
+
+
+def _symlinks(keep: bool, replace: bool, *, overwrite: bool) -> Symlinks:
+    if keep and replace:
+        raise click.UsageError(
+            "--keep-directory-symlinks and --replace-symlinks exclude each other; give one of them"
+        )
+    if (keep or replace) and not overwrite:
+        option = "--keep-directory-symlinks" if keep else "--replace-symlinks"
+        raise click.UsageError(
+            f"{option} goes with --overwrite, without which no links are there to keep or replace"
+        )
+    if keep:
+        return Symlinks.KEEP
+    return Symlinks.REPLACE if replace else Symlinks.TRUSTED
 
 
 @contextmanager

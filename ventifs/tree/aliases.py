@@ -1,36 +1,57 @@
-"""Two names of a version that are one directory of the destination, for a link there is kept.
+"""Several names of a version that are one directory of the destination, for links there are kept.
 
 A version that has `lib` and `usr/lib` restored over a root whose `lib` leads to `usr/lib` is the
-usual case. The directory's own name decides: metadata and entries of `usr/lib` are those archived
-as `usr/lib`, and what only `lib` has is added. What both have is made once if it is the same, and
-reported if it is not. So nothing depends on which of them is restored first, or by which process.
-Where no directory is archived under its own name, the first link that led to it decides.
+usual case. The names of a directory have an order: its own comes first, then each link that led to
+it or to a directory above it. Metadata is that of the first name. An entry is the one archived
+under the first name that has it; under a later name it is made once if it is the same, and reported
+if it is not. The own name is looked up in the version, and earlier links have been followed, so no
+result depends on what another process has made so far.
+
+Memory is that of the links that were kept: a directory of the destination is not remembered.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.environment import IndexDamaged
 from ventifs.text import printable
 from ventifs.tree.choosing import Selection
-from ventifs.tree.directory import look_up, resolve
+from ventifs.tree.directory import look_up, resolve, tree
 from ventifs.tree.records import Directory, Entry, encode
 from ventifs.tree.symlinks import Names
 
+_OWN = -1  # the order of a directory's own name
+
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """What decides about a directory that is entered under another name.
+class Claim:
+    """One name of a directory.
 
     Attributes:
-        entry: of the directory.
+        entry: archived under it.
         names: where that stands in what is restored.
+        order: of the link that led there, among those that were kept; `_OWN` without one.
     """
 
     entry: Entry
     names: Names
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A directory that is entered under a name that is not its own.
+
+    Attributes:
+        order: of the link that led there.
+        earlier: its names that come before this one, in order.
+    """
+
+    order: int
+    earlier: tuple[Claim, ...]
 
 
 class Aliases:
@@ -41,56 +62,99 @@ class Aliases:
         self._store = store
         self._root = root
         self._selection = selection
-        self._first: dict[Names, Own] = {}  # where no directory is archived, but links led
+        self._kept: dict[Names, list[Claim]] = {}  # links, by the directory that they lead to
+        self._count = 0
 
-    def linked(self, real: Names, names: Names, entry: Entry) -> Own | None:
-        """What decides about the directory that a link led to.
+    def linked(self, real: Names, names: Names, entry: Entry) -> Alias | None:
+        """A directory that a link led to; None if the link has become the directory meanwhile.
 
         Args:
             real: its own names in the destination.
             names: those of the link.
-            entry: archived under them, which decides itself if nothing else does.
+            entry: archived under them.
         """
-        own = self._at(self._root, (), real)
-        for length in range(len(real), -1, -1):
-            if own is None and real[:length] in self._first:
-                first = self._first[real[:length]]
-                own = self._at(first.entry, first.names, real[length:])
-        if own is not None and own.names == names:
-            return None  # the link has become the directory meanwhile
-        if own is None:
-            self._first[real] = Own(entry, names)
-        return own
+        claims = self._claims(real)
+        earlier = tuple(takewhile(lambda claim: claim.names != names, claims))
+        if len(earlier) < len(claims):  # no link: it is reached as the directory above it is
+            order = claims[len(earlier)].order
+            return None if order == _OWN else Alias(order, earlier)
+        order, self._count = self._count, self._count + 1
+        self._kept.setdefault(real, []).append(Claim(entry, names, order))
+        return Alias(order, earlier)
 
-    def below(self, above: Own | None, real: Callable[[], Names], name: bytes) -> Own | None:
-        """The same of a directory in one of which that is known."""
-        if above is not None:
-            found = self._look_up(above.entry, name)
-            if found is not None and found.is_directory:
-                return Own(found, (*above.names, name))
-        return self._first.get(real()) if self._first else None
-
-    def rival(self, own: Own, entry: Entry) -> Entry | None:
-        """What else is restored to an entry's place. Two directories are no rivals.
-
-        Args:
-            own: of the directory it is in.
-            entry: archived under another name of that.
-        """
-        found = self._look_up(own.entry, entry.name)
-        if found is None or (found.is_directory and entry.is_directory):
+    def below(self, above: Alias | None, real: Callable[[], Names], name: bytes) -> Alias | None:
+        """The same of a directory in another that was entered, without a link of its own."""
+        if above is None:
             return None
-        path = b"/".join((*own.names, entry.name))
-        return found if self._selection.chooses(path, directory=found.is_directory) else None
+        claims = [
+            claim for claim in self._kept.get(real(), ()) if claim.order < above.order
+        ]  # fmt: skip
+        for claim in above.earlier:
+            found = self._look_up(claim.entry, name)
+            if found is not None and found.is_directory:
+                claims.append(Claim(found, (*claim.names, name), claim.order))
+        return Alias(above.order, tuple(sorted(claims, key=_order)))
 
-    def _at(self, entry: Entry, names: Names, below: Names) -> Own | None:
+    def verdict(self, alias: Alias | None, entry: Entry) -> str | None:
+        """Whether an entry is left to an earlier name of the directory that it is in.
+
+        Returns:
+            None to make it; why it cannot be made; or nothing, if the earlier one is the same.
+        """
+        if alias is None or not alias.earlier:
+            return None
+        there = [
+            (found, b"/".join((*claim.names, entry.name)))
+            for claim in alias.earlier
+            if (found := self._look_up(claim.entry, entry.name)) is not None
+        ]
+        if entry.is_directory and all(found.is_directory for found, _ in there):
+            return None
+        for found, path in there:
+            if self._is_restored(found, path):  # this one decides, and later ones were refused
+                if entry.is_directory and found.is_directory:
+                    return None
+                return _conflict(found, path, entry)
+        return None
+
+    def _claims(self, real: Names) -> list[Claim]:
+        """All names so far of a directory, in order."""
+        known = [Claim(self._root, (), _OWN)]
+        claims = [
+            Claim(found, (*claim.names, *real[length:]), claim.order)
+            for length in range(len(real) + 1)
+            for claim in (*(known if length == 0 else ()), *self._kept.get(real[:length], ()))
+            if (found := self._at(claim.entry, real[length:])) is not None
+        ]
+        return sorted(claims, key=_order)
+
+    def _is_restored(self, entry: Entry, path: bytes) -> bool:
+        """Whether an entry is chosen, or anything below a directory that would be made for it."""
+        if self._selection.chooses(path, directory=entry.is_directory):
+            return True
+        if not (entry.is_directory and self._selection.include):
+            return False
+        return any(
+            self._selection.chooses(below, directory=found.is_directory)
+            for below, found in self._tree(entry, path)
+        )
+
+    def _tree(self, entry: Entry, path: bytes) -> Iterator[tuple[bytes, Entry]]:
+        try:
+            yield from tree(self._store, entry, path)
+        except IndexDamaged:
+            raise
+        except VentifsError:  # the walk reports it there
+            return
+
+    def _at(self, entry: Entry, below: Names) -> Entry | None:
         try:
             found = resolve(self._store, entry, b"/".join(below))
         except IndexDamaged:
             raise
         except VentifsError:  # none, or one that cannot be read, which the walk reports there
             return None
-        return Own(found, (*names, *below)) if found.is_directory else None
+        return found if found.is_directory else None
 
     def _look_up(self, entry: Entry, name: bytes) -> Entry | None:
         assert isinstance(entry.detail, Directory)
@@ -102,12 +166,15 @@ class Aliases:
             return None
 
 
-def conflict(rival: Entry, own: Own, entry: Entry) -> str:
-    """Why an entry is not restored beside its rival; nothing if they are the same."""
+def _order(claim: Claim) -> int:
+    return claim.order
+
+
+def _conflict(rival: Entry, path: bytes, entry: Entry) -> str:
+    """Why an entry is not restored where its rival is; nothing if they are the same."""
     if encode(rival) == encode(entry):
         return ""
-    path = printable(b"/".join((*own.names, entry.name)))
     return (
-        f"{path}, which is archived too, is at the same place, for a link leads there: "
+        f"{printable(path)}, which is archived too, is at the same place, for a link leads there: "
         "--replace-symlinks restores both"
     )

@@ -21,6 +21,7 @@ from ventifs.tree.records import Directory, Empty, Entry, Listed, Symlink, Xattr
 
 NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # by this file system, of attributes
+_WRITE = stat.S_IWUSR
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _TIME_HELD_NS = 2**31 * 10**9  # until 2038: every file system of Linux holds it
 _TIME_STEP_NS = 2 * 10**9  # FAT's; a time that is less off was only rounded
@@ -57,6 +58,9 @@ def dress(entry: Entry, xattrs: Xattrs, fd: int) -> list[str]:
         there = os.fstat(fd)  # set-uid may have gone
     _strip(xattrs, fd)
     if xattrs:
+        if there.st_mode & _WRITE != _WRITE:  # a default ACL or a umask keeps even the owner out
+            with suppress(OSError):
+                os.fchmod(fd, stat.S_IMODE(there.st_mode) | _WRITE)
         left += _attach(xattrs, fd)
     try:
         if xattrs or stat.S_IMODE(there.st_mode) != mode:

@@ -41,8 +41,6 @@ _PAGE = 4096
 _FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
 _NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP}  # a file system that does not tell: all is data
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
-
-
 _NO_XATTRS_AT_ALL = Empty()
 
 

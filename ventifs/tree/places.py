@@ -16,8 +16,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from ventifs.tree.aliases import Own
+from ventifs.tree.aliases import Alias
 from ventifs.tree.records import Entry
 from ventifs.tree.symlinks import Names, NotKept, Symlinks, described, follow, open_again
 
@@ -39,7 +40,7 @@ class Place:
         staging: descriptor of the staging directory of its mount; -1 without one.
         pending: what must be done before it is finished, its own walk first.
         names: where it is, if a symbolic link has its name and is kept.
-        own: what decides about it, if a link is on the way to it; see `aliases`.
+        alias: its other names, if a link is on the way to it; see `aliases`.
         before: its status when it was entered, if it was there.
     """
 
@@ -49,7 +50,7 @@ class Place:
     staging: int = -1
     pending: int = 1
     names: Names | None = None
-    own: Own | None = None
+    alias: Alias | None = None
     before: os.stat_result | None = None
 
     def path(self, name: bytes = b"") -> bytes:
@@ -250,7 +251,7 @@ def _made_staging(above: int) -> tuple[bytes, int]:
         name = _STAGING + os.urandom(8).hex().encode()
         os.mkdir(name, 0o700, dir_fd=above)
         with suppress(FileNotFoundError):
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
+            fd = _opened(name, above)[0]
             if _locked(fd, name, above, fcntl.LOCK_EX):
                 return name, fd
             os.close(fd)
@@ -296,18 +297,41 @@ def _make_private(fd: int) -> None:
         os.fchmod(fd, 0o700)
 
 
+def opened_top(target: Path) -> tuple[int, os.stat_result]:
+    """The destination, as `_opened` has it; it and its parents are made where they are not there.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    _make_top(target, 0o700)  # its own mode comes last
+    with _closing(os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as found:
+        return _opened(b".", found)
+
+
+def _make_top(target: Path, mode: int) -> None:
+    try:
+        os.mkdir(target, mode)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if target.parent == target:
+            raise
+        _make_top(target.parent, 0o777)
+        os.mkdir(target, mode)
+    with _closing(os.open(target, OPEN_DIRECTORY | os.O_PATH)) as found:
+        _allow_owner(found)  # what is made in it may be ours to find again
+
+
 def _made(name: bytes, directory: int) -> int:
     """A descriptor of a new directory."""
     os.mkdir(name, 0o700, dir_fd=directory)
-    fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
-    if os.geteuid() != 0:
-        _allow_owner(fd)  # a default ACL of what is above may have kept even us out
-    return fd
+    return _opened(name, directory)[0]
 
 
 def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:
-    """A directory that was there, open, and with all permissions for its owner if that is us.
+    """A directory, open, and with all permissions for its owner if that is us.
 
+    A default ACL of what is above, or our umask, may keep even us out of what we have just made.
     Its status is as it was before.
     """
     try:
@@ -315,11 +339,11 @@ def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:
     except PermissionError:
         with _closing(_found(name, directory)) as found:
             before = os.fstat(found)
-            os.chmod(f"/proc/self/fd/{found}", 0o700)  # chmod by name follows links
+            _allow_owner(found)
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
     else:
         before = os.fstat(fd)
-    _allow_owner(fd)
+        _allow_owner(fd)
     return fd, before
 
 
@@ -343,7 +367,7 @@ def _allow_owner(fd: int) -> None:
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if mode & 0o700 != 0o700:
         with suppress(OSError):
-            os.fchmod(fd, mode | 0o700)
+            os.chmod(f"/proc/self/fd/{fd}", mode | 0o700)  # for O_PATH; chmod by name follows links
 
 
 def _mount_of(fd: int) -> tuple[int, bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.aliases import Aliases, Own, conflict
+from ventifs.tree.aliases import Alias, Aliases
 from ventifs.tree.choosing import Selection, walk
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.records import Directory, Entry
@@ -28,7 +28,7 @@ class _There:
 
     fd: int
     names: Names = ()
-    own: Own | None = None  # see `aliases`
+    alias: Alias | None = None  # see `aliases`
 
 
 class Plan:
@@ -110,7 +110,7 @@ class Plan:
         """What is there of a directory, and what would become of a link in its place."""
         above = self._there[-1]
         names = (*above.names, entry.name)
-        there = _There(-1, names, self._aliases.below(above.own, lambda: names, entry.name))
+        there = _There(-1, names, self._aliases.below(above.alias, lambda: names, entry.name))
         if above.fd < 0:
             return there
         try:
@@ -131,17 +131,15 @@ class Plan:
             self.replaced.append((self._path(), described(name, above.fd, str(error))))
         else:
             names = tuple(self._path().split(b"/"))
-            there.own = self._aliases.linked(there.names, names, entry)
+            there.alias = self._aliases.linked(there.names, names, entry)
 
     def _is_rivalled(self, entry: Entry) -> bool:
-        """As in `restore`: whether an entry is left to another name of its directory."""
-        there = self._there[-1] if self._there else None
-        if there is None or there.own is None:
+        """Whether an entry is left to another name of the directory that it would be in."""
+        if not self._there:
             return False
-        rival = self._aliases.rival(there.own, entry)
-        if rival is None:
+        reason = self._aliases.verdict(self._there[-1].alias, entry)
+        if reason is None:
             return False
-        reason = conflict(rival, there.own, entry)
         if reason:
             self.failed.append((self._path(entry.name), reason))
         else:

@@ -26,7 +26,7 @@ from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.text import printable
-from ventifs.tree.aliases import Aliases, Own, conflict
+from ventifs.tree.aliases import Alias, Aliases
 from ventifs.tree.attributes import NOT_ALLOWED, because, dress, xattrs_of
 from ventifs.tree.batches import Batch
 from ventifs.tree.choosing import Selection, walk
@@ -35,7 +35,7 @@ from ventifs.tree.large import Failed, make_large
 from ventifs.tree.linking import Group, Links
 from ventifs.tree.live import allow_many_descriptors
 from ventifs.tree.making import Kind, Maker, Trouble, decode_answer, trouble_of
-from ventifs.tree.places import LARGE, Place, Places, real
+from ventifs.tree.places import LARGE, Place, Places, opened_top, real
 from ventifs.tree.records import Directory, Entry, File, encode
 from ventifs.tree.symlinks import Symlinks
 from ventifs.tree.workers import Inline, Pool
@@ -141,11 +141,12 @@ class Restorer:
         return self.done
 
     def _opened_directory(self, target: Path) -> int:
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)  # its own mode comes last
-        top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        top, before = opened_top(target)
         with os.scandir(top) as there:
             occupied = next(there, None) is not None
         if occupied and not self._overwrite:
+            with suppress(OSError):
+                os.fchmod(top, stat.S_IMODE(before.st_mode))
             os.close(top)
             raise VentifsError(
                 f"{printable(target)}: not empty; restore into a new or empty directory, or "
@@ -176,14 +177,14 @@ class Restorer:
     def enter(self, entry: Entry) -> bool:
         """Make a directory, and go on in it."""
         above = self._at
-        if above is not None and self._is_rivalled(above, entry, _below(entry)):
+        if above is not None and self._is_rivalled(above, entry):
             return False
         try:
             if above is None:
                 self._at = self._places.top(entry)
             else:
                 self._at = self._places.make(entry, above)
-                self._at.own = self._own(self._at, above)
+                self._at.alias = self._alias(self._at, above)
                 above.pending += 1
         except OSError as error:
             path = above.path(entry.name) if above is not None else b""
@@ -195,7 +196,7 @@ class Restorer:
         """Make anything but a directory, or a further name of what is made already."""
         place = self._at
         assert place is not None
-        if place.own is not None and self._is_rivalled(place, entry):
+        if self._is_rivalled(place, entry):
             return
         group = None
         if entry.link:
@@ -226,22 +227,22 @@ class Restorer:
 
     # --- links that are kept, see `aliases` ---------------------------------------------------
 
-    def _own(self, place: Place, above: Place) -> Own | None:
-        """What decides about a directory, if a link that is kept is on the way to it."""
+    def _alias(self, place: Place, above: Place) -> Alias | None:
+        """The other names of a directory, if a link that is kept is on the way to it."""
         if place.names is not None:
             names = tuple(place.path().split(b"/"))
             return self._aliases.linked(place.names, names, place.entry)
-        return self._aliases.below(above.own, lambda: real(place), place.entry.name)
+        return self._aliases.below(above.alias, lambda: real(place), place.entry.name)
 
-    def _is_rivalled(self, place: Place, entry: Entry, more: str = "") -> bool:
+    def _is_rivalled(self, place: Place, entry: Entry) -> bool:
         """Whether an entry is left to another name of the directory that it would be in."""
-        if place.own is None:
+        if place.alias is None:  # hot: nearly always
             return False
-        rival = self._aliases.rival(place.own, entry)
-        if rival is None:
+        reason = self._aliases.verdict(place.alias, entry)
+        if reason is None:
             return False
-        reason = conflict(rival, place.own, entry)
         if reason:
+            more = _below(entry) if entry.is_directory else ""
             self._trouble(place.path(entry.name), Trouble(0, Kind.FAILED, reason), more)
         else:
             self.done.entries += 1
@@ -395,7 +396,7 @@ class Restorer:
     def _complete(self, place: Place) -> None:
         """Give a directory its metadata, later if its owner could not go in any more."""
         self._places.tidy(place)
-        if place.own is not None and place.before is not None:
+        if place.alias is not None and place.alias.earlier and place.before is not None:
             self._leave_as_before(place, place.before)
         elif place.linked and place.entry.mode & _ENTER != _ENTER:
             self._closing.append(place)
@@ -403,7 +404,7 @@ class Restorer:
             self._dress(place)
 
     def _leave_as_before(self, place: Place, before: os.stat_result) -> None:
-        """A directory whose metadata is that archived under its own name, before or after this."""
+        """A directory whose metadata is that archived under an earlier name, see `aliases`."""
         try:
             fd = self._places.fd(place)
             os.fchmod(fd, stat.S_IMODE(before.st_mode))

@@ -1,8 +1,17 @@
 """Symbolic links of a destination where a version has directories: which are kept, and followed.
 
-A link is kept if it leads to a directory beneath the destination, and if each link on the way is
-root's or the restoring user's own: others could lead a restore by root wherever they like. The rest
-is replaced by directories. `Symlinks` changes the second condition, never the first.
+A link is kept if it leads to a directory beneath the destination, and if everything on the way is
+trusted; the rest is replaced by directories. `Symlinks` changes the second condition, never the
+first. Others could lead a restore by root wherever they like, so trusted means: each link on the
+way belongs to root or to the restoring user, and so does each directory in which a name of the way
+is looked up, from the destination down to the link and on along what it leads through; and no
+other user can write in such a directory. For a user may rename a link of root's within directories
+of his own, or a whole directory that holds one. The directory at the end may be anybody's: its name
+is in a directory that is trusted.
+
+A sticky directory, such as `/tmp`, is no exception: a user cannot rename root's link in it, but can
+move one there from a directory of his own. An access control list that lets others write shows in
+the mode of the group.
 
 The way is walked component by component, each opened relative to the one before it and never
 through a link, so that a link that is swapped between check and use changes nothing: what was
@@ -22,6 +31,7 @@ from ventifs.text import printable
 
 LINKS_MAX = 40  # on one way, as in the kernel
 _FIND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Names = tuple[bytes, ...]  # of directories, from the destination on, none of them a link
@@ -30,7 +40,7 @@ Names = tuple[bytes, ...]  # of directories, from the destination on, none of th
 class Symlinks(Enum):
     """Which links to directories beneath the destination are kept."""
 
-    TRUSTED = "trusted"  # those of root and of the user that restores
+    TRUSTED = "trusted"  # those that only root and the user that restores can make or move
     KEEP = "keep"  # all
     REPLACE = "replace"  # none
 
@@ -42,9 +52,35 @@ class NotKept(Exception):
 class _Way:
     """A way down from the destination; the directories on it stay open."""
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, top: int, trusted: set[int] | None = None) -> None:
+        """Only directories of trusted users are gone through, unless all are."""
         self._fds = [os.dup(top)]
+        self._trusted = trusted
         self.names: list[bytes] = []
+
+    def find(self, name: bytes, *, directory: bool = False) -> int:
+        """A descriptor (O_PATH) of what has a name here.
+
+        Raises:
+            NotKept: other users could have put it there.
+        """
+        self.check()
+        return os.open(name, _FIND | (os.O_DIRECTORY if directory else 0), dir_fd=self.fd)
+
+    def check(self) -> None:
+        """See that only trusted users can make or move anything in the directory.
+
+        Raises:
+            NotKept: others can.
+        """
+        if self._trusted is None:
+            return
+        status = os.fstat(self.fd)
+        what = printable(b"/".join(self.names)) or "the destination"
+        if status.st_uid not in self._trusted:
+            raise NotKept(f"its way is through {what}, which belongs to user {status.st_uid}")
+        if status.st_mode & _OTHERS_WRITE:
+            raise NotKept(f"its way is through {what}, where other users can write")
 
     @property
     def fd(self) -> int:
@@ -92,11 +128,12 @@ def follow(
     if symlinks is Symlinks.REPLACE:
         raise NotKept("--replace-symlinks")
     trusted = {0, os.geteuid()} if symlinks is Symlinks.TRUSTED else None
-    way = _Way(top)
+    way = _Way(top, trusted)
     try:
         for above in where[:-1]:
-            way.push(above, os.open(above, _FIND | os.O_DIRECTORY, dir_fd=way.fd))
+            way.push(above, way.find(above, directory=True))
         if where:
+            way.check()
             way.push(where[-1], os.dup(directory))
         _walk(way, name, trusted, absolute=_is_root(top))
         return tuple(way.names), os.dup(way.fd)
@@ -117,7 +154,7 @@ def _walk(way: _Way, name: bytes, trusted: set[int] | None, *, absolute: bool) -
         if part == b"..":
             way.back()
             continue
-        fd = os.open(part, _FIND, dir_fd=way.fd)
+        fd = way.find(part)
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             way.push(part, fd)
@@ -154,7 +191,7 @@ def open_again(top: int, names: Names, was: os.stat_result) -> int:
     way = _Way(top)
     try:
         for name in names:
-            way.push(name, os.open(name, _FIND | os.O_DIRECTORY, dir_fd=way.fd))
+            way.push(name, way.find(name, directory=True))
         fd = os.open(b".", _OPEN, dir_fd=way.fd)
     finally:
         way.close()
