@@ -4,8 +4,9 @@ import os
 import random
 import re
 import struct
+import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,47 @@ def test_headers_are_refused(tmp_path: Path, fields: dict[str, int]) -> None:
     image.write_bytes(header(1 << 60, text=1, text_size=2, directory=3) + rest)
     with pytest.raises(ImageError, match="says it has"):
         read_here(image, "vmdk")
+
+
+def _peak_of_reads(image: Path, places: Iterable[int]) -> int:
+    """The most memory that it takes to open an image and read some bytes here and there."""
+    tracemalloc.start()
+    try:
+        disk = read_here(image, "vmdk")
+        for place in places:
+            disk.read(place, SECTOR)
+        disk.close()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_extents_share_the_memory_for_grains(tmp_path: Path) -> None:
+    count = 400
+    (tmp_path / "s.vmdk").write_bytes(vmdks.stream({0: b"x" * GRAIN_BYTES}, GRAIN))
+    lines = [f'RW {GRAIN} SPARSE "s.vmdk"'] * count
+    image = write_flat(tmp_path, *lines, kind="twoGbMaxExtentSparse")
+    assert _peak_of_reads(image, range(0, count * GRAIN_BYTES, GRAIN_BYTES)) < 6 * MIB
+
+
+def test_extents_share_the_memory_for_directories(tmp_path: Path) -> None:
+    """Directories of several pages each, for tables of one grain that has one sector."""
+    count, capacity = 200, 16 * 4096
+    (tmp_path / "s.vmdk").write_bytes(header(capacity, grain=1, entries=1, directory=1))
+    os.truncate(tmp_path / "s.vmdk", MIB)
+    lines = [f'RW {capacity} SPARSE "s.vmdk"'] * count
+    image = write_flat(tmp_path, *lines, kind="twoGbMaxExtentSparse")
+    places = range(0, count * capacity * SECTOR, 4096 * SECTOR)
+    assert _peak_of_reads(image, places) < 6 * MIB
+
+
+def test_sparse_extents_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "s.vmdk").write_bytes(header(1, directory=1))
+    os.truncate(tmp_path / "s.vmdk", MIB)
+    line = 'RW 1 SPARSE "s.vmdk"'
+    assert len(_contents(write_flat(tmp_path, *[line] * 4096))) == 4096 * SECTOR
+    with pytest.raises(ImageError, match="it has more than 4096 sparse extents"):
+        read_here(write_flat(tmp_path, *[line] * 4097), "vmdk")
 
 
 def _entries(image: Path) -> tuple[bytearray, int]:
