@@ -7,11 +7,13 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.images import MIB, bytes_of, qemu_img, qemu_io, read_here
+from tests.support.memorydisk import MemoryDisk
 from ventifs.image import bitmap, confined, landlock
 from ventifs.image.apart import Apart, Limits
 from ventifs.image.confined import Given, path
@@ -20,6 +22,7 @@ from ventifs.image.events import Event, Noted
 from ventifs.image.landlock import NotConfined
 from ventifs.image.qcow2_header import parse
 from ventifs.image.raw import RawDisk
+from ventifs.image.survey import Survey
 
 pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 LIMITS = Limits(1 << 30, 10, 10)
@@ -231,6 +234,78 @@ def test_a_parser_finds_modules_when_it_needs_them() -> None:
 
 
 def test_a_parser_runs_where_there_is_no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the disk has a note that says so."""
     monkeypatch.setattr(landlock, "version", lambda: 0)
     with Apart(lambda: _told("ok"), LIMITS, confined=True) as events:
         assert list(events) == [Noted("ok")]
+    (noted,) = _notes()
+    assert noted.startswith("this kernel has no Landlock: ")
+
+
+def test_where_there_is_landlock_there_is_no_note() -> None:
+    assert _notes() == []
+
+
+def _notes() -> list[str]:
+    """What is noted of a disk with nothing known on it."""
+    with Survey(MemoryDisk(MIB, {}), free=False) as survey:
+        return [event.text for event in survey if isinstance(event, Noted)]
+
+
+def test_a_parser_does_not_run_where_landlock_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(rules: object) -> None:
+        raise NotConfined("Landlock cannot be used: Operation not permitted")
+
+    def tell() -> Iterator[Event]:
+        (tmp_path / "run").touch()
+        yield Noted("run")
+
+    monkeypatch.setattr(landlock, "restrict", refuse)
+    with Apart(tell, LIMITS, confined=True) as events:
+        assert list(events) == []
+    assert events.problem == "Landlock cannot be used: Operation not permitted"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_parser_has_no_capability_but_to_read(secret: Path) -> None:
+    """By what the kernel says of the child while it waits for the pipe's other end."""
+    ready, go = os.pipe(), os.pipe()
+
+    def tell() -> Iterator[Event]:
+        os.write(ready[1], b".")
+        os.read(go[0], 1)
+        yield Noted(str(os.getpid()))
+
+    with Apart(tell, LIMITS, confined=True) as events:
+        os.read(ready[0], 1)
+        lines = Path(f"/proc/{events._pid}/status").read_text().splitlines()
+        os.write(go[1], b".")
+        assert list(events) == [Noted(str(events._pid))]
+    status = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    assert status["NoNewPrivs"] == "1"
+    for held in ("CapEff", "CapPrm", "CapInh"):
+        assert int(status[held], 16) & ~(1 << 2) == 0
+    for end in (*ready, *go):
+        os.close(end)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has what is given up")
+@pytest.mark.parametrize("version", [0, landlock.version()])
+def test_a_parser_of_root_changes_no_other_users_files(
+    secret: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    os.chown(secret, 12345, 12345)
+    monkeypatch.setattr(landlock, "version", lambda: version)
+
+    def tell() -> Iterator[Event]:
+        for change in (partial(os.chmod, secret, 0o777), partial(os.chown, secret, 0, 0)):
+            try:
+                change()
+            except OSError as error:
+                yield Noted(str(error.strerror))
+
+    with Apart(tell, LIMITS, confined=True) as events:
+        assert list(events) == [Noted("Operation not permitted")] * 2
+    assert (secret.stat().st_uid, secret.stat().st_mode & 0o777) == (12345, 0o644)

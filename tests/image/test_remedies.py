@@ -152,7 +152,7 @@ def test_what_is_advised_works(
     tool = remedy.commands[0].split()[0]
     if shutil.which(tool) is None:
         pytest.skip(f"needs {tool}")
-    top = tmp_path / "with spaces & 'quotes'"
+    top = tmp_path / "with spaces, & 'quotes'"
     top.mkdir()
     image = make(top, DISK)
     refusal = _refusal(image, format)
@@ -169,6 +169,89 @@ def test_what_is_advised_works(
             return
         assert not done.returncode, done.stdout + done.stderr
     assert _result(remedy, image, top) == DISK
+
+
+def _over_secret(driver: str, *options: str) -> odd_images.Maker:
+    """What makes an image of nothing over the disk, as its backing file."""
+
+    def make(top: Path, disk: bytes) -> Path:
+        base, image = top / "base", top / f"image.{driver}"
+        base.write_bytes(disk)
+        qemu_img("create", "-f", driver, "-b", base, "-F", "raw", *options, image)
+        return image
+
+    return make
+
+
+def _encrypted_over_secret(top: Path, disk: bytes) -> Path:
+    (top / "KEY").write_text(odd_images.SECRET)
+    key = str(top / "KEY").replace(",", ",,")
+    return _over_secret(
+        "qcow2", "--object", f"secret,id=key,file={key}",
+        "-o", "encrypt.format=aes,encrypt.key-secret=key",
+    )(top, disk)  # fmt: skip
+
+
+def _vmdk_over_secret(top: Path, disk: bytes) -> Path:
+    base, image = odd_images.by_qemu("vmdk")(top, disk), top / "top.vmdk"
+    qemu_img("create", "-f", "vmdk", "-F", "vmdk", "-b", base, image)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("remedy", "make"),
+    [
+        (Remedy.QCOW, _over_secret("qcow")),
+        (Remedy.QED, _over_secret("qed")),
+        (Remedy.UML_COW, odd_images.uml_cow),
+        (Remedy.DECRYPT_QCOW2, _encrypted_over_secret),
+        (Remedy.FLATTEN_QCOW2, _over_secret("qcow2")),
+        (Remedy.VMDK_PARENT, _vmdk_over_secret),
+    ],
+    ids=_id,
+)
+def test_what_reads_other_files_of_the_host_says_so(
+    tmp_path: Path, remedy: Remedy, make: odd_images.Maker
+) -> None:
+    """The result has a secret of which only the name was in the image, and the line warns of it."""
+    if shutil.which(remedy.commands[0].split()[0]) is None:
+        pytest.skip("needs its tool")
+    image = make(tmp_path, DISK)
+    line = remedy.line(str(image))
+    (command,) = re.findall(r"'((?:[^'\\]|\\.)*)'", line)
+    done = _run(command, tmp_path)
+    assert not done.returncode, done.stderr
+    assert _result(remedy, image, tmp_path) == DISK
+    assert "if you trust it with the files of this host, every one of which it can name" in line
+
+
+def test_no_other_command_reads_what_an_image_names(tmp_path: Path) -> None:
+    """Of the remedies without the warning, those for formats that can name a file."""
+    secret = mixture(64 * KIB, 9)
+    image = _over_secret("qcow2")(tmp_path, secret)
+    before = image.read_bytes()
+    (check, _) = re.findall(r"'([^']*)'", Remedy.CHECK_QCOW2.line(str(image)))
+    done = _run(check, tmp_path)
+    assert "No errors" in done.stdout
+    assert image.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "image.qcow2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "whole", "listed"),
+    [
+        ("a,b", "a,b", "a,,b"),
+        ("/a,,b/c d", r"/a,,b/c\ d", r"/a,,,,b/c\ d"),
+        ("-a", "./-a", "./-a"),
+        ("nbd:x/y", "./nbd:x/y", "./nbd:x/y"),
+        ("json:{}", r"./json:\{\}", r"./json:\{\}"),
+        ("/a/b:c", "/a/b:c", "/a/b:c"),
+        ("a\\x0a", "FILE", "FILE"),
+    ],
+)
+def test_paths_in_commands(path: str, whole: str, listed: str) -> None:
+    assert f"-f qcow2 -O qcow2 {whole} NEW" in Remedy.FLATTEN_QCOW2.line(path)
+    assert f",file.filename={listed} NEW" in Remedy.DECRYPT_QCOW2.line(path)
 
 
 @pytest.mark.parametrize("suffix", [".vmdk", ".vhd", ".vhdx", ".qcow2"])

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,75 @@ def test_sectors_that_were_never_written_must_be_zeros(tmp_path: Path) -> None:
     data[block + 512 : block + 1024] = bytes(512)
     image.write_bytes(data)
     assert_read_as_by_qemu(image, "vhd", "vpc")
+
+
+def test_every_sector_by_its_own_bit(tmp_path: Path) -> None:
+    """Ranges that begin and end within bytes of the bitmap, and data only where it says so."""
+    image = _image(tmp_path)
+    whole = image.read_bytes()
+    block = _first_block(whole)
+    chance = random.Random(7)
+    written = [chance.random() < 0.5 for _ in range(64)]
+    for number in (None, written.index(False), 63 - written[::-1].index(False)):
+        data = bytearray(whole)
+        for sector, is_written in enumerate(written):
+            if not is_written:
+                data[block + sector // 8] &= ~(0x80 >> sector % 8)
+                if sector != number:
+                    start = block + 512 + sector * 512
+                    data[start : start + 512] = bytes(512)
+        image.write_bytes(data)
+        disk = read_here(image, "vhd")
+        for _ in range(300):
+            start, length = chance.randrange(64 * 512), chance.randrange(1, 2000)
+            expected = data[block + 512 + start :][:length]
+            sectors = range(start // 512, (start + length - 1) // 512 + 1)
+            if number in sectors:
+                with pytest.raises(ImageError, match="has data where its bitmap says"):
+                    disk.read(start, length)
+            else:
+                assert disk.read(start, length) == expected
+        disk.close()
+
+
+BLOCK_MAX = 256 * MIB
+
+
+def _large_blocks(tmp_path: Path, count: int) -> Path:
+    """Blocks as large as can be, in which every other sector was written, and all are holes."""
+    base, image = _image(tmp_path).read_bytes(), tmp_path / "large.vhd"
+    size, step = count * BLOCK_MAX, (BLOCK_MAX // SECTOR // 8 + BLOCK_MAX) // SECTOR
+    footer = _changed(base[:SECTOR], {
+        16: struct.pack(">Q", 512), 40: struct.pack(">QQ", size, size), _CREATOR: b"win ",
+    })  # fmt: skip
+    head = _changed(base[SECTOR : SECTOR + 1024], {
+        16: struct.pack(">Q", 1536), 28: struct.pack(">II", count, BLOCK_MAX),
+    })  # fmt: skip
+    with image.open("wb") as file:
+        file.write(footer + head)
+        for number in range(count):
+            file.write(struct.pack(">I", 8 + number * step))
+        for number in range(count):
+            file.seek((8 + number * step) * SECTOR)
+            file.write(b"\xaa" * (BLOCK_MAX // SECTOR // 8))
+        file.truncate((8 + count * step) * SECTOR)
+    return image
+
+
+def test_memory_for_bitmaps_is_bounded(tmp_path: Path) -> None:
+    """A range in each of many blocks, then all of one block at once."""
+    count = 40
+    disk = read_here(_large_blocks(tmp_path, count), "vhd")
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            assert disk.read(number * BLOCK_MAX + 512, 512) == bytes(512)
+        assert not any(span.data for span in disk.spans(0, BLOCK_MAX))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        disk.close()
+    assert peak < 8 * MIB
 
 
 def test_blocks_of_other_sizes(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import random
+import re
 import struct
+import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from tests.support.images import (
     read_or_refuse,
 )
 from tests.support.vmdks import GRAIN, SECTOR, descriptor, header, write_flat
+from ventifs.image import vmdk_descriptor
 from ventifs.image.disk import ImageError
 from ventifs.image.foreign import open_foreign
 from ventifs.image.raw import RawDisk
@@ -239,6 +242,7 @@ def test_extents_that_are_not_understood_are_refused(tmp_path: Path, line: str) 
             "encrypted VMDK image",
         ),
         (descriptor("fullDevice", _GOOD), "of type 'fullDevice', which is not read"),
+        (descriptor("custom", _GOOD), "of type 'custom', which is not read"),  # nor does QEMU
         (descriptor("seSparse", _GOOD), "of type 'seSparse', which is not read"),
         (descriptor("monolithicSparse", _GOOD), "a descriptor alone"),
         (descriptor("monolithicFlat"), "no extents"),
@@ -259,6 +263,73 @@ def test_descriptors_are_refused(tmp_path: Path, text: str, reason: str) -> None
     with pytest.raises(ImageError, match=reason) as caught:
         read_here(tmp_path / "a.vmdk", "vmdk")
     assert "\n" not in str(caught.value)
+
+
+# Each is tried at every length by a pattern that goes back: for hours, if several parts do.
+_SPACES = " " * 4000
+_HOSTILE_LINES = [
+    f'a={_SPACES}"x"y',
+    f'a={_SPACES}"x',
+    f'a{_SPACES[:2000]}=x{_SPACES[:2000]}y"',
+    f"a{_SPACES}x",
+    f"{_SPACES}=",
+    f'a="{_SPACES}" {_SPACES[:90]}"',
+    "a" * 4000,
+    "a=" + '"' * 4000,
+    f"#{_SPACES}Disk",
+]
+_HOSTILE_EXTENTS = [
+    f"RW 4 FLAT{_SPACES}x",
+    f'RW 4 FLAT "x"{_SPACES}x',
+    f'RW{_SPACES[:1300]}4{_SPACES[:1300]}FLAT "x" 0{_SPACES[:1300]}x',
+    "RW " + "4" * 4000,
+    "RW 4 " + "F" * 4000 + "x",
+    'RW 4 FLAT "' + "x" * 4000,
+]
+
+
+@pytest.mark.parametrize("line", _HOSTILE_LINES, ids=lambda line: line.replace(" ", "")[:8])
+def test_a_mebibyte_of_any_lines_is_looked_through(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x").write_bytes(bytes(4096))
+    image = write_flat(tmp_path, _GOOD, kind="monolithicFlat")
+    image.write_text(image.read_text() + f"{line}\n" * ((MIB - 1000) // (len(line) + 1)))
+    assert _contents(image) == bytes(4 * SECTOR)
+
+
+@pytest.mark.parametrize("line", _HOSTILE_EXTENTS, ids=lambda line: line.replace(" ", "")[:8])
+def test_long_lines_of_extents_are_refused(tmp_path: Path, line: str) -> None:
+    image = write_flat(tmp_path, line, kind="monolithicFlat")
+    with pytest.raises(ImageError, match="its descriptor has an extent that is not read here"):
+        read_here(image, "vmdk")
+
+
+def test_no_pattern_of_descriptors_goes_back() -> None:
+    """Every repetition without a bound is possessive, whatever follows it."""
+    patterns = [each for each in vars(vmdk_descriptor).values() if isinstance(each, re.Pattern)]
+    assert len(patterns) >= 4
+    for pattern in patterns:
+        assert not re.search(rb"[*+]", re.sub(rb"[*+?}][+]", b"", pattern.pattern)), pattern
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('  createType = "a b" ', ("createtype", "a b")),
+        ("a=b", ("a", "b")),
+        ("a.b:c-d =  x y", ("a.b:c-d", "x y")),
+        ('a="  b  "', ("a", "  b  ")),
+        ("a=b=c", ("a", "b=c")),
+        ('a="', ("a", "")),
+        ("a=", ("a", "")),
+        ('a="b"c', None),
+        ("a b=c", None),
+        ("=c", None),
+        ("a", None),
+        ("#a=b", None),
+    ],
+)
+def test_settings(line: str, found: tuple[str, str] | None) -> None:
+    assert vmdk_descriptor._setting(line.strip().encode()) == found
 
 
 def test_one_extent_of_several_is_refused(tmp_path: Path) -> None:
@@ -312,6 +383,47 @@ def test_headers_are_refused(tmp_path: Path, fields: dict[str, int]) -> None:
     image.write_bytes(header(1 << 60, text=1, text_size=2, directory=3) + rest)
     with pytest.raises(ImageError, match="says it has"):
         read_here(image, "vmdk")
+
+
+def _peak_of_reads(image: Path, places: Iterable[int]) -> int:
+    """The most memory that it takes to open an image and read some bytes here and there."""
+    tracemalloc.start()
+    try:
+        disk = read_here(image, "vmdk")
+        for place in places:
+            disk.read(place, SECTOR)
+        disk.close()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_extents_share_the_memory_for_grains(tmp_path: Path) -> None:
+    count = 400
+    (tmp_path / "s.vmdk").write_bytes(vmdks.stream({0: b"x" * GRAIN_BYTES}, GRAIN))
+    lines = [f'RW {GRAIN} SPARSE "s.vmdk"'] * count
+    image = write_flat(tmp_path, *lines, kind="twoGbMaxExtentSparse")
+    assert _peak_of_reads(image, range(0, count * GRAIN_BYTES, GRAIN_BYTES)) < 6 * MIB
+
+
+def test_extents_share_the_memory_for_directories(tmp_path: Path) -> None:
+    """Directories of several pages each, for tables of one grain that has one sector."""
+    count, capacity = 200, 16 * 4096
+    (tmp_path / "s.vmdk").write_bytes(header(capacity, grain=1, entries=1, directory=1))
+    os.truncate(tmp_path / "s.vmdk", MIB)
+    lines = [f'RW {capacity} SPARSE "s.vmdk"'] * count
+    image = write_flat(tmp_path, *lines, kind="twoGbMaxExtentSparse")
+    places = range(0, count * capacity * SECTOR, 4096 * SECTOR)
+    assert _peak_of_reads(image, places) < 6 * MIB
+
+
+def test_sparse_extents_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "s.vmdk").write_bytes(header(1, directory=1))
+    os.truncate(tmp_path / "s.vmdk", MIB)
+    line = 'RW 1 SPARSE "s.vmdk"'
+    assert len(_contents(write_flat(tmp_path, *[line] * 4096))) == 4096 * SECTOR
+    with pytest.raises(ImageError, match="it has more than 4096 sparse extents"):
+        read_here(write_flat(tmp_path, *[line] * 4097), "vmdk")
 
 
 def _entries(image: Path) -> tuple[bytearray, int]:

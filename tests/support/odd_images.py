@@ -46,7 +46,8 @@ def encrypted_qcow2(top: Path, disk: bytes, options: str) -> Path:
     """An encrypted qcow2 image; the file KEY beside it has the passphrase."""
     (top / "KEY").write_text(SECRET)
     image, raw = top / "image.qcow2", _raw(top, disk)
-    command = ["qemu-img", "convert", "--object", f"secret,id=key,file={top / 'KEY'}"]
+    key = str(top / "KEY").replace(",", ",,")
+    command = ["qemu-img", "convert", "--object", f"secret,id=key,file={key}"]
     command += ["-f", "raw", "-O", "qcow2", "-o", f"{options},encrypt.key-secret=key"]
     command += [str(raw), str(image)]
     for _ in range(50):

@@ -1,11 +1,11 @@
 """Parsers run apart: in a forked child whose memory and processor time are limited.
 
-What a disk holds decides what its parsers do, and some of them are C: one may crash, loop or want
-all memory. Here that ends its own child and nothing else, and what it had told by then stands, but
-for the last batch. A child that looks into a disk can be confined: it opens no files any more.
-Events come over a pipe in batches; a child that is ahead waits, so that neither side piles them up.
-A child that has children of its own passes their batches on as they are: always whole, and marked
-as not its own. This module knows nothing of what is told.
+What a disk holds decides what its parsers do: one may crash, loop or want all memory. Here that
+ends its own child and nothing else, and what it had told by then stands, but for the last batch. A
+child that looks into a disk can be confined: it opens no files any more. Events come over a pipe in
+batches; a child that is ahead waits, so that neither side piles them up. A child that has children
+of its own passes their batches on as they are: always whole, and marked as not its own. This module
+knows nothing of what is told.
 """
 
 import faulthandler
@@ -91,8 +91,9 @@ class Apart:
         """Fork a child that tells what the iterator made by `tell` (in the child) gives.
 
         None ends a batch: what came before it is sent at once. A child that is confined opens
-        nothing but Python's modules, and so cannot limit children of its own; where the kernel
-        has no Landlock it is not confined.
+        nothing but Python's modules, has no capability but to read, and so cannot limit children
+        of its own. Where the kernel has no Landlock it can open files, of which `confined.note`
+        is the word; where Landlock fails the child fails.
         """
         self.problem = ""
         self._limits = limits
@@ -205,7 +206,7 @@ class Apart:
         return None
 
     def close(self) -> None:
-        """End the child, whatever it is at. Again is harmless."""
+        """End the child, whatever it is at. Idempotent."""
         if not self._ended:
             self._wait(0)
         if self._fd in _ends:
@@ -231,8 +232,10 @@ def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -
     try:
         _silence()
         gc.freeze()  # what came with the fork would be looked through, and copied by that
-        teller = _Teller(fd, limits, confined=confined)
+        teller = _Teller(fd, limits)
         try:
+            if confined:
+                give_up_files()
             teller.tell(tell())
             teller.flush()
         except BrokenPipeError:
@@ -263,7 +266,7 @@ def _silence() -> None:
 class _Teller:
     """The child's end of the pipe."""
 
-    def __init__(self, fd: int, limits: Limits, *, confined: bool) -> None:
+    def __init__(self, fd: int, limits: Limits) -> None:
         self._fd = fd
         self._limits = limits
         self._encoder = msgspec.msgpack.Encoder()
@@ -273,8 +276,6 @@ class _Teller:
             pages = int(file.read().split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
         _limit(resource.RLIMIT_CORE, 0)
-        if confined:
-            give_up_files()
         self._allow_cpu()
         self._due = time.monotonic() + _BATCH_S
 

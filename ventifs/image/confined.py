@@ -3,7 +3,8 @@
 What a guest or a stranger wrote must not decide which files of this host are read. A program that
 reads it (qemu-img) can open its own executable and shared libraries, and the descriptors that it is
 given; a parser in a forked child can open Python's modules. Memory and processor time are limited,
-too. Nothing runs less confined than asked for: a kernel without Landlock is an error.
+too. Nothing runs less confined than asked for without a word: where the kernel has no Landlock,
+a program that could open what an image names is not run, and of parsers there is a note.
 """
 
 import os
@@ -18,11 +19,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from typing import NamedTuple
 
-from ventifs.image import landlock
+from ventifs.image import capabilities, landlock
 from ventifs.image.landlock import NotConfined, Rule
 
 _LOADER_CACHE = "/etc/ld.so.cache"
 _MEMORY_MAX = 4 << 30
+_NOT_CONFINED = (
+    "this kernel has no Landlock: what read the disk's partitions and file systems was not kept "
+    "from opening other files of this host"
+)
 _ELF = b"\x7fELF\x02\x01"  # of 64 bits, little endian
 _INTERPRETER = 3
 
@@ -100,13 +105,24 @@ def start(
 
 
 def give_up_files() -> None:
-    """Have this process open nothing any more but Python's own modules.
+    """Have this process open nothing any more but Python's own modules, and drop capabilities.
 
-    For a forked child with a single thread. Where the kernel has no Landlock nothing happens.
+    For a forked child with a single thread. Where the kernel has no Landlock it opens files as
+    before, and `note` says so.
+
+    Raises:
+        NotConfined: the kernel has Landlock, and does not let it be used.
+        OSError: a directory of modules cannot be opened, or capabilities cannot be dropped.
     """
     if landlock.version():
-        with _opened(_modules(), landlock.READ_BENEATH) as rules, suppress(NotConfined):
+        with _opened(_modules(), landlock.READ_BENEATH) as rules:
             landlock.restrict(rules)
+    capabilities.drop()
+
+
+def note() -> str:
+    """What people should know of parsers that gave up files on this kernel; mostly nothing."""
+    return "" if landlock.version() else _NOT_CONFINED
 
 
 class _Start(threading.Thread):

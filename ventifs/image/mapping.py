@@ -11,17 +11,47 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ventifs.image.disk import ImageError, Span, joined
 from ventifs.image.raw import RawDisk
+from ventifs.image.remedies import Remedy
 
 SECTOR = 512
 SIZE_MAX = 64 << 40  # bytes of a disk: what VHDX can hold, and VMDK, and much more than VHD
 PAGE_ENTRIES = 4096  # of a table, in one read
-PAGES_KEPT = 64
+_PAGES_KEPT = 64
 
 Damaged = Callable[[str], ImageError]  # the error for an image that contradicts its format
+_Read = TypeVar("_Read")
+
+
+def damaged_image(kind: str, label: str, what: str) -> ImageError:
+    """The error for an image that contradicts its format; to be bound to its kind and label."""
+    return ImageError(
+        f"{label}: {kind} image that cannot be read: {what}; {Remedy.RAW.line(label)}"
+    )
+
+
+class Cache(Generic[_Read]):
+    """What was read last, by number, of one part of an image or of several parts together.
+
+    The number of results is bounded by the size of the largest, and not less than `_RESULT_MIN`:
+    each needs some memory of its own, and its parts' sizes are a stranger's choice.
+
+    Concurrency: any method from any process or thread; what it keeps is a process's own.
+    """
+
+    _RESULT_MIN = 1 << 10
+
+    def __init__(self, size: int, largest: int) -> None:
+        """Keep at most `size` bytes of results of at most `largest` each, but always one."""
+        kept = max(1, size // max(largest, self._RESULT_MIN))
+        self.get: Callable[[Callable[[int], _Read], int], _Read] = lru_cache(kept)(_called)
+
+
+def _called(read: Callable[[int], _Read], number: int) -> _Read:
+    return read(number)
 
 
 class Piece(NamedTuple):
@@ -116,9 +146,12 @@ class Table:
     """
 
     def __init__(
-        self, file: RawDisk, place: int, count: int, code: str, order: str, damaged: Damaged
-    ) -> None:
+        self, file: RawDisk, place: int, count: int, code: str, order: str, damaged: Damaged,
+        cache: "Cache[array[int]] | None" = None,
+    ) -> None:  # fmt: skip
         """A table of `count` numbers of a type of `array`, in a byte order ("little" or "big").
+
+        Tables of one image that are many share a cache, made by `page_cache`.
 
         Raises:
             ImageError: it is not within the file.
@@ -131,9 +164,18 @@ class Table:
         self._count = count
         self._code = code
         self._swapped = order != sys.byteorder
-        self.page = lru_cache(PAGES_KEPT)(self._page)
+        self._cache = cache or page_cache(code)
+        self._read = self._read_page
 
-    def _page(self, number: int) -> "array[int]":
+    def page(self, number: int) -> "array[int]":
+        """Entries from `number * PAGE_ENTRIES` on.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        return self._cache.get(self._read, number)
+
+    def _read_page(self, number: int) -> "array[int]":
         first = number * PAGE_ENTRIES
         count = min(PAGE_ENTRIES, self._count - first)
         entries = array(
@@ -162,6 +204,12 @@ class Table:
                 index += 1
             yield first, first + index - begin, entry
             first += index - begin
+
+
+def page_cache(code: str) -> "Cache[array[int]]":
+    """A cache for the pages of tables of one type, which may be shared."""
+    page = PAGE_ENTRIES * array(code).itemsize
+    return Cache(_PAGES_KEPT * page, page)
 
 
 class MappedDisk:

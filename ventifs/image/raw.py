@@ -157,7 +157,7 @@ class RawDisk:
             raise ImageError(f"{self.label}: cannot be read: {reason_of(error)}") from error
 
     def close(self) -> None:
-        """Close the file. Again is harmless."""
+        """Close the file. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

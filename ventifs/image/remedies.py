@@ -2,8 +2,9 @@
 
 A remedy is text with commands in it, between single quotes; `{path}` in them is the file that was
 refused. Each command has been run: tests take the table and try each on a real image. Commands name
-formats explicitly, so that no tool goes by what a guest wrote. Where no tool that is free to have
-does it, a remedy is words alone.
+formats explicitly, so that no tool goes by what a guest wrote. Where a tool opens other files that
+an image names, the remedy warns of it. Where no tool that is free to have does it, a remedy is
+words alone.
 """
 
 import re
@@ -12,6 +13,9 @@ from enum import Enum
 from ventifs.image.advice import command_line
 
 _COMMAND = re.compile(r"'([^']*\{path\}[^']*)'")
+_LISTED = re.compile(r"(?<==)\{path\}")  # in a list of keys and values, which commas part
+# Of each format with backing or data files, whose names the image decides.
+_IF_TRUSTED = "if you trust it with the files of this host, every one of which it can name"
 
 
 class Remedy(Enum):
@@ -20,15 +24,20 @@ class Remedy(Enum):
     # Of any file.
     RAW = "'--format raw' archives the file as it stands"
     # Of formats that QEMU reads, and this package does not.
-    QCOW = "convert it first: 'qemu-img convert -f qcow -O qcow2 {path} NEW.qcow2'"
-    QED = "convert it first: 'qemu-img convert -f qed -O qcow2 {path} NEW.qcow2'"
+    QCOW = (
+        f"convert it first, {_IF_TRUSTED}: 'qemu-img convert -f qcow -O qcow2 {{path}} NEW.qcow2'"
+    )
+    QED = f"convert it first, {_IF_TRUSTED}: 'qemu-img convert -f qed -O qcow2 {{path}} NEW.qcow2'"
     VDI = "convert it first: 'qemu-img convert -f vdi -O qcow2 {path} NEW.qcow2'"
     PARALLELS = "convert it first: 'qemu-img convert -f parallels -O qcow2 {path} NEW.qcow2'"
     BOCHS = "convert it first: 'qemu-img convert -f bochs -O qcow2 {path} NEW.qcow2'"
     CLOOP = "convert it first: 'qemu-img convert -f cloop -O qcow2 {path} NEW.qcow2'"
     DMG = "convert it first: 'qemu-img convert -f dmg -O qcow2 {path} NEW.qcow2'"
     # Of others.
-    UML_COW = "merge it with its backing file first: 'uml_moo {path} NEW.img' (uml-utilities)"
+    UML_COW = (
+        f"merge it with its backing file first, {_IF_TRUSTED}: "
+        "'uml_moo {path} NEW.img' (uml-utilities)"
+    )
     EWF = "export it first: 'ewfexport -u -f raw -t NEW {path}' makes NEW.raw (ewf-tools)"
     WIM = (
         "archive the directory into which 'wimlib-imagex apply {path} 1 DIR' extracts the files of "
@@ -40,19 +49,20 @@ class Remedy(Enum):
         "'qemu-img check -f qcow2 {path}' says more, '--format raw' archives the file as it stands"
     )
     DECRYPT_QCOW2 = (
-        "decrypt it first: 'qemu-img convert --object secret,id=key,file=KEY --image-opts -O qcow2 "
+        f"decrypt it first, {_IF_TRUSTED}: "
+        "'qemu-img convert --object secret,id=key,file=KEY --image-opts -O qcow2 "
         "driver=qcow2,encrypt.key-secret=key,file.filename={path} NEW.qcow2', "
         "where the file KEY has the passphrase"
     )
     NEWER_QCOW2 = "have the program that wrote it write it as qcow2 version 3, or raw"
     FLATTEN_QCOW2 = (
-        "put all of its layers into one image, if you trust it with the files of this host, every "
-        "one of which it can name: 'qemu-img convert -f qcow2 -O qcow2 {path} NEW.qcow2'"
+        f"put all of its layers into one image, {_IF_TRUSTED}: "
+        "'qemu-img convert -f qcow2 -O qcow2 {path} NEW.qcow2'"
     )
     # Of VMDK, VHD and VHDX.
     VMDK_PARENT = (
-        "put both into one image, if you trust it with the files of this host, every one of which "
-        "it can name: 'qemu-img convert -f vmdk -O qcow2 {path} NEW.qcow2'"
+        f"put both into one image, {_IF_TRUSTED}: "
+        "'qemu-img convert -f vmdk -O qcow2 {path} NEW.qcow2'"
     )
     VMDK_EXTENT = "archive the .vmdk file that names it instead"
     VMDK_OTHER = "copy its disk to a raw or qcow2 image with the programs of its hypervisor"
@@ -69,7 +79,12 @@ class Remedy(Enum):
     def line(self, path: str) -> str:
         """The remedy for a file, by its path or its label; for the end of a message."""
         # In a label, what does not print is escaped by backslashes, and so is another name.
-        return self.value.replace("{path}", "FILE" if "\\" in path else command_line(path))
+        if "\\" in path:
+            return self.value.replace("{path}", "FILE")
+        if path.startswith("-") or ":" in path.partition("/")[0]:  # an option, or a protocol
+            path = f"./{path}"
+        listed = command_line(path.replace(",", ",,"))
+        return _LISTED.sub(lambda _: listed, self.value).replace("{path}", command_line(path))
 
     @property
     def commands(self) -> list[str]:

@@ -2,9 +2,9 @@
 
 Whatever an image holds, the archiver survives it: parsers run in forked children whose memory and
 processor time are limited and which open no files, one for the disk's tables and one for each
-volume, all of them children of one that relays what they tell. A child that dies or is stopped
-costs the rest of that volume's files (their bytes are archived all the same), told in the volume's
-`Ended`.
+volume, all of them children of one that relays what they tell. Where the kernel has no Landlock
+they can open files, and a note about the disk says so. A child that dies or is stopped costs the
+rest of that volume's files (their bytes are archived all the same), told in the volume's `Ended`.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from typing import Protocol, Self
 from msgspec.structs import replace
 
 from ventifs.image.apart import Apart, Batch, Limits, Telling
+from ventifs.image.confined import note
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.events import (
     Ended,
@@ -92,7 +93,7 @@ class Survey:
         return list(told)
 
     def close(self) -> None:
-        """End the survey, whatever it is at. Again is harmless."""
+        """End the survey, whatever it is at. Idempotent."""
         self._apart.close()
 
     def __enter__(self) -> Self:
@@ -115,6 +116,8 @@ def _limits(size: int) -> Limits:
 
 def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Telling:
     """In the child: have the volumes found, then each read."""
+    if what := note():
+        yield Noted(what)
     volumes: list[Volume] = []
     with Apart(partial(find_volumes, disk), limits, confined=True) as finding:
         for event in finding:

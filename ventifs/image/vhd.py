@@ -9,11 +9,20 @@ about sectors that a bitmap calls unwritten: those must be zeros. Differencing i
 import re
 import struct
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 from ventifs.image.disk import ImageError
-from ventifs.image.mapping import SECTOR, Damaged, Flat, MappedDisk, Piece, Table
+from ventifs.image.mapping import (
+    SECTOR,
+    Cache,
+    Damaged,
+    Flat,
+    MappedDisk,
+    Piece,
+    Table,
+    damaged_image,
+)
 from ventifs.image.raw import RawDisk
 from ventifs.image.remedies import Remedy
 
@@ -28,7 +37,8 @@ _GEOMETRY_MAX = 65535 * 16 * 255
 _SIZE_MAX = 2040 << 30  # what there are sector numbers for
 _BLOCKS = range(4096, (256 << 20) + 1)  # QEMU takes smaller ones to have no bitmaps
 _NOWHERE = 0xFFFF_FFFF
-_BITMAPS_KEPT = 256
+_BITMAPS_BYTES = 1 << 20  # kept of each disk
+_STEP = 1 << 20  # bytes of a block, looked at together; whole bytes of its bitmap
 
 
 class Footer(NamedTuple):
@@ -61,7 +71,7 @@ def open_vhd(file: RawDisk) -> MappedDisk:
 
 
 def _opened(file: RawDisk) -> MappedDisk:
-    damaged = partial(_damaged, file.label)
+    damaged = partial(damaged_image, "VHD", file.label)
     first = _footer(file.read_upto(0, SECTOR))
     last = _footer(file.read_upto(max(0, file.size - SECTOR), SECTOR))
     if last is not None and last.kind == _FIXED:
@@ -140,7 +150,8 @@ class Dynamic:
         self._table = table
         self._damaged = damaged
         self._bitmap_bytes = -(-(block // SECTOR // 8) // SECTOR) * SECTOR
-        self._unwritten = lru_cache(_BITMAPS_KEPT)(self._read_bitmap)
+        self._bitmaps: Cache[bytes] = Cache(_BITMAPS_BYTES, self._bitmap_bytes)
+        self._read = self._read_bitmap
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """As `Mapping.pieces`.
@@ -162,27 +173,32 @@ class Dynamic:
 
     def _check(self, sector: int, start: int, end: int) -> None:
         """Refuse a range of a block in which sectors have data that were never written."""
-        for first, last in self._unwritten(sector):
-            low, high = max(first, start), min(last, end)
-            if low < high:
-                place = sector * SECTOR + self._bitmap_bytes + low
-                if self._file.read_upto(place, high - low).strip(b"\0"):
-                    raise self._damaged(
-                        f"the block at sector {sector} has data where its bitmap says that none "
-                        "was written"
-                    )
+        bitmap = self._bitmaps.get(self._read, sector)
+        while start < end:
+            stop = min(end, (start // _STEP + 1) * _STEP)
+            written = bitmap[start // SECTOR // 8 : -(-stop // SECTOR // 8)]
+            if written.strip(b"\xff"):
+                self._check_step(sector, written, start, stop)
+            start = stop
 
-    def _read_bitmap(self, sector: int) -> tuple[tuple[int, int], ...]:
-        """Ranges of a block, in bytes, that its bitmap says were never written."""
-        count = self._block // SECTOR
+    def _check_step(self, sector: int, written: bytes, start: int, end: int) -> None:
+        """The same, of a range within a step, with its bytes of the bitmap."""
+        place = sector * SECTOR + self._bitmap_bytes
+        data = self._file.read_upto(place + start, end - start)
+        if not data.strip(b"\0"):
+            return
+        shift = start // (SECTOR * 8) * SECTOR * 8 - start  # of the bitmap's first bit in the data
+        for run in re.finditer("0+", "".join(f"{byte:08b}" for byte in written)):
+            low, high = (max(0, shift + at * SECTOR) for at in run.span())
+            if data[low:high].strip(b"\0"):
+                raise self._damaged(
+                    f"the block at sector {sector} has data where its bitmap says that none was "
+                    "written"
+                )
+
+    def _read_bitmap(self, sector: int) -> bytes:
+        """A block's bitmap: a bit for each sector, the highest bit first; 1 if it was written."""
         bitmap = self._file.read_upto(sector * SECTOR, self._bitmap_bytes)
         if len(bitmap) < self._bitmap_bytes:
             raise self._damaged(f"a block at sector {sector}, past the end of the file")
-        if bitmap.startswith(b"\xff" * (count // 8)):
-            return ()
-        bits = "".join(f"{byte:08b}" for byte in bitmap)[:count]
-        return tuple((run.start() * SECTOR, run.end() * SECTOR) for run in re.finditer("0+", bits))
-
-
-def _damaged(label: str, what: str) -> ImageError:
-    return ImageError(f"{label}: VHD image that cannot be read: {what}; {Remedy.RAW.line(label)}")
+        return bitmap

@@ -7,15 +7,12 @@ that is partly there belongs to a differencing image, and is damage elsewhere.
 from collections.abc import Iterator
 from functools import partial
 
-from ventifs.image.disk import ImageError
-from ventifs.image.mapping import Damaged, MappedDisk, Piece, Table
+from ventifs.image.mapping import Damaged, MappedDisk, Piece, Table, damaged_image
 from ventifs.image.raw import RawDisk
-from ventifs.image.remedies import Remedy
 from ventifs.image.vhdx_header import Header, parse_vhdx
 
-_CHUNK_SECTORS = (
-    1 << 23
-)  # what one sector bitmap is for, and so how far apart they are in the table
+# Sectors that one sector bitmap is for: how far apart their entries are in the table.
+_CHUNK_SECTORS = 1 << 23
 _STATE, _PLACE = 7, ~((1 << 20) - 1)
 _EMPTY = (0, 1, 2, 3, 5)  # not present, undefined, zeros, unmapped, and as version 0.95 had that
 _PRESENT = 6
@@ -27,7 +24,7 @@ def open_vhdx(file: RawDisk) -> MappedDisk:
     Raises:
         ImageError: it cannot be read; the file is closed, too.
     """
-    damaged = partial(_damaged, file.label)
+    damaged = partial(damaged_image, "VHDX", file.label)
     try:
         header = parse_vhdx(file, damaged)
         return MappedDisk("vhdx", [file], Blocks(file, header, damaged))
@@ -86,7 +83,3 @@ class Blocks:
                 raise self._damaged(f"its table has an entry that means nothing: {entry:#x}")
             inner = max(start, low)
             yield Piece(inner, min(end, high), self._file, place + inner - low)
-
-
-def _damaged(label: str, what: str) -> ImageError:
-    return ImageError(f"{label}: VHDX image that cannot be read: {what}; {Remedy.RAW.line(label)}")

@@ -8,14 +8,15 @@ and tables are checked before anything is allocated for them.
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
-from functools import lru_cache, partial
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, Self
 
 from ventifs.image.disk import ImageError
 from ventifs.image.mapping import (
     SECTOR,
     SIZE_MAX,
+    Cache,
     Concatenation,
     Damaged,
     Flat,
@@ -24,6 +25,8 @@ from ventifs.image.mapping import (
     Piece,
     Table,
     Zeros,
+    damaged_image,
+    page_cache,
 )
 from ventifs.image.raw import RawDisk
 from ventifs.image.references import Opener
@@ -44,6 +47,8 @@ _GRAIN_MAX = 2 << 20  # bytes; what is made has 64 KiB
 _TABLE_ENTRIES_MAX, _TABLE_ENTRIES_ESX = 512, 4096
 _DIRECTORY_MAX = 1 << 25  # entries, as QEMU has it; looking through more would take too long
 _CACHE_BYTES = 2 << 20  # of tables, and of grains, of each disk and process
+_SPARSE_MAX = 4096  # extents of a disk: 8 TiB, in those of 2 GiB that are usual
+_SPARSE = ("SPARSE", "VMFSSPARSE")  # kinds of extents
 _UNCLEAN = "not closed cleanly: it is in use, or its guest died"
 
 
@@ -87,7 +92,7 @@ def open_vmdk(file: RawDisk, opener: Opener) -> MappedDisk:
 
 
 def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
-    damaged = partial(_damaged, file.label)
+    damaged = partial(damaged_image, "VMDK", file.label)
     if file.read_upto(0, 4) not in (_MAGIC, _MAGIC_ESX):
         if file.size > BYTES_MAX:
             raise damaged(f"a descriptor of {file.size} bytes")
@@ -107,33 +112,36 @@ def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
     if descriptor.kind not in ONE_FILE or len(descriptor.extents) != 1:
         raise damaged(f"it has a descriptor of type '{descriptor.kind}' in it")
     # By another name than the descriptor's, which stays the old one when the file is renamed.
-    return MappedDisk("vmdk", files, Sparse(file, header, damaged), [_UNCLEAN] * header.unclean)
+    sparse = Sparse(file, header, damaged, Caches.of([header]))
+    return MappedDisk("vmdk", files, sparse, [_UNCLEAN] * header.unclean)
 
 
 def _parts(
     file: RawDisk, descriptor: Descriptor, opener: Opener, files: list[RawDisk]
 ) -> tuple[list[Mapping], bool]:
     """A mapping of each extent, and whether one was not closed; what is opened goes to `files`."""
-    damaged = partial(_damaged, file.label)
+    damaged = partial(damaged_image, "VMDK", file.label)
+    if sum(extent.kind in _SPARSE for extent in descriptor.extents) > _SPARSE_MAX:
+        raise damaged(f"it has more than {_SPARSE_MAX} sparse extents")
     opened: dict[bytes, RawDisk] = {}
+    headers: dict[Extent, Header] = {}
+    for extent in descriptor.extents:
+        if extent.name and extent.name not in opened:
+            opened[extent.name] = opener.open(extent.name, file)
+            files.append(opened[extent.name])
+        if extent.kind in _SPARSE:
+            headers[extent] = _extent_header(opened[extent.name], extent, damaged)
+    caches = Caches.of([*headers.values()])
     parts: list[Mapping] = []
-    unclean = False
     for extent in descriptor.extents:
         size = extent.sectors * SECTOR
         if extent.kind == "ZERO":
             parts.append(Zeros(size))
-            continue
-        if extent.name not in opened:
-            opened[extent.name] = opener.open(extent.name, file)
-            files.append(opened[extent.name])
-        part = opened[extent.name]
-        if extent.kind in ("FLAT", "VMFS"):
-            parts.append(Flat(part, extent.offset * SECTOR, size, damaged))
-            continue
-        header = _extent_header(part, extent, damaged)
-        unclean |= header.unclean
-        parts.append(Sparse(part, header, damaged, extents=len(descriptor.extents)))
-    return parts, unclean
+        elif extent in headers:
+            parts.append(Sparse(opened[extent.name], headers[extent], damaged, caches))
+        else:
+            parts.append(Flat(opened[extent.name], extent.offset * SECTOR, size, damaged))
+    return parts, any(header.unclean for header in headers.values())
 
 
 def _extent_header(part: RawDisk, extent: Extent, damaged: Damaged) -> Header:
@@ -213,16 +221,35 @@ def _check_sizes(capacity: int, grain: int, damaged: Damaged) -> None:
         raise damaged(f"its header says its grains have {grain} sectors")
 
 
+class Caches(NamedTuple):
+    """What a disk keeps in memory of its sparse extents, which share it however many they are.
+
+    Attributes:
+        pages: of grain directories.
+        tables: of grains.
+        grains: those that are compressed.
+    """
+
+    pages: "Cache[array[int]]"
+    tables: "Cache[array[int]]"
+    grains: Cache[bytes]
+
+    @classmethod
+    def of(cls, headers: Sequence[Header]) -> Self:
+        """The caches for some extents; each has room for the largest that any of them has."""
+        entries = max((header.entries for header in headers), default=1)
+        grain = max((header.grain for header in headers), default=1)
+        return cls(page_cache("I"), Cache(_CACHE_BYTES, 4 * entries), Cache(_CACHE_BYTES, grain))
+
+
 class Sparse:
     """A sparse extent: grains that lie anywhere in its file, as two levels of tables say.
 
     Concurrency: any method from any process or thread; caches are a process's own.
     """
 
-    def __init__(
-        self, file: RawDisk, header: Header, damaged: Damaged, *, extents: int = 1
-    ) -> None:
-        """Map an extent to its file; it is one of some, which share the memory for caches.
+    def __init__(self, file: RawDisk, header: Header, damaged: Damaged, caches: Caches) -> None:
+        """Map an extent to its file.
 
         Raises:
             ImageError: its grain directory is not there, or too large.
@@ -235,10 +262,10 @@ class Sparse:
         count = -(-header.size // self._covered)
         if count > _DIRECTORY_MAX:
             raise damaged(f"its grain directory has {count} entries")
-        self._directory = Table(file, header.directory, count, "I", "little", damaged)
-        room = _CACHE_BYTES // extents
-        self._table = lru_cache(max(1, room // (4 * header.entries)))(self._read_table)
-        self._grain = lru_cache(max(1, room // header.grain))(self._unpack)
+        self._directory = Table(file, header.directory, count, "I", "little", damaged, caches.pages)
+        self._tables, self._grains = caches.tables, caches.grains
+        # Part of what the caches know results by.
+        self._read_table, self._unpack = self._table_at, self._grain_at
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """As `Mapping.pieces`.
@@ -253,10 +280,10 @@ class Sparse:
                 continue
             for index in range(first, last):
                 base = index * covered
-                table = self._table(sector)
-                yield from self._grains(table, base, max(start, base), min(end, base + covered))
+                table = self._tables.get(self._read_table, sector)
+                yield from self._grains_of(table, base, max(start, base), min(end, base + covered))
 
-    def _grains(self, table: "array[int]", base: int, start: int, end: int) -> Iterator[Piece]:
+    def _grains_of(self, table: "array[int]", base: int, start: int, end: int) -> Iterator[Piece]:
         """Pieces of a range that one grain table maps, from `base` on."""
         size = self._header.grain
         index, last = (start - base) // size, -(-(end - base) // size)
@@ -285,7 +312,7 @@ class Sparse:
             high = min(end, base + index * size)
             yield Piece(low, high, self._file, sector * SECTOR + low - at)
 
-    def _read_table(self, sector: int) -> "array[int]":
+    def _table_at(self, sector: int) -> "array[int]":
         table = Table(
             self._file, sector * SECTOR, self._header.entries, "I", "little", self._damaged
         )
@@ -293,12 +320,12 @@ class Sparse:
 
     def _part(self, sector: int, at: int, low: int, high: int) -> bytes:
         """A part of the compressed grain of a place on the disk."""
-        grain = self._grain(sector)
+        grain = self._grains.get(self._unpack, sector)
         if high > len(grain):
             raise self._damaged(f"the compressed grain of {at} is too short")
         return grain[low:high]
 
-    def _unpack(self, sector: int) -> bytes:
+    def _grain_at(self, sector: int) -> bytes:
         """The grain that is compressed at a sector of the file."""
         size = self._header.grain
         place = sector * SECTOR
@@ -319,7 +346,3 @@ class Sparse:
         if len(grain) > size or not unpacker.eof:
             raise self._damaged(f"a compressed grain at sector {sector} that does not end")
         return grain
-
-
-def _damaged(label: str, what: str) -> ImageError:
-    return ImageError(f"{label}: VMDK image that cannot be read: {what}; {Remedy.RAW.line(label)}")

@@ -15,16 +15,19 @@ from ventifs.text import printable
 
 BYTES_MAX = 1 << 20
 _LINE_MAX = 4096
-_START = re.compile(rb"\s*#\s*Disk\s*DescriptorFile", re.IGNORECASE)
-_SETTING = re.compile(rb'\s*([\w.:-]+)\s*=\s*"?([^"\r\n]*?)"?\s*\Z')
-_EXTENT = re.compile(rb"\s*(RW|RDONLY|NOACCESS)\s")
-_PARTS = re.compile(rb'\s*RW\s+(\d{1,15})\s+([A-Z]+)(?:\s+"([^"]{1,511})"(?:\s+(\d{1,15}))?)?\s*\Z')
+# Strangers write what these are matched with, so no repetition is tried at another length: `++`.
+_START = re.compile(rb"\s*+#\s*+Disk\s*+DescriptorFile", re.IGNORECASE)
+_KEY = re.compile(rb"[\w.:-]++")
+_EXTENT = re.compile(rb"\s*+(?:RW|RDONLY|NOACCESS)\s")
+_PARTS = re.compile(
+    rb'RW\s++(\d{1,15}+)\s++([A-Z]++)(?:\s++"([^"]{1,511}+)"(?:\s++(\d{1,15}+))?+)?+'
+)
 _NO_PARENT = ("", "0", "ffffffff")
 _WITH_OFFSET = ("FLAT",)
 _WITHOUT_OFFSET = ("SPARSE", "VMFS", "VMFSSPARSE")
 ONE_FILE = ("monolithicSparse", "streamOptimized")  # with the descriptor in their only extent
 _OF_FILES = (
-    "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs", "vmfsSparse", "custom",
+    "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs", "vmfsSparse",
 )  # fmt: skip
 
 
@@ -68,12 +71,12 @@ def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
     settings: dict[str, str] = {}
     extents: list[Extent] = []
     for line in re.split(rb"[\r\n]+", text):
-        if len(line) > _LINE_MAX:  # patterns take their time for those
+        if len(line) > _LINE_MAX:
             raise damaged("its descriptor has a line that is longer than any")
         if _EXTENT.match(line):
-            extents.append(_extent(line, damaged))
-        elif found := _SETTING.match(line):
-            settings.setdefault(found[1].decode("ascii").lower(), printable(found[2]))
+            extents.append(_extent(line.strip(), damaged))
+        elif found := _setting(line.strip()):
+            settings.setdefault(*found)
     _judge(settings, label)
     if not extents or sum(extent.sectors for extent in extents) * 512 > SIZE_MAX:
         raise damaged("its descriptor has no extents, or too large ones")
@@ -86,8 +89,18 @@ def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
     return Descriptor(kind, tuple(extents))
 
 
+def _setting(line: bytes) -> tuple[str, str] | None:
+    """The key of a line, in lower case, and its value without quotes; None of any other line."""
+    key, _, value = line.partition(b"=")
+    key, value = key.rstrip(), value.lstrip()
+    value = value.removeprefix(b'"').removesuffix(b'"')
+    if not _KEY.fullmatch(key) or b"=" not in line or b'"' in value:
+        return None
+    return key.decode("ascii").lower(), printable(value)
+
+
 def _extent(line: bytes, damaged: Damaged) -> Extent:
-    found = _PARTS.match(line)
+    found = _PARTS.fullmatch(line)
     if found is None:
         raise damaged(f"its descriptor has an extent that is not read here: '{printable(line)}'")
     sectors, kind, name = int(found[1]), found[2].decode("ascii"), found[3] or b""

@@ -175,7 +175,7 @@ class Session:
         return self._taken + self._fids.memory
 
     def close(self) -> None:
-        """The connection is gone: drop every request and fid. Again is harmless."""
+        """The connection is gone: drop every request and fid. Idempotent."""
         self._closed = True
         self._input = Input()
         self._flight.reset()
