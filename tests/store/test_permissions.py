@@ -1,14 +1,19 @@
 """Owners, groups and modes of a store's files, whatever the umask and whoever writes."""
 
+import ctypes
+import errno
 import os
 import re
 import shlex
+import shutil
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -123,6 +128,34 @@ def test_what_a_broken_creation_left_becomes_of_the_new_kind(tmp_path: Path, kin
     (root / "ventifs.store").unlink()
     made(root, kind)
     assert wrong(root, kind) == {}
+
+
+def test_names_that_are_swapped_meanwhile_lead_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root in a user's directory: a link, a hard link and a FIFO are no part of a store."""
+    (tmp_path / "foreign/open").mkdir(parents=True)
+    for name in ("foreign/file", "foreign/open/file", "foreign/hard"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "store/arenas/open").mkdir(parents=True)
+    (tmp_path / "store/link").symlink_to(tmp_path / "foreign/file")
+    (tmp_path / "store/lock").hardlink_to(tmp_path / "foreign/hard")
+    os.mkfifo(tmp_path / "store/fifo")
+    step = permissions._set
+
+    def swapping(*arguments: Any) -> None:
+        step(*arguments)
+        if not (tmp_path / "old").exists():
+            (tmp_path / "store/arenas").rename(tmp_path / "old")
+            (tmp_path / "store/arenas").symlink_to(tmp_path / "foreign")
+
+    monkeypatch.setattr(permissions, "_set", swapping)
+    prepare(tmp_path / "store", permissions.PRIVATE)
+    for name in ("foreign/file", "foreign/open/file", "foreign/hard"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644, name
+    assert stat.S_IMODE((tmp_path / "foreign/open").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "old/open").stat().st_mode) == 0o700
 
 
 def test_default_acls_of_the_directory_above_do_not_count(tmp_path: Path) -> None:
@@ -241,6 +274,128 @@ def test_a_shared_store_is_written_by_every_member_and_reached_by_nobody_else(ho
         assert status.st_gid == GROUP, path
         assert stat.S_IMODE(status.st_mode) == (0o2770 if path.is_dir() else 0o660), path
     assert "permission denied" in as_user(2005, 2005, root, "read")
+
+
+def member(root: Path, uid: int, hook: str) -> tuple[int, int, int]:
+    """A member of the group, who makes a directory and stops before a step of that.
+
+    Returns:
+        The process, what says that it has stopped, and what lets it go on.
+    """
+    stopped, stopping = os.pipe()
+    waiting, going = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(stopping)
+        os.close(waiting)
+        return child, stopped, going
+    code = 1
+    try:
+        os.close(going)
+        step = getattr(permissions, hook)
+
+        def paused(*arguments: object) -> object:
+            os.write(stopping, b"!")
+            os.read(waiting, 1)
+            return step(*arguments)
+
+        setattr(permissions, hook, paused)
+        os.setgroups([GROUP])
+        os.setgid(GROUP)
+        os.setuid(uid)
+        os.umask(0o077)
+        _make(root)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _make(root: Path) -> None:
+    make_directory(root / "statcache")
+    os.close(create_file(root / f"statcache/of{os.getuid()}"))
+
+
+@as_root
+@pytest.mark.parametrize("hook", ["_set", "_rename_new"])
+def test_a_directory_is_usable_by_all_members_as_soon_as_it_is_there(home: Path, hook: str) -> None:
+    """Two make it at once; each stops in between, while the other does all of it."""
+    root = made(home / "store", "shared")
+    ACTIONS["make"] = _make
+    child, stopped, going = member(root, 2001, hook)
+    assert os.read(stopped, 1) == b"!"
+    assert as_user(2002, GROUP, root, "make") == ""
+    os.write(going, b"!!")
+    assert os.waitpid(child, 0)[1] == 0
+    assert as_user(2003, GROUP, root, "make") == ""
+    assert sorted(os.listdir(root / "statcache")) == ["of2001", "of2002", "of2003"]
+    assert stat.S_IMODE((root / "statcache").stat().st_mode) == 0o2770
+    assert [path for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+@as_root
+@pytest.mark.parametrize("hook", ["_set", "_rename_new"])
+def test_a_directory_whose_maker_was_killed_locks_nobody_out(home: Path, hook: str) -> None:
+    root = made(home / "store", "shared")
+    ACTIONS["make"] = _make
+    child, stopped, going = member(root, 2001, hook)
+    assert os.read(stopped, 1) == b"!"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(going)
+    assert as_user(2002, GROUP, root, "make") == ""
+    assert as_user(2001, GROUP, root, "make") == ""
+    assert stat.S_IMODE((root / "statcache").stat().st_mode) == 0o2770
+    assert [path for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+@as_root
+def test_a_directory_that_was_left_closed_is_opened_by_its_owner(home: Path) -> None:
+    """As older programs left it when they were killed; root mends it for the owner."""
+    root = made(home / "store", "shared")
+    ACTIONS["make"] = _make
+    for uid in (2001, 0):
+        (root / "statcache").mkdir()
+        os.chown(root / "statcache", uid, GROUP)
+        (root / "statcache").chmod(0o2700)
+        assert "Permission denied" in as_user(2002, GROUP, root, "make")
+        assert as_user(uid, GROUP, root, "make") == ""
+        assert as_user(2002, GROUP, root, "make") == ""
+        shutil.rmtree(root / "statcache")
+
+
+def test_a_directory_may_be_elsewhere_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("elsewhere")
+    make_directory(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("missing", ["function", "flag"])
+def test_a_kernel_without_renameat2_makes_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def refused(*_: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+    monkeypatch.setattr(permissions, "_renameat2", None if missing == "function" else refused)
+    root = made(tmp_path / "store", "private")
+    assert wrong(root, "private") == {}
+    above = os.open(root, os.O_DIRECTORY)
+    (root / ".making-0").mkdir()
+    with pytest.raises(FileExistsError):
+        permissions._name_directory(".making-0", "arenas", above)
+    assert not (root / ".making-0").exists()
+    os.close(above)
+
+
+def test_a_creation_that_was_killed_while_it_made_a_directory_is_taken_up(tmp_path: Path) -> None:
+    root = made(tmp_path / "store", "private")
+    (root / "ventifs.store").unlink()
+    for above in (root, root / "arenas"):
+        (above / ".making-0123456789abcdef").mkdir()
+    made(root, "private")
+    assert not list(root.glob(".making*"))
 
 
 @as_root

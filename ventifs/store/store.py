@@ -37,7 +37,7 @@ from ventifs.store.index import Index
 from ventifs.store.journal import Record, record_problem
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
-from ventifs.store.permissions import PRIVATE, Access, exposed, prepare
+from ventifs.store.permissions import MAKING, PRIVATE, Access, exposed, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
 from ventifs.store.states import Place
@@ -80,7 +80,7 @@ def _refuse_occupied(root: Path) -> None:
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
             ours |= {index, index / "data.mdb", index / "lock.mdb"}
-    if any(path not in ours for path in root.rglob("*")):
+    if any(path not in ours and not MAKING.fullmatch(path.name) for path in root.rglob("*")):
         raise VentifsError(f"{root}: the directory is not empty; name another")
 
 
