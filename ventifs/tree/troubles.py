@@ -27,7 +27,7 @@ from ventifs.tree.catalog import TROUBLES_MAX, Listed, Version, version_size
 from ventifs.tree.chunker import HOLE_ALIGN
 from ventifs.tree.content import ContentWriter, read
 from ventifs.tree.live import Trouble
-from ventifs.tree.records import Empty
+from ventifs.tree.records import Content, Empty
 
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
 _PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
@@ -192,12 +192,28 @@ def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
     if isinstance(version.beyond, Empty):
         return
     count = 0
-    # Of a number, bytes() makes so many zeros: a hole, which troubles do not have.
-    for trouble in _frames(map(bytes, read(store, version.beyond)), _FRAME_MAX):
+    for trouble in _frames(_listed_bytes(store, version.beyond), _FRAME_MAX):
         count += 1
+        if count > version.troubles_more:
+            raise Corrupt(f"{version}: more troubles than the {version.troubles_more:,} it counts")
         yield trouble
     if count != version.troubles_more:
         raise Corrupt(f"{version}: {count:,} troubles where {version.troubles_more:,} are said")
+
+
+def _listed_bytes(store: Store, content: Content) -> Iterator[bytes]:
+    """The bytes of a list of troubles.
+
+    Zeros come as their number. A trouble may have some in its path, but a stretch longer than a
+    trouble is no list: it would have the length 0 in it.
+
+    Raises:
+        Corrupt, NotStored: where the archive is damaged.
+    """
+    for piece in read(store, content):
+        if isinstance(piece, int) and piece > _FRAME_MAX:
+            raise Corrupt(f"a list of troubles has a hole of {piece:,} bytes")
+        yield bytes(piece)
 
 
 def _frames(pieces: Iterable[bytes], most: int) -> Iterator[Listed]:
