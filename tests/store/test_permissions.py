@@ -25,10 +25,11 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store, permissions
 from ventifs.store.appender import Appender
 from ventifs.store.check import check, repair
+from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.lock import store_lock
-from ventifs.store.permissions import Access, create_file, exposed, make_directory, prepare
+from ventifs.store.permissions import Access, create_file, make_directory, prepare
 from ventifs.store.rebuild import rebuild_index
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to any group")
@@ -536,9 +537,9 @@ def older(root: Path, group: str, others: str) -> None:
     ("", "X", "every user of this machine"),
 ])  # fmt: skip
 def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, group: str, others: str, who: str
+    home: Path, caplog: pytest.LogCaptureFixture, group: str, others: str, who: str
 ) -> None:
-    root = made(tmp_path / "my store", "private")
+    root = made(home / "my store", "private")
     write(root, 0)
     older(root, group, others)
     with Store.open(root):
@@ -546,7 +547,7 @@ def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
     assert caplog.messages == []
     write(root, 1000)
     write(root, 2000)
-    assert caplog.messages == [exposed(root)] * 2
+    assert caplog.messages == [exposed(root)]
     assert caplog.messages[0].startswith(f"{root}: {who} can read what is archived here; 'chmod")
     command = exposed(root).partition("; '")[2].removesuffix("' ends that")
     subprocess.run(["sh", "-c", command], check=True)
@@ -559,8 +560,8 @@ def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
 
 @as_root
 @pytest.mark.parametrize("kind", ["shared", "readers"])
-def test_a_groups_store_that_all_can_read_stays_the_groups(tmp_path: Path, kind: str) -> None:
-    root = made(tmp_path / "store", kind)
+def test_a_groups_store_that_all_can_read_stays_the_groups(home: Path, kind: str) -> None:
+    root = made(home / "store", kind)
     write(root, 0)
     assert exposed(root) == ""
     subprocess.run(["chmod", "-R", "o+rX", root], check=True)
@@ -568,6 +569,147 @@ def test_a_groups_store_that_all_can_read_stays_the_groups(tmp_path: Path, kind:
     subprocess.run(["sh", "-c", command], check=True)
     assert exposed(root) == ""
     assert wrong(root, kind) == {}
+
+
+@pytest.mark.parametrize(("above", "who"), [
+    (0o755, "every user of this machine"), (0o711, "every user of this machine"),
+    (0o750, "every user who can reach it"), (0o700, ""), (0o744, ""),
+])  # fmt: skip
+def test_a_store_below_a_closed_directory_is_not_exposed(home: Path, above: int, who: str) -> None:
+    """Also by a link, which is open itself."""
+    root = made(home / "closed/deep/store", "private")
+    (home / "closed/deep").chmod(0o755)
+    older(root, "rX", "rX")
+    (home / "closed").chmod(above)
+    (home / "link").symlink_to(root)
+    for path in (root, home / "link"):
+        assert exposed(path).startswith(f"{path}: {who} can read" if who else ""), path
+        assert bool(exposed(path)) == bool(who)
+
+
+@as_root
+def test_a_third_users_directory_closes_nothing(home: Path) -> None:
+    """Its owner can open it, and goes through it."""
+    root = made(home / "closed/store", "private")
+    older(root, "rX", "rX")
+    (home / "closed").chmod(0o700)
+    assert exposed(root) == ""
+    os.chown(home / "closed", 2001, 2001)
+    assert "can read what is archived here" in exposed(root)
+
+
+def commands_as(uid: int, text: str) -> None:
+    """Run a command of a message as its owner, who is in the store's group."""
+    subprocess.run([
+        "setpriv", f"--reuid={uid}", f"--regid={GROUP}", f"--groups={GROUP}", "sh", "-ec", text,
+    ], check=True)  # fmt: skip
+
+
+def quoted(message: str) -> str:
+    """The command at the end of a message."""
+    assert message.endswith("'")
+    return message[message.index("'find ") + 1 : -1]
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["shared", "readers"])
+def test_files_that_an_older_program_left_are_named_with_what_mends_them(
+    home: Path, kind: str
+) -> None:
+    """It made them by the umask; members are locked out, and `check` notes it."""
+    root = made(home / "my store", kind)
+    write(root, 0)
+    (root / "statcache").mkdir()
+    for path in root.rglob("*"):
+        os.chown(path, 2001, GROUP)
+        path.chmod(0o2755 if path.is_dir() else 0o600 if kind == "readers" else 0o644)
+    os.chown(root, 2001, GROUP)
+    root.chmod(KINDS[kind].mode)
+    for path in (root / "lock", root / "index/lock.mdb"):
+        path.chmod(0o660)
+    action = "read" if kind == "readers" else "write"
+    if action == "write":
+        (root / "lock").chmod(0o644)
+    refused = as_user(2002, GROUP, root, action)
+    assert "permission denied; " in refused
+    assert "is closed to the store's group; 2001 opens it with 'find " in refused
+    noted = odd_line(root, odd_modes(root))
+    assert "its owner 2001 sets that with 'find " in noted
+    commands_as(2001, quoted(refused))
+    assert odd_modes(root) == []
+    assert wrong(root, kind) == {}
+    assert odd_line(root, odd_modes(root)) == ""
+    assert as_user(2002, GROUP, root, action) == ""
+    (root / "arenas/open").chmod(0o2700)
+    commands_as(2001, quoted(odd_line(root, odd_modes(root))))
+    assert odd_modes(root) == []
+
+
+@as_root
+def test_a_closed_directory_is_named(home: Path) -> None:
+    """What a kill left of an older program's directory."""
+    root = made(home / "store", "shared")
+    write(root, 0)
+    os.chown(root / "arenas/open", 2001, GROUP)
+    (root / "arenas/open").chmod(0o2700)
+    [odd] = odd_modes(root)
+    assert (odd.path, odd.mode, odd.expected) == ("arenas/open", 0o2700, 0o2770)
+    refused = as_user(2002, GROUP, root, "write")
+    assert "open is closed to the store's group; 2001 opens it with" in refused
+    commands_as(2001, quoted(refused))
+    assert as_user(2002, GROUP, root, "write") == ""
+
+
+def test_a_file_system_that_shows_all_files_as_executable_is_not_noted(tmp_path: Path) -> None:
+    root = made(tmp_path / "store", "private")
+    (root / "lock").chmod(0o700)
+    assert odd_modes(root) == []
+    (root / "lock").chmod(0o640)
+    assert [odd.path for odd in odd_modes(root)] == ["lock"]
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["shared", "readers"])
+def test_a_member_that_cannot_hold_the_lock_is_refused_with_what_mends_it(
+    home: Path, kind: str
+) -> None:
+    """The store stays of its kind."""
+    root = made(home / "my store", kind)
+    write(root, 0)
+    lock = root / "index/lock.mdb"
+    lock.chmod(0o640)
+    refused = as_user(2001, GROUP, root, "read")
+    assert "chmod -R" not in refused
+    subprocess.run(["sh", "-c", refused[refused.index("chmod g+w") :]], check=True)
+    assert as_user(2001, GROUP, root, "read") == ""
+    assert wrong(root, kind) == {}
+    os.chown(lock, -1, 0)
+    lock.chmod(0o600)
+    refused = as_user(2001, GROUP, root, "read")
+    subprocess.run(["sh", "-c", refused[refused.index("chgrp") :]], check=True)
+    assert as_user(2001, GROUP, root, "read") == ""
+    lock.chmod(0o640)
+    subprocess.run(["chmod", "-R", "o+rX", root], check=True)
+    assert "is for the group" in as_user(2003, 2003, root, "read")
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["private", "readers"])
+def test_a_missing_lock_is_made_by_a_command_of_the_owner(home: Path, kind: str) -> None:
+    root = made(home / "my store", kind)
+    write(root, 0)
+    if kind == "private":
+        subprocess.run(["chmod", "-R", "a+rX", root], check=True)
+    (root / "index/lock.mdb").unlink()
+    refused = as_user(2001, GROUP, root, "read")
+    command = refused[refused.index("'ventifs ") + 1 : refused.index(" once, ") - 1]
+    program = Path(sys.executable).parent
+    subprocess.run(["sh", "-c", f"PATH={program}:$PATH; {command}"], check=True)
+    if kind == "private":
+        text = refused[refused.index("chgrp -R") :].replace("GROUP", str(GROUP), 1)
+        subprocess.run(["sh", "-c", text], check=True)
+    assert as_user(2001, GROUP, root, "read") == ""
+    assert wrong(root, "readers") == {}
 
 
 @as_root

@@ -256,12 +256,12 @@ def test_troubles_with_a_hole_are_corrupt(store: Path, where: str, length: int) 
         listed = Chunk(opened.put(framed(GOOD) * 500)[0], len(framed(GOOD)) * 500)
         hole = writer.write([length])
         sliced = Slice(hole, 0, length)
-        items: list[Item] = {
+        choices: dict[str, list[Item]] = {
             "before": [Hole(length), listed], "between": [listed, Hole(length), listed],
             "after": [listed, Hole(length)], "alone": [Hole(length)], "sliced": [listed, sliced],
-        }[where]  # fmt: skip
+        }  # fmt: skip
         builder = Builder(writer.put_node)
-        for item in items:
+        for item in choices[where]:
             builder.add(encode_item(item), length=item.length)
         version = Version("n", 7, ROOT, troubles_more=500,
                           beyond=Tree(builder.finish(), builder.total))  # fmt: skip

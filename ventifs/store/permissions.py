@@ -22,7 +22,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 
 import msgspec
 
@@ -30,7 +29,7 @@ from ventifs.errors import VentifsError
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
-_GROUP, _OTHERS = 0o070, 0o007
+_GROUP = 0o070
 _GROUP_READS, _GROUP_WRITES = 0o040, 0o020
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 _NO_MODES = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # of a file system, such as FAT
@@ -125,7 +124,7 @@ def create_file(path: Path) -> int:
         if fd is None:
             fd, named = os.open(path.name, _NEW, 0o600, dir_fd=directory), True
         try:
-            _set(fd, above, _file_mode(above.st_mode, path.name))
+            _set(fd, above, file_mode(above.st_mode, path.name))
             if not named:
                 # By /proc, as without a capability linkat takes no bare descriptor.
                 os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory,
@@ -187,7 +186,7 @@ def _is_there(name: str, above: int) -> bool:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
     with suppress(FileNotFoundError), _opened(Path(name), above) as there:
         status, top = os.fstat(there), os.fstat(above)
-        wanted = _directory_mode(top.st_mode)
+        wanted = directory_mode(top.st_mode)
         mine = {os.geteuid(), top.st_uid} if os.geteuid() == 0 else {os.geteuid()}
         if status.st_uid in mine and stat.S_IMODE(status.st_mode) != wanted:
             _set(there, top, wanted)
@@ -198,7 +197,7 @@ def _is_there(name: str, above: int) -> bool:
 def _make_unnamed(above: int) -> str:
     """Make a directory under a temporary name, with the access of the one above; that name."""
     status = os.fstat(above)
-    mode = _directory_mode(status.st_mode)
+    mode = directory_mode(status.st_mode)
     name = f"{_MAKING}{os.urandom(8).hex()}"
     # A caller outside the group cannot set the set-group-ID bit that the directory inherits.
     os.mkdir(name, mode & 0o777 if mode & stat.S_ISGID else 0o700, dir_fd=above)
@@ -289,10 +288,10 @@ def _conform(directory: int) -> None:
         try:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
-                _set(fd, above, _directory_mode(above.st_mode))
+                _set(fd, above, directory_mode(above.st_mode))
                 _conform(fd)
             elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-                _set(fd, above, _file_mode(above.st_mode, name))
+                _set(fd, above, file_mode(above.st_mode, name))
         finally:
             os.close(fd)
 
@@ -323,11 +322,12 @@ def _unnamed(directory: int) -> int | None:
         return None
 
 
-def _directory_mode(above: int) -> int:
+def directory_mode(above: int) -> int:
+    """The mode of a directory in one of this mode."""
     return above & (stat.S_ISGID | 0o777) & ~0o002
 
 
-def _file_mode(above: int, name: str) -> int:
+def file_mode(above: int, name: str) -> int:
     """The mode of a file in a directory of this mode. Others never write."""
     mode = above & 0o664
     if name == READERS_LOCK and above & stat.S_ISGID and mode & _GROUP_READS:
@@ -369,40 +369,3 @@ def _change_mode(fd: int, mode: int) -> None:
     except OSError as error:
         if error.errno not in _NO_MODES or status.st_uid != os.geteuid():
             raise
-
-
-# --- what is there ------------------------------------------------------------------------------
-
-
-def exposed(root: Path) -> str:
-    """Which others can read a store, in a line with the command that ends it; empty if none can.
-
-    Stores were made so before they had modes of their own. A group may read a store that is
-    marked as its (set-group-ID).
-
-    Raises:
-        OSError: the store cannot be looked at.
-    """
-    status = root.stat()
-    marked = status.st_mode & stat.S_ISGID
-    if status.st_mode & _OTHERS:
-        who = "every user of this machine"
-    elif status.st_mode & _GROUP and not marked:
-        who = f"the group {group_name(status.st_gid)}"
-    else:
-        return ""
-    change = "o=" if marked else "go="
-    return (
-        f"{root}: {who} can read what is archived here; "
-        f"'chmod -R {change} {quote(str(root))}' ends that"
-    )
-
-
-def for_readers(root: Path) -> str:
-    """The commands that make a store one that a group can read."""
-    store = quote(str(root))
-    return (
-        f"chgrp -R GROUP {store} && chmod -R u=rwX,g=rX,o= {store} && "
-        f"find {store} -type d -exec chmod g+s {{}} + && "
-        f"chmod g+w {store}/index/{READERS_LOCK}"
-    )
