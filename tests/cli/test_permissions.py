@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -27,8 +29,14 @@ def masked(home: Path, umask: int, *words: str | Path) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A directory, a tar and a disk to archive."""
+def home() -> Iterator[Path]:
+    """A directory, a tar and a disk to archive, where every user gets to; not so pytest's own."""
+    with TemporaryDirectory(dir="/tmp", prefix="ventifs-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield _filled(Path(directory))
+
+
+def _filled(tmp_path: Path) -> Path:
     (tmp_path / "tree/deep").mkdir(parents=True)
     for number in range(30):
         (tmp_path / f"tree/deep/{number}").write_bytes(os.urandom(9000))
@@ -114,6 +122,13 @@ def test_an_older_store_is_reported_by_every_command_that_writes_and_by_check(ho
     assert parsed(home, "check", "--store", "my store")["exposed"] == ""
     assert run(home, "archive", "tree", "--name", "t", "--store", "my store").stderr == b""
     assert wrong(home / "my store", "private") == {}
+    assert parsed(home, "check", "--store", "my store")["odd_modes"] == []
+    (home / "my store/lock").chmod(0o640)
+    [odd] = parsed(home, "check", "--store", "my store")["odd_modes"]
+    assert odd == {"path": "lock", "mode": "0640", "expected": "0600"}
+    lines = run(home, "check", "--store", "my store").stdout.decode().splitlines()
+    assert lines[0].startswith(f"note: {home}/my store: lock has the mode 0640 where 0600 is ")
+    assert lines[-1] == "no errors"
 
 
 def test_a_disk_and_a_directory_share_no_cache(home: Path) -> None:

@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.commanding import parsed, run
 from tests.support.tars import member
+from ventifs.store import Store
+from ventifs.tree.catalog import encode_version, find_version, version_key
+from ventifs.tree.prolly import Builder
+from ventifs.tree.records import Hole, Tree, encode_item
 
 TIMES = ["2025-12-31", "2026-01-01", "2026-01-01T12", "2026-01-02", "2026-02-02"]
 
@@ -131,3 +136,28 @@ def test_all_troubles_are_listed_and_copied(tmp_path: Path) -> None:
         run(tmp_path, "check", "--store", store)
     only = parsed(tmp_path, "stats", "odd", "--store", "store")
     assert only["only_blocks"] == 1  # of troubles: the tree is empty
+
+
+def test_a_forged_list_of_troubles_ends_no_command_with_a_traceback(home: Path) -> None:
+    """A hole of a petabyte where troubles should be: a version is no more trusted than a tar."""
+    run(home, "init", "--store", "other")
+    with Store.open(home / "data/ventifs", "write") as store:
+        builder = Builder(lambda node: store.put(node, node=True)[0])
+        builder.add(encode_item(Hole(1 << 50)), length=1 << 50)
+        forged = replace(find_version(store, "u"), time_ns=7, name="forged", troubles_more=3,
+                         beyond=Tree(builder.finish(), builder.total))  # fmt: skip
+        store.commit([(version_key("forged", 7), encode_version(forged))])
+    reason = "a list of troubles has a hole"
+    for words in ("versions forged --troubles", "versions forged --troubles --json",
+                  "copy forged --to other"):  # fmt: skip
+        refused = run(home, *words.split(), expected=1).stderr.decode()
+        assert reason in refused, words
+        assert len(refused.splitlines()) == 1
+    assert parsed(home, "versions", "--store", "other") == []
+    checked = run(home, "check", expected=1)
+    assert f"harmed: forged@1970-01-01T00:00:00.000000007Z:/: its list of troubles: {reason}" in (
+        checked.stdout.decode()
+    )
+    assert checked.stderr == b""
+    for words in ("versions", "versions --json", "stats", "stats forged", "stats u", "ls forged"):
+        assert run(home, *words.split()).stderr == b""

@@ -1,14 +1,19 @@
 """Owners, groups and modes of a store's files, whatever the umask and whoever writes."""
 
+import ctypes
+import errno
 import os
 import re
 import shlex
+import shutil
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -20,10 +25,11 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store, permissions
 from ventifs.store.appender import Appender
 from ventifs.store.check import check, repair
+from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.lock import store_lock
-from ventifs.store.permissions import Access, create_file, exposed, make_directory, prepare
+from ventifs.store.permissions import Access, create_file, make_directory, prepare
 from ventifs.store.rebuild import rebuild_index
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to any group")
@@ -123,6 +129,34 @@ def test_what_a_broken_creation_left_becomes_of_the_new_kind(tmp_path: Path, kin
     (root / "ventifs.store").unlink()
     made(root, kind)
     assert wrong(root, kind) == {}
+
+
+def test_names_that_are_swapped_meanwhile_lead_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root in a user's directory: a link, a hard link and a FIFO are no part of a store."""
+    (tmp_path / "foreign/open").mkdir(parents=True)
+    for name in ("foreign/file", "foreign/open/file", "foreign/hard"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "store/arenas/open").mkdir(parents=True)
+    (tmp_path / "store/link").symlink_to(tmp_path / "foreign/file")
+    (tmp_path / "store/lock").hardlink_to(tmp_path / "foreign/hard")
+    os.mkfifo(tmp_path / "store/fifo")
+    step = permissions._set
+
+    def swapping(*arguments: Any) -> None:
+        step(*arguments)
+        if not (tmp_path / "old").exists():
+            (tmp_path / "store/arenas").rename(tmp_path / "old")
+            (tmp_path / "store/arenas").symlink_to(tmp_path / "foreign")
+
+    monkeypatch.setattr(permissions, "_set", swapping)
+    prepare(tmp_path / "store", permissions.PRIVATE)
+    for name in ("foreign/file", "foreign/open/file", "foreign/hard"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644, name
+    assert stat.S_IMODE((tmp_path / "foreign/open").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "old/open").stat().st_mode) == 0o700
 
 
 def test_default_acls_of_the_directory_above_do_not_count(tmp_path: Path) -> None:
@@ -241,6 +275,128 @@ def test_a_shared_store_is_written_by_every_member_and_reached_by_nobody_else(ho
         assert status.st_gid == GROUP, path
         assert stat.S_IMODE(status.st_mode) == (0o2770 if path.is_dir() else 0o660), path
     assert "permission denied" in as_user(2005, 2005, root, "read")
+
+
+def member(root: Path, uid: int, hook: str) -> tuple[int, int, int]:
+    """A member of the group, who makes a directory and stops before a step of that.
+
+    Returns:
+        The process, what says that it has stopped, and what lets it go on.
+    """
+    stopped, stopping = os.pipe()
+    waiting, going = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(stopping)
+        os.close(waiting)
+        return child, stopped, going
+    code = 1
+    try:
+        os.close(going)
+        step = getattr(permissions, hook)
+
+        def paused(*arguments: object) -> object:
+            os.write(stopping, b"!")
+            os.read(waiting, 1)
+            return step(*arguments)
+
+        setattr(permissions, hook, paused)
+        os.setgroups([GROUP])
+        os.setgid(GROUP)
+        os.setuid(uid)
+        os.umask(0o077)
+        _make(root)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _make(root: Path) -> None:
+    make_directory(root / "statcache")
+    os.close(create_file(root / f"statcache/of{os.getuid()}"))
+
+
+@as_root
+@pytest.mark.parametrize("hook", ["_set", "_rename_new"])
+def test_a_directory_is_usable_by_all_members_as_soon_as_it_is_there(home: Path, hook: str) -> None:
+    """Two make it at once; each stops in between, while the other does all of it."""
+    root = made(home / "store", "shared")
+    ACTIONS["make"] = _make
+    child, stopped, going = member(root, 2001, hook)
+    assert os.read(stopped, 1) == b"!"
+    assert as_user(2002, GROUP, root, "make") == ""
+    os.write(going, b"!!")
+    assert os.waitpid(child, 0)[1] == 0
+    assert as_user(2003, GROUP, root, "make") == ""
+    assert sorted(os.listdir(root / "statcache")) == ["of2001", "of2002", "of2003"]
+    assert stat.S_IMODE((root / "statcache").stat().st_mode) == 0o2770
+    assert [path for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+@as_root
+@pytest.mark.parametrize("hook", ["_set", "_rename_new"])
+def test_a_directory_whose_maker_was_killed_locks_nobody_out(home: Path, hook: str) -> None:
+    root = made(home / "store", "shared")
+    ACTIONS["make"] = _make
+    child, stopped, going = member(root, 2001, hook)
+    assert os.read(stopped, 1) == b"!"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(going)
+    assert as_user(2002, GROUP, root, "make") == ""
+    assert as_user(2001, GROUP, root, "make") == ""
+    assert stat.S_IMODE((root / "statcache").stat().st_mode) == 0o2770
+    assert [path for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+@as_root
+def test_a_directory_that_was_left_closed_is_opened_by_its_owner(home: Path) -> None:
+    """As older programs left it when they were killed; root mends it for the owner."""
+    root = made(home / "store", "shared")
+    ACTIONS["make"] = _make
+    for uid in (2001, 0):
+        (root / "statcache").mkdir()
+        os.chown(root / "statcache", uid, GROUP)
+        (root / "statcache").chmod(0o2700)
+        assert "Permission denied" in as_user(2002, GROUP, root, "make")
+        assert as_user(uid, GROUP, root, "make") == ""
+        assert as_user(2002, GROUP, root, "make") == ""
+        shutil.rmtree(root / "statcache")
+
+
+def test_a_directory_may_be_elsewhere_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("elsewhere")
+    make_directory(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("missing", ["function", "flag"])
+def test_a_kernel_without_renameat2_makes_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def refused(*_: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+    monkeypatch.setattr(permissions, "_renameat2", None if missing == "function" else refused)
+    root = made(tmp_path / "store", "private")
+    assert wrong(root, "private") == {}
+    above = os.open(root, os.O_DIRECTORY)
+    (root / ".making-0").mkdir()
+    with pytest.raises(FileExistsError):
+        permissions._name_directory(".making-0", "arenas", above)
+    assert not (root / ".making-0").exists()
+    os.close(above)
+
+
+def test_a_creation_that_was_killed_while_it_made_a_directory_is_taken_up(tmp_path: Path) -> None:
+    root = made(tmp_path / "store", "private")
+    (root / "ventifs.store").unlink()
+    for above in (root, root / "arenas"):
+        (above / ".making-0123456789abcdef").mkdir()
+    made(root, "private")
+    assert not list(root.glob(".making*"))
 
 
 @as_root
@@ -381,9 +537,9 @@ def older(root: Path, group: str, others: str) -> None:
     ("", "X", "every user of this machine"),
 ])  # fmt: skip
 def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, group: str, others: str, who: str
+    home: Path, caplog: pytest.LogCaptureFixture, group: str, others: str, who: str
 ) -> None:
-    root = made(tmp_path / "my store", "private")
+    root = made(home / "my store", "private")
     write(root, 0)
     older(root, group, others)
     with Store.open(root):
@@ -391,7 +547,7 @@ def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
     assert caplog.messages == []
     write(root, 1000)
     write(root, 2000)
-    assert caplog.messages == [exposed(root)] * 2
+    assert caplog.messages == [exposed(root)]
     assert caplog.messages[0].startswith(f"{root}: {who} can read what is archived here; 'chmod")
     command = exposed(root).partition("; '")[2].removesuffix("' ends that")
     subprocess.run(["sh", "-c", command], check=True)
@@ -404,8 +560,8 @@ def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
 
 @as_root
 @pytest.mark.parametrize("kind", ["shared", "readers"])
-def test_a_groups_store_that_all_can_read_stays_the_groups(tmp_path: Path, kind: str) -> None:
-    root = made(tmp_path / "store", kind)
+def test_a_groups_store_that_all_can_read_stays_the_groups(home: Path, kind: str) -> None:
+    root = made(home / "store", kind)
     write(root, 0)
     assert exposed(root) == ""
     subprocess.run(["chmod", "-R", "o+rX", root], check=True)
@@ -413,6 +569,147 @@ def test_a_groups_store_that_all_can_read_stays_the_groups(tmp_path: Path, kind:
     subprocess.run(["sh", "-c", command], check=True)
     assert exposed(root) == ""
     assert wrong(root, kind) == {}
+
+
+@pytest.mark.parametrize(("above", "who"), [
+    (0o755, "every user of this machine"), (0o711, "every user of this machine"),
+    (0o750, "every user who can reach it"), (0o700, ""), (0o744, ""),
+])  # fmt: skip
+def test_a_store_below_a_closed_directory_is_not_exposed(home: Path, above: int, who: str) -> None:
+    """Also by a link, which is open itself."""
+    root = made(home / "closed/deep/store", "private")
+    (home / "closed/deep").chmod(0o755)
+    older(root, "rX", "rX")
+    (home / "closed").chmod(above)
+    (home / "link").symlink_to(root)
+    for path in (root, home / "link"):
+        assert exposed(path).startswith(f"{path}: {who} can read" if who else ""), path
+        assert bool(exposed(path)) == bool(who)
+
+
+@as_root
+def test_a_third_users_directory_closes_nothing(home: Path) -> None:
+    """Its owner can open it, and goes through it."""
+    root = made(home / "closed/store", "private")
+    older(root, "rX", "rX")
+    (home / "closed").chmod(0o700)
+    assert exposed(root) == ""
+    os.chown(home / "closed", 2001, 2001)
+    assert "can read what is archived here" in exposed(root)
+
+
+def commands_as(uid: int, text: str) -> None:
+    """Run a command of a message as its owner, who is in the store's group."""
+    subprocess.run([
+        "setpriv", f"--reuid={uid}", f"--regid={GROUP}", f"--groups={GROUP}", "sh", "-ec", text,
+    ], check=True)  # fmt: skip
+
+
+def quoted(message: str) -> str:
+    """The command at the end of a message."""
+    assert message.endswith("'")
+    return message[message.index("'find ") + 1 : -1]
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["shared", "readers"])
+def test_files_that_an_older_program_left_are_named_with_what_mends_them(
+    home: Path, kind: str
+) -> None:
+    """It made them by the umask; members are locked out, and `check` notes it."""
+    root = made(home / "my store", kind)
+    write(root, 0)
+    (root / "statcache").mkdir()
+    for path in root.rglob("*"):
+        os.chown(path, 2001, GROUP)
+        path.chmod(0o2755 if path.is_dir() else 0o600 if kind == "readers" else 0o644)
+    os.chown(root, 2001, GROUP)
+    root.chmod(KINDS[kind].mode)
+    for path in (root / "lock", root / "index/lock.mdb"):
+        path.chmod(0o660)
+    action = "read" if kind == "readers" else "write"
+    if action == "write":
+        (root / "lock").chmod(0o644)
+    refused = as_user(2002, GROUP, root, action)
+    assert "permission denied; " in refused
+    assert "is closed to the store's group; 2001 opens it with 'find " in refused
+    noted = odd_line(root, odd_modes(root))
+    assert "its owner 2001 sets that with 'find " in noted
+    commands_as(2001, quoted(refused))
+    assert odd_modes(root) == []
+    assert wrong(root, kind) == {}
+    assert odd_line(root, odd_modes(root)) == ""
+    assert as_user(2002, GROUP, root, action) == ""
+    (root / "arenas/open").chmod(0o2700)
+    commands_as(2001, quoted(odd_line(root, odd_modes(root))))
+    assert odd_modes(root) == []
+
+
+@as_root
+def test_a_closed_directory_is_named(home: Path) -> None:
+    """What a kill left of an older program's directory."""
+    root = made(home / "store", "shared")
+    write(root, 0)
+    os.chown(root / "arenas/open", 2001, GROUP)
+    (root / "arenas/open").chmod(0o2700)
+    [odd] = odd_modes(root)
+    assert (odd.path, odd.mode, odd.expected) == ("arenas/open", 0o2700, 0o2770)
+    refused = as_user(2002, GROUP, root, "write")
+    assert "open is closed to the store's group; 2001 opens it with" in refused
+    commands_as(2001, quoted(refused))
+    assert as_user(2002, GROUP, root, "write") == ""
+
+
+def test_a_file_system_that_shows_all_files_as_executable_is_not_noted(tmp_path: Path) -> None:
+    root = made(tmp_path / "store", "private")
+    (root / "lock").chmod(0o700)
+    assert odd_modes(root) == []
+    (root / "lock").chmod(0o640)
+    assert [odd.path for odd in odd_modes(root)] == ["lock"]
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["shared", "readers"])
+def test_a_member_that_cannot_hold_the_lock_is_refused_with_what_mends_it(
+    home: Path, kind: str
+) -> None:
+    """The store stays of its kind."""
+    root = made(home / "my store", kind)
+    write(root, 0)
+    lock = root / "index/lock.mdb"
+    lock.chmod(0o640)
+    refused = as_user(2001, GROUP, root, "read")
+    assert "chmod -R" not in refused
+    subprocess.run(["sh", "-c", refused[refused.index("chmod g+w") :]], check=True)
+    assert as_user(2001, GROUP, root, "read") == ""
+    assert wrong(root, kind) == {}
+    os.chown(lock, -1, 0)
+    lock.chmod(0o600)
+    refused = as_user(2001, GROUP, root, "read")
+    subprocess.run(["sh", "-c", refused[refused.index("chgrp") :]], check=True)
+    assert as_user(2001, GROUP, root, "read") == ""
+    lock.chmod(0o640)
+    subprocess.run(["chmod", "-R", "o+rX", root], check=True)
+    assert "is for the group" in as_user(2003, 2003, root, "read")
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["private", "readers"])
+def test_a_missing_lock_is_made_by_a_command_of_the_owner(home: Path, kind: str) -> None:
+    root = made(home / "my store", kind)
+    write(root, 0)
+    if kind == "private":
+        subprocess.run(["chmod", "-R", "a+rX", root], check=True)
+    (root / "index/lock.mdb").unlink()
+    refused = as_user(2001, GROUP, root, "read")
+    command = refused[refused.index("'ventifs ") + 1 : refused.index(" once, ") - 1]
+    program = Path(sys.executable).parent
+    subprocess.run(["sh", "-c", f"PATH={program}:$PATH; {command}"], check=True)
+    if kind == "private":
+        text = refused[refused.index("chgrp -R") :].replace("GROUP", str(GROUP), 1)
+        subprocess.run(["sh", "-c", text], check=True)
+    assert as_user(2001, GROUP, root, "read") == ""
+    assert wrong(root, "readers") == {}
 
 
 @as_root

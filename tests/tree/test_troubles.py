@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import stat
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,15 +19,17 @@ from tests.support.patience import PATIENCE_S
 from tests.support.reading import before_reading, listings, once_before_reading
 from tests.support.stores import findings, new_store
 from tests.support.trees import archived, noise
+from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree import live, scan
 from ventifs.tree.catalog import Version, versions
 from ventifs.tree.directory import resolve, tree
+from ventifs.tree.live import Trouble
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.records import Directory, Empty, Entry
-from ventifs.tree.run import archive
+from ventifs.tree.run import TarStream, archive
 from ventifs.tree.scan import Options
-from ventifs.tree.troubles import troubles_of
+from ventifs.tree.troubles import Troubles, troubles_of
 from ventifs.tree.verify import Verifier
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
@@ -310,3 +313,39 @@ def test_a_file_of_proc_that_says_it_is_empty_is_told(store: Path) -> None:
             opened, Path("/proc/self/task"), "task", options=Options(one_file_system=True)
         )
     assert any("size" in reason for _, reason, _ in version.troubles)
+
+
+@as_root
+def test_a_small_tmpdir_holds_up_no_archive(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too much for memory waits in the store; without one, the message names TMPDIR."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], check=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    found = [Trouble(b"%06d" % number, "why", missing=True) for number in range(25_000)]
+    try:
+        with Store.open(store, "write") as opened:
+            kept = Troubles(found, opened)
+            assert [int(path) for path, _, _ in kept] == list(range(25_000))
+            assert not [path for path in store.iterdir() if "ventifs-" in path.name]
+        with Store.open(store) as reading:
+            for target in (None, reading):
+                with pytest.raises(VentifsError, match=f"^{small}: no space left .*TMPDIR"):
+                    Troubles(found, target)
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@as_root
+def test_a_tar_with_many_troubles_needs_no_tmpdir(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for number in range(10_001):
+            tar.addfile(tarfile.TarInfo(f"../{number}"))
+    with (tmp_path / "t.tar").open("rb") as stream, Store.open(store, "write") as opened:
+        version, _ = archive(opened, TarStream(stream, "t.tar"), "t")
+        assert len(version.troubles) + version.troubles_more == 10_001

@@ -31,6 +31,7 @@ from ventifs.tree.catalog import (
 )
 from ventifs.tree.content import ContentWriter
 from ventifs.tree.live import Trouble
+from ventifs.tree.prolly import Builder
 from ventifs.tree.records import (
     LENGTH_MAX,
     TIME_NS_MAX,
@@ -244,6 +245,42 @@ def test_forged_troubles_are_corrupt(store: Path, data: bytes, count: int) -> No
             list(troubles_of(opened, version))
         [harm] = Verifier(opened).version(version)
     assert "troubles" in harm.reason
+
+
+@pytest.mark.parametrize("length", [69 << 10, 1 << 20, 1 << 50, 1 << 62])
+@pytest.mark.parametrize("where", ["before", "between", "after", "alone", "sliced"])
+def test_troubles_with_a_hole_are_corrupt(store: Path, where: str, length: int) -> None:
+    """And no memory is taken for it; no other command that reads them ends otherwise."""
+    with Store.open(store, "write") as opened:
+        writer = ContentWriter(opened)
+        listed = Chunk(opened.put(framed(GOOD) * 500)[0], len(framed(GOOD)) * 500)
+        hole = writer.write([length])
+        sliced = Slice(hole, 0, length)
+        choices: dict[str, list[Item]] = {
+            "before": [Hole(length), listed], "between": [listed, Hole(length), listed],
+            "after": [listed, Hole(length)], "alone": [Hole(length)], "sliced": [listed, sliced],
+        }  # fmt: skip
+        builder = Builder(writer.put_node)
+        for item in choices[where]:
+            builder.add(encode_item(item), length=item.length)
+        version = Version("n", 7, ROOT, troubles_more=500,
+                          beyond=Tree(builder.finish(), builder.total))  # fmt: skip
+        with pytest.raises(Corrupt, match="a list of troubles has a hole"):
+            list(troubles_of(opened, version))
+        [harm] = Verifier(opened).version(version)
+    assert "a list of troubles has a hole" in harm.reason
+
+
+def test_zeros_in_paths_are_no_hole(store: Path) -> None:
+    """Of a tar archive's name, say: the blocks of the list end with zeros, or leave them out."""
+    found = Troubles(
+        Trouble(bytes(60_000) + b"%d" % number, "why", True) for number in range(40)
+    )  # fmt: skip
+    with Store.open(store, "write") as opened:
+        version = fitted(Version("n", 7, ROOT), found, ContentWriter(opened))
+        assert version.troubles_more
+        assert list(troubles_of(opened, version)) == list(found)
+        assert list(Verifier(opened).version(version)) == []
 
 
 @pytest.mark.parametrize("content", [Block(bytes(31), 100), Tree(bytes(32), 0), Empty()])

@@ -15,10 +15,10 @@ from ventifs.store.audit import Finding, Report
 from ventifs.store.check import Repair
 from ventifs.store.check import check as check_store
 from ventifs.store.check import repair as repair_store
+from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
 from ventifs.store.header import read_header, require_writable
 from ventifs.store.lock import store_lock
-from ventifs.store.permissions import exposed
 from ventifs.store.rebuild import rebuild_index as rebuild
 from ventifs.store.store import warn_if_exposed
 from ventifs.text import printable, shell_word
@@ -44,7 +44,8 @@ def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: in
 
     Without options: the structure of every arena, the index and the catalog against them, both
     ways, and that everything versions refer to is there. Damage names the versions and paths that
-    it harms. Exits with 1 when anything is wrong. That others can read the store is a note.
+    it harms. Exits with 1 when anything is wrong. That others can read the store is a note, and so
+    are files with other modes than its kind.
 
     A repair drops damaged blocks from the index, or turns to another copy where there is one, so
     that the next archive stores them anew instead of trusting them. It also makes arenas whole
@@ -91,6 +92,14 @@ def _print_json(
         **asdict(report.summary),
         "findings": [asdict(finding) for finding in report.findings],
         "exposed": exposed(store),
+        "odd_modes": [
+            {
+                **exact(os.fsencode(odd.path)),
+                "mode": f"{odd.mode:04o}",
+                "expected": f"{odd.expected:04o}",
+            }
+            for odd in odd_modes(store)
+        ],
         "repair": asdict(mended) if mended else None,
         "harmed": [
             {"version": harm.version, **exact(harm.path), "reason": harm.reason} for harm in harms
@@ -112,6 +121,8 @@ def _print_lines(
         echo(f"... and {len(harms) - _SHOWN_MAX:,} more paths; --json lists them all")
     if open_to := exposed(store):
         echo(f"note: {open_to}")
+    if odd := odd_line(store, odd_modes(store)):
+        echo(f"note: {odd}")
     seen = report.summary
     how = "every byte" if read_data else "structure"
     echo(

@@ -101,7 +101,7 @@ class DiskSource:
         )  # fmt: skip
         root = archiver.run(self._events)
         self.facts = archiver.facts
-        return root, archiver.tally, Troubles(archiver.troubles)
+        return root, archiver.tally, Troubles(archiver.troubles, store)
 
     def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
         """See `tree.run.Source`.
@@ -136,7 +136,7 @@ class DiskSource:
         if version.troubles_more and isinstance(version.beyond, Empty):
             return None  # only counted, by an older program
         with suppress(Corrupt, NotStored):
-            return Troubles(Trouble(*each) for each in troubles_of(store, version))
+            return Troubles((Trouble(*each) for each in troubles_of(store, version)), store)
         return None
 
     def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:

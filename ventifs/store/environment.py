@@ -13,7 +13,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,9 +21,9 @@ from typing import Any
 import lmdb
 
 from ventifs.errors import Busy, NoSpace, VentifsError
+from ventifs.store.exposure import lock_remedy
 from ventifs.store.files import explained
-from ventifs.store.permissions import create_file, for_readers, make_directory, open_or_create
-from ventifs.text import command_word
+from ventifs.store.permissions import create_file, make_directory, open_or_create
 
 LmdbError = lmdb.Error
 INDEX_NAME = re.compile(r"index(\.([0-9a-f]{8}|old))?")  # in place, being built, being removed
@@ -153,20 +153,9 @@ def _lockable(path: Path) -> bool:
             raise
         raise VentifsError(
             f"{lock}: permission denied; without this lock a reader may see what writers write "
-            f"over: {_remedy(lock)}"
+            f"over: {lock_remedy(lock)}"
         ) from None
     return True
-
-
-def _remedy(lock: Path) -> str:
-    """What lets this user hold the lock."""
-    with suppress(OSError):  # it is not there, or not to be seen
-        if lock.stat().st_uid == os.geteuid():
-            return f"run 'chmod u+w {command_word(lock)}'"
-    return (
-        "run as its owner, or have its owner make the store readable for a GROUP of yours: "
-        + for_readers(lock.parent.parent)
-    )
 
 
 def _allocate_lock(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ventifs.errors import NoSpace, VentifsError
 from ventifs.store import permissions
+from ventifs.store.exposure import shut_out
 from ventifs.store.score import Buffer
 
 
@@ -42,9 +43,8 @@ def explained(error: OSError, path: Path) -> VentifsError:
                 "mounted read-write"
             )
         case errno.EACCES | errno.EPERM:
-            return VentifsError(
-                f"{path}: permission denied; run as its owner, or have the owner grant it"
-            )
+            remedy = shut_out(path) or "run as its owner, or have the owner grant it"
+            return VentifsError(f"{path}: permission denied; {remedy}")
     return VentifsError(f"{path}: {reason.lower()}")
 
 

@@ -8,14 +8,16 @@ it is made in, so that the umask, default ACLs and the user who writes do not co
     readers   2750 and 0640, the index's lock.mdb 0660: the owner writes, a group reads
 
 The set-group-ID bit marks the two kinds that a group may reach. Nothing is made here with more
-access than it is to have: a file gets its name when owner, group and mode are set, where the file
-system can do that (O_TMPFILE), and else has mode 0600 until then.
+access than it is to have. A directory gets its name when owner, group and mode are set; so does a
+file where the file system can do that (O_TMPFILE), and else it has mode 0600 until then.
 """
 
+import ctypes
 import errno
 import fcntl
 import grp
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,18 +26,22 @@ from pathlib import Path
 import msgspec
 
 from ventifs.errors import VentifsError
-from ventifs.text import command_word
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
-_GROUP, _OTHERS = 0o070, 0o007
+_GROUP = 0o070
 _GROUP_READS, _GROUP_WRITES = 0o040, 0o020
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 _NO_MODES = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # of a file system, such as FAT
+_NO_RENAMEAT2 = {errno.ENOSYS, errno.EINVAL}  # of a kernel, or of a file system
 _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
+_RENAME_NOREPLACE = 1
+_MAKING = ".making-"
 
+READERS_LOCK = "lock.mdb"  # LMDB's: readers write to it
+MAKING = re.compile(re.escape(_MAKING) + "[0-9a-f]{16}")  # a directory that has no name yet
 
-READERS_LOCK = "lock.mdb"  # LMDB's: who reads writes to it
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -118,7 +124,7 @@ def create_file(path: Path) -> int:
         if fd is None:
             fd, named = os.open(path.name, _NEW, 0o600, dir_fd=directory), True
         try:
-            _set(fd, above, _file_mode(above.st_mode, path.name))
+            _set(fd, above, file_mode(above.st_mode, path.name))
             if not named:
                 # By /proc, as without a capability linkat takes no bare descriptor.
                 os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory,
@@ -143,24 +149,110 @@ def open_or_create(path: Path) -> int:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory of a store; one that is there already is left as it is.
+    """Create a directory of a store, which gets its name when it has its owner, group and mode.
+
+    One that is there already stays. If it is the caller's and has another mode than the store's,
+    as an older program may have left it, it gets that mode; unless a link leads to it.
+
+    Concurrency: idempotent, and safe beside other processes that make the same directory.
 
     Raises:
         OSError: it cannot be created.
     """
     with _opened(path.parent) as above:
-        status = os.fstat(above)
-        mode = _directory_mode(status.st_mode)
-        # Who is not in the group cannot set the set-group-ID bit that the directory inherits.
-        first = mode & 0o777 if mode & stat.S_ISGID else 0o700
-        try:
-            os.mkdir(path.name, first, dir_fd=above)
-        except FileExistsError:
-            if not path.is_dir():
-                raise
-            return
-        with _opened(Path(path.name), above) as made:
+        while not _is_there(path.name, above):
+            made = _make_unnamed(above)
+            # Another process made the directory first, or removed this one as a leftover.
+            with suppress(FileExistsError, FileNotFoundError):
+                _name_directory(made, path.name, above)
+        _remove_leftovers(above)
+
+
+def _is_there(name: str, above: int) -> bool:
+    """Whether there is a directory; the mode of one that is the caller's is mended.
+
+    Raises:
+        FileExistsError: something else has the name.
+    """
+    try:
+        kind = os.stat(name, dir_fd=above, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISLNK(kind):
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=above).st_mode):
+                return True
+    if not stat.S_ISDIR(kind):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    with suppress(FileNotFoundError), _opened(Path(name), above) as there:
+        status, top = os.fstat(there), os.fstat(above)
+        wanted = directory_mode(top.st_mode)
+        mine = {os.geteuid(), top.st_uid} if os.geteuid() == 0 else {os.geteuid()}
+        if status.st_uid in mine and stat.S_IMODE(status.st_mode) != wanted:
+            _set(there, top, wanted)
+        return True
+    return False  # it is gone again
+
+
+def _make_unnamed(above: int) -> str:
+    """Make a directory under a temporary name, with the access of the one above; that name."""
+    status = os.fstat(above)
+    mode = directory_mode(status.st_mode)
+    name = f"{_MAKING}{os.urandom(8).hex()}"
+    # A caller outside the group cannot set the set-group-ID bit that the directory inherits.
+    os.mkdir(name, mode & 0o777 if mode & stat.S_ISGID else 0o700, dir_fd=above)
+    try:
+        with suppress(FileNotFoundError), _opened(Path(name), above) as made:
             _set(made, status, mode)
+    except BaseException:
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=above)
+        raise
+    return name
+
+
+def _name_directory(made: str, name: str, above: int) -> None:
+    """Give a directory its name, or remove it.
+
+    Raises:
+        FileExistsError: the name is taken.
+        FileNotFoundError: another process took the directory for a leftover.
+    """
+    try:
+        _rename_new(made, name, above)
+    except BaseException:
+        with suppress(OSError):
+            os.rmdir(made, dir_fd=above)
+        raise
+
+
+def _rename_new(old: str, new: str, above: int) -> None:
+    """Rename a directory; nothing is replaced, where the file system can promise that."""
+    if _renameat2 is not None:
+        if _renameat2(above, os.fsencode(old), above, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in _NO_RENAMEAT2:
+            raise OSError(code, os.strerror(code), new)
+    try:  # it replaces an empty directory at most
+        os.rename(old, new, src_dir_fd=above, dst_dir_fd=above)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
+
+
+def _remove_leftovers(above: int) -> None:
+    """Remove directories that a killed process never named.
+
+    One that a running process is about to name is lost to it, so that it looks again. As this is
+    only called when a directory has its name, one of the two always gets on.
+    """
+    with suppress(OSError):
+        for name in os.listdir(above):
+            if MAKING.fullmatch(name):
+                with suppress(OSError):  # another user's
+                    os.rmdir(name, dir_fd=above)
 
 
 def prepare(root: Path, access: Access) -> None:
@@ -178,22 +270,30 @@ def prepare(root: Path, access: Access) -> None:
         if gid != status.st_gid:
             os.chown(_target(fd), -1, gid)
         _change_mode(fd, access.mode)
-    _conform(root)
+        _conform(fd)
 
 
-def _conform(directory: Path) -> None:
-    """Give what an earlier, broken creation has left in a directory the directory's access."""
-    above = directory.stat()
-    for path in directory.iterdir():
-        folder = path.is_dir() and not path.is_symlink()
-        mode = _directory_mode(above.st_mode) if folder else _file_mode(above.st_mode, path.name)
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _conform(directory: int) -> None:
+    """Give what an earlier, broken creation has left in a directory the directory's access.
+
+    Everything is reached by descriptors and no link, as root may do this in a directory where a
+    user swaps names meanwhile. A creation leaves directories and files of one name; the rest is
+    not the store's.
+    """
+    above = os.fstat(directory)
+    with _opened(Path("."), directory) as listed:
+        names = os.listdir(listed)
+    for name in names:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
-            _set(fd, above, mode)
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                _set(fd, above, directory_mode(above.st_mode))
+                _conform(fd)
+            elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                _set(fd, above, file_mode(above.st_mode, name))
         finally:
             os.close(fd)
-        if folder:
-            _conform(path)
 
 
 @contextmanager
@@ -222,11 +322,12 @@ def _unnamed(directory: int) -> int | None:
         return None
 
 
-def _directory_mode(above: int) -> int:
+def directory_mode(above: int) -> int:
+    """The mode of a directory in one of this mode."""
     return above & (stat.S_ISGID | 0o777) & ~0o002
 
 
-def _file_mode(above: int, name: str) -> int:
+def file_mode(above: int, name: str) -> int:
     """The mode of a file in a directory of this mode. Others never write."""
     mode = above & 0o664
     if name == READERS_LOCK and above & stat.S_ISGID and mode & _GROUP_READS:
@@ -268,40 +369,3 @@ def _change_mode(fd: int, mode: int) -> None:
     except OSError as error:
         if error.errno not in _NO_MODES or status.st_uid != os.geteuid():
             raise
-
-
-# --- what is there ------------------------------------------------------------------------------
-
-
-def exposed(root: Path) -> str:
-    """Which others can read a store, in a line with the command that ends it; empty if none can.
-
-    Stores were made so before they had modes of their own. A group may read a store that is
-    marked as its (set-group-ID).
-
-    Raises:
-        OSError: the store cannot be looked at.
-    """
-    status = root.stat()
-    marked = status.st_mode & stat.S_ISGID
-    if status.st_mode & _OTHERS:
-        who = "every user of this machine"
-    elif status.st_mode & _GROUP and not marked:
-        who = f"the group {group_name(status.st_gid)}"
-    else:
-        return ""
-    change = "o=" if marked else "go="
-    return (
-        f"{root}: {who} can read what is archived here; "
-        f"'chmod -R {change} {command_word(root)}' ends that"
-    )
-
-
-def for_readers(root: Path) -> str:
-    """The commands that make a store one that a group can read."""
-    store = command_word(root)
-    return (
-        f"chgrp -R GROUP {store} && chmod -R u=rwX,g=rX,o= {store} && "
-        f"find {store} -type d -exec chmod g+s {{}} + && "
-        f"chmod g+w {store}/index/{READERS_LOCK}"
-    )

@@ -22,6 +22,7 @@ from ventifs.store.cache import ClumpCache
 from ventifs.store.claims import Claims
 from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
 from ventifs.store.environment import INDEX_NAME, IndexDamaged, index_missing
+from ventifs.store.exposure import exposed
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import (
     ARENA_SIZE_DEFAULT,
@@ -37,7 +38,7 @@ from ventifs.store.index import Index
 from ventifs.store.journal import Record, record_problem
 from ventifs.store.lock import store_lock
 from ventifs.store.memory import keep_freed_clumps
-from ventifs.store.permissions import PRIVATE, Access, exposed, prepare
+from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
 from ventifs.store.states import Place
@@ -52,6 +53,7 @@ PENDING_DEFAULT = 250_000
 LEVEL_DEFAULT = 1  # zstd's; of a Debian root, 2 makes 2.4 % less in 9 % more time, 3 4.0 % in 33 %
 _REAL_FILES = Files()
 log = logging.getLogger("ventifs.store")
+_warned: set[str] = set()  # a command may open its store several times
 
 
 def _rebuild(root: Path, header: StoreHeader, files: Files) -> None:
@@ -61,9 +63,11 @@ def _rebuild(root: Path, header: StoreHeader, files: Files) -> None:
 
 
 def warn_if_exposed(root: Path) -> None:
-    """Log who else can read a store that is about to be written to."""
+    """Log who else can read a store that is about to be written to, once in a process."""
     with readable_errors(root):
-        if found := exposed(root):
+        found = exposed(root)
+        if found and found not in _warned:
+            _warned.add(found)
             log.warning("%s", found)
 
 
@@ -80,7 +84,7 @@ def _refuse_occupied(root: Path) -> None:
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
             ours |= {index, index / "data.mdb", index / "lock.mdb"}
-    if any(path not in ours for path in root.rglob("*")):
+    if any(path not in ours and not MAKING.fullmatch(path.name) for path in root.rglob("*")):
         raise VentifsError(f"{root}: the directory is not empty; name another")
 
 

@@ -103,7 +103,7 @@ class Archiver:
             progress: called for every directory, and for every batch of files that was read.
         """
         self.tally = Tally()
-        self.troubles = Troubles()
+        self.troubles = Troubles(store=store)
         self._store = store
         self._own = os.stat(store.path)
         self._cache = cache

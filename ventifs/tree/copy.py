@@ -8,6 +8,7 @@ work goes, so that an interrupted copy, done again, sends only the rest.
 Memory: about 100 bytes for each node of the version, and a batch of scores.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, check_name, decode_version, version_key, versions
 from ventifs.tree.reach import Kind, Ref, reach_version
+from ventifs.tree.troubles import troubles_of
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks
 _BATCH = 4096  # scores asked for at once
@@ -65,6 +67,7 @@ def copy(
                 f"{found}: {target.path} has another version of that name and time; "
                 "--name copies it under another name"
             )
+    deque(troubles_of(source, version), 0)  # a forged list is not passed on
     copied = _send(source, target, version, progress)
     if there:
         target.commit()

@@ -73,7 +73,7 @@ class TarArchiver:
     ) -> None:
         """Archive what `exclude` does not match into `store`, open for writing or to rehearse."""
         self.tally = Tally()
-        self.troubles = Troubles()
+        self.troubles = Troubles(store=store)
         self._exclude = exclude
         self._progress = progress
         self._writer = ContentWriter(store)

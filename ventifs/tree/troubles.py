@@ -12,8 +12,8 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
-from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -27,7 +27,7 @@ from ventifs.tree.catalog import TROUBLES_MAX, Listed, Version, version_size
 from ventifs.tree.chunker import HOLE_ALIGN
 from ventifs.tree.content import ContentWriter, read
 from ventifs.tree.live import Trouble
-from ventifs.tree.records import Empty
+from ventifs.tree.records import Content, Empty
 
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
 _PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
@@ -49,12 +49,17 @@ _decode = msgspec.msgpack.Decoder(Listed).decode
 class Troubles:
     """Troubles of one run, in any order; what is too much for memory waits in a temporary file.
 
+    The file has no name. It is in the store that the run writes to, as TMPDIR may be small; a run
+    that writes to no store has it in TMPDIR.
+
     Iterating yields them sorted by path, reason and whether the path is missing, as often as
     wanted.
     """
 
-    def __init__(self, found: Iterable[Trouble] = ()) -> None:
-        """Begin with these."""
+    def __init__(self, found: Iterable[Trouble] = (), store: Store | None = None) -> None:
+        """Begin with these, of a run into `store`."""
+        writes = store is not None and store.mode == "write"
+        self._directory = store.path if store is not None and writes else None
         self._waiting: list[Listed] = []
         self._runs: list[tuple[int, int]] = []  # sorted ones in the file: begin and end
         self._file: IO[bytes] | None = None
@@ -85,16 +90,34 @@ class Troubles:
 
     def _spill(self) -> None:
         """Write those in memory to the file, sorted."""
-        with readable_errors(Path(tempfile.gettempdir())):
+        with self._errors():
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="ventifs-")  # noqa: SIM115, kept
+                # Unbuffered: a buffer that a full disk does not take fails again when it is closed.
+                self._file = tempfile.TemporaryFile(  # noqa: SIM115, kept
+                    prefix="ventifs-", dir=self._directory, buffering=0
+                )
                 weakref.finalize(self, self._file.close)
-            start = self._file.seek(0, os.SEEK_END)
-            for trouble in sorted(self._waiting):
-                self._file.write(_framed(trouble))
-            self._file.flush()
-        self._runs.append((start, self._file.tell()))
+            start = end = self._file.seek(0, os.SEEK_END)
+            for piece in _pieces(sorted(self._waiting), RECORD_VALUE_MAX):
+                end += _write_all(self._file, piece)
+        self._runs.append((start, end))
         self._waiting, self._size = [], 0
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn an OSError into a line that names the file's directory."""
+        if self._directory is not None:
+            with readable_errors(self._directory):
+                yield
+            return
+        try:
+            yield
+        except OSError as error:
+            place = tempfile.tempdir or "/tmp"  # unset when none can be written
+            raise VentifsError(
+                f"{place}: {os.strerror(error.errno or 0).lower()}, for the list of what cannot "
+                "be archived; name a directory with room in TMPDIR"
+            ) from error
 
     def __iter__(self) -> Iterator[Listed]:
         """All of them, in order."""
@@ -166,10 +189,19 @@ def _fitting(troubles: Sequence[Listed]) -> int:
     return len(troubles)
 
 
-def _pieces(troubles: Iterable[Listed]) -> Iterator[bytes]:
+def _write_all(file: IO[bytes], data: bytes) -> int:
+    """Write to an unbuffered file, which may take a part at a time; bytes written."""
+    done = 0
+    while done < len(data):
+        done += file.write(data[done:])
+    return done
+
+
+def _pieces(troubles: Iterable[Listed], path_max: int = _PATH_MAX) -> Iterator[bytes]:
+    """Encoded troubles in pieces of whole pages, but the last."""
     held = bytearray()
     for path, reason, missing in troubles:
-        held += _framed((shortened(path, _PATH_MAX), reason, missing))
+        held += _framed((shortened(path, path_max), reason, missing))
         while len(held) >= _PIECE:
             yield bytes(held[:_PIECE])
             del held[:_PIECE]
@@ -192,12 +224,28 @@ def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
     if isinstance(version.beyond, Empty):
         return
     count = 0
-    # Of a number, bytes() makes so many zeros: a hole, which troubles do not have.
-    for trouble in _frames(map(bytes, read(store, version.beyond)), _FRAME_MAX):
+    for trouble in _frames(_listed_bytes(store, version.beyond), _FRAME_MAX):
         count += 1
+        if count > version.troubles_more:
+            raise Corrupt(f"{version}: more troubles than the {version.troubles_more:,} it counts")
         yield trouble
     if count != version.troubles_more:
         raise Corrupt(f"{version}: {count:,} troubles where {version.troubles_more:,} are said")
+
+
+def _listed_bytes(store: Store, content: Content) -> Iterator[bytes]:
+    """The bytes of a list of troubles.
+
+    Zeros come as their number. A trouble may have some in its path, but a stretch longer than a
+    trouble is no list: it would have the length 0 in it.
+
+    Raises:
+        Corrupt, NotStored: where the archive is damaged.
+    """
+    for piece in read(store, content):
+        if isinstance(piece, int) and piece > _FRAME_MAX:
+            raise Corrupt(f"a list of troubles has a hole of {piece:,} bytes")
+        yield bytes(piece)
 
 
 def _frames(pieces: Iterable[bytes], most: int) -> Iterator[Listed]:

@@ -1,0 +1,217 @@
+"""Who can reach a store that is there, and the commands that mend its owners, groups and modes.
+
+Nothing is changed here. Every command that is named can be run as it stands by the owner of the
+files that it changes, and leaves what `permissions` would have made.
+"""
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from ventifs.store.permissions import READERS_LOCK, directory_mode, file_mode, group_name
+from ventifs.text import command_word
+
+_HEADER_NAME = "ventifs.store"
+_GROUP, _OTHERS = 0o070, 0o007
+_ENTERED = 0o011  # by somebody else than the owner
+_SHARING = 0o066  # of a file's mode; some file systems show every file as executable
+
+
+class Odd(msgspec.Struct, frozen=True):
+    """A file or directory of a store whose mode is not the one of the store's kind.
+
+    Attributes:
+        path: below the store's directory.
+        mode: what it has.
+        expected: what it would be made with.
+        uid: its owner's number.
+    """
+
+    path: str
+    mode: int
+    expected: int
+    uid: int
+
+
+def exposed(root: Path) -> str:
+    """Which others can read a store, in a line with the command that ends it; empty if none can.
+
+    Stores were made so before they had modes of their own. A group may read a store that is
+    marked as its (set-group-ID). A store below a closed directory is not exposed.
+
+    Raises:
+        OSError: the store cannot be looked at.
+    """
+    status = root.stat()
+    marked = status.st_mode & stat.S_ISGID
+    above = [found.st_mode for found in _above(root, status)]
+    if not all(mode & _ENTERED for mode in above):
+        return ""
+    if status.st_mode & _OTHERS:
+        everybody = all(mode & stat.S_IXOTH for mode in above)
+        who = f"every user {'of this machine' if everybody else 'who can reach it'}"
+    elif status.st_mode & _GROUP and not marked:
+        who = f"the group {group_name(status.st_gid)}"
+    else:
+        return ""
+    change = "o=" if marked else "go="
+    return (
+        f"{root}: {who} can read what is archived here; "
+        f"'chmod -R {change} {command_word(root)}' ends that"
+    )
+
+
+def _above(root: Path, status: os.stat_result) -> Iterator[os.stat_result]:
+    """The directories on the way to a store; a third user's are left out, who could open them."""
+    for directory in Path(os.path.realpath(root)).parents:
+        with suppress(OSError):  # not to be looked at
+            found = directory.stat()
+            if found.st_uid in (0, status.st_uid):
+                yield found
+
+
+def odd_modes(root: Path) -> list[Odd]:
+    """What in a store has another mode than the store's kind, sorted by path.
+
+    Older programs left it so, or a copy that did not keep modes.
+    """
+    above, found = root.stat().st_mode, []
+    for place, directories, files in os.walk(root):
+        for name in directories + files:
+            path = os.path.join(place, name)
+            with suppress(OSError):  # it is gone
+                odd = _odd(root, path, os.lstat(path), above)
+                found += [] if odd is None else [odd]
+    return sorted(found, key=lambda odd: odd.path)
+
+
+def _odd(root: Path, path: str, status: os.stat_result, above: int) -> Odd | None:
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISDIR(status.st_mode):
+        wanted = directory_mode(above)
+        same = mode == wanted
+    else:
+        wanted = file_mode(above, os.path.basename(path))
+        same = not stat.S_ISREG(status.st_mode) or mode & _SHARING == wanted & _SHARING
+    return None if same else Odd(os.path.relpath(path, root), mode, wanted, status.st_uid)
+
+
+def odd_line(root: Path, odd: list[Odd]) -> str:
+    """A line about what `odd_modes` found, with the command that mends it; empty if nothing."""
+    if not odd:
+        return ""
+    first, more = odd[0], len(odd) - 1
+    others = f" ({more:,} more are wrong, too)" if more else ""
+    return (
+        f"{root}: {first.path} has the mode {first.mode:04o} where {first.expected:04o} is "
+        f"expected{others}; its owner {_user_name(first.uid)} sets that with "
+        f"'{_mending(root, first.uid)}'"
+    )
+
+
+def _mending(root: Path, owner: int) -> str:
+    """The command that gives an owner's files in a store the modes of its kind."""
+    mode, store = stat.S_IMODE(root.stat().st_mode), command_word(root)
+    user = f" -user {_user_name(owner)}"
+    directories, files = directory_mode(mode), file_mode(mode, "")
+    lock = file_mode(mode, READERS_LOCK)
+    command = (
+        f"find {store} -mindepth 1{user} -type d -exec chmod {directories:04o} {{}} + ; "
+        f"find {store}{user} -type f -exec chmod {files:04o} {{}} +"
+    )
+    if lock != files:
+        command += f" ; find {store}{user} -name {READERS_LOCK} -exec chmod {lock:04o} {{}} +"
+    return command
+
+
+def shut_out(path: Path) -> str:
+    """What the owner of a group's file does so that its group can use it; empty if that is not it.
+
+    A program that knows no kinds of stores leaves its files with the umask's modes.
+
+    Args:
+        path: of a store, what could not be opened; or the directory that it is in.
+    """
+    root = _root_of(path)
+    if root is None:
+        return ""
+    with suppress(OSError):
+        above = root.stat().st_mode
+        for found in _on_the_way(root, path):
+            status = found.lstat()
+            folder = stat.S_ISDIR(status.st_mode)
+            wanted = directory_mode(above) if folder else file_mode(above, found.name)
+            closed = wanted & _GROUP & ~status.st_mode
+            if closed and not stat.S_ISLNK(status.st_mode) and status.st_uid != os.geteuid():
+                return (
+                    f"{found.name} is closed to the store's group; "
+                    f"{_user_name(status.st_uid)} opens it with '{_mending(root, status.st_uid)}'"
+                )
+    return ""
+
+
+def _on_the_way(root: Path, path: Path) -> Iterator[Path]:
+    """What is between a store's directory and a path, the path, and what is in it."""
+    below = path.relative_to(root).parts
+    for count in range(1, len(below) + 1):
+        yield root.joinpath(*below[:count])
+    if below and path.is_dir():
+        yield from path.iterdir()
+
+
+def _root_of(path: Path) -> Path | None:
+    """The store of a group that a path is in."""
+    for directory in (path, *path.parents):
+        if os.path.exists(directory / _HEADER_NAME):  # no error where it is not to be seen
+            return directory if directory.stat().st_mode & stat.S_ISGID else None
+    return None
+
+
+def _user_name(uid: int) -> str:
+    """The name of a user; its number, if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def for_readers(root: Path) -> str:
+    """The commands that make a store one that a group can read."""
+    store = command_word(root)
+    return (
+        f"chgrp -R GROUP {store} && chmod -R u=rwX,g=rX,o= {store} && "
+        f"find {store} -type d -exec chmod g+s {{}} + && "
+        f"chmod g+w {store}/index/{READERS_LOCK}"
+    )
+
+
+def lock_remedy(lock: Path) -> str:
+    """What lets this user hold the lock of a store's index."""
+    root = lock.parent.parent
+    status, shown = root.stat(), command_word(lock)
+    group = group_name(status.st_gid)
+    marked = status.st_mode & stat.S_ISGID
+    try:
+        found = lock.stat()
+    except OSError:  # it is not there, or not to be seen
+        found = None
+    if found is not None and found.st_uid == os.geteuid():
+        return f"run 'chmod u+w {shown}'"
+    if marked and status.st_gid not in {os.getegid(), *os.getgroups()}:
+        return f"the store is for the group {group}; have yourself added to it"
+    first = (
+        f"have its owner run 'ventifs versions --store {command_word(root)}' once, which makes it"
+    )
+    if marked and found is None:
+        return first
+    if marked and found is not None:
+        bits = "w" if found.st_mode & stat.S_IRGRP else "rw"
+        change = "" if found.st_gid == status.st_gid else f"chgrp {group} {shown} && "
+        return f"have its owner open it to the group {group}: {change}chmod g+{bits} {shown}"
+    readable = f"have its owner make the store readable for a GROUP of yours: {for_readers(root)}"
+    return f"{first}; then {readable}" if found is None else f"run as its owner, or {readable}"
