@@ -113,7 +113,7 @@ class Troubles:
         try:
             yield
         except OSError as error:
-            place = tempfile.tempdir or "/tmp"  # unset when none can be written
+            place = tempfile.tempdir or "temporary file"  # no directory can be written to
             raise VentifsError(
                 f"{place}: {os.strerror(error.errno or 0).lower()}, for the list of what cannot "
                 "be archived; name a directory with room in TMPDIR"
