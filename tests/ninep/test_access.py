@@ -19,8 +19,9 @@ from tests.support.forging import commit_version, directory, directory_of, file
 from tests.support.permissions import NO_ID, acl_of, odd_tree, write_readable
 from tests.support.stores import new_store
 from ventifs.errors import NotStored
-from ventifs.ninep.access import GuardedFilesystem, Squash
-from ventifs.ninep.accounts import SIZE_MAX
+from ventifs.ninep import accounts
+from ventifs.ninep.access import GuardedFile, GuardedFilesystem, Squash
+from ventifs.ninep.accounts import SIZE_MAX, AccountBook
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.fs import File, Filesystem, Refused, User
 from ventifs.store import Store
@@ -416,3 +417,78 @@ def test_accounts_are_read_once_a_version(store: Store) -> None:
         drive.attach(files, b"web@latest", user)
         drive.walk(drive.attach(files, b"", user), b"web/latest")
     assert len(drive.loads) == before
+
+
+def identity(file: File) -> object:
+    assert isinstance(file, GuardedFile)
+    return file._who
+
+
+@pytest.mark.parametrize("user", [ANNA, STRANGER, NUMBERLESS])
+def test_a_user_of_a_tree_is_one_object_for_all_fids(store: Store, user: User) -> None:
+    names = b"".join(b"g%d:x:%d:anna,nobody\n" % (gid, gid) for gid in range(1000, 2000))
+    version(store, group=names)
+    drive, files = Driver(), guarded(store)
+    roots = [drive.attach(files, b"web@latest", user)]
+    roots += [drive.attach(files.session(), b"web", user), drive.attach(files, b"", user)]
+    held = [roots[0], drive.walk(roots[1], b"latest"), drive.walk(roots[2], b"web/latest")]
+    held += [drive.attach(files, b"web@latest", user), drive.walk(roots[0], b"world")]
+    assert len({id(identity(file)) for file in held}) == 1
+    files.accounts._known.clear()  # as when too many other trees came
+    assert identity(drive.attach(files, b"web@latest", user)) is identity(roots[0])
+
+
+@pytest.mark.parametrize("user", [ANNA, NUMBERLESS])
+def test_an_attach_looks_a_user_up_once(
+    store: Store, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = text(b"file", 0o644)
+    for _ in range(30):
+        deep = owned(directory(store, b"d", [deep]), 0o755)
+    commit_version(store, directory(store, b"", [deep]), "web")
+    files, asked, whole = guarded(store), 0, AccountBook.identity
+    Driver().attach(files, b"web:/" + b"d/" * 30, user)
+
+    def counted(self: AccountBook, home: File, uid: int) -> object:
+        nonlocal asked
+        asked += 1
+        return whole(self, home, uid)
+
+    monkeypatch.setattr(AccountBook, "identity", counted)
+    files.attach(user, b"web:/" + b"d/" * 30)
+    assert asked == 1
+
+
+def test_known_accounts_are_bounded_in_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "BOOK_BYTES_MAX", 5000)
+    for number in range(10):
+        version(store, f"web{number}", passwd=PASSWD + b"u::%d:1\n" % number)
+    drive, files = Driver(), guarded(store)
+    for number in range(10):
+        drive.attach(files, b"web%d@latest" % number, ANNA)
+        assert files.accounts.bytes <= 5000
+    assert len(files.accounts._known) == 2
+    monkeypatch.setattr(accounts, "BOOK_BYTES_MAX", 1)
+    for number in range(10):
+        root = drive.attach(files, b"web%d@latest" % number, ANNA)
+        assert drive.content(drive.walk(root, b"log")) == b"text of log"
+    assert len(files.accounts._known) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), MemoryError()], ids=["io", "memory"])
+def test_a_passing_error_of_nobodys_accounts_is_not_remembered(
+    store: Store, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version(store)
+    files = guarded(store)
+
+    def failing(self: object, *files: bytes) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(accounts.Accounts, "__init__", failing)
+        with pytest.raises(type(error)):
+            Driver().attach(files, b"web@latest", NUMBERLESS)
+    root = Driver().attach(files, b"web@latest", NUMBERLESS)
+    assert Driver().content(Driver().walk(root, b"world")) == b"text of world"
+    assert outcome(lambda: Driver().walk(root, b"passed").walk(b"file").open(0)) == 0

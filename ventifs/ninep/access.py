@@ -51,7 +51,6 @@ from ventifs.ninep.permission import (
     READ,
     SEARCH,
     Identity,
-    nobody,
     permits,
 )
 from ventifs.ninep.wire import Qid
@@ -137,9 +136,10 @@ class GuardedFilesystem:
             uid = NOBODY_UID
         guard = Guard(self.accounts, NOBODY_UID if uid == NONUNAME else uid)
         try:
-            inner: Placed = self._files.attach(user, aname, guard.pass_through)  # type: ignore[assignment]
+            passage = _Passage(guard)
+            inner: Placed = self._files.attach(user, aname, passage.pass_through)  # type: ignore[assignment]
             home = inner.home()
-            return GuardedFile.of(inner, guard, home, guard.identity(home))
+            return GuardedFile.of(inner, guard, home, passage.identity(home))
         except _Closed as closed:
             if uid == NONUNAME:
                 return Unseen(closed.at, aname)
@@ -159,26 +159,42 @@ class GuardedFilesystem:
 class Guard:
     """One attached user."""
 
-    __slots__ = ("_accounts", "_uid")
+    __slots__ = ("_above", "_accounts")
 
     def __init__(self, accounts: AccountBook, uid: int) -> None:
         """Of a number; what groups it is in depends on the tree."""
         self._accounts = accounts
-        self._uid = uid
+        self._above = NOBODY if uid == NOBODY_UID else Identity(uid)
 
     def identity(self, home: File | None) -> Identity:
-        """Who this is in a tree.
+        """Who this is in a tree; above all trees it is in no group.
 
         Raises:
             Cold: to be tried again.
             Refused, Corrupt: the tree's accounts cannot be read.
         """
-        uid = self._uid
-        if uid == NOBODY_UID:
-            return NOBODY if home is None else nobody(self._accounts.nobodys(home))
-        if home is None or uid == 0:
-            return Identity(uid)
-        return Identity(uid, self._accounts.of(home).gids(uid))
+        above = self._above
+        if home is None or above.uid == 0:
+            return above
+        return self._accounts.identity(home, above.uid)
+
+
+class _Passage:
+    """One user's way to what it attaches to, in one tree mostly."""
+
+    __slots__ = ("_guard", "_home", "_who")
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._home: File | None = None
+        self._who = guard.identity(None)
+
+    def identity(self, home: File | None) -> Identity:
+        """See `Guard`; asked for once a tree."""
+        if home is not self._home:
+            self._who = self._guard.identity(home)
+            self._home = home
+        return self._who
 
     def pass_through(self, directory: Placed) -> None:
         """See that a directory on the way of an attach may be searched; `_Closed`, if it may not.
