@@ -221,8 +221,8 @@ def test_an_attach_tells_those_who_may_look(store: Store) -> None:
                     errno.ENOENT]  # fmt: skip
 
 
-def test_what_is_behind_a_closed_directory_is_not_even_read(store: Store) -> None:
-    """Else its damage would be told apart from its soundness."""
+def test_damage_behind_a_closed_directory_is_not_reported(store: Store) -> None:
+    """Or a client could tell what is damaged from what is sound."""
     lost = Tree(bytes(31) + b"x", 3)
     closed = owned(directory_of(b"vault", lost, 3, 0), 0o700)
     commit_version(store, directory(store, b"", [closed]), "web")
@@ -438,14 +438,63 @@ def test_a_user_of_a_tree_is_one_object_for_all_fids(store: Store, user: User) -
     assert identity(drive.attach(files, b"web@latest", user)) is identity(roots[0])
 
 
+def nested(store: Store, depth: int, closed: int = -1) -> None:
+    """A version of directories in each other, of which one may be closed."""
+    deep = text(b"file", 0o644)
+    for number in reversed(range(depth)):
+        deep = owned(directory(store, b"d", [deep]), 0o700 if number == closed else 0o755)
+    accounts = directory(store, b"etc", [file(b"group", ContentWriter(store).write_whole(GROUP))])
+    commit_version(store, directory(store, b"", [deep, accounts]), "web")
+
+
+@pytest.mark.parametrize("user", [ROOT, ANNA, NUMBERLESS])
+@pytest.mark.parametrize("cache", [1, 8 << 20])
+def test_an_attach_to_a_deep_path_takes_few_loads(store: Store, user: User, cache: int) -> None:
+    """However little memory there is for what they bring."""
+    nested(store, 500)
+    drive = Driver()
+    files = GuardedFilesystem(ArchiveFilesystem(store, Split.of(cache), clock=Clock()))
+    root = drive.attach(files, b"web:/" + b"d/" * 500, user)
+    assert drive.names(root) == [b"file"]
+    assert len([load for load in drive.loads if isinstance(load.key, tuple)
+                and load.key[0] == "path"]) == 1  # fmt: skip
+    assert len(drive.loads) < 8
+    drive.loads.clear()
+    assert outcome(lambda: drive.attach(files, b"web:/" + b"d/" * 499 + b"x/y", user)) == 2
+    assert len(drive.loads) < 4
+
+
+def test_an_attach_behind_a_closed_directory_takes_as_many_loads_as_one_to_nothing(
+    store: Store,
+) -> None:
+    nested(store, 100, closed=50)
+    keys = []
+    for path in (b"d/" * 90, b"d/" * 60 + b"nope", b"d/" * 100 + b"file/x"):
+        drive, files = Driver(), guarded(store)
+        with pytest.raises(Refused) as refused:
+            drive.attach(files, b"web:/" + path, ANNA)
+        assert refused.value.errno == errno.EACCES
+        keys.append([load.key[0] for load in drive.loads if isinstance(load.key, tuple)])
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_a_deep_root_is_charged_for_its_way_and_not_kept(store: Store) -> None:
+    nested(store, 100)
+    archive = ArchiveFilesystem(store, SPLIT, clock=Clock())
+    drive = Driver()
+    near, far = (drive.attach(archive, b"web:/" + b"d/" * depth) for depth in (32, 33))
+    assert drive.attach(archive, b"web:/" + b"d/" * 32) is near
+    assert drive.attach(archive, b"web:/" + b"d/" * 33) is not far
+    assert len(archive._roots) == 1
+    assert near.weight >= 1024 + 32 * 256
+    assert far.weight > near.weight
+
+
 @pytest.mark.parametrize("user", [ANNA, NUMBERLESS])
 def test_an_attach_looks_a_user_up_once(
     store: Store, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deep = text(b"file", 0o644)
-    for _ in range(30):
-        deep = owned(directory(store, b"d", [deep]), 0o755)
-    commit_version(store, directory(store, b"", [deep]), "web")
+    nested(store, 30)
     files, asked, whole = guarded(store), 0, AccountBook.identity
     Driver().attach(files, b"web:/" + b"d/" * 30, user)
 

@@ -26,7 +26,7 @@ from ventifs.ninep.fs import (
     Refused,
     Statfs,
 )
-from ventifs.ninep.limits import RAW_BYTES, ROOT_BYTES
+from ventifs.ninep.limits import RAW_BYTES, ROOT_BYTES, WAY_BYTES
 from ventifs.ninep.links import Links, claim_of
 from ventifs.ninep.raw import (
     S_DIRECTORY,
@@ -367,8 +367,7 @@ class RootDirectory(ArchivedDirectory):
     There are few of these, so they always know what they are.
     """
 
-    __slots__ = ("_name", "_way")
-    weight = ROOT_BYTES
+    __slots__ = ("_name", "_way", "weight")
 
     def __init__(
         self,
@@ -383,6 +382,7 @@ class RootDirectory(ArchivedDirectory):
         super().__init__(parent, raw, token, version)
         self._name = name
         self._way = way
+        self.weight = ROOT_BYTES + sum(WAY_BYTES + len(above.raw) for above in way)
         self.known = _Known(self.make_qid())
 
     @property

@@ -17,6 +17,7 @@ FID_BYTES = 512  # with its number, its place in the table and its file: 388, ch
 RAW_BYTES = 192  # of these, at most, its file's entry; what is longer is charged beside it
 GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
 ROOT_BYTES = 1024  # of a root of a version, which always knows what it is
+WAY_BYTES = 256  # of a directory on the way to such a root, beside its entry
 OPEN_BYTES = 512  # of an open file or directory: 217, and what its reader remembers
 REQUEST_BYTES = 1024  # of a request in flight, without its frame
 SESSION_OBJECTS_BYTES = 64 << 10  # of a session that has done nothing yet: 22 KiB, and its socket's
