@@ -20,10 +20,12 @@ from tests.support.permissions import NO_ID, acl_of, odd_tree, write_readable
 from tests.support.stores import new_store
 from ventifs.errors import NotStored
 from ventifs.ninep import accounts
-from ventifs.ninep.access import GuardedFile, GuardedFilesystem, Squash
+from ventifs.ninep.access import GuardedDirectory, GuardedFile, GuardedFilesystem, Squash
 from ventifs.ninep.accounts import SIZE_MAX, AccountBook
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
+from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import File, Filesystem, Refused, User
+from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
 from ventifs.store import Store
 from ventifs.tree.catalog import decode_version, tree_score, version_records
 from ventifs.tree.content import ContentWriter
@@ -541,3 +543,26 @@ def test_a_passing_error_of_nobodys_accounts_is_not_remembered(
     root = Driver().attach(files, b"web@latest", NUMBERLESS)
     assert Driver().content(Driver().walk(root, b"world")) == b"text of world"
     assert outcome(lambda: Driver().walk(root, b"passed").walk(b"file").open(0)) == 0
+
+
+def test_directories_are_charged_by_their_class_and_alike(store: Store) -> None:
+    heavy = owned(directory(store, b"heavy", []), 0o755, 0, 0, (b"user.u", b"u" * 250))
+    light = owned(directory(store, b"light", []), 0o755)
+    large = text(b"text", 0o644, 0, 0, (b"user.u", b"u" * 250))
+    commit_version(store, directory(store, b"", [heavy, light, large]), "web")
+    drive, fids = Driver(), Fids(100, 0)
+    root = drive.attach(guarded(store), b"web@latest", STRANGER)
+    files = {name: drive.walk(root, name) for name in (b"heavy", b"light", b"text")}
+    assert files[b"light"].weight is GuardedDirectory.weight is GUARDED_DIRECTORY_BYTES
+    assert files[b"heavy"].weight > GUARDED_DIRECTORY_BYTES + 250
+    assert files[b"text"].weight > 250
+    made = [Fid(files[name]) for name in (b"light", b"light", b"heavy", b"text")]
+    for fid in made:
+        fids.charge(fid, fid.file.weight)
+    assert made[0].charged is made[1].charged
+    assert fids.share.held == sum(fid.file.weight for fid in made)
+    fids.charge(made[0], 5)
+    assert made[0].charged == (fids.share, GUARDED_DIRECTORY_BYTES + 5)
+    for fid in made:
+        fid.close()
+    assert fids.share.held == 0

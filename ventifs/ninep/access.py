@@ -229,7 +229,8 @@ class GuardedFile(ReadOnlyFile):
     def of(inner: Placed, guard: Guard, home: File | None, who: Identity) -> "GuardedFile":
         """The guarded file of a file."""
         if inner.qid.type & QTDIR:
-            return GuardedDirectory(inner, guard, home, who)
+            made = _HeavyDirectory if inner.weight else GuardedDirectory
+            return made(inner, guard, home, who)
         return (_HeavyFile if inner.weight else GuardedFile)(inner, who)
 
     @property
@@ -291,18 +292,18 @@ class GuardedFile(ReadOnlyFile):
 class _HeavyFile(GuardedFile):
     """A file that keeps more memory than most."""
 
-    __slots__ = ()
+    __slots__ = ("weight",)
 
-    @property
-    def weight(self) -> int:  # type: ignore[override]
-        """See `File`."""
-        return self._inner.weight
+    def __init__(self, inner: Placed, who: Identity) -> None:
+        super().__init__(inner, who)
+        self.weight = inner.weight
 
 
 class GuardedDirectory(GuardedFile):
     """A directory, and whom it is guarded for."""
 
     __slots__ = ("_guard", "_home", "_may", "_seen")
+    weight = GUARDED_DIRECTORY_BYTES
 
     def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Identity) -> None:
         """For `who`, which is what `guard` says of the tree at `home`."""
@@ -311,11 +312,6 @@ class GuardedDirectory(GuardedFile):
         self._home = home
         self._seen: Attributes | None = None  # which `_may` is true of
         self._may = False
-
-    @property
-    def weight(self) -> int:  # type: ignore[override]
-        """See `File`."""
-        return self._inner.weight + GUARDED_DIRECTORY_BYTES
 
     def walk(self, name: bytes) -> File:
         """See `File`."""
@@ -346,6 +342,16 @@ class GuardedDirectory(GuardedFile):
         """
         placed: Placed = inner  # type: ignore[assignment]
         return Sealed(placed) if placed.home() is not self._home else self._guarded(placed)
+
+
+class _HeavyDirectory(GuardedDirectory):
+    """A directory that keeps more memory than most, even without being guarded."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Identity) -> None:
+        super().__init__(inner, guard, home, who)
+        self.weight = inner.weight + GUARDED_DIRECTORY_BYTES
 
 
 class _GuardedListing(ReadOnlyOpened):
