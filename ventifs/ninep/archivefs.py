@@ -208,7 +208,7 @@ class ArchiveFilesystem:
         last = way.pop()
         return RootDirectory(None, b"/", last.raw, last.token, version, tuple(way))
 
-    def _entry(self, way: list[ArchivedDirectory], path: "Path") -> bytes | None:
+    def _entry(self, way: list[ArchivedDirectory], path: "_Wanted") -> bytes | None:
         """The raw entry of the next name on the way.
 
         Raises:
@@ -227,7 +227,7 @@ class ArchiveFilesystem:
             raise Cold(Load(("path", *path, strict), run)) from None
 
 
-Path = tuple[bytes, tuple[bytes, ...]]  # a version's record, and names below its root
+_Wanted = tuple[bytes, tuple[bytes, ...]]  # a version's record, and names below its root
 
 
 class Paths:
@@ -239,14 +239,14 @@ class Paths:
     def __init__(self) -> None:
         """None is known."""
         self.bytes = 0
-        self._found: OrderedDict[Path, tuple[bytes, ...]] = OrderedDict()
+        self._found: OrderedDict[_Wanted, tuple[bytes, ...]] = OrderedDict()
         self._lock = Lock()
 
-    def of(self, path: Path) -> tuple[bytes, ...]:
+    def of(self, path: _Wanted) -> tuple[bytes, ...]:
         """The entries of a path that were found lately, from the first one on."""
         return self._found.get(path, ())
 
-    def keep(self, path: Path, entries: tuple[bytes, ...]) -> None:
+    def keep(self, path: _Wanted, entries: tuple[bytes, ...]) -> None:
         """Keep entries; of too many bytes, the paths found first are dropped, but never this."""
         with self._lock:
             self._drop(path)
@@ -255,11 +255,11 @@ class Paths:
             while self.bytes > _PATHS_BYTES_MAX and len(self._found) > 1:
                 self._drop(next(iter(self._found)))
 
-    def _drop(self, path: Path) -> None:
+    def _drop(self, path: _Wanted) -> None:
         entries = self._found.pop(path, None)
         if entries is not None:
             self.bytes -= _size_of(path, entries)
 
 
-def _size_of(path: Path, entries: tuple[bytes, ...]) -> int:
+def _size_of(path: _Wanted, entries: tuple[bytes, ...]) -> int:
     return sum(map(getsizeof, path[1])) + sum(map(getsizeof, entries)) + 16 * len(entries) + 512
