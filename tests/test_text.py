@@ -114,8 +114,9 @@ def test_a_stream_for_people_escapes_what_was_forgotten_and_passes_what_is_drawn
     stream = PrintableStream(raw, encoding="utf-8", errors="backslashreplace")
     stream.write("one\ntwo\x1b[31m\r\n\n")
     stream.write("\udcff\u202e")
+    stream.write("a\u3164b\n")
     drawn = stream.drawing()
     drawn.write("\x1b[2K")
     print("three", file=stream)
     stream.flush()
-    assert raw.getvalue() == b"one\ntwo\\x1b[31m\\r\n\n\\xff\\u202e\x1b[2Kthree\n"
+    assert raw.getvalue() == b"one\ntwo\\x1b[31m\\r\n\n\\xff\\u202ea\\u3164b\n\x1b[2Kthree\n"

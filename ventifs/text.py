@@ -47,7 +47,7 @@ def one_line(text: str) -> str:
 
     Idempotent. Backslashes stay, so two texts may give one; names need `printable`.
     """
-    if text.isprintable() and (text.isascii() or not _blank(text)):
+    if _prints(text):
         return text
     return "".join(map(_shown, text))
 
@@ -72,7 +72,7 @@ class PrintableStream(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Write lines, or parts of one."""
-        if not text.removesuffix("\n").isprintable():
+        if not _prints(text.removesuffix("\n")):
             text = "\n".join(map(one_line, text.split("\n")))
         return super().write(text)
 
@@ -128,8 +128,13 @@ class _Drawing(io.TextIOBase):
         return self._stream.fileno()
 
 
+def _prints(text: str) -> bool:
+    """Whether a text is shown as it is."""
+    return text.isprintable() and (text.isascii() or not _blank(text))
+
+
 def _shown(character: str) -> str:
-    if character.isprintable() and not _blank(character):
+    if _prints(character):
         return character
     return _LETTERS.get(character) or _code(character)
 

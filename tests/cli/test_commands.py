@@ -19,7 +19,8 @@ from tests.support.damage import flip
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import same
-from ventifs.cli.main import COMMANDS, main, ventifs
+from ventifs.cli.main import main
+from ventifs.cli.program import COMMANDS, ventifs
 from ventifs.text import printable
 
 SCRIPT = Path(sys.executable).parent / "ventifs"

@@ -18,9 +18,10 @@ import pytest
 
 from tests.support.commanding import run
 from tests.support.damage import flip
+from tests.support.patience import wait_until
 from tests.support.serve import PATIENCE_S, VENTIFS, Serve, environment
 from tests.support.trees import noise
-from ventifs.cli.main import COMMANDS, ventifs
+from ventifs.cli.program import COMMANDS, ventifs
 from ventifs.cli.streams import PRINTERS
 
 FULL = b"ventifs: standard output: no space left on device\n"
@@ -283,9 +284,12 @@ def test_a_reader_that_does_not_read_holds_no_interrupted_command_up(
     os.close(write)
     with command:
         try:
-            while fcntl.ioctl(read, termios.FIONREAD, bytes(4)) == bytes(4):  # more never fits
-                assert command.poll() is None
-                os.sched_yield()
+            wait_until(
+                lambda: (
+                    fcntl.ioctl(read, termios.FIONREAD, bytes(4)) != bytes(4)
+                ),  # more never fits
+                unless=lambda: command.poll() is not None and "it ended before it was interrupted",
+            )
             command.send_signal(number)
             assert command.wait(PATIENCE_S) == code
             assert command.stderr is not None
@@ -293,6 +297,13 @@ def test_a_reader_that_does_not_read_holds_no_interrupted_command_up(
         finally:
             command.kill()  # or leaving it would wait for ever
     os.close(read)
+
+
+def _listed(home: Path, socket: Path) -> bytes:
+    return subprocess.run(
+        [*VENTIFS, "9p", "ls", f"unix://{socket}"], check=False, env=environment(home),
+        capture_output=True, timeout=PATIENCE_S,
+    ).stdout  # fmt: skip
 
 
 def test_a_server_goes_on_when_its_output_is_closed(home: Path) -> None:
@@ -305,15 +316,12 @@ def test_a_server_goes_on_when_its_output_is_closed(home: Path) -> None:
             env={**environment(home), "VENTIFS_STORE": "s"},
         )  # fmt: skip
     try:
-        while not socket.exists():
-            assert server.poll() is None, log.read_text()
-            os.sched_yield()
-        listed = None
-        while listed is None or listed.returncode:
-            assert server.poll() is None, log.read_text()
-            listed = subprocess.run([*VENTIFS, "9p", "ls", f"unix://{socket}"], check=False,
-                                    env=environment(home), capture_output=True)  # fmt: skip
-        assert b"t\n" in listed.stdout
+        wait_until(socket.exists, unless=lambda: server.poll() is not None and log.read_text())
+        # It is bound before it listens.
+        wait_until(
+            lambda: b"t\n" in _listed(home, socket),
+            unless=lambda: server.poll() is not None and log.read_text(),
+        )
         server.send_signal(signal.SIGTERM)
         assert server.wait(PATIENCE_S) == 141
     finally:

@@ -23,7 +23,7 @@ from tests.support.hostile import NAME, TEXT
 from tests.support.serve import Serve, environment
 from tests.support.terminals import Commands, Said
 from ventifs import cli as ventifs_cli
-from ventifs.cli.main import ventifs
+from ventifs.cli.program import ventifs
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.codec import Codec
 from ventifs.ninep.messages import NOFID, NONUNAME, NOTAG, Dialect, Tattach, Tversion

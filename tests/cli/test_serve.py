@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.support.patience import wait_until
 from tests.support.serve import PATIENCE_S, VENTIFS, Serve, environment, ventifs
 from tests.support.trees import noise
 from ventifs.ninep.client import Client
@@ -96,15 +97,8 @@ def test_what_was_archived_is_served_and_so_is_what_comes_later(home: Path) -> N
         (home / "tree" / "etc" / "motd").write_bytes(b"changed\n")
         ventifs(home, "archive", "tree", "--name", "web", "--time", "2026-01-02")
 
-        async def look(client: Client) -> object:
-            until = trio.current_time() + PATIENCE_S
-            while len(found := await client.list(b"web")) < 3 and trio.current_time() < until:
-                await trio.sleep(0.05)
-            return sorted(entry.name for entry in found)
-
-        assert _with(address, b"", look) == [
-            b"2026-01-01T00:00:00Z", b"2026-01-02T00:00:00Z", b"latest",
-        ]  # fmt: skip
+        names = [b"2026-01-01T00:00:00Z", b"2026-01-02T00:00:00Z", b"latest"]
+        wait_until(lambda: _names(address, b"web") == names)
         assert _read(address, b"web@latest", b"etc/motd") == b"changed\n"
         assert _read(address, b"web@2026-01-01", b"etc/motd") == b"hello\n"
         assert server.stop() == 0

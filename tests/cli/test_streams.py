@@ -80,9 +80,10 @@ def test_a_full_output_changes_nothing_of_another_failure(home: Path) -> None:
     done = in_shell(home, "ls s:none", ">/dev/full")
     assert done.returncode == 1
     program = (
-        "import sys; from ventifs.cli import main as m; from ventifs.errors import VentifsError\n"
+        "import sys; from ventifs.cli import program as p; from ventifs.cli.main import main\n"
+        "from ventifs.errors import VentifsError\n"
         "def fail(*_): print('some'); raise VentifsError('it failed')\n"
-        "m.ventifs.invoke = fail; sys.argv = ['ventifs', 'versions']; m.main()"
+        "p.ventifs.invoke = fail; sys.argv = ['ventifs', 'versions']; main()"
     )
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-c", program]

@@ -24,6 +24,7 @@ from tests.support.images import (
     qemu_io,
     raw_image,
 )
+from tests.support.patience import PATIENCE_S
 from ventifs.image.advice import Following
 from ventifs.image.disk import Disk, ImageError, Span, joined
 from ventifs.image.opening import LAYERS_MAX, open_disk
@@ -344,7 +345,7 @@ def test_a_backing_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
 def _in_child(work: Callable[[], bool]) -> bool:
     child = multiprocessing.get_context("fork").Process(target=lambda: os._exit(not work()))
     child.start()
-    child.join(60)
+    child.join(PATIENCE_S)
     return child.exitcode == 0
 
 

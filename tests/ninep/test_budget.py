@@ -2,6 +2,7 @@
 
 import errno
 import stat
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk, run
 from ventifs.ninep.budget import Budget, Share
 from ventifs.ninep.fids import Fid, Fids, Leaving
-from ventifs.ninep.fs import Buffer
+from ventifs.ninep.fs import Buffer, User
 from ventifs.ninep.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, READ_MAX, Limits
 from ventifs.ninep.messages import (
     NOFID,
@@ -282,6 +283,23 @@ def test_fids_that_go_together_give_back_their_memory_in_portions() -> None:
     few._leave = left.append
     few.clear()
     assert (len(left), share.held) == (1, 0)
+
+
+def test_a_table_becomes_smaller_when_most_fids_have_gone() -> None:
+    share = Budget(1 << 40).share_of("")
+    fids = Fids(1 << 20, 0, share)
+    file: Any = tree().attach(User(), b"")
+    for number in range(100_000):
+        fids.check_new(number)
+        fids.table[number] = fids.made(file)
+    table = fids.table
+    for number in range(99_990):
+        fids.forget(number, table[number])
+    assert fids.table is table  # sessions know it
+    assert list(table) == list(range(99_990, 100_000))
+    assert sys.getsizeof(table) < 4 * 2**20 // 8
+    fids.clear()
+    assert share.held == 0
 
 
 def test_others_have_their_say_between_portions() -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from tests.support.peer import ROOT, Peer, Script, converse
+from tests.support.peer import ROOT, Peer, Script, converse, elapse
 from ventifs.errors import VentifsError
 from ventifs.ninep.client import Client, names_of
 from ventifs.ninep.codec import Codec
@@ -369,7 +369,7 @@ def test_a_reply_before_the_rflush_counts_and_its_fid_is_clunked() -> None:
         with trio.move_on_after(1):
             await client.walk(b"a")
         assert client.connection.fids.in_use == 2
-        await trio.sleep(1)
+        await elapse(1)
         assert client.connection.fids.in_use == 1
 
     converse(use, server)
@@ -379,16 +379,16 @@ def test_a_flushed_walk_gives_its_number_back_when_it_is_known_not_to_be() -> No
     async def server(peer: Peer) -> None:
         await peer.take(Twalk)
         await peer.take(Tflush)
-        await trio.sleep(5)
+        await elapse(5)
         await peer.say(Rflush())
         await peer.silence()
 
     async def use(client: Client) -> None:
         with trio.move_on_after(1):
             await client.walk(b"a")
-        await trio.sleep(1)
+        await elapse(1)
         assert client.connection.fids.in_use == 2
-        await trio.sleep(5)
+        await elapse(5)
         assert client.connection.fids.in_use == 1
 
     converse(use, server)
@@ -649,7 +649,7 @@ def test_reads_are_in_flight_together() -> None:
     async def use(client: Client) -> None:
         await client.root.open()
         assert await client.root.read_to(lambda _: None) == 100
-        await trio.sleep(1)
+        await elapse(1)
         assert client.connection.in_flight == 0
 
     converse(use, server)

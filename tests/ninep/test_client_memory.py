@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import processes
 from tests.support.manyfiles import wide_version
+from tests.support.patience import wait_until
 from tests.support.serve import PATIENCE_S, Serve, ventifs
 from tests.support.sessions import CODEC
 from ventifs.ninep.limits import FID_BYTES, MSIZE_FIRST, Limits
@@ -162,8 +163,7 @@ def test_three_peers_that_take_all_they_can_stay_within_the_memory(
     # A session's end gives back all of it, a few at a time.
     greedy[1].close()
     deaf.close()
-    while process_of(home)["client_bytes"] > BUDGET // 2 + 4 * MIB:
-        pass
+    wait_until(lambda: process_of(home)["client_bytes"] <= BUDGET // 2 + 4 * MIB)
     again = Guest(server, "127.0.0.2", b"wide@latest")
     assert again.fill() > 0.9 * made[1]
     assert resident(server) - before < BUDGET + TOLERANCE

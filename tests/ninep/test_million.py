@@ -17,7 +17,6 @@ from ventifs.ninep.archived import ArchivedFile
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.budget import Budget
 from ventifs.ninep.fs import File, Filesystem
-from ventifs.ninep.limits import FID_BYTES, Limits
 from ventifs.ninep.messages import NOFID, NONUNAME, Rwalk, Tattach, Tclunk, Tlopen, Twalk
 from ventifs.store import Store
 
@@ -113,13 +112,6 @@ def hold(talk: Talk, begin: int, opened: bool) -> range:
                 talk.ask(Tlopen(number, 0))
             number += 1
     return range(begin, number)
-
-
-def test_a_million_fids_fit_half_of_what_clients_have_of_24_gib() -> None:
-    """SERVING.md says how much a million needs."""
-    session = Limits().session_bytes(Limits().msize_max)
-    assert 10**6 * FID_BYTES + session < 24 * 2**30 // 8 // 2
-    assert 10**6 * FID_BYTES + session < 500 * 2**20
 
 
 def test_files_used_lately_are_bounded(wide: Path) -> None:

@@ -1,5 +1,6 @@
 """SERVING.md: what people paste from it is what this version of ventifs writes and takes."""
 
+import os
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from ventifs.ninep.address import parse_address
 from ventifs.ninep.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.ninep.allow import parse_rule
 from ventifs.ninep.limits import (
+    DIRECTORY_BYTES,
     FID_BYTES,
     GUARDED_DIRECTORY_BYTES,
     MSIZE_FIRST,
@@ -20,6 +22,7 @@ from ventifs.ninep.limits import (
     Limits,
 )
 from ventifs.ninep.mountline import fstab_line, mount_line, mount_options
+from ventifs.ninep.serving import client_bytes_default
 
 _LATER_NS = 2_000_000_000 * 10**9  # in 2033, when the days it names are over
 _TEXT = (Path(mount_options.__code__.co_filename).parent / "SERVING.md").read_text()
@@ -64,20 +67,26 @@ def test_addresses_and_rules_are_taken() -> None:
         parse_rule(re.sub(r"(user|group):[a-z]+", r"\1:1000", rule))  # not everybody has an alice
 
 
-def test_memory_is_charged_as_it_says() -> None:
+def test_memory_is_charged_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits()
     first, largest = (limits.session_bytes(size) for size in (MSIZE_FIRST, limits.msize_max))
     assert f"| {FID_BYTES}; a directory {FID_BYTES + GUARDED_DIRECTORY_BYTES:,} with" in _TEXT
     assert f"beyond {RAW_BYTES} bytes |" in _TEXT
     assert f"| {OPEN_BYTES} more, and" in _TEXT
+    assert f"| {DIRECTORY_BYTES} once for each connection" in _TEXT
     assert f"| {first / 2**20:.1f} MiB, for" in _TEXT
     assert f"; {largest / 2**20:.1f} MiB with messages of 1 MiB |" in _TEXT
     [peer] = re.findall(r"(\d+) MiB of one peer", _TEXT)
     # Among the million are a thousand directories, whose modes may be checked.
-    needed = 1_001_000 * FID_BYTES + 1000 * GUARDED_DIRECTORY_BYTES + largest
+    directory = GUARDED_DIRECTORY_BYTES + DIRECTORY_BYTES
+    needed = 1_001_000 * FID_BYTES + 1000 * directory + largest
     assert 0 <= int(peer) * 2**20 - needed < 2**20
     assert f"`--client-memory {2 * int(peer)}MiB`" in _TEXT
-    assert 2 * int(peer) < 1024  # an eighth of 8 GiB, less what the kernel has
+    [machine] = re.findall(r"less than the default on a machine of (\d+) GiB", _TEXT)
+    memory = int(machine) * 2**30 * 7 // 8  # the kernel and firmware keep some for themselves
+    page = os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory // page, "SC_PAGE_SIZE": page}.get)
+    assert 2 * int(peer) * 2**20 < client_bytes_default()
 
 
 def test_limits_are_those_of_the_code() -> None:

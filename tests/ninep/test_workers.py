@@ -18,7 +18,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.patience import PATIENCE_S, wait_in_trio_until, wait_until
 from tests.support.processes import kill_stranger
 from tests.support.serve import Serve, ventifs
 from tests.support.sessions import CODEC, Caller, frames
@@ -254,8 +254,7 @@ def test_a_pool_serves_what_it_is_handed(home: Path) -> None:
                 assert [(await caller.reply())[0] for _ in range(2)] == [NOTAG, 1]
                 assert len((await pool.ask()).sessions) == 1
                 caller.close()
-                while not over:
-                    await trio.sleep(0.01)
+                await wait_in_trio_until(lambda: over)
                 ours, theirs = socket.socketpair()
                 many = Exports(tuple(f"name{number}" for number in range(20_000)))
                 await pool.take(theirs, STDIO, many, lambda: over.append(2))
@@ -294,8 +293,7 @@ def test_connections_that_wait_for_a_worker_together_are_told_apart(home: Path) 
                 assert len(live[1].connections) == 3
                 for number in (1, 0, 2):
                     callers[number].close()
-                    while number not in over:
-                        await trio.lowlevel.checkpoint()
+                    await wait_in_trio_until(partial(over.__contains__, number))
                 assert over == [1, 0, 2]
                 assert not live[1].connections
                 nursery.cancel_scope.cancel()
@@ -314,8 +312,7 @@ def test_a_worker_that_died_takes_nothing_from_the_one_in_its_place(home: Path) 
                 [dead] = pool._live.values()
                 dead.connections[7] = partial(over.append, 7)
                 dead.process.kill()
-                while pool._live.get(1) in {None, dead}:
-                    await trio.lowlevel.checkpoint()
+                await wait_in_trio_until(lambda: pool._live.get(1) not in {None, dead})
                 [fresh] = pool._live.values()
                 pool._bury(dead)  # as a connection does that finds it dead only now
                 assert pool._live == {1: fresh}
@@ -397,8 +394,7 @@ def test_a_worker_that_cannot_be_started_anew_is_tried_again(
                 await nursery.start(pool.run)
                 [worker] = pool._live.values()
                 worker.process.kill()
-                while pool._live.get(1) in {None, worker}:
-                    await trio.sleep(0.01)
+                await wait_in_trio_until(lambda: pool._live.get(1) not in {None, worker})
                 assert not refusals
                 assert pool.restarts == 3
                 nursery.cancel_scope.cancel()

@@ -42,7 +42,8 @@ from ventifs.ninep.stats import DMDIR
 from ventifs.ninep.wire import Qid
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, encode_version, version_key
-from ventifs.tree.records import Empty, Entry, Listed, Tree
+from ventifs.tree.content import ContentWriter
+from ventifs.tree.records import Empty, Entry, Tree
 
 TEXT = (
     "a\x1b]52;c;ZXZpbA==\x07\x1b[31m\x1b[2J\x9b1m\r\n\t\b\x7f\x85\u202e\u2066\u200f\u200b\u2028"
@@ -88,7 +89,7 @@ def disk(store: Store) -> Entry:
         size=512, volumes=(volume, replace(volume, logical=True)), notes=(TEXT,), free_dropped=True
     )
     root = directory(store, b"", [file(DISK, Empty())])
-    return replace(root, xattrs=Listed(((MARK, encode_facts(facts)),)))
+    return replace(root, xattrs=ContentWriter(store).write_xattrs(((MARK, encode_facts(facts)),)))
 
 
 def damaged(store: Store) -> Entry:

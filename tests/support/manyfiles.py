@@ -60,3 +60,17 @@ def version_of(store: Path, kind: str, directories: int, entries: int) -> None:
                      for place, each in enumerate(below)]  # fmt: skip
             children.append(directory(opened, b"directory-%05d" % number, below))
         commit_version(opened, directory(opened, b"", children), "n")
+
+
+def deep_version(store: Path, chains: int, depth: int) -> None:
+    """In a child: chains of directories `d` below `chain-00000` and so on, each with a file `f`.
+
+    They are the same nodes in the store, and all different to a server.
+    """
+    with Store.open(store, "write") as opened:
+        chain = directory(opened, b"d", [file(b"f", Inline(b"x"))])
+        for _ in range(depth - 1):
+            chain = directory(opened, b"d", [chain, file(b"f", Inline(b"x"))])
+        children = [msgspec.structs.replace(chain, name=b"chain-%05d" % number)
+                    for number in range(chains)]  # fmt: skip
+        commit_version(opened, directory(opened, b"", children), "n")

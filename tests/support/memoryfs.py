@@ -121,6 +121,7 @@ class MemoryFile:
     """A file by one of its names."""
 
     weight = 0
+    above = None
 
     def __init__(
         self, fs: MemoryFilesystem, inode: Inode, name: bytes, parent: "MemoryFile | None"

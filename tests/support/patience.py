@@ -8,6 +8,8 @@ compares two readings of a clock: how long something takes is the machine's affa
 import time
 from collections.abc import Callable
 
+import trio
+
 PATIENCE_S = 300
 LONG_PATIENCE_S = 3600  # of boots under emulation, and of looks at whole roots in a guest
 _PAUSE_S = 0.002  # a wait that never pauses takes a core away from what it waits for
@@ -31,6 +33,13 @@ def wait_until(condition: Callable[[], object], *, unless: Callable[[], object] 
             raise AssertionError(failure)
         assert time.monotonic() < ends, f"it has not happened in {PATIENCE_S} s"
         time.sleep(_PAUSE_S)
+
+
+async def wait_in_trio_until(condition: Callable[[], object]) -> None:
+    """As `wait_until`, in a task: others go on meanwhile, on the real clock."""
+    with trio.fail_after(PATIENCE_S):
+        while not condition():
+            await trio.sleep(_PAUSE_S)
 
 
 def pause(seconds: float) -> None:

@@ -129,9 +129,9 @@ def _run(words: list[bytes], *, terminal: bool) -> Said:
 
 
 def _serve(directory: str) -> None:
-    from ventifs.cli import main, progress
+    from ventifs.cli import program, progress
 
-    for module, _, _ in main.COMMANDS.values():
+    for module, _, _ in program.COMMANDS.values():
         importlib.import_module(module)
     progress._DRAWN_EVERY_S = 0.0
     os.chdir(directory)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.stores import new_store
 from tests.support.trees import archived, noise, odd_tree, plain_tree, remove
 from tests.support.walker import look_at, same
@@ -88,10 +89,10 @@ def test_a_new_directory_is_closed_until_it_is_whole(
     modes: list[int] = []
     listed = os.scandir
 
-    def looked(path: Path) -> object:
-        if path == work / "target":
-            modes.append(stat.S_IMODE(path.stat().st_mode))
-        return listed(path)
+    def looked(at: int | Path) -> object:
+        if isinstance(at, int) and os.path.samestat(os.fstat(at), (work / "target").stat()):
+            modes.append(stat.S_IMODE(os.fstat(at).st_mode))
+        return listed(at)
 
     monkeypatch.setattr(os, "scandir", looked)
     before = os.umask(0)
@@ -201,7 +202,7 @@ def test_a_user_gets_all_of_his_own_back() -> None:
             target=_restored_by_nobody, args=(root / "store", root / "source", root / "target")
         )
         child.start()
-        child.join(60)
+        child.join(PATIENCE_S)
         assert child.exitcode == 0
     finally:
         remove(root)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forging import directory, file
+from tests.support.patience import PATIENCE_S
 from tests.support.stores import new_store
 from tests.support.trees import ACL, archived, remove
 from tests.support.walker import same
@@ -145,7 +146,7 @@ def test_a_user_gets_links_out_of_directories_that_are_closed_even_to_him() -> N
             target=_links_out_of_closed_directories, args=(root / "store", root)
         )
         child.start()
-        child.join(60)
+        child.join(PATIENCE_S)
         assert child.exitcode == 0
         same(source, root / "target")
     finally:

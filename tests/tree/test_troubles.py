@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 from tests.support.growing import is_archived
+from tests.support.patience import PATIENCE_S
 from tests.support.reading import before_reading, listings, once_before_reading
 from tests.support.stores import findings, new_store
 from tests.support.trees import archived, noise
@@ -71,7 +72,7 @@ def test_what_a_user_may_not_read_does_not_stop_the_run() -> None:
             target=_as_nobody, args=(root / "store", root / "source")
         )
         child.start()
-        child.join(60)
+        child.join(PATIENCE_S)
         assert child.exitcode == 0
 
 

@@ -16,6 +16,7 @@ import click
 import msgspec
 import trio
 
+from ventifs.cli.interruption import AtOnce
 from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
@@ -60,15 +61,13 @@ class _Server(msgspec.Struct, frozen=True):
             VentifsError: naming the server, where it is the server that fails.
         """
         tracer = Tracer(partial(echo, err=True)) if self.trace else None
-        terminated = False
+        interruptions: list[int] = []
 
         async def watch(task_status: trio.TaskStatus[None], stop: trio.CancelScope) -> None:
-            nonlocal terminated
-            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            with trio.open_signal_receiver(*_signals()) as signals:
                 task_status.started()
-                async for _ in signals:
-                    terminated = True
-                    stop.cancel()
+                interruptions.append(await anext(signals))
+                stop.cancel()
 
         async def main() -> list[_T]:
             results: list[_T] = []
@@ -89,17 +88,20 @@ class _Server(msgspec.Struct, frozen=True):
             return results
 
         try:
-            results = trio.run(main)
+            with AtOnce():  # before `watch` and after it
+                results = trio.run(main)
         except RemoteError as error:
             what = f" '{printable(self.aname)}'" if self.aname else ""
             raise VentifsError(f"{self.address}: cannot attach{what}: {error}") from None
-        except BaseExceptionGroup as group:
-            if group.subgroup(KeyboardInterrupt) is not None:
-                raise KeyboardInterrupt from None
-            raise
-        if terminated:
-            os.kill(os.getpid(), signal.SIGTERM)  # as if it had come now
+        if interruptions:
+            signal.raise_signal(interruptions[0])  # as if it had come now
         return results[0]
+
+
+def _signals() -> list[signal.Signals]:
+    """Those that end a command, but for what the parent has it ignore."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    return [number for number in both if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _address(_: click.Context, __: click.Parameter, value: str) -> Address:

@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 import trio
 
+from ventifs.cli.interruption import AtOnce
 from ventifs.cli.options import InputFile
 from ventifs.cli.output import echo
 from ventifs.cli.text import Size
@@ -206,7 +207,8 @@ def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
 def _run(function: object, *arguments: object) -> None:
     """Run trio; of the groups its nurseries raise, the one exception that began it."""
     try:
-        trio.run(function, *arguments)  # type: ignore[arg-type]
+        with AtOnce():  # but while it serves, when signals are its own
+            trio.run(function, *arguments)  # type: ignore[arg-type]
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):

@@ -42,7 +42,7 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
-from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
+from ventifs.ninep.limits import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES
 from ventifs.ninep.messages import NONUNAME
 from ventifs.ninep.permission import (
     ACL,
@@ -244,6 +244,11 @@ class GuardedFile(ReadOnlyFile):
         return self._inner.name
 
     @property
+    def above(self) -> File | None:  # type: ignore[override]
+        """See `File`: the guarded directory is not kept, only the one inside it."""
+        return self._inner.above
+
+    @property
     def kind(self) -> int:
         """See `File`."""
         return self._inner.kind
@@ -321,7 +326,11 @@ class GuardedDirectory(GuardedFile):
             self._seen = attributes
         if not self._may:
             raise Refused(errno.EACCES)
-        return self._guarded(self._inner.walk(name))  # type: ignore[arg-type]
+        inner: Placed = self._inner.walk(name)  # type: ignore[assignment]
+        home = inner.home()
+        if home is not self._home:
+            return self._guarded(inner)
+        return GuardedFile.of(inner, self._guard, home, self._who)  # at once, as nearly always
 
     def _guarded(self, inner: Placed) -> GuardedFile:
         home = inner.home()
@@ -414,6 +423,11 @@ class Unseen(Sealed):
         super().__init__(closed)
         digest = blake3(closed.qid.path.to_bytes(8, "little") + aname).digest(8)
         self._qid = Qid(QTDIR, 1, int.from_bytes(digest, "little") >> 2 | 1)
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`: beside itself it keeps the closed directory."""
+        return self._inner.weight + DIRECTORY_BYTES
 
     @property
     def qid(self) -> Qid:

@@ -13,6 +13,7 @@ from struct import Struct
 
 from blake3 import blake3
 
+from ventifs.ninep.budget import Budget
 from ventifs.ninep.contents import Contents, Cursor
 from ventifs.ninep.fs import (
     QTDIR,
@@ -26,7 +27,7 @@ from ventifs.ninep.fs import (
     Refused,
     Statfs,
 )
-from ventifs.ninep.limits import RAW_BYTES, ROOT_BYTES, WAY_BYTES
+from ventifs.ninep.limits import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES
 from ventifs.ninep.links import Links, claim_of
 from ventifs.ninep.raw import (
     S_DIRECTORY,
@@ -38,6 +39,7 @@ from ventifs.ninep.raw import (
     version_of,
 )
 from ventifs.ninep.trees import Trees
+from ventifs.ninep.ways import Ways
 from ventifs.ninep.wire import Qid
 from ventifs.tree.records import (
     Content,
@@ -52,6 +54,7 @@ from ventifs.tree.records import (
 from ventifs.tree.records import File as Regular
 
 DIRECTORY_SIZE = 4096
+_DIRECTORIES_MIN = 4096  # above files used lately, however few of these are kept
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
 
 _PATH = Struct("<Q")
@@ -77,21 +80,55 @@ class Recent:
     """
 
     def __init__(self, files_max: int) -> None:
-        """Keep so many; about 1,100 bytes each."""
+        """Keep so many; about 1,100 bytes each, and fewer if the directories above take too much.
+
+        Directories above files are mostly files used lately themselves, but in a hostile tree
+        thousands may be above each.
+        """
         self.files_max = files_max
         self.files: OrderedDict[tuple[ArchivedDirectory, bytes], ArchivedFile] = OrderedDict()
+        budget = Budget(2 * max(files_max, _DIRECTORIES_MIN) * DIRECTORY_BYTES)
+        self._ways = Ways(budget.share_of(""))
 
     def keep(self, file: "ArchivedFile", parent: "ArchivedDirectory", name: bytes) -> "_Known":
-        """Let a file know what it is; the one used longest ago forgets it."""
-        key = parent, name
+        """Let a file know what it is; the one used longest ago forgets it.
+
+        The file itself does not remember it if it lies too deep for any to be kept.
+        """
+        key, known = (parent, name), _Known(file.make_qid())
         before = self.files.pop(key, None)
         if before is not None:
             before.known = None
+        else:
+            below = self._ways.below
+            count = below.get(parent)
+            if count is not None:  # as nearly always
+                below[parent] = count + 1
+            elif not self._begin(parent):
+                return known
         self.files[key] = file
         if len(self.files) > self.files_max:
-            self.files.popitem(last=False)[1].known = None
-        known = file.known = _Known(file.make_qid())
+            self._forget_one()
+        file.known = known
         return known
+
+    def _begin(self, parent: "ArchivedDirectory") -> bool:
+        """Count a file below a new directory, if need be in the place of others."""
+        while not self._ways.begin(parent):
+            if not self.files:
+                return False
+            self._forget_one()
+        return True
+
+    def _forget_one(self) -> None:
+        (parent, _), file = self.files.popitem(last=False)
+        file.known = None
+        ways = self._ways
+        count = ways.below[parent]
+        if count > 1:
+            ways.below[parent] = count - 1
+        else:
+            ways.end(parent)
 
 
 class _Known:
@@ -158,22 +195,22 @@ class Version:
 class ArchivedFile(ReadOnlyFile):
     """A file of a version that is no directory."""
 
-    __slots__ = ("known", "parent", "raw", "token")
+    __slots__ = ("above", "known", "raw", "token")
 
-    parent: "ArchivedDirectory | File | None"
+    above: "ArchivedDirectory | File | None"
     version: Version
 
     def __init__(self, parent: "ArchivedDirectory", raw: bytes, token: bytes) -> None:
         """In a directory, with its raw entry."""
-        self.parent = parent
+        self.above = parent
         self.raw = raw
         self.token = token
         self.known: _Known | None = None
 
     def _version(self) -> Version:
-        parent = self.parent
-        assert isinstance(parent, ArchivedDirectory)
-        return parent.version
+        above = self.above
+        assert isinstance(above, ArchivedDirectory)
+        return above.version
 
     @property
     def qid(self) -> Qid:
@@ -218,8 +255,8 @@ class ArchivedFile(ReadOnlyFile):
     def _know(self, version: Version) -> _Known:
         known = self.known
         if known is None:
-            assert isinstance(self.parent, ArchivedDirectory)
-            known = version.recent.keep(self, self.parent, name_of(self.raw))
+            assert isinstance(self.above, ArchivedDirectory)
+            known = version.recent.keep(self, self.above, name_of(self.raw))
         return known
 
     def walk(self, name: bytes) -> File:
@@ -284,7 +321,7 @@ class ArchivedDirectory(ArchivedFile):
         self, parent: "ArchivedDirectory | File | None", raw: bytes, token: bytes, version: Version
     ) -> None:
         """In a directory, with its raw entry."""
-        self.parent = parent
+        self.above = parent
         self.raw = raw
         self.token = token
         self.known = None
@@ -311,7 +348,7 @@ class ArchivedDirectory(ArchivedFile):
             recent.files.move_to_end(key)
             return file
         if name == b"..":
-            return self if self.parent is None else self.parent
+            return self if self.above is None else self.above
         if name == b".":
             return self
         raw = self.version.trees.entry(self.content(), name)
@@ -382,7 +419,9 @@ class RootDirectory(ArchivedDirectory):
         super().__init__(parent, raw, token, version)
         self._name = name
         self._way = way
-        self.weight = ROOT_BYTES + sum(WAY_BYTES + len(above.raw) for above in way)
+        self.weight = ROOT_BYTES + sum([DIRECTORY_BYTES + each.weight for each in way])
+        if len(raw) > RAW_BYTES:
+            self.weight += len(raw)
         self.known = _Known(self.make_qid())
 
     @property

@@ -41,7 +41,7 @@ from ventifs.ninep.trees import Trees
 from ventifs.ninep.views import SessionView, View
 from ventifs.store import Store
 
-_ROOTS_MAX = 4096  # attach points and roots of versions kept for the next client that comes there
+_ROOTS_BYTES = 4 << 20  # of attach points and roots of versions kept for the next attach
 _WAY_MAX = 32  # directories on the way to an attach point that is kept
 _PATHS_BYTES_MAX = 1 << 20  # of entries on the way to what is being attached to
 _PATH_MAX = 4096  # bytes of the path in an aname: Linux's own limit
@@ -106,6 +106,7 @@ class ArchiveFilesystem:
         self._versions: WeakValueDictionary[bytes, Version] = WeakValueDictionary()
         self._roots: OrderedDict[tuple[object, ...], RootDirectory] = OrderedDict()
         self._paths = Paths()
+        self._roots_bytes = 0
         self._view = View(self, lambda name: True)
 
     def view(self, allowed: Callable[[str], bool]) -> "View":
@@ -154,13 +155,14 @@ class ArchiveFilesystem:
         root = self._roots.get(key)
         if root is None:
             root = make()
+            if len(root.way()) > _WAY_MAX:
+                return root  # the client pays for it as long as it is attached
+            self._roots[key] = root
+            self._roots_bytes += root.weight
+            while self._roots_bytes > _ROOTS_BYTES:
+                self._roots_bytes -= self._roots.popitem(last=False)[1].weight
         else:
             self._roots.move_to_end(key)
-        if len(root.way()) > _WAY_MAX:
-            return root  # the client pays for it as long as it is attached
-        self._roots[key] = root
-        if len(self._roots) > _ROOTS_MAX:
-            self._roots.popitem(last=False)
         return root
 
     def attached(

@@ -225,7 +225,7 @@ class Common:
         self.fids.check_new(message.fid)
         user = User(message.uname, message.n_uname)
         file = self.call(self.filesystem.attach, user, message.aname)
-        self.fids.table[message.fid] = self.fid_of(file)
+        self.fids.table[message.fid] = self.fids.made(file)
         return m.Rattach(self.qid(file))
 
     def walk(self, fid: Fid, message: m.Twalk) -> Body:
@@ -233,11 +233,11 @@ class Common:
 
         A name that is not there ends a walk, which then makes no fid; the first one is an error.
         """
-        newfid, names = message.newfid, message.wnames
+        newfid, names, fids = message.newfid, message.wnames, self.fids
         if newfid == message.fid:
             self.closed(fid)
         else:
-            self.fids.check_new(newfid)
+            fids.check_new(newfid)
         if len(names) == 1:  # as Linux walks
             file = self._step(fid.file, names[0])
             body: Body = _WALKED(1, *self.qid(file))
@@ -246,23 +246,17 @@ class Common:
             body = m.Rwalk(tuple(qids))
             if len(qids) < len(names):
                 return body
-        made = Fid(file) if not file.weight else self.fid_of(file)
-        if newfid == message.fid:
-            self.fids.replace(newfid, fid, made)
+        above, below = file.above, fids.ways.below
+        if above in below and not file.weight:  # `Fids.made` at once, as nearly always
+            below[above] += 1
+            made = Fid(file)
         else:
-            self.fids.table[newfid] = made
+            made = fids.made(file)
+        if newfid == message.fid:
+            fids.replace(newfid, fid, made)
+        else:
+            fids.table[newfid] = made
         return body
-
-    def fid_of(self, file: File) -> Fid:
-        """A new fid, charged for what its file holds more than others.
-
-        Raises:
-            Refused: ENFILE, when the peer's memory is used up.
-        """
-        fid = Fid(file)
-        if file.weight:
-            self.fids.charge(fid, file.weight)
-        return fid
 
     def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Qid]]:
         """Where names lead, and the qids on the way; fewer when a later name is not there."""

@@ -1,8 +1,9 @@
 """The fids of a session: which numbers stand for which files, and which fids each message uses.
 
 What always holds: a fid that operations still use is closed when the last of them ends, however
-early its number was given up; what fids hold besides files has a limit; the memory of all is taken
-from the peer's share, and given back. Knows nothing of order: that is `flight.py`'s.
+early its number was given up; what fids hold besides files has a limit; the memory of all, and of
+the directories that their files keep (`ways.py`), is taken from the peer's share, and given back.
+Knows nothing of order: that is `flight.py`'s.
 """
 
 import errno
@@ -15,9 +16,12 @@ from ventifs.ninep import messages as m
 from ventifs.ninep.budget import Budget, Share
 from ventifs.ninep.fs import File, Opened, Refused
 from ventifs.ninep.limits import FID_BYTES, GUARDED_DIRECTORY_BYTES, OPEN_BYTES
+from ventifs.ninep.ways import Ways, shrink
 
 _PORTION = 64  # fids that memory is taken for together, so that nearly no walk has to ask
-_CLEARED_AT_ONCE = 1024  # of more, dropping them is a task of its own: a million takes a second
+# Of more, with the directories that they keep, dropping them is a task of its own: a second for a
+# million.
+_CLEARED_AT_ONCE = 1024
 
 
 class Fid(msgspec.Struct, eq=False, gc=False):
@@ -27,7 +31,8 @@ class Fid(msgspec.Struct, eq=False, gc=False):
         file: the file it points at.
         opened: the file as it is open, or whatever else is read and written through the fid.
         users: operations in flight that use it.
-        gone: its number was given up; it is closed when no operation uses it.
+        gone: its number was given up while operations used it, and it is closed by the last of
+            them; where what it keeps is counted until then.
         remove: the file is removed when the fid is clunked (ORCLOSE).
         charged: of whose share how many bytes, beside those of any fid.
     """
@@ -35,21 +40,36 @@ class Fid(msgspec.Struct, eq=False, gc=False):
     file: File
     opened: Opened | None = None
     users: int = 0
-    gone: bool = False
+    gone: Ways | None = None
     remove: bool = False
     charged: tuple[Share, int] | None = None
 
-    def give_up(self) -> None:
-        """The number stands for it no more."""
-        self.gone = True
-        if not self.users:
+    def give_up(self, ways: Ways) -> None:
+        """The number stands for it no more; `ways` count what its file keeps."""
+        if self.users:
+            self.gone = ways
+        else:
+            self._end(ways)
+
+    def leave(self, ways: Ways) -> None:
+        """The number stands for it no more, and all that `ways` count is about to be dropped."""
+        if self.users:
+            self.gone = ways
+        else:
             self.close()
 
     def release(self) -> None:
         """One operation uses it no more."""
         self.users -= 1
-        if self.gone and not self.users:
-            self.close()
+        if self.gone is not None and not self.users:
+            ways, self.gone = self.gone, None
+            self._end(ways)
+
+    def _end(self, ways: Ways) -> None:
+        above = self.file.above
+        if above is not None:
+            ways.end(above)
+        self.close()
 
     def close(self) -> None:
         """Close what is open, and give back what it was charged."""
@@ -64,35 +84,45 @@ class Fid(msgspec.Struct, eq=False, gc=False):
 
 
 class Leaving:
-    """Fids whose numbers stand for nothing any more, to be closed in portions."""
+    """Fids whose numbers stand for nothing any more, and their ways, to be closed in portions."""
 
-    def __init__(self, table: dict[int, Fid], share: Share, taken: int) -> None:
+    def __init__(self, table: dict[int, Fid], ways: Ways, share: Share, taken: int) -> None:
         """Of a table, for which `taken` bytes of a share were taken."""
         self._table = table
+        self._ways = ways
         self._share = share
         self._taken = taken
 
+    def __len__(self) -> int:
+        """Fids and directories that are left."""
+        return len(self._table) + len(self._ways.below)
+
     def some(self, count: int) -> bool:
-        """Close at most so many; whether any are left. Their memory is given back at once."""
+        """Close at most so many; whether any are left. Their memory is given back at once.
+
+        Directories go after the fids, each by itself: one fid may keep a million of them.
+        """
         table = self._table
         gone = min(count, len(table))
         for _ in range(gone):
-            table.popitem()[1].give_up()
+            table.popitem()[1].leave(self._ways)
         given = min(gone * FID_BYTES, self._taken) if table else self._taken
         self._taken -= given
         self._share.give(given)
-        return bool(table)
+        self._ways.drop(count - gone)
+        return len(self) > 0
 
     def all(self) -> None:
         """Close all of them now."""
-        self.some(len(self._table))
+        self.some(len(self))
 
 
 class Fids:
     """The table of a session.
 
     Attributes:
-        table: fids by number. To be read; changed by the methods.
+        table: fids by number. Fids are added to it; everything else is done by the methods.
+        ways: the directories that their files keep.
         held: bytes that fids hold besides what the file system does.
     """
 
@@ -114,11 +144,13 @@ class Fids:
         self.table: dict[int, Fid] = {}
         self.held = 0
         self.share = share or Budget().share_of("")
+        self.ways = Ways(self.share)
         self._count_max = count_max
         self._held_max = held_max
         self._leave = leave
         self._room = 0  # fids that memory was taken for
         self._few = -1  # with fewer, some is given back
+        self._most = 0  # of `_room`, since the table was made or made smaller
         self._one_open = self.share, OPEN_BYTES  # what most are charged
         self._one_directory = self.share, GUARDED_DIRECTORY_BYTES
 
@@ -151,17 +183,70 @@ class Fids:
         if len(table) >= self._room:
             self._take_room()
 
+    def _take(self, size: int) -> bool:
+        """Take so many bytes of the share, if need be of those that nothing needs any more."""
+        take = self.share.take
+        return take(size) or (self.ways.forget_left() and take(size))
+
     def _take_room(self) -> None:
         more = min(_PORTION, self._count_max - self._room)
-        if more <= 0 or not self.share.take(more * FID_BYTES):
+        if more <= 0 or not self._take(more * FID_BYTES):
             raise Refused(errno.ENFILE)
         self._room += more
+        self._most = max(self._most, self._room)
         self._few = self._room - 2 * _PORTION
 
     def _give_room(self) -> None:
         self._room -= _PORTION
         self._few = self._room - 2 * _PORTION
         self.share.give(_PORTION * FID_BYTES)
+        if self._room < self._most // 8:
+            shrink(self.table)
+            self._most = self._room
+
+    def made(self, file: File) -> Fid:
+        """A new fid, for which all is taken that its file keeps.
+
+        It must go into the table, or into `abandon`.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        fid = Fid(file)
+        if file.weight:
+            self.charge(fid, file.weight)
+        above = file.above
+        if above is not None:
+            below = self.ways.below
+            count = below.get(above)
+            if count is not None:  # as nearly always
+                below[above] = count + 1
+            elif not self.ways.begin(above):
+                fid.close()
+                raise Refused(errno.ENFILE)
+        return fid
+
+    def made_open(self, file: File, opened: Opened) -> Fid:
+        """A new fid that is open; if there can be none, what was opened is closed.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        try:
+            fid = self.made(file)
+        except Refused:
+            opened.close()
+            raise
+        try:
+            self.opened(fid, opened)
+        except Refused:
+            self.abandon(fid)
+            raise
+        return fid
+
+    def abandon(self, fid: Fid) -> None:
+        """Give back what was taken for a fid that got no number."""
+        fid.give_up(self.ways)
 
     def charge(self, fid: Fid, size: int) -> None:
         """Take what a fid needs beside what all need; it is given back when the fid is closed.
@@ -169,7 +254,7 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
-        if not self.share.take(size):
+        if not self._take(size):
             raise Refused(errno.ENFILE)
         if fid.charged is not None:
             fid.charged = self.share, fid.charged[1] + size
@@ -184,7 +269,8 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
-        if not self.share.has(OPEN_BYTES):
+        has = self.share.has
+        if not (has(OPEN_BYTES) or (self.ways.forget_left() and has(OPEN_BYTES))):
             raise Refused(errno.ENFILE)
 
     def opened(self, fid: Fid, opened: Opened) -> None:
@@ -193,7 +279,7 @@ class Fids:
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
         """
-        if fid.charged is None and self.share.take(OPEN_BYTES):
+        if fid.charged is None and self._take(OPEN_BYTES):
             fid.charged = self._one_open
         else:
             try:
@@ -207,22 +293,33 @@ class Fids:
         """Let a number stand for another file; operations in flight go on with the old one."""
         assert self.table[number] is old
         self.table[number] = new
-        old.give_up()
+        old.give_up(self.ways)
 
     def forget(self, number: int, fid: Fid) -> None:
         """Free a number, unless it was freed and stands for another fid by now."""
-        if self.table.get(number) is fid:
-            del self.table[number]
-            fid.give_up()
-            if len(self.table) < self._few:
+        table = self.table
+        if table.get(number) is fid:
+            del table[number]
+            if fid.users or fid.charged is not None:
+                fid.give_up(self.ways)
+            else:  # the same without calls, as for nearly all
+                above = fid.file.above
+                if above is not None:
+                    ways = self.ways
+                    count = ways.below[above]
+                    if count > 1 or above is ways.left:
+                        ways.below[above] = count - 1
+                    else:
+                        ways.end(above)
+            if len(table) < self._few:
                 self._give_room()
 
     def clear(self) -> None:
         """Free all numbers. What many fids held is closed, and its memory given back, later."""
-        leaving = Leaving(self.table, self.share, self._room * FID_BYTES)
-        many = len(self.table) > _CLEARED_AT_ONCE
-        self.table, self._room, self._few = {}, 0, -1
-        if many:
+        leaving = Leaving(self.table, self.ways, self.share, self._room * FID_BYTES)
+        self.table, self.ways = {}, Ways(self.share)
+        self._room, self._few, self._most = 0, -1, 0
+        if len(leaving) > _CLEARED_AT_ONCE:
             self._leave(leaving)
         else:
             leaving.all()
@@ -240,7 +337,7 @@ class Fids:
     def hold(self, size: int) -> bool:
         """Take `size` bytes of what fids may hold; negative gives back. Whether it was taken."""
         if size > 0:
-            if self.held + size > self._held_max or not self.share.take(size):
+            if self.held + size > self._held_max or not self._take(size):
                 return False
         else:
             self.share.give(-size)

@@ -189,7 +189,17 @@ class File(Protocol):
 
     @property
     def weight(self) -> int:
-        """Bytes of memory that it keeps, beyond what `FID_BYTES` has for every file's; mostly 0."""
+        """Bytes of memory that it keeps, beyond what `FID_BYTES` has for every file's; mostly 0.
+
+        Never changes.
+        """
+
+    @property
+    def above(self) -> "File | None":
+        """The directory that it keeps in memory, whose memory is to be charged (`ways.py`).
+
+        Always the same object. None where it keeps none, or one that is there anyway.
+        """
 
     @property
     def name(self) -> bytes:
@@ -316,6 +326,7 @@ class ReadOnlyFile:
 
     __slots__ = ()
     weight: int = 0
+    above: "File | None" = None
 
     def _read_only(self, *_: object, **__: object) -> NoReturn:
         raise Refused(errno.EROFS)

@@ -15,9 +15,12 @@ RESULTS_MAX = 2 * AT_ONCE * BATCH
 # measured with 200,000 fids at files of as many different entries, and rounded up.
 FID_BYTES = 512  # with its number, its place in the table and its file: 388, checked for modes 436
 RAW_BYTES = 192  # of these, at most, its file's entry; what is longer is charged beside it
+# Of a directory that fids lie below (`ways.py`), beside its weight: its object 80, its token 48,
+# its entry at most 240, its place in the table 60. Files keep their directories, so that thousands
+# may hang on one fid; a directory is charged this whether a fid stands for it too or not.
+DIRECTORY_BYTES = 448
 GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
 ROOT_BYTES = 1024  # of a root of a version, which always knows what it is
-WAY_BYTES = 256  # of a directory on the way to such a root, beside its entry
 # Of an open file or directory: 217, and where its reader is. An open directory above the versions
 # also keeps a list of names or versions, which those opened in one generation of the store share.
 OPEN_BYTES = 512

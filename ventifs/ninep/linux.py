@@ -151,9 +151,7 @@ class Linux(Common):
         self.check_open()
         flags, mode = message.flags & OPEN_FLAGS, message.mode & 0o7777
         file, opened = self.call(directory.create, message.name, flags, mode, message.gid)
-        made = Fid(file)
-        self.fids.opened(made, opened)
-        self.fids.replace(message.fid, fid, made)
+        self.fids.replace(message.fid, fid, self.fids.made_open(file, opened))
         return m.Rlcreate(file.qid, 0)
 
     def symlink(self, fid: Fid, message: m.Tsymlink) -> Body:
@@ -272,8 +270,7 @@ class Linux(Common):
             value = self.call(fid.file.xattr, message.name)
         else:
             value = b"".join([name + b"\0" for name in self.call(fid.file.xattr_names)])
-        made = Fid(fid.file)
-        self.fids.opened(made, Held(value, self.fids))
+        made = self.fids.made_open(fid.file, Held(value, self.fids))
         self.fids.table[message.newfid] = made
         return m.Rxattrwalk(len(value))
 

@@ -128,7 +128,8 @@ class Plan9(Common):
         file = self.closed(fid)
         self.check_open()
         flags = _flags(message.mode)
-        self._open(fid, file, self._opening(file, flags), message.mode)
+        self.fids.opened(fid, self._readable(file, self._opening(file, flags)))
+        fid.remove = bool(message.mode & ORCLOSE)
         return m.Ropen(self.qid(file), 0)
 
     def _opening(self, file: File, flags: int) -> Opened:
@@ -140,9 +141,8 @@ class Plan9(Common):
             raise Refused(errno.EACCES)
         return Held(self.call(file.readlink) if kind == st.S_IFLNK else b"", self.fids)
 
-    def _open(self, fid: Fid, file: File, opened: Opened, mode: int) -> None:
-        self.fids.opened(fid, Listing(opened, self.fids) if file.qid.type & QTDIR else opened)
-        fid.remove = bool(mode & ORCLOSE)
+    def _readable(self, file: File, opened: Opened) -> Opened:
+        return Listing(opened, self.fids) if file.qid.type & QTDIR else opened
 
     def create(self, fid: Fid, message: m.Tcreate) -> Body:
         """Create a file, or a directory, in a directory; the fid becomes it, open."""
@@ -153,8 +153,8 @@ class Plan9(Common):
         file, opened = self._creating(directory, message, flags)
         if opened is None:
             opened = self._opening(file, flags)
-        made = Fid(file)
-        self._open(made, file, opened, message.mode)
+        made = self.fids.made_open(file, self._readable(file, opened))
+        made.remove = bool(message.mode & ORCLOSE)
         self.fids.replace(message.fid, fid, made)
         return m.Rcreate(self.qid(file), 0)
 
@@ -274,7 +274,7 @@ class Unix(Plan9):
         else:
             mode, rdev = device_of(perm, message.extension)
             file = self.call(directory.mknod, name, mode, rdev, NO_GID)
-        self.fids.replace(message.fid, fid, Fid(file))
+        self.fids.replace(message.fid, fid, self.fids.made(file))
         return m.Rcreate(self.qid(file), 0)
 
     def _linked(self, extension: bytes) -> Fid:
