@@ -19,10 +19,13 @@ from tests.support.forging import commit_version, directory, directory_of, file
 from tests.support.permissions import NO_ID, acl_of, odd_tree, write_readable
 from tests.support.stores import new_store
 from ventifs.errors import NotStored
-from ventifs.ninep.access import GuardedFilesystem, Squash
-from ventifs.ninep.accounts import SIZE_MAX
+from ventifs.ninep import accounts
+from ventifs.ninep.access import GuardedDirectory, GuardedFile, GuardedFilesystem, Squash
+from ventifs.ninep.accounts import SIZE_MAX, AccountBook
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
+from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import File, Filesystem, Refused, User
+from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
 from ventifs.store import Store
 from ventifs.tree.catalog import decode_version, tree_score, version_records
 from ventifs.tree.content import ContentWriter
@@ -220,8 +223,8 @@ def test_an_attach_tells_those_who_may_look(store: Store) -> None:
                     errno.ENOENT]  # fmt: skip
 
 
-def test_what_is_behind_a_closed_directory_is_not_even_read(store: Store) -> None:
-    """Else its damage would be told apart from its soundness."""
+def test_damage_behind_a_closed_directory_is_not_reported(store: Store) -> None:
+    """Or a client could tell what is damaged from what is sound."""
     lost = Tree(bytes(31) + b"x", 3)
     closed = owned(directory_of(b"vault", lost, 3, 0), 0o700)
     commit_version(store, directory(store, b"", [closed]), "web")
@@ -416,3 +419,150 @@ def test_accounts_are_read_once_a_version(store: Store) -> None:
         drive.attach(files, b"web@latest", user)
         drive.walk(drive.attach(files, b"", user), b"web/latest")
     assert len(drive.loads) == before
+
+
+def identity(file: File) -> object:
+    assert isinstance(file, GuardedFile)
+    return file._who
+
+
+@pytest.mark.parametrize("user", [ANNA, STRANGER, NUMBERLESS])
+def test_a_user_of_a_tree_is_one_object_for_all_fids(store: Store, user: User) -> None:
+    names = b"".join(b"g%d:x:%d:anna,nobody\n" % (gid, gid) for gid in range(1000, 2000))
+    version(store, group=names)
+    drive, files = Driver(), guarded(store)
+    roots = [drive.attach(files, b"web@latest", user)]
+    roots += [drive.attach(files.session(), b"web", user), drive.attach(files, b"", user)]
+    held = [roots[0], drive.walk(roots[1], b"latest"), drive.walk(roots[2], b"web/latest")]
+    held += [drive.attach(files, b"web@latest", user), drive.walk(roots[0], b"world")]
+    assert len({id(identity(file)) for file in held}) == 1
+    files.accounts._known.clear()  # as when too many other trees came
+    assert identity(drive.attach(files, b"web@latest", user)) is identity(roots[0])
+
+
+def nested(store: Store, depth: int, closed: int = -1) -> None:
+    """A version of directories in each other, of which one may be closed."""
+    deep = text(b"file", 0o644)
+    for number in reversed(range(depth)):
+        deep = owned(directory(store, b"d", [deep]), 0o700 if number == closed else 0o755)
+    accounts = directory(store, b"etc", [file(b"group", ContentWriter(store).write_whole(GROUP))])
+    commit_version(store, directory(store, b"", [deep, accounts]), "web")
+
+
+@pytest.mark.parametrize("user", [ROOT, ANNA, NUMBERLESS])
+@pytest.mark.parametrize("cache", [1, 8 << 20])
+def test_an_attach_to_a_deep_path_takes_few_loads(store: Store, user: User, cache: int) -> None:
+    """However little memory there is for what they bring."""
+    nested(store, 500)
+    drive = Driver()
+    files = GuardedFilesystem(ArchiveFilesystem(store, Split.of(cache), clock=Clock()))
+    root = drive.attach(files, b"web:/" + b"d/" * 500, user)
+    assert drive.names(root) == [b"file"]
+    assert len([load for load in drive.loads if isinstance(load.key, tuple)
+                and load.key[0] == "path"]) == 1  # fmt: skip
+    assert len(drive.loads) < 8
+    drive.loads.clear()
+    assert outcome(lambda: drive.attach(files, b"web:/" + b"d/" * 499 + b"x/y", user)) == 2
+    assert len(drive.loads) < 4
+
+
+def test_an_attach_behind_a_closed_directory_takes_as_many_loads_as_one_to_nothing(
+    store: Store,
+) -> None:
+    nested(store, 100, closed=50)
+    keys = []
+    for path in (b"d/" * 90, b"d/" * 60 + b"nope", b"d/" * 100 + b"file/x"):
+        drive, files = Driver(), guarded(store)
+        with pytest.raises(Refused) as refused:
+            drive.attach(files, b"web:/" + path, ANNA)
+        assert refused.value.errno == errno.EACCES
+        keys.append([load.key[0] for load in drive.loads if isinstance(load.key, tuple)])
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_a_deep_root_is_charged_for_its_way_and_not_kept(store: Store) -> None:
+    nested(store, 100)
+    archive = ArchiveFilesystem(store, SPLIT, clock=Clock())
+    drive = Driver()
+    near, far = (drive.attach(archive, b"web:/" + b"d/" * depth) for depth in (32, 33))
+    assert drive.attach(archive, b"web:/" + b"d/" * 32) is near
+    assert drive.attach(archive, b"web:/" + b"d/" * 33) is not far
+    assert len(archive._roots) == 1
+    assert near.weight >= 1024 + 32 * 256
+    assert far.weight > near.weight
+
+
+@pytest.mark.parametrize("user", [ANNA, NUMBERLESS])
+def test_an_attach_looks_a_user_up_once(
+    store: Store, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nested(store, 30)
+    files, asked, whole = guarded(store), 0, AccountBook.identity
+    Driver().attach(files, b"web:/" + b"d/" * 30, user)
+
+    def counted(self: AccountBook, home: File, uid: int) -> object:
+        nonlocal asked
+        asked += 1
+        return whole(self, home, uid)
+
+    monkeypatch.setattr(AccountBook, "identity", counted)
+    files.attach(user, b"web:/" + b"d/" * 30)
+    assert asked == 1
+
+
+def test_known_accounts_are_bounded_in_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "BOOK_BYTES_MAX", 5000)
+    for number in range(10):
+        version(store, f"web{number}", passwd=PASSWD + b"u::%d:1\n" % number)
+    drive, files = Driver(), guarded(store)
+    for number in range(10):
+        drive.attach(files, b"web%d@latest" % number, ANNA)
+        assert files.accounts.bytes <= 5000
+    assert len(files.accounts._known) == 2
+    monkeypatch.setattr(accounts, "BOOK_BYTES_MAX", 1)
+    for number in range(10):
+        root = drive.attach(files, b"web%d@latest" % number, ANNA)
+        assert drive.content(drive.walk(root, b"log")) == b"text of log"
+    assert len(files.accounts._known) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), MemoryError()], ids=["io", "memory"])
+def test_a_passing_error_of_nobodys_accounts_is_not_remembered(
+    store: Store, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version(store)
+    files = guarded(store)
+
+    def failing(self: object, *files: bytes) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(accounts.Accounts, "__init__", failing)
+        with pytest.raises(type(error)):
+            Driver().attach(files, b"web@latest", NUMBERLESS)
+    root = Driver().attach(files, b"web@latest", NUMBERLESS)
+    assert Driver().content(Driver().walk(root, b"world")) == b"text of world"
+    assert outcome(lambda: Driver().walk(root, b"passed").walk(b"file").open(0)) == 0
+
+
+def test_directories_are_charged_by_their_class_and_alike(store: Store) -> None:
+    heavy = owned(directory(store, b"heavy", []), 0o755, 0, 0, (b"user.u", b"u" * 250))
+    light = owned(directory(store, b"light", []), 0o755)
+    large = text(b"text", 0o644, 0, 0, (b"user.u", b"u" * 250))
+    commit_version(store, directory(store, b"", [heavy, light, large]), "web")
+    drive, fids = Driver(), Fids(100, 0)
+    root = drive.attach(guarded(store), b"web@latest", STRANGER)
+    files = {name: drive.walk(root, name) for name in (b"heavy", b"light", b"text")}
+    assert files[b"light"].weight is GuardedDirectory.weight is GUARDED_DIRECTORY_BYTES
+    assert files[b"heavy"].weight > GUARDED_DIRECTORY_BYTES + 250
+    assert files[b"text"].weight > 250
+    made = [Fid(files[name]) for name in (b"light", b"light", b"heavy", b"text")]
+    for fid in made:
+        fids.charge(fid, fid.file.weight)
+    assert made[0].charged is made[1].charged
+    assert fids.share.held == sum(fid.file.weight for fid in made)
+    fids.charge(made[0], 5)
+    assert made[0].charged == (fids.share, GUARDED_DIRECTORY_BYTES + 5)
+    for fid in made:
+        fid.close()
+    assert fids.share.held == 0

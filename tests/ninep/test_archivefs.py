@@ -20,7 +20,7 @@ from ventifs.ninep.access import GuardedFilesystem
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.errors import errno_of
 from ventifs.ninep.exports import Snapshot
-from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Refused, User
+from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Opened, Refused, User
 from ventifs.store import Store, score_of
 from ventifs.tree.catalog import find_version, versions
 from ventifs.tree.records import Directory, Tree, encode
@@ -563,6 +563,51 @@ def test_a_view_that_is_not_used_keeps_no_snapshot(store: Path, source: Path) ->
             assert drive.names(root) == [b"score", b"web01"]
             assert drive.names(drive.walk(root, b"score"))
         assert kept() - before <= 1
+
+
+def test_open_directories_keep_no_snapshot(store: Path, source: Path) -> None:
+    """They list what was there when reading began, from any ordinal, and share it."""
+    clock = Clock()
+    small(source)
+    with served(store, scores=True, clock=clock) as files:
+        gc.collect()
+        before = sum(isinstance(each, Snapshot) for each in gc.get_objects())
+        drive = Driver()
+        held: list[Opened] = []
+        listed: list[list[tuple[bytes, File]]] = []
+        for number, time_ns in enumerate(TIMES):
+            small(source, b"%d" % number)
+            archived(store, source, "web01", time_ns=time_ns)
+            archived(store, source, f"db{number}", time_ns=time_ns)
+            clock.now += 1.5
+            root = drive.attach(files, b"")
+            for at in (root, drive.walk(root, b"web01"), drive.walk(root, b"score")):
+                pair = at.open(0), drive(at.open, 0)
+                held += pair
+                listed += [drive(lambda one=one: list(one.entries(0))) for one in pair]  # type: ignore[misc]
+                assert pair[0]._items is pair[1]._items  # type: ignore[attr-defined]
+        gc.collect()
+        assert sum(isinstance(each, Snapshot) for each in gc.get_objects()) - before <= 1
+        for opened, entries in zip(held, listed, strict=True):
+            for start in range(1, len(entries)):
+                again = [(name, file.qid.path) for name, file in opened.entries(start)]
+                assert again == [(name, file.qid.path) for name, file in entries[start:]]
+        assert len(listed[0]) == 3
+        assert len(listed[-1]) == 3
+
+
+def test_a_session_is_held_to_a_version_whatever_the_path(web: Path, source: Path) -> None:
+    clock = Clock()
+    with served(web, clock=clock) as files:
+        drive, session = Driver(), files.session()
+        first = drive.attach(session, b"web01@latest")
+        archived(web, small(source, b"newer"), "web01", time_ns=TIMES[-1] + SECOND)
+        clock.now += 1.5
+        motd = drive.walk(drive.attach(session, b"web01@latest:/etc"), b"motd")
+        assert motd.qid == drive.walk(first, b"etc/motd").qid
+        for number in range(50):
+            drive.attach(session, b"web01:" + b"/" * number + b"/etc")
+        assert len(session._bound) == 1
 
 
 def test_a_score_gives_the_root_of_a_version(web: Path) -> None:

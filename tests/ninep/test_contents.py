@@ -13,6 +13,7 @@ from tests.support.driving import Driver
 from tests.support.forging import put_node, tree_of
 from tests.support.stores import new_store
 from ventifs.errors import Corrupt, NotStored
+from ventifs.ninep import contents as module
 from ventifs.ninep.contents import AHEAD_STEP, Contents, Cursor
 from ventifs.ninep.fs import Cold
 from ventifs.ninep.limits import RESULTS_MAX
@@ -463,3 +464,39 @@ def test_all_that_threads_bring_at_once_is_there_for_those_who_wait(store: Store
         load.run()
     for cursor, content in zip(cursors, every, strict=True):
         assert b"".join(cursor.read(MIB, 1000)) == expected(store, content, MIB, 1000)
+
+
+def land(cursor: Cursor, offset: int, count: int) -> None:
+    """Have a read brought that is not tried again, as when its request was flushed."""
+    with pytest.raises(Cold) as cold:
+        cursor.read(offset, count)
+    cold.value.load.run()
+
+
+def test_reads_that_nothing_waits_for_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LANDED_BYTES_MAX", 4 * MIB)
+    with Store.open(new_store(tmp_path / "store"), "write", cache_bytes=1) as store:
+        content = ContentWriter(store).write_whole(noise(8 * MIB))
+        store.commit()
+        shared = contents(store)
+        for number in range(8):
+            land(Cursor(shared, content), number * MIB, MIB)
+            assert 0 < shared.landed_bytes <= 4 * MIB
+        monkeypatch.setattr(module, "LANDED_BYTES_MAX", 1)
+        cursor = Cursor(shared, content)
+        assert Driver().read(cursor, 0, MIB) == noise(8 * MIB)[:MIB]  # type: ignore[arg-type]
+        assert shared.landed_bytes == 0
+
+
+def test_a_read_is_dropped_with_its_file(tmp_path: Path) -> None:
+    with Store.open(new_store(tmp_path / "store"), "write", cache_bytes=1) as store:
+        content = ContentWriter(store).write_whole(noise(MIB))
+        store.commit()
+        shared = contents(store)
+        cursor = Cursor(shared, content)
+        land(cursor, 5, MIB // 2)
+        assert shared.landed_bytes >= MIB // 2
+        cursor.close()
+        assert shared.landed_bytes == 0

@@ -97,7 +97,7 @@ def test_a_fid_takes_no_more_than_it_is_charged(
         gone = whole - tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         assert gone <= charged
-        assert gone > charged / 4  # else this measures something else
+        assert gone > charged / 5  # else this measures something else
 
 
 def hold(talk: Talk, begin: int, opened: bool) -> range:

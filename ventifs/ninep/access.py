@@ -51,7 +51,6 @@ from ventifs.ninep.permission import (
     READ,
     SEARCH,
     Identity,
-    nobody,
     permits,
 )
 from ventifs.ninep.wire import Qid
@@ -137,9 +136,10 @@ class GuardedFilesystem:
             uid = NOBODY_UID
         guard = Guard(self.accounts, NOBODY_UID if uid == NONUNAME else uid)
         try:
-            inner: Placed = self._files.attach(user, aname, guard.pass_through)  # type: ignore[assignment]
+            passage = _Passage(guard)
+            inner: Placed = self._files.attach(user, aname, passage.pass_through)  # type: ignore[assignment]
             home = inner.home()
-            return GuardedFile.of(inner, guard, home, guard.identity(home))
+            return GuardedFile.of(inner, guard, home, passage.identity(home))
         except _Closed as closed:
             if uid == NONUNAME:
                 return Unseen(closed.at, aname)
@@ -159,26 +159,42 @@ class GuardedFilesystem:
 class Guard:
     """One attached user."""
 
-    __slots__ = ("_accounts", "_uid")
+    __slots__ = ("_above", "_accounts")
 
     def __init__(self, accounts: AccountBook, uid: int) -> None:
         """Of a number; what groups it is in depends on the tree."""
         self._accounts = accounts
-        self._uid = uid
+        self._above = NOBODY if uid == NOBODY_UID else Identity(uid)
 
     def identity(self, home: File | None) -> Identity:
-        """Who this is in a tree.
+        """Who this is in a tree; above all trees it is in no group.
 
         Raises:
             Cold: to be tried again.
             Refused, Corrupt: the tree's accounts cannot be read.
         """
-        uid = self._uid
-        if uid == NOBODY_UID:
-            return NOBODY if home is None else nobody(self._accounts.nobodys(home))
-        if home is None or uid == 0:
-            return Identity(uid)
-        return Identity(uid, self._accounts.of(home).gids(uid))
+        above = self._above
+        if home is None or above.uid == 0:
+            return above
+        return self._accounts.identity(home, above.uid)
+
+
+class _Passage:
+    """One user's way to what it attaches to, in one tree mostly."""
+
+    __slots__ = ("_guard", "_home", "_who")
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._home: File | None = None
+        self._who = guard.identity(None)
+
+    def identity(self, home: File | None) -> Identity:
+        """See `Guard`; asked for once a tree."""
+        if home is not self._home:
+            self._who = self._guard.identity(home)
+            self._home = home
+        return self._who
 
     def pass_through(self, directory: Placed) -> None:
         """See that a directory on the way of an attach may be searched; `_Closed`, if it may not.
@@ -213,7 +229,8 @@ class GuardedFile(ReadOnlyFile):
     def of(inner: Placed, guard: Guard, home: File | None, who: Identity) -> "GuardedFile":
         """The guarded file of a file."""
         if inner.qid.type & QTDIR:
-            return GuardedDirectory(inner, guard, home, who)
+            made = _HeavyDirectory if inner.weight else GuardedDirectory
+            return made(inner, guard, home, who)
         return (_HeavyFile if inner.weight else GuardedFile)(inner, who)
 
     @property
@@ -280,18 +297,18 @@ class GuardedFile(ReadOnlyFile):
 class _HeavyFile(GuardedFile):
     """A file that keeps more memory than most."""
 
-    __slots__ = ()
+    __slots__ = ("weight",)
 
-    @property
-    def weight(self) -> int:  # type: ignore[override]
-        """See `File`."""
-        return self._inner.weight
+    def __init__(self, inner: Placed, who: Identity) -> None:
+        super().__init__(inner, who)
+        self.weight = inner.weight
 
 
 class GuardedDirectory(GuardedFile):
     """A directory, and whom it is guarded for."""
 
     __slots__ = ("_guard", "_home", "_may", "_seen")
+    weight = GUARDED_DIRECTORY_BYTES
 
     def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Identity) -> None:
         """For `who`, which is what `guard` says of the tree at `home`."""
@@ -300,11 +317,6 @@ class GuardedDirectory(GuardedFile):
         self._home = home
         self._seen: Attributes | None = None  # which `_may` is true of
         self._may = False
-
-    @property
-    def weight(self) -> int:  # type: ignore[override]
-        """See `File`."""
-        return self._inner.weight + GUARDED_DIRECTORY_BYTES
 
     def walk(self, name: bytes) -> File:
         """See `File`."""
@@ -339,6 +351,16 @@ class GuardedDirectory(GuardedFile):
         """
         placed: Placed = inner  # type: ignore[assignment]
         return Sealed(placed) if placed.home() is not self._home else self._guarded(placed)
+
+
+class _HeavyDirectory(GuardedDirectory):
+    """A directory that keeps more memory than most, even without being guarded."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Identity) -> None:
+        super().__init__(inner, guard, home, who)
+        self.weight = inner.weight + GUARDED_DIRECTORY_BYTES
 
 
 class _GuardedListing(ReadOnlyOpened):

@@ -404,7 +404,7 @@ class RootDirectory(ArchivedDirectory):
     There are few of these, so they always know what they are.
     """
 
-    __slots__ = ("_name", "_way", "_weight")
+    __slots__ = ("_name", "_way", "weight")
 
     def __init__(
         self,
@@ -419,15 +419,10 @@ class RootDirectory(ArchivedDirectory):
         super().__init__(parent, raw, token, version)
         self._name = name
         self._way = way
-        self._weight = ROOT_BYTES + sum([DIRECTORY_BYTES + each.weight for each in way])
+        self.weight = ROOT_BYTES + sum([DIRECTORY_BYTES + each.weight for each in way])
         if len(raw) > RAW_BYTES:
-            self._weight += len(raw)
+            self.weight += len(raw)
         self.known = _Known(self.make_qid())
-
-    @property
-    def weight(self) -> int:  # type: ignore[override]
-        """See `File`. It keeps the directories on the way to it."""
-        return self._weight
 
     @property
     def name(self) -> bytes:

@@ -9,7 +9,8 @@ import errno
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from sys import getsizeof
+from threading import Lock
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -40,7 +41,9 @@ from ventifs.ninep.trees import Trees
 from ventifs.ninep.views import SessionView, View
 from ventifs.store import Store
 
-_ROOTS_BYTES = 4 << 20  # of attach points and roots of versions kept for the next who comes there
+_ROOTS_BYTES = 4 << 20  # of attach points and roots of versions kept for the next attach
+_WAY_MAX = 32  # directories on the way to an attach point that is kept
+_PATHS_BYTES_MAX = 1 << 20  # of entries on the way to what is being attached to
 _PATH_MAX = 4096  # bytes of the path in an aname: Linux's own limit
 _FILE_BYTES = 1100  # of a file that was used lately, with all that is known of it
 
@@ -102,6 +105,7 @@ class ArchiveFilesystem:
         self._recent = Recent(split.files)
         self._versions: WeakValueDictionary[bytes, Version] = WeakValueDictionary()
         self._roots: OrderedDict[tuple[object, ...], RootDirectory] = OrderedDict()
+        self._paths = Paths()
         self._roots_bytes = 0
         self._view = View(self, lambda name: True)
 
@@ -150,7 +154,10 @@ class ArchiveFilesystem:
     def _root(self, key: tuple[object, ...], make: Callable[[], RootDirectory]) -> RootDirectory:
         root = self._roots.get(key)
         if root is None:
-            root = self._roots[key] = make()
+            root = make()
+            if len(root.way()) > _WAY_MAX:
+                return root  # the client pays for it as long as it is attached
+            self._roots[key] = root
             self._roots_bytes += root.weight
             while self._roots_bytes > _ROOTS_BYTES:
                 self._roots_bytes -= self._roots.popitem(last=False)[1].weight
@@ -186,19 +193,15 @@ class ArchiveFilesystem:
         self, offered: Offered, names: tuple[bytes, ...], pass_through: PassThrough | None
     ) -> RootDirectory:
         version = self._version(offered)
+        path = offered.record_id, names
+        found = self._paths.of(path)
         way: list[ArchivedDirectory] = [version.home()]
         # Not by `walk`: these files would know a way out of the attach root.
-        for name in names:
+        for number, name in enumerate(names):
             at = way[-1]
             if pass_through is not None:
                 pass_through(at)
-            try:
-                raw = self._trees.entry(at.content(), name)
-            except Cold:
-                # What may not be passed is not even read: it could be damaged, and that be told.
-                wanted = names if pass_through is None else names[: len(way)]
-                run = partial(self._trees.bring_path, way[0].content(), wanted)
-                raise Cold(Load(("path", offered.record_id, wanted), run)) from None
+            raw = found[number] if number < len(found) else self._entry(way, path)
             if raw is None:
                 raise Refused(errno.ENOENT)
             if type_of(raw) != S_DIRECTORY:
@@ -206,3 +209,59 @@ class ArchiveFilesystem:
             way.append(ArchivedDirectory(at, raw, token_of(at.token, b"/", name), version))
         last = way.pop()
         return RootDirectory(None, b"/", last.raw, last.token, version, tuple(way))
+
+    def _entry(self, way: list[ArchivedDirectory], path: "_Wanted") -> bytes | None:
+        """The raw entry of the next name on the way.
+
+        Raises:
+            Cold: with a load of the whole way, or an attach to a deep path would need one for each
+                directory. Damage behind the directories that may be passed is not reported.
+        """
+        names = path[1]
+        try:
+            return self._trees.entry(way[-1].content(), names[len(way) - 1])
+        except Cold:
+            content, strict = way[0].content(), len(way)
+
+            def run() -> None:
+                self._paths.keep(path, self._trees.bring_path(content, names, strict))
+
+            raise Cold(Load(("path", *path, strict), run)) from None
+
+
+_Wanted = tuple[bytes, tuple[bytes, ...]]  # a version's record, and names below its root
+
+
+class Paths:
+    """Entries on the way to what is being attached to, as loads have found them.
+
+    Thus an attach ends however few nodes stay in memory. Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        """None is known."""
+        self.bytes = 0
+        self._found: OrderedDict[_Wanted, tuple[bytes, ...]] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, path: _Wanted) -> tuple[bytes, ...]:
+        """The entries of a path that were found lately, from the first one on."""
+        return self._found.get(path, ())
+
+    def keep(self, path: _Wanted, entries: tuple[bytes, ...]) -> None:
+        """Keep entries; of too many bytes, the paths found first are dropped, but never this."""
+        with self._lock:
+            self._drop(path)
+            self._found[path] = entries
+            self.bytes += _size_of(path, entries)
+            while self.bytes > _PATHS_BYTES_MAX and len(self._found) > 1:
+                self._drop(next(iter(self._found)))
+
+    def _drop(self, path: _Wanted) -> None:
+        entries = self._found.pop(path, None)
+        if entries is not None:
+            self.bytes -= _size_of(path, entries)
+
+
+def _size_of(path: _Wanted, entries: tuple[bytes, ...]) -> int:
+    return sum(map(getsizeof, path[1])) + sum(map(getsizeof, entries)) + 16 * len(entries) + 512

@@ -1,9 +1,10 @@
 """Memory that clients make a process hold: so much in all, and so much for each peer.
 
-Owns the sums; what things cost is in `limits.py`. What always holds: no peer holds more than its
-share, all together no more than the budget, and what is given back can be taken by the next. A peer
-is what `admission.py` counts connections of, however many connections it has. Knows neither fids
-nor sessions.
+Owns the sums; what things cost is in `limits.py`. What always holds: the sum charged to a peer is
+never more than its share, and the sum charged to all peers never more than the budget; what is
+given back can be taken again. The sums are estimates, rounded up, of what sessions and fids take;
+caches that all peers share are not in them. A peer is what `admission.py` counts connections of,
+however many connections it has. Knows neither fids nor sessions.
 """
 
 import sys

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
 from functools import partial
+from threading import Lock
 from weakref import ReferenceType, ref
 
 from ventifs.errors import Corrupt, NotStored
@@ -35,6 +36,7 @@ _READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may 
 _NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
 _FOREVER = 2**64
 _LANDED_MAX = RESULTS_MAX  # reads that threads have put together: fewer, and some are read again
+LANDED_BYTES_MAX = 16 << 20  # that these keep in memory, or one of them
 _WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
 _COMING_MAX = 256  # steps that loads were wished for of; a read does not wait for older ones
@@ -63,7 +65,7 @@ class Contents:
         self._wished: list[Load] = []
         # Wished for and not yet here, by number of step and by offset in the content: end, load.
         self._coming: OrderedDict[_Step, dict[int, tuple[int, Load]]] = OrderedDict()
-        self._landed: OrderedDict[Hashable, list[Buffer]] = OrderedDict()
+        self._landed = Landed()
         self._xattrs: OrderedDict[Content, Xattrs] = OrderedDict()
 
     def read(
@@ -81,7 +83,7 @@ class Contents:
             Cold: with a load of everything in the range, or one wished for that brings some of it.
         """
         if again:
-            landed = self._landed.pop((content, offset, count), None)
+            landed = self._landed.take((content, offset, count))
             if landed is not None:
                 return landed
         pieces: list[Buffer] = []
@@ -109,14 +111,20 @@ class Contents:
     def _land(self, key: Hashable, content: Content, offset: int, end: int) -> None:
         pieces: list[Buffer] = []
         take(self._stored, content, offset, end, pieces)
-        views = [piece for piece in pieces if isinstance(piece, memoryview)]
-        pinned = {id(view.obj): memoryview(view.obj).nbytes for view in views}
-        wasteful = sum(pinned.values()) > 2 * (end - offset) + _WASTE_MAX
-        if wasteful or len(pieces) > PIECES_MAX:
+        kept = _kept_by(pieces)
+        if kept > 2 * (end - offset) + _WASTE_MAX or len(pieces) > PIECES_MAX:
             pieces = [b"".join(pieces)]
-        self._landed[key] = pieces
-        while len(self._landed) > _LANDED_MAX:
-            self._landed.popitem(last=False)
+            kept = end - offset
+        self._landed.add(key, pieces, kept)
+
+    def drop(self, content: Content, offset: int, count: int) -> None:
+        """Forget a read that was cold and is not wanted any more."""
+        self._landed.take((content, offset, count))
+
+    @property
+    def landed_bytes(self) -> int:
+        """What reads keep in memory that threads have put together."""
+        return self._landed.bytes
 
     @property
     def window_max(self) -> int:
@@ -189,6 +197,49 @@ class Contents:
             del sizes[0]
 
 
+def _kept_by(pieces: list[Buffer]) -> int:
+    """Bytes of memory that pieces keep: views keep the whole of what they are views of."""
+    wholes = [piece.obj if isinstance(piece, memoryview) else piece for piece in pieces]
+    return sum({id(whole): memoryview(whole).nbytes for whole in wholes}.values())
+
+
+class Landed:
+    """Reads that threads have put together, until the request takes them that waits.
+
+    A request that was flushed takes none: so the oldest go first, by number and by bytes. Any
+    thread may use it.
+    """
+
+    def __init__(self) -> None:
+        """There is nothing."""
+        self.bytes = 0
+        self._reads: OrderedDict[Hashable, tuple[list[Buffer], int]] = OrderedDict()
+        self._lock = Lock()
+
+    def add(self, key: Hashable, pieces: list[Buffer], kept: int) -> None:
+        """Keep a read, which keeps so many bytes in memory."""
+        with self._lock:
+            self._drop(key)
+            self._reads[key] = pieces, kept
+            self.bytes += kept
+            while len(self._reads) > _LANDED_MAX or (
+                self.bytes > LANDED_BYTES_MAX and len(self._reads) > 1
+            ):
+                self._drop(next(iter(self._reads)))
+
+    def take(self, key: Hashable) -> list[Buffer] | None:
+        """A read, which is kept no more."""
+        if key not in self._reads:
+            return None
+        with self._lock:
+            return self._drop(key)
+
+    def _drop(self, key: Hashable) -> list[Buffer] | None:
+        pieces, kept = self._reads.pop(key, (None, 0))
+        self.bytes -= kept
+        return pieces
+
+
 class Cursor:
     """One reader of a content: remembers where it is, so that going on is cheap."""
 
@@ -203,7 +254,7 @@ class Cursor:
         # The leaf read last, which may go all the same: a million readers must not keep one each.
         self._leaf: ReferenceType[ContentLeaf] | None = None
         self._before = 0
-        self._cold = False  # whether the last read was
+        self._cold: tuple[int, int] | None = None  # offset and count of the last read, if it was
         self._frontier = 0  # as far as reading has come
         self._ahead = 0  # up to here what comes was asked for
         self._quiet = 0  # up to here nothing more need be asked for
@@ -223,17 +274,18 @@ class Cursor:
             else:
                 self._follow(offset, end)
         content = self._content
-        if not self._cold and isinstance(content, Tree):
+        cold = self._cold
+        if cold is None and isinstance(content, Tree):
             try:
                 return self._pieces(content, offset, min(end, self._length))
             except Missing:
                 pass
         try:
-            pieces = self._contents.read(content, offset, count, again=self._cold)
+            pieces = self._contents.read(content, offset, count, again=cold is not None)
         except Cold:
-            self._cold = True
+            self._cold = offset, count
             raise
-        self._cold = False
+        self._cold = None
         return pieces
 
     def _pieces(self, content: Tree, offset: int, end: int) -> list[Buffer]:
@@ -253,7 +305,7 @@ class Cursor:
     def _follow(self, offset: int, end: int) -> None:
         """Notice where reading goes on, and have what comes next brought early."""
         if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
-            self.close()
+            self._stop()
             self._frontier, self._ahead, self._quiet, self._going = end, 0, 0, False
             return
         self._frontier = end
@@ -282,7 +334,14 @@ class Cursor:
         self._quiet = self._ahead - self._window // 2 if self._ahead < self._length else _FOREVER
 
     def close(self) -> None:
-        """No more is read, or not from here on."""
+        """No more is read."""
+        if self._cold is not None:
+            self._contents.drop(self._content, *self._cold)
+            self._cold = None
+        self._stop()
+
+    def _stop(self) -> None:
+        """No more is read from here on."""
         if self._window:
             self._contents.followed -= 1
             self._window = 0

@@ -15,7 +15,7 @@ import msgspec
 from ventifs.ninep import messages as m
 from ventifs.ninep.budget import Budget, Share
 from ventifs.ninep.fs import File, Opened, Refused
-from ventifs.ninep.limits import FID_BYTES, OPEN_BYTES
+from ventifs.ninep.limits import FID_BYTES, GUARDED_DIRECTORY_BYTES, OPEN_BYTES
 from ventifs.ninep.ways import Ways, shrink
 
 _PORTION = 64  # fids that memory is taken for together, so that nearly no walk has to ask
@@ -152,6 +152,7 @@ class Fids:
         self._few = -1  # with fewer, some is given back
         self._most = 0  # of `_room`, since the table was made or made smaller
         self._one_open = self.share, OPEN_BYTES  # what most are charged
+        self._one_directory = self.share, GUARDED_DIRECTORY_BYTES
 
     @property
     def memory(self) -> int:
@@ -255,8 +256,12 @@ class Fids:
         """
         if not self._take(size):
             raise Refused(errno.ENFILE)
-        before = fid.charged[1] if fid.charged is not None else 0
-        fid.charged = self.share, before + size
+        if fid.charged is not None:
+            fid.charged = self.share, fid.charged[1] + size
+        elif size == GUARDED_DIRECTORY_BYTES:
+            fid.charged = self._one_directory
+        else:
+            fid.charged = self.share, size
 
     def check_open(self) -> None:
         """See that one more can be open, before opening it has an effect.

@@ -21,7 +21,9 @@ RAW_BYTES = 192  # of these, at most, its file's entry; what is longer is charge
 DIRECTORY_BYTES = 448
 GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
 ROOT_BYTES = 1024  # of a root of a version, which always knows what it is
-OPEN_BYTES = 512  # of an open file or directory: 217, and what its reader remembers
+# Of an open file or directory: 217, and where its reader is. An open directory above the versions
+# also keeps a list of names or versions, which those opened in one generation of the store share.
+OPEN_BYTES = 512
 REQUEST_BYTES = 1024  # of a request in flight, without its frame
 SESSION_OBJECTS_BYTES = 64 << 10  # of a session that has done nothing yet: 22 KiB, and its socket's
 

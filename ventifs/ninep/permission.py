@@ -9,7 +9,7 @@ groups cannot be known, it may be in any.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
@@ -24,33 +24,39 @@ _Entry = tuple[int, int, int]  # tag, permissions, id
 _OWNER, _USER, _OWNING_GROUP, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, weakref=True):
     """Whom permissions are checked for.
 
     Attributes:
         uid: 0 may do everything.
         gids: all groups.
         deny_only: the groups take away and never give.
-        gids_known: whether these are all; if not, any group may be one. Of nobody alone.
+        gids_known: whether these are all; if not, any group may be one, and they only deny.
     """
 
     uid: int
-    gids: frozenset[int] = frozenset()
+    gids: Container[int] = frozenset()
     deny_only: bool = False
     gids_known: bool = True
 
 
-def nobody(gids: frozenset[int] | None = frozenset()) -> Identity:
+def nobody(gids: Iterable[int] | None = ()) -> Identity:
     """Nobody in a tree that puts it into these groups, beside the one that is always its own.
 
     Args:
         gids: None when the tree's accounts cannot be read.
     """
-    own = frozenset({NOBODY_GID})
-    return Identity(NOBODY_UID, own | (gids or own), deny_only=True, gids_known=gids is not None)
+    own = frozenset({NOBODY_GID, *(gids or ())})
+    return Identity(NOBODY_UID, own, deny_only=True, gids_known=gids is not None)
+
+
+def in_any_group(uid: int) -> Identity:
+    """A user whose groups cannot be known: it gets what each group that it may be in gets."""
+    return Identity(uid, deny_only=True, gids_known=False)
 
 
 NOBODY = nobody()
+NOBODY_IN_ANY_GROUP = nobody(None)
 
 
 def permits(
@@ -86,14 +92,14 @@ def permits(
     entries: list[_Entry] = list(_ENTRY.iter_unpack(listed[4:]))
     if not who.deny_only:
         return _listed(who.uid, who.gids, wanted, group, entries)
-    memberships = [frozenset[int](), who.gids]
+    memberships: list[Container[int]] = [frozenset[int](), who.gids]
     if not who.gids_known:
         named = [number for tag, _, number in entries if tag == _GROUP]
         memberships += [frozenset({gid}) for gid in (group, *named)]
     return all(_listed(who.uid, gids, wanted, group, entries) for gids in memberships)
 
 
-def _listed(uid: int, gids: frozenset[int], wanted: int, group: int, entries: list[_Entry]) -> bool:
+def _listed(uid: int, gids: Container[int], wanted: int, group: int, entries: list[_Entry]) -> bool:
     mask = next((bits for tag, bits, _ in entries if tag == _MASK), 7)
     for tag, bits, number in entries:
         if tag == _USER and number == uid:

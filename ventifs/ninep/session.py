@@ -3,8 +3,10 @@
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
 request whose files are in memory is answered within the turn it came in and leaves no trace; others
 go into flight (`flight.py`). What always holds: a reply is always smaller than msize; nothing that
-comes in raises anything but `WireError`; what a client can make a session hold is limited, and
-taken from its peer's share before it holds it: with too little, messages are smaller. It knows no
+comes in raises anything but `WireError`; requests, replies and fids are limited, and the session
+takes memory for them from its peer's share before it holds them. With too little memory it agrees
+on smaller messages, and refuses new fids. Not charged are the file system's caches, which have
+bounds of their own, and what is still being closed: `Remains` gives it back. The session knows no
 sockets, no threads and no clock but the one that ends a turn.
 """
 
@@ -31,7 +33,7 @@ from ventifs.ninep.wire import Decode, WireError
 __all__ = ["Counters", "Job", "Limits", "Session", "Trace"]
 
 Trace = Callable[[bool, bytes], None]
-"""Told of every message: (incoming, the whole frame)."""
+"""Called with every message: (incoming, the whole frame)."""
 
 MSIZE_MIN = 4096  # Linux's client asks for no less
 TRIES_MAX = 10_000  # of one request; each brought something into memory, or should have
@@ -112,7 +114,7 @@ class Session:
         """Whether so much is in flight that no request is looked at."""
         flight, limits = self._flight, self._limits
         if not (flight.tags or flight.jobs):
-            return False  # soonest said of what is nearly always so
+            return False  # fast path for the common case
         return (
             len(flight.tags) >= limits.in_flight_max
             or flight.size >= self._frames_max
@@ -126,7 +128,7 @@ class Session:
             return False
         source = self._input
         if source.at == len(source.data) and not source.tail:
-            return True  # soonest said, as in `more`
+            return True  # fast path: all input is used up, as in `more`
         return len(source) < max(self._frames_max, self._msize)
 
     @property
@@ -142,7 +144,7 @@ class Session:
         try:
             return not self._full and source.frame(self._msize)
         except WireError:
-            return True  # the next turn tells
+            return True  # the next turn raises it
 
     # Work in threads
 
@@ -151,7 +153,7 @@ class Session:
         return self._flight.new_jobs()
 
     def finish(self, job: Job, value: Any = None, error: BaseException | None = None) -> None:
-        """Hand in what a job returned or raised; one that nobody waits for is forgotten."""
+        """Take what a job returned or raised; the result is dropped if no request waits for it."""
         self._flight.finish(job, value, error)
 
     @property
@@ -171,7 +173,7 @@ class Session:
 
     @property
     def memory(self) -> int:
-        """Bytes that its peer is charged for it, but for what single fids need beside others."""
+        """Bytes charged to the peer for this session, without the extra charges of single fids."""
         return self._taken + self._fids.memory
 
     def close(self) -> None:
@@ -209,7 +211,7 @@ class Session:
                         break
                 except WireError:
                     if self._output.size:
-                        break  # these first; the next turn tells
+                        break  # send these first; the next turn raises
                     raise
                 over = self._answer(deadline)
         replies, self._output = self._output, Output(limits.turn_bytes)
@@ -392,7 +394,7 @@ class Session:
         self._table[m.Tversion.type] = (decode, self._version, USES[m.Tversion], False)
 
     def _version(self, tag: int, message: m.Tversion) -> None:
-        """Begin anew: nothing of what was before is answered any more."""
+        """Start a new session: requests from before are not answered any more."""
         self._flight.reset()
         self._fids.clear()
         made = DIALECTS.get(message.version)
@@ -436,7 +438,7 @@ class Session:
             self._table[record.type] = (decoders[record.type], handle, USES[record], for_fid)
 
     def _flush(self, tag: int, message: m.Tflush) -> None:
-        """Never mind a request; answered when nothing of that one can come any more."""
+        """Cancel a request; the flush is answered when that request can send no reply any more."""
         request = Request(tag, m.Tflush.type, message, HEADER_SIZE + 2, self._flush, USES[m.Tflush])
         if self._flight.flush(request, message.oldtag):
             self._reply(tag, m.Tflush.type, b"")

@@ -7,11 +7,11 @@ and raw entries; not versions, files or the protocol.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-from ventifs.errors import Corrupt, NotStored
+from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.ninep.fs import Cold, Load
 from ventifs.ninep.nodes import ContentLeaf, DirectoryLeaf, Inner, Node, NodeCache, decode
 from ventifs.store import Score, Store
@@ -127,14 +127,35 @@ class Trees:
     def _bring(self, tree: Tree, name: bytes) -> None:
         self._find(self.brought, tree, name)
 
-    def bring_path(self, content: Content, names: Iterable[bytes]) -> None:
-        """Bring all nodes on the way from a directory along some names: for threads."""
-        for name in names:
-            raw = self._find(self.brought, content, name) if isinstance(content, Tree) else None
-            detail = own_entry(raw).detail if raw is not None else None
+    def bring_path(
+        self, content: Content, names: Sequence[bytes], strict: int
+    ) -> tuple[bytes, ...]:
+        """The raw entries on the way from a directory along some names: for threads.
+
+        Args:
+            content: the directory's.
+            names: of the entries; the way ends before the first that is not there, or behind the
+                first that is no directory.
+            strict: so many of the names must be readable; errors of later ones only end the way.
+        """
+        way: list[bytes] = []
+        for number, name in enumerate(names):
+            if not isinstance(content, Tree):
+                break
+            try:
+                raw = self._find(self.brought, content, name)
+            except (VentifsError, OSError):
+                if number < strict:
+                    raise
+                break
+            if raw is None:
+                break
+            way.append(raw)
+            detail = own_entry(raw).detail
             if not isinstance(detail, Directory):
-                return
+                break
             content = detail.content
+        return tuple(way)
 
     def entries(self, content: Content, start: int) -> Iterator[tuple[bytes, bytes]]:
         """(name, raw entry) of a directory from an ordinal on, O(log n).

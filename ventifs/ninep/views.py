@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ventifs.ninep.access import PassThrough
 from ventifs.ninep.archived import DIRECTORY_SIZE, path_of, token_of
@@ -40,7 +40,7 @@ from ventifs.ninep.wire import Qid
 if TYPE_CHECKING:
     from ventifs.ninep.archivefs import ArchiveFilesystem
 
-_SCORES = b"score"
+_SCORES = "score"
 _BOUND_MAX = 1024  # names that a session is held to; nobody attaches to more
 
 
@@ -53,7 +53,8 @@ class View:
         self.allowed = allowed
         # By generation: a view that nobody uses for long must not keep a whole snapshot.
         self._names: tuple[bytes, list[str]] = b"", []
-        self._scores: tuple[bytes, list[bytes]] = b"", []
+        self._listed: tuple[bytes, list[str]] = b"", []
+        self._scores: tuple[bytes, list[Offered]] = b"", []
         self.root = ExportRoot(self)
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
@@ -115,13 +116,26 @@ class View:
             )
         return self._names[1]
 
-    def scores(self, snapshot: Snapshot) -> list[bytes]:
-        """The scores of the trees to be seen, sorted."""
+    def listed(self, snapshot: Snapshot) -> list[str]:
+        """The names in the root directory, in order."""
+        if self._listed[0] != snapshot.generation:
+            names = self.names(snapshot)
+            if self.files.scores:
+                names = [_SCORES, *(name for name in names if name != _SCORES)]
+            self._listed = snapshot.generation, names
+        return self._listed[1]
+
+    def scores(self, snapshot: Snapshot) -> list[Offered]:
+        """The oldest version to be seen of each tree, sorted by score."""
         if self._scores[0] != snapshot.generation:
-            self._scores = snapshot.generation, [
-                score for score in snapshot.scores
-                if any(self.allowed(version.name) for version in snapshot.of_score[score])
-            ]  # fmt: skip
+            allowed = self.allowed
+            oldest = (
+                next(
+                    (version for version in snapshot.of_score[score] if allowed(version.name)), None
+                )
+                for score in snapshot.scores
+            )
+            self._scores = snapshot.generation, [one for one in oldest if one is not None]
         return self._scores[1]
 
 
@@ -188,7 +202,11 @@ class _Upper(ReadOnlyFile):
         """The time of the newest version below."""
         raise NotImplementedError
 
-    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+    def _items(self, snapshot: Snapshot) -> Sequence[Any]:
+        """What is in it, for `_list`; open directories of one generation share it."""
+        raise NotImplementedError
+
+    def _list(self, items: Sequence[Any]) -> list[tuple[bytes, Callable[[], File]]]:
         """What is in it: each name, and what makes its file."""
         raise NotImplementedError
 
@@ -245,13 +263,16 @@ class _Upper(ReadOnlyFile):
 
 
 class _OpenedUpper(ReadOnlyOpened):
-    """An open directory above the versions: what was there when reading began."""
+    """An open directory above the versions: what was there when reading began.
 
-    __slots__ = ("_directory", "_snapshot")
+    It keeps the names or versions that it lists, and never a whole snapshot.
+    """
+
+    __slots__ = ("_directory", "_items")
 
     def __init__(self, directory: _Upper) -> None:
         self._directory = directory
-        self._snapshot: Snapshot | None = None
+        self._items: Sequence[Any] | None = None
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """See `Opened`."""
@@ -260,9 +281,9 @@ class _OpenedUpper(ReadOnlyOpened):
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """See `Opened`."""
         directory = self._directory
-        if start == 0 or self._snapshot is None:
-            self._snapshot = directory.view.files.catalog.current()
-        for name, make in directory._list(self._snapshot)[start:]:
+        if start == 0 or self._items is None:
+            self._items = directory._items(directory.view.files.catalog.current())
+        for name, make in directory._list(self._items)[start:]:
             yield name, make()
 
 
@@ -279,18 +300,19 @@ class ExportRoot(_Upper):
         known = self.view.files.catalog.known
         return max((known.of_name[name][-1].time_ns for name in self.view.names(known)), default=0)
 
-    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
-        names = self.view.names(snapshot)
-        listed: list[tuple[bytes, Callable[[], File]]] = [
-            (name.encode(), partial(NameDirectory, self.view, name, self)) for name in names
-        ]
-        if self.view.files.scores:
-            shown = partial(ScoreDirectory, self.view)
-            listed = [(_SCORES, shown), *(pair for pair in listed if pair[0] != _SCORES)]
-        return listed
+    def _items(self, snapshot: Snapshot) -> Sequence[str]:
+        return self.view.listed(snapshot)
+
+    def _list(self, items: Sequence[str]) -> list[tuple[bytes, Callable[[], File]]]:
+        scores = self.view.files.scores
+        return [
+            (name.encode(), partial(ScoreDirectory, self.view) if scores and name == _SCORES
+             else partial(NameDirectory, self.view, name, self))
+            for name in items
+        ]  # fmt: skip
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
-        if name == _SCORES and self.view.files.scores:
+        if name == _SCORES.encode() and self.view.files.scores:
             return ScoreDirectory(self.view)
         try:
             text = name.decode("ascii")
@@ -323,12 +345,15 @@ class NameDirectory(_Upper):
         versions = self.view.files.catalog.known.of_name.get(self._text)
         return versions[-1].time_ns if versions else 0
 
-    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
+    def _items(self, snapshot: Snapshot) -> Sequence[Offered]:
+        return snapshot.of_name.get(self._text, ())
+
+    def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
         of_time: dict[bytes, Offered] = {}
-        for version in snapshot.of_name.get(self._text, ()):
+        for version in items:
             of_time.setdefault(version.when, version)  # of two of one time, as `pick` does
-        if of_time:
-            of_time[LATEST] = snapshot.of_name[self._text][-1]
+        if items:
+            of_time[LATEST] = items[-1]
         root = self.view.files.root
         return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
 
@@ -353,7 +378,7 @@ class ScoreDirectory(_Upper):
     @property
     def name(self) -> bytes:
         """See `File`."""
-        return _SCORES
+        return _SCORES.encode()
 
     def _parent(self) -> File:
         return self.view.root
@@ -361,10 +386,12 @@ class ScoreDirectory(_Upper):
     def _changed_ns(self) -> int:
         return self.view.root._changed_ns()
 
-    def _list(self, snapshot: Snapshot) -> list[tuple[bytes, Callable[[], File]]]:
-        return [
-            (score, partial(self._find, snapshot, score)) for score in self.view.scores(snapshot)
-        ]
+    def _items(self, snapshot: Snapshot) -> Sequence[Offered]:
+        return self.view.scores(snapshot)
+
+    def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
+        root = self.view.files.root
+        return [(one.score, partial(root, one, self, one.score)) for one in items]
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
         if len(name) != 64:
