@@ -252,10 +252,8 @@ def _disk(
     given = context.params
     kept: Kept | None = None
     if given["store"].exists():
-        # To write, so that what a crash left out of the index is taken in first. The run itself
-        # opens the store again, and warns then.
-        mode: Mode = "read" if given["dry_run"] else "write"
-        with Store.open(given["store"], mode, warn=False) as opened:
+        # To write, so that what a crash left out of the index is taken in first.
+        with Store.open(given["store"], "read" if given["dry_run"] else "write") as opened:
             try:
                 kept = kept_of(opened, given["name"])
             except Corrupt as error:

@@ -190,7 +190,6 @@ class Store:
         files: Files = _REAL_FILES,
         give: "Callable[[Batch], None] | None" = None,
         claims: Claims | None = None,
-        warn: bool = True,
     ) -> "Store":
         """Open a store.
 
@@ -206,7 +205,6 @@ class Store:
             files: for tests.
             give: takes to its parent what a worker hands over by itself.
             claims: what a worker shares with its siblings.
-            warn: whether to log who else can read a store that is opened to write.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
@@ -218,7 +216,7 @@ class Store:
         header = read_header(root)
         if mode in ("write", "worker"):
             require_writable(root, header)
-        if mode == "write" and warn:
+        if mode == "write":
             warn_if_exposed(root)
         return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
                    level=level, files=files, give=give, claims=claims)  # fmt: skip
