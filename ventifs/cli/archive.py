@@ -17,7 +17,7 @@ from ventifs.cli.disk import (
     Request,
     disk_title,
     find_disk,
-    finish_disk,
+    print_disk,
 )
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
@@ -179,7 +179,8 @@ def archive(
         _print_troubles(version, "not among its files" if what else "not archived")
         _print_archived(version, tally, what, dry_run=dry_run)
     if isinstance(found, DiskSource):
-        finish_disk(found, Path(source), quiet=as_json)
+        if not as_json:
+            print_disk(found.facts)
         # Whatever is wrong with its file systems, every byte is archived.
         return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
     return _INCOMPLETE if version.troubles or version.troubles_more else 0

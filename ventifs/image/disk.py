@@ -62,7 +62,7 @@ class Disk(Protocol):
         """
 
     def close(self) -> None:
-        """Close the files. Again is harmless."""
+        """Close the files. Idempotent."""
 
 
 def joined(spans: Iterable[Span]) -> Iterator[Span]:

@@ -100,7 +100,7 @@ class Qcow2Disk:
         return kept * self._cluster
 
     def close(self) -> None:
-        """Close the files. Again is harmless."""
+        """Close the files. Idempotent."""
         self.file.close()
         self._data.close()
         if self.backing is not None:

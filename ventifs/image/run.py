@@ -31,7 +31,6 @@ class DiskSource:
 
     Attributes:
         label: what people call it.
-        format: that it is read as.
         facts: about the disk, once it is archived.
         reused: whether the last version was taken whole, for the image file is as it was.
         superseded: the mark of the last run, if this one set another.
@@ -60,7 +59,6 @@ class DiskSource:
             kept: what the name is to keep, with the version.
         """
         self.label = disk.label
-        self.format = disk.format
         self.facts = Facts(disk.size)
         self.reused = False
         self.superseded = b""

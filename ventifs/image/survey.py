@@ -92,7 +92,7 @@ class Survey:
         return list(told)
 
     def close(self) -> None:
-        """End the survey, whatever it is at. Again is harmless."""
+        """End the survey, whatever it is at. Idempotent."""
         self._apart.close()
 
     def __enter__(self) -> Self:
