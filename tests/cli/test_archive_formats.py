@@ -164,6 +164,24 @@ def test_other_headers_in_a_raw_disk_are_refused(home: Path, kind: str, name: st
     assert _cat(home) == (home / "vm.img").read_bytes()
 
 
+def test_a_raw_extent_of_a_vmdk_image_is_the_guests(home: Path) -> None:
+    (home / "other.img").write_bytes(SECRET.ljust(64 * KIB, b"\0"))
+    text = '# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 128 FLAT "other.img" 0\n'
+    extent = home / "vm-flat.vmdk"
+    extent.write_bytes(text.encode().ljust(64 * KIB, b"\0"))
+    raw, vmdk = _advised(_archive(home, extent.name, "--follow-backing", ".", expected=1))
+    assert vmdk[vmdk.index("--format") + 1] == "vmdk"
+    assert "note: a raw extent of a VMDK image by its name" in _run(home, raw)
+    assert _cat(home) == extent.read_bytes()
+    _archive(home, extent.name)
+    assert _cat(home) == extent.read_bytes()
+    extent.write_bytes(bytes(64 * KIB))
+    said = _archive(home, extent.name, name="other")
+    assert "the .vmdk file that names it is usually the one to archive" in said
+    said = run(home, "stats", "vm", "--store", "s").stdout.decode()
+    assert "raw, while it is a file named *-flat.vmdk\n" in said
+
+
 @pytest.mark.parametrize("name", ["backup", "vm.img", "b.ova", "packed.gz"])
 def test_a_tar_that_is_not_called_one_is_refused(home: Path, name: str) -> None:
     with tarfile.open(home / name, "w:gz" if name == "packed.gz" else "w") as tar:

@@ -74,6 +74,8 @@ def test_what_is_decoded_encodes_to_the_same(stored: list[object]) -> None:
         ([1, "raw", "pipe", b"", [], []], Corrupt),
         ([1, "raw", "file", b"img", [], []], Corrupt),
         ([1, "raw", "file", b"./img", [], []], Corrupt),
+        ([1, "raw", "file", b"-img", [], []], Corrupt),
+        ([1, "raw", "file", b"x-flat.vmdk", [], []], Corrupt),
         ([1, "raw", "file", b"", [b"images"], []], Corrupt),
         ([1, "raw", "file", b"", [], [b"/dev/\0"]], Corrupt),
         ([1, "raw", "file", b"", [b"/" * 4096], []], Corrupt),
@@ -92,6 +94,11 @@ def test_records_that_cannot_be_are_refused(stored: object, error: type[Exceptio
         decode_kept(Record(b"disk\0a", bytes(16), encode_kept(RAW)))
     with pytest.raises(Corrupt):
         decode_kept(Record(kept_key("a"), bytes(16), encode_kept(RAW) + b"\0"))
+
+
+def test_a_suffix_of_a_raw_extent_is_kept() -> None:
+    kept = Kept("raw", Source("file", b"-f001.vmdk"), Following())
+    assert decode_kept(Record(kept_key("a"), bytes(16), encode_kept(kept)))[1] == kept
 
 
 def test_what_a_record_cannot_hold_is_refused() -> None:

@@ -126,7 +126,8 @@ def archive(
     A file named *.tar, *.tar.*, *.tgz and the like is a tar; any other file, and a device, a disk.
     A disk has the --format given, or else that of the name's last version, if SOURCE is still a
     file or device with the same suffix; or else devices, *.img and *.raw are raw, *.qcow2, *.vmdk,
-    *.vhd and *.vhdx are what they are called, and all others are raw. What a disk holds never
+    *.vhd and *.vhdx are what they are called, and all others are raw; so are *-flat.vmdk and other
+    raw extents of VMDK images. What a disk holds never
     chooses, for its guest writes it. An image's backing files, data files and extents are read only
     where --follow-backing or --follow-device allows it.
 

@@ -14,7 +14,7 @@ from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image import bitmap, confined, extents
 from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
-from ventifs.image.choice import TAR, check, chosen, source_of
+from ventifs.image.choice import TAR, check, chosen, note_of, source_of
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.facts import Facts
 from ventifs.image.inuse import in_use
@@ -124,7 +124,8 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         check(choice, look(file), os.path.abspath(request.path), advice)
     if choice.format == TAR:
         return None
-    kept = Kept(choice.format, source_of(request.path, kind=kind), following)
+    source = source_of(request.path, kind=kind)
+    kept = Kept(choice.format, source, following)
     encode_kept(kept)  # before the work: it may be too much
     reason = in_use(confined.path(file.fileno()))
     if reason and not options.in_use:
@@ -144,6 +145,8 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         disk = stack.enter_context(closing(read_as(image.again(), disk.format, references)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
+    if note := note_of(source, choice.format):
+        disk.notes.append(note)
     if disk.format == "raw":
         mark = extents.mark(disk)
         if look(file).kind == "luks":
