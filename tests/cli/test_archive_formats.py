@@ -234,9 +234,13 @@ def test_a_chain_needs_one_option_once(home: Path) -> None:
         qemu_io(home / "images" / above, "write -P 7 0 1k")
     expected = b"\7" * 1024 + (home / "images/old/base").read_bytes()[1024:]
     said = _archive(home, "images/c.qcow2", expected=1)
-    _run(home, _advised(said)[0])
+    notes = [f"read, too: {home}/images/{each}, by --follow-backing {home}/images, which is kept "
+             "with the name" for each in ("b.qcow2", "old/a.qcow2", "old/base")]  # fmt: skip
+    said = _run(home, _advised(said)[0])
+    assert said.splitlines() == [f"note: {note}" for note in notes]
     assert _cat(home) == expected
-    _archive(home, "images/c.qcow2")
+    assert _archive(home, "images/c.qcow2") == said  # by what is kept
+    assert parsed(home, "versions", "--store", "s")[-1]["disk"]["notes"] == notes
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "c.qcow2", home / "images/d.qcow2")
     _archive(home, "images/d.qcow2")  # the next snapshot
     assert _cat(home) == expected
@@ -369,6 +373,15 @@ def test_a_damaged_record_is_replaced_by_an_option(home: Path) -> None:
     assert "kept" not in parsed(home, "versions", "--store", "s")[0]
     _archive(home, "vm.img", "--format", "raw")
     assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
+
+
+@pytest.mark.parametrize("format", ["raw", "vhd", "vhdx"])
+def test_nothing_is_followed_from_formats_that_refer_to_nothing(home: Path, format: str) -> None:  # noqa: A002
+    raw_image(home / "vm.img", MIB)
+    more = ("--format", format, "--follow-backing", ".")
+    said = _archive(home, "vm.img", *more, expected=2)
+    assert f"this is archived as {format}, which refers to no other file" in said
+    assert parsed(home, "versions", "--store", "s") == []
 
 
 @pytest.mark.parametrize(("option", "what"), [("--follow-backing", "directory"),

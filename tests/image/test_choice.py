@@ -156,8 +156,9 @@ def test_commands_are_quoted_for_a_shell(path: str) -> None:
 
 def test_advice_repeats_the_run() -> None:
     advice = Advice("-x.img", "vm", ("--store", "s"), "qcow2", Following((b"/a",), (b"/dev/b",)))
-    assert advice.choose("raw") == (
-        "ventifs archive ./-x.img --name vm --format raw --follow-backing /a --follow-device "
+    assert advice.choose("raw") == "ventifs archive ./-x.img --name vm --format raw --store s"
+    assert advice.choose("vmdk") == (
+        "ventifs archive ./-x.img --name vm --format vmdk --follow-backing /a --follow-device "
         "/dev/b --store s"
     )
     assert advice.follow_backing(b"/c") == (

@@ -152,5 +152,12 @@ def test_paths_are_kept_as_given_but_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert absolute("/a/../b") == b"/a/../b"
-    assert absolute("images") == bytes(tmp_path / "images")
+    for path, expected in (("/a/../b", b"/a/../b"), ("/", b"/"), ("//a/./b/", b"/a/b"),
+                           (".", bytes(tmp_path)), ("./images/.", bytes(tmp_path / "images")),
+                           ("images", bytes(tmp_path / "images"))):  # fmt: skip
+        assert absolute(path, "--follow-backing") == expected
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(VentifsError, match=r"--follow-backing \.: the working directory has been"):
+        absolute(".", "--follow-backing")

@@ -75,7 +75,7 @@ _Found = Path | TarStream | OpenDisk | DiskSource
     "backing",
     multiple=True,
     metavar="DIR",
-    help="Read files beneath DIR that an image refers to; may be repeated, is kept.",
+    help="Read files beneath DIR, one guest's own, that an image refers to; repeatable, kept.",
 )
 @click.option(
     FOLLOW_DEVICE, "devices", multiple=True, metavar="PATH", help="The same of a block device."
@@ -129,7 +129,8 @@ def archive(
     *.vhd and *.vhdx are what they are called, and all others are raw; so are *-flat.vmdk and other
     raw extents of VMDK images. What a disk holds never
     chooses, for its guest writes it. An image's backing files, data files and extents are read only
-    where --follow-backing or --follow-device allows it.
+    where --follow-backing or --follow-device allows it. Give a directory of this guest alone, for
+    an image that its guest or a stranger wrote can have every file beneath it archived as its own.
 
     A disk is archived bit for bit, together with the file trees inside: its version is a directory
     with disk.img, partitions/1.img and on, volumes/GROUP-VOLUME.img, and files/1/... and on. Files

@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
+import click
 import msgspec
 
 from ventifs.cli.output import echo
@@ -15,7 +16,7 @@ from ventifs.errors import VentifsError
 from ventifs.image import bitmap, confined, extents
 from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
 from ventifs.image.choice import TAR, check, chosen, note_of, source_of
-from ventifs.image.disk import Disk, ImageError
+from ventifs.image.disk import REFERRING, Disk, ImageError
 from ventifs.image.facts import Facts
 from ventifs.image.inuse import in_use
 from ventifs.image.kept import Kept, absolute, encode_kept
@@ -124,6 +125,11 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         check(choice, look(file), os.path.abspath(request.path), advice)
     if choice.format == TAR:
         return None
+    if choice.format not in REFERRING and (options.follow_backing or options.follow_device):
+        raise click.UsageError(
+            f"{file.label}: --follow-... is for {' and '.join(REFERRING)} images, and this is "
+            f"archived as {choice.format}, which refers to no other file; leave the option out"
+        )
     source = source_of(request.path, kind=kind)
     kept = Kept(choice.format, source, following)
     encode_kept(kept)  # before the work: it may be too much
@@ -145,6 +151,7 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         disk = stack.enter_context(closing(read_as(image.again(), disk.format, references)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
+    disk.notes += references.notes()
     if note := note_of(source, choice.format):
         disk.notes.append(note)
     if disk.format == "raw":
@@ -170,9 +177,13 @@ def _following(request: Request, options: DiskOptions) -> Following:
             raise VentifsError(f"{FOLLOW_DEVICE} {printable(os.fsencode(path))}: no such device")
     kept = request.kept.following if request.kept and not options.follow_nothing else Following()
     return Following(
-        tuple(dict.fromkeys(map(absolute, options.follow_backing))) or kept.directories,
-        tuple(dict.fromkeys(map(absolute, options.follow_device))) or kept.devices,
+        _absolute(options.follow_backing, FOLLOW_BACKING) or kept.directories,
+        _absolute(options.follow_device, FOLLOW_DEVICE) or kept.devices,
     )
+
+
+def _absolute(paths: tuple[str, ...], option: str) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(absolute(path, option) for path in paths))
 
 
 def _check_markable(disk: Disk) -> None:

@@ -10,6 +10,8 @@ import re
 
 import msgspec
 
+from ventifs.image.disk import REFERRING
+
 FORMAT = "--format"
 FOLLOW_BACKING = "--follow-backing"
 FOLLOW_DEVICE = "--follow-device"
@@ -49,8 +51,8 @@ class Advice(msgspec.Struct, frozen=True):
     following: Following = NOTHING
 
     def choose(self, format: str) -> str:  # noqa: A002
-        """The run with a format."""
-        return self._line(format, self.following)
+        """The run with a format; what is followed only if such an image refers to anything."""
+        return self._line(format, self.following if format in REFERRING else NOTHING)
 
     def follow_backing(self, directory: bytes) -> str:
         """The run that follows references beneath one more directory."""

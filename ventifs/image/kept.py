@@ -18,6 +18,7 @@ from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Following
 from ventifs.image.disk import FORMATS
 from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
+from ventifs.text import printable
 from ventifs.tree.catalog import check_name, versions
 
 VERSION = 1
@@ -190,6 +191,18 @@ def left_over(store: Store, names: Iterable[str]) -> list[Record]:
     return [record for name in names for record in store.records(kept_key(name))]
 
 
-def absolute(path: str) -> bytes:
-    """A path as it is kept: as given, so that its symbolic links may change, but absolute."""
-    return os.fsencode(path if path.startswith("/") else os.path.join(os.getcwd(), path))
+def absolute(path: str, option: str) -> bytes:
+    """A path as it is kept: absolute and without `.`, but with the symbolic links and `..` given.
+
+    Raises:
+        VentifsError: it is relative to a directory that has been removed.
+    """
+    try:
+        whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    except FileNotFoundError:
+        raise VentifsError(
+            f"{option} {printable(path)}: the working directory has been removed; give an absolute "
+            "path"
+        ) from None
+    return b"/" + b"/".join(part for part in os.fsencode(whole).split(b"/")
+                            if part not in (b"", b"."))  # fmt: skip
