@@ -11,13 +11,17 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
+from ventifs.cli import forget
+from ventifs.cli.main import ventifs
 from ventifs.image.kept import kept_key
 from ventifs.store import Store
+from ventifs.tree.statcache import no_run
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 
@@ -337,6 +341,39 @@ def test_what_is_kept_goes_with_the_last_version_and_stays_in_its_store(home: Pa
     run(home, "forget", "vm@2026-01-01", "vm@2026-01-03", "--force", "--store", "s")
     assert parsed(home, "stats", "--store", "s")["records"] == 0
     _archive(home, "vm.img", expected=1)
+
+
+def test_forgetting_leaves_what_another_run_keeps(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run commits between what is read here and what is deleted."""
+    _with_header(home, "vm.img", f"{home}/etc/shadow")
+    _archive(home, "vm.img", "--format", "raw", "--time", "2026-01-01")
+    named = forget._named
+
+    def named_then_archived(*words: Any, **more: Any) -> Any:
+        found = named(*words, **more)
+        _archive(home, "vm.img", "--time", "2026-01-02")
+        return found
+
+    monkeypatch.setattr(forget, "_named", named_then_archived)
+    with ventifs.make_context("v", ["forget", "vm@latest", "--force", "--store", f"{home}/s"]) as c:
+        ventifs.invoke(c)
+    assert [each["time"][:10] for each in parsed(home, "versions", "--store", "s")] == [
+        "2026-01-02"
+    ]
+    assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
+    _archive(home, "vm.img")
+
+
+def test_forgetting_leaves_what_a_run_at_work_may_rely_on(home: Path) -> None:
+    _with_header(home, "vm.img", f"{home}/etc/shadow")
+    _archive(home, "vm.img", "--format", "raw")
+    with Store.open(home / "s") as store, no_run(store, "vm"):
+        assert "another run is archiving" in _archive(home, "vm.img", expected=1)
+        run(home, "forget", "vm@latest", "--force", "--store", "s")
+    assert parsed(home, "versions", "--store", "s") == []
+    assert "its content is that of" in _archive(home, "vm.img", expected=1)
 
 
 def test_an_encrypted_disk_is_archived_as_it_is_with_a_note(home: Path) -> None:
