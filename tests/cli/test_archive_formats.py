@@ -17,8 +17,10 @@ import pytest
 
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
-from ventifs.cli import forget
+from ventifs.cli import archive, forget
+from ventifs.cli.disk import find_disk
 from ventifs.cli.main import ventifs
+from ventifs.errors import VentifsError
 from ventifs.image.kept import kept_key
 from ventifs.store import Store
 from ventifs.tree.statcache import no_run
@@ -364,6 +366,29 @@ def test_forgetting_leaves_what_another_run_keeps(
     ]
     assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
     _archive(home, "vm.img")
+
+
+def test_a_run_does_not_bring_back_what_another_dropped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run commits after this one has read what is kept, and before it has its lock."""
+    qemu_img("create", "-q", "-f", "qcow2", home / "vm.qcow2", "1M")
+    _archive(home, "vm.qcow2", "--follow-backing", ".")
+    found = find_disk
+
+    def found_then_dropped(*words: Any) -> Any:
+        disk = found(*words)
+        _archive(home, "vm.qcow2", "--follow-nothing")
+        return disk
+
+    monkeypatch.setattr(archive, "find_disk", found_then_dropped)
+    words = ["archive", f"{home}/vm.qcow2", "--name", "vm", "--store", f"{home}/s", "--jobs", "1"]
+    with (
+        ventifs.make_context("v", words) as context,
+        pytest.raises(VentifsError, match="vm: another run has changed what is kept"),
+    ):
+        ventifs.invoke(context)
+    assert parsed(home, "stats", "vm", "--store", "s")["kept"]["follow_backing"] == []
 
 
 def test_forgetting_leaves_what_a_run_at_work_may_rely_on(home: Path) -> None:

@@ -19,7 +19,7 @@ from ventifs.image.choice import TAR, check, chosen, note_of, source_of
 from ventifs.image.disk import REFERRING, Disk, ImageError
 from ventifs.image.facts import Facts
 from ventifs.image.inuse import in_use
-from ventifs.image.kept import Kept, absolute, encode_kept
+from ventifs.image.kept import Kept, absolute, check_kept, encode_kept
 from ventifs.image.opening import look, read_as
 from ventifs.image.raw import RawDisk
 from ventifs.image.references import References
@@ -81,13 +81,15 @@ class OpenDisk(msgspec.Struct, frozen=True):
         mark: by which the next run knows what has changed.
         kept: what the next run goes by.
         marked: the image that `mark` was added to, as a bitmap; None if none was.
+        before: what the name kept when the run began.
     """
 
     disk: Disk
     options: DiskOptions
     mark: bytes
     kept: Kept
-    marked: RawDisk | None = None
+    marked: RawDisk | None
+    before: Kept | None
 
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
         """Fork who surveys it, and who reads; before the store is opened."""
@@ -102,6 +104,7 @@ class OpenDisk(msgspec.Struct, frozen=True):
         source = DiskSource(
             disk, iter(survey), pool=pool, drop_free=drop_free,
             unchanged=partial(unchanged, disk), mark=self.mark, kept=self.kept,
+            check=partial(check_kept, kept=self.before),
         )  # fmt: skip
         if self.marked is not None:
             stack.push(partial(_supersede, self.marked, source))
@@ -158,7 +161,7 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         mark = extents.mark(disk)
         if look(file).kind == "luks":
             disk.notes.append(_LOCKED + Remedy.LUKS.line(disk.label))
-    return OpenDisk(disk, options, mark, kept, marked)
+    return OpenDisk(disk, options, mark, kept, marked, request.kept)
 
 
 def _following(request: Request, options: DiskOptions) -> Following:

@@ -186,6 +186,22 @@ def changes(store: Store, name: str, kept: Kept) -> tuple[list[tuple[bytes, byte
     return [(key, value)], there
 
 
+def check_kept(store: Store, name: str, kept: Kept | None) -> None:
+    """Check that a name still keeps what a run has gone by; for a run that has its lock.
+
+    Raises:
+        VentifsError: it does not.
+    """
+    now: Kept | None = None
+    with suppress(Corrupt):  # a damaged record is replaced, see `--format`
+        now = kept_of(store, name)
+    if now != kept:
+        raise VentifsError(
+            f"{name}: another run has changed what is kept with the name since this one began: run "
+            "it again"
+        )
+
+
 def left_over(store: Store, names: Iterable[str]) -> list[Record]:
     """The records of names that are to have no more versions."""
     return [record for name in names for record in store.records(kept_key(name))]

@@ -46,6 +46,7 @@ class DiskSource:
         unchanged: Unchanged | None = None,
         mark: bytes = b"",
         kept: Kept | None = None,
+        check: Callable[[Store, str], None] | None = None,
     ) -> None:
         """Archive `disk`.
 
@@ -57,6 +58,7 @@ class DiskSource:
             unchanged: tells what is as it was when an earlier mark was set.
             mark: the one that was set before the survey, for the next run.
             kept: what the name is to keep, with the version.
+            check: raises if the name no longer keeps what this run goes by.
         """
         self.label = disk.label
         self.facts = Facts(disk.size)
@@ -69,6 +71,7 @@ class DiskSource:
         self._unchanged = unchanged
         self._mark = mark
         self._kept = kept
+        self._check = check
         self._seen: Seen | None = None
         self._opened_ns = time.time_ns()
 
@@ -81,6 +84,8 @@ class DiskSource:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
+        if self._check is not None:
+            self._check(store, name)
         seen = self._seen = self._now(store)
         found = recall(store, name)
         if found is not None and self._mark:
