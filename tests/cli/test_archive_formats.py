@@ -11,13 +11,19 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
+from ventifs.cli import archive, forget
+from ventifs.cli.disk import find_disk
+from ventifs.cli.program import ventifs
+from ventifs.errors import VentifsError
 from ventifs.image.kept import kept_key
 from ventifs.store import Store
+from ventifs.tree.statcache import no_run
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 
@@ -164,6 +170,24 @@ def test_other_headers_in_a_raw_disk_are_refused(home: Path, kind: str, name: st
     assert _cat(home) == (home / "vm.img").read_bytes()
 
 
+def test_a_raw_extent_of_a_vmdk_image_is_the_guests(home: Path) -> None:
+    (home / "other.img").write_bytes(SECRET.ljust(64 * KIB, b"\0"))
+    text = '# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 128 FLAT "other.img" 0\n'
+    extent = home / "vm-flat.vmdk"
+    extent.write_bytes(text.encode().ljust(64 * KIB, b"\0"))
+    raw, vmdk = _advised(_archive(home, extent.name, "--follow-backing", ".", expected=1))
+    assert vmdk[vmdk.index("--format") + 1] == "vmdk"
+    assert "note: a raw extent of a VMDK image by its name" in _run(home, raw)
+    assert _cat(home) == extent.read_bytes()
+    _archive(home, extent.name)
+    assert _cat(home) == extent.read_bytes()
+    extent.write_bytes(bytes(64 * KIB))
+    said = _archive(home, extent.name, name="other")
+    assert "the .vmdk file that names it is usually the one to archive" in said
+    said = run(home, "stats", "vm", "--store", "s").stdout.decode()
+    assert "raw, while it is a file named *-flat.vmdk\n" in said
+
+
 @pytest.mark.parametrize("name", ["backup", "vm.img", "b.ova", "packed.gz"])
 def test_a_tar_that_is_not_called_one_is_refused(home: Path, name: str) -> None:
     with tarfile.open(home / name, "w:gz" if name == "packed.gz" else "w") as tar:
@@ -216,9 +240,13 @@ def test_a_chain_needs_one_option_once(home: Path) -> None:
         qemu_io(home / "images" / above, "write -P 7 0 1k")
     expected = b"\7" * 1024 + (home / "images/old/base").read_bytes()[1024:]
     said = _archive(home, "images/c.qcow2", expected=1)
-    _run(home, _advised(said)[0])
+    notes = [f"read, too: {home}/images/{each}, by --follow-backing {home}/images, which is kept "
+             "with the name" for each in ("b.qcow2", "old/a.qcow2", "old/base")]  # fmt: skip
+    said = _run(home, _advised(said)[0])
+    assert said.splitlines() == [f"note: {note}" for note in notes]
     assert _cat(home) == expected
-    _archive(home, "images/c.qcow2")
+    assert _archive(home, "images/c.qcow2") == said  # by what is kept
+    assert parsed(home, "versions", "--store", "s")[-1]["disk"]["notes"] == notes
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "c.qcow2", home / "images/d.qcow2")
     _archive(home, "images/d.qcow2")  # the next snapshot
     assert _cat(home) == expected
@@ -317,6 +345,62 @@ def test_what_is_kept_goes_with_the_last_version_and_stays_in_its_store(home: Pa
     _archive(home, "vm.img", expected=1)
 
 
+def test_forgetting_leaves_what_another_run_keeps(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run commits between what is read here and what is deleted."""
+    _with_header(home, "vm.img", f"{home}/etc/shadow")
+    _archive(home, "vm.img", "--format", "raw", "--time", "2026-01-01")
+    named = forget._named
+
+    def named_then_archived(*words: Any, **more: Any) -> Any:
+        found = named(*words, **more)
+        _archive(home, "vm.img", "--time", "2026-01-02")
+        return found
+
+    monkeypatch.setattr(forget, "_named", named_then_archived)
+    with ventifs.make_context("v", ["forget", "vm@latest", "--force", "--store", f"{home}/s"]) as c:
+        ventifs.invoke(c)
+    assert [each["time"][:10] for each in parsed(home, "versions", "--store", "s")] == [
+        "2026-01-02"
+    ]
+    assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
+    _archive(home, "vm.img")
+
+
+def test_a_run_does_not_bring_back_what_another_dropped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run commits after this one has read what is kept, and before it has its lock."""
+    qemu_img("create", "-q", "-f", "qcow2", home / "vm.qcow2", "1M")
+    _archive(home, "vm.qcow2", "--follow-backing", ".")
+    found = find_disk
+
+    def found_then_dropped(*words: Any) -> Any:
+        disk = found(*words)
+        _archive(home, "vm.qcow2", "--follow-nothing")
+        return disk
+
+    monkeypatch.setattr(archive, "find_disk", found_then_dropped)
+    words = ["archive", f"{home}/vm.qcow2", "--name", "vm", "--store", f"{home}/s", "--jobs", "1"]
+    with (
+        ventifs.make_context("v", words) as context,
+        pytest.raises(VentifsError, match="vm: another run has changed what is kept"),
+    ):
+        ventifs.invoke(context)
+    assert parsed(home, "stats", "vm", "--store", "s")["kept"]["follow_backing"] == []
+
+
+def test_forgetting_leaves_what_a_run_at_work_may_rely_on(home: Path) -> None:
+    _with_header(home, "vm.img", f"{home}/etc/shadow")
+    _archive(home, "vm.img", "--format", "raw")
+    with Store.open(home / "s") as store, no_run(store, "vm"):
+        assert "another run is archiving" in _archive(home, "vm.img", expected=1)
+        run(home, "forget", "vm@latest", "--force", "--store", "s")
+    assert parsed(home, "versions", "--store", "s") == []
+    assert "its content is that of" in _archive(home, "vm.img", expected=1)
+
+
 def test_an_encrypted_disk_is_archived_as_it_is_with_a_note(home: Path) -> None:
     (home / "vm.img").write_bytes(b"LUKS\xba\xbe\0\2" + bytes(MIB))
     said = _archive(home, "vm.img")
@@ -351,6 +435,15 @@ def test_a_damaged_record_is_replaced_by_an_option(home: Path) -> None:
     assert "kept" not in parsed(home, "versions", "--store", "s")[0]
     _archive(home, "vm.img", "--format", "raw")
     assert parsed(home, "stats", "vm", "--store", "s")["kept"]["format"] == "raw"
+
+
+@pytest.mark.parametrize("format", ["raw", "vhd", "vhdx"])
+def test_nothing_is_followed_from_formats_that_refer_to_nothing(home: Path, format: str) -> None:  # noqa: A002
+    raw_image(home / "vm.img", MIB)
+    more = ("--format", format, "--follow-backing", ".")
+    said = _archive(home, "vm.img", *more, expected=2)
+    assert f"this is archived as {format}, which refers to no other file" in said
+    assert parsed(home, "versions", "--store", "s") == []
 
 
 @pytest.mark.parametrize(("option", "what"), [("--follow-backing", "directory"),

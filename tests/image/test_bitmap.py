@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import KIB, MIB, bytes_of, opened, qemu_img, qemu_io
+from tests.support.images import (
+    KIB,
+    MIB,
+    add_bitmap,
+    bytes_of,
+    opened,
+    qemu_img,
+    qemu_io,
+    remove_bitmap,
+)
 from ventifs.image import bitmap
 from ventifs.image.disk import ImageError
 from ventifs.image.events import Range
@@ -49,7 +58,7 @@ def _contents(image: Path) -> bytes:
 
 
 def test_what_is_written_is_dirty(image: Path) -> None:
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     last = (SIZE - 64 * KIB, SIZE)  # always, or it was not this bitmap all the time
     assert _dirty(image) == [last]
     qemu_io(image, "write -P 2 1M 1k", "write -P 2 3M 200k", "write -P 2 15M 1k")
@@ -65,7 +74,7 @@ def test_what_is_written_is_dirty(image: Path) -> None:
 
 @pytest.mark.parametrize("granularity", [512, 4096, 64 * KIB, MIB, 1 << 31])
 def test_random_writes_lie_within_what_is_dirty(image: Path, granularity: int) -> None:
-    bitmap.add(str(image), "b", granularity)
+    add_bitmap(image, "b", granularity)
     before = _contents(image)
     chance = random.Random(granularity)
     writes = [
@@ -82,7 +91,7 @@ def test_random_writes_lie_within_what_is_dirty(image: Path, granularity: int) -
 
 def test_a_bitmap_is_listed_and_removed(image: Path) -> None:
     assert _dirty(image) is None
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     qemu_img("bitmap", "--add", "--disable", "-g", "4k", image, "off")
     disk = opened(image)
     listed = [(one.name, one.granularity, one.auto, one.in_use, one.consistent)
@@ -93,14 +102,14 @@ def test_a_bitmap_is_listed_and_removed(image: Path) -> None:
         ("off", 4096, False, False, False),
     ]
     assert _dirty(image, "off") is None
-    bitmap.remove(str(image), "b")
+    remove_bitmap(image, "b")
     assert _dirty(image) is None
 
 
 @pytest.mark.parametrize("smaller", [10 * MIB, SIZE - 64 * KIB])
 def test_a_disk_that_was_smaller_is_not_trusted(image: Path, smaller: int) -> None:
     # What was cut off reads as zeros afterwards, and QEMU calls it clean.
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     qemu_img("resize", "-f", "qcow2", "--shrink", image, str(smaller))
     qemu_img("resize", "-f", "qcow2", image, str(SIZE))
     assert _contents(image)[smaller:] == bytes(SIZE - smaller)
@@ -108,14 +117,14 @@ def test_a_disk_that_was_smaller_is_not_trusted(image: Path, smaller: int) -> No
 
 
 def test_a_disk_that_was_a_little_smaller_has_its_last_bit(image: Path) -> None:
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     qemu_img("resize", "-f", "qcow2", "--shrink", image, str(SIZE - 512))
     qemu_img("resize", "-f", "qcow2", image, str(SIZE))
     assert _dirty(image) in (None, [(SIZE - 64 * KIB, SIZE)])
 
 
 def test_a_disk_that_has_grown_is_not_trusted(image: Path) -> None:
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     qemu_img("resize", "-f", "qcow2", image, "20M")
     assert _dirty(image) is None
 
@@ -128,7 +137,7 @@ def test_a_bitmap_that_others_added_is_not_trusted(image: Path) -> None:
 def test_an_internal_snapshot_cannot_be_gone_back_to_unseen(image: Path) -> None:
     qemu_img("snapshot", "-c", "s", image)
     qemu_io(image, "write -P 5 0 1M")
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     before = _contents(image)
     command = ["qemu-img", "snapshot", "-a", "s", str(image)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -147,13 +156,13 @@ def _patch_flags(image: Path, flags: int) -> None:
 
 @pytest.mark.parametrize("flags", [0, 1, 3, 2 | 8])
 def test_a_bitmap_in_use_or_of_unknown_kind_is_not_trusted(image: Path, flags: int) -> None:
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     _patch_flags(image, flags)
     assert _dirty(image) is None
 
 
 def test_bitmaps_are_not_trusted_after_a_writer_that_knows_none(image: Path) -> None:
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     data = bytearray(image.read_bytes())
     data[88:96] = bytes(8)  # such a one clears the bits that it does not know
     image.write_bytes(data)
@@ -165,12 +174,12 @@ def test_bitmaps_are_not_trusted_after_a_writer_that_knows_none(image: Path) -> 
 
 def test_what_qemu_refuses_is_one_line(image: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"image: dirty bitmap 'b': .*not found") as caught:
-        bitmap.remove(str(image), "b")
+        remove_bitmap(image, "b")
     assert "\n" not in str(caught.value)
     old = tmp_path / "old"
     qemu_img("create", "-f", "qcow2", "-o", "compat=0.10", old, "1M")
     with pytest.raises(ImageError, match="old: dirty bitmap 'b': "):
-        bitmap.add(str(old), "b")
+        add_bitmap(old, "b")
 
 
 def test_without_qemu_img_it_says_what_to_install(
@@ -178,7 +187,7 @@ def test_without_qemu_img_it_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ImageError, match="install qemu-utils"):
-        bitmap.add(str(image), "b")
+        add_bitmap(image, "b")
 
 
 def test_a_raw_disk_has_no_bitmaps(tmp_path: Path) -> None:
@@ -189,7 +198,7 @@ def test_a_raw_disk_has_no_bitmaps(tmp_path: Path) -> None:
 
 
 def test_damaged_bitmaps_raise_nothing_else(image: Path) -> None:
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     qemu_io(image, "write -P 2 1M 1k")
     whole = image.read_bytes()
     extension = whole.index(struct.pack(">II", 0x23852875, 24))

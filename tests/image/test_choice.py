@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from ventifs.image.advice import Advice, Following, command_line
-from ventifs.image.choice import TAR, check, chosen, source_of
+from ventifs.image.choice import TAR, check, chosen, note_of, source_of
 from ventifs.image.disk import ImageError
 from ventifs.image.kept import Kept, Source
 from ventifs.image.probe import Guess
@@ -23,6 +23,12 @@ from ventifs.image.probe import Guess
         ("a.tar/b", "raw"), ("a.qcow2/b.img", "raw"), ("a.qcow", "raw"), ("2026.11.30", "raw"),
         ("a.qcow2", "qcow2"), ("a.QCOW2", "qcow2"), ("a.b.qcow2", "qcow2"),
         ("a.vmdk", "vmdk"), ("a.vhd", "vhd"), ("a.vhdx", "vhdx"), ("a\n.qcow2", "qcow2"),
+        ("a-flat.vmdk", "raw"), ("a-FLAT.VMDK", "raw"), ("a-f001.vmdk", "raw"),
+        ("a-f1000.vmdk", "raw"), ("a-000001-flat.vmdk", "raw"), ("a-rdm.vmdk", "raw"),
+        ("a-rdmp.vmdk", "raw"), ("a-pt.vmdk", "raw"), ("-flat.vmdk", "raw"),
+        ("a-s001.vmdk", "vmdk"), ("a-delta.vmdk", "vmdk"), ("a-f01.vmdk", "vmdk"),
+        ("aflat.vmdk", "vmdk"), ("a.flat.vmdk", "vmdk"), ("a-flat.vmdk.vmdk", "vmdk"),
+        ("a-flat.vmdk\n", "raw"), ("a-flat.qcow2", "qcow2"),
     ],
 )  # fmt: skip
 def test_a_suffix_tells(name: str, expected: str) -> None:
@@ -41,7 +47,7 @@ def _kept(format: str, kind: str, suffix: bytes) -> Kept:  # noqa: A002
     [
         ("/x/a.img", "file", True), ("/y/B.IMG", "file", True), ("/x/a", "file", False),
         ("/x/a.img", "device", False), ("/x/a.raw", "file", False), ("/x/a.qcow2", "file", False),
-        ("/x/a.img.tar", "file", False),
+        ("/x/a.img.tar", "file", False), ("/x/a-flat.img", "file", True),
     ],
 )  # fmt: skip
 def test_what_was_kept_counts_for_the_same_kind_and_suffix(
@@ -53,12 +59,23 @@ def test_what_was_kept_counts_for_the_same_kind_and_suffix(
     assert chosen(path, kind, "raw", kept)[:2] == ("raw", True)
 
 
+def test_a_format_kept_of_a_vmdk_image_is_not_that_of_its_raw_extents() -> None:
+    image, extent = _kept("vmdk", "file", b".vmdk"), _kept("raw", "file", b"-flat.vmdk")
+    assert chosen("/x/a-flat.vmdk", "file", None, image)[:2] == ("raw", False)
+    assert chosen("/x/a.vmdk", "file", None, extent)[:2] == ("vmdk", False)
+    assert chosen("/x/B-Flat.vmdk", "file", None, extent)[:2] == ("raw", True)
+    assert note_of(extent.source, "raw")
+    assert not note_of(extent.source, "vmdk")
+    assert not note_of(image.source, "raw")
+
+
 def test_a_tar_is_never_read_as_what_was_kept() -> None:
     assert chosen("/x/a.tgz", "file", None, _kept("raw", "file", b".tgz")).format == TAR
 
 
 def test_a_source_is_kind_and_suffix() -> None:
     assert source_of("/x.y/A.B.QCow2", kind="file") == Source("file", b".qcow2")
+    assert source_of("/x/A-000001-Flat.VMDK", kind="file") == Source("file", b"-flat.vmdk")
     assert source_of("/x.y/a", kind="device") == Source("device", b"")
     assert len(source_of("/x/a." + "İ" * 126, kind="file").suffix) == 253
     assert source_of("/x/\udcff.\udcfe", kind="file").suffix == b".\xfe"
@@ -76,7 +93,8 @@ def _commands(path: str, guess: Guess, kind: str = "file") -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vhd", "vhdx", "tar", "packed", "foreign"])
 @pytest.mark.parametrize(("path", "source"), [("/x/a.img", "file"), ("/x/a.raw", "file"),
-                                              ("/x/a", "file"), ("/dev/a", "device")])  # fmt: skip
+                                              ("/x/a", "file"), ("/dev/a", "device"),
+                                              ("/x/a-flat.vmdk", "file")])  # fmt: skip
 def test_a_header_in_a_raw_disk_is_refused_with_both_commands(
     kind: str, path: str, source: str
 ) -> None:
@@ -138,8 +156,9 @@ def test_commands_are_quoted_for_a_shell(path: str) -> None:
 
 def test_advice_repeats_the_run() -> None:
     advice = Advice("-x.img", "vm", ("--store", "s"), "qcow2", Following((b"/a",), (b"/dev/b",)))
-    assert advice.choose("raw") == (
-        "ventifs archive ./-x.img --name vm --format raw --follow-backing /a --follow-device "
+    assert advice.choose("raw") == "ventifs archive ./-x.img --name vm --format raw --store s"
+    assert advice.choose("vmdk") == (
+        "ventifs archive ./-x.img --name vm --format vmdk --follow-backing /a --follow-device "
         "/dev/b --store s"
     )
     assert advice.follow_backing(b"/c") == (

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import MIB, bytes_of, qemu_img, qemu_io, read_here
+from tests.support.images import (
+    MIB,
+    add_bitmap,
+    bytes_of,
+    qemu_img,
+    qemu_io,
+    read_here,
+    remove_bitmap,
+)
 from tests.support.memorydisk import MemoryDisk
 from ventifs.image import bitmap, confined, landlock
 from ventifs.image.apart import Apart, Limits
@@ -161,11 +169,11 @@ def test_a_backing_file_is_not_opened(image: Path, secret: Path) -> None:
 def test_bitmaps_are_added_whatever_the_header_names(image: Path, secret: Path) -> None:
     secret.unlink()
     os.mkfifo(secret)  # who opens it waits
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     disk = read_here(image, "qcow2")
     assert bitmap.dirty(disk, "b") == [(MIB - bitmap.GRANULARITY, MIB)]
     disk.close()
-    bitmap.remove(str(image), "b")
+    remove_bitmap(image, "b")
     file = RawDisk(str(image))
     assert parse(file.read_upto, "").backing == os.fsencode(secret)
     file.close()
@@ -177,7 +185,7 @@ def test_without_landlock_bitmaps_are_refused(image: Path, monkeypatch: pytest.M
     with pytest.raises(NotConfined, match="this kernel has no Landlock"):
         _run("cat", "/etc/passwd")
     with pytest.raises(ImageError, match="bitmaps need 'qemu-img': this kernel has") as e:
-        bitmap.add(str(image), "b")
+        add_bitmap(image, "b")
     assert "\n" not in str(e.value)
     assert image.read_bytes() == before
 
@@ -187,7 +195,7 @@ def test_an_external_data_file_is_not_opened(tmp_path: Path) -> None:
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={data}", image, "1M")
     qemu_io(image, "write -P 7 0 1M", kind="qcow2")
     data.rename(tmp_path / "elsewhere")
-    bitmap.add(str(image), "b")
+    add_bitmap(image, "b")
     (tmp_path / "elsewhere").rename(data)
     disk = read_here(image, "qcow2")
     assert bitmap.dirty(disk, "b") == [(MIB - bitmap.GRANULARITY, MIB)]
@@ -199,7 +207,7 @@ def test_an_external_data_file_is_not_opened(tmp_path: Path) -> None:
     assert bytes_of(disk) == b"\10" * (64 << 10) + b"\7" * (MIB - (64 << 10))
     disk.close()
     data.rename(tmp_path / "elsewhere")
-    bitmap.remove(str(image), "b")
+    remove_bitmap(image, "b")
 
 
 # Parsers

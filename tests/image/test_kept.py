@@ -74,6 +74,8 @@ def test_what_is_decoded_encodes_to_the_same(stored: list[object]) -> None:
         ([1, "raw", "pipe", b"", [], []], Corrupt),
         ([1, "raw", "file", b"img", [], []], Corrupt),
         ([1, "raw", "file", b"./img", [], []], Corrupt),
+        ([1, "raw", "file", b"-img", [], []], Corrupt),
+        ([1, "raw", "file", b"x-flat.vmdk", [], []], Corrupt),
         ([1, "raw", "file", b"", [b"images"], []], Corrupt),
         ([1, "raw", "file", b"", [], [b"/dev/\0"]], Corrupt),
         ([1, "raw", "file", b"", [b"/" * 4096], []], Corrupt),
@@ -92,6 +94,11 @@ def test_records_that_cannot_be_are_refused(stored: object, error: type[Exceptio
         decode_kept(Record(b"disk\0a", bytes(16), encode_kept(RAW)))
     with pytest.raises(Corrupt):
         decode_kept(Record(kept_key("a"), bytes(16), encode_kept(RAW) + b"\0"))
+
+
+def test_a_suffix_of_a_raw_extent_is_kept() -> None:
+    kept = Kept("raw", Source("file", b"-f001.vmdk"), Following())
+    assert decode_kept(Record(kept_key("a"), bytes(16), encode_kept(kept)))[1] == kept
 
 
 def test_what_a_record_cannot_hold_is_refused() -> None:
@@ -145,5 +152,12 @@ def test_paths_are_kept_as_given_but_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert absolute("/a/../b") == b"/a/../b"
-    assert absolute("images") == bytes(tmp_path / "images")
+    for path, expected in (("/a/../b", b"/a/../b"), ("/", b"/"), ("//a/./b/", b"/a/b"),
+                           (".", bytes(tmp_path)), ("./images/.", bytes(tmp_path / "images")),
+                           ("images", bytes(tmp_path / "images"))):  # fmt: skip
+        assert absolute(path, "--follow-backing") == expected
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(VentifsError, match=r"--follow-backing \.: the working directory has been"):
+        absolute(".", "--follow-backing")

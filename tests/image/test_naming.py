@@ -104,6 +104,65 @@ def test_chains_are_read_as_qemu_reads_them(
     disk.close()
 
 
+@pytest.mark.parametrize("depth", [15, 16, 500, 985, 989, 1000])
+@pytest.mark.parametrize("end", ["filename", "bad"])
+def test_nodes_in_each_other_are_counted(depth: int, end: str) -> None:
+    """Dotted keys and objects alike; Python's own limit is never reached."""
+    for name in ('{"' + "file." * depth + end + '":"x"}',
+                 '{"file":' * depth + '{"' + end + '":"x"}' + "}" * depth):  # fmt: skip
+        if depth < 16 and end == "filename":
+            assert named(b"json:" + name.encode()).path == b"x"
+            continue
+        with pytest.raises(ImageError, match=r"^its? ") as caught:
+            named(b"json:" + name.encode())
+        assert len(str(caught.value)) < 100
+
+
+def test_options_are_shortened_in_messages() -> None:
+    for name in (_json(**{"x" * 5000: 1, "filename": "y"}),
+                 _json(**{f"{'x' * 5000}.a": 1, "x" * 5000: 2})):  # fmt: skip
+        with pytest.raises(ImageError, match="option") as caught:
+            named(name)
+        assert len(str(caught.value)) < 120
+
+
+def _with_data_file(image: Path, name: bytes) -> None:
+    """Name a data file in a header, in place of all that follows it there."""
+    head = bytearray(image.read_bytes())
+    place = head.index(struct.pack(">I", 0x44415441))
+    extension = struct.pack(">II", 0x44415441, len(name)) + name + bytes(-len(name) % 8)
+    head[place : place + len(extension) + 8] = extension + bytes(8)
+    image.write_bytes(head)
+
+
+def test_names_of_data_files_are_bounded(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path}/data", image, "1M")
+    for name in (b"nbd:" + b"\x1b" * 60_000, b"a" * 1024, b'json:{"' + b"file." * 989 + b'":1}'):
+        _with_data_file(image, name)
+        with pytest.raises(ImageError, match=r"data file has .* at most 1,023") as caught:
+            opened(image)
+        assert len(str(caught.value)) < 1000
+    _with_data_file(image, b"nbd:" + b"\x1b" * 1019)
+    with pytest.raises(ImageError, match="reached by a protocol") as caught:
+        opened(image)
+    assert len(str(caught.value)) < 1000
+    _with_data_file(image, b'json:{"' + b"file." * 190 + b'filename":1}')
+    with pytest.raises(ImageError, match="more than 16 nodes in each other"):
+        opened(image)
+
+
+def test_the_format_of_a_backing_file_is_bounded(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    qemu_img("create", "-u", "-f", "qcow2", "-F", "raw", "-b", "below", image, "1M")
+    head = bytearray(image.read_bytes())
+    for kind, other in ((0xE2792ACA, 1), (0x6803F857, 0xE2792ACA)):  # the table of features
+        struct.pack_into(">I", head, head.index(struct.pack(">I", kind)), other)
+    image.write_bytes(head)
+    with pytest.raises(ImageError, match=r"backing file has \d+ bytes, and at most 15"):
+        opened(image)
+
+
 def test_external_data_files_are_named_so_too(tmp_path: Path) -> None:
     image = tmp_path / "image"
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path}/data", image, "1M")

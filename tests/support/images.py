@@ -4,9 +4,11 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+from ventifs.image import bitmap
 from ventifs.image.advice import Following
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.foreign import open_foreign
@@ -34,6 +36,18 @@ def qemu_io(image: Path, *commands: str, kind: str = "") -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stdout + done.stderr
     assert "failed" not in done.stdout, done.stdout
+
+
+def add_bitmap(image: Path, name: str, granularity: int = bitmap.GRANULARITY) -> None:
+    """Add a dirty bitmap to an image."""
+    with closing(RawDisk(str(image))) as file:
+        bitmap.add(file, name, granularity)
+
+
+def remove_bitmap(image: Path, name: str) -> None:
+    """Remove a dirty bitmap of an image."""
+    with closing(RawDisk(str(image))) as file:
+        bitmap.remove(file, name)
 
 
 def mixture(size: int, seed: int = 1) -> bytes:

@@ -17,7 +17,7 @@ from ventifs.cli.disk import (
     Request,
     disk_title,
     find_disk,
-    finish_disk,
+    print_disk,
 )
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
@@ -75,7 +75,7 @@ _Found = Path | TarStream | OpenDisk | DiskSource
     "backing",
     multiple=True,
     metavar="DIR",
-    help="Read files beneath DIR that an image refers to; may be repeated, is kept.",
+    help="Read files beneath DIR, one guest's own, that an image refers to; repeatable, kept.",
 )
 @click.option(
     FOLLOW_DEVICE, "devices", multiple=True, metavar="PATH", help="The same of a block device."
@@ -126,9 +126,11 @@ def archive(
     A file named *.tar, *.tar.*, *.tgz and the like is a tar; any other file, and a device, a disk.
     A disk has the --format given, or else that of the name's last version, if SOURCE is still a
     file or device with the same suffix; or else devices, *.img and *.raw are raw, *.qcow2, *.vmdk,
-    *.vhd and *.vhdx are what they are called, and all others are raw. What a disk holds never
+    *.vhd and *.vhdx are what they are called, and all others are raw; so are *-flat.vmdk and other
+    raw extents of VMDK images. What a disk holds never
     chooses, for its guest writes it. An image's backing files, data files and extents are read only
-    where --follow-backing or --follow-device allows it.
+    where --follow-backing or --follow-device allows it. Give a directory of this guest alone, for
+    an image that its guest or a stranger wrote can have every file beneath it archived as its own.
 
     A disk is archived bit for bit, together with the file trees inside: its version is a directory
     with disk.img, partitions/1.img and on, volumes/GROUP-VOLUME.img, and files/1/... and on. Files
@@ -179,7 +181,8 @@ def archive(
         _print_troubles(version, "not among its files" if what else "not archived")
         _print_archived(version, tally, what, dry_run=dry_run)
     if isinstance(found, DiskSource):
-        finish_disk(found, Path(source), quiet=as_json)
+        if not as_json:
+            print_disk(found.facts)
         # Whatever is wrong with its file systems, every byte is archived.
         return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
     return _INCOMPLETE if version.troubles or version.troubles_more else 0

@@ -6,19 +6,21 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
+import click
 import msgspec
 
 from ventifs.cli.output import echo
 from ventifs.cli.text import size
 from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
-from ventifs.image import bitmap, extents
+from ventifs.image import bitmap, confined, extents
 from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
-from ventifs.image.choice import TAR, check, chosen, source_of
-from ventifs.image.disk import Disk, ImageError
+from ventifs.image.choice import TAR, check, chosen, note_of, source_of
+from ventifs.image.disk import REFERRING, Disk, ImageError
+from ventifs.image.facts import Facts
 from ventifs.image.inuse import in_use
-from ventifs.image.kept import Kept, absolute, encode_kept
-from ventifs.image.opening import look, open_disk, read_as
+from ventifs.image.kept import Kept, absolute, check_kept, encode_kept
+from ventifs.image.opening import look, read_as
 from ventifs.image.raw import RawDisk
 from ventifs.image.references import References
 from ventifs.image.remedies import Remedy
@@ -78,12 +80,16 @@ class OpenDisk(msgspec.Struct, frozen=True):
     Attributes:
         mark: by which the next run knows what has changed.
         kept: what the next run goes by.
+        marked: the image that `mark` was added to, as a bitmap; None if none was.
+        before: what the name kept when the run began.
     """
 
     disk: Disk
     options: DiskOptions
     mark: bytes
     kept: Kept
+    marked: RawDisk | None
+    before: Kept | None
 
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
         """Fork who surveys it, and who reads; before the store is opened."""
@@ -95,10 +101,14 @@ class OpenDisk(msgspec.Struct, frozen=True):
                 Workers(jobs, partial(serving, store, disk, Claims(), level))
             )
         unchanged = extents.unchanged if disk.format == "raw" else bitmap.unchanged
-        return DiskSource(
+        source = DiskSource(
             disk, iter(survey), pool=pool, drop_free=drop_free,
             unchanged=partial(unchanged, disk), mark=self.mark, kept=self.kept,
+            check=partial(check_kept, kept=self.before),
         )  # fmt: skip
+        if self.marked is not None:
+            stack.push(partial(_supersede, self.marked, source))
+        return source
 
 
 def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenDisk | None:
@@ -118,25 +128,40 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         check(choice, look(file), os.path.abspath(request.path), advice)
     if choice.format == TAR:
         return None
-    kept = Kept(choice.format, source_of(request.path, kind=kind), following)
+    if choice.format not in REFERRING and (options.follow_backing or options.follow_device):
+        raise click.UsageError(
+            f"{file.label}: --follow-... is for {' and '.join(REFERRING)} images, and this is "
+            f"archived as {choice.format}, which refers to no other file; leave the option out"
+        )
+    source = source_of(request.path, kind=kind)
+    kept = Kept(choice.format, source, following)
     encode_kept(kept)  # before the work: it may be too much
-    reason = in_use(request.path)
+    reason = in_use(confined.path(file.fileno()))
     if reason and not options.in_use:
         raise VentifsError(
             f"{file.label}: {reason}; archive a snapshot of it, or what is on disk just now by "
             "--in-use"
         )
-    disk = stack.enter_context(closing(read_as(file, choice.format, References(following, advice))))
-    mark = b""
+    references = References(following, advice)
+    image = stack.enter_context(closing(file.again()))
+    disk = stack.enter_context(closing(read_as(file, choice.format, references)))
+    mark, marked = b"", None
     if options.dirty_bitmap:
-        disk, mark = _marked(disk, request, options, stack, References(following, advice))
+        _check_markable(disk)
+    if options.dirty_bitmap and not options.dry_run:
+        disk.close()
+        mark, marked = _mark(image, stack), image
+        disk = stack.enter_context(closing(read_as(image.again(), disk.format, references)))
     if reason:
         disk.notes.append(f"in use when it was archived: {reason}")
+    disk.notes += references.notes()
+    if note := note_of(source, choice.format):
+        disk.notes.append(note)
     if disk.format == "raw":
         mark = extents.mark(disk)
         if look(file).kind == "luks":
             disk.notes.append(_LOCKED + Remedy.LUKS.line(disk.label))
-    return OpenDisk(disk, options, mark, kept)
+    return OpenDisk(disk, options, mark, kept, marked, request.kept)
 
 
 def _following(request: Request, options: DiskOptions) -> Following:
@@ -155,41 +180,49 @@ def _following(request: Request, options: DiskOptions) -> Following:
             raise VentifsError(f"{FOLLOW_DEVICE} {printable(os.fsencode(path))}: no such device")
     kept = request.kept.following if request.kept and not options.follow_nothing else Following()
     return Following(
-        tuple(dict.fromkeys(map(absolute, options.follow_backing))) or kept.directories,
-        tuple(dict.fromkeys(map(absolute, options.follow_device))) or kept.devices,
+        _absolute(options.follow_backing, FOLLOW_BACKING) or kept.directories,
+        _absolute(options.follow_device, FOLLOW_DEVICE) or kept.devices,
     )
 
 
-def _marked(
-    disk: Disk, request: Request, options: DiskOptions, stack: ExitStack, references: References
-) -> tuple[Disk, bytes]:
-    """The disk, and the bitmap that records from now on what is written to it.
+def _absolute(paths: tuple[str, ...], option: str) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(absolute(path, option) for path in paths))
 
-    QEMU adds it, and can open nothing but the image itself (`bitmap`). The disk is opened once
-    more, for what is read has to be from after the bitmap began.
-    """
+
+def _check_markable(disk: Disk) -> None:
     if disk.format != "qcow2":
         raise VentifsError(
             f"{disk.label}: --dirty-bitmap is for qcow2 images, and this is archived as "
             f"{disk.format}; leave the option out"
         )
-    if options.dry_run:
-        return disk, b""
-    disk.close()
+
+
+def _mark(image: RawDisk, stack: ExitStack) -> bytes:
+    """Add a bitmap that records from now on what is written to an image; its name.
+
+    QEMU adds it, and can open nothing but this very file (`bitmap`). The disk has to be opened
+    once more, since what is read has to be from after the bitmap began.
+    """
     name = _BITMAP + os.urandom(8).hex()
-    bitmap.add(request.path, name)
-    stack.push(partial(_withdraw, request.path, name))
-    again = stack.enter_context(closing(open_disk(request.path, disk.format, references)))
-    if (again.status.st_dev, again.status.st_ino) != (disk.status.st_dev, disk.status.st_ino):
-        raise VentifsError(f"{disk.label}: it was replaced while its bitmap was added; run again")
-    return again, name.encode()
+    bitmap.add(image, name)
+    stack.push(partial(_withdraw, image, name))
+    return name.encode()
 
 
-def _withdraw(path: str, name: str, kind: type[BaseException] | None, *_: object) -> None:
-    """Remove the bitmap of a run that failed, for no version knows of it."""
+def _withdraw(image: RawDisk, name: str, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove the bitmap of a run that failed, since no version refers to it."""
     if kind is not None:
         with suppress(ImageError):
-            bitmap.remove(path, name)
+            bitmap.remove(image, name)
+
+
+def _supersede(
+    image: RawDisk, source: DiskSource, kind: type[BaseException] | None, *_: object
+) -> None:
+    """Remove the last run's bitmap after a run that succeeded, since only the new one counts."""
+    if kind is None and source.superseded.startswith(_BITMAP.encode()):
+        with suppress(ImageError):  # it has been removed already
+            bitmap.remove(image, source.superseded.decode())
 
 
 def disk_title(source: DiskSource) -> str:
@@ -198,15 +231,8 @@ def disk_title(source: DiskSource) -> str:
     return f"disk of {size(source.facts.size)}{unchanged}"
 
 
-def finish_disk(source: DiskSource, path: Path, *, quiet: bool) -> None:
-    """Say what was found on a disk; the last run's dirty bitmap is of no more use."""
-    # Only of what is a qcow2 image still: QEMU would take a guest's header for one.
-    if source.format == "qcow2" and source.superseded.startswith(_BITMAP.encode()):
-        with suppress(ImageError):  # somebody else has removed it
-            bitmap.remove(os.fspath(path), source.superseded.decode())
-    facts = source.facts
-    if quiet:
-        return
+def print_disk(facts: Facts) -> None:
+    """Print what was found on a disk."""
     for line in disk_lines(facts):
         echo(line)
     for note in disk_notes(facts):

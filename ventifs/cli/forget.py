@@ -1,6 +1,7 @@
 """`ventifs forget`."""
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
-from ventifs.errors import VentifsError
+from ventifs.errors import Busy, VentifsError
 from ventifs.image.kept import left_over
 from ventifs.store import Store
 from ventifs.tree.catalog import Version, find_version, versions
 from ventifs.tree.retention import Policy, retained
+from ventifs.tree.statcache import no_run
 
 _RULES = {
     "last": "the N latest versions",
@@ -65,9 +67,7 @@ def forget(
         else:
             kept, doomed = _thinned(opened, wanted, policy)
         if doomed and not dry_run:
-            records = [version.record for version in doomed if version.record]
-            gone = {version.name for version in doomed} - {version.name for version, _ in kept}
-            opened.commit(deletes=[*records, *left_over(opened, sorted(gone))])
+            _commit(opened, kept, doomed)
     if as_json:
         _print_json(kept, doomed, dry_run=dry_run)
         return
@@ -78,6 +78,23 @@ def forget(
     if policy:
         told = f"{len(kept):,} kept, {count(len(doomed), 'version')} forgotten"
         echo(f"a dry run: {told} if this were done" if dry_run else told)
+
+
+def _commit(store: Store, kept: Kept, doomed: list[Version]) -> None:
+    """Delete versions, and what is kept with names that have no more of them.
+
+    A run that is at work, or has committed a version meanwhile, relies on what is kept: it stays.
+    """
+    records = [version.record for version in doomed if version.record]
+    with ExitStack() as stack:
+        for name in sorted({each.name for each in doomed} - {each.name for each, _ in kept}):
+            if not left_over(store, [name]):
+                continue
+            with suppress(Busy):
+                stack.enter_context(no_run(store, name))
+                there = {each.record for each in versions(store, name)}
+                records += left_over(store, [name]) if there <= set(records) else []
+        store.commit(deletes=records)
 
 
 def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:

@@ -9,6 +9,7 @@ import os
 
 import msgspec
 
+from ventifs.image.disk import REFERRING
 from ventifs.text import command_word
 
 FORMAT = "--format"
@@ -48,8 +49,8 @@ class Advice(msgspec.Struct, frozen=True):
     following: Following = NOTHING
 
     def choose(self, format: str) -> str:  # noqa: A002
-        """The run with a format."""
-        return self._line(format, self.following)
+        """The run with a format; what is followed only if such an image refers to anything."""
+        return self._line(format, self.following if format in REFERRING else NOTHING)
 
     def follow_backing(self, directory: bytes) -> str:
         """The run that follows references beneath one more directory."""

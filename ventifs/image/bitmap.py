@@ -1,9 +1,10 @@
 """Persistent dirty bitmaps of qcow2 images: what has been written since one was added.
 
 Reads them by the published format; adding and removing is QEMU's business ('qemu-img bitmap').
-QEMU's programs get the image's own descriptor, and can open no other file, whatever its header
-names. A bitmap is trusted only while QEMU itself would: it is enabled, was saved when the image was
-closed, and nothing has written to the image that does not know bitmaps.
+QEMU's programs get a descriptor of the image that is open here. They can open no other file,
+whatever its header names, and whatever its path leads to by now. A bitmap is trusted only while
+QEMU itself would: it is enabled, was saved when the image was closed, and nothing has written to
+the image that does not know bitmaps.
 """
 
 import json
@@ -23,7 +24,7 @@ from ventifs.image.events import Range
 from ventifs.image.landlock import NotConfined
 from ventifs.image.qcow2 import Qcow2Disk, numbers
 from ventifs.image.qcow2_header import OFFSET, damaged, parse
-from ventifs.image.raw import RawDisk, label_of
+from ventifs.image.raw import RawDisk
 from ventifs.text import printable
 from ventifs.tree.reading import reason_of
 
@@ -104,15 +105,16 @@ def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
     return None if changed is None else _between(changed, disk.size)
 
 
-def add(path: str, name: str, granularity: int = GRANULARITY) -> None:
+def add(image: RawDisk, name: str, granularity: int = GRANULARITY) -> None:
     """Add a bitmap to an image that is not in use, from now on recording what is written.
 
-    `granularity` is in bytes, a power of two from 512 to 2 GiB.
+    `image` stays open and the caller's. `granularity` is in bytes, a power of two from 512 to
+    2 GiB.
 
     Raises:
         ImageError: QEMU's tools could not; the line has their reason.
     """
-    with _Tool(path, name) as tool, tempfile.TemporaryDirectory(prefix="ventifs-") as made:
+    with _Tool(image, name) as tool, tempfile.TemporaryDirectory(prefix="ventifs-") as made:
         step = f"{granularity}"
         tool.run("qemu-img", "bitmap", "--add", "-g", step, tool.image, name)
         directory = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -132,13 +134,13 @@ def add(path: str, name: str, granularity: int = GRANULARITY) -> None:
             os.close(directory)
 
 
-def remove(path: str, name: str) -> None:
-    """Remove a bitmap of an image that is not in use.
+def remove(image: RawDisk, name: str) -> None:
+    """Remove a bitmap of an image that is not in use; `image` stays open and the caller's.
 
     Raises:
         ImageError: qemu-img could not; the line has its reason.
     """
-    with _Tool(path, name) as tool:
+    with _Tool(image, name) as tool:
         tool.run("qemu-img", "bitmap", "--remove", tool.image, name)
 
 
@@ -151,17 +153,13 @@ class _Tool:
         given: its descriptors.
     """
 
-    def __init__(self, path: str, name: str) -> None:
-        self._label = label_of(path)
+    def __init__(self, image: RawDisk, name: str) -> None:
+        self._label = image.label
         self._name = name
-        file = RawDisk(path)
-        try:
-            header = parse(file.read_upto, self._label)
-        finally:
-            file.close()
+        header = parse(image.read_upto, self._label)
         self.size = header.size
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = image.reopened(os.O_RDWR)  # by its path it could be another file by now
         except OSError as error:
             raise ImageError(
                 f"{self._label}: dirty bitmap '{self._name}': {reason_of(error)}"

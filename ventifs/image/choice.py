@@ -1,8 +1,8 @@
 """What a source is archived as: a tar, or a disk in one of the formats. Pure.
 
 Chosen by what was asked for, what was kept with the name, and the source's kind and suffix, in this
-order. Content never chooses, for a guest writes its own disk's: it can only contradict, and then a
-person chooses.
+order. A raw extent of a VMDK image is raw, though its name ends in `.vmdk`. Content never chooses,
+since a guest writes its own disk's: it can only contradict, and then a person chooses.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ventifs.image.advice import Advice
 from ventifs.image.disk import FORMATS, ImageError
-from ventifs.image.kept import Kept, Source
+from ventifs.image.kept import Kept, Source, suffix_of
 from ventifs.image.probe import Guess
 from ventifs.image.remedies import OF_KINDS
 from ventifs.text import printable
@@ -23,6 +23,10 @@ _TAR = re.compile(
     r".*(\.tar(\.[^.]+)?|\.t(gz|az|bz|bz2|b2|z2|xz|lz|zst))", re.IGNORECASE | re.DOTALL
 )
 _NAMES = {"qcow2": "qcow2", "vmdk": "VMDK", "vhd": "VHD", "vhdx": "VHDX"}
+_EXTENT_NOTE = (
+    "a raw extent of a VMDK image by its name: the .vmdk file that names it is usually the one to "
+    "archive"
+)
 _TOLD_BY_MAGIC = ("qcow2", "vhdx")  # without the first bytes, nothing can read it as that
 
 
@@ -42,8 +46,7 @@ class Chosen(NamedTuple):
 
 def source_of(path: str, *, kind: str) -> Source:
     """What a path tells of a source; `kind` as in `Source`."""
-    suffix = os.path.splitext(os.path.basename(path))[1]
-    return Source(kind, os.fsencode(suffix).lower())  # bytes: other letters may grow by it
+    return Source(kind, suffix_of(os.fsencode(os.path.basename(path))))
 
 
 def chosen(path: str, kind: str, asked: str | None, kept: Kept | None) -> Chosen:
@@ -62,8 +65,14 @@ def chosen(path: str, kind: str, asked: str | None, kept: Kept | None) -> Chosen
     source = source_of(path, kind=kind)
     if kept is not None and kept.source == source:
         return Chosen(kept.format, decided=True, why="as the name's last version")
-    if kind == "device":
+    return _chosen_by(source)
+
+
+def _chosen_by(source: Source) -> Chosen:
+    if source.kind == "device":
         return Chosen("raw", decided=False, why="a device, and so raw")
+    if source.is_raw_extent:
+        return Chosen("raw", decided=False, why="a raw extent of a VMDK image by its name")
     found = _SUFFIXES.get(os.fsdecode(source.suffix))
     if found is None:
         return Chosen("raw", decided=False, why="raw, for its name has no suffix that tells more")
@@ -111,6 +120,11 @@ def _choices(choice: Chosen, guess: Guess) -> list[str]:
     found = [choice.format] if choice.format not in _TOLD_BY_MAGIC else []
     found += [TAR if guess.kind == "packed" else guess.kind, "raw"]
     return [each for each in dict.fromkeys(found) if each in _READS]
+
+
+def note_of(source: Source, format: str) -> str:  # noqa: A002
+    """What people should know of a choice; empty if nothing."""
+    return _EXTENT_NOTE if source.is_raw_extent and format == "raw" else ""
 
 
 def _instead(guess: Guess, path: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from ventifs.errors import VentifsError
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")  # that are read
+REFERRING = ("qcow2", "vmdk")  # those whose images may refer to other files
 
 
 class ImageError(VentifsError):

@@ -7,6 +7,7 @@ this host's paths, and another store's word must not choose how a disk is read h
 """
 
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Following
 from ventifs.image.disk import FORMATS
 from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
+from ventifs.text import printable
 from ventifs.tree.catalog import check_name, versions
 
 VERSION = 1
@@ -26,6 +28,7 @@ PATHS_MAX = 64
 _PREFIX = b"disk\0"
 _KINDS = ("file", "device")
 _SUFFIX_BYTES_MAX = 255
+_EXTENT = re.compile(rb"-(?:flat|f[0-9]{3,}|rdmp?|pt)\.vmdk\Z", re.IGNORECASE)
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -33,11 +36,27 @@ class Source(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: "file" or "device".
-        suffix: of its name, in lower case, with the dot; empty if it has none.
+        suffix: of its name, in lower case, with the dot; empty if it has none. That of a raw
+            extent of a VMDK image begins at the dash: `-flat.vmdk`.
     """
 
     kind: str
     suffix: bytes
+
+    @property
+    def is_raw_extent(self) -> bool:
+        """Whether the name is one that hypervisors give to raw extents of VMDK images.
+
+        A guest writes every byte of such a file. It has no header, though it ends in `.vmdk`.
+        """
+        return self.kind == "file" and _EXTENT.fullmatch(self.suffix) is not None
+
+
+def suffix_of(name: bytes) -> bytes:
+    """The suffix of a file's name, as `Source` has it."""
+    extent = _EXTENT.search(name)
+    # Of bytes, since letters that are not ASCII may grow when they become lower case.
+    return (extent[0] if extent else os.path.splitext(name)[1]).lower()
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -113,7 +132,8 @@ def _problem(stored: _Stored, value: bytes) -> str:
     if stored.version != VERSION or stored.format not in FORMATS or stored.kind not in _KINDS:
         return "a version, format or kind that is not known"
     suffix = stored.suffix
-    if len(suffix) > _SUFFIX_BYTES_MAX or b"/" in suffix or suffix[:1] not in (b"", b"."):
+    known = suffix[:1] in (b"", b".") or _EXTENT.fullmatch(suffix)
+    if len(suffix) > _SUFFIX_BYTES_MAX or b"/" in suffix or not known:
         return "a suffix that no file has"
     for option, paths in ((FOLLOW_BACKING, stored.directories), (FOLLOW_DEVICE, stored.devices)):
         if len(paths) > PATHS_MAX:
@@ -166,11 +186,39 @@ def changes(store: Store, name: str, kept: Kept) -> tuple[list[tuple[bytes, byte
     return [(key, value)], there
 
 
+def check_kept(store: Store, name: str, kept: Kept | None) -> None:
+    """Check that a name still keeps what a run has gone by; for a run that has its lock.
+
+    Raises:
+        VentifsError: it does not.
+    """
+    now: Kept | None = None
+    with suppress(Corrupt):  # a damaged record is replaced, see `--format`
+        now = kept_of(store, name)
+    if now != kept:
+        raise VentifsError(
+            f"{name}: another run has changed what is kept with the name since this one began: run "
+            "it again"
+        )
+
+
 def left_over(store: Store, names: Iterable[str]) -> list[Record]:
     """The records of names that are to have no more versions."""
     return [record for name in names for record in store.records(kept_key(name))]
 
 
-def absolute(path: str) -> bytes:
-    """A path as it is kept: as given, so that its symbolic links may change, but absolute."""
-    return os.fsencode(path if path.startswith("/") else os.path.join(os.getcwd(), path))
+def absolute(path: str, option: str) -> bytes:
+    """A path as it is kept: absolute and without `.`, but with the symbolic links and `..` given.
+
+    Raises:
+        VentifsError: it is relative to a directory that has been removed.
+    """
+    try:
+        whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    except FileNotFoundError:
+        raise VentifsError(
+            f"{option} {printable(path)}: the working directory has been removed; give an absolute "
+            "path"
+        ) from None
+    return b"/" + b"/".join(part for part in os.fsencode(whole).split(b"/")
+                            if part not in (b"", b"."))  # fmt: skip

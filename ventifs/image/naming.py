@@ -2,7 +2,8 @@
 
 Understood are the drivers that stand for a file or device (file, host_device) and the two formats
 that are read here layer by layer (raw, qcow2), with options that change nothing of what is read.
-All others are refused. Nothing is opened here; what is named goes to `references`.
+All others are refused, and so are nodes nested more deeply than anybody writes them. Nothing is
+opened here; what is named goes to `references`.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ FORMATS = {
     "raw": "raw", "file": "raw", "host_device": "raw", "qcow2": "qcow2", "vmdk": "vmdk",
     "vpc": "vhd", "vhd": "vhd", "vhdx": "vhdx",
 }  # fmt: skip
+_DEPTH_MAX = 16  # of objects in each other; QEMU writes four at most
+_SHOWN_MAX = 40  # characters of an option, in a message
 _FILES = ("file", "host_device")
 # What says how QEMU reads, and not what.
 _HARMLESS = {
@@ -73,22 +76,24 @@ def _decoded(text: bytes) -> dict[str, Any]:
         raise ImageError("its name is not the JSON that QEMU writes") from error
 
 
-def _nested(options: dict[str, Any]) -> dict[str, Any]:
+def _nested(options: dict[str, Any], depth: int = 0) -> dict[str, Any]:
     """Options with dotted keys, `file.filename`, as objects in each other.
 
     Raises:
-        ImageError: one stands there twice.
+        ImageError: one stands there twice, or they are nested too deeply.
     """
+    if depth == _DEPTH_MAX:
+        raise ImageError(f"its name has more than {_DEPTH_MAX} nodes in each other")
     found: dict[str, Any] = {}
     for key, value in options.items():
         first, dot, rest = key.partition(".")
-        inner = _nested({rest: value}) if dot else value
-        if isinstance(inner, dict) and not dot:
-            inner = _nested(inner)
+        inner = {rest: value} if dot else value
+        if isinstance(inner, dict):
+            inner = _nested(inner, depth + 1)
         old = found.setdefault(first, inner)
         if old is not inner:
             if not isinstance(old, dict) or not isinstance(inner, dict) or old.keys() & inner:
-                raise ImageError(f"its name has the option '{first}' twice")
+                raise ImageError(f"its name has the option '{_shown(first)}' twice")
             old.update(inner)
     return found
 
@@ -118,8 +123,15 @@ def _node(options: dict[str, Any]) -> Named:
 
 def _check(options: dict[str, Any]) -> None:
     for option in sorted(options.keys() - _HARMLESS):
-        shown = option if option.isascii() and option.isprintable() else "?"
-        raise ImageError(f"its name has an option of QEMU, '{shown}', that is not understood")
+        raise ImageError(
+            f"its name has an option of QEMU, '{_shown(option)}', that is not understood"
+        )
+
+
+def _shown(option: str) -> str:
+    if not (option.isascii() and option.isprintable()):
+        return "?"
+    return option if len(option) <= _SHOWN_MAX else option[:_SHOWN_MAX] + "..."
 
 
 def _path(name: object) -> bytes:

@@ -22,6 +22,7 @@ from ventifs.image.remedies import Remedy
 from ventifs.text import printable
 
 LAYERS_MAX = 64
+_SHOWN_MAX = 200  # characters of a name, in a message
 _QEMU_NAMES = {"vhd": "vpc"}  # where they differ from ours
 _CONTAINERS = (*FORMATS[1:], "foreign", "luks")  # what a layer without a named format must not be
 _Identity = tuple[int, int]
@@ -145,8 +146,7 @@ class _Chain:
             path, kind = named(name, format)
         except ImageError as error:
             raise ImageError(
-                f"{file.label}: its {what} is '{printable(name.rstrip(bytes(1)))}': {error}"
-                + self._joined()
+                f"{file.label}: its {what} is '{_shown(name)}': {error}" + self._joined()
             ) from error
         try:
             return self._opener.open(path, file), kind
@@ -180,6 +180,12 @@ class _Chain:
     def _joined(self) -> str:
         """The remedy for layers that cannot be read here."""
         return f": {Remedy.FLATTEN_QCOW2.line(self._top.place)}"
+
+
+def _shown(name: bytes) -> str:
+    """A name in a header, for a message: as far as a person reads it."""
+    shown = printable(name.rstrip(b"\0"))
+    return shown if len(shown) <= _SHOWN_MAX else shown[:_SHOWN_MAX] + "..."
 
 
 def _rebased(guess: Guess, header: Header, file: RawDisk) -> list[str]:

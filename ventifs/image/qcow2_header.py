@@ -17,7 +17,8 @@ from ventifs.text import printable
 MAGIC = b"QFI\xfb"
 OFFSET = 0x00FF_FFFF_FFFF_FE00  # of a host cluster, in the entries of all tables
 L1_BYTES_MAX = 32 << 20  # these limits are QEMU's
-NAME_MAX = 1023
+NAME_MAX = 1023  # of a backing file; of a data file, QEMU has no limit
+FORMAT_MAX = 15
 CLUSTER_BITS = range(9, 22)
 _EXTENDED_CLUSTER_BITS_MIN = 14
 _HEADER_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -128,9 +129,9 @@ class _Parser:
             compression=self._compression(incompatible, length),
             extended=extended,
             backing=self._backing(backing_offset, backing_size),
-            backing_format=_text(extensions.get(_FORMAT, b"")),
+            backing_format=_text(self._bounded(extensions, _FORMAT, FORMAT_MAX)),
             external=bool(incompatible & _DATA_FILE),
-            data_file=extensions.get(_DATA_NAME, b""),
+            data_file=self._bounded(extensions, _DATA_NAME, NAME_MAX),
             bitmaps=self._bitmaps(autoclear, extensions),
             notes=tuple(self._notes),
         )
@@ -162,6 +163,13 @@ class _Parser:
             found.append((kind, self._head[at : at + length]))
             at += (length + 7) & ~7
         return found[::-1]
+
+    def _bounded(self, extensions: dict[int, bytes], kind: int, bytes_max: int) -> bytes:
+        found = extensions.get(kind, b"")
+        if len(found) > bytes_max:
+            what = "format of its backing file" if kind == _FORMAT else "name of its data file"
+            raise self._damaged(f"the {what} has {len(found):,} bytes, and at most {bytes_max:,}")
+        return found
 
     def _judge(self, incompatible: int, names: bytes, crypt: int) -> None:
         if crypt:

@@ -73,6 +73,28 @@ class RawDisk:
         except (OSError, ValueError) as error:
             raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
 
+    def reopened(self, flags: int = os.O_RDONLY) -> int:
+        """A new descriptor of this very file, whatever its path leads to by now.
+
+        Raises:
+            OSError: it may not be opened so.
+        """
+        return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def again(self) -> "RawDisk":
+        """This very file with a descriptor of its own, its size and status as they are now.
+
+        Raises:
+            ImageError: it cannot be opened.
+        """
+        try:
+            fd = self.reopened()
+        except OSError as error:
+            raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
+        other = RawDisk(self.place, fd)
+        other.label = self.label
+        return other
+
     def _measured(self, fd: int) -> int:
         if stat.S_ISREG(self.status.st_mode):
             return self.status.st_size

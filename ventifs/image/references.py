@@ -11,13 +11,14 @@ import os
 import stat
 from typing import NamedTuple, Protocol
 
-from ventifs.image.advice import FOLLOW_DEVICE, NOTHING, Advice, Following
+from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, NOTHING, Advice, Following
 from ventifs.image.disk import ImageError
 from ventifs.image.raw import RawDisk
 from ventifs.text import printable
 from ventifs.tree.reading import reason_of
 
 PATH_BYTES_MAX = 4095  # Linux's
+NOTES_MAX = 16
 
 _THROUGH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -42,6 +43,7 @@ class References:
         """Follow what `following` allows; `advice` words the command that allows more."""
         self._following = following
         self._advice = advice or Advice(following=following)
+        self._read: dict[str, str] = {}  # what was opened, and what allowed it
 
     def open(self, name: bytes, layer: RawDisk) -> RawDisk:
         """See `Opener`.
@@ -54,13 +56,15 @@ class References:
         target = _target(name, layer)
         for device in self._following.devices:
             if target.is_at(device):
-                return _device(device)
+                return self._noted(_device(device), FOLLOW_DEVICE, device)
         out: ImageError | None = None
         for way, directory in self._ways(target):
             try:
-                return _Walk(directory, layer, self._advice).open(way)
+                opened = _Walk(directory, layer, self._advice).open(way)
             except _WayOut as error:
                 out = out or error
+            else:
+                return self._noted(opened, FOLLOW_BACKING, directory)
         if out is not None:
             raise out
         if target.path.startswith(b"/dev/") and not target.path.startswith(b"/dev/shm/"):
@@ -68,6 +72,17 @@ class References:
         else:
             leave = self._advice.follow_backing(target.directory)
         raise _refused(layer, target.path, "which is not followed unless you allow it", leave)
+
+    def notes(self) -> list[str]:
+        """What was opened, a line each, and the option that allowed it."""
+        lines = [f"read, too: {label}, by {option}, which is kept with the name"
+                 for label, option in self._read.items()]  # fmt: skip
+        more = len(lines) - NOTES_MAX
+        return lines if more <= 0 else [*lines[:NOTES_MAX], f"read, too: {more:,} more files"]
+
+    def _noted(self, opened: RawDisk, option: str, allowed: bytes) -> RawDisk:
+        self._read[opened.label] = f"{option} {printable(allowed)}"
+        return opened
 
     def _ways(self, target: "_Target") -> list[tuple[list[bytes], bytes]]:
         """Ways down to it, and the directories they begin at; the shortest first."""

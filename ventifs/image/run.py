@@ -31,7 +31,6 @@ class DiskSource:
 
     Attributes:
         label: what people call it.
-        format: that it is read as.
         facts: about the disk, once it is archived.
         reused: whether the last version was taken whole, for the image file is as it was.
         superseded: the mark of the last run, if this one set another.
@@ -47,6 +46,7 @@ class DiskSource:
         unchanged: Unchanged | None = None,
         mark: bytes = b"",
         kept: Kept | None = None,
+        check: Callable[[Store, str], None] | None = None,
     ) -> None:
         """Archive `disk`.
 
@@ -58,9 +58,9 @@ class DiskSource:
             unchanged: tells what is as it was when an earlier mark was set.
             mark: the one that was set before the survey, for the next run.
             kept: what the name is to keep, with the version.
+            check: raises if the name no longer keeps what this run goes by.
         """
         self.label = disk.label
-        self.format = disk.format
         self.facts = Facts(disk.size)
         self.reused = False
         self.superseded = b""
@@ -71,6 +71,7 @@ class DiskSource:
         self._unchanged = unchanged
         self._mark = mark
         self._kept = kept
+        self._check = check
         self._seen: Seen | None = None
         self._opened_ns = time.time_ns()
 
@@ -83,6 +84,8 @@ class DiskSource:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
+        if self._check is not None:
+            self._check(store, name)
         seen = self._seen = self._now(store)
         found = recall(store, name)
         if found is not None and self._mark:

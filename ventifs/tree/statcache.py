@@ -17,8 +17,8 @@ import fcntl
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -353,6 +353,23 @@ class StatCache:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+@contextmanager
+def no_run(store: Store, name: str) -> Iterator[None]:
+    """Keep runs of a name from starting.
+
+    Raises:
+        Busy: one is at work.
+    """
+    directory = store.path / _DIRECTORY
+    with readable_errors(directory):
+        make_directory(directory)
+    lock = _locked(directory / f".{name}.lock", name)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _locked(path: Path, name: str) -> int:
