@@ -27,6 +27,7 @@ KNOWN = {
     "rebuild-index": "test_a_damaged_index",
     "versions": "tests/cli/test_archive_command.py",
     "versions --json": "test_a_tree_is_found",
+    "versions --store": "tests/store/test_permissions.py",
     "9p ls": "tests/cli/test_ninep.py",
     "9p stat": "tests/cli/test_ninep.py",
 }
