@@ -1,11 +1,11 @@
 """Parsers run apart: in a forked child whose memory and processor time are limited.
 
-What a disk holds decides what its parsers do: one may crash, loop or want all memory. Here that
-ends its own child and nothing else, and what it had told by then stands, but for the last batch. A
-child that looks into a disk can be confined: it opens no files any more. Events come over a pipe in
-batches; a child that is ahead waits, so that neither side piles them up. A child that has children
-of its own passes their batches on as they are: always whole, and marked as not its own. This module
-knows nothing of what is told.
+The contents of a disk decide what its parsers do: one may crash, loop or want all memory. Here that
+ends only its own child. Events that the child has sent before that stay valid; its last batch is
+lost. A child that looks into a disk can be confined: it opens no files any more. Events come over a
+pipe in batches; a child that is ahead waits, so that neither side piles them up. A child with
+children of its own passes their batches on unchanged: always whole, and marked as not its own. This
+module does not know what the events mean.
 """
 
 import faulthandler
