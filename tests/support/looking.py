@@ -33,11 +33,15 @@ def looks(top: bytes, *, xattrs: bool = True, every: int = 1) -> Iterator[tuple[
         directory = pending.pop()
         for name in os.listdir(os.path.join(top, directory) if directory else top):
             path = os.path.join(directory, name) if directory else name
-            contents = zlib.crc32(path) % every == 0
-            seen = look(os.path.join(top, path), xattrs=xattrs, contents=contents)
+            seen = look(os.path.join(top, path), xattrs=xattrs, contents=is_read(path, every))
             yield path, seen
             if stat.S_ISDIR(seen["mode"]):
                 pending.append(path)
+
+
+def is_read(path: bytes, every: int) -> bool:
+    """Whether the contents at a path are read, if those of one file in `every` are."""
+    return zlib.crc32(path) % every == 0
 
 
 def look(path: bytes, *, xattrs: bool = True, contents: bool = True) -> Look:
