@@ -1,11 +1,11 @@
 """What a tree looks like through system calls alone, from any kernel: run as a script in guests.
 
-    python3 looking.py DIRECTORY [--no-xattrs] [--every N] >LOOKS
+    python3 looking.py DIRECTORY [--no-xattrs] [--part K/N] >LOOKS
 
 Prints a line of JSON for every path, in any order, the directory itself as the empty path; nothing
 of ventifs is used, and nothing but the standard library. Bytes are text in Latin-1. What cannot be
-looked at has an errno in place of the fact. With `--every N` the contents of about one file in N
-are read, whichever their paths decide; N is 1 unless given.
+looked at has an errno in place of the fact. With `--part K/N` the contents of about one file in N
+are read, by their paths: what K from 0 to N - 1 read together are all of them.
 """
 
 import argparse
@@ -25,7 +25,11 @@ Look = dict[str, Any]
 _buffer = memoryview(bytearray(256 << 10))
 
 
-def looks(top: bytes, *, xattrs: bool = True, every: int = 1) -> Iterator[tuple[bytes, Look]]:
+Part = tuple[int, int]
+WHOLE: Part = (0, 1)
+
+
+def looks(top: bytes, *, xattrs: bool = True, part: Part = WHOLE) -> Iterator[tuple[bytes, Look]]:
     """Every path below a directory with what is to be seen of it; the directory itself is empty."""
     yield b"", look(top, xattrs=xattrs, contents=True)
     pending = [b""]
@@ -33,15 +37,15 @@ def looks(top: bytes, *, xattrs: bool = True, every: int = 1) -> Iterator[tuple[
         directory = pending.pop()
         for name in os.listdir(os.path.join(top, directory) if directory else top):
             path = os.path.join(directory, name) if directory else name
-            seen = look(os.path.join(top, path), xattrs=xattrs, contents=is_read(path, every))
+            seen = look(os.path.join(top, path), xattrs=xattrs, contents=is_in(part, path))
             yield path, seen
             if stat.S_ISDIR(seen["mode"]):
                 pending.append(path)
 
 
-def is_read(path: bytes, every: int) -> bool:
-    """Whether the contents at a path are read, if those of one file in `every` are."""
-    return zlib.crc32(path) % every == 0
+def is_in(part: Part, path: bytes) -> bool:
+    """Whether a path belongs to a part (K, N): to the K-th of N."""
+    return zlib.crc32(path) % part[1] == part[0]
 
 
 def look(path: bytes, *, xattrs: bool = True, contents: bool = True) -> Look:
@@ -101,9 +105,10 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=os.fsencode)
     parser.add_argument("--no-xattrs", action="store_true")
-    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--part", default="0/1")
     told = parser.parse_args(words)
-    for path, seen in looks(told.directory, xattrs=not told.no_xattrs, every=told.every):
+    which, parts = map(int, told.part.split("/"))
+    for path, seen in looks(told.directory, xattrs=not told.no_xattrs, part=(which, parts)):
         print(json.dumps([path.decode("latin-1"), seen]))
 
 

@@ -50,15 +50,14 @@ def measured(home: Path, *words: str) -> int:
 
 
 def test_a_million_files_in_one_directory(home: Path) -> None:
-    memory = [measured(home, "--jobs", "2"), measured(home, "--jobs", "2")]
+    memory = [measured(home, "--jobs", "2")]
     (home / "many" / "file number 500000").unlink()
     (home / "many" / "file number 77").write_bytes(b"another")
     memory.append(measured(home, "--jobs", "2"))
     memory.append(measured(home, "--jobs", "1", "--no-cache"))
-    first, second, third, fourth = parsed(home, "versions", "--store", "s")
-    assert first["score"] == second["score"] != third["score"] == fourth["score"]
-    assert (first["paths"], third["paths"]) == (FILES, FILES - 1)
-    assert (first["troubles"], third["troubles"]) == ([], [])
-    assert second["new_bytes"] == 0
-    assert 0 < third["new_bytes"] < 100_000
+    first, second, third = parsed(home, "versions", "--store", "s")
+    assert first["score"] != second["score"] == third["score"]
+    assert (first["paths"], second["paths"]) == (FILES, FILES - 1)
+    assert (first["troubles"], second["troubles"]) == ([], [])
+    assert 0 < second["new_bytes"] < 100_000
     assert max(memory) < MEMORY_MAX, [size >> 20 for size in memory]

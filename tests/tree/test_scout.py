@@ -58,7 +58,7 @@ def test_more_metadata_than_goes_into_one_request(peer: Peer, store: Path, sourc
 def test_paths_longer_than_a_request(peer: Peer, store: Path, source: Path) -> None:
     """At more than 2000 names a unit: each level above is one."""
     source.mkdir()
-    fd = made_below(source, *[b"d" * 250] * 2300)
+    fd = made_below(source, *[b"d" * 250] * 300, *[b"d"] * 2000)
     os.close(fd)
     both_runs(peer, store, source)
 
