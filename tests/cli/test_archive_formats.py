@@ -23,7 +23,7 @@ from ventifs.cli.program import ventifs
 from ventifs.errors import VentifsError
 from ventifs.image.kept import kept_key
 from ventifs.store import Store
-from ventifs.tree.statcache import no_run
+from ventifs.tree.archive.statcache import no_run
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 

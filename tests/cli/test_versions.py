@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from tests.support.commanding import parsed, run
 from tests.support.tars import member
 from ventifs.store import Store
-from ventifs.tree.catalog import encode_version, find_version, version_key
-from ventifs.tree.prolly import Builder
-from ventifs.tree.records import Hole, Tree, encode_item
+from ventifs.tree.objects.prolly import Builder
+from ventifs.tree.objects.records import Hole, Tree, encode_item
+from ventifs.tree.versions.catalog import encode_version, find_version, version_key
 
 TIMES = ["2025-12-31", "2026-01-01", "2026-01-01T12", "2026-01-02", "2026-02-02"]
 

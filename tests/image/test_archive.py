@@ -34,11 +34,11 @@ from ventifs.image.placement import Placement
 from ventifs.image.service import Service
 from ventifs.image.spool import Spool
 from ventifs.store import Store
-from ventifs.tree.catalog import tree_score
-from ventifs.tree.content import read
-from ventifs.tree.directory import resolve, tree
-from ventifs.tree.records import LENGTH_MAX, Inline, length_of
-from ventifs.tree.workers import Done
+from ventifs.tree.objects.content import read
+from ventifs.tree.objects.directory import resolve, tree
+from ventifs.tree.objects.records import LENGTH_MAX, Inline, length_of
+from ventifs.tree.process_pool import Done
+from ventifs.tree.versions.catalog import tree_score
 
 KIB = 1024
 

@@ -13,8 +13,18 @@ from tests.support.trees import noise
 from ventifs.image.assembly import ItemBuilder, Sequencer, part
 from ventifs.image.blocks import Piece
 from ventifs.store import Store
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.records import Block, Chunk, Empty, Hole, Inline, Item, Slice, Tree, encode
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.records import (
+    Block,
+    Chunk,
+    Empty,
+    Hole,
+    Inline,
+    Item,
+    Slice,
+    Tree,
+    encode,
+)
 
 
 @given(st.lists(st.integers(0, 3), max_size=20), st.randoms())

@@ -12,7 +12,7 @@ from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from ventifs.image.blocks import BLOCK, BlockWriter
 from ventifs.store import Store
-from ventifs.tree.records import Block, Chunk, decode_item
+from ventifs.tree.objects.records import Block, Chunk, decode_item
 
 SIZE = 3 << 20
 

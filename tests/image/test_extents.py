@@ -25,7 +25,7 @@ from ventifs.image.events import Range
 from ventifs.image.extents import mark, unchanged
 from ventifs.image.raw import RawDisk
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version
+from ventifs.tree.versions.catalog import find_version
 
 MIB = 1 << 20
 SIZE = 8 * MIB

@@ -13,7 +13,7 @@ from tests.support.imaging import archive_file, bytes_of, content_at, harms
 from tests.support.stores import new_store
 from tests.support.trees import noise
 from ventifs.store import Store
-from ventifs.tree.catalog import versions
+from ventifs.tree.versions.catalog import versions
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20

@@ -28,7 +28,7 @@ from ventifs.image.kept import (
 )
 from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
-from ventifs.tree.catalog import Version, encode_version, version_key, versions
+from ventifs.tree.versions.catalog import Version, encode_version, version_key, versions
 
 RAW = Kept("raw", Source("file", b".img"), Following())
 _PATHS = st.binary(max_size=40).map(lambda path: b"/" + path)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ventifs.image.placement import Placement, places_of
-from ventifs.tree.records import Block, Content
+from ventifs.tree.objects.records import Block, Content
 
 rows = st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(1, 40), st.integers(0, 9))
 

@@ -14,7 +14,7 @@ from ventifs.errors import Corrupt
 from ventifs.image.events import Event, Node
 from ventifs.image.previous import Previous, within
 from ventifs.store import Store
-from ventifs.tree.records import Block, Child, Chunk, Content, Hole, Tree, encode
+from ventifs.tree.objects.records import Block, Child, Chunk, Content, Hole, Tree, encode
 
 SIZE = 200_000
 DATA = noise(100_000) + bytes(50_000) + noise(50_000, 1)

@@ -11,9 +11,9 @@ from tests.support.guest_images import Stored, printed_sum, stored, ventifs
 from tests.support.serving import command
 from tests.support.sharing import base_of
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version
-from ventifs.tree.directory import entries, resolve
-from ventifs.tree.records import Directory, Entry, File
+from ventifs.tree.objects.directory import entries, resolve
+from ventifs.tree.objects.records import Directory, Entry, File
+from ventifs.tree.versions.catalog import find_version
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20

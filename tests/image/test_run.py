@@ -39,10 +39,10 @@ from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.rebuild import rebuild_index
-from ventifs.tree.catalog import Version, tree_score, version_records, versions
-from ventifs.tree.directory import resolve
-from ventifs.tree.records import Directory
-from ventifs.tree.run import archive
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.objects.directory import resolve
+from ventifs.tree.objects.records import Directory
+from ventifs.tree.versions.catalog import Version, tree_score, version_records, versions
 
 MIB = 1 << 20
 

@@ -9,9 +9,9 @@ import pytest
 from tests.support.stores import new_store
 from ventifs.image.seen import READERS, Seen, recall, remember, statuses
 from ventifs.store import Store
-from ventifs.tree.catalog import version_records
-from ventifs.tree.run import archive
-from ventifs.tree.statcache import SETTLED_NS
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.statcache import SETTLED_NS
+from ventifs.tree.versions.catalog import version_records
 
 NOW_NS = 10**18
 

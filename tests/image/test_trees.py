@@ -11,10 +11,9 @@ from ventifs.image.entries import Names, Row
 from ventifs.image.spool import Spool, frames
 from ventifs.image.trees import Built, build
 from ventifs.store import Store
-from ventifs.tree.building import AS_CLOSED
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.directory import tree
-from ventifs.tree.records import (
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.directory import tree
+from ventifs.tree.objects.records import (
     LENGTH_MAX,
     Block,
     Content,
@@ -27,6 +26,7 @@ from ventifs.tree.records import (
     encode,
     own_entry,
 )
+from ventifs.tree.objects.tree_builder import AS_CLOSED
 
 LOST = "its other names could not be archived"
 

@@ -21,10 +21,10 @@ from ventifs.image.facts import disk_of, facts_of
 from ventifs.image.kept import Kept, Source, decode_kept, encode_kept, kept_key
 from ventifs.store import Store
 from ventifs.store.journal import Record
-from ventifs.tree.catalog import tree_score
-from ventifs.tree.content import read
-from ventifs.tree.directory import resolve
-from ventifs.tree.records import File, decode_entry, encode
+from ventifs.tree.objects.content import read
+from ventifs.tree.objects.directory import resolve
+from ventifs.tree.objects.records import File, decode_entry, encode
+from ventifs.tree.versions.catalog import tree_score
 
 STATUS = cast(Any, SimpleNamespace(st_mode=0o100640, st_uid=1000, st_gid=100, st_mtime_ns=MTIME_NS))
 SMALL = load_vectors("image/images.json")["small"]

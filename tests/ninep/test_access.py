@@ -27,10 +27,10 @@ from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import File, Filesystem, Refused, User
 from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
 from ventifs.store import Store
-from ventifs.tree.catalog import decode_version, tree_score, version_records
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.records import Block, Content, Entry, Inline, Listed, Symlink, Tree
-from ventifs.tree.run import archive
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.records import Block, Content, Entry, Inline, Listed, Symlink, Tree
+from ventifs.tree.versions.catalog import decode_version, tree_score, version_records
 
 SPLIT = Split.of(8 << 20)
 ANNA, BEN, STRANGER, ROOT, NUMBERLESS = User(b"anna", 1000), User(b"", 1001), User(b"", 7777), User(

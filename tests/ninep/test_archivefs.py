@@ -22,8 +22,8 @@ from ventifs.ninep.errors import errno_of
 from ventifs.ninep.exports import Snapshot
 from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Opened, Refused, User
 from ventifs.store import Store, score_of
-from ventifs.tree.catalog import find_version, versions
-from ventifs.tree.records import Directory, Tree, encode
+from ventifs.tree.objects.records import Directory, Tree, encode
+from ventifs.tree.versions.catalog import find_version, versions
 
 SECOND = 10**9
 NOON = 1_790_000_000 * SECOND

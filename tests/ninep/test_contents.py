@@ -20,8 +20,8 @@ from ventifs.ninep.limits import RESULTS_MAX
 from ventifs.ninep.pieces import PIECES_MAX
 from ventifs.ninep.trees import Trees
 from ventifs.store import Store
-from ventifs.tree.content import ContentWriter, read
-from ventifs.tree.records import (
+from ventifs.tree.objects.content import ContentWriter, read
+from ventifs.tree.objects.records import (
     Block,
     Chunk,
     Content,

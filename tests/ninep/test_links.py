@@ -16,8 +16,8 @@ from ventifs.errors import NotStored
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.fs import File
 from ventifs.store import Score, Store
-from ventifs.tree.prolly import Get, Node, leaves
-from ventifs.tree.records import Entry, Inline, Tree
+from ventifs.tree.objects.prolly import Get, Node, leaves
+from ventifs.tree.objects.records import Entry, Inline, Tree
 
 SPLIT = Split.of(8 << 20)
 LINK = bytes(range(16))

@@ -21,8 +21,8 @@ from ventifs.ninep.nodes import ContentLeaf
 from ventifs.ninep.pieces import PIECES_MAX, Source, take
 from ventifs.ninep.trees import Missing, Trees
 from ventifs.store import Score, Store
-from ventifs.tree.content import SLICE_DEPTH_MAX, ContentWriter, read
-from ventifs.tree.records import Chunk, Content, Hole, Inline, Item, Slice, Tree
+from ventifs.tree.objects.content import SLICE_DEPTH_MAX, ContentWriter, read
+from ventifs.tree.objects.records import Chunk, Content, Hole, Inline, Item, Slice, Tree
 
 KIB, MIB = 1 << 10, 1 << 20
 

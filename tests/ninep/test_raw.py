@@ -17,7 +17,7 @@ from ventifs.ninep.raw import (
     type_of,
     version_of,
 )
-from ventifs.tree.records import (
+from ventifs.tree.objects.records import (
     Block,
     Content,
     Detail,

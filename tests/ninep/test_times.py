@@ -12,7 +12,7 @@ from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.messages import Dialect, Tgetattr, Tstat, Twalk
 from ventifs.ninep.status import status_of
 from ventifs.store import Store
-from ventifs.tree.records import TIME_NS_MAX, TIME_NS_MIN, Entry, Inline, clamped_ns
+from ventifs.tree.objects.records import TIME_NS_MAX, TIME_NS_MIN, Entry, Inline, clamped_ns
 
 SECOND = 10**9
 TIMES = [TIME_NS_MIN, -SECOND, -1, 0, 1, 2**32 * SECOND, 2**63 - 1, 2**63, TIME_NS_MAX]

@@ -18,9 +18,9 @@ from ventifs.ninep.fs import Cold
 from ventifs.ninep.nodes import KEPT_MIN, DirectoryLeaf, NodeCache, decode
 from ventifs.ninep.trees import Trees
 from ventifs.store import Score, Store, score_of
-from ventifs.tree.directory import build, look_up
-from ventifs.tree.prolly import _END, Node, _encode_node
-from ventifs.tree.records import Child, Content, Empty, Entry, File, Inline, Tree, encode
+from ventifs.tree.objects.directory import build, look_up
+from ventifs.tree.objects.prolly import _END, Node, _encode_node
+from ventifs.tree.objects.records import Child, Content, Empty, Entry, File, Inline, Tree, encode
 
 SHARED = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -262,7 +262,7 @@ def test_a_leaf_out_of_order_or_of_garbage_is_corrupt(store: Store, items: list[
 
 def test_a_node_of_a_content_is_no_directory(store: Store) -> None:
     from tests.support.forging import tree_of
-    from ventifs.tree.records import Hole
+    from ventifs.tree.objects.records import Hole
 
     content = tree_of(store, [Hole(5), Hole(5)])
     trees = Trees(store, ROOMY)

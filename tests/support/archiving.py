@@ -16,13 +16,16 @@ from tests.support.conversing import answer_all
 from tests.support.reading import listings
 from ventifs.store import Score, Store
 from ventifs.store.claims import Claims
-from ventifs.tree import reading, scan, scout, service
-from ventifs.tree.archive import Tally
-from ventifs.tree.catalog import tree_score
-from ventifs.tree.run import archive
-from ventifs.tree.scan import Options
-from ventifs.tree.service import PENDING_MAX, serving
-from ventifs.tree.workers import Workers
+from ventifs.tree.archive import change_scan as scout
+from ventifs.tree.archive import read_batches as reading
+from ventifs.tree.archive import scan
+from ventifs.tree.archive import worker as service
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.archive.scan import Options
+from ventifs.tree.archive.worker import PENDING_MAX, serving
+from ventifs.tree.process_pool import Workers
+from ventifs.tree.versions.catalog import tree_score
 
 EVERYTHING_SETTLED = -(10**18)
 

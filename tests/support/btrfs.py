@@ -21,8 +21,8 @@ from ventifs.image.raw import RawDisk
 from ventifs.image.run import DiskSource
 from ventifs.image.survey import Survey
 from ventifs.store import Store
-from ventifs.tree.catalog import tree_score
-from ventifs.tree.run import archive
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.versions.catalog import tree_score
 
 BLOCK = 4096
 _CLONE_RANGE = 0x4020940D  # linux/fs.h: FICLONERANGE

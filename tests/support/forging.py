@@ -4,10 +4,9 @@ import stat
 from collections.abc import Sequence
 
 from ventifs.store import Score, Store
-from ventifs.tree.catalog import Version, decode_version, encode_version, version_key
-from ventifs.tree.directory import build
-from ventifs.tree.prolly import Builder
-from ventifs.tree.records import (
+from ventifs.tree.objects.directory import build
+from ventifs.tree.objects.prolly import Builder
+from ventifs.tree.objects.records import (
     Content,
     Detail,
     Directory,
@@ -20,6 +19,7 @@ from ventifs.tree.records import (
     encode,
     length_of,
 )
+from ventifs.tree.versions.catalog import Version, decode_version, encode_version, version_key
 
 
 def put_node(store: Store, data: bytes) -> Score:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.support.trees import noise
 from tests.support.walker import look_at
 from ventifs.store import Store
-from ventifs.tree.attributes import xattrs_of
-from ventifs.tree.catalog import find_version
-from ventifs.tree.content import read_whole
-from ventifs.tree.directory import tree
-from ventifs.tree.records import Entry, File, Symlink
-from ventifs.tree.verify import Verifier
+from ventifs.tree.objects.content import read_whole
+from ventifs.tree.objects.directory import tree
+from ventifs.tree.objects.records import Entry, File, Symlink
+from ventifs.tree.restore.metadata import xattrs_of
+from ventifs.tree.versions.catalog import find_version
+from ventifs.tree.versions.verify import Verifier
 
 _FEW_NAMES = [b"a", b"a.b", b"b", b"b-", b"c", b"\xff", b"\xc3\xa9", b"new\nline", b"n" * 255]
 _SIZES = [0, 1, 32, 33, 100, 5000, 70_000]

@@ -41,9 +41,9 @@ from ventifs.ninep.messages import (
 from ventifs.ninep.stats import DMDIR
 from ventifs.ninep.wire import Qid
 from ventifs.store import Store
-from ventifs.tree.catalog import Version, encode_version, version_key
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.records import Empty, Entry, Tree
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.records import Empty, Entry, Tree
+from ventifs.tree.versions.catalog import Version, encode_version, version_key
 
 TEXT = (
     "a\x1b]52;c;ZXZpbA==\x07\x1b[31m\x1b[2J\x9b1m\r\n\t\b\x7f\x85\u202e\u2066\u200f\u200b\u2028"

@@ -36,14 +36,14 @@ from ventifs.image.service import serving
 from ventifs.image.survey import Survey
 from ventifs.store import Store
 from ventifs.store.claims import Claims
-from ventifs.tree.catalog import Version, tree_score
-from ventifs.tree.content import read
-from ventifs.tree.directory import resolve, tree
-from ventifs.tree.live import Trouble
-from ventifs.tree.records import Content, Entry, File
-from ventifs.tree.run import archive
-from ventifs.tree.verify import Verifier
-from ventifs.tree.workers import Workers
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.objects.content import read
+from ventifs.tree.objects.directory import resolve, tree
+from ventifs.tree.objects.records import Content, Entry, File
+from ventifs.tree.process_pool import Workers
+from ventifs.tree.versions.catalog import Version, tree_score
+from ventifs.tree.versions.verify import Verifier
 
 DIRECTORY = Inode(0o40755, 0, 0, 0, 2)
 PAGE = 4096

@@ -7,7 +7,7 @@ import msgspec
 
 from tests.support.forging import commit_version, directory, file
 from ventifs.store import Store, score_of
-from ventifs.tree.records import Block, Entry, Inline, Symlink
+from ventifs.tree.objects.records import Block, Entry, Inline, Symlink
 
 
 def content_of(version: int, name: bytes) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.patience import PATIENCE_S
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.environment import IndexDamaged
-from ventifs.tree.workers import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Workers
+from ventifs.tree.process_pool import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Workers
 
 
 class _Odd(VentifsError):

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from ventifs.tree.live import Reader
-from ventifs.tree.records import Content
+from ventifs.tree.archive.file_reader import Reader
+from ventifs.tree.objects.records import Content
 
 Hook = Callable[[bytes], object]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tests.support import processes
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version
-from ventifs.tree.making import making
-from ventifs.tree.restore import Restorer
-from ventifs.tree.workers import Workers
+from ventifs.tree.process_pool import Workers
+from ventifs.tree.restore.file_maker import making
+from ventifs.tree.restore.restorer import Restorer
+from ventifs.tree.versions.catalog import find_version
 
 
 def restored_by(store: Path, name: str, target: Path, jobs: int, *, overwrite: bool = False) -> str:

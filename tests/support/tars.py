@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from ventifs.store import Store
-from ventifs.tree.content import read
-from ventifs.tree.directory import tree
+from ventifs.tree.objects.content import read
+from ventifs.tree.objects.directory import tree
+from ventifs.tree.objects.records import Entry, File
 from ventifs.tree.patterns import Patterns
-from ventifs.tree.records import Entry, File
-from ventifs.tree.tar import TarArchiver
+from ventifs.tree.tar.importer import TarArchiver
 
 END = bytes(1024)
 PACKED = ("gzip", "xz", "zstd", "bzip2")

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 from ventifs.store import Store
-from ventifs.tree.archive import Tally
-from ventifs.tree.catalog import Version
-from ventifs.tree.run import archive
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.versions.catalog import Version
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 ACL = b"\2\0\0\0" + b"".join(

@@ -16,13 +16,20 @@ from tests.support.imaging import archive_file
 from tests.support.stores import findings
 from tests.support.trees import archived
 from ventifs.store import Store
-from ventifs.tree.catalog import Version, find_version, tree_score
-from ventifs.tree.directory import resolve, tree
-from ventifs.tree.export import Exporter
-from ventifs.tree.records import LENGTH_MAX, Directory, Entry, File, clamped_ns, time_problem
-from ventifs.tree.restore import Restorer
-from ventifs.tree.run import TarStream, archive
-from ventifs.tree.verify import Verifier
+from ventifs.tree.archive.archive_run import TarStream, archive
+from ventifs.tree.objects.directory import resolve, tree
+from ventifs.tree.objects.records import (
+    LENGTH_MAX,
+    Directory,
+    Entry,
+    File,
+    clamped_ns,
+    time_problem,
+)
+from ventifs.tree.restore.restorer import Restorer
+from ventifs.tree.tar.exporter import Exporter
+from ventifs.tree.versions.catalog import Version, find_version, tree_score
+from ventifs.tree.versions.verify import Verifier
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 

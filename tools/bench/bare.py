@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tools.bench.stored import CACHE_BYTES, Slices, content_of, slices
 from ventifs.store import Store
-from ventifs.tree.records import length_of
+from ventifs.tree.objects.records import length_of
 
 _HEADER = struct.Struct("<IBH")  # size, type, tag
 _READ = struct.Struct("<QI")  # offset, count; they follow the fid

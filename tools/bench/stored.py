@@ -13,10 +13,10 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Head, Kind, decompress
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
-from ventifs.tree.catalog import find_version
-from ventifs.tree.content import read
-from ventifs.tree.directory import resolve
-from ventifs.tree.records import Content, File
+from ventifs.tree.objects.content import read
+from ventifs.tree.objects.directory import resolve
+from ventifs.tree.objects.records import Content, File
+from ventifs.tree.versions.catalog import find_version
 
 CACHE_BYTES = 1 << 30
 Slices = list[bytes | memoryview]

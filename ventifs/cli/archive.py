@@ -37,15 +37,15 @@ from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
 from ventifs.store.store import LEVEL_DEFAULT, Mode
 from ventifs.text import printable
-from ventifs.tree.archive import Tally
-from ventifs.tree.catalog import Version, check_name, check_notes, parse_time, tree_score
-from ventifs.tree.catalog import versions as all_versions
-from ventifs.tree.records import Directory
-from ventifs.tree.run import TarStream
-from ventifs.tree.run import archive as archive_source
-from ventifs.tree.scan import Options
-from ventifs.tree.service import serving
-from ventifs.tree.workers import Workers
+from ventifs.tree.archive.archive_run import TarStream
+from ventifs.tree.archive.archive_run import archive as archive_source
+from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.archive.scan import Options
+from ventifs.tree.archive.worker import serving
+from ventifs.tree.objects.records import Directory
+from ventifs.tree.process_pool import Workers
+from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
+from ventifs.tree.versions.catalog import versions as all_versions
 
 # What commands in messages set themselves, and what disks do not have.
 _ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "exclude_from"}

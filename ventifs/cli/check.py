@@ -22,8 +22,8 @@ from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index as rebuild
 from ventifs.store.store import warn_if_exposed
 from ventifs.text import printable, shell_word
-from ventifs.tree.catalog import versions
-from ventifs.tree.verify import Harm, Verifier
+from ventifs.tree.versions.catalog import versions
+from ventifs.tree.versions.verify import Harm, Verifier
 
 _SHOWN_MAX = 1000
 

@@ -13,8 +13,8 @@ from ventifs.errors import VentifsError
 from ventifs.image.facts import facts_of
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.catalog import find_version
-from ventifs.tree.copy import copy as copy_version
+from ventifs.tree.versions.catalog import find_version
+from ventifs.tree.versions.copy import copy as copy_version
 
 
 @click.command(short_help="Copy a version into another store.")

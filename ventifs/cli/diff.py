@@ -15,11 +15,11 @@ from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.catalog import split_path
-from ventifs.tree.diff import Change
-from ventifs.tree.diff import diff as tree_diff
-from ventifs.tree.directory import tree
-from ventifs.tree.records import Entry
+from ventifs.tree.objects.directory import tree
+from ventifs.tree.objects.records import Entry
+from ventifs.tree.versions.catalog import split_path
+from ventifs.tree.versions.diff import Change
+from ventifs.tree.versions.diff import diff as tree_diff
 
 SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
 _TYPES = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "b": stat.S_IFBLK,

@@ -29,7 +29,7 @@ from ventifs.image.service import serving
 from ventifs.image.survey import Survey
 from ventifs.store.claims import Claims
 from ventifs.text import printable
-from ventifs.tree.workers import Workers
+from ventifs.tree.process_pool import Workers
 
 _BITMAP = "ventifs-"
 _LOCKED = "LUKS-encrypted, and archived so: to have its files, "

@@ -12,7 +12,7 @@ from ventifs.cli.where import store_option
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.text import command_word, printable
-from ventifs.tree.export import Exporter
+from ventifs.tree.tar.exporter import Exporter
 
 _LEFT = 3  # exit code: exported, but not everything
 _SHOWN_MAX = 20

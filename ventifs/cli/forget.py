@@ -14,9 +14,9 @@ from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Busy, VentifsError
 from ventifs.image.kept import left_over
 from ventifs.store import Store
-from ventifs.tree.catalog import Version, find_version, versions
-from ventifs.tree.retention import Policy, retained
-from ventifs.tree.statcache import no_run
+from ventifs.tree.archive.statcache import no_run
+from ventifs.tree.versions.catalog import Version, find_version, versions
+from ventifs.tree.versions.retention import Policy, retained
 
 _RULES = {
     "last": "the N latest versions",

@@ -10,9 +10,9 @@ from ventifs.cli.listing import print_array, print_lines
 from ventifs.cli.text import exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.store import Store
-from ventifs.tree.catalog import find_version, split_path, versions
-from ventifs.tree.history import Step, history
-from ventifs.tree.records import Directory, Entry, File, Symlink, score_of_content
+from ventifs.tree.objects.records import Directory, Entry, File, Symlink, score_of_content
+from ventifs.tree.versions.catalog import find_version, split_path, versions
+from ventifs.tree.versions.history import Step, history
 
 
 @click.command(short_help="Show the versions in which a path changed.")

@@ -16,10 +16,10 @@ from ventifs.errors import VentifsError
 from ventifs.image.facts import DISK, disk_of, facts_of
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.catalog import find_version, split_path, time_text
-from ventifs.tree.content import read
-from ventifs.tree.directory import NoSuchPath, entries, resolve, tree
-from ventifs.tree.records import Device, Directory, Entry, File, Symlink
+from ventifs.tree.objects.content import read
+from ventifs.tree.objects.directory import NoSuchPath, entries, resolve, tree
+from ventifs.tree.objects.records import Device, Directory, Entry, File, Symlink
+from ventifs.tree.versions.catalog import find_version, split_path, time_text
 
 
 def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:

@@ -33,7 +33,7 @@ from ventifs.ninep.status import Status
 from ventifs.ninep.survey import Found, survey
 from ventifs.ninep.trace import Tracer
 from ventifs.text import printable
-from ventifs.tree.catalog import time_text
+from ventifs.tree.versions.catalog import time_text
 
 _FAILED = 1  # exit codes: some of it could not be read or made
 _LEFT = 3  # copied, but without what the user may not have

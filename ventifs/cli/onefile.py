@@ -13,11 +13,11 @@ from ventifs.errors import VentifsError
 from ventifs.image.converting import check_convertible, restore_converted
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.large import Failed, Told, pour_device
-from ventifs.tree.making import Maker
-from ventifs.tree.records import Entry
-from ventifs.tree.restore import Restored
-from ventifs.tree.workers import Inline, Pool
+from ventifs.tree.objects.records import Entry
+from ventifs.tree.process_pool import Inline, Pool
+from ventifs.tree.restore.file_maker import Maker
+from ventifs.tree.restore.large_file import Failed, Told, pour_device
+from ventifs.tree.restore.restorer import Restored
 
 
 def is_device(target: Path) -> bool:

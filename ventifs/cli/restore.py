@@ -18,13 +18,13 @@ from ventifs.errors import VentifsError
 from ventifs.image.converting import FORMATS
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.choosing import Selection
-from ventifs.tree.making import making
-from ventifs.tree.planning import Plan
-from ventifs.tree.records import Directory, Entry, File
-from ventifs.tree.restore import Restored, Restorer
-from ventifs.tree.symlinks import Symlinks
-from ventifs.tree.workers import Pool, Workers
+from ventifs.tree.objects.records import Directory, Entry, File
+from ventifs.tree.process_pool import Pool, Workers
+from ventifs.tree.restore.directory_symlinks import Symlinks
+from ventifs.tree.restore.dry_run import Plan
+from ventifs.tree.restore.file_maker import making
+from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.selection import Selection
 
 _FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing
 _LEFT = 3  # restored, but without what the user may not

@@ -16,9 +16,9 @@ from ventifs.image.kept import all_kept
 from ventifs.store import Stats, Store, permissions
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
 from ventifs.text import printable
-from ventifs.tree.catalog import find_version, versions
-from ventifs.tree.exclusive import exclusive
-from ventifs.tree.records import Directory
+from ventifs.tree.objects.records import Directory
+from ventifs.tree.versions.catalog import find_version, versions
+from ventifs.tree.versions.exclusive import exclusive
 
 
 @click.command(short_help="Make a new, empty store.")

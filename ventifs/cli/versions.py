@@ -18,10 +18,10 @@ from ventifs.image.facts import Facts, facts_of
 from ventifs.image.kept import Kept, all_kept
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.catalog import Version, find_version, tree_score
-from ventifs.tree.catalog import versions as all_versions
-from ventifs.tree.records import Directory, Empty
-from ventifs.tree.troubles import troubles_of
+from ventifs.tree.objects.records import Directory, Empty
+from ventifs.tree.versions.catalog import Version, find_version, tree_score
+from ventifs.tree.versions.catalog import versions as all_versions
+from ventifs.tree.versions.troubles import troubles_of
 
 
 def as_json_object(

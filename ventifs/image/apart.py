@@ -29,7 +29,7 @@ import msgspec
 from ventifs.errors import VentifsError
 from ventifs.image.confined import give_up_files
 from ventifs.image.events import Event
-from ventifs.tree.workers import die_with
+from ventifs.tree.process_pool import die_with
 
 FRAME_BYTES_MAX = 64 << 20  # two million extents of one file; what needs more is not told
 _BATCH_BYTES = 48 << 10

@@ -26,12 +26,13 @@ from ventifs.image.service import Before, BuildTree, Service
 from ventifs.image.spool import Spool
 from ventifs.image.walk import valid
 from ventifs.store import Store
-from ventifs.tree.archive import Progress, Tally
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.directory import build
-from ventifs.tree.live import Trouble
-from ventifs.tree.prolly import Get, Put
-from ventifs.tree.records import (
+from ventifs.tree.archive.archiver import Progress, Tally
+from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.worker import collect, commit_notes
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.directory import build
+from ventifs.tree.objects.prolly import Get, Put
+from ventifs.tree.objects.records import (
     INLINE_MAX,
     LENGTH_MAX,
     Content,
@@ -47,8 +48,7 @@ from ventifs.tree.records import (
     length_of,
     time_problem,
 )
-from ventifs.tree.service import collect, commit_notes
-from ventifs.tree.workers import REQUEST_MAX, Done, Inline, Pool
+from ventifs.tree.process_pool import REQUEST_MAX, Done, Inline, Pool
 
 _SUFFIX = b".img"
 _RANGES = 3000  # in one request, of up to 19 bytes each

@@ -21,8 +21,8 @@ from ventifs.image.placement import Placement
 from ventifs.image.previous import Previous
 from ventifs.image.service import BlocksRead, ReadBlocks
 from ventifs.store import Score
-from ventifs.tree.prolly import Builder, Get, Put, walk
-from ventifs.tree.records import (
+from ventifs.tree.objects.prolly import Builder, Get, Put, walk
+from ventifs.tree.objects.records import (
     Block,
     Chunk,
     Content,
@@ -37,7 +37,7 @@ from ventifs.tree.records import (
     length_of,
     own_item,
 )
-from ventifs.tree.workers import Pool
+from ventifs.tree.process_pool import Pool
 
 _BATCH_BYTES = 4 << 20  # of blocks, in one request
 _BATCH_STRETCHES = 1000

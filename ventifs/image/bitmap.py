@@ -26,7 +26,7 @@ from ventifs.image.qcow2 import Qcow2Disk, numbers
 from ventifs.image.qcow2_header import OFFSET, damaged, parse
 from ventifs.image.raw import RawDisk
 from ventifs.text import printable
-from ventifs.tree.reading import reason_of
+from ventifs.tree.archive.read_batches import reason_of
 
 GRANULARITY = 64 << 10  # of those that `add` makes
 _QCOW2 = ("-f", "qcow2")

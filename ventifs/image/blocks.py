@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ventifs.image.disk import Disk
 from ventifs.store import Store
-from ventifs.tree.records import Chunk, encode_item
+from ventifs.tree.objects.records import Chunk, encode_item
 
 BLOCK = 4096
 _PIECE = 1 << 20

@@ -16,11 +16,11 @@ from ventifs.image.confined import Given
 from ventifs.image.disk import ImageError
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.attributes import dress, xattrs_of
-from ventifs.tree.large import Told, make_large, settle
-from ventifs.tree.places import Staging
-from ventifs.tree.records import Entry
-from ventifs.tree.workers import Pool
+from ventifs.tree.objects.records import Entry
+from ventifs.tree.process_pool import Pool
+from ventifs.tree.restore.destination import Staging
+from ventifs.tree.restore.large_file import Told, make_large, settle
+from ventifs.tree.restore.metadata import dress, xattrs_of
 
 SECTOR = 512
 # For qemu-img: the format's name, and what makes it hold the very size.

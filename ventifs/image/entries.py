@@ -22,9 +22,8 @@ from ventifs.image.previous import Previous
 from ventifs.image.stream import REST_MAX, Stream
 from ventifs.image.walk import valid
 from ventifs.store.score import score_of
-from ventifs.tree.building import AS_CLOSED, CLOSED, Key
-from ventifs.tree.content import WHOLE_MAX, ContentWriter, holds
-from ventifs.tree.records import (
+from ventifs.tree.objects.content import WHOLE_MAX, ContentWriter, holds
+from ventifs.tree.objects.records import (
     LENGTH_MAX,
     Block,
     Content,
@@ -40,6 +39,7 @@ from ventifs.tree.records import (
     encode,
     entry_problem,
 )
+from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key
 
 _Piece = Callable[[int, int], bytes | memoryview]  # of a file, by offset and length
 _IsZero = Callable[[int, int], bool]

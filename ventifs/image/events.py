@@ -9,7 +9,7 @@ from the beginning of the disk, whatever lies between.
 
 import msgspec
 
-from ventifs.tree.records import Xattrs
+from ventifs.tree.objects.records import Xattrs
 
 Range = tuple[int, int]  # start and end on the disk
 Extent = tuple[int, int, int]  # offset in the file, offset on the disk, length; written data only

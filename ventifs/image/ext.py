@@ -31,7 +31,7 @@ from ventifs.image.ext_layout import (
 )
 from ventifs.image.volumes import Window
 from ventifs.image.walk import Name, valid
-from ventifs.tree.records import Xattrs
+from ventifs.tree.objects.records import Xattrs
 
 _INODE = struct.Struct("<HHI8xi4xHHII4x60s4xII4xHHHH")
 # mode uid size mtime gid links blocks flags where acl size_high blocks_high acl_high uid_h gid_h

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ventifs.image import acl
 from ventifs.image.disk import ImageError
 from ventifs.image.walk import XATTRS_MAX
-from ventifs.tree.records import Xattrs
+from ventifs.tree.objects.records import Xattrs
 
 _ENTRY = struct.Struct("<BBHIII")  # name length, prefix, value offset, inode, size, hash
 MAGIC_BYTES = (0xEA020000).to_bytes(4, "little")

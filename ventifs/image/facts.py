@@ -8,9 +8,9 @@ disk alone, so that it is the same whatever format it was in.
 import msgspec
 
 from ventifs.store import Store
-from ventifs.tree.content import read_whole
-from ventifs.tree.directory import look_up
-from ventifs.tree.records import Directory, Entry, File, Listed, decode_xattrs
+from ventifs.tree.objects.content import read_whole
+from ventifs.tree.objects.directory import look_up
+from ventifs.tree.objects.records import Directory, Entry, File, Listed, decode_xattrs
 
 MARK = b"user.ventifs.image"
 DISK = b"disk.img"

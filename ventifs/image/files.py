@@ -19,10 +19,10 @@ from ventifs.image.previous import within
 from ventifs.image.service import TakeIn
 from ventifs.image.spool import Spool
 from ventifs.image.trees import Built
-from ventifs.tree.building import Key, path_of
-from ventifs.tree.live import Trouble
-from ventifs.tree.records import Entry, own_entry
-from ventifs.tree.workers import Done
+from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.objects.records import Entry, own_entry
+from ventifs.tree.objects.tree_builder import Key, path_of
+from ventifs.tree.process_pool import Done
 
 Ask = Callable[[bytes, Done], None]
 _TIME_STEP = 1 << 32  # from a batch to the next: more rows than any has

@@ -19,7 +19,7 @@ from ventifs.image.disk import FORMATS
 from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
 from ventifs.text import printable
-from ventifs.tree.catalog import check_name, versions
+from ventifs.tree.versions.catalog import check_name, versions
 
 VERSION = 1
 PATH_BYTES_MAX = 4095

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ventifs.store import Score, Store
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.prolly import Get, Put
-from ventifs.tree.temporary import temporary_database
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.prolly import Get, Put
+from ventifs.tree.temp_database import temporary_database
 
 _SCHEMA = "CREATE TABLE node (score BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;"
 

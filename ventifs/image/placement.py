@@ -13,7 +13,7 @@ from typing import Self
 from ventifs.image.events import Extent, Range
 from ventifs.image.ordered import Ordered
 from ventifs.image.previous import within
-from ventifs.tree.records import Content, encode
+from ventifs.tree.objects.records import Content, encode
 
 Placed = tuple[int, int, int, int, bytes]
 """Start and end on the disk; how many zeros follow that are no file's; offset in the content; the

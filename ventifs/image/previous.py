@@ -15,8 +15,8 @@ from ventifs.errors import Corrupt
 from ventifs.image.events import Extent, Range
 from ventifs.image.stream import REST_MAX
 from ventifs.store import Score, Store
-from ventifs.tree.prolly import load, walk
-from ventifs.tree.records import (
+from ventifs.tree.objects.prolly import load, walk
+from ventifs.tree.objects.records import (
     INLINE_MAX,
     Block,
     Chunk,

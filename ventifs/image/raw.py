@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from ventifs.image.disk import ImageError, Span
 from ventifs.text import printable
-from ventifs.tree.reading import reason_of
+from ventifs.tree.archive.read_batches import reason_of
 
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h: bytes of a block device, as 64 bits
 

@@ -15,7 +15,7 @@ from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, NOTHING, Advice,
 from ventifs.image.disk import ImageError
 from ventifs.image.raw import RawDisk
 from ventifs.text import printable
-from ventifs.tree.reading import reason_of
+from ventifs.tree.archive.read_batches import reason_of
 
 PATH_BYTES_MAX = 4095  # Linux's
 NOTES_MAX = 16

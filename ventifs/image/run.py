@@ -16,12 +16,12 @@ from ventifs.image.previous import Previous
 from ventifs.image.seen import Seen, recall, remember, statuses
 from ventifs.store import Store
 from ventifs.store.journal import Record
-from ventifs.tree.archive import Progress, Tally
-from ventifs.tree.catalog import Version
-from ventifs.tree.live import Trouble
-from ventifs.tree.records import Empty, Entry, File
-from ventifs.tree.troubles import Troubles, troubles_of
-from ventifs.tree.workers import Pool
+from ventifs.tree.archive.archiver import Progress, Tally
+from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.objects.records import Empty, Entry, File
+from ventifs.tree.process_pool import Pool
+from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.troubles import Troubles, troubles_of
 
 Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
 

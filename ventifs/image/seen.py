@@ -16,9 +16,9 @@ import msgspec
 
 from ventifs.store import Store
 from ventifs.store.permissions import create_file, make_directory
-from ventifs.tree.catalog import Version, versions
-from ventifs.tree.records import time_problem
-from ventifs.tree.statcache import SETTLED_NS
+from ventifs.tree.archive.statcache import SETTLED_NS
+from ventifs.tree.objects.records import time_problem
+from ventifs.tree.versions.catalog import Version, versions
 
 READERS = 2  # goes up when disks are understood better: then unchanged ones are read once more
 

@@ -22,10 +22,10 @@ from ventifs.image.trees import build
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.writer import Batch
-from ventifs.tree.content import ContentWriter
-from ventifs.tree.records import Content
-from ventifs.tree.service import PENDING_MAX, HandOver
-from ventifs.tree.workers import Handle, Send
+from ventifs.tree.archive.worker import PENDING_MAX, HandOver
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.records import Content
+from ventifs.tree.process_pool import Handle, Send
 
 
 class TakeIn(msgspec.Struct, frozen=True, array_like=True, tag=0):

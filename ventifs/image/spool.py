@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from ventifs.errors import VentifsError
-from ventifs.tree.reading import reason_of
+from ventifs.tree.archive.read_batches import reason_of
 
 _LENGTH = struct.Struct("<I")
 _READ = 256 << 10  # bytes at a time

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from ventifs.image.entries import Names, Row, key_problem
 from ventifs.image.ordered import Ordered
-from ventifs.tree import building
-from ventifs.tree.building import AS_CLOSED, CLOSED, Key, build_tree, path_of, with_link
-from ventifs.tree.prolly import Put
-from ventifs.tree.records import Entry, encode, encode_entry, own_entry
+from ventifs.tree.objects import tree_builder as building
+from ventifs.tree.objects.prolly import Put
+from ventifs.tree.objects.records import Entry, encode, encode_entry, own_entry
+from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key, build_tree, path_of, with_link
 
 _AFTER_ALL = 1 << 62  # later than whatever parsers tell
 _decode = msgspec.msgpack.Decoder(Names).decode

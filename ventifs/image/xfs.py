@@ -23,7 +23,7 @@ from ventifs.image.runs import joined
 from ventifs.image.volumes import Window
 from ventifs.image.walk import Name
 from ventifs.image.xfs_layout import INCOMPAT_NEEDS_REPAIR, Layout
-from ventifs.tree.records import Xattrs
+from ventifs.tree.objects.records import Xattrs
 
 _CORE = struct.Struct(">2sHBBHIII4xQ8xQ8xQ8x4xIHBB6xH28xQ24xQ")
 # magic mode version format links(1) uid gid links count(64) mtime size count count(16) forkoff

@@ -14,7 +14,7 @@ from ventifs.image.disk import ImageError
 from ventifs.image.runs import Run
 from ventifs.image.walk import XATTRS_MAX
 from ventifs.image.xfs_layout import Layout
-from ventifs.tree.records import Xattrs
+from ventifs.tree.objects.records import Xattrs
 
 _SECURE, _ROOT, _PARENT, _INCOMPLETE, _HERE = 0x4, 0x2, 0x8, 0x80, 0x1
 _PREFIXES = {0: b"user.", _ROOT: b"trusted.", _SECURE: b"security."}

@@ -41,7 +41,7 @@ from ventifs.ninep.raw import (
 from ventifs.ninep.trees import Trees
 from ventifs.ninep.ways import Ways
 from ventifs.ninep.wire import Qid
-from ventifs.tree.records import (
+from ventifs.tree.objects.records import (
     Content,
     Device,
     Directory,
@@ -51,7 +51,7 @@ from ventifs.tree.records import (
     Xattrs,
     own_entry,
 )
-from ventifs.tree.records import File as Regular
+from ventifs.tree.objects.records import File as Regular
 
 DIRECTORY_SIZE = 4096
 _DIRECTORIES_MIN = 4096  # above files used lately, however few of these are kept

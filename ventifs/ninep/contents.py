@@ -18,8 +18,8 @@ from ventifs.ninep.limits import RESULTS_MAX
 from ventifs.ninep.nodes import ContentLeaf
 from ventifs.ninep.pieces import PIECES_MAX, Source, take, take_runs
 from ventifs.ninep.trees import Missing, Trees
-from ventifs.tree.content import read_whole
-from ventifs.tree.records import (
+from ventifs.tree.objects.content import read_whole
+from ventifs.tree.objects.records import (
     Content,
     Tree,
     Xattrs,

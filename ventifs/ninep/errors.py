@@ -7,8 +7,8 @@ import os
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.ninep.fs import Refused
 from ventifs.ninep.wire import WireError
-from ventifs.tree.catalog import NoSuchVersion
-from ventifs.tree.directory import NoSuchPath
+from ventifs.tree.objects.directory import NoSuchPath
+from ventifs.tree.versions.catalog import NoSuchVersion
 
 log = logging.getLogger(__name__)
 

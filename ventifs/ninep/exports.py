@@ -16,7 +16,8 @@ from ventifs.errors import Corrupt, VentifsError
 from ventifs.ninep.fs import Cold, Load
 from ventifs.store import Store
 from ventifs.store.journal import Record
-from ventifs.tree.catalog import (
+from ventifs.tree.objects.records import encode
+from ventifs.tree.versions.catalog import (
     check_name,
     decode_version,
     pick,
@@ -24,7 +25,6 @@ from ventifs.tree.catalog import (
     tree_score,
     version_records,
 )
-from ventifs.tree.records import encode
 
 log = logging.getLogger(__name__)
 

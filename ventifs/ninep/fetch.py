@@ -28,10 +28,10 @@ from ventifs.ninep.status import Status
 from ventifs.ninep.survey import DEPTH_MAX
 from ventifs.store.files import explained
 from ventifs.text import printable
-from ventifs.tree.attributes import dress, dress_name
-from ventifs.tree.live import allow_many_descriptors
-from ventifs.tree.making import STOPPING
-from ventifs.tree.records import Detail, Directory, Empty, Entry, Special, Symlink, Xattrs
+from ventifs.tree.archive.file_reader import allow_many_descriptors
+from ventifs.tree.objects.records import Detail, Directory, Empty, Entry, Special, Symlink, Xattrs
+from ventifs.tree.restore.file_maker import STOPPING
+from ventifs.tree.restore.metadata import dress, dress_name
 
 TROUBLES_MAX = 10_000  # listed of each kind; those after them are counted
 _TOGETHER = 16  # files on their way at a time

@@ -16,8 +16,8 @@ from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep.fs import Cold, Load
 from ventifs.ninep.raw import LINK_HEAD, NO_LINK, rest_of, seems_directory
 from ventifs.store import Score, Store
-from ventifs.tree.prolly import leaves
-from ventifs.tree.records import Content, Directory, Tree, decode_entry
+from ventifs.tree.objects.prolly import leaves
+from ventifs.tree.objects.records import Content, Directory, Tree, decode_entry
 
 _TREES_MAX = 64  # versions whose counts are kept
 _BARREN_MAX = 200_000  # directories remembered, about 120 bytes each

@@ -34,7 +34,7 @@ from ventifs.ninep.address import (
 )
 from ventifs.ninep.exports import Unknown, parse_aname
 from ventifs.text import one_line, printable, shell_word
-from ventifs.tree.catalog import TIME_NS_MAX, parse_time, split_path
+from ventifs.tree.versions.catalog import TIME_NS_MAX, parse_time, split_path
 
 MSIZE = 1_048_576
 """Bytes of the largest message asked for: the most that kernels take over sockets. Older ones, and

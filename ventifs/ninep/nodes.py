@@ -15,8 +15,8 @@ from weakref import ReferenceType
 
 from ventifs.errors import Corrupt
 from ventifs.store import DecodedClump, Score
-from ventifs.tree import prolly
-from ventifs.tree.records import Chunk, Slice, decode_child, decode_entry, decode_item
+from ventifs.tree.objects import prolly
+from ventifs.tree.objects.records import Chunk, Slice, decode_child, decode_entry, decode_item
 
 KEPT_MIN = 128  # nodes that stay however little room there is: what one load brings must be found
 _ITEM = 140 + 230  # of a leaf: a score, its end; and a run, if there is one for each

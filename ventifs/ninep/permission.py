@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
-from ventifs.tree.acl import text_of
+from ventifs.tree.tar.acl import text_of
 
 READ, SEARCH = 4, 1
 ACL = b"system.posix_acl_access"

@@ -17,8 +17,8 @@ from ventifs.ninep.fs import Buffer
 from ventifs.ninep.nodes import ContentLeaf, Inside, Run
 from ventifs.ninep.trees import Missing
 from ventifs.store import DecodedClump, Score
-from ventifs.tree.content import SLICE_DEPTH_MAX
-from ventifs.tree.records import Block, Content, Inline, Tree
+from ventifs.tree.objects.content import SLICE_DEPTH_MAX
+from ventifs.tree.objects.records import Block, Content, Inline, Tree
 
 PIECES_MAX = 1024  # of one read in memory; more are joined by a thread
 _ZEROS = memoryview(bytes(1 << 20))

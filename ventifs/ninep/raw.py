@@ -8,7 +8,7 @@ as uint 16, since a file's type makes it at least 4096; and the link id last, as
 
 from zlib import crc32
 
-from ventifs.tree.records import own_entry
+from ventifs.tree.objects.records import own_entry
 
 S_DIRECTORY, S_REGULAR, S_SYMLINK = 0o4, 0o10, 0o12  # st_mode's type, its lowest bits cut off
 _NAME = 3

@@ -34,7 +34,7 @@ from ventifs.ninep.server import Server
 from ventifs.ninep.session import Limits, Trace
 from ventifs.ninep.trace import Tracer
 from ventifs.store import Store
-from ventifs.tree.catalog import version_records
+from ventifs.tree.versions.catalog import version_records
 
 CACHE_BYTES_DEFAULT = 256 << 20
 # Of the interpreter's lock, from a thread that loads to the loop that answers: with Python's 5 ms a

@@ -15,7 +15,7 @@ from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.ninep.fs import Cold, Load
 from ventifs.ninep.nodes import ContentLeaf, DirectoryLeaf, Inner, Node, NodeCache, decode
 from ventifs.store import Score, Store
-from ventifs.tree.records import Content, Directory, Tree, own_entry
+from ventifs.tree.objects.records import Content, Directory, Tree, own_entry
 
 LISTED_LEAVES = 32  # of a directory that one load brings: about 4,000 entries
 _SMALL = 64  # a directory of so many entries is nearly always one node

@@ -1,0 +1,1 @@
+"""Archiving a directory: scanning, reading files, and putting directories together."""

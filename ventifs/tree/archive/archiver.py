@@ -1,0 +1,457 @@
+"""From a directory to its entry, everything below stored.
+
+The walk is depth first, names in order of their bytes, each directory opened relative to the one it
+is in and without following links. It looks at every name and compares with what the previous run
+saw; what is not the same is read in batches, by worker processes if there are some, so directories
+get whole in any order (`assembly`). Which names are hard links of one file is known only when all
+were met (`links`).
+"""
+
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from ventifs.store import Store
+from ventifs.store.files import explained
+from ventifs.tree.archive.change_scan import Scouted, scout
+from ventifs.tree.archive.directory_assembler import Assembler, Frame, Segment
+from ventifs.tree.archive.file_reader import (
+    Changed,
+    Opener,
+    Reader,
+    Trouble,
+    allow_many_descriptors,
+)
+from ventifs.tree.archive.hardlinks import Group, Groups, Member
+from ventifs.tree.archive.read_batches import Batches, Outcome, Wanted, reason_of
+from ventifs.tree.archive.scan import Chunk, Options, Scanner
+from ventifs.tree.archive.statcache import NOT_SETTLED, Leaf, StatCache, raw_leaves
+from ventifs.tree.archive.worker import Service, collect, commit_notes
+from ventifs.tree.objects.content import ContentWriter
+from ventifs.tree.objects.records import (
+    INLINE_MAX,
+    NAME_MAX,
+    Directory,
+    Entry,
+    File,
+    Unfit,
+    decode_entry,
+    own_entry,
+    time_problem,
+)
+from ventifs.tree.process_pool import Inline, Pool
+from ventifs.tree.versions.troubles import Troubles
+
+Progress = Callable[["Tally", bytes], None]  # what was done, the current path
+_Known = dict[bytes, tuple[Leaf, bytes]]
+_UNKNOWN: tuple[Leaf | None, bytes] = (None, b"")
+
+
+class Tally(msgspec.Struct):
+    """What an archive run has done so far.
+
+    Attributes:
+        entries: names archived, directories included.
+        bytes: bytes of regular files.
+        new_bytes: bytes of blocks that the store did not have.
+        stored_bytes: what the arenas grew by; known at the end.
+    """
+
+    entries: int = 0
+    bytes: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class _Level(msgspec.Struct):
+    """A directory that the walk is in.
+
+    Attributes:
+        chunks: what is still to be looked at.
+        segment: what the last chunk became.
+        below: its subdirectories that are still to be walked: name, status, where each stands in
+            the segment, and its entry when it was last seen.
+        scouted: whether the subdirectories that the previous run saw were compared with it.
+    """
+
+    frame: Frame
+    fd: int
+    chunks: Iterator[Chunk]
+    segment: Segment | None = None
+    below: deque[tuple[bytes, os.stat_result, int, bytes]] = msgspec.field(default_factory=deque)
+    scouted: bool = False
+
+
+class Archiver:
+    """One archive run over a directory. Not to be used twice."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: StatCache,
+        *,
+        options: Options | None = None,
+        pool: Pool | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Archive into `store`, which is open for writing.
+
+        Args:
+            store: where to.
+            cache: knows what the previous run saw.
+            options: what to leave out.
+            pool: who reads; this process, if None.
+            progress: called for every directory, and for every batch of files that was read.
+        """
+        self.tally = Tally()
+        self.troubles = Troubles(store=store)
+        self._store = store
+        self._own = os.stat(store.path)
+        self._cache = cache
+        self._writer = ContentWriter(store)
+        self._opener = Opener()
+        self._reader = Reader(self._writer, self._opener)
+        self._options = options or Options()
+        self._scanner = Scanner(cache, self._options, self._opener, self._vanished)
+        self._assembler = Assembler(self._writer.put_node, cache)
+        self._pool = pool or Inline(Service(lambda: store, self._options).handle)
+        commit_notes(self._pool, store)
+        self._batches = Batches(self._pool, self._tell)
+        self._groups = Groups()
+        self._scouted: Scouted | None = None  # what is known of what is below, if anything
+        self._again: list[Group] = []  # whose first name is no more what it was
+        self._progress = progress
+
+    def run(self, source: Path) -> Entry:
+        """Archive a directory; its own entry.
+
+        Raises:
+            VentifsError: when the directory itself cannot be read; the store's own problems.
+        """
+        allow_many_descriptors()
+        try:
+            top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._look_ahead(top)
+                root = self._level(b"", b"", os.dup(top))
+                root.scouted = self._scouted is not None
+                self._walk([root])
+                self._settle(top)
+            finally:
+                os.close(top)
+        except OSError as error:
+            raise explained(error, source) from None
+        self.tally.new_bytes = self._writer.new_bytes + self._batches.new_bytes
+        return decode_entry(self._assembler.root, root=True)
+
+    def _look_ahead(self, top: int) -> None:
+        """Have it compared, by whoever reads, which directories are as the previous run saw them.
+
+        Now and then, when the cache has grown by what runs like this add to it, all is walked, and
+        so written anew.
+        """
+        previous = self._cache.previous
+        if previous is None or previous.worn:
+            return
+        self._scouted = scout(self._pool, top, previous)
+        if self._scouted is not None:
+            self._cache.carry_over()
+
+    def _walk(self, stack: list[_Level]) -> None:
+        try:
+            while stack:
+                level = stack[-1]
+                if level.below:
+                    below = self._enter(level, *level.below.popleft())
+                    if below is not None:
+                        stack.append(below)
+                elif level.segment is not None:
+                    segment, level.segment = level.segment, None
+                    self._assembler.arrived(segment)  # all of its names are told
+                elif (chunk := next(level.chunks, None)) is not None:
+                    self._look(level, chunk)
+                else:
+                    self._leave(stack.pop())
+        except BaseException:
+            self._batches.drop()
+            raise
+        finally:
+            for level in stack:
+                if level.fd >= 0:
+                    os.close(level.fd)
+
+    def _settle(self, top: int) -> None:
+        """The walk is over: wait for what is being read, and read again what has to be."""
+        while True:
+            self._batches.flush()
+            self._pool.drain()
+            if not self._again:
+                break
+            group = self._again.pop()
+            self._read_again(group, top)
+        for group in self._groups.rest():
+            self._finish_group(group)
+        collect(self._pool, self._store)
+
+    def _trouble(self, path: bytes, reason: str, *, missing: bool) -> None:
+        self.troubles.append(Trouble(path, reason, missing))
+
+    def _vanished(self, path: bytes, error: OSError) -> None:
+        self._trouble(path, reason_of(error), missing=True)
+
+    def _tell(self, path: bytes = b"") -> None:
+        if self._progress is not None:
+            self.tally.new_bytes = self._writer.new_bytes + self._batches.new_bytes
+            self._progress(self.tally, path)
+
+    # --- directories --------------------------------------------------------------------------
+
+    def _level(self, name: bytes, path: bytes, fd: int) -> _Level:
+        """A directory that is open, its names read.
+
+        Raises:
+            OSError: when they cannot be; it is closed then.
+        """
+        try:
+            frame = Frame(name, path, os.fstat(fd))
+            frame.seen = self._cache.directory(path)
+            chunks, frame.several = self._scanner.chunks(path, fd, frame.seen)
+        except OSError:
+            os.close(fd)
+            raise
+        return _Level(frame, fd, chunks)
+
+    def _enter(
+        self, level: _Level, name: bytes, status: os.stat_result, slot: int, entry: bytes
+    ) -> _Level | None:
+        """Go down into a directory, unless all in it is known to be as it was.
+
+        One that cannot be entered, or should not be, is archived as empty. The store itself should
+        not be: every run would archive the last one's arenas.
+        """
+        path = level.frame.below(name)
+        # Only what the directory above led to was compared: a record may be left of an older run.
+        scouted = self._scouted if level.scouted and entry else None
+        if scouted is not None and scouted.unchanged(path):
+            self._take(level, name, slot, entry)
+            return None
+        elsewhere = (
+            self._options.one_file_system and status.st_dev != level.frame.status.st_dev
+        ) or os.path.samestat(status, self._own)
+        below = _Level(Frame(name, path, status), -1, iter(()))
+        if not elsewhere:
+            try:
+                below = self._level(name, path, self._opener.open(name, level.fd))
+            except OSError as error:
+                reason = f"directory cannot be read: {reason_of(error)}"
+                self._trouble(path, reason, missing=False)
+        below.frame.above, below.frame.slot = level.segment, slot
+        below.scouted = scouted is not None and path not in scouted.unknown
+        return below
+
+    def _take(self, level: _Level, name: bytes, slot: int, entry: bytes) -> None:
+        """A directory in which nothing changed."""
+        detail = decode_entry(entry).detail
+        assert isinstance(detail, Directory)
+        assert level.segment is not None
+        self.tally.entries += detail.paths + 1
+        self.tally.bytes += detail.bytes
+        self._assembler.taken(level.segment, slot, name, entry, detail)
+
+    def _leave(self, level: _Level) -> None:
+        """All names of a directory are told."""
+        frame = level.frame
+        if level.fd >= 0:
+            try:
+                frame.xattrs = self._reader.xattrs(level.fd)
+            except (OSError, Changed, Unfit) as error:
+                reason = f"its attributes cannot be read: {reason_of(error)}"
+                self._trouble(frame.path, reason, missing=False)
+            os.close(level.fd)
+        if problem := time_problem(frame.status.st_mtime_ns):
+            self._trouble(frame.path, problem, missing=False)
+        self.tally.entries += 1
+        self._assembler.told(frame)
+        self._tell(frame.path)
+
+    def _look(self, level: _Level, chunk: Chunk) -> None:
+        """Take in some names of a directory."""
+        segment = Segment(level.frame, chunk.last)
+        level.segment = segment
+        level.frame.segments.append(segment)
+        if chunk.directories and max(len(name) for name, _ in chunk.directories) > NAME_MAX:
+            self._drop_long_names(level.frame, chunk)
+        entries = dict(chunk.old.below()) if chunk.old is not None and chunk.directories else {}
+        for slot, (name, status) in enumerate(chunk.directories):
+            segment.below.append((name, b""))
+            level.below.append((name, status, slot, entries.get(name, b"")))
+        segment.pending += len(segment.below)
+        leaves = chunk.stats()
+        if chunk.old is not None and not chunk.linked and raw_leaves(leaves) == chunk.old.leaves:
+            segment.old = chunk.old
+            self.tally.entries += chunk.old.count
+            self.tally.bytes += chunk.old.size
+            return
+        segment.leaves, segment.entries = leaves, [b""] * len(leaves)
+        self._leaves(level, segment, chunk)
+
+    def _drop_long_names(self, frame: Frame, chunk: Chunk) -> None:
+        """Leave out directories whose names are longer than Linux's, as FUSE may have them."""
+        for name, _ in chunk.directories:
+            if len(name) > NAME_MAX:
+                self._trouble(frame.below(name), "a name that cannot be", missing=True)
+        chunk.directories = [pair for pair in chunk.directories if len(pair[0]) <= NAME_MAX]
+
+    # --- leaves -------------------------------------------------------------------------------
+
+    def _leaves(self, level: _Level, segment: Segment, chunk: Chunk) -> None:
+        """Everything but directories: as the previous run saw it, or to be read."""
+        known = chunk.old.known() if chunk.old is not None else {}
+        unread: list[int] = []
+        for index, (name, status) in enumerate(chunk.leaves):
+            seen, entry = known.get(name, _UNKNOWN)
+            if seen != segment.leaves[index]:
+                entry = b""
+            if status.st_nlink > 1:
+                self._linked(level, segment, index, status, entry)
+            elif entry:
+                self._put(segment, index, entry, _bytes_of(status))
+            else:
+                unread.append(index)
+        if unread:
+            segment.pending += len(unread)
+            statuses = [chunk.leaves[index][1] for index in unread]
+            wanted = [
+                _wanted(segment.leaves[index][0], status, known)
+                for index, status in zip(unread, statuses, strict=True)
+            ]
+            sizes = [_bytes_of(status) for status in statuses]
+            self._batches.add(level.fd, wanted, sizes, partial(self._were_read, segment, unread))
+
+    def _were_read(
+        self, segment: Segment, unread: list[int], first: int, outcomes: list[Outcome]
+    ) -> None:
+        """Leaves have been read, from the `first` of those that were to be, or could not be."""
+        # Hot: once for every file of a first run.
+        leaves, entries, size, missing = segment.leaves, segment.entries, 0, 0
+        for index, outcome in zip(unread[first:], outcomes, strict=False):
+            if outcome.problem:
+                self._trouble(segment.path(index), outcome.problem, missing=not outcome.entry)
+            if not outcome.entry:
+                missing += 1
+                continue
+            entries[index] = outcome.entry
+            size += outcome.regular_size
+            leaves[index] = (
+                leaves[index][0], outcome.inode, outcome.size, outcome.mtime_ns,
+                outcome.ctime_ns if outcome.settled else NOT_SETTLED,
+            )  # fmt: skip
+        segment.size += size
+        self.tally.entries += len(outcomes) - missing
+        self.tally.bytes += size
+        self._assembler.arrived(segment, len(outcomes))
+
+    def _put(self, segment: Segment, index: int, entry: bytes, size: int) -> None:
+        segment.entries[index] = entry
+        segment.size += size
+        self.tally.entries += 1
+        self.tally.bytes += size
+
+    # --- hard links ---------------------------------------------------------------------------
+
+    def _linked(
+        self, level: _Level, segment: Segment, index: int, status: os.stat_result, entry: bytes
+    ) -> None:
+        """One name of a file that has several; `entry` is what the previous run made of it."""
+        member, leaf = Member(segment, index), segment.leaves[index]
+        if len(leaf[0]) > NAME_MAX:  # as FUSE may have them
+            self._trouble(member.path, "a name that cannot be", missing=True)
+            return
+        segment.pending += 1
+        group = self._groups.find(status)
+        if group is not None and not group.same(leaf):
+            self._trouble(member.path, "changed between two of its names", missing=False)
+            self._finish_group(group)
+            group = None
+        if group is None:
+            group = Group.of(status, leaf)
+            self._groups.add(group)
+        group.members.append(member)
+        if entry and not group.entry:
+            group.entry, group.settled = entry, True
+        elif len(group.members) == 1:
+            self._read_group(group, level.fd)
+        if group.whole:
+            self._finish_group(group)
+
+    def _read_group(self, group: Group, directory: int) -> None:
+        """Have a file read by the first name that is left of it."""
+        wanted, size = (group.members[0].name, group.regular, None), group.leaf[2]
+        self._batches.add(directory, [wanted], [size], partial(self._group_was_read, group))
+
+    def _group_was_read(self, group: Group, _: int, outcomes: list[Outcome]) -> None:
+        """A file with several names has been read by the first, or could not be."""
+        if group.entry:
+            return  # another name was as the previous run saw it
+        [outcome] = outcomes
+        if not outcome.entry or outcome.inode != group.leaf[1]:
+            alone = group.members.pop(0)
+            self._were_read(alone.segment, [alone.index], 0, outcomes)
+            if group.members:
+                self._again.append(group)
+            else:
+                self._groups.remove(group)
+            return
+        if outcome.problem:
+            self._trouble(group.members[0].path, outcome.problem, missing=False)
+        group.entry, group.settled = outcome.entry, outcome.settled
+        if group.whole:
+            self._finish_group(group)
+
+    def _read_again(self, group: Group, top: int) -> None:
+        """Read a file by its next name, its directory opened anew."""
+        fd = -1
+        try:
+            fd = os.dup(top)
+            for component in group.members[0].path.split(b"/")[:-1]:
+                below = self._opener.open(component, fd)
+                os.close(fd)
+                fd = below
+            self._read_group(group, fd)
+        except OSError as error:
+            self._group_was_read(group, 0, [Outcome(b"", problem=reason_of(error))])
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _finish_group(self, group: Group) -> None:
+        """No more names will come of a file; if it is read, its entries are known."""
+        self._groups.remove(group)
+        if not group.whole:
+            return
+        for member, entry, size in group.entries():
+            if not group.settled:
+                leaf = member.segment.leaves[member.index]
+                member.segment.leaves[member.index] = (*leaf[:4], NOT_SETTLED)
+            self._put(member.segment, member.index, entry, size)
+            self._assembler.arrived(member.segment)
+
+
+def _wanted(name: bytes, status: os.stat_result, known: _Known) -> Wanted:
+    """What to read; a file that has the size it had may have its content, too."""
+    if not stat.S_ISREG(status.st_mode):
+        return name, False, None
+    seen, entry = known.get(name, _UNKNOWN)
+    if seen is None or seen[2] != status.st_size or status.st_size <= INLINE_MAX:
+        return name, True, None
+    detail = own_entry(entry).detail
+    return name, True, detail.content if isinstance(detail, File) else None
+
+
+def _bytes_of(status: os.stat_result) -> int:
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -1,0 +1,253 @@
+"""Looking ahead of the walk for what did not change since the previous run.
+
+The previous run's stat cache is split into units of some thousand names; workers compare each with
+the live tree, and tell which directories are not, names, leaves and all, as they were. The walk
+then goes only to these, and to those above them: every other directory's entry is known. What could
+not be compared is told as unknown, with all below it, so that the walk relies on nothing there. A
+directory that holds a name of a hard-linked file always counts as changed, for the names of a file
+tell together what its entries are.
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import chain
+
+import msgspec
+
+from ventifs.tree.archive.file_reader import Opener, entry_of, live_xattrs
+from ventifs.tree.archive.scan import Options, Scanner
+from ventifs.tree.archive.statcache import Named, Previous, Seen, raw_leaves
+from ventifs.tree.objects.records import (
+    Directory,
+    Entry,
+    encode,
+    listed_xattrs,
+    own_entry,
+    time_problem,
+)
+from ventifs.tree.process_pool import REQUEST_MAX, Pool
+
+UNIT_NAMES = 2000
+_UNIT_COST = 20  # what opening one costs, in names
+_CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
+_UNKNOWN_MIN = 16  # units, before the rest is left alone too
+
+
+class Unit(msgspec.Struct, frozen=True, array_like=True):
+    """A directory to compare, alone or with all below it.
+
+    Attributes:
+        path: below the archive's root.
+        entry: what the previous run archived of it.
+        deep: whether what is below is to be compared too.
+    """
+
+    path: bytes
+    entry: bytes
+    deep: bool
+
+
+class Finding(msgspec.Struct, frozen=True, array_like=True):
+    """What came of one unit.
+
+    Attributes:
+        changed: paths of the directories that are not as they were.
+        unknown: paths of those that could not be compared, nor anything below them.
+    """
+
+    changed: list[bytes]
+    unknown: list[bytes]
+
+
+class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The request: units to compare; its descriptors are the archive's root and the cache."""
+
+    units: list[Unit]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_reply = msgspec.msgpack.Decoder(list[Finding]).decode
+
+
+class Scouted:
+    """What is known when all units were compared.
+
+    Attributes:
+        unknown: paths of directories of which nothing is known, nor of anything below.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is found yet."""
+        self.unknown: set[bytes] = set()
+        self._to_walk = {b""}  # changed and unknown directories, and those above them
+
+    def add(self, findings: list[Finding]) -> None:
+        """Take in what was found."""
+        for finding in findings:
+            self.unknown.update(finding.unknown)
+            for path in chain(finding.changed, finding.unknown):
+                while path not in self._to_walk:
+                    self._to_walk.add(path)
+                    path = path.rpartition(b"/")[0]  # noqa: PLW2901, up to the root
+
+    def unchanged(self, path: bytes) -> bool:
+        """Whether a directory that was compared is, with all below it, as it was."""
+        return path not in self._to_walk
+
+
+def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
+    """Have everything below the root, whose descriptor is `top`, compared.
+
+    Returns:
+        What was found; None if nearly everything has changed.
+    """
+    found, asked = Scouted(), 0
+
+    def take(reply: bytes) -> None:
+        found.add(_decode_reply(reply))
+
+    for units in units_of(previous):
+        if len(found.unknown) > max(_UNKNOWN_MIN, asked // 2):
+            break  # it will be more than half
+        asked += len(units)
+        request = _encode(Compare(units))
+        if len(request) <= REQUEST_MAX:
+            pool.submit(request, (top, previous.fd), take)
+        else:  # paths of many thousand bytes
+            found.add([Finding([], [unit.path for unit in units])])
+    pool.drain()
+    return None if 2 * len(found.unknown) > asked else found
+
+
+def units_of(previous: Previous) -> Iterator[list[Unit]]:
+    """All directories below the root that the previous run saw, in lists of some thousand names."""
+    batch: list[Unit] = []
+    names = size = 0
+    pending = [b""]
+    while pending:
+        above = pending.pop()
+        for name, entry in _below(previous, previous.directory(above)):
+            path = above + b"/" + name if above else name
+            detail = own_entry(entry).detail
+            assert isinstance(detail, Directory)
+            deep = detail.paths <= UNIT_NAMES
+            if not deep:
+                pending.append(path)
+            batch.append(Unit(path, entry, deep))
+            names += _UNIT_COST + (detail.paths if deep else 0)
+            size += len(path) + len(entry)
+            if names > UNIT_NAMES or size > REQUEST_MAX // 2:
+                yield batch
+                batch, names, size = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _below(previous: Previous, seen: Seen | None) -> Iterator[Named]:
+    for number in range(seen.count if seen is not None else 0):
+        assert seen is not None
+        segment = previous.segment(seen, number)
+        if segment is not None:
+            yield from segment.below()
+
+
+class Scout:
+    """Compares units with the live tree."""
+
+    def __init__(self, previous: Previous, options: Options, opener: Opener) -> None:
+        """Compare with what the previous run left."""
+        self._device = 0
+        self._previous = previous
+        self._opener = opener
+        self._missed = False
+        self._scanner = Scanner(previous, options, opener, self._vanished)
+
+    def _vanished(self, path: bytes, error: OSError) -> None:
+        self._missed = True
+
+    def compare(self, request: Compare, top: int, previous: int) -> bytes:
+        """The encoded reply to a request about the tree below `top`; `previous` is the cache."""
+        self._previous.fd = previous  # that of the last request may be closed by now
+        self._device = os.fstat(top).st_dev
+        return _encode([self._unit(unit, top) for unit in request.units])
+
+    def _unit(self, unit: Unit, top: int) -> Finding:
+        """Which directories of a unit are not as they were."""
+        found = Finding([], [])
+        try:
+            fd = self._opened(unit.path, top)
+        except OSError:
+            return Finding([], [unit.path])
+        stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, found)))]
+        try:
+            while stack:
+                if len(found.changed) + len(found.unknown) > _CHANGED_MAX:
+                    return Finding([], [unit.path])
+                above, path, below = stack[-1]
+                named = next(below, None) if unit.deep else None
+                if named is None:
+                    stack.pop()
+                    os.close(above)
+                    continue
+                name, entry = named
+                child = path + b"/" + name
+                try:
+                    fd = self._opener.open(name, above)
+                except OSError:
+                    found.unknown.append(child)
+                    continue
+                stack.append((fd, child, iter(self._compared(fd, child, entry, found))))
+        finally:
+            for fd, _, _ in stack:
+                os.close(fd)
+        return found
+
+    def _opened(self, path: bytes, top: int) -> int:
+        fd = os.dup(top)
+        for component in path.split(b"/"):
+            try:
+                below = self._opener.open(component, fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _compared(self, fd: int, path: bytes, entry: bytes, found: Finding) -> list[Named]:
+        """Compare one directory; the subdirectories that the previous run saw in it."""
+        below: list[Named] = []
+        try:
+            if not self._same(fd, path, own_entry(entry), entry, below):
+                found.changed.append(path)
+        except OSError:
+            found.unknown.append(path)
+            return []
+        return below
+
+    def _same(self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[Named]) -> bool:
+        # Hot: 6 us a name of a Debian root, its directories included; a third is system calls.
+        seen, status = self._previous.directory(path), os.fstat(fd)
+        if seen is None or not isinstance(entry.detail, Directory):
+            return False
+        self._missed = False
+        same = status.st_dev == self._device and seen.content == entry.detail.content
+        chunks, _ = self._scanner.chunks(path, fd, seen)
+        for chunk in chunks:
+            old = chunk.old
+            if old is None:  # new, or damaged: the walk knows of none of its subdirectories either
+                same = False
+                continue
+            named = old.below()
+            below += named
+            same = (
+                same
+                and raw_leaves(chunk.stats()) == old.leaves
+                and not chunk.linked
+                and [name for name, _ in named] == [name for name, _ in chunk.directories]
+            )
+        xattrs = listed_xattrs(live_xattrs(fd))
+        if xattrs is None:  # too long to be compared without storing them
+            return False
+        if time_problem(status.st_mtime_ns):  # the walk reports it
+            return False
+        fresh = entry_of(entry.name, status, entry.detail, xattrs)
+        return same and not self._missed and encode(fresh) == encoded

@@ -1,0 +1,229 @@
+"""Directories put together as what they hold becomes known, in whatever order that is.
+
+A `Frame` is a directory, a `Segment` some of its names that follow one another; only the largest
+directories have several. A segment counts what it still waits for. When the first segment of a
+frame is whole, its entries go into the directory's tree and it is forgotten; when all have, the
+directory's own entry goes into the segment it stands in. Segments in which nothing changed since
+the previous run are recognised by comparing bytes, and a directory of such segments is not built
+again.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from os import stat_result
+
+import msgspec
+
+from ventifs.errors import VentifsError
+from ventifs.store import Score
+from ventifs.tree.archive.file_reader import entry_of
+from ventifs.tree.archive.statcache import Leaf, Named, Seen, StatCache, raw, raw_leaves
+from ventifs.tree.archive.statcache import Segment as SeenSegment
+from ventifs.tree.objects.prolly import Builder
+from ventifs.tree.objects.records import (
+    Content,
+    Directory,
+    Empty,
+    Listed,
+    Tree,
+    bounded_total,
+    encode_entry,
+)
+
+
+class Segment(msgspec.Struct):
+    """Names of one directory that follow one another.
+
+    Attributes:
+        last: the last of them.
+        pending: what is not known yet; one more until all names are told.
+        old: what the previous run saw, if its leaves are still that; then the next two are empty.
+        leaves: as they go into the cache.
+        entries: of the leaves; an empty one could not be archived.
+        below: name and entry of each subdirectory, in order.
+        size: bytes of regular files among the leaves.
+    """
+
+    frame: "Frame"
+    last: bytes
+    pending: int = 1
+    old: SeenSegment | None = None
+    leaves: list[Leaf] = msgspec.field(default_factory=list)
+    entries: list[bytes] = msgspec.field(default_factory=list)
+    below: list[Named] = msgspec.field(default_factory=list)
+    size: int = 0
+
+    def path(self, index: int) -> bytes:
+        """The path of a leaf."""
+        return self.frame.below(self.leaves[index][0])
+
+
+class Frame(msgspec.Struct):
+    """A directory on its way.
+
+    Attributes:
+        path: below the archive's root.
+        above: the segment it stands in, at `slot` of its subdirectories; None for the root.
+        seen: what the previous run saw of it.
+        told: whether all its segments are there.
+        segments: those whose entries are not in the tree yet.
+        several: whether it has more than one.
+        same: how many leading segments are as they were.
+        records, bounds: what goes into the cache.
+        paths, size: names and bytes of regular files below, so far.
+    """
+
+    name: bytes
+    path: bytes
+    status: stat_result
+    above: Segment | None = None
+    slot: int = 0
+    seen: Seen | None = None
+    xattrs: Listed | Content = msgspec.field(default_factory=Empty)
+    told: bool = False
+    segments: deque[Segment] = msgspec.field(default_factory=deque)
+    several: bool = False
+    same: int = 0
+    builder: Builder | None = None
+    records: list[SeenSegment] = msgspec.field(default_factory=list)
+    bounds: list[tuple[bytes, int]] = msgspec.field(default_factory=list)
+    paths: int = 0
+    size: int = 0
+
+    def below(self, name: bytes) -> bytes:
+        """The path of a name in it."""
+        return self.path + b"/" + name if self.path else name
+
+
+class Assembler:
+    """Builds directories.
+
+    Attributes:
+        directories: how many are done.
+        root: the canonical entry of the one that stands in none, once it is done.
+    """
+
+    def __init__(self, put_node: Callable[[bytes], Score], cache: StatCache) -> None:
+        """Nodes go to `put_node`, what was seen to `cache`."""
+        self.directories = 0
+        self.root = b""
+        self._put_node = put_node
+        self._cache = cache
+
+    def arrived(self, segment: Segment, count: int = 1) -> None:
+        """So many things that the segment waited for are known."""
+        segment.pending -= count
+        if not segment.pending:
+            self._advance(segment.frame)
+
+    def taken(
+        self, segment: Segment, slot: int, name: bytes, entry: bytes, detail: Directory
+    ) -> None:
+        """A subdirectory is, with all below it, as the previous run saw it."""
+        _place(segment, slot, (name, entry), detail.paths, detail.bytes)
+        if not segment.pending:
+            self._advance(segment.frame)
+
+    def told(self, frame: Frame) -> None:
+        """All segments of a frame are there."""
+        frame.told = True
+        self._advance(frame)
+
+    def _advance(self, frame: Frame | None) -> None:
+        """Take in what is whole; a loop, for directories may be nested without end."""
+        while frame is not None:
+            while frame.segments and not frame.segments[0].pending:
+                self._take_in(frame, frame.segments.popleft())
+            if frame.segments or not frame.told:
+                return
+            above = frame.above
+            data = self._finished(frame)
+            self.directories += 1
+            if above is None:
+                self.root = data
+                return
+            _place(above, frame.slot, (frame.name, data), frame.paths, frame.size)
+            frame = None if above.pending else above.frame
+
+    def _take_in(self, frame: Frame, segment: Segment) -> None:
+        """A segment is whole, and all before it are taken in."""
+        old, directories = segment.old, raw(segment.below)
+        if old is not None:
+            unchanged = old.directories == directories
+            record = old if unchanged else msgspec.structs.replace(old, directories=directories)
+            pairs = None
+        else:
+            kept = [pair for pair in zip(segment.leaves, segment.entries, strict=True) if pair[1]]
+            unchanged = False
+            record = SeenSegment(
+                raw_leaves([leaf for leaf, _ in kept]), raw([entry for _, entry in kept]),
+                directories, bounded_total(segment.size), len(kept),
+            )  # fmt: skip
+            pairs = [(leaf[0], entry) for leaf, entry in kept]
+        frame.paths += record.count
+        frame.size += record.size
+        leading = unchanged and frame.builder is None
+        if not frame.several:
+            frame.records.append(record)
+        elif leading and self._cache.carries and frame.seen is not None and frame.seen.bounds:
+            frame.bounds.append(frame.seen.bounds[frame.same])  # it is there already
+        elif record.count or segment.below:
+            frame.bounds.append((segment.last, self._cache.add_segment(record)))
+        if leading:
+            frame.same += 1
+            return
+        self._begin(frame)
+        if pairs is None:
+            pairs = _leaf_pairs(record)
+        self._feed(frame, pairs + segment.below)
+
+    def _begin(self, frame: Frame) -> None:
+        """Start to build, with the entries of the leading segments that did not change."""
+        if frame.builder is not None:
+            return
+        frame.builder = Builder(self._put_node)
+        for number in range(frame.same):
+            assert frame.seen is not None
+            record = self._cache.segment(frame.seen, number)
+            if record is None:
+                raise VentifsError(
+                    f"{self._cache.path}: changed while it was in use; run again with --no-cache"
+                )
+            self._feed(frame, _leaf_pairs(record) + record.below())
+
+    def _feed(self, frame: Frame, pairs: list[tuple[bytes, bytes]]) -> None:
+        assert frame.builder is not None
+        for name, data in sorted(pairs):
+            frame.builder.add(data, key=name)
+
+    def _finished(self, frame: Frame) -> bytes:
+        """The entry of a directory that is whole."""
+        seen = frame.seen
+        unchanged = frame.builder is None and seen is not None and frame.same == seen.count
+        if unchanged and seen is not None:
+            content = seen.content
+        else:
+            self._begin(frame)
+            assert frame.builder is not None
+            content = _content(frame.builder)
+        if not (unchanged and self._cache.carries):
+            self._cache.add(Seen(frame.path, content, tuple(frame.records), tuple(frame.bounds)))
+        detail = Directory(content, frame.paths, bounded_total(frame.size))
+        entry = entry_of(frame.name, frame.status, detail, frame.xattrs)
+        return encode_entry(entry, root=frame.above is None)
+
+
+def _place(segment: Segment, slot: int, named: Named, paths: int, size: int) -> None:
+    """A subdirectory's entry is known, and what is below it."""
+    segment.below[slot] = named
+    segment.frame.paths += paths + 1
+    segment.frame.size += size
+    segment.pending -= 1
+
+
+def _leaf_pairs(record: SeenSegment) -> list[tuple[bytes, bytes]]:
+    return [(name, entry) for name, (_, entry) in record.known().items()]
+
+
+def _content(builder: Builder) -> Content:
+    return Tree(builder.finish(), builder.count) if builder.count else Empty()

@@ -1,0 +1,385 @@
+"""What the previous run under a name saw, so that what is unchanged need not be read again.
+
+One disposable file a version name, beside the store. For every directory, by path: name, inode,
+size, mtime and ctime of each leaf, and its canonical entry, kept encoded, so that a directory in
+which nothing changed is recognised by comparing bytes. The device is left out, for snapshot mounts
+change it nightly. A run asks the file, and puts a new one in place only after its version is
+committed: all that it saw, or what the old one holds and, after it, what is not as it was. A file
+that has grown to twice its size is written whole. It is bound to the store's id and epoch: when
+blocks may have left the store, nothing in it counts. Every record carries a check, so damage is a
+miss.
+
+An entry counts only if its ctime lies 2 s or more before the file was read: what is changed within
+the clock's tick of being read is read again next time.
+"""
+
+import fcntl
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from blake3 import blake3
+
+from ventifs.errors import Busy
+from ventifs.store import Store
+from ventifs.store.files import readable_errors
+from ventifs.store.permissions import create_file, make_directory, open_or_create
+from ventifs.tree.objects.records import Content, clamped_ns
+
+SETTLED_NS = 2 * 10**9
+NOT_SETTLED = -1  # as a ctime: matches no file
+_MAGIC = b"vfstat\x00\x03"
+_CHECK_SIZE = 8
+_HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
+_DIRECTORY = "statcache"
+_WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours here
+
+Leaf = tuple[bytes, int, int, int, int]  # name, inode, size, mtime_ns, ctime_ns
+Named = tuple[bytes, bytes]  # a name and its canonical entry
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Names of one directory that follow one another, as they were seen.
+
+    Attributes:
+        leaves: the encoded `Leaf`s of everything but directories, sorted by name.
+        entries: the encoded list of their canonical entries.
+        directories: the encoded list of the subdirectories' names and canonical entries.
+        size: bytes of regular files among the leaves.
+        count: leaves.
+    """
+
+    leaves: msgspec.Raw
+    entries: msgspec.Raw
+    directories: msgspec.Raw
+    size: int
+    count: int
+
+    def known(self) -> dict[bytes, tuple[Leaf, bytes]]:
+        """Leaf and entry, by name."""
+        pairs = zip(_decode_leaves(self.leaves), _decode_entries(self.entries), strict=True)
+        return {leaf[0]: (leaf, entry) for leaf, entry in pairs}
+
+    def below(self) -> list[Named]:
+        """Name and entry of each subdirectory, in order."""
+        return _decode_named(self.directories)
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """A directory as it was seen.
+
+    Attributes:
+        path: below the archive's root.
+        content: the tree that was built of it.
+        segments: the only one; none, when there are several.
+        bounds: last name and place of each, when there are several.
+    """
+
+    path: bytes
+    content: Content
+    segments: tuple[Segment, ...]
+    bounds: tuple[tuple[bytes, int], ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many segments there are."""
+        return len(self.segments) or len(self.bounds)
+
+
+class _Footer(msgspec.Struct, frozen=True, array_like=True):
+    """The last record: where each directory's record is, by the hash of its path, ascending.
+
+    `whole_size` is the size of the file when a run last wrote all of it.
+    """
+
+    store_id: bytes
+    epoch: bytes
+    whole_size: int
+    hashes: bytes
+    offsets: bytes
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_seen = msgspec.msgpack.Decoder(Seen).decode
+_decode_segment = msgspec.msgpack.Decoder(Segment).decode
+_decode_leaves = msgspec.msgpack.Decoder(list[Leaf]).decode
+_decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_named = msgspec.msgpack.Decoder(list[Named]).decode
+_decode_footer = msgspec.msgpack.Decoder(_Footer).decode
+
+
+def raw(items: Sequence[object]) -> msgspec.Raw:
+    """A list, encoded."""
+    return msgspec.Raw(encode(items))
+
+
+def raw_leaves(leaves: Sequence[Leaf]) -> msgspec.Raw:
+    """Leaves, encoded; of a time that MessagePack does not hold, the nearest that it does.
+
+    A leaf with such a time is kept as not settled, so it never passes for unchanged.
+    """
+    try:
+        return msgspec.Raw(encode(leaves))
+    except OverflowError:
+        held = [
+            (name, inode, size, clamped_ns(mtime_ns), clamped_ns(ctime_ns))
+            for name, inode, size, mtime_ns, ctime_ns in leaves
+        ]
+        return msgspec.Raw(encode(held))
+
+
+def _path_hash(path: bytes) -> int:
+    return int.from_bytes(blake3(path).digest(8), "little")
+
+
+class Previous:
+    """The file that the previous run left, open for reading.
+
+    Attributes:
+        fd: its descriptor, the caller's to close.
+        end: where its records end and the footer begins.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Read the footer.
+
+        Raises:
+            OSError, msgspec.DecodeError: when there is none, or it is damaged.
+        """
+        self.fd = fd
+        self._size = os.fstat(fd).st_size
+        self._start = self._end = 0
+        self._window = b""
+        if self._size < len(_MAGIC) + 8 or os.pread(fd, len(_MAGIC), 0) != _MAGIC:
+            raise msgspec.DecodeError("no magic")
+        self.end = int.from_bytes(os.pread(fd, 8, self._size - 8), "little")
+        self.footer = _decode_footer(self._record(self.end) or b"")
+        self.hashes = array("Q", self.footer.hashes)
+        self.offsets = array("Q", self.footer.offsets)
+
+    @property
+    def worn(self) -> bool:
+        """Whether half of it or more may be records of what is gone."""
+        return self._size > 2 * self.footer.whole_size
+
+    def directory(self, path: bytes) -> Seen | None:
+        """What the run saw of a directory."""
+        wanted = _path_hash(path)
+        at = bisect_left(self.hashes, wanted)
+        if at == len(self.hashes) or self.hashes[at] != wanted:
+            return None
+        data = self._record(self.offsets[at])
+        try:
+            seen = _decode_seen(data) if data else None
+        except msgspec.DecodeError:
+            return None
+        return seen if seen is not None and seen.path == path else None
+
+    def segment(self, seen: Seen, number: int) -> Segment | None:
+        """One segment of a directory."""
+        if seen.segments:
+            return seen.segments[number]
+        data = self._record(seen.bounds[number][1])
+        with suppress(msgspec.DecodeError):
+            return _decode_segment(data) if data else None
+        return None
+
+    def _record(self, offset: int) -> bytes | None:
+        """A record's bytes, if they are what was written, and can be read."""
+        with suppress(OSError):
+            head = self._bytes(offset, _HEAD_SIZE)
+            length = int.from_bytes(head[:8], "little")
+            if 0 < length <= self._size - offset:
+                data = self._bytes(offset + _HEAD_SIZE, length)
+                return data if blake3(data).digest(_CHECK_SIZE) == head[8:] else None
+        return None
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        if offset >= self._size:
+            return b""
+        if length > _WINDOW:
+            return os.pread(self.fd, length, offset)
+        if not self._start <= offset or offset + length > self._end:
+            self._start = max(0, offset - _WINDOW // 2)
+            self._window = os.pread(self.fd, 2 * _WINDOW, self._start)
+            self._end = self._start + len(self._window)
+        at = offset - self._start
+        return self._window[at : at + length]
+
+
+class StatCache:
+    """The cache of one run: what the previous one left, and what this one gathers.
+
+    Holds a lock, so that two runs under one name cannot be at work at once.
+
+    Attributes:
+        path: of the file.
+        previous: what the previous run left; None, if it does not count.
+        carries: whether that is kept, but for what this run adds.
+    """
+
+    def __init__(self, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> None:
+        """The cache for a version name.
+
+        Args:
+            store: whose blocks it speaks of.
+            name: of the versions.
+            ask: whether what the previous run saw counts.
+            gather: whether this run leaves something for the next.
+
+        Raises:
+            Busy: another run under this name is at work.
+        """
+        self.path = store.path / _DIRECTORY / name
+        self.previous: Previous | None = None
+        self._ids = store.header.store_id, store.epoch
+        self._temporary = self.path.with_name(f".{name}.new")
+        self._gathers = gather
+        self.carries = False
+        self._lock = -1
+        self._file: IO[bytes] | None = None
+        self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
+        if gather:
+            with readable_errors(self.path.parent):
+                make_directory(self.path.parent)
+            self._lock = _locked(self.path.with_name(f".{name}.lock"), name)
+        if ask:
+            self.previous = self._opened()
+
+    def _opened(self) -> Previous | None:
+        """The previous run's file; whatever is wrong with it, there is none."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with suppress(OSError, msgspec.DecodeError):
+            previous = Previous(fd)
+            if (previous.footer.store_id, previous.footer.epoch) == self._ids:
+                return previous
+        os.close(fd)
+        return None
+
+    def directory(self, path: bytes) -> Seen | None:
+        """What the previous run saw of a directory."""
+        return None if self.previous is None else self.previous.directory(path)
+
+    def segment(self, seen: Seen, number: int) -> Segment | None:
+        """One segment of a directory that the previous run saw."""
+        return None if self.previous is None else self.previous.segment(seen, number)
+
+    def carry_over(self) -> None:
+        """Keep what the previous run saw, but for what this one adds."""
+        self.carries = self.previous is not None
+
+    def add_segment(self, segment: Segment) -> int:
+        """Gather one of several segments for the next run; its place."""
+        return self._write(encode(segment))
+
+    def add(self, seen: Seen) -> None:
+        """Gather a directory for the next run."""
+        if self._gathers:
+            self._places[_path_hash(seen.path)] = self._write(encode(seen))
+
+    def _write(self, data: bytes) -> int:
+        if not self._gathers:
+            return 0
+        try:
+            if self._file is None:
+                self._file = self._started()
+            place = self._file.tell()
+            self._file.write(
+                len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data
+            )
+        except OSError:  # the next run only reads more
+            self._drop()
+            return 0
+        return place
+
+    def _drop(self) -> None:
+        """Gather no more, and leave nothing."""
+        self._gathers = False
+        file, self._file = self._file, None
+        with suppress(OSError):
+            if file is not None:
+                self._temporary.unlink(missing_ok=True)
+                file.close()
+
+    def _started(self) -> IO[bytes]:
+        """A new file, which begins with what is carried over."""
+        self._temporary.unlink(missing_ok=True)  # of a run that was killed
+        file = self._file = os.fdopen(create_file(self._temporary), "wb", buffering=_WINDOW)
+        if not self.carries:
+            file.write(_MAGIC)
+            return file
+        assert self.previous is not None
+        for start in range(0, self.previous.end, _WINDOW):
+            length = min(_WINDOW, self.previous.end - start)
+            file.write(os.pread(self.previous.fd, length, start))
+        return file
+
+    def put_in_place(self) -> None:
+        """The version is committed: let the next run ask what was gathered."""
+        if self._file is None:
+            return  # all is carried over, nothing added
+        start, places = self._file.tell(), self._places
+        whole_size = start
+        if self.carries:
+            assert self.previous is not None
+            whole_size = self.previous.footer.whole_size
+            places = {**dict(zip(self.previous.hashes, self.previous.offsets, strict=True)),
+                      **places}  # fmt: skip
+        ordered = sorted(places.items())
+        hashes = array("Q", [key for key, _ in ordered]).tobytes()
+        offsets = array("Q", [place for _, place in ordered]).tobytes()
+        self._write(encode(_Footer(*self._ids, whole_size, hashes, offsets)))
+        if not self._gathers:
+            return  # it could not be written
+        self._file.write(start.to_bytes(8, "little"))
+        self._file.close()
+        self._file = None
+        self._temporary.replace(self.path)
+
+    def close(self) -> None:
+        """Let go; what was gathered and not put in place is dropped."""
+        if self.previous is not None:
+            os.close(self.previous.fd)
+            self.previous = None
+        self._drop()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+@contextmanager
+def no_run(store: Store, name: str) -> Iterator[None]:
+    """Keep runs of a name from starting.
+
+    Raises:
+        Busy: one is at work.
+    """
+    directory = store.path / _DIRECTORY
+    with readable_errors(directory):
+        make_directory(directory)
+    lock = _locked(directory / f".{name}.lock", name)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(path: Path, name: str) -> int:
+    with readable_errors(path):
+        lock = open_or_create(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Busy(
+            f"{name}: another run is archiving under this name; wait for it, or use another name"
+        ) from None
+    return lock

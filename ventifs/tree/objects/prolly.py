@@ -1,0 +1,230 @@
+"""The canonical search tree that file contents and directories share.
+
+Encoded items, in order, are grouped into nodes whose ends the items themselves decide: an item ends
+its node when BLAKE3(level, item) is under a mask. So the same items always make the same nodes,
+however they came about, and a change rewrites one path. A node has at least 4 items, unless it is
+the last of its level, and at most 64 KiB, counted from its own start: every level is at most a
+quarter as long as the one below, rounded up, whatever the items are, even chosen against the mask.
+
+Inner nodes hold, for each node below, how many items and bytes of content it covers and its last
+key, so that look-ups by ordinal, by offset and by key cost one node a level.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+
+import msgspec
+from blake3 import blake3
+
+from ventifs.errors import Corrupt
+from ventifs.store import Score
+from ventifs.tree.objects.records import Child, decode_child, encode_child
+
+NODE_ITEMS_MIN = 4
+NODE_SIZE_MAX = 64 << 10
+LEVEL_MAX = 40  # 4 items a node: more than any tree that fits the world
+_NODE_OVERHEAD = 16
+_MASK = 127  # of the hash's first byte: 128 items a node on average
+_END = b"\xc1"  # closes a node: MessagePack never uses it, and a block must not end in a zero
+
+Get = Callable[[Score], memoryview]
+Put = Callable[[bytes], Score]  # stores a node
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One node: items of a leaf (level 0), or `Child` records."""
+
+    level: int
+    items: list[msgspec.Raw]
+
+
+_encode_node = msgspec.msgpack.Encoder().encode
+_decode_node = msgspec.msgpack.Decoder(Node).decode
+
+
+class Builder:
+    """Builds a tree from items in order; memory is a node a level.
+
+    Itself it is one level of the tree, the leaves unless told otherwise: it gathers items into
+    nodes, and hands each to the level above, another of its kind.
+
+    Attributes:
+        count: leaf items so far.
+        total: bytes of content so far.
+    """
+
+    def __init__(self, put: Put, level: int = 0) -> None:
+        """`put` stores a node and returns its score."""
+        self.count = self.total = 0
+        self._put = put
+        self._level = level
+        self._salt = bytes([level])
+        self._above: Builder | None = None
+        self._nodes = 0
+        self._score = Score(b"")  # of the last node
+        # Of the node on its way: items and their bytes, what came before it, its last key.
+        self._items: list[bytes] = []
+        self._size = _NODE_OVERHEAD
+        self._before = 0, 0
+        self._key = b""
+
+    def add(self, data: bytes, *, length: int = 0, key: bytes = b"", count: int = 1) -> None:
+        """Append an item: its canonical bytes, the content it stands for, its key."""
+        # Hot: 0.6 us, half of it the hash.
+        size, items = len(data), self._items
+        if self._size + size > NODE_SIZE_MAX and items:
+            self._cut()
+            items = self._items
+        items.append(data)
+        self._size += size
+        self.count += count
+        self.total += length
+        self._key = key
+        if len(items) >= NODE_ITEMS_MIN and not blake3(self._salt + data).digest(1)[0] & _MASK:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Write the items gathered as a node."""
+        raws = [msgspec.Raw(item) for item in self._items]
+        self._score = self._put(_encode_node(Node(self._level, raws)) + _END)
+        self._nodes += 1
+        if self._above is None:
+            self._above = Builder(self._put, self._level + 1)
+        count, total = self.count - self._before[0], self.total - self._before[1]
+        child = Child(self._score, count, total, self._key)
+        self._above.add(encode_child(child), length=total, key=self._key, count=count)
+        self._items = []
+        self._size = _NODE_OVERHEAD
+        self._before = self.count, self.total
+
+    def finish(self) -> Score:
+        """Write what is left; the root's score: the only node of the first level that has one."""
+        assert self.count > 0
+        level = self
+        while True:
+            if level._items:
+                level._cut()
+            if level._nodes == 1:
+                return level._score
+            assert level._above is not None
+            level = level._above
+
+
+def load(get: Get, score: Score, level: int | None) -> Node:
+    """A node, checked to be canonical and of the level its parent expects (None for a root).
+
+    Raises:
+        Corrupt: for anything else.
+    """
+    data = bytes(get(score))
+    problem = ""
+    if len(data) > NODE_SIZE_MAX or data[-1:] != _END:
+        problem = "is none, or too large"
+    else:
+        try:
+            node = _decode_node(data[:-1])
+        except (msgspec.DecodeError, RecursionError) as error:
+            problem = f"cannot be read: {error}"
+        else:
+            expected = node.level if level is None else level
+            if node.level != expected or not 0 <= node.level <= LEVEL_MAX or not node.items:
+                problem = "is of the wrong level, or empty"
+            elif _encode_node(node) + _END != data:
+                problem = "is not in its canonical form"
+            else:
+                return node
+    raise Corrupt(f"tree node {problem}", score=score)
+
+
+def walk(
+    get: Get,
+    root: Score,
+    skip: int = 0,
+    weigh: Callable[[bytes], int] | None = None,
+    said: int | None = None,
+) -> Iterator[tuple[int, bytes]]:
+    """Items in order, from the one at ordinal `skip`; or, with `weigh`, from where byte `skip` is.
+
+    Args:
+        get: reads a block.
+        root: the root node.
+        skip: items, or bytes of content, to leave out; O(log n).
+        weigh: the bytes of content an item stands for.
+        said: how much the whole tree covers, in items or in bytes, as its referrer says.
+
+    Yields:
+        (how much of the item itself is still to be skipped, the item's bytes). The first number is
+        0 for all but the first item.
+
+    Raises:
+        Corrupt: where the tree is damaged, or contradicts itself.
+    """
+    return _walk(get, root, None, skip, weigh, said)
+
+
+def _walk(
+    get: Get,
+    score: Score,
+    level: int | None,
+    skip: int,
+    weigh: Callable[[bytes], int] | None,
+    said: int | None,
+) -> Iterator[tuple[int, bytes]]:
+    node = load(get, score, level)
+    weighed = [_weighed(bytes(raw), node.level, weigh) for raw in node.items]
+    if said is not None and sum(weight for weight, _, _ in weighed) != said:
+        raise Corrupt("tree node covers more or less than its parent says", score=score)
+    for weight, child, data in weighed:
+        if skip >= weight:
+            skip -= weight
+            continue
+        if child is None:
+            yield skip, data
+        else:
+            yield from _walk(get, Score(child.score), node.level - 1, skip, weigh, weight)
+        skip = 0
+
+
+def _weighed(
+    data: bytes, level: int, weigh: Callable[[bytes], int] | None
+) -> tuple[int, Child | None, bytes]:
+    if level:
+        child = decode_child(data)
+        return child.count if weigh is None else child.total, child, data
+    return 1 if weigh is None else weigh(data), None, data
+
+
+def leaves(get: Get, root: Score) -> Iterator[Node]:
+    """The nodes of level 0, in order.
+
+    Raises:
+        Corrupt: where the tree is damaged.
+    """
+    pending: list[tuple[Score, int | None]] = [(root, None)]
+    while pending:
+        node = load(get, *pending.pop())
+        if not node.level:
+            yield node
+            continue
+        children = [decode_child(bytes(raw)) for raw in node.items]
+        pending += [(Score(child.score), node.level - 1) for child in reversed(children)]
+
+
+def find(get: Get, root: Score, key: bytes, key_of: Callable[[bytes], bytes]) -> bytes | None:
+    """The item with a key, in a tree whose items are in order of their keys.
+
+    Raises:
+        Corrupt: where the tree is damaged.
+    """
+    score, level = root, None
+    while True:
+        node = load(get, score, level)
+        if node.level == 0:
+            items = [bytes(raw) for raw in node.items]
+            at = bisect_left(items, key, key=key_of)
+            return items[at] if at < len(items) and key_of(items[at]) == key else None
+        children = [decode_child(bytes(raw)) for raw in node.items]
+        at = bisect_left(children, key, key=lambda child: child.key)
+        if at == len(children):
+            return None
+        score, level = Score(children[at].score), node.level - 1

@@ -1,0 +1,1 @@
+"""Restoring a version into a directory of the host."""

@@ -1,0 +1,180 @@
+"""Several names of a version that are one directory of the destination, for links there are kept.
+
+A version that has `lib` and `usr/lib` restored over a root whose `lib` leads to `usr/lib` is the
+usual case. The names of a directory have an order: its own comes first, then each link that led to
+it or to a directory above it. Metadata is that of the first name. An entry is the one archived
+under the first name that has it; under a later name it is made once if it is the same, and reported
+if it is not. The own name is looked up in the version, and earlier links have been followed, so no
+result depends on what another process has made so far.
+
+Memory is that of the links that were kept: a directory of the destination is not remembered.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.store.environment import IndexDamaged
+from ventifs.text import printable
+from ventifs.tree.objects.directory import look_up, resolve, tree
+from ventifs.tree.objects.records import Directory, Entry, encode
+from ventifs.tree.restore.directory_symlinks import Names
+from ventifs.tree.restore.selection import Selection
+
+_OWN = -1  # the order of a directory's own name
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One name of a directory.
+
+    Attributes:
+        entry: archived under it.
+        names: where that stands in what is restored.
+        order: of the link that led there, among those that were kept; `_OWN` without one.
+    """
+
+    entry: Entry
+    names: Names
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A directory that is entered under a name that is not its own.
+
+    Attributes:
+        order: of the link that led there.
+        earlier: its names that come before this one, in order.
+    """
+
+    order: int
+    earlier: tuple[Claim, ...]
+
+
+class Aliases:
+    """What a version has of the directories that links of a destination lead to."""
+
+    def __init__(self, store: Store, root: Entry, selection: Selection) -> None:
+        """Of what is restored from `root`."""
+        self._store = store
+        self._root = root
+        self._selection = selection
+        self._kept: dict[Names, list[Claim]] = {}  # links, by the directory that they lead to
+        self._count = 0
+
+    def linked(self, real: Names, names: Names, entry: Entry) -> Alias | None:
+        """A directory that a link led to; None if the link has become the directory meanwhile.
+
+        Args:
+            real: its own names in the destination.
+            names: those of the link.
+            entry: archived under them.
+        """
+        claims = self._claims(real)
+        earlier = tuple(takewhile(lambda claim: claim.names != names, claims))
+        if len(earlier) < len(claims):  # no link: it is reached as the directory above it is
+            order = claims[len(earlier)].order
+            return None if order == _OWN else Alias(order, earlier)
+        order, self._count = self._count, self._count + 1
+        self._kept.setdefault(real, []).append(Claim(entry, names, order))
+        return Alias(order, earlier)
+
+    def below(self, above: Alias | None, real: Callable[[], Names], name: bytes) -> Alias | None:
+        """The same of a directory in another that was entered, without a link of its own."""
+        if above is None:
+            return None
+        claims = [
+            claim for claim in self._kept.get(real(), ()) if claim.order < above.order
+        ]  # fmt: skip
+        for claim in above.earlier:
+            found = self._look_up(claim.entry, name)
+            if found is not None and found.is_directory:
+                claims.append(Claim(found, (*claim.names, name), claim.order))
+        return Alias(above.order, tuple(sorted(claims, key=_order)))
+
+    def verdict(self, alias: Alias | None, entry: Entry) -> str | None:
+        """Whether an entry is left to an earlier name of the directory that it is in.
+
+        Returns:
+            None to make it; why it cannot be made; or nothing, if the earlier one is the same.
+        """
+        if alias is None or not alias.earlier:
+            return None
+        there = [
+            (found, b"/".join((*claim.names, entry.name)))
+            for claim in alias.earlier
+            if (found := self._look_up(claim.entry, entry.name)) is not None
+        ]
+        if entry.is_directory and all(found.is_directory for found, _ in there):
+            return None
+        for found, path in there:
+            if self._is_restored(found, path):  # this one decides, and later ones were refused
+                if entry.is_directory and found.is_directory:
+                    return None
+                return _conflict(found, path, entry)
+        return None
+
+    def _claims(self, real: Names) -> list[Claim]:
+        """All names so far of a directory, in order."""
+        known = [Claim(self._root, (), _OWN)]
+        claims = [
+            Claim(found, (*claim.names, *real[length:]), claim.order)
+            for length in range(len(real) + 1)
+            for claim in (*(known if length == 0 else ()), *self._kept.get(real[:length], ()))
+            if (found := self._at(claim.entry, real[length:])) is not None
+        ]
+        return sorted(claims, key=_order)
+
+    def _is_restored(self, entry: Entry, path: bytes) -> bool:
+        """Whether an entry is chosen, or anything below a directory that would be made for it."""
+        if self._selection.chooses(path, directory=entry.is_directory):
+            return True
+        if not (entry.is_directory and self._selection.include):
+            return False
+        return any(
+            self._selection.chooses(below, directory=found.is_directory)
+            for below, found in self._tree(entry, path)
+        )
+
+    def _tree(self, entry: Entry, path: bytes) -> Iterator[tuple[bytes, Entry]]:
+        try:
+            yield from tree(self._store, entry, path)
+        except IndexDamaged:
+            raise
+        except VentifsError:  # the walk reports it there
+            return
+
+    def _at(self, entry: Entry, below: Names) -> Entry | None:
+        try:
+            found = resolve(self._store, entry, b"/".join(below))
+        except IndexDamaged:
+            raise
+        except VentifsError:  # none, or one that cannot be read, which the walk reports there
+            return None
+        return found if found.is_directory else None
+
+    def _look_up(self, entry: Entry, name: bytes) -> Entry | None:
+        assert isinstance(entry.detail, Directory)
+        try:
+            return look_up(self._store, entry.detail.content, name)
+        except IndexDamaged:
+            raise
+        except VentifsError:
+            return None
+
+
+def _order(claim: Claim) -> int:
+    return claim.order
+
+
+def _conflict(rival: Entry, path: bytes, entry: Entry) -> str:
+    """Why an entry is not restored where its rival is; nothing if they are the same."""
+    if encode(rival) == encode(entry):
+        return ""
+    return (
+        f"{printable(path)}, which is archived too, is at the same place, for a link leads there: "
+        "--replace-symlinks restores both"
+    )

@@ -1,0 +1,385 @@
+"""The directories of a destination: making them, finding them again, moving finished things in.
+
+Every component is opened relative to its parent's descriptor and never through a link, but for
+those that `symlinks` lets a restore keep, whose directories are found by it beneath the destination
+and used by their descriptors. Descriptors are few, whatever the depth and the number of
+directories: one that was closed is opened again from the nearest directory above that still is.
+With `overwrite` things are made in a staging directory that only this user may enter, one for each
+mount; what a killed run has left of one, the next run in the same place takes away.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ventifs.tree.objects.records import Entry
+from ventifs.tree.restore.alias_paths import Alias
+from ventifs.tree.restore.directory_symlinks import (
+    Names,
+    NotKept,
+    Symlinks,
+    described,
+    follow,
+    open_again,
+)
+
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LARGE = 32 << 20  # bytes, from which on a file is made piece by piece
+_OPEN_MAX = 64
+_STAGING = b".ventifs-restore."
+_TRIES = 100  # at a staging directory: a second one is rare already
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A directory of the destination that is not finished.
+
+    Attributes:
+        entry: what is archived of it.
+        above: the directory it is in; None for the top.
+        linked: whether the first name of a hard-linked file is in it or below.
+        staging: descriptor of the staging directory of its mount; -1 without one.
+        pending: what must be done before it is finished, its own walk first.
+        names: where it is, if a symbolic link has its name and is kept.
+        alias: its other names, if a link is on the way to it; see `aliases`.
+        before: its status when it was entered, if it was there.
+    """
+
+    entry: Entry
+    above: "Place | None"
+    linked: bool = False
+    staging: int = -1
+    pending: int = 1
+    names: Names | None = None
+    alias: Alias | None = None
+    before: os.stat_result | None = None
+
+    def path(self, name: bytes = b"") -> bytes:
+        """Its path below the top, or that of a name in it."""
+        names = [name] if name else []
+        place = self
+        while place.above is not None:
+            names.append(place.entry.name)
+            place = place.above
+        return b"/".join(reversed(names))
+
+
+def real(place: Place) -> Names:
+    """The names of a directory from the top on, none of which is a link."""
+    names: list[bytes] = []
+    while place.names is None and place.above is not None:
+        names.append(place.entry.name)
+        place = place.above
+    return (*(place.names or ()), *reversed(names))
+
+
+class Places:
+    """The directories of one restore. Not to be shared between threads.
+
+    Attributes:
+        on_link: called before a link is followed, to finish all that is being made: a directory may
+            have been entered under another name.
+        on_replaced: called with a path and what was said of the link that is gone from there.
+    """
+
+    def __init__(self, top: int, *, overwrite: bool, symlinks: Symlinks = Symlinks.TRUSTED) -> None:
+        """Everything goes below `top`, which is closed in the end."""
+        self.on_link: Callable[[], None] = lambda: None
+        self.on_replaced: Callable[[bytes, str], None] = lambda *_: None
+        self._symlinks = symlinks
+        self._top = top
+        self._open: OrderedDict[Place, int] = OrderedDict()  # those used last come last
+        self._stagings: dict[Place, Staging] = {}  # by the directory they are in
+        self._mounts: dict[tuple[int, bytes], Place] = {}
+        self._overwrite = overwrite
+
+    def top(self, entry: Entry) -> Place:
+        """The place of the whole tree."""
+        place = Place(entry, None)
+        if self._overwrite:
+            _allow_owner(self._top)
+            self._give_staging(place, self._top)
+        else:
+            _make_private(self._top)
+        return place
+
+    def around(self, entry: Entry) -> Place:
+        """The place of what is no directory: the top is around it, and stays as it is."""
+        place = Place(entry, None)
+        if (
+            self._overwrite or entry.size >= LARGE
+        ):  # it takes long; a killed run leaves no half file
+            self._give_staging(place, self._top)
+        return place
+
+    def make(self, entry: Entry, above: Place) -> Place:
+        """A directory in another, new or, with `overwrite`, one that is there.
+
+        Raises:
+            OSError: when there is none now.
+        """
+        place = Place(entry, above, staging=above.staging)
+        directory = self.fd(above)
+        try:
+            fd = _made(entry.name, directory)
+        except FileExistsError:
+            if not self._overwrite:
+                raise
+            self._make_over(place, above)
+        else:
+            self._keep(place, fd)
+        return place
+
+    def _make_over(self, place: Place, above: Place) -> None:
+        """Enter a directory that is there, or make one instead of what is."""
+        name, directory = place.entry.name, self.fd(above)
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        said = ""
+        if stat.S_ISLNK(mode):
+            self.on_link()
+            directory = self.fd(above)
+            try:
+                place.names, found = follow(self._top, real(above), directory, name, self._symlinks)
+            except NotKept as error:
+                said = described(name, directory, str(error))
+            else:
+                with _closing(found):
+                    self._enter(place, _opened(b".", found))
+                return
+        if stat.S_ISDIR(mode):
+            self._enter(place, _opened(name, directory))
+            return
+        os.unlink(name, dir_fd=directory)
+        self._keep(place, _made(name, directory))
+        if said:
+            self.on_replaced(place.path(), said)
+
+    def _enter(self, place: Place, opened: tuple[int, os.stat_result]) -> None:
+        fd, place.before = opened
+        self._keep(place, fd)
+        self._give_staging(place, fd)
+
+    def fd(self, place: Place) -> int:
+        """A descriptor, good until the next call."""
+        closed: list[Place] = []
+        while place.above is not None and place not in self._open:
+            closed.append(place)
+            place = place.above
+        fd = self._top
+        if place.above is not None:
+            self._open.move_to_end(place)
+            fd = self._open[place]
+        for below in reversed(closed):
+            if below.names is not None and below.before is not None:
+                fd = open_again(self._top, below.names, below.before)
+            else:
+                fd = os.open(below.entry.name, OPEN_DIRECTORY, dir_fd=fd)
+            self._keep(below, fd)
+        return fd
+
+    def _keep(self, place: Place, fd: int) -> None:
+        self._open[place] = fd
+        if len(self._open) > _OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1])
+
+    def tidy(self, place: Place) -> None:
+        """Take away the staging directory that was made in this one: all that needed it is done."""
+        if place in self._stagings:
+            self._stagings.pop(place).close()
+            self._mounts = {mount: at for mount, at in self._mounts.items() if at is not place}
+
+    def forget(self, place: Place) -> None:
+        """Close a directory that is finished."""
+        fd = self._open.pop(place, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def _give_staging(self, place: Place, directory: int) -> None:
+        """Find or make the staging directory for a directory that was there."""
+        mount = _mount_of(directory)
+        if mount not in self._mounts:  # this is where it begins, or where we do
+            self._stagings[place] = Staging(directory)
+            self._mounts[mount] = place
+        place.staging = self._stagings[self._mounts[mount]].fd
+
+    def close(self) -> None:
+        """Close all, and take the staging directories away."""
+        for staging in self._stagings.values():
+            staging.close()
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        os.close(self._top)
+
+
+class Staging:
+    """A private directory, locked while it is in use.
+
+    Attributes:
+        fd: its descriptor.
+    """
+
+    def __init__(self, above: int) -> None:
+        """Make one in a directory, taking away what killed runs have left of theirs.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self._above = os.dup(above)
+        try:
+            for name in map(os.fsencode, os.listdir(above)):
+                if name.startswith(_STAGING):
+                    _remove_left_over(name, above)
+            self._name, self.fd = _made_staging(above)
+        except BaseException:
+            os.close(self._above)
+            raise
+        _make_private(self.fd)
+
+    def close(self) -> None:
+        """Take it away with what an interrupted run has left in it."""
+        _remove(self.fd, self._name, self._above)
+        os.close(self.fd)
+        os.close(self._above)
+
+
+def _made_staging(above: int) -> tuple[bytes, int]:
+    """A new staging directory, locked: its name and descriptor.
+
+    Until it is locked, another run takes it for what a killed run has left: then another is made.
+    """
+    for _ in range(_TRIES):
+        name = _STAGING + os.urandom(8).hex().encode()
+        os.mkdir(name, 0o700, dir_fd=above)
+        with suppress(FileNotFoundError):
+            fd = _opened(name, above)[0]
+            if _locked(fd, name, above, fcntl.LOCK_EX):
+                return name, fd
+            os.close(fd)
+    raise OSError(errno.EAGAIN, "other runs keep removing the staging directory")
+
+
+def _locked(fd: int, name: bytes, above: int, how: int) -> bool:
+    """Lock an open directory; whether it is still the one that has the name."""
+    fcntl.flock(fd, how)
+    try:
+        there = os.stat(name, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:  # removed between our open and our lock
+        return False
+    return os.path.samestat(os.fstat(fd), there)
+
+
+def _remove_left_over(name: bytes, above: int) -> None:
+    """Remove the staging directory of a run that was killed."""
+    with suppress(OSError):
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
+        try:
+            held = _locked(fd, name, above, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if held and os.fstat(fd).st_uid == os.geteuid():
+                _remove(fd, name, above)
+        finally:
+            os.close(fd)
+
+
+def _remove(fd: int, name: bytes, above: int) -> None:
+    with suppress(OSError):
+        for staged in os.listdir(fd):
+            os.unlink(staged, dir_fd=fd)
+        os.rmdir(name, dir_fd=above)
+
+
+def _make_private(fd: int) -> None:
+    """Let nobody else in, and nothing that is made in it inherit anything, where we may say so."""
+    with suppress(OSError):
+        os.removexattr(fd, "system.posix_acl_default")
+    with suppress(OSError):
+        os.fchown(fd, os.geteuid(), os.getegid())
+    with suppress(OSError):
+        os.fchmod(fd, 0o700)
+
+
+def opened_top(target: Path) -> tuple[int, os.stat_result]:
+    """The destination, as `_opened` has it; it and its parents are made where they are not there.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    _make_top(target, 0o700)  # its own mode comes last
+    with _closing(os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as found:
+        return _opened(b".", found)
+
+
+def _make_top(target: Path, mode: int) -> None:
+    try:
+        os.mkdir(target, mode)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if target.parent == target:
+            raise
+        _make_top(target.parent, 0o777)
+        os.mkdir(target, mode)
+    with _closing(os.open(target, OPEN_DIRECTORY | os.O_PATH)) as found:
+        _allow_owner(found)  # what is made in it may be ours to find again
+
+
+def _made(name: bytes, directory: int) -> int:
+    """A descriptor of a new directory."""
+    os.mkdir(name, 0o700, dir_fd=directory)
+    return _opened(name, directory)[0]
+
+
+def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:
+    """A directory, open, and with all permissions for its owner if that is us.
+
+    A default ACL of what is above, or our umask, may keep even us out of what we have just made.
+    Its status is as it was before.
+    """
+    try:
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    except PermissionError:
+        with _closing(_found(name, directory)) as found:
+            before = os.fstat(found)
+            _allow_owner(found)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    else:
+        before = os.fstat(fd)
+        _allow_owner(fd)
+    return fd, before
+
+
+def _found(name: bytes, directory: int) -> int:
+    """A directory that may not be entered, found: `.` of one cannot be looked up in it."""
+    if name == b".":
+        return os.dup(directory)
+    return os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _allow_owner(fd: int) -> None:
+    """Give a directory's owner all permissions, until it gets those that are archived."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & 0o700 != 0o700:
+        with suppress(OSError):
+            os.chmod(f"/proc/self/fd/{fd}", mode | 0o700)  # for O_PATH; chmod by name follows links
+
+
+def _mount_of(fd: int) -> tuple[int, bytes]:
+    """What two directories have in common if things can be moved from one to the other."""
+    mount = b""
+    with suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as facts:
+        mount = next((line for line in facts if line.startswith(b"mnt_id:")), b"")
+    return os.fstat(fd).st_dev, mount

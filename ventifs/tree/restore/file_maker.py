@@ -1,0 +1,266 @@
+"""Makes what a batch lists, in directories that are open: all that a worker of a restore does.
+
+A request lists (which of the descriptors, canonical entry) pairs; the reply tells what went wrong,
+by the entry's place in the list. Files are made under their own names in new directories, which
+only this user may enter until they are done; with `overwrite` in a private staging directory (the
+next descriptor) and moved to their names whole. What cannot be made whole is not left behind.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from pathlib import Path
+
+import msgspec
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store import Score, Store
+from ventifs.store.environment import IndexDamaged
+from ventifs.store.score import Buffer
+from ventifs.tree.archive.file_reader import allow_many_descriptors
+from ventifs.tree.objects.records import (
+    Block,
+    Content,
+    Device,
+    Empty,
+    Entry,
+    File,
+    Inline,
+    Symlink,
+    Xattrs,
+    length_of,
+)
+from ventifs.tree.process_pool import Handle
+from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, dress_name, xattrs_of
+from ventifs.tree.restore.range_writer import Piece, write_all, write_piece
+from ventifs.tree.restore.unchanged import is_there
+
+CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight are under 300 MiB together
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+STOPPING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,
+            errno.ENOMEM}  # fmt: skip
+_REASONS = {
+    errno.ENOTEMPTY: "a directory with things in it is in the way; move it away and run again",
+    errno.EBUSY: "a mount point is in the way",
+    errno.EEXIST: "something is there already; --overwrite replaces it",
+}
+_KIND_NAMES = {stat.S_IFLNK: "symbolic link", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+               stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}  # fmt: skip
+
+
+class Kind(IntEnum):
+    """What a trouble means for its entry."""
+
+    LESS = 0  # made, but without something that the user may not restore
+    LEFT_OUT = 1  # not made, for the user may not
+    FAILED = 2  # not made
+    STOPPED = 3  # not made, nor would what comes after it be
+
+
+class Trouble(msgspec.Struct, array_like=True, gc=False):
+    """What went wrong with one entry of a batch."""
+
+    number: int
+    kind: int
+    reason: str
+    errno: int = 0
+
+
+class Answer(msgspec.Struct, array_like=True):
+    """What became of a batch; `kept` counts files that were there already, the same in all."""
+
+    troubles: list[Trouble]
+    kept: int = 0
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+# Entries were checked when their directory was read: here they are only decoded, 1 us each.
+_decode_request = msgspec.msgpack.Decoder(list[tuple[int, Entry]] | Piece).decode
+
+
+class _NotAllowed(Exception):
+    pass
+
+
+@contextmanager
+def making(store: Path, *, overwrite: bool) -> Iterator[Handle]:
+    """The task of a worker: what answers batches, with a store of its own."""
+    allow_many_descriptors()
+    before = os.umask(0)  # files get the mode they shall have when they are made
+    try:
+        with Store.open(store, cache_bytes=CACHE_BYTES) as opened:
+            yield Maker(opened, overwrite=overwrite).handle
+    finally:
+        os.umask(before)
+
+
+class Maker:
+    """Makes everything but directories."""
+
+    def __init__(self, store: Store, *, overwrite: bool) -> None:
+        """Contents come from `store`."""
+        self._store = store
+        self._overwrite = overwrite
+        self._owner = os.geteuid(), os.getegid()
+        self._staged = 0
+
+    def handle(self, request: bytes, descriptors: Sequence[int]) -> bytes:
+        """Make a batch, or write a piece; the encoded `Answer`."""
+        answer = Answer([])
+        wanted = _decode_request(request)
+        if isinstance(wanted, Piece):
+            self._write_piece(wanted, descriptors[0], answer)
+            return encode(answer)
+        for number, (at, entry) in enumerate(wanted):
+            try:
+                if self._overwrite:
+                    less = self._replace(entry, descriptors[at], descriptors[at + 1], answer)
+                else:
+                    less = self._make(entry, entry.name, descriptors[at])
+            except _NotAllowed as error:
+                answer.troubles.append(Trouble(number, Kind.LEFT_OUT, str(error)))
+            except IndexDamaged:  # a rebuild mends it all
+                raise
+            except VentifsError as error:
+                answer.troubles.append(Trouble(number, Kind.FAILED, str(error)))
+            except OSError as error:
+                answer.troubles.append(trouble_of(error, number))
+                if answer.troubles[-1].kind == Kind.STOPPED:
+                    break
+            else:
+                answer.troubles += [Trouble(number, Kind.LESS, what) for what in less]
+        return encode(answer)
+
+    def _replace(self, entry: Entry, directory: int, staging: int, answer: Answer) -> list[str]:
+        if self._is_there(entry, directory):
+            answer.kept += 1
+            return []
+        self._staged += 1
+        staged = b"%d.%d" % (os.getpid(), self._staged)
+        less = self._make(entry, staged, staging)
+        put_in_place(staged, staging, entry.name, directory)
+        return less
+
+    def _make(self, entry: Entry, name: bytes, directory: int) -> list[str]:
+        """Make one entry under a name that is free; what is left out of it."""
+        xattrs = xattrs_of(self._store, entry)
+        if type(entry.detail) is File:
+            return self._make_file(entry, entry.detail.content, xattrs, name, directory)
+        _make_node(entry, name, directory)
+        try:
+            return dress_name(entry, xattrs, name, directory)
+        except BaseException:
+            os.unlink(name, dir_fd=directory)
+            raise
+
+    def _make_file(
+        self, entry: Entry, content: Content, xattrs: Xattrs, name: bytes, directory: int
+    ) -> list[str]:
+        # Hot, and most files are one block: it is read before the file is made, and written by one
+        # call. Setting attributes needs write permission.
+        whole = self._whole(content)
+        ours = (entry.uid, entry.gid) == self._owner and not xattrs
+        fd = os.open(name, NEW, entry.mode & 0o777 if ours else 0o600, dir_fd=directory)
+        try:
+            if whole is None:
+                size = length_of(content)
+                if write_piece(self._store, Piece(content, 0, size), fd) < size:
+                    os.ftruncate(fd, size)  # it ends in a hole
+            else:
+                if whole:
+                    write_all(fd, [whole], 0)
+                if len(whole) < length_of(content):
+                    os.ftruncate(fd, length_of(content))
+            return dress(entry, xattrs, fd)
+        except BaseException:
+            os.unlink(name, dir_fd=directory)
+            raise
+        finally:
+            os.close(fd)
+
+    def _whole(self, content: Content) -> Buffer | None:
+        """Content that is one piece, without the zeros a block ends in; None for a tree."""
+        match content:
+            case Block(score, length):
+                data = self._store.get(Score(score))
+                if len(data) > length:
+                    raise Corrupt(f"block of {len(data)} bytes where {length} are said",
+                                  score=score)  # fmt: skip
+                return data
+            case Inline(data):
+                return data
+            case Empty():
+                return b""
+        return None
+
+    def _write_piece(self, piece: Piece, fd: int, answer: Answer) -> None:
+        try:
+            write_piece(self._store, piece, fd)
+        except IndexDamaged:
+            raise
+        except VentifsError as error:
+            answer.troubles.append(Trouble(0, Kind.FAILED, str(error)))
+        except OSError as error:
+            answer.troubles.append(trouble_of(error))
+
+    def _is_there(self, entry: Entry, directory: int) -> bool:
+        """Whether a regular file need not be made again. Links always are: others may share them.
+
+        What looks the same is read and compared, so that no damage and no trick survives; that
+        takes as long as making it again, but writes nothing.
+        """
+        if type(entry.detail) is not File or entry.link:
+            return False
+        return is_there(self._store, entry, entry.detail.content, directory)
+
+
+def _make_node(entry: Entry, name: bytes, directory: int) -> None:
+    """Make a symbolic link, device, FIFO or socket.
+
+    Raises:
+        _NotAllowed: when the user may not.
+        OSError: for other reasons.
+    """
+    try:
+        if isinstance(entry.detail, Symlink):
+            os.symlink(entry.detail.target, name, dir_fd=directory)
+            return
+        device = 0
+        if isinstance(entry.detail, Device):
+            device = os.makedev(entry.detail.major, entry.detail.minor)
+        os.mknod(name, stat.S_IFMT(entry.mode) | 0o600, device, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED:
+            raise
+        raise _NotAllowed(
+            because(f"{_KIND_NAMES[stat.S_IFMT(entry.mode)]} not made", error)
+        ) from None
+
+
+def put_in_place(staged: bytes, staging: int, name: bytes, directory: int) -> None:
+    """Move what was made to its name, over all but a directory that has things in it.
+
+    Raises:
+        OSError: what was there still is, and what was made is gone.
+    """
+    try:
+        try:
+            os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=directory)
+        except IsADirectoryError:
+            os.rmdir(name, dir_fd=directory)
+            os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(staged, dir_fd=staging)
+        raise
+
+
+def trouble_of(error: OSError, number: int = 0) -> Trouble:
+    """What an error of the operating system means for an entry."""
+    code = error.errno or 0
+    reason = _REASONS.get(code) or os.strerror(code).lower()
+    return Trouble(number, Kind.STOPPED if code in STOPPING else Kind.FAILED, reason, code)

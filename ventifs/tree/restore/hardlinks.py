@@ -1,0 +1,70 @@
+"""Hard links of a restore: the names of one file, and making those after the first."""
+
+import os
+from dataclasses import dataclass, field
+
+from ventifs.tree.archive.hardlinks import claim_of
+from ventifs.tree.objects.records import Entry
+from ventifs.tree.restore.destination import Place, Places
+from ventifs.tree.restore.file_maker import put_in_place
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The names of one file.
+
+    Attributes:
+        place: the directory of the first.
+        first: the entry of the first.
+        made: whether it is there.
+        failed: whether it cannot be made.
+        waiting: further names, until one of the two is known.
+    """
+
+    place: Place
+    first: Entry
+    made: bool = False
+    failed: bool = False
+    waiting: list[tuple[Place, Entry]] = field(default_factory=list)
+
+
+class Links:
+    """The hard links of one restore."""
+
+    def __init__(self, places: Places) -> None:
+        """The names are in these places."""
+        self._places = places
+        self._groups: dict[bytes, Group] = {}
+        self._staged = 0
+
+    def group(self, entry: Entry, place: Place) -> Group:
+        """The group of an entry that has a link id, new if it is the first that can be made."""
+        key = claim_of(entry)
+        group = self._groups.get(key)
+        if group is None or group.failed:
+            group = self._groups[key] = Group(place, entry)
+            above: Place | None = place
+            while above is not None and not above.linked:
+                above.linked = True
+                above = above.above
+        return group
+
+    def make(self, group: Group, place: Place, entry: Entry) -> None:
+        """Give the file of a group another name, over what is there if there is staging.
+
+        Raises:
+            OSError: when it cannot be.
+        """
+        source = os.dup(self._places.fd(group.place))
+        try:
+            directory = self._places.fd(place)
+            name, into = entry.name, directory
+            if place.staging >= 0:
+                self._staged += 1
+                name, into = b"link.%d" % self._staged, place.staging
+            os.link(group.first.name, name, src_dir_fd=source, dst_dir_fd=into,
+                    follow_symlinks=False)  # fmt: skip
+        finally:
+            os.close(source)
+        if place.staging >= 0:
+            put_in_place(name, into, entry.name, directory)

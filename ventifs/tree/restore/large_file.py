@@ -1,0 +1,172 @@
+"""One large file brought back by all workers together, piece by piece, as fast as many small ones.
+
+It is made in the staging directory where there is one, and has its name only when it is whole.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.tree.objects.records import Content, Entry, File, length_of
+from ventifs.tree.process_pool import Pool
+from ventifs.tree.restore.file_maker import NEW, Trouble, decode_answer, put_in_place
+from ventifs.tree.restore.metadata import dress, xattrs_of
+from ventifs.tree.restore.range_writer import Piece
+
+_PIECE_BYTES = 8 << 20
+
+Told = Callable[[int], None]  # gets how many bytes more are there
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Failed(Exception):
+    """A file that could not be made.
+
+    Attributes:
+        trouble: what went wrong.
+    """
+
+    def __init__(self, trouble: Trouble) -> None:
+        """For a reason."""
+        super().__init__(trouble.reason)
+        self.trouble = trouble
+
+
+def make_large(
+    store: Store,
+    pool: Pool,
+    entry: Entry,
+    directory: int,
+    staging: int,
+    *,
+    overwrite: bool,
+    told: Told,
+) -> list[str]:
+    """Make a regular file; what is left out of it.
+
+    Args:
+        store: where its attributes are.
+        pool: of processes whose task is `making.making`, with nothing in flight.
+        entry: of the file.
+        directory: where it goes.
+        staging: where it is made; -1 to make it under its own name.
+        overwrite: whether it replaces what has its name.
+        told: called now and then.
+
+    Raises:
+        Failed: something of it is damaged, or cannot be written; there is nothing of it.
+        OSError, VentifsError: the same.
+    """
+    assert isinstance(entry.detail, File)
+    xattrs = xattrs_of(store, entry)
+    where, name = (directory, entry.name) if staging < 0 else (staging, b"large")
+    fd = os.open(name, NEW, 0o600, dir_fd=where)
+    try:
+        os.ftruncate(fd, entry.size)
+        pour(pool, entry.detail.content, fd, told)
+        less = dress(entry, xattrs, fd)
+    except BaseException:
+        os.unlink(name, dir_fd=where)
+        raise
+    finally:
+        os.close(fd)
+    if staging >= 0:
+        settle(name, staging, entry.name, directory, overwrite=overwrite)
+    return less
+
+
+def settle(staged: bytes, staging: int, name: bytes, directory: int, *, overwrite: bool) -> None:
+    """Give what was made its name, which nothing may have unless it is to be replaced.
+
+    Raises:
+        OSError: what was there still is, and what was made is gone.
+    """
+    if not overwrite:
+        try:
+            os.link(staged, name, src_dir_fd=staging, dst_dir_fd=directory)
+        except OSError as error:
+            taken = _is_there(name, directory)
+            if taken or error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                os.unlink(staged, dir_fd=staging)
+                raise
+        else:
+            os.unlink(staged, dir_fd=staging)
+            return
+    put_in_place(staged, staging, name, directory)
+
+
+def _is_there(name: bytes, directory: int) -> bool:
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return True
+    return False
+
+
+def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = False) -> None:
+    """Write a content into an open file, which has its size already, or a device.
+
+    Args:
+        pool: as for `make_large`.
+        content: a file's.
+        fd: of the file.
+        told: called now and then.
+        zeros: whether holes are written too, over what may be there.
+
+    Raises:
+        Failed: something of it is damaged, or cannot be written.
+        VentifsError: a worker died.
+    """
+    troubles: list[Trouble] = []
+
+    def answered(length: int, reply: bytes) -> None:
+        troubles.extend(decode_answer(reply).troubles)
+        told(length)
+
+    total = length_of(content)
+    for offset in range(0, total, _PIECE_BYTES):
+        length = min(_PIECE_BYTES, total - offset)
+        request = _encode(Piece(content, offset, length, zeros))
+        pool.submit(request, (fd,), partial(answered, length))
+        if troubles:
+            break
+    pool.drain()
+    if troubles:
+        raise Failed(troubles[0])
+
+
+def pour_device(pool: Pool, entry: Entry, device: str, told: Told) -> int:
+    """Write a file onto a block device, all of it, zeros too; how many bytes the device has more.
+
+    Raises:
+        VentifsError: it is too small, is in use, or cannot be written.
+        Failed: something of the file is damaged, or cannot be written; part of it is.
+        OSError: the device cannot be opened or written.
+    """
+    assert isinstance(entry.detail, File)
+    try:
+        fd = os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise VentifsError(f"{device}: in use: it is mounted, or part of another device") from None
+    try:
+        if not stat.S_ISBLK(os.fstat(fd).st_mode):
+            raise VentifsError(f"{device}: is no block device any more: look what is there now")
+        more = os.lseek(fd, 0, os.SEEK_END) - entry.size
+        if more < 0:
+            raise VentifsError(
+                f"{device}: has {entry.size + more:,} bytes, and the disk {entry.size:,}: "
+                "take a larger device"
+            )
+        pour(pool, entry.detail.content, fd, told, zeros=True)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return more

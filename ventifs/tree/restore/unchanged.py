@@ -1,0 +1,70 @@
+"""Whether a file that is there already is the one that is archived, in everything.
+
+Size and time are looked at first, contents last, by their scores: blocks are not read from the
+store.
+"""
+
+import os
+import stat
+
+from ventifs.store import Store
+from ventifs.tree.archive.file_reader import is_zero
+from ventifs.tree.objects.content import holds, read_whole
+from ventifs.tree.objects.records import INLINE_MAX, Block, Content, Entry, Tree
+from ventifs.tree.restore.metadata import xattrs_of
+
+OPEN_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def looks_same(entry: Entry, there: os.stat_result) -> bool:
+    """Whether all that a status tells of a file is as archived, and it has no other names."""
+    return (
+        there.st_size == entry.size
+        and there.st_mtime_ns == entry.mtime_ns
+        and there.st_mode == entry.mode
+        and (there.st_uid, there.st_gid) == (entry.uid, entry.gid)
+        and there.st_nlink == 1
+    )
+
+
+def is_there(store: Store, entry: Entry, content: Content, directory: int) -> bool:
+    """Whether a directory has a file of an entry's name that is as archived, read to its last byte.
+
+    Raises:
+        Corrupt, NotStored: where the archive is damaged.
+    """
+    try:
+        if not looks_same(entry, os.stat(entry.name, dir_fd=directory, follow_symlinks=False)):
+            return False
+        fd = os.open(entry.name, OPEN_OLD, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return is_same(store, entry, content, fd)
+    finally:
+        os.close(fd)
+
+
+def is_same(store: Store, entry: Entry, content: Content, fd: int) -> bool:
+    """Whether an open file is as archived, read to its last byte.
+
+    Raises:
+        Corrupt, NotStored: where the archive is damaged.
+    """
+    if not looks_same(entry, os.fstat(fd)) or not stat.S_ISREG(entry.mode):
+        return False
+    wanted = xattrs_of(store, entry)
+    try:
+        names = sorted(os.fsencode(name) for name in os.listxattr(fd))
+        if tuple((name, os.getxattr(fd, name)) for name in names) != wanted:
+            return False
+        return _has(store, content, fd)
+    except OSError:  # what cannot be read is made anew
+        return False
+
+
+def _has(store: Store, content: Content, fd: int) -> bool:
+    if isinstance(content, Block | Tree):
+        return holds(store, content, lambda offset, length: os.pread(fd, length, offset),
+                     lambda offset, length: is_zero(fd, offset, length))  # fmt: skip
+    return os.pread(fd, INLINE_MAX + 1, 0) == read_whole(store, content)

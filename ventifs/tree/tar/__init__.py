@@ -1,0 +1,1 @@
+"""Tar streams: archived as versions, and versions exported as streams."""

@@ -1,0 +1,406 @@
+r"""Versions: the store's records of archive runs, and the words people name them by.
+
+A version's record has the key `version\0NAME\0` + time (8 bytes, big-endian), so that records list
+by name and then by time. Grammar: NAME, NAME@latest, NAME@~N, NAME@TIME, NAME@PARTIAL-TIME,
+score:HEX (8 digits or more); a path starts after the first `:/`. A time without a zone is UTC.
+"""
+
+import re
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store import Score, Store, score_of
+from ventifs.store.journal import RECORD_VALUE_MAX, Record
+from ventifs.tree.objects.records import (
+    Content,
+    Empty,
+    Entry,
+    Unfit,
+    content_problem,
+    decode_entry,
+    encode,
+    encode_entry,
+)
+
+_PREFIX = b"version\0"
+_TIME = struct.Struct(">Q")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME_MAX = 200
+_SCORE = re.compile(r"[0-9a-f]{8,64}")
+_WHEN = re.compile(
+    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
+    r"(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?)?)?)?"
+)
+
+
+class NoSuchVersion(VentifsError):
+    """A name, or a time, that matches no version."""
+
+
+Listed = tuple[bytes, str, bool]  # a trouble: path, reason, whether the version lacks the path
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A version's record as stored, when it lists all troubles that it knows."""
+
+    root: bytes
+    source: str
+    comment: str
+    tags: tuple[str, ...]
+    new_bytes: int
+    seconds: float
+    troubles: tuple[Listed, ...]
+    troubles_more: int
+
+
+class _StoredBeyond(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A version's record as stored, when other troubles stand in blocks."""
+
+    beyond: Content
+
+
+TIME_NS_MAX = 2**64 - 1  # in the year 2554
+TROUBLES_MAX = 200  # listed in the record
+COMMENT_MAX = 4096  # bytes of UTF-8; older versions may have more
+TAGS_MAX = 64
+TAG_MAX = 256  # bytes of UTF-8
+
+_BEYOND = b"\x99"  # MessagePack's array of nine: a `_StoredBeyond` begins so
+_decode_stored = msgspec.msgpack.Decoder(_Stored).decode
+_decode_beyond = msgspec.msgpack.Decoder(_StoredBeyond).decode
+_encode_stored = msgspec.msgpack.Encoder().encode
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One archive run.
+
+    Attributes:
+        name: what was archived, as people call it.
+        time_ns: UTC nanoseconds since 1970.
+        root: the entry of the archived directory itself.
+        source: where it came from.
+        comment, tags: as given.
+        new_bytes: bytes of blocks that the store did not have.
+        seconds: how long it took.
+        troubles: (path, reason, missing) of what could not be archived, up to 200 of a version
+            that was read; `troubles.troubles_of` has all.
+        troubles_more: how many more there were.
+        beyond: content that holds these; empty, if there are none or they were only counted.
+        record: the store's record, for `forget`; None before it is committed.
+    """
+
+    name: str
+    time_ns: int
+    root: Entry
+    source: str = ""
+    comment: str = ""
+    tags: tuple[str, ...] = ()
+    new_bytes: int = 0
+    seconds: float = 0.0
+    troubles: tuple[Listed, ...] = ()
+    troubles_more: int = 0
+    beyond: Content = Empty()
+    record: Record | None = None
+
+    @property
+    def when(self) -> str:
+        """The time, as precise as it needs to be, in the form that names the version."""
+        return time_text(self.time_ns)
+
+    def __str__(self) -> str:
+        """`NAME@TIME`."""
+        return f"{self.name}@{self.when}"
+
+
+def time_text(time_ns: int) -> str:
+    """A time in ISO 8601, UTC, without trailing zeros of its fraction.
+
+    Of a time that is not in the years 1 to 9999, as only a server of 9P can say, `@` and seconds.
+    """
+    seconds, fraction = divmod(time_ns, 10**9)
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"@{seconds}"
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return text + (f".{fraction:09}".rstrip("0") if fraction else "") + "Z"
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be one.
+
+    Raises:
+        VentifsError: for any other text.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _NAME_MAX:
+        raise VentifsError(
+            f"{name!r} cannot name versions: letters, digits, '.', '_' and '-', beginning with a "
+            f"letter or digit, up to {_NAME_MAX}"
+        )
+    return name
+
+
+def check_notes(comment: str, tags: Sequence[str]) -> None:
+    """See that a comment and tags are such as a new version may have.
+
+    Raises:
+        VentifsError: naming the one that is not.
+    """
+    for text in (comment, *tags):
+        if not text.isprintable():
+            raise VentifsError(f"{text[:100]!r}: a comment or tag is one line of text")
+    if len(comment.encode()) > COMMENT_MAX:
+        raise VentifsError(
+            f"a comment may have {COMMENT_MAX:,} bytes, this one has {len(comment.encode()):,}; "
+            "shorten it"
+        )
+    if len(tags) > TAGS_MAX:
+        raise VentifsError(f"a version may have {TAGS_MAX} tags, not {len(tags):,}; give fewer")
+    for tag in tags:
+        if len(tag.encode()) > TAG_MAX:
+            raise VentifsError(
+                f"tag {tag[:40]!r}...: a tag may have {TAG_MAX} bytes, this one has "
+                f"{len(tag.encode()):,}; shorten it"
+            )
+
+
+def version_key(name: str, time_ns: int) -> bytes:
+    """The key of a version's record."""
+    return _PREFIX + name.encode() + b"\0" + _TIME.pack(time_ns)
+
+
+def encode_version(version: Version) -> bytes:
+    """The value of a version's record, which `decode_version` takes.
+
+    Raises:
+        Unfit: when it breaks a rule, or has more troubles than `troubles.fitted` leaves in it.
+        VentifsError: for a name that cannot be.
+    """
+    check_name(version.name)
+    problem = _version_problem(version)
+    value = b"" if problem else _encoded(version)
+    if len(version.troubles) > TROUBLES_MAX or len(value) > RECORD_VALUE_MAX:
+        problem = f"its record is longer than {RECORD_VALUE_MAX >> 10} KiB, or has more than "
+        problem += f"{TROUBLES_MAX} troubles"
+    if problem:
+        raise Unfit(f"{version.name}: the version cannot be stored: {problem}")
+    return value
+
+
+def version_size(version: Version) -> int:
+    """Bytes of the record that lists all troubles, however many there are."""
+    return len(_encoded(version))
+
+
+def _encoded(version: Version) -> bytes:
+    fields = (encode_entry(version.root, root=True), version.source, version.comment, version.tags,
+              version.new_bytes, version.seconds, version.troubles,
+              version.troubles_more)  # fmt: skip
+    try:
+        if isinstance(version.beyond, Empty):
+            return _encode_stored(_Stored(*fields))
+        return _encode_stored(_StoredBeyond(*fields, version.beyond))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise Unfit(f"{version.name}: the version cannot be stored: {error}") from None
+
+
+def _version_problem(version: Version) -> str:
+    """What is wrong with a version beside its name and the entry of its root."""
+    if not version.root.is_directory:
+        return "it is of no directory"
+    if not 0 <= version.time_ns <= TIME_NS_MAX:
+        return "its time is not between 1970 and 2554"
+    if not isinstance(version.beyond, Empty) and not version.troubles_more:
+        return "it names troubles where there are none"
+    return content_problem(version.beyond)
+
+
+def decode_version(record: Record) -> Version:
+    """The version a record holds.
+
+    Raises:
+        Corrupt: for a record that is none.
+    """
+    try:
+        name, _, time = record.key.removeprefix(_PREFIX).partition(b"\0")
+        decode = _decode_beyond if record.value[:1] == _BEYOND else _decode_stored
+        stored = decode(record.value)
+        if _encode_stored(stored) != record.value or len(time) != _TIME.size:
+            raise Corrupt(f"version record {record.key!r} is not in its canonical form")
+        root = decode_entry(stored.root, root=True)
+        beyond = stored.beyond if isinstance(stored, _StoredBeyond) else Empty()
+        version = Version(check_name(name.decode()), _TIME.unpack(time)[0],
+                          root, stored.source, stored.comment,
+                          stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
+                          stored.troubles_more, beyond, record)  # fmt: skip
+        problem = _version_problem(version)
+        if isinstance(stored, _StoredBeyond) and isinstance(beyond, Empty):
+            problem = "it names no troubles where some are said"
+        if problem:
+            raise Corrupt(f"version record {record.key!r} cannot be: {problem}")
+        return version
+    except Corrupt:
+        raise
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, VentifsError) as error:
+        raise Corrupt(f"version record {record.key!r} cannot be read: {error}") from None
+
+
+def versions(store: Store, name: str | None = None) -> list[Version]:
+    """All versions, or those of one name, by name and then by time."""
+    prefix = _PREFIX if name is None else version_key(name, 0)[: -_TIME.size]
+    return [decode_version(record) for record in store.records(prefix)]
+
+
+def version_records(store: Store) -> list[Record]:
+    """The records of all versions, by name and then by time, for `decode_version`."""
+    return store.records(_PREFIX)
+
+
+def parse_time(text: str) -> tuple[int, int]:
+    """The first nanosecond of a (partial) time, and the first after it.
+
+    Raises:
+        VentifsError: when it is no time.
+    """
+    try:
+        return _parse_time(text)
+    except (ValueError, OverflowError) as error:
+        raise VentifsError(f"{text!r} is not a time: {error}") from None
+
+
+def _parse_time(text: str) -> tuple[int, int]:
+    match = _WHEN.fullmatch(text)
+    if match is None:
+        raise VentifsError(f"{text!r} is not a time; write it like 2026-11-23 or 2026-11-23T06:00Z")
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
+    try:
+        start = datetime(int(year), int(month or 1), int(day or 1), int(hour or 0),
+                         int(minute or 0), int(second or 0), tzinfo=UTC)  # fmt: skip
+    except ValueError as error:
+        raise VentifsError(f"{text!r} is not a time: {error}") from None
+    if second:
+        length = timedelta(seconds=1)
+    elif minute or hour:
+        length = timedelta(minutes=1) if minute else timedelta(hours=1)
+    elif day:
+        length = timedelta(days=1)
+    else:
+        following = (start.year + 1, 1) if not month else divmod(start.year * 12 + start.month, 12)
+        end = start.replace(year=following[0], month=1 if not month else following[1] + 1)
+        length = end - start
+    if zone and zone != "Z":
+        sign = 1 if zone[0] == "+" else -1
+        start -= sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    first = (start - epoch) // timedelta(seconds=1) * 10**9
+    if fraction:
+        first += int(fraction.ljust(9, "0"))
+        return first, first + 10 ** (9 - len(fraction))
+    return first, first + length // timedelta(seconds=1) * 10**9
+
+
+def split_path(text: str) -> tuple[str, bytes]:
+    """(version, path) of what a person wrote; the path starts after the first `:/`."""
+    version, colon, path = text.partition(":/")
+    return version.removesuffix(":"), path.encode("utf-8", "surrogateescape") if colon else b""
+
+
+def find_version(store: Store, text: str) -> Version:
+    """The version a person means.
+
+    Raises:
+        NoSuchVersion: naming the nearest names or times there are.
+        VentifsError: when it is not of the grammar.
+    """
+    name, at, when = text.partition("@")
+    if text.startswith("score:"):
+        return _by_score(store, text)
+    if ":" in name:
+        hint = ("name a version without a path here" if ":/" in name
+                else "a path begins with a slash, as in NAME:/etc")  # fmt: skip
+        raise VentifsError(f"{text}: {hint}")
+    of_name = versions(store, check_name(name))
+    if not of_name:
+        raise NoSuchVersion(_nearest_name(store, name))
+    found = pick([version.time_ns for version in of_name], when if at else "latest")
+    if found is not None:
+        return of_name[found]
+    if when.startswith("~"):
+        there = f"only {len(of_name)} versions" if len(of_name) > 1 else "only one version"
+        raise NoSuchVersion(f"{text}: {name} has {there}")
+    first, _ = parse_time(when)
+    nearest = sorted(of_name, key=lambda version: abs(version.time_ns - first))[:3]
+    raise NoSuchVersion(
+        f"{text}: {name} has no version of that time; the nearest are "
+        + ", ".join(map(str, sorted(nearest, key=lambda version: version.time_ns)))
+    )
+
+
+def pick(times: Sequence[int], when: str) -> int | None:
+    """Which of a name's versions `when` means; O(log n).
+
+    Args:
+        times: of all of them, in order, in nanoseconds.
+        when: `latest`, `~N`, or a time, perhaps a partial one.
+
+    Returns:
+        Its place in `times`, or None.
+
+    Raises:
+        VentifsError: for what is none of these.
+    """
+    if when == "latest":
+        return len(times) - 1 if times else None
+    if re.fullmatch(r"~[0-9]{1,9}", when):
+        back = int(when[1:])
+        return len(times) - 1 - back if back < len(times) else None
+    first, end = parse_time(when)
+    low, high = bisect_left(times, first), bisect_left(times, end)
+    if low == high:
+        return None
+    exact = times[low] == first and time_text(first) == when
+    return low if exact else high - 1
+
+
+def _by_score(store: Store, text: str) -> Version:
+    wanted = text.removeprefix("score:").lower()
+    if not _SCORE.fullmatch(wanted):
+        raise VentifsError(f"{text!r}: a score is 64 hexadecimal digits, or the first 8 or more")
+    found: dict[str, Version] = {}  # a version for each tree
+    for version in versions(store):
+        score = tree_score(version.root).hex()
+        if score.startswith(wanted):
+            found.setdefault(score, version)
+    if not found:
+        raise NoSuchVersion(
+            f"{text}: no version has this tree; 'ventifs versions --json' has the scores"
+        )
+    if len(found) > 1:
+        means = ", ".join(
+            f"score:{score} ({version})" for score, version in list(found.items())[:5]
+        )
+        raise NoSuchVersion(f"{text}: this could be {means}")
+    return next(iter(found.values()))
+
+
+def tree_score(root: Entry) -> Score:
+    """What names a whole tree, root directory's own metadata included."""
+    return score_of(encode(root) + b"\xc1")
+
+
+def _nearest_name(store: Store, name: str) -> str:
+    names = sorted({version.name for version in versions(store)})
+    if not names:
+        return f"{name}: there are no versions yet; 'ventifs archive' makes the first"
+    from difflib import get_close_matches  # only needed when something is wrong
+
+    close = get_close_matches(name, names, 3, 0.5)
+    if close:
+        return f"{name}: no version has this name; did you mean {', '.join(close)}?"
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"{name}: no version has this name; there are {', '.join(names[:5])}{more}"

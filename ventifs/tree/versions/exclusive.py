@@ -1,0 +1,42 @@
+"""What only one version holds: the blocks that nothing else in the store would need.
+
+First all of the version's blocks are gathered; then every other version is walked, each shared node
+once, and what it refers to is struck off. Memory: about 100 bytes for each block of the version,
+and for each node of the others, which have one for some hundred blocks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ventifs.store import Score, Store
+from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.reachable import reach_version
+
+Progress = Callable[[int], None]  # references looked at so far
+
+
+def exclusive(
+    store: Store, version: Version, others: Iterable[Version], progress: Progress | None = None
+) -> set[Score]:
+    """The scores that `version` reaches and none of the others does, nodes included.
+
+    Raises:
+        Corrupt, NotStored: where nodes of any of them are damaged.
+    """
+    looked_at = 0
+
+    def scores(each: Version, seen: set[Score]) -> Iterator[Score]:
+        nonlocal looked_at
+        for ref in reach_version(store, each, seen):
+            looked_at += 1
+            if progress is not None:
+                progress(looked_at)
+            yield ref.score
+
+    only = set(scores(version, set()))
+    seen: set[Score] = set()
+    for other in others:
+        if not only:
+            break
+        for score in scores(other, seen):
+            only.discard(score)
+    return only
