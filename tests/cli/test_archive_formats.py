@@ -21,7 +21,7 @@ from ventifs.cli import archive, forget
 from ventifs.cli.disk import find_disk
 from ventifs.cli.program import ventifs
 from ventifs.errors import VentifsError
-from ventifs.image.kept import kept_key
+from ventifs.image.formats.kept_choice import kept_key
 from ventifs.store import Store
 from ventifs.tree.archive.statcache import no_run
 

@@ -18,10 +18,12 @@ from tests.support.commanding import run
 from tests.support.images import MIB, opened, qemu_img, qemu_io
 from ventifs.cli.program import ventifs
 from ventifs.errors import VentifsError
-from ventifs.image import bitmap, confined, extents, landlock
-from ventifs.image.confined import Given
+from ventifs.image.confinement import confined, landlock
+from ventifs.image.confinement.confined import Given
 from ventifs.image.disk import Disk
-from ventifs.image.raw import RawDisk
+from ventifs.image.formats import btrfs_changes as extents
+from ventifs.image.formats import qcow2_bitmap as bitmap
+from ventifs.image.formats.raw import RawDisk
 
 pytestmark = pytest.mark.skipif(
     shutil.which("qemu-img") is None or not landlock.version(), reason="needs qemu-img and Landlock"

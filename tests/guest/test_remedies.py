@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import qemu
 from tests.support.initramfs import kernels, scripted
-from ventifs.image.remedies import Remedy
+from ventifs.image.formats.remedies import Remedy
 
 pytestmark = pytest.mark.slow
 _MODULES = ["virtio_pci", "virtio_blk", "dm_crypt", "xts", "aes_generic", "algif_skcipher"]

@@ -10,11 +10,12 @@ import pytest
 
 from tests.support.imaging import told
 from tests.support.memorydisk import MemoryDisk
-from ventifs.image import apart
 from ventifs.image import survey as module
-from ventifs.image.apart import Limits
+from ventifs.image.confinement import sandbox as apart
+from ventifs.image.confinement.sandbox import Limits
 from ventifs.image.disk import ImageError
-from ventifs.image.events import (
+from ventifs.image.survey import ReadFiles, Survey
+from ventifs.image.survey_events import (
     Ended,
     Event,
     Free,
@@ -25,8 +26,7 @@ from ventifs.image.events import (
     Volume,
     told_in,
 )
-from ventifs.image.survey import ReadFiles, Survey
-from ventifs.image.volumes import Window
+from ventifs.image.volumes.window import Window
 
 MIB = 1 << 20
 DIRECTORY = Inode(mode=0o40755, uid=0, gid=0, mtime_ns=1, links=2)

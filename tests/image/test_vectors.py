@@ -13,12 +13,12 @@ from tests.support.stores import new_store
 from tests.support.vectors import VECTORS, load_vectors
 from tools import vectors_image
 from tools.vectors_tree import MTIME_NS
-from ventifs.image.advice import Following
-from ventifs.image.archive import ImageArchiver
+from ventifs.image.archive.archiver import ImageArchiver
 from ventifs.image.disk import Span
-from ventifs.image.events import Ended, Event, Inode, Node, Noted, Volume
-from ventifs.image.facts import disk_of, facts_of
-from ventifs.image.kept import Kept, Source, decode_kept, encode_kept, kept_key
+from ventifs.image.disk_facts import disk_of, facts_of
+from ventifs.image.formats.advice import Following
+from ventifs.image.formats.kept_choice import Kept, Source, decode_kept, encode_kept, kept_key
+from ventifs.image.survey_events import Ended, Event, Inode, Node, Noted, Volume
 from ventifs.store import Store
 from ventifs.store.journal import Record
 from ventifs.tree.objects.content import read

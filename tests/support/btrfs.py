@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.conversing import answer_all
-from ventifs.image.extents import mark, unchanged
-from ventifs.image.raw import RawDisk
-from ventifs.image.run import DiskSource
+from ventifs.image.archive.disk_source import DiskSource
+from ventifs.image.formats.btrfs_changes import mark, unchanged
+from ventifs.image.formats.raw import RawDisk
 from ventifs.image.survey import Survey
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ventifs.image.events import Ended, Free, Inode, Node, Range
-from ventifs.image.filesystem import read_files
-from ventifs.image.volumes import Window
+from ventifs.image.filesystems.filesystem import read_files
+from ventifs.image.survey_events import Ended, Free, Inode, Node, Range
+from ventifs.image.volumes.window import Window
 
 TYPES = {"ext2": "noload", "ext3": "noload", "ext4": "noload", "xfs": "norecovery,nouuid"}
 

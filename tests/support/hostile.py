@@ -14,7 +14,7 @@ import trio
 from msgspec.structs import replace
 
 from tests.support.forging import directory, directory_of, file
-from ventifs.image.facts import DISK, MARK, Facts, VolumeFacts, encode_facts
+from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.ninep.codec import HEADER_SIZE, Codec
 from ventifs.ninep.fs import QTDIR
 from ventifs.ninep.messages import (

@@ -8,15 +8,15 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from ventifs.image import bitmap
-from ventifs.image.advice import Following
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.foreign import open_foreign
-from ventifs.image.opening import open_disk
-from ventifs.image.qcow2 import Qcow2Disk
-from ventifs.image.qcow2_header import parse
-from ventifs.image.raw import RawDisk
-from ventifs.image.references import References
+from ventifs.image.formats import qcow2_bitmap as bitmap
+from ventifs.image.formats.advice import Following
+from ventifs.image.formats.open_disk import open_disk
+from ventifs.image.formats.qcow2 import Qcow2Disk
+from ventifs.image.formats.qcow2_header import parse
+from ventifs.image.formats.raw import RawDisk
+from ventifs.image.formats.readers import open_foreign
+from ventifs.image.formats.references import References
 
 KIB, MIB = 1 << 10, 1 << 20
 

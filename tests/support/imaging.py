@@ -14,9 +14,14 @@ import msgspec
 from tests.support.conversing import answer_all
 from tests.support.memory import family
 from tests.support.memorydisk import FileDisk, MemoryDisk
-from ventifs.image.archive import ImageArchiver
+from ventifs.image.archive.archiver import ImageArchiver
+from ventifs.image.archive.disk_source import DiskSource
+from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.worker import serving
 from ventifs.image.disk import Disk
-from ventifs.image.events import (
+from ventifs.image.disk_facts import Facts
+from ventifs.image.survey import Survey
+from ventifs.image.survey_events import (
     Ended,
     Event,
     Free,
@@ -29,11 +34,6 @@ from ventifs.image.events import (
     Volume,
     told_in,
 )
-from ventifs.image.facts import Facts
-from ventifs.image.previous import Previous
-from ventifs.image.run import DiskSource
-from ventifs.image.service import serving
-from ventifs.image.survey import Survey
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.tree.archive.archive_run import archive

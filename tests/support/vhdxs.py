@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-from ventifs.image.vhdx_header import crc32c
+from ventifs.image.formats.vhdx_header import crc32c
 
 KIB, MIB = 1 << 10, 1 << 20
 HEADERS, REGIONS = (64 * KIB, 128 * KIB), (192 * KIB, 256 * KIB)

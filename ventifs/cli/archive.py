@@ -26,12 +26,12 @@ from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE
-from ventifs.image.choice import TAR
+from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.disk import FORMATS
-from ventifs.image.facts import DISK
-from ventifs.image.kept import Kept, kept_of
-from ventifs.image.run import DiskSource
+from ventifs.image.disk_facts import DISK
+from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE
+from ventifs.image.formats.choice import TAR
+from ventifs.image.formats.kept_choice import Kept, kept_of
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors

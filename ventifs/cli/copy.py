@@ -10,7 +10,7 @@ from ventifs.cli.text import count, size
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
-from ventifs.image.facts import facts_of
+from ventifs.image.disk_facts import facts_of
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.versions.catalog import find_version

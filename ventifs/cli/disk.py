@@ -13,19 +13,21 @@ from ventifs.cli.output import echo
 from ventifs.cli.text import size
 from ventifs.cli.versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
-from ventifs.image import bitmap, confined, extents
-from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
-from ventifs.image.choice import TAR, check, chosen, note_of, source_of
+from ventifs.image.archive.disk_source import DiskSource
+from ventifs.image.archive.worker import serving
+from ventifs.image.confinement import confined
 from ventifs.image.disk import REFERRING, Disk, ImageError
-from ventifs.image.facts import Facts
-from ventifs.image.inuse import in_use
-from ventifs.image.kept import Kept, absolute, check_kept, encode_kept
-from ventifs.image.opening import look, read_as
-from ventifs.image.raw import RawDisk
-from ventifs.image.references import References
-from ventifs.image.remedies import Remedy
-from ventifs.image.run import DiskSource
-from ventifs.image.service import serving
+from ventifs.image.disk_facts import Facts
+from ventifs.image.formats import btrfs_changes as extents
+from ventifs.image.formats import qcow2_bitmap as bitmap
+from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Advice, Following
+from ventifs.image.formats.choice import TAR, check, chosen, note_of, source_of
+from ventifs.image.formats.in_use import in_use
+from ventifs.image.formats.kept_choice import Kept, absolute, check_kept, encode_kept
+from ventifs.image.formats.open_disk import look, read_as
+from ventifs.image.formats.raw import RawDisk
+from ventifs.image.formats.references import References
+from ventifs.image.formats.remedies import Remedy
 from ventifs.image.survey import Survey
 from ventifs.store.claims import Claims
 from ventifs.text import printable

@@ -12,7 +12,7 @@ from ventifs.cli.text import count
 from ventifs.cli.versions import as_json_object
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Busy, VentifsError
-from ventifs.image.kept import left_over
+from ventifs.image.formats.kept_choice import left_over
 from ventifs.store import Store
 from ventifs.tree.archive.statcache import no_run
 from ventifs.tree.versions.catalog import Version, find_version, versions

@@ -13,7 +13,7 @@ from ventifs.cli.output import echo, print_json
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
-from ventifs.image.facts import DISK, disk_of, facts_of
+from ventifs.image.disk_facts import DISK, disk_of, facts_of
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.content import read

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ventifs.cli.progress import ByteProgress
 from ventifs.errors import VentifsError
-from ventifs.image.converting import check_convertible, restore_converted
+from ventifs.image.formats.qemu_img import check_convertible, restore_converted
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Entry

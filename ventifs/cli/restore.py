@@ -15,7 +15,7 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import VentifsError
-from ventifs.image.converting import FORMATS
+from ventifs.image.formats.qemu_img import FORMATS
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Entry, File

@@ -11,8 +11,8 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.text import Size, count, exact, share, size
 from ventifs.cli.versions import disk_json, disk_lines, disk_notes, kept_lines
 from ventifs.cli.where import json_option, store_option
-from ventifs.image.facts import facts_of
-from ventifs.image.kept import all_kept
+from ventifs.image.disk_facts import facts_of
+from ventifs.image.formats.kept_choice import all_kept
 from ventifs.store import Stats, Store, permissions
 from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
 from ventifs.text import printable

@@ -13,9 +13,9 @@ from ventifs.cli.output import echo
 from ventifs.cli.text import count, exact, size
 from ventifs.cli.where import json_option, store_option
 from ventifs.errors import Corrupt, NotStored
-from ventifs.image.advice import FOLLOW_BACKING, FOLLOW_DEVICE
-from ventifs.image.facts import Facts, facts_of
-from ventifs.image.kept import Kept, all_kept
+from ventifs.image.disk_facts import Facts, facts_of
+from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE
+from ventifs.image.formats.kept_choice import Kept, all_kept
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Empty

@@ -15,10 +15,11 @@ from typing import Protocol, Self
 
 from msgspec.structs import replace
 
-from ventifs.image.apart import Apart, Batch, Limits, Telling
-from ventifs.image.confined import note
+from ventifs.image.confinement.confined import note
+from ventifs.image.confinement.sandbox import Apart, Batch, Limits, Telling
 from ventifs.image.disk import Disk, ImageError
-from ventifs.image.events import (
+from ventifs.image.filesystems.filesystem import read_files
+from ventifs.image.survey_events import (
     Ended,
     Event,
     Extent,
@@ -32,9 +33,8 @@ from ventifs.image.events import (
     Told,
     Volume,
 )
-from ventifs.image.filesystem import read_files
-from ventifs.image.layout import find_volumes
-from ventifs.image.volumes import Window
+from ventifs.image.volumes.discovery import find_volumes
+from ventifs.image.volumes.window import Window
 
 _MEMORY = 1 << 30
 _CPU_S = 60  # and for each GiB of the disk

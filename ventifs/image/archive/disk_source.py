@@ -1,0 +1,167 @@
+"""One archive run of a disk, as `tree.run` wants its sources."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from ventifs.errors import Corrupt, NotStored
+from ventifs.image.archive.archiver import ImageArchiver
+from ventifs.image.archive.image_stat import Seen, recall, remember, statuses
+from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.disk import Disk, ImageError
+from ventifs.image.disk_facts import Facts, disk_of, facts_of
+from ventifs.image.formats.kept_choice import Kept, changes
+from ventifs.image.survey_events import Range, Surveyed
+from ventifs.store import Store
+from ventifs.store.journal import Record
+from ventifs.tree.archive.archiver import Progress, Tally
+from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.objects.records import Empty, Entry, File
+from ventifs.tree.process_pool import Pool
+from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.troubles import Troubles, troubles_of
+
+Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
+
+
+class DiskSource:
+    """A disk to archive.
+
+    Attributes:
+        label: what people call it.
+        facts: about the disk, once it is archived.
+        reused: whether the last version was taken whole, for the image file is as it was.
+        superseded: the mark of the last run, if this one set another.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        events: Iterator[Surveyed],
+        *,
+        pool: Pool | None = None,
+        drop_free: bool = False,
+        unchanged: Unchanged | None = None,
+        mark: bytes = b"",
+        kept: Kept | None = None,
+        check: Callable[[Store, str], None] | None = None,
+    ) -> None:
+        """Archive `disk`.
+
+        Args:
+            disk: open.
+            events: what a survey of it tells, with free ranges if they are to be dropped.
+            pool: who reads; this process, if None.
+            drop_free: whether what file systems do not use is archived as zeros.
+            unchanged: tells what is as it was when an earlier mark was set.
+            mark: the one that was set before the survey, for the next run.
+            kept: what the name is to keep, with the version.
+            check: raises if the name no longer keeps what this run goes by.
+        """
+        self.label = disk.label
+        self.facts = Facts(disk.size)
+        self.reused = False
+        self.superseded = b""
+        self._disk = disk
+        self._events = events
+        self._pool = pool
+        self._drop_free = drop_free
+        self._unchanged = unchanged
+        self._mark = mark
+        self._kept = kept
+        self._check = check
+        self._seen: Seen | None = None
+        self._opened_ns = time.time_ns()
+
+    def archive(
+        self, store: Store, name: str, *, read_all: bool, progress: Progress | None
+    ) -> tuple[Entry, Tally, Troubles]:
+        """See `tree.run.Source`.
+
+        Raises:
+            ImageError: the disk cannot be read.
+            VentifsError: the store's own problems.
+        """
+        if self._check is not None:
+            self._check(store, name)
+        seen = self._seen = self._now(store)
+        found = recall(store, name)
+        if found is not None and self._mark:
+            self.superseded = found[0].mark
+        if read_all:
+            found = None
+        if found is not None and seen.files and found[0].files == seen.files:
+            version, facts = found[1], self._facts(store, found[1])
+            troubles = self._troubles(store, version)
+            if facts is not None and troubles is not None and found[0].is_like(seen):
+                self.facts, self.reused = facts, True
+                return version.root, Tally(bytes=facts.size), troubles
+        archiver = ImageArchiver(
+            store, self._disk, pool=self._pool, drop_free=self._drop_free, progress=progress,
+            previous=None if found is None else self._previous(store, seen, *found),
+        )  # fmt: skip
+        root = archiver.run(self._events)
+        self.facts = archiver.facts
+        return root, archiver.tally, Troubles(archiver.troubles, store)
+
+    def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+        """See `tree.run.Source`.
+
+        Raises:
+            VentifsError: what is to be kept cannot be.
+        """
+        return ([], []) if self._kept is None else changes(store, name, self._kept)
+
+    def committed(self, store: Store, version: Version) -> None:
+        """See `tree.run.Source`."""
+        if self._seen is not None:
+            remember(store, version.name, replace(self._seen, time_ns=version.time_ns))
+
+    def _now(self, store: Store) -> Seen:
+        """What this run sees."""
+        files = self._disk.files
+        settled = statuses(files, self._opened_ns)
+        return Seen(
+            store.header.store_id, store.epoch, 0, settled, self._drop_free, self._mark,
+            format=self._disk.format,
+            backing=(statuses(files[1:], self._opened_ns) or None) if len(files) > 1 else [],
+        )  # fmt: skip
+
+    def _facts(self, store: Store, version: Version) -> Facts | None:
+        with suppress(Corrupt, NotStored):  # then it is archived anew
+            return facts_of(store, version.root)
+        return None
+
+    def _troubles(self, store: Store, version: Version) -> Troubles | None:
+        """Those of a version that may be taken whole; None if the store does not know them all."""
+        if version.troubles_more and isinstance(version.beyond, Empty):
+            return None  # only counted, by an older program
+        with suppress(Corrupt, NotStored):
+            return Troubles((Trouble(*each) for each in troubles_of(store, version)), store)
+        return None
+
+    def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:
+        """What the last version of the name has, and what is known to be the same still.
+
+        Only of a version made in this epoch of the store: what is taken to be the same is not
+        stored again, so none of its blocks may have been lost since.
+        """
+        entry: Entry | None = None
+        with suppress(Corrupt, NotStored):
+            entry = disk_of(store, version.root)
+        if entry is None or not isinstance(entry.detail, File):
+            return None
+        same = self._same(now, seen)
+        return Previous(store, entry.detail.content, same, free=seen.drop_free)
+
+    def _same(self, now: Seen, seen: Seen) -> list[Range]:
+        """What is known not to have changed since the last run's mark."""
+        if not seen.mark or self._unchanged is None or not seen.is_like(now):
+            return []
+        if seen.backing is None or now.backing != seen.backing:
+            return []
+        with suppress(ImageError):  # of a damaged bitmap: then all is read
+            return self._unchanged(seen.mark) or []
+        return []

@@ -1,0 +1,322 @@
+"""What a volume's parser tells, taken in: contents stored, entries as rows, places of contents.
+
+Whoever works for a run does this, a batch at a time, in any order; nothing here knows of other
+batches. What is told may be anything: what cannot be is told back as a trouble, and costs no more
+than its own name. A file is read through its extents from its own start, so its content is the one
+that a directory archive would have made.
+"""
+
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from ventifs.errors import Corrupt, NotStored
+from ventifs.image.archive.extent_map import Placed, places_of
+from ventifs.image.archive.file_stream import REST_MAX, Stream
+from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.disk import Disk
+from ventifs.image.filesystems.walk import valid
+from ventifs.image.survey_events import Ended, Extent, Free, Inode, Node, Range, told_in
+from ventifs.store.score import score_of
+from ventifs.tree.objects.content import WHOLE_MAX, ContentWriter, holds
+from ventifs.tree.objects.records import (
+    LENGTH_MAX,
+    Block,
+    Content,
+    Detail,
+    Device,
+    Directory,
+    Empty,
+    Entry,
+    File,
+    Special,
+    Symlink,
+    Xattrs,
+    encode,
+    entry_problem,
+)
+from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key
+
+_Piece = Callable[[int, int], bytes | memoryview]  # of a file, by offset and length
+_IsZero = Callable[[int, int], bool]
+_IN_MEMORY_MAX = 4 << 20  # bytes of a file that is read in one piece
+_ZEROS = bytes(REST_MAX)
+_XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
+
+
+Row = tuple[Key, int, bool, int, int, bytes]
+"""Key; when it was told; whether it is a directory; below 0 for a file that may have several names,
+which have it in common; bytes of a regular file; encoded entry."""
+
+
+class Names(msgspec.Struct, frozen=True, array_like=True):
+    """What a batch says of names, for the tree to be built of.
+
+    Attributes:
+        time: of the first row.
+        rows: of what can be archived.
+        linked: numbers of inodes that may have other names, and which row tells each.
+        others: names told without an inode: key, the inode's number, and why, if not for being
+            another name.
+        troubles: key, reason, whether something is missing.
+    """
+
+    time: int
+    rows: list[Row]
+    linked: list[tuple[int, int]]
+    others: list[tuple[Key, int, str]]
+    troubles: list[tuple[Key, str, bool]]
+
+
+class TakenIn(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a batch.
+
+    Attributes:
+        names: encoded `Names`.
+        last: the last key of them.
+        placed: where contents of files are, for `Placement`.
+        free: ranges that the file system does not use.
+        ended: what the parser told of its end.
+        entries: how many `names` have.
+        read: bytes of the disk that the files cover.
+        new_bytes: of blocks that the store did not have.
+    """
+
+    names: bytes
+    last: Key
+    placed: list[Placed]
+    free: list[Range]
+    ended: Ended | None
+    entries: int
+    read: int
+    new_bytes: int
+
+
+class Intake:
+    """Takes in what is told of one disk."""
+
+    def __init__(self, writer: ContentWriter, disk: Disk, previous: Previous | None) -> None:
+        """Contents and attributes by `writer`; files are on `disk`, and may be as they were."""
+        self._writer = writer
+        self._disk = disk
+        self._previous = previous
+        self._parent: bytes | None = None  # the last one met that can be
+
+    def take(self, body: bytes, time: int) -> TakenIn:
+        """Take in a batch, as `events.Inside` has it; `time` is its first row's.
+
+        Raises:
+            ImageError: the disk cannot be read.
+            VentifsError: the store's own problems.
+        """
+        names = Names(time, [], [], [], [])
+        placed: list[Placed] = []
+        free: list[Range] = []
+        before = self._writer.new_bytes
+        ended: Ended | None = None
+        read = 0
+        for event in told_in(body):
+            if isinstance(event, Node):
+                read += self._node(event, time, names, placed)
+                time += 1
+            elif isinstance(event, Free):
+                free.extend(event.ranges)
+            else:
+                ended = ended or event
+        last = names.rows[-1][0] if names.rows else b""
+        new_bytes = self._writer.new_bytes - before
+        count = len(names.rows)
+        return TakenIn(encode(names), last, placed, free, ended, count, read, new_bytes)
+
+    def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
+        """Take in a name; the bytes of the disk that were read for it."""
+        # Hot: 21 us a name on average, of a root whose last version is known.
+        inode, key = node.inode, node.key
+        if inode is None:
+            names.others.append((key, node.number, node.problem))
+            return 0
+        if node.problem:
+            names.troubles.append((key, node.problem, False))
+        xattrs = inode.xattrs
+        if xattrs and not _can_be(xattrs):
+            reason = "extended attributes that cannot be are left out"
+            names.troubles.append((key, reason, False))
+            xattrs = ()
+        name = key.rpartition(b"\0")[2]
+        detail = _detail(inode)
+        entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
+                      self._writer.write_xattrs(xattrs), b"")  # fmt: skip
+        wrong_key = self._key_problem(key, name)
+        problem = wrong_key or entry_problem(entry, root=not key)
+        directory = type(detail) is Directory
+        if problem and directory and not wrong_key:
+            # What is in it stays, and nothing private opens; a name that cannot be is left out.
+            closed = replace(CLOSED, name=name)
+            if not entry_problem(closed, root=not key):
+                names.troubles.append((key, f"{problem}; {AS_CLOSED}", False))
+                entry, problem = closed, ""
+        if not key and not directory:
+            problem = "the root is no directory"
+        elif type(detail) is File:
+            problem = problem or _size_problem(inode)
+        if problem:
+            names.troubles.append((key, problem, True))
+            return 0
+        linked = inode.links > 1 and not directory
+        if linked:
+            names.linked.append((node.number, len(names.rows)))
+        file = -time if linked else 0
+        if type(detail) is not File or not inode.size:
+            names.rows.append((key, time, directory, file, 0, encode(entry)))
+            return 0
+        content, extents, zeros = self._regular(inode, key, names)
+        entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, File(content),
+                      entry.xattrs, b"")  # fmt: skip
+        names.rows.append((key, time, False, file, inode.size, encode(entry)))
+        if not extents:
+            return 0
+        placed.extend(places_of(content, inode.size, extents, zeros))
+        return sum([length for _, _, length in extents])
+
+    def _key_problem(self, key: Key, name: bytes) -> str:
+        """As `key_problem`; quick, if the last one stood in the same directory."""
+        if len(key) == len(name):
+            return ""  # whether the name can be is for others to say
+        if key[: -len(name) - 1] != self._parent:
+            problem = key_problem(key)
+            if problem:
+                return problem
+            self._parent = key[: -len(name) - 1]
+        return ""
+
+    # --- regular files ------------------------------------------------------------------------
+
+    def _regular(
+        self, inode: Inode, key: Key, names: Names
+    ) -> tuple[Content, tuple[Extent, ...], int]:
+        """The content, where it lies, and how many zeros are known to follow there."""
+        if inode.data:
+            return self._writer.write_whole(inode.data), (), 0
+        extents = _sound(inode.extents, self._disk.size)
+        if len(extents) < len(inode.extents):
+            names.troubles.append((key, "zeros stand for extents that cannot be", False))
+        content, zeros = self._content(inode.size, extents)
+        return content, extents, zeros
+
+    def _content(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content, int]:
+        """The content stored, and how many zeros are known to follow on the disk."""
+        known, certain, zeros = self._guess(size, extents)
+        if known is not None and certain:
+            return known, zeros
+        if size > _IN_MEMORY_MAX:
+            stream = Stream(self._disk, size, extents)
+            if known is not None and self._holds(known, stream.read, stream.is_zero):
+                return known, stream.zeros_after()
+            return self._writer.write(stream.pieces()), stream.zeros_after()
+        data, zeros = self._read(size, extents)
+        if known is not None:
+            if type(known) is Block:  # nearly always; `holds` would cost 0.8 us more
+                same = score_of(data) == known.score
+            else:
+                same = self._holds(
+                    known, partial(_piece, memoryview(data)), partial(_is_zero, data)
+                )
+            if same:
+                return known, zeros
+        return self._writer.write_whole(data), zeros
+
+    def _guess(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content | None, bool, int]:
+        """What the content may well be, whether it surely is, and then zeros that follow."""
+        if self._previous is None:
+            return None, False, 0
+        try:
+            return self._previous.content_of(size, extents)
+        except (Corrupt, NotStored):  # it is only stored anew
+            return None, False, 0
+
+    def _holds(self, known: Content, piece: _Piece, is_zero: _IsZero) -> bool:
+        with suppress(Corrupt, NotStored):  # of the guess's own nodes: it is stored anew
+            return holds(self._writer.store, known, piece, is_zero)
+        return False
+
+    def _read(self, size: int, extents: tuple[Extent, ...]) -> tuple[bytes, int]:
+        """A whole file, and how many zeros are known to follow."""
+        if len(extents) == 1 and not extents[0][0]:  # nearly all
+            _, start, length = extents[0]
+            rest = length - size
+            if 0 <= rest <= REST_MAX:
+                data = self._disk.read(start, length)
+                if not rest:
+                    return data, 0
+                return data[:size], rest if data.endswith(_ZEROS[:rest]) else 0
+        stream = Stream(self._disk, size, extents)
+        return stream.read(0, size), stream.zeros_after()
+
+
+def _detail(inode: Inode) -> Detail:
+    """What only this type of file has; no content yet."""
+    match inode.mode & 0xF000:
+        case stat.S_IFREG:
+            return File(Empty())
+        case stat.S_IFDIR:
+            return Directory(Empty(), 0, 0)
+        case stat.S_IFLNK:
+            return Symlink(inode.target)
+        case stat.S_IFCHR | stat.S_IFBLK:
+            return Device(*inode.rdev)
+    return Special()
+
+
+def _size_problem(inode: Inode) -> str:
+    if not 0 <= inode.size <= LENGTH_MAX:
+        return "a size that cannot be"
+    if inode.data and len(inode.data) != inode.size:
+        return "another size than it has bytes"
+    return ""
+
+
+def key_problem(key: Key) -> str:
+    """What is wrong with a path; nothing, if it can be."""
+    *above, name = key.split(b"\0")
+    if not all(map(valid, above)):
+        return "below a name that cannot be"
+    return "" if not key or valid(name) else "a name that cannot be"
+
+
+def _piece(data: memoryview, offset: int, length: int) -> memoryview:
+    return data[offset : offset + length]
+
+
+def _is_zero(data: bytes, offset: int, length: int) -> bool:
+    return not data[offset : offset + length].strip(b"\0")
+
+
+def _sound(extents: tuple[Extent, ...], disk_size: int) -> tuple[Extent, ...]:
+    """Those that are in order, and on the disk; the very same, if all are."""
+    # Hot: once a file.
+    sound: list[Extent] = []
+    told = 0
+    for extent in extents:
+        offset, start, length = extent
+        if (
+            told <= offset
+            and length > 0
+            and start >= 0
+            and start + length <= disk_size
+            and offset + length <= LENGTH_MAX
+        ):
+            sound.append(extent)
+            told = offset + length
+    return extents if len(sound) == len(extents) else tuple(sound)
+
+
+def _can_be(xattrs: Xattrs) -> bool:
+    """Whether there can be such attributes."""
+    names = [name for name, _ in xattrs]
+    size = sum(len(name) + len(value) + _XATTR_SIZE for name, value in xattrs)
+    named = all(name and b"\0" not in name for name in names)
+    return named and names == sorted(set(names)) and size <= WHOLE_MAX

@@ -1,0 +1,121 @@
+"""The files inside one volume: what is told of them handed out, and what comes back kept.
+
+Batches are taken in by whoever works for the run (see `entries`), and come back in any order. Where
+their contents lie is what the run needs itself; what they say of names waits in a `Spool`, until
+somebody builds the tree of it (see `trees`).
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+
+import msgspec
+from msgspec.structs import replace
+
+from ventifs.image.archive.extent_map import Placement
+from ventifs.image.archive.file_trees import Built
+from ventifs.image.archive.ingest import TakenIn
+from ventifs.image.archive.previous_disk import within
+from ventifs.image.archive.spool import Spool
+from ventifs.image.archive.worker import TakeIn
+from ventifs.image.survey_events import Ended, Inside, Surveyed, Volume
+from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.objects.records import Entry, own_entry
+from ventifs.tree.objects.tree_builder import Key, path_of
+from ventifs.tree.process_pool import Done
+
+Ask = Callable[[bytes, Done], None]
+_TIME_STEP = 1 << 32  # from a batch to the next: more rows than any has
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(TakenIn).decode
+_decode_built = msgspec.msgpack.Decoder(Built).decode
+
+
+class Files:
+    """The files of one volume on their way. Takes whatever is told, also what cannot be.
+
+    Attributes:
+        volume: the one.
+        ended: how the survey of the volume ended.
+        names: where in the spool is what is said of names: begin and end.
+        tree: under the volume's name, once it is built; None, if no root was told.
+        troubles: what could not be taken in as it should be, then.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        spool: Spool,
+        placed: Placement,
+        told: Callable[[bytes, int, int, int], None],
+        *,
+        drop_free: bool,
+    ) -> None:
+        """Nothing is told yet.
+
+        Args:
+            volume: which.
+            spool: gets what is said of names; of one volume after the other.
+            placed: gets where contents lie, and what is free if that is to be dropped.
+            told: gets the last path of each batch, how many bytes of the disk it covers, bytes of
+                blocks that it brought to the store, and how many entries.
+            drop_free: whether it is.
+        """
+        self.volume = volume
+        self.ended = Ended("the survey ended early")
+        self.names = spool.size, spool.size
+        self.tree: Entry | None = None
+        self.troubles: list[Trouble] = []
+        self._spool = spool
+        self._placed = placed
+        self._told = told
+        self._name = volume.name.encode()
+        self._ranges = sorted(volume.ranges)
+        self._drop_free = drop_free
+        self._first_end: int | None = None  # the batch in which its own parser told of its end
+
+    def take(self, events: Iterator[Surveyed], ask: Ask) -> None:
+        """Hand out all that is told of the volume.
+
+        Args:
+            events: of the survey.
+            ask: takes a request for `service`, and what gets the reply.
+        """
+        numbers = count()
+        for event in events:
+            if isinstance(event, Inside):
+                number = next(numbers)
+                request = _encode(TakeIn(event.body, number * _TIME_STEP + 1))
+                ask(request, partial(self._taken, number))
+            elif isinstance(event, Ended):
+                if self._first_end is None:
+                    self.ended = event
+                return
+
+    def _taken(self, number: int, reply: bytes) -> None:
+        """A batch comes back."""
+        taken = _decode(reply)
+        self._spool.add(taken.names)
+        self.names = self.names[0], self._spool.size
+        self._placed.add(taken.placed)
+        if taken.ended is not None and (self._first_end is None or number < self._first_end):
+            self.ended, self._first_end = taken.ended, number
+        if taken.free and self._drop_free:
+            own = self._ranges  # what is the volume's of it
+            self._placed.add_free(
+                [each for low, high in taken.free for each in within(own, low, high)]
+            )
+        self._told(self._path(taken.last), taken.read, taken.new_bytes, taken.entries)
+
+    def built(self, reply: bytes) -> None:
+        """The tree is built."""
+        built = _decode_built(reply)
+        self.troubles = [
+            Trouble(self._path(key), reason, missing) for key, reason, missing in built.troubles
+        ]
+        if built.root:
+            self.tree = replace(own_entry(built.root), name=self._name)
+        self._told(self._path(b""), 0, built.new_bytes, 0)
+
+    def _path(self, key: Key) -> bytes:
+        return b"/".join(part for part in (b"files", self._name, path_of(key)) if part)

@@ -1,0 +1,1 @@
+"""Programs and parsers for hostile images, run with no more rights than they need."""

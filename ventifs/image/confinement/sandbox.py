@@ -1,0 +1,336 @@
+"""Parsers run apart: in a forked child whose memory and processor time are limited.
+
+The contents of a disk decide what its parsers do: one may crash, loop or want all memory. Here that
+ends only its own child. Events that the child has sent before that stay valid; its last batch is
+lost. A child that looks into a disk can be confined: it opens no files any more. Events come over a
+pipe in batches; a child that is ahead waits, so that neither side piles them up. A child with
+children of its own passes their batches on unchanged: always whole, and marked as not its own. This
+module does not know what the events mean.
+"""
+
+import faulthandler
+import gc
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fcntl import F_SETPIPE_SZ, fcntl
+from itertools import chain
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import msgspec
+
+from ventifs.errors import VentifsError
+from ventifs.image.confinement.confined import give_up_files
+from ventifs.image.survey_events import Event
+from ventifs.tree.process_pool import die_with
+
+FRAME_BYTES_MAX = 64 << 20  # two million extents of one file; what needs more is not told
+_BATCH_BYTES = 48 << 10
+_BATCH_S = 0.05  # events wait no longer than this for others, if the next one comes at all
+_PIPE_BYTES = 256 << 10
+_PATIENCE_S = 10  # for a child that has closed its pipe to end
+_HEADER = struct.Struct("<BI")  # kind, bytes that follow
+_EVENTS, _PASSED, _FAILED, _DONE = range(4)
+_ARRAY = struct.Struct(">BI")  # msgpack's array 32: its code, how many elements follow
+_DECODER = msgspec.msgpack.Decoder(list[Event])
+
+_ends: set[int] = set()  # this process's ends of pipes, which children must not keep open
+
+
+class Limits(NamedTuple):
+    """What a child may use.
+
+    Attributes:
+        memory: bytes of address space, above what it was forked with.
+        cpu_s: seconds of processor time altogether.
+        stall_s: and between two batches of events; whoever loops is caught early.
+    """
+
+    memory: int
+    cpu_s: int
+    stall_s: int
+
+
+class Batch(NamedTuple):
+    """Some events, encoded.
+
+    Attributes:
+        body: a list of them, as msgpack; or garbage, if a parser has damaged its memory.
+        passed_on: whether the child had it from a child of its own.
+    """
+
+    body: bytearray
+    passed_on: bool = False
+
+
+Telling = Iterator[Event | Batch | None]
+
+
+class Apart:
+    """Events told by a forked child, in order; an iterator of them. A context manager.
+
+    The child is forked at once and goes ahead until the pipe is full. It ends when the thread that
+    made it does.
+
+    Attributes:
+        problem: why the events end early: one line. Empty until then, and if all were told.
+
+    Concurrency: one thread. Make it before anything that does not survive a fork.
+    """
+
+    def __init__(
+        self, tell: Callable[[], Telling], limits: Limits, *, confined: bool = False
+    ) -> None:
+        """Fork a child that tells what the iterator made by `tell` (in the child) gives.
+
+        None ends a batch: what came before it is sent at once. A child that is confined opens
+        nothing but Python's modules, has no capability but to read, and so cannot limit children
+        of its own. Where the kernel has no Landlock it can open files, of which `confined.note`
+        is the word; where Landlock fails the child fails.
+        """
+        self.problem = ""
+        self._limits = limits
+        self._ended = False
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        self._fd, theirs = os.pipe2(os.O_CLOEXEC)
+        with suppress(OSError):  # a user's pipes may be limited
+            fcntl(theirs, F_SETPIPE_SZ, _PIPE_BYTES)
+        parent = os.getpid()
+        # Held back: in the child they would raise, and go up to whoever called the parent.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            self._pid = os.fork()
+            if self._pid == 0:
+                code = 1
+                try:
+                    for fd in (self._fd, *_ends):
+                        os.close(fd)
+                    _ends.clear()
+                    _ends.add(theirs)
+                    die_with(parent)
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                    code = _run(theirs, tell, limits, confined)
+                finally:
+                    os._exit(code)
+        except OSError:
+            os.close(self._fd)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(theirs)
+        _ends.add(self._fd)
+        self._batches = self._receive()
+        self._events = chain.from_iterable(map(self.events_of, self._batches))
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events that have not been given yet; they are the child's own."""
+        return self._events
+
+    def batches(self) -> Iterator[Batch]:
+        """The same in batches, without a look at them; for whoever has no use for `iter`."""
+        return self._batches
+
+    def events_of(self, batch: Batch) -> list[Event]:
+        """The events of a batch of the child's own; if it is garbage, that is the child's end."""
+        try:
+            return _DECODER.decode(batch.body)
+        except msgspec.DecodeError:
+            self.problem = self._how_it_ended()
+            self.close()
+            return []
+
+    def _receive(self) -> Iterator[Batch]:
+        while self._fd in _ends:
+            kind, body = self._frame()
+            if kind == _DONE:
+                break
+            if kind in (_EVENTS, _PASSED):
+                yield Batch(body, kind == _PASSED)
+                continue
+            self.problem = (
+                body.decode(errors="replace") if kind == _FAILED else self._how_it_ended()
+            )
+            break
+        self.close()
+
+    def _frame(self) -> tuple[int | None, bytearray]:
+        """The next frame's kind, None if there is none or it is garbage, and its body."""
+        try:
+            kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
+            if length <= FRAME_BYTES_MAX:
+                return kind, self._exactly(length)
+        except EOFError:
+            pass
+        return None, bytearray()
+
+    def _exactly(self, length: int) -> bytearray:
+        body = bytearray(length)
+        view = memoryview(body)
+        while view:
+            count = os.readv(self._fd, [view])
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return body
+
+    def _how_it_ended(self) -> str:
+        """Of a child that told nothing of its end."""
+        code = self._wait(_PATIENCE_S)
+        if code is None or code >= 0:
+            return "the parser ended early"
+        if -code == signal.SIGXCPU:
+            return "the parser took too much processor time and was stopped"
+        return f"the parser crashed ({signal.strsignal(-code) or f'signal {-code}'})"
+
+    def _wait(self, patience_s: float) -> int | None:
+        """Wait for the child, and kill it if it does not end; its exit code, or minus a signal."""
+        self._ended = True
+        # Gone already, if whoever started this process had it ignore SIGCHLD.
+        with suppress(ProcessLookupError, ChildProcessError):
+            handle = os.pidfd_open(self._pid)
+            try:
+                if not select.select([handle], [], [], patience_s)[0]:
+                    os.kill(self._pid, signal.SIGKILL)
+                return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            finally:
+                os.close(handle)
+        return None
+
+    def close(self) -> None:
+        """End the child, whatever it is at. Idempotent."""
+        if not self._ended:
+            self._wait(0)
+        if self._fd in _ends:
+            _ends.remove(self._fd)
+            os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        """The iterator itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -> int:
+    """In the child: tell everything, then how it went; the exit code."""
+    try:
+        _silence()
+        gc.freeze()  # what came with the fork would be looked through, and copied by that
+        teller = _Teller(fd, limits)
+        try:
+            if confined:
+                give_up_files()
+            teller.tell(tell())
+            teller.flush()
+        except BrokenPipeError:
+            raise
+        except MemoryError:
+            problem = f"the parser wants more than {limits.memory >> 20} MiB of memory"
+        except VentifsError as error:
+            problem = str(error)
+        except Exception as error:
+            problem = f"the parser failed ({type(error).__name__}: {error})"
+        else:
+            teller.end(_DONE, "")
+            return 0
+        teller.end(_FAILED, problem)
+    except BrokenPipeError:  # nobody listens any more
+        pass
+    return 1
+
+
+def _silence() -> None:
+    """C libraries, and the C library when its heap is damaged, write to the terminal."""
+    faulthandler.disable()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+
+
+class _Teller:
+    """The child's end of the pipe."""
+
+    def __init__(self, fd: int, limits: Limits) -> None:
+        self._fd = fd
+        self._limits = limits
+        self._encoder = msgspec.msgpack.Encoder()
+        self._batch = bytearray()
+        self._count = 0
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[0])
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory)
+        _limit(resource.RLIMIT_CORE, 0)
+        self._allow_cpu()
+        self._due = time.monotonic() + _BATCH_S
+
+    def tell(self, events: Telling) -> None:
+        """Have events sent, some at a time. This loop is run for every file of a disk."""
+        encode_into, batch, now = self._encoder.encode_into, self._batch, time.monotonic
+        for event in events:
+            if event is None:
+                self.flush()
+                continue
+            if isinstance(event, Batch):
+                self.flush()
+                self._send(_PASSED, event.body)
+                continue
+            before = len(batch)  # at most _BATCH_BYTES
+            try:
+                encode_into(event, batch, -1)
+                if len(batch) + _ARRAY.size > FRAME_BYTES_MAX:
+                    raise VentifsError("a file is in too many pieces to be told")
+            except Exception:
+                del batch[before:]  # what came before it is told
+                raise
+            self._count += 1
+            if len(batch) > _BATCH_BYTES or now() >= self._due:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._count:
+            self._send(_EVENTS, _ARRAY.pack(0xDD, self._count) + self._batch)
+            self._batch.clear()
+            self._count = 0
+        self._due = time.monotonic() + _BATCH_S
+        self._allow_cpu()
+
+    def end(self, kind: int, text: str) -> None:
+        """Send what waits, if it can be, and how it went."""
+        self.flush()
+        self._send(kind, " ".join(text.split()).encode(errors="replace"))
+
+    def _send(self, kind: int, body: bytes | bytearray) -> None:
+        view = memoryview(_HEADER.pack(kind, len(body)) + body)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def _allow_cpu(self) -> None:
+        """Let it run until it stalls or has had its time."""
+        soft = min(int(time.process_time()) + self._limits.stall_s, self._limits.cpu_s)
+        _limit(resource.RLIMIT_CPU, soft, self._limits.cpu_s + 1)
+
+
+def _limit(what: int, soft: int, hard: int | None = None) -> None:
+    """Set a limit, or as near to it as those allow that were set before."""
+    most = resource.getrlimit(what)[1]
+    hard = soft if hard is None else hard
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(what, (soft, hard))

@@ -1,0 +1,1 @@
+"""File systems inside of disks, read without mounting them."""

@@ -1,0 +1,328 @@
+"""The files inside an ext2, ext3 or ext4 file system, read from its published format.
+
+libfsext, the library of the field, was tried first: it fails on names that are not UTF-8, tells
+devices without their numbers and access control lists in the disk's form, and leaks inline data as
+attributes. So the format is read here, after the kernel's Documentation/filesystems/ext4.
+
+Damage costs a file or what is left of a directory, and is told with it. The kernel's own checks by
+checksum are not made: what is structurally sound is taken for true, as the image's bytes are
+archived for themselves anyway. A journal is not replayed: files are told as the disk has them.
+"""
+
+import stat
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+
+import msgspec
+
+from ventifs.image.disk import ImageError
+from ventifs.image.filesystems.ext import block_map as ext_map
+from ventifs.image.filesystems.ext import free as ext_free
+from ventifs.image.filesystems.ext import xattrs as ext_xattrs
+from ventifs.image.filesystems.ext.layout import (
+    INCOMPAT_64BIT,
+    INCOMPAT_EA_INODE,
+    INCOMPAT_LARGEDIR,
+    INCOMPAT_RECOVER,
+    ROOT,
+    STATE_CLEAN,
+    STATE_ERRORS,
+    Layout,
+)
+from ventifs.image.filesystems.walk import Name, valid
+from ventifs.image.survey_events import Extent, Inode, Range
+from ventifs.image.volumes.window import Window
+from ventifs.tree.objects.records import Xattrs
+
+_INODE = struct.Struct("<HHI8xi4xHHII4x60s4xII4xHHHH")
+# mode uid size mtime gid links blocks flags where acl size_high blocks_high acl_high uid_h gid_h
+_LARGE = struct.Struct(_INODE.format + "4xH6xI")  # bytes of more fields, mtime's high part
+_DIRENT = struct.Struct("<IHB")
+_EXTENTS, _INLINE, _EA_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x200000, 0x800
+_SMALL = 128  # bytes of an inode without those fields that came with ext4
+_KIND = 0xF000  # bits of a mode
+_HERE = 60  # bytes of the inode that map its blocks, or are its data
+_TARGET_MAX = 4095
+_TYPES = frozenset(
+    stat.S_IFMT(kind << 12)
+    for kind in (1, 2, 4, 6, 8, 10, 12)  # all that Linux knows
+)
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """An inode as it lies on the disk."""
+
+    mode: int
+    uid: int
+    size: int
+    mtime_ns: int
+    gid: int
+    links: int
+    sectors: int
+    flags: int
+    where: bytes
+    attributes: int  # the block of those outside, or 0
+    space: bytes  # what is behind the fields, if it holds attributes
+
+
+class Ext:
+    """An ext2, ext3 or ext4 file system as a `walk.Reader`.
+
+    Attributes:
+        layout: its geometry and features.
+        root: the root directory's inode.
+        clean: whether nothing is to be replayed, and no errors are known.
+    """
+
+    root = ROOT
+
+    def __init__(self, window: Window) -> None:
+        """Read the superblock.
+
+        Raises:
+            ImageError: it cannot be read, or says what is not known here.
+        """
+        self.layout = Layout(window)
+        self.clean = ext_free.is_clean(self.layout)
+        self._truncated = self.layout.size > window.size
+        self._attributes = lru_cache(16)(self._read_attributes)
+
+    def notes(self) -> list[str]:
+        """What people should know of the state that it is in."""
+        layout, notes = self.layout, []
+        if layout.incompat & INCOMPAT_RECOVER:
+            notes.append("its journal was not replayed: files are told as they are on the disk")
+        if not layout.state & STATE_CLEAN:
+            notes.append("it was not unmounted cleanly")
+        if layout.state & STATE_ERRORS:
+            notes.append("it is marked as having errors: check it with e2fsck")
+        if layout.size > layout.window.size:
+            notes.append(f"it has {layout.size} bytes, but its volume {layout.window.size}")
+        return notes
+
+    def free_ranges(self) -> Iterator[Range]:
+        """Bytes of the volume that are in no use, in order."""
+        return ext_free.free_ranges(self.layout)
+
+    def inode(self, number: int) -> tuple[Inode, str]:
+        """See `walk.Reader`."""
+        record = self._record(number)
+        pairs: list[ext_xattrs.Pair] = []
+        shown: Xattrs = ()
+        problem = wrong = ""
+        if record.space or record.attributes:
+            pairs, problem = self._pairs(record)
+            shown, wrong = ext_xattrs.shown(pairs)
+        kind = record.mode & _KIND
+        size, rdev, target, data = 0, (0, 0), b"", b""
+        extents: tuple[Extent, ...] = ()
+        if record.flags & _ENCRYPTED and kind in (stat.S_IFREG, stat.S_IFLNK):
+            raise ImageError("encrypted")
+        if kind == stat.S_IFREG:
+            size = record.size
+            if record.flags & _INLINE:
+                data = self._inline(record, pairs, problem)
+            else:
+                extents = self._extents(record)
+        elif kind == stat.S_IFLNK:
+            target = self._target(record, pairs, problem)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            rdev = _device(record.where)
+        elif kind == stat.S_IFDIR and record.flags & _ENCRYPTED:
+            problem = "encrypted: what is in it is not told"
+        inode = Inode(
+            record.mode,
+            record.uid,
+            record.gid,
+            record.mtime_ns,
+            record.links,
+            size,
+            rdev,
+            target,
+            shown,
+            extents,
+            data,
+        )
+        return inode, problem or wrong
+
+    def names(self, number: int) -> Iterator[Name]:
+        """See `walk.Reader`. An index (htree) hides in blocks that look empty to a plain reader."""
+        record = self._record(number)
+        if record.flags & _ENCRYPTED:
+            return
+        if record.flags & _INLINE:
+            pairs, problem = self._pairs(record)
+            for area in (record.where[4:], ext_xattrs.inline_data(pairs)):
+                yield from _entries(area)
+            if problem:
+                raise ImageError(problem)
+            return
+        block_size, window = self.layout.block_size, self.layout.window
+        troubles = []
+        told = 0  # bytes
+        extents = self._extents(record)
+        # More than the volume holds can only be the same blocks again and again.
+        if sum(length for _, _, length in extents) > window.size:
+            raise ImageError("the directory is damaged")
+        for at, start, length in extents:
+            if at != told:
+                troubles.append("the directory has a hole")
+            told = at + length
+            for offset in range(start, start + length, block_size):
+                try:
+                    yield from _entries(window.read(offset, block_size))
+                except ImageError as error:
+                    troubles.append(str(error))
+        if told < record.size:
+            troubles.append("the directory has a hole")
+        if troubles:
+            raise ImageError(troubles[0])
+
+    def _record(self, number: int) -> Record:
+        if number < self.layout.first_inode and number != ROOT:
+            raise ImageError(f"inode {number} is the file system's own")
+        return self._own_record(number)
+
+    def _own_record(self, number: int) -> Record:
+        layout = self.layout
+        table, at = layout.inode(number)
+        extra = more = 0
+        if layout.inode_size > _SMALL:
+            (
+                mode, uid, size, seconds, gid, links, sectors, flags, where, attributes,
+                size_high, sectors_high, attributes_high, uid_high, gid_high, extra, more,
+            ) = _LARGE.unpack_from(table, at)  # fmt: skip
+        else:
+            (
+                mode, uid, size, seconds, gid, links, sectors, flags, where, attributes,
+                size_high, sectors_high, attributes_high, uid_high, gid_high,
+            ) = _INODE.unpack_from(table, at)  # fmt: skip
+        kind = mode & _KIND
+        if not links or kind not in _TYPES:
+            raise ImageError(f"inode {number} is not in use, or damaged")
+        if kind == stat.S_IFREG or layout.incompat & INCOMPAT_LARGEDIR:
+            size |= size_high << 32
+        if layout.incompat & INCOMPAT_64BIT:
+            attributes |= attributes_high << 32
+        mtime_ns = seconds * 1_000_000_000
+        space = b""
+        if layout.inode_size > _SMALL:
+            if extra & 3 or extra > layout.inode_size - _SMALL:
+                raise ImageError(f"inode {number} is damaged")
+            if extra >= 12:
+                mtime_ns += ((more & 3) << 32) * 1_000_000_000 + (more >> 2)
+            begin = at + _SMALL + extra
+            if table.startswith(ext_xattrs.MAGIC_BYTES, begin):
+                space = table[begin : at + layout.inode_size]
+        return Record(
+            mode,
+            uid_high << 16 | uid,
+            size,
+            mtime_ns,
+            gid_high << 16 | gid,
+            links,
+            sectors_high << 32 | sectors,
+            flags,
+            where,
+            attributes,
+            space,
+        )
+
+    def _extents(self, record: Record) -> tuple[Extent, ...]:
+        tree = bool(record.flags & _EXTENTS)
+        extents = ext_map.extents(self.layout, record.where, record.size, tree=tree)
+        size = self.layout.window.size
+        if self._truncated and any(start + length > size for _, start, length in extents):
+            raise ImageError("some of it is past the end of the volume")
+        return extents
+
+    def _pairs(self, record: Record) -> tuple[list[ext_xattrs.Pair], str]:
+        """The extended attributes, shown or not, those in the inode first."""
+        pairs, problem = ext_xattrs.in_inode(record.space, self._value)
+        if record.attributes:
+            try:
+                outside, wrong = self._attributes(record.attributes)
+            except ImageError as error:
+                outside, wrong = [], f"its extended attributes: {error}"
+            pairs, problem = pairs + outside, problem or wrong
+        return pairs, problem
+
+    def _read_attributes(self, block: int) -> tuple[list[ext_xattrs.Pair], str]:
+        return ext_xattrs.in_block(self.layout.block(block), self._value)
+
+    def _value(self, number: int, size: int) -> bytes:
+        """A value that has an inode of its own."""
+        record = self._own_record(number)
+        if not record.flags & _EA_INODE or record.size < size:
+            raise ImageError(f"inode {number} holds no attribute of {size} bytes")
+        return self._read(record, size)
+
+    def _read(self, record: Record, size: int) -> bytes:
+        """The first bytes of an inode's data; the caller bounds how many."""
+        data = bytearray(size)
+        for at, start, length in self._extents(record):
+            if at < size:
+                count = min(length, size - at)
+                data[at : at + count] = self.layout.window.read(start, count)
+        return bytes(data)
+
+    def _inline(self, record: Record, pairs: list[ext_xattrs.Pair], problem: str) -> bytes:
+        data = record.where[: record.size]
+        if record.size > len(data):
+            data += ext_xattrs.inline_data(pairs)[: record.size - len(data)]
+        if len(data) < record.size:
+            raise ImageError(problem or "its data is not all in its inode")
+        return data
+
+    def _target(self, record: Record, pairs: list[ext_xattrs.Pair], problem: str) -> bytes:
+        if not 0 < record.size <= min(_TARGET_MAX, self.layout.block_size):
+            raise ImageError("the target of the symbolic link is damaged")
+        if record.flags & _INLINE:
+            target = self._inline(record, pairs, problem)
+        elif self._is_fast(record):
+            target = record.where[: record.size]
+        else:
+            target = self._read(record, record.size)
+        target = target.partition(b"\0")[0]  # as far as the kernel reads
+        if not target:
+            raise ImageError("the target of the symbolic link is damaged")
+        return target
+
+    def _is_fast(self, record: Record) -> bool:
+        """Whether a link's target is in the inode: the kernel's own rule."""
+        if self.layout.incompat & INCOMPAT_EA_INODE:
+            return record.size < _HERE
+        outside = self.layout.cluster_size >> 9 if record.attributes else 0
+        return record.size <= _HERE and record.sectors == outside
+
+
+def _entries(block: bytes) -> Iterator[Name]:
+    """The names in a block of a directory."""
+    at, end = 0, len(block)
+    large = end > 1 << 15  # lengths that do not fit have their own form
+    damaged = False
+    unpack = _DIRENT.unpack_from
+    while at + 8 <= end:
+        number, step, length = unpack(block, at)
+        if large:
+            step = end if step in (0, 0xFFFF) else (step & 0xFFFC) | (step & 3) << 16
+        if step < 8 + length or step & 3 or at + step > end:
+            raise ImageError("the directory is damaged")
+        if number:
+            name = block[at + 8 : at + 8 + length]
+            if valid(name):
+                yield number, name
+            elif name not in (b".", b".."):
+                damaged = True
+        at += step
+    if damaged:
+        raise ImageError("it has names that no file can have")
+
+
+def _device(where: bytes) -> tuple[int, int]:
+    """Major and minor number; the kernel's old and new encodings."""
+    old, new = struct.unpack_from("<II", where)
+    if old:
+        return old >> 8 & 0xFF, old & 0xFF
+    return new >> 8 & 0xFFF, (new & 0xFF) | (new >> 12 & 0xFFF00)

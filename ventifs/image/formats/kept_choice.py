@@ -1,0 +1,224 @@
+"""What a name keeps of how its disk was read: its format, and what references may lead to.
+
+A record of the catalog, committed together with the version that it comes of; the next run goes by
+it. FORMAT.md has the layout. It stands for the name and not for a version, so it counts only while
+the name has versions, goes with the last of them, and is not copied to other stores: it speaks of
+this host's paths, and another store's word must not choose how a disk is read here.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.image.disk import FORMATS
+from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE, Following
+from ventifs.store import Store
+from ventifs.store.journal import RECORD_VALUE_MAX, Record
+from ventifs.text import printable
+from ventifs.tree.versions.catalog import check_name, versions
+
+VERSION = 1
+PATH_BYTES_MAX = 4095
+PATHS_MAX = 64
+
+_PREFIX = b"disk\0"
+_KINDS = ("file", "device")
+_SUFFIX_BYTES_MAX = 255
+_EXTENT = re.compile(rb"-(?:flat|f[0-9]{3,}|rdmp?|pt)\.vmdk\Z", re.IGNORECASE)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What is told of a source without looking into it.
+
+    Attributes:
+        kind: "file" or "device".
+        suffix: of its name, in lower case, with the dot; empty if it has none. That of a raw
+            extent of a VMDK image begins at the dash: `-flat.vmdk`.
+    """
+
+    kind: str
+    suffix: bytes
+
+    @property
+    def is_raw_extent(self) -> bool:
+        """Whether the name is one that hypervisors give to raw extents of VMDK images.
+
+        A guest writes every byte of such a file. It has no header, though it ends in `.vmdk`.
+        """
+        return self.kind == "file" and _EXTENT.fullmatch(self.suffix) is not None
+
+
+def suffix_of(name: bytes) -> bytes:
+    """The suffix of a file's name, as `Source` has it."""
+    extent = _EXTENT.search(name)
+    # Of bytes, since letters that are not ASCII may grow when they become lower case.
+    return (extent[0] if extent else os.path.splitext(name)[1]).lower()
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What a name keeps.
+
+    Attributes:
+        format: that its last disk was read as.
+        source: of that; for any other source, the format does not count.
+        following: what references may lead to.
+    """
+
+    format: str
+    source: Source
+    following: Following
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    version: int
+    format: str
+    kind: str
+    suffix: bytes
+    directories: tuple[bytes, ...]
+    devices: tuple[bytes, ...]
+
+
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_kept(kept: Kept) -> bytes:
+    """The value of a record.
+
+    Raises:
+        VentifsError: there are more, or longer, paths than a record may have.
+    """
+    following = kept.following
+    stored = _Stored(VERSION, kept.format, kept.source.kind, kept.source.suffix,
+                     following.directories, following.devices)  # fmt: skip
+    value = _encode(stored)
+    problem = _problem(stored, value)
+    if problem:
+        raise VentifsError(f"what is kept with the name cannot be: {problem}")
+    return value
+
+
+def decode_kept(record: Record) -> tuple[str, Kept]:
+    """The name, and what it keeps.
+
+    Raises:
+        Corrupt: for a record that `encode_kept` did not write.
+        VentifsError: for one of a later version.
+    """
+    try:
+        name = check_name(record.key.removeprefix(_PREFIX).removesuffix(b"\0").decode())
+        version = msgspec.msgpack.decode(record.value, type=list[msgspec.Raw])[:1]
+        if version and (number := msgspec.msgpack.decode(version[0], type=int)) > VERSION:
+            raise VentifsError(
+                f"{name}: what is kept of its disk has version {number}, and this program knows "
+                f"{VERSION}: use the ventifs that archived it last"
+            )
+        stored = _decode(record.value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(f"record {record.key!r} cannot be read: {error}") from None
+    problem = _problem(stored, record.value)
+    if problem or record.key != kept_key(name):
+        raise Corrupt(f"record {record.key!r} cannot be: {problem or 'its key'}")
+    return name, Kept(stored.format, Source(stored.kind, stored.suffix),
+                      Following(stored.directories, stored.devices))  # fmt: skip
+
+
+def _problem(stored: _Stored, value: bytes) -> str:
+    """What is wrong with a record; nothing, if it can be."""
+    if stored.version != VERSION or stored.format not in FORMATS or stored.kind not in _KINDS:
+        return "a version, format or kind that is not known"
+    suffix = stored.suffix
+    known = suffix[:1] in (b"", b".") or _EXTENT.fullmatch(suffix)
+    if len(suffix) > _SUFFIX_BYTES_MAX or b"/" in suffix or not known:
+        return "a suffix that no file has"
+    for option, paths in ((FOLLOW_BACKING, stored.directories), (FOLLOW_DEVICE, stored.devices)):
+        if len(paths) > PATHS_MAX:
+            return f"{option} is given more than {PATHS_MAX} times"
+        for path in paths:
+            if not path.startswith(b"/") or b"\0" in path or len(path) > PATH_BYTES_MAX:
+                return f"{option} has a path that is not absolute, or longer than {PATH_BYTES_MAX}"
+    if len(value) > RECORD_VALUE_MAX:
+        return f"its paths have more than {RECORD_VALUE_MAX:,} bytes in all"
+    return "" if _encode(stored) == value else "not in its canonical form"
+
+
+def kept_key(name: str) -> bytes:
+    """The key of a name's record."""
+    return _PREFIX + name.encode() + b"\0"
+
+
+def kept_of(store: Store, name: str) -> Kept | None:
+    """What a name keeps; None if nothing, or it has no versions.
+
+    Raises:
+        Corrupt, VentifsError: as `decode_kept`.
+    """
+    records = store.records(kept_key(name))
+    if not records or not versions(store, name):  # left over by an older program's `forget`
+        return None
+    return decode_kept(records[-1])[1]
+
+
+def all_kept(store: Store) -> dict[str, Kept]:
+    """What each name keeps, for a listing; a record that cannot be read is left out."""
+    found: dict[str, Kept] = {}
+    for record in store.records(_PREFIX):
+        with suppress(VentifsError):
+            name, kept = decode_kept(record)
+            found[name] = kept
+    return found
+
+
+def changes(store: Store, name: str, kept: Kept) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+    """Records to put and to delete, so that a name keeps this.
+
+    Raises:
+        VentifsError: as `encode_kept`.
+    """
+    key, value = kept_key(name), encode_kept(kept)
+    there = store.records(key)
+    if [record.value for record in there] == [value]:
+        return [], []
+    return [(key, value)], there
+
+
+def check_kept(store: Store, name: str, kept: Kept | None) -> None:
+    """Check that a name still keeps what a run has gone by; for a run that has its lock.
+
+    Raises:
+        VentifsError: it does not.
+    """
+    now: Kept | None = None
+    with suppress(Corrupt):  # a damaged record is replaced, see `--format`
+        now = kept_of(store, name)
+    if now != kept:
+        raise VentifsError(
+            f"{name}: another run has changed what is kept with the name since this one began: run "
+            "it again"
+        )
+
+
+def left_over(store: Store, names: Iterable[str]) -> list[Record]:
+    """The records of names that are to have no more versions."""
+    return [record for name in names for record in store.records(kept_key(name))]
+
+
+def absolute(path: str, option: str) -> bytes:
+    """A path as it is kept: absolute and without `.`, but with the symbolic links and `..` given.
+
+    Raises:
+        VentifsError: it is relative to a directory that has been removed.
+    """
+    try:
+        whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    except FileNotFoundError:
+        raise VentifsError(
+            f"{option} {printable(path)}: the working directory has been removed; give an absolute "
+            "path"
+        ) from None
+    return b"/" + b"/".join(part for part in os.fsencode(whole).split(b"/")
+                            if part not in (b"", b"."))  # fmt: skip

@@ -1,0 +1,123 @@
+"""A disk brought back in another format than raw, by QEMU's own qemu-img.
+
+qemu-img reads files alone, not pipes: so the disk comes back raw and sparse first, in the staging
+directory beside the target, and what was made there gets its name when it is whole. qemu-img can
+open nothing outside of that directory.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ventifs.errors import VentifsError
+from ventifs.image.confinement import confined
+from ventifs.image.confinement.confined import Given
+from ventifs.image.disk import ImageError
+from ventifs.store import Store
+from ventifs.text import printable
+from ventifs.tree.objects.records import Entry
+from ventifs.tree.process_pool import Pool
+from ventifs.tree.restore.destination import Staging
+from ventifs.tree.restore.large_file import Told, make_large, settle
+from ventifs.tree.restore.metadata import dress, xattrs_of
+
+SECTOR = 512
+# For qemu-img: the format's name, and what makes it hold the very size.
+_FORMATS = {
+    "qcow2": ("qcow2",),
+    "vmdk": ("vmdk",),
+    "vhd": ("vpc", "-o", "subformat=dynamic,force_size=on"),
+    "vhdx": ("vhdx", "-o", "subformat=dynamic"),
+}
+FORMATS = tuple(_FORMATS)
+_SHARE = re.compile(rb"\((\d+\.\d+)/100%\)")
+
+
+def check_convertible(entry: Entry, kind: str) -> str:
+    """The path of qemu-img, if it can be asked for this disk and format.
+
+    Raises:
+        ImageError: it cannot, and what to do.
+    """
+    if entry.size % SECTOR:
+        raise ImageError(
+            f"the disk has {entry.size:,} bytes, not whole sectors of {SECTOR}, which is all that "
+            f"{kind} can hold: restore it raw"
+        )
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise ImageError(
+            f"qemu-img, which makes {kind} images, is not installed: install it (Debian's package "
+            "is qemu-utils), or restore the disk raw"
+        )
+    return program
+
+
+def restore_converted(
+    store: Store, pool: Pool, entry: Entry, target: Path, kind: str, *, overwrite: bool, told: Told
+) -> list[str]:
+    """Make an image of a disk; what of its owner and attributes is left out.
+
+    Args:
+        store: where the disk is.
+        pool: as for `tree.large.make_large`.
+        entry: of the disk, named as the target is.
+        target: whose name it gets.
+        kind: of `FORMATS`.
+        overwrite: whether it replaces what is there.
+        told: gets bytes that are done; twice the disk's size in all.
+
+    Raises:
+        ImageError: qemu-img is missing, or fails.
+        VentifsError: something is damaged.
+        Failed: the same.
+        OSError: something cannot be written.
+    """
+    program = check_convertible(entry, kind)
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        staging = Staging(directory)
+        try:
+            make_large(store, pool, entry, staging.fd, -1, overwrite=False, told=told)
+            made = b"%s.%s" % (entry.name[:200], kind.encode())
+            _convert(program, staging.fd, entry, made, kind, told)
+            fd = os.open(made, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
+            try:
+                less = dress(entry, xattrs_of(store, entry), fd)
+            finally:
+                os.close(fd)
+            settle(made, staging.fd, entry.name, directory, overwrite=overwrite)
+        finally:
+            staging.close()
+    finally:
+        os.close(directory)
+    return less
+
+
+def _convert(
+    program: str, directory: int, entry: Entry, made: bytes, kind: str, told: Told
+) -> None:
+    """Run qemu-img on names in an open directory."""
+    source, target = (confined.path(directory, name) for name in (entry.name, made))
+    command = [program, "convert", "-p", "-f", "raw", "-O", *_FORMATS[kind], source, target]
+    done = 0
+    # Where there is no Landlock it runs, too: the source is raw, and refers to nothing.
+    with confined.start(command, Given(within=[directory]), required=False) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            while shown := os.read(process.stdout.fileno(), 4096):
+                for share in _SHARE.findall(shown)[-1:]:
+                    upto = int(entry.size * float(share) / 100)
+                    told(upto - done)
+                    done = upto
+            complaint = process.stderr.read()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        text = printable(complaint.strip().splitlines()[-1] if complaint.strip() else b"no reason")
+        text = text.removeprefix("qemu-img: ")
+        raise VentifsError(f"qemu-img failed: {text}")
+    told(entry.size - done)

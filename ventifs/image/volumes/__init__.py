@@ -1,0 +1,1 @@
+"""Partitions and logical volumes of a disk."""
