@@ -25,11 +25,11 @@ KNOWN = {
     "init --store": "test_no_store",
     "ls": "test_a_directory_is_listed",
     "rebuild-index": "test_a_damaged_index",
-    "versions": "tests/cli/test_archive_command.py",
+    "versions": "tests/cli/archiving/test_archive_command.py",
     "versions --json": "test_a_tree_is_found",
     "versions --store": "tests/store/test_permissions.py",
-    "9p ls": "tests/cli/test_ninep.py",
-    "9p stat": "tests/cli/test_ninep.py",
+    "9p ls": "tests/cli/serving/test_ninep.py",
+    "9p stat": "tests/cli/serving/test_ninep.py",
 }
 
 

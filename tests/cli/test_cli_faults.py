@@ -120,7 +120,7 @@ def test_a_store_may_have_a_name_that_is_no_text(home: Path) -> None:
 # As another user it would start this interpreter, which may stand where he cannot read.
 AS_NOBODY = f"""
 import sys, os
-from ventifs.cli import check, store
+from ventifs.cli.upkeep import check, store
 from ventifs.cli.main import main
 import ventifs.store.check, click.shell_completion, rich.progress
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})

@@ -296,7 +296,7 @@ def test_progress_draws_a_hostile_path_harmlessly(world: World) -> None:
 def test_commands_print_by_one_module() -> None:
     """Whatever else prints is not escaped when progress has the terminal."""
     package = Path(ventifs_cli.__file__).parent
-    for path in package.glob("*.py"):
+    for path in package.rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and path.name not in {"output.py", "listing.py"}:
@@ -308,5 +308,5 @@ def test_commands_print_by_one_module() -> None:
 
 
 def test_json_is_ascii() -> None:
-    for path in Path(ventifs_cli.__file__).parent.glob("*.py"):
+    for path in Path(ventifs_cli.__file__).parent.rglob("*.py"):
         assert "ensure_ascii" not in path.read_text()

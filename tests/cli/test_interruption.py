@@ -52,7 +52,7 @@ def plan(module, *path, numbers):
 
 ASKING = """
 import signal, trio
-from ventifs.cli import ninep
+from ventifs.cli.serving import ninep
 from ventifs.cli.main import main
 
 class Asking:
@@ -100,7 +100,7 @@ def calling(*plans: tuple[str, list[str]]) -> str:
 
 @pytest.mark.parametrize(("number", "code", "said"), CODES[:1])
 @pytest.mark.parametrize("module", [
-    "click", "ventifs.cli.program", "ventifs.text", "ventifs.cli.check", "ventifs.store",
+    "click", "ventifs.cli.program", "ventifs.text", "ventifs.cli.upkeep.check", "ventifs.store",
 ])  # fmt: skip
 def test_a_signal_while_modules_are_imported(
     home: Path, module: str, number: str, code: int, said: bytes
@@ -115,7 +115,7 @@ def test_a_signal_while_modules_are_imported(
     "ventifs.cli.interruption:end",
 ])  # fmt: skip
 def test_a_second_signal_after_the_first(home: Path, where: str, second: str) -> None:
-    program = calling(("ventifs.cli.check:check.callback", ["SIGINT"]), (where, [second]))
+    program = calling(("ventifs.cli.upkeep.check:check.callback", ["SIGINT"]), (where, [second]))
     code, said = signalled(home, program, "check --read-data")
     assert code == {"SIGINT": 130, "SIGTERM": 143}[second]
     assert said in {b"", INTERRUPTED}
@@ -174,6 +174,7 @@ def test_a_signal_where_python_drops_exceptions(
 
 def test_a_signal_that_the_parent_ignores_is_ignored(home: Path) -> None:
     program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + calling(
-        ("ventifs.cli.check:check.callback", ["SIGINT"]), ("ventifs.cli.program:_end", ["SIGINT"])
+        ("ventifs.cli.upkeep.check:check.callback", ["SIGINT"]),
+        ("ventifs.cli.program:_end", ["SIGINT"]),
     )
     assert signalled(home, program, "check") == (0, b"")

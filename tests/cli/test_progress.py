@@ -3,8 +3,8 @@
 import pytest
 
 from tests.support.clock import Clock
+from ventifs.cli.formatting import duration
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ventifs.cli.formatting import count, duration, share, size
 from ventifs.cli.output import drawing, echo
-from ventifs.cli.text import count, duration, share, size
 from ventifs.text import printable
 
 if TYPE_CHECKING:

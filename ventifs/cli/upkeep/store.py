@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 from msgspec.structs import asdict
 
+from ventifs.cli.formatting import Size, count, exact, share, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import Size, count, exact, share, size
-from ventifs.cli.versions import disk_json, disk_lines, disk_notes, kept_lines
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.list_versions import disk_json, disk_lines, disk_notes, kept_lines
 from ventifs.image.disk_facts import facts_of
 from ventifs.image.formats.kept_choice import all_kept
 from ventifs.store import Stats, Store, permissions

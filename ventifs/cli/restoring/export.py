@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from ventifs.cli.look import find_entry
 from ventifs.cli.output import echo
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.where import store_option
+from ventifs.cli.store_option import store_option
+from ventifs.cli.versions.browse import find_entry
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.text import command_word, printable

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
-from ventifs.cli.disk import (
+from ventifs.cli.archiving.archive_disk import (
     DiskOptions,
     OpenDisk,
     Request,
@@ -19,12 +19,12 @@ from ventifs.cli.disk import (
     find_disk,
     print_disk,
 )
+from ventifs.cli.formatting import count, size
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import count, size
-from ventifs.cli.versions import as_json_object
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.disk import FORMATS

@@ -16,12 +16,12 @@ import click
 import msgspec
 import trio
 
+from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.interruption import AtOnce
-from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import count, exact, size
-from ventifs.cli.where import json_option
+from ventifs.cli.store_option import json_option
+from ventifs.cli.versions.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.errors import VentifsError
 from ventifs.ninep.address import Address, AddressError, parse_address
 from ventifs.ninep.client import Client

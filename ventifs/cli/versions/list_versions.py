@@ -8,10 +8,10 @@ from typing import Any
 import click
 import msgspec
 
-from ventifs.cli.listing import print_array, print_lines
+from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo
-from ventifs.cli.text import count, exact, size
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.listing import print_array, print_lines
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.disk_facts import Facts, facts_of
 from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import msgspec
 
+from ventifs.cli.formatting import size
 from ventifs.cli.output import echo
-from ventifs.cli.text import size
-from ventifs.cli.versions import disk_lines, disk_notes
+from ventifs.cli.versions.list_versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.archive.worker import serving

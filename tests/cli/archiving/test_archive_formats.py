@@ -17,9 +17,10 @@ import pytest
 
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
-from ventifs.cli import archive, forget
-from ventifs.cli.disk import find_disk
+from ventifs.cli.archiving import archive
+from ventifs.cli.archiving.archive_disk import find_disk
 from ventifs.cli.program import ventifs
+from ventifs.cli.versions import forget
 from ventifs.errors import VentifsError
 from ventifs.image.formats.kept_choice import kept_key
 from ventifs.store import Store

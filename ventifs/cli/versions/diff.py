@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
-from ventifs.cli.look import entry_json, find_entry, resolve_in
+from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
-from ventifs.cli.text import count, exact, size
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.browse import entry_json, find_entry, resolve_in
+from ventifs.cli.versions.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.directory import tree

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import ByteProgress, EntryProgress
-from ventifs.cli.text import count, exact, size
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
 from ventifs.store import Store
 from ventifs.store.audit import Finding, Report
 from ventifs.store.check import Repair

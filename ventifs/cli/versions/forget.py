@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from ventifs.cli.formatting import count
 from ventifs.cli.output import echo, print_json
-from ventifs.cli.text import count
-from ventifs.cli.versions import as_json_object
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import Busy, VentifsError
 from ventifs.image.formats.kept_choice import left_over
 from ventifs.store import Store

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commanding import parsed, run
-from ventifs.cli.listing import print_array, print_lines
-from ventifs.cli.text import exact
+from ventifs.cli.formatting import exact
+from ventifs.cli.versions.listing import print_array, print_lines
 
 ODD = [b"new\nline", rb"new\nline", b"\xff\xfe", rb"\xff\xfe", "\N{SNOWMAN}".encode(), b"a b"]
 

@@ -13,11 +13,11 @@ from typing import TextIO
 import click
 import trio
 
+from ventifs.cli.formatting import Size
 from ventifs.cli.interruption import AtOnce
 from ventifs.cli.options import InputFile
 from ventifs.cli.output import echo
-from ventifs.cli.text import Size
-from ventifs.cli.where import environment, store_option
+from ventifs.cli.store_option import environment, store_option
 from ventifs.errors import VentifsError
 from ventifs.ninep.address import Address, parse_address
 from ventifs.ninep.allow import AllowList, parse_rule, parse_rules

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import msgspec
 
+from ventifs.cli.formatting import count, duration, share, size
 from ventifs.cli.output import echo, print_json
-from ventifs.cli.text import count, duration, share, size
-from ventifs.cli.where import environment, json_option
+from ventifs.cli.store_option import environment, json_option
 from ventifs.errors import VentifsError
 from ventifs.ninep.activity import Activity, SessionActivity
 from ventifs.ninep.control import servers as running

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_restore_disk import SIZE, make_image
+from tests.cli.restoring.test_restore_disk import SIZE, make_image
 from tests.support.commanding import parsed, run
 from tests.support.trees import noise
 

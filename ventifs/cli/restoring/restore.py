@@ -7,13 +7,13 @@ from typing import BinaryIO
 
 import click
 
-from ventifs.cli.look import find_file
-from ventifs.cli.onefile import is_device, restore_device, restore_image, telling
+from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import count, exact, size
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.restoring.restore_disk import is_device, restore_device, restore_image, telling
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.browse import find_file
 from ventifs.errors import VentifsError
 from ventifs.image.formats.qemu_img import FORMATS
 from ventifs.store import Store

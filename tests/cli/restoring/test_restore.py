@@ -22,7 +22,7 @@ SCRIPT = Path(sys.executable).parent / "ventifs"
 # As another user it would start this interpreter, which may stand where he cannot read.
 AS_NOBODY = """
 import os
-from ventifs.cli import restore
+from ventifs.cli.restoring import restore
 from ventifs.cli.main import main
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 main()

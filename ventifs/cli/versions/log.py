@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from ventifs.cli.diff import SIGNS
-from ventifs.cli.listing import print_array, print_lines
-from ventifs.cli.text import exact, size
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.formatting import exact, size
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.diff import SIGNS
+from ventifs.cli.versions.listing import print_array, print_lines
 from ventifs.store import Store
 from ventifs.tree.objects.records import Directory, Entry, File, Symlink, score_of_content
 from ventifs.tree.versions.catalog import find_version, split_path, versions

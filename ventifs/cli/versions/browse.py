@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from ventifs.cli.listing import print0_option, print_array, print_lines, print_raw
+from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
-from ventifs.cli.text import count, exact, size
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.errors import VentifsError
 from ventifs.image.disk_facts import DISK, disk_of, facts_of
 from ventifs.store import Store

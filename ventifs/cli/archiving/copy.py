@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
+from ventifs.cli.formatting import count, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.text import count, size
-from ventifs.cli.versions import as_json_object
-from ventifs.cli.where import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import VentifsError
 from ventifs.image.disk_facts import facts_of
 from ventifs.store import Store

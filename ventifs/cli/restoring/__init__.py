@@ -1,0 +1,1 @@
+"""Commands that bring versions back, as files, disks or tar streams."""

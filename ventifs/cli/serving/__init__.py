@@ -1,0 +1,1 @@
+"""Commands of 9P: servers, clients and mounts."""

@@ -1,0 +1,1 @@
+"""Commands that make, measure, check and mend a store."""

@@ -1,0 +1,1 @@
+"""Commands that look at versions, compare and forget them."""
