@@ -19,10 +19,10 @@ from tests.support.limits import file_size_limit
 from ventifs.errors import VentifsError
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Clump
+from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.clump import Kind
 from ventifs.store.files import Files
 from ventifs.store.score import Buffer
-from ventifs.store.states import ArenaState, Totals
 
 
 class Recorded(Files):

@@ -14,6 +14,7 @@ import pytest
 from tests.support.index_reader import Flip, Outcome, Plan, read_damaged
 from tests.support.tiny import audited, made_up_blocks, tiny_store
 from ventifs.store import Score, Store, score_of
+from ventifs.store.arena_state import Place
 from ventifs.store.audit import Finding
 from ventifs.store.check import check, repair
 from ventifs.store.files import Files
@@ -21,7 +22,6 @@ from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
-from ventifs.store.states import Place
 
 SEED = 7
 PAGE = 4096

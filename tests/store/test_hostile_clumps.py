@@ -21,7 +21,7 @@ from ventifs.errors import Corrupt
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import HEADER_SIZE
 from ventifs.store.check import repair
-from ventifs.store.environment import IndexDamaged
+from ventifs.store.lmdb_environment import IndexDamaged
 
 BLOCK = os.urandom(199_999) + b"."
 SCORE = score_of(BLOCK)

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from tests.support.arenafiles import STORE_ID
 from ventifs.store import Score, score_of
+from ventifs.store.arena_state import ArenaState, Place, Totals
 from ventifs.store.index import BATCH_ENTRIES, Index, Snapshot
 from ventifs.store.journal import Changes, Counters, Record
-from ventifs.store.states import ArenaState, Place, Totals
 
 A, B, C = (bytes([number]) * 16 for number in (0xA1, 0xB2, 0xC3))
 NOTHING = Counters()

@@ -9,10 +9,10 @@ import pytest
 from tests.support.arenafiles import STORE_ID
 from tests.support.damage import overwrite
 from ventifs.store import score_of
-from ventifs.store.environment import IndexDamaged, IndexMissing
+from ventifs.store.arena_state import ArenaState, Place, Totals
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Counters, Record
-from ventifs.store.states import ArenaState, Place, Totals
+from ventifs.store.lmdb_environment import IndexDamaged, IndexMissing
 
 A = bytes([0xA1]) * 16
 NOTHING = Counters()

@@ -13,6 +13,7 @@ from tests.support.damage import flip
 from tests.support.stores import findings, new_store, put_all
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import HEADER_SIZE, Damage
+from ventifs.store.arena_state import ArenaState, Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
@@ -20,7 +21,6 @@ from ventifs.store.index import Index
 from ventifs.store.journal import Counters, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import Progress, rebuild_index
-from ventifs.store.states import ArenaState, Place
 
 BLOCKS = [*mixed_blocks(120), *(incompressible(900_000, seed=number) for number in range(12))]
 

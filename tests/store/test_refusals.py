@@ -21,8 +21,8 @@ from tests.support.stores import findings, new_store
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Mode, Store
 from ventifs.store.check import check
-from ventifs.store.environment import IndexMissing
 from ventifs.store.header import HEADER_NAME, NotAStore, Unsupported, encode_header, read_header
+from ventifs.store.lmdb_environment import IndexMissing
 from ventifs.store.permissions import Access, prepare
 
 RECIPES = [(number, 5_000) for number in range(8)]

@@ -11,9 +11,9 @@ from tests.support.blocks import mixed_blocks
 from tests.support.stores import SMALL_ARENA, findings, new_store, put_all
 from ventifs.errors import Busy, Corrupt, NotStored, VentifsError
 from ventifs.store import ZERO_SCORE, Mode, Score, Store, score_of
-from ventifs.store.environment import IndexMissing
 from ventifs.store.files import Files
 from ventifs.store.header import NotAStore, StoreHeader, Unsupported, write_header
+from ventifs.store.lmdb_environment import IndexMissing
 from ventifs.store.lock import store_lock
 
 MIB = 1 << 20

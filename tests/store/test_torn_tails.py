@@ -19,10 +19,10 @@ from tests.support.tiny import audited, made_up_blocks, tiny_store
 from ventifs.store import Score, Store
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arena import DIRECTORY_MAGIC, HEADER_SIZE, Arena, Clump
+from ventifs.store.arena_state import Totals
 from ventifs.store.clump import Kind
 from ventifs.store.files import Files
 from ventifs.store.journal import Record
-from ventifs.store.states import Totals
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 from tests.support.arenafiles import incompressible
 from tests.support.writing import MIB, Site, add, sized
 from ventifs.store import Batch, Score
+from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.journal import Counters, Record
-from ventifs.store.states import ArenaState, Totals
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.support.patience import PATIENCE_S
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store import Score, Store, score_of
-from ventifs.store.environment import IndexDamaged
+from ventifs.store.lmdb_environment import IndexDamaged
 
 PROJECT = Path(__file__).parents[2]
 Flip = tuple[int, int]  # byte, mask

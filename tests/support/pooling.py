@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.patience import PATIENCE_S
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.store.environment import IndexDamaged
+from ventifs.store.lmdb_environment import IndexDamaged
 from ventifs.tree.process_pool import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Workers
 
 

@@ -21,11 +21,11 @@ import zstandard
 from blake3 import blake3
 
 from ventifs.store import Score, Store
+from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.arenas import Arenas
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Counters
-from ventifs.store.states import ArenaState, Totals
 from ventifs.store.store import LEVEL_DEFAULT
 
 BLOCK = 16 << 10

@@ -25,11 +25,11 @@ from ventifs.store.arena import (
     encode_header,
     encode_trailer,
 )
+from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ARENA_ID_SIZE, Kind, Packed, encode
 from ventifs.store.files import Files, explained, readable_errors
 from ventifs.store.score import Buffer, Score
-from ventifs.store.states import ArenaState, Totals
 
 _WRITEBACK_STEP = 4 << 20
 _PIECE = 1 << 20  # of a directory being written

@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.arena import HEADER_SIZE, Arena, Damage
+from ventifs.store.arena_state import ArenaState, Place, Totals
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Head, Kind, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
@@ -28,7 +29,6 @@ from ventifs.store.index import Index, Snapshot
 from ventifs.store.journal import Record, decode_commit
 from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
-from ventifs.store.states import ArenaState, Place, Totals
 
 _LOOKUP_MAX = 4096
 

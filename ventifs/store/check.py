@@ -18,11 +18,11 @@ from ventifs.errors import VentifsError
 from ventifs.store.arena import Arena
 from ventifs.store.arenas import Arenas
 from ventifs.store.audit import Finding, Progress, Report, Summary, audit
-from ventifs.store.environment import IndexDamaged, IndexMissing
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader, read_header, require_writable
 from ventifs.store.index import Index
 from ventifs.store.journal import Record
+from ventifs.store.lmdb_environment import IndexDamaged, IndexMissing
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 from ventifs.store.score import Score

@@ -20,7 +20,7 @@ from zlib import crc32
 import msgspec
 from msgspec.structs import astuple
 
-from ventifs.store.environment import Environment, IndexDamaged, LmdbError, lmdb_errors
+from ventifs.store.arena_state import ArenaState, Place, Totals
 from ventifs.store.journal import (
     COUNTERS,
     DIGEST_SIZE,
@@ -29,8 +29,8 @@ from ventifs.store.journal import (
     Counters,
     Record,
 )
+from ventifs.store.lmdb_environment import Environment, IndexDamaged, LmdbError, lmdb_errors
 from ventifs.store.score import Score
-from ventifs.store.states import ArenaState, Place, Totals
 
 INDEX_FORMAT = 1
 BATCH_ENTRIES = 32_000  # of one LMDB transaction: bounds its dirty pages at about 128 MiB

@@ -20,10 +20,10 @@ from ventifs.errors import Busy
 from ventifs.store.appender import lock_arena
 from ventifs.store.arena import Damage
 from ventifs.store.arenas import Arenas
-from ventifs.store.environment import INDEX_NAME
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
+from ventifs.store.lmdb_environment import INDEX_NAME
 from ventifs.store.permissions import make_directory
 from ventifs.store.recovery import Intake, read_sealed, restore_whole
 from ventifs.store.score import Score

@@ -26,6 +26,7 @@ from ventifs.store.arena import (
     Trailer,
     encode_header,
 )
+from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Kind, decompress, encode_gap
 from ventifs.store.files import Files, readable_errors
@@ -39,7 +40,6 @@ from ventifs.store.journal import (
     decode_commit,
 )
 from ventifs.store.score import Score
-from ventifs.store.states import ArenaState, Totals
 from ventifs.store.writer import move_sealed
 
 log = logging.getLogger("ventifs.store")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
+from ventifs.store.arena_state import Place, Totals
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import Index
-from ventifs.store.states import Place, Totals
 
 
 class Stats(msgspec.Struct, frozen=True):

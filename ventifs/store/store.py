@@ -17,11 +17,11 @@ import zstandard
 from blake3 import blake3
 
 from ventifs.errors import Corrupt, NotStored, VentifsError
+from ventifs.store.arena_state import Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.cache import ClumpCache
 from ventifs.store.claims import Claims
 from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
-from ventifs.store.environment import INDEX_NAME, IndexDamaged, index_missing
 from ventifs.store.exposure import exposed
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import (
@@ -36,14 +36,14 @@ from ventifs.store.header import (
 )
 from ventifs.store.index import Index
 from ventifs.store.journal import Record, record_problem
+from ventifs.store.keyed_locks import Turns
+from ventifs.store.lmdb_environment import INDEX_NAME, IndexDamaged, index_missing
 from ventifs.store.lock import store_lock
-from ventifs.store.memory import keep_freed_clumps
+from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
-from ventifs.store.states import Place
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
-from ventifs.store.turns import Turns
 from ventifs.store.writer import Batch, Writer
 
 Mode = Literal["read", "write", "worker", "rehearse"]

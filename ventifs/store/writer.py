@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.appender import Appender, NotDurable, lock_arena
+from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump, Packed, pack
 from ventifs.store.files import Files, readable_errors
@@ -36,7 +37,6 @@ from ventifs.store.journal import (
     encode_commit,
 )
 from ventifs.store.score import Buffer, Score
-from ventifs.store.states import ArenaState
 
 log = logging.getLogger("ventifs.store")
 

@@ -16,7 +16,7 @@ from itertools import takewhile
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.store.environment import IndexDamaged
+from ventifs.store.lmdb_environment import IndexDamaged
 from ventifs.text import printable
 from ventifs.tree.objects.directory import look_up, resolve, tree
 from ventifs.tree.objects.records import Directory, Entry, encode

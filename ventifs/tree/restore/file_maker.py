@@ -18,7 +18,7 @@ import msgspec
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Score, Store
-from ventifs.store.environment import IndexDamaged
+from ventifs.store.lmdb_environment import IndexDamaged
 from ventifs.store.score import Buffer
 from ventifs.tree.archive.file_reader import allow_many_descriptors
 from ventifs.tree.objects.records import (

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.store.environment import IndexDamaged
+from ventifs.store.lmdb_environment import IndexDamaged
 from ventifs.tree.objects.directory import encoded_entries
 from ventifs.tree.objects.records import Directory, Entry
 from ventifs.tree.patterns import Patterns

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.filesystems import made, mounted
 from ventifs.errors import NoSpace, VentifsError
-from ventifs.store.environment import IndexDamaged, lmdb_errors
+from ventifs.store.lmdb_environment import IndexDamaged, lmdb_errors
 
 
 @pytest.fixture(params=[1024, 2048, 4096])

@@ -11,7 +11,7 @@ from tests.support.stores import new_store
 from ventifs.store import Store
 from ventifs.store.arena import Arena
 from ventifs.store.clump import Head
-from ventifs.store.turns import Turns
+from ventifs.store.keyed_locks import Turns
 
 
 def test_one_has_a_key_and_others_wait_for_it() -> None:
