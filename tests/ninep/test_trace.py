@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.messages import DIALECTS, messages
+from tests.support.trace_lines import Line, parse
 from ventifs.ninep.codec import HEADER, Codec
 from ventifs.ninep.messages import (
     MESSAGES,
@@ -82,7 +83,7 @@ from ventifs.ninep.messages import (
     Txattrcreate,
     Txattrwalk,
 )
-from ventifs.ninep.trace import Line, Tracer, parse, text_of
+from ventifs.ninep.trace import Tracer, text_of
 from ventifs.ninep.wire import Qid, WireError
 
 P, U, L = DIALECTS

@@ -15,6 +15,7 @@ import trio
 from tests.support.answering import served, sessions
 from tests.support.commanding import SCRIPT, run
 from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.trace_lines import parse
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from tests.support.walker import same
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
@@ -31,7 +32,6 @@ from ventifs.ninep.fs import (
     User,
 )
 from ventifs.ninep.messages import NONUNAME, Tattach, Tversion
-from ventifs.ninep.trace import parse
 from ventifs.ninep.wire import Qid
 from ventifs.store import Store
 

@@ -18,6 +18,7 @@ import trio
 
 from tests.support.patience import wait_until
 from tests.support.serve import PATIENCE_S, VENTIFS, Serve, environment, ventifs
+from tests.support.trace_lines import parse
 from tests.support.trees import noise
 from ventifs.ninep.client import Client
 from ventifs.ninep.codec import Codec
@@ -33,7 +34,6 @@ from ventifs.ninep.messages import (
     Twalk,
 )
 from ventifs.ninep.replies import RemoteError
-from ventifs.ninep.trace import parse
 
 TCP = "tcp://127.0.0.1:0"
 ALLOW = ("--allow", "tcp *")

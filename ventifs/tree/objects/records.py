@@ -9,7 +9,6 @@ Each rule stands here once, in a function that says what is wrong with a record.
 """
 
 import stat
-from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -456,9 +455,3 @@ def listed_xattrs(xattrs: Xattrs) -> "Empty | Listed | None":
     if not _in_order(xattrs):
         raise Unfit("extended attributes cannot be stored: a name is empty, or there twice")
     return Listed(xattrs) if len(_encode(xattrs)) <= XATTRS_INLINE_MAX else None
-
-
-def scores_in(content: Content) -> Iterator[bytes]:
-    """The score a content refers to directly, if any."""
-    if isinstance(content, Block | Tree):
-        yield content.score
