@@ -15,12 +15,43 @@ from ventifs.errors import Corrupt, VentifsError
 from ventifs.text import UNENCODABLE, PrintableStream, one_line, printable, shell_word
 
 EVIL = (
-    "\x1b]52;c;ZXZpbA==\x07", "\x1b[31m", "\x9b31m", "\r", "\n", "\t", "\x00", "\x7f", "\x85",
-    "\u200e", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069", "\u061c", "\u200b", "\u200d",
-    "\ufeff", "\u00ad", "\u2028", "\u2029", "\u00a0", "\u3000", "\U000e0041", "\U0010ffff",
-    "\ue000", "\ud800", "\udcff", "\u0378", "\ufe0f", "\u3164", "\u115f", "\u2800", "\u034f",
+    "\x1b]52;c;ZXZpbA==\x07",
+    "\x1b[31m",
+    "\x9b31m",
+    "\r",
+    "\n",
+    "\t",
+    "\x00",
+    "\x7f",
+    "\x85",
+    "\u200e",
+    "\u200f",
+    "\u202a",
+    "\u202e",
+    "\u2066",
+    "\u2069",
+    "\u061c",
+    "\u200b",
+    "\u200d",
+    "\ufeff",
+    "\u00ad",
+    "\u2028",
+    "\u2029",
+    "\u00a0",
+    "\u3000",
+    "\U000e0041",
+    "\U0010ffff",
+    "\ue000",
+    "\ud800",
+    "\udcff",
+    "\u0378",
+    "\ufe0f",
+    "\u3164",
+    "\u115f",
+    "\u2800",
+    "\u034f",
     "\U000e0100",
-)  # fmt: skip
+)
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -50,8 +81,20 @@ def test_paths_are_printed_on_one_line() -> None:
 
 
 def test_no_two_paths_are_printed_alike() -> None:
-    odd = [b"a\nb", rb"a\nb", rb"a\\nb", b"\xff", rb"\xff", b"\x85", "\x85".encode(), rb"\u0085",
-           "\u2028".encode(), rb"\u2028", b"\xed\xa0\x80", rb"\ud800"]  # fmt: skip
+    odd = [
+        b"a\nb",
+        rb"a\nb",
+        rb"a\\nb",
+        b"\xff",
+        rb"\xff",
+        b"\x85",
+        "\x85".encode(),
+        rb"\u0085",
+        "\u2028".encode(),
+        rb"\u2028",
+        b"\xed\xa0\x80",
+        rb"\ud800",
+    ]
     assert len({printable(path) for path in odd}) == len(odd)
     assert printable(rb"a\nb") == r"a\\nb"
 
@@ -91,9 +134,11 @@ def test_bash_reads_a_word_as_it_is(text: str) -> None:
     word = shell_word(text)
     assert word.isprintable()
     done = subprocess.run(
-        ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True,
+        ["bash", "-c", f"printf %s {word}"],
+        capture_output=True,
+        check=True,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
+    )
     assert done.stdout == os.fsencode(text)
 
 

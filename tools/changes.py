@@ -65,8 +65,15 @@ def removed(path: Path, _: random.Random) -> int:
 
 
 CHANGES: tuple[Callable[[Path, random.Random], int], ...] = (
-    made, made, written_over, written_over, rewritten, appended, renamed, removed
-)  # fmt: skip
+    made,
+    made,
+    written_over,
+    written_over,
+    rewritten,
+    appended,
+    renamed,
+    removed,
+)
 
 
 def change(directory: Path, budget: int, seed: int) -> None:
@@ -78,8 +85,14 @@ def change(directory: Path, budget: int, seed: int) -> None:
         for where, _, names in os.walk(directory / top)
         for name in names
     ]
-    files = sorted(file for file in files if file.is_file() and not file.is_symlink()
-                   and file.stat().st_nlink == 1 and file.stat().st_blocks)  # fmt: skip
+    files = sorted(
+        file
+        for file in files
+        if file.is_file()
+        and not file.is_symlink()
+        and file.stat().st_nlink == 1
+        and file.stat().st_blocks
+    )
     rng.shuffle(files)
     while budget > 0:
         budget -= rng.choice(CHANGES)(files.pop(), rng)

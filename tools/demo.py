@@ -91,8 +91,9 @@ def archive_and_look(source: Path, store: Path) -> None:
     """Two nights and a tar stream of the source, in a new store."""
     ventifs("init", "--store", store)
     for night in ("first", "second"):
-        ventifs("archive", source, "--name", "demo", "--comment", f"{night} night",
-                "--store", store)  # fmt: skip
+        ventifs(
+            "archive", source, "--name", "demo", "--comment", f"{night} night", "--store", store
+        )
     root, place = shlex.quote(str(source)), shlex.quote(str(store))
     pipe(f"tar -C {root} -c --format=posix . | ventifs archive - --name tarred --store {place}")
     ventifs("versions", "--store", store)

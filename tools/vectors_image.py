@@ -128,8 +128,14 @@ def version() -> dict[str, Any]:
     ]
 
     link = blake3(b"b").digest()[:16]
-    contents = {b"b": two_names, b"l": two_names, b"c": crossed, b"e": shared, b"s": sparse,
-                b"t": tiny}  # fmt: skip
+    contents = {
+        b"b": two_names,
+        b"l": two_names,
+        b"c": crossed,
+        b"e": shared,
+        b"s": sparse,
+        b"t": tiny,
+    }
     names = []
     for name, each in sorted(contents.items()):
         data = entry(name, 0o100644, [0, each])

@@ -28,9 +28,11 @@ PUT, DELETE = 1, 2
 
 # A zstd frame written from RFC 8878, section 3.1.1: magic, single segment with a one-byte content
 # size of 100, one last block of type RLE and size 100, the byte `v`.
-FRAME_OF_100 = struct.pack("<IBB", 0xFD2FB528, 0x20, 100) + (100 << 3 | 1 << 1 | 1).to_bytes(
-    3, "little"
-) + b"v"  # fmt: skip
+FRAME_OF_100 = (
+    struct.pack("<IBB", 0xFD2FB528, 0x20, 100)
+    + (100 << 3 | 1 << 1 | 1).to_bytes(3, "little")
+    + b"v"
+)
 CONTENT_OF_100 = b"v" * 100
 
 
@@ -135,12 +137,15 @@ def structures() -> Json:
     return {
         "store_header": {
             "source": "layout of FORMAT.md, section Header, by struct; the defaults",
-            "store_id": STORE_ID.hex(), "created_ns": CREATED_NS, "arena_size": 4 << 20,
+            "store_id": STORE_ID.hex(),
+            "created_ns": CREATED_NS,
+            "arena_size": 4 << 20,
             "hex": store_header().hex(),
         },
         "store_header_features": {
             "source": "as store_header, with feature bits this version must ignore or only read",
-            "compatible": 1 << 63, "read_only_compatible": 5,
+            "compatible": 1 << 63,
+            "read_only_compatible": 5,
             "hex": store_header(compatible=1 << 63, read_only_compatible=5).hex(),
         },
         "store_header_incompatible": {
@@ -149,37 +154,55 @@ def structures() -> Json:
         },
         "arena_header": {
             "source": "layout of FORMAT.md, section Arena, by struct",
-            "store_id": STORE_ID.hex(), "arena": arena, "created_ns": CREATED_NS,
+            "store_id": STORE_ID.hex(),
+            "arena": arena,
+            "created_ns": CREATED_NS,
             "hex": arena_header(SEALED_ID).hex(),
         },
         "clump_raw": {
             "source": "two data blocks as they are: compressed they would be longer",
-            **place, "kind": DATA, "codec": RAW, "raw": b"".join(blocks).hex(),
+            **place,
+            "kind": DATA,
+            "codec": RAW,
+            "raw": b"".join(blocks).hex(),
             "blocks": [block.hex() for block in blocks],
             "payload": b"".join(blocks).hex(),
             "hex": plain(SEALED_ID, offset, DATA, blocks).hex(),
         },
         "clump_zstd": {
             "source": "one node of 100 bytes in a zstd frame written by hand from RFC 8878",
-            **place, "kind": NODE, "codec": ZSTD, "raw": CONTENT_OF_100.hex(),
-            "blocks": [CONTENT_OF_100.hex()], "payload": FRAME_OF_100.hex(),
+            **place,
+            "kind": NODE,
+            "codec": ZSTD,
+            "raw": CONTENT_OF_100.hex(),
+            "blocks": [CONTENT_OF_100.hex()],
+            "payload": FRAME_OF_100.hex(),
             "hex": clump(SEALED_ID, offset, NODE, ZSTD, [CONTENT_OF_100], 100, FRAME_OF_100).hex(),
         },
         "gap": {
             "source": "the 32 bytes that turn 1000 unreadable bytes into a clump to step over",
-            **place, "length": 1000, "hex": gap_head.hex(),
+            **place,
+            "length": 1000,
+            "hex": gap_head.hex(),
         },
         "catalog": {
             "source": "two records put and one deleted, in one payload",
-            "puts": [[b"name/web01".hex(), RECORD_IDS[0].hex(), b"a value".hex()],
-                     [b"k".hex(), RECORD_IDS[1].hex(), ""]],
-            "digests": [check(put(0, b"name/web01", b"a value")).hex(),
-                        check(put(1, b"k", b"")).hex()],
-            "deletes": [RECORD_IDS[2].hex()], "hex": changes.hex(),
+            "puts": [
+                [b"name/web01".hex(), RECORD_IDS[0].hex(), b"a value".hex()],
+                [b"k".hex(), RECORD_IDS[1].hex(), ""],
+            ],
+            "digests": [
+                check(put(0, b"name/web01", b"a value")).hex(),
+                check(put(1, b"k", b"")).hex(),
+            ],
+            "deletes": [RECORD_IDS[2].hex()],
+            "hex": changes.hex(),
         },
         "commit": {
             "source": "a commit of 3 records that relies on two arenas",
-            "time_ns": CREATED_NS, "catalog_length": 160, "records": 3,
+            "time_ns": CREATED_NS,
+            "catalog_length": 160,
+            "records": 3,
             "counters": [10, 2**40, 30, 4, 500],
             "relies_on": [[relied.hex(), length] for relied, length in relies_on],
             "hex": commit(160, 3, [10, 2**40, 30, 4, 500], relies_on).hex(),
@@ -187,15 +210,20 @@ def structures() -> Json:
         "directory": {
             "source": "a directory of two clumps, of which one is a gap",
             "header": arena_header(SEALED_ID).hex(),
-            "clumps": [[at, head.hex()] for at, head in heads], "hex": listed.hex(),
+            "clumps": [[at, head.hex()] for at, head in heads],
+            "hex": listed.hex(),
         },
         "trailer": {
             "source": "the trailer of an arena that is only header and the directory above",
-            "arena": arena, "directory_offset": 64, "directory_length": len(listed), "clumps": 2,
-            "blocks": 2, "fingerprint": blake3(listed).hexdigest(),
+            "arena": arena,
+            "directory_offset": 64,
+            "directory_length": len(listed),
+            "clumps": 2,
+            "blocks": 2,
+            "fingerprint": blake3(listed).hexdigest(),
             "hex": trailer(SEALED_ID, 64, listed, 2, 2).hex(),
         },
-    }  # fmt: skip
+    }
 
 
 # --- a whole store ----------------------------------------------------------------------------
@@ -222,8 +250,10 @@ class ArenaFile:
         """Append a catalog clump and the commit that makes it count."""
         start = len(self.bytes)
         self.add(journal(self.id, start, CATALOG, changes))
-        relies_on = [(arenas[at], int.from_bytes(arenas[at + 1], "little"))
-                     for at in range(0, len(arenas), 2)]  # fmt: skip
+        relies_on = [
+            (arenas[at], int.from_bytes(arenas[at + 1], "little"))
+            for at in range(0, len(arenas), 2)
+        ]
         relies_on.append((self.id, len(self.bytes)))
         payload = commit(len(self.bytes) - start, records, counters, relies_on)
         self.add(journal(self.id, len(self.bytes), COMMIT, payload))
@@ -252,8 +282,9 @@ def store() -> Json:
     sealed, growing = sealed_arena(), ArenaFile(OPEN_ID)
     growing.add(plain(growing.id, len(growing.bytes), DATA, [b"later"]))
     relied = len(sealed.bytes).to_bytes(8, "little")
-    growing.commit(delete(1) + put(2, b"name/web01", b"second"), 2, [1, 5, 0, 0, 0],
-                   SEALED_ID, relied)  # fmt: skip
+    growing.commit(
+        delete(1) + put(2, b"name/web01", b"second"), 2, [1, 5, 0, 0, 0], SEALED_ID, relied
+    )
     data, nodes = [b"hello", b"world!", CONTENT_OF_100, b"later"], [b"a node"]
     return {
         "source": "tools/vectors_store.py, by hand from FORMAT.md; the index is made on opening",
@@ -268,12 +299,22 @@ def store() -> Json:
             [b"name/web01".hex(), RECORD_IDS[2].hex(), b"second".hex()],
         ],
         "stats": {
-            "blocks": 5, "node_blocks": 1, "put_blocks": 6, "put_bytes": 138, "zero_bytes": 8,
-            "known_blocks": 1, "known_bytes": 8, "raw_bytes": 122, "node_bytes": 6,
-            "stored_bytes": len(sealed.bytes) + len(growing.bytes) - 2 * 64, "gap_bytes": 52,
-            "arenas_open": 1, "arenas_sealed": 1, "records": 2,
+            "blocks": 5,
+            "node_blocks": 1,
+            "put_blocks": 6,
+            "put_bytes": 138,
+            "zero_bytes": 8,
+            "known_blocks": 1,
+            "known_bytes": 8,
+            "raw_bytes": 122,
+            "node_bytes": 6,
+            "stored_bytes": len(sealed.bytes) + len(growing.bytes) - 2 * 64,
+            "gap_bytes": 52,
+            "arenas_open": 1,
+            "arenas_sealed": 1,
+            "records": 2,
         },
-    }  # fmt: skip
+    }
 
 
 def outputs() -> dict[str, str]:

@@ -148,9 +148,11 @@ def mixed() -> dict[str, Any]:
     attributes = [2, block(blocks, long), len(long)]
     inner = [
         (b"\xff\n", entry(b"\xff\n", REGULAR, [0, [2, block(blocks, b"b" * 1000), 1000]])),
-        (b"sparse", entry(b"sparse", REGULAR, [0, [3, sparse, (32 << 10) + len(data)]],
-                          attributes)),
-    ]  # fmt: skip
+        (
+            b"sparse",
+            entry(b"sparse", REGULAR, [0, [3, sparse, (32 << 10) + len(data)]], attributes),
+        ),
+    ]
     below = directory(blocks, inner)
     size = 1000 + (32 << 10) + len(data)
     outer = [

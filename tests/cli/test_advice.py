@@ -79,15 +79,22 @@ def test_a_tar_for_a_terminal(home: Path) -> None:
     """Nothing is written to it, and the command that is named writes to a file."""
     leader, follower = pty.openpty()
     done = subprocess.run(
-        [SCRIPT, "export", "t", "--store", "s"], cwd=home, stdin=subprocess.DEVNULL,
-        stdout=follower, stderr=subprocess.PIPE, check=False,
-    )  # fmt: skip
+        [SCRIPT, "export", "t", "--store", "s"],
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
     os.close(follower)
     os.close(leader)
     assert done.returncode
     (command,) = _advised(done.stderr)
-    environment = {**os.environ, "PATH": f"{SCRIPT.parent}:{os.environ['PATH']}",
-                   "VENTIFS_STORE": "s"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "PATH": f"{SCRIPT.parent}:{os.environ['PATH']}",
+        "VENTIFS_STORE": "s",
+    }
     subprocess.run(f"ventifs {command}", shell=True, cwd=home, check=True, env=environment)
     listed = subprocess.run(
         ["tar", "-tf", "NAME.tar"], cwd=home, check=True, capture_output=True, text=True

@@ -54,9 +54,15 @@ def environment(home: Path) -> dict[str, str]:
 
 def run(home: Path, *words: str | Path, expected: int = 0) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
-        [SCRIPT, *words], env=environment(home), capture_output=True, timeout=PATIENCE_S,
-        check=False, cwd=home, text=True, errors="surrogateescape",
-    )  # fmt: skip
+        [SCRIPT, *words],
+        env=environment(home),
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=home,
+        text=True,
+        errors="surrogateescape",
+    )
     assert done.returncode == expected, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -73,8 +79,11 @@ def test_a_store_that_can_only_be_read_is_not_mended(
 ) -> None:
     damage(store)
     write_header(store, replace(read_header(store), read_only_compatible=4), Files())
-    before = {path: path.read_bytes() for path in store.rglob("*") if path.name != "lock.mdb"
-              and path.is_file()}  # fmt: skip
+    before = {
+        path: path.read_bytes()
+        for path in store.rglob("*")
+        if path.name != "lock.mdb" and path.is_file()
+    }
     done = run(home, *command, "--store", store, expected=1)
     [line] = done.stderr.splitlines()
     assert "0x4" in line
@@ -98,9 +107,14 @@ def test_a_closed_output_gives_no_traceback(home: Path, store: Path, words: str)
     where = home / "new" if words == "init" else store
     options = "" if words == "--help" else f" --store {shlex.quote(str(where))}"
     done = subprocess.run(
-        ["sh", "-c", f"{SCRIPT} {words}{options} >&-"], env=environment(home), cwd=home,
-        stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        ["sh", "-c", f"{SCRIPT} {words}{options} >&-"],
+        env=environment(home),
+        cwd=home,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
     assert done.returncode == 0 or len(done.stderr.splitlines()) == 1
@@ -137,9 +151,14 @@ def test_what_may_not_be_read_is_said_in_a_line_without_advice_to_rebuild(
     (store / "index/lock.mdb").chmod(0o666)
     (store / closed).chmod(0o700 if (store / closed).is_dir() else 0o600)
     done = subprocess.run(
-        [sys.executable, "-P", "-c", AS_NOBODY, "stats", "--store", store], cwd="/",
-        env=environment(home), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", AS_NOBODY, "stats", "--store", store],
+        cwd="/",
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert done.returncode == 1, done.stderr
     [line] = done.stderr.splitlines()
     assert "permission denied" in line

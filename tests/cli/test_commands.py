@@ -43,9 +43,13 @@ def run(
     home: Path, *words: str | Path, expected: int = 0, **more: str
 ) -> "subprocess.CompletedProcess[bytes]":
     done = subprocess.run(
-        [SCRIPT, *words], env=environment(home, **more), capture_output=True, timeout=PATIENCE_S,
-        check=False, cwd=home,
-    )  # fmt: skip
+        [SCRIPT, *words],
+        env=environment(home, **more),
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=home,
+    )
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
@@ -111,8 +115,9 @@ def test_a_tree_goes_in_and_comes_back(home: Path) -> None:
 def test_versions_are_listed(home: Path, store: Path) -> None:
     lines = run(home, "versions").stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == [
-        "t@2026-01-01T00:00:00Z", "t@2026-02-01T06:00:00Z"
-    ]  # fmt: skip
+        "t@2026-01-01T00:00:00Z",
+        "t@2026-02-01T06:00:00Z",
+    ]
     assert lines[0].endswith("first")
     assert lines[1].endswith("#x")
     first, second = parsed(home, "versions", "t")
@@ -207,22 +212,53 @@ def test_no_standard_input_is_told(home: Path, store: Path) -> None:
 # --- failures ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [
-    "ls nothing", "ls t@~2", "ls t@~\N{SUPERSCRIPT TWO}", "ls t@2025", "ls t@9999", "ls t@noon",
-    "ls t@", "ls t:/no/where", "ls t:/absolute/x", "ls score:12", "ls t/x", "ls ../t",
-    "cat t:/links", "cat t", "cat t:/dangling", "du t:/nothing", "versions nothing",
-    "restore t tree", "restore t:/size0 tree/size1", "restore nothing new",
-    "archive missing --name t", "archive tree/size1 --name t --format qcow2",
-    "archive tree --name a/b",
-    "archive tree --name t --time noon", "archive tree --name t --time 2026-01-01",
-    "archive tree --name t --time 1969-01-01", "archive tree --name t --time 9999-12-31",
-    "archive tree --name t --time 2600-01-01", "archive tree --name t --time 0001-01-01T00+09:00",
-    "forget nothing@latest", "forget t@2027", "init",
-    "versions --store missing", "stats --store missing",
-    "check --store missing", "rebuild-index --store missing", "ls t --store tree/size1",
-    "stats --store tree", "check --store tree/size1", "init --store tree/size1",
-    "archive tree --name t --store tree/size1", "archive tree --name t --store missing",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ls nothing",
+        "ls t@~2",
+        "ls t@~\N{SUPERSCRIPT TWO}",
+        "ls t@2025",
+        "ls t@9999",
+        "ls t@noon",
+        "ls t@",
+        "ls t:/no/where",
+        "ls t:/absolute/x",
+        "ls score:12",
+        "ls t/x",
+        "ls ../t",
+        "cat t:/links",
+        "cat t",
+        "cat t:/dangling",
+        "du t:/nothing",
+        "versions nothing",
+        "restore t tree",
+        "restore t:/size0 tree/size1",
+        "restore nothing new",
+        "archive missing --name t",
+        "archive tree/size1 --name t --format qcow2",
+        "archive tree --name a/b",
+        "archive tree --name t --time noon",
+        "archive tree --name t --time 2026-01-01",
+        "archive tree --name t --time 1969-01-01",
+        "archive tree --name t --time 9999-12-31",
+        "archive tree --name t --time 2600-01-01",
+        "archive tree --name t --time 0001-01-01T00+09:00",
+        "forget nothing@latest",
+        "forget t@2027",
+        "init",
+        "versions --store missing",
+        "stats --store missing",
+        "check --store missing",
+        "rebuild-index --store missing",
+        "ls t --store tree/size1",
+        "stats --store tree",
+        "check --store tree/size1",
+        "init --store tree/size1",
+        "archive tree --name t --store tree/size1",
+        "archive tree --name t --store missing",
+    ],
+)
 def test_a_failure_is_one_line_that_names_the_store(home: Path, store: Path, words: str) -> None:
     parts = words.split()
     failed = run(home, *parts, expected=1)
@@ -284,9 +320,13 @@ def test_a_reader_that_goes_away_is_told_by_the_code_alone(home: Path, store: Pa
         read, write = os.pipe()
         os.close(read)
         done = subprocess.run(
-            [SCRIPT, *words.split()], env=environment(home), stdout=write, check=False,
-            stderr=subprocess.PIPE, timeout=PATIENCE_S,
-        )  # fmt: skip
+            [SCRIPT, *words.split()],
+            env=environment(home),
+            stdout=write,
+            check=False,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE_S,
+        )
         os.close(write)
         assert (done.returncode, done.stderr) == (141, b""), words
 
@@ -320,18 +360,26 @@ def test_a_deep_tree_needs_no_more_descriptors_than_there_are(home: Path) -> Non
     script = f"ulimit -Sn 100; exec {SCRIPT} "
     for words in ("archive tree --name t", "restore t back"):
         done = subprocess.run(
-            ["bash", "-c", script + words], env=environment(home), cwd=home, check=False,
-            capture_output=True, timeout=PATIENCE_S,
-        )  # fmt: skip
+            ["bash", "-c", script + words],
+            env=environment(home),
+            cwd=home,
+            check=False,
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
         assert done.returncode == 0, done.stderr
 
 
 # --- interruptions ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [
-    (signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, b"interrupted"),
+        (signal.SIGTERM, 143, b"terminated"),
+    ],
+)
 def test_an_interrupted_archive_ends_at_once_and_is_taken_up(
     home: Path, number: signal.Signals, code: int, word: bytes
 ) -> None:
@@ -341,9 +389,12 @@ def test_an_interrupted_archive_ends_at_once_and_is_taken_up(
             file.write(os.urandom(1 << 20))
     run(home, "init", "--store", "s")
     child = subprocess.Popen(
-        [SCRIPT, "archive", "tree", "--name", "t", "--store", "s"], env=environment(home),
-        cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [SCRIPT, "archive", "tree", "--name", "t", "--store", "s"],
+        env=environment(home),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
     def stored() -> int:
         arenas = list((home / "s" / "arenas" / "open").glob("*.arena"))

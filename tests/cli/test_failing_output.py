@@ -122,10 +122,15 @@ def failing(home: Path, how: str, *words: str) -> "subprocess.CompletedProcess[b
     redirected = 'exec "$@"' + (" >&-" if how == "closed" else "")
     with failing_stream("broken" if how == "broken" else "full") as stream:
         done = subprocess.run(
-            ["sh", "-c", redirected, "sh", *VENTIFS, *words], cwd=home, stdin=subprocess.DEVNULL,
-            stdout=stream, stderr=subprocess.PIPE, check=False, timeout=PATIENCE_S,
+            ["sh", "-c", redirected, "sh", *VENTIFS, *words],
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=PATIENCE_S,
             env={**environment(home), "VENTIFS_STORE": str(home / "s")},
-        )  # fmt: skip
+        )
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
     return done
@@ -216,8 +221,9 @@ def test_an_archive_with_troubles_keeps_its_code(
         tar.addfile(member)
     done = runner("archive", how, "odd.tar --name odd-tar" + words)
     assert done.returncode == 3
-    assert done.stderr.splitlines().count(b"link: not archived: a hard link to what is not in "
-                                          b"the archive, or left out") == (not words)  # fmt: skip
+    assert done.stderr.splitlines().count(
+        b"link: not archived: a hard link to what is not in the archive, or left out"
+    ) == (not words)
 
 
 def test_an_output_that_does_not_block_is_waited_for(home: Path) -> None:
@@ -225,9 +231,12 @@ def test_an_output_that_does_not_block_is_waited_for(home: Path) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     with subprocess.Popen(
-        [*VENTIFS, "cat", "t:/big"], cwd=home, stdout=write, stderr=subprocess.PIPE,
+        [*VENTIFS, "cat", "t:/big"],
+        cwd=home,
+        stdout=write,
+        stderr=subprocess.PIPE,
         env={**environment(home), "VENTIFS_STORE": "s"},
-    ) as command:  # fmt: skip
+    ) as command:
         os.close(write)
         with open(read, "rb") as pipe:
             assert pipe.read() == noise(300_000)
@@ -239,9 +248,12 @@ def test_a_reader_that_goes_midway_is_no_error(runner: Runner, home: Path) -> No
     for words in ("cat t:/big", "export t", "9p cat {address} /t/latest/big"):
         text = words.format(address=runner._address)
         pipe = subprocess.Popen(
-            [*VENTIFS, *text.split()], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*VENTIFS, *text.split()],
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**environment(home), "VENTIFS_STORE": "s"},
-        )  # fmt: skip
+        )
         with pipe:
             assert pipe.stdout is not None
             assert pipe.stderr is not None
@@ -251,10 +263,17 @@ def test_a_reader_that_goes_midway_is_no_error(runner: Runner, home: Path) -> No
         assert pipe.returncode == 141
 
 
-@pytest.mark.parametrize("words", [
-    "restore t {new}", "nonsense", "ls none", "archive tree --name u", "check",
-    "9p get {address} /t/latest {new}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "restore t {new}",
+        "nonsense",
+        "ls none",
+        "archive tree --name u",
+        "check",
+        "9p get {address} /t/latest {new}",
+    ],
+)
 @pytest.mark.parametrize("how", ["broken", "full", "closed"])
 def test_a_failing_standard_error_changes_nothing(
     runner: Runner, home: Path, words: str, how: str
@@ -265,10 +284,14 @@ def test_a_failing_standard_error_changes_nothing(
     redirected = 'exec "$@"' + (" 2>&-" if how == "closed" else "")
     with failing_stream("broken" if how == "broken" else "full") as stream:
         done = subprocess.run(
-            ["sh", "-c", redirected, "sh", *VENTIFS, *text.split()], cwd=home, check=False,
-            env={**environment(home), "VENTIFS_STORE": "s"}, stdout=subprocess.PIPE, stderr=stream,
+            ["sh", "-c", redirected, "sh", *VENTIFS, *text.split()],
+            cwd=home,
+            check=False,
+            env={**environment(home), "VENTIFS_STORE": "s"},
+            stdout=subprocess.PIPE,
+            stderr=stream,
             timeout=PATIENCE_S,
-        )  # fmt: skip
+        )
     assert done.returncode == {"nonsense": 2, "ls none": 1}.get(words, 0)
 
 
@@ -278,9 +301,12 @@ def test_a_reader_that_does_not_read_holds_no_interrupted_command_up(
 ) -> None:
     read, write = os.pipe()
     command = subprocess.Popen(
-        [*VENTIFS, "cat", "t:/big"], cwd=home, stdout=write, stderr=subprocess.PIPE,
+        [*VENTIFS, "cat", "t:/big"],
+        cwd=home,
+        stdout=write,
+        stderr=subprocess.PIPE,
         env={**environment(home), "VENTIFS_STORE": "s"},
-    )  # fmt: skip
+    )
     os.close(write)
     with command:
         try:
@@ -301,9 +327,12 @@ def test_a_reader_that_does_not_read_holds_no_interrupted_command_up(
 
 def _listed(home: Path, socket: Path) -> bytes:
     return subprocess.run(
-        [*VENTIFS, "9p", "ls", f"unix://{socket}"], check=False, env=environment(home),
-        capture_output=True, timeout=PATIENCE_S,
-    ).stdout  # fmt: skip
+        [*VENTIFS, "9p", "ls", f"unix://{socket}"],
+        check=False,
+        env=environment(home),
+        capture_output=True,
+        timeout=PATIENCE_S,
+    ).stdout
 
 
 def test_a_server_goes_on_when_its_output_is_closed(home: Path) -> None:
@@ -312,9 +341,12 @@ def test_a_server_goes_on_when_its_output_is_closed(home: Path) -> None:
     log = home / "second.log"
     with log.open("wb") as errors, failing_stream("broken") as broken:
         server = subprocess.Popen(
-            [*VENTIFS, "serve", f"unix://{socket}"], cwd=home, stdout=broken, stderr=errors,
+            [*VENTIFS, "serve", f"unix://{socket}"],
+            cwd=home,
+            stdout=broken,
+            stderr=errors,
             env={**environment(home), "VENTIFS_STORE": "s"},
-        )  # fmt: skip
+        )
     try:
         wait_until(socket.exists, unless=lambda: server.poll() is not None and log.read_text())
         # It is bound before it listens.

@@ -57,9 +57,12 @@ LEAVES = commands()
 CASES: dict[str, list[str]] = {
     "init": ["init --store {evil}/new{n}", "init --store {store}"],
     "archive": [
-        "archive {home}/tree --name x{n}", "archive {home}/tree --name x --dry-run --jobs 1",
-        "archive {home}/odd.tar --name x{n}", "archive {home}/cut.tar --name x{n}",
-        "archive {home}/disk.img --name x{n}", "archive {home}/over.qcow2 --name x",
+        "archive {home}/tree --name x{n}",
+        "archive {home}/tree --name x --dry-run --jobs 1",
+        "archive {home}/odd.tar --name x{n}",
+        "archive {home}/cut.tar --name x{n}",
+        "archive {home}/disk.img --name x{n}",
+        "archive {home}/over.qcow2 --name x",
         "archive {evil}/none --name x",
         "archive {home}/tree/socket{name} --name x",
     ],
@@ -71,43 +74,82 @@ CASES: dict[str, list[str]] = {
     "find": ["find t *", "find -0 t *", "find t *{name}*"],
     "du": ["du t", "du disk", "du t:/{name}", "du t:/x{name}"],
     "restore": [
-        "restore t {evil}/back{n}", "restore t {evil}/back", "restore t {evil}/back",
-        "restore broken {evil}/back{n}", "restore t {evil}/plan --dry-run -v",
-        "restore t:/file{name} {evil}/file{n}", "restore t {evil}/none --include x{name}",
-        "restore disk {evil}/disk{n}", "restore disk {evil}/disk{n}.vhd --format vhd",
+        "restore t {evil}/back{n}",
+        "restore t {evil}/back",
+        "restore t {evil}/back",
+        "restore broken {evil}/back{n}",
+        "restore t {evil}/plan --dry-run -v",
+        "restore t:/file{name} {evil}/file{n}",
+        "restore t {evil}/none --include x{name}",
+        "restore disk {evil}/disk{n}",
+        "restore disk {evil}/disk{n}.vhd --format vhd",
         "restore t {evil}/back --overwrite",
     ],
     "export": ["export t", "export broken", "export t:/x{name}"],
-    "copy": ["copy t --to {evil}/other", "copy forged --to {evil}/other", "copy t --to {store}",
-             "copy disk --to {evil}/other --name {text}", "copy t --to {evil}/none"],
+    "copy": [
+        "copy t --to {evil}/other",
+        "copy forged --to {evil}/other",
+        "copy t --to {store}",
+        "copy disk --to {evil}/other --name {text}",
+        "copy t --to {evil}/none",
+    ],
     "9p ls": [
-        "9p ls {address} /t/latest", "9p ls {address} /t/latest -lR", "9p ls {evilserver} -lR",
-        "9p ls {evilserver}", "9p ls {evilserver} bad", "9p ls {strange}", "9p ls -0 {evilserver}",
-        "9p ls {evilserver} --aname refused", "9p ls {address} --aname x{name}",
-        "9p ls {evilserver} -l --trace", "9p ls unix://{evil}/x", "9p ls {address} x{name}",
+        "9p ls {address} /t/latest",
+        "9p ls {address} /t/latest -lR",
+        "9p ls {evilserver} -lR",
+        "9p ls {evilserver}",
+        "9p ls {evilserver} bad",
+        "9p ls {strange}",
+        "9p ls -0 {evilserver}",
+        "9p ls {evilserver} --aname refused",
+        "9p ls {address} --aname x{name}",
+        "9p ls {evilserver} -l --trace",
+        "9p ls unix://{evil}/x",
+        "9p ls {address} x{name}",
     ],
     "9p cat": ["9p cat {evilserver} {name}", "9p cat {evilserver} bad", "9p cat {evilserver} sub"],
-    "9p stat": ["9p stat {evilserver} {name}", "9p stat {evilserver} bad",
-                "9p stat {address} /t/latest/file{name}", "9p stat {address} /t/latest/link{name}"],
-    "9p get": ["9p get {evilserver} / {evil}/got{n}", "9p get {evilserver} / {evil}",
-               "9p get {address} /t/latest {evil}/got{n}", "9p get {evilserver} bad {evil}/got",
-               "9p get {address} /t/latest {evil}/got{n} --all"],
-    "forget": ["forget --keep-last 1 --dry-run", "forget forged@latest --force --dry-run",
-               "forget x{name}"],
-    "serve": ["serve unix://{evil}/x", "serve --metrics {text} --stdio",
-              "serve --store {evil}/none"],
+    "9p stat": [
+        "9p stat {evilserver} {name}",
+        "9p stat {evilserver} bad",
+        "9p stat {address} /t/latest/file{name}",
+        "9p stat {address} /t/latest/link{name}",
+    ],
+    "9p get": [
+        "9p get {evilserver} / {evil}/got{n}",
+        "9p get {evilserver} / {evil}",
+        "9p get {address} /t/latest {evil}/got{n}",
+        "9p get {evilserver} bad {evil}/got",
+        "9p get {address} /t/latest {evil}/got{n} --all",
+    ],
+    "forget": [
+        "forget --keep-last 1 --dry-run",
+        "forget forged@latest --force --dry-run",
+        "forget x{name}",
+    ],
+    "serve": [
+        "serve unix://{evil}/x",
+        "serve --metrics {text} --stdio",
+        "serve --store {evil}/none",
+    ],
     "servers": ["servers"],
     "mount": [
         "mount tcp://192.0.2.1 web01:/{name} /mnt --print",
-        "mount tcp://192.0.2.1 web01 {evil}/m --print", "mount unix://{evil}/x web01 /mnt --print",
-        "mount vsock://host web01:/{name} {evil} --print", "mount tcp://127.0.0.1:1 web01 {evil}/m",
+        "mount tcp://192.0.2.1 web01 {evil}/m --print",
+        "mount unix://{evil}/x web01 /mnt --print",
+        "mount vsock://host web01:/{name} {evil} --print",
+        "mount tcp://127.0.0.1:1 web01 {evil}/m",
         "mount tcp://192.0.2.1 web01 /mnt --print -o uname={text}",
     ],
     "stats": ["stats", "stats t", "stats disk", "stats x{name}"],
-    "check": ["check", "check --read-data", "check --store {evil}/none",
-              "check --repair --store {evil}/broken", "check --store {evil}/broken"],
+    "check": [
+        "check",
+        "check --read-data",
+        "check --store {evil}/none",
+        "check --repair --store {evil}/broken",
+        "check --store {evil}/broken",
+    ],
     "rebuild-index": ["rebuild-index --store {evil}/other", "rebuild-index --store {evil}/none"],
-}  # fmt: skip
+}
 
 
 class World:
@@ -162,8 +204,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home = tmp_path_factory.mktemp("hostile")
     evil = home / os.fsdecode(NAME)
     evil.mkdir()
-    places = {"home": str(home), "evil": str(evil), "store": str(evil / "s"), "text": TEXT,
-              "name": os.fsdecode(NAME)}  # fmt: skip
+    places = {
+        "home": str(home),
+        "evil": str(evil),
+        "store": str(evil / "s"),
+        "text": TEXT,
+        "name": os.fsdecode(NAME),
+    }
     hostile.tree(home / "tree")
     hostile.image(home / "disk.img")
     hostile.overlay(home / "over.qcow2")
@@ -176,8 +223,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         hostile.version(store, "disk", hostile.disk(store))
         hostile.version(store, "forged", forging.directory(store, b"", []))
         hostile.version(store, "broken", hostile.damaged(store))
-    variables = environment(home, VENTIFS_STORE=str(evil / "s"), TERM="xterm-256color",
-                            COLUMNS="2000", LC_ALL="C.UTF-8")  # fmt: skip
+    variables = environment(
+        home, VENTIFS_STORE=str(evil / "s"), TERM="xterm-256color", COLUMNS="2000", LC_ALL="C.UTF-8"
+    )
     split = Split.of(64 << 20)
     with ExitStack() as stack:
         run = stack.enter_context(Commands(home, variables))
@@ -302,9 +350,15 @@ def test_commands_print_by_one_module() -> None:
             if isinstance(node, ast.Call) and path.name not in {"output.py", "listing.py"}:
                 called = ast.unparse(node.func)
                 assert called not in {
-                    "print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write",
-                    "json.dump", "click.echo_via_pager", "msgspec.json.format",
-                }, f"{path.name}:{node.lineno}"  # fmt: skip
+                    "print",
+                    "click.echo",
+                    "click.secho",
+                    "sys.stdout.write",
+                    "sys.stderr.write",
+                    "json.dump",
+                    "click.echo_via_pager",
+                    "msgspec.json.format",
+                }, f"{path.name}:{node.lineno}"
 
 
 def test_json_is_ascii() -> None:

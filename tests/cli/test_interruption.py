@@ -82,10 +82,13 @@ def home(tmp_path: Path) -> Path:
 def signalled(home: Path, program: str, words: str) -> tuple[int, bytes]:
     """The exit code of a command that a program runs, and what it says."""
     done = subprocess.run(
-        [sys.executable, "-c", program, *words.split()], cwd=home, capture_output=True,
+        [sys.executable, "-c", program, *words.split()],
+        cwd=home,
+        capture_output=True,
         env={**os.environ, "VENTIFS_STORE": "s", "XDG_RUNTIME_DIR": str(home)},
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        timeout=PATIENCE_S,
+        check=False,
+    )
     return done.returncode, done.stderr
 
 
@@ -99,9 +102,16 @@ def calling(*plans: tuple[str, list[str]]) -> str:
 
 
 @pytest.mark.parametrize(("number", "code", "said"), CODES[:1])
-@pytest.mark.parametrize("module", [
-    "click", "ventifs.cli.program", "ventifs.text", "ventifs.cli.upkeep.check", "ventifs.store",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module",
+    [
+        "click",
+        "ventifs.cli.program",
+        "ventifs.text",
+        "ventifs.cli.upkeep.check",
+        "ventifs.store",
+    ],
+)
 def test_a_signal_while_modules_are_imported(
     home: Path, module: str, number: str, code: int, said: bytes
 ) -> None:
@@ -110,10 +120,15 @@ def test_a_signal_while_modules_are_imported(
 
 
 @pytest.mark.parametrize("second", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("where", [
-    "ventifs.cli.program:_interrupted", "ventifs.cli.program:echo", "ventifs.cli.program:_end",
-    "ventifs.cli.interruption:end",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "ventifs.cli.program:_interrupted",
+        "ventifs.cli.program:echo",
+        "ventifs.cli.program:_end",
+        "ventifs.cli.interruption:end",
+    ],
+)
 def test_a_second_signal_after_the_first(home: Path, where: str, second: str) -> None:
     program = calling(("ventifs.cli.upkeep.check:check.callback", ["SIGINT"]), (where, [second]))
     code, said = signalled(home, program, "check --read-data")

@@ -20,10 +20,15 @@ OPTIONS = {"private": [], "shared": ["--shared", str(GROUP)], "readers": ["--rea
 def masked(home: Path, umask: int, *words: str | Path) -> str:
     """Run a command under a umask; its standard error."""
     done = subprocess.run(
-        [SCRIPT, *words], cwd=home, umask=umask, capture_output=True, text=True, check=False,
+        [SCRIPT, *words],
+        cwd=home,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "XDG_DATA_HOME": str(home / "data"), "VENTIFS_STORE": ""},
         timeout=PATIENCE_S,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -46,19 +51,28 @@ def _filled(tmp_path: Path) -> Path:
 
 
 @umasks
-@pytest.mark.parametrize("kind", ["private", pytest.param("shared", marks=as_root),
-                                  pytest.param("readers", marks=as_root)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    ["private", pytest.param("shared", marks=as_root), pytest.param("readers", marks=as_root)],
+)
 def test_all_that_commands_make_in_a_store_is_of_its_kind(
     home: Path, kind: str, umask: int
 ) -> None:
     for store in ("s", "other"):
         masked(home, umask, "init", "--store", store, "--arena-size", "4MiB", *OPTIONS[kind])
     for words in (
-        "archive tree --name tree --jobs 2", "archive tree --name tree --jobs 1",
-        "archive tree.tar --name tar", "archive disk.img --name disk",
-        "archive disk.img --name disk", "copy tree --to other", "copy disk --to other",
-        "forget tree@~1", "rebuild-index", "check --repair", "serve --help",
-    ):  # fmt: skip
+        "archive tree --name tree --jobs 2",
+        "archive tree --name tree --jobs 1",
+        "archive tree.tar --name tar",
+        "archive disk.img --name disk",
+        "archive disk.img --name disk",
+        "copy tree --to other",
+        "copy disk --to other",
+        "forget tree@~1",
+        "rebuild-index",
+        "check --repair",
+        "serve --help",
+    ):
         assert masked(home, umask, *words.split(), "--store", "s").count("can read what") == 0
     for store in ("s", "other"):
         assert wrong(home / store, kind) == {}
@@ -72,13 +86,16 @@ def test_the_store_that_the_first_archive_makes_is_the_users_alone(home: Path, u
     assert wrong(home / "data/ventifs", "private") == {}
 
 
-@pytest.mark.parametrize(("options", "code", "message"), [
-    (["--shared", "no such group"], 1, "'no such group': there is no such group"),
-    (["--readers", "-7"], 1, "'-7': there is no such group"),
-    (["--readers", "4294967295"], 1, "there is no such group"),
-    (["--readers", ""], 1, "'': there is no such group"),
-    (["--readers", "0", "--shared", "0"], 2, "give one of --shared, --readers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--shared", "no such group"], 1, "'no such group': there is no such group"),
+        (["--readers", "-7"], 1, "'-7': there is no such group"),
+        (["--readers", "4294967295"], 1, "there is no such group"),
+        (["--readers", ""], 1, "'': there is no such group"),
+        (["--readers", "0", "--shared", "0"], 2, "give one of --shared, --readers"),
+    ],
+)
 def test_a_group_that_makes_no_sense_makes_no_store(
     home: Path, options: list[str], code: int, message: str
 ) -> None:
@@ -105,9 +122,11 @@ def test_an_older_store_is_reported_by_every_command_that_writes_and_by_check(ho
         f"'chmod -R go= {home}/my\\ store' ends that"
     )
     for words in (
-        ["archive", "tree", "--name", "t"], ["archive", "disk.img", "--name", "d"],
-        ["forget", "t@latest"], ["rebuild-index"],
-    ):  # fmt: skip
+        ["archive", "tree", "--name", "t"],
+        ["archive", "disk.img", "--name", "d"],
+        ["forget", "t@latest"],
+        ["rebuild-index"],
+    ):
         told = run(home, *words, "--store", "my store").stderr.decode().splitlines()
         assert [text for text in told if "can read" in text] == [f"ventifs: {line}"], words
     copied = run(home, "copy", "t", "--store", "source", "--to", "my store").stderr.decode()
@@ -134,8 +153,13 @@ def test_an_older_store_is_reported_by_every_command_that_writes_and_by_check(ho
 def test_a_disk_and_a_directory_share_no_cache(home: Path) -> None:
     """Of a disk `a` and a directory `a.image`, and other names that look like files beside it."""
     run(home, "init", "--store", "s")
-    sources = {"a": "disk.img", "a.image": "tree", "a.new": "tree", "a.lock": "tree",
-               "a.image.new": "tree"}  # fmt: skip
+    sources = {
+        "a": "disk.img",
+        "a.image": "tree",
+        "a.new": "tree",
+        "a.lock": "tree",
+        "a.image.new": "tree",
+    }
     for _ in range(2):
         for name, source in sources.items():
             run(home, "archive", source, "--name", name, "--store", "s")

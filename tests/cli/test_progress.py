@@ -7,10 +7,17 @@ from ventifs.cli.formatting import duration
 from ventifs.cli.progress import EntryProgress
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.2, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (185, "3:05 min"), (7800, "2:10 h"),
-    (360_000, "100:00 h"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1:00 min"),
+        (185, "3:05 min"),
+        (7800, "2:10 h"),
+        (360_000, "100:00 h"),
+    ],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

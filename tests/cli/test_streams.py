@@ -26,17 +26,31 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 def in_shell(home: Path, words: str, streams: str) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
-        ["sh", "-c", f"{shlex.quote(str(SCRIPT))} {words} {streams}"], cwd=home, text=True,
-        errors="surrogateescape", env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        ["sh", "-c", f"{shlex.quote(str(SCRIPT))} {words} {streams}"],
+        cwd=home,
+        text=True,
+        errors="surrogateescape",
+        env={**os.environ, "VENTIFS_STORE": "s"},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
     return done
 
 
-COMMANDS = ["archive tree --name t", "restore t back", "ls -R t", "copy t --to other", "check",
-            "export t", "stats", "versions --json", "rebuild-index"]  # fmt: skip
+COMMANDS = [
+    "archive tree --name t",
+    "restore t back",
+    "ls -R t",
+    "copy t --to other",
+    "check",
+    "export t",
+    "stats",
+    "versions --json",
+    "rebuild-index",
+]
 
 
 @pytest.mark.parametrize("streams", ["2>&-", "<&- 2>&-", "<&- 2>&- >&-"])

@@ -38,9 +38,11 @@ def test_diodls_lists_modes_owners_sizes_and_times(network: Segment, exported: E
     lines = said(network, "diodls", "-l", "-s", _SERVER, "-a", aname).decode(errors="replace")
     by_name = {line.rpartition(" ")[2]: line.split() for line in lines.splitlines() if line}
     on_host = subprocess.run(
-        ["ls", "-ln", exported.roots[0] / "var" / "odd" / "git"], check=True, text=True,
+        ["ls", "-ln", exported.roots[0] / "var" / "odd" / "git"],
+        check=True,
+        text=True,
         stdout=subprocess.PIPE,
-    ).stdout.split()  # fmt: skip
+    ).stdout.split()
     mode, links, *_ = by_name["git"]
     assert (mode.rstrip("."), links) == (on_host[0].rstrip(".+"), on_host[1])
     assert on_host[4] in by_name["git"]

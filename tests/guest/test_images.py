@@ -51,27 +51,34 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
     run = f"/bin/systemd-run --no-block /bin/sh -c '{{ {commands}; }} >/dev/kmsg 2>&1'"
     try:
         console = qemu.boot(
-            kernel, initrd, tmp_path / "console.log", disk=disk,
-            append=" ".join([
-                "root=/dev/vda2 rw systemd.show_status=1 printk.devkmsg=on",
-                qemu.SLOW,
-                "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
-                f'systemd.run="{run}" systemd.run_success_action=none',
-            ]),
-        )  # fmt: skip
+            kernel,
+            initrd,
+            tmp_path / "console.log",
+            disk=disk,
+            append=" ".join(
+                [
+                    "root=/dev/vda2 rw systemd.show_status=1 printk.devkmsg=on",
+                    qemu.SLOW,
+                    "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
+                    f'systemd.run="{run}" systemd.run_success_action=none',
+                ]
+            ),
+        )
         checked = subprocess.run(
-            ["e2fsck", "-f", "-n", f"{disk}?offset={ROOT_OF_G}"], check=False,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            ["e2fsck", "-f", "-n", f"{disk}?offset={ROOT_OF_G}"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         assert checked.returncode == 0, checked.stdout
         with loop_mounted(disk, tmp_path / "mnt", offset=ROOT_OF_G) as mounted:
             assert (mounted / "etc/changed").read_text() == "changed in the guest\n"
     finally:
         disk.unlink()
     said = re.findall(r"\[ *[\d.]+\] proof: (.*)", console)
-    assert said == [
-        "multi-user.target is active", "failed units 0", "root is /dev/vda2 ext4"
-    ], console[-10_000:]  # fmt: skip
+    assert said == ["multi-user.target is active", "failed units 0", "root is /dev/vda2 ext4"], (
+        console[-10_000:]
+    )
     assert "Reached target multi-user.target" in console
     assert "Reached target poweroff.target" in console
     assert "systemd-shutdown[1]: All filesystems unmounted." in console
@@ -138,9 +145,13 @@ def test_a_disk_inside_a_mount_is_a_disk(guest: Uml, images: Stored) -> None:
     sums = [
         subprocess.run(
             f"dd if={images.images}/G.img bs=1M skip={at} count={count} status=none | md5sum",
-            shell=True, check=True, stdout=subprocess.PIPE, text=True,
-        ).stdout for at, count in parts
-    ]  # fmt: skip
+            shell=True,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for at, count in parts
+    ]
     assert told.splitlines()[0] == str(size)
     assert told.endswith("".join(sums))
     assert {"disk.img", "files", "partitions", "1.img", "2.img"} <= set(told.split())

@@ -49,9 +49,15 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uml]:
         yield booted
 
 
-@pytest.mark.parametrize("address", [
-    "tcp://127.0.0.1", "tcp://localhost:9pfs", "unix:///run/9p.sock", "vsock://local",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tcp://127.0.0.1",
+        "tcp://localhost:9pfs",
+        "unix:///run/9p.sock",
+        "vsock://local",
+    ],
+)
 def test_a_mount_stays(guest: Uml, address: str) -> None:
     said = guest.succeed(
         f"mkdir here\n{_VENTIFS} mount {address} /run/served here\n"
@@ -74,13 +80,16 @@ def test_what_it_prints_for_fstab_mounts(guest: Uml) -> None:
         ).splitlines() == ["hello"]
 
 
-@pytest.mark.parametrize(("words", "reason"), [
-    ("tcp://127.0.0.1 /run/other", "operation not permitted; the server refuses this machine"),
-    ("tcp://127.0.0.1 /run/served -o cache=nonsense", "the kernel takes no such option"),
-    ("tcp://127.0.0.1:5641 /run/served", "the server closed the connection"),
-    ("tcp://127.0.0.1:5642 /run/served", "connection refused; nobody listens there"),
-    ("vsock://local:5642 /run/served", "connection reset by peer; nobody listens there"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("tcp://127.0.0.1 /run/other", "operation not permitted; the server refuses this machine"),
+        ("tcp://127.0.0.1 /run/served -o cache=nonsense", "the kernel takes no such option"),
+        ("tcp://127.0.0.1:5641 /run/served", "the server closed the connection"),
+        ("tcp://127.0.0.1:5642 /run/served", "connection refused; nobody listens there"),
+        ("vsock://local:5642 /run/served", "connection reset by peer; nobody listens there"),
+    ],
+)
 def test_what_does_not_work_is_told(guest: Uml, words: str, reason: str) -> None:
     address, version, *options = words.split()
     done = guest.run(

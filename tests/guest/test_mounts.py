@@ -25,9 +25,11 @@ def _root(exported: Exported, which: int, path: str) -> Path:
 def test_two_versions_beside_each_other_are_two_trees(guest: Uml, exported: Exported) -> None:
     ours = [_root(exported, which, "/etc") for which in (0, 1)]
     on_host = subprocess.run(
-        ["diff", "-r", "--no-dereference", *ours], check=False, capture_output=True,
+        ["diff", "-r", "--no-dereference", *ours],
+        check=False,
+        capture_output=True,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
-    )  # fmt: skip
+    )
     assert on_host.returncode == 1
     with (
         guest.mounted("old", HOST, exported.options(0, "/etc")),
@@ -72,8 +74,10 @@ def test_a_version_archived_while_mounted_appears(
             [*before, "later"]
         )
         assert guest.succeed("ls all/later; cat all/later/latest/file").split() == [
-            first.partition("@")[2], "latest", "first",
-        ]  # fmt: skip
+            first.partition("@")[2],
+            "latest",
+            "first",
+        ]
         with guest.mounted("one", HOST, exported.options("later@latest")):
             (source / "file").write_text("second")
             second = archive(exported.store, source, "later")
@@ -138,9 +142,12 @@ def test_reads_anywhere(guest: Uml, exported: Exported, dialect: str, cache: str
 
 def test_many_read_at_once(guest: Uml, exported: Exported) -> None:
     names = subprocess.run(
-        ["find", "usr/bin", "-type", "f", "-size", "+100k", "-size", "-4000k"], check=True,
-        cwd=exported.roots[0], stdout=subprocess.PIPE, text=True,
-    ).stdout.split()[:40]  # fmt: skip
+        ["find", "usr/bin", "-type", "f", "-size", "+100k", "-size", "-4000k"],
+        check=True,
+        cwd=exported.roots[0],
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.split()[:40]
     assert len(names) == 40
     told = subprocess.run(
         ["md5sum", *sorted(names)], cwd=exported.roots[0], check=True, stdout=subprocess.PIPE

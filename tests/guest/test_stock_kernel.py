@@ -47,9 +47,12 @@ def test_a_guest_without_a_network_mounts_through_stdio(kernel: Path, tmp_path: 
     serve.write_text(f"#!/bin/sh\ncd {shlex.quote(str(Path.cwd()))}\nexec {words}\n")
     serve.chmod(0o755)
     console = qemu.boot(
-        kernel, initrd, tmp_path / "console.log", append="quiet",
+        kernel,
+        initrd,
+        tmp_path / "console.log",
+        append="quiet",
         network=["user", "id=net", "restrict=on", f"guestfwd=tcp:{_FORWARDED}:564-cmd:{serve}"],
-    )  # fmt: skip
+    )
     lines = console.splitlines()
     assert "script ended with 0" in lines, console
     assert "hello" in lines
@@ -77,16 +80,22 @@ def test_a_version_boots(
     commands = "; ".join(_IN_GUEST.strip().splitlines())
     run = f"/bin/systemd-run --no-block /bin/sh -c '{{ {commands}; }} >/dev/kmsg 2>&1'"
     console = qemu.boot(
-        kernel, shipped(tmp_path, kernel), tmp_path / "console.log", segment=network,
+        kernel,
+        shipped(tmp_path, kernel),
+        tmp_path / "console.log",
+        segment=network,
         network=["tap", "id=net", f"ifname={TAP}", "script=no", "downscript=no"],
-        append=" ".join([
-            f"boot=ventifs ventifs=tcp://{HOST}:{PORT} ventifsname={exported.versions[0]}",
-            f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1 "
-            "printk.devkmsg=on",
-            qemu.SLOW, "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
-            f'systemd.run="{run}" systemd.run_success_action=none',
-        ]),
-    )  # fmt: skip
+        append=" ".join(
+            [
+                f"boot=ventifs ventifs=tcp://{HOST}:{PORT} ventifsname={exported.versions[0]}",
+                f"ip={GUEST}:::255.255.255.0::eth0:off net.ifnames=0 systemd.show_status=1 "
+                "printk.devkmsg=on",
+                qemu.SLOW,
+                "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
+                f'systemd.run="{run}" systemd.run_success_action=none',
+            ]
+        ),
+    )
     said = re.findall(r"\[ *[\d.]+\] proof: (.*)", console)
     assert said[0] == "multi-user.target is active", console[-10_000:]
     assert said[1:3] == ["failed units 0", "root is overlay"]

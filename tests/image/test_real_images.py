@@ -100,8 +100,13 @@ def test_files_are_what_an_archive_of_the_mounted_file_system_is(
     root = entry(store, name, f"files/{ROOTS[name]}")
     other = entry(store, f"{name}-mounted")
     assert (root.detail, root.mode, root.uid, root.gid, root.mtime_ns, root.xattrs) == (
-        other.detail, other.mode, other.uid, other.gid, other.mtime_ns, other.xattrs
-    )  # fmt: skip
+        other.detail,
+        other.mode,
+        other.uid,
+        other.gid,
+        other.mtime_ns,
+        other.xattrs,
+    )
     assert images.facts[f"{name}-mounted"]["new_bytes"] < 1000  # its version, and no more
 
 
@@ -121,8 +126,9 @@ def test_image_and_directory_differ_in_what_is_the_file_systems_own(
     """What a kernel copied has every fact of the root that it was copied from."""
     done = subprocess.run(
         command("diff", "root1", f"{name}:/files/1", "--store", images.store),
-        stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     lines = done.stdout.splitlines()
     if name == "D":
         assert len(lines) == 1
@@ -172,8 +178,10 @@ def test_partitions_and_volumes_are_parts_of_the_disk(images: Stored, store: Sto
     assert below(store, "G", "partitions").keys() == {b"1.img", b"2.img"}
     assert below(store, "L", "partitions").keys() == {b"1.img", b"2.img"}
     assert below(store, "L", "volumes").keys() == {
-        b"vm7-root.img", b"vm7-swap.img", b"vm7-data--a.img"
-    }  # fmt: skip
+        b"vm7-root.img",
+        b"vm7-swap.img",
+        b"vm7-data--a.img",
+    }
     assert content(store, "A", "partitions/1.img") == content(store, "A", "disk.img")
 
     def extents(first: int, count: int) -> tuple[int, int]:

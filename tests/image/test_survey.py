@@ -153,8 +153,10 @@ def test_batches_are_no_more_than_some_megabytes_of_files() -> None:
     with Survey(disk_of((1, 20)), free=False, read_files=reading(tell)) as survey:
         batches = [told_in(event.body) for event in survey if isinstance(event, Inside)]
     # Events wait no longer than 50 ms for others, so there may be more batches.
-    sizes = [sum(node.inode.extents[0][2] for node in batch
-                 if isinstance(node, Node) and node.inode) for batch in batches]  # fmt: skip
+    sizes = [
+        sum(node.inode.extents[0][2] for node in batch if isinstance(node, Node) and node.inode)
+        for batch in batches
+    ]
     assert max(sizes) <= 11 * MIB
     assert sum(sizes) == 19 * MIB
 

@@ -43,8 +43,15 @@ def told() -> Iterator[Event]:
     met = set()
     for name, (number, size, extents) in vectors_image.FILES.items():
         names = sum(other[0] == number for other in vectors_image.FILES.values())
-        inode = Inode(0o100644, 1000, 100, MTIME_NS, names, size,
-                      extents=cast(Any, tuple(map(tuple, extents))))  # fmt: skip
+        inode = Inode(
+            0o100644,
+            1000,
+            100,
+            MTIME_NS,
+            names,
+            size,
+            extents=cast(Any, tuple(map(tuple, extents))),
+        )
         yield Node(name, number, None if number in met else inode)
         met.add(number)
     yield Ended("", ("a note",))
@@ -88,10 +95,12 @@ def test_what_the_vector_says_is_read_back(tmp_path: Path) -> None:
         start, end = vectors_image.VOLUME
         logical = b"".join(whole[low:high] for low, high in vectors_image.LOGICAL)
         for path, data in (
-            (b"disk.img", whole), (b"partitions/1.img", whole[start:end]),
-            (b"volumes/vg0-data.img", logical), (b"files/1/l", whole[12_800:15_800]),
+            (b"disk.img", whole),
+            (b"partitions/1.img", whole[start:end]),
+            (b"volumes/vg0-data.img", logical),
+            (b"files/1/l", whole[12_800:15_800]),
             (b"files/1/c", whole[20_992:22_016] + whole[16_896:19_968]),
-        ):  # fmt: skip
+        ):
             found = resolve(store, root, path)
             assert isinstance(found.detail, File)
             assert b"".join(bytes(piece) for piece in read(store, found.detail.content)) == data
@@ -113,9 +122,12 @@ def test_holes_of_the_image_file_change_nothing(tmp_path: Path) -> None:
 def test_what_names_keep_is_as_its_vectors_say() -> None:
     expected = {
         "vm-1": Kept("raw", Source("file", b".img"), Following()),
-        "a": Kept("qcow2", Source("device", b""),
-                  Following((b"/srv/images", b"/\xff"), (b"/dev/vg/base",))),
-    }  # fmt: skip
+        "a": Kept(
+            "qcow2",
+            Source("device", b""),
+            Following((b"/srv/images", b"/\xff"), (b"/dev/vg/base",)),
+        ),
+    }
     for vector, (name, kept) in zip(KEPT, expected.items(), strict=True):
         assert (kept_key(name).hex(), encode_kept(kept).hex()) == (vector["key"], vector["value"])
         record = Record(bytes.fromhex(vector["key"]), bytes(16), bytes.fromhex(vector["value"]))

@@ -33,8 +33,13 @@ from ventifs.tree.objects.records import Block, Content, Entry, Inline, Listed, 
 from ventifs.tree.versions.catalog import decode_version, tree_score, version_records
 
 SPLIT = Split.of(8 << 20)
-ANNA, BEN, STRANGER, ROOT, NUMBERLESS = User(b"anna", 1000), User(b"", 1001), User(b"", 7777), User(
-    b"root", 0), User(b"root")  # fmt: skip
+ANNA, BEN, STRANGER, ROOT, NUMBERLESS = (
+    User(b"anna", 1000),
+    User(b"", 1001),
+    User(b"", 7777),
+    User(b"root", 0),
+    User(b"root"),
+)
 PASSWD = b"root:x:0:0::/:\nanna:x:1000:1000::/:\nben:x:1001:100::/:\n"
 GROUP = b"adm:x:4:anna\nusers:x:100:\n"
 
@@ -44,9 +49,12 @@ Pair = tuple[bytes, bytes]
 
 def owned(entry: Entry, mode: int, uid: int = 0, gid: int = 0, *pairs: Pair) -> Entry:
     return msgspec.structs.replace(
-        entry, mode=entry.mode & ~0o7777 | mode, uid=uid, gid=gid,
+        entry,
+        mode=entry.mode & ~0o7777 | mode,
+        uid=uid,
+        gid=gid,
         xattrs=Listed(pairs) if pairs else entry.xattrs,
-    )  # fmt: skip
+    )
 
 
 def text(name: bytes, mode: int, uid: int = 0, gid: int = 0, *pairs: Pair) -> Entry:
@@ -60,28 +68,46 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def version(
-    store: Store, name: str = "web", *, passwd: bytes = PASSWD, group: bytes = GROUP,
-    accounts: list[Entry] | None = None, time_ns: int = 0,
-) -> None:  # fmt: skip
+    store: Store,
+    name: str = "web",
+    *,
+    passwd: bytes = PASSWD,
+    group: bytes = GROUP,
+    accounts: list[Entry] | None = None,
+    time_ns: int = 0,
+) -> None:
     writer = ContentWriter(store)
     if accounts is None:
-        accounts = [file(b"group", writer.write_whole(group)),
-                    file(b"passwd", writer.write_whole(passwd))]  # fmt: skip
+        accounts = [
+            file(b"group", writer.write_whole(group)),
+            file(b"passwd", writer.write_whole(passwd)),
+        ]
     listed = acl_of([(1, 6, NO_ID), (2, 4, 1001), (4, 0, NO_ID), (16, 4, NO_ID), (32, 0, NO_ID)])
     home = directory(store, b"anna", [text(b"notes", 0o600, 1000), text(b"open", 0o644, 1000)])
     deep = directory(store, b"deep", [text(b"file", 0o644)])
-    root = directory(store, b"", [
-        owned(home, 0o700, 1000, 1000),
-        directory(store, b"etc", accounts),
-        owned(directory(store, b"listed", [text(b"file", 0o644)]), 0o744),
-        text(b"log", 0o640, 0, 4),
-        owned(directory(store, b"passed", [text(b"file", 0o644)]), 0o711),
-        text(b"shadow", 0o640, 0, 0),
-        text(b"shared", 0o640, 0, 4, (b"system.posix_acl_access", listed),
-             (b"trusted.t", b"t"), (b"user.u", b"u")),
-        owned(directory(store, b"vault", [owned(deep, 0o755)]), 0o700),
-        text(b"world", 0o644, 0, 0, (b"trusted.t", b"t"), (b"user.u", b"u")),
-    ])  # fmt: skip
+    root = directory(
+        store,
+        b"",
+        [
+            owned(home, 0o700, 1000, 1000),
+            directory(store, b"etc", accounts),
+            owned(directory(store, b"listed", [text(b"file", 0o644)]), 0o744),
+            text(b"log", 0o640, 0, 4),
+            owned(directory(store, b"passed", [text(b"file", 0o644)]), 0o711),
+            text(b"shadow", 0o640, 0, 0),
+            text(
+                b"shared",
+                0o640,
+                0,
+                4,
+                (b"system.posix_acl_access", listed),
+                (b"trusted.t", b"t"),
+                (b"user.u", b"u"),
+            ),
+            owned(directory(store, b"vault", [owned(deep, 0o755)]), 0o700),
+            text(b"world", 0o644, 0, 0, (b"trusted.t", b"t"), (b"user.u", b"u")),
+        ],
+    )
     commit_version(store, root, name, time_ns)
 
 
@@ -122,15 +148,31 @@ def readable(files: Filesystem, user: User, aname: bytes = b"web@latest") -> set
     return {path for path in found if not path.endswith(accounts)}
 
 
-@pytest.mark.parametrize(("user", "files"), [
-    (ANNA, {b"anna/notes", b"anna/open", b"log", b"world"}),
-    (BEN, {b"shared", b"world"}),
-    (STRANGER, {b"world"}),
-    (NUMBERLESS, {b"world"}),
-    (User(b"", 65534), {b"world"}),
-    (ROOT, {b"anna/notes", b"anna/open", b"listed/file", b"log", b"passed/file", b"shadow",
-            b"shared", b"vault/deep/file", b"world"}),
-], ids=["anna", "ben", "stranger", "numberless", "nobody", "root"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("user", "files"),
+    [
+        (ANNA, {b"anna/notes", b"anna/open", b"log", b"world"}),
+        (BEN, {b"shared", b"world"}),
+        (STRANGER, {b"world"}),
+        (NUMBERLESS, {b"world"}),
+        (User(b"", 65534), {b"world"}),
+        (
+            ROOT,
+            {
+                b"anna/notes",
+                b"anna/open",
+                b"listed/file",
+                b"log",
+                b"passed/file",
+                b"shadow",
+                b"shared",
+                b"vault/deep/file",
+                b"world",
+            },
+        ),
+    ],
+    ids=["anna", "ben", "stranger", "numberless", "nobody", "root"],
+)
 def test_each_user_reads_what_modes_and_lists_give(
     store: Store, user: User, files: set[bytes]
 ) -> None:
@@ -167,22 +209,35 @@ def test_an_attach_below_needs_the_way_there(store: Store) -> None:
     assert drive.names(drive.attach(files, b"web@latest:/anna", ANNA)) == [b"notes", b"open"]
     sealed = drive.attach(files, b"web@latest:/vault/deep", NUMBERLESS)
     assert drive(sealed.attributes).mode == 0o40755  # made up
-    for refused in (lambda: sealed.open(0), lambda: sealed.walk(b"file"), sealed.xattr_names,
-                    lambda: sealed.walk(b"..")):  # fmt: skip
+    for refused in (
+        lambda: sealed.open(0),
+        lambda: sealed.walk(b"file"),
+        sealed.xattr_names,
+        lambda: sealed.walk(b".."),
+    ):
         assert outcome(refused) == errno.EACCES
     vault = drive.attach(files, b"web@latest:/vault", NUMBERLESS)
     assert drive(vault.attributes).mode & 0o777 == 0o700
     assert outcome(lambda: vault.walk(b"deep")) == errno.EACCES
 
 
-BEHIND = [b"vault", b"vault/deep", b"vault/deep/file", b"vault/nope", b"vault/link",
-          b"vault/deep/nope/x", b"vault/loop/x", b"vault/.."]  # fmt: skip
+BEHIND = [
+    b"vault",
+    b"vault/deep",
+    b"vault/deep/file",
+    b"vault/nope",
+    b"vault/link",
+    b"vault/deep/nope/x",
+    b"vault/loop/x",
+    b"vault/..",
+]
 
 
 def hidden(store: Store, mode: int) -> None:
     """A version with a closed directory that has one of everything."""
-    link = msgspec.structs.replace(file(b"link", Inline(b"")), mode=0o120777,
-                                   detail=Symlink(b"deep"))  # fmt: skip
+    link = msgspec.structs.replace(
+        file(b"link", Inline(b"")), mode=0o120777, detail=Symlink(b"deep")
+    )
     below = [directory(store, b"deep", [text(b"file", 0o644)]), link]
     closed = owned(directory(store, b"vault", below), mode)
     commit_version(store, directory(store, b"", [closed]), "web")
@@ -219,8 +274,16 @@ def test_an_attach_tells_those_who_may_look(store: Store) -> None:
     hidden(store, 0o711)
     files = guarded(store)
     told = [outcome(lambda path=path: files.attach(STRANGER, b"web:/" + path)) for path in BEHIND]  # type: ignore[misc]
-    assert told == [0, 0, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENOENT, errno.ENOENT,
-                    errno.ENOENT]  # fmt: skip
+    assert told == [
+        0,
+        0,
+        errno.ENOTDIR,
+        errno.ENOENT,
+        errno.ELOOP,
+        errno.ENOENT,
+        errno.ENOENT,
+        errno.ENOENT,
+    ]
 
 
 def test_damage_behind_a_closed_directory_is_not_reported(store: Store) -> None:
@@ -240,8 +303,14 @@ def test_a_name_that_a_peer_may_not_reach_is_as_one_that_is_not_there(store: Sto
     score = decoded_score(store)
     drive = Driver()
     for name in (b"web", b"nope"):
-        for form in (b"%s", b"%s@latest", b"%s:/vault", b"%s:/nope", b"%s@1970:/vault/link/x",
-                     b"%s:/" + 5000 * b"x"):  # fmt: skip
+        for form in (
+            b"%s",
+            b"%s@latest",
+            b"%s:/vault",
+            b"%s:/nope",
+            b"%s@1970:/vault/link/x",
+            b"%s:/" + 5000 * b"x",
+        ):
             assert outcome(lambda: files.attach(ROOT, form % name)) == errno.ENOENT  # noqa: B023
         assert outcome(lambda: drive.walk(drive.attach(files, b""), name)) == errno.ENOENT  # noqa: B023
     for wanted in (score, b"0" * 64):
@@ -267,8 +336,12 @@ def test_nobody_reads_what_the_kernel_lets_it_read(store: Store, seed: int) -> N
         archive(store, top, "odd")
     expected -= {b"etc/passwd", b"etc/group"}
     assert expected
-    for squash, user in ((Squash.ALL, ROOT), (Squash.ROOT, ROOT), (Squash.NONE, NUMBERLESS),
-                         (Squash.NONE, User(b"", 65534))):  # fmt: skip
+    for squash, user in (
+        (Squash.ALL, ROOT),
+        (Squash.ROOT, ROOT),
+        (Squash.NONE, NUMBERLESS),
+        (Squash.NONE, User(b"", 65534)),
+    ):
         assert reached(guarded(store, squash), user, b"odd@latest", expected) == expected
 
 
@@ -298,9 +371,14 @@ def readable_or_closed(files: Filesystem, user: User, aname: bytes) -> set[bytes
     return {path for path in found if not path.startswith(b"etc")}
 
 
-@pytest.mark.parametrize(("squash", "root_reads", "anna_reads"), [
-    (Squash.NONE, True, True), (Squash.ROOT, False, True), (Squash.ALL, False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("squash", "root_reads", "anna_reads"),
+    [
+        (Squash.NONE, True, True),
+        (Squash.ROOT, False, True),
+        (Squash.ALL, False, False),
+    ],
+)
 def test_squash(store: Store, squash: Squash, root_reads: bool, anna_reads: bool) -> None:
     version(store)
     files = guarded(store, squash)
@@ -458,8 +536,10 @@ def test_an_attach_to_a_deep_path_takes_few_loads(store: Store, user: User, cach
     files = GuardedFilesystem(ArchiveFilesystem(store, Split.of(cache), clock=Clock()))
     root = drive.attach(files, b"web:/" + b"d/" * 500, user)
     assert drive.names(root) == [b"file"]
-    assert len([load for load in drive.loads if isinstance(load.key, tuple)
-                and load.key[0] == "path"]) == 1  # fmt: skip
+    assert (
+        len([load for load in drive.loads if isinstance(load.key, tuple) and load.key[0] == "path"])
+        == 1
+    )
     assert len(drive.loads) < 8
     drive.loads.clear()
     assert outcome(lambda: drive.attach(files, b"web:/" + b"d/" * 499 + b"x/y", user)) == 2

@@ -40,16 +40,39 @@ def test_groups_of_users() -> None:
 
 
 def test_what_is_not_said_properly_is_not_said() -> None:
-    passwd = b"\n".join([
-        b"", b":", b"::::::", b"x:x:1:", b"x:x::1:::", b"x:x:-1:5:::", b"x:x:1 :5:::",
-        b"x:x:+2:5:::", b"y:x:2:99999999999:::", b"z:x:3:4294967295:::", b":x:4:5:::",
-        b"n\0ul:x:6:7:::",
-        b"\xff\xfe:x:8:9:::", "a:x:\u0661:5:::".encode(), b"#c:x:1", b"ok:x:10:11",
-    ])  # fmt: skip
-    group = b"\n".join([
-        b"g:x", b"g:x:", b"g:x:5", b"g:x:x:ok", b"g:x:-3:ok", b"h:x:12:ok,,\xff\xfe",
-        b"i:x:13:  ok ", b"j:x:14: ,:ok", b"k:x:4294967295:ok",
-    ])  # fmt: skip
+    passwd = b"\n".join(
+        [
+            b"",
+            b":",
+            b"::::::",
+            b"x:x:1:",
+            b"x:x::1:::",
+            b"x:x:-1:5:::",
+            b"x:x:1 :5:::",
+            b"x:x:+2:5:::",
+            b"y:x:2:99999999999:::",
+            b"z:x:3:4294967295:::",
+            b":x:4:5:::",
+            b"n\0ul:x:6:7:::",
+            b"\xff\xfe:x:8:9:::",
+            "a:x:\u0661:5:::".encode(),
+            b"#c:x:1",
+            b"ok:x:10:11",
+        ]
+    )
+    group = b"\n".join(
+        [
+            b"g:x",
+            b"g:x:",
+            b"g:x:5",
+            b"g:x:x:ok",
+            b"g:x:-3:ok",
+            b"h:x:12:ok,,\xff\xfe",
+            b"i:x:13:  ok ",
+            b"j:x:14: ,:ok",
+            b"k:x:4294967295:ok",
+        ]
+    )
     accounts = Accounts(passwd, group)
     assert gids(accounts, 10) == {11, 12, 13}
     assert gids(accounts, 8) == {9, 12}
@@ -92,13 +115,20 @@ def test_a_user_with_too_many_groups_may_be_in_any(uid: int, more: str) -> None:
 
 def hostile(count: int) -> tuple[bytes, bytes]:
     """Users of one name, which is in as many groups."""
-    return (b"".join(b"a::%d:1\n" % uid for uid in range(count)),
-            b"".join(b"::%d:a\n" % gid for gid in range(count)))  # fmt: skip
+    return (
+        b"".join(b"a::%d:1\n" % uid for uid in range(count)),
+        b"".join(b"::%d:a\n" % gid for gid in range(count)),
+    )
 
 
 def test_memory_grows_with_the_files_and_not_with_their_square() -> None:
-    files = [hostile(20_000), (b"".join(b"%x::%d:1\n" % (uid, uid) for uid in range(20_000)),
-             b"".join(b"::1%d:%x\n" % (uid, uid) for uid in range(20_000)))]  # fmt: skip
+    files = [
+        hostile(20_000),
+        (
+            b"".join(b"%x::%d:1\n" % (uid, uid) for uid in range(20_000)),
+            b"".join(b"::1%d:%x\n" % (uid, uid) for uid in range(20_000)),
+        ),
+    ]
     for passwd, group in files:
         tracemalloc.start()
         accounts = Accounts(passwd, group)

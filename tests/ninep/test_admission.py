@@ -10,13 +10,16 @@ def _tcp(ip: str, port: int) -> Peer:
     return Peer(kind="tcp", ip=ip, port=port)
 
 
-@pytest.mark.parametrize(("peer", "who"), [
-    (_tcp("192.0.2.7", 1), "ip 192.0.2.7"),
-    (_tcp("2001:db8::1:2:3:4", 1), "ip 2001:db8::/64"),
-    (Peer(kind="vsock", cid=5, port=1), "cid 5"),
-    (Peer(kind="unix", pid=1, uid=1000, gid=1), "uid 1000"),
-    (STDIO, "stdio"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("peer", "who"),
+    [
+        (_tcp("192.0.2.7", 1), "ip 192.0.2.7"),
+        (_tcp("2001:db8::1:2:3:4", 1), "ip 2001:db8::/64"),
+        (Peer(kind="vsock", cid=5, port=1), "cid 5"),
+        (Peer(kind="unix", pid=1, uid=1000, gid=1), "uid 1000"),
+        (STDIO, "stdio"),
+    ],
+)
 def test_who_a_peer_is(peer: Peer, who: str) -> None:
     assert identity(peer) == who
 

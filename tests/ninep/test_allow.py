@@ -26,33 +26,36 @@ def _list(*rules: str) -> AllowList:
     return AllowList(tuple(map(parse_rule, rules)))
 
 
-@pytest.mark.parametrize(("who", "fitting"), [
-    ("*", {"tcp", "tcp6", "vsock", "unix", "stdio"}),
-    ("tcp", {"tcp", "tcp6"}),
-    ("vsock", {"vsock"}),
-    ("unix", {"unix"}),
-    ("stdio", {"stdio"}),
-    ("192.0.2.7", {"tcp"}),
-    ("192.0.2.0/24", {"tcp"}),
-    ("0.0.0.0/0", {"tcp"}),
-    ("192.0.2.6", set()),
-    ("192.0.3.0/24", set()),
-    ("2001:db8::/32", {"tcp6"}),
-    ("2001:DB8:0::7", {"tcp6"}),
-    ("[2001:db8::7]", {"tcp6"}),
-    ("::/0", {"tcp6"}),
-    ("cid:5", {"vsock"}),
-    ("cid:6", set()),
-    ("cid:host", set()),
-    ("uid:1000", {"unix"}),
-    ("user:1000", {"unix"}),
-    ("uid:1001", set()),
-    ("gid:1001", {"unix"}),
-    ("gid:7", {"unix"}),
-    ("group:8", {"unix"}),
-    ("gid:1000", set()),
-    ("gid:9", set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("who", "fitting"),
+    [
+        ("*", {"tcp", "tcp6", "vsock", "unix", "stdio"}),
+        ("tcp", {"tcp", "tcp6"}),
+        ("vsock", {"vsock"}),
+        ("unix", {"unix"}),
+        ("stdio", {"stdio"}),
+        ("192.0.2.7", {"tcp"}),
+        ("192.0.2.0/24", {"tcp"}),
+        ("0.0.0.0/0", {"tcp"}),
+        ("192.0.2.6", set()),
+        ("192.0.3.0/24", set()),
+        ("2001:db8::/32", {"tcp6"}),
+        ("2001:DB8:0::7", {"tcp6"}),
+        ("[2001:db8::7]", {"tcp6"}),
+        ("::/0", {"tcp6"}),
+        ("cid:5", {"vsock"}),
+        ("cid:6", set()),
+        ("cid:host", set()),
+        ("uid:1000", {"unix"}),
+        ("user:1000", {"unix"}),
+        ("uid:1001", set()),
+        ("gid:1001", {"unix"}),
+        ("gid:7", {"unix"}),
+        ("group:8", {"unix"}),
+        ("gid:1000", set()),
+        ("gid:9", set()),
+    ],
+)
 def test_whom_a_rule_fits(who: str, fitting: set[str]) -> None:
     allow = _list(f"{who} web*")
     for kind, peer in PEERS.items():
@@ -111,26 +114,29 @@ def test_exports_go_to_other_processes() -> None:
     assert msgspec.json.decode(msgspec.json.encode(exports), type=Exports) == exports
 
 
-@pytest.mark.parametrize(("rule", "reason"), [
-    ("", "has 0 words, not 2; write PEER PATTERN"),
-    ("web01", "has 1 words, not 2"),
-    ("* web01 web02", "has 3 words, not 2"),
-    ("* web01@latest", "gives names, with all their versions; leave out the @"),
-    ("* web01,", "'' is no pattern of a name"),
-    ("* web/*", "'web/*' is no pattern"),
-    ("192.0.2.7/24 *", "192.0.2.7/24 is an address within a network; write 192.0.2.0/24"),
-    ("192.0.2.0/33 *", "'192.0.2.0/33' is no peer; write an IP address or network, cid:N"),
-    ("store.example *", "'store.example' is no peer"),
-    ("TCP *", "'TCP' is no peer"),
-    ("cid:any *", "'any' is no guest's CID; write cid:5, or vsock for all"),
-    ("cid:-1 *", "'-1' is no guest's CID"),
-    ("uid:4294967295 *", "this machine has no user '4294967295'"),
-    ("uid:-1 *", "this machine has no user '-1'"),
-    ("user: *", "this machine has no user ''"),
-    ("user:no-such-user-here *", "this machine has no user 'no-such-user-here'"),
-    ("user:a\0b *", "this machine has no user"),
-    ("group:no-such-group-here *", "this machine has no group 'no-such-group-here'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("", "has 0 words, not 2; write PEER PATTERN"),
+        ("web01", "has 1 words, not 2"),
+        ("* web01 web02", "has 3 words, not 2"),
+        ("* web01@latest", "gives names, with all their versions; leave out the @"),
+        ("* web01,", "'' is no pattern of a name"),
+        ("* web/*", "'web/*' is no pattern"),
+        ("192.0.2.7/24 *", "192.0.2.7/24 is an address within a network; write 192.0.2.0/24"),
+        ("192.0.2.0/33 *", "'192.0.2.0/33' is no peer; write an IP address or network, cid:N"),
+        ("store.example *", "'store.example' is no peer"),
+        ("TCP *", "'TCP' is no peer"),
+        ("cid:any *", "'any' is no guest's CID; write cid:5, or vsock for all"),
+        ("cid:-1 *", "'-1' is no guest's CID"),
+        ("uid:4294967295 *", "this machine has no user '4294967295'"),
+        ("uid:-1 *", "this machine has no user '-1'"),
+        ("user: *", "this machine has no user ''"),
+        ("user:no-such-user-here *", "this machine has no user 'no-such-user-here'"),
+        ("user:a\0b *", "this machine has no user"),
+        ("group:no-such-group-here *", "this machine has no group 'no-such-group-here'"),
+    ],
+)
 def test_a_mistake_is_explained(rule: str, reason: str) -> None:
     with pytest.raises(RuleError) as caught:
         parse_rule(rule)
@@ -147,10 +153,25 @@ def test_a_file() -> None:
         parse_rules(["* *"] * 10_001, "allowed")
 
 
-_WHO = st.sampled_from([
-    "*", "tcp", "unix", "vsock", "stdio", "192.0.2.7", "192.0.2.0/24", "2001:db8::/32",
-    "cid:5", "cid:6", "uid:1000", "uid:1", "gid:7", "gid:1001", "gid:2",
-])  # fmt: skip
+_WHO = st.sampled_from(
+    [
+        "*",
+        "tcp",
+        "unix",
+        "vsock",
+        "stdio",
+        "192.0.2.7",
+        "192.0.2.0/24",
+        "2001:db8::/32",
+        "cid:5",
+        "cid:6",
+        "uid:1000",
+        "uid:1",
+        "gid:7",
+        "gid:1001",
+        "gid:2",
+    ]
+)
 _NAMES = st.text("ab", min_size=1, max_size=3)
 _GLOBS = st.text("ab*?", min_size=1, max_size=3)
 

@@ -97,8 +97,11 @@ def agree(drive: Driver, file: File, path: bytes) -> int:
     count = 1
     attributes, status = drive(file.attributes), os.lstat(path)
     assert (attributes.mode, attributes.uid, attributes.gid, attributes.mtime_ns) == (
-        status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns
-    ), path  # fmt: skip
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+    ), path
     assert attributes.atime_ns == attributes.ctime_ns == attributes.mtime_ns
     assert {name: drive(file.xattr, name) for name in drive(file.xattr_names)} == {
         os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
@@ -181,8 +184,10 @@ def test_the_root_lists_names_and_a_name_its_versions(web: Path) -> None:
         name = drive.walk(root, b"web01")
         assert drive.names(name) == [*WHENS, b"latest"]
         assert [drive.content(drive.walk(name, when + b"/etc/motd")) for when in WHENS] == [
-            b"0\n", b"1\n", b"2\n"
-        ]  # fmt: skip
+            b"0\n",
+            b"1\n",
+            b"2\n",
+        ]
         latest = drive.walk(name, b"latest")
         assert latest.qid == drive.walk(name, WHENS[2]).qid
         assert drive(latest.attributes) == drive(drive.walk(name, WHENS[2]).attributes)
@@ -210,22 +215,25 @@ def test_listings_go_on_from_any_ordinal(web: Path, start: int) -> None:
         ]
 
 
-@pytest.mark.parametrize(("aname", "version", "inside"), [
-    (b"web01@latest", 2, [b"etc", b"lib", b"usr"]),
-    (b"/web01@latest", 2, [b"etc", b"lib", b"usr"]),
-    (b"web01@~0", 2, [b"etc", b"lib", b"usr"]),
-    (b"web01@~2", 0, [b"etc", b"lib", b"usr"]),
-    (b"web01@2026-09-21", 1, [b"etc", b"lib", b"usr"]),
-    (b"web01@2026-09", 2, [b"etc", b"lib", b"usr"]),
-    (b"web01@2026-09-21T14:13:20Z", 0, [b"etc", b"lib", b"usr"]),
-    (b"web01@2026-09-21T14:13:20", 1, [b"etc", b"lib", b"usr"]),
-    (b"web01@2026-09-21T16:13:20.5+02:00", 1, [b"etc", b"lib", b"usr"]),
-    (b"web01@latest:/usr", 2, [b"lib"]),
-    (b"/web01@latest:/usr/", 2, [b"lib"]),
-    (b"web01@latest:/usr/./lib//", 2, [b"big"]),
-    (b"web01@latest:/", 2, [b"etc", b"lib", b"usr"]),
-    (b"web01:/etc", 2, [b"motd"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("aname", "version", "inside"),
+    [
+        (b"web01@latest", 2, [b"etc", b"lib", b"usr"]),
+        (b"/web01@latest", 2, [b"etc", b"lib", b"usr"]),
+        (b"web01@~0", 2, [b"etc", b"lib", b"usr"]),
+        (b"web01@~2", 0, [b"etc", b"lib", b"usr"]),
+        (b"web01@2026-09-21", 1, [b"etc", b"lib", b"usr"]),
+        (b"web01@2026-09", 2, [b"etc", b"lib", b"usr"]),
+        (b"web01@2026-09-21T14:13:20Z", 0, [b"etc", b"lib", b"usr"]),
+        (b"web01@2026-09-21T14:13:20", 1, [b"etc", b"lib", b"usr"]),
+        (b"web01@2026-09-21T16:13:20.5+02:00", 1, [b"etc", b"lib", b"usr"]),
+        (b"web01@latest:/usr", 2, [b"lib"]),
+        (b"/web01@latest:/usr/", 2, [b"lib"]),
+        (b"web01@latest:/usr/./lib//", 2, [b"big"]),
+        (b"web01@latest:/", 2, [b"etc", b"lib", b"usr"]),
+        (b"web01:/etc", 2, [b"motd"]),
+    ],
+)
 def test_an_aname_picks_a_directory(
     web: Path, aname: bytes, version: int, inside: list[bytes]
 ) -> None:
@@ -272,29 +280,58 @@ def test_nothing_leads_out_of_an_attach(web: Path) -> None:
         assert drive.names(at) == [b"lib"]
 
 
-@pytest.mark.parametrize(("aname", "number"), [
-    (b"nosuch", errno.ENOENT), (b"web01@~3", errno.ENOENT), (b"web01@2025", errno.ENOENT),
-    (b"web01@2026-09-23", errno.ENOENT), (b"web01@", errno.ENOENT), (b"web01@soon", errno.ENOENT),
-    (b"web01@latest:/nosuch", errno.ENOENT), (b"web01@latest:/usr/../etc", errno.ENOENT),
-    (b"web01@latest:/etc/motd", errno.ENOTDIR), (b"web01@latest:/etc/motd/x", errno.ENOTDIR),
-    (b"web01@latest:/lib", errno.ELOOP), (b"web01@latest:/lib/big", errno.ELOOP),
-    (b"web01/latest", errno.ENOENT), (b"../web01", errno.ENOENT), (b"//web01", errno.ENOENT),
-    (b"score:0123456789abcdef", errno.ENOENT), (b"web01\0", errno.ENOENT),
-    (b"\xff\xfe", errno.ENOENT), (b"web01@\xff", errno.ENOENT), (b":/usr", errno.ENOENT),
-    (b"web01@latest@latest", errno.ENOENT), (b"a" * 60_000, errno.ENOENT),
-    ("web01@\u0664\u0662\u0660\u0660".encode(), errno.ENOENT),
-    (b"web01:/" + b"a/" * 2100, errno.ENAMETOOLONG), (b"web01:/" + b"a/" * 2000, errno.ENOENT),
-    (b"web01@9999", errno.ENOENT), (b"web01@~" + b"9" * 5000, errno.ENOENT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("aname", "number"),
+    [
+        (b"nosuch", errno.ENOENT),
+        (b"web01@~3", errno.ENOENT),
+        (b"web01@2025", errno.ENOENT),
+        (b"web01@2026-09-23", errno.ENOENT),
+        (b"web01@", errno.ENOENT),
+        (b"web01@soon", errno.ENOENT),
+        (b"web01@latest:/nosuch", errno.ENOENT),
+        (b"web01@latest:/usr/../etc", errno.ENOENT),
+        (b"web01@latest:/etc/motd", errno.ENOTDIR),
+        (b"web01@latest:/etc/motd/x", errno.ENOTDIR),
+        (b"web01@latest:/lib", errno.ELOOP),
+        (b"web01@latest:/lib/big", errno.ELOOP),
+        (b"web01/latest", errno.ENOENT),
+        (b"../web01", errno.ENOENT),
+        (b"//web01", errno.ENOENT),
+        (b"score:0123456789abcdef", errno.ENOENT),
+        (b"web01\0", errno.ENOENT),
+        (b"\xff\xfe", errno.ENOENT),
+        (b"web01@\xff", errno.ENOENT),
+        (b":/usr", errno.ENOENT),
+        (b"web01@latest@latest", errno.ENOENT),
+        (b"a" * 60_000, errno.ENOENT),
+        ("web01@\u0664\u0662\u0660\u0660".encode(), errno.ENOENT),
+        (b"web01:/" + b"a/" * 2100, errno.ENAMETOOLONG),
+        (b"web01:/" + b"a/" * 2000, errno.ENOENT),
+        (b"web01@9999", errno.ENOENT),
+        (b"web01@~" + b"9" * 5000, errno.ENOENT),
+    ],
+)
 def test_what_is_not_there_is_refused(web: Path, aname: bytes, number: int) -> None:
     with served(web) as files:
         assert refusal(lambda: Driver().attach(files, aname)) == number
 
 
-@pytest.mark.parametrize("name", [
-    b"nosuch", b"latest", b"score", b"\xff", b"web01@latest", b"WEB01", b"web01:", b"~0",
-    b"x" * 255, b"2026",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"nosuch",
+        b"latest",
+        b"score",
+        b"\xff",
+        b"web01@latest",
+        b"WEB01",
+        b"web01:",
+        b"~0",
+        b"x" * 255,
+        b"2026",
+    ],
+)
 def test_only_listed_names_are_walked(web: Path, name: bytes) -> None:
     with served(web) as files:
         drive = Driver()
@@ -345,8 +382,11 @@ def qids(drive: Driver, file: File, path: bytes = b"") -> Iterator[tuple[bytes, 
     yield path, file.qid[1:]
     if file.qid.type == QTDIR:
         for name, child in drive.entries(file):
-            yield from qids(drive, drive.walk(file, name) if child.qid.type == QTDIR else child,
-                            path + b"/" + name)  # fmt: skip
+            yield from qids(
+                drive,
+                drive.walk(file, name) if child.qid.type == QTDIR else child,
+                path + b"/" + name,
+            )
 
 
 def test_qids_are_equal_for_the_same_file_of_the_same_version_only(
@@ -359,9 +399,9 @@ def test_qids_are_equal_for_the_same_file_of_the_same_version_only(
     for _ in range(2):  # the same after a restart
         with served(store) as files:
             drive = Driver()
-            found.append([
-                dict(qids(drive, drive.attach(files, b"web01@" + when))) for when in WHENS[:2]
-            ])  # fmt: skip
+            found.append(
+                [dict(qids(drive, drive.attach(files, b"web01@" + when))) for when in WHENS[:2]]
+            )
     assert found[0] == found[1]
     first, second = found[0]
     assert not set(first.values()) & set(second.values())

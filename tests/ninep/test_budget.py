@@ -197,8 +197,11 @@ def test_what_was_in_flight_when_a_session_ended_is_given_back(call: str, weathe
     one = Talk(fs, limits=LIMITS, share=share)
     one.ask(Twalk(0, 1, () if call == "create" else (b"file",)))
     fs.weather = lambda called: weather if called == call else ""
-    requests = {"open": Tlopen(1, 0), "walk": Twalk(0, 2, (b"file",)),
-                "create": Tlcreate(1, b"new", 2, 0o600, 0)}  # fmt: skip
+    requests = {
+        "open": Tlopen(1, 0),
+        "walk": Twalk(0, 2, (b"file",)),
+        "create": Tlcreate(1, b"new", 2, 0o600, 0),
+    }
     assert one.send((1, requests[call])) == []
     jobs = one.jobs[:]
     one.close()
@@ -220,11 +223,15 @@ def test_a_create_that_finds_no_memory_in_the_end_leaves_nothing_open() -> None:
     assert fs.opened == 0
 
 
-@pytest.mark.parametrize(("more", "msize"), [
-    (0, MSIZE_FIRST), (LIMITS.session_bytes(65560) - FIRST, 65560),
-    (LIMITS.session_bytes(1 << 20) - FIRST, 524312),
-    (LIMITS.session_bytes(LIMITS.msize_max) - FIRST, LIMITS.msize_max),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "msize"),
+    [
+        (0, MSIZE_FIRST),
+        (LIMITS.session_bytes(65560) - FIRST, 65560),
+        (LIMITS.session_bytes(1 << 20) - FIRST, 524312),
+        (LIMITS.session_bytes(LIMITS.msize_max) - FIRST, LIMITS.msize_max),
+    ],
+)
 def test_messages_are_as_large_as_memory_allows(more: int, msize: int) -> None:
     share = share_of(more)
     one = talk(share, msize=1 << 30, attach=False)

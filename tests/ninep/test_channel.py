@@ -85,8 +85,14 @@ while True:
 
 
 def _standard(stdin: Any, stdout: Any, **more: Any) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", _STANDARD], stdin=stdin, stdout=stdout,
-                            stderr=subprocess.PIPE, cwd=ROOT, **more)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", _STANDARD],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        **more,
+    )
 
 
 def test_pipes_and_no_stray_line_between_replies() -> None:

@@ -104,8 +104,9 @@ def test_it_agrees_on_a_dialect_and_attaches(dialect: Dialect) -> None:
         assert (client.dialect, client.connection.msize) == (dialect, 4096)
         assert client.root.qid == ROOT
 
-    converse(use, server, dialect=dialect, begin=False, msize=9000, user=b"me", uid=7,
-             aname=b"web01")  # fmt: skip
+    converse(
+        use, server, dialect=dialect, begin=False, msize=9000, user=b"me", uid=7, aname=b"web01"
+    )
 
 
 def test_of_several_dialects_it_takes_the_best_that_is_spoken() -> None:
@@ -130,14 +131,21 @@ def test_of_several_dialects_it_takes_the_best_that_is_spoken() -> None:
     assert trio.run(main) is P
 
 
-@pytest.mark.parametrize(("reply", "kind", "words"), [
-    (Rversion(8192, b"unknown"), VentifsError, "does not speak 9P2000.L: it answered 'unknown'"),
-    (Rversion(8192, b"9P2000"), VentifsError, "does not speak 9P2000.L: it answered '9P2000'"),
-    (Rversion(8193, b"9P2000.L"), Violation, "msize 8193, asked for 8192"),
-    (Rversion(255, b"9P2000.L"), Violation, "msize 255"),
-    (Rlerror(errno.EINVAL), RemoteError, "invalid argument"),
-    (Rattach(ROOT), Violation, "answered a Tversion with a Rattach"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reply", "kind", "words"),
+    [
+        (
+            Rversion(8192, b"unknown"),
+            VentifsError,
+            "does not speak 9P2000.L: it answered 'unknown'",
+        ),
+        (Rversion(8192, b"9P2000"), VentifsError, "does not speak 9P2000.L: it answered '9P2000'"),
+        (Rversion(8193, b"9P2000.L"), Violation, "msize 8193, asked for 8192"),
+        (Rversion(255, b"9P2000.L"), Violation, "msize 255"),
+        (Rlerror(errno.EINVAL), RemoteError, "invalid argument"),
+        (Rattach(ROOT), Violation, "answered a Tversion with a Rattach"),
+    ],
+)
 def test_a_handshake_that_goes_wrong(reply: Message, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         converse(nothing, script((Tversion, reply)), begin=False, msize=8192)
@@ -150,9 +158,13 @@ def test_a_refused_attach_is_told() -> None:
     assert told.value.errno == errno.EACCES
 
 
-@pytest.mark.parametrize("exchange", [
-    [], [(Tversion, Rversion(8192, L.version))],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        [],
+        [(Tversion, Rversion(8192, L.version))],
+    ],
+)
 def test_a_server_that_never_answers_is_given_up(
     exchange: list[tuple[type[Message], Message]],
 ) -> None:
@@ -222,8 +234,10 @@ def test_errors_have_numbers_and_words_in_each_dialect() -> None:
     assert converse(use, script((Twalk, Rerror(words, errno.ENOENT))), dialect=U) == expected
     assert converse(use, script((Twalk, Rerror(words, 0))), dialect=P) == expected
     assert converse(use, script((Twalk, Rerror(b"file not Found", 0))), dialect=P) == (
-        None, b"file not Found", "file not found"
-    )  # fmt: skip
+        None,
+        b"file not Found",
+        "file not found",
+    )
 
 
 # Walking and fids
@@ -292,8 +306,9 @@ def test_a_fid_whose_open_fails_is_clunked() -> None:
         await wait_all_tasks_blocked()
         assert client.connection.fids.in_use == 1
 
-    converse(use, script((Twalk, Rwalk((FILE,))), (Tlopen, Rlerror(errno.EACCES)),
-                         (Tclunk, Rclunk())))  # fmt: skip
+    converse(
+        use, script((Twalk, Rwalk((FILE,))), (Tlopen, Rlerror(errno.EACCES)), (Tclunk, Rclunk()))
+    )
 
 
 def test_the_numbers_of_fids_and_tags_run_out() -> None:
@@ -418,20 +433,23 @@ def raw(dialect: Dialect, message: Message, tag: int) -> bytes:
     return Codec.of(dialect).encode(message, tag)
 
 
-@pytest.mark.parametrize(("sent", "words"), [
-    (raw(L, Rread(b""), 9), "Rread of tag 9, which nobody waits for"),
-    (raw(L, Rread(b""), NOTAG), "which nobody waits for"),
-    (raw(L, Rclunk(), 0), "answered a Tread with a Rclunk"),
-    (raw(L, Tread(0, 0, 0), 0), "answered a Tread with a Tread"),
-    (raw(P, Rerror(b"no", 0), 0), "no message of type 107"),
-    (raw(L, Rlerror(0), 0), "errno 0"),
-    (raw(L, Rlerror(4096), 0), "errno 4096"),
-    (raw(L, Rread(b"four"), 0), "4 bytes, asked for 3"),
-    (raw(L, Rread(b"x" * 8182), 0), "a message of 8193 bytes; msize is 8192"),
-    (b"\x06\0\0\0\x75\0\0", "a message of 6 bytes"),
-    (b"\x0b\0\0\0\x75\0\0\x09\0\0\0", "Rread ends within its fields"),
-    (b"\xff\xff\xff\xff\x75\0\0", "a message of 4294967295 bytes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (raw(L, Rread(b""), 9), "Rread of tag 9, which nobody waits for"),
+        (raw(L, Rread(b""), NOTAG), "which nobody waits for"),
+        (raw(L, Rclunk(), 0), "answered a Tread with a Rclunk"),
+        (raw(L, Tread(0, 0, 0), 0), "answered a Tread with a Tread"),
+        (raw(P, Rerror(b"no", 0), 0), "no message of type 107"),
+        (raw(L, Rlerror(0), 0), "errno 0"),
+        (raw(L, Rlerror(4096), 0), "errno 4096"),
+        (raw(L, Rread(b"four"), 0), "4 bytes, asked for 3"),
+        (raw(L, Rread(b"x" * 8182), 0), "a message of 8193 bytes; msize is 8192"),
+        (b"\x06\0\0\0\x75\0\0", "a message of 6 bytes"),
+        (b"\x0b\0\0\0\x75\0\0\x09\0\0\0", "Rread ends within its fields"),
+        (b"\xff\xff\xff\xff\x75\0\0", "a message of 4294967295 bytes"),
+    ],
+)
 def test_what_breaks_the_protocol_ends_the_connection(sent: bytes, words: str) -> None:
     async def server(peer: Peer) -> None:
         await peer.take(Tread)
@@ -525,26 +543,61 @@ def test_a_flush_is_never_answered_with_an_error_nor_its_request_after_it() -> N
     converse(flushing, refusing)
 
 
-@pytest.mark.parametrize(("use", "exchange", "words"), [
-    (lambda client: client.walk(b"a"), [(Twalk, Rwalk(()))], "no qids, where an error belongs"),
-    (lambda client: client.walk(b"a"), [(Twalk, Rwalk((FILE, FILE)))], "2 qids for 1 names"),
-    (lambda client: client.root.write(0, b"a"), [(Twrite, Rwrite(2))], "2 bytes written of 1"),
-    (lambda client: client.root.readlink(), [(Treadlink, Rreadlink(b""))], "symbolic link to b''"),
-    (lambda client: client.root.readlink(), [(Treadlink, Rreadlink(b"a\0"))], "symbolic link"),
-    (lambda client: client.root.status(), [(Tgetattr, attributes(qid=ROOT))], "whose qid.type"),
-    (lambda client: client.root.status(), [(Tgetattr, attributes(0o40755, valid=1))], "asked for"),
-    (lambda client: client.root.status(), [(Tgetattr, attributes(0o40755, mtime_nsec=10**9))],
-     "a time of more"),
-    (lambda client: client.root.status(), [(Tgetattr, attributes(0o40755, size=1 << 63))], "bytes"),
-    (lambda client: client.root.xattr(b"a"),
-     [(Txattrwalk, Rxattrwalk(1 << 20)), (Tclunk, Rclunk())], "an attribute of 1048576 bytes"),
-    (lambda client: client.root.xattr(b"a"),
-     [(Txattrwalk, Rxattrwalk(4)), (Tread, Rread(b"abc")), (Tread, Rread(b"")), (Tclunk, Rclunk())],
-     "sent 3 of an attribute's 4 bytes"),
-    (lambda client: client.root.xattr_names(),
-     [(Txattrwalk, Rxattrwalk(1)), (Tread, Rread(b"a")), (Tread, Rread(b"")), (Tclunk, Rclunk())],
-     "no list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("use", "exchange", "words"),
+    [
+        (lambda client: client.walk(b"a"), [(Twalk, Rwalk(()))], "no qids, where an error belongs"),
+        (lambda client: client.walk(b"a"), [(Twalk, Rwalk((FILE, FILE)))], "2 qids for 1 names"),
+        (lambda client: client.root.write(0, b"a"), [(Twrite, Rwrite(2))], "2 bytes written of 1"),
+        (
+            lambda client: client.root.readlink(),
+            [(Treadlink, Rreadlink(b""))],
+            "symbolic link to b''",
+        ),
+        (lambda client: client.root.readlink(), [(Treadlink, Rreadlink(b"a\0"))], "symbolic link"),
+        (lambda client: client.root.status(), [(Tgetattr, attributes(qid=ROOT))], "whose qid.type"),
+        (
+            lambda client: client.root.status(),
+            [(Tgetattr, attributes(0o40755, valid=1))],
+            "asked for",
+        ),
+        (
+            lambda client: client.root.status(),
+            [(Tgetattr, attributes(0o40755, mtime_nsec=10**9))],
+            "a time of more",
+        ),
+        (
+            lambda client: client.root.status(),
+            [(Tgetattr, attributes(0o40755, size=1 << 63))],
+            "bytes",
+        ),
+        (
+            lambda client: client.root.xattr(b"a"),
+            [(Txattrwalk, Rxattrwalk(1 << 20)), (Tclunk, Rclunk())],
+            "an attribute of 1048576 bytes",
+        ),
+        (
+            lambda client: client.root.xattr(b"a"),
+            [
+                (Txattrwalk, Rxattrwalk(4)),
+                (Tread, Rread(b"abc")),
+                (Tread, Rread(b"")),
+                (Tclunk, Rclunk()),
+            ],
+            "sent 3 of an attribute's 4 bytes",
+        ),
+        (
+            lambda client: client.root.xattr_names(),
+            [
+                (Txattrwalk, Rxattrwalk(1)),
+                (Tread, Rread(b"a")),
+                (Tread, Rread(b"")),
+                (Tclunk, Rclunk()),
+            ],
+            "no list",
+        ),
+    ],
+)
 def test_answers_that_cannot_be(
     use: Use, exchange: list[tuple[type[Message], Message]], words: str
 ) -> None:
@@ -557,10 +610,12 @@ def test_answers_that_cannot_be(
 
 def dirents(*names: bytes, first: int = 1) -> Rreaddir:
     codec = Codec.of(L)
-    return Rreaddir(b"".join(
-        codec.encode_record(Dirent(FILE, first + number, 8, name))
-        for number, name in enumerate(names)
-    ))  # fmt: skip
+    return Rreaddir(
+        b"".join(
+            codec.encode_record(Dirent(FILE, first + number, 8, name))
+            for number, name in enumerate(names)
+        )
+    )
 
 
 def listing(*pages: Message) -> Any:
@@ -568,24 +623,28 @@ def listing(*pages: Message) -> Any:
         return [entry.name for entry in await client.list(b"/")]
 
     reads = [(Treaddir, page) for page in pages]
-    return converse(use, script((Twalk, Rwalk(())), (Tlopen, Rlopen(ROOT, 0)), *reads,
-                                (Tclunk, Rclunk())))  # fmt: skip
+    return converse(
+        use, script((Twalk, Rwalk(())), (Tlopen, Rlopen(ROOT, 0)), *reads, (Tclunk, Rclunk()))
+    )
 
 
 def test_a_directory_is_read_to_its_end() -> None:
     assert listing(dirents(b".", b"..", b"b"), dirents(b"a", first=4), dirents()) == [b"b", b"a"]
 
 
-@pytest.mark.parametrize(("pages", "words"), [
-    ([dirents(b"a/b")], "a name that cannot be"),
-    ([dirents(b"")], "a name that cannot be"),
-    ([dirents(b"a\0")], "a name that cannot be"),
-    ([dirents(b"n" * 256)], "a name that cannot be"),
-    ([dirents(b"a"), dirents(b"a", first=2)], "lists b'a' twice"),
-    ([dirents(b"a", first=0)], "does not go on"),
-    ([Rreaddir(dirents(b"a").data[:-1])], "no directory"),
-    ([Rreaddir(b"x" * 30)], "no directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [
+        ([dirents(b"a/b")], "a name that cannot be"),
+        ([dirents(b"")], "a name that cannot be"),
+        ([dirents(b"a\0")], "a name that cannot be"),
+        ([dirents(b"n" * 256)], "a name that cannot be"),
+        ([dirents(b"a"), dirents(b"a", first=2)], "lists b'a' twice"),
+        ([dirents(b"a", first=0)], "does not go on"),
+        ([Rreaddir(dirents(b"a").data[:-1])], "no directory"),
+        ([Rreaddir(b"x" * 30)], "no directory"),
+    ],
+)
 def test_directories_that_cannot_be(pages: list[Message], words: str) -> None:
     with pytest.raises(Violation, match=words):
         listing(*pages)
@@ -681,17 +740,38 @@ def test_a_file_larger_than_one_will_take_is_given_up() -> None:
         with pytest.raises(VentifsError, match="more than 3 bytes"):
             await client.read(b"a", size_max=3)
 
-    converse(use, script((Twalk, Rwalk((FILE,))), (Tlopen, Rlopen(FILE, 0)),
-                         (Tread, Rread(b"four")), (Tclunk, Rclunk())))  # fmt: skip
+    converse(
+        use,
+        script(
+            (Twalk, Rwalk((FILE,))),
+            (Tlopen, Rlopen(FILE, 0)),
+            (Tread, Rread(b"four")),
+            (Tclunk, Rclunk()),
+        ),
+    )
 
 
 # What a file is
 
 
 def old_stat(mode: int, extension: bytes = b"", qid: Qid = FILE, **changed: Any) -> Stat:
-    facts = {"type": 0, "dev": 0, "qid": qid, "mode": mode, "atime": 1, "mtime": 2, "length": 3,
-             "name": b"a", "uid": b"7", "gid": b"adm", "muid": b"", "extension": extension,
-             "n_uid": NONUNAME, "n_gid": NONUNAME, "n_muid": NONUNAME}  # fmt: skip
+    facts = {
+        "type": 0,
+        "dev": 0,
+        "qid": qid,
+        "mode": mode,
+        "atime": 1,
+        "mtime": 2,
+        "length": 3,
+        "name": b"a",
+        "uid": b"7",
+        "gid": b"adm",
+        "muid": b"",
+        "extension": extension,
+        "n_uid": NONUNAME,
+        "n_gid": NONUNAME,
+        "n_muid": NONUNAME,
+    }
     return Stat(**{**facts, **changed})
 
 
@@ -702,17 +782,20 @@ def status_in(dialect: Dialect, told: Stat) -> Any:
     return converse(use, script((Tstat, Rstat(told))), dialect=dialect)
 
 
-@pytest.mark.parametrize(("dialect", "told", "mode", "rdev", "target"), [
-    (P, old_stat(0o644), 0o100644, 0, None),
-    (P, old_stat(0x80000000 | 0o755, qid=ROOT), 0o40755, 0, None),
-    (P, old_stat(0x02000000 | 0o777), 0o100777, 0, None),
-    (U, old_stat(0x000D0000 | 0o755), 0o107755, 0, None),
-    (U, old_stat(0x02000000 | 0o777, b"b"), 0o120777, 0, b"b"),
-    (U, old_stat(0x00800000 | 0o666, b"c 1 3"), 0o20666, os.makedev(1, 3), None),
-    (U, old_stat(0x00800000 | 0o666, b"b 259 300"), 0o60666, os.makedev(259, 300), None),
-    (U, old_stat(0x00200000 | 0o644), 0o10644, 0, None),
-    (U, old_stat(0x00100000 | 0o644), 0o140644, 0, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dialect", "told", "mode", "rdev", "target"),
+    [
+        (P, old_stat(0o644), 0o100644, 0, None),
+        (P, old_stat(0x80000000 | 0o755, qid=ROOT), 0o40755, 0, None),
+        (P, old_stat(0x02000000 | 0o777), 0o100777, 0, None),
+        (U, old_stat(0x000D0000 | 0o755), 0o107755, 0, None),
+        (U, old_stat(0x02000000 | 0o777, b"b"), 0o120777, 0, b"b"),
+        (U, old_stat(0x00800000 | 0o666, b"c 1 3"), 0o20666, os.makedev(1, 3), None),
+        (U, old_stat(0x00800000 | 0o666, b"b 259 300"), 0o60666, os.makedev(259, 300), None),
+        (U, old_stat(0x00200000 | 0o644), 0o10644, 0, None),
+        (U, old_stat(0x00100000 | 0o644), 0o140644, 0, None),
+    ],
+)
 def test_old_dialects_say_what_a_file_is_in_their_own_way(
     dialect: Dialect, told: Stat, mode: int, rdev: int, target: bytes | None
 ) -> None:
@@ -722,14 +805,17 @@ def test_old_dialects_say_what_a_file_is_in_their_own_way(
     assert (status.atime_ns, status.mtime_ns, status.size) == (10**9, 2 * 10**9, 3)
 
 
-@pytest.mark.parametrize(("dialect", "told", "words"), [
-    (P, old_stat(0x80000000), "qid.type"),
-    (P, old_stat(0o644, qid=ROOT), "qid.type"),
-    (P, old_stat(0o644, length=1 << 63), "bytes"),
-    (U, old_stat(0x02200000), "more than one type"),
-    (U, old_stat(0x00800000, b"x 1 3"), "device"),
-    (U, old_stat(0x00800000, b"c 9999999999 3"), "device"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dialect", "told", "words"),
+    [
+        (P, old_stat(0x80000000), "qid.type"),
+        (P, old_stat(0o644, qid=ROOT), "qid.type"),
+        (P, old_stat(0o644, length=1 << 63), "bytes"),
+        (U, old_stat(0x02200000), "more than one type"),
+        (U, old_stat(0x00800000, b"x 1 3"), "device"),
+        (U, old_stat(0x00800000, b"c 9999999999 3"), "device"),
+    ],
+)
 def test_old_attributes_that_cannot_be(dialect: Dialect, told: Stat, words: str) -> None:
     with pytest.raises(Violation, match=words):
         status_in(dialect, told)
@@ -753,20 +839,30 @@ def test_directories_of_old_dialects_hold_whole_attributes() -> None:
         assert converse(use, server, dialect=dialect) == [(b"a", 0o100644), (b"b", 0o100644)]
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (lambda codec: codec.encode_record(old_stat(0o644))[:-1], "no directory"),
-    (lambda codec: codec.encode_record(old_stat(0o644, name=b"..")), "this dialect does not"),
-    (lambda codec: codec.encode_record(old_stat(0o644, name=b"a/b")), "name that cannot be"),
-    (lambda codec: codec.encode_record(old_stat(0x80000000)), "qid.type"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (lambda codec: codec.encode_record(old_stat(0o644))[:-1], "no directory"),
+        (lambda codec: codec.encode_record(old_stat(0o644, name=b"..")), "this dialect does not"),
+        (lambda codec: codec.encode_record(old_stat(0o644, name=b"a/b")), "name that cannot be"),
+        (lambda codec: codec.encode_record(old_stat(0x80000000)), "qid.type"),
+    ],
+)
 def test_old_directories_that_cannot_be(data: Callable[[Codec], bytes], words: str) -> None:
     async def use(client: Client) -> None:
         await client.list(b"/")
 
     with pytest.raises(Violation, match=words):
-        converse(use, script((Twalk, Rwalk(())), (Topen, Ropen(ROOT, 0)),
-                             (Tread, Rread(data(Codec.of(P)))), (Tclunk, Rclunk())),
-                 dialect=P)  # fmt: skip
+        converse(
+            use,
+            script(
+                (Twalk, Rwalk(())),
+                (Topen, Ropen(ROOT, 0)),
+                (Tread, Rread(data(Codec.of(P)))),
+                (Tclunk, Rclunk()),
+            ),
+            dialect=P,
+        )
 
 
 def test_what_a_dialect_lacks_is_not_asked_for() -> None:
@@ -792,17 +888,27 @@ def test_attributes_of_files_and_file_systems() -> None:
 
     def attribute(value: bytes) -> list[tuple[type[Message], Message]]:
         reads: list[tuple[type[Message], Message]] = [(Tread, Rread(value))] if value else []
-        return [(Txattrwalk, Rxattrwalk(len(value))), *reads, (Tread, Rread(b"")),
-                (Tclunk, Rclunk())]  # fmt: skip
+        return [
+            (Txattrwalk, Rxattrwalk(len(value))),
+            *reads,
+            (Tread, Rread(b"")),
+            (Tclunk, Rclunk()),
+        ]
 
-    converse(use, script(
-        (Tstatfs, space),
-        (Twalk, Rwalk((FILE,))), *attribute(b"user.a\0user.b\0"), *attribute(b"value"),
-        *attribute(b""), (Tclunk, Rclunk()),
-        (Twalk, Rwalk((FILE,))),
-        (Tgetattr, attributes(uid=5, mtime_sec=(1 << 64) - 1, mtime_nsec=999_999_999)),
-        (Tclunk, Rclunk()),
-    ))  # fmt: skip
+    converse(
+        use,
+        script(
+            (Tstatfs, space),
+            (Twalk, Rwalk((FILE,))),
+            *attribute(b"user.a\0user.b\0"),
+            *attribute(b"value"),
+            *attribute(b""),
+            (Tclunk, Rclunk()),
+            (Twalk, Rwalk((FILE,))),
+            (Tgetattr, attributes(uid=5, mtime_sec=(1 << 64) - 1, mtime_nsec=999_999_999)),
+            (Tclunk, Rclunk()),
+        ),
+    )
 
 
 def test_paths_are_names() -> None:

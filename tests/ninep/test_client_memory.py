@@ -50,8 +50,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(home: Path) -> Iterator[Serve]:
-    with Serve(home, "tcp://127.0.0.1:0", "--allow", "127.0.0.0/8 *", "--cache", "16MiB",
-               "--client-memory", "48MiB") as server:  # fmt: skip
+    with Serve(
+        home,
+        "tcp://127.0.0.1:0",
+        "--allow",
+        "127.0.0.0/8 *",
+        "--cache",
+        "16MiB",
+        "--client-memory",
+        "48MiB",
+    ) as server:
         yield server
 
 
@@ -93,8 +101,10 @@ class Guest:
             if isinstance(self.ask(Twalk(0, at, (b"directory-%05d" % directory,))), Rlerror):
                 return number - begin
             for group in range(0, FILES, 50):
-                walks = [Twalk(at, number + 1 + each, (b"some-name-%05d" % (group + each),))
-                         for each in range(50)]  # fmt: skip
+                walks = [
+                    Twalk(at, number + 1 + each, (b"some-name-%05d" % (group + each),))
+                    for each in range(50)
+                ]
                 self.send(*walks)
                 failed = [reply for _ in walks if isinstance(reply := self.reply(), Rlerror)]
                 assert {reply.ecode for reply in failed} <= {errno.ENFILE}
@@ -189,15 +199,21 @@ def test_a_peer_without_memory_gets_no_session_and_others_do(home: Path, server:
         guest.close()
 
 
-@pytest.mark.parametrize("words", [("--client-memory", "3MiB"), ("--client-memory", "15MiB",
-                                   "--workers", "4", "--cache", "64MiB")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--client-memory", "3MiB"),
+        ("--client-memory", "15MiB", "--workers", "4", "--cache", "64MiB"),
+    ],
+)
 def test_too_little_for_a_worker_is_refused(home: Path, words: tuple[str, ...]) -> None:
     said = ventifs(home, "serve", *words, expected=2).stderr.decode()
     assert "each worker needs 4MiB" in said
 
 
 def test_workers_divide_it(home: Path) -> None:
-    with Serve(home, f"unix://{home}/s", "--workers", "3", "--cache", "48MiB", "--client-memory",
-               "30MiB") as server:  # fmt: skip
+    with Serve(
+        home, f"unix://{home}/s", "--workers", "3", "--cache", "48MiB", "--client-memory", "30MiB"
+    ) as server:
         assert process_of(home)["client_bytes_max"] == 30 * MIB
         server.stop()

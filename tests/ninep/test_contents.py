@@ -71,16 +71,31 @@ def some_contents(store: Store) -> list[Content]:
     data = noise(3 * MIB)
     whole = writer.write_whole(data)
     sparse = writer.write_whole(data[: 100 * KIB] + bytes(2 * MIB) + data[:5000] + bytes(4096))
-    padded = tree_of(store, [
-        chunk(store, b"a" + bytes(9000)), Hole(3), chunk(store, noise(70 * KIB, 1)),
-        Chunk(store.put(bytes(5000))[0], 5000), Hole(1 * MIB + 1), chunk(store, b"end"),
-    ])  # fmt: skip
+    padded = tree_of(
+        store,
+        [
+            chunk(store, b"a" + bytes(9000)),
+            Hole(3),
+            chunk(store, noise(70 * KIB, 1)),
+            Chunk(store.put(bytes(5000))[0], 5000),
+            Hole(1 * MIB + 1),
+            chunk(store, b"end"),
+        ],
+    )
     parts: list[Item] = [Slice(whole, 10_000, 1 * MIB), Hole(4096), Slice(Inline(b"inline"), 1, 4)]
     sliced = tree_of(store, [*parts, Slice(padded, 8000, 80 * KIB)])
     twice = tree_of(store, [Slice(sliced, MIB - 5, 20_000), Slice(sliced, 0, 3)])
     store.commit()
-    return [Empty(), Inline(b"inline"), Block(store.put(b"b" * 100)[0], 200), whole, sparse,
-            padded, sliced, twice]  # fmt: skip
+    return [
+        Empty(),
+        Inline(b"inline"),
+        Block(store.put(b"b" * 100)[0], 200),
+        whole,
+        sparse,
+        padded,
+        sliced,
+        twice,
+    ]
 
 
 def test_any_part_of_anything_comes_back(store: Store) -> None:
@@ -192,8 +207,11 @@ def test_scattered_blocks_keep_no_clumps_in_memory(tmp_path: Path) -> None:
         store.commit()
         pieces = Driver()(Cursor(contents(store), content).read, 0, MIB)
         assert b"".join(pieces) == b"".join(noise(4000, number) for number in range(40))
-        held = {id(piece.obj): len(piece.obj) if isinstance(piece.obj, bytes) else 0
-                for piece in pieces if isinstance(piece, memoryview)}  # fmt: skip
+        held = {
+            id(piece.obj): len(piece.obj) if isinstance(piece.obj, bytes) else 0
+            for piece in pieces
+            if isinstance(piece, memoryview)
+        }
         assert sum(held.values()) <= 2 * 160_000 + 256 * KIB
 
 
@@ -450,8 +468,7 @@ def test_a_node_that_is_none_is_corrupt(store: Store) -> None:
 @pytest.mark.parametrize("store", ["tiny"], indirect=True)
 def test_all_that_threads_bring_at_once_is_there_for_those_who_wait(store: Store) -> None:
     """Eight places once stood for sixteen results: half of these reads began anew."""
-    every = [ContentWriter(store).write_whole(noise(3 * MIB, seed))
-             for seed in range(RESULTS_MAX)]  # fmt: skip
+    every = [ContentWriter(store).write_whole(noise(3 * MIB, seed)) for seed in range(RESULTS_MAX)]
     store.commit()
     shared = contents(store)
     cursors = [Cursor(shared, content) for content in every]

@@ -86,8 +86,10 @@ def test_a_damaged_clump_costs_the_files_in_it(store: Path) -> None:
         assert len(drive.content(drive.walk(root, sound))) == 300_000
         # What of the damaged file can be read is read.
         opened_file = drive.walk(root, damaged).open(0)
-        parts = [failing(lambda at=at: drive.read(opened_file, at, 4096))  # type: ignore[misc]
-                 for at in range(0, 300_000, 4096)]  # fmt: skip
+        parts = [
+            failing(lambda at=at: drive.read(opened_file, at, 4096))  # type: ignore[misc]
+            for at in range(0, 300_000, 4096)
+        ]
         assert 0 in parts
         assert errno.EIO in parts
 

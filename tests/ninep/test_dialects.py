@@ -74,9 +74,11 @@ def files(tree: Path) -> Iterator[ArchiveFilesystem]:
 
 
 def through(
-    files: ArchiveFilesystem, dialect: Dialect, use: Callable[[Client], Awaitable[Any]],
+    files: ArchiveFilesystem,
+    dialect: Dialect,
+    use: Callable[[Client], Awaitable[Any]],
     msize: int = 8192,
-) -> Any:  # fmt: skip
+) -> Any:
     """What a client of the tree finds."""
     found: list[Any] = []
 
@@ -136,8 +138,9 @@ def expected(path: bytes, dialect: Dialect) -> tuple[Any, ...]:
     mtime_ns, xattrs = there.st_mtime_ns, {}
     if dialect is L:
         names = os.listxattr(path, follow_symlinks=False)
-        xattrs = {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
-                  for name in names}  # fmt: skip
+        xattrs = {
+            os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names
+        }
     else:
         mtime_ns = min(max(mtime_ns // 10**9, 0), TIME_MAX) * 10**9
     if dialect is P:
@@ -160,14 +163,24 @@ def test_a_tree_comes_through(
     found = through(files, dialect, use, msize)
     paths = [b""]
     for at, directories, names in os.walk(os.fsencode(tree)):
-        paths += [os.path.relpath(os.path.join(at, name), os.fsencode(tree))
-                  for name in directories + names]  # fmt: skip
+        paths += [
+            os.path.relpath(os.path.join(at, name), os.fsencode(tree))
+            for name in directories + names
+        ]
     assert sorted(found) == sorted(paths)
     groups: dict[int, set[int]] = {}
     for path, (status, content, xattrs) in found.items():
         at = os.path.join(os.fsencode(tree), path)
-        seen = (status.mode, status.size, status.uid, status.gid, status.mtime_ns, status.rdev,
-                content, xattrs)  # fmt: skip
+        seen = (
+            status.mode,
+            status.size,
+            status.uid,
+            status.gid,
+            status.mtime_ns,
+            status.rdev,
+            content,
+            xattrs,
+        )
         assert seen == expected(at, dialect), path
         there = os.lstat(at)
         groups.setdefault(status.qid.path, set()).add(there.st_ino)
@@ -236,8 +249,10 @@ def test_diodls_long(files: ArchiveFilesystem, tree: Path, names: tuple[bytes, .
             told = say(Tgetattr(2, 0x7FF))
             local = os.lstat(os.path.join(os.fsencode(tree), *names, dirent.name))
             if dirent.name not in (b".", b".."):
-                assert (told.mode, told.mtime_sec) == (local.st_mode, local.st_mtime_ns // 10**9
-                                                       & 2**64 - 1)  # fmt: skip
+                assert (told.mode, told.mtime_sec) == (
+                    local.st_mode,
+                    local.st_mtime_ns // 10**9 & 2**64 - 1,
+                )
             assert say(Tclunk(2)) == Rclunk()
     there = os.listdir(os.path.join(os.fsencode(tree), *names))
     assert sorted(listed) == sorted([b".", b"..", *there])

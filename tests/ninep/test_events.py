@@ -30,13 +30,22 @@ def _lines(formatter: LineFormatter, act: object) -> list[str]:
 
 
 def test_fields_of_an_event() -> None:
-    [line] = _lines(LineFormatter(), lambda: event(
-        "closed", peer="tcp 192.0.2.1:5", reason=None, operations=3, seconds=1.23456,
-        export=b"web01@latest"))  # fmt: skip
+    [line] = _lines(
+        LineFormatter(),
+        lambda: event(
+            "closed",
+            peer="tcp 192.0.2.1:5",
+            reason=None,
+            operations=3,
+            seconds=1.23456,
+            export=b"web01@latest",
+        ),
+    )
     assert re.fullmatch(
-        r'time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=info event=closed '
-        r'peer="tcp 192.0.2.1:5" operations=3 seconds=1.235 export=web01@latest', line,
-    )  # fmt: skip
+        r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=info event=closed "
+        r'peer="tcp 192.0.2.1:5" operations=3 seconds=1.235 export=web01@latest',
+        line,
+    )
 
 
 def test_a_line_is_one_line_and_no_field_can_be_forged() -> None:
@@ -56,8 +65,14 @@ def test_json() -> None:
     told = json.loads(line)
     assert "\n" not in line
     assert told.pop("time").endswith("Z")
-    assert told == {"level": "info", "event": "closed", "user": _HOSTILE, "raw": "\\xff",
-                    "seconds": 0.5, "worker": 2}  # fmt: skip
+    assert told == {
+        "level": "info",
+        "event": "closed",
+        "user": _HOSTILE,
+        "raw": "\\xff",
+        "seconds": 0.5,
+        "worker": 2,
+    }
 
 
 def test_what_else_is_logged_is_an_event_too() -> None:

@@ -90,8 +90,10 @@ def test_a_damaged_directory_costs_only_its_own(store: Store) -> None:
 def test_what_has_no_links_below_is_not_read_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = [directory(store, b"plain%02d" % number, [file(b"x%d" % number, Inline(b"x"))])
-             for number in range(20)]  # fmt: skip
+    plain = [
+        directory(store, b"plain%02d" % number, [file(b"x%d" % number, Inline(b"x"))])
+        for number in range(20)
+    ]
     linked = directory(store, b"linked", [named(b"a"), named(b"b")])
     commit_version(store, directory(store, b"", [linked, *plain]), "n", 1)
     commit_version(store, directory(store, b"", [linked, named(b"more"), *plain]), "n", 2)

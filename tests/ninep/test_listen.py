@@ -81,8 +81,11 @@ def test_a_port_that_was_just_left_can_be_taken_again(kept: ExitStack) -> None:
 def test_a_taken_port_is_told(kept: ExitStack) -> None:
     [first] = _listen(kept, TcpAddress("127.0.0.1", 0))
     address = local_address(first)
-    with pytest.raises(TransportError, match=r"^tcp://127.0.0.1:\d+: cannot listen: address "
-                       "already in use; another server listens there"):  # fmt: skip
+    with pytest.raises(
+        TransportError,
+        match=r"^tcp://127.0.0.1:\d+: cannot listen: address "
+        "already in use; another server listens there",
+    ):
         listen(address)
 
 
@@ -304,12 +307,15 @@ def test_a_refused_connection_is_told() -> None:
         connect(address, PATIENCE_S)
 
 
-@pytest.mark.parametrize(("environment", "uid", "path"), [
-    ({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000, "/run/user/1000/ventifs/9p.sock"),
-    ({"XDG_RUNTIME_DIR": "/run/user/0"}, 0, "/run/ventifs/9p.sock"),
-    ({}, 0, "/run/ventifs/9p.sock"),
-    ({"RUNTIME_DIRECTORY": "/run/a:/run/b"}, 1000, "/run/a/9p.sock"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("environment", "uid", "path"),
+    [
+        ({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000, "/run/user/1000/ventifs/9p.sock"),
+        ({"XDG_RUNTIME_DIR": "/run/user/0"}, 0, "/run/ventifs/9p.sock"),
+        ({}, 0, "/run/ventifs/9p.sock"),
+        ({"RUNTIME_DIRECTORY": "/run/a:/run/b"}, 1000, "/run/a/9p.sock"),
+    ],
+)
 def test_the_address_when_none_is_named(environment: dict[str, str], uid: int, path: str) -> None:
     assert default_address(environment, uid) == UnixAddress(path)
 
@@ -347,9 +353,11 @@ def _hand_over(fds: list[int], **environment: str) -> list[str]:
     actions.append((os.POSIX_SPAWN_DUP2, 60, 1))
     variables = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
     pid = os.posix_spawn(
-        sys.executable, [sys.executable, "-c", _HANDED], variables | environment,
+        sys.executable,
+        [sys.executable, "-c", _HANDED],
+        variables | environment,
         file_actions=actions,
-    )  # fmt: skip
+    )
     for fd in [*copies, *spare, write]:
         os.close(fd)
     with open(read) as output:
@@ -403,8 +411,15 @@ def test_systemds_own_tool_hands_over(tmp_path: Path, kept: ExitStack) -> None:
     if not os.access(tool, os.X_OK):
         pytest.skip(f"there is no {tool}")
     path = tmp_path / "9p.sock"
-    command = [tool, f"--listen={path}", "-E", f"PYTHONPATH={os.pathsep.join(sys.path)}",
-               sys.executable, "-c", _HANDED]  # fmt: skip
+    command = [
+        tool,
+        f"--listen={path}",
+        "-E",
+        f"PYTHONPATH={os.pathsep.join(sys.path)}",
+        sys.executable,
+        "-c",
+        _HANDED,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stdout is not None

@@ -152,9 +152,19 @@ def test_sessions_take_turns_whatever_they_queue() -> None:
         gate.open()
         await until(lambda: len(ran.order) == 12)
         assert ran.order == [
-            "many0", "many1", "few", "third0", "third1", "many2", "many3", "third2",
-            "many4", "many5", "many6", "many7",
-        ]  # fmt: skip
+            "many0",
+            "many1",
+            "few",
+            "third0",
+            "third1",
+            "many2",
+            "many3",
+            "third2",
+            "many4",
+            "many5",
+            "many6",
+            "many7",
+        ]
 
     _with_loader(test, at_once=1, batch=2)
 

@@ -18,8 +18,9 @@ GOLDEN = load_vectors("ninep/frames.json")["frames"]
 BY_VERSION = {dialect.version.decode(): dialect for dialect in Dialect}
 BY_NAME = {record.__name__: record for record in MESSAGES.values()}
 
-_QIDS = some.builds(Qid, some.integers(0, 255), some.integers(0, (1 << 32) - 1),
-                    some.integers(0, (1 << 64) - 1))  # fmt: skip
+_QIDS = some.builds(
+    Qid, some.integers(0, 255), some.integers(0, (1 << 32) - 1), some.integers(0, (1 << 64) - 1)
+)
 
 
 def values_of(field: Field, dialect: Dialect) -> some.SearchStrategy[Any]:
@@ -81,8 +82,11 @@ def test_golden_frames(case: dict[str, Any]) -> None:
 
 def test_every_message_of_every_dialect_has_a_golden_frame() -> None:
     covered = {(case["message"], version) for case in GOLDEN for version in case["dialects"]}
-    declared = {(record.__name__, dialect.version.decode())
-                for record in MESSAGES.values() for dialect in record.dialects}  # fmt: skip
+    declared = {
+        (record.__name__, dialect.version.decode())
+        for record in MESSAGES.values()
+        for dialect in record.dialects
+    }
     assert covered == declared
 
 
@@ -135,11 +139,21 @@ def test_directory_data_round_trips(data: some.DataObject) -> None:
     assert list(codec.dirents(b"".join(map(codec.encode_record, dirents)))) == dirents
 
 
-@pytest.mark.parametrize("message", [
-    m.Tread(-1, 0, 0), m.Tread(1 << 32, 0, 0), m.Tread(0, 1 << 64, 0), m.Topen(0, 256),
-    m.Rreadlink(bytes(65536)), m.Twalk(0, 0, (b"x",) * 17), m.Rwalk((Qid(0, 0, 0),) * 17),
-    m.Twalk(0, 0, (bytes(65536),)), m.Rattach(Qid(256, 0, 0)),
-], ids=lambda message: type(message).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Tread(-1, 0, 0),
+        m.Tread(1 << 32, 0, 0),
+        m.Tread(0, 1 << 64, 0),
+        m.Topen(0, 256),
+        m.Rreadlink(bytes(65536)),
+        m.Twalk(0, 0, (b"x",) * 17),
+        m.Rwalk((Qid(0, 0, 0),) * 17),
+        m.Twalk(0, 0, (bytes(65536),)),
+        m.Rattach(Qid(256, 0, 0)),
+    ],
+    ids=lambda message: type(message).__name__,
+)
 def test_what_does_not_fit_is_a_wire_error(message: Message) -> None:
     dialect = Dialect.LINUX if Dialect.LINUX in type(message).dialects else Dialect.UNIX
     with pytest.raises(WireError):

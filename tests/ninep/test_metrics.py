@@ -28,13 +28,33 @@ def _session(**changes: int) -> SessionActivity:
 def _activity() -> Activity:
     process = Process(
         sessions=[_session(fids=3, in_flight=2), _session(fids=4)],
-        totals=Totals(sessions=7, operations={"Tread": 5, "Twalk": 6, 'odd"\\\n': 1}, errors=8,
-                      hits=9, colds=10, bytes_in=11, bytes_out=12),
-        cache_bytes=13, cache_bytes_max=14, client_bytes=21, client_bytes_max=22, loads=15,
-        loads_ahead=16, loads_shared=17,
-    )  # fmt: skip
-    return Activity(pid=1, started=1000.5, store="/s", addresses=[], workers=2, restarts=3,
-                    refused=4, process=process)  # fmt: skip
+        totals=Totals(
+            sessions=7,
+            operations={"Tread": 5, "Twalk": 6, 'odd"\\\n': 1},
+            errors=8,
+            hits=9,
+            colds=10,
+            bytes_in=11,
+            bytes_out=12,
+        ),
+        cache_bytes=13,
+        cache_bytes_max=14,
+        client_bytes=21,
+        client_bytes_max=22,
+        loads=15,
+        loads_ahead=16,
+        loads_shared=17,
+    )
+    return Activity(
+        pid=1,
+        started=1000.5,
+        store="/s",
+        addresses=[],
+        workers=2,
+        restarts=3,
+        refused=4,
+        process=process,
+    )
 
 
 def test_every_line_is_one_that_prometheus_reads() -> None:
@@ -57,18 +77,30 @@ def test_every_line_is_one_that_prometheus_reads() -> None:
             found[match[1] + (match[2] or "")] = float(match[4])
     assert found.pop('ventifs_info{version="0.1.0"}') == 1
     assert found == {
-        "ventifs_start_time_seconds": 1000.5, "ventifs_sessions": 2, "ventifs_sessions_total": 9,
-        "ventifs_refused_connections_total": 4, "ventifs_fids": 7, "ventifs_in_flight": 2,
-        'ventifs_operations_total{type="Tread"}': 5, 'ventifs_operations_total{type="Twalk"}': 6,
-        'ventifs_operations_total{type="odd\\"\\\\\\n"}': 1, "ventifs_errors_total": 8,
-        "ventifs_cache_hits_total": 9, "ventifs_cache_misses_total": 10,
-        "ventifs_received_bytes_total": 11, "ventifs_sent_bytes_total": 12,
-        "ventifs_loads_total": 15, "ventifs_loads_ahead_total": 16,
-        "ventifs_loads_shared_total": 17, "ventifs_cache_bytes": 13,
-        "ventifs_cache_limit_bytes": 14, "ventifs_client_memory_bytes": 21,
-        "ventifs_client_memory_limit_bytes": 22, "ventifs_workers": 2,
+        "ventifs_start_time_seconds": 1000.5,
+        "ventifs_sessions": 2,
+        "ventifs_sessions_total": 9,
+        "ventifs_refused_connections_total": 4,
+        "ventifs_fids": 7,
+        "ventifs_in_flight": 2,
+        'ventifs_operations_total{type="Tread"}': 5,
+        'ventifs_operations_total{type="Twalk"}': 6,
+        'ventifs_operations_total{type="odd\\"\\\\\\n"}': 1,
+        "ventifs_errors_total": 8,
+        "ventifs_cache_hits_total": 9,
+        "ventifs_cache_misses_total": 10,
+        "ventifs_received_bytes_total": 11,
+        "ventifs_sent_bytes_total": 12,
+        "ventifs_loads_total": 15,
+        "ventifs_loads_ahead_total": 16,
+        "ventifs_loads_shared_total": 17,
+        "ventifs_cache_bytes": 13,
+        "ventifs_cache_limit_bytes": 14,
+        "ventifs_client_memory_bytes": 21,
+        "ventifs_client_memory_limit_bytes": 22,
+        "ventifs_workers": 2,
         "ventifs_worker_restarts_total": 3,
-    }  # fmt: skip
+    }
 
 
 def test_processes_add_up() -> None:
@@ -132,12 +164,19 @@ def test_a_scrape() -> None:
     _served(test)
 
 
-@pytest.mark.parametrize(("request_", "status"), [
-    (b"GET / HTTP/1.1\r\n\r\n", b"404"), (b"GET /metricsx HTTP/1.1\r\n\r\n", b"404"),
-    (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"), (b"GET /metrics\r\n\r\n", b"400"),
-    (b"\0\1\2", b"400"), (b"GET /metrics HTTP/1.1\r\nX: ", b"400"), (b"", b"400"),
-    (b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 1365, b"400"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /metricsx HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET /metrics\r\n\r\n", b"400"),
+        (b"\0\1\2", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nX: ", b"400"),
+        (b"", b"400"),
+        (b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 1365, b"400"),
+    ],
+)
 def test_what_is_no_scrape_is_refused(request_: bytes, status: bytes) -> None:
     async def test(get: Callable[[bytes], Awaitable[bytes]]) -> None:
         assert (await get(request_)).startswith(b"HTTP/1.1 " + status)

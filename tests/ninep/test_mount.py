@@ -55,9 +55,13 @@ def test_the_kernel_is_handed_a_connection(
         del options["wfdno"]
         assert (source, directory, kind, flags) == (str(address), tmp_path / "mnt", "9p", 7)
         assert options == {
-            "trans": "fd", "version": "9p2000.L", "msize": "1048576", "cache": "loose",
-            "access": "user", "aname": "web01@2000",
-        }  # fmt: skip
+            "trans": "fd",
+            "version": "9p2000.L",
+            "msize": "1048576",
+            "cache": "loose",
+            "access": "user",
+            "aname": "web01@2000",
+        }
 
     kernel(stand_in)
     [listener] = listen(address)
@@ -69,16 +73,19 @@ def test_the_kernel_is_handed_a_connection(
             assert server.recv(100) == b"Tversion"
 
 
-@pytest.mark.parametrize(("number", "words"), [
-    (errno.EPERM, "operation not permitted; the server refuses this machine, or"),
-    (errno.ENODEV, "no such device; this kernel has no 9p"),
-    (errno.EINVAL, "lacks the module 9pnet_fd; see dmesg"),
-    (errno.ENOENT, "the server has no such version for this machine"),
-    (errno.EACCES, "permission denied; the server does not give it"),
-    (errno.ECONNRESET, "the server closed the connection"),
-    (errno.EREMOTEIO, "the server does not speak 9P2000.L"),
-    (errno.EBUSY, "device or resource busy; see dmesg"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EPERM, "operation not permitted; the server refuses this machine, or"),
+        (errno.ENODEV, "no such device; this kernel has no 9p"),
+        (errno.EINVAL, "lacks the module 9pnet_fd; see dmesg"),
+        (errno.ENOENT, "the server has no such version for this machine"),
+        (errno.EACCES, "permission denied; the server does not give it"),
+        (errno.ECONNRESET, "the server closed the connection"),
+        (errno.EREMOTEIO, "the server does not speak 9P2000.L"),
+        (errno.EBUSY, "device or resource busy; see dmesg"),
+    ],
+)
 def test_the_kernels_answers_in_words(
     address: UnixAddress, tmp_path: Path, kernel: Callable[[Mount2], None], number: int, words: str
 ) -> None:
@@ -170,9 +177,11 @@ for kind, data in ("no-such-kind", ""), ("tmpfs", "size=nonsense"):
 def test_mount2_is_the_kernels(tmp_path: Path) -> None:
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", _MOUNT_TMPFS, tmp_path],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     line, mode, *failures = done.stdout.splitlines()
     source, _, kind, options = line.split()[:4]

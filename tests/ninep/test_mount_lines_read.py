@@ -27,9 +27,11 @@ ANAMES = st.text(st.sampled_from(ODD + "ab"), max_size=12).map(lambda path: f"we
 SYSTEMD = Path("/usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-252.so")
 UNQUOTED = 1 << 5 | 1 << 1  # EXTRACT_UNQUOTE, EXTRACT_CUNESCAPE: what it reads ExecStart= with
 READABLE = settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+)
 
 
 def passed_on(fstab: Path, aname: str, directory: str = "/mnt", more: str = "") -> dict[str, str]:
@@ -45,10 +47,30 @@ def passed_on(fstab: Path, aname: str, directory: str = "/mnt", more: str = "") 
     return {key: value for key, _, value in (option.partition("=") for option in options)}
 
 
-@pytest.mark.parametrize("path", [
-    "etc", "a b", " a", "a ", "a#b", "#", "a\\b", "\\040", "a\\134", "a'b", "it's", "a=b", "%i",
-    "$HOME", "\xe9", "\u6f22\u5b57", "a;b", "~", "a@b:c",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "etc",
+        "a b",
+        " a",
+        "a ",
+        "a#b",
+        "#",
+        "a\\b",
+        "\\040",
+        "a\\134",
+        "a'b",
+        "it's",
+        "a=b",
+        "%i",
+        "$HOME",
+        "\xe9",
+        "\u6f22\u5b57",
+        "a;b",
+        "~",
+        "a@b:c",
+    ],
+)
 def test_libmount_passes_on_what_is_meant(tmp_path: Path, path: str) -> None:
     fstab, directory = tmp_path / "fstab", tmp_path / "m t\\#"
     directory.mkdir()
@@ -56,17 +78,45 @@ def test_libmount_passes_on_what_is_meant(tmp_path: Path, path: str) -> None:
     assert options["aname"] == f"web01:/{path}"
     assert options["uname"] == "a\\b c#'"
     assert set(options) == {
-        "trans", "port", "version", "msize", "cache", "access", "uname", "aname",
-    }  # fmt: skip
+        "trans",
+        "port",
+        "version",
+        "msize",
+        "cache",
+        "access",
+        "uname",
+        "aname",
+    }
     if os.geteuid() == 0:
         done = libmount.pretend(fstab, str(directory))
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("path", [
-    'a"b', '"', '"a"', 'a\\"b', "a,b", "a,rw", 'a"b,c"', "a\\", "\\", "a\rb", "a\nb", "\x1b[31m",
-    "\x9b", "\x7f", "\u202e", "\u2028", "\udcff", "a\tb", "\u200b", "x" * DATA_MAX,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        'a"b',
+        '"',
+        '"a"',
+        'a\\"b',
+        "a,b",
+        "a,rw",
+        'a"b,c"',
+        "a\\",
+        "\\",
+        "a\rb",
+        "a\nb",
+        "\x1b[31m",
+        "\x9b",
+        "\x7f",
+        "\u202e",
+        "\u2028",
+        "\udcff",
+        "a\tb",
+        "\u200b",
+        "x" * DATA_MAX,
+    ],
+)
 def test_what_a_line_cannot_say_is_refused(path: str) -> None:
     with pytest.raises(MountError, match="mount a directory above it") as caught:
         fstab_line(TCP, f"web01:/{path}", "/mnt", now_ns=0)
@@ -79,10 +129,19 @@ def test_so_is_a_directory_that_does_not_print(directory: str) -> None:
         fstab_line(TCP, "web01", directory, now_ns=0)
 
 
-@pytest.mark.parametrize("more", [
-    'uname=a"b', "uname=a\\", "uname=a\\,debug=1", 'x-own="', "x-own=\\", "debug\\", "uname=a\rb",
-    'uname="a,b"',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        'uname=a"b',
+        "uname=a\\",
+        "uname=a\\,debug=1",
+        'x-own="',
+        "x-own=\\",
+        "debug\\",
+        "uname=a\rb",
+        'uname="a,b"',
+    ],
+)
 def test_so_is_an_option_that_would_take_the_aname_with_it(more: str) -> None:
     with pytest.raises(MountError):
         fstab_line(TCP, "web01", "/mnt", now_ns=0, more=more)
@@ -105,20 +164,49 @@ def test_any_line_is_read_as_it_is_meant(tmp_path: Path, aname: str) -> None:
         assert passed_on(tmp_path / "fstab", aname)["aname"] == aname
 
 
-@pytest.mark.parametrize("aname", [
-    "web01@nonsense", "web01@", "web01@2026-13-01", "web01@~", "web01@~x", "web01@1969-12-31",
-    "web01@2600", "-web01", "web 01", "web01:etc", "score:xyz", "score:abc", "a" * 201, "web01\r",
-    "web01@latest\n", "web01@2026-11-23\x1b",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "aname",
+    [
+        "web01@nonsense",
+        "web01@",
+        "web01@2026-13-01",
+        "web01@~",
+        "web01@~x",
+        "web01@1969-12-31",
+        "web01@2600",
+        "-web01",
+        "web 01",
+        "web01:etc",
+        "score:xyz",
+        "score:abc",
+        "a" * 201,
+        "web01\r",
+        "web01@latest\n",
+        "web01@2026-11-23\x1b",
+    ],
+)
 def test_what_can_be_no_version_has_no_line(aname: str) -> None:
     with pytest.raises(MountError, match=r"version|cannot be mounted"):
         fstab_line(TCP, aname, "/mnt", now_ns=0)
 
 
-@pytest.mark.parametrize("aname", [
-    "", "/", "web01", "/web01", "web01@latest", "web01@~3", "web01@2026", "web01@2026-11-23T06:00Z",
-    "web01@2026-11-23:/etc", "score:0123456789abcdef", "score:0123456789abcdef:/etc", "web01:/",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "aname",
+    [
+        "",
+        "/",
+        "web01",
+        "/web01",
+        "web01@latest",
+        "web01@~3",
+        "web01@2026",
+        "web01@2026-11-23T06:00Z",
+        "web01@2026-11-23:/etc",
+        "score:0123456789abcdef",
+        "score:0123456789abcdef:/etc",
+        "web01:/",
+    ],
+)
 def test_what_can_be_one_has(tmp_path: Path, aname: str) -> None:
     assert passed_on(tmp_path / "fstab", aname)["aname"] == aname
 
@@ -131,9 +219,11 @@ def test_a_shell_reads_a_command_as_it_is_meant(path: str) -> None:
         line = mount_line(TCP, f"web01:/{path}", f"/mnt/{path}", now_ns=0)
         assert line.isprintable()
         done = subprocess.run(
-            ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True,
+            ["bash", "-c", f"printf '%s\\0' {line}"],
+            capture_output=True,
+            check=True,
             env={"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]},
-        )  # fmt: skip
+        )
         words = [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
         assert words[:3] == ["mount", "-t", "9p"]
         assert words[4].endswith(f",aname=web01:/{path}")
@@ -146,16 +236,19 @@ def test_a_shell_line_is_refused_where_mount_would_lose_the_aname() -> None:
             mount_line(TCP, f"web01:/{path}", now_ns=0)
 
 
-@pytest.mark.parametrize(("path", "word"), [
-    ("etc", "web01:/etc"),
-    ("a b", '"web01:/a b"'),
-    ('a"b', r'"web01:/a\"b"'),
-    ("a\\b", r'"web01:/a\\b"'),
-    ("100%", '"web01:/100%%"'),
-    ("$HOME", '"web01:/$$HOME"'),
-    ("a'b;", '"web01:/a\'b;"'),
-    ("\r\x1b\u2028\udcff", r'"web01:/\r\x1b\u2028\xff"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("etc", "web01:/etc"),
+        ("a b", '"web01:/a b"'),
+        ('a"b', r'"web01:/a\"b"'),
+        ("a\\b", r'"web01:/a\\b"'),
+        ("100%", '"web01:/100%%"'),
+        ("$HOME", '"web01:/$$HOME"'),
+        ("a'b;", '"web01:/a\'b;"'),
+        ("\r\x1b\u2028\udcff", r'"web01:/\r\x1b\u2028\xff"'),
+    ],
+)
 def test_a_unit_gets_systemds_own_quotes(path: str, word: str) -> None:
     line = unit_line(parse_address("vsock://any"), f"web01:/{path}", "/mnt")
     assert line == f"ventifs mount vsock://host:564 {word} /mnt"
@@ -173,9 +266,12 @@ def test_systemd_reads_a_unit_as_it_is_meant(path: str) -> None:
         assert word.value is not None
         words.append(word.value.replace(b"%%", b"%").replace(b"$$", b"$"))
     assert words == [
-        b"ventifs", b"mount", b"vsock://host:564", os.fsencode(f"web01:/{path}"),
+        b"ventifs",
+        b"mount",
+        b"vsock://host:564",
+        os.fsencode(f"web01:/{path}"),
         os.fsencode(f"/mnt/{path}"),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_kernel_gets_quotes_where_no_line_is_between() -> None:

@@ -15,14 +15,21 @@ def may(who: Identity, wanted: int, mode: int, acl: bytes | None = None) -> bool
     return permits(who, wanted, mode, 1000, 100, lambda: acl)
 
 
-@pytest.mark.parametrize(("who", "mode", "read"), [
-    (Identity(0), 0o000, True), (Identity(1000), 0o400, True), (Identity(1000), 0o077, False),
-    (Identity(1001, frozenset({100})), 0o040, True),
-    (Identity(1001, frozenset({100})), 0o704, False),
-    (Identity(1001, frozenset({7})), 0o004, True), (Identity(1001), 0o770, False),
-    (NOBODY, 0o004, True), (NOBODY, 0o440, False),
-    (Identity(1000, frozenset({100})), 0o044, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("who", "mode", "read"),
+    [
+        (Identity(0), 0o000, True),
+        (Identity(1000), 0o400, True),
+        (Identity(1000), 0o077, False),
+        (Identity(1001, frozenset({100})), 0o040, True),
+        (Identity(1001, frozenset({100})), 0o704, False),
+        (Identity(1001, frozenset({7})), 0o004, True),
+        (Identity(1001), 0o770, False),
+        (NOBODY, 0o004, True),
+        (NOBODY, 0o440, False),
+        (Identity(1000, frozenset({100})), 0o044, False),
+    ],
+)
 def test_owner_then_group_then_other(who: Identity, mode: int, read: bool) -> None:
     assert may(who, READ, mode) is read
     assert may(who, SEARCH, mode >> 2) is read
@@ -41,8 +48,9 @@ def test_a_list_is_not_asked_for_when_it_cannot_matter() -> None:
 
 
 def test_the_group_bits_of_a_file_with_a_list_are_its_mask() -> None:
-    acl = acl_of([(1, 6, NO_ID), (2, 6, 7), (4, 0, NO_ID), (8, 4, 300), (16, 4, NO_ID),
-                  (32, 0, NO_ID)])  # fmt: skip
+    acl = acl_of(
+        [(1, 6, NO_ID), (2, 6, 7), (4, 0, NO_ID), (8, 4, 300), (16, 4, NO_ID), (32, 0, NO_ID)]
+    )
     mode = 0o640
     assert may(Identity(7), READ, mode, acl)
     assert not may(Identity(7), 2, mode, acl)  # masked
@@ -51,10 +59,18 @@ def test_the_group_bits_of_a_file_with_a_list_are_its_mask() -> None:
     assert not may(Identity(8), READ, mode, acl)
 
 
-@pytest.mark.parametrize("acl", [
-    b"", b"\2\0\0\0", b"\1\0\0\0" + bytes(8), b"junk", bytes(1000),
-    acl_of([(32, 7, NO_ID)])[:-1], acl_of([(3, 7, NO_ID)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "acl",
+    [
+        b"",
+        b"\2\0\0\0",
+        b"\1\0\0\0" + bytes(8),
+        b"junk",
+        bytes(1000),
+        acl_of([(32, 7, NO_ID)])[:-1],
+        acl_of([(3, 7, NO_ID)]),
+    ],
+)
 def test_a_list_that_cannot_be_understood_gives_nothing(acl: bytes) -> None:
     assert not may(Identity(5, frozenset({100})), READ, 0o777, acl)
     assert may(Identity(0), READ, 0, acl)
@@ -62,35 +78,45 @@ def test_a_list_that_cannot_be_understood_gives_nothing(acl: bytes) -> None:
 
 def listed(owning: int, *named: tuple[int, int, int], other: int = 4) -> bytes:
     """A list with a full mask: what the owning group gets, and named entries."""
-    return acl_of([(1, 6, NO_ID), *[entry for entry in named if entry[0] == 2],
-                   (4, owning, NO_ID), *[entry for entry in named if entry[0] == 8],
-                   (16, 7, NO_ID), (32, other, NO_ID)])  # fmt: skip
+    return acl_of(
+        [
+            (1, 6, NO_ID),
+            *[entry for entry in named if entry[0] == 2],
+            (4, owning, NO_ID),
+            *[entry for entry in named if entry[0] == 8],
+            (16, 7, NO_ID),
+            (32, other, NO_ID),
+        ]
+    )
 
 
 # What nobody may read: of which groups it is in the tree, the file's group, its mode, its list.
-@pytest.mark.parametrize(("gids", "group", "mode", "acl", "read"), [
-    ((), 65534, 0o604, None, False),  # its own group is kept out
-    ((), 65534, 0o640, None, False),  # and gets nothing
-    ((), 65534, 0o644, None, True),
-    ((), 0, 0o604, None, True),
-    ((100,), 100, 0o604, None, False),  # a group that the tree puts it into
-    ((100,), 100, 0o640, None, False),
-    ((100,), 101, 0o604, None, True),
-    ((), 0, 0o674, listed(4, (8, 0, 65534)), False),  # a list that keeps its group out
-    ((), 0, 0o674, listed(4, (8, 4, 65534), other=0), False),
-    ((), 0, 0o674, listed(4, (8, 4, 65534)), True),
-    ((), 65534, 0o674, listed(0), False),
-    ((100,), 0, 0o674, listed(4, (8, 0, 100)), False),
-    ((), 0, 0o674, listed(4, (8, 0, 100)), True),
-    ((100,), 0, 0o674, listed(4, (8, 0, 100), (8, 4, 65534)), True),  # as Linux: one that gives
-    ((), 0, 0o674, listed(4, (2, 0, 65534)), False),
-    ((), 0, 0o674, listed(0, (2, 4, 65534), other=0), True),  # named itself, not by a group
-    ((), 0, 0o604, listed(0, (8, 0, 65534)), True),  # as Linux: an empty mask silences the list
-    (None, 0, 0o644, None, True),  # its groups cannot be known
-    (None, 7, 0o604, None, False),
-    (None, 7, 0o674, listed(4, (8, 0, 99), (8, 4, 98)), False),
-    (None, 7, 0o674, listed(4, (8, 4, 99)), True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gids", "group", "mode", "acl", "read"),
+    [
+        ((), 65534, 0o604, None, False),  # its own group is kept out
+        ((), 65534, 0o640, None, False),  # and gets nothing
+        ((), 65534, 0o644, None, True),
+        ((), 0, 0o604, None, True),
+        ((100,), 100, 0o604, None, False),  # a group that the tree puts it into
+        ((100,), 100, 0o640, None, False),
+        ((100,), 101, 0o604, None, True),
+        ((), 0, 0o674, listed(4, (8, 0, 65534)), False),  # a list that keeps its group out
+        ((), 0, 0o674, listed(4, (8, 4, 65534), other=0), False),
+        ((), 0, 0o674, listed(4, (8, 4, 65534)), True),
+        ((), 65534, 0o674, listed(0), False),
+        ((100,), 0, 0o674, listed(4, (8, 0, 100)), False),
+        ((), 0, 0o674, listed(4, (8, 0, 100)), True),
+        ((100,), 0, 0o674, listed(4, (8, 0, 100), (8, 4, 65534)), True),  # as Linux: one that gives
+        ((), 0, 0o674, listed(4, (2, 0, 65534)), False),
+        ((), 0, 0o674, listed(0, (2, 4, 65534), other=0), True),  # named itself, not by a group
+        ((), 0, 0o604, listed(0, (8, 0, 65534)), True),  # as Linux: an empty mask silences the list
+        (None, 0, 0o644, None, True),  # its groups cannot be known
+        (None, 7, 0o604, None, False),
+        (None, 7, 0o674, listed(4, (8, 0, 99), (8, 4, 98)), False),
+        (None, 7, 0o674, listed(4, (8, 4, 99)), True),
+    ],
+)
 def test_groups_take_from_nobody_and_never_give(
     gids: tuple[int, ...] | None, group: int, mode: int, acl: bytes | None, read: bool
 ) -> None:

@@ -149,8 +149,13 @@ def disk(store: Store, files: int = 30) -> Tree:
         data = noise(40 * KIB + 997 * n, n)
         content = writer.write_whole(data)
         half = 16 * KIB + 512 * n
-        items += [Slice(content, half, len(data) - half), Hole(4096), chunk(store, noise(4096, -n)),
-                  Slice(content, 0, half), Slice(Inline(b"abcdef"), 1, 4)]  # fmt: skip
+        items += [
+            Slice(content, half, len(data) - half),
+            Hole(4096),
+            chunk(store, noise(4096, -n)),
+            Slice(content, 0, half),
+            Slice(Inline(b"abcdef"), 1, 4),
+        ]
     tree = tree_of(store, items)
     store.commit()
     return tree

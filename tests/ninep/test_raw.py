@@ -45,22 +45,30 @@ contents: st.SearchStrategy[Content] = st.one_of(
 details: st.SearchStrategy[tuple[int, Detail]] = st.one_of(
     st.tuples(st.just(stat.S_IFREG), st.builds(File, contents)),
     st.tuples(st.just(stat.S_IFDIR), st.just(Directory(Empty(), 0, 0))),
-    st.tuples(st.just(stat.S_IFDIR), st.builds(lambda score: Directory(Tree(score, 3), 9, 2**40),
-                                               scores)),
-    st.tuples(st.just(stat.S_IFLNK), st.builds(Symlink, st.binary(min_size=1, max_size=300).filter(
-        lambda target: b"\0" not in target))),
-    st.tuples(st.sampled_from([stat.S_IFCHR, stat.S_IFBLK]),
-              st.builds(Device, st.integers(0, 4095), st.integers(0, 2**20 - 1))),
+    st.tuples(
+        st.just(stat.S_IFDIR), st.builds(lambda score: Directory(Tree(score, 3), 9, 2**40), scores)
+    ),
+    st.tuples(
+        st.just(stat.S_IFLNK),
+        st.builds(
+            Symlink, st.binary(min_size=1, max_size=300).filter(lambda target: b"\0" not in target)
+        ),
+    ),
+    st.tuples(
+        st.sampled_from([stat.S_IFCHR, stat.S_IFBLK]),
+        st.builds(Device, st.integers(0, 4095), st.integers(0, 2**20 - 1)),
+    ),
     st.tuples(st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK]), st.just(Special())),
-)  # fmt: skip
+)
 names = st.binary(min_size=1, max_size=255).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
 )
 # Ids that look like the end of an entry without one, and entries that look like the head of an id.
 links = st.one_of(
-    st.just(b""), st.binary(min_size=16, max_size=16),
+    st.just(b""),
+    st.binary(min_size=16, max_size=16),
     st.binary(min_size=14, max_size=14).map(lambda start: start + b"\xc4\x00"),
-)  # fmt: skip
+)
 xattrs = st.one_of(
     st.just(Empty()),
     st.binary(max_size=40).map(lambda value: Listed(((b"user.a", value),))),
@@ -74,10 +82,15 @@ def entries(draw: st.DrawFn) -> Entry:
     kind, detail = draw(details)
     link = b"" if isinstance(detail, Directory) else draw(links)
     return Entry(
-        draw(names), kind | draw(st.integers(0, 0o7777)), draw(st.integers(0, 2**32 - 1)),
-        draw(st.integers(0, 2**32 - 1)), draw(st.integers(-(2**63), 2**63 - 1)), detail,
-        draw(xattrs), link,
-    )  # fmt: skip
+        draw(names),
+        kind | draw(st.integers(0, 0o7777)),
+        draw(st.integers(0, 2**32 - 1)),
+        draw(st.integers(0, 2**32 - 1)),
+        draw(st.integers(-(2**63), 2**63 - 1)),
+        detail,
+        draw(xattrs),
+        link,
+    )
 
 
 @given(entries())

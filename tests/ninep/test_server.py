@@ -270,9 +270,15 @@ def test_jobs_of_a_client_that_went_are_dropped() -> None:
     run(test, files)
 
 
-@pytest.mark.parametrize("garbage", [
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 64, b"\xff" * 64, b"\x06\0\0\0\0\0\0",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\0" * 64,
+        b"\xff" * 64,
+        b"\x06\0\0\0\0\0\0",
+    ],
+)
 def test_bytes_that_are_no_9p_end_that_session_alone(garbage: bytes) -> None:
     async def test(served: Serving) -> None:
         other = await served.connect().attach()
@@ -329,8 +335,10 @@ def test_a_flood_of_slow_requests_is_not_read_beyond_the_limit() -> None:
             nursery.start_soon(flood.send, *((tag, GETATTR) for tag in range(20_000)))
             await until(lambda: served.server.loader.queued > 0)
             await wait_all_tasks_blocked()
-            told = max((each.activity() for each in served.server.connections),
-                       key=lambda each: each.bytes_in)  # fmt: skip
+            told = max(
+                (each.activity() for each in served.server.connections),
+                key=lambda each: each.bytes_in,
+            )
             assert told.in_flight == 20
             assert told.bytes_in < 1 << 20
             go.set()
@@ -519,10 +527,14 @@ def test_after_the_end_of_input_pipes_get_what_was_asked() -> None:
         (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
         served.start(DescriptorChannel(their_in, their_out, half_closes=True))
         requests = frames(
-            (NOTAG, Tversion(MSIZE, b"9P2000.L")), (1, Tattach(0, NOFID, b"", b"", 0)),
-            (2, Twalk(0, 1, (b"large",))), (3, Tlopen(1, 0)), (4, Tread(1, 0, 3000)),
-            (5, Tclunk(1)), (6, Tread(9, 0, 1)),
-        )  # fmt: skip
+            (NOTAG, Tversion(MSIZE, b"9P2000.L")),
+            (1, Tattach(0, NOFID, b"", b"", 0)),
+            (2, Twalk(0, 1, (b"large",))),
+            (3, Tlopen(1, 0)),
+            (4, Tread(1, 0, 3000)),
+            (5, Tclunk(1)),
+            (6, Tread(9, 0, 1)),
+        )
         os.write(our_out, requests)
         os.close(our_out)
         await until(lambda: served.over == 1)
@@ -551,7 +563,11 @@ def test_what_happens_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     fields: dict[str, Any] = closed.fields  # type: ignore[attr-defined]
     assert str(fields["peer"]) == "unix uid 0 pid 1"
     assert {
-        "reason": "closed by peer", "export": "/", "user": "0", "operations": 3, "errors": 1,
-    }.items() <= fields.items()  # fmt: skip
+        "reason": "closed by peer",
+        "export": "/",
+        "user": "0",
+        "operations": 3,
+        "errors": 1,
+    }.items() <= fields.items()
     assert fields["bytes_in"] > 0 < fields["bytes_out"]
     assert fields["seconds"] >= 0

@@ -105,7 +105,9 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         path.write_text(unit.replace("/usr/local/bin/ventifs", "/bin/true"))
         paths.append(path)
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True,
+        ["systemd-analyze", "verify", "--man=no", *paths],
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert [line for line in done.stderr.splitlines() if "mnt" in line] == []

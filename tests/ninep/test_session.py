@@ -121,8 +121,11 @@ def test_the_msize_is_the_smaller_one_and_none_is_too_small(dialect: Dialect) ->
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_types_that_a_dialect_has_not_are_not_supported(dialect: Dialect) -> None:
     talk = Talk(tree(), dialect)
-    known = {n for n, record in m.MESSAGES.items()
-             if dialect in record.dialects and record.__name__[0] == "T"}  # fmt: skip
+    known = {
+        n
+        for n, record in m.MESSAGES.items()
+        if dialect in record.dialects and record.__name__[0] == "T"
+    }
     for number in set(range(256)) - known:
         talk.session.receive(struct.pack("<IBHQ", 15, number, 77, 0))
         [(tag, reply)] = talk.turns()
@@ -211,9 +214,7 @@ def test_what_is_answered_does_not_hang_on_the_time_that_turns_take(turn_s: floa
     """On the machine's own clock, whatever that says."""
     frames = Talk(tree(), attach=False).frames(*conversation(Dialect.LINUX))
     replies = []
-    for session in (
-        Session(tree(), limits=Limits(turn_s=turn_s)), Session(tree(), clock=Clock())
-    ):  # fmt: skip
+    for session in (Session(tree(), limits=Limits(turn_s=turn_s)), Session(tree(), clock=Clock())):
         session.receive(frames)
         answer = b"".join(session.turn())
         while session.more:
@@ -227,8 +228,14 @@ def test_large_pieces_are_sent_as_they_came_and_small_ones_together() -> None:
     fs.add("big", st.S_IFREG | 0o644, bytes(range(256)) * 400)
     talk = Talk(fs, msize=1 << 17)
     talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
-    talk.session.receive(talk.frames((1, m.Tgetattr(0, 1)), (2, m.Tread(1, 0, 102_400)),
-                                     (3, m.Tread(1, 0, 100)), (4, m.Tgetattr(0, 1))))  # fmt: skip
+    talk.session.receive(
+        talk.frames(
+            (1, m.Tgetattr(0, 1)),
+            (2, m.Tread(1, 0, 102_400)),
+            (3, m.Tread(1, 0, 100)),
+            (4, m.Tgetattr(0, 1)),
+        )
+    )
     replies = talk.session.turn()
     assert [len(piece) for piece in replies] == [160 + 11, 51_200, 51_200, 111 + 160]
     assert isinstance(replies[1], memoryview)
@@ -239,8 +246,9 @@ def test_a_reply_that_ends_the_turn_is_sent_as_it_came() -> None:
     fs.add("big", st.S_IFREG | 0o644, bytes(range(256)) * 400)
     talk = Talk(fs, msize=1 << 17, limits=Limits(turn_bytes=100_000))
     talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
-    talk.session.receive(talk.frames((1, m.Tgetattr(0, 1)), (2, m.Tread(1, 0, 102_400)),
-                                     (3, m.Tgetattr(0, 1))))  # fmt: skip
+    talk.session.receive(
+        talk.frames((1, m.Tgetattr(0, 1)), (2, m.Tread(1, 0, 102_400)), (3, m.Tgetattr(0, 1)))
+    )
     replies = talk.session.turn()
     assert [len(piece) for piece in replies] == [160, 7, 4, 51_200, 51_200]
     assert b"".join(replies)[171:] == bytes(range(256)) * 400
@@ -326,10 +334,13 @@ def test_open_directories_are_small(dialect: Dialect) -> None:
     talk = Talk(OneDirectory(), dialect)
     topen = m.Tlopen if dialect is Dialect.LINUX else m.Topen
     count = 5000
-    frames = talk.frames(*[
-        (1, message) for fid in range(1, count + 1)
-        for message in (m.Twalk(0, fid, ()), topen(fid, 0))
-    ])  # fmt: skip
+    frames = talk.frames(
+        *[
+            (1, message)
+            for fid in range(1, count + 1)
+            for message in (m.Twalk(0, fid, ()), topen(fid, 0))
+        ]
+    )
     tracemalloc.start()
     talk.session.receive(frames)
     while talk.session.more:
@@ -355,6 +366,9 @@ def refusal(reply: m.Message) -> int:
         return reply.errno
     import os
 
-    [number] = [n for n in errno.errorcode if os.strerror(n).encode() == reply.ename
-                and n not in {errno.EDEADLOCK}]  # fmt: skip
+    [number] = [
+        n
+        for n in errno.errorcode
+        if os.strerror(n).encode() == reply.ename and n not in {errno.EDEADLOCK}
+    ]
     return number

@@ -49,9 +49,11 @@ def no_bugs() -> Iterator[None]:
 
 def requests(dialect: Dialect) -> some.SearchStrategy[Message]:
     """Requests that often meet: few fids, few names."""
-    kinds = [record for record in MESSAGES.values()
-             if dialect in record.dialects and record.__name__[0] == "T"
-             and record is not m.Tversion]  # fmt: skip
+    kinds = [
+        record
+        for record in MESSAGES.values()
+        if dialect in record.dialects and record.__name__[0] == "T" and record is not m.Tversion
+    ]
 
     def likely(message: Message) -> some.SearchStrategy[Message]:
         values: dict[str, Any] = {
@@ -109,13 +111,18 @@ def frame_of(number: int, tag: int, body: bytes) -> bytes:
 
 
 @given(
-    some.lists(some.one_of(
-        some.binary(max_size=40),
-        some.builds(frame_of, some.integers(0, 255), some.integers(0, 3), some.binary(max_size=40)),
-    ), max_size=20),
+    some.lists(
+        some.one_of(
+            some.binary(max_size=40),
+            some.builds(
+                frame_of, some.integers(0, 255), some.integers(0, 3), some.binary(max_size=40)
+            ),
+        ),
+        max_size=20,
+    ),
     some.sampled_from([None, *Dialect]),
     some.integers(1, 50),
-)  # fmt: skip
+)
 @example([b"\x07\0\0\0\x64\0\0", b"\x07\0\0\0\xff\0\0"], None, 3)
 @settings(max_examples=300)
 def test_any_bytes(pieces: list[bytes], dialect: Dialect | None, step: int) -> None:

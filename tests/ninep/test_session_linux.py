@@ -42,9 +42,27 @@ def test_getattr() -> None:
     talk, _ = talk_with()
     low = (1 << 64) - 1
     assert talk.ask(m.Tgetattr(1, 0x3FFF)) == m.Rgetattr(
-        0x7FF, Qid(0, 1, 2), 0o100640, 1000, 100, 1, 0, 20, 4096, 1,
-        low, NS - 1, 5, 7, low - 1, 0, 0, 0, 0, 0,
-    )  # fmt: skip
+        0x7FF,
+        Qid(0, 1, 2),
+        0o100640,
+        1000,
+        100,
+        1,
+        0,
+        20,
+        4096,
+        1,
+        low,
+        NS - 1,
+        5,
+        7,
+        low - 1,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 def test_setattr_sets_what_the_mask_says() -> None:
@@ -76,9 +94,14 @@ def test_walk() -> None:
     for names, found in (((b"a", b"none"), 1), ((b"a", b"b", b"c", b"d"), 3), ((b"a", b"/"), 1)):
         assert len(talk.ask(m.Twalk(0, 10, names)).wqids) == found
         assert refusal(talk.ask(m.Tgetattr(10, 1))) == errno.EBADF
-    for name, number in ((b"none", errno.ENOENT), (b"", errno.EINVAL), (b"a/b", errno.EINVAL),
-                         (b"a\0", errno.EINVAL), (b"x" * 256, errno.ENAMETOOLONG),
-                         (b"x" * 255, errno.ENOENT)):  # fmt: skip
+    for name, number in (
+        (b"none", errno.ENOENT),
+        (b"", errno.EINVAL),
+        (b"a/b", errno.EINVAL),
+        (b"a\0", errno.EINVAL),
+        (b"x" * 256, errno.ENAMETOOLONG),
+        (b"x" * 255, errno.ENOENT),
+    ):
         assert refusal(talk.ask(m.Twalk(0, 10, (name,)))) == number
     assert refusal(talk.ask(m.Twalk(9, 10, (b"x",)))) == errno.ENOTDIR
     assert refusal(talk.ask(m.Twalk(9, 10, (b".",)))) == errno.ENOTDIR
@@ -146,9 +169,16 @@ def test_entries_say_what_they_are() -> None:
     talk.ask(m.Twalk(0, 5, ()), m.Tlopen(5, 0))
     found = list(talk.codec.dirents(talk.ask(m.Treaddir(5, 0, 8000)).data))
     assert [(d.name, d.type) for d in found] == [
-        (b".", 4), (b"..", 4), (b"b", 6), (b"c", 2), (b"d", 4), (b"f", 8), (b"l", 10), (b"p", 1),
+        (b".", 4),
+        (b"..", 4),
+        (b"b", 6),
+        (b"c", 2),
+        (b"d", 4),
+        (b"f", 8),
+        (b"l", 10),
+        (b"p", 1),
         (b"s", 12),
-    ]  # fmt: skip
+    ]
     assert [d.offset for d in found] == list(range(1, 10))
     assert found[5].qid == talk.ask(m.Tgetattr(1, 1)).qid
 
@@ -219,11 +249,16 @@ def test_names_for_new_files_are_names() -> None:
     before = dict(fs.root.children)
     for name in (b"", b".", b"..", b"a/b", b"a\0b", b"/"):
         for ask in (
-            m.Tmkdir(0, name, 0o755, 0), m.Tlcreate(0, name, 1, 0o644, 0),
-            m.Tsymlink(0, name, b"x", 0), m.Tmknod(0, name, 0o10644, 0, 0, 0),
-            m.Tlink(0, 1, name), m.Trename(1, 0, name), m.Trenameat(0, b"f", 0, name),
-            m.Trenameat(0, name, 0, b"g"), m.Tunlinkat(0, name, 0),
-        ):  # fmt: skip
+            m.Tmkdir(0, name, 0o755, 0),
+            m.Tlcreate(0, name, 1, 0o644, 0),
+            m.Tsymlink(0, name, b"x", 0),
+            m.Tmknod(0, name, 0o10644, 0, 0, 0),
+            m.Tlink(0, 1, name),
+            m.Trename(1, 0, name),
+            m.Trenameat(0, b"f", 0, name),
+            m.Trenameat(0, name, 0, b"g"),
+            m.Tunlinkat(0, name, 0),
+        ):
             assert refusal(talk.ask(ask)) == errno.EINVAL, ask
     assert refusal(talk.ask(m.Tmkdir(0, b"x" * 256, 0o755, 0))) == errno.ENAMETOOLONG
     assert fs.root.children == before

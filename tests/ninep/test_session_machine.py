@@ -120,8 +120,7 @@ class Order(RuleBasedStateMachine):
         self.fs.weather = lambda call: self.weather.get(call, "")
         self.weather = {"walk": walk, "attributes": other, "open": other, "read": other}
 
-    @rule(call=some.sampled_from(["walk", "attributes", "open", "read"]),
-          kind=KINDS)  # fmt: skip
+    @rule(call=some.sampled_from(["walk", "attributes", "open", "read"]), kind=KINDS)
     def turn_weather(self, call: str, kind: str) -> None:
         self.weather[call] = kind
 

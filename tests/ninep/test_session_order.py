@@ -37,8 +37,14 @@ def talk_in(limits: Limits | None = None, **calls: str) -> tuple[Talk, MemoryFil
 
 def test_requests_wait_for_the_walk_that_makes_their_fid() -> None:
     talk, _ = talk_in(walk="cold")
-    sent = talk.send((1, m.Twalk(0, 9, (b"f",))), (2, m.Tgetattr(9, 1)), (3, m.Tgetattr(0, 1)),
-                     (4, m.Tlopen(9, 0)), (5, m.Tread(9, 0, 10)), (6, m.Tclunk(9)))  # fmt: skip
+    sent = talk.send(
+        (1, m.Twalk(0, 9, (b"f",))),
+        (2, m.Tgetattr(9, 1)),
+        (3, m.Tgetattr(0, 1)),
+        (4, m.Tlopen(9, 0)),
+        (5, m.Tread(9, 0, 10)),
+        (6, m.Tclunk(9)),
+    )
     assert tags(sent) == [3]
     replies = talk.work()
     assert tags(replies) == [1, 2, 4, 5, 6]
@@ -51,14 +57,21 @@ def test_they_are_bad_fids_when_the_walk_fails() -> None:
     assert talk.send((1, m.Twalk(0, 9, (b"none",))), (2, m.Tgetattr(9, 1)), (6, m.Tclunk(9))) == []
     replies = talk.work()
     assert [(tag, refusal(reply)) for tag, reply in replies] == [
-        (1, errno.ENOENT), (2, errno.EBADF), (6, errno.EBADF)
-    ]  # fmt: skip
+        (1, errno.ENOENT),
+        (2, errno.EBADF),
+        (6, errno.EBADF),
+    ]
 
 
 def test_a_walk_that_waits_reserves_its_fid_too() -> None:
     talk, _ = talk_in(walk="cold")
-    talk.send((1, m.Twalk(0, 8, (b"d",))), (2, m.Twalk(8, 9, (b"x",))), (3, m.Tgetattr(9, 1)),
-              (4, m.Twalk(9, 10, ())), (5, m.Tclunk(10)))  # fmt: skip
+    talk.send(
+        (1, m.Twalk(0, 8, (b"d",))),
+        (2, m.Twalk(8, 9, (b"x",))),
+        (3, m.Tgetattr(9, 1)),
+        (4, m.Twalk(9, 10, ())),
+        (5, m.Tclunk(10)),
+    )
     assert tags(talk.work()) == [1, 2, 3, 4, 5]
 
 
@@ -72,8 +85,12 @@ def test_walks_that_do_not_meet_do_not_wait_for_each_other() -> None:
 
 def test_a_number_can_be_walked_to_again_behind_its_clunk() -> None:
     talk, _ = talk_in(walk="cold")
-    talk.send((1, m.Twalk(0, 9, (b"d",))), (2, m.Tclunk(9)), (3, m.Twalk(0, 9, (b"f",))),
-              (4, m.Tgetattr(9, 1)))  # fmt: skip
+    talk.send(
+        (1, m.Twalk(0, 9, (b"d",))),
+        (2, m.Tclunk(9)),
+        (3, m.Twalk(0, 9, (b"f",))),
+        (4, m.Tgetattr(9, 1)),
+    )
     replies = talk.work()
     assert tags(replies) == [1, 2, 3, 4]
     assert replies[3][1].size == 5  # type: ignore[attr-defined]
@@ -85,8 +102,10 @@ def test_a_clunk_waits_for_what_was_asked_of_its_fid_before() -> None:
     assert talk.send((3, m.Tclunk(1))) == []
     replies = talk.work()
     assert [(tag, type(reply)) for tag, reply in replies] == [
-        (1, m.Rlerror), (2, m.Rwalk), (3, m.Rclunk)
-    ]  # fmt: skip
+        (1, m.Rlerror),
+        (2, m.Rwalk),
+        (3, m.Rclunk),
+    ]
 
 
 def test_what_one_request_was_given_is_not_given_to_another() -> None:
@@ -187,16 +206,25 @@ def test_a_flush_of_work_waits_for_it() -> None:
     assert talk.send((2, m.Tflush(1)), (3, m.Tflush(2)), (4, m.Tflush(1)), (5, m.Tflush(3))) == []
     assert talk.session.in_flight == 5
     assert tags(talk.send((9, m.Tgetattr(0, 1)))) == [9]
-    assert talk.work() == [(1, m.Rwrite(2)), (2, m.Rflush()), (3, m.Rflush()), (4, m.Rflush()),
-                           (5, m.Rflush())]  # fmt: skip
+    assert talk.work() == [
+        (1, m.Rwrite(2)),
+        (2, m.Rflush()),
+        (3, m.Rflush()),
+        (4, m.Rflush()),
+        (5, m.Rflush()),
+    ]
     assert bytes(fs.root.children[b"f"].data) == b"HEllo"
     assert talk.session.in_flight == 0
 
 
 def test_flushes_of_what_is_not_in_flight_are_answered() -> None:
     talk, _ = talk_in()
-    assert talk.send((1, m.Tflush(77)), (2, m.Tflush(2)), (3, m.Tflush(1)), (4, m.Tflush(65535)),
-                     ) == [(tag, m.Rflush()) for tag in (1, 2, 3, 4)]  # fmt: skip
+    assert talk.send(
+        (1, m.Tflush(77)),
+        (2, m.Tflush(2)),
+        (3, m.Tflush(1)),
+        (4, m.Tflush(65535)),
+    ) == [(tag, m.Rflush()) for tag in (1, 2, 3, 4)]
 
 
 def test_what_was_half_done_is_not_flushed() -> None:
@@ -231,8 +259,13 @@ def test_a_tag_in_flight_is_refused_and_the_first_is_not_confused() -> None:
 @pytest.mark.parametrize("kind", ["cold", "blocking"])
 def test_a_version_begins_anew(kind: str) -> None:
     talk, fs = talk_in(read=kind, walk=kind, open=kind)
-    talk.send((1, m.Tread(2, 0, 9)), (2, m.Twalk(0, 9, (b"d",))), (3, m.Tlopen(1, 0)),
-              (4, m.Tgetattr(9, 1)), (5, m.Tflush(1)))  # fmt: skip
+    talk.send(
+        (1, m.Tread(2, 0, 9)),
+        (2, m.Twalk(0, 9, (b"d",))),
+        (3, m.Tlopen(1, 0)),
+        (4, m.Tgetattr(9, 1)),
+        (5, m.Tflush(1)),
+    )
     early, *late = talk.jobs
     value = early.run()
     assert talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L"))) == [
@@ -254,8 +287,9 @@ def test_work_that_nobody_has_begun_is_not_begun_after_a_version() -> None:
     fs = MemoryFilesystem()
     talk = Talk(fs)
     fs.weather = Weather(mkdir="blocking")
-    talk.session.receive(talk.frames((1, m.Tmkdir(0, b"d", 0o755, 0)),
-                                     (m.NOTAG, m.Tversion(MSIZE, b"9P2000.L"))))  # fmt: skip
+    talk.session.receive(
+        talk.frames((1, m.Tmkdir(0, b"d", 0o755, 0)), (m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")))
+    )
     talk.turns()
     assert talk.jobs == []
     assert fs.root.children == {}
@@ -312,9 +346,12 @@ def test_a_tag_flood_is_not_read_beyond_a_limit() -> None:
 @pytest.mark.parametrize("end", ["flush", "version"])
 def test_loads_that_nobody_waits_for_any_more_are_limited(end: str) -> None:
     talk, _ = talk_in(Limits(in_flight_max=10), read="cold")
-    setup = talk.frames((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")),
-                        (0, m.Tattach(0, m.NOFID, b"", b"", 0)),
-                        (0, m.Twalk(0, 2, (b"f",))), (0, m.Tlopen(2, 2)))  # fmt: skip
+    setup = talk.frames(
+        (m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")),
+        (0, m.Tattach(0, m.NOFID, b"", b"", 0)),
+        (0, m.Twalk(0, 2, (b"f",))),
+        (0, m.Tlopen(2, 2)),
+    )
     for offset in range(1000):
         talk.session.receive(talk.frames((1, m.Tread(2, offset, 9))))
         talk.turns()  # the load is begun
@@ -374,20 +411,43 @@ def test_every_kind_of_call_can_be_done_by_a_thread_or_after_a_load() -> None:
         fs.weather = lambda call: weather
         x, root = b"user.x", 0
         asks: list[m.Message] = [
-            m.Tmkdir(root, b"d", 0o755, 5), m.Twalk(root, 1, (b"d",)),
-            m.Tlcreate(1, b"f", 2, 0o644, 6), m.Twrite(1, 0, b"text"), m.Tread(1, 1, 2),
-            m.Tfsync(1, 1), m.Tlock(1, 1, 0, 0, 0, 5, b"me"), m.Tgetlock(1, 1, 0, 0, 6, b"you"),
-            m.Tclunk(1), m.Twalk(root, 1, (b"d", b"f")), m.Twalk(root, 2, (b"d",)),
-            m.Tlink(root, 1, b"hard"), m.Tgetattr(1, 1), m.Tsymlink(root, b"s", b"tgt", 0),
-            m.Twalk(root, 3, (b"s",)), m.Treadlink(3), m.Tmknod(root, b"p", 0o10644, 0, 0, 0),
-            m.Trename(1, root, b"g"), m.Trenameat(root, b"g", 2, b"h"),
-            m.Tunlinkat(root, b"p", 0), m.Tsetattr(2, 1, 0o700, 0, 0, 0, 0, 0, 0, 0),
-            m.Twalk(2, 4, ()), m.Txattrcreate(4, x, 3, 0), m.Twrite(4, 0, b"abc"), m.Tclunk(4),
-            m.Txattrwalk(2, 4, x), m.Tread(4, 0, 9), m.Tclunk(4), m.Txattrwalk(2, 4, b""),
-            m.Tread(4, 0, 99), m.Tstatfs(root), m.Twalk(root, 5, ()), m.Tlopen(5, 0),
+            m.Tmkdir(root, b"d", 0o755, 5),
+            m.Twalk(root, 1, (b"d",)),
+            m.Tlcreate(1, b"f", 2, 0o644, 6),
+            m.Twrite(1, 0, b"text"),
+            m.Tread(1, 1, 2),
+            m.Tfsync(1, 1),
+            m.Tlock(1, 1, 0, 0, 0, 5, b"me"),
+            m.Tgetlock(1, 1, 0, 0, 6, b"you"),
+            m.Tclunk(1),
+            m.Twalk(root, 1, (b"d", b"f")),
+            m.Twalk(root, 2, (b"d",)),
+            m.Tlink(root, 1, b"hard"),
+            m.Tgetattr(1, 1),
+            m.Tsymlink(root, b"s", b"tgt", 0),
+            m.Twalk(root, 3, (b"s",)),
+            m.Treadlink(3),
+            m.Tmknod(root, b"p", 0o10644, 0, 0, 0),
+            m.Trename(1, root, b"g"),
+            m.Trenameat(root, b"g", 2, b"h"),
+            m.Tunlinkat(root, b"p", 0),
+            m.Tsetattr(2, 1, 0o700, 0, 0, 0, 0, 0, 0, 0),
+            m.Twalk(2, 4, ()),
+            m.Txattrcreate(4, x, 3, 0),
+            m.Twrite(4, 0, b"abc"),
+            m.Tclunk(4),
+            m.Txattrwalk(2, 4, x),
+            m.Tread(4, 0, 9),
+            m.Tclunk(4),
+            m.Txattrwalk(2, 4, b""),
+            m.Tread(4, 0, 99),
+            m.Tstatfs(root),
+            m.Twalk(root, 5, ()),
+            m.Tlopen(5, 0),
             m.Tremove(3),
-            m.Twalk(root, 6, (b"s",)), m.Twalk(root, 6, (b"d", b"..", b"d", b".", b"h")),
-        ]  # fmt: skip
+            m.Twalk(root, 6, (b"s",)),
+            m.Twalk(root, 6, (b"d", b"..", b"d", b".", b"h")),
+        ]
         replies = [talk.ask(ask) for ask in asks]
         names, cookie = [], 0
         while data := talk.ask(m.Treaddir(5, cookie, 4096)).data:

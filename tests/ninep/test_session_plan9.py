@@ -16,8 +16,23 @@ from ventifs.ninep.wire import Qid
 NS = 1_000_000_000
 NO32, NO64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 OLD = [Dialect.PLAIN, Dialect.UNIX]
-BLANK = m.Stat(0xFFFF, NO32, Qid(0xFF, NO32, NO64), NO32, NO32, NO32, NO64, b"", b"", b"", b"", b"",
-               NO32, NO32, NO32)  # fmt: skip
+BLANK = m.Stat(
+    0xFFFF,
+    NO32,
+    Qid(0xFF, NO32, NO64),
+    NO32,
+    NO32,
+    NO32,
+    NO64,
+    b"",
+    b"",
+    b"",
+    b"",
+    b"",
+    NO32,
+    NO32,
+    NO32,
+)
 
 
 def talk_in(
@@ -48,9 +63,22 @@ def changed(**values: object) -> m.Stat:
 def test_stats_of_9p2000_know_directories_and_files_alone() -> None:
     talk, _ = talk_in(Dialect.PLAIN)
     assert stat_at(talk, b"f") == m.Stat(
-        0, 0, Qid(0, 1, 2), 0o751, 0xFFFFFFFE, 0, 5, b"f", b"1000", b"100", b"1000",
-        b"", NO32, NO32, NO32,
-    )  # fmt: skip
+        0,
+        0,
+        Qid(0, 1, 2),
+        0o751,
+        0xFFFFFFFE,
+        0,
+        5,
+        b"f",
+        b"1000",
+        b"100",
+        b"1000",
+        b"",
+        NO32,
+        NO32,
+        NO32,
+    )
     assert (stat_at(talk, b"l").mode, stat_at(talk, b"l").length) == (0o777, 6)
     assert stat_at(talk, b"l").qid.type == 0
     for name in (b"c", b"b", b"p", b"s"):
@@ -62,16 +90,31 @@ def test_stats_of_9p2000_know_directories_and_files_alone() -> None:
 def test_stats_of_unix_know_all_kinds() -> None:
     talk, _ = talk_in(Dialect.UNIX)
     assert stat_at(talk, b"f") == m.Stat(
-        0, 0, Qid(0, 1, 2), 0x80000 | 0x40000 | 0o751, 0xFFFFFFFE, 0, 5, b"f", b"1000", b"100",
-        b"1000", b"", 1000, 100, 1000,
-    )  # fmt: skip
+        0,
+        0,
+        Qid(0, 1, 2),
+        0x80000 | 0x40000 | 0o751,
+        0xFFFFFFFE,
+        0,
+        5,
+        b"f",
+        b"1000",
+        b"100",
+        b"1000",
+        b"",
+        1000,
+        100,
+        1000,
+    )
     link = stat_at(talk, b"l")
     assert (link.mode, link.extension, link.length) == (0x02000000 | 0o777, b"target", 6)
     assert link.qid.type == 2
     for name, mode, extension in (
-        (b"c", 0x00800000, b"c 1 3"), (b"b", 0x00800000, b"b 8 0"), (b"p", 0x00200000, b""),
+        (b"c", 0x00800000, b"c 1 3"),
+        (b"b", 0x00800000, b"b 8 0"),
+        (b"p", 0x00200000, b""),
         (b"s", 0x00100000, b""),
-    ):  # fmt: skip
+    ):
         assert (stat_at(talk, name).mode, stat_at(talk, name).extension) == (
             mode | 0o600,
             extension,
@@ -225,11 +268,14 @@ def test_creating_what_only_unix_has() -> None:
     assert made[b"hard"] is made[b"f"]
     talk.ask(m.Twalk(0, 11, ()))
     for perm, extension, number in (
-        (0x01000000, b"x", errno.EINVAL), (0x01000000, b"77", errno.EBADF),
-        (0x00800000, b"", errno.EINVAL), (0x00800000, b"d 1 2", errno.EINVAL),
-        (0x00800000, b"c 1", errno.EINVAL), (0x00800000, b"c 1 -2", errno.EINVAL),
+        (0x01000000, b"x", errno.EINVAL),
+        (0x01000000, b"77", errno.EBADF),
+        (0x00800000, b"", errno.EINVAL),
+        (0x00800000, b"d 1 2", errno.EINVAL),
+        (0x00800000, b"c 1", errno.EINVAL),
+        (0x00800000, b"c 1 -2", errno.EINVAL),
         (0x00800000, b"c 1 99999999999", errno.EINVAL),
-    ):  # fmt: skip
+    ):
         assert refusal(talk.ask(m.Tcreate(11, b"bad", perm, 0, extension))) == number
 
 
@@ -297,14 +343,30 @@ def test_nothing_comes_out_differently_when_it_has_to_wait(dialect: Dialect, wea
         fs.weather = lambda call: weather
         unix = dialect is Dialect.UNIX
         asks: list[m.Message] = [
-            m.Twalk(0, 1, (b"f",)), m.Topen(1, 0x12), m.Twrite(1, 0, b"abc"), m.Tread(1, 0, 9),
-            m.Twstat(1, changed(name=b"g", mode=0o600)), m.Tstat(1), m.Twstat(1, BLANK),
-            m.Tclunk(1), m.Twalk(0, 1, (b"l",)), m.Tstat(1), m.Tclunk(1), m.Twalk(0, 1, ()),
-            m.Tcreate(1, b"n", 0x800001ED, 0, b""), m.Tremove(1), m.Twalk(0, 1, ()),
-            m.Tcreate(1, b"n", 0o644, 0x41, b""), m.Tclunk(1), m.Twalk(0, 2, (b"g",)),
-            m.Twalk(0, 1, ()), m.Tcreate(1, b"n", 0x02000000 if unix else 0o600, 0, b"t"),
-            m.Tstat(1), m.Twalk(0, 5, ()), m.Topen(5, 0),
-        ]  # fmt: skip
+            m.Twalk(0, 1, (b"f",)),
+            m.Topen(1, 0x12),
+            m.Twrite(1, 0, b"abc"),
+            m.Tread(1, 0, 9),
+            m.Twstat(1, changed(name=b"g", mode=0o600)),
+            m.Tstat(1),
+            m.Twstat(1, BLANK),
+            m.Tclunk(1),
+            m.Twalk(0, 1, (b"l",)),
+            m.Tstat(1),
+            m.Tclunk(1),
+            m.Twalk(0, 1, ()),
+            m.Tcreate(1, b"n", 0x800001ED, 0, b""),
+            m.Tremove(1),
+            m.Twalk(0, 1, ()),
+            m.Tcreate(1, b"n", 0o644, 0x41, b""),
+            m.Tclunk(1),
+            m.Twalk(0, 2, (b"g",)),
+            m.Twalk(0, 1, ()),
+            m.Tcreate(1, b"n", 0x02000000 if unix else 0o600, 0, b"t"),
+            m.Tstat(1),
+            m.Twalk(0, 5, ()),
+            m.Topen(5, 0),
+        ]
         replies = [talk.ask(ask) for ask in asks]
         assert not [reply for reply in replies if isinstance(reply, m.Rerror)], replies
         offset, listed = 0, b""

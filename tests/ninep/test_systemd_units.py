@@ -32,8 +32,10 @@ def test_systemd_accepts_them(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(text.replace("/usr/local/bin/ventifs ", "/bin/true "))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *sorted(tmp_path.iterdir())],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     complaints = [line for line in done.stderr.splitlines() if "ventifs" in line]
     assert complaints == []
 
@@ -44,9 +46,11 @@ def test_a_typing_error_would_be_found(tmp_path: Path) -> None:
     wrong = tmp_path / "ventifs-serve.service"
     wrong.write_text(text.replace("ProtectSystem=strict", "ProtectSystem=stritc"))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", wrong], capture_output=True, text=True,
+        ["systemd-analyze", "verify", "--man=no", wrong],
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert "stritc" in done.stderr
 
 

@@ -78,8 +78,14 @@ def test_every_name_is_found_and_listed_from_any_ordinal(
 
 
 @SHARED
-@given(st.sets(st.binary(min_size=1, max_size=4).filter(
-    lambda name: not set(name) & {0, 47} and name not in (b".", b"..")), max_size=300))  # fmt: skip
+@given(
+    st.sets(
+        st.binary(min_size=1, max_size=4).filter(
+            lambda name: not set(name) & {0, 47} and name not in (b".", b"..")
+        ),
+        max_size=300,
+    )
+)
 def test_any_names(store: Store, raw_names: set[bytes]) -> None:
     names = sorted(raw_names)
     content = built(store, names)
@@ -216,8 +222,10 @@ def two_leaves(
 def both(trees: Trees, content: Tree) -> list[object]:
     """What a walk and a listing end with: a result, or Corrupt."""
     results: list[object] = []
-    for operation in (lambda: Driver()(trees.entry, content, b"a"),
-                      lambda: listed(trees, content, 0)):  # fmt: skip
+    for operation in (
+        lambda: Driver()(trees.entry, content, b"a"),
+        lambda: listed(trees, content, 0),
+    ):
         try:
             results.append(operation())
         except Corrupt:
@@ -229,10 +237,19 @@ def test_a_sound_tree_made_by_hand(store: Store) -> None:
     assert both(Trees(store, ROOMY), two_leaves(store)) == [entry(b"a"), [b"a", b"b", b"c", b"d"]]
 
 
-@pytest.mark.parametrize("lie", [
-    {"count": 3}, {"count": 1}, {"key": b"bb"}, {"level": 2}, {"second": b"b"}, {"second": b"a"},
-    {"key": b""},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"count": 3},
+        {"count": 1},
+        {"key": b"bb"},
+        {"level": 2},
+        {"second": b"b"},
+        {"second": b"a"},
+        {"key": b""},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("known", [False, True])
 def test_a_parent_that_lies_is_corrupt(store: Store, lie: dict[str, object], known: bool) -> None:
     """Also when its children are in memory already, through a parent that does not."""
@@ -252,9 +269,15 @@ def test_leaves_that_overlap_are_corrupt(store: Store) -> None:
     assert both(Trees(store, ROOMY), tree)[1] is Corrupt
 
 
-@pytest.mark.parametrize("items", [
-    [entry(b"b"), entry(b"a")], [entry(b"a"), entry(b"a")], [b"\xc0"], [entry(b"a")[:-1] + b"\xc0"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "items",
+    [
+        [entry(b"b"), entry(b"a")],
+        [entry(b"a"), entry(b"a")],
+        [b"\xc0"],
+        [entry(b"a")[:-1] + b"\xc0"],
+    ],
+)
 def test_a_leaf_out_of_order_or_of_garbage_is_corrupt(store: Store, items: list[bytes]) -> None:
     tree = Tree(crafted(store, 0, items), len(items))
     assert both(Trees(store, ROOMY), tree) == [Corrupt, Corrupt]

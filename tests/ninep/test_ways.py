@@ -194,11 +194,16 @@ REQUESTS = st.one_of(
     st.builds(Tclunk, NUMBERS),
     st.builds(Tlopen, NUMBERS, st.just(0)),
     st.builds(Txattrwalk, NUMBERS, NUMBERS, st.just(b"")),
-    st.builds(Tattach, NUMBERS, st.just(NOFID), st.just(b""),
-              st.sampled_from([b"n@latest", b"", b"n", b"n@latest:/chain-00000/d/d"]),
-              st.just(NONUNAME)),
+    st.builds(
+        Tattach,
+        NUMBERS,
+        st.just(NOFID),
+        st.just(b""),
+        st.sampled_from([b"n@latest", b"", b"n", b"n@latest:/chain-00000/d/d"]),
+        st.just(NONUNAME),
+    ),
     st.just(VERSION),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

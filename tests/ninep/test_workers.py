@@ -148,8 +148,10 @@ def test_connections_go_where_there_are_fewest_and_are_told_of_together(
     assert status["workers"] == 3
     assert len(status["process"]["sessions"]) == 6
     assert status["process"]["totals"]["operations"] == {
-        "Tversion": 6, "Tattach": 6, "Tgetattr": 6,
-    }  # fmt: skip
+        "Tversion": 6,
+        "Tattach": 6,
+        "Tgetattr": 6,
+    }
     assert abs(status["process"]["cache_bytes_max"] - (64 << 20)) < 3
     mounts[0].close()
     mounts[3].close()
@@ -172,8 +174,10 @@ def test_a_worker_that_is_killed_takes_only_its_own_with_it(home: Path, server: 
     mounts = [Mount(home) for _ in range(6)]
     before = server.workers()
     kill_stranger(before[0])
-    [lost] = server.heard(r"event=worker_died worker=\d how=\"was ended by SIGKILL\" "
-                          r"connections=(\d)")  # fmt: skip
+    [lost] = server.heard(
+        r"event=worker_died worker=\d how=\"was ended by SIGKILL\" "
+        r"connections=(\d)"
+    )
     assert lost == "2"
     assert sorted(mount.works() for mount in mounts) == [False] * 2 + [True] * 4
     after = _workers(server, {before[0]})

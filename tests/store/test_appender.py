@@ -99,8 +99,9 @@ def test_totals_count_what_was_appended_since_they_were_settled(tmp_path: Path) 
     append(appender, b"node", kind=Kind.NODE)
     append(appender, b"journal", kind=Kind.CATALOG)
     stored = appender.length - HEADER_SIZE
-    expected = Totals(clumps=3, data_blocks=2, data_bytes=8, node_blocks=1, node_bytes=4,
-                      stored_bytes=stored)  # fmt: skip
+    expected = Totals(
+        clumps=3, data_blocks=2, data_bytes=8, node_blocks=1, node_bytes=4, stored_bytes=stored
+    )
     state = appender.state()
     assert state == ArenaState(appender.id, appender.length, False, expected)
     appender.settled()

@@ -52,8 +52,11 @@ def by_hand(root: Path, *parts: bytes) -> Arena:
 def three(tmp_path: Path) -> tuple[Appender, list[int]]:
     """An arena of three clumps, and where they begin and the last one ends."""
     appender = new_appender(tmp_path)
-    starts = [append(appender, b"one", b"two"), append(appender, b"x" * 5000, kind=Kind.NODE),
-              append(appender, incompressible(3000))]  # fmt: skip
+    starts = [
+        append(appender, b"one", b"two"),
+        append(appender, b"x" * 5000, kind=Kind.NODE),
+        append(appender, incompressible(3000)),
+    ]
     return appender, [*starts, appender.length]
 
 
@@ -101,8 +104,9 @@ def test_damage_to_neighbours_is_one_piece(three: tuple[Appender, list[int]]) ->
     flip(appender.path, first + 40)
     flip(appender.path, second + 40)
     assert scanned(reading(appender)) == [
-        ("Damage", first, third - first), ("Clump", third, end - third)
-    ]  # fmt: skip
+        ("Damage", first, third - first),
+        ("Clump", third, end - third),
+    ]
 
 
 def test_a_torn_tail_is_damage_up_to_the_end(three: tuple[Appender, list[int]]) -> None:
@@ -141,8 +145,9 @@ def test_clumps_inside_a_clump_are_data(tmp_path: Path) -> None:
     assert [what for what, *_ in scanned(arena)] == ["Clump", "Clump"]
     flip(arena.path, HEADER_SIZE + len(outer) - 1)
     assert scanned(Arena.open(arena.path)) == [
-        ("Damage", HEADER_SIZE, len(outer)), ("Clump", HEADER_SIZE + len(outer), len(last))
-    ]  # fmt: skip
+        ("Damage", HEADER_SIZE, len(outer)),
+        ("Clump", HEADER_SIZE + len(outer), len(last)),
+    ]
 
 
 def test_a_gap_is_stepped_over_whatever_is_in_it(tmp_path: Path) -> None:

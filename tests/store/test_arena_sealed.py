@@ -24,8 +24,11 @@ from ventifs.store.clump import Kind
 def three(tmp_path: Path) -> tuple[Appender, list[int]]:
     """An arena of three clumps, and where they begin and the last one ends."""
     appender = new_appender(tmp_path)
-    starts = [append(appender, b"one", b"two"), append(appender, b"x" * 5000, kind=Kind.NODE),
-              append(appender, incompressible(3000))]  # fmt: skip
+    starts = [
+        append(appender, b"one", b"two"),
+        append(appender, b"x" * 5000, kind=Kind.NODE),
+        append(appender, incompressible(3000)),
+    ]
     return appender, [*starts, appender.length]
 
 

@@ -46,8 +46,11 @@ def test_clumps_go_in_order_of_arrival() -> None:
     for number in range(4):
         cache.add(numbered(number)[1])
     assert [cache.get(numbered(number)[0]) is None for number in range(4)] == [
-        True, False, False, False
-    ]  # fmt: skip
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_clump_that_is_used_outlives_those_that_are_not() -> None:

@@ -65,9 +65,12 @@ def test_nothing_is_found_in_a_sound_store_and_everything_is_looked_at(
     told: list[tuple[int, int]] = []
     report = check(root, read_data=read_data, progress=lambda *step: told.append(step))
     sizes = [path.stat().st_size for path in (root / "arenas").glob("*/*.arena")]
-    clumps = [head for sealed in (True, False)
-              for arena in [arena_of(root, sealed=sealed)]
-              for _, head in arena.heads(HEADER_SIZE, arena.clumps_end())]  # fmt: skip
+    clumps = [
+        head
+        for sealed in (True, False)
+        for arena in [arena_of(root, sealed=sealed)]
+        for _, head in arena.heads(HEADER_SIZE, arena.clumps_end())
+    ]
     assert report.findings == []
     assert (report.summary.arenas, report.summary.bytes) == (2, sum(sizes))
     assert (report.summary.clumps, report.summary.blocks) == (len(clumps), len(BLOCKS))

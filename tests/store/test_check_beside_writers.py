@@ -66,9 +66,13 @@ STEPS: dict[str, list[tuple[object, str]]] = {
 
 
 def around(
-    monkeypatch: pytest.MonkeyPatch, steps: list[tuple[object, str]], act: Callable[[], None],
-    *, before: bool, first: bool,
-) -> list[str]:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[tuple[object, str]],
+    act: Callable[[], None],
+    *,
+    before: bool,
+    first: bool,
+) -> list[str]:
     """Act before or after steps, each the first time or the first three times; when it was."""
     done: list[str] = []
 
@@ -155,9 +159,13 @@ def test_an_empty_arena_that_a_recovery_takes_away_is_no_damage(
     with closing(Index(writer.root / "index", header.store_id)) as index:
         told: list[tuple[int, int]] = []
         report = audit.audit(
-            writer.root, header, index=index, read_data=True, jobs=1,
+            writer.root,
+            header,
+            index=index,
+            read_data=True,
+            jobs=1,
             progress=lambda *step: told.append(step),
-        )  # fmt: skip
+        )
     assert report.findings == []
 
 
@@ -195,8 +203,13 @@ def readers(index: Index) -> list[str]:
 
 
 def test_statistics_are_of_one_moment(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = around(monkeypatch, [(Index, "_entry_count"), (Index, "_counters")], writer.commit,
-                  before=True, first=True)  # fmt: skip
+    done = around(
+        monkeypatch,
+        [(Index, "_entry_count"), (Index, "_counters")],
+        writer.commit,
+        before=True,
+        first=True,
+    )
     with Store.open(writer.root) as store:
         stats = store.stats()
     assert stats.put_bytes == stats.zero_bytes + stats.known_bytes + stats.raw_bytes

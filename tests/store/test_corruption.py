@@ -96,8 +96,9 @@ def test_the_store_that_is_damaged_here_has_everything_and_is_sound(whole: Whole
     assert unreadable(whole) == set()
 
 
-@pytest.mark.parametrize("what", ["payload of DATA", "payload of NODE", "list of", "head of DATA",
-                                  "head of NODE"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what", ["payload of DATA", "payload of NODE", "list of", "head of DATA", "head of NODE"]
+)
 def test_a_flipped_bit_in_blocks_is_found_and_costs_their_clump_alone(
     whole: Whole, what: str
 ) -> None:
@@ -115,8 +116,10 @@ def test_a_flipped_bit_in_what_does_not_compress_is_seen_by_get(whole: Whole) ->
         assert unreadable(whole) == scores(region)
 
 
-@pytest.mark.parametrize("what", ["head of CATALOG", "payload of CATALOG", "head of COMMIT",
-                                  "payload of COMMIT", "head of GAP"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what",
+    ["head of CATALOG", "payload of CATALOG", "head of COMMIT", "payload of COMMIT", "head of GAP"],
+)
 def test_a_flipped_bit_in_the_journal_is_found_and_costs_no_block(whole: Whole, what: str) -> None:
     for region in flips(whole, what):
         assert region.offset in {finding.offset for finding in harm(whole, region.path)}
@@ -134,8 +137,9 @@ def test_a_flipped_bit_around_the_clumps_is_found_and_costs_no_block(
         assert unreadable(whole) == set()
 
 
-@pytest.mark.parametrize("what", ["header", "payload of DATA ZSTD", "payload of COMMIT",
-                                  "directory"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what", ["header", "payload of DATA ZSTD", "payload of COMMIT", "directory"]
+)
 def test_check_with_its_child_process_finds_the_same(whole: Whole, what: str) -> None:
     region = whole.named(what)[-1]
     with flipped(region.path, region.end - 1, 0x40):
@@ -170,8 +174,11 @@ def test_a_good_clump_is_none_anywhere_else(tmp_path: Path, where: str) -> None:
     whole = whole_store(tmp_path / "store")
     large = whole.named("payload of DATA RAW")
     victim = large[0]
-    copied = large[1] if where == "in another place" else next(
-        region for region in large if region.path != victim.path)  # fmt: skip
+    copied = (
+        large[1]
+        if where == "in another place"
+        else next(region for region in large if region.path != victim.path)
+    )
     assert (copied.path == victim.path) == (where == "in another place")
     assert (copied.offset == victim.offset) == (where == "in another arena")
     start, size = copied.offset, copied.end - copied.offset
@@ -195,8 +202,9 @@ def unreadable_after_loss(whole: Whole, lost: set[Score]) -> set[Score]:
 
 def test_a_damaged_head_in_an_open_arena_does_not_stop_writers(tmp_path: Path) -> None:
     whole = whole_store(tmp_path / "store")
-    head = next(region for region in whole.named("head of DATA")
-                if region.path.parent.name == "open")  # fmt: skip
+    head = next(
+        region for region in whole.named("head of DATA") if region.path.parent.name == "open"
+    )
     flip(head.path, head.start)
     with Store.open(whole.root, "write") as store:
         more = {store.put(block)[0]: block for block in made_up_blocks(300, seed=9)}

@@ -63,9 +63,14 @@ def outcomes(
     good = indexed.root.parent / "good.mdb"
     good.write_bytes(indexed.data)
     plan = Plan(
-        str(indexed.root), str(good), [block.hex() for block in BLOCKS],
-        [block.hex() for block in ABSENT], RECORDS, flips, watched or [],
-    )  # fmt: skip
+        str(indexed.root),
+        str(good),
+        [block.hex() for block in BLOCKS],
+        [block.hex() for block in ABSENT],
+        RECORDS,
+        flips,
+        watched or [],
+    )
     return read_damaged(plan, indexed.root.parent / "plan")
 
 
@@ -74,21 +79,28 @@ def test_a_flipped_bit_anywhere_in_the_index_costs_no_data(
     indexed: Indexed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(SEED)
-    meta = [(rng.randrange(2) * PAGE + rng.randrange(200), 1 << rng.randrange(8))
-            for _ in range(60)]  # fmt: skip
-    heads = [(page * PAGE + rng.randrange(48), 1 << rng.randrange(8))
-             for page in range(2, len(indexed.data) // PAGE) for _ in range(8)]  # fmt: skip
+    meta = [
+        (rng.randrange(2) * PAGE + rng.randrange(200), 1 << rng.randrange(8)) for _ in range(60)
+    ]
+    heads = [
+        (page * PAGE + rng.randrange(48), 1 << rng.randrange(8))
+        for page in range(2, len(indexed.data) // PAGE)
+        for _ in range(8)
+    ]
     used = [at for at, byte in enumerate(indexed.data) if byte and at >= 2 * PAGE]
     other = [(rng.choice(used), 1 << rng.randrange(8)) for _ in range(400)]
     flips = [*meta, *heads, *other]
     results = outcomes(indexed, flips)
     told = Counter(
-        "killed the reader" if result.killed
-        else "was refused" if result.refused
-        else "cost look-ups" if result.misses or result.errors
+        "killed the reader"
+        if result.killed
+        else "was refused"
+        if result.refused
+        else "cost look-ups"
+        if result.misses or result.errors
         else "changed nothing"
         for result in results
-    )  # fmt: skip
+    )
     with capsys.disabled():
         print(f"\nindex: of {len(flips)} flipped bits, {dict(told)}")
     assert [result.wrong for result in results if result.wrong] == []
@@ -113,11 +125,16 @@ def test_every_flipped_bit_of_an_entry_makes_it_a_miss(
             watched.append(score.hex())
             in_value.append(byte >= 32)
     results = outcomes(indexed, flips, watched)
-    seen = Counter(value for value, result in zip(in_value, results, strict=True)
-                   if result.known is False and not result.wrong)  # fmt: skip
+    seen = Counter(
+        value
+        for value, result in zip(in_value, results, strict=True)
+        if result.known is False and not result.wrong
+    )
     with capsys.disabled():
-        print(f"\nentries: {seen[True]} of {sum(in_value)} flipped bits in values seen, "
-              f"{seen[False]} of {len(flips) - sum(in_value)} in keys")  # fmt: skip
+        print(
+            f"\nentries: {seen[True]} of {sum(in_value)} flipped bits in values seen, "
+            f"{seen[False]} of {len(flips) - sum(in_value)} in keys"
+        )
     assert seen == Counter(in_value)
     assert all(result.misses >= 1 for result in results)
 

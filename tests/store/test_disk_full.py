@@ -258,9 +258,13 @@ def test_disk_full_while_the_commit_clump_is_written(
 @pytest.mark.parametrize("method", ["add_blocks", "settle"])
 @nearly
 def test_disk_full_while_the_index_is_written(
-    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, method: str, fresh: bool,
+    tmp_path: Path,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    fresh: bool,
     leaving: int,
-) -> None:  # fmt: skip
+) -> None:
     root = new_store(disk.path / "store")
     real, calls = getattr(Index, method), 0
 

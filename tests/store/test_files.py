@@ -116,22 +116,37 @@ def test_a_rename_replaces_its_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "kind", "text"),
     [
-        (errno.ENOSPC, NoSpace,
-         "/x: no space left on device; nothing committed was lost: make room and run the command"
-         " again"),
-        (errno.EDQUOT, NoSpace,
-         "/x: disk quota exceeded; nothing committed was lost: make room and run the command again"
+        (
+            errno.ENOSPC,
+            NoSpace,
+            "/x: no space left on device; nothing committed was lost: make room and run the command"
+            " again",
         ),
-        (errno.EROFS, VentifsError,
-         "/x: the file system is read-only; reading works, writing needs it mounted read-write"),
-        (errno.EACCES, VentifsError,
-         "/x: permission denied; run as its owner, or have the owner grant it"),
-        (errno.EPERM, VentifsError,
-         "/x: permission denied; run as its owner, or have the owner grant it"),
+        (
+            errno.EDQUOT,
+            NoSpace,
+            "/x: disk quota exceeded; nothing committed was lost: make room and run the command"
+            " again",
+        ),
+        (
+            errno.EROFS,
+            VentifsError,
+            "/x: the file system is read-only; reading works, writing needs it mounted read-write",
+        ),
+        (
+            errno.EACCES,
+            VentifsError,
+            "/x: permission denied; run as its owner, or have the owner grant it",
+        ),
+        (
+            errno.EPERM,
+            VentifsError,
+            "/x: permission denied; run as its owner, or have the owner grant it",
+        ),
         (errno.EIO, VentifsError, "/x: input/output error"),
     ],
     ids=["full", "quota", "read-only", "access", "permission", "other"],
-)  # fmt: skip
+)
 def test_errors_name_path_reason_and_remedy(
     number: int, kind: type[VentifsError], text: str
 ) -> None:
@@ -146,8 +161,10 @@ def test_an_error_without_a_number_keeps_its_text() -> None:
 def test_real_errors_are_turned_into_readable_ones(tmp_path: Path) -> None:
     path = tmp_path / "directory"
     path.mkdir()
-    with pytest.raises(VentifsError, match=f"{path}: is a directory") as caught, \
-            readable_errors(path):  # fmt: skip
+    with (
+        pytest.raises(VentifsError, match=f"{path}: is a directory") as caught,
+        readable_errors(path),
+    ):
         os.open(path, os.O_WRONLY)
     assert isinstance(caught.value.__cause__, IsADirectoryError)
 

@@ -28,11 +28,17 @@ HEADER = StoreHeader(store_id=bytes(range(16)), created_ns=1_700_000_000_000_000
 WHOLE = encode_header(HEADER)
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 HEADERS = st.builds(
-    StoreHeader, store_id=st.binary(min_size=16, max_size=16), created_ns=U64,
+    StoreHeader,
+    store_id=st.binary(min_size=16, max_size=16),
+    created_ns=U64,
     arena_size=st.integers(1, 3 << 30),
-    chunk_min=U32, chunk_average=U32, chunk_max=U32,
-    chunk_seed=st.binary(min_size=32, max_size=32), compatible=U64, read_only_compatible=U64,
-)  # fmt: skip
+    chunk_min=U32,
+    chunk_average=U32,
+    chunk_max=U32,
+    chunk_seed=st.binary(min_size=32, max_size=32),
+    compatible=U64,
+    read_only_compatible=U64,
+)
 
 
 def resealed(offset: int, field: bytes) -> bytes:

@@ -36,8 +36,15 @@ def clump(
     """What makes a clump at the first place of an arena, its checksum right."""
 
     def made(arena: bytes) -> bytes:
-        fixed = struct.pack("<4sBBHII", b"vfC\x01", kind, codec, len(lengths), raw,
-                            len(payload) if size is None else size)  # fmt: skip
+        fixed = struct.pack(
+            "<4sBBHII",
+            b"vfC\x01",
+            kind,
+            codec,
+            len(lengths),
+            raw,
+            len(payload) if size is None else size,
+        )
         listing = b"".join(SCORE + struct.pack("<I", length) for length in lengths)
         covered = b"" if kind == 5 else payload
         place = struct.pack("<16sQ", arena, HEADER_SIZE)

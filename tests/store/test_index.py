@@ -19,8 +19,10 @@ from ventifs.store.journal import Changes, Counters, Record
 
 A, B, C = (bytes([number]) * 16 for number in (0xA1, 0xB2, 0xC3))
 NOTHING = Counters()
-RECORDS = [Record(b"key%d" % (number // 2), bytes([number + 1]) * 16, b"value %d" % number)
-           for number in range(6)]  # fmt: skip
+RECORDS = [
+    Record(b"key%d" % (number // 2), bytes([number + 1]) * 16, b"value %d" % number)
+    for number in range(6)
+]
 RECORD = RECORDS[0]
 
 
@@ -98,8 +100,9 @@ def test_ascending_blocks_are_appended(index: Index) -> None:
     index.append_blocks([(score, first, at, 1) for at, score in enumerate(some[:50])])
     index.append_blocks([(score, second, at, 2) for at, score in enumerate(some[50:])])
     assert [place for _, place in index.entries()] == [
-        *(Place(A, at, 1) for at in range(50)), *(Place(B, at, 2) for at in range(50))
-    ]  # fmt: skip
+        *(Place(A, at, 1) for at in range(50)),
+        *(Place(B, at, 2) for at in range(50)),
+    ]
 
 
 def test_a_dropped_block_is_not_known(index: Index) -> None:

@@ -94,8 +94,11 @@ def test_nothing_is_written_after_a_sync_that_failed_in_sealing(root: Path, mode
         store.put(blocks[2])  # for which there is no room: seals
     after = {path: path.stat().st_size for path in (root / "arenas/open").iterdir()}
     assert list(after) == list(before)
-    for attempt in (lambda: store.put(blocks[2]), lambda: store.put(b"small"),
-                    store.hand_over if mode == "worker" else store.commit):  # fmt: skip
+    for attempt in (
+        lambda: store.put(blocks[2]),
+        lambda: store.put(b"small"),
+        store.hand_over if mode == "worker" else store.commit,
+    ):
         with pytest.raises(VentifsError, match="open the store again"):
             attempt()
     assert {path: path.stat().st_size for path in (root / "arenas/open").iterdir()} == after

@@ -29,10 +29,13 @@ RECORDS = st.builds(
 )
 CHANGES = st.builds(Changes, puts=st.lists(RECORDS, max_size=8), deletes=st.lists(IDS, max_size=8))
 COMMITS = st.builds(
-    Commit, time_ns=U64, catalog_length=U32, records=U32,
+    Commit,
+    time_ns=U64,
+    catalog_length=U32,
+    records=U32,
     counters=st.builds(Counters, U64, U64, U64, U64, U64),
     relies_on=st.lists(st.tuples(IDS, U64), max_size=5),
-)  # fmt: skip
+)
 
 ID = bytes(range(16))
 SOME_CHANGES = Changes([Record(b"key", ID, b"value"), Record(b"k2", ID[::-1], b"")], [b"d" * 16])
@@ -81,8 +84,9 @@ def test_changes_that_are_accepted_encode_to_the_same_bytes(payload: bytes) -> N
         changes = decode_changes([payload])
     except Corrupt:
         return
-    parts = [entry(1, record.key, record.value).replace(ID, record.id, 1)
-             for record in changes.puts]  # fmt: skip
+    parts = [
+        entry(1, record.key, record.value).replace(ID, record.id, 1) for record in changes.puts
+    ]
     parts += [struct.pack("<BHI", 2, 0, 0) + record_id for record_id in changes.deletes]
     assert sorted(b"".join(parts)) == sorted(payload)
     assert len(b"".join(parts)) == len(payload)
@@ -110,9 +114,17 @@ def test_a_cut_catalog_is_corrupt_but_between_its_records(size: int) -> None:
         entry(2, b"", b"v"),
         struct.pack("<BHI", 1, 3, 2**32 - 1) + ID + b"key",
     ],
-    ids=["operation 0", "operation 3", "no key", "long key", "long value", "delete with key",
-         "delete with value", "length beyond the end"],
-)  # fmt: skip
+    ids=[
+        "operation 0",
+        "operation 3",
+        "no key",
+        "long key",
+        "long value",
+        "delete with key",
+        "delete with value",
+        "length beyond the end",
+    ],
+)
 def test_a_record_that_cannot_be_is_corrupt(payload: bytes) -> None:
     with pytest.raises(Corrupt, match="contradicts itself"):
         decode_changes([SOME_PAYLOAD, payload])
@@ -153,8 +165,12 @@ def test_a_commit_of_another_length_is_corrupt() -> None:
 
 
 def test_digests_tell_records_apart() -> None:
-    records = [Record(b"ab", ID, b"c"), Record(b"a", ID, b"bc"), Record(b"ab", ID, b"d"),
-               Record(b"ab", ID[::-1], b"c")]  # fmt: skip
+    records = [
+        Record(b"ab", ID, b"c"),
+        Record(b"a", ID, b"bc"),
+        Record(b"ab", ID, b"d"),
+        Record(b"ab", ID[::-1], b"c"),
+    ]
     assert len({record.digest() for record in records}) == 4
     assert {len(record.digest()) for record in records} == {16}
     assert Record(b"ab", ID, b"c").digest() == records[0].digest()

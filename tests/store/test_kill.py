@@ -275,6 +275,7 @@ def test_a_kill_leaves_no_lock_and_no_arena_that_nobody_goes_on_in(tmp_path: Pat
         kill(child)
     assert_whole(root, ledger)
     assert len(list((root / "arenas/open").glob("*.arena"))) == 1
-    assert os.listdir(root / "arenas/open") == [f"{path.name}" for path in
-                                                (root / "arenas/open").glob("*.arena")]  # fmt: skip
+    assert os.listdir(root / "arenas/open") == [
+        f"{path.name}" for path in (root / "arenas/open").glob("*.arena")
+    ]
     audited(root)

@@ -175,8 +175,7 @@ def test_nothing_harmful_is_left_after_a_repair_of_the_end_of_a_workers_arena(
             worker.put(block)
         store.adopt(worker.hand_over())
         store.commit([(b"key", b"")])
-        [path] = [path for path in arenas(root, "open")
-                  if path.stat().st_size > len(LARGES[0])]  # fmt: skip
+        [path] = [path for path in arenas(root, "open") if path.stat().st_size > len(LARGES[0])]
     flip(path, -1000)
     assert findings(root) != []
     done = repair(root, check(root, read_data=True))

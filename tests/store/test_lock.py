@@ -42,6 +42,8 @@ def test_a_lock_is_let_go_of_however_its_holder_leaves(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_opened_names_its_path(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
-    with pytest.raises(VentifsError, match=rf"{tmp_path}/lock: is a directory"), \
-            store_lock(tmp_path, alone=False):  # fmt: skip
+    with (
+        pytest.raises(VentifsError, match=rf"{tmp_path}/lock: is a directory"),
+        store_lock(tmp_path, alone=False),
+    ):
         pytest.fail("there is no lock to hold")

@@ -76,8 +76,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- the steps --------------------------------------------------------------------------
 
-    @rule(which=WRITER, seed=st.integers(0, 60), size=SIZES, node=st.booleans(),
-          zeros=st.sampled_from([0, 0, 0, 1, 5000]))  # fmt: skip
+    @rule(
+        which=WRITER,
+        seed=st.integers(0, 60),
+        size=SIZES,
+        node=st.booleans(),
+        zeros=st.sampled_from([0, 0, 0, 1, 5000]),
+    )
     def put(self, which: int, seed: int, size: int, node: bool, zeros: int) -> None:
         self._put(which, made_up(seed, size, zeros), node=node)
 
@@ -97,8 +102,12 @@ class StoreMachine(RuleBasedStateMachine):
         score = self._one_of(self.blocks, choice)
         self._look_at(self._writer(which), which, score)
 
-    @rule(which=WRITER, keys=st.lists(st.binary(min_size=1, max_size=3), max_size=4),
-          size=st.sampled_from([0, 10, 50_000]), deletes=st.lists(CHOICE, max_size=3))  # fmt: skip
+    @rule(
+        which=WRITER,
+        keys=st.lists(st.binary(min_size=1, max_size=3), max_size=4),
+        size=st.sampled_from([0, 10, 50_000]),
+        deletes=st.lists(CHOICE, max_size=3),
+    )
     def commit(self, which: int, keys: list[bytes], size: int, deletes: list[int]) -> None:
         doomed = [self.catalog[self._one_of(self.catalog, at)] for at in deletes if self.catalog]
         puts = [(key, key * (size // len(key))) for key in keys]
@@ -166,9 +175,11 @@ class StoreMachine(RuleBasedStateMachine):
         self._writer(choice % 2)  # an arena that a crash left is in order now
         paths = sorted((self.root / "arenas").glob("*/*.arena"))
         clumps = [
-            (path, clump) for path in paths for clump in self._clumps(path)
+            (path, clump)
+            for path in paths
+            for clump in self._clumps(path)
             if self.committed.issuperset(score for score, _ in clump.head.blocks)
-        ]  # fmt: skip
+        ]
         if clumps:
             path, clump = clumps[choice % len(clumps)]
             flip(path, clump.end - 1 - choice % clump.head.payload_length, 1 << choice % 8)

@@ -33,8 +33,10 @@ from ventifs.store.permissions import Access, create_file, make_directory, prepa
 from ventifs.store.rebuild import rebuild_index
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to any group")
-kinds = pytest.mark.parametrize("kind", ["private", pytest.param("shared", marks=as_root),
-                                         pytest.param("readers", marks=as_root)])  # fmt: skip
+kinds = pytest.mark.parametrize(
+    "kind",
+    ["private", pytest.param("shared", marks=as_root), pytest.param("readers", marks=as_root)],
+)
 umasks = pytest.mark.parametrize("umask", UMASKS, ids=lambda umask: f"{umask:03o}")
 
 
@@ -161,9 +163,10 @@ def test_names_that_are_swapped_meanwhile_lead_nowhere_else(
 
 def test_default_acls_of_the_directory_above_do_not_count(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["setfacl", "-d", "-m", "u:65534:rwx,g::rwx,o::rx", tmp_path], capture_output=True,
+        ["setfacl", "-d", "-m", "u:65534:rwx,g::rwx,o::rx", tmp_path],
+        capture_output=True,
         check=False,
-    )  # fmt: skip
+    )
     if done.returncode:
         pytest.skip("no ACLs here")
     root = made(tmp_path / "store", "private")
@@ -217,10 +220,23 @@ def test_a_machine_without_proc_has_the_same_modes(home: Path, kind: str) -> Non
     )
     access = KINDS[kind]
     gid = os.getegid() if access.gid is None else access.gid
-    subprocess.run([
-        "unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "-",
-        sys.executable, "-c", program, home / "store", str(access.mode), str(gid),
-    ], check=True)  # fmt: skip
+    subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount -t tmpfs none /proc && exec "$@"',
+            "-",
+            sys.executable,
+            "-c",
+            program,
+            home / "store",
+            str(access.mode),
+            str(gid),
+        ],
+        check=True,
+    )
     assert wrong(home / "store", kind) == {}
 
 
@@ -531,11 +547,15 @@ def older(root: Path, group: str, others: str) -> None:
     subprocess.run(["chmod", "-R", f"g={group},o={others}", root], check=True)
 
 
-@pytest.mark.parametrize(("group", "others", "who"), [
-    ("rX", "rX", "every user of this machine"), ("rwX", "rX", "every user of this machine"),
-    ("rX", "", f"the group {permissions.group_name(os.getegid())}"),
-    ("", "X", "every user of this machine"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("group", "others", "who"),
+    [
+        ("rX", "rX", "every user of this machine"),
+        ("rwX", "rX", "every user of this machine"),
+        ("rX", "", f"the group {permissions.group_name(os.getegid())}"),
+        ("", "X", "every user of this machine"),
+    ],
+)
 def test_an_older_store_that_others_can_read_is_reported_until_it_is_mended(
     home: Path, caplog: pytest.LogCaptureFixture, group: str, others: str, who: str
 ) -> None:
@@ -571,10 +591,16 @@ def test_a_groups_store_that_all_can_read_stays_the_groups(home: Path, kind: str
     assert wrong(root, kind) == {}
 
 
-@pytest.mark.parametrize(("above", "who"), [
-    (0o755, "every user of this machine"), (0o711, "every user of this machine"),
-    (0o750, "every user who can reach it"), (0o700, ""), (0o744, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("above", "who"),
+    [
+        (0o755, "every user of this machine"),
+        (0o711, "every user of this machine"),
+        (0o750, "every user who can reach it"),
+        (0o700, ""),
+        (0o744, ""),
+    ],
+)
 def test_a_store_below_a_closed_directory_is_not_exposed(home: Path, above: int, who: str) -> None:
     """Also by a link, which is open itself."""
     root = made(home / "closed/deep/store", "private")
@@ -600,9 +626,18 @@ def test_a_third_users_directory_closes_nothing(home: Path) -> None:
 
 def commands_as(uid: int, text: str) -> None:
     """Run a command of a message as its owner, who is in the store's group."""
-    subprocess.run([
-        "setpriv", f"--reuid={uid}", f"--regid={GROUP}", f"--groups={GROUP}", "sh", "-ec", text,
-    ], check=True)  # fmt: skip
+    subprocess.run(
+        [
+            "setpriv",
+            f"--reuid={uid}",
+            f"--regid={GROUP}",
+            f"--groups={GROUP}",
+            "sh",
+            "-ec",
+            text,
+        ],
+        check=True,
+    )
 
 
 def quoted(message: str) -> str:

@@ -269,8 +269,13 @@ def test_the_workload_seals_arenas_of_two_writers_and_deletes_what_it_adds_again
 def test_the_catalog_comes_back_the_same_without_the_index(
     workload: Workload, tmp_path: Path
 ) -> None:
-    disk = disk_after(workload.files.log, workload.files.base, len(workload.files.log),
-                      content=all_of_it, name=lambda _: True)  # fmt: skip
+    disk = disk_after(
+        workload.files.log,
+        workload.files.base,
+        len(workload.files.log),
+        content=all_of_it,
+        name=lambda _: True,
+    )
     disk.index = None
     disk.write_to(tmp_path / "store")
     with Store.open(tmp_path / "store", "write") as store:
@@ -288,8 +293,9 @@ def test_a_power_cut_in_the_recovery_from_another_costs_nothing_either(
         promise, _ = promises(files.log, cut)
         if promise is not None:
             rng = random.Random(f"{SEED} recovery {cut}")
-            disk = disk_after(files.log, files.base, cut, content=any_of_it(rng),
-                              name=lambda _: True)  # fmt: skip
+            disk = disk_after(
+                files.log, files.base, cut, content=any_of_it(rng), name=lambda _: True
+            )
             recovery = recorded_recovery(disk, promise, workload, tmp_path / str(cut))
             tried += survive(recovery, tmp_path / "cut", chances=1)
     assert tried > 100
@@ -319,8 +325,9 @@ def test_what_recovery_takes_in_is_durable_before_the_index_names_it(
     work.abandon(store)
     work.abandon(work.open())
     for cut in range(len(work.files.log) + 1):
-        disk = disk_after(work.files.log, work.files.base, cut, content=none_of_it,
-                          name=lambda _: named)  # fmt: skip
+        disk = disk_after(
+            work.files.log, work.files.base, cut, content=none_of_it, name=lambda _: named
+        )
         disk.write_to(tmp_path / str(cut))
         if disk.index is not None and Path(HEADER_NAME) in disk.names:
             with Store.open(tmp_path / str(cut)) as reader:

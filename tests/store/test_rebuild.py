@@ -153,8 +153,11 @@ def test_an_index_that_cannot_be_finished_does_not_replace_the_old_one(root: Pat
         assert store.epoch == epoch
     assert contents(root) == before
     assert sorted(path.name for path in root.iterdir()) == [
-        "arenas", "index", "lock", "ventifs.store"
-    ]  # fmt: skip
+        "arenas",
+        "index",
+        "lock",
+        "ventifs.store",
+    ]
 
 
 def test_what_killed_rebuilds_left_behind_goes(root: Path) -> None:

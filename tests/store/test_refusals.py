@@ -65,8 +65,11 @@ def refusal(action: Callable[[], object], kind: type[VentifsError]) -> str:
 
 def tree(root: Path) -> dict[str, bytes]:
     """Every file and what is in it, but for LMDB's table of readers."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*"))
-            if path.is_file() and path.name != "lock.mdb"}  # fmt: skip
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "lock.mdb"
+    }
 
 
 # --- formats and features -----------------------------------------------------------------------

@@ -57,9 +57,19 @@ def test_a_score_is_parsed_from_its_hexadecimal_digits(score: bytes) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "ab" * 31, "ab" * 33, "ab" * 31 + "a", "g" * 64, "ab " * 21 + "a", " " + "a" * 63,
-     "0x" + "a" * 62, "\u0661" * 64, "ab" * 31 + "a\n"],
-)  # fmt: skip
+    [
+        "",
+        "ab" * 31,
+        "ab" * 33,
+        "ab" * 31 + "a",
+        "g" * 64,
+        "ab " * 21 + "a",
+        " " + "a" * 63,
+        "0x" + "a" * 62,
+        "\u0661" * 64,
+        "ab" * 31 + "a\n",
+    ],
+)
 def test_other_text_is_no_score(text: str) -> None:
     with pytest.raises(ValueError, match="hexadecimal"):
         parse_score(text)

@@ -87,8 +87,11 @@ def test_a_store_with_features_to_be_read_only_is_only_read(tmp_path: Path) -> N
     root = new_store(tmp_path / "store")
     with Store.open(root) as store:
         old = store.header
-    write_header(root, StoreHeader(old.store_id, old.created_ns, old.arena_size,
-                                   read_only_compatible=4), Files())  # fmt: skip
+    write_header(
+        root,
+        StoreHeader(old.store_id, old.created_ns, old.arena_size, read_only_compatible=4),
+        Files(),
+    )
     Store.open(root).close()
     with pytest.raises(Unsupported, match="0x4"):
         Store.open(root, "write")

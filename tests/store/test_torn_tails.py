@@ -79,9 +79,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     arena = Arena.open(path)
     clumps = list(arena.scan(HEADER_SIZE, arena.length()))
     assert all(isinstance(clump, Clump) for clump in clumps)
-    return Written(root, path, path.read_bytes(), stored,
-                   [clump for clump in clumps if isinstance(clump, Clump)],
-                   commits, indexes)  # fmt: skip
+    return Written(
+        root,
+        path,
+        path.read_bytes(),
+        stored,
+        [clump for clump in clumps if isinstance(clump, Clump)],
+        commits,
+        indexes,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +133,9 @@ def test_any_prefix_of_an_arena_gives_the_clumps_that_are_whole(
 ) -> None:
     for length in interesting_lengths(written):
         index = [data for known, data in written.indexes if known <= length][-1]
-        arena = damaged_copy(written, tmp_path / "store", written.data[:length],
-                             index if lagging else None)  # fmt: skip
+        arena = damaged_copy(
+            written, tmp_path / "store", written.data[:length], index if lagging else None
+        )
         assert_recovered(written, arena, length)
 
 
@@ -228,8 +235,9 @@ def test_a_trailer_after_a_directory_with_holes_does_not_seal(
     data = bytearray(sealed_bytes(written, tmp_path / "sealed"))
     start = len(written.data)
     data[start : start + 200] = bytes(200)
-    arena = damaged_copy(written, tmp_path / "store", bytes(data),
-                         written.indexes[-1 if indexed else 2][1])  # fmt: skip
+    arena = damaged_copy(
+        written, tmp_path / "store", bytes(data), written.indexes[-1 if indexed else 2][1]
+    )
     assert_recovered(written, arena, start)
 
 

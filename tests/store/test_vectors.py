@@ -129,25 +129,34 @@ def test_catalog_payload() -> None:
 def test_commit_payload() -> None:
     fields, data = vector("commit")
     relies_on = [(bytes.fromhex(arena), length) for arena, length in fields["relies_on"]]
-    commit = Commit(fields["time_ns"], fields["catalog_length"], fields["records"],
-                    Counters(*fields["counters"]), relies_on)  # fmt: skip
+    commit = Commit(
+        fields["time_ns"],
+        fields["catalog_length"],
+        fields["records"],
+        Counters(*fields["counters"]),
+        relies_on,
+    )
     assert encode_commit(commit) == data
     assert decode_commit(data) == commit
 
 
 def test_directory_and_trailer(tmp_path: Path) -> None:
     fields, data = vector("trailer")
-    listed = [(at, parse_head(bytes.fromhex(head)))
-              for at, head in STRUCTURES["directory"]["clumps"]]  # fmt: skip
+    listed = [
+        (at, parse_head(bytes.fromhex(head))) for at, head in STRUCTURES["directory"]["clumps"]
+    ]
     _, directory = vector("directory")
     start = arena_format.encode_directory_start(bytes.fromhex(STRUCTURES["directory"]["header"]))
     encoded = [arena_format.encode_entry(at, head) for at, head in listed]
     assert start + b"".join(encoded) == directory
 
     trailer = Trailer(
-        fields["directory_offset"], fields["directory_length"], fields["clumps"],
-        fields["blocks"], bytes.fromhex(fields["fingerprint"]),
-    )  # fmt: skip
+        fields["directory_offset"],
+        fields["directory_length"],
+        fields["clumps"],
+        fields["blocks"],
+        bytes.fromhex(fields["fingerprint"]),
+    )
     assert arena_format.encode_trailer(trailer, bytes.fromhex(fields["arena"])) == data
     path = tmp_path / f"{fields['arena']}.arena"
     path.write_bytes(vector("arena_header")[1] + directory + data)
@@ -169,8 +178,9 @@ def test_golden_store_opens_and_holds_what_it_held(golden: Path) -> None:
     with Store.open(golden, "write") as store:
         for name, block in GOLDEN["blocks"].items():
             assert store.get(parse_score(name)) == bytes.fromhex(block)
-        records = [Record(unhex(parts)[0], unhex(parts)[1], unhex(parts)[2])
-                   for parts in GOLDEN["records"]]  # fmt: skip
+        records = [
+            Record(unhex(parts)[0], unhex(parts)[1], unhex(parts)[2]) for parts in GOLDEN["records"]
+        ]
         assert store.records() == records
         stats = store.stats()
         assert {name: getattr(stats, name) for name in GOLDEN["stats"]} == GOLDEN["stats"]

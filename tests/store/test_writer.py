@@ -39,8 +39,10 @@ def test_a_block_that_would_overfill_a_clump_begins_the_next(site: Site) -> None
     add(writer, *sized(100_000, 31_072, 11, 131_062, 10))
     writer.commit([], [])
     assert site.clumps()[:3] == [
-        (Kind.DATA, [100_000, 31_072]), (Kind.DATA, [11]), (Kind.DATA, [131_062, 10])
-    ]  # fmt: skip
+        (Kind.DATA, [100_000, 31_072]),
+        (Kind.DATA, [11]),
+        (Kind.DATA, [131_062, 10]),
+    ]
 
 
 def test_a_clump_has_at_most_1024_blocks(site: Site) -> None:
@@ -55,8 +57,10 @@ def test_a_block_larger_than_a_clump_is_alone_in_its_own(site: Site) -> None:
     add(writer, *sized(10, CLUMP_RAW_MAX + 1, 20, MIB))
     writer.commit([], [])
     assert site.clumps()[:3] == [
-        (Kind.DATA, [CLUMP_RAW_MAX + 1]), (Kind.DATA, [MIB]), (Kind.DATA, [10, 20])
-    ]  # fmt: skip
+        (Kind.DATA, [CLUMP_RAW_MAX + 1]),
+        (Kind.DATA, [MIB]),
+        (Kind.DATA, [10, 20]),
+    ]
 
 
 def test_data_and_nodes_stand_in_different_clumps(site: Site) -> None:
@@ -131,11 +135,14 @@ def test_a_commit_covers_its_own_catalog_alone(site: Site) -> None:
     writer = site.writer()
     first = writer.commit([(b"a", b"1"), (b"b", b"2")], [])
     second = writer.commit([(b"c", b"3")], [first[0].id])
-    covered = [committed_changes(arena, offset, commit, DECOMPRESSOR)
-               for arena, offset, commit in site.commits()]  # fmt: skip
+    covered = [
+        committed_changes(arena, offset, commit, DECOMPRESSOR)
+        for arena, offset, commit in site.commits()
+    ]
     assert [(list(one.puts), list(one.deletes)) for one in covered] == [
-        (first, []), (second, [first[0].id])
-    ]  # fmt: skip
+        (first, []),
+        (second, [first[0].id]),
+    ]
     assert site.index.records() == [first[1], second[0]]
 
 

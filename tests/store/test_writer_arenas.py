@@ -90,8 +90,15 @@ def test_batches_of_one_worker_add_up(site: Site) -> None:
 def test_a_batch_joins_states_of_one_arena() -> None:
     a, b = b"a" * 16, b"b" * 16
     batch = Batch([ArenaState(a, 100, False, Totals(clumps=1))], [(a, 64, ())], Counters(1))
-    batch.add(Batch([ArenaState(a, 300, True, Totals(clumps=2)), ArenaState(b, 5, False, Totals())],
-                    [(a, 100, ())], Counters(10)))  # fmt: skip
-    assert batch.states == [ArenaState(a, 300, True, Totals(clumps=3)),
-                            ArenaState(b, 5, False, Totals())]  # fmt: skip
+    batch.add(
+        Batch(
+            [ArenaState(a, 300, True, Totals(clumps=2)), ArenaState(b, 5, False, Totals())],
+            [(a, 100, ())],
+            Counters(10),
+        )
+    )
+    assert batch.states == [
+        ArenaState(a, 300, True, Totals(clumps=3)),
+        ArenaState(b, 5, False, Totals()),
+    ]
     assert (batch.written, batch.counters) == ([(a, 64, ()), (a, 100, ())], Counters(11))

@@ -82,10 +82,24 @@ class Changes:
         self._chance = random.Random(seed)
         self._others: list[Path] = []
         self._ways = (
-            self._write, self._write, self._sync, self._map, self._direct, self._keep, self._copy,
-            self._bring_back, self._punch, self._zero, self._reserve, self._shorten, self._lengthen,
-            self._defragment, self._snapshot, self._compress, self._balance,
-        )  # fmt: skip
+            self._write,
+            self._write,
+            self._sync,
+            self._map,
+            self._direct,
+            self._keep,
+            self._copy,
+            self._bring_back,
+            self._punch,
+            self._zero,
+            self._reserve,
+            self._shorten,
+            self._lengthen,
+            self._defragment,
+            self._snapshot,
+            self._compress,
+            self._balance,
+        )
 
     def change(self) -> None:
         """Do one thing."""

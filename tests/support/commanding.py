@@ -18,9 +18,13 @@ def run(
     """Run `ventifs` in a directory, where the user's data is too."""
     kept = {name: value for name, value in os.environ.items() if name != "VENTIFS_STORE"}
     done = subprocess.run(
-        [SCRIPT, *words], env={**kept, "XDG_DATA_HOME": str(home / "data")}, cwd=home,
-        capture_output=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        [SCRIPT, *words],
+        env={**kept, "XDG_DATA_HOME": str(home / "data")},
+        cwd=home,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done

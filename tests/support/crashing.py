@@ -92,8 +92,9 @@ def lead_until_killed(root: Path, ledger_path: Path, pids_path: Path, seed: int)
     pipes = [context.Pipe() for _ in range(3)]
     ours = [one for one, _ in pipes]
     for number, (_, theirs) in enumerate(pipes):  # forked before the parent has a store open
-        worker = context.Process(target=_work_until_killed,
-                                 args=(root, pipes, theirs, 10 * seed + number))  # fmt: skip
+        worker = context.Process(
+            target=_work_until_killed, args=(root, pipes, theirs, 10 * seed + number)
+        )
         worker.start()
         with pids_path.open("a") as pids:
             pids.write(f"{worker.pid}\n")

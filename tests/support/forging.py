@@ -68,7 +68,8 @@ def _entry(name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | No
 
 def commit_version(store: Store, root: Entry, name: str = "n", time_ns: int = 0) -> Version:
     """A version of this root, with all that a version can have."""
-    version = Version(name, time_ns, root, "/src", "comment", ("tag",), 5, 1.5,
-                      ((b"\xff", "why", True),), 3)  # fmt: skip
+    version = Version(
+        name, time_ns, root, "/src", "comment", ("tag",), 5, 1.5, ((b"\xff", "why", True),), 3
+    )
     [record] = store.commit([(version_key(name, time_ns), encode_version(version))])
     return decode_version(record)

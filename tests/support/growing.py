@@ -37,9 +37,21 @@ class Step(NamedTuple):
 
 MAKING = ("directory", "file", "file", "symlink", "fifo", "link", "link", "sparse")
 CHANGING = (
-    *MAKING, "unlink", "unlink", "rename", "rename", "rename directory", "replace", "touch",
-    "rewrite", "rewrite and forge", "chmod", "chown", "xattr", "remove directory",
-)  # fmt: skip
+    *MAKING,
+    "unlink",
+    "unlink",
+    "rename",
+    "rename",
+    "rename directory",
+    "replace",
+    "touch",
+    "rewrite",
+    "rewrite and forge",
+    "chmod",
+    "chown",
+    "xattr",
+    "remove directory",
+)
 
 
 def steps(kinds: tuple[str, ...], *, max_size: int) -> st.SearchStrategy[list[Step]]:
@@ -85,8 +97,11 @@ class Growing:
             directories.append(directory)
             files += [os.path.join(directory, name) for name in names]
         for directory, below, _ in os.walk(self.top):
-            files += [os.path.join(directory, name) for name in below
-                      if os.path.islink(os.path.join(directory, name))]  # fmt: skip
+            files += [
+                os.path.join(directory, name)
+                for name in below
+                if os.path.islink(os.path.join(directory, name))
+            ]
         return sorted(directories), sorted(files)
 
     def _settle(self, path: bytes) -> None:
@@ -189,10 +204,15 @@ def is_archived(store: Path, name: str, source: Path) -> None:
         for path, entry in entries.items():
             look = looks[path]
             told: dict[str, Any] = {
-                "mode": look.mode, "uid": look.uid, "gid": look.gid, "mtime_ns": look.mtime_ns,
-                "size": look.size, "target": look.target, "group": look.group,
+                "mode": look.mode,
+                "uid": look.uid,
+                "gid": look.gid,
+                "mtime_ns": look.mtime_ns,
+                "size": look.size,
+                "target": look.target,
+                "group": look.group,
                 "xattrs": tuple((os.fsencode(name), value) for name, value in look.xattrs),
-            }  # fmt: skip
+            }
             assert told == _facts(opened, entry, groups), path
             if isinstance(entry.detail, File):
                 fd = os.open(os.fsencode(source) + b"/" + path, os.O_RDONLY)
@@ -202,9 +222,12 @@ def is_archived(store: Path, name: str, source: Path) -> None:
 
 def _facts(store: Store, entry: Entry, groups: dict[bytes, list[bytes]]) -> dict[str, Any]:
     return {
-        "mode": entry.mode, "uid": entry.uid, "gid": entry.gid, "mtime_ns": entry.mtime_ns,
+        "mode": entry.mode,
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "mtime_ns": entry.mtime_ns,
         "size": entry.size,
         "target": entry.detail.target if isinstance(entry.detail, Symlink) else b"",
         "group": tuple(sorted(groups[entry.link])) if entry.link else (),
         "xattrs": xattrs_of(store, entry),
-    }  # fmt: skip
+    }

@@ -73,18 +73,33 @@ def tree(top: Path) -> None:
 def version(store: Store, name: str, root: Entry) -> None:
     """A version whose record has such words wherever it has any."""
     made = Version(
-        name, 10**18, root, TEXT, TEXT, (TEXT, "tag"), 5, 1.5,
-        ((NAME, TEXT, True), (b"etc", TEXT, False)), 3,
-    )  # fmt: skip
+        name,
+        10**18,
+        root,
+        TEXT,
+        TEXT,
+        (TEXT, "tag"),
+        5,
+        1.5,
+        ((NAME, TEXT, True), (b"etc", TEXT, False)),
+        3,
+    )
     store.commit([(version_key(name, made.time_ns), encode_version(made))])
 
 
 def disk(store: Store) -> Entry:
     """The root of a disk whose labels, titles and notes are such words."""
     volume = VolumeFacts(
-        name=TEXT, start=0, size=512, type=TEXT, title=TEXT, filesystem=TEXT, uuid=TEXT,
-        label=f"label {TEXT}", notes=(TEXT,),
-    )  # fmt: skip
+        name=TEXT,
+        start=0,
+        size=512,
+        type=TEXT,
+        title=TEXT,
+        filesystem=TEXT,
+        uuid=TEXT,
+        label=f"label {TEXT}",
+        notes=(TEXT,),
+    )
     facts = Facts(
         size=512, volumes=(volume, replace(volume, logical=True)), notes=(TEXT,), free_dropped=True
     )
@@ -102,16 +117,18 @@ def image(path: Path) -> None:
     """A disk image with a label that drives the terminal."""
     subprocess.run(
         ["mkfs.ext4", "-q", "-F", "-L", "\x1b[31m\r\n\u202e", path, "1M"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
 
 
 def overlay(path: Path) -> None:
     """An image that names such a file as what lies below it."""
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", NAME, "-F", "raw", path, "1M"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
 
 
 class Server:
@@ -176,5 +193,20 @@ def _qid(name: bytes) -> Qid:
 def _stat(name: bytes) -> Stat:
     mode = DMDIR | 0o755 if name in (b"", b"sub") else 0o644
     length = 0 if mode & DMDIR else len(NAME)
-    return Stat(0, 0, _qid(name), mode, 0, 0, length, name or b"/", NAME, NAME, NAME,
-                b"", NONUNAME, NONUNAME, NONUNAME)  # fmt: skip
+    return Stat(
+        0,
+        0,
+        _qid(name),
+        mode,
+        0,
+        0,
+        length,
+        name or b"/",
+        NAME,
+        NAME,
+        NAME,
+        b"",
+        NONUNAME,
+        NONUNAME,
+        NONUNAME,
+    )

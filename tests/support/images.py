@@ -159,8 +159,9 @@ def _assert_equal(disk: Disk, theirs: Disk, start: int, end: int, *, data: bool)
         found, expected = disk.read(at, length), theirs.read(at, length)
         if found != expected:
             first = next(i for i in range(length) if found[i] != expected[i])
-            raise AssertionError(f"at {at + first}: {found[first:][:8]!r}, QEMU has "
-                                 f"{expected[first:][:8]!r}")  # fmt: skip
+            raise AssertionError(
+                f"at {at + first}: {found[first:][:8]!r}, QEMU has {expected[first:][:8]!r}"
+            )
         assert data or not found.strip(b"\0"), f"not zeros at {at}, where no data should be"
 
 

@@ -131,9 +131,14 @@ def harms(store: Store, root: Entry) -> list[str]:
 
 
 def archive_file(
-    store: Path, path: Path, name: str, jobs: int = 1, *, read_all: bool = False,
+    store: Path,
+    path: Path,
+    name: str,
+    jobs: int = 1,
+    *,
+    read_all: bool = False,
     drop_free: bool = False,
-) -> tuple[bytes, tuple[tuple[bytes, str, bool], ...], bool]:  # fmt: skip
+) -> tuple[bytes, tuple[tuple[bytes, str, bool], ...], bool]:
     """Survey and archive an image file; root score, troubles, and whether it was taken whole."""
     with ExitStack() as stack:
         disk = FileDisk(path)

@@ -67,9 +67,13 @@ def read_damaged(plan: Plan, path: Path) -> list[Outcome]:
     while len(outcomes) < len(plan.flips):
         command = [sys.executable, "-m", "tests.support.index_reader", str(path)]
         child = subprocess.run(
-            [*command, str(len(outcomes))], cwd=PROJECT, capture_output=True, text=True,
-            timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+            [*command, str(len(outcomes))],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
         outcomes += [Outcome(**json.loads(line)) for line in child.stdout.splitlines()]
         if child.returncode > 0:
             raise AssertionError(child.stderr)

@@ -30,9 +30,10 @@ poweroff -f
 def kernels() -> list[Path]:
     """The installed kernels with a 9P client, which cloud flavours have not; newest last."""
     found = [
-        kernel for kernel in Path("/boot").glob("vmlinuz-*")
+        kernel
+        for kernel in Path("/boot").glob("vmlinuz-*")
         if any((Path("/lib/modules") / release(kernel)).glob("kernel/fs/9p/9p.ko*"))
-    ]  # fmt: skip
+    ]
     return sorted(found, key=lambda kernel: kernel.stat().st_mtime)
 
 
@@ -42,9 +43,12 @@ def release(kernel: Path) -> str:
 
 
 def scripted(
-    directory: Path, kernel: Path, script: str, modules: Iterable[str],
+    directory: Path,
+    kernel: Path,
+    script: str,
+    modules: Iterable[str],
     programs: Iterable[Path] = (),
-) -> Path:  # fmt: skip
+) -> Path:
     """Make an initramfs that runs a busybox script, in a new directory.
 
     Args:
@@ -78,9 +82,11 @@ def _with_dependencies(kernel: str, modules: Iterable[str]) -> list[Path]:
     files: dict[Path, None] = {}
     for module in modules:
         done = subprocess.run(
-            ["/sbin/modprobe", "--set-version", kernel, "--show-depends", module], check=True,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            ["/sbin/modprobe", "--set-version", kernel, "--show-depends", module],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for line in done.stdout.splitlines():
             what, _, file = line.strip().partition(" ")
             if what == "insmod":
@@ -103,9 +109,12 @@ def _packed(root: Path) -> Path:
     names = sorted(os.fsencode(path.relative_to(root)) for path in root.rglob("*"))
     with image.open("wb") as file:
         subprocess.run(
-            ["cpio", "--quiet", "-0", "-o", "-H", "newc"], cwd=root, input=b"\0".join(names),
-            stdout=file, check=True,
-        )  # fmt: skip
+            ["cpio", "--quiet", "-0", "-o", "-H", "newc"],
+            cwd=root,
+            input=b"\0".join(names),
+            stdout=file,
+            check=True,
+        )
     return image
 
 
@@ -131,8 +140,10 @@ def _made(
     image = directory / "initrd.img"
     done = subprocess.run(
         ["/usr/sbin/mkinitramfs", "-d", configuration, "-o", image, release(kernel)],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return image

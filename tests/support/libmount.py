@@ -20,8 +20,9 @@ def read(fstab: Path, line: str) -> Line:
     fstab.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
     done = subprocess.run(
         ["findmnt", "--fstab", "-F", fstab, "-J", "-o", "SOURCE,TARGET,VFS-OPTIONS,FS-OPTIONS"],
-        capture_output=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        check=True,
+    )
     [found] = json.loads(done.stdout.decode("utf-8", "surrogateescape"))["filesystems"]
     return Line(found["source"], found["target"], found["vfs-options"], found["fs-options"])
 
@@ -30,5 +31,6 @@ def pretend(fstab: Path, directory: str) -> "subprocess.CompletedProcess[bytes]"
     """`mount --fake` of a directory by a file."""
     return subprocess.run(
         ["mount", "--fake", "--no-mtab", "--verbose", "-T", fstab, directory],
-        capture_output=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+    )

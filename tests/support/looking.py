@@ -52,9 +52,13 @@ def look(path: bytes, *, xattrs: bool = True, contents: bool = True) -> Look:
     """What is to be seen of one path, without following it."""
     status = os.lstat(path)
     seen: Look = {
-        "mode": status.st_mode, "uid": status.st_uid, "gid": status.st_gid,
-        "mtime_ns": status.st_mtime_ns, "size": status.st_size, "nlink": status.st_nlink,
-    }  # fmt: skip
+        "mode": status.st_mode,
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "mtime_ns": status.st_mtime_ns,
+        "size": status.st_size,
+        "nlink": status.st_nlink,
+    }
     if stat.S_ISREG(status.st_mode):
         if contents:
             seen["md5"] = _or_errno(lambda: _md5(path))

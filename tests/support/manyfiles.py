@@ -31,8 +31,10 @@ def wide_version(store: Path, directories: int, files: int, name: str) -> None:
     with Store.open(store, "write") as opened:
         children: list[Entry] = []
         for number in range(directories):
-            below = [file(b"some-name-%05d" % each, Block(score_of(b"%d %d" % (number, each)), 9))
-                     for each in range(files)]  # fmt: skip
+            below = [
+                file(b"some-name-%05d" % each, Block(score_of(b"%d %d" % (number, each)), 9))
+                for each in range(files)
+            ]
             children.append(directory(opened, b"directory-%05d" % number, below))
         commit_version(opened, directory(opened, b"", children), name)
 
@@ -56,8 +58,10 @@ def version_of(store: Path, kind: str, directories: int, entries: int) -> None:
         children = []
         for number in range(directories):
             below = [entry(number * entries + each) for each in range(entries)]
-            below = [msgspec.structs.replace(each, name=b"some-name-%05d" % place)
-                     for place, each in enumerate(below)]  # fmt: skip
+            below = [
+                msgspec.structs.replace(each, name=b"some-name-%05d" % place)
+                for place, each in enumerate(below)
+            ]
             children.append(directory(opened, b"directory-%05d" % number, below))
         commit_version(opened, directory(opened, b"", children), "n")
 
@@ -71,6 +75,7 @@ def deep_version(store: Path, chains: int, depth: int) -> None:
         chain = directory(opened, b"d", [file(b"f", Inline(b"x"))])
         for _ in range(depth - 1):
             chain = directory(opened, b"d", [chain, file(b"f", Inline(b"x"))])
-        children = [msgspec.structs.replace(chain, name=b"chain-%05d" % number)
-                    for number in range(chains)]  # fmt: skip
+        children = [
+            msgspec.structs.replace(chain, name=b"chain-%05d" % number) for number in range(chains)
+        ]
         commit_version(opened, directory(opened, b"", children), "n")

@@ -146,8 +146,17 @@ class MemoryFile:
     def attributes(self) -> Attributes:
         def work() -> Attributes:
             i = self.inode
-            return Attributes(i.mode, i.uid, i.gid, i.nlink, i.rdev, len(i.data), i.times[1],
-                              i.times[0], i.times[2])  # fmt: skip
+            return Attributes(
+                i.mode,
+                i.uid,
+                i.gid,
+                i.nlink,
+                i.rdev,
+                len(i.data),
+                i.times[1],
+                i.times[0],
+                i.times[2],
+            )
 
         return self._ready("attributes", work)  # type: ignore[no-any-return]
 

@@ -44,8 +44,10 @@ def wrong(root: Path, kind: str) -> dict[str, str]:
     for path in (root, *root.rglob("*")):
         status = path.lstat()
         if (stat.S_IMODE(status.st_mode), status.st_gid, status.st_uid) != (
-            expected(path, kind), gid, top.st_uid,
-        ):  # fmt: skip
+            expected(path, kind),
+            gid,
+            top.st_uid,
+        ):
             found[str(path.relative_to(root))] = (
                 f"{stat.S_IMODE(status.st_mode):o} {status.st_uid}:{status.st_gid}"
             )

@@ -61,8 +61,19 @@ def encrypted_qcow2(top: Path, disk: bytes, options: str) -> Path:
 def bochs(top: Path, disk: bytes) -> Path:
     """A growing image of Bochs; all extents are there, of 4096 bytes each."""
     count, extent = -(-len(disk) // 4096), 4096
-    head = struct.pack("<32s16s16sIIIIIIQ", b"Bochs Virtual HD Image", b"Redolog", b"Growing",
-                       0x20000, 512, count, 512, extent, 0, len(disk))  # fmt: skip
+    head = struct.pack(
+        "<32s16s16sIIIIIIQ",
+        b"Bochs Virtual HD Image",
+        b"Redolog",
+        b"Growing",
+        0x20000,
+        512,
+        count,
+        512,
+        extent,
+        0,
+        len(disk),
+    )
     image = top / "image.bochs"
     with image.open("wb") as file:
         file.write(head.ljust(512, b"\0") + struct.pack(f"<{count}I", *range(count)))
@@ -84,9 +95,11 @@ def cloop(top: Path, disk: bytes) -> Path:
     )
     image = top / "image.cloop"
     image.write_bytes(
-        script.ljust(128, b"\0") + struct.pack(">II", block, len(packed))
-        + struct.pack(f">{len(packed) + 1}Q", *offsets, at) + b"".join(packed)
-    )  # fmt: skip
+        script.ljust(128, b"\0")
+        + struct.pack(">II", block, len(packed))
+        + struct.pack(f">{len(packed) + 1}Q", *offsets, at)
+        + b"".join(packed)
+    )
     return image
 
 

@@ -77,9 +77,13 @@ async def elapse(seconds: float) -> None:
 
 
 def converse(
-    client: Callable[[Client], Awaitable[Any]], script: Script, *,
-    dialect: Dialect = Dialect.LINUX, begin: bool = True, **wanted: Any,
-) -> Any:  # fmt: skip
+    client: Callable[[Client], Awaitable[Any]],
+    script: Script,
+    *,
+    dialect: Dialect = Dialect.LINUX,
+    begin: bool = True,
+    **wanted: Any,
+) -> Any:
     """Run a client against a script, and return what the client's function returns.
 
     With `begin` the handshake is made before the script. Whatever the client raises comes out.

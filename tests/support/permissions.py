@@ -36,8 +36,9 @@ def compare(path: Path, cases: int) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         uid, groups = rng.choice(uids), set(rng.sample(gids, rng.randrange(3)))
         for wanted in (READ, SEARCH, READ | SEARCH):
-            told = permits(Identity(uid, frozenset(groups)), wanted, mode, OWNER, GROUP,
-                           lambda acl=acl: acl)  # type: ignore[misc]  # fmt: skip
+            told = permits(
+                Identity(uid, frozenset(groups)), wanted, mode, OWNER, GROUP, lambda acl=acl: acl
+            )
             assert told is _linux(path, uid, groups, wanted), (mode, acl, uid, groups, wanted)
 
 
@@ -53,10 +54,18 @@ def compare_nobody(path: Path, cases: int) -> None:
         acl = os.getxattr(path, _ACL) if _ACL in os.listxattr(path) else None
         gids = frozenset(rng.sample([GROUP, 101, 102], rng.randrange(3)))
         for wanted in (READ, SEARCH, READ | SEARCH):
-            told = permits(nobody(gids), wanted, stat.S_IMODE(status.st_mode), status.st_uid,
-                           status.st_gid, lambda acl=acl: acl)  # type: ignore[misc]  # fmt: skip
-            real = [_linux(path, NOBODY_UID, groups, wanted)
-                    for groups in (set[int](), {NOBODY_UID, *gids})]  # fmt: skip
+            told = permits(
+                nobody(gids),
+                wanted,
+                stat.S_IMODE(status.st_mode),
+                status.st_uid,
+                status.st_gid,
+                lambda acl=acl: acl,  # type: ignore[misc]
+            )
+            real = [
+                _linux(path, NOBODY_UID, groups, wanted)
+                for groups in (set[int](), {NOBODY_UID, *gids})
+            ]
             assert told is all(real), (oct(status.st_mode), acl, gids, wanted)
 
 
@@ -120,11 +129,16 @@ def _make_odd(path: Path, rng: random.Random, *, often_open: bool = False) -> No
 def _some_list(rng: random.Random, uids: list[int], gids: list[int]) -> bytes:
     users = sorted(rng.sample(uids, rng.randrange(3)))
     groups = sorted(rng.sample(gids, rng.randrange(3)))
-    return acl_of([
-        (1, rng.randrange(8), NO_ID), *((2, rng.randrange(8), uid) for uid in users),
-        (4, rng.randrange(8), NO_ID), *((8, rng.randrange(8), gid) for gid in groups),
-        (16, rng.randrange(8), NO_ID), (32, rng.randrange(8), NO_ID),
-    ])  # fmt: skip
+    return acl_of(
+        [
+            (1, rng.randrange(8), NO_ID),
+            *((2, rng.randrange(8), uid) for uid in users),
+            (4, rng.randrange(8), NO_ID),
+            *((8, rng.randrange(8), gid) for gid in groups),
+            (16, rng.randrange(8), NO_ID),
+            (32, rng.randrange(8), NO_ID),
+        ]
+    )
 
 
 def _linux(path: Path, uid: int, groups: set[int], wanted: int) -> bool:

@@ -14,9 +14,13 @@ from multiprocessing.process import BaseProcess
 from tests.support.patience import PATIENCE_S
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([
-    "tests.support.crashing", "tests.support.conversing", "tests.support.archiving",
-])  # fmt: skip
+_context.set_forkserver_preload(
+    [
+        "tests.support.crashing",
+        "tests.support.conversing",
+        "tests.support.archiving",
+    ]
+)
 
 KILLED = -signal.SIGKILL
 

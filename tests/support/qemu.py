@@ -58,19 +58,40 @@ def boot(
         BootFailed: it takes longer than `LONG_PATIENCE_S`.
     """
     command: list[str | Path] = [
-        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", MEMORY,
-        "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
-        "-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci",
-        "-netdev", ",".join(map(str, network)),
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-m",
+        MEMORY,
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-serial",
+        "stdio",
+        "-device",
+        "virtio-net-pci,netdev=net,romfile=",
+        "-device",
+        "virtio-rng-pci",
+        "-netdev",
+        ",".join(map(str, network)),
         *(["-drive", f"file={disk},format=raw,if=virtio"] if disk else []),
-        "-kernel", kernel, "-initrd", initrd,
-        "-append", f"console=ttyS0 panic=-1 {append}",
-    ]  # fmt: skip
+        "-kernel",
+        kernel,
+        "-initrd",
+        initrd,
+        "-append",
+        f"console=ttyS0 panic=-1 {append}",
+    ]
     with log.open("wb") as console:
         process = subprocess.Popen(
-            segment.words(*command) if segment else command, stdin=subprocess.DEVNULL,
-            stdout=console, stderr=console,
-        )  # fmt: skip
+            segment.words(*command) if segment else command,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+        )
         try:
             status = process.wait(LONG_PATIENCE_S)
         except subprocess.TimeoutExpired:

@@ -367,5 +367,4 @@ def possible_disks(
     yield disk_after(log, base, cut, content=none_of_it, name=yes)
     yield disk_after(log, base, cut, content=length_only, name=yes)
     for _ in range(chances):
-        yield disk_after(log, base, cut, content=any_of_it(rng),
-                         name=lambda _: rng.random() < 0.5)  # fmt: skip
+        yield disk_after(log, base, cut, content=any_of_it(rng), name=lambda _: rng.random() < 0.5)

@@ -56,18 +56,19 @@ class Segment:
         """
         self._started: list[subprocess.Popen[Any]] = []
         self._holder = subprocess.Popen(
-            [*_DIE_WITH_US, "unshare", "--net", "sh", "-c", _HOLD], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [*_DIE_WITH_US, "unshare", "--net", "sh", "-c", _HOLD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline() != "ready\n":
             raise RuntimeError(f"no network namespace: {self._holder.communicate()[1].strip()}")
 
     def words(self, *command: str | Path) -> list[str | Path]:
         """The command line that runs a command in the segment."""
-        return [
-            *_DIE_WITH_US, "nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--", *command
-        ]  # fmt: skip
+        return [*_DIE_WITH_US, "nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--", *command]
 
     def start(self, *command: str | Path, **options: Any) -> "subprocess.Popen[Any]":
         """Start a process in the segment, with the options of `Popen`."""
@@ -116,6 +117,7 @@ def missing_programs(programs: Sequence[str]) -> list[str]:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     places = path.split(os.pathsep)
     return [
-        name for name in programs
+        name
+        for name in programs
         if not any(os.access(os.path.join(place, name), os.X_OK) for place in places)
-    ]  # fmt: skip
+    ]

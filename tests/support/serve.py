@@ -14,24 +14,40 @@ from tests.support.patience import wait_until
 
 ROOT = Path(__file__).parents[2]
 # Of this tree, wherever the package may be installed from.
-VENTIFS = [sys.executable, "-c",
-           f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'ventifs'; "
-           "from ventifs.cli.main import main; main()"]  # fmt: skip
+VENTIFS = [
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'ventifs'; "
+    "from ventifs.cli.main import main; main()",
+]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Where the user's store is `home/data`, and sockets are in `home/run`."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in {"VENTIFS_STORE", "NOTIFY_SOCKET", "LISTEN_PID"}}  # fmt: skip
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"VENTIFS_STORE", "NOTIFY_SOCKET", "LISTEN_PID"}
+    }
     (home / "run").mkdir(exist_ok=True)
-    return {**kept, "XDG_DATA_HOME": str(home / "data"), "RUNTIME_DIRECTORY": str(home / "run"),
-            **more}  # fmt: skip
+    return {
+        **kept,
+        "XDG_DATA_HOME": str(home / "data"),
+        "RUNTIME_DIRECTORY": str(home / "run"),
+        **more,
+    }
 
 
 def ventifs(home: Path, *words: str, expected: int = 0) -> "subprocess.CompletedProcess[bytes]":
     """Run a command to its end."""
-    done = subprocess.run([*VENTIFS, *words], env=environment(home), cwd=home, check=False,
-                          capture_output=True, timeout=PATIENCE_S)  # fmt: skip
+    done = subprocess.run(
+        [*VENTIFS, *words],
+        env=environment(home),
+        cwd=home,
+        check=False,
+        capture_output=True,
+        timeout=PATIENCE_S,
+    )
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
@@ -46,9 +62,15 @@ class Serve:
         self._log = home / "log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*VENTIFS, "serve", *words], env=environment(home, **more.pop("env", {})), cwd=home,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0, **more,
-            )  # fmt: skip
+                [*VENTIFS, "serve", *words],
+                env=environment(home, **more.pop("env", {})),
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                **more,
+            )
         self.said = [self._line() for _ in range(lines)]
 
     def __enter__(self) -> Self:

@@ -35,9 +35,14 @@ class Server:
 
         def listens() -> bool:
             done = segment.run(
-                sys.executable, "-c", probe, HOST, str(port), check=False,
+                sys.executable,
+                "-c",
+                probe,
+                HOST,
+                str(port),
+                check=False,
                 stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
             return not done.returncode
 
         try:
@@ -62,9 +67,18 @@ class Server:
 def ventifs(segment: Segment, log: Path, store: Path, *options: str, port: int = PORT) -> Server:
     """`ventifs serve` over a store."""
     return Server(
-        segment, log, sys.executable, "-m", "ventifs.cli.main", "serve", f"tcp://{HOST}:{port}",
-        "--store", store, *options, port=port,
-    )  # fmt: skip
+        segment,
+        log,
+        sys.executable,
+        "-m",
+        "ventifs.cli.main",
+        "serve",
+        f"tcp://{HOST}:{port}",
+        "--store",
+        store,
+        *options,
+        port=port,
+    )
 
 
 # `$1` is a hosts file; the directories come before a `--`, the command after it.
@@ -88,6 +102,24 @@ def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> S
     hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{GUEST} guest\n")
     exports = [word for directory in directories for word in ("-e", str(directory))]
     return Server(
-        segment, log, "unshare", "--mount", "sh", "-c", _ALONE, "-", hosts, *directories, "--",
-        "diod", "-f", "-n", "-L", "stderr", "-l", f"{HOST}:{port}", *exports, port=port,
-    )  # fmt: skip
+        segment,
+        log,
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        _ALONE,
+        "-",
+        hosts,
+        *directories,
+        "--",
+        "diod",
+        "-f",
+        "-n",
+        "-L",
+        "stderr",
+        "-l",
+        f"{HOST}:{port}",
+        *exports,
+        port=port,
+    )

@@ -33,9 +33,10 @@ def command(*words: str | Path) -> list[str | Path]:
 def archive(store: Path, source: Path, name: str) -> str:
     """Archive a directory; the version, as `NAME@TIME`."""
     done = subprocess.run(
-        command("archive", source, "--name", name, "--json", "--store", store), check=True,
+        command("archive", source, "--name", name, "--json", "--store", store),
+        check=True,
         stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     return f"{name}@{json.loads(done.stdout)['time']}"
 
 
@@ -49,16 +50,24 @@ class Exported:
     server: Server
 
     def options(
-        self, which: int | str, path: str = "", *, dialect: str = DIALECTS[-1],
-        cache: str = "loose", more: str = "ro",
-    ) -> str:  # fmt: skip
+        self,
+        which: int | str,
+        path: str = "",
+        *,
+        dialect: str = DIALECTS[-1],
+        cache: str = "loose",
+        more: str = "ro",
+    ) -> str:
         """The options of a mount of a version, by number or by name, or of a path in it."""
         aname = self.versions[which] if isinstance(which, int) else which
         uid, gid = NOBODYS
-        return ",".join([
-            f"trans=tcp,port={PORT},version={dialect},aname={aname}{path and ':' + path}",
-            f"uname=root,msize=131072,cache={cache},dfltuid={uid},dfltgid={gid}", more,
-        ])  # fmt: skip
+        return ",".join(
+            [
+                f"trans=tcp,port={PORT},version={dialect},aname={aname}{path and ':' + path}",
+                f"uname=root,msize=131072,cache={cache},dfltuid={uid},dfltgid={gid}",
+                more,
+            ]
+        )
 
 
 def _archived(roots: Sequence[Path], directory: Path) -> str:
@@ -132,6 +141,7 @@ def differences(ours: dict[bytes, Look], theirs: dict[bytes, Look], *, most: int
         one, other = ours[path], theirs[path]
         found += [
             f"{os.fsdecode(path)!r}: {fact} is {other.get(fact)!r}, not {one.get(fact)!r}"
-            for fact in sorted(one.keys() | other.keys()) if one.get(fact) != other.get(fact)
-        ]  # fmt: skip
+            for fact in sorted(one.keys() | other.keys())
+            if one.get(fact) != other.get(fact)
+        ]
     return found[:most]

@@ -70,9 +70,12 @@ def unpacked(data: bytes, target: Path, *command: str, **environment: str) -> st
     """What a tar says on standard error as it unpacks; it must succeed."""
     target.mkdir()
     done = subprocess.run(
-        [*command, "-xpf", "-", "-C", target], input=data, capture_output=True, check=False,
+        [*command, "-xpf", "-", "-C", target],
+        input=data,
+        capture_output=True,
+        check=False,
         env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr.decode()
 

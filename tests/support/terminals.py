@@ -38,9 +38,11 @@ class Commands:
         """They run in a directory, with these variables."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.terminals", os.fspath(directory)],
-            env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, words: Sequence[str | bytes], *, terminal: bool) -> Said:
         """Run one to its end."""

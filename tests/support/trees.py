@@ -17,9 +17,13 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 ACL = b"\2\0\0\0" + b"".join(
     struct.pack("<HHI", tag, perm, who)
     for tag, perm, who in [
-        (1, 6, 2**32 - 1), (2, 6, 1000), (4, 4, 2**32 - 1), (16, 6, 2**32 - 1), (32, 4, 2**32 - 1)
+        (1, 6, 2**32 - 1),
+        (2, 6, 1000),
+        (4, 4, 2**32 - 1),
+        (16, 6, 2**32 - 1),
+        (32, 4, 2**32 - 1),
     ]
-)  # fmt: skip
+)
 
 
 def noise(length: int, seed: int = 0) -> bytes:
@@ -73,8 +77,12 @@ def plain_tree(root: Path, *, backwards: bool = False) -> Path:
         os.link(root / "links" / "b", root / "links" / "c")
 
     def symlinks() -> None:
-        for name, target in [("dangling", "no/where"), ("absolute", "/etc/passwd"),
-                             ("parent", ".."), ("long", "x" * 3900)]:  # fmt: skip
+        for name, target in [
+            ("dangling", "no/where"),
+            ("absolute", "/etc/passwd"),
+            ("parent", ".."),
+            ("long", "x" * 3900),
+        ]:
             (root / name).symlink_to(target)
 
     def modes() -> None:

@@ -110,14 +110,34 @@ class Uml:
         # would outlive a kernel that is killed.
         with self._console.open("wb") as console, theirs:
             self._process = segment.start(
-                "unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "linux.uml",
-                f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
-                f"init={agent}", "con=null", "con0=null,fd:1", f"ssl0=fd:{fd}", "ssl=null",
-                f"vec0:transport=tap,ifname={TAP},gro=1", "panic=-1",
-                "nohz=off", "--", str(directory),
-                stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[fd],
-                env={**os.environ, "HOME": str(directory / "home")}, cwd=directory,
-            )  # fmt: skip
+                "unshare",
+                "--pid",
+                "--mount-proc",
+                "--fork",
+                "--kill-child",
+                "linux.uml",
+                f"mem={MEMORY}",
+                "root=/dev/root",
+                "rootfstype=hostfs",
+                "rootflags=/",
+                "ro",
+                f"init={agent}",
+                "con=null",
+                "con0=null,fd:1",
+                f"ssl0=fd:{fd}",
+                "ssl=null",
+                f"vec0:transport=tap,ifname={TAP},gro=1",
+                "panic=-1",
+                "nohz=off",
+                "--",
+                str(directory),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                pass_fds=[fd],
+                env={**os.environ, "HOME": str(directory / "home")},
+                cwd=directory,
+            )
         try:
             self._heard("ready", PATIENCE_S)
         except BaseException:

@@ -15,22 +15,43 @@ def descriptor(kind: str, *lines: str, parent: str = "ffffffff", more: str = "")
     """A descriptor with some lines for its extents."""
     return (
         f'# Disk DescriptorFile\nversion=1\nCID=1234abcd\nparentCID={parent}\ncreateType="{kind}"\n'
-        f'{more}\n# Extent description\n{chr(10).join(lines)}\n\n# The Disk Data Base\n#DDB\n\n'
+        f"{more}\n# Extent description\n{chr(10).join(lines)}\n\n# The Disk Data Base\n#DDB\n\n"
         'ddb.virtualHWVersion = "4"\nddb.adapterType = "ide"\n'
-    )  # fmt: skip
+    )
 
 
 def header(capacity: int, **fields: int) -> bytes:
     """The header of a sparse extent, of a sector; `fields` replace what is usual."""
     told = {
-        "version": 1, "flags": 1, "grain": GRAIN, "text": 0, "text_size": 0, "entries": ENTRIES,
-        "second": 0, "directory": 0, "overhead": 0, "unclean": 0, "method": 0, **fields,
-    }  # fmt: skip
+        "version": 1,
+        "flags": 1,
+        "grain": GRAIN,
+        "text": 0,
+        "text_size": 0,
+        "entries": ENTRIES,
+        "second": 0,
+        "directory": 0,
+        "overhead": 0,
+        "unclean": 0,
+        "method": 0,
+        **fields,
+    }
     packed = HEADER.pack(
-        b"KDMV", told["version"], told["flags"], capacity, told["grain"], told["text"],
-        told["text_size"], told["entries"], told["second"], told["directory"], told["overhead"],
-        told["unclean"], b"\n \r\n", told["method"],
-    )  # fmt: skip
+        b"KDMV",
+        told["version"],
+        told["flags"],
+        capacity,
+        told["grain"],
+        told["text"],
+        told["text_size"],
+        told["entries"],
+        told["second"],
+        told["directory"],
+        told["overhead"],
+        told["unclean"],
+        b"\n \r\n",
+        told["method"],
+    )
     return packed.ljust(SECTOR, b"\0")
 
 
@@ -45,8 +66,14 @@ def stream(grains: dict[int, bytes], capacity: int) -> bytes:
         grains: bytes of some grains, by number.
         capacity: sectors of the disk.
     """
-    fields = {"version": 3, "flags": 1 | 1 << 16 | 1 << 17, "text": 1, "text_size": 2,
-              "overhead": 128, "method": 1}  # fmt: skip
+    fields = {
+        "version": 3,
+        "flags": 1 | 1 << 16 | 1 << 17,
+        "text": 1,
+        "text_size": 2,
+        "overhead": 128,
+        "method": 1,
+    }
     text = descriptor("streamOptimized", f'RW {capacity} SPARSE "disk.vmdk"').encode()
     out = bytearray(header(capacity, directory=AT_END, **fields) + text.ljust(1024, b"\0"))
     out += bytes(128 * SECTOR - len(out))

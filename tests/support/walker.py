@@ -67,12 +67,18 @@ def _look(name: bytes, fd: int) -> Look:
     names = sorted(os.listxattr(through, follow_symlinks=False))
     digest, pages = _content(name, fd, status.st_size) if regular else ("", None)
     return Look(
-        status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns,
-        status.st_size if regular else 0, status.st_rdev if device else 0,
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+        status.st_size if regular else 0,
+        status.st_rdev if device else 0,
         os.readlink(name, dir_fd=fd) if link else b"",
         tuple((name, os.getxattr(through, name, follow_symlinks=False)) for name in names),
-        digest, (), pages,
-    )  # fmt: skip
+        digest,
+        (),
+        pages,
+    )
 
 
 def _content(name: bytes, directory: int, size: int) -> tuple[str, int | None]:

@@ -40,16 +40,20 @@ class Site:
 
     def clumps(self) -> Clumps:
         """Kind and block lengths of every clump in every arena, in order."""
-        return [(head.kind, [length for _, length in head.blocks])
-                for arena in self.every_arena()
-                for _, head in arena.heads(HEADER_SIZE, arena.clumps_end())]  # fmt: skip
+        return [
+            (head.kind, [length for _, length in head.blocks])
+            for arena in self.every_arena()
+            for _, head in arena.heads(HEADER_SIZE, arena.clumps_end())
+        ]
 
     def commits(self) -> list[tuple[Arena, int, Commit]]:
         """Arena, offset and content of every commit clump."""
-        return [(arena, offset, decode_commit(arena.read_raw(offset, DECOMPRESSOR)))
-                for arena in self.every_arena()
-                for offset, head in arena.heads(HEADER_SIZE, arena.clumps_end())
-                if head.kind is Kind.COMMIT]  # fmt: skip
+        return [
+            (arena, offset, decode_commit(arena.read_raw(offset, DECOMPRESSOR)))
+            for arena in self.every_arena()
+            for offset, head in arena.heads(HEADER_SIZE, arena.clumps_end())
+            if head.kind is Kind.COMMIT
+        ]
 
 
 def add(writer: Writer, *blocks: bytes, kind: Kind = Kind.DATA) -> list[Score]:

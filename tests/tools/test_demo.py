@@ -33,9 +33,14 @@ def public() -> Iterator[Path]:
 def demo(top: Path, *words: str | Path, user: bool = False) -> "subprocess.CompletedProcess[str]":
     """Run it, with temporary files below `top`."""
     return subprocess.run(
-        [*(AS_NOBODY if user else ()), sys.executable, DEMO, *words], check=False, cwd="/",
-        env={**os.environ, "TMPDIR": str(top)}, capture_output=True, text=True, timeout=PATIENCE_S,
-    )  # fmt: skip
+        [*(AS_NOBODY if user else ()), sys.executable, DEMO, *words],
+        check=False,
+        cwd="/",
+        env={**os.environ, "TMPDIR": str(top)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
 
 
 @pytest.mark.parametrize("user", [False, True])
@@ -70,9 +75,14 @@ def test_what_fails_is_told_without_a_traceback(public: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     failed = subprocess.run(
-        [sys.executable, DEMO, public / "tree"], check=False, stdout=write, text=True,
-        env={**os.environ, "TMPDIR": str(public)}, stderr=subprocess.PIPE, timeout=PATIENCE_S,
-    )  # fmt: skip
+        [sys.executable, DEMO, public / "tree"],
+        check=False,
+        stdout=write,
+        text=True,
+        env={**os.environ, "TMPDIR": str(public)},
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE_S,
+    )
     os.close(write)
     assert failed.returncode == 1
     assert failed.stderr.startswith("demo: ")

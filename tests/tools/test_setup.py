@@ -16,9 +16,20 @@ from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (
-    "bash", "chmod", "cmp", "cp", "dirname", "env", "flock", "grep", "id", "mkdir", "readlink",
-    "realpath", "rm",
-)  # fmt: skip
+    "bash",
+    "chmod",
+    "cmp",
+    "cp",
+    "dirname",
+    "env",
+    "flock",
+    "grep",
+    "id",
+    "mkdir",
+    "readlink",
+    "realpath",
+    "rm",
+)
 # Makes an environment of the same kind, and says what it was asked for.
 PYTHON = """#!/bin/sh
 echo "${0##*/} $*" >>"$NOTES"
@@ -65,15 +76,19 @@ class Clone:
         self.notes.unlink(missing_ok=True)
         setup = self.top / "tools" / "setup.sh"
         setup.write_text(
-            setup.read_text().replace("PATH=$PATH:/usr/sbin:/sbin", ":").replace(
-                " /usr/bin/python3;", ";"
-            )
-        )  # fmt: skip
+            setup.read_text()
+            .replace("PATH=$PATH:/usr/sbin:/sbin", ":")
+            .replace(" /usr/bin/python3;", ";")
+        )
         return subprocess.run(
-            [command or self.top / "tools" / "demo", *words], check=False, cwd=cwd,
+            [command or self.top / "tools" / "demo", *words],
+            check=False,
+            cwd=cwd,
             env={"PATH": str(self._bin), "NOTES": str(self.notes)},
-            capture_output=True, text=True, timeout=PATIENCE_S,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
 
     def noted(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
@@ -164,8 +179,9 @@ def test_root_installs_what_is_missing_even_if_no_news_can_be_had(tmp_path: Path
     )
     assert clone.demo().returncode == 0
     assert clone.noted()[:2] == [
-        "apt-get -qq update", "apt-get -qq install --no-install-recommends python3-venv",
-    ]  # fmt: skip
+        "apt-get -qq update",
+        "apt-get -qq install --no-install-recommends python3-venv",
+    ]
     clone.programs({"apt-get": "#!/bin/sh\nexit 100\n"})
     failed = clone.demo()
     assert failed.returncode == 1

@@ -34,9 +34,27 @@ from ventifs.tree.versions.verify import Verifier
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 
 MIB = 1 << 20
-SECONDS = [-(10**13), -11_644_473_600, -9_223_372_037, -9_223_372_036, -(2**31) - 1, -(2**31), -1,
-           0, 2**31, 2**32, 9_223_372_036, 9_223_372_037, 10_413_792_000, 15_032_385_535,
-           16_299_260_424, 18_446_744_073, 18_446_744_074, 99_999_999_999, 10**13]  # fmt: skip
+SECONDS = [
+    -(10**13),
+    -11_644_473_600,
+    -9_223_372_037,
+    -9_223_372_036,
+    -(2**31) - 1,
+    -(2**31),
+    -1,
+    0,
+    2**31,
+    2**32,
+    9_223_372_036,
+    9_223_372_037,
+    10_413_792_000,
+    15_032_385_535,
+    16_299_260_424,
+    18_446_744_073,
+    18_446_744_074,
+    99_999_999_999,
+    10**13,
+]
 NAME_BYTES = [byte for byte in range(1, 256) if byte != ord("/")]
 
 
@@ -247,9 +265,12 @@ def test_a_restore_reports_times_that_the_file_system_changes(store: Path, tmp_p
         with Store.open(store) as opened:
             done = Restorer(opened).run(version.root, target / "restored")
         assert sorted(done.left) == [
-            (b"d", "time 2262-04-11T23:47:16.854775808Z: this file system made it "
-             "2038-01-19T03:14:07Z"),
+            (
+                b"d",
+                "time 2262-04-11T23:47:16.854775808Z: this file system made it "
+                "2038-01-19T03:14:07Z",
+            ),
             (b"late", "time 2300-01-01T00:00:00Z: this file system made it 2038-01-19T03:14:07Z"),
             (b"link", "time 1697-10-17T11:03:28Z: this file system made it 1901-12-13T20:45:52Z"),
-        ]  # fmt: skip
+        ]
         assert done.failed == []

@@ -27,9 +27,11 @@ SCRIPT = Path(sys.executable).parent / "ventifs"
 def ventifs(store: Path, *words: str | Path, stdin: Any = None) -> Any:
     """What a command that succeeds prints as JSON."""
     done = subprocess.run(
-        [SCRIPT, *words, "--json", "--store", store], stdin=stdin, stdout=subprocess.PIPE,
+        [SCRIPT, *words, "--json", "--store", store],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
         check=True,
-    )  # fmt: skip
+    )
     return json.loads(done.stdout)
 
 
@@ -63,8 +65,11 @@ def test_the_roots_are_worth_the_trouble(archived: Archived) -> None:
         assert path in looks
     names = {name for look in looks.values() for name, _ in look.xattrs}
     assert names >= {
-        "security.capability", "system.posix_acl_access", "system.posix_acl_default", "user.origin"
-    }  # fmt: skip
+        "security.capability",
+        "system.posix_acl_access",
+        "system.posix_acl_default",
+        "user.origin",
+    }
     assert any(len(look.group) == 3 for look in looks.values())
     assert any(look.data_pages is not None and look.size > 30 << 20 for look in looks.values())
     assert any(look.mtime_ns % 1000 for look in looks.values())

@@ -78,13 +78,20 @@ def test_the_largest_requests_neither_block_nor_leak(tmp_path: Path) -> None:
     peer.end()
 
 
-@pytest.mark.parametrize(("request_", "kind", "text", "facts"), [
-    (b"corrupt", "Corrupt", f"block {b's'.hex() * 32}, arena a at 7, is bad",
-     {"reason": "is bad", "score": b"s" * 32, "arena": "a", "offset": 7}),
-    (b"index", "IndexDamaged", "/there: index is bad", {}),
-    (b"odd", "VentifsError", "1 and 2", {}),
-    (b"bug", "KeyError", "'a bug'", {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "kind", "text", "facts"),
+    [
+        (
+            b"corrupt",
+            "Corrupt",
+            f"block {b's'.hex() * 32}, arena a at 7, is bad",
+            {"reason": "is bad", "score": b"s" * 32, "arena": "a", "offset": 7},
+        ),
+        (b"index", "IndexDamaged", "/there: index is bad", {}),
+        (b"odd", "VentifsError", "1 and 2", {}),
+        (b"bug", "KeyError", "'a bug'", {}),
+    ],
+)
 def test_an_error_arrives_as_it_was(
     request_: bytes, kind: str, text: str, facts: dict[str, object]
 ) -> None:

@@ -47,10 +47,14 @@ class Bench(Turns):
         self.rounds = rounds
         self.archived = False
         for root in (self.root1, self.root2):
-            subprocess.run(["find", root, "-type", "f", "-exec", "cat", "{}", "+"], check=True,
-                           stdout=subprocess.DEVNULL)  # fmt: skip
-        kinds = subprocess.run(["find", self.root1, "-printf", "%y"], check=True,
-                               capture_output=True, text=True).stdout  # fmt: skip
+            subprocess.run(
+                ["find", root, "-type", "f", "-exec", "cat", "{}", "+"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        kinds = subprocess.run(
+            ["find", self.root1, "-printf", "%y"], check=True, capture_output=True, text=True
+        ).stdout
         self.paths = range(len(kinds) - kinds.count("s"), len(kinds) + 1)  # some leave out sockets
 
     def first(self) -> None:
@@ -117,8 +121,9 @@ class Bench(Turns):
     def _restore(self, tool: Tool, *, sampling: bool = False) -> Run:
         self.into.mkdir()
         run = tool.run("restore", self.root1, self.into, sampling=sampling)
-        found = subprocess.run(["find", self.into, "-printf", "x"], check=True,
-                               capture_output=True).stdout  # fmt: skip
+        found = subprocess.run(
+            ["find", self.into, "-printf", "x"], check=True, capture_output=True
+        ).stdout
         if len(found) not in self.paths:
             sys.exit(f"{tool.name} restored {len(found)} paths, not {self.paths[-1]}")
         remove(self.into)
@@ -146,10 +151,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("roots", type=Path, help="what tools/roots has made")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--on", type=Path, metavar="DIRECTORY",
-                        help="where to work (default: a temporary directory)")  # fmt: skip
-    parser.add_argument("--only", default=",".join(parts), metavar="PART,...",
-                        help=f"of {', '.join(parts)}")  # fmt: skip
+    parser.add_argument(
+        "--on",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where to work (default: a temporary directory)",
+    )
+    parser.add_argument(
+        "--only", default=",".join(parts), metavar="PART,...", help=f"of {', '.join(parts)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run here too")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
@@ -162,8 +172,10 @@ def main() -> None:
             if part in chosen:
                 getattr(bench, part)()
     if arguments.json:
-        runs = {part: {name: [asdict(run) for run in runs] for name, runs in results.items()}
-                for part, results in bench.runs.items()}  # fmt: skip
+        runs = {
+            part: {name: [asdict(run) for run in runs] for name, runs in results.items()}
+            for part, results in bench.runs.items()
+        }
         arguments.json.write_text(json.dumps(runs, indent=1) + "\n")
 
 

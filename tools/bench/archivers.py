@@ -91,19 +91,29 @@ class Tool:
     ) -> Run:
         """Run a task's line, timed, or with its memory sampled; it must succeed."""
         environment = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8",
-            "HOME": str(self.home), "repo": str(self.repo), "root": str(root), "into": str(into),
-            "BORG_BASE_DIR": str(self.home), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
-            "RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(self.home / "cache"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "LC_ALL": "C.UTF-8",
+            "HOME": str(self.home),
+            "repo": str(self.repo),
+            "root": str(root),
+            "into": str(into),
+            "BORG_BASE_DIR": str(self.home),
+            "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+            "RESTIC_PASSWORD": "bench",
+            "RESTIC_CACHE_DIR": str(self.home / "cache"),
             "PYTHONPATH": str(self.checkout),
-        }  # fmt: skip
+        }
         os.sync()
         with self.log.open("wb") as log:
             started = time.perf_counter()
             child = subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", self.lines[task]], env=environment,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                ["bash", "-euo", "pipefail", "-c", self.lines[task]],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
             peak = sampled(child.pid) if sampling else 0
             _, status, usage = os.wait4(child.pid, 0)
             wall_s = time.perf_counter() - started

@@ -59,8 +59,10 @@ def main() -> None:
     with Store.open(Path(path), cache_bytes=CACHE_BYTES) as store:
         content = content_of(store, version, name)
         length = length_of(content)
-        windows = {offset: slices(store, content, offset, int(count))
-                   for offset in range(0, length, int(count))}  # fmt: skip
+        windows = {
+            offset: slices(store, content, offset, int(count))
+            for offset in range(0, length, int(count))
+        }
     listener = listening(address)
     while True:
         connection, _ = listener.accept()

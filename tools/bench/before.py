@@ -23,8 +23,9 @@ PARTS = ("archive", "serve")
 UNITS = {"ops_s": "/s", "bytes_s": "MB/s"}
 
 
-def pairs(title: str, unit: str, before: Callable[[], float], after: Callable[[], float],
-          count: int) -> None:  # fmt: skip
+def pairs(
+    title: str, unit: str, before: Callable[[], float], after: Callable[[], float], count: int
+) -> None:
     """Run `count` pairs and print their row; the figures are seconds or rates, by `unit`."""
     befores, afters = [], []
     for number in range(count):
@@ -38,13 +39,17 @@ def pairs(title: str, unit: str, before: Callable[[], float], after: Callable[[]
             afters.append(after())
     tell("")
     lower_is_better = unit == "s"
-    ratios = [old / new if lower_is_better else new / old
-              for old, new in zip(befores, afters, strict=True)]  # fmt: skip
+    ratios = [
+        old / new if lower_is_better else new / old
+        for old, new in zip(befores, afters, strict=True)
+    ]
     slower = "SLOWER" if quantiles(ratios, n=4)[2] < 1 else ""
     style = ",.2f" if lower_is_better else ",.0f"
-    print(f"{title:26}{median(befores):>12{style}} -> {median(afters):<11{style}}{unit:5}"
-          f"{median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f}) {slower}".rstrip(),
-          flush=True)  # fmt: skip
+    print(
+        f"{title:26}{median(befores):>12{style}} -> {median(afters):<11{style}}{unit:5}"
+        f"{median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f}) {slower}".rstrip(),
+        flush=True,
+    )
 
 
 def archive(roots: Path, scratch: Path, checkout: Path, count: int) -> None:
@@ -99,8 +104,14 @@ def serve(bench: Bench, checkout: Path, count: int) -> None:
     """Getattr, walk, reads of what is in memory, listings, and first reads, as rates."""
     with Before(bench.place, checkout) as before, Ventifs(bench.place) as after:
 
-        def row(title: str, workload: str, paths: list[str], *options: object,
-                tree: str = "root", figure: str = "ops_s") -> None:  # fmt: skip
+        def row(
+            title: str,
+            workload: str,
+            paths: list[str],
+            *options: object,
+            tree: str = "root",
+            figure: str = "ops_s",
+        ) -> None:
             def rate_of(server: Ventifs) -> Callable[[], float]:
                 timed = ("-s", bench.seconds, *options)
                 return lambda: rate(server.load(workload, tree, paths, *timed), figure)
@@ -114,8 +125,15 @@ def serve(bench: Bench, checkout: Path, count: int) -> None:
             server.load("sequential", "root", bench.large[-1:], "-v", bench.place.trees["root"])
         for depth in (1, 8):
             for title, options in (("65,512", ("-k", READ_SMALL)), ("512 KiB", LARGE)):
-                row(f"read {title}, depth {depth}", "read", bench.large[-1:], "-d", depth, *options,
-                    figure="bytes_s")  # fmt: skip
+                row(
+                    f"read {title}, depth {depth}",
+                    "read",
+                    bench.large[-1:],
+                    "-d",
+                    depth,
+                    *options,
+                    figure="bytes_s",
+                )
         for depth in (1, 8):
             row(f"list {ENTRIES:,}, depth {depth}", "list", ["many"], "-d", depth, tree="synthetic")
 
@@ -126,9 +144,13 @@ def serve(bench: Bench, checkout: Path, count: int) -> None:
 
         return run
 
-    pairs("first read, real files", UNITS["bytes_s"],
-          first_read(lambda: Before(bench.place, checkout)),
-          first_read(lambda: Ventifs(bench.place)), count)  # fmt: skip
+    pairs(
+        "first read, real files",
+        UNITS["bytes_s"],
+        first_read(lambda: Before(bench.place, checkout)),
+        first_read(lambda: Ventifs(bench.place)),
+        count,
+    )
 
 
 def rate(result: Result, figure: str) -> float:
@@ -143,29 +165,48 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="of the earlier ventifs, as git clone makes it")
     parser.add_argument("--pairs", type=int, default=10, metavar="N")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="of each 9P run")
-    parser.add_argument("--on", type=Path, metavar="DIRECTORY",
-                        help="where to work (default: a temporary directory)")  # fmt: skip
-    parser.add_argument("--only", default=",".join(PARTS), metavar="PART,...",
-                        help=f"of {', '.join(PARTS)}")  # fmt: skip
+    parser.add_argument(
+        "--on",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where to work (default: a temporary directory)",
+    )
+    parser.add_argument(
+        "--only", default=",".join(PARTS), metavar="PART,...", help=f"of {', '.join(PARTS)}"
+    )
     arguments = parser.parse_args()
     chosen, checkout = arguments.only.split(","), arguments.checkout.absolute()
     if not set(chosen) <= set(PARTS):
         parser.error(f"--only takes {', '.join(PARTS)}")
     if not (checkout / "ventifs" / "cli" / "main.py").is_file():
         sys.exit(f"{arguments.checkout}: no checkout of ventifs; 'git clone . DIRECTORY' makes one")
-    commit = subprocess.run(["git", "-C", checkout, "log", "-1", "--format=%h"], check=True,
-                            capture_output=True, text=True).stdout.strip()  # fmt: skip
-    print(f"{commit} -> this checkout, {os.cpu_count()} cores, {arguments.pairs} pairs; medians, "
-          "then the ratio (above 1: faster) and its range")  # fmt: skip
+    commit = subprocess.run(
+        ["git", "-C", checkout, "log", "-1", "--format=%h"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    print(
+        f"{commit} -> this checkout, {os.cpu_count()} cores, {arguments.pairs} pairs; medians, "
+        "then the ratio (above 1: faster) and its range"
+    )
     with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.on) as scratch:
         if "archive" in chosen:
             archive(arguments.roots, Path(scratch), checkout, arguments.pairs)
         if "serve" in chosen:
             place = Path(scratch, "serving")
             place.mkdir()
-            serve(Bench(arguments.roots.absolute() / "root1", place, unix=False,
-                        rounds=arguments.pairs, seconds=arguments.seconds),
-                  checkout, arguments.pairs)  # fmt: skip
+            serve(
+                Bench(
+                    arguments.roots.absolute() / "root1",
+                    place,
+                    unix=False,
+                    rounds=arguments.pairs,
+                    seconds=arguments.seconds,
+                ),
+                checkout,
+                arguments.pairs,
+            )
 
 
 if __name__ == "__main__":

@@ -49,10 +49,14 @@ class Server(AbstractContextManager["Server"]):
         self._log = place.scratch / f"{self.name}.log"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env={**os.environ, "PYTHONPATH": str(self.checkout)},
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(self.checkout)},
                 cwd=place.scratch,  # where diod's core is, if it aborts when clients leave
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + STARTS_WITHIN_S
         while not connects(self.address):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -102,9 +106,12 @@ class Server(AbstractContextManager["Server"]):
         """Start the generator; its stdin stays open, and holds it if it is told `-H`."""
         command = [self.place.load, "-a", self.aname(tree), *options, self.address, workload]
         process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, start_new_session=True,
-        )  # fmt: skip
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         assert process.stdin is not None
         process.stdin.write("".join(f"{path}\n" for path in paths) + "\n")
         process.stdin.flush()
@@ -150,8 +157,19 @@ class Diod(Server):
     def command(self) -> list[str]:
         """Exports are directories and anames their paths."""
         exports = [word for tree in self.place.trees.values() for word in ("-e", str(tree))]
-        return ["/usr/sbin/diod", "-f", "-n", "-N", "-L", "stderr", "-c", "/dev/null",
-                "-l", self.address, *exports]  # fmt: skip
+        return [
+            "/usr/sbin/diod",
+            "-f",
+            "-n",
+            "-N",
+            "-L",
+            "stderr",
+            "-c",
+            "/dev/null",
+            "-l",
+            self.address,
+            *exports,
+        ]
 
     def aname(self, tree: str) -> str:
         """The path."""
@@ -172,8 +190,15 @@ class Ventifs(Server):
         """One process."""
         unix = self.place.unix
         allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else what nobody may read
-        return [*VENTIFS, "serve", "--store", str(self.place.store), *allowing, *self._options,
-                f"{'unix' if unix else 'tcp'}://{self.address}"]  # fmt: skip
+        return [
+            *VENTIFS,
+            "serve",
+            "--store",
+            str(self.place.store),
+            *allowing,
+            *self._options,
+            f"{'unix' if unix else 'tcp'}://{self.address}",
+        ]
 
     def aname(self, tree: str) -> str:
         """Its last version."""
@@ -203,8 +228,14 @@ class Bare(Server):
 
     def command(self) -> list[str]:
         """A process of its own, as the others are."""
-        return [sys.executable, "-m", "tools.bench.bare", str(self.place.store), *self._arguments,
-                self.address]  # fmt: skip
+        return [
+            sys.executable,
+            "-m",
+            "tools.bench.bare",
+            str(self.place.store),
+            *self._arguments,
+            self.address,
+        ]
 
     def aname(self, tree: str) -> str:
         """It does not look."""

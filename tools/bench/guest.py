@@ -63,10 +63,13 @@ def largest(root: Path) -> str:
 def small_files(root: Path) -> list[str]:
     """So many files to read, spread over the tree, by their paths in it."""
     found = sorted(
-        str(path.relative_to(root)) for path in (root / "usr").rglob("*")
-        if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20
+        str(path.relative_to(root))
+        for path in (root / "usr").rglob("*")
+        if path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_size < 1 << 20
         and str(path).isprintable()
-    )  # fmt: skip
+    )
     return found[:: max(len(found) // FILES, 1)][:FILES]
 
 

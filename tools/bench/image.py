@@ -107,8 +107,11 @@ class Bench(Turns):
         changed = differing(self.images / "A.img", self.images / "A1.img")
         grown = median(run.size for run in self.runs["nightly: A1 after A"]["ventifs"])
         self.figures["changed"] = changed
-        print(f"  {changed / 1e6:.1f} MB of its blocks differ; new: {grown / changed:.2f} times "
-              "as much (target: in proportion)", flush=True)  # fmt: skip
+        print(
+            f"  {changed / 1e6:.1f} MB of its blocks differ; new: {grown / changed:.2f} times "
+            "as much (target: in proportion)",
+            flush=True,
+        )
 
     def _after_first(self, source: Path) -> Callable[[Tool], Run]:
         def run(tool: Tool) -> Run:
@@ -116,8 +119,14 @@ class Bench(Turns):
             size, arenas = tool.sizes()
             run = tool.run("archive" if source.is_dir() else "image", source)
             after, arenas_after = tool.sizes()
-            return Run(run.wall_s, run.cpu_s, 0, after - size, arenas_after - arenas,
-                       source.stat().st_size if source.suffix == ".img" else 0)  # fmt: skip
+            return Run(
+                run.wall_s,
+                run.cpu_s,
+                0,
+                after - size,
+                arenas_after - arenas,
+                source.stat().st_size if source.suffix == ".img" else 0,
+            )
 
         return run
 
@@ -148,9 +157,12 @@ class Bench(Turns):
             self.measure(part, NAMES, self._after_first(source), 1)
             size = bytes_below(source) if source.is_dir() else source.stat().st_size
             run = self.runs[part]["ventifs"][0]
-            print(f"  ventifs: {100 * run.arenas / size:.2f} % of its {size / 1e6:,.0f} MB is new "
-                  f"in the arenas, {100 * run.size / size:.2f} % in all "
-                  f"(target: under {shares[source.name]} %)", flush=True)  # fmt: skip
+            print(
+                f"  ventifs: {100 * run.arenas / size:.2f} % of its {size / 1e6:,.0f} MB is new "
+                f"in the arenas, {100 * run.size / size:.2f} % in all "
+                f"(target: under {shares[source.name]} %)",
+                flush=True,
+            )
 
     def reading(self) -> None:
         """Read the disk over 9P: in sequence, for the first time, and pieces at random."""
@@ -158,8 +170,13 @@ class Bench(Turns):
         served.mkdir()
         plain = served / "disk.img"
         subprocess.run(["cp", "--sparse=always", self.images / "A.img", plain], check=True)
-        place = Place(trees={"vm7": served, "plain": served}, store=self.scratch / "store",
-                      scratch=self.scratch, load=self.scratch / "load", unix=False)  # fmt: skip
+        place = Place(
+            trees={"vm7": served, "plain": served},
+            store=self.scratch / "store",
+            scratch=self.scratch,
+            load=self.scratch / "load",
+            unix=False,
+        )
         run(["gcc", "-O2", "-o", str(place.load), str(Path(__file__).with_name("load.c"))])
         run([*VENTIFS, "init", "--store", str(place.store)])
         for source, name in ((plain, "vm7"), (served, "plain")):
@@ -180,14 +197,23 @@ class Bench(Turns):
 
             return rate
 
-        self.compare(f"first read in sequence, depth {depth}", "bytes_s", {
-            "disk.img": read(Ventifs, "vm7"), "plain file": read(Ventifs, "plain"),
-            "diod": read(Diod, "plain"),
-        }, ratio=0.6)  # fmt: skip
+        self.compare(
+            f"first read in sequence, depth {depth}",
+            "bytes_s",
+            {
+                "disk.img": read(Ventifs, "vm7"),
+                "plain file": read(Ventifs, "plain"),
+                "diod": read(Diod, "plain"),
+            },
+            ratio=0.6,
+        )
 
     def _at_random(self, diod: Server, ventifs: Server) -> None:
-        ways = {"disk.img": (ventifs, "vm7"), "plain file": (ventifs, "plain"),
-                "diod": (diod, "plain")}  # fmt: skip
+        ways = {
+            "disk.img": (ventifs, "vm7"),
+            "plain file": (ventifs, "plain"),
+            "diod": (diod, "plain"),
+        }
 
         def read(server: Server, tree: str, *options: object) -> Callable[[], Result]:
             return lambda: server.load("random", tree, ["disk.img"], *SMALL, *options)
@@ -198,15 +224,21 @@ class Bench(Turns):
             for depth in (1, 8):
                 options = (*window, "-d", depth, "-s", self.seconds)
                 self.compare(
-                    f"4 KiB at random in {where}, depth {depth}", "ops_s",
+                    f"4 KiB at random in {where}, depth {depth}",
+                    "ops_s",
                     {name: read(*way, *options) for name, way in ways.items()},
                     least=5000 if window and depth == 1 else 0,
-                )  # fmt: skip
+                )
 
     def compare(
-        self, name: str, figure: str, ways: dict[str, Callable[[], Result]], *,
-        ratio: float = 0, least: float = 0,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        figure: str,
+        ways: dict[str, Callable[[], Result]],
+        *,
+        ratio: float = 0,
+        least: float = 0,
+    ) -> None:
         """Take turns, and print a row: the first way's rate, then ratios to the others'."""
         results: dict[str, list[Result]] = {way: [] for way in ways}
         for number in range(self.rounds):
@@ -241,8 +273,20 @@ class Bench(Turns):
         with huge.open("wb") as file:
             file.truncate(1 << 40)
         tell("memory: making a file system of 1 TiB")
-        run(["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1",
-             "-d", str(self.roots / "root1" / "etc"), str(huge)])  # fmt: skip
+        run(
+            [
+                "mke2fs",
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-E",
+                "lazy_itable_init=1,lazy_journal_init=1",
+                "-d",
+                str(self.roots / "root1" / "etc"),
+                str(huge),
+            ]
+        )
         self.measure("memory, 1 TiB", ("ventifs",), first(huge), 1)
         taken = self.runs["memory, 1 TiB"]["ventifs"][0]
         print(
@@ -263,16 +307,24 @@ def differing(one: Path, other: Path) -> int:
     count = 0
     for ours, theirs in zip(pieces(one), pieces(other), strict=True):
         if ours != theirs:
-            count += sum(ours[at : at + BLOCK] != theirs[at : at + BLOCK]
-                         for at in range(0, len(ours), BLOCK))  # fmt: skip
+            count += sum(
+                ours[at : at + BLOCK] != theirs[at : at + BLOCK]
+                for at in range(0, len(ours), BLOCK)
+            )
     return count * BLOCK
 
 
 def run(command: list[str]) -> None:
     """Run what must succeed, quietly, with this tree's ventifs."""
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, "PYTHONPATH": os.getcwd()})  # fmt: skip
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
     if done.returncode:
         sys.exit(f"{command[0]} failed with {done.returncode}:\n{done.stdout}")
 
@@ -290,20 +342,31 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="what tools/images has made")
     parser.add_argument("roots", type=Path, help="what tools/roots has made")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--seconds", type=float, default=1, metavar="S",
-                        help="of each run that reads at random")  # fmt: skip
-    parser.add_argument("--on", type=Path, metavar="DIRECTORY",
-                        help="where to work (default: a temporary directory)")  # fmt: skip
-    parser.add_argument("--only", default=",".join(parts), metavar="PART,...",
-                        help=f"of {', '.join(parts)}")  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=1, metavar="S", help="of each run that reads at random"
+    )
+    parser.add_argument(
+        "--on",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where to work (default: a temporary directory)",
+    )
+    parser.add_argument(
+        "--only", default=",".join(parts), metavar="PART,...", help=f"of {', '.join(parts)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run here too")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
     if not set(chosen) <= set(parts):
         parser.error(f"--only takes {', '.join(parts)}")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.on) as scratch:
-        bench = Bench(arguments.images, arguments.roots, Path(scratch), rounds=arguments.rounds,
-                      seconds=arguments.seconds)  # fmt: skip
+        bench = Bench(
+            arguments.images,
+            arguments.roots,
+            Path(scratch),
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+        )
         size = (arguments.images / "A.img").stat().st_size / 2**20
         print(
             f"disks of {size:,.0f} MiB, {os.cpu_count()} cores, {arguments.rounds} rounds, medians"
@@ -312,8 +375,10 @@ def main() -> None:
             if part in chosen:
                 getattr(bench, part)()
     if arguments.json:
-        runs = {part: {name: [asdict(run) for run in runs] for name, runs in results.items()}
-                for part, results in bench.runs.items()}  # fmt: skip
+        runs = {
+            part: {name: [asdict(run) for run in runs] for name, runs in results.items()}
+            for part, results in bench.runs.items()
+        }
         arguments.json.write_text(json.dumps({**bench.figures, "runs": runs}, indent=1) + "\n")
 
 

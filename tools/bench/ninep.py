@@ -74,8 +74,13 @@ class Bench:
         self.rounds, self.seconds = rounds, seconds
         self.results: dict[str, object] = {}
         synthetic = scratch / "synthetic"
-        self.place = Place(trees={"root": root, "synthetic": synthetic}, store=scratch / "store",
-                           scratch=scratch, load=scratch / "load", unix=unix)  # fmt: skip
+        self.place = Place(
+            trees={"root": root, "synthetic": synthetic},
+            store=scratch / "store",
+            scratch=scratch,
+            load=scratch / "load",
+            unix=unix,
+        )
         make_synthetic(synthetic)
         run([*VENTIFS, "init", "--store", str(self.place.store)])
         for name in self.place.trees:
@@ -86,13 +91,27 @@ class Bench:
         self.large = by_size[-4:]
 
     def _archive(self, name: str) -> None:
-        run([*VENTIFS, "archive", str(self.place.trees[name]), "--name", name,
-             "--store", str(self.place.store)])  # fmt: skip
+        run(
+            [
+                *VENTIFS,
+                "archive",
+                str(self.place.trees[name]),
+                "--name",
+                name,
+                "--store",
+                str(self.place.store),
+            ]
+        )
 
     def compare(
-        self, name: str, ours: Callable[[], Result], theirs: Callable[[], Result], other: str,
-        figure: str = "ops_s", rounds: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        ours: Callable[[], Result],
+        theirs: Callable[[], Result],
+        other: str,
+        figure: str = "ops_s",
+        rounds: int = 0,
+    ) -> None:
         """Take turns, and print a row."""
         runs: Runs = {other: [], "ventifs": []}
         for number in range(rounds or self.rounds):
@@ -103,8 +122,17 @@ class Bench:
         self.results[name] = runs
         show(name, runs, figure)
 
-    def rates(self, name: str, workload: str, one: Server, other: Server, paths: list[str],
-              *options: object, tree: str = "root", figure: str = "ops_s") -> None:  # fmt: skip
+    def rates(
+        self,
+        name: str,
+        workload: str,
+        one: Server,
+        other: Server,
+        paths: list[str],
+        *options: object,
+        tree: str = "root",
+        figure: str = "ops_s",
+    ) -> None:
         """Compare two running servers by one workload."""
 
         def run_of(server: Server) -> Callable[[], Result]:
@@ -117,13 +145,24 @@ class Bench:
         with Diod(self.place) as diod, Ventifs(self.place) as ventifs:
             for title, workload in (("getattr", "getattr"), ("walk+clunk", "walk")):
                 for depth in DEPTHS:
-                    self.rates(f"{title}, depth {depth}", workload, ventifs, diod, self.small,
-                               "-d", depth)  # fmt: skip
+                    self.rates(
+                        f"{title}, depth {depth}", workload, ventifs, diod, self.small, "-d", depth
+                    )
             for server in (diod, ventifs):  # every byte is right, and in memory from then on
                 server.load("sequential", "root", self.large[-1:], "-v", self.place.trees["root"])
             for depth in (1, 8):
-                self.rates(f"read 65,512, depth {depth}", "read", ventifs, diod, self.large[-1:],
-                           "-d", depth, "-k", READ_SMALL, figure="bytes_s")  # fmt: skip
+                self.rates(
+                    f"read 65,512, depth {depth}",
+                    "read",
+                    ventifs,
+                    diod,
+                    self.large[-1:],
+                    "-d",
+                    depth,
+                    "-k",
+                    READ_SMALL,
+                    figure="bytes_s",
+                )
         self._large_reads()
 
     def _large_reads(self) -> None:
@@ -132,17 +171,29 @@ class Bench:
             Ventifs(self.place) as ventifs,
         ):
             for server in (bare, ventifs):
-                server.load("sequential", "root", self.large[-1:], *LARGE, "-v",
-                            self.place.trees["root"])  # fmt: skip
+                server.load(
+                    "sequential", "root", self.large[-1:], *LARGE, "-v", self.place.trees["root"]
+                )
             for depth in (1, 8):
-                self.rates(f"read 512 KiB, depth {depth}", "read", ventifs, bare, self.large[-1:],
-                           "-d", depth, *LARGE, figure="bytes_s")  # fmt: skip
+                self.rates(
+                    f"read 512 KiB, depth {depth}",
+                    "read",
+                    ventifs,
+                    bare,
+                    self.large[-1:],
+                    "-d",
+                    depth,
+                    *LARGE,
+                    figure="bytes_s",
+                )
 
     def cold(self) -> None:
         """Each file for the first time in a server's life, by 512 KiB."""
-        for name, tree, files in (("real files", "root", self.large),
-                                  ("text", "synthetic", ["text"]),
-                                  ("random", "synthetic", ["random"])):  # fmt: skip
+        for name, tree, files in (
+            ("real files", "root", self.large),
+            ("text", "synthetic", ["text"]),
+            ("random", "synthetic", ["random"]),
+        ):
             self._first_read(name, tree, files)
 
     def _first_read(self, name: str, tree: str, files: list[str]) -> None:
@@ -164,8 +215,16 @@ class Bench:
             for server in (diod, ventifs):
                 server.load("list", "synthetic", ["many"], "-d", 8)
             for depth in (1, 8):
-                self.rates(f"list {ENTRIES:,}, depth {depth}", "list", ventifs, diod, ["many"],
-                           "-d", depth, tree="synthetic")  # fmt: skip
+                self.rates(
+                    f"list {ENTRIES:,}, depth {depth}",
+                    "list",
+                    ventifs,
+                    diod,
+                    ["many"],
+                    "-d",
+                    depth,
+                    tree="synthetic",
+                )
 
     def fairness(self) -> None:
         """One client at depth 1 beside many at 32; a busy client beside a cold reader."""
@@ -173,9 +232,20 @@ class Bench:
             runs: Runs = {"diod": [], "ventifs": []}
             for _ in range(self.rounds):
                 for server in (diod, ventifs):
-                    runs[server.name].append(server.load(
-                        "getattr", "root", self.small, "-c", CLIENTS, "-d", 32, "-p",
-                        "-s", self.seconds))  # fmt: skip
+                    runs[server.name].append(
+                        server.load(
+                            "getattr",
+                            "root",
+                            self.small,
+                            "-c",
+                            CLIENTS,
+                            "-d",
+                            32,
+                            "-p",
+                            "-s",
+                            self.seconds,
+                        )
+                    )
         self.results["fairness"] = runs
         for name, its in runs.items():
             show_fairness(name, its)
@@ -198,8 +268,18 @@ class Bench:
         scratch = self.place.scratch
         image = scratch / "image" / "disk.img"
         image.parent.mkdir()
-        run(["mke2fs", "-q", "-t", "ext4", "-d", str(self.place.trees["root"] / "usr/share"),
-             str(image), f"{DISK_BYTES >> 10}k"])  # fmt: skip
+        run(
+            [
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                "-d",
+                str(self.place.trees["root"] / "usr/share"),
+                str(image),
+                f"{DISK_BYTES >> 10}k",
+            ]
+        )
         places = {}
         for name, source in (("disk", image), ("plain", image.parent)):
             store = scratch / f"store-{name}"  # of its own: blocks of another would not be in order
@@ -219,8 +299,17 @@ class Bench:
             plain.name = "plain file"
 
             def rates(name: str, workload: str, figure: str, *options: object) -> None:
-                self.rates(f"disk: {name}", workload, disk, plain, ["disk.img"], *DISK_PART,
-                           *options, tree="image", figure=figure)  # fmt: skip
+                self.rates(
+                    f"disk: {name}",
+                    workload,
+                    disk,
+                    plain,
+                    ["disk.img"],
+                    *DISK_PART,
+                    *options,
+                    tree="image",
+                    figure=figure,
+                )
 
             for server in (disk, plain):  # every byte is right, and in memory from then on
                 server.load("sequential", "image", ["disk.img"], *LARGE, "-v", image.parent)
@@ -237,8 +326,11 @@ class Bench:
                 ventifs.load("sequential", tree, files, *LARGE, "-d", 8)
             full = ventifs.resident()
             row("memory: an idle server", f"{idle / 2**20:.0f} MiB", "")
-            row(f"memory: after reading 646 MiB, --cache {CACHE_MIB}MiB",
-                f"{(full - idle) / 2**20:.0f} MiB more", f"{CACHE_MIB} MiB")  # fmt: skip
+            row(
+                f"memory: after reading 646 MiB, --cache {CACHE_MIB}MiB",
+                f"{(full - idle) / 2**20:.0f} MiB more",
+                f"{CACHE_MIB} MiB",
+            )
             held = ventifs.resident_holding("getattr", "root", self.small, "-c", 64, "-d", 32)
             session = (held - full) / 64
             row("memory: a session with 129 fids", f"{session / 1024:.0f} KiB", "as stated")
@@ -265,8 +357,9 @@ def make_synthetic(directory: Path) -> None:
     """A directory of many small files, and two large files: made-up words, and noise."""
     make_files(directory / "many", ENTRIES)
     rng = random.Random(1)
-    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10)))
-             for _ in range(5000)]  # fmt: skip
+    words = [
+        bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10))) for _ in range(5000)
+    ]
     text = b" ".join(rng.choices(words, k=600_000))
     with (directory / "text").open("wb") as file:
         for at in range(0, SYNTHETIC_BYTES, 4096):  # in an order of its own every time
@@ -292,8 +385,14 @@ def readable(root: Path, below: str) -> list[str]:
 
 def run(command: list[str]) -> None:
     """Run what must succeed, quietly."""
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{command[0]} failed with {done.returncode}:\n{done.stdout}")
 
@@ -314,8 +413,9 @@ def show(name: str, runs: Runs, figure: str) -> None:
     other = next(iter(runs))
     scale, unit = (1e6, "MB/s") if figure == "bytes_s" else (1, "/s")
     rates = {who: median(result[figure] for result in its) / scale for who, its in runs.items()}
-    ratio = median(our[figure] / their[figure]
-                   for our, their in zip(runs["ventifs"], runs[other], strict=True))  # fmt: skip
+    ratio = median(
+        our[figure] / their[figure] for our, their in zip(runs["ventifs"], runs[other], strict=True)
+    )
     least, more = TARGETS[name]
     verdict = "BELOW" if least and ratio < least else ""
     target = ", ".join(filter(None, (f"{least:g}" if least else "", more)))
@@ -328,8 +428,9 @@ def costs(runs: Runs) -> str:
     ours_first = [its for its in reversed(runs.values()) if "server_cpu_s" in its[0]]
     p99 = [f"{median(result['p99_us'] for result in its):,.0f}" for its in ours_first]
     cpu = [f"{median(cpu_us(result) for result in its):.1f}" for its in ours_first]
-    load = median(result["cpu_total_s"] / max(result["server_cpu_s"], 0.01)
-                  for result in ours_first[0])  # fmt: skip
+    load = median(
+        result["cpu_total_s"] / max(result["server_cpu_s"], 0.01) for result in ours_first[0]
+    )
     return f"p99 {' '.join(p99)} us, CPU {' '.join(cpu)} us, load {load:.0%}"
 
 
@@ -341,14 +442,21 @@ def cpu_us(result: Result) -> float:
 def show_fairness(name: str, runs: list[Result]) -> None:
     """Print a lonely client's p99 in fair shares: the time in which every client gets one reply."""
     rates = [result["ops_s"] + result["probe"]["ops_s"] for result in runs]
-    shares = [result["probe"]["p99_us"] * rate / 1e6 / (CLIENTS + 1)
-              for result, rate in zip(runs, rates, strict=True)]  # fmt: skip
+    shares = [
+        result["probe"]["p99_us"] * rate / 1e6 / (CLIENTS + 1)
+        for result, rate in zip(runs, rates, strict=True)
+    ]
     p99 = median(result["probe"]["p99_us"] for result in runs)
-    in_turn = [result["probe"]["p99_us"] * rate / 1e6 / (CLIENTS * 32 + 1)
-               for result, rate in zip(runs, rates, strict=True)]  # fmt: skip
-    print(f"depth 1 beside {CLIENTS} at 32, {name}: all {median(rates):,.0f}/s, p99 {p99:,.0f} us, "
-          f"{median(shares):.1f} fair shares of a client (target: at most 4), "
-          f"{median(in_turn):.1f} of a request in flight", flush=True)  # fmt: skip
+    in_turn = [
+        result["probe"]["p99_us"] * rate / 1e6 / (CLIENTS * 32 + 1)
+        for result, rate in zip(runs, rates, strict=True)
+    ]
+    print(
+        f"depth 1 beside {CLIENTS} at 32, {name}: all {median(rates):,.0f}/s, p99 {p99:,.0f} us, "
+        f"{median(shares):.1f} fair shares of a client (target: at most 4), "
+        f"{median(in_turn):.1f} of a request in flight",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -359,20 +467,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, metavar="N")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="of each run")
     parser.add_argument("--unix", action="store_true", help="over Unix sockets, not TCP")
-    parser.add_argument("--on", type=Path, metavar="DIRECTORY",
-                        help="where to work (default: a temporary directory)")  # fmt: skip
-    parser.add_argument("--only", default=",".join(parts), metavar="PART,...",
-                        help=f"of {', '.join(parts)}")  # fmt: skip
+    parser.add_argument(
+        "--on",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where to work (default: a temporary directory)",
+    )
+    parser.add_argument(
+        "--only", default=",".join(parts), metavar="PART,...", help=f"of {', '.join(parts)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run here too")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
     if not set(chosen) <= set(parts):
         parser.error(f"--only takes {', '.join(parts)}")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.on) as scratch:
-        bench = Bench(arguments.root.absolute(), Path(scratch), unix=arguments.unix,
-                      rounds=arguments.rounds, seconds=arguments.seconds)  # fmt: skip
-        print(f"{os.cpu_count()} cores, {'Unix sockets' if arguments.unix else 'TCP on loopback'}, "
-              f"{arguments.rounds} rounds of {arguments.seconds:g} s, medians")  # fmt: skip
+        bench = Bench(
+            arguments.root.absolute(),
+            Path(scratch),
+            unix=arguments.unix,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+        )
+        print(
+            f"{os.cpu_count()} cores, {'Unix sockets' if arguments.unix else 'TCP on loopback'}, "
+            f"{arguments.rounds} rounds of {arguments.seconds:g} s, medians"
+        )
         for part in parts:
             if part in chosen:
                 getattr(bench, part)()

@@ -38,8 +38,9 @@ Row = tuple[str, str, str, str]
 def text_blocks(count: int) -> list[bytes]:
     """Different 16 KiB blocks of made-up words; zstd halves them and a little more."""
     rng = random.Random(1)
-    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10)))
-             for _ in range(5000)]  # fmt: skip
+    words = [
+        bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10))) for _ in range(5000)
+    ]
     text = b" ".join(rng.choices(words, k=count * BLOCK // 7))
     blocks = []
     for number in range(count):
@@ -77,8 +78,10 @@ class Bench:
         self.rounds = 3 if quick else 5
         self.blocks = text_blocks(4096 if quick else 16384)
         self.size = len(self.blocks) * BLOCK
-        self.clumps = [b"".join(self.blocks[at : at + PER_CLUMP])
-                       for at in range(0, len(self.blocks), PER_CLUMP)]  # fmt: skip
+        self.clumps = [
+            b"".join(self.blocks[at : at + PER_CLUMP])
+            for at in range(0, len(self.blocks), PER_CLUMP)
+        ]
         self.compressor = zstandard.ZstdCompressor(level=LEVEL_DEFAULT)
         self.packed = [self.compressor.compress(clump) for clump in self.clumps]
         self._stores = 0
@@ -117,17 +120,19 @@ class Bench:
 
     def puts(self) -> list[Row]:
         """New and known blocks."""
-        new = paired(lambda: timed(lambda: self.put(self.new_store())), self._compress_alone,
-                     self.rounds)  # fmt: skip
+        new = paired(
+            lambda: timed(lambda: self.put(self.new_store())), self._compress_alone, self.rounds
+        )
         path = self.new_store()
         self.put(path)
         known = paired(lambda: timed(lambda: self.put(path)), self._hash_alone, self.rounds)
         ratio = self.size / sum(map(len, self.packed))
         return [
-            throughput(f"put, new 16 KiB blocks (zstd ratio {ratio:.1f}) / zstd", self.size, new,
-                       "85 %"),
+            throughput(
+                f"put, new 16 KiB blocks (zstd ratio {ratio:.1f}) / zstd", self.size, new, "85 %"
+            ),
             throughput("put, known blocks / BLAKE3", self.size, known, "50 %"),
-        ]  # fmt: skip
+        ]
 
     def gets(self) -> list[Row]:
         """Every block in stored order, and at random, our caches cold."""
@@ -151,9 +156,13 @@ class Bench:
         seconds, ratio = paired(at_random, clumps_alone, self.rounds)
         return [
             throughput("get, all in stored order / zstd -d + BLAKE3", self.size, ordered, "70 %"),
-            ("get, one at random / one clump's zstd -d + BLAKE3",
-             f"{seconds / len(sample) * 1e6:.0f} us", f"{1 / ratio:.2f} times raw", "< 1.5"),
-        ]  # fmt: skip
+            (
+                "get, one at random / one clump's zstd -d + BLAKE3",
+                f"{seconds / len(sample) * 1e6:.0f} us",
+                f"{1 / ratio:.2f} times raw",
+                "< 1.5",
+            ),
+        ]
 
     def index(self) -> list[Row]:
         """Ten million entries: load as a rebuild does, look up, add more; then open the store."""
@@ -172,8 +181,14 @@ class Bench:
                 )
 
         seconds = timed(load)
-        rows = [("index: load in order, as a rebuild does",
-                 f"{count / seconds / 1e6:.2f} M entries/s", f"{count:,} entries", "")]  # fmt: skip
+        rows = [
+            (
+                "index: load in order, as a rebuild does",
+                f"{count / seconds / 1e6:.2f} M entries/s",
+                f"{count:,} entries",
+                "",
+            )
+        ]
         size = (path / "index" / "data.mdb").stat().st_size
         rows.append(("index: bytes an entry after that", f"{size / count:.0f} B", "", "<= 110 B"))
         rng = random.Random(3)
@@ -184,13 +199,20 @@ class Bench:
         one_by_one = f"{len(sample) / seconds / 1e3:,.0f} k/s"
         seconds = timed(lambda: index.known_many(sample))
         sorted_rate = f"{len(sample) / seconds / 1e3:,.0f} k/s"
-        rows.append(("index: random look-ups one by one", one_by_one,
-                     f"{sorted_rate} in one batch", ""))  # fmt: skip
+        rows.append(
+            ("index: random look-ups one by one", one_by_one, f"{sorted_rate} in one batch", "")
+        )
         more = [(Score(os.urandom(32)), at, 0) for at in range(250_000)]
         seconds = timed(lambda: index.add_blocks(bytes(16), more))
-        rows.append(("index: add 250,000 pending entries", f"{seconds:.2f} s",
-                     f"{(path / 'index' / 'data.mdb').stat().st_size / (count + 250_000):.0f} B "
-                     "an entry then", ""))  # fmt: skip
+        rows.append(
+            (
+                "index: add 250,000 pending entries",
+                f"{seconds:.2f} s",
+                f"{(path / 'index' / 'data.mdb').stat().st_size / (count + 250_000):.0f} B "
+                "an entry then",
+                "",
+            )
+        )
         self._pretend_arenas(path, index)
         index.close()
         return rows + self._openings(path)
@@ -227,16 +249,25 @@ class Bench:
             path = self.new_store()
             command = [sys.executable, __file__, "--fill", str(path), str(gigabytes)]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rows.append((f"memory: put {gigabytes} GB, 64 KiB blocks", f"{output.strip()} MiB peak",
-                         "", "same"))  # fmt: skip
+            rows.append(
+                (
+                    f"memory: put {gigabytes} GB, 64 KiB blocks",
+                    f"{output.strip()} MiB peak",
+                    "",
+                    "same",
+                )
+            )
         return rows
 
     def command(self) -> list[Row]:
         """How long `ventifs --help` takes."""
         ventifs = Path(sys.executable).with_name("ventifs")
-        seconds = [timed(lambda: subprocess.run([ventifs, "--help"], check=True,
-                                                stdout=subprocess.DEVNULL))
-                   for _ in range(9)]  # fmt: skip
+        seconds = [
+            timed(
+                lambda: subprocess.run([ventifs, "--help"], check=True, stdout=subprocess.DEVNULL)
+            )
+            for _ in range(9)
+        ]
         return [("ventifs --help", f"{median(seconds) * 1e3:.0f} ms", "", "< 200 ms")]
 
 
@@ -268,8 +299,13 @@ def main() -> None:
     """Parse arguments, run everything."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less data, fewer rounds")
-    parser.add_argument("--on", type=Path, default=Path.cwd(), metavar="DIRECTORY",
-                        help="a directory on the disk to measure (default: here)")  # fmt: skip
+    parser.add_argument(
+        "--on",
+        type=Path,
+        default=Path.cwd(),
+        metavar="DIRECTORY",
+        help="a directory on the disk to measure (default: here)",
+    )
     parser.add_argument("--fill", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fill:

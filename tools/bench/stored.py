@@ -32,8 +32,10 @@ def content_of(store: Store, version: str, path: str) -> Content:
 
 def slices(store: Store, content: Content, offset: int, count: int) -> Slices:
     """The decoded bytes of a part, uncopied, holes filled."""
-    return [bytes(piece) if isinstance(piece, int) else piece
-            for piece in read(store, content, offset, count)]  # fmt: skip
+    return [
+        bytes(piece) if isinstance(piece, int) else piece
+        for piece in read(store, content, offset, count)
+    ]
 
 
 class _Noting:

@@ -44,10 +44,16 @@ def pattern_options(way: str, meaning: str) -> Callable[[_Command], _Command]:
     """`--WAY` and `--WAY-from`; the command gets what `patterns` takes, under their names."""
 
     def decorate(command: _Command) -> _Command:
-        command = click.option(f"--{way}-from", multiple=True, type=InputFile("rb"),
-                               metavar="FILE", help=f"Lines of --{way}.")(command)  # fmt: skip
-        return click.option(f"--{way}", multiple=True, metavar="PATTERN",
-                            help=f"{meaning} May be repeated.")(command)  # fmt: skip
+        command = click.option(
+            f"--{way}-from",
+            multiple=True,
+            type=InputFile("rb"),
+            metavar="FILE",
+            help=f"Lines of --{way}.",
+        )(command)
+        return click.option(
+            f"--{way}", multiple=True, metavar="PATTERN", help=f"{meaning} May be repeated."
+        )(command)
 
     return decorate
 

@@ -18,10 +18,23 @@ import click
 from ventifs.text import UNENCODABLE, PrintableStream
 
 # Commands whose whole work is their output. One that is missing here only stops later.
-PRINTERS = frozenset({
-    "versions", "ls", "cat", "log", "diff", "find", "du", "export", "servers", "stats",
-    "9p ls", "9p cat", "9p stat",
-})  # fmt: skip
+PRINTERS = frozenset(
+    {
+        "versions",
+        "ls",
+        "cat",
+        "log",
+        "diff",
+        "find",
+        "du",
+        "export",
+        "servers",
+        "stats",
+        "9p ls",
+        "9p cat",
+        "9p stat",
+    }
+)
 
 
 class OutputFailed(Exception):

@@ -77,8 +77,10 @@ def facts_of(store: Store, root: Entry) -> Facts | None:
     pairs = (
         root.xattrs.pairs
         if isinstance(root.xattrs, Listed)
-        else decode_xattrs(data) if (data := read_whole(store, root.xattrs)) else ()
-    )  # fmt: skip
+        else decode_xattrs(data)
+        if (data := read_whole(store, root.xattrs))
+        else ()
+    )
     for name, value in pairs:
         if name == MARK:
             try:

@@ -450,8 +450,9 @@ class Unseen(Sealed):
 
 def _permits(who: Identity, wanted: int, file: File) -> bool:
     attributes = file.attributes()
-    return permits(who, wanted, attributes.mode, attributes.uid, attributes.gid,
-                   partial(_acl_of, file))  # fmt: skip
+    return permits(
+        who, wanted, attributes.mode, attributes.uid, attributes.gid, partial(_acl_of, file)
+    )
 
 
 def _acl_of(file: File) -> bytes | None:

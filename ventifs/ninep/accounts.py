@@ -236,8 +236,11 @@ def _content(home: File, name: bytes) -> list[Buffer]:
     if not S_ISREG(attributes.mode):
         return []
     if attributes.size > SIZE_MAX:
-        log.error("/etc/%s has %d bytes, more than a list of users and groups may have",
-                  name.decode(), attributes.size)  # fmt: skip
+        log.error(
+            "/etc/%s has %d bytes, more than a list of users and groups may have",
+            name.decode(),
+            attributes.size,
+        )
         raise Refused(errno.EIO)
     opened = file.open(0)
     try:

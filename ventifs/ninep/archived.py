@@ -151,8 +151,18 @@ class Version:
         statfs: of all of it.
     """
 
-    __slots__ = ("__weakref__", "_home", "_tree", "contents", "links", "recent", "root", "statfs",
-                 "token", "trees")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_home",
+        "_tree",
+        "contents",
+        "links",
+        "recent",
+        "root",
+        "statfs",
+        "token",
+        "trees",
+    )
 
     def __init__(
         self,
@@ -172,8 +182,9 @@ class Version:
         self.recent = recent
         self.token = token_of(b"version", b"\0", record_id)
         self.root = root
-        self.statfs = Statfs(blocks=-(-detail.bytes // 4096), files=detail.paths + 1,
-                             fsid=path_of(self.token))  # fmt: skip
+        self.statfs = Statfs(
+            blocks=-(-detail.bytes // 4096), files=detail.paths + 1, fsid=path_of(self.token)
+        )
         self._tree = detail.content
         self._home: RootDirectory | None = None
 
@@ -247,8 +258,9 @@ class ArchivedFile(ReadOnlyFile):
         else:
             size = len(detail.target) if isinstance(detail, Symlink) else entry.size
         rdev = os.makedev(detail.major, detail.minor) if isinstance(detail, Device) else 0
-        attributes = Attributes(entry.mode, entry.uid, entry.gid, nlink, rdev, size,
-                                mtime, mtime, mtime)  # fmt: skip
+        attributes = Attributes(
+            entry.mode, entry.uid, entry.gid, nlink, rdev, size, mtime, mtime, mtime
+        )
         self._know(version).attributes = attributes
         return attributes
 

@@ -136,8 +136,9 @@ class ArchiveFilesystem:
 
     def root(self, offered: Offered, parent: File | None, name: bytes) -> RootDirectory:
         """The root directory of a version, under a name in `parent`, or on its own."""
-        return self._root((parent, name, offered.record_id, b""),
-                          lambda: self._new_root(offered, parent, name))  # fmt: skip
+        return self._root(
+            (parent, name, offered.record_id, b""), lambda: self._new_root(offered, parent, name)
+        )
 
     def _new_root(self, offered: Offered, parent: File | None, name: bytes) -> RootDirectory:
         version = self._version(offered)
@@ -146,8 +147,14 @@ class ArchiveFilesystem:
     def _version(self, offered: Offered) -> Version:
         version = self._versions.get(offered.record_id)
         if version is None:
-            version = Version(self._trees, self._contents, self._links, self._recent,
-                              offered.record_id, offered.root)  # fmt: skip
+            version = Version(
+                self._trees,
+                self._contents,
+                self._links,
+                self._recent,
+                offered.record_id,
+                offered.root,
+            )
             self._versions[offered.record_id] = version
         return version
 

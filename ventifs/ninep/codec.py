@@ -53,8 +53,11 @@ class Codec:
         return cls(dialect)
 
     def _layout(self, record: type[Record]) -> Layout:
-        away = {name: value for name, (dialects, value) in record.only_in.items()
-                if self.dialect not in dialects}  # fmt: skip
+        away = {
+            name: value
+            for name, (dialects, value) in record.only_in.items()
+            if self.dialect not in dialects
+        }
         fields = tuple(field for field in fields_of(record) if field.name not in away)
         return Layout(record, fields, away, record.optional)
 

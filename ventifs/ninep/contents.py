@@ -59,8 +59,9 @@ class Contents:
         self.ahead_max = ahead_max
         self.followed = 0  # cursors that are kept ahead of
         store = trees.store
-        self.memory = Source(partial(trees.content_leaf, trees.in_memory), store.cached,
-                             store.cached_clump)  # fmt: skip
+        self.memory = Source(
+            partial(trees.content_leaf, trees.in_memory), store.cached, store.cached_clump
+        )
         self._stored = Source(partial(trees.content_leaf, trees.brought), store.get, None)
         self._wished: list[Load] = []
         # Wished for and not yet here, by number of step and by offset in the content: end, load.
@@ -243,8 +244,19 @@ class Landed:
 class Cursor:
     """One reader of a content: remembers where it is, so that going on is cheap."""
 
-    __slots__ = ("_ahead", "_before", "_cold", "_content", "_contents", "_frontier", "_going",
-                 "_leaf", "_length", "_quiet", "_window")  # fmt: skip
+    __slots__ = (
+        "_ahead",
+        "_before",
+        "_cold",
+        "_content",
+        "_contents",
+        "_frontier",
+        "_going",
+        "_leaf",
+        "_length",
+        "_quiet",
+        "_window",
+    )
 
     def __init__(self, contents: Contents, content: Content) -> None:
         """At the beginning."""

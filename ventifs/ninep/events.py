@@ -40,8 +40,9 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
         fields: dict[str, Any] = {
-            "time": _time(record.created), "level": record.levelname.lower(),
-        }  # fmt: skip
+            "time": _time(record.created),
+            "level": record.levelname.lower(),
+        }
         if hasattr(record, "fields"):
             fields["event"] = record.getMessage()
             fields.update(record.fields)

@@ -204,5 +204,11 @@ def _offered(record: Record) -> Offered | None:
     except Corrupt as error:
         log.error("a version cannot be served: %s", error)
         return None
-    return Offered(version.name, version.when.encode(), version.time_ns, record.id,
-                   encode(version.root), tree_score(version.root).hex().encode())  # fmt: skip
+    return Offered(
+        version.name,
+        version.when.encode(),
+        version.time_ns,
+        record.id,
+        encode(version.root),
+        tree_score(version.root).hex().encode(),
+    )

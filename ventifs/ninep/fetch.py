@@ -76,8 +76,9 @@ class _Place(msgspec.Struct):
 class Fetcher:
     """One copying. Not to be used twice."""
 
-    def __init__(self, client: Client, *, everything: bool = False,
-                 progress: Progress | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, client: Client, *, everything: bool = False, progress: Progress | None = None
+    ) -> None:
         """Copy from a server.
 
         Args:
@@ -207,8 +208,9 @@ class Fetcher:
         above, _, last = first.rpartition(b"/")
         try:
             with _reached(above, self._places[0].fd) as directory:
-                os.link(last, name, src_dir_fd=directory, dst_dir_fd=place.fd,
-                        follow_symlinks=False)  # fmt: skip
+                os.link(
+                    last, name, src_dir_fd=directory, dst_dir_fd=place.fd, follow_symlinks=False
+                )
         except OSError as error:
             if error.errno in STOPPING or error.errno == errno.EEXIST:
                 raise

@@ -117,23 +117,43 @@ class Linux(Common):
     def setattr(self, fid: Fid, message: m.Tsetattr) -> Body:
         """Change attributes."""
         valid = message.valid
-        self.call(fid.file.setattr, Changes(
-            mode=message.mode & 0o7777 if valid & SETATTR_MODE else None,
-            uid=message.uid if valid & SETATTR_UID else None,
-            gid=message.gid if valid & SETATTR_GID else None,
-            size=message.size if valid & SETATTR_SIZE else None,
-            atime_ns=_time(valid & SETATTR_ATIME, valid & SETATTR_ATIME_SET,
-                           message.atime_sec, message.atime_nsec),
-            mtime_ns=_time(valid & SETATTR_MTIME, valid & SETATTR_MTIME_SET,
-                           message.mtime_sec, message.mtime_nsec),
-        ))  # fmt: skip
+        self.call(
+            fid.file.setattr,
+            Changes(
+                mode=message.mode & 0o7777 if valid & SETATTR_MODE else None,
+                uid=message.uid if valid & SETATTR_UID else None,
+                gid=message.gid if valid & SETATTR_GID else None,
+                size=message.size if valid & SETATTR_SIZE else None,
+                atime_ns=_time(
+                    valid & SETATTR_ATIME,
+                    valid & SETATTR_ATIME_SET,
+                    message.atime_sec,
+                    message.atime_nsec,
+                ),
+                mtime_ns=_time(
+                    valid & SETATTR_MTIME,
+                    valid & SETATTR_MTIME_SET,
+                    message.mtime_sec,
+                    message.mtime_nsec,
+                ),
+            ),
+        )
         return b""
 
     def statfs(self, fid: Fid, message: m.Tstatfs) -> Body:
         """Tell of the file system a file is in."""
         fs = self.call(fid.file.statfs)
-        return m.Rstatfs(fs.fstype, fs.bsize, fs.blocks, fs.bfree, fs.bavail, fs.files, fs.ffree,
-                         fs.fsid, fs.namelen)  # fmt: skip
+        return m.Rstatfs(
+            fs.fstype,
+            fs.bsize,
+            fs.blocks,
+            fs.bfree,
+            fs.bavail,
+            fs.files,
+            fs.ffree,
+            fs.fsid,
+            fs.namelen,
+        )
 
     def lopen(self, fid: Fid, message: m.Tlopen) -> Body:
         """Open a file."""
@@ -321,5 +341,20 @@ def _rgetattr(file: File, a: Attributes) -> bytes:
     times: list[int] = []
     for time_ns in (a.atime_ns, a.mtime_ns, a.ctime_ns):
         times += (time_ns // _S & _U64, time_ns % _S)
-    return _GETATTR.pack(GETATTR_BASIC, *file.qid, a.mode, a.uid, a.gid, a.nlink, a.rdev, a.size,
-                         a.blksize, (a.size + 511) // 512, *times, 0, 0, 0, 0)  # fmt: skip
+    return _GETATTR.pack(
+        GETATTR_BASIC,
+        *file.qid,
+        a.mode,
+        a.uid,
+        a.gid,
+        a.nlink,
+        a.rdev,
+        a.size,
+        a.blksize,
+        (a.size + 511) // 512,
+        *times,
+        0,
+        0,
+        0,
+        0,
+    )

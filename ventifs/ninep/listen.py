@@ -149,9 +149,11 @@ def local_address(listener: socket.socket) -> Address:
 
 def _listen_tcp(address: TcpAddress) -> list[socket.socket]:
     found = socket.getaddrinfo(
-        None if address.host == ANY_HOST else address.host, address.port,
-        type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
-    )  # fmt: skip
+        None if address.host == ANY_HOST else address.host,
+        address.port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
@@ -224,8 +226,11 @@ def _adopted(fd: int, name: str) -> socket.socket:
     if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise TransportError(f"{name} does not listen; set ListenStream= and Accept=no in its unit")
     if listener.type != socket.SOCK_STREAM or listener.family not in {
-        socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_VSOCK,
-    }:  # fmt: skip
+        socket.AF_UNIX,
+        socket.AF_INET,
+        socket.AF_INET6,
+        socket.AF_VSOCK,
+    }:
         raise TransportError(f"{name} is no stream socket of TCP, Unix or vsock")
     return _listening(listener)
 

@@ -77,9 +77,12 @@ def require_9p() -> None:
     for module in "9p", "9pnet_fd":  # the second is a part of 9pnet before Linux 5.17
         with suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(
-                ["modprobe", "-q", module], stdin=subprocess.DEVNULL, capture_output=True,
-                timeout=_MODPROBE_S, check=False,
-            )  # fmt: skip
+                ["modprobe", "-q", module],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_MODPROBE_S,
+                check=False,
+            )
     if not _has_9p():
         raise MountError(
             f"this kernel, {os.uname().release}, has no 9p: install a kernel with the module 9p "

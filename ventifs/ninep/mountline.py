@@ -41,9 +41,15 @@ MSIZE = 1_048_576
 the server, bring it down to what they can."""
 
 FLAGS = {  # mount(2)'s numbers, of mount(8)'s words
-    "ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "nosymfollow": 0x100,
-    "noatime": 0x400, "nodiratime": 0x800, "relatime": 0x200000,
-}  # fmt: skip
+    "ro": 0x1,
+    "nosuid": 0x2,
+    "nodev": 0x4,
+    "noexec": 0x8,
+    "nosymfollow": 0x100,
+    "noatime": 0x400,
+    "nodiratime": 0x800,
+    "relatime": 0x200000,
+}
 _UNSET = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "atime": "noatime"}
 _FOR_FSTAB = {"_netdev", "nofail", "auto", "noauto", "defaults", "user", "nouser"}
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
@@ -174,9 +180,11 @@ def fstab_line(
     text = ",".join([options.text(transport), *words])
     _check_for_libmount(options, transport)
     for field, remedy in (
-        (source, "choose another socket"), (directory, "choose another directory"),
-        (aname, "mount a directory above it"), (text, "leave the option out"),
-    ):  # fmt: skip
+        (source, "choose another socket"),
+        (directory, "choose another directory"),
+        (aname, "mount a directory above it"),
+        (text, "leave the option out"),
+    ):
         if one_line(field) != field:
             raise _unfit(field, "fstab has only what prints", remedy)
     return " ".join([*map(_escaped, (source, directory)), "9p", _escaped(text), "0", "0"])

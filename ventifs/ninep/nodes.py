@@ -57,9 +57,11 @@ class DirectoryLeaf:
         self.count = len(items)
         self.key = last
         self.used = False
-        self.cost = _OBJECT + sys.getsizeof(self.entries) + sum(
-            sys.getsizeof(name) + sys.getsizeof(data) for name, data in self.entries.items()
-        )  # fmt: skip
+        self.cost = (
+            _OBJECT
+            + sys.getsizeof(self.entries)
+            + sum(sys.getsizeof(name) + sys.getsizeof(data) for name, data in self.entries.items())
+        )
 
 
 class Run(NamedTuple):
@@ -114,7 +116,7 @@ class ContentLeaf:
         "runs",
         "total",
         "used",
-    )  # fmt: skip
+    )
     level = 0
     key = b""
 
@@ -135,8 +137,9 @@ class ContentLeaf:
         self.count = len(items)
         self.total = self.ends[-1]
         self.used = False
-        self.cost = _OBJECT + sum(_ITEM + (_SLICE if isinstance(item, Slice) else 0)
-                                  for item in self.items)  # fmt: skip
+        self.cost = _OBJECT + sum(
+            _ITEM + (_SLICE if isinstance(item, Slice) else 0) for item in self.items
+        )
 
 
 class Inner:
@@ -162,7 +165,7 @@ class Inner:
         "total",
         "totals",
         "used",
-    )  # fmt: skip
+    )
 
     def __init__(self, level: int, items: list[bytes]) -> None:
         """Check and decode.

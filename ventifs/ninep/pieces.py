@@ -209,8 +209,9 @@ def _take_item(
         raise Corrupt("slices of slices, too deep")
     else:
         shift = item.offset - start
-        _take_slice(source, leaf, index, item.content, offset + shift, end + shift, pieces,
-                    depth - 1)  # fmt: skip
+        _take_slice(
+            source, leaf, index, item.content, offset + shift, end + shift, pieces, depth - 1
+        )
 
 
 def _take_slice(

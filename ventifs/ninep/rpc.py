@@ -80,8 +80,9 @@ class Numbers:
 class Call:
     """A request that is on its way. It is either waited for or abandoned, once."""
 
-    def __init__(self, connection: "Connection", tag: int, request: Message,
-                 settled: Settled | None) -> None:  # fmt: skip
+    def __init__(
+        self, connection: "Connection", tag: int, request: Message, settled: Settled | None
+    ) -> None:
         """Made by `Connection.start` alone."""
         self.request = request
         self._connection = connection

@@ -89,8 +89,14 @@ class Connection(Member):
         self.started = time.time()
         self._channel = channel
         self._filesystem = _Noting(filesystem)
-        self._session = Session(self._filesystem, limits=limits, trace=trace, clock=loader.clock,
-                                share=share, leave=leave)  # fmt: skip
+        self._session = Session(
+            self._filesystem,
+            limits=limits,
+            trace=trace,
+            clock=loader.clock,
+            share=share,
+            leave=leave,
+        )
         self._loader = loader
         self._rota = rota
         self._unsent: list[Buffer] = []  # of the last turn
@@ -119,11 +125,18 @@ class Connection(Member):
             self._channel.close(politely=self._ending)
             told = self.activity()
             event(
-                "closed", peer=self.peer, reason=self._reason, dialect=told.dialect,
-                export=told.export, user=told.user, operations=told.operations, errors=told.errors,
-                bytes_in=told.bytes_in, bytes_out=told.bytes_out,
+                "closed",
+                peer=self.peer,
+                reason=self._reason,
+                dialect=told.dialect,
+                export=told.export,
+                user=told.user,
+                operations=told.operations,
+                errors=told.errors,
+                bytes_in=told.bytes_in,
+                bytes_out=told.bytes_out,
                 seconds=trio.current_time() - began,
-            )  # fmt: skip
+            )
 
     def _join(self) -> None:
         try:
@@ -354,9 +367,16 @@ class Server:
         filesystem = self._filesystem_for(peer, exports).session()
         trace = self._trace() if self._trace is not None else None
         connection = Connection(
-            channel, peer, filesystem, self.loader, self._rota, self._limits, trace, share,
+            channel,
+            peer,
+            filesystem,
+            self.loader,
+            self._rota,
+            self._limits,
+            trace,
+            share,
             self._remains.add,
-        )  # fmt: skip
+        )
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)
 

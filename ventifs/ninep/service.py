@@ -69,10 +69,15 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
     async def ask() -> Activity:
         process = await backend.ask()
         return Activity(
-            pid=os.getpid(), started=started, store=printable(plan.store),
-            addresses=[printable(address) for address in plan.addresses], workers=backend.workers,
-            restarts=backend.restarts, refused=gate.refused + process.refused, process=process,
-        )  # fmt: skip
+            pid=os.getpid(),
+            started=started,
+            store=printable(plan.store),
+            addresses=[printable(address) for address in plan.addresses],
+            workers=backend.workers,
+            restarts=backend.restarts,
+            refused=gate.refused + process.refused,
+            process=process,
+        )
 
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:

@@ -313,9 +313,15 @@ class Session:
             self._reply(tag, number, body)
 
     def _failed(
-        self, tag: int, number: int, message: Any, size: int, entry: _Entry, fid: Fid | None,
+        self,
+        tag: int,
+        number: int,
+        message: Any,
+        size: int,
+        entry: _Entry,
+        fid: Fid | None,
         error: Exception,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A request could not be answered at once: it has to wait, or is refused."""
         if isinstance(error, (Cold, Blocking)):
             request = self._in_flight(tag, number, message, size, entry)

@@ -50,8 +50,23 @@ def stat_of(qid: Qid, name: bytes, a: Attributes, target: bytes, dialect: Dialec
         elif kind == st.S_IFREG and a.nlink > 1:  # 1 is what clients assume
             extension = HARDLINKS % a.nlink
     uid, gid = b"%d" % a.uid, b"%d" % a.gid
-    return Stat(0, 0, qid, mode, _time(a.atime_ns), _time(a.mtime_ns), length, name, uid, gid, uid,
-                extension, a.uid, a.gid, a.uid)  # fmt: skip
+    return Stat(
+        0,
+        0,
+        qid,
+        mode,
+        _time(a.atime_ns),
+        _time(a.mtime_ns),
+        length,
+        name,
+        uid,
+        gid,
+        uid,
+        extension,
+        a.uid,
+        a.gid,
+        a.uid,
+    )
 
 
 def permissions(mode: int) -> int:

@@ -76,10 +76,18 @@ def _of_getattr(told: Rgetattr) -> Status:
     if not stat.S_IFMT(told.mode) or told.size >> 63:
         raise WireError(f"a file of mode {told.mode:o} and {told.size} bytes")
     return Status(
-        told.qid, told.mode, told.uid, told.gid, b"%d" % told.uid, b"%d" % told.gid, told.size,
-        _time_ns(told.mtime_sec, told.mtime_nsec), _time_ns(told.atime_sec, told.atime_nsec),
-        told.nlink, told.rdev,
-    )  # fmt: skip
+        told.qid,
+        told.mode,
+        told.uid,
+        told.gid,
+        b"%d" % told.uid,
+        b"%d" % told.gid,
+        told.size,
+        _time_ns(told.mtime_sec, told.mtime_nsec),
+        _time_ns(told.atime_sec, told.atime_nsec),
+        told.nlink,
+        told.rdev,
+    )
 
 
 def _time_ns(seconds: int, nanoseconds: int) -> int:
@@ -107,10 +115,20 @@ def _of_stat(told: Stat, dialect: Dialect) -> Status:
     uid = _id(told.n_uid, told.uid)
     gid = _id(told.n_gid, told.gid)
     return Status(
-        told.qid, kind | mode, uid, gid, told.uid, told.gid, told.length,
-        told.mtime * NANOSECOND, told.atime * NANOSECOND, nlink, rdev, told.name,
+        told.qid,
+        kind | mode,
+        uid,
+        gid,
+        told.uid,
+        told.gid,
+        told.length,
+        told.mtime * NANOSECOND,
+        told.atime * NANOSECOND,
+        nlink,
+        rdev,
+        told.name,
         target=told.extension if kind == stat.S_IFLNK else None,
-    )  # fmt: skip
+    )
 
 
 def _device(extension: bytes) -> tuple[int, int]:

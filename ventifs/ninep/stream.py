@@ -72,8 +72,9 @@ def thrifty(waiting: list[Buffer]) -> list[Buffer]:
 
     A view of a few bytes keeps a whole clump, which the cache may let go meanwhile.
     """
-    kept = {id(view.obj): memoryview(view.obj).nbytes
-            for view in waiting if type(view) is memoryview}  # fmt: skip
+    kept = {
+        id(view.obj): memoryview(view.obj).nbytes for view in waiting if type(view) is memoryview
+    }
     size = sum(map(len, waiting))
     return waiting if sum(kept.values()) <= 2 * size + WASTE_MAX else [b"".join(waiting)]
 

@@ -37,8 +37,10 @@ BITS = {"B": 8, "H": 16, "I": 32, "Q": 64}
 _BIT_LETTERS = (
     "dalMAtLH"  # directory, append-only, exclusive, mount, auth, temporary, symlink, link
 )
-QID_TYPES = ["".join(letter for bit, letter in enumerate(_BIT_LETTERS) if number & 0x80 >> bit)
-              for number in range(256)]  # fmt: skip
+QID_TYPES = [
+    "".join(letter for bit, letter in enumerate(_BIT_LETTERS) if number & 0x80 >> bit)
+    for number in range(256)
+]
 
 _DIALECTS = {dialect.version: dialect for dialect in Dialect}
 _PLAIN = bytes(byte for byte in range(32, 127) if byte not in b"'\\")
@@ -88,9 +90,11 @@ def _arrow(incoming: bool) -> str:
 
 @cache
 def _fields(record: type[Record], dialect: Dialect) -> tuple[Field, ...]:
-    return tuple(field for field in fields_of(record)
-                 if field.name not in record.only_in
-                 or dialect in record.only_in[field.name][0])  # fmt: skip
+    return tuple(
+        field
+        for field in fields_of(record)
+        if field.name not in record.only_in or dialect in record.only_in[field.name][0]
+    )
 
 
 def _words(record: Record, dialect: Dialect) -> Iterator[str]:

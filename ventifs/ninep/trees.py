@@ -83,8 +83,11 @@ class Trees:
             said = above.counts[index] - (above.counts[index - 1] if index else 0)
             total = above.totals[index] - (above.totals[index - 1] if index else 0)
             if (node.level, node.count, node.total, node.key) != (
-                above.level - 1, said, total, above.keys[index]
-            ):  # fmt: skip
+                above.level - 1,
+                said,
+                total,
+                above.keys[index],
+            ):
                 raise Corrupt("tree node is not what its parent says", score=score)
             before += start
         if isinstance(node, DirectoryLeaf) is not directory:

@@ -306,10 +306,14 @@ class ExportRoot(_Upper):
     def _list(self, items: Sequence[str]) -> list[tuple[bytes, Callable[[], File]]]:
         scores = self.view.files.scores
         return [
-            (name.encode(), partial(ScoreDirectory, self.view) if scores and name == _SCORES
-             else partial(NameDirectory, self.view, name, self))
+            (
+                name.encode(),
+                partial(ScoreDirectory, self.view)
+                if scores and name == _SCORES
+                else partial(NameDirectory, self.view, name, self),
+            )
             for name in items
-        ]  # fmt: skip
+        ]
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
         if name == _SCORES.encode() and self.view.files.scores:

@@ -114,10 +114,15 @@ class _Source:
     def __init__(self, layout: Layout) -> None:
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
-            "record": layout.record, "Qid": Qid, "WireError": WireError, "NAMES_MAX": NAMES_MAX,
-            "qid_of": struct.Struct("<BIQ").unpack_from, "pack_qid": struct.Struct("<BIQ").pack,
-            "pack": struct.pack, "struct_error": struct.error,
-        }  # fmt: skip
+            "record": layout.record,
+            "Qid": Qid,
+            "WireError": WireError,
+            "NAMES_MAX": NAMES_MAX,
+            "qid_of": struct.Struct("<BIQ").unpack_from,
+            "pack_qid": struct.Struct("<BIQ").pack,
+            "pack": struct.pack,
+            "struct_error": struct.error,
+        }
         self._structs = 0
 
     def add(self, *lines: str) -> None:
@@ -156,8 +161,9 @@ def compile_decode(layout: Layout, sized: dict[type, Sized]) -> Decode:
         size = struct.calcsize("<" + format_)
         unpack = source.struct(format_, "unpack_from")
         targets = ", ".join(name for name, _ in run)
-        source.add(f"if at + {size} > end: {_SHORT}", f"{targets}, = {unpack}(data, at)",
-                   f"at += {size}")  # fmt: skip
+        source.add(
+            f"if at + {size} > end: {_SHORT}", f"{targets}, = {unpack}(data, at)", f"at += {size}"
+        )
         run.clear()
 
     required = len(layout.fields) - layout.optional
@@ -176,8 +182,10 @@ def compile_decode(layout: Layout, sized: dict[type, Sized]) -> Decode:
             flush()
             source.add(*_read(name, shape, field, source, sized))
     flush()
-    source.add("if at != end: raise WireError(f'{record.__name__} has {end - at} bytes too many')",
-               f"return {_construct(layout)}")  # fmt: skip
+    source.add(
+        "if at != end: raise WireError(f'{record.__name__} has {end - at} bytes too many')",
+        f"return {_construct(layout)}",
+    )
     decode: Decode = source.function("def decode(data, at, end)")
     return decode
 
@@ -187,26 +195,42 @@ def _read(
 ) -> list[str]:
     """Lines that read a field whose length, or count, was just read."""
     if shape == "bytes":
-        return [f"stop = at + {name}_n", f"if stop > end: {_SHORT}", f"{name} = data[at:stop]",
-                "at = stop"]  # fmt: skip
+        return [
+            f"stop = at + {name}_n",
+            f"if stop > end: {_SHORT}",
+            f"{name} = data[at:stop]",
+            "at = stop",
+        ]
     if shape == "nested":
         assert field.nested is not None
         source.names[f"{name}_decode"] = sized[field.nested].decode
-        return [f"stop = at + {name}_n", f"if stop > end: {_SHORT}",
-                f"{name} = {name}_decode(data, at, stop)", "at = stop"]  # fmt: skip
+        return [
+            f"stop = at + {name}_n",
+            f"if stop > end: {_SHORT}",
+            f"{name} = {name}_decode(data, at, stop)",
+            "at = stop",
+        ]
     too_many = f"raise WireError(f'{{record.__name__}} has {{{name}_n}} elements')"
-    lines = [f"if {name}_n > NAMES_MAX: {too_many}", f"{name} = ()", f"while {name}_n:",
-             f"    {name}_n -= 1"]  # fmt: skip
+    lines = [
+        f"if {name}_n > NAMES_MAX: {too_many}",
+        f"{name} = ()",
+        f"while {name}_n:",
+        f"    {name}_n -= 1",
+    ]
     if shape == "qids":
-        lines += [f"    if at + 13 > end: {_SHORT}",
-                  f"    {name} += (Qid(*qid_of(data, at)),)",
-                  "    at += 13"]  # fmt: skip
+        lines += [
+            f"    if at + 13 > end: {_SHORT}",
+            f"    {name} += (Qid(*qid_of(data, at)),)",
+            "    at += 13",
+        ]
     else:  # a tuple made longer, not a list: nearly all walks have one name
-        lines += [f"    if at + 2 > end: {_SHORT}",
-                  "    stop = at + 2 + data[at] + 256 * data[at + 1]",
-                  f"    if stop > end: {_SHORT}",
-                  f"    {name} += (data[at + 2:stop],)",
-                  "    at = stop"]  # fmt: skip
+        lines += [
+            f"    if at + 2 > end: {_SHORT}",
+            "    stop = at + 2 + data[at] + 256 * data[at + 1]",
+            f"    if stop > end: {_SHORT}",
+            f"    {name} += (data[at + 2:stop],)",
+            "    at = stop",
+        ]
     return lines
 
 
@@ -259,8 +283,10 @@ def compile_encode(layout: Layout, sized: dict[type, Sized], number: int | None 
             values.append(f"len({made})")
         else:
             each = "pack_qid(*q) for q in" if shape == "qids" else "pack('<H', len(q)) + q for q in"
-            source.add(f"if len({name}) > NAMES_MAX: raise WireError('too many elements')",
-                       f"{made} = b''.join([{each} {name}])")  # fmt: skip
+            source.add(
+                f"if len({name}) > NAMES_MAX: raise WireError('too many elements')",
+                f"{made} = b''.join([{each} {name}])",
+            )
             values.append(f"len({name})")
         sizes.append(f"len({made})")
         pieces.append((formats, values, made))

@@ -73,8 +73,7 @@ class _Worker:
                     over = partial(self._reports.send_nowait, Over(id))
                     await local.take(socket.socket(fileno=fd), peer, exports, over)
                 case Take(id, peer):  # the kernel gave its descriptor no place here
-                    event("refused", level=logging.WARNING, peer=peer,
-                          reason="too many open files")  # fmt: skip
+                    event("refused", level=logging.WARNING, peer=peer, reason="too many open files")
                     self._reports.send_nowait(Over(id))
                 case Ask(number):
                     await self._tell(local, number)

@@ -84,8 +84,9 @@ class _Worker:
             # Not trio's: it would start it from a thread, with whose end the kernel kills it.
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _CODE.format(_ROOT), str(os.getpid()), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
 
     async def send(self, order: Order, fd: int | None = None) -> None:
         try:
@@ -159,8 +160,9 @@ class Pool:
         self.workers = count
         self.restarts = 0
         clients = settings.client_bytes or client_bytes_default()
-        self._settings = replace(settings, cache_bytes=settings.cache_bytes // count,
-                                 client_bytes=clients // count)  # fmt: skip
+        self._settings = replace(
+            settings, cache_bytes=settings.cache_bytes // count, client_bytes=clients // count
+        )
         self._live: dict[int, _Worker] = {}
         self._arrived = trio.Event()
         self._lost = Totals()  # what those did that are gone, as far as they had told
@@ -246,8 +248,9 @@ class Pool:
             try:
                 await self._one_life(number, None)
             except OSError as error:  # out of processes, memory or descriptors, for now
-                event("worker_not_started", level=logging.ERROR, worker=number,
-                      reason=error.strerror)  # fmt: skip
+                event(
+                    "worker_not_started", level=logging.ERROR, worker=number, reason=error.strerror
+                )
             sound = trio.current_time() - began > _SOUND_S
             pause_s = PAUSE_MIN_S if sound else min(2 * pause_s, PAUSE_MAX_S)
 
@@ -264,8 +267,13 @@ class Pool:
         if task_status is not None and not worker.was_ready:
             raise VentifsError(failure or f"a worker {_how(code)} before it was ready")
         if not self._stopping:
-            event("worker_died", level=logging.ERROR, worker=number, how=failure or _how(code),
-                  connections=lost)  # fmt: skip
+            event(
+                "worker_died",
+                level=logging.ERROR,
+                worker=number,
+                how=failure or _how(code),
+                connections=lost,
+            )
 
     def _bury(self, worker: _Worker) -> None:
         """Hand a worker nothing more; the one that was started in its place stays."""

@@ -83,8 +83,11 @@ class Arenas:
 
     def _open(self, arena_id: bytes) -> Arena:
         # An arena can move from open/ to sealed/ between the first and the second look.
-        for path in (self.sealed_path(arena_id), self.open_path(arena_id),
-                     self.sealed_path(arena_id)):  # fmt: skip
+        for path in (
+            self.sealed_path(arena_id),
+            self.open_path(arena_id),
+            self.sealed_path(arena_id),
+        ):
             try:
                 return Arena.open(path)
             except FileNotFoundError:

@@ -219,8 +219,15 @@ class _ArenaAudit:
                 self._look_up(offset, head)
         self._look_up_waiting()
 
-    def _found(self, what: str, reason: str, offset: int | None, score: bytes | None = None,
-               *, harmless: bool = False) -> None:  # fmt: skip
+    def _found(
+        self,
+        what: str,
+        reason: str,
+        offset: int | None,
+        score: bytes | None = None,
+        *,
+        harmless: bool = False,
+    ) -> None:
         self.report.findings.append(
             Finding(
                 what, reason, score.hex() if score else None, self.arena.id.hex(), offset, harmless
@@ -292,8 +299,13 @@ class _ArenaAudit:
         for position, (score, length) in enumerate(head.blocks):
             if blake3(raw[start : start + length]).digest() != score:
                 reason = "bytes do not match their score"
-                self._found("block", reason, offset, score,
-                            harmless=not self._led_to(score, offset, position))  # fmt: skip
+                self._found(
+                    "block",
+                    reason,
+                    offset,
+                    score,
+                    harmless=not self._led_to(score, offset, position),
+                )
             start += length
         return True
 
@@ -325,8 +337,9 @@ class _ArenaAudit:
             if place == Place(self.arena.id, offset, position):
                 self.report.confirmed += 1
             elif place is None and not self.read_data and not self._sound_again(offset):
-                self._found("block", "damaged, and dropped from the index", offset, score,
-                            harmless=True)  # fmt: skip
+                self._found(
+                    "block", "damaged, and dropped from the index", offset, score, harmless=True
+                )
             elif place is None:
                 self._found("index", "lacks this block", offset, score)
 
@@ -395,9 +408,14 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
         head = head_at(place.arena, place.offset)
         if head is None or not head.holds(place.position, score):
             report.findings.append(
-                Finding("index", "entry leads to something else", score.hex(), place.arena.hex(),
-                        place.offset)
-            )  # fmt: skip
+                Finding(
+                    "index",
+                    "entry leads to something else",
+                    score.hex(),
+                    place.arena.hex(),
+                    place.offset,
+                )
+            )
     counted, reached = index.entries_counted()
     if counted != reached:
         reason = f"{counted} entries by its own count, {reached} can be reached"

@@ -156,8 +156,11 @@ def repair(
     files = files or Files()
     header = read_header(root)
     require_writable(root, header)
-    damaged = [finding for finding in report.findings
-               if finding.what == "block" and finding.score and not finding.harmless]  # fmt: skip
+    damaged = [
+        finding
+        for finding in report.findings
+        if finding.what == "block" and finding.score and not finding.harmless
+    ]
     with store_lock(root, alone=True):
         _unseal(root, header, report, files)
         rebuild_index(root, header, files, progress)
@@ -211,9 +214,13 @@ def _child_main(root: Path, options: dict[str, int], say: Callable[[object], Non
     try:
         index = Index(root / "index", header.store_id)
         report = audit(
-            root, header, index=index, read_data=bool(options["read_data"]), jobs=options["jobs"],
+            root,
+            header,
+            index=index,
+            read_data=bool(options["read_data"]),
+            jobs=options["jobs"],
             progress=lambda done, total: say({"progress": [done, total]}),
-        )  # fmt: skip
+        )
     except IndexMissing:
         say({"reason": "is missing"})
         return 3

@@ -123,8 +123,9 @@ def parse_head(data: Buffer) -> Head:
         sound = sound and 0 < payload_length < raw_length
     if not sound:
         raise Corrupt("clump header contradicts itself")
-    return Head(kind, codec, raw_length, payload_length, listed[_HEAD.size : HEAD_SIZE],
-                blocks, listed)  # fmt: skip
+    return Head(
+        kind, codec, raw_length, payload_length, listed[_HEAD.size : HEAD_SIZE], blocks, listed
+    )
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -168,8 +169,15 @@ def _assembled(
     fixed = _HEAD.pack(MAGIC, kind, packed.codec, len(blocks), packed.raw_length, payload_length)
     listing = b"".join([_BLOCK.pack(score, length) for score, length in blocks])
     check = _checksum(arena, offset, fixed, listing, packed.payload)
-    return Head(kind, packed.codec, packed.raw_length, payload_length, check, list(blocks),
-                fixed + check + listing)  # fmt: skip
+    return Head(
+        kind,
+        packed.codec,
+        packed.raw_length,
+        payload_length,
+        check,
+        list(blocks),
+        fixed + check + listing,
+    )
 
 
 def _checksum(arena: bytes, offset: int, fixed: Buffer, listing: Buffer, payload: Buffer) -> bytes:

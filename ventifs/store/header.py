@@ -79,11 +79,20 @@ class StoreHeader(msgspec.Struct, frozen=True):
 def encode_header(header: StoreHeader, *, version: int = FORMAT_VERSION) -> bytes:
     """The header file's 256 bytes."""
     fields = _FIELDS.pack(
-        MAGIC, version, HASH_BLAKE3_256,
-        header.compatible, header.read_only_compatible, header.incompatible,
-        header.store_id, header.created_ns, header.arena_size,
-        header.chunk_min, header.chunk_average, header.chunk_max, header.chunk_seed,
-    )  # fmt: skip
+        MAGIC,
+        version,
+        HASH_BLAKE3_256,
+        header.compatible,
+        header.read_only_compatible,
+        header.incompatible,
+        header.store_id,
+        header.created_ns,
+        header.arena_size,
+        header.chunk_min,
+        header.chunk_average,
+        header.chunk_max,
+        header.chunk_seed,
+    )
     body = fields.ljust(HEADER_SIZE - _CHECK_SIZE, b"\0")
     return body + blake3(body).digest(_CHECK_SIZE)
 
@@ -98,8 +107,21 @@ def decode_header(data: bytes) -> StoreHeader:
     body, check = data[:-_CHECK_SIZE], data[-_CHECK_SIZE:]
     if len(data) != HEADER_SIZE or blake3(body).digest(_CHECK_SIZE) != check:
         raise Corrupt("store header is damaged; put back a copy of it: it never changes")
-    (magic, version, hash_id, compatible, read_only, incompatible, store_id, created_ns,
-     arena_size, chunk_min, chunk_average, chunk_max, seed) = _FIELDS.unpack_from(body)  # fmt: skip
+    (
+        magic,
+        version,
+        hash_id,
+        compatible,
+        read_only,
+        incompatible,
+        store_id,
+        created_ns,
+        arena_size,
+        chunk_min,
+        chunk_average,
+        chunk_max,
+        seed,
+    ) = _FIELDS.unpack_from(body)
     unknown = incompatible & ~KNOWN_INCOMPATIBLE
     if version > FORMAT_VERSION or hash_id != HASH_BLAKE3_256 or magic != MAGIC:
         raise Unsupported(
@@ -108,8 +130,18 @@ def decode_header(data: bytes) -> StoreHeader:
         )
     if unknown:
         raise Unsupported(f"store has unknown features {unknown:#x}: upgrade ventifs")
-    header = StoreHeader(store_id, created_ns, arena_size, chunk_min, chunk_average, chunk_max,
-                       seed, compatible, read_only, incompatible)  # fmt: skip
+    header = StoreHeader(
+        store_id,
+        created_ns,
+        arena_size,
+        chunk_min,
+        chunk_average,
+        chunk_max,
+        seed,
+        compatible,
+        read_only,
+        incompatible,
+    )
     if not 0 < arena_size <= ARENA_SIZE_MAX:  # offsets in the index would overflow
         raise Corrupt(f"store header says arenas of {arena_size} bytes, which cannot be")
     return header

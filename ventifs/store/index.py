@@ -264,8 +264,10 @@ class Index:
     @staticmethod
     def _items(number: int, entries: Entries) -> list[tuple[bytes, bytes]]:
         pack, seal = _ENTRY.pack, _sealed_value
-        return [(score, seal(score, pack(number, offset, position)))
-                for score, offset, position in entries]  # fmt: skip
+        return [
+            (score, seal(score, pack(number, offset, position)))
+            for score, offset, position in entries
+        ]
 
     def append_blocks(self, entries: Iterable[tuple[Score, int, int, int]]) -> None:
         """Add (score, arena number, offset, position), each score above all that are there.
@@ -413,8 +415,9 @@ class Index:
         for record in changes.puts:
             fresh = transaction.get(record.id, db=deleted) is None
             value = record.value + record.digest()
-            if fresh and transaction.put(record.key + record.id, value, overwrite=False,
-                                         db=catalog):  # fmt: skip
+            if fresh and transaction.put(
+                record.key + record.id, value, overwrite=False, db=catalog
+            ):
                 count, digest = count + 1, digest ^ _number(record)
         value = _sealed_value(b"catalog", _CATALOG.pack(count, digest.to_bytes(DIGEST_SIZE, "big")))
         transaction.put(b"catalog", value, db=self._tables[b"meta"])

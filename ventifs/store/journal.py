@@ -39,8 +39,9 @@ class Record(msgspec.Struct, frozen=True, order=True):
 
     def digest(self) -> bytes:
         """16 bytes that stand for the whole record in the index's checks."""
-        return blake3(_RECORD.pack(_PUT, len(self.key), len(self.value), self.id)
-                      + self.key + self.value).digest(DIGEST_SIZE)  # fmt: skip
+        return blake3(
+            _RECORD.pack(_PUT, len(self.key), len(self.value), self.id) + self.key + self.value
+        ).digest(DIGEST_SIZE)
 
 
 def record_problem(key_length: int, value_length: int) -> str:
@@ -169,12 +170,13 @@ def encode_commit(commit: Commit) -> bytes:
     """The payload of a commit clump."""
     return b"".join(
         [
-            _COMMIT.pack(commit.time_ns, commit.catalog_length, commit.records,
-                         len(commit.relies_on)),
+            _COMMIT.pack(
+                commit.time_ns, commit.catalog_length, commit.records, len(commit.relies_on)
+            ),
             COUNTERS.pack(*astuple(commit.counters)),
             *(_RELIES.pack(arena, length) for arena, length in commit.relies_on),
         ]
-    )  # fmt: skip
+    )
 
 
 def decode_commit(payload: Buffer) -> Commit:

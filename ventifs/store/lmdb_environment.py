@@ -69,10 +69,17 @@ class Environment:
             raise IndexMissing(path, "is missing")
         self.readonly = not create and not os.access(data, os.W_OK)
         options: dict[str, Any] = {
-            "map_size": _MAP_SIZE, "max_dbs": len(names), "max_readers": _READERS_MAX,
-            "readonly": self.readonly, "lock": _lockable(path), "create": create,
-            "readahead": False, "sync": sync, "lib_version": 0, "mode": 0o600,
-        }  # fmt: skip
+            "map_size": _MAP_SIZE,
+            "max_dbs": len(names),
+            "max_readers": _READERS_MAX,
+            "readonly": self.readonly,
+            "lock": _lockable(path),
+            "create": create,
+            "readahead": False,
+            "sync": sync,
+            "lib_version": 0,
+            "mode": 0o600,
+        }
         if create and not data.exists():
             os.close(create_file(data))  # LMDB's own would have the umask's mode
         self.lmdb = lmdb.open(os.fsencode(path), **options)

@@ -127,8 +127,9 @@ def create_file(path: Path) -> int:
             _set(fd, above, file_mode(above.st_mode, path.name))
             if not named:
                 # By /proc, as without a capability linkat takes no bare descriptor.
-                os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory,
-                        follow_symlinks=True)  # fmt: skip
+                os.link(
+                    f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True
+                )
         except BaseException:
             os.close(fd)
             raise

@@ -98,8 +98,12 @@ class Intake:
             commit = decode_commit(decompress(clump.head, clump.payload, self._decompressor))
             changes = committed_changes(arena, clump.offset, commit, self._decompressor)
         except Corrupt as error:
-            log.error("arena %s at %d: a commit cannot be read: %s", arena.id.hex(),
-                      clump.offset, error.reason)  # fmt: skip
+            log.error(
+                "arena %s at %d: a commit cannot be read: %s",
+                arena.id.hex(),
+                clump.offset,
+                error.reason,
+            )
             return
         self.journal.puts += changes.puts
         self.journal.deletes += changes.deletes
@@ -171,8 +175,9 @@ def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, inta
     if not state.sealed and state.length == arena.length() > 0:
         return False
     if arena.length() < state.length:
-        log.error("arena %s is shorter than the index says: damaged; run 'ventifs check'",
-                  arena.id.hex())  # fmt: skip
+        log.error(
+            "arena %s is shorter than the index says: damaged; run 'ventifs check'", arena.id.hex()
+        )
         return False
     found = restore_whole(arena, state.length, arenas, files, intake)
     if found is not None:
@@ -278,8 +283,13 @@ def _keep_torn(arena: Arena, damage: Damage, files: Files) -> None:
     if os.pread(arena.fd, len(DIRECTORY_MAGIC), damage.offset) == DIRECTORY_MAGIC:
         return
     path = arena.path.with_name(f"{arena.id.hex()}-{damage.offset}.torn")
-    log.warning("arena %s at %d: %d bytes that a crash left unreadable were moved to %s",
-                arena.id.hex(), damage.offset, damage.length, path)  # fmt: skip
+    log.warning(
+        "arena %s at %d: %d bytes that a crash left unreadable were moved to %s",
+        arena.id.hex(),
+        damage.offset,
+        damage.length,
+        path,
+    )
     files.write_whole(path, _pieces(arena, damage))
 
 
@@ -306,8 +316,12 @@ def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> 
     totals, damages = intake.read(arena, max(start, HEADER_SIZE), end)
     intake.journal.states.append(ArenaState(arena_id, end, True, totals, start))
     for damage in damages:
-        log.error("arena %s at %d: %d bytes are damaged; 'ventifs check --read-data' tells more",
-                  arena_id.hex(), damage.offset, damage.length)  # fmt: skip
+        log.error(
+            "arena %s at %d: %d bytes are damaged; 'ventifs check --read-data' tells more",
+            arena_id.hex(),
+            damage.offset,
+            damage.length,
+        )
     return damages
 
 
@@ -328,8 +342,11 @@ def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
             log.error("a commit relies on it: %s", error)
             continue
         if damages:  # whoever gets its lock will see to it
-            log.error("arena %s at %d: damaged, and a commit relies on it",
-                      arena_id.hex(), damages[0].offset)  # fmt: skip
+            log.error(
+                "arena %s at %d: damaged, and a commit relies on it",
+                arena_id.hex(),
+                damages[0].offset,
+            )
         else:
             intake.journal.states.append(ArenaState(arena_id, length, False, totals, start))
 

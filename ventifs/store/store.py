@@ -131,9 +131,13 @@ class Store:
             if mode == "write":
                 recover(self._arenas, self._index, files)
             self._writer = Writer(
-                self._arenas, self._index, files, arena_size=header.arena_size, level=level,
+                self._arenas,
+                self._index,
+                files,
+                arena_size=header.arena_size,
+                level=level,
                 threaded=mode == "write",
-            )  # fmt: skip
+            )
             self._resources.callback(self._writer.close)
         except BaseException:
             self._resources.close()
@@ -218,8 +222,17 @@ class Store:
             require_writable(root, header)
         if mode == "write":
             warn_if_exposed(root)
-        return cls(root, header, mode, cache_bytes=cache_bytes, pending_max=pending_max,
-                   level=level, files=files, give=give, claims=claims)  # fmt: skip
+        return cls(
+            root,
+            header,
+            mode,
+            cache_bytes=cache_bytes,
+            pending_max=pending_max,
+            level=level,
+            files=files,
+            give=give,
+            claims=claims,
+        )
 
     def _opened_index(self) -> Index:
         path = self.path / "index"
@@ -377,8 +390,9 @@ class Store:
             if score not in clump.spans:
                 raise Corrupt("bytes do not match their score")
         except Corrupt as error:
-            raise Corrupt(error.reason, score=score, arena=arena.id.hex(),
-                          offset=place.offset) from None  # fmt: skip
+            raise Corrupt(
+                error.reason, score=score, arena=arena.id.hex(), offset=place.offset
+            ) from None
         self._cache.add(clump)
         return clump.block(score)
 

@@ -330,8 +330,13 @@ class Writer:
         self._make_durable()
         mark, totals = appender.length, replace(appender.totals)
         durable = [(state.arena, state.length) for state in self._batch.states]
-        commit = Commit(max(0, time.time_ns()), mark - start, len(changes), counters,
-                        [*durable, (appender.id, mark)])  # fmt: skip
+        commit = Commit(
+            max(0, time.time_ns()),
+            mark - start,
+            len(changes),
+            counters,
+            [*durable, (appender.id, mark)],
+        )
 
         def undo() -> None:
             try:

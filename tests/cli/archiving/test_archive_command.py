@@ -38,8 +38,11 @@ def paths(home: Path, version: str = "t") -> set[str]:
 
 def contents(root: Path) -> dict[Path, bytes]:
     """All that a store holds; LMDB's table of readers is none of it."""
-    return {path: path.read_bytes() for path in root.rglob("*")
-            if path.is_file() and path.name != "lock.mdb"}  # fmt: skip
+    return {
+        path: path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "lock.mdb"
+    }
 
 
 def score_without(home: Path, *gone: str) -> str:
@@ -104,8 +107,11 @@ def test_the_root_itself_cannot_be_left_out(home: Path) -> None:
 
 
 def test_caches_are_left_out_but_for_their_tags(home: Path) -> None:
-    for name, tag in [("cache", CACHE_TAG), ("no-cache", b"Signature: something else"),
-                      ("inside/cache", CACHE_TAG)]:  # fmt: skip
+    for name, tag in [
+        ("cache", CACHE_TAG),
+        ("no-cache", b"Signature: something else"),
+        ("inside/cache", CACHE_TAG),
+    ]:
         (home / "tree" / name / "below").mkdir(parents=True)
         (home / "tree" / name / "below" / "file").write_bytes(noise(100))
         (home / "tree" / name / "file").write_bytes(noise(100))
@@ -191,8 +197,17 @@ def test_it_prints_what_it_did(home: Path) -> None:
 
 
 def test_what_is_said_of_a_version_is_kept(home: Path) -> None:
-    done = archive(home, "--time", "2026-03-01T12:30:00+02:00", "--comment", "nightly \N{SNOWMAN}",
-                   "--tag", "b", "--tag", "a")  # fmt: skip
+    done = archive(
+        home,
+        "--time",
+        "2026-03-01T12:30:00+02:00",
+        "--comment",
+        "nightly \N{SNOWMAN}",
+        "--tag",
+        "b",
+        "--tag",
+        "a",
+    )
     [kept] = parsed(home, "versions", "--store", "s")
     assert done["time"] == kept["time"] == "2026-03-01T10:30:00Z"
     assert done["comment"] == kept["comment"] == "nightly \N{SNOWMAN}"
@@ -215,19 +230,22 @@ def test_any_number_of_jobs(home: Path, jobs: str) -> None:
 # --- refusals ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("words", "code", "told"), [
-    ("archive tree --name t --exclude [a", 1, "'[a' is not a gitignore pattern"),
-    ("archive tree --name t --exclude-from bad", 1, "'[a' is not a gitignore pattern"),
-    ("archive tree --name t --exclude-from missing", 2, "missing"),
-    ("archive tree --name t --jobs 0", 2, "--jobs"),
-    ("archive tree --name t --jobs x", 2, "--jobs"),
-    ("archive tree", 2, "--name"),
-    ("archive --name t", 2, "SOURCE"),
-    ("archive nothing --name t", 1, "nothing: no such file or directory"),
-    ("archive tree/nothing/below --name t", 1, "tree/nothing/below: no such"),
-    ("archive tree/fifo-like --name t", 1, "tree/fifo-like"),
-    ("archive /dev/null --name t", 1, "/dev/null: neither a directory, nor a tar, nor a disk"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("archive tree --name t --exclude [a", 1, "'[a' is not a gitignore pattern"),
+        ("archive tree --name t --exclude-from bad", 1, "'[a' is not a gitignore pattern"),
+        ("archive tree --name t --exclude-from missing", 2, "missing"),
+        ("archive tree --name t --jobs 0", 2, "--jobs"),
+        ("archive tree --name t --jobs x", 2, "--jobs"),
+        ("archive tree", 2, "--name"),
+        ("archive --name t", 2, "SOURCE"),
+        ("archive nothing --name t", 1, "nothing: no such file or directory"),
+        ("archive tree/nothing/below --name t", 1, "tree/nothing/below: no such"),
+        ("archive tree/fifo-like --name t", 1, "tree/fifo-like"),
+        ("archive /dev/null --name t", 1, "/dev/null: neither a directory, nor a tar, nor a disk"),
+    ],
+)
 def test_what_cannot_be_is_told_in_a_line(home: Path, words: str, code: int, told: str) -> None:
     (home / "bad").write_bytes(b"*.o\n[a\n")
     failed = run(home, *words.split(), "--store", "s", expected=code)
@@ -261,8 +279,11 @@ def test_what_cannot_be_read_gives_exit_code_3(home: Path, jobs: str) -> None:
         powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     done = subprocess.run(
         [*powerless, SCRIPT, "archive", "half", "--name", "t", "--store", "s", "--jobs", jobs],
-        cwd=home, capture_output=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        cwd=home,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     (home / "half" / "closed").chmod(0o700)
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 3, lines
@@ -287,17 +308,21 @@ def test_a_higher_level_stores_less_and_the_same(home: Path, jobs: str) -> None:
     facts = []
     for level in ("1", "19"):
         run(home, "init", "--store", home / f"level{level}")
-        facts.append(archive(home, "--level", level, "--jobs", jobs, "--store",
-                             str(home / f"level{level}")))  # fmt: skip
+        facts.append(
+            archive(home, "--level", level, "--jobs", jobs, "--store", str(home / f"level{level}"))
+        )
     assert facts[0]["score"] == facts[1]["score"]
     assert facts[1]["stored_bytes"] < facts[0]["stored_bytes"]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--comment", "x" * 120_000], b"a comment may have 4,096 bytes, this one has 120,000"),
-    (["--tag", "x" * 257], b"a tag may have 256 bytes, this one has 257"),
-    ([word for number in range(65) for word in ("--tag", str(number))], b"may have 64 tags"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--comment", "x" * 120_000], b"a comment may have 4,096 bytes, this one has 120,000"),
+        (["--tag", "x" * 257], b"a tag may have 256 bytes, this one has 257"),
+        ([word for number in range(65) for word in ("--tag", str(number))], b"may have 64 tags"),
+    ],
+)
 def test_long_notes_are_refused_before_a_store_is_made(
     tmp_path: Path, words: list[str], message: bytes
 ) -> None:

@@ -66,8 +66,9 @@ def test_image_and_directory_differ_in_nothing_that_is_the_same(home: Path) -> N
     assert done["new_bytes"] < 5000  # nodes of directories: no content is new
     changes = parsed(home, "diff", "dir", "vm:/files/1", "--store", "s")
     assert [(change["path"], change["change"]) for change in changes] == [
-        ("", "metadata"), ("lost+found", "added"),
-    ]  # fmt: skip
+        ("", "metadata"),
+        ("lost+found", "added"),
+    ]
     log = parsed(home, "log", "vm:/files/1/etc/passwd", "--store", "s")
     assert [step["change"] for step in log] == ["added"]
     found = run(home, "find", "vm", "passwd", "--store", "s").stdout
@@ -91,20 +92,23 @@ def test_disks_are_not_mistaken_for_empty_tars(home: Path) -> None:
     assert parsed(home, "versions", "--store", "s") == []
 
 
-@pytest.mark.parametrize(("words", "code", "told"), [
-    ("archive tree --name x --follow-backing .", 2, "for files and devices"),
-    ("archive pipe --name x --format raw", 2, "a pipe can only be a tar stream"),
-    ("archive vm.img --name x --follow-backing=", 2, "--follow-backing has an empty path"),
-    ("archive vm.img --name x --dirty-bitmap", 1, "--dirty-bitmap is for qcow2 images"),
-    ("archive tree --name x --drop-free", 2, "for files and devices"),
-    ("archive tree --name x --format raw", 2, "for files and devices"),
-    ("archive vm.img --name x --exclude *.o", 2, "not for disks"),
-    ("archive vm.img --name x --one-file-system", 2, "for directories"),
-    ("archive vm.img --name x --format tar", 1, "not a tar archive"),
-    ("archive vm.img --name x --format tar --in-use", 2, "are for disks"),
-    ("archive vm.img --name x --format qcow2", 1, "qcow2"),
-    ("archive - --name x --format raw", 2, "standard input can only be a tar stream"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("archive tree --name x --follow-backing .", 2, "for files and devices"),
+        ("archive pipe --name x --format raw", 2, "a pipe can only be a tar stream"),
+        ("archive vm.img --name x --follow-backing=", 2, "--follow-backing has an empty path"),
+        ("archive vm.img --name x --dirty-bitmap", 1, "--dirty-bitmap is for qcow2 images"),
+        ("archive tree --name x --drop-free", 2, "for files and devices"),
+        ("archive tree --name x --format raw", 2, "for files and devices"),
+        ("archive vm.img --name x --exclude *.o", 2, "not for disks"),
+        ("archive vm.img --name x --one-file-system", 2, "for directories"),
+        ("archive vm.img --name x --format tar", 1, "not a tar archive"),
+        ("archive vm.img --name x --format tar --in-use", 2, "are for disks"),
+        ("archive vm.img --name x --format qcow2", 1, "qcow2"),
+        ("archive - --name x --format raw", 2, "standard input can only be a tar stream"),
+    ],
+)
 def test_what_is_no_disk_or_no_tar_is_told(home: Path, words: str, code: int, told: str) -> None:
     os.mkfifo(home / "pipe")
     failed = run(home, *words.split(), "--store", "s", expected=code)

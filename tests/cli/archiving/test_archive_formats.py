@@ -117,8 +117,9 @@ def device(home: Path) -> Iterator[Path]:
     if os.geteuid():
         pytest.skip("only root can attach a loop device")
     disk = _with_header(home, "disk.img", f"{home}/etc/shadow", MIB)
-    done = subprocess.run(["losetup", "-f", "--show", "-r", disk], capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["losetup", "-f", "--show", "-r", disk], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"no loop device can be attached here: {done.stderr.strip()}")
     path = Path(done.stdout.strip())
@@ -233,16 +234,22 @@ def test_images_that_are_not_read_are_converted(home: Path, kind: str) -> None:
 def test_a_chain_needs_one_option_once(home: Path) -> None:
     (home / "images/old").mkdir(parents=True)
     raw_image(home / "images/old/base", MIB)
-    chain = [("old/base", "old/a.qcow2", "raw"), ("old/a.qcow2", "b.qcow2", "qcow2"),
-             ("b.qcow2", "c.qcow2", "qcow2")]  # fmt: skip
+    chain = [
+        ("old/base", "old/a.qcow2", "raw"),
+        ("old/a.qcow2", "b.qcow2", "qcow2"),
+        ("b.qcow2", "c.qcow2", "qcow2"),
+    ]
     for below, above, kind in chain:
         path = home / "images" / below
         qemu_img("create", "-q", "-f", "qcow2", "-F", kind, "-b", path, home / "images" / above)
         qemu_io(home / "images" / above, "write -P 7 0 1k")
     expected = b"\7" * 1024 + (home / "images/old/base").read_bytes()[1024:]
     said = _archive(home, "images/c.qcow2", expected=1)
-    notes = [f"read, too: {home}/images/{each}, by --follow-backing {home}/images, which is kept "
-             "with the name" for each in ("b.qcow2", "old/a.qcow2", "old/base")]  # fmt: skip
+    notes = [
+        f"read, too: {home}/images/{each}, by --follow-backing {home}/images, which is kept "
+        "with the name"
+        for each in ("b.qcow2", "old/a.qcow2", "old/base")
+    ]
     said = _run(home, _advised(said)[0])
     assert said.splitlines() == [f"note: {note}" for note in notes]
     assert _cat(home) == expected
@@ -254,8 +261,19 @@ def test_a_chain_needs_one_option_once(home: Path) -> None:
     kept = parsed(home, "stats", "vm", "--store", "s")["kept"]
     assert kept["follow_backing"] == [{"path": f"{home}/images"}]
     # Another image under the name reaches nothing else by it.
-    qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", f"{home}/etc/shadow",
-             home / "images/e.qcow2", "64K")  # fmt: skip
+    qemu_img(
+        "create",
+        "-q",
+        "-u",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        f"{home}/etc/shadow",
+        home / "images/e.qcow2",
+        "64K",
+    )
     said = _archive(home, "images/e.qcow2", expected=1)
     assert _advised(said)[0].count("--follow-backing") == 2
     _archive(home, "images/d.qcow2", "--follow-backing", "etc", expected=1)  # stands alone
@@ -267,10 +285,16 @@ def test_a_chain_needs_one_option_once(home: Path) -> None:
 
 def test_an_uploaded_image_does_not_read_its_neighbours(home: Path) -> None:
     (home / "other.img").write_bytes(SECRET.ljust(64 * KIB, b"\0"))
-    for name in ("other.img", "./other.img", "etc/../other.img", f"file:{home}/other.img",
-                 'json:{"driver":"raw","file.filename":"other.img"}'):  # fmt: skip
-        qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", name, home / "up.qcow2",
-                 "64K")  # fmt: skip
+    for name in (
+        "other.img",
+        "./other.img",
+        "etc/../other.img",
+        f"file:{home}/other.img",
+        'json:{"driver":"raw","file.filename":"other.img"}',
+    ):
+        qemu_img(
+            "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", name, home / "up.qcow2", "64K"
+        )
         said = _archive(home, "up.qcow2", "--dry-run", expected=1)
         assert "--follow-backing" in said
     options = f"data_file={home}/other.img,data_file_raw=on"
@@ -412,13 +436,22 @@ def test_an_encrypted_disk_is_archived_as_it_is_with_a_note(home: Path) -> None:
 
 def test_messages_repeat_the_run(home: Path) -> None:
     disk = _with_header(home, "my 'disk' $(x).img", f"{home}/etc/shadow")
-    said = _archive(home, disk.name, "--tag", "a b", "--drop-free", "--time", "2026-01-01",
-                    expected=1)  # fmt: skip
+    said = _archive(
+        home, disk.name, "--tag", "a b", "--drop-free", "--time", "2026-01-01", expected=1
+    )
     start = said.index("choose: '") + len("choose: '")
     line = said[start : said.index("' archives it bit for bit")]
     words = shlex.split(line)
-    assert words[:8] == ["ventifs", "archive", disk.name, "--name", "vm", "--format", "raw",
-                         "--store"]  # fmt: skip
+    assert words[:8] == [
+        "ventifs",
+        "archive",
+        disk.name,
+        "--name",
+        "vm",
+        "--format",
+        "raw",
+        "--store",
+    ]
     assert sorted(words[9:]) == ["--drop-free", "--tag", "--time", "2026-01-01", "a b"]
     _run(home, words)
     version = parsed(home, "versions", "--store", "s")[0]
@@ -447,8 +480,9 @@ def test_nothing_is_followed_from_formats_that_refer_to_nothing(home: Path, form
     assert parsed(home, "versions", "--store", "s") == []
 
 
-@pytest.mark.parametrize(("option", "what"), [("--follow-backing", "directory"),
-                                              ("--follow-device", "device")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "what"), [("--follow-backing", "directory"), ("--follow-device", "device")]
+)
 def test_what_is_given_to_be_followed_has_to_be_there(home: Path, option: str, what: str) -> None:
     raw_image(home / "vm.img", MIB)
     assert f"{option} gone: no such {what}" in _archive(home, "vm.img", option, "gone", expected=1)

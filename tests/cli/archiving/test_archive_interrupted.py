@@ -38,9 +38,12 @@ class Running:
     def __init__(self, home: Path, name: str = "t", *, least: int = 12 << 20) -> None:
         """Start it, and wait until it has stored some bytes."""
         self.child = subprocess.Popen(
-            [SCRIPT, "archive", "tree", "--name", name, "--store", "s", "--jobs", "2"], cwd=home,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            [SCRIPT, "archive", "tree", "--name", name, "--store", "s", "--jobs", "2"],
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         wait_until(
             lambda: _stored(home) >= least,
             unless=lambda: self.child.poll() is not None and "it ended before its interruption",
@@ -85,12 +88,15 @@ def taken_up(home: Path) -> None:
     same(home / "tree", home / "back")
 
 
-@pytest.mark.parametrize(("number", "all_get_it", "code", "word"), [
-    (signal.SIGINT, True, 130, b"interrupted"),  # Ctrl-C: the whole group gets it
-    (signal.SIGINT, False, 130, b"interrupted"),
-    (signal.SIGTERM, False, 143, b"terminated"),
-    (signal.SIGTERM, True, 143, b"terminated"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "all_get_it", "code", "word"),
+    [
+        (signal.SIGINT, True, 130, b"interrupted"),  # Ctrl-C: the whole group gets it
+        (signal.SIGINT, False, 130, b"interrupted"),
+        (signal.SIGTERM, False, 143, b"terminated"),
+        (signal.SIGTERM, True, 143, b"terminated"),
+    ],
+)
 def test_a_signal_ends_it_at_once(
     home: Path, number: signal.Signals, all_get_it: bool, code: int, word: bytes
 ) -> None:
@@ -163,8 +169,9 @@ def test_a_disk_that_is_full_is_told_in_a_line(home: Path) -> None:
 
 def test_a_worker_that_may_not_write_on_is_told_in_a_line(home: Path) -> None:
     with file_size_limit(8 << 20):
-        failed = run(home, "archive", "tree", "--name", "t", "--store", "s", "--jobs", "2",
-                     expected=1)  # fmt: skip
+        failed = run(
+            home, "archive", "tree", "--name", "t", "--store", "s", "--jobs", "2", expected=1
+        )
     [line] = failed.stderr.splitlines()
     assert line.startswith(b"ventifs: ")
     assert failed.stdout == b""

@@ -33,14 +33,18 @@ def test_a_version_is_copied_once(home: Path) -> None:
     assert b"no errors" in run(home, "check", "--read-data", "--store", "other").stdout
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ("copy t --to data/ventifs", "this is the store the version is in"),
-    ("copy t --to tree/../data/ventifs", "this is the store the version is in"),
-    ("copy t --to missing", "missing"), ("copy t --to tree", "tree"),
-    ("copy nothing --to other", "no version has this name"),
-    ("copy t --to other --name a/b", "cannot name versions"),
-    ("stats nothing", "no version has this name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("copy t --to data/ventifs", "this is the store the version is in"),
+        ("copy t --to tree/../data/ventifs", "this is the store the version is in"),
+        ("copy t --to missing", "missing"),
+        ("copy t --to tree", "tree"),
+        ("copy nothing --to other", "no version has this name"),
+        ("copy t --to other --name a/b", "cannot name versions"),
+        ("stats nothing", "no version has this name"),
+    ],
+)
 def test_what_cannot_be_done_is_said(home: Path, words: str, message: str) -> None:
     failed = run(home, *words.split(), expected=1)
     assert message in failed.stderr.decode()

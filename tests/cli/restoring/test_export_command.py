@@ -40,20 +40,28 @@ def test_export_is_unpacked_by_tar(archived: Path) -> None:
 
 def test_export_of_a_path_is_what_is_below_it(archived: Path) -> None:
     for what, names in [
-        ("t:/links", ["./", "./b", "./c", "./in/", "./in/a"]), ("t:/links/b", ["./b"]),
-        ("t@latest:/links/in/", ["./", "./a"]), ("t:/./links//b/.", ["./b"]),
-    ]:  # fmt: skip
+        ("t:/links", ["./", "./b", "./c", "./in/", "./in/a"]),
+        ("t:/links/b", ["./b"]),
+        ("t@latest:/links/in/", ["./", "./a"]),
+        ("t:/./links//b/.", ["./b"]),
+    ]:
         listed = subprocess.run(
-            ["tar", "-t"], input=run(archived, "export", what).stdout, capture_output=True,
+            ["tar", "-t"],
+            input=run(archived, "export", what).stdout,
+            capture_output=True,
             check=True,
-        )  # fmt: skip
+        )
         assert listed.stdout.decode().split() == names
 
 
-@pytest.mark.parametrize(("what", "said"), [
-    ("nothing", b"nothing"), ("t:/no/where", b"/no: no such path"),
-    ("t:/links/b/c", b"not a directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nothing", b"nothing"),
+        ("t:/no/where", b"/no: no such path"),
+        ("t:/links/b/c", b"not a directory"),
+    ],
+)
 def test_what_is_not_there_is_said_and_nothing_written(
     archived: Path, what: str, said: bytes
 ) -> None:
@@ -78,9 +86,12 @@ def test_a_terminal_is_refused(archived: Path) -> None:
     ours, theirs = pty.openpty()
     store = archived / "data" / "ventifs"
     done = subprocess.run(
-        [SCRIPT, "export", "t", "--store", store], stdout=theirs, stderr=subprocess.PIPE,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        [SCRIPT, "export", "t", "--store", store],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     os.close(theirs)
     os.close(ours)
     assert done.returncode == 1
@@ -92,7 +103,9 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     run(home, "archive", "tree", "--name", "t")
     store = home / "data" / "ventifs"
     done = subprocess.run(
-        ["sh", "-c", f"{SCRIPT} export t --store {store} | head -c 100"], capture_output=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        ["sh", "-c", f"{SCRIPT} export t --store {store} | head -c 100"],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert (len(done.stdout), done.stderr) == (100, b"")

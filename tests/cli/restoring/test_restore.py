@@ -42,9 +42,13 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 def run(home: Path, *words: str, expected: int = 0) -> "subprocess.CompletedProcess[bytes]":
     done = subprocess.run(
-        [SCRIPT, *words], env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True,
-        timeout=PATIENCE_S, check=False, cwd=home,
-    )  # fmt: skip
+        [SCRIPT, *words],
+        env={**os.environ, "VENTIFS_STORE": "s"},
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=home,
+    )
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
@@ -71,8 +75,13 @@ def test_a_version_comes_back_and_again_over_itself(home: Path, jobs: str) -> No
 def test_patterns_choose_and_files_hold_patterns(home: Path) -> None:
     (home / "patterns").write_bytes(b"# sizes\nsize*\n\n!size1\n")
     run(home, "restore", "t", "back", "--include-from", "patterns", "--exclude", "size3*")
-    assert set(os.listdir(home / "back")) == {"size0", "size4096", "size4097", "size65536",
-                                              "size65537"}  # fmt: skip
+    assert set(os.listdir(home / "back")) == {
+        "size0",
+        "size4096",
+        "size4097",
+        "size65536",
+        "size65537",
+    }
     failed = run(home, "restore", "t", "other", "--include", "nothing", expected=1)
     assert b"nothing matches the patterns" in failed.stderr
     failed = run(home, "restore", "t:/size1", "other", "--include", "x", expected=1)
@@ -108,9 +117,12 @@ def test_what_the_user_may_not_make_is_told_and_not_taken_for_nothing() -> None:
         subprocess.run(["chmod", "-R", "a+rwX", home], check=True)
         left = subprocess.run(
             [sys.executable, "-P", "-c", AS_NOBODY, "restore", "t:/null", "back", "--jobs", "1"],
-            env={**os.environ, "VENTIFS_STORE": "s"}, capture_output=True, cwd=home,
-            timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+            env={**os.environ, "VENTIFS_STORE": "s"},
+            capture_output=True,
+            cwd=home,
+            timeout=PATIENCE_S,
+            check=False,
+        )
         assert b"left out: device not made: operation not permitted" in left.stderr
         assert left.stdout == b"restored 0 entries, 0 B to back\n"
         assert left.returncode == 3
@@ -138,9 +150,11 @@ def test_an_interrupted_restore_says_how_to_finish_it(
         (home / "tree" / "empty" / f"{name}").write_bytes(noise(1 << 20, name))
     run(home, "archive", "tree", "--name", "t")
     child = subprocess.Popen(
-        [SCRIPT, "restore", "t", "back", "--overwrite"], cwd=home, stderr=subprocess.PIPE,
+        [SCRIPT, "restore", "t", "back", "--overwrite"],
+        cwd=home,
+        stderr=subprocess.PIPE,
         env={**os.environ, "VENTIFS_STORE": "s"},
-    )  # fmt: skip
+    )
     began = home / "back" / "empty" / "0"
     wait_until(
         began.exists,

@@ -77,9 +77,15 @@ def test_the_directory_is_there_too(home: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
-@pytest.mark.parametrize(("kind", "name"), [
-    ("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vhd", "vpc"), ("vhdx", "vhdx"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("qcow2", "qcow2"),
+        ("vmdk", "vmdk"),
+        ("vhd", "vpc"),
+        ("vhdx", "vhdx"),
+    ],
+)
 def test_a_disk_comes_back_in_other_formats(home: Path, kind: str, name: str) -> None:
     run(home, "restore", "vm", "back", "--format", kind, "--store", "s")
     assert (home / "back").stat().st_mode == (home / "vm.img").stat().st_mode
@@ -95,15 +101,18 @@ def test_a_disk_comes_back_in_other_formats(home: Path, kind: str, name: str) ->
     assert not [each for each in os.listdir(home) if each.startswith(".ventifs")]
 
 
-@pytest.mark.parametrize(("words", "code", "told"), [
-    ("restore vm vm.img", 1, "vm.img: is there already"),
-    ("restore vm vm.img --format raw", 1, "vm.img: is there already"),
-    ("restore dir back --format qcow2", 1, "dir: not a disk"),
-    ("restore vm:/files back --format qcow2", 1, "vm:/files: not a disk"),
-    ("restore vm:/files/1/etc/passwd back --format vmdk", 1, "not whole sectors of 512"),
-    ("restore vm back --format floppy", 2, "--format"),
-    ("restore vm back --include etc", 1, "vm:/ is the directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("restore vm vm.img", 1, "vm.img: is there already"),
+        ("restore vm vm.img --format raw", 1, "vm.img: is there already"),
+        ("restore dir back --format qcow2", 1, "dir: not a disk"),
+        ("restore vm:/files back --format qcow2", 1, "vm:/files: not a disk"),
+        ("restore vm:/files/1/etc/passwd back --format vmdk", 1, "not whole sectors of 512"),
+        ("restore vm back --format floppy", 2, "--format"),
+        ("restore vm back --include etc", 1, "vm:/ is the directory"),
+    ],
+)
 def test_what_cannot_be_restored_is_told(home: Path, words: str, code: int, told: str) -> None:
     failed = run(home, *words.split(), "--store", "s", expected=code)
     assert told in failed.stderr.decode()
@@ -113,9 +122,10 @@ def test_what_cannot_be_restored_is_told(home: Path, words: str, code: int, told
 def test_a_missing_or_failing_qemu_img_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.fspath(home / "bin"))
     words = ("restore", "vm", "back", "--format", "qcow2", "--store", "s")
-    assert b"qemu-img, which makes qcow2 images, is not installed" in run(
-        home, *words, expected=1
-    ).stderr  # fmt: skip
+    assert (
+        b"qemu-img, which makes qcow2 images, is not installed"
+        in run(home, *words, expected=1).stderr
+    )
     (home / "bin").mkdir()
     program = home / "bin" / "qemu-img"
     program.write_text("#!/bin/sh\necho 'qemu-img: no luck today' >&2\nexit 1\n")
@@ -136,9 +146,10 @@ def test_an_interrupted_conversion_leaves_nothing(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", os.fspath(home / "bin"))
     process = subprocess.Popen(
-        [SCRIPT, "restore", "vm", "back", "--format", "qcow2", "--store", "s"], cwd=home,
+        [SCRIPT, "restore", "vm", "back", "--format", "qcow2", "--store", "s"],
+        cwd=home,
         stderr=subprocess.PIPE,
-    )  # fmt: skip
+    )
     wait_until(lambda: list(home.glob("*/back.qcow2")), unless=lambda: process.poll() is not None)
     process.send_signal(signum)
     _, told = process.communicate(timeout=PATIENCE_S)
@@ -166,8 +177,18 @@ def test_a_device_gets_the_whole_disk_and_no_more(home: Path, device: Path) -> N
     before = device.read_bytes()
     failed = run(home, "restore", "vm", device, "--store", "s", expected=1)
     assert b"is a block device; --overwrite writes" in failed.stderr
-    failed = run(home, "restore", "vm", device, "--format", "qcow2", "--overwrite", "--store", "s",
-                 expected=2)  # fmt: skip
+    failed = run(
+        home,
+        "restore",
+        "vm",
+        device,
+        "--format",
+        "qcow2",
+        "--overwrite",
+        "--store",
+        "s",
+        expected=2,
+    )
     assert b"--format is for image files" in failed.stderr
     assert device.read_bytes() == before
     done = run(home, "restore", "vm", device, "--overwrite", "--store", "s")

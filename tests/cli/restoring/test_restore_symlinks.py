@@ -51,9 +51,13 @@ def test_one_line_for_each_link_that_is_replaced(home: Path, jobs: str) -> None:
 
 
 @as_root
-@pytest.mark.parametrize(("option", "kept"), [
-    ("--keep-directory-symlinks", ["her", "lib"]), ("--replace-symlinks", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "kept"),
+    [
+        ("--keep-directory-symlinks", ["her", "lib"]),
+        ("--replace-symlinks", []),
+    ],
+)
 def test_options_choose(home: Path, option: str, kept: list[str]) -> None:
     words = ["restore", "t", "d", "--overwrite", "--store", "s", option, "--json"]
     planned = json.loads(run(home, *words, "--dry-run").stdout)
@@ -67,12 +71,15 @@ def test_options_choose(home: Path, option: str, kept: list[str]) -> None:
 
 
 @as_root
-@pytest.mark.parametrize(("options", "why"), [
-    (["--keep-directory-symlinks", "--replace-symlinks", "--overwrite"], "exclude each other"),
-    (["--replace-symlinks", "--keep-directory-symlinks", "--overwrite"], "exclude each other"),
-    (["--keep-directory-symlinks"], "--keep-directory-symlinks goes with --overwrite"),
-    (["--replace-symlinks", "--dry-run"], "--replace-symlinks goes with --overwrite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--keep-directory-symlinks", "--replace-symlinks", "--overwrite"], "exclude each other"),
+        (["--replace-symlinks", "--keep-directory-symlinks", "--overwrite"], "exclude each other"),
+        (["--keep-directory-symlinks"], "--keep-directory-symlinks goes with --overwrite"),
+        (["--replace-symlinks", "--dry-run"], "--replace-symlinks goes with --overwrite"),
+    ],
+)
 def test_options_without_effect_are_refused(home: Path, options: list[str], why: str) -> None:
     done = run(home, "restore", "t", "new", "--store", "s", *options, expected=2)
     assert why in done.stderr.decode()

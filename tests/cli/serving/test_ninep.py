@@ -92,13 +92,18 @@ def test_ls_long_and_recursive(home: Path, address: str, dialect: str) -> None:
 
 
 def test_json_of_a_listing_has_everything(home: Path, address: str) -> None:
-    elements = {each["path"]: each for each in json.loads(
-        run(home, "9p", "ls", "--json", address, TREE).stdout)}  # fmt: skip
+    elements = {
+        each["path"]: each
+        for each in json.loads(run(home, "9p", "ls", "--json", address, TREE).stdout)
+    }
     there = (home / "tree" / "size4097").stat()
     size = elements["size4097"]
     assert (size["mode"], size["size"], size["owner"], size["nlink"]) == (
-        f"{there.st_mode:o}", 4097, str(there.st_uid), 1,
-    )  # fmt: skip
+        f"{there.st_mode:o}",
+        4097,
+        str(there.st_uid),
+        1,
+    )
     assert elements["absolute"]["target"] == "/etc/passwd"
     assert elements["\ufffd\ufffd"]["path_base64"] == "//4="
 
@@ -125,16 +130,19 @@ def test_cat_prints_files_and_nothing_else(home: Path, address: str) -> None:
 # What a person reads who mistyped
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    ("ls ADDRESS /nope", 1, "ventifs: /nope: no such file or directory\n"),
-    ("cat ADDRESS /t/nope/x", 1, "ventifs: /t/nope/x: no such file or directory\n"),
-    ("ls ADDRESS --aname nope", 1, "cannot attach 'nope': no such file or directory\n"),
-    ("ls /socket", 2, "write unix:///socket"),
-    ("ls unix:///nope/socket", 1, "ventifs: unix:///nope/socket: cannot connect: no such file"),
-    ("ls ADDRESS --dialect 9P2000.X", 2, "'9P2000.X' is not one of"),
-    ("ls ADDRESS --user 99999999999", 2, "numbers of users end at 4294967295"),
-    ("get ADDRESS /t", 2, "Missing argument 'LOCAL'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("ls ADDRESS /nope", 1, "ventifs: /nope: no such file or directory\n"),
+        ("cat ADDRESS /t/nope/x", 1, "ventifs: /t/nope/x: no such file or directory\n"),
+        ("ls ADDRESS --aname nope", 1, "cannot attach 'nope': no such file or directory\n"),
+        ("ls /socket", 2, "write unix:///socket"),
+        ("ls unix:///nope/socket", 1, "ventifs: unix:///nope/socket: cannot connect: no such file"),
+        ("ls ADDRESS --dialect 9P2000.X", 2, "'9P2000.X' is not one of"),
+        ("ls ADDRESS --user 99999999999", 2, "numbers of users end at 4294967295"),
+        ("get ADDRESS /t", 2, "Missing argument 'LOCAL'"),
+    ],
+)
 def test_mistakes(home: Path, address: str, words: str, code: int, message: str) -> None:
     failed = run(home, "9p", *words.replace("ADDRESS", address).split(), expected=code)
     assert message in failed.stderr.decode()
@@ -167,8 +175,9 @@ def test_who_one_is_and_every_message_can_be_seen(home: Path, address: str) -> N
 
 
 def test_get_brings_a_tree_and_gives_nobody_rights(home: Path, address: str) -> None:
-    facts = json.loads(run(home, "9p", "get", address, TREE, "got", "--json",
-                           expected=3 if ROOT else 0).stdout)  # fmt: skip
+    facts = json.loads(
+        run(home, "9p", "get", address, TREE, "got", "--json", expected=3 if ROOT else 0).stdout
+    )
     try:
         assert facts["failed"] == []
         left = {each["path"] for each in facts["left"]}
@@ -205,8 +214,11 @@ def test_get_all_brings_everything(home: Path, address: str) -> None:
 @pytest.mark.parametrize("dialect", ["9P2000", "9P2000.u"])
 def test_get_in_old_dialects(home: Path, address: str, dialect: str) -> None:
     try:
-        facts = json.loads(run(home, "9p", "get", address, f"{TREE}/links", "old", "--json",
-                               "--dialect", dialect).stdout)  # fmt: skip
+        facts = json.loads(
+            run(
+                home, "9p", "get", address, f"{TREE}/links", "old", "--json", "--dialect", dialect
+            ).stdout
+        )
         linked = dialect == "9P2000.u"  # which tells of names of one file, so that it is one again
         assert (facts["entries"], facts["bytes"]) == (5, 600 if linked else 1800)
         assert (home / "old" / "in" / "a").read_bytes() == b"linked" * 100

@@ -169,20 +169,23 @@ def test_scores_when_asked_for(home: Path) -> None:
         assert _refused(lambda: _names(server.addresses[0], f"score:{score}".encode())) == 2
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    ("serve tcp://127.0.0.1:99999", 1, "is no port"),
-    ("serve localhost", 1, "names no transport; write tcp://"),
-    ("serve --allow nonsense", 1, "rule 'nonsense': has 1 words"),
-    ("serve --store nowhere", 1, "nowhere: there is no such store"),
-    ("serve --store tree", 1, "tree"),
-    ("serve --squash all", 2, "--squash needs --access mode"),
-    ("serve --cache 1k", 2, "each worker needs 16MiB"),
-    ("serve --msize 10", 2, "messages have 4KiB to 16MiB"),
-    ("serve --stdio tcp://127.0.0.1:0", 2, "--stdio serves one client"),
-    ("serve --metrics nonsense", 1, "names no transport"),
-    ("serve unix:///proc/no/socket", 1, "unix:///proc/no/socket: cannot listen"),
-    ("servers", 1, "no server of yours runs; start one with ventifs serve"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("serve tcp://127.0.0.1:99999", 1, "is no port"),
+        ("serve localhost", 1, "names no transport; write tcp://"),
+        ("serve --allow nonsense", 1, "rule 'nonsense': has 1 words"),
+        ("serve --store nowhere", 1, "nowhere: there is no such store"),
+        ("serve --store tree", 1, "tree"),
+        ("serve --squash all", 2, "--squash needs --access mode"),
+        ("serve --cache 1k", 2, "each worker needs 16MiB"),
+        ("serve --msize 10", 2, "messages have 4KiB to 16MiB"),
+        ("serve --stdio tcp://127.0.0.1:0", 2, "--stdio serves one client"),
+        ("serve --metrics nonsense", 1, "names no transport"),
+        ("serve unix:///proc/no/socket", 1, "unix:///proc/no/socket: cannot listen"),
+        ("servers", 1, "no server of yours runs; start one with ventifs serve"),
+    ],
+)
 def test_what_cannot_be_is_said_in_a_line(home: Path, words: str, code: int, message: str) -> None:
     failed = ventifs(home, *words.split(), expected=code)
     told = failed.stderr.decode().splitlines()
@@ -217,9 +220,11 @@ def test_servers_are_listed(home: Path) -> None:
         async def look(client: Client) -> object:
             await client.read(b"etc/motd")
             return await trio.to_thread.run_sync(
-                lambda: (ventifs(home, "servers").stdout.decode(),
-                         json.loads(ventifs(home, "servers", "--json").stdout))
-            )  # fmt: skip
+                lambda: (
+                    ventifs(home, "servers").stdout.decode(),
+                    json.loads(ventifs(home, "servers", "--json").stdout),
+                )
+            )
 
         told, facts = _with(server.addresses[0], b"web@latest", look)
     by_pid = {each["pid"]: each for each in facts}
@@ -274,8 +279,10 @@ def test_log_lines_of_json(home: Path) -> None:
     assert lines.pop(0)["note"].startswith("tcp://127.0.0.1:")
     [closed] = [line for line in lines if line["event"] == "closed"]
     assert (closed["export"], closed["user"], closed["reason"]) == (
-        "web@latest:/etc", "77", "closed by peer",
-    )  # fmt: skip
+        "web@latest:/etc",
+        "77",
+        "closed by peer",
+    )
     assert [line["event"] for line in lines] == ["opened", "closed", "stopping", "stopped"]
 
 
@@ -294,9 +301,14 @@ def test_a_trace_can_be_read_back(home: Path) -> None:
 
 def _stdio(home: Path, *words: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [*VENTIFS, "serve", "--stdio", *words], env=environment(home), cwd=home, input=data,
-        capture_output=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
+        [*VENTIFS, "serve", "--stdio", *words],
+        env=environment(home),
+        cwd=home,
+        input=data,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
 
 
 _HELLO = (
@@ -333,10 +345,15 @@ def test_a_signal_ends_standard_input_and_output(home: Path) -> None:
     ours, theirs = socket.socketpair()
     with (
         ours,
-        subprocess.Popen([*VENTIFS, "serve", "--stdio"], env=environment(home), cwd=home,
-                         stdin=theirs.fileno(), stdout=theirs.fileno(),
-                         stderr=subprocess.DEVNULL) as server,
-    ):  # fmt: skip
+        subprocess.Popen(
+            [*VENTIFS, "serve", "--stdio"],
+            env=environment(home),
+            cwd=home,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.DEVNULL,
+        ) as server,
+    ):
         theirs.close()
         ours.settimeout(PATIENCE_S)
         ours.sendall(_HELLO)
@@ -362,9 +379,12 @@ def test_sockets_and_readiness_as_systemd_has_them(home: Path) -> None:
         notified.settimeout(PATIENCE_S)
         with subprocess.Popen(
             [sys.executable, "-c", _AS_SYSTEMD, str(listener.fileno()), *VENTIFS, "serve", *ALLOW],
-            env=environment(home, NOTIFY_SOCKET=str(home / "notify")), cwd=home,
-            pass_fds=[listener.fileno()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        ) as server:  # fmt: skip
+            env=environment(home, NOTIFY_SOCKET=str(home / "notify")),
+            cwd=home,
+            pass_fds=[listener.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as server:
             assert notified.recv(100) == b"READY=1"
             address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
             listener.close()
@@ -375,13 +395,15 @@ def test_sockets_and_readiness_as_systemd_has_them(home: Path) -> None:
             assert server.returncode == 0
 
 
-_LARGE = b"".join([
-    CODEC.encode(Tversion(1 << 20, b"9P2000.L"), NOTAG),
-    CODEC.encode(Tattach(0, NOFID, b"", b"web@latest", 0), 1),
-    CODEC.encode(Twalk(0, 1, (b"large",)), 2),
-    CODEC.encode(Tlopen(1, 0), 3),
-    *(CODEC.encode(Tread(1, 0, 700_000), 4) for _ in range(100)),
-])  # fmt: skip
+_LARGE = b"".join(
+    [
+        CODEC.encode(Tversion(1 << 20, b"9P2000.L"), NOTAG),
+        CODEC.encode(Tattach(0, NOFID, b"", b"web@latest", 0), 1),
+        CODEC.encode(Twalk(0, 1, (b"large",)), 2),
+        CODEC.encode(Tlopen(1, 0), 3),
+        *(CODEC.encode(Tread(1, 0, 700_000), 4) for _ in range(100)),
+    ]
+)
 _LARGE_ANSWER = struct.pack("<IBHI", 700_011, Tread.type + 1, 4, 700_000)  # its beginning
 
 

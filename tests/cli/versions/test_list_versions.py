@@ -24,8 +24,19 @@ def home(tmp_path: Path) -> Path:
     for number, time in enumerate(TIMES):
         (tmp_path / "tree" / "file").write_text("x" * (number // 2 + 1))
         os.utime(tmp_path / "tree" / "file", (0, 0))
-        run(tmp_path, "archive", "tree", "--name", "t", "--time", time, "--tag", f"n{number % 2}",
-            "--tag", "all")  # fmt: skip
+        run(
+            tmp_path,
+            "archive",
+            "tree",
+            "--name",
+            "t",
+            "--time",
+            time,
+            "--tag",
+            f"n{number % 2}",
+            "--tag",
+            "all",
+        )
     (tmp_path / "tree" / "file").unlink()
     run(tmp_path, "archive", "tree", "--name", "u", "--time", "2026-01-01")
     return tmp_path
@@ -39,8 +50,10 @@ def test_versions_are_chosen_by_tag_and_by_score(home: Path) -> None:
     assert len(times(home)) == 6
     assert times(home, "--tag", "n1") == ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]
     assert times(home, "t", "--tag", "all", "--tag", "n0") == [
-        "2025-12-31T00:00:00Z", "2026-01-01T12:00:00Z", "2026-02-02T00:00:00Z"
-    ]  # fmt: skip
+        "2025-12-31T00:00:00Z",
+        "2026-01-01T12:00:00Z",
+        "2026-02-02T00:00:00Z",
+    ]
     assert times(home, "--tag", "none") == []
     [only] = parsed(home, "versions", "u")
     assert parsed(home, "versions", f"score:{only['score'][:8]}") == [only]
@@ -89,27 +102,35 @@ def test_a_policy_thins_one_name_or_all(home: Path) -> None:
 def test_named_versions_are_forgotten(home: Path) -> None:
     facts = parsed(home, "forget", "t@~0", "t@2025")
     assert [fact["time"] for fact in facts["forgotten"]] == [
-        "2026-02-02T00:00:00Z", "2025-12-31T00:00:00Z"
-    ]  # fmt: skip
+        "2026-02-02T00:00:00Z",
+        "2025-12-31T00:00:00Z",
+    ]
     assert len(facts["kept"]) == 3
     assert b"--force" in run(home, "forget", "u@latest", expected=1).stderr
     assert len(times(home)) == 4
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    ("", 2, "name the versions to forget"),
-    ("t", 2, "'ventifs forget t@latest' forgets the latest, and 'ventifs forget t --keep-last 1'"),
-    ("t@~1 u", 2, "'ventifs forget u@latest'"),
-    ("t --force", 2, "t names all its versions"),
-    ("t --dry-run", 2, "t names all its versions"),
-    ("nothing", 2, "nothing names all its versions"),
-    ("t@~1 --keep-last 2", 2, "t@~1 is a version"),
-    ("score:12345678 --keep-last 2", 2, "is a version"),
-    ("t --keep-last 0", 2, "would keep nothing"),
-    ("t --keep-last 0 --keep-daily 0", 2, "would keep nothing"),
-    ("t --keep-last -1", 2, "--keep-last"),
-    ("tt --keep-last 1", 1, "did you mean t"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("", 2, "name the versions to forget"),
+        (
+            "t",
+            2,
+            "'ventifs forget t@latest' forgets the latest, and 'ventifs forget t --keep-last 1'",
+        ),
+        ("t@~1 u", 2, "'ventifs forget u@latest'"),
+        ("t --force", 2, "t names all its versions"),
+        ("t --dry-run", 2, "t names all its versions"),
+        ("nothing", 2, "nothing names all its versions"),
+        ("t@~1 --keep-last 2", 2, "t@~1 is a version"),
+        ("score:12345678 --keep-last 2", 2, "is a version"),
+        ("t --keep-last 0", 2, "would keep nothing"),
+        ("t --keep-last 0 --keep-daily 0", 2, "would keep nothing"),
+        ("t --keep-last -1", 2, "--keep-last"),
+        ("tt --keep-last 1", 1, "did you mean t"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(home: Path, words: str, code: int, message: str) -> None:
     assert message in run(home, "forget", *words.split(), expected=code).stderr.decode()
     assert len(times(home)) == 6
@@ -144,12 +165,20 @@ def test_a_forged_list_of_troubles_ends_no_command_with_a_traceback(home: Path) 
     with Store.open(home / "data/ventifs", "write") as store:
         builder = Builder(lambda node: store.put(node, node=True)[0])
         builder.add(encode_item(Hole(1 << 50)), length=1 << 50)
-        forged = replace(find_version(store, "u"), time_ns=7, name="forged", troubles_more=3,
-                         beyond=Tree(builder.finish(), builder.total))  # fmt: skip
+        forged = replace(
+            find_version(store, "u"),
+            time_ns=7,
+            name="forged",
+            troubles_more=3,
+            beyond=Tree(builder.finish(), builder.total),
+        )
         store.commit([(version_key("forged", 7), encode_version(forged))])
     reason = "a list of troubles has a hole"
-    for words in ("versions forged --troubles", "versions forged --troubles --json",
-                  "copy forged --to other"):  # fmt: skip
+    for words in (
+        "versions forged --troubles",
+        "versions forged --troubles --json",
+        "copy forged --to other",
+    ):
         refused = run(home, *words.split(), expected=1).stderr.decode()
         assert reason in refused, words
         assert len(refused.splitlines()) == 1

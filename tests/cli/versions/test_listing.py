@@ -50,8 +50,10 @@ def test_json_gives_every_path_exactly(home: Path) -> None:
     inside = {b"below/" + name for name in ODD}
     assert {bytes_of(fact) for fact in parsed(home, "ls", "t:/below")} == set(ODD)
     assert {bytes_of(fact) for fact in parsed(home, "ls", "-R", "t")} == inside | {
-        b"below", b"link", b"fifo"
-    }  # fmt: skip
+        b"below",
+        b"link",
+        b"fifo",
+    }
     assert {bytes_of(fact) for fact in parsed(home, "find", "t", "below/*")} == inside
     [link] = parsed(home, "find", "t", "link")
     assert bytes_of(link, "target") == b"to \xff"
@@ -73,9 +75,16 @@ def test_plain_lines_are_one_for_each_path(home: Path) -> None:
     assert run(home, "find", "t", "*snow*").stdout == b""
 
 
-@pytest.mark.parametrize(("letters", "names"), [
-    ("l", {"link"}), ("p", {"fifo"}), ("d", {"below"}), ("lp", {"link", "fifo"}), ("s", set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("letters", "names"),
+    [
+        ("l", {"link"}),
+        ("p", {"fifo"}),
+        ("d", {"below"}),
+        ("lp", {"link", "fifo"}),
+        ("s", set()),
+    ],
+)
 def test_types_are_told_apart(home: Path, letters: str, names: set[str]) -> None:
     options = [word for letter in letters for word in ("--type", letter)]
     found = run(home, "find", "t", "*", *options).stdout.decode()

@@ -81,35 +81,48 @@ pairs = st.tuples(
 )
 inodes = st.builds(
     Inode,
-    mode=st.sampled_from([0o100644] * 6 + [0o40755] * 3
-                         + [0o120777, 0o20600, 0o60600, 0o10600, 0o140600, 0, -1, 2**20, 0o170000]),
+    mode=st.sampled_from(
+        [0o100644] * 6
+        + [0o40755] * 3
+        + [0o120777, 0o20600, 0o60600, 0o10600, 0o140600, 0, -1, 2**20, 0o170000]
+    ),
     uid=st.sampled_from([0, 2**32 - 1, 2**32, -1]),
     gid=st.just(0),
     mtime_ns=st.sampled_from([0, -1, 2**63, 2**64 - 1]),
     links=st.integers(0, 3),
-    size=st.one_of(st.integers(0, 100_000),
-                   st.sampled_from([-1, 2**40, 2**62, 2**63 - 1, 2**63])),
+    size=st.one_of(st.integers(0, 100_000), st.sampled_from([-1, 2**40, 2**62, 2**63 - 1, 2**63])),
     rdev=st.sampled_from([(0, 0), (8, 1), (2**20, 0)]),
     target=st.sampled_from([b"", b"t", b"\0", b"t" * 5000]),
     xattrs=st.lists(pairs, max_size=2).map(tuple),
     extents=extents,
     data=st.sampled_from([b""] * 4 + [b"inline", b"d" * 100]),
-)  # fmt: skip
+)
 nodes = st.builds(
-    Node, key=keys, number=st.sampled_from([2, 3, 4, 5, 2**64 - 1]),
-    inode=st.one_of(st.none(), inodes, inodes, inodes), problem=st.sampled_from(["", "", "odd"]),
-)  # fmt: skip
+    Node,
+    key=keys,
+    number=st.sampled_from([2, 3, 4, 5, 2**64 - 1]),
+    inode=st.one_of(st.none(), inodes, inodes, inodes),
+    problem=st.sampled_from(["", "", "odd"]),
+)
 ranges = st.lists(st.tuples(places, places), max_size=3).map(tuple)
 volumes = st.builds(
-    Volume, name=st.sampled_from(["1", "2", "vg-root", "", ".", "a/b", "n" * 252, "ü" * 126]),
-    logical=st.booleans(), ranges=ranges, filesystem=st.sampled_from(["", "ext4"]),
-)  # fmt: skip
+    Volume,
+    name=st.sampled_from(["1", "2", "vg-root", "", ".", "a/b", "n" * 252, "ü" * 126]),
+    logical=st.booleans(),
+    ranges=ranges,
+    filesystem=st.sampled_from(["", "ext4"]),
+)
 events = st.one_of(
-    volumes, nodes, nodes, nodes,
+    volumes,
+    nodes,
+    nodes,
+    nodes,
     st.just(Node(b"", 2, DIRECTORY)),
-    st.builds(Free, ranges), st.just(Ended()), st.just(Ended("damaged", ("note",))),
+    st.builds(Free, ranges),
+    st.just(Ended()),
+    st.just(Ended("damaged", ("note",))),
     st.just(Noted("a note")),
-)  # fmt: skip
+)
 
 
 def bytes_for(size: int, seed: int) -> bytes:
@@ -157,8 +170,13 @@ def test_extents_may_cross_each_other(
     assert harms(store, archived.root) == []
 
 
-@given(size=sizes, seed=st.integers(0, 5), told=st.lists(events, max_size=14),
-       change=st.integers(0, 99_999), drop_free=st.booleans())  # fmt: skip
+@given(
+    size=sizes,
+    seed=st.integers(0, 5),
+    told=st.lists(events, max_size=14),
+    change=st.integers(0, 99_999),
+    drop_free=st.booleans(),
+)
 @settings(max_examples=200)
 def test_what_the_last_version_has_makes_no_difference(
     store: Store, size: int, seed: int, told: list[Event], change: int, drop_free: bool
@@ -173,9 +191,13 @@ def test_what_the_last_version_has_makes_no_difference(
     same = [(low, high) for low, high in [(0, min(change, size)), (end, size)] if low < high]
     for known in ([], same):
         archived = image(
-            store, MemoryDisk(size, {0: after}), told, drop_free=drop_free,
-            previous=content_at(store, last.root, b"disk.img"), same=known,
-        )  # fmt: skip
+            store,
+            MemoryDisk(size, {0: after}),
+            told,
+            drop_free=drop_free,
+            previous=content_at(store, last.root, b"disk.img"),
+            same=known,
+        )
         assert tree_score(archived.root) == tree_score(now.root)
         assert archived.troubles == now.troubles
 
@@ -304,10 +326,20 @@ def test_a_partition_is_archived_as_if_it_were_alone(store: Store) -> None:
     alone = image(store, MemoryDisk(len(data), {0: data}), volume_of(len(data), *nodes))
     for start in (512, 63 * 512, 1 << 20):
         moved = [
-            replace(node, inode=replace(node.inode, extents=tuple(
-                (logical, place + start, length) for logical, place, length in node.inode.extents)))
-            if node.inode is not None else node for node in nodes
-        ]  # fmt: skip
+            replace(
+                node,
+                inode=replace(
+                    node.inode,
+                    extents=tuple(
+                        (logical, place + start, length)
+                        for logical, place, length in node.inode.extents
+                    ),
+                ),
+            )
+            if node.inode is not None
+            else node
+            for node in nodes
+        ]
         disk = MemoryDisk(start + len(data) + 700, {0: b"boot" * 100, start: data})
         whole = image(store, disk, volume_of(len(data), *moved, name="3", start=start))
         assert content_at(store, whole.root, b"partitions/3.img") == content_at(
@@ -319,9 +351,14 @@ def test_a_partition_is_archived_as_if_it_were_alone(store: Store) -> None:
         assert harms(store, whole.root) == []
 
 
-@pytest.mark.parametrize("ranges", [
-    ((8192, 20_000), (0, 4096), (40_960, 65_536)), ((0, 100), (0, 100)), ((65_000, 65_536),),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        ((8192, 20_000), (0, 4096), (40_960, 65_536)),
+        ((0, 100), (0, 100)),
+        ((65_000, 65_536),),
+    ],
+)
 def test_logical_volumes_are_their_ranges_in_order(
     store: Store, ranges: tuple[tuple[int, int], ...]
 ) -> None:
@@ -362,9 +399,12 @@ def test_numbers_of_inodes_are_not_taken_for_something_else(store: Store) -> Non
     single = [Node(b"s%d" % number, 100 + number, regular(10, (0, 0, 4096))) for number in range(9)]
     for number in range(12):
         archived = told_about(
-            store, *single[:4], Node(b"a", number, regular(50, (0, 4096, 4096), links=2)),
-            Node(b"b", number, None), *single[4:],
-        )  # fmt: skip
+            store,
+            *single[:4],
+            Node(b"a", number, regular(50, (0, 4096, 4096), links=2)),
+            Node(b"b", number, None),
+            *single[4:],
+        )
         links = {path: each.link for path, each in tree(store, archived.root) if each.link}
         assert set(links) == {b"files/1/a", b"files/1/b"}
         assert len(set(links.values())) == 1
@@ -372,9 +412,11 @@ def test_numbers_of_inodes_are_not_taken_for_something_else(store: Store) -> Non
 
 def test_two_files_with_one_number_are_two_files(store: Store) -> None:
     archived = told_about(
-        store, Node(b"a", 12, regular(50, (0, 4096, 4096), links=2)),
-        Node(b"b", 12, regular(60, (0, 8192, 4096), links=2)), Node(b"c", 12, None),
-    )  # fmt: skip
+        store,
+        Node(b"a", 12, regular(50, (0, 4096, 4096), links=2)),
+        Node(b"b", 12, regular(60, (0, 8192, 4096), links=2)),
+        Node(b"c", 12, None),
+    )
     size = {p: length_of(content_at(store, archived.root, b"files/1/" + p)) for p in (b"a", b"c")}
     assert size == {b"a": 50, b"c": 60}
     assert resolve(store, archived.root, b"files/1/a").link == b""
@@ -394,8 +436,12 @@ def test_a_file_in_any_number_of_pieces_is_read(store: Store) -> None:
 def test_sizes_that_sum_up_to_more_than_a_total_holds_lose_nothing(store: Store) -> None:
     huge = regular(2**62 - 2**40)
     many = [Node(b"%d" % number, 100 + number, huge) for number in range(5)]
-    archived = told_about(store, *many, Node(b"a", 12, regular(2**61, links=9)),
-                          *[Node(b"b%d" % number, 12, None) for number in range(9)])  # fmt: skip
+    archived = told_about(
+        store,
+        *many,
+        Node(b"a", 12, regular(2**61, links=9)),
+        *[Node(b"b%d" % number, 12, None) for number in range(9)],
+    )
     assert archived.troubles == []
     assert len([path for path in paths_of(store, archived.root) if b"files/1/" in path]) == 15
     assert length_of(content_at(store, archived.root, b"files/1/0")) == 2**62 - 2**40
@@ -411,10 +457,12 @@ def test_bytes_after_a_files_end_are_kept(store: Store) -> None:
 
 def test_tiny_and_inline_files(store: Store) -> None:
     archived = told_about(
-        store, Node(b"a", 12, regular(20, (0, 4096, 4096))),
+        store,
+        Node(b"a", 12, regular(20, (0, 4096, 4096))),
         Node(b"b", 13, regular(5, (0, 4096, 4096), data=b"other")),
-        Node(b"c", 14, regular(0, (0, 4096, 4096))), Node(b"d", 15, regular(6, data=b"five.")),
-    )  # fmt: skip
+        Node(b"c", 14, regular(0, (0, 4096, 4096))),
+        Node(b"d", 15, regular(6, data=b"five.")),
+    )
     assert content_at(store, archived.root, b"files/1/a") == Inline(bytes_for(4116, 4)[4096:])
     assert content_at(store, archived.root, b"files/1/b") == Inline(b"other")
     assert [trouble.path for trouble in archived.troubles] == [b"files/1/d"]
@@ -422,8 +470,11 @@ def test_tiny_and_inline_files(store: Store) -> None:
 
 @pytest.mark.parametrize("key", [b"a/b\0c", b"\0c", b"a\0\0c", b"a\0..\0c", b"n" * 256 + b"\0c"])
 def test_names_that_cannot_be_are_troubles(store: Store, key: bytes) -> None:
-    archived = told_about(store, Node(key, 12, regular(20, (0, 4096, 4096))), Node(b"x\0y", 13,
-                          regular(20, (0, 4096, 4096))))  # fmt: skip
+    archived = told_about(
+        store,
+        Node(key, 12, regular(20, (0, 4096, 4096))),
+        Node(b"x\0y", 13, regular(20, (0, 4096, 4096))),
+    )
     assert [(each.path[:7], each.missing) for each in archived.troubles if each.missing] == [
         (b"files/1", True)
     ]
@@ -433,9 +484,14 @@ def test_names_that_cannot_be_are_troubles(store: Store, key: bytes) -> None:
     assert below == [b"files/1/x", b"files/1/x/y"]
 
 
-@pytest.mark.parametrize("wrong", [
-    {"uid": 2**32}, {"gid": 2**32}, {"mode": 0o40750 | 1 << 16},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uid": 2**32},
+        {"gid": 2**32},
+        {"mode": 0o40750 | 1 << 16},
+    ],
+)
 def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
     store: Store, wrong: dict[str, int]
 ) -> None:
@@ -443,11 +499,16 @@ def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
     private = replace(replace(DIRECTORY, mode=0o40750), **wrong)
     key = regular(20, (0, 4096, 4096))
     lost = replace(key, uid=2**32)
-    archived = told_about(store, Node(b"private", 12, private), Node(b"private\0key", 13, key),
-                          Node(b"lost", 14, lost))  # fmt: skip
+    archived = told_about(
+        store,
+        Node(b"private", 12, private),
+        Node(b"private\0key", 13, key),
+        Node(b"lost", 14, lost),
+    )
     assert [(each.path, each.missing) for each in archived.troubles] == [
-        (b"files/1/private", False), (b"files/1/lost", True)
-    ]  # fmt: skip
+        (b"files/1/private", False),
+        (b"files/1/lost", True),
+    ]
     closed = resolve(store, archived.root, b"files/1/private")
     assert (closed.mode, closed.uid, closed.gid, closed.mtime_ns) == (0o40700, 0, 0, 0)
     assert b"files/1/private/key" in paths_of(store, archived.root)
@@ -471,8 +532,9 @@ def test_the_first_end_that_a_parser_tells_counts(store: Store) -> None:
             asked: list[tuple[bytes, Done]] = []
             ask = partial(_keep, asked)
             with Spool() as spool, Placement() as placed:
-                files = Files(Volume("1", False, ()), spool, placed, lambda *_: None,
-                              drop_free=False)  # fmt: skip
+                files = Files(
+                    Volume("1", False, ()), spool, placed, lambda *_: None, drop_free=False
+                )
                 told: list[Surveyed] = [first, second, Ended("relay")]
                 files.take(iter(told), ask)
                 handle = Service(lambda: store, MemoryDisk(0, {})).handle
@@ -490,8 +552,12 @@ def test_a_thousand_volumes_need_no_thousand_descriptors(store: Store) -> None:
     data = bytes_for(1 << 20, 3)
     told: list[Event] = []
     for number in range(1100):
-        told += volume_of(512, Node(b"f", 12, regular(100, (0, 512 * number, 512))),
-                          name=str(number), start=512 * number)  # fmt: skip
+        told += volume_of(
+            512,
+            Node(b"f", 12, regular(100, (0, 512 * number, 512))),
+            name=str(number),
+            start=512 * number,
+        )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
     try:
@@ -508,9 +574,10 @@ def test_attributes_that_cannot_be_are_left_out(store: Store) -> None:
     inode = regular(20, (0, 4096, 4096))
     wrong = ((b"user.b", b"1"), (b"user.a", b"x" * 600))
     archived = told_about(
-        store, Node(b"a", 12, replace(inode, xattrs=wrong)),
+        store,
+        Node(b"a", 12, replace(inode, xattrs=wrong)),
         Node(b"b", 13, replace(inode, xattrs=wrong[::-1])),
-    )  # fmt: skip
+    )
     assert [(each.path, each.missing) for each in archived.troubles] == [(b"files/1/a", False)]
 
 
@@ -520,8 +587,13 @@ def test_volumes_with_names_that_cannot_be_are_noted(store: Store) -> None:
         events += volume_of(4096, Node(b"f", 9, regular(10, (0, 0, 4096))), name=name)
     archived = image(store, MemoryDisk(4096, {0: b"x" * 4096}), events)
     assert paths_of(store, archived.root) == [
-        b"disk.img", b"files", b"files/1", b"files/1/f", b"partitions", b"partitions/1.img"
-    ]  # fmt: skip
+        b"disk.img",
+        b"files",
+        b"files/1",
+        b"files/1/f",
+        b"partitions",
+        b"partitions/1.img",
+    ]
     assert len(archived.facts.notes) == 4
     assert harms(store, archived.root) == []
 

@@ -105,10 +105,16 @@ def holds(store: Path, name: str, data: bytes) -> None:
 # --- image and directory ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "options"), [
-    ("ext4", ("-b", "4096")), ("ext4", ("-b", "1024")), ("ext2", ("-b", "1024")),
-    ("ext4", ("-b", "4096", "-O", "inline_data")), ("ext3", ("-b", "2048")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("ext4", ("-b", "4096")),
+        ("ext4", ("-b", "1024")),
+        ("ext2", ("-b", "1024")),
+        ("ext4", ("-b", "4096", "-O", "inline_data")),
+        ("ext3", ("-b", "2048")),
+    ],
+)
 def test_an_image_and_its_directory_share_every_block(
     store: Path, tmp_path: Path, kind: str, options: tuple[str, ...]
 ) -> None:
@@ -131,8 +137,9 @@ def test_an_image_and_its_directory_share_every_block(
                 assert isinstance(ours.detail, Directory)
                 assert isinstance(theirs.detail, Directory)
                 assert (ours.detail.paths, ours.detail.bytes) == (
-                    theirs.detail.paths, theirs.detail.bytes
-                )  # fmt: skip
+                    theirs.detail.paths,
+                    theirs.detail.bytes,
+                )
             else:
                 assert (ours.detail, ours.link) == (theirs.detail, theirs.link)
         assert tally.new_bytes < 4096  # nodes of directories
@@ -286,9 +293,12 @@ class Bitmapped:
         disk = Counted(len(self.data), {0: self.data})
         disk.files += self.backing
         source = DiskSource(
-            disk, surveyed(volume_of(len(self.data), *self.nodes)), drop_free=self.drop_free,
-            unchanged=self.unchanged, mark=b"%d" % self.number,
-        )  # fmt: skip
+            disk,
+            surveyed(volume_of(len(self.data), *self.nodes)),
+            drop_free=self.drop_free,
+            unchanged=self.unchanged,
+            mark=b"%d" % self.number,
+        )
         # A file in memory has a ctime long ago, but its mtime tells of a change.
         times = {"st_atime_ns": 0, "st_mtime_ns": self.number, "st_ctime_ns": 0}
         disk.files[0] = os.stat_result((0o100644, 7, 0, 1, 0, 0, 0, 0, 0, 0), times)
@@ -316,8 +326,12 @@ class Bitmapped:
         """Write as a guest does."""
         end = start + len(data)
         self.data = self.data[:start] + data + self.data[end:]
-        self.dirty.append((start // granularity * granularity,
-                           min(-(-end // granularity) * granularity, len(self.data))))  # fmt: skip
+        self.dirty.append(
+            (
+                start // granularity * granularity,
+                min(-(-end // granularity) * granularity, len(self.data)),
+            )
+        )
 
 
 def test_only_what_a_bitmap_tells_is_read(store: Path, tmp_path: Path) -> None:

@@ -47,8 +47,11 @@ def test_what_lies_past_the_end_is_not_the_files() -> None:
     with Placement() as placed:
         extents = [(0, 1000, 64), (64, 5000, 64), (128, 7000, 64)]
         placed.add(places_of(content(1), 100, extents, 28))
-        assert [row[:3] for row in placed.placed()] == [(1000, 1064, 0), (5000, 5036, 64),
-                                                        (7036, 7064, 0)]  # fmt: skip
+        assert [row[:3] for row in placed.placed()] == [
+            (1000, 1064, 0),
+            (5000, 5036, 64),
+            (7036, 7064, 0),
+        ]
 
 
 def test_zeros_after_a_file_come_in_their_place_and_first_there() -> None:
@@ -57,9 +60,12 @@ def test_zeros_after_a_file_come_in_their_place_and_first_there() -> None:
         placed.add(places_of(content(2), 40, [(0, 1100, 64)], 24))  # crosses them
         placed.add(places_of(content(3), 64, [(0, 3000, 64)], 0))
         assert [(start, end, bool(data)) for start, end, _, data in placed.placed()] == [
-            (1000, 1100, True), (1100, 1128, False), (1128, 1140, True), (1140, 1164, False),
+            (1000, 1100, True),
+            (1100, 1128, False),
+            (1128, 1140, True),
+            (1140, 1164, False),
             (3000, 3064, True),
-        ]  # fmt: skip
+        ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=10))

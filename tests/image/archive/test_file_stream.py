@@ -32,8 +32,12 @@ def whole(size: int, places: tuple[Extent, ...]) -> bytes:
     return bytes(held)
 
 
-@given(places=extents(), size=st.integers(1, 200_000), offset=st.integers(0, 200_000),
-       length=st.integers(0, 200_000))  # fmt: skip
+@given(
+    places=extents(),
+    size=st.integers(1, 200_000),
+    offset=st.integers(0, 200_000),
+    length=st.integers(0, 200_000),
+)
 def test_parts(places: tuple[Extent, ...], size: int, offset: int, length: int) -> None:
     stream = Stream(MemoryDisk(len(DATA), {0: DATA}), size, places)
     part = whole(size, places)[offset : offset + length]

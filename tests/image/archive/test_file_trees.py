@@ -70,21 +70,33 @@ def built(store: Store, *batches: Names) -> tuple[Built, dict[str, Entry]]:
 
 
 def names(
-    time: int, *rows: Row, linked: tuple[tuple[int, int], ...] = (),
+    time: int,
+    *rows: Row,
+    linked: tuple[tuple[int, int], ...] = (),
     others: tuple[tuple[bytes, int, str], ...] = (),
     troubles: tuple[tuple[bytes, str, bool], ...] = (),
-) -> Names:  # fmt: skip
+) -> Names:
     return Names(time, list(rows), list(linked), list(others), list(troubles))
 
 
 def test_batches_make_one_tree(store: Store) -> None:
     result, entries = built(
-        store, names(1, row("/", 1), row("b/", 2), row("a", 3, size=5)),
+        store,
+        names(1, row("/", 1), row("b/", 2), row("a", 3, size=5)),
         names(9, row("b/c/", 9), row("b/c/d", 10, size=7), row("b/x", 11)),
         names(20, row("b.", 20), row("lost/in/here", 21)),
-    )  # fmt: skip
-    assert set(entries) == {"a", "b", "b/c", "b/c/d", "b/x", "b.", "lost", "lost/in",
-                            "lost/in/here"}  # fmt: skip
+    )
+    assert set(entries) == {
+        "a",
+        "b",
+        "b/c",
+        "b/c/d",
+        "b/x",
+        "b.",
+        "lost",
+        "lost/in",
+        "lost/in/here",
+    }
     top = own_entry(result.root).detail
     assert isinstance(top, Directory)
     assert (top.paths, top.bytes) == (9, 12)
@@ -101,9 +113,10 @@ def test_a_directory_that_was_not_told_is_closed(store: Store) -> None:
 
 def test_of_names_told_twice_the_later_counts(store: Store) -> None:
     result, entries = built(
-        store, names(1, row("/", 1), row("a", 2, uid=1), row("b/", 3), row("b/c", 4)),
+        store,
+        names(1, row("/", 1), row("a", 2, uid=1), row("b/", 3), row("b/c", 4)),
         names(9, row("a", 9, uid=2), row("b", 10)),
-    )  # fmt: skip
+    )
     assert entries["a"].uid == 2
     assert "b/c" not in entries
     assert result.troubles == [(b"b\0c", "is below what is no directory", True)]
@@ -112,9 +125,10 @@ def test_of_names_told_twice_the_later_counts(store: Store) -> None:
 def test_names_of_one_file_have_one_link(store: Store) -> None:
     first = row("m", 2, size=5, linked=True)
     result, entries = built(
-        store, names(1, row("/", 1), first, row("alone", 3, linked=True), linked=((7, 1), (8, 2))),
+        store,
+        names(1, row("/", 1), first, row("alone", 3, linked=True), linked=((7, 1), (8, 2))),
         names(9, row("d/", 9), others=((b"d\0n", 7, ""), (b"a", 7, ""), (b"none", 9, ""))),
-    )  # fmt: skip
+    )
     links = {path: entry.link for path, entry in entries.items() if entry.link}
     assert set(links) == {"m", "d/n", "a"}
     assert len(set(links.values())) == 1
@@ -124,21 +138,27 @@ def test_names_of_one_file_have_one_link(store: Store) -> None:
 
 def test_troubles_come_in_the_order_of_the_survey(store: Store) -> None:
     result, _ = built(
-        store, names(1, row("/", 1), troubles=((b"x", "odd", False),)),
-        names(5, others=((b"y", 7, "broken"),)), names(9, troubles=((b"z", "odd", True),)),
+        store,
+        names(1, row("/", 1), troubles=((b"x", "odd", False),)),
+        names(5, others=((b"y", 7, "broken"),)),
+        names(9, troubles=((b"z", "odd", True),)),
         names(12, row("f", 12, linked=True), linked=((8, 0),), others=((b"g", 8, "odd"),)),
-    )  # fmt: skip
+    )
     assert result.troubles == [
-        (b"x", "odd", False), (b"z", "odd", True), (b"y", "broken", True), (b"g", "odd", False),
-    ]  # fmt: skip
+        (b"x", "odd", False),
+        (b"z", "odd", True),
+        (b"y", "broken", True),
+        (b"g", "odd", False),
+    ]
 
 
 def test_sizes_that_sum_up_to_more_than_a_total_holds(store: Store) -> None:
     half = row("m", 3, size=LENGTH_MAX // 2 + 1, linked=True)
     result, entries = built(
-        store, names(1, row("/", 1), row("a", 2, size=LENGTH_MAX), half, linked=((7, 2),)),
+        store,
+        names(1, row("/", 1), row("a", 2, size=LENGTH_MAX), half, linked=((7, 2),)),
         names(12, others=((b"d", 7, ""),)),
-    )  # fmt: skip
+    )
     assert set(entries) == {"a", "m", "d"}
     assert result.troubles == []
     top = decode_entry(result.root, root=True).detail

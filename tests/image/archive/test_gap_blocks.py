@@ -22,8 +22,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return new_store(tmp_path_factory.mktemp("blocks") / "store")
 
 
-@given(start=st.integers(0, SIZE), end=st.integers(0, SIZE), origin=st.integers(0, SIZE),
-       places=st.lists(st.integers(0, SIZE - 1), max_size=8))  # fmt: skip
+@given(
+    start=st.integers(0, SIZE),
+    end=st.integers(0, SIZE),
+    origin=st.integers(0, SIZE),
+    places=st.lists(st.integers(0, SIZE - 1), max_size=8),
+)
 def test_blocks_end_where_those_of_the_origin_do(
     store: Path, start: int, end: int, origin: int, places: list[int]
 ) -> None:

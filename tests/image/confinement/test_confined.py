@@ -160,8 +160,15 @@ def image(tmp_path: Path, secret: Path) -> Path:
 
 def test_a_backing_file_is_not_opened(image: Path, secret: Path) -> None:
     opened = os.open(image, os.O_RDWR)
-    code, _, error = _run("qemu-img", "info", "--backing-chain", "-f", "qcow2", path(opened),
-                          given=Given(writing=[opened]))  # fmt: skip
+    code, _, error = _run(
+        "qemu-img",
+        "info",
+        "--backing-chain",
+        "-f",
+        "qcow2",
+        path(opened),
+        given=Given(writing=[opened]),
+    )
     os.close(opened)
     assert code
     assert f"'{secret}': Permission denied" in error

@@ -16,21 +16,56 @@ from ventifs.image.formats.probe import Guess
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("a.tar", TAR), ("a.TAR", TAR), ("a.tar.gz", TAR), ("a.tar.zst", TAR), ("a.tar.1", TAR),
-        ("a.tgz", TAR), ("a.tbz2", TAR), ("a.txz", TAR), ("a.tzst", TAR), ("a.Tgz", TAR),
-        ("a.img", "raw"), ("a.raw", "raw"), ("a.IMG", "raw"), ("a", "raw"), ("a.qcow2.1", "raw"),
-        ("a.tarx", "raw"), ("tar", "raw"), ("tgz", "raw"), ("a.gz", "raw"), ("a.vdi", "raw"),
-        ("a.tar/b", "raw"), ("a.qcow2/b.img", "raw"), ("a.qcow", "raw"), ("2026.11.30", "raw"),
-        ("a.qcow2", "qcow2"), ("a.QCOW2", "qcow2"), ("a.b.qcow2", "qcow2"),
-        ("a.vmdk", "vmdk"), ("a.vhd", "vhd"), ("a.vhdx", "vhdx"), ("a\n.qcow2", "qcow2"),
-        ("a-flat.vmdk", "raw"), ("a-FLAT.VMDK", "raw"), ("a-f001.vmdk", "raw"),
-        ("a-f1000.vmdk", "raw"), ("a-000001-flat.vmdk", "raw"), ("a-rdm.vmdk", "raw"),
-        ("a-rdmp.vmdk", "raw"), ("a-pt.vmdk", "raw"), ("-flat.vmdk", "raw"),
-        ("a-s001.vmdk", "vmdk"), ("a-delta.vmdk", "vmdk"), ("a-f01.vmdk", "vmdk"),
-        ("aflat.vmdk", "vmdk"), ("a.flat.vmdk", "vmdk"), ("a-flat.vmdk.vmdk", "vmdk"),
-        ("a-flat.vmdk\n", "raw"), ("a-flat.qcow2", "qcow2"),
+        ("a.tar", TAR),
+        ("a.TAR", TAR),
+        ("a.tar.gz", TAR),
+        ("a.tar.zst", TAR),
+        ("a.tar.1", TAR),
+        ("a.tgz", TAR),
+        ("a.tbz2", TAR),
+        ("a.txz", TAR),
+        ("a.tzst", TAR),
+        ("a.Tgz", TAR),
+        ("a.img", "raw"),
+        ("a.raw", "raw"),
+        ("a.IMG", "raw"),
+        ("a", "raw"),
+        ("a.qcow2.1", "raw"),
+        ("a.tarx", "raw"),
+        ("tar", "raw"),
+        ("tgz", "raw"),
+        ("a.gz", "raw"),
+        ("a.vdi", "raw"),
+        ("a.tar/b", "raw"),
+        ("a.qcow2/b.img", "raw"),
+        ("a.qcow", "raw"),
+        ("2026.11.30", "raw"),
+        ("a.qcow2", "qcow2"),
+        ("a.QCOW2", "qcow2"),
+        ("a.b.qcow2", "qcow2"),
+        ("a.vmdk", "vmdk"),
+        ("a.vhd", "vhd"),
+        ("a.vhdx", "vhdx"),
+        ("a\n.qcow2", "qcow2"),
+        ("a-flat.vmdk", "raw"),
+        ("a-FLAT.VMDK", "raw"),
+        ("a-f001.vmdk", "raw"),
+        ("a-f1000.vmdk", "raw"),
+        ("a-000001-flat.vmdk", "raw"),
+        ("a-rdm.vmdk", "raw"),
+        ("a-rdmp.vmdk", "raw"),
+        ("a-pt.vmdk", "raw"),
+        ("-flat.vmdk", "raw"),
+        ("a-s001.vmdk", "vmdk"),
+        ("a-delta.vmdk", "vmdk"),
+        ("a-f01.vmdk", "vmdk"),
+        ("aflat.vmdk", "vmdk"),
+        ("a.flat.vmdk", "vmdk"),
+        ("a-flat.vmdk.vmdk", "vmdk"),
+        ("a-flat.vmdk\n", "raw"),
+        ("a-flat.qcow2", "qcow2"),
     ],
-)  # fmt: skip
+)
 def test_a_suffix_tells(name: str, expected: str) -> None:
     choice = chosen(f"/x/{name}", "file", None, None)
     assert (choice.format, choice.decided) == (expected, False)
@@ -45,11 +80,16 @@ def _kept(format: str, kind: str, suffix: bytes) -> Kept:  # noqa: A002
 @pytest.mark.parametrize(
     ("path", "kind", "counts"),
     [
-        ("/x/a.img", "file", True), ("/y/B.IMG", "file", True), ("/x/a", "file", False),
-        ("/x/a.img", "device", False), ("/x/a.raw", "file", False), ("/x/a.qcow2", "file", False),
-        ("/x/a.img.tar", "file", False), ("/x/a-flat.img", "file", True),
+        ("/x/a.img", "file", True),
+        ("/y/B.IMG", "file", True),
+        ("/x/a", "file", False),
+        ("/x/a.img", "device", False),
+        ("/x/a.raw", "file", False),
+        ("/x/a.qcow2", "file", False),
+        ("/x/a.img.tar", "file", False),
+        ("/x/a-flat.img", "file", True),
     ],
-)  # fmt: skip
+)
 def test_what_was_kept_counts_for_the_same_kind_and_suffix(
     path: str, kind: str, counts: bool
 ) -> None:
@@ -92,15 +132,23 @@ def _commands(path: str, guess: Guess, kind: str = "file") -> list[list[str]]:
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vhd", "vhdx", "tar", "packed", "foreign"])
-@pytest.mark.parametrize(("path", "source"), [("/x/a.img", "file"), ("/x/a.raw", "file"),
-                                              ("/x/a", "file"), ("/dev/a", "device"),
-                                              ("/x/a-flat.vmdk", "file")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("/x/a.img", "file"),
+        ("/x/a.raw", "file"),
+        ("/x/a", "file"),
+        ("/dev/a", "device"),
+        ("/x/a-flat.vmdk", "file"),
+    ],
+)
 def test_a_header_in_a_raw_disk_is_refused_with_both_commands(
     kind: str, path: str, source: str
 ) -> None:
     other = {"packed": ["tar"], "foreign": []}.get(kind, [kind])
-    expected = [["ventifs", "archive", path, "--name", "n", "--format", each]
-                for each in ("raw", *other)]  # fmt: skip
+    expected = [
+        ["ventifs", "archive", path, "--name", "n", "--format", each] for each in ("raw", *other)
+    ]
     assert _commands(path, Guess(kind, "a thing"), source) == expected
 
 
@@ -145,8 +193,17 @@ def test_nothing_contradicts_what_was_decided() -> None:
         check(choice, Guess("qcow2", "a qcow2 image"), "/x/a.img", Advice())
 
 
-@pytest.mark.parametrize("path", ["/x/my disk.img", "/x/it's.img", "/x/$(a)`b`!\\\"&;.img",
-                                  "/x/\udcff.img", "/x/a\nb\x1b[1m'.img", "/x/ü.img"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/x/my disk.img",
+        "/x/it's.img",
+        '/x/$(a)`b`!\\"&;.img',
+        "/x/\udcff.img",
+        "/x/a\nb\x1b[1m'.img",
+        "/x/ü.img",
+    ],
+)
 def test_commands_are_quoted_for_a_shell(path: str) -> None:
     line = command_line("ventifs", path, "")
     assert line.isprintable()

@@ -141,8 +141,9 @@ def test_large_disks(tmp_path: Path, driver: str, options: str, size: int) -> No
     qemu_img("create", "-f", driver, "-o", options, image, str(size))
     borders = [0, 2 << 30, 4 << 30, 4 << 30, 32 << 30, size]
     places = [min(max(0, border - 64 * KIB), size - 128 * KIB) for border in borders]
-    qemu_io(image, *(f"write -P {chance.randrange(1, 256)} {at} 128k" for at in places),
-            kind=driver)  # fmt: skip
+    qemu_io(
+        image, *(f"write -P {chance.randrange(1, 256)} {at} 128k" for at in places), kind=driver
+    )
     assert_read_as_by_qemu(image, NAMES.get(driver, driver), driver)
 
 

@@ -35,12 +35,15 @@ _PATHS = st.binary(max_size=40).map(lambda path: b"/" + path)
 _KEPT = st.builds(
     Kept,
     st.sampled_from((*FORMATS, "tar", "")),
-    st.builds(Source, st.sampled_from(("file", "device", "pipe")),
-              st.one_of(st.binary(max_size=8), _PATHS.map(lambda end: b"." + end[1:]))),
+    st.builds(
+        Source,
+        st.sampled_from(("file", "device", "pipe")),
+        st.one_of(st.binary(max_size=8), _PATHS.map(lambda end: b"." + end[1:])),
+    ),
     st.builds(
         Following, *(st.lists(st.one_of(_PATHS, st.binary(max_size=3)), max_size=3).map(tuple),) * 2
     ),
-)  # fmt: skip
+)
 
 
 @given(kept=_KEPT)
@@ -152,9 +155,14 @@ def test_paths_are_kept_as_given_but_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for path, expected in (("/a/../b", b"/a/../b"), ("/", b"/"), ("//a/./b/", b"/a/b"),
-                           (".", bytes(tmp_path)), ("./images/.", bytes(tmp_path / "images")),
-                           ("images", bytes(tmp_path / "images"))):  # fmt: skip
+    for path, expected in (
+        ("/a/../b", b"/a/../b"),
+        ("/", b"/"),
+        ("//a/./b/", b"/a/b"),
+        (".", bytes(tmp_path)),
+        ("./images/.", bytes(tmp_path / "images")),
+        ("images", bytes(tmp_path / "images")),
+    ):
         assert absolute(path, "--follow-backing") == expected
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

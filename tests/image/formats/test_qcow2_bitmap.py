@@ -94,8 +94,10 @@ def test_a_bitmap_is_listed_and_removed(image: Path) -> None:
     add_bitmap(image, "b")
     qemu_img("bitmap", "--add", "--disable", "-g", "4k", image, "off")
     disk = opened(image)
-    listed = [(one.name, one.granularity, one.auto, one.in_use, one.consistent)
-              for one in bitmap.bitmaps(disk)]  # fmt: skip
+    listed = [
+        (one.name, one.granularity, one.auto, one.in_use, one.consistent)
+        for one in bitmap.bitmaps(disk)
+    ]
     disk.close()
     assert sorted(listed) == [
         ("b", 65536, True, False, True),

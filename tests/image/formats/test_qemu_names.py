@@ -42,15 +42,26 @@ FILE = {"driver": "file", "filename": "/x"}
         (_json(driver="qcow2", file={"driver": "raw", "file": FILE}), "", (b"/x", "qcow2")),
         (_json(file=FILE), "", (b"/x", "")),
         (_json(file=FILE), "vpc", (b"/x", "vpc")),
-        (_json(**{"driver": "qcow2", "file.driver": "file", "file.filename": "/x"}), "",
-         (b"/x", "qcow2")),
+        (
+            _json(**{"driver": "qcow2", "file.driver": "file", "file.filename": "/x"}),
+            "",
+            (b"/x", "qcow2"),
+        ),
         (_json(**{"driver": "qcow2", "file.filename": "file:/x"}), "", (b"/x", "qcow2")),
         (_json(**{"file.driver": "file", "file": {"filename": "/x"}}), "raw", (b"/x", "raw")),
         (_json(driver="raw", file={"driver": "raw", "file.filename": "/x"}), "", (b"/x", "raw")),
-        (_json(driver="qcow2", file={**FILE, "locking": "off", "aio": "native"}, discard="unmap",
-               **{"cache.direct": True, "node-name": "n"}), "", (b"/x", "qcow2")),
+        (
+            _json(
+                driver="qcow2",
+                file={**FILE, "locking": "off", "aio": "native"},
+                discard="unmap",
+                **{"cache.direct": True, "node-name": "n"},
+            ),
+            "",
+            (b"/x", "qcow2"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_are_named(name: bytes, format: str, expected: tuple[bytes, str]) -> None:  # noqa: A002
     assert named(name, format) == Named(*expected)
 
@@ -58,13 +69,31 @@ def test_files_are_named(name: bytes, format: str, expected: tuple[bytes, str]) 
 @pytest.mark.parametrize(
     "name",
     [
-        b"nbd:localhost:10809", b"nbd+unix:///x", b"http://x/y", b"ssh://x/y", b"fat:/etc",
-        b"blkdebug::/x", b"null-co://", b"json:", b"json:[]", b"json:{", b"json:1", b'json:{"a":}',
-        _json(), _json(driver="file"), _json(driver="file", filename=1), _json(filename="nbd:x"),
-        _json(driver="raw"), _json(driver="raw", file="/x"), _json(driver="raw", file=["/x"]),
-        _json(driver="nbd", host="x"), _json(driver="vmdk", file=FILE), _json(driver=1, file=FILE),
+        b"nbd:localhost:10809",
+        b"nbd+unix:///x",
+        b"http://x/y",
+        b"ssh://x/y",
+        b"fat:/etc",
+        b"blkdebug::/x",
+        b"null-co://",
+        b"json:",
+        b"json:[]",
+        b"json:{",
+        b"json:1",
+        b'json:{"a":}',
+        _json(),
+        _json(driver="file"),
+        _json(driver="file", filename=1),
+        _json(filename="nbd:x"),
+        _json(driver="raw"),
+        _json(driver="raw", file="/x"),
+        _json(driver="raw", file=["/x"]),
+        _json(driver="nbd", host="x"),
+        _json(driver="vmdk", file=FILE),
+        _json(driver=1, file=FILE),
         _json(driver="raw", file={"driver": "https", "url": "https://x"}),
-        _json(driver="raw", file=FILE, offset=512), _json(driver="raw", file=FILE, size=512),
+        _json(driver="raw", file=FILE, offset=512),
+        _json(driver="raw", file=FILE, size=512),
         _json(driver="qcow2", file=FILE, backing=None),
         _json(driver="qcow2", file=FILE, **{"data-file": FILE}),
         _json(driver="qcow2", file=FILE, **{"encrypt.format": "luks"}),
@@ -72,9 +101,10 @@ def test_files_are_named(name: bytes, format: str, expected: tuple[bytes, str]) 
         _json(driver="file", filename="/x", **{"pr-manager": "x"}),
         _json(driver="raw", **{"file.filename": "/x"}, file={"filename": "/y"}),
         _json(driver="raw", **{"file.filename.x": "/x"}, file={"filename": "/y"}),
-        b"json:" + b'{"file":' * 5000, b'json:{"driver":"file","filename":"\xff"}',
+        b"json:" + b'{"file":' * 5000,
+        b'json:{"driver":"file","filename":"\xff"}',
     ],
-)  # fmt: skip
+)
 def test_all_else_is_refused(name: bytes) -> None:
     with pytest.raises(ImageError):
         named(name)
@@ -85,11 +115,17 @@ def test_a_name_and_what_is_beside_it_agree() -> None:
         named(_json(driver="qcow2", file=FILE), "raw")
 
 
-@pytest.mark.parametrize("name", [
-    "base", "file:base", "{}/base", "file:{}/base",
-    'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}/base"}}}}',
-    'json:{{"driver":"qcow2","file.filename":"base"}}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "file:base",
+        "{}/base",
+        "file:{}/base",
+        'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}/base"}}}}',
+        'json:{{"driver":"qcow2","file.filename":"base"}}',
+    ],
+)
 def test_chains_are_read_as_qemu_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -108,8 +144,10 @@ def test_chains_are_read_as_qemu_reads_them(
 @pytest.mark.parametrize("end", ["filename", "bad"])
 def test_nodes_in_each_other_are_counted(depth: int, end: str) -> None:
     """Dotted keys and objects alike; Python's own limit is never reached."""
-    for name in ('{"' + "file." * depth + end + '":"x"}',
-                 '{"file":' * depth + '{"' + end + '":"x"}' + "}" * depth):  # fmt: skip
+    for name in (
+        '{"' + "file." * depth + end + '":"x"}',
+        '{"file":' * depth + '{"' + end + '":"x"}' + "}" * depth,
+    ):
         if depth < 16 and end == "filename":
             assert named(b"json:" + name.encode()).path == b"x"
             continue
@@ -119,8 +157,10 @@ def test_nodes_in_each_other_are_counted(depth: int, end: str) -> None:
 
 
 def test_options_are_shortened_in_messages() -> None:
-    for name in (_json(**{"x" * 5000: 1, "filename": "y"}),
-                 _json(**{f"{'x' * 5000}.a": 1, "x" * 5000: 2})):  # fmt: skip
+    for name in (
+        _json(**{"x" * 5000: 1, "filename": "y"}),
+        _json(**{f"{'x' * 5000}.a": 1, "x" * 5000: 2}),
+    ):
         with pytest.raises(ImageError, match="option") as caught:
             named(name)
         assert len(str(caught.value)) < 120

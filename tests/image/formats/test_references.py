@@ -53,8 +53,18 @@ def _refusal(layer: Path, name: str | bytes, *directories: str | Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["base", "./base", "sub/../base", "../images/base", "{}/base",
-                                  "{}//./base", "sub/./../sub/../base"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "./base",
+        "sub/../base",
+        "../images/base",
+        "{}/base",
+        "{}//./base",
+        "sub/./../sub/../base",
+    ],
+)
 def test_files_beneath_a_directory_are_followed(home: Path, name: str) -> None:
     name = name.format(home / "images")
     assert _open(home / "images/top", name, home / "images") == "images/base"
@@ -74,14 +84,34 @@ def test_relative_names_start_at_the_layer_that_names_them(
     assert _open(home / "images/sub/top", "../../other/base", home / "other") == "other/base"
 
 
-@pytest.mark.parametrize("name", ["base", "sub/base", "../secret", "/etc/shadow", "/etc/passwd",
-                                  "../other/../secret", "../../../../../etc/passwd"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "sub/base",
+        "../secret",
+        "/etc/shadow",
+        "/etc/passwd",
+        "../other/../secret",
+        "../../../../../etc/passwd",
+    ],
+)
 def test_nothing_is_followed_unless_it_is_allowed(home: Path, name: str) -> None:
     assert "not followed unless you allow it" in _refusal(home / "images/top", name)
 
 
-@pytest.mark.parametrize("name", ["../secret", "sub/../../secret", "/etc/passwd", "../images2/x",
-                                  "{}/../secret", "{}/sub/../../secret", "{}2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "sub/../../secret",
+        "/etc/passwd",
+        "../images2/x",
+        "{}/../secret",
+        "{}/sub/../../secret",
+        "{}2",
+    ],
+)
 def test_nothing_outside_is_followed(home: Path, name: str) -> None:
     (home / "images2").mkdir()
     (home / "images2/x").write_text("x")
@@ -90,9 +120,22 @@ def test_nothing_outside_is_followed(home: Path, name: str) -> None:
     assert "cannot be opened" not in refusal
 
 
-@pytest.mark.parametrize("name", ["base", "sub/base", "../other/base", "sub/../base", "/{}/base",
-                                  "/{}/sub/../base", "sub/../../other/base", "../images/base",
-                                  "link/base", "sub/link/../base", "/{}/link/base"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base",
+        "sub/base",
+        "../other/base",
+        "sub/../base",
+        "/{}/base",
+        "/{}/sub/../base",
+        "sub/../../other/base",
+        "../images/base",
+        "link/base",
+        "sub/link/../base",
+        "/{}/link/base",
+    ],
+)
 def test_the_command_that_a_refusal_has_allows_it(home: Path, name: str) -> None:
     """Once for each symbolic link on the way."""
     (home / "images/link").symlink_to(home / "images/sub")
@@ -211,8 +254,12 @@ def device(home: Path) -> Iterator[Path]:
     if os.geteuid():
         pytest.skip("only root can attach a loop device")
     (home / "images/base").write_bytes(b"on a device".ljust(4096, b"\0"))
-    done = subprocess.run(["losetup", "-f", "--show", "-r", home / "images/base"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["losetup", "-f", "--show", "-r", home / "images/base"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"no loop device can be attached here: {done.stderr.strip()}")
     path = Path(done.stdout.strip())

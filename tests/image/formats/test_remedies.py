@@ -117,9 +117,13 @@ def _refusal(image: Path, format: str) -> str:  # noqa: A002
 def _run(command: str, top: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in a directory, as a shell would."""
     return subprocess.run(
-        ["sh", "-c", command], cwd=top, capture_output=True, text=True, check=False,
+        ["sh", "-c", command],
+        cwd=top,
+        capture_output=True,
+        text=True,
+        check=False,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
 
 
 def _result(remedy: Remedy, image: Path, top: Path) -> bytes:
@@ -146,8 +150,11 @@ def test_what_is_advised_for_luks_works(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("remedy", "format", "make"), CASES, ids=_id)
 def test_what_is_advised_works(
-    tmp_path: Path, remedy: Remedy, format: str, make: odd_images.Maker  # noqa: A002
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    remedy: Remedy,
+    format: str,  # noqa: A002
+    make: odd_images.Maker,
+) -> None:
     """The very command of the message, with a name that a shell would take apart."""
     tool = remedy.commands[0].split()[0]
     if shutil.which(tool) is None:
@@ -187,9 +194,12 @@ def _encrypted_over_secret(top: Path, disk: bytes) -> Path:
     (top / "KEY").write_text(odd_images.SECRET)
     key = str(top / "KEY").replace(",", ",,")
     return _over_secret(
-        "qcow2", "--object", f"secret,id=key,file={key}",
-        "-o", "encrypt.format=aes,encrypt.key-secret=key",
-    )(top, disk)  # fmt: skip
+        "qcow2",
+        "--object",
+        f"secret,id=key,file={key}",
+        "-o",
+        "encrypt.format=aes,encrypt.key-secret=key",
+    )(top, disk)
 
 
 def _vmdk_over_secret(top: Path, disk: bytes) -> Path:

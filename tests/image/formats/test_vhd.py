@@ -206,12 +206,21 @@ def _large_blocks(tmp_path: Path, count: int) -> Path:
     """Blocks as large as can be, in which every other sector was written, and all are holes."""
     base, image = _image(tmp_path).read_bytes(), tmp_path / "large.vhd"
     size, step = count * BLOCK_MAX, (BLOCK_MAX // SECTOR // 8 + BLOCK_MAX) // SECTOR
-    footer = _changed(base[:SECTOR], {
-        16: struct.pack(">Q", 512), 40: struct.pack(">QQ", size, size), _CREATOR: b"win ",
-    })  # fmt: skip
-    head = _changed(base[SECTOR : SECTOR + 1024], {
-        16: struct.pack(">Q", 1536), 28: struct.pack(">II", count, BLOCK_MAX),
-    })  # fmt: skip
+    footer = _changed(
+        base[:SECTOR],
+        {
+            16: struct.pack(">Q", 512),
+            40: struct.pack(">QQ", size, size),
+            _CREATOR: b"win ",
+        },
+    )
+    head = _changed(
+        base[SECTOR : SECTOR + 1024],
+        {
+            16: struct.pack(">Q", 1536),
+            28: struct.pack(">II", count, BLOCK_MAX),
+        },
+    )
     with image.open("wb") as file:
         file.write(footer + head)
         for number in range(count):
@@ -247,13 +256,24 @@ def test_blocks_of_other_sizes(tmp_path: Path) -> None:
         # A copy of the footer, the header of the tables, the table, then blocks.
         base = bytearray(_image(tmp_path).read_bytes())
         head = base[SECTOR : SECTOR + 1024]
-        head = bytearray(_changed(head, {
-            16: struct.pack(">Q", 1536), 28: struct.pack(">II", count, block),
-        }))  # fmt: skip
+        head = bytearray(
+            _changed(
+                head,
+                {
+                    16: struct.pack(">Q", 1536),
+                    28: struct.pack(">II", count, block),
+                },
+            )
+        )
         size = (count * block - block // 2) & ~511 or SECTOR
-        footer = _changed(base[:SECTOR], {
-            16: struct.pack(">Q", 512), 40: struct.pack(">QQ", size, size), _CREATOR: b"win ",
-        })  # fmt: skip
+        footer = _changed(
+            base[:SECTOR],
+            {
+                16: struct.pack(">Q", 512),
+                40: struct.pack(">QQ", size, size),
+                _CREATOR: b"win ",
+            },
+        )
         table, blocks = [0xFFFF_FFFF] * 128, bytearray()
         for number in chance.sample(range(count), 20):
             table[number] = (1536 + 512 + len(blocks)) // SECTOR

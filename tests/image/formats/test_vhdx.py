@@ -51,8 +51,9 @@ def test_checksums_are_castagnolis() -> None:
     assert crc32c(bytes(32)) == 0x8A91_36AA  # RFC 3720, B.4
 
 
-@pytest.mark.parametrize("damaged", [HEADERS[:1], HEADERS[1:], REGIONS[:1], REGIONS[1:], HEADERS,
-                                     REGIONS])  # fmt: skip
+@pytest.mark.parametrize(
+    "damaged", [HEADERS[:1], HEADERS[1:], REGIONS[:1], REGIONS[1:], HEADERS, REGIONS]
+)
 def test_one_intact_copy_is_enough(image: Path, tmp_path: Path, damaged: tuple[int, ...]) -> None:
     data = bytearray(image.read_bytes())
     for place in damaged:
@@ -128,9 +129,10 @@ def test_bitmaps_in_the_table_are_passed_over(
     qemu_img("create", "-f", "vhdx", "-o", "block_size=256M", made, str(count * block))
     data = bytearray(made.read_bytes())
     logical = next(
-        at for at in (vhdxs.item(data, which) for which in range(5))
+        at
+        for at in (vhdxs.item(data, which) for which in range(5))
         if data[at : at + 4] == struct.pack("<I", 512)
-    )  # fmt: skip
+    )
     struct.pack_into("<I", data, logical, sector)
     end, chunk = len(data) // MIB + 1, (sector << 23) // block
     for at, number in enumerate(blocks):
@@ -153,9 +155,10 @@ def test_bitmaps_in_the_table_are_passed_over(
 
 def _parameters(data: bytes | bytearray) -> int:
     return next(
-        at for at in (vhdxs.item(data, which) for which in range(5))
+        at
+        for at in (vhdxs.item(data, which) for which in range(5))
         if data[at : at + 4] == struct.pack("<I", MIB)
-    )  # fmt: skip
+    )
 
 
 def test_a_differencing_image_is_refused(image: Path) -> None:
@@ -202,10 +205,15 @@ def test_what_is_required_and_unknown_is_refused(image: Path, tmp_path: Path) ->
                 read_here(image, "vhdx")
 
 
-@pytest.mark.parametrize(("entry", "reason"), [
-    (4, "means nothing"), (7 | 8 << 20, "means nothing"), (6, "means nothing"),
-    (6 | 1 << 50, "cut off"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (4, "means nothing"),
+        (7 | 8 << 20, "means nothing"),
+        (6, "means nothing"),
+        (6 | 1 << 50, "cut off"),
+    ],
+)
 def test_entries_are_refused(image: Path, entry: int, reason: str) -> None:
     data = bytearray(image.read_bytes())
     struct.pack_into("<Q", data, vhdxs.table(data), entry)

@@ -63,8 +63,9 @@ def test_zeroed_grains_are_zeros(tmp_path: Path) -> None:
     assert data == b"\5" * 64 * KIB + bytes(64 * KIB) + b"\5" * (MIB - 128 * KIB) + bytes(MIB)
     disk = read_here(image, "vmdk")
     assert [tuple(span) for span in disk.spans(0, MIB)][:2] == [
-        (0, 64 * KIB, True), (64 * KIB, 128 * KIB, False),
-    ]  # fmt: skip
+        (0, 64 * KIB, True),
+        (64 * KIB, 128 * KIB, False),
+    ]
     disk.close()
 
 

@@ -53,10 +53,17 @@ def asked(peer: Peer, store: Path, source: Path, name: str, way: Way) -> Done:
 
 
 WAYS = [
-    Way(), Way(jobs=2), Way(jobs=3), Way(shuffle=1), Way(jobs=2, shuffle=2), Way(segment_max=3),
-    Way(jobs=2, segment_max=3, shuffle=3, batch_leaves=1), Way(jobs=3, batch_leaves=2),
-    Way(read_all=True), Way(jobs=2, read_all=True, segment_max=1),
-]  # fmt: skip
+    Way(),
+    Way(jobs=2),
+    Way(jobs=3),
+    Way(shuffle=1),
+    Way(jobs=2, shuffle=2),
+    Way(segment_max=3),
+    Way(jobs=2, segment_max=3, shuffle=3, batch_leaves=1),
+    Way(jobs=3, batch_leaves=2),
+    Way(read_all=True),
+    Way(jobs=2, read_all=True, segment_max=1),
+]
 
 
 def test_jobs_order_and_grouping_do_not_matter(
@@ -155,15 +162,28 @@ _numbers = count()
     late=st.none() | st.integers(0, 100),
 )
 def test_no_change_is_missed_and_nothing_else_makes_a_difference(
-    peer: Peer, shared: Path, making: list[Step], rounds: list[list[Step]], segment_max: int,
-    batch_leaves: int, unit_names: int, changed_max: int, shuffle: int | None, late: int | None,
-) -> None:  # fmt: skip
+    peer: Peer,
+    shared: Path,
+    making: list[Step],
+    rounds: list[list[Step]],
+    segment_max: int,
+    batch_leaves: int,
+    unit_names: int,
+    changed_max: int,
+    shuffle: int | None,
+    late: int | None,
+) -> None:
     """A tree is made and archived, changed and archived again: by one, by two, reading all.
 
     With `late` some of its files were changed so late that the stat cache must not hold them.
     """
-    way = Way(segment_max=segment_max, batch_leaves=batch_leaves, unit_names=unit_names,
-              changed_max=changed_max, shuffle=shuffle)  # fmt: skip
+    way = Way(
+        segment_max=segment_max,
+        batch_leaves=batch_leaves,
+        unit_names=unit_names,
+        changed_max=changed_max,
+        shuffle=shuffle,
+    )
     number = next(_numbers)
     with tempfile.TemporaryDirectory() as directory:
         grown = Growing(Path(directory) / "source")

@@ -66,22 +66,27 @@ def test_a_second_archive_adds_nothing(store: Path, source: Path) -> None:
     first, tally = archived(store, plain_tree(source), time_ns=1)
     assert 0 < tally.new_bytes < 1_000_000
     assert (tally.entries, tally.bytes) == (
-        len(look_at(source)), sum(look.size for look in look_at(source).values())
-    )  # fmt: skip
+        len(look_at(source)),
+        sum(look.size for look in look_at(source).values()),
+    )
     second, tally = archived(store, source, time_ns=2)
     assert (second.new_bytes, tree_score(second.root)) == (0, tree_score(first.root))
     assert findings(store) == []
 
 
-@pytest.mark.parametrize("change", [
-    lambda path: path.chmod(0o640),
-    lambda path: os.utime(path, ns=(0, 1)),
-    lambda path: path.write_bytes(b"other"),
-    lambda path: os.setxattr(path, "user.new", b"1"),
-    lambda path: path.rename(path.parent / "other"),
-    lambda path: os.link(path, path.parent / "other"),
-    lambda path: (path.unlink(), path.symlink_to("x")),
-], ids=range(7))  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.chmod(0o640),
+        lambda path: os.utime(path, ns=(0, 1)),
+        lambda path: path.write_bytes(b"other"),
+        lambda path: os.setxattr(path, "user.new", b"1"),
+        lambda path: path.rename(path.parent / "other"),
+        lambda path: os.link(path, path.parent / "other"),
+        lambda path: (path.unlink(), path.symlink_to("x")),
+    ],
+    ids=range(7),
+)
 def test_every_change_changes_the_score(
     store: Path, source: Path, change: Callable[[Path], object]
 ) -> None:

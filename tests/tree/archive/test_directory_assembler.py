@@ -96,9 +96,17 @@ def test_a_file_that_changed_anywhere_with_its_mtime_forged_back(large: Large, a
     large.archived(changed={path.name})
 
 
-@pytest.mark.parametrize("numbers", [
-    range(1, 10), range(71, 80), range(1, 100), range(501, 600), range(1, 500, 10),
-], ids=["a segment first", "in the middle", "many", "at the end", "everywhere"])  # fmt: skip
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        range(1, 10),
+        range(71, 80),
+        range(1, 100),
+        range(501, 600),
+        range(1, 500, 10),
+    ],
+    ids=["a segment first", "in the middle", "many", "at the end", "everywhere"],
+)
 def test_it_grows(large: Large, numbers: range) -> None:
     fresh = {f"{number:04}" for number in numbers if number % 10}
     large.make(*fresh)
@@ -108,10 +116,18 @@ def test_it_grows(large: Large, numbers: range) -> None:
     large.archived(changed=more)
 
 
-@pytest.mark.parametrize("numbers", [
-    range(0, 80, 10), range(80, 160, 10), range(0, 500, 20), range(420, 500, 10),
-    range(10, 490, 10), range(80, 500, 10),
-], ids=["a segment first", "in the middle", "every other", "the last", "all", "most"])  # fmt: skip
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        range(0, 80, 10),
+        range(80, 160, 10),
+        range(0, 500, 20),
+        range(420, 500, 10),
+        range(10, 490, 10),
+        range(80, 500, 10),
+    ],
+    ids=["a segment first", "in the middle", "every other", "the last", "all", "most"],
+)
 def test_it_shrinks(large: Large, numbers: range) -> None:
     large.remove(*numbers)
     large.archived(changed=set())
@@ -226,9 +242,18 @@ def _directory_in_place(source: Path) -> None:
     (source / "0150").mkdir()
 
 
-@pytest.mark.parametrize("change", [
-    _change_in_one, _mode, _xattr, _rename, _remove, _file_in_its_place, _directory_in_place,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        _change_in_one,
+        _mode,
+        _xattr,
+        _rename,
+        _remove,
+        _file_in_its_place,
+        _directory_in_place,
+    ],
+)
 def test_subdirectories_in_segments_change(
     large: Large, change: Callable[[Path], str | None]
 ) -> None:
@@ -282,11 +307,9 @@ _change = st.tuples(st.sampled_from(["file", "directory", "link", "gone"]), _nam
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    rounds=st.lists(
-        st.lists(_change, min_size=1, max_size=40), min_size=2, max_size=4
-    ),
+    rounds=st.lists(st.lists(_change, min_size=1, max_size=40), min_size=2, max_size=4),
     segment_max=st.integers(1, 9),
-)  # fmt: skip
+)
 def test_any_changes_of_a_large_directory(
     store: Path, tmp_path: Path, rounds: list[list[tuple[str, int, int]]], segment_max: int
 ) -> None:

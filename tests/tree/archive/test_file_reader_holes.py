@@ -45,10 +45,19 @@ def read(fd: int) -> bytes:
     return b"".join(bytes(each) if isinstance(each, int) else each for each in found)
 
 
-@pytest.mark.parametrize(("offset", "length", "zero"), [
-    (0, 256, True), (0, 257, False), (255, 2, False), (320, 704, True), (319, 705, False),
-    (300, 4, False), (0, 1024, False), (1000, 24, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("offset", "length", "zero"),
+    [
+        (0, 256, True),
+        (0, 257, False),
+        (255, 2, False),
+        (320, 704, True),
+        (319, 705, False),
+        (300, 4, False),
+        (0, 1024, False),
+        (1000, 24, True),
+    ],
+)
 def test_what_is_zero(sparse: int, offset: int, length: int, zero: bool) -> None:
     assert is_zero(sparse, offset * KIB, length * KIB) == zero
 

@@ -77,8 +77,11 @@ def links(root: Path, version: Version) -> dict[bytes, bytes]:
         found = {b"": version.root, **dict(tree(store, version.root))}
     for path, entry in found.items():
         if isinstance(entry.detail, Directory):
-            inside = [below for name, below in found.items()
-                      if name != path and (not path or name.startswith(path + b"/"))]  # fmt: skip
+            inside = [
+                below
+                for name, below in found.items()
+                if name != path and (not path or name.startswith(path + b"/"))
+            ]
             assert entry.detail.paths == len(inside), path
             assert entry.detail.bytes == sum(below.size for below in inside), path
     return {path: entry.link for path, entry in found.items() if not entry.is_directory}
@@ -169,8 +172,9 @@ def test_when_the_directory_of_the_next_name_is_another_too_the_third_is_read(
 
     version = run(root, source, before_read=change)
     assert [(path, missing) for path, _, missing in sorted(version.troubles)] == [
-        (b"a/x", True), (b"b/x", True)
-    ]  # fmt: skip
+        (b"a/x", True),
+        (b"b/x", True),
+    ]
     assert text(root, version, b"c/x")[0] == OLD
     sound(root, source, version)
 
@@ -188,9 +192,7 @@ def test_a_first_name_that_is_another_file_now_is_archived_as_that(
     assert version.troubles == ()
     assert text(root, version, b"a/x")[0] == NEW * 2
     assert text(root, version, b"b/x")[0] == text(root, version, b"b/y")[0] == OLD
-    assert links(root, version) == {
-        b"a/x": b"", b"b/x": link_id(b"b/x"), b"b/y": link_id(b"b/x")
-    }  # fmt: skip
+    assert links(root, version) == {b"a/x": b"", b"b/x": link_id(b"b/x"), b"b/y": link_id(b"b/x")}
     sound(root, source, version)
 
 

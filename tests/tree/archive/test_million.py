@@ -39,9 +39,11 @@ def home() -> Iterator[Path]:
 def measured(home: Path, *words: str) -> int:
     """The peak memory of an archive run."""
     child = subprocess.Popen(
-        [SCRIPT, "archive", "many", "--name", "m", "--store", "s", *words], cwd=home,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [SCRIPT, "archive", "many", "--name", "m", "--store", "s", *words],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     memory = peak_memory(child)
     _, err = child.communicate()
     assert child.returncode == 0, err

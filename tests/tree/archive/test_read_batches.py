@@ -110,9 +110,9 @@ def test_batches_of_long_names_and_of_many_directories(
     is_archived(store, "t", source)
 
 
-@pytest.mark.parametrize("size", [
-    4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 5 * MIB, 4095, 4096, 4097, 65536, 65537
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size", [4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 5 * MIB, 4095, 4096, 4097, 65536, 65537]
+)
 def test_sizes_about_the_limits(store: Path, source: Path, size: int) -> None:
     (source / "file").write_bytes(noise(size))
     (source / "zeros").write_bytes(bytes(size))

@@ -90,9 +90,8 @@ runs = st.lists(st.tuples(st.booleans(), st.integers(1, 30 * PAGE)), max_size=8)
 
 def made_of(parts: list[tuple[bool, int]]) -> bytes:
     return b"".join(
-        bytes(length) if zero else random.Random(length).randbytes(length)
-        for zero, length in parts
-    )  # fmt: skip
+        bytes(length) if zero else random.Random(length).randbytes(length) for zero, length in parts
+    )
 
 
 @given(runs, st.lists(st.integers(1, 40), min_size=1))
@@ -133,12 +132,16 @@ def test_an_insertion_moves_the_cuts_with_it() -> None:
 # --- holes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("parts", "expected"), [
-    ([(False, 8), (True, 8)], [8, -8]),
-    ([(True, 8), (False, 1)], [-8, 1]),
-    ([(False, 1), (True, 9), (False, 1), (True, 8)], [1, -9, 1, -8]),
-    ([(True, 7), (False, 1)], None), ([(False, 1), (True, 7), (False, 1)], None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([(False, 8), (True, 8)], [8, -8]),
+        ([(True, 8), (False, 1)], [-8, 1]),
+        ([(False, 1), (True, 9), (False, 1), (True, 8)], [1, -9, 1, -8]),
+        ([(True, 7), (False, 1)], None),
+        ([(False, 1), (True, 7), (False, 1)], None),
+    ],
+)
 def test_long_runs_of_zero_pages_are_holes(
     parts: list[tuple[bool, int]], expected: list[int] | None
 ) -> None:
@@ -184,8 +187,10 @@ def test_nothing_at_all_is_no_chunk() -> None:
 
 def test_a_tebibyte_of_one_hole() -> None:
     assert cut([STREAM[:PAGE], 1 << 40, PAGE, STREAM[:5]]) == [
-        STREAM[:PAGE], (1 << 40) + PAGE, STREAM[:5]
-    ]  # fmt: skip
+        STREAM[:PAGE],
+        (1 << 40) + PAGE,
+        STREAM[:5],
+    ]
 
 
 def test_data_after_a_hole_is_cut_as_if_it_stood_alone() -> None:

@@ -71,12 +71,26 @@ def chunk(store: Store, data: bytes) -> Chunk:
 # --- kinds of content -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("data", "kind"), [
-    (b"", Empty), (b"x", Inline), (b"x" * 32, Inline), (bytes(32), Inline), (b"x" * 33, Block),
-    (noise(4096), Block), (noise(4097), Block), (noise(200 * KIB), Tree), (bytes(33), Tree),
-    (bytes(4096), Tree), (bytes(100 * KIB), Tree), (b"x" + bytes(1000), Block),
-    (bytes(1000) + b"x", Block), (b"x" + bytes(40 * KIB), Tree),
-], ids=range(14))  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", Empty),
+        (b"x", Inline),
+        (b"x" * 32, Inline),
+        (bytes(32), Inline),
+        (b"x" * 33, Block),
+        (noise(4096), Block),
+        (noise(4097), Block),
+        (noise(200 * KIB), Tree),
+        (bytes(33), Tree),
+        (bytes(4096), Tree),
+        (bytes(100 * KIB), Tree),
+        (b"x" + bytes(1000), Block),
+        (bytes(1000) + b"x", Block),
+        (b"x" + bytes(40 * KIB), Tree),
+    ],
+    ids=range(14),
+)
 def test_the_bytes_alone_decide_what_a_content_is(
     store: Store, data: bytes, kind: type[Content]
 ) -> None:
@@ -158,9 +172,13 @@ def test_slices_are_served(store: Store) -> None:
     whole = ContentWriter(store).write_whole(inner)
     small = ContentWriter(store).write_whole(b"small but more than thirty-two bytes")
     items: list[Item] = [
-        Slice(whole, 1000, 90_000), Hole(4096), chunk(store, b"plain"), Slice(small, 6, 3),
-        Slice(Inline(b"inline"), 2, 4), Slice(whole, 190 * KIB, len(inner) - 190 * KIB),
-    ]  # fmt: skip
+        Slice(whole, 1000, 90_000),
+        Hole(4096),
+        chunk(store, b"plain"),
+        Slice(small, 6, 3),
+        Slice(Inline(b"inline"), 2, 4),
+        Slice(whole, 190 * KIB, len(inner) - 190 * KIB),
+    ]
     data = inner[1000:91_000] + bytes(4096) + b"plain" + b"but" + b"line" + inner[190 * KIB :]
     content = tree_of(store, *items)
     assert joined(read(store, content)) == data
@@ -230,18 +248,30 @@ def test_data_where_a_node_is_said_is_corrupt(store: Store) -> None:
 # --- compared by scores -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [
-    noise(100), noise(5000), noise(300_000), bytes(100_000), noise(4096) + bytes(64 * KIB),
-    bytes(64 * KIB) + noise(40_000), noise(100) + bytes(3000), noise(2 * MIB) + bytes(1),
-], ids=range(8))  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        noise(100),
+        noise(5000),
+        noise(300_000),
+        bytes(100_000),
+        noise(4096) + bytes(64 * KIB),
+        bytes(64 * KIB) + noise(40_000),
+        noise(100) + bytes(3000),
+        noise(2 * MIB) + bytes(1),
+    ],
+    ids=range(8),
+)
 def test_a_file_holds_its_own_content_and_no_other(store: Store, data: bytes) -> None:
     content = ContentWriter(store).write_whole(data)
 
     def held(other: bytes) -> bool:
         return holds(
-            store, content, lambda offset, length: other[offset : offset + length],
+            store,
+            content,
+            lambda offset, length: other[offset : offset + length],
             lambda offset, length: other[offset : offset + length] == bytes(length),
-        )  # fmt: skip
+        )
 
     assert held(data)
     for at in {0, len(data) // 2, len(data) - 1}:

@@ -126,21 +126,30 @@ def test_the_root_has_many_paths(store: Store, root: Entry, path: bytes) -> None
     assert resolve(store, root, path) == root
 
 
-@pytest.mark.parametrize(("path", "name"), [
-    (b"file", b"file"), (b"/sub/deep", b"deep"), (b"sub//./deep/", b"deep"),
-    (b"sub/x\xff", b"x\xff"), (b"link", b"link"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (b"file", b"file"),
+        (b"/sub/deep", b"deep"),
+        (b"sub//./deep/", b"deep"),
+        (b"sub/x\xff", b"x\xff"),
+        (b"link", b"link"),
+    ],
+)
 def test_paths_lead_to_entries(store: Store, root: Entry, path: bytes, name: bytes) -> None:
     assert resolve(store, root, path).name == name
 
 
-@pytest.mark.parametrize(("path", "message"), [
-    (b"nothing", "/nothing: no such path in this version"),
-    (b"sub/no\n/deeper", r"/sub/no\n: no such path in this version"),
-    (b"file/x", "/file: not a directory"),
-    (b"link/deep", "/link: a symbolic link, which is not followed"),
-    (b"sub/../file", "/sub/..: no such path in this version"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (b"nothing", "/nothing: no such path in this version"),
+        (b"sub/no\n/deeper", r"/sub/no\n: no such path in this version"),
+        (b"file/x", "/file: not a directory"),
+        (b"link/deep", "/link: a symbolic link, which is not followed"),
+        (b"sub/../file", "/sub/..: no such path in this version"),
+    ],
+)
 def test_paths_that_lead_nowhere_say_where_they_end(
     store: Store, root: Entry, path: bytes, message: str
 ) -> None:

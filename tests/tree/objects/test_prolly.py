@@ -109,11 +109,14 @@ def test_the_root_of_given_items_is_fixed() -> None:
     )
 
 
-@pytest.mark.parametrize(("what", "items"), [
-    ("equal", [msgspec.msgpack.encode(b"same")] * 200_000),
-    ("in turn", [msgspec.msgpack.encode(b"one"), msgspec.msgpack.encode(b"two")] * 50_000),
-    ("large", [msgspec.msgpack.encode(bytes([n % 256]) * 6000) for n in range(2000)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "items"),
+    [
+        ("equal", [msgspec.msgpack.encode(b"same")] * 200_000),
+        ("in turn", [msgspec.msgpack.encode(b"one"), msgspec.msgpack.encode(b"two")] * 50_000),
+        ("large", [msgspec.msgpack.encode(bytes([n % 256]) * 6000) for n in range(2000)]),
+    ],
+)
 def test_repeated_items_end(what: str, items: list[bytes]) -> None:
     memory = Memory()
     sound(memory, built(memory, items), items)
@@ -123,9 +126,10 @@ def chosen(count: int, *, ends: bool) -> list[bytes]:
     """Items of which every one ends its node, or none does."""
     found = (msgspec.msgpack.encode(b"%d" % number) for number in itertools.count())
     wanted = (
-        item for item in found
+        item
+        for item in found
         if (not int.from_bytes(blake3(b"\0" + item).digest(4), "little") & 127) == ends
-    )  # fmt: skip
+    )
     return list(itertools.islice(wanted, count))
 
 
@@ -227,16 +231,29 @@ def drained(memory: Memory, root: Score) -> Iterator[object]:
 HOLE = encode(Hole(10))
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"\xc1", b"\x92\x00\x90\xc1", b"\x92\x00\x91\x01", b"\x91\x00\xc1",
-    b"\x93\x00\x91\x01\x01\xc1",
-    b"\x92\x29\x91\x01\xc1", b"\x92\xff\x91\x01\xc1", b"\x92\xcc\x00\x91\x01\xc1",
-    b"\x92\x00\xdc\x00\x01\x01\xc1", b"\x92\x00\x91\x01\x01\xc1",
-    b"\x92\x00\xdf\xff\xff\xff\xff\xc1",
-    b"\x92\x00\xdd\xff\xff\xff\xff\x01\xc1", b"\x92\x00" + b"\x91" * 60_000 + b"\x01\xc1",
-    b"\x92\x00\x91\xc5\xff\xff" + bytes(65535) + b"\xc1", b"\x92\xa1x\x91\x01\xc1",
-    b"\x92\xcf" + b"\xff" * 8 + b"\x91\x01\xc1",
-], ids=range(17))  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x92\x00\x90\xc1",
+        b"\x92\x00\x91\x01",
+        b"\x91\x00\xc1",
+        b"\x93\x00\x91\x01\x01\xc1",
+        b"\x92\x29\x91\x01\xc1",
+        b"\x92\xff\x91\x01\xc1",
+        b"\x92\xcc\x00\x91\x01\xc1",
+        b"\x92\x00\xdc\x00\x01\x01\xc1",
+        b"\x92\x00\x91\x01\x01\xc1",
+        b"\x92\x00\xdf\xff\xff\xff\xff\xc1",
+        b"\x92\x00\xdd\xff\xff\xff\xff\x01\xc1",
+        b"\x92\x00" + b"\x91" * 60_000 + b"\x01\xc1",
+        b"\x92\x00\x91\xc5\xff\xff" + bytes(65535) + b"\xc1",
+        b"\x92\xa1x\x91\x01\xc1",
+        b"\x92\xcf" + b"\xff" * 8 + b"\x91\x01\xc1",
+    ],
+    ids=range(17),
+)
 def test_bytes_that_are_no_node_are_corrupt(data: bytes) -> None:
     memory = Memory()
     memory.blocks[score_of(data)] = data

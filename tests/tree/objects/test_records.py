@@ -45,29 +45,46 @@ HEX = SCORE.hex()
 
 GOLDEN_ENTRIES = {
     f"98c40166cd89ed0000cf17979cfe3d85cd1592009302c420{HEX}cd13889100c400": Entry(
-        b"f", stat.S_IFREG | 0o4755, 0, 0, 1_700_000_000_123_456_789,
-        File(Block(SCORE, 5000)), Empty(), b""),
+        b"f",
+        stat.S_IFREG | 0o4755,
+        0,
+        0,
+        1_700_000_000_123_456_789,
+        File(Block(SCORE, 5000)),
+        Empty(),
+        b"",
+    ),
     f"98c40169cd81a4cd03e864ff92009201c40568656c6c6f9100c410{LINK.hex()}": Entry(
-        b"i", stat.S_IFREG | 0o644, 1000, 100, -1, File(Inline(b"hello")), Empty(), LINK),
+        b"i", stat.S_IFREG | 0o644, 1000, 100, -1, File(Inline(b"hello")), Empty(), LINK
+    ),
     "98c40165cd81800000009200910092049192c406757365722e61c40131c400": Entry(
-        b"e", stat.S_IFREG | 0o600, 0, 0, 0, File(Empty()), Listed(((b"user.a", b"1"),)), b""),
+        b"e", stat.S_IFREG | 0o600, 0, 0, 0, File(Empty()), Listed(((b"user.a", b"1"),)), b""
+    ),
     f"98c4016ccd81a400000092009303c420{HEX}cf00000100000000009302c420{HEX}cd0258c400": Entry(
-        b"l", stat.S_IFREG | 0o644, 0, 0, 0, File(Tree(SCORE, 1 << 40)), Block(SCORE, 600), b""),
+        b"l", stat.S_IFREG | 0o644, 0, 0, 0, File(Tree(SCORE, 1 << 40)), Block(SCORE, 600), b""
+    ),
     f"98c40164cd43ff00000094019303c420{HEX}0307cf00000002000000009100c400": Entry(
-        b"d", stat.S_IFDIR | 0o1777, 0, 0, 0, Directory(Tree(SCORE, 3), 7, 1 << 33), Empty(), b""),
+        b"d", stat.S_IFDIR | 0o1777, 0, 0, 0, Directory(Tree(SCORE, 3), 7, 1 << 33), Empty(), b""
+    ),
     "98c40173cda1ff0000009202c40b2f6574632f7061737377649100c400": Entry(
-        b"s", stat.S_IFLNK | 0o777, 0, 0, 0, Symlink(b"/etc/passwd"), Empty(), b""),
+        b"s", stat.S_IFLNK | 0o777, 0, 0, 0, Symlink(b"/etc/passwd"), Empty(), b""
+    ),
     "98c40163cd21b6000500930301039100c400": Entry(
-        b"c", stat.S_IFCHR | 0o666, 0, 5, 0, Device(1, 3), Empty(), b""),
+        b"c", stat.S_IFCHR | 0o666, 0, 5, 0, Device(1, 3), Empty(), b""
+    ),
     "98c40162cd61b00006009303cd0103ce000fffff9100c400": Entry(
-        b"b", stat.S_IFBLK | 0o660, 0, 6, 0, Device(259, 2**20 - 1), Empty(), b""),
+        b"b", stat.S_IFBLK | 0o660, 0, 6, 0, Device(259, 2**20 - 1), Empty(), b""
+    ),
     "98c40170cd118000000091049100c400": Entry(
-        b"p", stat.S_IFIFO | 0o600, 0, 0, 0, Special(), Empty(), b""),
+        b"p", stat.S_IFIFO | 0o600, 0, 0, 0, Special(), Empty(), b""
+    ),
     "98c4016bcdc1edceffffffff00d3800000000000000091049100c400": Entry(
-        b"k", stat.S_IFSOCK | 0o755, 2**32 - 1, 0, -(2**63), Special(), Empty(), b""),
+        b"k", stat.S_IFSOCK | 0o755, 2**32 - 1, 0, -(2**63), Special(), Empty(), b""
+    ),
     "98c40174cd11800000cfffffffffffffffff91049100c400": Entry(
-        b"t", stat.S_IFIFO | 0o600, 0, 0, 2**64 - 1, Special(), Empty(), b""),
-}  # fmt: skip
+        b"t", stat.S_IFIFO | 0o600, 0, 0, 2**64 - 1, Special(), Empty(), b""
+    ),
+}
 
 GOLDEN_ITEMS: dict[str, Item] = {
     "9200cf0000010000000000": Hole(1 << 40),
@@ -117,13 +134,17 @@ names = st.binary(min_size=1, max_size=255).filter(
 )
 pairs = st.dictionaries(
     st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name),
-    st.binary(max_size=20), min_size=1, max_size=8,
-).map(lambda found: tuple(sorted(found.items())))  # fmt: skip
+    st.binary(max_size=20),
+    min_size=1,
+    max_size=8,
+).map(lambda found: tuple(sorted(found.items())))
 numbers = st.integers(0, 2**32 - 1)
 directories = st.builds(
-    Directory, st.one_of(st.just(Empty()), st.builds(Tree, scores, st.integers(1, 1000))),
-    st.integers(1000, 2**63 - 1), st.integers(0, 2**63 - 1),
-)  # fmt: skip
+    Directory,
+    st.one_of(st.just(Empty()), st.builds(Tree, scores, st.integers(1, 1000))),
+    st.integers(1000, 2**63 - 1),
+    st.integers(0, 2**63 - 1),
+)
 typed = st.one_of(
     st.tuples(st.just(stat.S_IFREG), st.builds(File, contents)),
     st.tuples(st.just(stat.S_IFDIR), directories),
@@ -144,8 +165,16 @@ def entries(draw: st.DrawFn) -> Entry:
     kind, detail = draw(typed)
     link = b"" if kind == stat.S_IFDIR else draw(st.sampled_from([b"", LINK]))
     xattrs = draw(st.one_of(st.builds(Listed, pairs), contents))
-    return Entry(draw(names), kind | draw(st.integers(0, 0o7777)), draw(numbers), draw(numbers),
-                 draw(st.integers(TIME_NS_MIN, TIME_NS_MAX)), detail, xattrs, link)  # fmt: skip
+    return Entry(
+        draw(names),
+        kind | draw(st.integers(0, 0o7777)),
+        draw(numbers),
+        draw(numbers),
+        draw(st.integers(TIME_NS_MIN, TIME_NS_MAX)),
+        detail,
+        xattrs,
+        link,
+    )
 
 
 @given(entries())
@@ -163,8 +192,9 @@ def slices(draw: st.DrawFn) -> Slice:
     return Slice(content, offset, draw(st.integers(1, content.length - offset)))
 
 
-@given(st.one_of(st.builds(Hole, lengths), st.builds(Chunk, scores, st.integers(1, 65536)),
-                 slices()))  # fmt: skip
+@given(
+    st.one_of(st.builds(Hole, lengths), st.builds(Chunk, scores, st.integers(1, 65536)), slices())
+)
 def test_an_item_comes_back(item: Item) -> None:
     assert decode_item(encode(item)) == item
 
@@ -230,15 +260,18 @@ def test_deep_nesting_is_refused() -> None:
 ENTRY = GOLDEN_ENTRIES["98c40165cd81800000009200910092049192c406757365722e61c40131c400"]
 
 
-@pytest.mark.parametrize(("good", "bad"), [
-    ("cd81800000", "ce0000818000" + "00"),  # a mode in five bytes
-    ("cd81800000", "cd8180cc0000"),  # a uid in two bytes
-    ("cd81800000", "cd8180d00000"),  # a uid as a signed byte
-    ("c40165", "c5000165"),  # a name with a longer length
-    ("c40165", "a165"),  # a name as text
-    ("92009100", "dc0002009100"),  # an array with a longer length
-    ("98c40165", "99c40165"),  # a field more said than there is
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("cd81800000", "ce0000818000" + "00"),  # a mode in five bytes
+        ("cd81800000", "cd8180cc0000"),  # a uid in two bytes
+        ("cd81800000", "cd8180d00000"),  # a uid as a signed byte
+        ("c40165", "c5000165"),  # a name with a longer length
+        ("c40165", "a165"),  # a name as text
+        ("92009100", "dc0002009100"),  # an array with a longer length
+        ("98c40165", "99c40165"),  # a field more said than there is
+    ],
+)
 def test_other_encodings_of_the_same_are_refused(good: str, bad: str) -> None:
     data = encode(ENTRY).hex()
     assert good in data
@@ -322,30 +355,58 @@ def test_an_entry_that_cannot_be_is_refused(what: str) -> None:
         decode_entry(encode(BAD_ENTRIES[what]))
 
 
-@pytest.mark.parametrize("item", [
-    Hole(0), Hole(-1), Hole(2**63), Chunk(SCORE, 0), Chunk(SCORE, 2**63), Chunk(b"", 1),
-    Chunk(SCORE, 2**40), Slice(Tree(SCORE, 10), -1, 2), Slice(Tree(SCORE, 10), 5, 6),
-    Slice(Tree(SCORE, 10), 2, 0), Slice(Tree(SCORE[1:], 10), 0, 1), Slice(Empty(), 0, 1),
-    Slice(Inline(b"1" * 33), 0, 1),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "item",
+    [
+        Hole(0),
+        Hole(-1),
+        Hole(2**63),
+        Chunk(SCORE, 0),
+        Chunk(SCORE, 2**63),
+        Chunk(b"", 1),
+        Chunk(SCORE, 2**40),
+        Slice(Tree(SCORE, 10), -1, 2),
+        Slice(Tree(SCORE, 10), 5, 6),
+        Slice(Tree(SCORE, 10), 2, 0),
+        Slice(Tree(SCORE[1:], 10), 0, 1),
+        Slice(Empty(), 0, 1),
+        Slice(Inline(b"1" * 33), 0, 1),
+    ],
+    ids=str,
+)
 def test_an_item_that_cannot_be_is_refused(item: Item) -> None:
     with pytest.raises(Corrupt):
         decode_item(encode(item))
 
 
-@pytest.mark.parametrize("child", [
-    Child(SCORE[1:], 1, 1, b""), Child(SCORE, 0, 1, b""), Child(SCORE, -1, 1, b""),
-    Child(SCORE, 1, -1, b""), Child(SCORE, 1, 2**63, b""),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "child",
+    [
+        Child(SCORE[1:], 1, 1, b""),
+        Child(SCORE, 0, 1, b""),
+        Child(SCORE, -1, 1, b""),
+        Child(SCORE, 1, -1, b""),
+        Child(SCORE, 1, 2**63, b""),
+    ],
+    ids=str,
+)
 def test_an_inner_item_that_cannot_be_is_refused(child: Child) -> None:
     with pytest.raises(Corrupt):
         decode_child(encode(child))
 
 
-@pytest.mark.parametrize("xattrs", [
-    (), ((b"user.a", b"short"),), ((b"user.b", b"x" * 600), (b"user.a", b"")),
-    ((b"user.a", b"x" * 600), (b"user.a", b"")), ((b"", b"x" * 600),), ((b"a\0", b"x" * 600),),
-], ids=range(6))  # fmt: skip
+@pytest.mark.parametrize(
+    "xattrs",
+    [
+        (),
+        ((b"user.a", b"short"),),
+        ((b"user.b", b"x" * 600), (b"user.a", b"")),
+        ((b"user.a", b"x" * 600), (b"user.a", b"")),
+        ((b"", b"x" * 600),),
+        ((b"a\0", b"x" * 600),),
+    ],
+    ids=range(6),
+)
 def test_long_extended_attributes_that_cannot_be_are_refused(xattrs: Xattrs) -> None:
     with pytest.raises(Corrupt):
         decode_xattrs(encode(xattrs))

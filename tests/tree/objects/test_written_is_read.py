@@ -69,8 +69,23 @@ from ventifs.tree.versions.catalog import (
 from ventifs.tree.versions.troubles import Troubles, fitted, troubles_of
 from ventifs.tree.versions.verify import Verifier
 
-EDGES = [-(2**63) - 1, -(2**63), -1, 0, 1, 2**12, 2**20, 2**32 - 2, 2**32 - 1, 2**32, 2**63 - 1,
-         2**63, 2**64 - 1, 2**64, 2**80]  # fmt: skip
+EDGES = [
+    -(2**63) - 1,
+    -(2**63),
+    -1,
+    0,
+    1,
+    2**12,
+    2**20,
+    2**32 - 2,
+    2**32 - 1,
+    2**32,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    2**64,
+    2**80,
+]
 numbers = st.one_of(st.sampled_from(EDGES), st.integers(-(2**70), 2**70), st.integers(0, 5000))
 lengths = st.one_of(st.integers(1, 2**20), numbers)
 scores = st.one_of(st.binary(min_size=32, max_size=32), st.binary(max_size=40))
@@ -92,8 +107,13 @@ details = st.one_of(
     st.builds(Device, numbers, numbers),
     st.just(Special()),
 )
-MODE_OF = {File: stat.S_IFREG, Directory: stat.S_IFDIR, Symlink: stat.S_IFLNK,
-           Device: stat.S_IFBLK, Special: stat.S_IFIFO}  # fmt: skip
+MODE_OF = {
+    File: stat.S_IFREG,
+    Directory: stat.S_IFDIR,
+    Symlink: stat.S_IFLNK,
+    Device: stat.S_IFBLK,
+    Special: stat.S_IFIFO,
+}
 names = st.one_of(
     st.binary(max_size=260),
     st.sampled_from([b"", b".", b"..", b"a/b", b"a\0b", b"n" * 255, b"n" * 256, b"\xff"]),
@@ -106,11 +126,15 @@ def entries(draw: st.DrawFn) -> Entry:
     detail = draw(details)
     mode = MODE_OF[type(detail)] | draw(st.integers(0, 0o7777))
     return Entry(
-        draw(names), draw(st.one_of(st.just(mode), numbers)),
-        draw(st.one_of(st.just(0), numbers)), draw(st.one_of(st.just(0), numbers)), draw(numbers),
-        detail, draw(st.one_of(contents, st.builds(Listed, st.one_of(pairs, sorted_pairs)))),
+        draw(names),
+        draw(st.one_of(st.just(mode), numbers)),
+        draw(st.one_of(st.just(0), numbers)),
+        draw(st.one_of(st.just(0), numbers)),
+        draw(numbers),
+        detail,
+        draw(st.one_of(contents, st.builds(Listed, st.one_of(pairs, sorted_pairs)))),
         draw(st.sampled_from([b"", b"", bytes(16), b"short"])),
-    )  # fmt: skip
+    )
 
 
 @given(entries(), st.booleans())
@@ -123,9 +147,10 @@ def test_entries(entry: Entry, root: bool) -> None:
 
 
 items: st.SearchStrategy[Item] = st.one_of(
-    st.builds(Hole, lengths), st.builds(Chunk, scores, lengths),
+    st.builds(Hole, lengths),
+    st.builds(Chunk, scores, lengths),
     st.builds(Slice, contents, numbers, lengths),
-)  # fmt: skip
+)
 
 
 @given(items)
@@ -162,10 +187,19 @@ troubles = st.lists(st.tuples(blobs, st.text(max_size=20), st.booleans()), max_s
 
 
 @given(
-    st.sampled_from(["n", "", "a/b", "x" * 200, "x" * 201]), numbers, texts, texts,
-    st.lists(texts, max_size=3).map(tuple), numbers, st.floats(allow_nan=False), troubles, numbers,
-    contents, numbers, st.booleans(),
-)  # fmt: skip
+    st.sampled_from(["n", "", "a/b", "x" * 200, "x" * 201]),
+    numbers,
+    texts,
+    texts,
+    st.lists(texts, max_size=3).map(tuple),
+    numbers,
+    st.floats(allow_nan=False),
+    troubles,
+    numbers,
+    contents,
+    numbers,
+    st.booleans(),
+)
 def test_versions(
     name: str,
     time_ns: int,
@@ -183,8 +217,9 @@ def test_versions(
     detail = Directory(Empty(), 0, 0) if directory else Special()
     mode = 0o40755 if directory else 0o10755
     root = Entry(b"", mode, 0, 0, mtime_ns, detail, Empty(), b"")
-    version = Version(name, time_ns, root, source, comment, tags, new_bytes, seconds, found, more,
-                      beyond)  # fmt: skip
+    version = Version(
+        name, time_ns, root, source, comment, tags, new_bytes, seconds, found, more, beyond
+    )
     try:
         value = encode_version(version)
     except VentifsError:
@@ -201,10 +236,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return new_store(tmp_path_factory.mktemp("written") / "store")
 
 
-@pytest.mark.parametrize(("count", "length", "listed_count"), [
-    (200, 100, 200), (201, 100, 200), (200, 2000, 32), (2, 60_000, 2), (3, 300_000, 0),
-    (5000, 250, 200), (25_000, 20, 200), (1, 0, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "length", "listed_count"),
+    [
+        (200, 100, 200),
+        (201, 100, 200),
+        (200, 2000, 32),
+        (2, 60_000, 2),
+        (3, 300_000, 0),
+        (5000, 250, 200),
+        (25_000, 20, 200),
+        (1, 0, 1),
+    ],
+)
 def test_all_troubles_come_back(store: Path, count: int, length: int, listed_count: int) -> None:
     found = Troubles(
         Trouble(b"%06d" % number + b"\xff" * length, "permission denied", number % 2 == 0)
@@ -232,11 +276,22 @@ def framed(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-@pytest.mark.parametrize(("data", "count"), [
-    (framed(GOOD), 2), (framed(GOOD) * 2, 1), (framed(GOOD)[:-1], 1), (framed(GOOD) + b"\1", 1),
-    (framed(b""), 1), (framed(GOOD + b"\xc0"), 1), (b"\xff" * 100, 1), (bytes(1 << 20), 1),
-    (framed(b"\x93\xc5\x00\x01a\xa1b\xc3"), 1), ((69 << 10).to_bytes(4, "little") * 20_000, 1),
-], ids=range(10))  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (framed(GOOD), 2),
+        (framed(GOOD) * 2, 1),
+        (framed(GOOD)[:-1], 1),
+        (framed(GOOD) + b"\1", 1),
+        (framed(b""), 1),
+        (framed(GOOD + b"\xc0"), 1),
+        (b"\xff" * 100, 1),
+        (bytes(1 << 20), 1),
+        (framed(b"\x93\xc5\x00\x01a\xa1b\xc3"), 1),
+        ((69 << 10).to_bytes(4, "little") * 20_000, 1),
+    ],
+    ids=range(10),
+)
 def test_forged_troubles_are_corrupt(store: Path, data: bytes, count: int) -> None:
     with Store.open(store, "write") as opened:
         content = ContentWriter(opened).write_pieces([data])
@@ -257,14 +312,18 @@ def test_troubles_with_a_hole_are_corrupt(store: Path, where: str, length: int) 
         hole = writer.write([length])
         sliced = Slice(hole, 0, length)
         choices: dict[str, list[Item]] = {
-            "before": [Hole(length), listed], "between": [listed, Hole(length), listed],
-            "after": [listed, Hole(length)], "alone": [Hole(length)], "sliced": [listed, sliced],
-        }  # fmt: skip
+            "before": [Hole(length), listed],
+            "between": [listed, Hole(length), listed],
+            "after": [listed, Hole(length)],
+            "alone": [Hole(length)],
+            "sliced": [listed, sliced],
+        }
         builder = Builder(writer.put_node)
         for item in choices[where]:
             builder.add(encode_item(item), length=item.length)
-        version = Version("n", 7, ROOT, troubles_more=500,
-                          beyond=Tree(builder.finish(), builder.total))  # fmt: skip
+        version = Version(
+            "n", 7, ROOT, troubles_more=500, beyond=Tree(builder.finish(), builder.total)
+        )
         with pytest.raises(Corrupt, match="a list of troubles has a hole"):
             list(troubles_of(opened, version))
         [harm] = Verifier(opened).version(version)
@@ -273,9 +332,7 @@ def test_troubles_with_a_hole_are_corrupt(store: Path, where: str, length: int) 
 
 def test_zeros_in_paths_are_no_hole(store: Path) -> None:
     """Of a tar archive's name, say: the blocks of the list end with zeros, or leave them out."""
-    found = Troubles(
-        Trouble(bytes(60_000) + b"%d" % number, "why", True) for number in range(40)
-    )  # fmt: skip
+    found = Troubles(Trouble(bytes(60_000) + b"%d" % number, "why", True) for number in range(40))
     with Store.open(store, "write") as opened:
         version = fitted(Version("n", 7, ROOT), found, ContentWriter(opened))
         assert version.troubles_more
@@ -305,14 +362,17 @@ def test_any_reason_can_be_recorded(found: list[tuple[bytes, str, bool]]) -> Non
     assert decode_version(record).troubles == version.troubles
 
 
-@pytest.mark.parametrize(("comment", "tags", "message"), [
-    ("x" * (COMMENT_MAX + 1), (), "a comment may have 4,096 bytes, this one has 4,097"),
-    ("ü" * (COMMENT_MAX // 2 + 1), (), "this one has 4,098"),
-    ("", ("t",) * (TAGS_MAX + 1), "a version may have 64 tags, not 65"),
-    ("", ("ü" * (TAG_MAX // 2 + 1),), "a tag may have 256 bytes, this one has 258"),
-    ("two\nlines", (), "one line of text"),
-    ("\udcff", (), "one line of text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("comment", "tags", "message"),
+    [
+        ("x" * (COMMENT_MAX + 1), (), "a comment may have 4,096 bytes, this one has 4,097"),
+        ("ü" * (COMMENT_MAX // 2 + 1), (), "this one has 4,098"),
+        ("", ("t",) * (TAGS_MAX + 1), "a version may have 64 tags, not 65"),
+        ("", ("ü" * (TAG_MAX // 2 + 1),), "a tag may have 256 bytes, this one has 258"),
+        ("two\nlines", (), "one line of text"),
+        ("\udcff", (), "one line of text"),
+    ],
+)
 def test_long_notes_are_refused_before_anything_is_read(
     store: Path, tmp_path: Path, comment: str, tags: tuple[str, ...], message: str
 ) -> None:
@@ -350,8 +410,12 @@ def test_journal_records(lengths_of: list[tuple[int, int]]) -> None:
     assert decode_changes(payloads).puts == records
 
 
-@given(st.lists(st.tuples(names, st.integers(0, 2**64 - 1), st.integers(0, LENGTH_MAX), numbers,
-                          numbers), max_size=4))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(names, st.integers(0, 2**64 - 1), st.integers(0, LENGTH_MAX), numbers, numbers),
+        max_size=4,
+    )
+)
 def test_leaves_of_the_stat_cache(leaves: list[Leaf]) -> None:
     held = msgspec.msgpack.decode(raw_leaves(leaves), type=list[Leaf])
     assert held == [

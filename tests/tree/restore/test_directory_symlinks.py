@@ -68,8 +68,14 @@ class Work:
         """Restore over it, and see that a plan says the same beforehand."""
         selection = selection or Selection()
         with Store.open(self.root / "store") as opened:
-            plan = Plan(opened, self.version.root, selection, lambda *_: None,
-                        target=self.target, symlinks=kept)  # fmt: skip
+            plan = Plan(
+                opened,
+                self.version.root,
+                selection,
+                lambda *_: None,
+                target=self.target,
+                symlinks=kept,
+            )
             done = Restorer(opened, overwrite=True, symlinks=kept, selection=selection).run(
                 self.version.root, self.target
             )
@@ -97,10 +103,15 @@ def work(tmp_path: Path) -> Iterator[Work]:
 def test_a_merged_root_stays_merged(work: Work, jobs: int) -> None:
     """A version from before the merge, over a root from after it."""
     work.archive(
-        "bin/sh", "usr/bin/env", "usr/lib/modules/x",
-        *(path.format(number) for number in range(40)
-          for path in ("lib/old{}", "usr/lib/new{}", "lib/modules/{}/m")),
-    )  # fmt: skip
+        "bin/sh",
+        "usr/bin/env",
+        "usr/lib/modules/x",
+        *(
+            path.format(number)
+            for number in range(40)
+            for path in ("lib/old{}", "usr/lib/new{}", "lib/modules/{}/m")
+        ),
+    )
     for path in ("usr/lib", "usr/bin"):
         (work.target / path).mkdir(parents=True)
     for name in ("lib", "bin"):
@@ -226,11 +237,17 @@ _DIRECTORIES = ["0", "0/a", "0/a/b", "r", "r/a", "r/s", "r/s/a", "."]  # before 
 @given(
     files=st.dictionaries(
         st.one_of(_PATHS, st.tuples(st.sampled_from(_DIRECTORIES), _PATHS).map("/".join)),
-        st.sampled_from([b"1", b"2"]), min_size=2, max_size=12),
+        st.sampled_from([b"1", b"2"]),
+        min_size=2,
+        max_size=12,
+    ),
     links=st.dictionaries(
         st.sampled_from(["a", "b", "s", "a/a", "r/b", "0/b", "0/s"]),
-        st.sampled_from(_DIRECTORIES), min_size=1, max_size=4),
-)  # fmt: skip
+        st.sampled_from(_DIRECTORIES),
+        min_size=1,
+        max_size=4,
+    ),
+)
 def test_every_file_is_there_or_reported(
     tmp_path: Path, files: dict[str, bytes], links: dict[str, str]
 ) -> None:
@@ -293,19 +310,22 @@ def test_a_link_to_where_it_is_itself_ends(work: Work) -> None:
     assert work.read("g") == "d/d/d/g"
 
 
-@pytest.mark.parametrize(("target", "reason"), [
-    ("../outside", "it leads outside the destination"),
-    ("x/../../outside", "it leads outside the destination"),
-    ("{outside}", "it is absolute, so it leads outside the destination"),
-    ("{target}/real", "it is absolute, so it leads outside the destination"),
-    ("/", "it is absolute, so it leads outside the destination"),
-    ("nowhere", "it leads to no directory"),
-    ("file", "it leads to no directory"),
-    ("file/..", "it leads to no directory"),
-    ("d", "it leads through too many links, or in a circle"),
-    ("circle", "it leads through too many links, or in a circle"),
-    ("way/out", "it leads outside the destination"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("../outside", "it leads outside the destination"),
+        ("x/../../outside", "it leads outside the destination"),
+        ("{outside}", "it is absolute, so it leads outside the destination"),
+        ("{target}/real", "it is absolute, so it leads outside the destination"),
+        ("/", "it is absolute, so it leads outside the destination"),
+        ("nowhere", "it leads to no directory"),
+        ("file", "it leads to no directory"),
+        ("file/..", "it leads to no directory"),
+        ("d", "it leads through too many links, or in a circle"),
+        ("circle", "it leads through too many links, or in a circle"),
+        ("way/out", "it leads outside the destination"),
+    ],
+)
 @pytest.mark.parametrize("kept", [Symlinks.TRUSTED, Symlinks.KEEP])
 def test_what_leads_to_no_directory_beneath_is_replaced(
     work: Work, target: str, reason: str, kept: Symlinks
@@ -339,11 +359,14 @@ def test_a_chain_of_links_is_followed_to_its_end(work: Work) -> None:
 
 
 @as_root
-@pytest.mark.parametrize(("kept", "replaced"), [
-    (Symlinks.TRUSTED, {"direct", "through"}),
-    (Symlinks.KEEP, set()),
-    (Symlinks.REPLACE, {"direct", "through", "ours"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kept", "replaced"),
+    [
+        (Symlinks.TRUSTED, {"direct", "through"}),
+        (Symlinks.KEEP, set()),
+        (Symlinks.REPLACE, {"direct", "through", "ours"}),
+    ],
+)
 def test_others_links_are_kept_only_on_demand(
     work: Work, kept: Symlinks, replaced: set[str]
 ) -> None:
@@ -377,9 +400,13 @@ def test_a_users_own_links_are_kept(work: Work, monkeypatch: pytest.MonkeyPatch)
 
 
 @as_root
-@pytest.mark.parametrize(("link", "target", "source", "name"), [
-    ("rootlink", "../../etc", "rootlink", "docs"), ("x/docs", "../../../etc", "x", "y"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("link", "target", "source", "name"),
+    [
+        ("rootlink", "../../etc", "rootlink", "docs"),
+        ("x/docs", "../../../etc", "x", "y"),
+    ],
+)
 def test_a_link_of_roots_that_a_user_has_moved_is_replaced(
     work: Work, link: str, target: str, source: str, name: str
 ) -> None:
@@ -401,12 +428,21 @@ def test_a_link_of_roots_that_a_user_has_moved_is_replaced(
 
 
 @as_root
-@pytest.mark.parametrize(("untrusted", "mode", "is_kept"), [
-    ("", 0o755, False), ("a", 0o755, False), ("a/b", 0o755, False),  # down to the link
-    ("c", 0o755, False), ("c/d", 0o755, True),  # and along what it leads through
-    ("a", 0o775, False), ("a/b", 0o1777, False), ("c", 0o757, False), ("", 0o775, False),
-    ("c/d", 0o1777, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("untrusted", "mode", "is_kept"),
+    [
+        ("", 0o755, False),
+        ("a", 0o755, False),
+        ("a/b", 0o755, False),  # down to the link
+        ("c", 0o755, False),
+        ("c/d", 0o755, True),  # and along what it leads through
+        ("a", 0o775, False),
+        ("a/b", 0o1777, False),
+        ("c", 0o757, False),
+        ("", 0o775, False),
+        ("c/d", 0o1777, True),
+    ],
+)
 def test_directories_on_the_way_must_be_trusted(
     work: Work, untrusted: str, mode: int, is_kept: bool
 ) -> None:
@@ -433,8 +469,12 @@ _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
 
 def _openat2(directory: int, name: bytes) -> os.stat_result | None:
     """The directory that Linux finds beneath another; None if there is none."""
-    how = struct.pack("QQQ", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0,
-                      _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)  # fmt: skip
+    how = struct.pack(
+        "QQQ",
+        os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC,
+        0,
+        _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS,
+    )
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.syscall(_OPENAT2, directory, name, how, len(how))
     if fd < 0:
@@ -448,8 +488,11 @@ def _openat2(directory: int, name: bytes) -> os.stat_result | None:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(links=st.dictionaries(
-    st.sampled_from(["l", "m", "a/l", "a/b/l", "a/b/m", "c/l"]), _TARGETS, min_size=1))  # fmt: skip
+@given(
+    links=st.dictionaries(
+        st.sampled_from(["l", "m", "a/l", "a/b/l", "a/b/m", "c/l"]), _TARGETS, min_size=1
+    )
+)
 def test_a_link_leads_where_the_kernel_says_it_leads_beneath(
     tmp_path: Path, links: dict[str, str]
 ) -> None:

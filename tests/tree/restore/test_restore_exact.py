@@ -70,8 +70,9 @@ def test_the_mode_goes_to_what_was_made_and_never_through_a_link(work: Path) -> 
     victim = work / "victim"
     victim.write_bytes(b"")
     victim.chmod(0o600)
-    entry = Entry(b"name", stat.S_IFIFO | 0o666, os.geteuid(), os.getegid(), 0, Special(), Empty(),
-                  b"")  # fmt: skip
+    entry = Entry(
+        b"name", stat.S_IFIFO | 0o666, os.geteuid(), os.getegid(), 0, Special(), Empty(), b""
+    )
     (work / "name").symlink_to(victim)
     fd = os.open(work, os.O_RDONLY)
     try:
@@ -86,8 +87,9 @@ def test_the_mode_goes_to_what_was_made_and_never_through_a_link(work: Path) -> 
 def test_an_owner_that_cannot_be_is_told(store: Path, work: Path) -> None:
     """To chown, the number of nobody at all means to leave the owner as it is."""
     for uid, gid in ((2**32 - 1, 5), (5, 2**32 - 1)):
-        entry = Entry(b"", stat.S_IFREG | 0o4755, uid, gid, 0, file(b"a", Inline(b"1")).detail,
-                      Empty(), b"")  # fmt: skip
+        entry = Entry(
+            b"", stat.S_IFREG | 0o4755, uid, gid, 0, file(b"a", Inline(b"1")).detail, Empty(), b""
+        )
         target = work / f"{uid}"
         with Store.open(store) as opened:
             done = Restorer(opened).run(entry, target)
@@ -100,8 +102,16 @@ def test_names_whose_first_failed_are_still_names_of_one_file(store: Path, work:
     one = b"1" * 16
 
     def linked(name: bytes) -> Entry:
-        return Entry(name, stat.S_IFREG | 0o644, os.geteuid(), os.getegid(), 0,
-                     file(b"a", Inline(b"archived")).detail, Empty(), one)  # fmt: skip
+        return Entry(
+            name,
+            stat.S_IFREG | 0o644,
+            os.geteuid(),
+            os.getegid(),
+            0,
+            file(b"a", Inline(b"archived")).detail,
+            Empty(),
+            one,
+        )
 
     between = [file(b"b%04d" % number, Empty()) for number in range(600)]  # more than a batch
     (work / "target" / "a" / "in the way").mkdir(parents=True)
@@ -178,14 +188,21 @@ def test_a_user_is_not_kept_out_of_what_he_makes(shut: str) -> None:
         subprocess.run(["chown", "-R", "65534:65534", root], check=True)
         if shut == "default acl":
             shutting = ((1, 0, 2**32 - 1), (4, 5, 2**32 - 1), (32, 5, 2**32 - 1))
-            os.setxattr(above, DEFAULT, struct.pack("<I", 2) + b"".join(
-                struct.pack("<HHI", *each) for each in shutting))  # fmt: skip
+            os.setxattr(
+                above,
+                DEFAULT,
+                struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *each) for each in shutting),
+            )
         archived(root / "store", root / "source")
         subprocess.run(["chown", "-R", "65534:65534", root / "store"], check=True)
         os.chmod(root, 0o711)
         for name, overwrite in (
-            ("o", False), ("o", True), ("new/parents/o", False), ("over", True), ("", True),
-        ):  # fmt: skip
+            ("o", False),
+            ("o", True),
+            ("new/parents/o", False),
+            ("over", True),
+            ("", True),
+        ):
             umask = 0o700 if shut == "umask" else 0o022
             assert processes.run(_restore_shut, root, name, overwrite, umask) == 0, name
             if name:

@@ -58,8 +58,9 @@ def round_trip(store: Path, source: Path, target: Path) -> None:
     assert done.entries == tally.entries == len(look_at(source))
     assert done.size == tally.bytes - sum(
         look.size * (len(look.group) - 1) / len(look.group)
-        for look in look_at(source).values() if look.group
-    )  # fmt: skip
+        for look in look_at(source).values()
+        if look.group
+    )
     same(source, target)
     again, tally = archived(store, target, time_ns=2)
     assert tree_score(again.root) == tree_score(version.root)
@@ -261,16 +262,20 @@ def test_hard_links_do_not_lead_through_symbolic_links(store: Path, work: Path) 
     one, two = b"1" * 16, b"2" * 16
     with Store.open(store, "write") as opened:
         root = directory(
-            opened, b"",
-            symlink(b"a", os.fsencode(work / "outside"), one), file(b"b", b"evil", one),
+            opened,
+            b"",
+            symlink(b"a", os.fsencode(work / "outside"), one),
+            file(b"b", b"evil", one),
             directory(opened, b"c", symlink(b"a", b"../../outside", two), file(b"b", b"x", two)),
-        )  # fmt: skip
+        )
         Restorer(opened).run(root, work / "target")
     assert (work / "outside").read_bytes() == b"precious"
     after = (work / "outside").stat()
     assert (after.st_nlink, after.st_mode, after.st_mtime_ns) == (
-        before.st_nlink, before.st_mode, before.st_mtime_ns,
-    )  # fmt: skip
+        before.st_nlink,
+        before.st_mode,
+        before.st_mtime_ns,
+    )
     assert (work / "target" / "a").is_symlink()
     assert (work / "target" / "b").read_bytes() == b"evil"
     assert (work / "target" / "c" / "b").read_bytes() == b"x"
@@ -280,9 +285,13 @@ def test_a_claim_to_be_another_files_link_gets_its_own_contents(store: Path, wor
     one = b"1" * 16
     with Store.open(store, "write") as opened:
         root = directory(
-            opened, b"", file(b"a", b"secret", one), file(b"b", b"secret", one),
-            file(b"c", b"other", one), file(b"d", b"other", one),
-        )  # fmt: skip
+            opened,
+            b"",
+            file(b"a", b"secret", one),
+            file(b"b", b"secret", one),
+            file(b"c", b"other", one),
+            file(b"d", b"other", one),
+        )
         Restorer(opened).run(root, work / "target")
     texts = {name: (work / "target" / name).read_bytes() for name in "abcd"}
     assert texts == {"a": b"secret", "b": b"secret", "c": b"other", "d": b"other"}

@@ -31,18 +31,21 @@ def make(root: Path, *paths: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("include", "exclude", "chosen"), [
-    ([], [b"*.log"], {"a/b/c", "a/d", "var/keep"}),
-    ([], [b"a"], {"var/keep", "var/x.log"}),
-    ([], [b"/b"], {"a/b/c", "a/d", "a/x.log", "var/keep", "var/x.log"}),
-    ([], [b"*.log", b"!x.log"], {"a/b/c", "a/d", "a/x.log", "var/keep", "var/x.log"}),
-    ([b"*.log"], [], {"a/x.log", "var/x.log"}),
-    ([b"*.log"], [b"/var"], {"a/x.log"}),
-    ([b"b"], [], {"a/b/c"}),
-    ([b"a/"], [b"*.log"], {"a/b/c", "a/d"}),
-    ([b"a/b/c", b"keep"], [], {"a/b/c", "var/keep"}),
-    ([b"nothing"], [], set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("include", "exclude", "chosen"),
+    [
+        ([], [b"*.log"], {"a/b/c", "a/d", "var/keep"}),
+        ([], [b"a"], {"var/keep", "var/x.log"}),
+        ([], [b"/b"], {"a/b/c", "a/d", "a/x.log", "var/keep", "var/x.log"}),
+        ([], [b"*.log", b"!x.log"], {"a/b/c", "a/d", "a/x.log", "var/keep", "var/x.log"}),
+        ([b"*.log"], [], {"a/x.log", "var/x.log"}),
+        ([b"*.log"], [b"/var"], {"a/x.log"}),
+        ([b"b"], [], {"a/b/c"}),
+        ([b"a/"], [b"*.log"], {"a/b/c", "a/d"}),
+        ([b"a/b/c", b"keep"], [], {"a/b/c", "var/keep"}),
+        ([b"nothing"], [], set()),
+    ],
+)
 def test_only_what_is_chosen_and_the_way_to_it_comes_back(
     work: Path, include: list[bytes], exclude: list[bytes], chosen: set[str]
 ) -> None:

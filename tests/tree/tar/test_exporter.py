@@ -161,26 +161,34 @@ def test_an_export_of_what_users_make_has_the_same_score_archived_again(
 NAMES = st.binary(min_size=1, max_size=6) | st.binary(min_size=90, max_size=130)
 SOUND_NAMES = NAMES.filter(lambda name: not set(name) & {0, 47} and name not in (b".", b".."))
 PATHS = st.lists(SOUND_NAMES, min_size=1, max_size=3).map(b"\0".join)
-XATTRS = st.dictionaries(st.binary(min_size=1, max_size=9).filter(lambda name: 0 not in name),
-                         st.binary(max_size=20), max_size=2)  # fmt: skip
+XATTRS = st.dictionaries(
+    st.binary(min_size=1, max_size=9).filter(lambda name: 0 not in name),
+    st.binary(max_size=20),
+    max_size=2,
+)
 NUMBERS = st.integers(0, 2**32 - 1)
 KINDS: dict[int, st.SearchStrategy[object]] = {
     stat.S_IFREG: st.binary(max_size=100),
     stat.S_IFDIR: st.just(Directory(Empty(), 0, 0)),
-    stat.S_IFLNK: st.binary(min_size=1, max_size=200).filter(lambda target: 0 not in target)
+    stat.S_IFLNK: st.binary(min_size=1, max_size=200)
+    .filter(lambda target: 0 not in target)
     .map(Symlink),
     stat.S_IFBLK: st.builds(Device, st.integers(0, 4095), st.integers(0, 2**20 - 1)),
     stat.S_IFIFO: st.just(Special()),
-}  # fmt: skip
+}
 MEMBERS = st.lists(
     st.tuples(
         PATHS,
         st.sampled_from(list(KINDS)).flatmap(lambda kind: st.tuples(st.just(kind), KINDS[kind])),
-        st.integers(0, 0o7777), NUMBERS, NUMBERS, st.integers(-(2**62), 2**62), XATTRS,
+        st.integers(0, 0o7777),
+        NUMBERS,
+        NUMBERS,
+        st.integers(-(2**62), 2**62),
+        XATTRS,
         st.booleans(),
     ),
     max_size=6,
-)  # fmt: skip
+)
 
 
 def test_any_tree_has_the_same_score_archived_again(store: Path) -> None:
@@ -189,8 +197,11 @@ def test_any_tree_has_the_same_score_archived_again(store: Path) -> None:
 
         @settings(max_examples=200)
         @given(MEMBERS)
-        def run(members: list[tuple[bytes, tuple[int, object], int, int, int, int,
-                                    dict[bytes, bytes], bool]]) -> None:  # fmt: skip
+        def run(
+            members: list[
+                tuple[bytes, tuple[int, object], int, int, int, int, dict[bytes, bytes], bool]
+            ],
+        ) -> None:
             last = b""
             with gather() as gathered:
                 for key, (kind, what, *_), mode, uid, gid, mtime_ns, xattrs, linked in members:
@@ -218,8 +229,9 @@ def test_any_tree_has_the_same_score_archived_again(store: Path) -> None:
 
 
 def renamed(entry: Entry, name: bytes) -> Entry:
-    return Entry(name, entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.detail,
-                 entry.xattrs, b"")  # fmt: skip
+    return Entry(
+        name, entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.detail, entry.xattrs, b""
+    )
 
 
 # --- the stream -------------------------------------------------------------------------------
@@ -239,10 +251,24 @@ def test_part_of_a_version_and_a_single_file(store: Path, source: Path, tmp_path
 def test_headers_have_these_bytes() -> None:
     """By hand, from POSIX.1-2017, pax, 'ustar Interchange Format'."""
     block = Header(b"0", b"./f", 0o4755, 1, 2, 3 * 10**9, 5).encode()
-    fields = [b"./f" + bytes(97), b"0004755\0", b"0000001\0", b"0000002\0", b"00000000005\0",
-              b"00000000003\0", b"%06o\0 " % (sum(block) - sum(block[148:156]) + 8 * 32), b"0",
-              bytes(100), b"ustar\0", b"00", bytes(32), bytes(32), bytes(16), bytes(155),
-              bytes(12)]  # fmt: skip
+    fields = [
+        b"./f" + bytes(97),
+        b"0004755\0",
+        b"0000001\0",
+        b"0000002\0",
+        b"00000000005\0",
+        b"00000000003\0",
+        b"%06o\0 " % (sum(block) - sum(block[148:156]) + 8 * 32),
+        b"0",
+        bytes(100),
+        b"ustar\0",
+        b"00",
+        bytes(32),
+        bytes(32),
+        bytes(16),
+        bytes(155),
+        bytes(12),
+    ]
     assert block == b"".join(fields)
     long = Header(b"2", b"./l", mtime_ns=-1_500_000_000, uid=2**31, target=b"t" * 101).encode()
     assert long[156:157] == b"x"
@@ -251,20 +277,40 @@ def test_headers_have_these_bytes() -> None:
     assert len(long) == 3 * 512
 
 
-@pytest.mark.parametrize("header", [
-    Header(b"0", b"./" + b"n" * 98, 0o7777, 2**21, 2**32 - 1, -1, 8 << 30),
-    Header(b"0", b"./" + b"n" * 99, 0, 2**21 - 1, 0, 2**33 * 10**9, (8 << 30) - 1),
-    Header(b"2", b"./" + b"\xff" * 300, target=b"\xfe" * 101, mtime_ns=10**9),
-    Header(b"4", b"./\xc3\xa9" * 60, device=(4095, 2**20 - 1), mtime_ns=1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        Header(b"0", b"./" + b"n" * 98, 0o7777, 2**21, 2**32 - 1, -1, 8 << 30),
+        Header(b"0", b"./" + b"n" * 99, 0, 2**21 - 1, 0, 2**33 * 10**9, (8 << 30) - 1),
+        Header(b"2", b"./" + b"\xff" * 300, target=b"\xfe" * 101, mtime_ns=10**9),
+        Header(b"4", b"./\xc3\xa9" * 60, device=(4095, 2**20 - 1), mtime_ns=1),
+    ],
+)
 def test_tarfile_reads_in_headers_what_was_written(header: Header) -> None:
     stream = io.BytesIO(header.encode() + bytes(1024))
     tar = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="surrogateescape")
     member = tar.firstmember  # type: ignore[attr-defined]
-    said = (member.type, os.fsencode(member.name), os.fsencode(member.linkname), member.mode,
-            member.uid, member.gid, member.size, member.devmajor, member.devminor)  # fmt: skip
-    assert said == (header.type, header.name, header.target, header.mode, header.uid, header.gid,
-                    header.size, *header.device)  # fmt: skip
+    said = (
+        member.type,
+        os.fsencode(member.name),
+        os.fsencode(member.linkname),
+        member.mode,
+        member.uid,
+        member.gid,
+        member.size,
+        member.devmajor,
+        member.devminor,
+    )
+    assert said == (
+        header.type,
+        header.name,
+        header.target,
+        header.mode,
+        header.uid,
+        header.gid,
+        header.size,
+        *header.device,
+    )
     assert member.mtime == pytest.approx(header.mtime_ns / 10**9, abs=1e-9)
 
 

@@ -41,10 +41,17 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 # --- canonical --------------------------------------------------------------------------------
 
 OPTIONS = {
-    "plain": [], "by-name": ["--sort=name"], "gzip": ["-z"], "xz": ["-J"], "zstd": ["--zstd"],
-    "bzip2": ["-j"], "sparse-1.0": ["-S"], "sparse-0.1": ["-S", "--sparse-version=0.1"],
-    "sparse-0.0": ["-S", "--sparse-version=0.0"], "acls": ["--acls", "--selinux"],
-}  # fmt: skip
+    "plain": [],
+    "by-name": ["--sort=name"],
+    "gzip": ["-z"],
+    "xz": ["-J"],
+    "zstd": ["--zstd"],
+    "bzip2": ["-j"],
+    "sparse-1.0": ["-S"],
+    "sparse-0.1": ["-S", "--sparse-version=0.1"],
+    "sparse-0.0": ["-S", "--sparse-version=0.0"],
+    "acls": ["--acls", "--selinux"],
+}
 
 
 @as_root
@@ -101,10 +108,17 @@ def test_the_order_of_members_does_not_matter(store: Path) -> None:
 # --- metadata ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "time_ns"), [
-    ("1795533127.530883936", 1795533127530883936), ("-1.5", -1_500_000_000), ("7", 7 * 10**9),
-    ("-1234567890.123456789", -1234567890123456789), ("0.0000000019", 1), ("3.", 3 * 10**9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "time_ns"),
+    [
+        ("1795533127.530883936", 1795533127530883936),
+        ("-1.5", -1_500_000_000),
+        ("7", 7 * 10**9),
+        ("-1234567890.123456789", -1234567890123456789),
+        ("0.0000000019", 1),
+        ("3.", 3 * 10**9),
+    ],
+)
 def test_times_are_exact(store: Path, text: str, time_ns: int) -> None:
     assert entries_of(store, member("f", pax={"mtime": text}) + END)[b"f"].mtime_ns == time_ns
 
@@ -126,31 +140,43 @@ ACCESS = "SCHILY.acl.access"
 ACL_PAIR = ((b"system.posix_acl_access", ACL),)
 
 
-@pytest.mark.parametrize(("pax", "pairs"), [
-    ({"SCHILY.xattr.user.a": "\0\n\udcff="}, ((b"user.a", b"\0\n\xff="),)),
-    ({"SCHILY.xattr.user.a%3Db%25c": ""}, ((b"user.a=b%c", b""),)),
-    ({"LIBARCHIVE.xattr.user.a%20b": "AAr/Cg"}, ((b"user.a b", b"\0\n\xff\n"),)),
-    ({"LIBARCHIVE.xattr.user.a": "AAr/Cg", "SCHILY.xattr.user.a": "x"}, ((b"user.a", b"x"),)),
-    ({"RHT.security.selinux": "a:b:c:d"}, ((b"security.selinux", b"a:b:c:d\0"),)),
-    ({ACCESS: "user::rw-,user:1000:rw-,group::r--,mask::rw-,other::r--"}, ACL_PAIR),
-    ({ACCESS: "user::rw-\nuser:bob:rw-:1000\ngroup::r--\nmask:rw-\nother:r--\n"}, ACL_PAIR),
-    ({ACCESS: "g::r--,o::r--,u::rw-,u:1000:rw- # bob\n,m::rw-"}, ACL_PAIR),
-    ({ACCESS: "user::rw-,group::r--,other::r--"}, ()),
-    ({ACCESS: "nonsense", "SCHILY.xattr.system.posix_acl_access": "x"},
-     ((b"system.posix_acl_access", b"x"),)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pax", "pairs"),
+    [
+        ({"SCHILY.xattr.user.a": "\0\n\udcff="}, ((b"user.a", b"\0\n\xff="),)),
+        ({"SCHILY.xattr.user.a%3Db%25c": ""}, ((b"user.a=b%c", b""),)),
+        ({"LIBARCHIVE.xattr.user.a%20b": "AAr/Cg"}, ((b"user.a b", b"\0\n\xff\n"),)),
+        ({"LIBARCHIVE.xattr.user.a": "AAr/Cg", "SCHILY.xattr.user.a": "x"}, ((b"user.a", b"x"),)),
+        ({"RHT.security.selinux": "a:b:c:d"}, ((b"security.selinux", b"a:b:c:d\0"),)),
+        ({ACCESS: "user::rw-,user:1000:rw-,group::r--,mask::rw-,other::r--"}, ACL_PAIR),
+        ({ACCESS: "user::rw-\nuser:bob:rw-:1000\ngroup::r--\nmask:rw-\nother:r--\n"}, ACL_PAIR),
+        ({ACCESS: "g::r--,o::r--,u::rw-,u:1000:rw- # bob\n,m::rw-"}, ACL_PAIR),
+        ({ACCESS: "user::rw-,group::r--,other::r--"}, ()),
+        (
+            {ACCESS: "nonsense", "SCHILY.xattr.system.posix_acl_access": "x"},
+            ((b"system.posix_acl_access", b"x"),),
+        ),
+    ],
+)
 def test_attributes_in_every_spelling(
     store: Path, pax: dict[str, str], pairs: tuple[tuple[bytes, bytes], ...]
 ) -> None:
     assert xattrs(store, **pax) == pairs
 
 
-@pytest.mark.parametrize("pax", [
-    {ACCESS: "user::rw-,user:bob:rw-,group::r--,mask::rw-,other::r--"},
-    {ACCESS: "user::rw-,nobody::r--"}, {ACCESS: "user::rwx:1:2:3"}, {ACCESS: "user:5000000000:r--"},
-    {ACCESS: "user::rws"}, {"LIBARCHIVE.xattr.user.a": "A"}, {"SCHILY.acl.ace": "owner@:r::allow"},
-    {"SCHILY.xattr.": "nameless"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pax",
+    [
+        {ACCESS: "user::rw-,user:bob:rw-,group::r--,mask::rw-,other::r--"},
+        {ACCESS: "user::rw-,nobody::r--"},
+        {ACCESS: "user::rwx:1:2:3"},
+        {ACCESS: "user:5000000000:r--"},
+        {ACCESS: "user::rws"},
+        {"LIBARCHIVE.xattr.user.a": "A"},
+        {"SCHILY.acl.ace": "owner@:r::allow"},
+        {"SCHILY.xattr.": "nameless"},
+    ],
+)
 def test_attributes_that_cannot_be_understood_are_told(store: Path, pax: dict[str, str]) -> None:
     _, archiver = taken(store, member("f", b"1", pax=pax) + END)
     assert told(archiver) == [(b"f", False)]
@@ -174,8 +200,12 @@ def sparse_members() -> dict[str, bytes]:
     numbers = [str(number) for extent in MAP for number in extent]
     lines = ("\n".join([str(len(MAP)), *numbers]) + "\n").encode()
     stored = lines + bytes(-len(lines) % 512) + DATA
-    newest = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "f",
-              "GNU.sparse.realsize": str(TIB)}  # fmt: skip
+    newest = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "f",
+        "GNU.sparse.realsize": str(TIB),
+    }
     older = {"GNU.sparse.size": str(TIB), "GNU.sparse.numblocks": str(len(MAP))}
     old = member("f", DATA, kind=tarfile.GNUTYPE_SPARSE, form=GNU)
     fields = {386 + 12 * at: b"%011o\0" % int(number) for at, number in enumerate(numbers[:4])}
@@ -184,10 +214,11 @@ def sparse_members() -> dict[str, bytes]:
         "1.0": member("GNUSparseFile.0/f", stored, pax=newest),
         "1.0, size first": member("x", stored, pax={"size": str(len(stored)), **newest}),
         "1.0, size last": member("x", stored, pax={**newest, "size": str(len(stored))}),
-        "0.1": member("x", DATA, pax={**older, "GNU.sparse.map": ",".join(numbers),
-                                      "GNU.sparse.name": "f"}),
+        "0.1": member(
+            "x", DATA, pax={**older, "GNU.sparse.map": ",".join(numbers), "GNU.sparse.name": "f"}
+        ),
         "old GNU": with_fields(old, {**fields, 483: large}),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("form", sparse_members())
@@ -221,8 +252,10 @@ def test_a_sparse_file_is_what_the_whole_file_is(store: Path, size: int) -> None
         stored += part
     spelled = ",".join(f"{at},{length}" for at, length in extents)
     pax = {"GNU.sparse.size": str(size), "GNU.sparse.map": spelled}
-    sparse, plain = (entries_of(store, data + END)[b"f"] for data in (
-        member("f", stored, pax=pax), member("f", bytes(whole))))  # fmt: skip
+    sparse, plain = (
+        entries_of(store, data + END)[b"f"]
+        for data in (member("f", stored, pax=pax), member("f", bytes(whole)))
+    )
     assert sparse == plain
 
 

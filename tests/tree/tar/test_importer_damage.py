@@ -22,11 +22,14 @@ from ventifs.tree.tar.decompress import Unpacked
 from ventifs.tree.tar.importer import TarArchiver
 
 GOOD = (
-    directory("d") + member("d/f", noise(3000)) + link("d/g", "d/f")
+    directory("d")
+    + member("d/f", noise(3000))
+    + link("d/g", "d/f")
     + member("x" * 120, b"1", pax={"SCHILY.xattr.user.a": "b", "mtime": "1.5"})
     + member("s", noise(5000), pax={"GNU.sparse.size": "90000", "GNU.sparse.map": "40960,5000"})
-    + member("y" * 120, b"2", form=1) + END
-)  # fmt: skip
+    + member("y" * 120, b"2", form=1)
+    + END
+)
 
 
 def sized(number: int) -> dict[int, bytes]:
@@ -61,42 +64,61 @@ BAD = {
     "size of an exabyte": (with_fields(FILE, sized(1 << 60)) + END, "ends early"),
     "huge pax header": (pax(b"", 1 << 40) + END, "headers of more than 32 MiB"),
     "huge long name": (
-        with_fields(member("x", kind=b"L", form=0), sized(1 << 33)) + END, "more than 32 MiB"),
+        with_fields(member("x", kind=b"L", form=0), sized(1 << 33)) + END,
+        "more than 32 MiB",
+    ),
     "very negative pax header": (pax(b"", -5000) + FILE + END, "headers of more"),
     "pax headers without end": (pax(b"9 path=a\n") * 5000 + FILE + END, "damaged"),
-    "global headers without end": (b"".join(
-        tarfile.TarInfo.create_pax_global_header({f"k{number}": "x" * 9000}) + FILE
-        for number in range(200)), "global headers of more than 1 MiB"),
+    "global headers without end": (
+        b"".join(
+            tarfile.TarInfo.create_pax_global_header({f"k{number}": "x" * 9000}) + FILE
+            for number in range(200)
+        ),
+        "global headers of more than 1 MiB",
+    ),
     "pax record of no length": (pax(b"0 path=a\n") + FILE + END, "damaged"),
     "pax record of a huge length": (pax(b"9" * 300 + b" path=a\n") + FILE + END, None),
     "pax size too large": (member("f", b"1", pax={"size": str(2**70)}) + END, "ends early"),
     "pax size negative": (member("f", b"1", pax={"size": "-9"}) + END, "damaged"),
     "sparse past the end": (
         member("f", b"1" * 9, pax={"GNU.sparse.size": "5", "GNU.sparse.map": "0,9"}) + END,
-        "map of holes"),
+        "map of holes",
+    ),
     "sparse in disorder": (
         member("f", b"1" * 9, pax={"GNU.sparse.size": "99", "GNU.sparse.map": "50,5,10,4"}) + END,
-        "map of holes"),
+        "map of holes",
+    ),
     "sparse of negative length": (
         member("f", b"1", pax={"GNU.sparse.size": "99", "GNU.sparse.map": "5,3,9,-2"}) + END,
-        "damaged"),
+        "damaged",
+    ),
     "sparse of more than there is": (
         member("f", b"1", pax={"GNU.sparse.size": "9999", "GNU.sparse.map": "0,900"}) + END,
-        "damaged"),
+        "damaged",
+    ),
     "sparse map that is none": (
-        member("f", b"1", pax={"GNU.sparse.size": "9", "GNU.sparse.map": "one"}) + END, "damaged"),
+        member("f", b"1", pax={"GNU.sparse.size": "9", "GNU.sparse.map": "one"}) + END,
+        "damaged",
+    ),
     "sparse map without end": (
         member("f", b"9" * 2000, pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}) + END,
-        "damaged|ends early"),
+        "damaged|ends early",
+    ),
     "real size of words": (
-        member("f", b"0\n" + bytes(510), pax={
-            "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "many"}) + END,
-        "damaged"),
-    "real size of none": (
-        member("f", b"1", pax={"GNU.sparse.realsize": "5000"}) + END, "damaged"),
+        member(
+            "f",
+            b"0\n" + bytes(510),
+            pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "many"},
+        )
+        + END,
+        "damaged",
+    ),
+    "real size of none": (member("f", b"1", pax={"GNU.sparse.realsize": "5000"}) + END, "damaged"),
     "old sparse header that goes on": (
-        with_fields(member("f", kind=b"S", form=1), {482: b"\1"}), "ends early|damaged"),
-}  # fmt: skip
+        with_fields(member("f", kind=b"S", form=1), {482: b"\1"}),
+        "ends early|damaged",
+    ),
+}
 
 
 @pytest.mark.parametrize(("data", "reason"), BAD.values(), ids=BAD)
@@ -130,8 +152,13 @@ def test_no_truncated_stream_is_archived(store: Path, command: str) -> None:
     stream = packed(GOOD, command) if command else GOOD
     least = len(stream) if command else len(GOOD) - 512
     rng = random.Random(0)
-    cuts = {*range(0, len(stream), 512), len(stream) - 1, len(stream) - 4, least - 1,
-            *rng.sample(range(len(stream)), 40)}  # fmt: skip
+    cuts = {
+        *range(0, len(stream), 512),
+        len(stream) - 1,
+        len(stream) - 4,
+        least - 1,
+        *rng.sample(range(len(stream)), 40),
+    }
     with Store.open(store, "write") as opened:
         whole = result(opened, stream)
         assert isinstance(whole, Entry)
@@ -146,8 +173,13 @@ def test_no_flipped_byte_does_more_than_fail(store: Path, command: str) -> None:
     with Store.open(store, "write") as opened:
 
         @settings(max_examples=150)
-        @given(st.lists(st.tuples(st.integers(0, len(stream) - 1), st.integers(0, 255)), min_size=1,
-                        max_size=5))  # fmt: skip
+        @given(
+            st.lists(
+                st.tuples(st.integers(0, len(stream) - 1), st.integers(0, 255)),
+                min_size=1,
+                max_size=5,
+            )
+        )
         def run(flips: list[tuple[int, int]]) -> None:
             data = bytearray(stream)
             for at, byte in flips:
@@ -160,10 +192,20 @@ def test_no_flipped_byte_does_more_than_fail(store: Path, command: str) -> None:
 SPOTS = [0, 100, 108, 116, 124, 136, 156, 157, 257, 329, 337, 345, 386, 482, 483]
 LETTERS = [b"x", b"g", b"S", b"L", b"K", b"1", b"\xff" * 12]
 KEYWORDS = [
-    "path", "size", "uid", "mtime", "linkpath", "hdrcharset", "GNU.sparse.map", "GNU.sparse.size",
-    "GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.realsize", "GNU.sparse.name",
+    "path",
+    "size",
+    "uid",
+    "mtime",
+    "linkpath",
+    "hdrcharset",
+    "GNU.sparse.map",
+    "GNU.sparse.size",
+    "GNU.sparse.major",
+    "GNU.sparse.minor",
+    "GNU.sparse.realsize",
+    "GNU.sparse.name",
     "SCHILY.acl.access",
-]  # fmt: skip
+]
 VALUES = ["", "0", "1", "-1", "0,1", "1,0,5", "f", "BINARY", "9" * 25, "\udcff"]
 
 
@@ -202,8 +244,9 @@ def test_a_killed_tar_is_not_archived(store: Path, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for name in ("a", "b"):
         (tmp_path / "source" / name).write_bytes(noise(1 << 20))
-    writer = subprocess.Popen(["tar", "-cf", "-", "-C", tmp_path / "source", "."],
-                              stdout=subprocess.PIPE)  # fmt: skip
+    writer = subprocess.Popen(
+        ["tar", "-cf", "-", "-C", tmp_path / "source", "."], stdout=subprocess.PIPE
+    )
     assert writer.stdout is not None
     head = writer.stdout.read(70_000)
     writer.kill()
@@ -228,8 +271,11 @@ with Store.open(Path(sys.argv[1]), "write") as store:
     root = TarArchiver(store).run(sys.stdin.buffer)
     print(root.detail.paths, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    child = subprocess.Popen([sys.executable, "-c", program, tmp_path / "store"],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "store"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert child.stdin is not None
     assert child.stdout is not None
     block = bytearray(member("d/" + "0" * 60, b"1"))

@@ -78,10 +78,15 @@ def test_gnu_s_times_are_no_part_of_the_name(store: Path) -> None:
 
 def test_the_last_of_a_path_s_members_counts(store: Path) -> None:
     data = (
-        directory("d", mode=0o700) + member("d/kept", b"1") + directory("d", mode=0o711)
-        + member("f", b"first") + member("f", b"last")
-        + member("gone/below", b"1") + member("gone", b"now a file") + END
-    )  # fmt: skip
+        directory("d", mode=0o700)
+        + member("d/kept", b"1")
+        + directory("d", mode=0o711)
+        + member("f", b"first")
+        + member("f", b"last")
+        + member("gone/below", b"1")
+        + member("gone", b"now a file")
+        + END
+    )
     found = entries_of(store, data)
     assert sorted(found) == [b"", b"d", b"d/kept", b"f", b"gone"]
     assert stat.S_IMODE(found[b"d"].mode) == 0o711
@@ -139,8 +144,9 @@ def test_members_in_any_order_make_what_a_simple_model_says(store: Path) -> None
             files = {path.encode(): content for path, content in kept.items() if content}
             assert files == {
                 path: b"".join(bytes(piece) for piece in read(opened, entry.detail.content))
-                for path, entry in found.items() if isinstance(entry.detail, File)
-            }  # fmt: skip
+                for path, entry in found.items()
+                if isinstance(entry.detail, File)
+            }
             assert {path.encode() for path in kept} <= set(found)
 
         run()
@@ -163,8 +169,10 @@ def test_a_link_is_what_its_target_is_at_that_moment(store: Path) -> None:
     data = member("f", b"old") + link("g", "f") + member("f", b"new") + link("h", "f")
     found = entries_of(store, data + END)
     assert {path: text(store, found[path]) for path in (b"f", b"g", b"h")} == {
-        b"f": b"new", b"g": b"old", b"h": b"new"
-    }  # fmt: skip
+        b"f": b"new",
+        b"g": b"old",
+        b"h": b"new",
+    }
     assert found[b"g"].link == b""
     assert found[b"f"].link == found[b"h"].link != b""
 
@@ -187,9 +195,12 @@ def test_a_link_to_itself_is_one_name(store: Path) -> None:
 
 def test_symbolic_links_and_devices_can_be_hard_linked(store: Path) -> None:
     data = (
-        member("s", kind=tarfile.SYMTYPE, to="t") + link("s2", "s")
-        + member("n", kind=tarfile.CHRTYPE, devmajor=259, devminor=300) + link("n2", "n") + END
-    )  # fmt: skip
+        member("s", kind=tarfile.SYMTYPE, to="t")
+        + link("s2", "s")
+        + member("n", kind=tarfile.CHRTYPE, devmajor=259, devminor=300)
+        + link("n2", "n")
+        + END
+    )
     found = entries_of(store, data)
     assert found[b"s2"].detail == Symlink(b"t")
     assert found[b"n2"].detail == Device(259, 300)
@@ -201,9 +212,13 @@ def test_symbolic_links_and_devices_can_be_hard_linked(store: Path) -> None:
 
 def test_excluded_members_are_left_out_with_all_below_them(store: Path) -> None:
     data = (
-        member("keep/a", b"1") + directory("drop") + member("drop/below/b", b"2")
-        + member("keep/x.o", b"3") + member("keep/drop", b"no directory") + END
-    )  # fmt: skip
+        member("keep/a", b"1")
+        + directory("drop")
+        + member("drop/below/b", b"2")
+        + member("keep/x.o", b"3")
+        + member("keep/drop", b"no directory")
+        + END
+    )
     root, archiver = taken(store, data, (b"/drop/", b"*.o"))
     assert list(archiver.troubles) == []
     with Store.open(store) as opened:
@@ -251,10 +266,16 @@ def test_labels_and_gnu_s_directories_are_understood(store: Path) -> None:
 # --- what is kept as nearly as it can be ------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pax", "kept"), [
-    ("18446744073.709551616", 2**64 - 1), ("9" * 19, 2**64 - 1), ("9" * 40, 2**64 - 1),
-    ("-9223372036.854775809", -(2**63)), ("-11644473600", -(2**63)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pax", "kept"),
+    [
+        ("18446744073.709551616", 2**64 - 1),
+        ("9" * 19, 2**64 - 1),
+        ("9" * 40, 2**64 - 1),
+        ("-9223372036.854775809", -(2**63)),
+        ("-11644473600", -(2**63)),
+    ],
+)
 def test_of_a_time_beyond_an_entry_the_nearest_is_kept(store: Path, pax: str, kept: int) -> None:
     root, archiver = taken(store, member("late", b"1", pax={"mtime": pax}) + END)
     assert told(archiver) == [(b"late", False)]

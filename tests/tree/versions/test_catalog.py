@@ -41,10 +41,16 @@ def ns(*when: int) -> int:
 
 
 TIMES = [
-    ns(2024, 2, 28, 23, 59, 59), ns(2024, 2, 29, 12), ns(2024, 3, 1), ns(2025, 12, 31, 23, 59, 59),
-    ns(2026, 1, 1), ns(2026, 11, 23, 6), ns(2026, 11, 23, 6) + 500_000_000,
-    ns(2026, 11, 23, 6, 0, 1), ns(2026, 11, 23, 7, 30),
-]  # fmt: skip
+    ns(2024, 2, 28, 23, 59, 59),
+    ns(2024, 2, 29, 12),
+    ns(2024, 3, 1),
+    ns(2025, 12, 31, 23, 59, 59),
+    ns(2026, 1, 1),
+    ns(2026, 11, 23, 6),
+    ns(2026, 11, 23, 6) + 500_000_000,
+    ns(2026, 11, 23, 6, 0, 1),
+    ns(2026, 11, 23, 7, 30),
+]
 
 
 @pytest.fixture
@@ -59,17 +65,37 @@ def store(tmp_path: Path) -> Iterator[Store]:
 # --- which version ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "which"), [
-    ("web01", 8), ("web01@latest", 8), ("web01@~0", 8), ("web01@~1", 7), ("web01@~8", 0),
-    ("web01@2024", 2), ("web01@2024-02", 1), ("web01@2024-02-28", 0), ("web01@2024-02-29", 1),
-    ("web01@2025", 3), ("web01@2025-12", 3), ("web01@2025-12-31", 3), ("web01@2026-01", 4),
-    ("web01@2026-01-01T00", 4), ("web01@2026-11-23T06", 7), ("web01@2026-11-23T06:00", 7),
-    ("web01@2026-11-23T06:00:00", 6), ("web01@2026-11-23T06:00:00Z", 5),
-    ("web01@2026-11-23 07:30:00Z", 8), ("web01@2026-11-23T06:00:00.0", 5),
-    ("web01@2026-11-23T06:00:00.5", 6), ("web01@2026-11-23T06:00:00.50000Z", 6),
-    ("web01@2026-11-23T07:00:00+01:00", 6), ("web01@2026-11-23T01:00:00-0500", 6),
-    ("web01@2026-11-23T13:00+05:30", 8), ("web01@2026-01-01T01+01:00", 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "which"),
+    [
+        ("web01", 8),
+        ("web01@latest", 8),
+        ("web01@~0", 8),
+        ("web01@~1", 7),
+        ("web01@~8", 0),
+        ("web01@2024", 2),
+        ("web01@2024-02", 1),
+        ("web01@2024-02-28", 0),
+        ("web01@2024-02-29", 1),
+        ("web01@2025", 3),
+        ("web01@2025-12", 3),
+        ("web01@2025-12-31", 3),
+        ("web01@2026-01", 4),
+        ("web01@2026-01-01T00", 4),
+        ("web01@2026-11-23T06", 7),
+        ("web01@2026-11-23T06:00", 7),
+        ("web01@2026-11-23T06:00:00", 6),
+        ("web01@2026-11-23T06:00:00Z", 5),
+        ("web01@2026-11-23 07:30:00Z", 8),
+        ("web01@2026-11-23T06:00:00.0", 5),
+        ("web01@2026-11-23T06:00:00.5", 6),
+        ("web01@2026-11-23T06:00:00.50000Z", 6),
+        ("web01@2026-11-23T07:00:00+01:00", 6),
+        ("web01@2026-11-23T01:00:00-0500", 6),
+        ("web01@2026-11-23T13:00+05:30", 8),
+        ("web01@2026-01-01T01+01:00", 4),
+    ],
+)
 def test_a_version_is_found(store: Store, text: str, which: int) -> None:
     assert find_version(store, text).time_ns == TIMES[which]
 
@@ -86,11 +112,24 @@ def test_a_version_is_found_by_the_score_of_its_tree(store: Store) -> None:
         find_version(store, "score:" + "0" * 64)
 
 
-@pytest.mark.parametrize(("when", "place"), [
-    ("latest", 4), ("~0", 4), ("~4", 0), ("~5", None), ("2026-11-23", 3), ("2026", 4),
-    ("2026-11-23T06:00:00Z", 1), ("2026-11-23T06:00:00", 2), ("2026-11-23T06:00:00.5Z", 2),
-    ("2026-11-24", None), ("1970", 0), ("1969", None), ("2026-11-25T00:00:00Z", 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("when", "place"),
+    [
+        ("latest", 4),
+        ("~0", 4),
+        ("~4", 0),
+        ("~5", None),
+        ("2026-11-23", 3),
+        ("2026", 4),
+        ("2026-11-23T06:00:00Z", 1),
+        ("2026-11-23T06:00:00", 2),
+        ("2026-11-23T06:00:00.5Z", 2),
+        ("2026-11-24", None),
+        ("1970", 0),
+        ("1969", None),
+        ("2026-11-25T00:00:00Z", 4),
+    ],
+)
 def test_pick(when: str, place: int | None) -> None:
     six = parse_time("2026-11-23T06:00:00Z")[0]
     later = parse_time("2026-11-23T06:01Z")[0]
@@ -130,16 +169,26 @@ def test_versions_are_listed_by_name_and_time(store: Store) -> None:
     assert versions(store, "web") == []
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("wbe01", "wbe01: no version has this name; did you mean web01, web01.x, web0?"),
-    ("zzz", "zzz: no version has this name; there are web0, web01, web01.x"),
-    ("web01@~9", "web01@~9: web01 has only 9 versions"),
-    ("web01@2024-02-27", "web01@2024-02-27: web01 has no version of that time; the nearest are "
-     "web01@2024-02-28T23:59:59Z, web01@2024-02-29T12:00:00Z, web01@2024-03-01T00:00:00Z"),
-    ("web0@2024", "web0@2024: web0 has no version of that time; the nearest are "
-     "web0@1970-01-01T00:00:00.000000001Z"),
-    ("web01@2026-11-23T06:00:00.4", None), ("web01@2026-11-23T06:00:00-01:00", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wbe01", "wbe01: no version has this name; did you mean web01, web01.x, web0?"),
+        ("zzz", "zzz: no version has this name; there are web0, web01, web01.x"),
+        ("web01@~9", "web01@~9: web01 has only 9 versions"),
+        (
+            "web01@2024-02-27",
+            "web01@2024-02-27: web01 has no version of that time; the nearest are "
+            "web01@2024-02-28T23:59:59Z, web01@2024-02-29T12:00:00Z, web01@2024-03-01T00:00:00Z",
+        ),
+        (
+            "web0@2024",
+            "web0@2024: web0 has no version of that time; the nearest are "
+            "web0@1970-01-01T00:00:00.000000001Z",
+        ),
+        ("web01@2026-11-23T06:00:00.4", None),
+        ("web01@2026-11-23T06:00:00-01:00", None),
+    ],
+)
 def test_what_is_absent_names_the_nearest(store: Store, text: str, message: str | None) -> None:
     with pytest.raises(NoSuchVersion) as caught:
         find_version(store, text)
@@ -153,14 +202,43 @@ def test_an_empty_store_says_how_to_make_a_version(tmp_path: Path) -> None:
         find_version(store, "web01")
 
 
-@pytest.mark.parametrize("when", [
-    "", "noon", "~", "~x", "~-1", "~1.5", "~\N{SUPERSCRIPT TWO}", "~" + "9" * 5000, "2026-", "26",
-    "2026-13", "2026-00", "2026-02-30", "2025-02-29", "2026-11-23T24", "2026-11-23T06:60",
-    "2026-11-23T06:00:61", "2026-11-23T06:00:00.", "2026-11-23T06:00:00.1234567890", "2026Z",
-    "2026-11-23Z", "2026-11-23T06:00:00+1", "0000", "2026-11-23T", " 2026", "2026 ", "Latest",
-    "9999", "9999-12", "0001-01-01T00:00+01:00", "9999-12-31T23:59-01:00",
-    "2026-11-23T06:00+99:99",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "when",
+    [
+        "",
+        "noon",
+        "~",
+        "~x",
+        "~-1",
+        "~1.5",
+        "~\N{SUPERSCRIPT TWO}",
+        "~" + "9" * 5000,
+        "2026-",
+        "26",
+        "2026-13",
+        "2026-00",
+        "2026-02-30",
+        "2025-02-29",
+        "2026-11-23T24",
+        "2026-11-23T06:60",
+        "2026-11-23T06:00:61",
+        "2026-11-23T06:00:00.",
+        "2026-11-23T06:00:00.1234567890",
+        "2026Z",
+        "2026-11-23Z",
+        "2026-11-23T06:00:00+1",
+        "0000",
+        "2026-11-23T",
+        " 2026",
+        "2026 ",
+        "Latest",
+        "9999",
+        "9999-12",
+        "0001-01-01T00:00+01:00",
+        "9999-12-31T23:59-01:00",
+        "2026-11-23T06:00+99:99",
+    ],
+)
 def test_what_is_no_time_is_refused(store: Store, when: str) -> None:
     with pytest.raises(VentifsError):
         find_version(store, f"web01@{when}")
@@ -176,20 +254,42 @@ def test_names_that_can_be(name: str) -> None:
     assert check_name(name) == name
 
 
-@pytest.mark.parametrize("name", [
-    "", ".a", "-a", "_a", "a b", "a/b", "a:b", "a@b", "a\n", "a\0", "\u00e9", "x" * 201, "../x",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".a",
+        "-a",
+        "_a",
+        "a b",
+        "a/b",
+        "a:b",
+        "a@b",
+        "a\n",
+        "a\0",
+        "\u00e9",
+        "x" * 201,
+        "../x",
+    ],
+)
 def test_names_that_cannot_be(store: Store, name: str) -> None:
     with pytest.raises(VentifsError, match="cannot name versions"):
         check_name(name)
 
 
-@pytest.mark.parametrize(("text", "version", "path"), [
-    ("web01", "web01", b""), ("web01:/", "web01", b""), ("web01:/etc/x", "web01", b"etc/x"),
-    ("web01@2026-11-23T06:00:00Z:/a:/b", "web01@2026-11-23T06:00:00Z", b"a:/b"),
-    ("score:00ff:/etc", "score:00ff", b"etc"), ("score:00ff", "score:00ff", b""),
-    ("web01:", "web01", b""), ("web01:/\udcff", "web01", b"\xff"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "version", "path"),
+    [
+        ("web01", "web01", b""),
+        ("web01:/", "web01", b""),
+        ("web01:/etc/x", "web01", b"etc/x"),
+        ("web01@2026-11-23T06:00:00Z:/a:/b", "web01@2026-11-23T06:00:00Z", b"a:/b"),
+        ("score:00ff:/etc", "score:00ff", b"etc"),
+        ("score:00ff", "score:00ff", b""),
+        ("web01:", "web01", b""),
+        ("web01:/\udcff", "web01", b"\xff"),
+    ],
+)
 def test_the_path_starts_after_the_first_colon_and_slash(
     text: str, version: str, path: bytes
 ) -> None:
@@ -199,18 +299,23 @@ def test_the_path_starts_after_the_first_colon_and_slash(
 # --- times ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "first", "end"), [
-    ("2024", ns(2024, 1, 1), ns(2025, 1, 1)), ("2024-02", ns(2024, 2, 1), ns(2024, 3, 1)),
-    ("2025-02", ns(2025, 2, 1), ns(2025, 3, 1)), ("2026-12", ns(2026, 12, 1), ns(2027, 1, 1)),
-    ("2026-11", ns(2026, 11, 1), ns(2026, 12, 1)),
-    ("2024-12-31", ns(2024, 12, 31), ns(2025, 1, 1)),
-    ("2026-11-23T06", ns(2026, 11, 23, 6), ns(2026, 11, 23, 7)),
-    ("2026-11-23T06:59", ns(2026, 11, 23, 6, 59), ns(2026, 11, 23, 7)),
-    ("2026-11-23T06:00:09", ns(2026, 11, 23, 6, 0, 9), ns(2026, 11, 23, 6, 0, 10)),
-    ("2026-11-23T06+05:30", ns(2026, 11, 23, 0, 30), ns(2026, 11, 23, 1, 30)),
-    ("1970-01-01T00:00:00.000000001", 1, 2),
-    ("1970-01-01T00:00:00.12", 120_000_000, 130_000_000),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "first", "end"),
+    [
+        ("2024", ns(2024, 1, 1), ns(2025, 1, 1)),
+        ("2024-02", ns(2024, 2, 1), ns(2024, 3, 1)),
+        ("2025-02", ns(2025, 2, 1), ns(2025, 3, 1)),
+        ("2026-12", ns(2026, 12, 1), ns(2027, 1, 1)),
+        ("2026-11", ns(2026, 11, 1), ns(2026, 12, 1)),
+        ("2024-12-31", ns(2024, 12, 31), ns(2025, 1, 1)),
+        ("2026-11-23T06", ns(2026, 11, 23, 6), ns(2026, 11, 23, 7)),
+        ("2026-11-23T06:59", ns(2026, 11, 23, 6, 59), ns(2026, 11, 23, 7)),
+        ("2026-11-23T06:00:09", ns(2026, 11, 23, 6, 0, 9), ns(2026, 11, 23, 6, 0, 10)),
+        ("2026-11-23T06+05:30", ns(2026, 11, 23, 0, 30), ns(2026, 11, 23, 1, 30)),
+        ("1970-01-01T00:00:00.000000001", 1, 2),
+        ("1970-01-01T00:00:00.12", 120_000_000, 130_000_000),
+    ],
+)
 def test_a_partial_time_is_all_that_begins_with_it(text: str, first: int, end: int) -> None:
     assert parse_time(text) == (first, end)
 
@@ -254,17 +359,31 @@ def value_of(root: Entry, *more: object) -> bytes:
 VALUE = encode_version(Version("n", 7, ROOT))
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    (version_key("n", 7), b""), (version_key("n", 7), VALUE[:-1]), (version_key("n", 7), b"\xc0"),
-    (version_key("n", 7), VALUE + b"\0"), (version_key("n", 7), b"\x91" * 5000),
-    (version_key("n", 7)[:-1], VALUE), (version_key("n", 7) + b"x", VALUE),
-    (b"version\0n", VALUE), (b"version\0\xff\0" + bytes(8), VALUE),
-    (version_key("a/b", 7), VALUE), (version_key("", 7), VALUE),
-    (version_key("n", 7), value_of(Entry(
-        b"named", 0o40755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b""))),
-    (version_key("n", 7), value_of(Entry(
-        b"", 0o40755, -1, 0, 0, Directory(Empty(), 0, 0), Empty(), b""))),
-], ids=range(13))  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (version_key("n", 7), b""),
+        (version_key("n", 7), VALUE[:-1]),
+        (version_key("n", 7), b"\xc0"),
+        (version_key("n", 7), VALUE + b"\0"),
+        (version_key("n", 7), b"\x91" * 5000),
+        (version_key("n", 7)[:-1], VALUE),
+        (version_key("n", 7) + b"x", VALUE),
+        (b"version\0n", VALUE),
+        (b"version\0\xff\0" + bytes(8), VALUE),
+        (version_key("a/b", 7), VALUE),
+        (version_key("", 7), VALUE),
+        (
+            version_key("n", 7),
+            value_of(Entry(b"named", 0o40755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")),
+        ),
+        (
+            version_key("n", 7),
+            value_of(Entry(b"", 0o40755, -1, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")),
+        ),
+    ],
+    ids=range(13),
+)
 def test_a_record_that_cannot_be_is_corrupt(key: bytes, value: bytes) -> None:
     with pytest.raises(Corrupt):
         decode_version(record(key, value))

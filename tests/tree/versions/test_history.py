@@ -74,8 +74,10 @@ def test_each_kind_of_step_is_told_newest_first(store: Store) -> None:
 
 def test_a_directory_changes_with_what_is_below_it(store: Store) -> None:
     assert told(history(store, of_name(store), b"etc/deep")) == [
-        (6, "metadata", ("mode",)), (3, "modified", ("content",)), (0, "added", ())
-    ]  # fmt: skip
+        (6, "metadata", ("mode",)),
+        (3, "modified", ("content",)),
+        (0, "added", ()),
+    ]
     assert [time for time, _, _ in told(history(store, of_name(store), b""))] == [6, 5, 4, 3, 2, 0]
 
 
@@ -111,17 +113,31 @@ def test_nothing_below_a_directory_is_read(
     assert len(read) <= 7  # the roots alone
 
 
-@pytest.mark.parametrize(("path", "message"), [
-    (b"etc/host", "n: no version has /etc/host; in n@1970-01-01T00:00:00.000000006Z there is "
-                  "/etc/hosts"),
-    (b"etcc", "n: no version has /etcc; in n@1970-01-01T00:00:00.000000006Z there is /etc"),
-    (b"etc/zzzzz/a", "n: no version has /etc/zzzzz/a; n@1970-01-01T00:00:00.000000006Z has /etc, "
-                     "but nothing of such a name in it"),
-    (b"etc/deep/new/x", "n: no version has /etc/deep/new/x; in "
-                        "n@1970-01-01T00:00:00.000000006Z, /etc/deep/new is no directory"),
-    (b"zz\n", r"n: no version has /zz\n; n@1970-01-01T00:00:00.000000006Z has /, but nothing of "
-              "such a name in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            b"etc/host",
+            "n: no version has /etc/host; in n@1970-01-01T00:00:00.000000006Z there is /etc/hosts",
+        ),
+        (b"etcc", "n: no version has /etcc; in n@1970-01-01T00:00:00.000000006Z there is /etc"),
+        (
+            b"etc/zzzzz/a",
+            "n: no version has /etc/zzzzz/a; n@1970-01-01T00:00:00.000000006Z has /etc, "
+            "but nothing of such a name in it",
+        ),
+        (
+            b"etc/deep/new/x",
+            "n: no version has /etc/deep/new/x; in "
+            "n@1970-01-01T00:00:00.000000006Z, /etc/deep/new is no directory",
+        ),
+        (
+            b"zz\n",
+            r"n: no version has /zz\n; n@1970-01-01T00:00:00.000000006Z has /, but nothing of "
+            "such a name in it",
+        ),
+    ],
+)
 def test_a_path_of_no_version_names_the_nearest(store: Store, path: bytes, message: str) -> None:
     with pytest.raises(NoSuchPath) as caught:
         list(history(store, of_name(store), path))

@@ -142,9 +142,13 @@ def test_a_file_that_always_shrinks_is_told(store: Path, source: Path, busy: Pat
     assert findings(store) == []
 
 
-@pytest.mark.parametrize(("times", "troubles"), [
-    (1, ()), (1000, ((b"busy", "input/output error", True),)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("times", "troubles"),
+    [
+        (1, ()),
+        (1000, ((b"busy", "input/output error", True),)),
+    ],
+)
 def test_an_error_of_the_disk_is_tried_again_and_told(
     store: Path, source: Path, busy: Path, times: int, troubles: tuple[object, ...]
 ) -> None:
@@ -228,8 +232,9 @@ def test_a_directory_that_is_gone_or_another_thing_is_told(store: Path, source: 
         left = [path for path, _ in tree(opened, version.root)]
     assert left == [b"a", b"a/in", b"b", b"c"]
     assert [(path, missing) for path, _, missing in sorted(version.troubles)] == [
-        (b"b", False), (b"c", False)
-    ]  # fmt: skip
+        (b"b", False),
+        (b"c", False),
+    ]
     assert "no such file or directory" in version.troubles[0][1]
     assert findings(store) == []
 

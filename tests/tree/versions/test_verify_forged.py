@@ -108,8 +108,10 @@ def test_a_lie_in_an_inner_node_is_found(store: Store) -> None:
     node = load(store.get, Score(true.score), None)
     assert node.level == 1
     children = [msgspec.msgpack.decode(raw, type=Child) for raw in node.items]
-    lies = [msgspec.structs.replace(children[0], key=b"00000"),
-            msgspec.structs.replace(children[0], total=1)]  # fmt: skip
+    lies = [
+        msgspec.structs.replace(children[0], key=b"00000"),
+        msgspec.structs.replace(children[0], total=1),
+    ]
     for lie in lies:
         score = put(store, 1, [encode(child) for child in (lie, *children[1:])])
         forged = directory_of(b"d", Tree(score, 3000), *totals(many))

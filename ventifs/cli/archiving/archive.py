@@ -64,12 +64,17 @@ _Found = Path | TarStream | OpenDisk | DiskSource
 @click.option("--comment", default="", help="Kept with the version.")
 @click.option("--tag", "tags", multiple=True, help="Kept with the version; may be repeated.")
 @pattern_options("exclude", "Leave out what this gitignore pattern matches.")
-@click.option("--exclude-caches", is_flag=True,
-              help="Leave out what is in directories with a CACHEDIR.TAG.")  # fmt: skip
+@click.option(
+    "--exclude-caches", is_flag=True, help="Leave out what is in directories with a CACHEDIR.TAG."
+)
 @click.option("--one-file-system", is_flag=True, help="Leave out what is mounted below.")
-@click.option("--format", "kind", type=click.Choice((*FORMATS, "tar")), metavar="FORMAT",
-              help="What SOURCE is: raw, qcow2, vmdk, vhd, vhdx, tar; kept with a disk's name."
-              )  # fmt: skip
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice((*FORMATS, "tar")),
+    metavar="FORMAT",
+    help="What SOURCE is: raw, qcow2, vmdk, vhd, vhdx, tar; kept with a disk's name.",
+)
 @click.option(
     FOLLOW_BACKING,
     "backing",
@@ -81,15 +86,24 @@ _Found = Path | TarStream | OpenDisk | DiskSource
     FOLLOW_DEVICE, "devices", multiple=True, metavar="PATH", help="The same of a block device."
 )
 @click.option("--follow-nothing", is_flag=True, help="Forget the kept --follow-... options.")
-@click.option("--drop-free", is_flag=True,
-              help="Of a disk, archive as zeros what its file systems do not use.")  # fmt: skip
-@click.option("--dirty-bitmap", is_flag=True,
-              help="Have a qcow2 image record what changes, for the next run.")  # fmt: skip
+@click.option(
+    "--drop-free",
+    is_flag=True,
+    help="Of a disk, archive as zeros what its file systems do not use.",
+)
+@click.option(
+    "--dirty-bitmap", is_flag=True, help="Have a qcow2 image record what changes, for the next run."
+)
 @click.option("--in-use", is_flag=True, help="Archive a disk that a guest writes to.")
 @click.option("--no-cache", is_flag=True, help="Read every file, changed or not.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be archived.")
-@click.option("--level", type=click.IntRange(1, 19), default=LEVEL_DEFAULT, metavar="N",
-              help=f"How hard to compress, 1 to 19.  [default: {LEVEL_DEFAULT}]")  # fmt: skip
+@click.option(
+    "--level",
+    type=click.IntRange(1, 19),
+    default=LEVEL_DEFAULT,
+    metavar="N",
+    help=f"How hard to compress, 1 to 19.  [default: {LEVEL_DEFAULT}]",
+)
 @jobs_option
 @click.pass_context
 def archive(
@@ -149,8 +163,15 @@ def archive(
     check_name(name)
     check_notes(comment, tags)
     options = Options(patterns(exclude, exclude_from), one_file_system, exclude_caches)
-    disk_options = DiskOptions(drop_free, dirty_bitmap, in_use, _named(backing, FOLLOW_BACKING),
-                               _named(devices, FOLLOW_DEVICE), follow_nothing, dry_run)  # fmt: skip
+    disk_options = DiskOptions(
+        drop_free,
+        dirty_bitmap,
+        in_use,
+        _named(backing, FOLLOW_BACKING),
+        _named(devices, FOLLOW_DEVICE),
+        follow_nothing,
+        dry_run,
+    )
     with ExitStack() as stack:
         found: _Found = _source(context, kind, options, disk_options, stack)
         _make_store(context, store, dry_run=dry_run)
@@ -166,15 +187,26 @@ def archive(
         opened = stack.enter_context(Store.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         version, tally = archive_source(
-            opened, found, name, time_ns=time_ns, comment=comment, tags=tags, options=options,
-            read_all=no_cache, pool=pool,
+            opened,
+            found,
+            name,
+            time_ns=time_ns,
+            comment=comment,
+            tags=tags,
+            options=options,
+            read_all=no_cache,
+            pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
-        )  # fmt: skip
+        )
         disk = found.facts if isinstance(found, DiskSource) else None
         of_version = as_json_object(version, disk, store=opened) if as_json else {}
     if as_json:
-        facts = {**of_version, "entries": tally.entries,
-                 "stored_bytes": tally.stored_bytes, "dry_run": dry_run}  # fmt: skip
+        facts = {
+            **of_version,
+            "entries": tally.entries,
+            "stored_bytes": tally.stored_bytes,
+            "dry_run": dry_run,
+        }
         print_json(facts)
     else:
         what = disk_title(found) if isinstance(found, DiskSource) else ""

@@ -104,10 +104,15 @@ class OpenDisk(msgspec.Struct, frozen=True):
             )
         unchanged = extents.unchanged if disk.format == "raw" else bitmap.unchanged
         source = DiskSource(
-            disk, iter(survey), pool=pool, drop_free=drop_free,
-            unchanged=partial(unchanged, disk), mark=self.mark, kept=self.kept,
+            disk,
+            iter(survey),
+            pool=pool,
+            drop_free=drop_free,
+            unchanged=partial(unchanged, disk),
+            mark=self.mark,
+            kept=self.kept,
             check=partial(check_kept, kept=self.before),
-        )  # fmt: skip
+        )
         if self.marked is not None:
             stack.push(partial(_supersede, self.marked, source))
         return source

@@ -19,9 +19,14 @@ from ventifs.tree.versions.copy import copy as copy_version
 
 @click.command(short_help="Copy a version into another store.")
 @click.argument("wanted", metavar="VERSION")
-@click.option("--to", "target", required=True, metavar="STORE",
-              type=click.Path(readable=False, path_type=Path),
-              help="The store it goes into; it must be there.")  # fmt: skip
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="STORE",
+    type=click.Path(readable=False, path_type=Path),
+    help="The store it goes into; it must be there.",
+)
 @store_option
 @json_option
 @click.option("--name", help="What to call it there.  [default: its name]")
@@ -42,9 +47,12 @@ def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | N
             Store.open(target, "write") as receiving,
         ):
             copied, done, there = copy_version(
-                opened, receiving, version, name=name,
+                opened,
+                receiving,
+                version,
+                name=name,
                 progress=lambda done: progress(done.blocks, done.new_bytes, b""),
-            )  # fmt: skip
+            )
         disk = facts_of(opened, version.root)
     if as_json:
         facts = {

@@ -37,14 +37,23 @@ _SHOWN_MAX = 20
 @store_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace what is there; keep what is not archived.")
-@click.option("--keep-directory-symlinks", is_flag=True,
-              help="Keep links to directories beneath DEST, whoever can move them.")  # fmt: skip
-@click.option("--replace-symlinks", is_flag=True,
-              help="Replace all links by the directories archived.")  # fmt: skip
+@click.option(
+    "--keep-directory-symlinks",
+    is_flag=True,
+    help="Keep links to directories beneath DEST, whoever can move them.",
+)
+@click.option(
+    "--replace-symlinks", is_flag=True, help="Replace all links by the directories archived."
+)
 @pattern_options("include", "Only what this gitignore pattern matches, and what is below.")
 @pattern_options("exclude", "Not what this gitignore pattern matches, nor what is below.")
-@click.option("--format", "kind", type=click.Choice(("raw", *FORMATS)), metavar="FORMAT",
-              help="Of a disk: raw, qcow2, vmdk, vhd, vhdx.  [default: raw]")  # fmt: skip
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(("raw", *FORMATS)),
+    metavar="FORMAT",
+    help="Of a disk: raw, qcow2, vmdk, vhd, vhdx.  [default: raw]",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be restored.")
 @click.option("-v", "--verbose", is_flag=True, help="With --dry-run, list the paths.")
 @jobs_option
@@ -108,8 +117,9 @@ def restore(
                 opened, pool, entry, target, kind, overwrite=overwrite, quiet=as_json
             )
         else:
-            done = _restore(opened, pool, entry, target, selection, kept,
-                            overwrite=overwrite, quiet=as_json)  # fmt: skip
+            done = _restore(
+                opened, pool, entry, target, selection, kept, overwrite=overwrite, quiet=as_json
+            )
     if not (done.entries or done.failed or done.left):
         raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
     if as_json:
@@ -164,9 +174,16 @@ def _check_file(entry: Entry, text: str) -> None:
 
 
 def _restore(
-    store: Store, pool: Pool | None, entry: Entry, target: Path, selection: Selection,
-    symlinks: Symlinks, *, overwrite: bool, quiet: bool,
-) -> Restored:  # fmt: skip
+    store: Store,
+    pool: Pool | None,
+    entry: Entry,
+    target: Path,
+    selection: Selection,
+    symlinks: Symlinks,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> Restored:
     """Restore a directory into, or anything else as, `target`."""
     if isinstance(entry.detail, File):
         told = 0
@@ -182,17 +199,25 @@ def _restore(
             ).run(entry, target)
     with _told_how_to_go_on(), _progress(entry, selection, quiet=quiet) as shown:
         return Restorer(
-            store, pool=pool, overwrite=overwrite, symlinks=symlinks, selection=selection,
+            store,
+            pool=pool,
+            overwrite=overwrite,
+            symlinks=symlinks,
+            selection=selection,
             progress=lambda done, path: shown(done.entries, done.size, path),
-        ).run(entry, target)  # fmt: skip
+        ).run(entry, target)
 
 
 def _progress(entry: Entry, selection: Selection, *, quiet: bool) -> EntryProgress:
     """With the time left, if all of a directory is restored."""
     if selection or not isinstance(entry.detail, Directory):
         return EntryProgress("restoring", quiet=quiet)
-    return EntryProgress("restoring", quiet=quiet, expected_entries=entry.detail.paths + 1,
-                         expected_bytes=entry.detail.bytes)  # fmt: skip
+    return EntryProgress(
+        "restoring",
+        quiet=quiet,
+        expected_entries=entry.detail.paths + 1,
+        expected_bytes=entry.detail.bytes,
+    )
 
 
 @contextmanager
@@ -245,9 +270,15 @@ def _replaced_json(replaced: list[tuple[bytes, str]]) -> list[dict[str, str]]:
 
 
 def _plan(
-    what: str, store: Path, selection: Selection, target: Path | None, symlinks: Symlinks, *,
-    verbose: bool, as_json: bool,
-) -> int:  # fmt: skip
+    what: str,
+    store: Path,
+    selection: Selection,
+    target: Path | None,
+    symlinks: Symlinks,
+    *,
+    verbose: bool,
+    as_json: bool,
+) -> int:
     """Say what would be restored."""
     paths: list[dict[str, str]] = []
 
@@ -267,9 +298,13 @@ def _plan(
     if not plan.entries:
         raise VentifsError(f"{what}: nothing matches the patterns")
     if as_json:
-        facts = {"entries": plan.entries, "bytes": plan.size, "dry_run": True,
-                 "failed": _failed_json(plan.failed),
-                 "replaced": _replaced_json(plan.replaced)}  # fmt: skip
+        facts = {
+            "entries": plan.entries,
+            "bytes": plan.size,
+            "dry_run": True,
+            "failed": _failed_json(plan.failed),
+            "replaced": _replaced_json(plan.replaced),
+        }
         print_json({**facts, "paths": paths} if verbose else facts)
     else:
         number = count(len(plan.replaced), "symbolic link")

@@ -43,9 +43,15 @@ def telling(what: str, total: int, *, quiet: bool) -> Iterator[Told]:
 
 
 def restore_image(
-    store: Store, pool: Pool | None, entry: Entry, target: Path, kind: str, *,
-    overwrite: bool, quiet: bool,
-) -> Restored:  # fmt: skip
+    store: Store,
+    pool: Pool | None,
+    entry: Entry,
+    target: Path,
+    kind: str,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> Restored:
     """Restore a disk as an image of a format.
 
     Raises:
@@ -64,9 +70,14 @@ def restore_image(
     with telling("restoring", 2 * entry.size, quiet=quiet) as told:
         try:
             less = restore_converted(
-                store, pool or Inline(Maker(store, overwrite=overwrite).handle), named, target,
-                kind, overwrite=overwrite, told=told,
-            )  # fmt: skip
+                store,
+                pool or Inline(Maker(store, overwrite=overwrite).handle),
+                named,
+                target,
+                kind,
+                overwrite=overwrite,
+                told=told,
+            )
         except Failed as error:
             raise VentifsError(f"{_shown(target)}: not restored: {error}") from None
     done.left = [(named.name, what) for what in less]

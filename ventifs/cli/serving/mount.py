@@ -17,13 +17,24 @@ from ventifs.text import printable
 @click.argument("address", metavar="ADDRESS")
 @click.argument("version", metavar="VERSION")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "options", multiple=True, metavar="OPTIONS",
-              help="Options of mount(8) and the kernel's 9p.  May be repeated.")  # fmt: skip
-@click.option("--print", "print_only", is_flag=True,
-              help="Mount nothing; print the line for /etc/fstab.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=10,
-              show_default=True, metavar="SECONDS",
-              help="How long to wait for the server.")  # fmt: skip
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
+    help="Options of mount(8) and the kernel's 9p.  May be repeated.",
+)
+@click.option(
+    "--print", "print_only", is_flag=True, help="Mount nothing; print the line for /etc/fstab."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the server.",
+)
 def mount(
     address: str,
     version: str,

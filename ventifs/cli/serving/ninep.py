@@ -76,9 +76,13 @@ class _Server(msgspec.Struct, frozen=True):
                 await nursery.start(lambda task_status: watch(task_status, nursery.cancel_scope))
                 try:
                     async with Client.connect(
-                        self.address, dialect=self.dialect, aname=self.aname, user=self.user,
-                        uid=self.uid, trace=tracer,
-                    ) as client:  # fmt: skip
+                        self.address,
+                        dialect=self.dialect,
+                        aname=self.aname,
+                        user=self.user,
+                        uid=self.uid,
+                        trace=tracer,
+                    ) as client:
                         results.append(await use(client))
                 except Exception as error:
                     failure = error
@@ -116,24 +120,39 @@ def _server_options(command: _Command) -> _Command:
 
     @wraps(command)
     def with_server(
-        address: Address, dialect: str | None, aname: str, user: str | None, *, trace: bool,
+        address: Address,
+        dialect: str | None,
+        aname: str,
+        user: str | None,
+        *,
+        trace: bool,
         **others: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         name, uid = _user(user)
         dialects = _DIALECTS[dialect] if dialect else ALL
         return command(_Server(address, dialects, os.fsencode(aname), name, uid, trace), **others)
 
     options = [
         click.argument("address", callback=_address),
-        click.option("--dialect", type=click.Choice(list(_DIALECTS)),
-                     help="What to speak.  [default: the best that the server speaks]"),
-        click.option("--aname", default="", metavar="NAME",
-                     help="The tree to attach to, such as web01@2026-11-23:/etc; PATH begins "
-                     "there.  [default: the server's own]"),
-        click.option("--user", metavar="USER",
-                     help="Who one is, a name or a number.  [default: the user that runs it]"),
+        click.option(
+            "--dialect",
+            type=click.Choice(list(_DIALECTS)),
+            help="What to speak.  [default: the best that the server speaks]",
+        ),
+        click.option(
+            "--aname",
+            default="",
+            metavar="NAME",
+            help="The tree to attach to, such as web01@2026-11-23:/etc; PATH begins "
+            "there.  [default: the server's own]",
+        ),
+        click.option(
+            "--user",
+            metavar="USER",
+            help="Who one is, a name or a number.  [default: the user that runs it]",
+        ),
         click.option("--trace", is_flag=True, help="Print every message on standard error."),
-    ]  # fmt: skip
+    ]
     decorated: _Command = with_server
     for option in reversed(options):
         decorated = option(decorated)
@@ -304,8 +323,12 @@ def _bytes_of(facts: dict[str, Any], key: str) -> bytes:
 @_path_argument()
 @click.argument("target", type=click.Path(readable=False, path_type=Path), metavar="LOCAL")
 @json_option
-@click.option("--all", "everything", is_flag=True,
-              help="Also owners, set-uid, devices, all attributes: if it is trusted.")  # fmt: skip
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also owners, set-uid, devices, all attributes: if it is trusted.",
+)
 def get(server: _Server, path: bytes, target: Path, *, as_json: bool, everything: bool) -> int:
     """Copy a file or directory from a server, with modes, times and links.
 
@@ -319,9 +342,10 @@ def get(server: _Server, path: bytes, target: Path, *, as_json: bool, everything
     async def use(client: Client) -> Fetched:
         with _named(path), EntryProgress("copying", quiet=as_json) as progress:
             return await Fetcher(
-                client, everything=everything,
+                client,
+                everything=everything,
                 progress=lambda done, at: progress(done.entries, done.size, at),
-            ).run(path, target)  # fmt: skip
+            ).run(path, target)
 
     done = server.run(use)
     if as_json:
@@ -342,8 +366,10 @@ def _print_done(done: Fetched, target: Path) -> None:
     if more > 0:
         echo(f"... and {more:,} more", err=True)
     but = f", but {count(len(done.failed), 'path')} could not be" if done.failed else ""
-    echo(f"copied {count(done.entries, 'entry', 'entries')}, {size(done.size)} "
-               f"to {printable(os.fsencode(target))}{but}")  # fmt: skip
+    echo(
+        f"copied {count(done.entries, 'entry', 'entries')}, {size(done.size)} "
+        f"to {printable(os.fsencode(target))}{but}"
+    )
 
 
 def _done_json(done: Fetched) -> dict[str, Any]:
@@ -364,16 +390,22 @@ def _long_line(found: Found) -> str:
     target = f" -> {printable(found.target)}" if found.target else ""
     when = time_text(status.mtime_ns)[:19].replace("T", " ")
     owner, group = printable(status.owner), printable(status.group)
-    return (f"{stat.filemode(status.mode)} {owner:>5} {group:>5} {amount:>12} {when} "
-            f"{printable(found.path)}{target}")  # fmt: skip
+    return (
+        f"{stat.filemode(status.mode)} {owner:>5} {group:>5} {amount:>12} {when} "
+        f"{printable(found.path)}{target}"
+    )
 
 
 def _status_json(path: bytes, status: Status, target: bytes) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        **exact(path), "mode": f"{status.mode:o}", **exact(status.owner, "owner"),
-        **exact(status.group, "group"), "mtime": time_text(status.mtime_ns), "nlink": status.nlink,
+        **exact(path),
+        "mode": f"{status.mode:o}",
+        **exact(status.owner, "owner"),
+        **exact(status.group, "group"),
+        "mtime": time_text(status.mtime_ns),
+        "nlink": status.nlink,
         "qid": [status.qid.type, status.qid.version, status.qid.path],
-    }  # fmt: skip
+    }
     if stat.S_ISREG(status.mode):
         facts["size"] = status.size
     elif stat.S_IFMT(status.mode) in (stat.S_IFCHR, stat.S_IFBLK):

@@ -54,28 +54,70 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @store_option
 @click.option("--stdio", is_flag=True, help="Serve standard input and output, one client, instead.")
-@click.option("--allow", "rules", multiple=True, metavar="RULE",
-              help="Who may reach which names: '192.0.2.0/24 web*,db01', 'cid:5 web01', "
-              "'user:alice *'.  May be repeated; who fits no rule reaches nothing.")  # fmt: skip
-@click.option("--allow-file", "rule_files", multiple=True, type=_RULES_FILE,
-              metavar="FILE", help="Rules of --allow, one a line; # begins a comment.")  # fmt: skip
-@click.option("--access", type=click.Choice(["trust", "mode"]), default="trust", show_default=True,
-              help="Who checks permissions: the client's kernel, or the server.")  # fmt: skip
-@click.option("--squash", type=click.Choice(["none", "root", "all"]), default="none",
-              show_default=True, help="Who is nobody, when the server checks.")  # fmt: skip
+@click.option(
+    "--allow",
+    "rules",
+    multiple=True,
+    metavar="RULE",
+    help="Who may reach which names: '192.0.2.0/24 web*,db01', 'cid:5 web01', "
+    "'user:alice *'.  May be repeated; who fits no rule reaches nothing.",
+)
+@click.option(
+    "--allow-file",
+    "rule_files",
+    multiple=True,
+    type=_RULES_FILE,
+    metavar="FILE",
+    help="Rules of --allow, one a line; # begins a comment.",
+)
+@click.option(
+    "--access",
+    type=click.Choice(["trust", "mode"]),
+    default="trust",
+    show_default=True,
+    help="Who checks permissions: the client's kernel, or the server.",
+)
+@click.option(
+    "--squash",
+    type=click.Choice(["none", "root", "all"]),
+    default="none",
+    show_default=True,
+    help="Who is nobody, when the server checks.",
+)
 @click.option("--scores", is_flag=True, help="Serve versions by score, too: score:HEX.")
-@click.option("--workers", type=click.IntRange(1, _WORKERS_MAX), default=1, show_default=True,
-              metavar="N", help="Processes that serve; they divide the memory.")  # fmt: skip
-@click.option("--cache", type=Size(), default=CACHE_BYTES_DEFAULT, metavar="SIZE",
-              help="Memory for what was read.  [default: 256MiB]")  # fmt: skip
-@click.option("--client-memory", type=Size(), metavar="SIZE",
-              help="Memory for what clients hold: files, messages; one client's is at most half.  "
-              "[default: an eighth of the machine's]")  # fmt: skip
-@click.option("--msize", type=Size(), default=Settings("").msize, metavar="SIZE",
-              help="The largest message.  [default: 1MiB and 24 bytes]")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(1, _WORKERS_MAX),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that serve; they divide the memory.",
+)
+@click.option(
+    "--cache",
+    type=Size(),
+    default=CACHE_BYTES_DEFAULT,
+    metavar="SIZE",
+    help="Memory for what was read.  [default: 256MiB]",
+)
+@click.option(
+    "--client-memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Memory for what clients hold: files, messages; one client's is at most half.  "
+    "[default: an eighth of the machine's]",
+)
+@click.option(
+    "--msize",
+    type=Size(),
+    default=Settings("").msize,
+    metavar="SIZE",
+    help="The largest message.  [default: 1MiB and 24 bytes]",
+)
 @click.option("--trace", is_flag=True, help="Print every message on standard output.")
-@click.option("--metrics", metavar="ADDRESS",
-              help="Serve metrics for Prometheus there, by HTTP at /metrics.")  # fmt: skip
+@click.option(
+    "--metrics", metavar="ADDRESS", help="Serve metrics for Prometheus there, by HTTP at /metrics."
+)
 @click.option("--log-json", is_flag=True, help="Log lines of JSON.")
 def serve(
     addresses: tuple[str, ...],
@@ -118,9 +160,16 @@ def serve(
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
     read_header(store)  # whether it is one, before anything else; workers open it
     settings = Settings(
-        store=str(store), cache_bytes=cache, client_bytes=clients, access=access, squash=squash,
-        scores=scores, msize=msize, log_json=log_json, trace=trace,
-    )  # fmt: skip
+        store=str(store),
+        cache_bytes=cache,
+        client_bytes=clients,
+        access=access,
+        squash=squash,
+        scores=scores,
+        msize=msize,
+        log_json=log_json,
+        trace=trace,
+    )
     allow = _allow_list(rules, rule_files)
     start_log(as_json=log_json)
     if stdio:
@@ -162,9 +211,13 @@ def _serve_addresses(
         for warning in allow.warnings(served):
             event("warning", level=logging.WARNING, note=warning)
         plan = Plan(
-            store=settings.store, addresses=[str(address) for address in served],
-            listeners=listeners, allow=allow, control=control, metrics=scrapes,
-        )  # fmt: skip
+            store=settings.store,
+            addresses=[str(address) for address in served],
+            listeners=listeners,
+            allow=allow,
+            control=control,
+            metrics=scrapes,
+        )
         backend = Pool(settings, workers) if workers > 1 else stack.enter_context(Local(settings))
 
         def ready() -> None:

@@ -37,8 +37,14 @@ _SHOWN_MAX = 1000
     is_flag=True,
     help="Mend what can be mended; reads all data, and wants the store to itself.",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=2, metavar="N",
-              show_default=True, help="Arenas side by side.")  # fmt: skip
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=2,
+    metavar="N",
+    show_default=True,
+    help="Arenas side by side.",
+)
 def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: int) -> int:
     """Verify the store; mend it with --repair.
 

@@ -91,16 +91,21 @@ def _long_line(name: bytes, entry: Entry) -> str:
         amount = str(detail.bytes if isinstance(detail, Directory) else entry.size)
     target = f" -> {printable(detail.target)}" if isinstance(detail, Symlink) else ""
     when = time_text(entry.mtime_ns)[:19].replace("T", " ")
-    return (f"{stat.filemode(entry.mode)} {entry.uid:>5} {entry.gid:>5} {amount:>12} {when} "
-            f"{printable(name)}{target}")  # fmt: skip
+    return (
+        f"{stat.filemode(entry.mode)} {entry.uid:>5} {entry.gid:>5} {amount:>12} {when} "
+        f"{printable(name)}{target}"
+    )
 
 
 def entry_json(name: bytes, entry: Entry) -> dict[str, Any]:
     """What `--json` prints of an entry."""
     facts: dict[str, Any] = {
-        **exact(name), "mode": f"{entry.mode:o}", "uid": entry.uid, "gid": entry.gid,
+        **exact(name),
+        "mode": f"{entry.mode:o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
         "mtime": time_text(entry.mtime_ns),
-    }  # fmt: skip
+    }
     match entry.detail:
         case File():
             facts["size"] = entry.size

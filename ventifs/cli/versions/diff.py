@@ -22,8 +22,15 @@ from ventifs.tree.versions.diff import Change
 from ventifs.tree.versions.diff import diff as tree_diff
 
 SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
-_TYPES = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "b": stat.S_IFBLK,
-          "c": stat.S_IFCHR, "p": stat.S_IFIFO, "s": stat.S_IFSOCK}  # fmt: skip
+_TYPES = {
+    "f": stat.S_IFREG,
+    "d": stat.S_IFDIR,
+    "l": stat.S_IFLNK,
+    "b": stat.S_IFBLK,
+    "c": stat.S_IFCHR,
+    "p": stat.S_IFIFO,
+    "s": stat.S_IFSOCK,
+}
 
 
 def _entry(store: Store, text: str, path: bytes) -> Entry:

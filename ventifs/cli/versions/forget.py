@@ -142,12 +142,15 @@ def _thinned(store: Store, names: tuple[str, ...], policy: Policy) -> tuple[Kept
     """What a policy keeps of each name, and what it does not."""
     kept: Kept = []
     doomed: list[Version] = []
-    for name in sorted({find_version(store, name).name for name in names}
-                       or {version.name for version in versions(store)}):  # fmt: skip
+    for name in sorted(
+        {find_version(store, name).name for name in names}
+        or {version.name for version in versions(store)}
+    ):
         of_name = versions(store, name)
         reasons = retained((version.time_ns for version in of_name), policy)
-        kept += [(version, reasons[version.time_ns])
-                 for version in of_name if version.time_ns in reasons]  # fmt: skip
+        kept += [
+            (version, reasons[version.time_ns]) for version in of_name if version.time_ns in reasons
+        ]
         doomed += [version for version in of_name if version.time_ns not in reasons]
     return kept, doomed
 

@@ -131,8 +131,9 @@ def disk_notes(facts: Facts) -> list[str]:
 @store_option
 @json_option
 @click.option("--tag", "tags", multiple=True, help="Only those with this tag; may be repeated.")
-@click.option("--troubles", "with_troubles", is_flag=True,
-              help="List everything that could not be archived.")  # fmt: skip
+@click.option(
+    "--troubles", "with_troubles", is_flag=True, help="List everything that could not be archived."
+)
 def versions(
     name: str | None,
     *,

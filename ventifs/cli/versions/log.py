@@ -28,8 +28,9 @@ def log(what: str, *, store: Path, as_json: bool) -> None:
     with Store.open(store) as opened:
         wanted, path = split_path(what)
         last = find_version(opened, wanted)
-        before = [version for version in versions(opened, last.name)
-                  if version.time_ns <= last.time_ns]  # fmt: skip
+        before = [
+            version for version in versions(opened, last.name) if version.time_ns <= last.time_ns
+        ]
         steps = history(opened, before, path)
         if as_json:
             print_array(map(_as_json, steps))
@@ -53,9 +54,13 @@ def _score(entry: Entry | None) -> str | None:
 def _line(step: Step) -> str:
     amount = _size(step.entry)
     what = f"({', '.join(step.what)})" if step.what else ""
-    words = [SIGNS[step.kind], f"{step.version.when:<20}",
-             f"{'' if amount is None else size(amount):>9}",
-             f"{_score(step.entry) or '':<64}", what]  # fmt: skip
+    words = [
+        SIGNS[step.kind],
+        f"{step.version.when:<20}",
+        f"{'' if amount is None else size(amount):>9}",
+        f"{_score(step.entry) or '':<64}",
+        what,
+    ]
     return "  ".join(words).rstrip()
 
 

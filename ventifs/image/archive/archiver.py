@@ -192,9 +192,13 @@ class ImageArchiver:
         ranges = chain.from_iterable(files.volume.ranges for files in volumes)
         borders = set(chain.from_iterable(ranges))
         assembler = DiskAssembler(
-            self._disk, placed, sorted(borders), self._pool, previous=self._previous,
+            self._disk,
+            placed,
+            sorted(borders),
+            self._pool,
+            previous=self._previous,
             told=partial(self._tell, DISK),
-        )  # fmt: skip
+        )
         return assembler.run(put)
 
     # --- the version's root -------------------------------------------------------------------
@@ -250,8 +254,16 @@ class ImageArchiver:
         self, name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | None = None
     ) -> Entry:
         status = self._disk.status
-        return Entry(name, mode, status.st_uid, status.st_gid, clamped_ns(status.st_mtime_ns),
-                     detail, Empty() if xattrs is None else xattrs, b"")  # fmt: skip
+        return Entry(
+            name,
+            mode,
+            status.st_uid,
+            status.st_gid,
+            clamped_ns(status.st_mtime_ns),
+            detail,
+            Empty() if xattrs is None else xattrs,
+            b"",
+        )
 
 
 def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:
@@ -302,6 +314,15 @@ def _facts(files: Files) -> VolumeFacts:
     volume, ended = files.volume, files.ended
     notes = (*([ended.problem] if ended.problem else []), *ended.notes)
     size = sum(end - start for start, end in volume.ranges)
-    return VolumeFacts(volume.name, volume.ranges[0][0] if volume.ranges else 0, size,
-                       volume.logical, volume.type, volume.title, volume.filesystem, volume.uuid,
-                       volume.label, notes)  # fmt: skip
+    return VolumeFacts(
+        volume.name,
+        volume.ranges[0][0] if volume.ranges else 0,
+        size,
+        volume.logical,
+        volume.type,
+        volume.title,
+        volume.filesystem,
+        volume.uuid,
+        volume.label,
+        notes,
+    )

@@ -99,9 +99,13 @@ class DiskSource:
                 self.facts, self.reused = facts, True
                 return version.root, Tally(bytes=facts.size), troubles
         archiver = ImageArchiver(
-            store, self._disk, pool=self._pool, drop_free=self._drop_free, progress=progress,
+            store,
+            self._disk,
+            pool=self._pool,
+            drop_free=self._drop_free,
+            progress=progress,
             previous=None if found is None else self._previous(store, seen, *found),
-        )  # fmt: skip
+        )
         root = archiver.run(self._events)
         self.facts = archiver.facts
         return root, archiver.tally, Troubles(archiver.troubles, store)
@@ -124,10 +128,15 @@ class DiskSource:
         files = self._disk.files
         settled = statuses(files, self._opened_ns)
         return Seen(
-            store.header.store_id, store.epoch, 0, settled, self._drop_free, self._mark,
+            store.header.store_id,
+            store.epoch,
+            0,
+            settled,
+            self._drop_free,
+            self._mark,
             format=self._disk.format,
             backing=(statuses(files[1:], self._opened_ns) or None) if len(files) > 1 else [],
-        )  # fmt: skip
+        )
 
     def _facts(self, store: Store, version: Version) -> Facts | None:
         with suppress(Corrupt, NotStored):  # then it is archived anew

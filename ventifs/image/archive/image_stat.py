@@ -53,8 +53,10 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     def is_like(self, other: "Seen") -> bool:
         """Whether a run now would make of the same bytes what that run made."""
         return (self.drop_free, self.readers, self.format) == (
-            other.drop_free, other.readers, other.format
-        )  # fmt: skip
+            other.drop_free,
+            other.readers,
+            other.format,
+        )
 
 
 _encode = msgspec.msgpack.Encoder().encode

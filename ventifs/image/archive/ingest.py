@@ -148,8 +148,16 @@ class Intake:
             xattrs = ()
         name = key.rpartition(b"\0")[2]
         detail = _detail(inode)
-        entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, detail,
-                      self._writer.write_xattrs(xattrs), b"")  # fmt: skip
+        entry = Entry(
+            name,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.mtime_ns,
+            detail,
+            self._writer.write_xattrs(xattrs),
+            b"",
+        )
         wrong_key = self._key_problem(key, name)
         problem = wrong_key or entry_problem(entry, root=not key)
         directory = type(detail) is Directory
@@ -174,8 +182,9 @@ class Intake:
             names.rows.append((key, time, directory, file, 0, encode(entry)))
             return 0
         content, extents, zeros = self._regular(inode, key, names)
-        entry = Entry(name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, File(content),
-                      entry.xattrs, b"")  # fmt: skip
+        entry = Entry(
+            name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, File(content), entry.xattrs, b""
+        )
         names.rows.append((key, time, False, file, inode.size, encode(entry)))
         if not extents:
             return 0

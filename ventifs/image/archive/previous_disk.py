@@ -103,8 +103,10 @@ class Previous:
                 if not self.same:
                     return content, False, 0
             length = min(whole, size - offset)
-            if not (self._is_same(start, start + length)
-                    and self._refers(start, length, offset, content)):  # fmt: skip
+            if not (
+                self._is_same(start, start + length)
+                and self._refers(start, length, offset, content)
+            ):
                 certain = False
                 break
         if content is None or not certain or not self._zeros_between(content, size, extents):

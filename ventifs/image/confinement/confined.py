@@ -92,8 +92,7 @@ def start(
     with ExitStack() as stack:
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, nowhere)
-        own = [name for name in (program, *_needed(program), _LOADER_CACHE)
-               if os.path.exists(name)]  # fmt: skip
+        own = [name for name in (program, *_needed(program), _LOADER_CACHE) if os.path.exists(name)]
         rules = [
             *stack.enter_context(_opened(own, landlock.RUN)),
             *stack.enter_context(_opened([os.devnull], landlock.WRITE)),
@@ -146,9 +145,12 @@ class _Start(threading.Thread):
             if self._confined:
                 landlock.restrict(self._rules)
             self._process = subprocess.Popen(
-                self._command, stdin=self._nowhere, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, pass_fds=self._fds,
-            )  # fmt: skip
+                self._command,
+                stdin=self._nowhere,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=self._fds,
+            )
         except BaseException as error:
             self._error = error
 

@@ -186,9 +186,25 @@ def _search(
     start = 0
     while most and start <= _U64_MAX:
         _KEY.pack_into(
-            buffer, 0, tree, number, number, start, _U64_MAX, 0, _U64_MAX, kind, kind, most,
-            0, 0, 0, 0, 0, room,
-        )  # fmt: skip
+            buffer,
+            0,
+            tree,
+            number,
+            number,
+            start,
+            _U64_MAX,
+            0,
+            _U64_MAX,
+            kind,
+            kind,
+            most,
+            0,
+            0,
+            0,
+            0,
+            0,
+            room,
+        )
         fcntl.ioctl(fd, _SEARCH, buffer)
         count = _KEY.unpack_from(buffer)[_FOUND]
         if not count:

@@ -93,8 +93,14 @@ def encode_kept(kept: Kept) -> bytes:
         VentifsError: there are more, or longer, paths than a record may have.
     """
     following = kept.following
-    stored = _Stored(VERSION, kept.format, kept.source.kind, kept.source.suffix,
-                     following.directories, following.devices)  # fmt: skip
+    stored = _Stored(
+        VERSION,
+        kept.format,
+        kept.source.kind,
+        kept.source.suffix,
+        following.directories,
+        following.devices,
+    )
     value = _encode(stored)
     problem = _problem(stored, value)
     if problem:
@@ -123,8 +129,11 @@ def decode_kept(record: Record) -> tuple[str, Kept]:
     problem = _problem(stored, record.value)
     if problem or record.key != kept_key(name):
         raise Corrupt(f"record {record.key!r} cannot be: {problem or 'its key'}")
-    return name, Kept(stored.format, Source(stored.kind, stored.suffix),
-                      Following(stored.directories, stored.devices))  # fmt: skip
+    return name, Kept(
+        stored.format,
+        Source(stored.kind, stored.suffix),
+        Following(stored.directories, stored.devices),
+    )
 
 
 def _problem(stored: _Stored, value: bytes) -> str:
@@ -220,5 +229,6 @@ def absolute(path: str, option: str) -> bytes:
             f"{option} {printable(path)}: the working directory has been removed; give an absolute "
             "path"
         ) from None
-    return b"/" + b"/".join(part for part in os.fsencode(whole).split(b"/")
-                            if part not in (b"", b"."))  # fmt: skip
+    return b"/" + b"/".join(
+        part for part in os.fsencode(whole).split(b"/") if part not in (b"", b".")
+    )

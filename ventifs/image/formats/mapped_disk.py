@@ -146,9 +146,15 @@ class Table:
     """
 
     def __init__(
-        self, file: RawDisk, place: int, count: int, code: str, order: str, damaged: Damaged,
+        self,
+        file: RawDisk,
+        place: int,
+        count: int,
+        code: str,
+        order: str,
+        damaged: Damaged,
         cache: "Cache[array[int]] | None" = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A table of `count` numbers of a type of `array`, in a byte order ("little" or "big").
 
         Tables of one image that are many share a cache, made by `page_cache`.

@@ -139,8 +139,12 @@ class _Chain:
             raise ImageError(f"{file.label}: its backing file cannot be used: {error}") from error
 
     def _referred(
-        self, name: bytes, format: str, file: RawDisk, what: str  # noqa: A002
-    ) -> tuple[RawDisk, str]:  # fmt: skip
+        self,
+        name: bytes,
+        format: str,  # noqa: A002
+        file: RawDisk,
+        what: str,
+    ) -> tuple[RawDisk, str]:
         """What a layer refers to, open, and its format as QEMU calls it, empty if not named."""
         try:
             path, kind = named(name, format)

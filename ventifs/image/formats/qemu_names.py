@@ -14,20 +14,43 @@ from ventifs.image.disk import ImageError
 
 # QEMU's names of formats, and ours. host_device is a driver that is found in headers, too.
 FORMATS = {
-    "raw": "raw", "file": "raw", "host_device": "raw", "qcow2": "qcow2", "vmdk": "vmdk",
-    "vpc": "vhd", "vhd": "vhd", "vhdx": "vhdx",
-}  # fmt: skip
+    "raw": "raw",
+    "file": "raw",
+    "host_device": "raw",
+    "qcow2": "qcow2",
+    "vmdk": "vmdk",
+    "vpc": "vhd",
+    "vhd": "vhd",
+    "vhdx": "vhdx",
+}
 _DEPTH_MAX = 16  # of objects in each other; QEMU writes four at most
 _SHOWN_MAX = 40  # characters of an option, in a message
 _FILES = ("file", "host_device")
 # What says how QEMU reads, and not what.
 _HARMLESS = {
-    "aio", "aio-max-batch", "auto-read-only", "cache", "cache-clean-interval", "cache-size",
-    "detect-zeroes", "discard", "discard-no-unref", "drop-cache", "force-share",
-    "l2-cache-entry-size", "l2-cache-size", "lazy-refcounts", "locking", "node-name",
-    "pass-discard-other", "pass-discard-request", "pass-discard-snapshot", "read-only",
-    "refcount-cache-size", "x-check-cache-dropped",
-}  # fmt: skip
+    "aio",
+    "aio-max-batch",
+    "auto-read-only",
+    "cache",
+    "cache-clean-interval",
+    "cache-size",
+    "detect-zeroes",
+    "discard",
+    "discard-no-unref",
+    "drop-cache",
+    "force-share",
+    "l2-cache-entry-size",
+    "l2-cache-size",
+    "lazy-refcounts",
+    "locking",
+    "node-name",
+    "pass-discard-other",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "read-only",
+    "refcount-cache-size",
+    "x-check-cache-dropped",
+}
 
 
 class Named(NamedTuple):

@@ -75,8 +75,10 @@ class References:
 
     def notes(self) -> list[str]:
         """What was opened, a line each, and the option that allowed it."""
-        lines = [f"read, too: {label}, by {option}, which is kept with the name"
-                 for label, option in self._read.items()]  # fmt: skip
+        lines = [
+            f"read, too: {label}, by {option}, which is kept with the name"
+            for label, option in self._read.items()
+        ]
         more = len(lines) - NOTES_MAX
         return lines if more <= 0 else [*lines[:NOTES_MAX], f"read, too: {more:,} more files"]
 
@@ -200,9 +202,12 @@ class _Walk:
         if stat.S_ISLNK(os.stat(component, dir_fd=fds[-1], follow_symlinks=False).st_mode):
             link = _joined([*self._given, *self._walked, component])
             raise _refused(
-                self._layer, shown, f"and on the way is a symbolic link, {printable(link)}, which "
-                "is not followed unless you allow it", self._advice.follow_backing(link),
-            )  # fmt: skip
+                self._layer,
+                shown,
+                f"and on the way is a symbolic link, {printable(link)}, which "
+                "is not followed unless you allow it",
+                self._advice.follow_backing(link),
+            )
         fds.append(os.open(component, _THROUGH, dir_fd=fds[-1]))
         self._walked.append(component)
 
@@ -211,9 +216,11 @@ class _Walk:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         if stat.S_ISBLK(mode):
             raise _refused(
-                self._layer, shown, "a block device, which is not followed unless you allow it",
+                self._layer,
+                shown,
+                "a block device, which is not followed unless you allow it",
                 self._advice.follow_device(shown),
-            )  # fmt: skip
+            )
         if stat.S_ISLNK(mode):
             raise ImageError(
                 f"{self._layer.label}: it refers to {printable(shown)}, which is a symbolic link, "

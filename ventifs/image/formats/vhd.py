@@ -97,8 +97,25 @@ def _footer(data: bytes) -> Footer | None:
     """A footer, if there is an intact one."""
     if len(data) < SECTOR or not data.startswith(_COOKIE) or not _sums(data, _FOOTER_SUM):
         return None
-    (_, _, _, following, _, program, _, _, _, size, cylinders, heads, sectors, kind, _, _,
-     saved) = _FOOTER.unpack_from(data)  # fmt: skip
+    (
+        _,
+        _,
+        _,
+        following,
+        _,
+        program,
+        _,
+        _,
+        _,
+        size,
+        cylinders,
+        heads,
+        sectors,
+        kind,
+        _,
+        _,
+        saved,
+    ) = _FOOTER.unpack_from(data)
     size = size // SECTOR * SECTOR
     notes = ["its guest was suspended, and is not shut down"] * bool(saved)
     geometry = cylinders * heads * sectors
@@ -130,8 +147,9 @@ def _dynamic(file: RawDisk, footer: Footer, damaged: Damaged) -> "Dynamic":
     if not footer.size or footer.size > _SIZE_MAX or entries * block < footer.size:
         raise damaged(f"its table is too small for a disk of {footer.size} bytes")
     blocks = -(-footer.size // block)
-    return Dynamic(file, footer.size, block, Table(file, table, blocks, "I", "big", damaged),
-                   damaged)  # fmt: skip
+    return Dynamic(
+        file, footer.size, block, Table(file, table, blocks, "I", "big", damaged), damaged
+    )
 
 
 class Dynamic:

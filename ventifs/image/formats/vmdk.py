@@ -188,8 +188,22 @@ def _footer(file: RawDisk, damaged: Damaged) -> bytes:
 
 def _checked(head: bytes, damaged: Damaged) -> tuple[Header, int]:
     """A header, and the sector of its grain directory, which may be at the end."""
-    (magic, version, flags, capacity, grain, text, text_size, entries, _, directory, _, unclean,
-     check, method) = _HEADER.unpack_from(head)  # fmt: skip
+    (
+        magic,
+        version,
+        flags,
+        capacity,
+        grain,
+        text,
+        text_size,
+        entries,
+        _,
+        directory,
+        _,
+        unclean,
+        check,
+        method,
+    ) = _HEADER.unpack_from(head)
     if magic != _MAGIC or version not in (1, 2, 3) or check != _CHECK:
         raise damaged(f"a header of version {version} that is not known, or damaged")
     compressed = bool(flags & _COMPRESSED)

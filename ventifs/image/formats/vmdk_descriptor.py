@@ -27,8 +27,12 @@ _WITH_OFFSET = ("FLAT",)
 _WITHOUT_OFFSET = ("SPARSE", "VMFS", "VMFSSPARSE")
 ONE_FILE = ("monolithicSparse", "streamOptimized")  # with the descriptor in their only extent
 _OF_FILES = (
-    "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs", "vmfsSparse",
-)  # fmt: skip
+    "monolithicFlat",
+    "twoGbMaxExtentSparse",
+    "twoGbMaxExtentFlat",
+    "vmfs",
+    "vmfsSparse",
+)
 
 
 class Extent(NamedTuple):

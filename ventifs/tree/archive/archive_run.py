@@ -132,8 +132,16 @@ def archive(
         else:
             root, tally, found = _unpacked(store, source, options or Options(), progress)
             where = source.label
-        version = Version(name, stamp, root, _label(where), comment, tags, tally.new_bytes,
-                          time.monotonic() - started)  # fmt: skip
+        version = Version(
+            name,
+            stamp,
+            root,
+            _label(where),
+            comment,
+            tags,
+            tally.new_bytes,
+            time.monotonic() - started,
+        )
         version = fitted(version, found, None if rehearsal else ContentWriter(store))
         if rehearsal:
             return version, tally

@@ -348,9 +348,12 @@ class Archiver:
             entries[index] = outcome.entry
             size += outcome.regular_size
             leaves[index] = (
-                leaves[index][0], outcome.inode, outcome.size, outcome.mtime_ns,
+                leaves[index][0],
+                outcome.inode,
+                outcome.size,
+                outcome.mtime_ns,
                 outcome.ctime_ns if outcome.settled else NOT_SETTLED,
-            )  # fmt: skip
+            )
         segment.size += size
         self.tally.entries += len(outcomes) - missing
         self.tally.bytes += size

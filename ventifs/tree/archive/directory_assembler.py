@@ -156,9 +156,12 @@ class Assembler:
             kept = [pair for pair in zip(segment.leaves, segment.entries, strict=True) if pair[1]]
             unchanged = False
             record = SeenSegment(
-                raw_leaves([leaf for leaf, _ in kept]), raw([entry for _, entry in kept]),
-                directories, bounded_total(segment.size), len(kept),
-            )  # fmt: skip
+                raw_leaves([leaf for leaf, _ in kept]),
+                raw([entry for _, entry in kept]),
+                directories,
+                bounded_total(segment.size),
+                len(kept),
+            )
             pairs = [(leaf[0], entry) for leaf, entry in kept]
         frame.paths += record.count
         frame.size += record.size

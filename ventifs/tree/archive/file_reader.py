@@ -146,8 +146,7 @@ def entry_of(
     time_ns = status.st_mtime_ns
     if not TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
         time_ns = clamped_ns(time_ns)
-    return Entry(name, status.st_mode, status.st_uid, status.st_gid, time_ns,
-                 detail, xattrs, b"")  # fmt: skip
+    return Entry(name, status.st_mode, status.st_uid, status.st_gid, time_ns, detail, xattrs, b"")
 
 
 def allow_many_descriptors() -> None:

@@ -111,8 +111,16 @@ class BatchReader:
             problem = problem or time_problem(status.st_mtime_ns)
         # Not settled with a problem, so that every run reports it.
         settled = not problem and status.st_ctime_ns < started_ns - SETTLED_NS
-        return Outcome(record, status.st_ino, status.st_size, entry.mtime_ns,
-                       status.st_ctime_ns, entry.size, settled, problem)  # fmt: skip
+        return Outcome(
+            record,
+            status.st_ino,
+            status.st_size,
+            entry.mtime_ns,
+            status.st_ctime_ns,
+            entry.size,
+            settled,
+            problem,
+        )
 
 
 def reason_of(error: Exception) -> str:

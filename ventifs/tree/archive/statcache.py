@@ -331,8 +331,10 @@ class StatCache:
         if self.carries:
             assert self.previous is not None
             whole_size = self.previous.footer.whole_size
-            places = {**dict(zip(self.previous.hashes, self.previous.offsets, strict=True)),
-                      **places}  # fmt: skip
+            places = {
+                **dict(zip(self.previous.hashes, self.previous.offsets, strict=True)),
+                **places,
+            }
         ordered = sorted(places.items())
         hashes = array("Q", [key for key, _ in ordered]).tobytes()
         offsets = array("Q", [place for _, place in ordered]).tobytes()

@@ -77,8 +77,11 @@ def resolve(store: Store, root: Entry, path: bytes) -> Entry:
         if name in (b"", b"."):
             continue
         if not isinstance(entry.detail, Directory):
-            what = "a symbolic link, which is not followed" if isinstance(
-                entry.detail, Symlink) else "not a directory"  # fmt: skip
+            what = (
+                "a symbolic link, which is not followed"
+                if isinstance(entry.detail, Symlink)
+                else "not a directory"
+            )
             raise NoSuchPath(f"{printable(walked)}: {what}")
         walked += b"/" + name
         found = look_up(store, entry.detail.content, name)

@@ -86,9 +86,7 @@ class Aliases:
         """The same of a directory in another that was entered, without a link of its own."""
         if above is None:
             return None
-        claims = [
-            claim for claim in self._kept.get(real(), ()) if claim.order < above.order
-        ]  # fmt: skip
+        claims = [claim for claim in self._kept.get(real(), ()) if claim.order < above.order]
         for claim in above.earlier:
             found = self._look_up(claim.entry, name)
             if found is not None and found.is_directory:

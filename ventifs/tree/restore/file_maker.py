@@ -40,15 +40,27 @@ from ventifs.tree.restore.unchanged import is_there
 
 CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight are under 300 MiB together
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-STOPPING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,
-            errno.ENOMEM}  # fmt: skip
+STOPPING = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
 _REASONS = {
     errno.ENOTEMPTY: "a directory with things in it is in the way; move it away and run again",
     errno.EBUSY: "a mount point is in the way",
     errno.EEXIST: "something is there already; --overwrite replaces it",
 }
-_KIND_NAMES = {stat.S_IFLNK: "symbolic link", stat.S_IFCHR: "device", stat.S_IFBLK: "device",
-               stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}  # fmt: skip
+_KIND_NAMES = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+}
 
 
 class Kind(IntEnum):
@@ -188,8 +200,9 @@ class Maker:
             case Block(score, length):
                 data = self._store.get(Score(score))
                 if len(data) > length:
-                    raise Corrupt(f"block of {len(data)} bytes where {length} are said",
-                                  score=score)  # fmt: skip
+                    raise Corrupt(
+                        f"block of {len(data)} bytes where {length} are said", score=score
+                    )
                 return data
             case Inline(data):
                 return data

@@ -62,8 +62,9 @@ class Links:
             if place.staging >= 0:
                 self._staged += 1
                 name, into = b"link.%d" % self._staged, place.staging
-            os.link(group.first.name, name, src_dir_fd=source, dst_dir_fd=into,
-                    follow_symlinks=False)  # fmt: skip
+            os.link(
+                group.first.name, name, src_dir_fd=source, dst_dir_fd=into, follow_symlinks=False
+            )
         finally:
             os.close(source)
         if place.staging >= 0:

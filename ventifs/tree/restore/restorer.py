@@ -285,15 +285,24 @@ class Restorer:
         made = False
         try:
             directory = self._places.fd(place)
-            if self._overwrite and not entry.link and is_there(
-                self._store, entry, entry.detail.content, directory
-            ):  # fmt: skip
+            if (
+                self._overwrite
+                and not entry.link
+                and is_there(self._store, entry, entry.detail.content, directory)
+            ):
                 self.done.kept += 1
                 told(entry.size)
                 less = []
             else:
-                less = make_large(self._store, self._pool, entry, directory, place.staging,
-                                  overwrite=self._overwrite, told=told)  # fmt: skip
+                less = make_large(
+                    self._store,
+                    self._pool,
+                    entry,
+                    directory,
+                    place.staging,
+                    overwrite=self._overwrite,
+                    told=told,
+                )
             made = True
         except Failed as error:
             self._trouble(path, error.trouble)

@@ -65,6 +65,10 @@ def is_same(store: Store, entry: Entry, content: Content, fd: int) -> bool:
 
 def _has(store: Store, content: Content, fd: int) -> bool:
     if isinstance(content, Block | Tree):
-        return holds(store, content, lambda offset, length: os.pread(fd, length, offset),
-                     lambda offset, length: is_zero(fd, offset, length))  # fmt: skip
+        return holds(
+            store,
+            content,
+            lambda offset, length: os.pread(fd, length, offset),
+            lambda offset, length: is_zero(fd, offset, length),
+        )
     return os.pread(fd, INLINE_MAX + 1, 0) == read_whole(store, content)

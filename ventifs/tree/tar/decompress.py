@@ -56,14 +56,29 @@ class _Codec(msgspec.Struct, frozen=True):
 
 _CODECS = (
     _Codec("gzip", (b"\x1f\x8b\x08",), lambda: zlib.decompressobj(wbits=31), 4096),
-    _Codec("xz", (b"\xfd7zXZ\0",),
-           lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_MAX), 4096),
-    _Codec("zstd", (b"\x28\xb5\x2f\xfd", b"P*M\x18"),  # a frame, or pzstd's note before one
-           lambda: zstandard.ZstdDecompressor().decompressobj(), 2048),
+    _Codec(
+        "xz",
+        (b"\xfd7zXZ\0",),
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_MAX),
+        4096,
+    ),
+    _Codec(
+        "zstd",
+        (b"\x28\xb5\x2f\xfd", b"P*M\x18"),  # a frame, or pzstd's note before one
+        lambda: zstandard.ZstdDecompressor().decompressobj(),
+        2048,
+    ),
     _Codec("bzip2", (b"BZh",), bz2.BZ2Decompressor, 64),
-)  # fmt: skip
-_BAD_DATA = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError,
-             zstandard.ZstdError)  # fmt: skip
+)
+_BAD_DATA = (
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    zlib.error,
+    lzma.LZMAError,
+    zstandard.ZstdError,
+)
 
 
 class _Feed:

@@ -95,8 +95,9 @@ class Exporter:
         if letter is None:
             self.done.left.append((path, "a socket, which a tar cannot hold"))
             return
-        header = Header(letter, b"./" + path, stat.S_IMODE(entry.mode), entry.uid, entry.gid,
-                        entry.mtime_ns)  # fmt: skip
+        header = Header(
+            letter, b"./" + path, stat.S_IMODE(entry.mode), entry.uid, entry.gid, entry.mtime_ns
+        )
         first = _first(database, entry, header.name) if entry.link else header.name
         if first != header.name:
             header.type, header.target = _LINK, first

@@ -22,8 +22,17 @@ _GNU_MAGIC = b"ustar  \0"
 _DIGITS_MAX = 100  # of a number in a pax record: more are no number
 _WHOLE = re.compile(rf"-?[0-9]{{1,{_DIGITS_MAX}}}")
 _DECIMAL = re.compile(rf"(-?)([0-9]{{1,{_DIGITS_MAX}}})(?:\.([0-9]*))?")
-_HOSTILE = (tarfile.TarError, ValueError, TypeError, IndexError, KeyError, OverflowError,
-            RecursionError, MemoryError, struct.error)  # fmt: skip
+_HOSTILE = (
+    tarfile.TarError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    struct.error,
+)
 _REMEDY = "make it or fetch it anew"
 
 
@@ -144,9 +153,11 @@ class Members:
         headers, empty = _Headers(self._unpacked), True
         try:
             tar = _TarFile(
-                fileobj=cast(IO[bytes], headers), tarinfo=Member, encoding="utf-8",
+                fileobj=cast(IO[bytes], headers),
+                tarinfo=Member,
+                encoding="utf-8",
                 errors="surrogateescape",
-            )  # fmt: skip
+            )
             for member in tar:
                 assert isinstance(member, Member)
                 empty = False

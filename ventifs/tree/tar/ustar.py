@@ -13,10 +13,24 @@ import msgspec
 BLOCK = 512
 END_SIZE = 20 * BLOCK  # an archive is a multiple of so much, POSIX says, and ends in zeros
 _FIELDS = {  # bytes, in order
-    "name": 100, "mode": 8, "uid": 8, "gid": 8, "size": 12, "mtime": 12, "checksum": 8, "type": 1,
-    "linkname": 100, "magic": 6, "version": 2, "uname": 32, "gname": 32, "devmajor": 8,
-    "devminor": 8, "prefix": 155, "": 12,
-}  # fmt: skip
+    "name": 100,
+    "mode": 8,
+    "uid": 8,
+    "gid": 8,
+    "size": 12,
+    "mtime": 12,
+    "checksum": 8,
+    "type": 1,
+    "linkname": 100,
+    "magic": 6,
+    "version": 2,
+    "uname": 32,
+    "gname": 32,
+    "devmajor": 8,
+    "devminor": 8,
+    "prefix": 155,
+    "": 12,
+}
 _HEADER = struct.Struct("".join(f"{size}s" for size in _FIELDS.values()))
 _CHECKSUM_AT = sum(list(_FIELDS.values())[: list(_FIELDS).index("checksum")])
 _FIXED = {"magic": b"ustar\0", "version": b"00", "checksum": b" " * 8}

@@ -198,9 +198,16 @@ def version_size(version: Version) -> int:
 
 
 def _encoded(version: Version) -> bytes:
-    fields = (encode_entry(version.root, root=True), version.source, version.comment, version.tags,
-              version.new_bytes, version.seconds, version.troubles,
-              version.troubles_more)  # fmt: skip
+    fields = (
+        encode_entry(version.root, root=True),
+        version.source,
+        version.comment,
+        version.tags,
+        version.new_bytes,
+        version.seconds,
+        version.troubles,
+        version.troubles_more,
+    )
     try:
         if isinstance(version.beyond, Empty):
             return _encode_stored(_Stored(*fields))
@@ -234,10 +241,20 @@ def decode_version(record: Record) -> Version:
             raise Corrupt(f"version record {record.key!r} is not in its canonical form")
         root = decode_entry(stored.root, root=True)
         beyond = stored.beyond if isinstance(stored, _StoredBeyond) else Empty()
-        version = Version(check_name(name.decode()), _TIME.unpack(time)[0],
-                          root, stored.source, stored.comment,
-                          stored.tags, stored.new_bytes, stored.seconds, stored.troubles,
-                          stored.troubles_more, beyond, record)  # fmt: skip
+        version = Version(
+            check_name(name.decode()),
+            _TIME.unpack(time)[0],
+            root,
+            stored.source,
+            stored.comment,
+            stored.tags,
+            stored.new_bytes,
+            stored.seconds,
+            stored.troubles,
+            stored.troubles_more,
+            beyond,
+            record,
+        )
         problem = _version_problem(version)
         if isinstance(stored, _StoredBeyond) and isinstance(beyond, Empty):
             problem = "it names no troubles where some are said"
@@ -279,8 +296,15 @@ def _parse_time(text: str) -> tuple[int, int]:
         raise VentifsError(f"{text!r} is not a time; write it like 2026-11-23 or 2026-11-23T06:00Z")
     year, month, day, hour, minute, second, fraction, zone = match.groups()
     try:
-        start = datetime(int(year), int(month or 1), int(day or 1), int(hour or 0),
-                         int(minute or 0), int(second or 0), tzinfo=UTC)  # fmt: skip
+        start = datetime(
+            int(year),
+            int(month or 1),
+            int(day or 1),
+            int(hour or 0),
+            int(minute or 0),
+            int(second or 0),
+            tzinfo=UTC,
+        )
     except ValueError as error:
         raise VentifsError(f"{text!r} is not a time: {error}") from None
     if second:
@@ -321,8 +345,11 @@ def find_version(store: Store, text: str) -> Version:
     if text.startswith("score:"):
         return _by_score(store, text)
     if ":" in name:
-        hint = ("name a version without a path here" if ":/" in name
-                else "a path begins with a slash, as in NAME:/etc")  # fmt: skip
+        hint = (
+            "name a version without a path here"
+            if ":/" in name
+            else "a path begins with a slash, as in NAME:/etc"
+        )
         raise VentifsError(f"{text}: {hint}")
     of_name = versions(store, check_name(name))
     if not of_name:

@@ -102,9 +102,15 @@ def compared(path: bytes, old: Entry, new: Entry) -> Change | None:
     if type(old.detail) is not type(new.detail):
         what.append("type")
     elif not isinstance(old.detail, Directory):
-        what += [field for field in old.detail.__struct_fields__
-                 if getattr(old.detail, field) != getattr(new.detail, field)]  # fmt: skip
+        what += [
+            field
+            for field in old.detail.__struct_fields__
+            if getattr(old.detail, field) != getattr(new.detail, field)
+        ]
     kind = MODIFIED if what else METADATA
-    what += [field for field in ("mode", "uid", "gid", "mtime_ns", "xattrs", "link")
-             if getattr(old, field) != getattr(new, field)]  # fmt: skip
+    what += [
+        field
+        for field in ("mode", "uid", "gid", "mtime_ns", "xattrs", "link")
+        if getattr(old, field) != getattr(new, field)
+    ]
     return Change(path, kind, old, new, tuple(what)) if what else None

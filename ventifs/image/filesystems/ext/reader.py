@@ -190,14 +190,42 @@ class Ext:
         extra = more = 0
         if layout.inode_size > _SMALL:
             (
-                mode, uid, size, seconds, gid, links, sectors, flags, where, attributes,
-                size_high, sectors_high, attributes_high, uid_high, gid_high, extra, more,
-            ) = _LARGE.unpack_from(table, at)  # fmt: skip
+                mode,
+                uid,
+                size,
+                seconds,
+                gid,
+                links,
+                sectors,
+                flags,
+                where,
+                attributes,
+                size_high,
+                sectors_high,
+                attributes_high,
+                uid_high,
+                gid_high,
+                extra,
+                more,
+            ) = _LARGE.unpack_from(table, at)
         else:
             (
-                mode, uid, size, seconds, gid, links, sectors, flags, where, attributes,
-                size_high, sectors_high, attributes_high, uid_high, gid_high,
-            ) = _INODE.unpack_from(table, at)  # fmt: skip
+                mode,
+                uid,
+                size,
+                seconds,
+                gid,
+                links,
+                sectors,
+                flags,
+                where,
+                attributes,
+                size_high,
+                sectors_high,
+                attributes_high,
+                uid_high,
+                gid_high,
+            ) = _INODE.unpack_from(table, at)
         kind = mode & _KIND
         if not links or kind not in _TYPES:
             raise ImageError(f"inode {number} is not in use, or damaged")

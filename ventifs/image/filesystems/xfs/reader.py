@@ -155,9 +155,25 @@ class Xfs:
     def _record(self, number: int) -> Record:
         data, at = self.layout.inode(number)
         (
-            magic, mode, version, form, old_links, uid, gid, links, big_count, mtime, size, count,
-            short_count, fork_offset, attribute_form, flags, flags2, own_number,
-        ) = _CORE.unpack_from(data, at)  # fmt: skip
+            magic,
+            mode,
+            version,
+            form,
+            old_links,
+            uid,
+            gid,
+            links,
+            big_count,
+            mtime,
+            size,
+            count,
+            short_count,
+            fork_offset,
+            attribute_form,
+            flags,
+            flags2,
+            own_number,
+        ) = _CORE.unpack_from(data, at)
         begin = at + 176
         if version != 3:
             begin, flags2 = at + 100, 0
