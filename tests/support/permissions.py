@@ -36,9 +36,8 @@ def compare(path: Path, cases: int) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         uid, groups = rng.choice(uids), set(rng.sample(gids, rng.randrange(3)))
         for wanted in (READ, SEARCH, READ | SEARCH):
-            told = permits(
-                Identity(uid, frozenset(groups)), wanted, mode, OWNER, GROUP, lambda acl=acl: acl
-            )
+            who = Identity(uid, frozenset(groups))
+            told = permits(who, wanted, mode, OWNER, GROUP, lambda acl=acl: acl)  # type: ignore[misc]
             assert told is _linux(path, uid, groups, wanted), (mode, acl, uid, groups, wanted)
 
 
