@@ -57,7 +57,7 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
             disk=disk,
             append=" ".join(
                 [
-                    "root=/dev/vda2 rw systemd.show_status=1 printk.devkmsg=on",
+                    "root=/dev/vda2 rw systemd.log_target=kmsg printk.devkmsg=on",
                     qemu.SLOW,
                     "systemd.unit=multi-user.target systemd.wants=kernel-command-line.service",
                     f'systemd.run="{run}" systemd.run_success_action=none',
@@ -79,8 +79,8 @@ def test_a_restored_disk_boots(images: Stored, tmp_path: Path) -> None:
     assert said == ["multi-user.target is active", "failed units 0", "root is /dev/vda2 ext4"], (
         console[-10_000:]
     )
-    assert "Reached target multi-user.target" in console
-    assert "Reached target poweroff.target" in console
+    assert "systemd[1]: Reached target multi-user.target" in console
+    assert "systemd[1]: Reached target poweroff.target" in console
     assert "systemd-shutdown[1]: All filesystems unmounted." in console
     assert re.search(r"reboot: Power down\s*$", console)
 
