@@ -54,7 +54,7 @@ class ReadFiles(Protocol):
 
 
 class Survey:
-    """An iterator of a disk's events, in the order that `events` describes, however parsers fare.
+    """The events of a disk, in the order that `survey_events` describes, whatever parsers do.
 
     A context manager. The survey is under way as soon as it is made; it ends when the thread that
     made it does.

@@ -19,7 +19,7 @@ class Stream:
     """
 
     def __init__(self, disk: Disk, size: int, extents: Sequence[Extent]) -> None:
-        """`extents` as in `events.Inode`: in order, without overlaps."""
+        """`extents` as in `survey_events.Inode`: in order, without overlaps."""
         self.size = size
         self._disk = disk
         self._extents = extents

@@ -107,7 +107,7 @@ class Intake:
         self._parent: bytes | None = None  # the last one met that can be
 
     def take(self, body: bytes, time: int) -> TakenIn:
-        """Take in a batch, as `events.Inside` has it; `time` is its first row's.
+        """Take in a batch, as `survey_events.Inside` has it; `time` is its first row's.
 
         Raises:
             ImageError: the disk cannot be read.

@@ -1,8 +1,8 @@
 """The files inside one volume: what is told of them handed out, and what comes back kept.
 
-Batches are taken in by whoever works for the run (see `entries`), and come back in any order. Where
+Batches are taken in by whoever works for the run (see `ingest`), and come back in any order. Where
 their contents lie is what the run needs itself; what they say of names waits in a `Spool`, until
-somebody builds the tree of it (see `trees`).
+somebody builds the tree of it (see `file_trees`).
 """
 
 from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ class Files:
 
         Args:
             events: of the survey.
-            ask: takes a request for `service`, and what gets the reply.
+            ask: takes a request for `worker`, and what gets the reply.
         """
         numbers = count()
         for event in events:

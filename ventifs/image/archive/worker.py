@@ -32,7 +32,7 @@ class TakeIn(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """The request: take in what a volume's parser told. The reply is a `TakenIn`.
 
     Attributes:
-        body: as `events.Inside` has it.
+        body: as `survey_events.Inside` has it.
         time: of the first row that comes of it.
     """
 

@@ -4,7 +4,7 @@ An image names host files, and its author may be anybody. So nothing is opened b
 beneath a directory, and block devices by their very path, that the administrator has named. A
 relative name starts at the directory of the layer that names it. The way down from the directory is
 walked by descriptors; no symbolic link on it is followed, whatever changes meanwhile. Names are
-plain paths here: what else QEMU writes into its headers is understood by `naming`.
+plain paths here: what else QEMU writes into its headers is understood by `qemu_names`.
 """
 
 import os

@@ -1,10 +1,10 @@
 """From a directory to its entry, everything below stored.
 
-The walk is depth first, names in order of their bytes, each directory opened relative to the one it
-is in and without following links. It looks at every name and compares with what the previous run
-saw; what is not the same is read in batches, by worker processes if there are some, so directories
-get whole in any order (`assembly`). Which names are hard links of one file is known only when all
-were met (`links`).
+The walk is depth first, names in the order of their bytes. Each directory is opened relative to its
+parent and without following links. Every name is compared with what the previous run saw. What
+differs is read in batches, by worker processes if there are any, so that directories are complete
+in any order (`directory_assembler`). Which names are hard links of one file is known only when all
+of them were met (`hardlinks`).
 """
 
 import os

@@ -64,7 +64,7 @@ class Batch:
         self._encoded += len(data) + 8
 
     def request(self) -> bytes:
-        """What `making.Maker` takes."""
+        """What `file_maker.Maker` takes."""
         return msgspec.msgpack.encode(self._items)
 
     def close(self) -> None:

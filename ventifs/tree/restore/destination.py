@@ -1,11 +1,11 @@
 """The directories of a destination: making them, finding them again, moving finished things in.
 
-Every component is opened relative to its parent's descriptor and never through a link, but for
-those that `symlinks` lets a restore keep, whose directories are found by it beneath the destination
-and used by their descriptors. Descriptors are few, whatever the depth and the number of
-directories: one that was closed is opened again from the nearest directory above that still is.
-With `overwrite` things are made in a staging directory that only this user may enter, one for each
-mount; what a killed run has left of one, the next run in the same place takes away.
+Every component is opened relative to its parent's descriptor and never through a link. The only
+links that a restore keeps are those that `directory_symlinks` allows: it finds the directory
+beneath the destination and gives its descriptor. Few descriptors are open at a time, however deep
+the tree is: one that was closed is opened again from the nearest directory above that still is
+open. With `overwrite` things are made in a staging directory that only this user may enter, one for
+each mount. The next run in the same place removes what a killed run has left in one.
 """
 
 import errno
@@ -47,7 +47,7 @@ class Place:
         staging: descriptor of the staging directory of its mount; -1 without one.
         pending: what must be done before it is finished, its own walk first.
         names: where it is, if a symbolic link has its name and is kept.
-        alias: its other names, if a link is on the way to it; see `aliases`.
+        alias: its other names, if a link is on the way to it; see `alias_paths`.
         before: its status when it was entered, if it was there.
     """
 

@@ -28,11 +28,11 @@ class _There:
 
     fd: int
     names: Names = ()
-    alias: Alias | None = None  # see `aliases`
+    alias: Alias | None = None  # see `alias_paths`
 
 
 class Plan:
-    """What is chosen below an entry, counted; see `choosing.Visitor`.
+    """What is chosen below an entry, counted; see `selection.Visitor`.
 
     Attributes:
         entries: names that would be made.

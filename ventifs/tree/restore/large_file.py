@@ -53,7 +53,7 @@ def make_large(
 
     Args:
         store: where its attributes are.
-        pool: of processes whose task is `making.making`, with nothing in flight.
+        pool: of processes whose task is `file_maker.making`, with nothing in flight.
         entry: of the file.
         directory: where it goes.
         staging: where it is made; -1 to make it under its own name.

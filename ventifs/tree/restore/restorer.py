@@ -1,10 +1,10 @@
 """From a version back to a directory.
 
-This process walks the tree and makes the directories; a `Pool` makes everything else, in batches
-of what stands together in the archive. A directory gets its metadata when all in it is done.
-Nothing an archive holds can write outside the destination (see `places`). What is damaged, or in
-the way, is told and left out, never left half made; what the user may not restore (owners, devices,
-some attributes) is told; everything else comes back bit for bit.
+This process walks the tree and makes the directories. A `Pool` makes everything else, in batches of
+what stands together in the archive. A directory gets its metadata when all in it is done. Nothing
+an archive holds can write outside the destination (see `destination`). What is damaged, or in the
+way, is reported and left out, never left half made. What the user may not restore (owners, devices,
+some attributes) is reported. Everything else comes back bit for bit.
 
 60,324 entries, 1.9 GB, 61 % of the files at most 4 KiB, to a tmpfs, two cores that others used too:
 3.3 s (6.0 of CPU), `tar -I zstd -x` 3.9 s (4.7), `borg extract` 10.0 s (9.4). Eight workers and
@@ -87,7 +87,7 @@ class Restorer:
 
         Args:
             store: where the tree is.
-            pool: of processes whose task is `making.making`; None makes everything in this one.
+            pool: of processes whose task is `file_maker.making`; None makes everything in this one.
             overwrite: replace what is there by what is archived.
             symlinks: which links to directories are kept, with `overwrite`.
             selection: what to restore.
@@ -172,7 +172,7 @@ class Restorer:
         named = msgspec.structs.replace(entry, name=os.fsencode(target.name), link=b"")
         self.leaf(named, encode(named))
 
-    # --- the walk, see `choosing.Visitor` -----------------------------------------------------
+    # --- the walk, see `selection.Visitor` ----------------------------------------------------
 
     def enter(self, entry: Entry) -> bool:
         """Make a directory, and go on in it."""
@@ -225,7 +225,7 @@ class Restorer:
         self._at = place.above
         self._release(place)
 
-    # --- links that are kept, see `aliases` ---------------------------------------------------
+    # --- links that are kept, see `alias_paths` -----------------------------------------------
 
     def _alias(self, place: Place, above: Place) -> Alias | None:
         """The other names of a directory, if a link that is kept is on the way to it."""
@@ -413,7 +413,7 @@ class Restorer:
             self._dress(place)
 
     def _leave_as_before(self, place: Place, before: os.stat_result) -> None:
-        """A directory whose metadata is that archived under an earlier name, see `aliases`."""
+        """A directory whose metadata is that archived under an earlier name, see `alias_paths`."""
         try:
             fd = self._places.fd(place)
             os.fchmod(fd, stat.S_IMODE(before.st_mode))

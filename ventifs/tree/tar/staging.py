@@ -1,6 +1,6 @@
 """Entries in any order, gathered on disk, and the directories that are built of them.
 
-A temporary SQLite database holds one row a path, whose key is as `building` wants it.
+A temporary SQLite database holds one row a path, whose key is as `tree_builder` wants it.
 
 Whatever is no directory takes the place of all that was below its path until then: a row keeps
 `cut`, the last time its path was none, and what is older below it is dropped in the end.
