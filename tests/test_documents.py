@@ -1,0 +1,27 @@
+"""Documents for developers name what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("[tv]*/**/*.py"))]
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_modules_and_rooms_that_are_named_exist(document: str) -> None:
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / document).read_text())
+    assert named
+    for name in named:
+        assert any(f"/{path}".endswith(f"/{name}") for path in FILES), name
+    rooms = re.findall(
+        r"`((?:cli|tree|image|ninep|tests|tools)/[\w/]*\w)`", (ROOT / document).read_text()
+    )
+    for room in rooms:
+        assert (ROOT / room).exists() or (ROOT / "ventifs" / room).exists(), room
+
+
+def test_commits_that_blame_passes_over_are_named_whole() -> None:
+    lines = (ROOT / ".git-blame-ignore-revs").read_text().splitlines()
+    assert all(re.fullmatch(r"#.*|[0-9a-f]{40}", line) for line in lines)
