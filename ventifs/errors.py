@@ -1,18 +1,18 @@
 """The exceptions that cross layers.
 
-Every message is one line that names the thing, the reason and, where there is one, the remedy; the
-command line prints it as it stands. It can be shown anywhere: what does not print in it is escaped.
-A package's own exceptions live beside the code that raises them and derive from these.
+Every message is one line that names the object, the reason and, where there is one, the remedy. The
+command line prints it unchanged. A message is safe to show anywhere: nonprintable characters in it
+are escaped. A package's own exceptions live beside the code that raises them and derive from these.
 """
 
 from ventifs.text import one_line
 
 
 class VentifsError(Exception):
-    """Anything that went wrong in an operation, as opposed to a bug in ventifs."""
+    """An operation failed, for a reason other than a bug in ventifs."""
 
     def __str__(self) -> str:
-        """The message. Names in it are escaped by `printable` where it is composed."""
+        """The message, escaped; callers pass names through `printable` when they compose it."""
         return one_line(super().__str__())
 
 
@@ -21,7 +21,7 @@ class Corrupt(VentifsError):
 
     Attributes:
         score: the block that is affected, where one is known.
-        arena: hexadecimal id of the arena the bytes stand in, where they stand in one.
+        arena: hexadecimal id of the arena that holds the bytes, if one does.
         offset: byte offset of the damaged clump or structure in that arena.
     """
 
@@ -33,7 +33,7 @@ class Corrupt(VentifsError):
         arena: str | None = None,
         offset: int | None = None,
     ) -> None:
-        """Compose the one line from what is known of the place."""
+        """Compose one line from the reason and the known parts of the place."""
         where = [] if score is None else [f"block {score.hex()}"]
         if arena is not None:
             where.append(f"arena {arena}" + ("" if offset is None else f" at {offset}"))
@@ -45,7 +45,7 @@ class Corrupt(VentifsError):
 
 
 class NotStored(VentifsError):
-    """A block was asked for that the store does not hold."""
+    """The store does not hold a requested block."""
 
 
 class NoSpace(VentifsError):
@@ -53,4 +53,4 @@ class NoSpace(VentifsError):
 
 
 class Busy(VentifsError):
-    """Somebody else holds a lock that this operation needs."""
+    """A lock or another resource that this operation needs is in use."""

@@ -1,15 +1,16 @@
 r"""Foreign bytes as text that is safe to show: the one place where names and messages are escaped.
 
-A name, an owner, a label, a comment or a server's words can hold anything: a newline that forges a
-line, an escape sequence that drives the terminal, a mark that turns the order of characters. What
-comes from outside passes `printable` where a line is composed. Whole lines pass `one_line` where
-they are printed, and streams for people are `PrintableStream`, so that a forgotten place shows
-odd characters but does no harm. Contents of files and names behind `-0` are not text and pass none.
+A name, an owner, a label, a comment or a server's message can hold anything: a newline that forges
+a line, an escape sequence that controls the terminal, a mark that reverses the order of characters.
+Foreign text passes `printable` when a line is composed. Whole lines pass `one_line` when they are
+printed, and streams for people are `PrintableStream`. So text that a caller forgot to escape shows
+odd characters, but does no harm. Contents of files and names printed by `-0` are not text, and are
+not escaped.
 
-What always holds: the result prints (`str.isprintable`), and so holds no control character (C0,
+Always: the result is printable (`str.isprintable`). It therefore holds no control character (C0,
 DEL, C1), no format character (bidirectional marks, zero-width characters), no line separator and
-no surrogate; nor a character that Unicode says is drawn as nothing. `printable` gives different
-names different texts.
+no surrogate. It also holds no character that Unicode draws as nothing. `printable` gives different
+texts for different names.
 """
 
 import codecs
@@ -18,8 +19,8 @@ import os
 import re
 from typing import TextIO, cast
 
-# Drawn as nothing, though `str.isprintable` takes them for letters, marks and symbols: of Unicode's
-# Default_Ignorable_Code_Point what it lets through, and the empty braille cell.
+# Characters that are drawn as nothing although `str.isprintable` accepts them: those of Unicode's
+# Default_Ignorable_Code_Point that count as letters, marks or symbols, and the empty braille cell.
 _blank = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 ).search
@@ -28,11 +29,11 @@ _LETTERS = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 def printable(text: bytes | str | os.PathLike[str]) -> str:
-    r"""A foreign text as a part of a line, another for every text.
+    r"""Escape foreign text for use in a line; different texts give different results.
 
-    A byte that is not UTF-8 is `\xff`, a control character `\n` or `\x1b`, other characters that do
-    not print `\u2028`; a backslash is two, as `ls -b` has it. Of a str, surrogates stand for bytes,
-    as `os.fsdecode` has it.
+    A byte that is not UTF-8 becomes `\xff`, a control character `\n` or `\x1b`, any other
+    nonprintable character `\u2028`. A backslash is doubled, as in `ls -b`. In a str, surrogates
+    stand for bytes, as in `os.fsdecode`.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
@@ -44,9 +45,9 @@ def printable(text: bytes | str | os.PathLike[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """A composed line, of parts that are escaped already: whatever still does not print is escaped.
+    """Escape what is still nonprintable in a composed line, whose parts are escaped already.
 
-    Idempotent. Backslashes stay, so two texts may give one; names need `printable`.
+    Idempotent. Backslashes stay, so two texts may give the same result; names need `printable`.
     """
     if _prints(text):
         return text
@@ -54,9 +55,10 @@ def one_line(text: str) -> str:
 
 
 def shell_word(text: str | os.PathLike[str]) -> str:
-    r"""A word of a command to paste: the shell reads it as `text`, whatever stands in it.
+    r"""Quote `text` as one word of a command to paste; the shell reads the word as `text`.
 
-    Where something does not print it is `$'\x1b'`, as bash, zsh, ksh and busybox read it.
+    A text with nonprintable characters is quoted as `$'\x1b'`, which bash, zsh, ksh and busybox
+    understand.
     """
     import shlex  # seldom needed
 
@@ -69,7 +71,8 @@ def shell_word(text: str | os.PathLike[str]) -> str:
 def command_word(text: str | os.PathLike[str]) -> str:
     r"""As `shell_word`, for a command that stands between single quotes in a message.
 
-    It is quoted by backslashes, so that the quotes around the command are the only ones.
+    Printable text is quoted with backslashes, so that the single quotes around the command are the
+    only ones.
     """
     text = os.fspath(text)
     if one_line(text) == text:
@@ -78,9 +81,9 @@ def command_word(text: str | os.PathLike[str]) -> str:
 
 
 class PrintableStream(io.TextIOWrapper):
-    """A text stream for people: newlines pass, everything else that does not print is escaped."""
+    """A text stream for people: escapes all nonprintable characters except newlines."""
 
-    origin: io.TextIOWrapper | None = None  # it closes the buffer, which both have, when it goes
+    origin: io.TextIOWrapper | None = None  # kept: when deleted, it closes the shared buffer
 
     def write(self, text: str) -> int:
         """Write lines, or parts of one."""
@@ -89,12 +92,12 @@ class PrintableStream(io.TextIOWrapper):
         return super().write(text)
 
     def drawing(self) -> TextIO:
-        """A stream to the same place for what the program draws itself; nothing is escaped."""
+        """A stream to the same place that escapes nothing, for what the program itself draws."""
         return cast(TextIO, _Drawing(self))
 
 
 def _unencodable(error: UnicodeError) -> tuple[str, int]:
-    """What a locale's encoding lacks: shown as other characters are, never as a byte."""
+    """Codec error handler: show characters that the encoding lacks by number, never as a byte."""
     assert isinstance(error, UnicodeEncodeError)
     part = error.object[error.start : error.end]
     return "".join(map(_code, part)), error.end
@@ -106,7 +109,7 @@ codecs.register_error(UNENCODABLE, _unencodable)
 
 
 def escaping(stream: io.TextIOWrapper) -> PrintableStream:
-    """A stream for people to the same place, line by line; `stream` itself is used no more."""
+    """A line-buffered stream for people to the same place; `stream` must not be used any more."""
     stream.flush()
     made = PrintableStream(
         stream.buffer, encoding=stream.encoding, errors=UNENCODABLE, line_buffering=True

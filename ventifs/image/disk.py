@@ -1,7 +1,7 @@
-"""What the archiver needs of a disk: its bytes, by offset, whatever holds them.
+"""The interface of a disk: its bytes by offset, whatever format holds them.
 
 A `Disk` is read only, has a fixed size and no position of its own, so that one opened before a fork
-serves both processes. Everything about formats stays below; nothing here knows partitions.
+serves both processes. It hides the image's format, and nothing here knows partitions.
 """
 
 import os
@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol
 
 from ventifs.errors import VentifsError
 
-FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")  # that are read
+FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx")  # that can be read
 REFERRING = ("qcow2", "vmdk")  # those whose images may refer to other files
 
 
 class ImageError(VentifsError):
-    """An image that cannot be read: what it is, and what to do."""
+    """An image cannot be read; the text has the reason and the remedy."""
 
 
 class Span(NamedTuple):
@@ -32,13 +32,13 @@ class Disk(Protocol):
     Attributes:
         size: bytes; as the guest sees it.
         format: of `FORMATS`.
-        label: what people call it: the absolute path, printable.
+        label: its name in messages: the absolute path, printable.
         status: of the image file, or device.
-        files: of all that it consists of, backing files included: when all are as they were, so is
-            the disk.
-        notes: what people should know, a line each: internal snapshots that are ignored, say.
+        files: status of every file that it consists of, backing files included: if none has
+            changed, neither has the disk.
+        notes: for the user, a line each: for example, that internal snapshots are ignored.
 
-    Concurrency: any method from any process or thread that has it.
+    Concurrency: any method may be called from any process or thread that has it.
     """
 
     size: int
@@ -49,7 +49,7 @@ class Disk(Protocol):
     notes: list[str]
 
     def read(self, offset: int, length: int) -> bytes:
-        """That many bytes; the range lies within the disk.
+        """Read `length` bytes; the range must lie within the disk.
 
         Raises:
             ImageError: they cannot be read, or the image is damaged there.
@@ -67,7 +67,7 @@ class Disk(Protocol):
 
 
 def joined(spans: Iterable[Span]) -> Iterator[Span]:
-    """The same spans with neighbours of one kind made one, and empty ones left out."""
+    """The same spans, with neighbours of one kind joined and empty ones left out."""
     last: Span | None = None
     for span in spans:
         if span.start == span.end:

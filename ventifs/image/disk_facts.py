@@ -1,8 +1,8 @@
-"""What marks a version as an image's, and what it says of the disk.
+"""The facts of a disk: an attribute that marks a version as an image's and describes the disk.
 
 The root of such a version is a directory that holds `disk.img`, and `partitions`, `volumes` and
-`files` as far as there are any. It has one attribute, the facts: canonical JSON. They speak of the
-disk alone, so that it is the same whatever format it was in.
+`files` as far as there are any. It has one attribute, the facts: canonical JSON. They describe the
+disk alone, so they are the same whatever the format of the image.
 """
 
 import msgspec
@@ -26,7 +26,7 @@ class VolumeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         size: bytes.
         type, title: as the partition table has them.
         filesystem, uuid, label: of what is inside.
-        notes: what people should know, a line each.
+        notes: for the user, a line each.
     """
 
     name: str
@@ -86,7 +86,7 @@ def facts_of(store: Store, root: Entry) -> Facts | None:
             try:
                 return _decode(value)
             except msgspec.DecodeError:
-                return None  # somebody else's attribute of that name
+                return None  # another program's attribute of that name
     return None
 
 

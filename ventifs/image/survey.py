@@ -1,10 +1,11 @@
-"""A disk's volumes and the files inside, found out in a process of its own.
+"""Finds a disk's volumes and the files inside, in processes of their own.
 
-Whatever an image holds, the archiver survives it: parsers run in forked children whose memory and
-processor time are limited and which open no files, one for the disk's tables and one for each
-volume, all of them children of one that relays what they tell. Where the kernel has no Landlock
-they can open files, and a note about the disk says so. A child that dies or is stopped costs the
-rest of that volume's files (their bytes are archived all the same), told in the volume's `Ended`.
+The archiver survives whatever an image holds. Parsers run in forked children, whose memory and
+processor time are limited and which cannot open files. There is one child for the disk's tables and
+one for each volume; all are children of a process that relays their events. Where the kernel has no
+Landlock they can open files, and a note about the disk says so. If a child dies or is stopped, the
+rest of that volume's files are missing, and the volume's `Ended` reports it. Their bytes are
+archived all the same.
 """
 
 from collections.abc import Iterator
@@ -37,40 +38,39 @@ from ventifs.image.volumes.discovery import find_volumes
 from ventifs.image.volumes.window import Window
 
 _MEMORY = 1 << 30
-_CPU_S = 60  # and for each GiB of the disk
+_CPU_S = 60  # plus `_CPU_S_GIB` for each GiB of the disk
 _CPU_S_GIB = 4
 _CPU_S_MAX = 4 * 3600
 _STALL_S = 30
 _BATCH_BYTES = 8 << 20  # of files, in one batch
-_FACTOR_MAX = 64  # so often a damaged file system may have its volume read
+_FACTOR_MAX = 64  # times its size that a volume may be read, if its file system is damaged
 _TOO_MUCH = f"the files of its file system take its size {_FACTOR_MAX} times over"
 
 
 class ReadFiles(Protocol):
-    """Whoever tells the files of a volume; offsets are bytes from its beginning."""
+    """Lists the files of a volume; offsets are bytes from the volume's beginning."""
 
     def __call__(self, window: Window, filesystem: str, *, free: bool) -> Iterator[Told]:
-        """Tell what a volume holds, as `filesystem.read_files` does."""
+        """Yield what a volume holds, as `filesystem.read_files` does."""
 
 
 class Survey:
     """The events of a disk, in the order that `survey_events` describes, whatever parsers do.
 
-    A context manager. The survey is under way as soon as it is made; it ends when the thread that
-    made it does.
+    A context manager. The survey starts when it is made; it ends when the thread that made it does.
 
     Concurrency: one thread. Make it before anything that does not survive a fork: stores, threads.
     """
 
     def __init__(self, disk: Disk, *, free: bool, read_files: ReadFiles = read_files) -> None:
-        """Start to survey a disk; with `free`, tell what file systems do not use, too."""
+        """Start to survey a disk; with `free`, report what file systems do not use, too."""
         limits = _limits(disk.size)
         self._apart = Apart(partial(_survey, disk, free, read_files, limits), limits)
         self._inside = False
         self._events = chain.from_iterable(self._told())
 
     def __iter__(self) -> Iterator[Surveyed]:
-        """The events that have not been given yet."""
+        """The events that were not returned yet."""
         return self._events
 
     def _told(self) -> Iterator[list[Surveyed]]:
@@ -86,14 +86,14 @@ class Survey:
             yield [Noted(f"not all volumes are told: {problem}")]
 
     def _ordered(self, events: list[Event]) -> list[Surveyed]:
-        """The borders among what the one that relays tells itself."""
+        """The relaying child's own events: volumes, their ends, and notes."""
         told = [event for event in events if isinstance(event, Volume | Ended | Noted)]
         for event in told:
             self._inside = isinstance(event, Volume)
         return list(told)
 
     def close(self) -> None:
-        """End the survey, whatever it is at. Idempotent."""
+        """End the survey, finished or not. Idempotent."""
         self._apart.close()
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ def _limits(size: int) -> Limits:
 
 
 def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Telling:
-    """In the child: have the volumes found, then each read."""
+    """In the relaying child: have the volumes found, then have each one read."""
     if what := note():
         yield Noted(what)
     volumes: list[Volume] = []
@@ -142,13 +142,13 @@ def _inside(
     with Apart(work, limits, confined=True) as files:
         for batch in files.batches():
             yield Batch(batch.body, passed_on=True)
-        yield Ended(files.problem)  # what the child tells of its end itself goes before
+        yield Ended(files.problem)  # the child's own `Ended`, if it sent one, came before
 
 
 def _files(disk: Disk, volume: Volume, free: bool, read_files: ReadFiles) -> Telling:
-    """In the volume's own child: its files, with offsets on the disk, some MB a batch."""
+    """In the volume's own child: list its files, with offsets on the disk, some MB a batch."""
     window = Window(disk, volume.ranges)
-    # What is in one piece, as partitions are, only begins elsewhere.
+    # For a volume in one piece, such as a partition, its start is added to every offset.
     base = window.ranges[0][0] if len(window.ranges) == 1 else None
     left, weight = _FACTOR_MAX * window.size, 0  # bytes of files
     for event in read_files(window, volume.filesystem, free=free):
@@ -193,7 +193,7 @@ def _moved(node: Node, inode: Inode, base: int) -> Node:
 
 
 def _on_disk(node: Node, inode: Inode, window: Window) -> Node:
-    """A node whose extents are on the disk; without those that its file system does not have."""
+    """Translate a node's extents to the disk; leave out those that overlap or exceed the volume."""
     extents: list[Extent] = []
     problem = node.problem
     told = 0

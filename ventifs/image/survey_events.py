@@ -1,10 +1,10 @@
-"""What a survey of a disk tells, in order: its volumes, and of each the files inside.
+"""The events of a disk's survey, in order: its volumes, and the files inside each.
 
 A volume is a partition, a logical volume, or a file system that has the disk to itself. After a
 `Volume` come its `Node`s and `Free`s, if it holds a file system that can be read, and an `Ended`.
-The first two come encoded, many in one `Inside`, for whoever works for the run to decode; so does
-an `Ended` that the volume's own parser told, and the first of these counts. All offsets are bytes
-from the beginning of the disk, whatever lies between.
+Nodes and free ranges come encoded, many in one `Inside`, which a worker of the run decodes. An
+`Ended` from the volume's own parser comes in an `Inside`, too; the first `Ended` counts. All
+offsets are bytes from the beginning of the disk, whatever lies between.
 """
 
 import msgspec
@@ -23,7 +23,7 @@ class Volume(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="
         logical: whether it is a logical volume.
         ranges: where its bytes are, in its own order; one for partitions.
         type: the partition's type: a GUID, or two hex digits; empty for others.
-        title: the name that the partition table has for it, if any.
+        title: its name in the partition table, if any.
         filesystem: "ext4", "xfs", ...: what is inside, as `blkid` calls it; empty if unknown.
         uuid, label: of the file system, if it has them.
     """
@@ -75,10 +75,10 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="ev
         key: its path below the root of the file system, with NUL between names; empty for the root
             itself. A directory comes before what is in it.
         number: the inode's.
-        inode: what it is; None when it was told with another name of the same number, and None
-            with a problem when it cannot be told what it is or what is in it: the name is left out,
-            unless another of the same number was told.
-        problem: why the inode is not told as it should be: something of it could not be read.
+        inode: the file. None if another name of the same number came with it. None with a problem
+            if the file, or what is in it, could not be read: then the name is left out, unless
+            another name of the same number came with the inode.
+        problem: why the inode is not complete: part of it could not be read.
     """
 
     key: bytes
@@ -90,7 +90,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="ev
 class Free(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=2):
     """Ranges of the disk that the volume's file system does not use, in order.
 
-    Told only if it was asked for, and if the file system is clean: a journal that is to be
+    Reported only on request, and only if the file system is clean: a journal that is still to be
     replayed may have allocated them.
     """
 
@@ -98,11 +98,11 @@ class Free(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="ev
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=3):
-    """All is told of the volume.
+    """The end of a volume's events.
 
     Attributes:
-        problem: why its files are not told, or not all; empty if they are, or there are none.
-        notes: what else people should know: a journal that was not replayed, say.
+        problem: why files that should be listed are missing; empty if none are.
+        notes: more for the user: for example, that a journal was not replayed.
     """
 
     problem: str = ""
@@ -110,31 +110,31 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="e
 
 
 class Noted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=4):
-    """Something about the disk as a whole: a damaged partition table, say. Between volumes."""
+    """A note on the disk as a whole, such as a damaged partition table; comes between volumes."""
 
     text: str
 
 
 class Inside(msgspec.Struct, frozen=True):
-    """What a volume's own parser told, some of it.
+    """Some of the events of a volume's own parser.
 
     Attributes:
-        body: nodes and free ranges in order, and its own `Ended` if that is all, as MessagePack;
-            or garbage, if the parser has damaged its memory.
+        body: nodes and free ranges in order, and the parser's own `Ended` at the end, as
+            MessagePack; or garbage, if the parser has damaged its memory.
     """
 
     body: bytes
 
 
 Event = Volume | Node | Free | Ended | Noted
-Told = Node | Free | Ended  # all that a volume's own parser can know
+Told = Node | Free | Ended  # the events that a volume's own parser may send
 Surveyed = Volume | Inside | Ended | Noted
 
 _decode = msgspec.msgpack.Decoder(list[Told]).decode
 
 
 def told_in(body: bytes) -> list[Told]:
-    """What an `Inside` holds; of garbage, that it is. What comes after it may be sound."""
+    """The events in an `Inside`; an `Ended` with a problem for garbage. Later ones may be valid."""
     try:
         return _decode(body)
     except msgspec.DecodeError:

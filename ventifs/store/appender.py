@@ -1,8 +1,8 @@
 """The arena a writer appends to: locked, growing, and in the end sealed.
 
-An `Appender` holds an exclusive lock (flock) on its arena's file for as long as it lives; the lock
-dies with the process, so a stale one cannot be. Every append is whole or not at all. FORMAT.md,
-section Order of writes, says what each crash point leaves behind.
+An `Appender` holds an exclusive lock (flock) on its arena's file for as long as it lives. The lock
+ends with the process, so it is never stale. Every append is all or nothing. FORMAT.md, section
+Order of writes, describes what each crash point leaves behind.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ _PIECE = 1 << 20  # of a directory being written
 
 
 def lock_arena(path: Path) -> Arena | None:
-    """The arena at `path` open for writing and locked, or None when another process has it."""
+    """The arena at `path` open for writing and locked; None if it is missing or locked already."""
     try:
         arena = Arena.open(path, write=True)
     except FileNotFoundError:
@@ -47,14 +47,14 @@ def lock_arena(path: Path) -> Arena | None:
 def _locked(arena: Arena) -> bool:
     try:
         fcntl.flock(arena.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between our open and our lock it may have been sealed and moved, or set aside.
+        # Between our open and our lock it may have been sealed and moved, or removed.
         return os.path.samestat(os.fstat(arena.fd), os.stat(arena.path))
     except (BlockingIOError, FileNotFoundError):
         return False
 
 
 class NotDurable(VentifsError):
-    """The disk does not confirm a write, and no second try can: the data may be dropped."""
+    """The disk did not confirm a write; a second try cannot help, as the data may be dropped."""
 
 
 class Appender:
@@ -93,7 +93,7 @@ class Appender:
         path = arenas.open_path(arena_id)
         with readable_errors(path):
             arena = Arena(path, arena_id, files.create(path))
-            if not _locked(arena):  # another writer's recovery was quicker, and removed it
+            if not _locked(arena):  # another writer's recovery locked it first, and removes it
                 return cls.create(arenas, files)
             appender = cls(arena, files, 0, DIRECTORY_START_SIZE)
             try:
@@ -119,7 +119,7 @@ class Appender:
         )
 
     def append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> int:
-        """Write one clump; its offset. On an error the arena is as before.
+        """Write one clump, and return its offset; on an error the arena is as before.
 
         Raises:
             NoSpace, VentifsError: when it cannot be written.
@@ -157,7 +157,7 @@ class Appender:
         self._dirty = False
 
     def cut_back(self, length: int, totals: Totals) -> None:
-        """Take back what was appended past `length`."""
+        """Cut off what was appended past `length`; `totals` are those at that length."""
         with readable_errors(self.path):
             self._files.truncate(self._arena.fd, length)
         self.length, self.totals = length, totals
@@ -165,11 +165,11 @@ class Appender:
         self._dirty = True
 
     def unlock(self) -> None:
-        """Let others have the arena, even while an exception's traceback still refers to this."""
+        """Release the arena's lock, even if an exception's traceback still refers to this."""
         fcntl.flock(self._arena.fd, fcntl.LOCK_UN)
 
     def seal(self) -> None:
-        """Write directory and trailer, durably. On an error the arena goes on as it was.
+        """Write directory and trailer durably; if they cannot be written, the arena is as before.
 
         Raises:
             NoSpace, VentifsError: when they cannot be written.
@@ -187,7 +187,7 @@ class Appender:
         self._clumps_end = clumps_end
 
     def _seal(self, clumps_end: int) -> None:
-        """Read the heads again rather than keep them: memory would grow with the arena."""
+        """Write directory and trailer; heads are read again, as kept ones grow with the arena."""
         fingerprint = blake3()
         parts = [encode_directory_start(os.pread(self._arena.fd, HEADER_SIZE, 0))]
         waiting = clumps = blocks = 0
@@ -214,6 +214,6 @@ class Appender:
         )
 
     def settled(self) -> None:
-        """The index, or the parent, has taken `state` over."""
+        """Record that the index, or the parent, has taken over `state`."""
         self.totals = Totals()
         self._settled_at = self._clumps_end or self.length

@@ -1,8 +1,8 @@
 """One arena file, as its readers see it: header, clumps, and, once sealed, directory and trailer.
 
-An arena is read with `pread` alone, so one `Arena` serves any number of threads. Everything that
-comes out of here has been checked against the arena's own checksums or is raised as `Corrupt`; what
-a block's bytes are worth is decided by the hash against its score, further up.
+An arena is read with `pread` alone, so one `Arena` serves any number of threads. `scan`,
+`directory` and `read_raw` check the arena's own checksums; `read_head`, `read_payload` and `heads`
+do not. The layers above hash each block against its score.
 FORMAT.md, section Arena, is the byte-exact description.
 """
 
@@ -38,7 +38,7 @@ DIRECTORY_MAGIC = b"vfdirec\x01"
 TRAILER_MAGIC = b"vfseal\x00\x01"
 _HEADER = struct.Struct("<8s16s16sQ")  # magic, store id, arena id, creation time
 _TRAILER = struct.Struct("<8sQQII32s")
-_ENTRY = struct.Struct("<Q")  # a directory entry: the clump's offset, then its head as it stands
+_ENTRY = struct.Struct("<Q")  # a directory entry: the clump's offset, then its unchanged head
 HEADER_SIZE = _HEADER.size + CHECK_SIZE
 TRAILER_SIZE = _TRAILER.size + CHECK_SIZE
 DIRECTORY_START_SIZE = len(DIRECTORY_MAGIC) + HEADER_SIZE
@@ -65,7 +65,7 @@ class Clump(msgspec.Struct, frozen=True):
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """Bytes between clumps that are none."""
+    """Bytes that belong to no valid clump."""
 
     offset: int
     length: int
@@ -79,8 +79,8 @@ class Trailer(msgspec.Struct, frozen=True):
         directory_length: its bytes, magic and copy of the header included.
         clumps: how many entries it has.
         blocks: how many blocks these list.
-        fingerprint: BLAKE3-256 of the directory, and through it of all contents: the directory
-            holds the arena's header and every clump's head, and a head the checksum of its clump.
+        fingerprint: BLAKE3-256 of the directory. It covers all contents: the directory holds the
+            arena's header and every clump's head, and each head holds the checksum of its clump.
     """
 
     directory_offset: int
@@ -148,7 +148,7 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
 
 
 class Arena:
-    """An arena file open for reading. Closes its descriptor when nobody refers to it any more.
+    """An arena file open for reading; its descriptor closes with the last reference to it.
 
     Concurrency: any number of threads; holds no lock and no position.
     """
@@ -167,12 +167,12 @@ class Arena:
     def open(cls, path: Path, *, write: bool = False) -> "Arena":
         """Open the file named after the arena's id.
 
-        A damaged header is no reason to refuse: clumps verify by themselves, and blocks by their
-        scores. `check_header` is for those who care.
+        The header is not checked, because clumps carry their own checksums and blocks are verified
+        by their scores. Callers that need a sound header call `check_header`.
 
         Raises:
             VentifsError: when the file cannot be opened.
-            FileNotFoundError: when there is none.
+            FileNotFoundError: when the file does not exist.
         """
         arena_id = bytes.fromhex(path.stem)
         try:
@@ -204,7 +204,7 @@ class Arena:
         return os.fstat(self.fd).st_size
 
     def read_head(self, offset: int) -> Head:
-        """The head of the clump at `offset`, parsed, its checksum not yet looked at.
+        """The parsed head of the clump at `offset`; its checksum is not verified.
 
         Raises:
             Corrupt: when no clump begins there.
@@ -240,8 +240,8 @@ class Arena:
     def scan(self, start: int, end: int) -> Iterator[Clump | Damage]:
         """Every clump between two offsets whose checksum holds, and the damage between them.
 
-        Reads front to back in pieces of 1 MiB. Past damage it looks for the next magic whose clump
-        verifies at its place; `start` must be where a clump begins or should.
+        Reads front to back in pieces of 1 MiB. After damage it looks for the next magic whose clump
+        verifies at its offset. `start` must be an offset where a clump begins or should begin.
         """
         window = _Window(self.fd, end)
         offset = start
@@ -283,7 +283,7 @@ class Arena:
                     return offset + at
                 at = piece.find(MAGIC, at + 1)
             if offset + len(piece) >= window.end or len(piece) < _WINDOW:
-                break  # the end asked for, or the file's
+                break  # the requested end, or the end of the file
             offset += len(piece) - len(MAGIC) + 1
         return window.end
 
@@ -310,8 +310,8 @@ class Arena:
         """(offset, head) of every clump, from a sealed arena's directory, in order.
 
         Raises:
-            Corrupt: at the first entry that cannot be, or, at the end, when the fingerprint
-                differs. Until then nothing yielded is certain.
+            Corrupt: at the first invalid entry, or, at the end, when the fingerprint differs.
+                Until the end, nothing yielded is certain.
         """
         offset, end = trailer.directory_offset, trailer.directory_offset + trailer.directory_length
         window = _Window(self.fd, end)
@@ -337,10 +337,12 @@ class Arena:
             raise Corrupt(reason, arena=self.id.hex(), offset=offset) from None
 
     def heads(self, start: int, end: int) -> Iterator[tuple[int, Head]]:
-        """(offset, head) of every clump between two offsets, hopping from head to head.
+        """(offset, head) of every clump between two offsets; checksums are not verified.
+
+        Each head's size gives the offset of the next head.
 
         Raises:
-            Corrupt: where the chain breaks.
+            Corrupt: at the first offset where no head can be parsed.
         """
         while start < end:
             head = self.read_head(start)

@@ -1,4 +1,4 @@
-"""Small facts that the store's parts tell each other: where a block is, how far an arena goes."""
+"""Small structs that the store's modules exchange: where a block is, how far an arena goes."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from ventifs.store.clump import Head, Kind
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a block stands."""
+    """Where a block is: arena id, offset of its clump, and position in the clump."""
 
     arena: bytes
     offset: int
@@ -17,10 +17,10 @@ class Totals(msgspec.Struct):
     """What an arena's indexed clumps hold.
 
     Attributes:
-        clumps: of every kind.
+        clumps: number of clumps of every kind.
         data_blocks, node_blocks: blocks in them.
         data_bytes, node_bytes: raw bytes, before compression.
-        stored_bytes: all clumps as they stand in the arena, those of the journal included.
+        stored_bytes: size of all clumps in the arena, those of the journal included.
         gap_bytes: of these, bytes that a crash left unreadable.
     """
 
@@ -33,7 +33,7 @@ class Totals(msgspec.Struct):
     gap_bytes: int = 0
 
     def add(self, other: "Totals") -> None:
-        """Add another's figures to these."""
+        """Add the figures of `other` to these."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -57,8 +57,9 @@ class ArenaState(msgspec.Struct):
 
     Attributes:
         length: every clump below this offset is in the index.
-        sealed: nothing comes after it but directory and trailer.
-        totals: of the clumps between `start`, 0 in the index itself, and `length`.
+        sealed: whether only directory and trailer follow `length`.
+        totals: of the clumps between `start` and `length`.
+        start: 0 in the index's own states.
     """
 
     arena: bytes

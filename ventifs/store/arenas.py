@@ -25,7 +25,7 @@ class Arenas:
     """
 
     def __init__(self, root: Path, store_id: bytes) -> None:
-        """Nothing is opened yet."""
+        """Open nothing yet."""
         self.open_directory = root / "arenas" / "open"
         self.sealed_directory = root / "arenas" / "sealed"
         self.store_id = store_id
@@ -33,11 +33,11 @@ class Arenas:
         self._lock = Lock()
 
     def open_path(self, arena_id: bytes) -> Path:
-        """Where an arena stands until it is sealed and indexed."""
+        """The path of an arena until it is sealed and indexed."""
         return self.open_directory / (arena_id.hex() + SUFFIX)
 
     def sealed_path(self, arena_id: bytes) -> Path:
-        """Where an arena stands after that."""
+        """The path of an arena after it is sealed and indexed."""
         return self.sealed_directory / (arena_id.hex() + SUFFIX)
 
     def open_ids(self) -> list[bytes]:
@@ -52,14 +52,14 @@ class Arenas:
         """How many arenas are in `sealed/`; 40,000 are 10 TiB and take 10 ms to list."""
         with readable_errors(self.sealed_directory):
             names = os.listdir(self.sealed_directory)
-        return "\0".join([*names, ""]).count(SUFFIX + "\0")  # a tenth of asking each name
+        return "\0".join([*names, ""]).count(SUFFIX + "\0")  # 10 times as fast as testing each name
 
     def all_ids(self) -> list[bytes]:
         """Ids of all arenas, sorted. `open/` is read first: arenas move only to `sealed/`."""
         return sorted({*self.open_ids(), *self.sealed_ids()})
 
     def present(self, arena_id: bytes) -> bool:
-        """Whether the arena's file is there. `open/` is looked at first, as arenas move one way."""
+        """Whether the arena's file exists; checks `open/` first, as arenas move one way."""
         return self.open_path(arena_id).exists() or self.sealed_path(arena_id).exists()
 
     def reader(self, arena_id: bytes) -> Arena:
@@ -82,7 +82,7 @@ class Arenas:
         return arena
 
     def _open(self, arena_id: bytes) -> Arena:
-        # An arena can move from open/ to sealed/ between the first and the second look.
+        # An arena can move from open/ to sealed/ between the first and the second attempt.
         for path in (
             self.sealed_path(arena_id),
             self.open_path(arena_id),
@@ -95,7 +95,7 @@ class Arenas:
         raise Corrupt("arena file is missing", arena=arena_id.hex())
 
     def close(self) -> None:
-        """Forget all descriptors; those in use close when their users are done."""
+        """Drop all readers; one in use closes its descriptor when its last user is done."""
         with self._lock:
             self._readers.clear()
 

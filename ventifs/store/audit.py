@@ -1,11 +1,12 @@
-"""Looking over arenas, and an index against them. Finds; changes nothing.
+"""The audit: verifies arenas, and compares an index with them. Changes nothing.
 
-Run by `check`, in a process of its own where an index is involved: LMDB trusts its pages, and
-damaged ones can kill whoever reads them. Arenas are walked by their directories (sealed) or from
-head to head (open); with `read_data` every byte is read and every block hashed.
+`check` runs it, in a child process where an index is involved: LMDB trusts its pages, and damaged
+ones can kill the process that reads them. Sealed arenas are walked by their directories. Open ones,
+and those without a sound directory, are scanned clump by clump. With `read_data` every byte is read
+and every block hashed.
 
-Writers go on meanwhile. What is compared is of one moment: the snapshot with which an audit begins,
-or a transaction of its own. What came later is the next audit's business.
+Writers may go on meanwhile. A comparison uses the state of one moment: the snapshot with which an
+audit begins, or a transaction of its own. Later changes are left to the next audit.
 """
 
 import os
@@ -32,7 +33,7 @@ from ventifs.store.score import Score
 
 _LOOKUP_MAX = 4096
 
-Progress = Callable[[int, int], None]  # bytes of arenas looked at, of all
+Progress = Callable[[int, int], None]  # bytes of arenas audited, bytes in all
 
 
 @dataclass(slots=True, frozen=True)
@@ -43,7 +44,7 @@ class Finding:
         what: "block", "header", "directory", "trailer", "arena", "commit", "catalog", "gap" or
             "index".
         reason: what is wrong with it.
-        score, arena, offset: where, as far as that applies; hexadecimal.
+        score, arena, offset: where, as far as that applies; score and arena are hexadecimal.
         harmless: True for damage that nothing in the index leads to any more.
     """
 
@@ -57,7 +58,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Summary:
-    """What was looked at."""
+    """How much was audited."""
 
     arenas: int = 0
     clumps: int = 0
@@ -67,7 +68,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Report:
-    """What came of looking over a store, or one arena of it.
+    """The result of auditing a store, or one arena of it.
 
     Attributes:
         rescued: records that the index has and the arenas have lost.
@@ -85,7 +86,7 @@ class Report:
     relies_on: dict[bytes, int] = field(default_factory=dict)
 
     def join(self, other: "Report") -> None:
-        """Add what came of another arena."""
+        """Add the result of auditing another arena."""
         self.findings += other.findings
         self.confirmed += other.confirmed
         self.puts.update(other.puts)
@@ -107,14 +108,14 @@ def audit(
     jobs: int,
     progress: Progress | None = None,
 ) -> Report:
-    """Look over every arena, and, with an index, whether it and they agree, both ways.
+    """Verify every arena, and, with an index, that the index and the arenas agree both ways.
 
     Args:
         root: the store's directory.
         header: its header.
         index: None to leave the index out.
         read_data: verify every byte, not just structure.
-        jobs: arenas looked at side by side.
+        jobs: number of arenas audited in parallel.
         progress: called after every arena.
     """
     arenas = Arenas(root, header.store_id)
@@ -140,7 +141,7 @@ def audit(
 
 
 def _length(arenas: Arenas, arena_id: bytes) -> int:
-    """An arena's bytes; none, if its file is gone, which looking over it reports."""
+    """An arena's length in bytes; 0 if it cannot be opened, which the audit itself reports."""
     try:
         return arenas.reader(arena_id).length()
     except VentifsError:
@@ -167,7 +168,7 @@ def _audit_arena(
     report = Report()
     try:
         state, arena = states.get(arena_id), arenas.reader(arena_id)
-        # Sealed as of the snapshot; one that the index has not heard of is taken as it stands.
+        # Sealed as of the snapshot; an arena that the snapshot lacks is sealed if it is in sealed/.
         sealed = state.sealed if state else arenas.sealed_path(arena_id).exists()
         if index is not None and state is None and _is_new(arena_id, sealed, index):
             report.summary.arenas, report.summary.bytes = 1, arena.length()
@@ -175,22 +176,23 @@ def _audit_arena(
         auditor = _ArenaAudit(arena, arenas, index, report, read_data=read_data)
         auditor.run(state, sealed)
     except VentifsError as error:
-        # Of one that was never committed to, a recovery may take the empty file away.
+        # A recovery may remove the empty file of an arena that was never committed to.
         if index is None or arena_id in states or arenas.present(arena_id):
             report.findings.append(Finding("arena", str(error), arena=arena_id.hex()))
     return report
 
 
 def _is_new(arena_id: bytes, sealed: bool, index: Index) -> bool:
-    """Whether an arena that the snapshot lacks is a writer's: begun, or committed to since.
+    """Whether a writer began an arena that the snapshot lacks, or has committed to it since.
 
-    The index knows an arena before it is moved to the sealed ones, so `sealed` is from before.
+    The index knows an arena before its file moves to `sealed/`. So `sealed` must be determined
+    before this call.
     """
     return not sealed or index.arena_state(arena_id).length > 0
 
 
 class _ArenaAudit:
-    """Looks over one arena, into a report."""
+    """Audits one arena, and adds the results to a report."""
 
     def __init__(
         self, arena: Arena, arenas: Arenas, index: Index | None, report: Report, *, read_data: bool
@@ -235,7 +237,7 @@ class _ArenaAudit:
         )
 
     def _heads(self, state: ArenaState | None, sealed: bool) -> Iterator[tuple[int, Head]]:
-        """The heads that should be there, from the best witness that is intact."""
+        """The heads that should be there, from a sound directory, or else from a scan."""
         trailer = self.arena.trailer()
         if sealed and trailer is not None:
             try:
@@ -249,7 +251,7 @@ class _ArenaAudit:
         elif sealed:
             self._found("trailer", "sealed arena without a sound trailer", self.arena.length())
         indexed = state.length if state is not None else 0
-        # What the index has not heard of is a writer's business, or the next recovery's.
+        # What the index does not know is left to a writer, or to the next recovery.
         end = indexed if self.index is not None and not sealed else self.arena.clumps_end()
         if self.arena.length() < indexed:
             self._found("arena", f"cut off: {self.arena.length()} bytes of {indexed}", None)
@@ -257,7 +259,7 @@ class _ArenaAudit:
         yield from self._scanned(end, tail_matters=bool(indexed) and not sealed)
 
     def _scanned(self, end: int, *, tail_matters: bool) -> Iterator[tuple[int, Head]]:
-        """What a scan finds; damage is told, unless it is the unindexed tail of an open arena."""
+        """The heads that a scan finds; reports damage, but at `end` only if `tail_matters`."""
         for found in self.arena.scan(HEADER_SIZE, end):
             if not isinstance(found, Damage):
                 yield found.offset, found.head
@@ -265,7 +267,7 @@ class _ArenaAudit:
                 yield from self._damaged(found)
 
     def _damaged(self, damage: Damage) -> Iterator[tuple[int, Head]]:
-        """Name the blocks of damaged clumps, as far as their heads can still be read."""
+        """Report the blocks of damaged clumps, as far as their heads can still be read."""
         offset, end = damage.offset, damage.offset + damage.length
         while offset < end:
             try:
@@ -273,13 +275,13 @@ class _ArenaAudit:
             except Corrupt:
                 if offset == damage.offset:
                     self._found("arena", f"{damage.length} bytes are no clump", offset)
-                break  # a damaged length may have led astray
+                break  # a damaged length may have led to a wrong offset
             self._name_blocks(offset, head, "clump does not match its checksum")
             offset += head.size
         return iter(())
 
     def _sound(self, offset: int, expected: Head) -> bool:
-        """Whether a clump is what the directory says, and each block what its score says."""
+        """Whether a clump is intact and has the expected head; reports blocks with wrong bytes."""
         try:
             gap = expected.kind is Kind.GAP
             length = len(expected.listed) if gap else expected.size
@@ -317,7 +319,7 @@ class _ArenaAudit:
             self._found(head.kind.name.lower(), reason, offset)
 
     def _led_to(self, score: Score, offset: int, position: int) -> bool:
-        """Whether the index leads to this copy of a block; without an index, it may."""
+        """Whether the index leads to this copy of a block; True without an index."""
         if self.index is None:
             return True
         return self.index.locate(score) == Place(self.arena.id, offset, position)
@@ -328,7 +330,7 @@ class _ArenaAudit:
             self._look_up_waiting()
 
     def _look_up_waiting(self) -> None:
-        """Compare blocks with the index; one that it lacks is excused if it is damaged."""
+        """Compare blocks with the index; one that it lacks is harmless if the block is damaged."""
         waiting, self._waiting = sorted(self._waiting), []
         if self.index is None:
             return
@@ -367,9 +369,9 @@ class _ArenaAudit:
 
 
 def _audit_commits(arenas: Arenas, states: dict[bytes, ArenaState] | None, report: Report) -> None:
-    """Whether the arenas that commits rely on are there, as far as they must be.
+    """Check that the arenas that commits rely on are present up to the required length.
 
-    What the index does not expect to be there either, a repair has given up: harmless.
+    A missing part that the index does not expect either is harmless: a repair has given it up.
     """
     for arena_id, length in report.relies_on.items():
         try:
@@ -390,7 +392,7 @@ def _audit_commits(arenas: Arenas, states: dict[bytes, ArenaState] | None, repor
 
 
 def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
-    """Whether every entry leads to its block; walked one by one only if the count is off."""
+    """Check that every entry leads to its block; walks the entries only if their count differs."""
     if index.entry_count() == report.confirmed:
         return
 
@@ -423,7 +425,7 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
 
 
 def _audit_catalog(snapshot: Snapshot, report: Report) -> None:
-    """Whether index and arenas list the same records."""
+    """Check that index and arenas list the same records."""
     in_arenas = {key: record for key, record in report.puts.items() if key not in report.deletes}
     in_index = {record.id: record for record in snapshot.records}
     for record_id, record in in_arenas.items():

@@ -1,8 +1,8 @@
 """Decoded clumps in memory, found by the score of any of their blocks, bounded in bytes.
 
-What is in here has been hashed against its score. Clumps go in order of arrival, but one that was
-used since its last turn gets another (the clock algorithm): a hit marks its clump and takes no
-lock, 0.2 us.
+Every block in the cache has been hashed against its score. Eviction uses the clock algorithm:
+clumps leave in order of arrival, but a clump that was used since its last turn stays for another. A
+hit marks its clump and takes no lock: 0.2 us.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from ventifs.store.score import Score
 class ClumpCache:
     """A cache of decoded clumps.
 
-    Concurrency: any number of threads. A clump that is dropped lives on while views of it do.
+    Concurrency: any number of threads. A dropped clump stays in memory as long as views of it do.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -23,11 +23,11 @@ class ClumpCache:
         self.bytes_max = bytes_max
         self.bytes = 0
         self._of_block: dict[Score, DecodedClump] = {}
-        self._clumps: deque[DecodedClump] = deque()  # next to go first
+        self._clumps: deque[DecodedClump] = deque()  # the next to evict first
         self._lock = Lock()
 
     def get(self, score: Score) -> memoryview | None:
-        """A block, if its clump is here."""
+        """A block, if its clump is cached."""
         clump = self._of_block.get(score)
         if clump is None:
             return None
@@ -35,11 +35,11 @@ class ClumpCache:
         return clump.block(score)
 
     def holder(self, score: Score) -> DecodedClump | None:
-        """The clump that has a block, if it is here; whoever reads it sets `used`."""
+        """The clump that has a block, if it is cached; a caller that reads from it sets `used`."""
         return self._of_block.get(score)
 
     def add(self, clump: DecodedClump) -> None:
-        """Take in a clump, dropping others to make room."""
+        """Add a clump, dropping others to make room."""
         with self._lock:
             self.bytes += clump.cost
             while self.bytes > self.bytes_max and self._clumps:

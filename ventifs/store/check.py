@@ -1,8 +1,8 @@
-"""Checking a store, and mending what can be mended.
+"""Checking a store, and repairing what can be repaired.
 
 The part of a check that reads the index runs in a child process, because a damaged LMDB file can
-kill its reader; a child that dies is itself a finding. Mending never touches data: it makes a new
-index that leaves out what is damaged, so that the next archive stores those blocks anew.
+kill its reader; a child that dies is itself a finding. A repair never changes undamaged blocks. It
+makes a new index that leaves out damaged blocks, so that the next archive stores them again.
 """
 
 import json
@@ -37,10 +37,11 @@ class Repair:
     """What a repair did.
 
     Attributes:
-        lost: damaged blocks of which there is no other copy; they are no longer known, so that
-            they are stored anew when they are next archived.
-        healed: damaged blocks of which another copy is used now.
-        rescued: records, and deletions, that only the index still knew, written again.
+        lost: damaged blocks without another copy. The index no longer lists them, so they are
+            stored again when they are next archived.
+        healed: damaged blocks that have another copy, which is used now.
+        rescued: number of records and deletions that only the index still knew; they are written
+            to an arena again.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -51,16 +52,16 @@ class Repair:
 def check(
     root: Path, *, read_data: bool = False, jobs: int = 2, progress: Progress | None = None
 ) -> Report:
-    """Look over a store and its index. Changes nothing.
+    """Check a store and its index; changes nothing.
 
     Args:
         root: the store's directory.
         read_data: verify every byte against its score, not just structure.
-        jobs: arenas looked at side by side.
-        progress: called with (bytes looked at, bytes in all).
+        jobs: number of arenas checked in parallel.
+        progress: called with (bytes checked, bytes in all).
 
     Raises:
-        NotAStore, Corrupt, Unsupported: the store header.
+        NotAStore, Corrupt, Unsupported: see `header.read_header`.
     """
     header = read_header(root)
     options = {"read_data": read_data, "jobs": jobs}
@@ -76,7 +77,7 @@ def check(
 def _in_child(
     root: Path, options: dict[str, bool | int], progress: Progress | None
 ) -> tuple[int, Report | None, str]:
-    """Audit with the index in a child; (exit code, report or None, what it said)."""
+    """Audit with the index in a child; return (exit code, report or None, reason of a failure)."""
     command = [sys.executable, "-P", "-m", "ventifs.store.check", str(root), json.dumps(options)]
     with (
         subprocess.Popen(
@@ -106,7 +107,7 @@ def _in_child(
 
 @contextmanager
 def _not_outliving(child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Whoever is interrupted neither waits for all arenas to be read, nor leaves that behind."""
+    """Kill the child on any exception, so that an interrupted check stops at once."""
     try:
         yield
     except BaseException:
@@ -139,18 +140,18 @@ def _decoded(message: dict[str, Any]) -> Report:
 def repair(
     root: Path, report: Report, progress: Progress | None = None, files: Files | None = None
 ) -> Repair:
-    """Make a new index without the damaged blocks, keeping every record there is still a copy of.
+    """Make a new index without the damaged blocks; keeps every record that still has a copy.
 
-    Arenas whose structure is damaged are made whole again; undamaged blocks are never touched.
+    Arenas whose structure is damaged are made whole again; undamaged blocks are never changed.
 
     Args:
         root: the store's directory.
-        report: what a check with `read_data` has found.
+        report: the result of a check with `read_data`.
         progress: called with (bytes of arenas read, bytes in all).
         files: for tests.
 
     Raises:
-        Busy: while anybody writes to the store.
+        Busy: while another process writes to the store.
         NoSpace, VentifsError: the old index is still in place.
     """
     files = files or Files()
@@ -178,10 +179,11 @@ def repair(
 
 
 def _unseal(root: Path, header: StoreHeader, report: Report, files: Files) -> None:
-    """Take sealed arenas whose structure is damaged back to the open ones.
+    """Move sealed arenas whose structure is damaged to `open/`, cutting off directory and trailer.
 
-    There the rebuild makes them whole: it writes the header anew, cuts directory and trailer off,
-    and turns damage into gaps, keeping what it overwrites beside them. A writer seals them again.
+    There the rebuild makes them whole: it writes a damaged header anew, cuts off what is left of
+    directory and trailer, and turns damage into gaps. It first copies what it overwrites to a file
+    beside the arena. A writer seals the arenas again.
     """
     arenas = Arenas(root, header.store_id)
     for arena in {finding.arena for finding in report.findings if finding.what in _STRUCTURE}:
@@ -197,7 +199,7 @@ def _unseal(root: Path, header: StoreHeader, report: Report, files: Files) -> No
 
 
 def _drop(root: Path, header: StoreHeader, damaged: list[Finding]) -> None:
-    """Forget blocks that are not what they should be though their clump's checksum holds."""
+    """Remove entries of blocks that do not match their scores in clumps with a valid checksum."""
     index = Index(root / "index", header.store_id)
     try:
         for finding in damaged:

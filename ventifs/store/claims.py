@@ -1,10 +1,11 @@
-"""Which new blocks the workers of one run have taken on, so that no two store the same.
+"""Which new blocks the workers of one run have claimed, so that no two store the same block.
 
-A table in memory that forked processes share, without a lock. Whoever meets a block writes its
-score into the block's slot, and stores it; whoever finds the score there need not. Two that write
-at the same moment leave one score, or a mixture that is none: then a block is stored twice, which
-is legal. A block that is found here is stored by a worker whose failure fails the whole run, so
-nothing is committed that refers to it and lacks it.
+The table is in memory that forked processes share, without a lock. A worker that meets a new block
+looks for its score in the table. If the score is absent, the worker writes it there and stores the
+block; if it is present, another worker stores the block. Two workers that write a slot at the same
+moment leave one of the two scores, or a mixture that is no score. A block may then be stored twice,
+which is legal. If a worker fails, the whole run fails. So nothing is committed that refers to a
+claimed block which was not stored.
 """
 
 import mmap
@@ -23,11 +24,11 @@ class Claims:
     """
 
     def __init__(self) -> None:
-        """Nothing is taken."""
+        """Start with no claims."""
         self._slots = mmap.mmap(-1, _SLOTS * SCORE_SIZE)
 
     def taken(self, score: Score) -> bool:
-        """Whether a block was taken on already; if not, it is now, by the caller."""
+        """Whether a block is claimed already; if it is not, claim it for the caller."""
         # Hot: 0.8 us for each new block.
         at = int.from_bytes(score[:4], "little") % (_SLOTS - _PROBES) * SCORE_SIZE
         slots = self._slots

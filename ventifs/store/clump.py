@@ -1,10 +1,10 @@
 """Clumps: up to 128 KiB of blocks compressed together, and their bytes. No I/O here.
 
-FORMAT.md, section Clump, is the byte-exact description. What always holds of a clump that parses:
-the lengths of its blocks add up to `raw_length`, and nothing in it exceeds the limits below, so a
-hostile head costs no more than a small clump's memory. A clump's checksum covers its arena's id and
-its own offset: bytes that are a perfectly good clump elsewhere (an arena archived inside another)
-are none here.
+FORMAT.md, section Clump, is the byte-exact description. Always, for a clump that parses: the
+lengths of its blocks add up to `raw_length`, and nothing in it exceeds the limits below, so a
+hostile head costs no more memory than a small clump. A clump's checksum covers its arena's id and
+its own offset. So the bytes of a clump that is valid elsewhere (an arena archived inside another)
+are not valid here.
 """
 
 import struct
@@ -34,13 +34,13 @@ CLUMP_SIZE_MAX = HEAD_SIZE + CLUMP_BLOCKS_MAX * LISTED_BLOCK_SIZE + BLOCK_SIZE_M
 
 
 class Kind(IntEnum):
-    """What a clump carries. DATA and NODE differ only in placement: one tree, few clumps."""
+    """What a clump carries; NODE differs from DATA only in placement: a tree takes few clumps."""
 
     DATA = 1
     NODE = 2
     CATALOG = 3
     COMMIT = 4
-    GAP = 5  # bytes that a crash left unreadable, stepped over for good
+    GAP = 5  # bytes that a crash left unreadable, skipped from then on
 
 
 class Codec(IntEnum):
@@ -57,8 +57,8 @@ class Head(msgspec.Struct, frozen=True):
         raw_length: bytes of all blocks together, before compression.
         payload_length: bytes that follow the block list.
         check: the 16-byte checksum over place, header, list and payload.
-        blocks: (score, length) of each block, in order; empty for other kinds.
-        listed: header and list as they stand in the file.
+        blocks: (score, length) of each block, in order; empty for kinds other than DATA and NODE.
+        listed: header and list as they are in the file.
     """
 
     kind: Kind
@@ -80,7 +80,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def head_length(start: Buffer) -> int:
-    """How long header and block list are, told by the clump's first `HEAD_SIZE` bytes.
+    """The length of header and block list, from the clump's first `HEAD_SIZE` bytes.
 
     Raises:
         Corrupt: when these bytes begin no clump.
@@ -94,7 +94,7 @@ def head_length(start: Buffer) -> int:
 
 
 def parse_head(data: Buffer) -> Head:
-    """Decode header and block list; the checksum is `verify`'s business.
+    """Decode header and block list; `verify` compares the checksum.
 
     Raises:
         Corrupt: for anything that `encode` would not have written.
@@ -129,7 +129,7 @@ def parse_head(data: Buffer) -> Head:
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """A clump's payload, ready to be put anywhere."""
+    """A clump's encoded payload, which does not depend on its place."""
 
     codec: Codec
     raw_length: int
@@ -152,7 +152,7 @@ def encode(
 
 
 def encode_gap(length: int, *, arena: bytes, offset: int) -> bytes:
-    """The header that turns `length` unreadable bytes at `offset` into a clump to step over."""
+    """The header that turns `length` unreadable bytes at `offset` into a gap clump."""
     nothing = Packed(Codec.RAW, 0, b"")
     return _assembled(Kind.GAP, (), nothing, length - HEAD_SIZE, arena=arena, offset=offset).listed
 
@@ -189,7 +189,7 @@ def _checksum(arena: bytes, offset: int, fixed: Buffer, listing: Buffer, payload
 
 
 def verify(head: Head, payload: Buffer, *, arena: bytes, offset: int) -> None:
-    """Compare a clump with its checksum. A gap's covers its header alone.
+    """Compare a clump with its checksum, which for a gap covers no payload.
 
     Raises:
         Corrupt: when they differ.
@@ -211,7 +211,7 @@ def decompress(head: Head, payload: Buffer, decompressor: zstandard.ZstdDecompre
     if head.codec is Codec.RAW:
         return payload
     try:
-        # The frame's own claim is checked first: decompress() would allocate whatever it says.
+        # Check the length that the frame claims first: decompress() would allocate all of it.
         if zstandard.frame_content_size(payload) != head.raw_length:
             raise Corrupt("compressed frame is not of the length its clump says")
         return decompressor.decompress(payload, allow_extra_data=False)
@@ -220,10 +220,10 @@ def decompress(head: Head, payload: Buffer, decompressor: zstandard.ZstdDecompre
 
 
 class OpenClump:
-    """The blocks that wait to become one clump. Not thread-safe; its `Writer` locks.
+    """The blocks gathered for one clump. Not thread-safe; `Store` holds a lock.
 
-    Blocks are copied in at once, into one buffer that is used again for every clump, so that
-    compressing needs neither a join nor fresh memory.
+    Blocks are copied at once into one buffer, which is used again for every clump. So compression
+    needs neither a join nor new memory.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -245,7 +245,7 @@ class OpenClump:
         self._length = end
 
     def block(self, score: Score) -> bytes:
-        """A copy of a block that waits here."""
+        """A copy of a gathered block."""
         start, end = self.spans[score]
         return bytes(self._buffer[start:end])
 
@@ -268,10 +268,10 @@ class DecodedClump:
 
     Attributes:
         data: a read-only view of all blocks, end to end.
-        spans: begin and end in `data` of each block that is what its score says; only these may
-            be handed out.
+        spans: start and end in `data` of each block that matches its score; only these may be
+            returned to callers.
         cost: bytes of memory to account for.
-        used: for the cache, whether a block was asked for lately.
+        used: for the cache: whether a block was requested lately.
     """
 
     __slots__ = ("__weakref__", "cost", "data", "spans", "used")

@@ -1,7 +1,8 @@
-"""Who can reach a store that is there, and the commands that mend its owners, groups and modes.
+"""Which users can reach an existing store, and commands that correct its owners, groups and modes.
 
-Nothing is changed here. Every command that is named can be run as it stands by the owner of the
-files that it changes, and leaves what `permissions` would have made.
+This module changes nothing. The owner of the files that a command changes can run it as given,
+except that GROUP stands for the name of a group. The files then have the access that `permissions`
+would have given them.
 """
 
 import os
@@ -18,8 +19,8 @@ from ventifs.text import command_word
 
 _HEADER_NAME = "ventifs.store"
 _GROUP, _OTHERS = 0o070, 0o007
-_ENTERED = 0o011  # by somebody else than the owner
-_SHARING = 0o066  # of a file's mode; some file systems show every file as executable
+_ENTERED = 0o011  # the right to enter a directory, for group and others
+_SHARING = 0o066  # the bits of a file's mode to compare; some file systems show all as executable
 
 
 class Odd(msgspec.Struct, frozen=True):
@@ -39,10 +40,10 @@ class Odd(msgspec.Struct, frozen=True):
 
 
 def exposed(root: Path) -> str:
-    """Which others can read a store, in a line with the command that ends it; empty if none can.
+    """One line: which others can read a store, and the command that ends it; empty if none can.
 
-    Stores were made so before they had modes of their own. A group may read a store that is
-    marked as its (set-group-ID). A store below a closed directory is not exposed.
+    Older programs, which did not set modes, made such stores. If a store is marked as a group's
+    (set-group-ID), that group may read it. A store below a closed directory is not exposed.
 
     Raises:
         OSError: the store cannot be looked at.
@@ -67,18 +68,18 @@ def exposed(root: Path) -> str:
 
 
 def _above(root: Path, status: os.stat_result) -> Iterator[os.stat_result]:
-    """The directories on the way to a store; a third user's are left out, who could open them."""
+    """The directories above a store, except those of third users, who could open them."""
     for directory in Path(os.path.realpath(root)).parents:
-        with suppress(OSError):  # not to be looked at
+        with suppress(OSError):  # it is not accessible
             found = directory.stat()
             if found.st_uid in (0, status.st_uid):
                 yield found
 
 
 def odd_modes(root: Path) -> list[Odd]:
-    """What in a store has another mode than the store's kind, sorted by path.
+    """Files and directories whose modes do not fit the store's kind, sorted by path.
 
-    Older programs left it so, or a copy that did not keep modes.
+    Older programs leave such modes, and so does a copy that does not keep modes.
     """
     above, found = root.stat().st_mode, []
     for place, directories, files in os.walk(root):
@@ -102,7 +103,7 @@ def _odd(root: Path, path: str, status: os.stat_result, above: int) -> Odd | Non
 
 
 def odd_line(root: Path, odd: list[Odd]) -> str:
-    """A line about what `odd_modes` found, with the command that mends it; empty if nothing."""
+    """A line about what `odd_modes` found, with the command that corrects it; empty if nothing."""
     if not odd:
         return ""
     first, more = odd[0], len(odd) - 1
@@ -130,12 +131,12 @@ def _mending(root: Path, owner: int) -> str:
 
 
 def shut_out(path: Path) -> str:
-    """What the owner of a group's file does so that its group can use it; empty if that is not it.
+    """How the owner of a file opens it to the store's group; empty if that is not the problem.
 
-    A program that knows no kinds of stores leaves its files with the umask's modes.
+    A program that does not know the kinds of stores leaves its files with the umask's modes.
 
     Args:
-        path: of a store, what could not be opened; or the directory that it is in.
+        path: the part of a store that could not be opened, or the directory that it is in.
     """
     root = _root_of(path)
     if root is None:
@@ -156,7 +157,7 @@ def shut_out(path: Path) -> str:
 
 
 def _on_the_way(root: Path, path: Path) -> Iterator[Path]:
-    """What is between a store's directory and a path, the path, and what is in it."""
+    """The directories between a store's directory and a path, the path, and its entries."""
     below = path.relative_to(root).parts
     for count in range(1, len(below) + 1):
         yield root.joinpath(*below[:count])
@@ -165,9 +166,9 @@ def _on_the_way(root: Path, path: Path) -> Iterator[Path]:
 
 
 def _root_of(path: Path) -> Path | None:
-    """The store of a group that a path is in."""
+    """The directory of the store that a path is in, if it is a group's store; None otherwise."""
     for directory in (path, *path.parents):
-        if os.path.exists(directory / _HEADER_NAME):  # no error where it is not to be seen
+        if os.path.exists(directory / _HEADER_NAME):  # False, no error, if inaccessible
             return directory if directory.stat().st_mode & stat.S_ISGID else None
     return None
 
@@ -191,14 +192,14 @@ def for_readers(root: Path) -> str:
 
 
 def lock_remedy(lock: Path) -> str:
-    """What lets this user hold the lock of a store's index."""
+    """What to do so that this user can hold the lock of a store's index."""
     root = lock.parent.parent
     status, shown = root.stat(), command_word(lock)
     group = group_name(status.st_gid)
     marked = status.st_mode & stat.S_ISGID
     try:
         found = lock.stat()
-    except OSError:  # it is not there, or not to be seen
+    except OSError:  # it is missing, or not accessible
         found = None
     if found is not None and found.st_uid == os.geteuid():
         return f"run 'chmod u+w {shown}'"

@@ -1,7 +1,8 @@
 """The store header: the small immutable file that makes a directory a store.
 
-256 bytes, written last by `Store.create` and never again; FORMAT.md gives the layout. It tells
-which version and features a program must know, and the parameters that decide scores and chunks.
+It has 256 bytes. `Store.create` writes it last, and nothing writes it again. It holds the version
+and features that a program must know, and the parameters that decide scores and chunks. FORMAT.md
+gives the layout.
 """
 
 import os
@@ -24,7 +25,7 @@ MAGIC = b"ventifs store\r\n\x00"
 _FIELDS = struct.Struct("<16sIH2xQQQ16sQQIII4x32s")
 _CHECK_SIZE = 32
 
-# No feature exists yet: any bit set is from the future.
+# No feature exists yet: any bit that is set comes from a newer version.
 KNOWN_INCOMPATIBLE = 0
 KNOWN_READ_ONLY_COMPATIBLE = 0
 
@@ -51,7 +52,7 @@ class StoreHeader(msgspec.Struct, frozen=True):
         chunk_min, chunk_average, chunk_max: the chunker's parameters, in bytes.
         chunk_seed: 32 bytes for the chunker's gear table; all zeros is FORMAT.md's own table.
         compatible, read_only_compatible, incompatible: feature bits, as in ext4: an unknown bit is
-            ignored, forbids writing, forbids opening.
+            ignored, forbids writing, or forbids opening, respectively.
     """
 
     store_id: bytes
@@ -72,7 +73,7 @@ class StoreHeader(msgspec.Struct, frozen=True):
 
     @property
     def writable(self) -> bool:
-        """Whether this program knows enough to write."""
+        """Whether this program knows every feature that it must know to write."""
         return not self.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE
 
 
@@ -102,7 +103,7 @@ def decode_header(data: bytes) -> StoreHeader:
 
     Raises:
         Corrupt: when they are damaged, or never were a header.
-        Unsupported: when they are of a newer version, or name an unknown incompatible feature.
+        Unsupported: when they have a newer version, or name an unknown incompatible feature.
     """
     body, check = data[:-_CHECK_SIZE], data[-_CHECK_SIZE:]
     if len(data) != HEADER_SIZE or blake3(body).digest(_CHECK_SIZE) != check:

@@ -1,10 +1,11 @@
 """The index: LMDB tables from scores to places, and the catalog.
 
-A rebuildable hint, never trusted. LMDB's pages carry no checksums, so every value carries one over
-its key and itself: a damaged entry is a miss, never a false hit. What the store hands out is
-decided by hashing the block, not by anything here. LMDB keeps a damaged page from being noticed in
-two more ways: an entry can vanish (a miss, for blocks) and LMDB itself can crash on it; so the
-catalog carries a digest over all its records, and `check` reads the index in a child process.
+The index is a rebuildable hint, never trusted. LMDB's pages carry no checksums, so every value,
+except the empty ones of `deleted`, carries one over its key and itself: a damaged entry is a miss,
+never a false hit. The store verifies every block it returns by its hash, not by the index. A
+damaged page can have two more effects: an entry can vanish (for blocks, a miss), and LMDB itself
+can crash. So the catalog carries a digest over all its records, and `check` reads the index in a
+child process.
 
 FORMAT.md, section Index, lists the tables.
 """
@@ -34,7 +35,7 @@ from ventifs.store.score import Score
 
 INDEX_FORMAT = 1
 BATCH_ENTRIES = 32_000  # of one LMDB transaction: bounds its dirty pages at about 128 MiB
-_WALK_ENTRIES = 4096  # read in one transaction when all are walked
+_WALK_ENTRIES = 4096  # read in one transaction of a walk over all entries
 
 _TABLES = (b"blocks", b"open", b"sealed", b"numbers", b"catalog", b"deleted", b"meta")
 
@@ -43,7 +44,7 @@ _NUMBER = struct.Struct(">I")
 _CRC = struct.Struct("<I")
 _CRC_RESIDUE = 0x2144DF1C  # crc32 of any bytes followed by their own crc32, little-endian
 _ARENA = struct.Struct("<16sQIQQQQQQ")
-_CATALOG = struct.Struct("<Q16s")  # records, exclusive or of their digests
+_CATALOG = struct.Struct("<Q16s")  # number of records, XOR of their digests
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -81,15 +82,15 @@ class Index:
     """The tables of one store.
 
     Concurrency: look-ups from any thread and any number of processes, also while one process
-    writes; writing transactions take turns, across processes too.
+    writes. Write transactions are serialized, also across processes.
     """
 
     def __init__(self, path: Path, store_id: bytes, *, create: bool = False, sync: bool = True):
-        """Open, or with `create` make, the index in the directory `path`.
+        """Open the index in the directory `path`, or create it with `create`.
 
         Raises:
             IndexMissing: when there is none.
-            IndexDamaged: when it cannot be read or is another store's.
+            IndexDamaged: when it cannot be read or belongs to another store.
         """
         self.path = path
         self._arenas: dict[int, bytes] = {}
@@ -107,7 +108,7 @@ class Index:
             raise
 
     def close(self) -> None:
-        """Let go of the environment."""
+        """Release the environment."""
         self._environment.release()
 
     def replaced(self) -> bool:
@@ -151,7 +152,7 @@ class Index:
 
     @property
     def catalog_mark(self) -> bytes:
-        """Equal for equal sets of records, and otherwise not."""
+        """A value that is equal for equal sets of records and different for different ones."""
         return self._meta(b"catalog")
 
     # --- blocks -----------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class Index:
         return [found[score] for score in scores]
 
     def locate(self, score: Score) -> Place | None:
-        """Where a block stands, or None when it is absent (or its entry damaged)."""
+        """Where a block is, or None when it is absent (or its entry damaged)."""
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             value = _opened_value(score, transaction.get(score))
             if value is None or len(value) != _ENTRY.size:
@@ -198,20 +199,20 @@ class Index:
         return arena
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
-        """Every entry in order of score; a damaged one without its place.
+        """Every entry in order of score; a damaged one has None as its place.
 
-        Read some at a time, each as of its own moment: no transaction is held while the caller
-        works on them, for LMDB cannot use pages again that a reader may see.
+        Each transaction reads some entries as of its own moment. No transaction is open while the
+        caller works on them, because LMDB cannot reuse pages that a reader may see.
         """
         start: bytes | None = b""
         while start is not None:
             some, following = self._entries_from(start)
             yield from some
-            # Keys of damaged pages may be in no order: never go back.
+            # Keys of damaged pages may be out of order: never go back.
             start = following if following is not None and following > start else None
 
     def _entries_from(self, start: bytes) -> tuple[list[tuple[Score, Place | None]], bytes | None]:
-        """Some entries from a key on, and the key after them, if there is one."""
+        """The next entries from the key `start` on, and the key after them, if there is one."""
         some: list[tuple[Score, Place | None]] = []
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             cursor = transaction.cursor()
@@ -243,7 +244,7 @@ class Index:
     def entries_counted(self) -> tuple[int, int]:
         """How many blocks the index lists by its own count, and how many of them can be reached.
 
-        As of one moment, so that they differ only in a damaged index. Reads nothing else.
+        Both are as of one moment, so they differ only in a damaged index. Reads only keys.
         """
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             reached = sum(1 for _ in transaction.cursor().iternext(keys=True, values=False))
@@ -252,9 +253,9 @@ class Index:
     def add_blocks(self, arena: bytes, entries: Entries) -> None:
         """Add entries of one arena, sorted, in transactions of at most `BATCH_ENTRIES`.
 
-        The arena must be durable up to the last of them. Interrupted, it can simply be done again.
+        The arena must be durable up to the last of them. Idempotent: repeat an interrupted call.
         """
-        ordered = sorted(entries, key=itemgetter(0))  # half the time of comparing all of them
+        ordered = sorted(entries, key=itemgetter(0))  # takes half the time of comparing entries
         for start in range(0, len(ordered), BATCH_ENTRIES):
             with lmdb_errors(self.path), self._begin(write=True) as transaction:
                 number = self._number_of(arena, transaction)
@@ -270,9 +271,10 @@ class Index:
         ]
 
     def append_blocks(self, entries: Iterable[tuple[Score, int, int, int]]) -> None:
-        """Add (score, arena number, offset, position), each score above all that are there.
+        """Add (score, arena number, offset, position); each score must be above all present ones.
 
-        For rebuilds: appending fills pages, 58 bytes an entry against 90 for random insertion.
+        For rebuilds: appending fills pages, so an entry takes 58 bytes instead of the 90 of random
+        insertion.
         """
         pack, seal = _ENTRY.pack, _sealed_value
         items = [(score, seal(score, pack(*place))) for score, *place in entries]
@@ -280,14 +282,14 @@ class Index:
             transaction.cursor(self._blocks).putmulti(items, append=True)
 
     def drop_block(self, score: Score) -> None:
-        """Forget where a block stands, so that the next put of it stores it anew."""
+        """Remove a block's entry, so that the next put of the block stores it again."""
         with lmdb_errors(self.path), self._begin(write=True) as transaction:
             transaction.delete(score, db=self._blocks)
 
     # --- arenas -----------------------------------------------------------------------------
 
     def number_of(self, arena: bytes) -> int:
-        """The arena's 32-bit number in this index, given now if it has none yet."""
+        """The arena's 32-bit number in this index, assigned now if it has none yet."""
         with lmdb_errors(self.path), self._begin(write=True) as transaction:
             return self._number_of(arena, transaction)
 
@@ -323,7 +325,7 @@ class Index:
         return None
 
     def arena_state(self, arena: bytes) -> ArenaState:
-        """How far an arena is indexed; not at all, if the index does not know it."""
+        """How far an arena is indexed; length 0, if the index does not know it."""
         with lmdb_errors(self.path), self._begin() as transaction:
             value = _opened_value(arena, transaction.get(arena, db=self._tables[b"numbers"]))
             state = None
@@ -374,11 +376,11 @@ class Index:
     # --- catalog ----------------------------------------------------------------------------
 
     def settle(self, states: Iterable[ArenaState], changes: Changes, counters: Counters) -> None:
-        """In one transaction: how far arenas are indexed now, records, and figures.
+        """Store arena states, changes of records, and counters in one transaction.
 
-        States and records can be told twice, by a writer and by whoever recovered its arena:
-        totals count only if they go on where the index stands, and a record that is there already,
-        or was ever deleted, is not put again. Order does not matter.
+        A writer and a process that recovered its arena may both report the same states and records.
+        So totals count only if they start where the index ends. A record that is present already,
+        or was ever deleted, is not put again; puts and deletes may arrive in any order.
         """
         with lmdb_errors(self.path), self._begin(write=True) as transaction:
             for state in states:
@@ -458,7 +460,7 @@ class Index:
         transaction.put(b"counters", value, db=self._tables[b"meta"])
 
     def counters(self) -> Counters:
-        """What was ever put and committed."""
+        """Counts of everything that was ever put and committed."""
         return self._counters(None)
 
     def _counters(self, transaction: Any) -> Counters:

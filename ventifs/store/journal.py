@@ -1,8 +1,8 @@
-"""What catalog and commit clumps carry: the store's records, and the fact that they count.
+"""What catalog and commit clumps carry: the store's records, and the commits that make them valid.
 
-A catalog clump holds records put and deleted; a commit clump, written only when everything before
-it is durable, makes the catalog clumps right before it valid. FORMAT.md, section Journal, gives the
-bytes. Nothing here does I/O.
+A catalog clump holds records put and deleted. A commit clump makes the catalog clumps right before
+it valid; it is written only when everything before it is durable. FORMAT.md, section Journal, gives
+the bytes. Nothing here does I/O.
 """
 
 import struct
@@ -25,11 +25,11 @@ _PUT, _DELETE = 1, 2
 
 
 class Record(msgspec.Struct, frozen=True, order=True):
-    """A committed fact that the store keeps for the layers above, without understanding it.
+    """A committed item that the store keeps for the layers above, without interpreting it.
 
     Attributes:
-        key: 1 to 400 bytes, not necessarily unique; records are listed in its order.
-        id: 16 random bytes; what a deletion names.
+        key: 1 to 400 bytes, not necessarily unique; records are listed in order of key.
+        id: 16 random bytes; a deletion names the record by them.
         value: up to 256 KiB.
     """
 
@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, order=True):
 
 
 def record_problem(key_length: int, value_length: int) -> str:
-    """What is wrong with a record of such lengths; nothing, if there can be one."""
+    """What is wrong with a record of such lengths; empty if nothing is."""
     if 0 < key_length <= RECORD_KEY_MAX and value_length <= RECORD_VALUE_MAX:
         return ""
     return (
@@ -55,7 +55,7 @@ def record_problem(key_length: int, value_length: int) -> str:
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """Records put and ids deleted. Deletions win, whatever the order they are met in."""
+    """Records put and ids deleted; a deletion wins, in whatever order the two are read."""
 
     puts: Sequence[Record] = ()
     deletes: Sequence[bytes] = ()
@@ -83,7 +83,7 @@ class Counters(msgspec.Struct):
     known_bytes: int = 0
 
     def add(self, other: "Counters") -> None:
-        """Add another's figures to these."""
+        """Add the figures of `other` to these."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -98,10 +98,11 @@ class Commit(msgspec.Struct, frozen=True):
 
     Attributes:
         time_ns: when, in UTC nanoseconds since 1970.
-        catalog_length: bytes right before this clump that are this commit's catalog clumps.
+        catalog_length: bytes of this commit's catalog clumps, which are right before this clump.
         records: how many records these hold.
         counters: what was put since the writer's previous commit.
-        relies_on: (arena id, length): how far each arena is durable that this commit needs.
+        relies_on: (arena id, length) of each arena that this commit needs; up to this length the
+            arena is durable.
     """
 
     time_ns: int

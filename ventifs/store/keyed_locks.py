@@ -1,4 +1,4 @@
-"""Turns: of the threads that are about to do the same thing, one does it and the others wait."""
+"""Locks by key: of several threads about to do the same work, one does it and the others wait."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -6,19 +6,19 @@ from threading import Lock
 
 
 class Turns:
-    """Locks by key, each there only as long as somebody wants it.
+    """Locks by key; each exists only while a thread holds it or waits for it.
 
-    Concurrency: any number of threads. 1 us when nobody else wants the key.
+    Concurrency: any number of threads. 1 us when no other thread uses the key.
     """
 
     def __init__(self) -> None:
-        """Nobody wants anything."""
+        """Start without locks."""
         self._lock = Lock()
         self._turns: dict[Hashable, tuple[Lock, list[None]]] = {}
 
     @contextmanager
     def of(self, key: Hashable) -> Iterator[None]:
-        """Wait for the turn at `key`, and have it."""
+        """Wait for the lock of `key`, and hold it."""
         with self._lock:
             turn, users = self._turns.setdefault(key, (Lock(), []))
             users.append(None)
@@ -32,5 +32,5 @@ class Turns:
                     del self._turns[key]
 
     def __len__(self) -> int:
-        """How many keys somebody wants."""
+        """The number of keys that threads hold or wait for."""
         return len(self._turns)

@@ -1,11 +1,12 @@
-"""LMDB environments: opened once a process and file, and their errors made the store's.
+"""LMDB environments: one per process and file, with LMDB's errors turned into the store's.
 
-The one module that imports lmdb. LMDB forbids a second environment on one file in one process, so
-`acquire` shares them; a forked child closes what it inherited and opens its own. Closing happens
-with the last `release`.
+Only this module imports lmdb. LMDB forbids a second environment on one file in one process, so
+`acquire` shares them; a forked child closes what it inherited and opens its own. The last `release`
+closes an environment.
 
-Readers enter their transactions in lock.mdb, or writers would use pages again under their eyes. So
-who cannot write lock.mdb may read only where nobody can write: on a read-only file system.
+Readers register their transactions in lock.mdb; otherwise writers would reuse pages that are being
+read. So a process that cannot write lock.mdb may read only where no process can write: on a
+read-only file system.
 """
 
 import errno
@@ -45,7 +46,7 @@ class IndexDamaged(VentifsError):
         self._arguments = path, reason
 
     def __reduce__(self) -> tuple[type["IndexDamaged"], tuple[Path, str]]:
-        """Let a worker send it to its parent."""
+        """Support pickling, so that a worker can send it to its parent."""
         return type(self), self._arguments
 
 
@@ -54,7 +55,7 @@ class IndexMissing(IndexDamaged):
 
 
 def index_missing(path: Path) -> bool:
-    """Whether there is nothing in a directory that could be an index."""
+    """Whether a directory holds nothing that could be an index."""
     data = path / "data.mdb"
     return not data.exists() or data.stat().st_size == 0
 
@@ -81,7 +82,7 @@ class Environment:
             "mode": 0o600,
         }
         if create and not data.exists():
-            os.close(create_file(data))  # LMDB's own would have the umask's mode
+            os.close(create_file(data))  # created by LMDB, it would have the umask's mode
         self.lmdb = lmdb.open(os.fsencode(path), **options)
         try:
             if not self.readonly:
@@ -101,7 +102,7 @@ class Environment:
 
         Raises:
             IndexMissing, IndexDamaged: when it cannot be read.
-            Busy: when it is open read-only here, and could be open for writing.
+            Busy: when this process has it open read-only, but could open it for writing.
         """
         with lmdb_errors(path), _environments_lock:
             if create:
@@ -114,7 +115,7 @@ class Environment:
         return environment
 
     def release(self) -> None:
-        """Let go of it; the last user closes it."""
+        """Release the environment; the last user closes it."""
         with _environments_lock:
             self.users -= 1
             if self.users == 0:
@@ -122,7 +123,7 @@ class Environment:
                 self.lmdb.close()
 
     def replaced(self, path: Path) -> bool:
-        """Whether there is another file now where this one's was."""
+        """Whether another file is now in the place of this environment's file."""
         try:
             return _file_key(path) != self.key
         except OSError:
@@ -145,7 +146,7 @@ def _shared(path: Path) -> Environment | None:
 
 
 def _lockable(path: Path) -> bool:
-    """Whether LMDB's lock can be held here; if not, nobody can write here.
+    """Whether LMDB's lock can be held here; False only on a read-only file system.
 
     Raises:
         VentifsError: others may write, and this user cannot hold the lock.
@@ -166,7 +167,7 @@ def _lockable(path: Path) -> bool:
 
 
 def _allocate_lock(path: Path) -> None:
-    """Give LMDB's lock file its space: it is mapped, and a full disk would kill by SIGBUS."""
+    """Allocate LMDB's lock file: it is mapped, and a full disk would kill the process by SIGBUS."""
     fd = open_or_create(path)
     try:
         if os.fstat(fd).st_blocks * 512 < _LOCK_SIZE:
@@ -175,12 +176,12 @@ def _allocate_lock(path: Path) -> None:
         os.close(fd)
 
 
-_environments: dict[tuple[int, int, int], Environment] = {}  # a forked child has none of these
+_environments: dict[tuple[int, int, int], Environment] = {}  # a forked child starts with none
 _environments_lock = Lock()
 
 
 def _drop_inherited() -> None:
-    """In a forked child: lmdb refuses a file that it believes open, and the parent's is no use."""
+    """Close a forked child's inherited environments: unusable, and lmdb would not open new ones."""
     global _environments_lock  # noqa: PLW0603
     _environments_lock = Lock()
     for environment in _environments.values():
@@ -225,13 +226,13 @@ def lmdb_errors(path: Path) -> Iterator[None]:
 
 
 def _is_full(path: Path, text: str) -> bool:
-    """Whether an error of LMDB's means a full disk; it calls a write cut short an I/O error."""
+    """Whether an LMDB error means a full disk; LMDB reports a short write as an I/O error."""
     if any(os.strerror(code).lower() in text for code in (errno.ENOSPC, errno.EDQUOT)):
         return True
     return os.strerror(errno.EIO).lower() in text and _free_bytes(path) < _NEARLY_FULL
 
 
 def _free_bytes(path: Path) -> int:
-    """What this user may still write at a path."""
+    """Bytes that this user may still write at a path."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize

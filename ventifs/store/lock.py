@@ -1,4 +1,4 @@
-"""The store's lock: flock on one file, so that it dies with its holder and is never stale."""
+"""The store's lock: an flock on one file, which ends with its holder and so is never stale."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ from ventifs.store.permissions import open_or_create
 
 @contextmanager
 def store_lock(root: Path, *, alone: bool) -> Iterator[None]:
-    """Hold the store's lock: shared by everyone who writes, alone for rebuilds and repairs.
+    """Hold the store's lock: shared by writers, exclusive (`alone`) for rebuilds and repairs.
 
     Raises:
-        Busy: when somebody else's hold does not allow it.
+        Busy: when the lock is held elsewhere in a conflicting mode.
         VentifsError: when the lock file cannot be opened.
     """
     path = root / "lock"

@@ -1,8 +1,8 @@
 """How this process's allocator treats the buffers of clumps.
 
-glibc gives every allocation of 128 KiB and more, as a decoded clump is, pages of its own,
-and takes them back from the kernel one page fault at a time: 30 of the 105 us that decompressing a
-clump took. Told to keep freed memory of that size, it hands the same pages out again.
+glibc maps new pages for every allocation of 128 KiB and more, such as a decoded clump. Each page
+costs a page fault at its first use: 30 of the 105 us that decompressing a clump took. With higher
+thresholds glibc keeps freed memory of that size and uses the same pages again.
 """
 
 import ctypes

@@ -1,15 +1,16 @@
-"""Who may reach a store: owner, group and mode of everything in it.
+"""Access to a store: owner, group and mode of everything in it.
 
-The store's own directory decides. Whatever is made in a store takes its access from the directory
-it is made in, so that the umask, default ACLs and the user who writes do not count. Three kinds:
+The store's own directory decides. Every file and directory of a store takes its access from the
+directory that it is created in, so the umask, default ACLs and the writing user have no effect.
+There are three kinds of stores:
 
     private   0700 and 0600: the owner
     shared    2770 and 0660: a group reads and writes
     readers   2750 and 0640, the index's lock.mdb 0660: the owner writes, a group reads
 
-The set-group-ID bit marks the two kinds that a group may reach. Nothing is made here with more
-access than it is to have. A directory gets its name when owner, group and mode are set; so does a
-file where the file system can do that (O_TMPFILE), and else it has mode 0600 until then.
+The set-group-ID bit marks the two kinds that a group may reach. Nothing is created here with more
+access than it should have. A directory gets its name after its owner, group and mode are set. So
+does a file where the file system supports that (O_TMPFILE); elsewhere it has mode 0600 until then.
 """
 
 import ctypes
@@ -32,24 +33,24 @@ _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
 _GROUP = 0o070
 _GROUP_READS, _GROUP_WRITES = 0o040, 0o020
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
-_NO_MODES = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # of a file system, such as FAT
-_NO_RENAMEAT2 = {errno.ENOSYS, errno.EINVAL}  # of a kernel, or of a file system
+_NO_MODES = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # from a file system such as FAT
+_NO_RENAMEAT2 = {errno.ENOSYS, errno.EINVAL}  # from a kernel or a file system that lacks it
 _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 _RENAME_NOREPLACE = 1
 _MAKING = ".making-"
 
 READERS_LOCK = "lock.mdb"  # LMDB's: readers write to it
-MAKING = re.compile(re.escape(_MAKING) + "[0-9a-f]{16}")  # a directory that has no name yet
+MAKING = re.compile(re.escape(_MAKING) + "[0-9a-f]{16}")  # a directory without its final name
 
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 class Access(msgspec.Struct, frozen=True):
-    """What a new store's directory gets.
+    """The access of a new store's directory.
 
     Attributes:
-        mode: of the directory; all else follows from it.
-        gid: the group's number; None leaves the one it has.
+        mode: of the directory; the modes of everything in it follow from this.
+        gid: the group's number; None keeps the group that the directory has.
     """
 
     mode: int
@@ -78,7 +79,7 @@ def readers(group: str) -> Access:
 
 
 def group_id(group: str) -> int:
-    """The number of a group, by its name or number, which the caller may give files to.
+    """The number of a group, given by name or number, that the caller may give files to.
 
     Raises:
         VentifsError: there is no such group, or the caller is not in it.
@@ -113,10 +114,10 @@ def group_name(gid: int) -> str:
 
 
 def create_file(path: Path) -> int:
-    """Create a file of a store, which must not exist yet; a read-write descriptor.
+    """Create a file of a store that must not exist yet, and return a read-write descriptor.
 
     Raises:
-        OSError: it cannot be created, or is there.
+        OSError: it cannot be created, or exists.
     """
     with _opened(path.parent) as directory:
         above = os.fstat(directory)
@@ -126,7 +127,7 @@ def create_file(path: Path) -> int:
         try:
             _set(fd, above, file_mode(above.st_mode, path.name))
             if not named:
-                # By /proc, as without a capability linkat takes no bare descriptor.
+                # Through /proc, because linkat takes a bare descriptor only with a capability.
                 os.link(
                     f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True
                 )
@@ -137,7 +138,7 @@ def create_file(path: Path) -> int:
 
 
 def open_or_create(path: Path) -> int:
-    """A read-write descriptor of a file, which is created if it is not there; see `create_file`.
+    """A read-write descriptor of a file, which is created if it is missing; see `create_file`.
 
     Raises:
         OSError: it cannot be opened or created.
@@ -150,10 +151,10 @@ def open_or_create(path: Path) -> int:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory of a store, which gets its name when it has its owner, group and mode.
+    """Create a directory of a store; it gets its name after its owner, group and mode are set.
 
-    One that is there already stays. If it is the caller's and has another mode than the store's,
-    as an older program may have left it, it gets that mode; unless a link leads to it.
+    A directory that exists already is kept. If the caller owns it and its mode is not the store's,
+    as older programs may have left it, its mode is corrected, unless it is reached by a link.
 
     Concurrency: idempotent, and safe beside other processes that make the same directory.
 
@@ -170,7 +171,7 @@ def make_directory(path: Path) -> None:
 
 
 def _is_there(name: str, above: int) -> bool:
-    """Whether there is a directory; the mode of one that is the caller's is mended.
+    """Whether the directory exists; if it is the caller's, its mode is corrected.
 
     Raises:
         FileExistsError: something else has the name.
@@ -196,7 +197,7 @@ def _is_there(name: str, above: int) -> bool:
 
 
 def _make_unnamed(above: int) -> str:
-    """Make a directory under a temporary name, with the access of the one above; that name."""
+    """Create a directory with access from its parent, and return its temporary name."""
     status = os.fstat(above)
     mode = directory_mode(status.st_mode)
     name = f"{_MAKING}{os.urandom(8).hex()}"
@@ -213,11 +214,11 @@ def _make_unnamed(above: int) -> str:
 
 
 def _name_directory(made: str, name: str, above: int) -> None:
-    """Give a directory its name, or remove it.
+    """Give a directory its final name; on any error, remove it.
 
     Raises:
         FileExistsError: the name is taken.
-        FileNotFoundError: another process took the directory for a leftover.
+        FileNotFoundError: another process removed the directory as a leftover.
     """
     try:
         _rename_new(made, name, above)
@@ -228,14 +229,14 @@ def _name_directory(made: str, name: str, above: int) -> None:
 
 
 def _rename_new(old: str, new: str, above: int) -> None:
-    """Rename a directory; nothing is replaced, where the file system can promise that."""
+    """Rename a directory; replaces nothing, where the file system can guarantee that."""
     if _renameat2 is not None:
         if _renameat2(above, os.fsencode(old), above, os.fsencode(new), _RENAME_NOREPLACE) == 0:
             return
         code = ctypes.get_errno()
         if code not in _NO_RENAMEAT2:
             raise OSError(code, os.strerror(code), new)
-    try:  # it replaces an empty directory at most
+    try:  # it replaces at most an empty directory
         os.rename(old, new, src_dir_fd=above, dst_dir_fd=above)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.ENOTDIR):
@@ -246,8 +247,9 @@ def _rename_new(old: str, new: str, above: int) -> None:
 def _remove_leftovers(above: int) -> None:
     """Remove directories that a killed process never named.
 
-    One that a running process is about to name is lost to it, so that it looks again. As this is
-    only called when a directory has its name, one of the two always gets on.
+    This can also remove a directory that a running process is about to name; that process then
+    tries again. As this is only called after a directory has its name, one of the two processes
+    always makes progress.
     """
     with suppress(OSError):
         for name in os.listdir(above):
@@ -257,7 +259,7 @@ def _remove_leftovers(above: int) -> None:
 
 
 def prepare(root: Path, access: Access) -> None:
-    """Make an empty or half-made store's directory, and all in it, one for `access`.
+    """Give the directory of an empty or half-created store, and all in it, the given access.
 
     Raises:
         OSError: the directory is not the caller's.
@@ -275,11 +277,11 @@ def prepare(root: Path, access: Access) -> None:
 
 
 def _conform(directory: int) -> None:
-    """Give what an earlier, broken creation has left in a directory the directory's access.
+    """Give the leftovers of an interrupted creation in a directory that directory's access.
 
-    Everything is reached by descriptors and no link, as root may do this in a directory where a
-    user swaps names meanwhile. A creation leaves directories and files of one name; the rest is
-    not the store's.
+    Everything is reached by descriptors and never through a link, because root may do this in a
+    directory where a user swaps names meanwhile. A creation leaves only directories and files with
+    one name; anything else is not the store's.
     """
     above = os.fstat(directory)
     with _opened(Path("."), directory) as listed:
@@ -299,7 +301,7 @@ def _conform(directory: int) -> None:
 
 @contextmanager
 def _opened(path: Path, above: int | None = None) -> Iterator[int]:
-    """A directory's descriptor; one below an open directory is reached by no symbolic link."""
+    """A directory's descriptor; below an open directory, symbolic links are not followed."""
     flags = _DIRECTORY if above is None else _DIRECTORY | os.O_NOFOLLOW
     try:
         fd = os.open(path, flags, dir_fd=above)
@@ -312,7 +314,7 @@ def _opened(path: Path, above: int | None = None) -> Iterator[int]:
 
 
 def _unnamed(directory: int) -> int | None:
-    """A new file without a name; None where there is no such thing, or no way to name it."""
+    """A new file without a name; None where that is not supported, or it could not be named."""
     if not os.path.exists("/proc/self/fd"):  # a chroot, say
         return None
     try:
@@ -324,12 +326,12 @@ def _unnamed(directory: int) -> int | None:
 
 
 def directory_mode(above: int) -> int:
-    """The mode of a directory in one of this mode."""
+    """The mode of a directory inside a directory of mode `above`."""
     return above & (stat.S_ISGID | 0o777) & ~0o002
 
 
 def file_mode(above: int, name: str) -> int:
-    """The mode of a file in a directory of this mode. Others never write."""
+    """The mode of a file in a directory of mode `above`; others can never write to it."""
     mode = above & 0o664
     if name == READERS_LOCK and above & stat.S_ISGID and mode & _GROUP_READS:
         mode |= _GROUP_WRITES
@@ -337,15 +339,15 @@ def file_mode(above: int, name: str) -> int:
 
 
 def _target(fd: int) -> int | str:
-    """What chown and chmod take for a descriptor, which may be one of O_PATH."""
+    """The argument that chown and chmod accept for a descriptor, which may be an O_PATH one."""
     return f"/proc/self/fd/{fd}" if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH else fd
 
 
 def _set(fd: int, above: os.stat_result, mode: int) -> None:
-    """Give what was made owner and group of the directory above, and a mode.
+    """Give a file or directory the owner and group of its parent directory, and a mode.
 
-    Root gives it away, so that a store stays readable for its owner. Without the right to give it
-    to the group, it is for the owner alone.
+    Only root changes the owner, so that a store stays readable for its owner. If the caller may not
+    give it to the group, its mode loses the group's bits.
     """
     status = os.fstat(fd)
     if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (above.st_uid, above.st_gid):
@@ -361,7 +363,7 @@ def _set(fd: int, above: os.stat_result, mode: int) -> None:
 
 
 def _change_mode(fd: int, mode: int) -> None:
-    """Set a mode. A file system that has none keeps what it shows for all its files."""
+    """Set a mode; on a file system without modes, keep the mode that it shows."""
     status = os.fstat(fd)
     if stat.S_IMODE(status.st_mode) == mode:
         return

@@ -1,10 +1,10 @@
-"""A new index from the arenas alone.
+"""Builds a new index from the arenas alone.
 
-Every clump of every arena is read and verified, so that a rebuilt index lists nothing that is not
-there. Entries are sorted by spreading them over 256 temporary files by the first byte of their
-scores, which are uniform, and sorting file by file, in memory for a 256th of them; so LMDB is
-filled in ascending order, 58 bytes an entry. The new index is made beside the old one and takes its
-place at the end.
+Every clump of every arena is read and verified, so that a rebuilt index lists only blocks that are
+there. Entries are spread over 256 temporary files by the first byte of their scores, which are
+uniform. Then each file is sorted in memory, which needs room for a 256th of the entries. So LMDB is
+filled in ascending order, at 58 bytes an entry. The new index is built beside the old one and
+replaces it at the end.
 """
 
 import os
@@ -33,18 +33,18 @@ _BUCKETS = 256
 _ITEM = struct.Struct("<32sIIH")  # score, arena number, offset, position
 _APPEND_MAX = 64_000
 
-Progress = Callable[[int, int], None]  # bytes of arenas done, of all
+Progress = Callable[[int, int], None]  # bytes of arenas done, bytes in all
 
 
 class _Sorter:
-    """Sorts entries by score, on disk, 256 buckets."""
+    """Sorts entries by score on disk, in 256 buckets."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._buckets: list[IO[bytes] | None] = [None] * _BUCKETS
 
     def add(self, number: int, entries: list[tuple[Score, int, int]]) -> None:
-        """Take in entries of one arena."""
+        """Add entries of one arena."""
         gathered: dict[int, list[bytes]] = {}
         for score, offset, position in entries:
             item = _ITEM.pack(score, number, offset, position)
@@ -62,7 +62,7 @@ class _Sorter:
                 file.close()
 
     def ascending(self) -> Iterator[list[tuple[Score, int, int, int]]]:
-        """All entries, one for each score, in lists in ascending order."""
+        """All entries, one for each score, as lists in ascending order."""
         for file in self._buckets:
             if file is None:
                 continue
@@ -82,7 +82,7 @@ def _items(file: IO[bytes]) -> Iterator[bytes]:
 def rebuild_index(
     root: Path, header: StoreHeader, files: Files, progress: Progress | None = None
 ) -> list[tuple[bytes, Damage]]:
-    """Make the index anew and put it in place. The caller holds the store's lock alone.
+    """Build a new index and put it in place; the caller holds the store's lock exclusively.
 
     Returns:
         (arena id, damage) for everything in sealed arenas that could not be read.
@@ -109,7 +109,7 @@ def rebuild_index(
 
 
 def _put_in_place(building: Path, target: Path, files: Files) -> None:
-    """Swap directories; a crash between the two renames leaves no index, which is made anew."""
+    """Swap directories; after a crash between the two renames, the next writer rebuilds again."""
     files.sync_directory(building)
     old = target.with_name(target.name + ".old")
     if target.exists():

@@ -1,10 +1,10 @@
-"""Taking into the index what arenas hold and it does not: after a crash, and for a rebuild.
+"""Recovery: indexes what arenas hold and the index lacks, after a crash and for a rebuild.
 
-Only what verifies is taken in. An open arena is recovered under its lock: bytes that are no clump
-are kept beside it (`.torn`), then stepped over by a gap clump or cut off, so that the arena is
-whole again and the next writer goes on in it. Blocks go into the index first, for all arenas, and
-records last, in one transaction: a version never shows before its blocks. The order of arenas does
-not matter, because records are puts minus deletes.
+Only clumps that verify are indexed. An open arena is recovered under its lock. Bytes that are no
+clump are copied to a file beside it (`.torn`), then covered by a gap clump or cut off. So the
+arena is whole again, and the next writer can append to it. Blocks of all arenas go into the index
+first, and records last, in one transaction: a version never shows before its blocks. The order of
+arenas does not matter, because records are puts minus deletes.
 """
 
 import logging
@@ -46,11 +46,11 @@ log = logging.getLogger("ventifs.store")
 
 Sink = Callable[[bytes, list[tuple[Score, int, int]]], None]
 _ENTRIES_MAX = 64_000
-_PIECE = 1 << 20  # of what is copied aside
+_PIECE = 1 << 20  # of damaged bytes being copied
 
 
 class Journal(msgspec.Struct):
-    """What the commit clumps met so far say, to be settled once all blocks are in."""
+    """Arena states and commits read so far, to be stored after all blocks are indexed."""
 
     states: list[ArenaState] = msgspec.field(default_factory=list)
     puts: list[Record] = msgspec.field(default_factory=list)
@@ -59,12 +59,12 @@ class Journal(msgspec.Struct):
     relies_on: dict[bytes, int] = msgspec.field(default_factory=dict)
 
     def settle(self, index: Index) -> None:
-        """Tell the index, in one transaction."""
+        """Store all of it in the index in one transaction."""
         index.settle(self.states, Changes(self.puts, self.deletes), self.counters)
 
 
 class Intake:
-    """Reads clumps of arenas and passes their blocks on; journals what commits say."""
+    """Reads clumps of arenas; passes their blocks to a sink, and collects commits in `journal`."""
 
     def __init__(self, sink: Sink) -> None:
         """`sink` gets (arena id, entries) in pieces of bounded size."""
@@ -73,7 +73,7 @@ class Intake:
         self._decompressor = zstandard.ZstdDecompressor()
 
     def read(self, arena: Arena, start: int, end: int) -> tuple[Totals, list[Damage]]:
-        """Take in every clump of an arena between two offsets that verifies."""
+        """Read every clump of an arena between two offsets; those that verify are passed on."""
         totals, damages = Totals(), []
         entries: list[tuple[Score, int, int]] = []
         for found in arena.scan(start, end):
@@ -116,9 +116,9 @@ class Intake:
 def committed_changes(
     arena: Arena, offset: int, commit: Commit, decompressor: zstandard.ZstdDecompressor
 ) -> Changes:
-    """The records that the commit clump at `offset` makes count.
+    """The changes of records that the commit clump at `offset` makes valid.
 
-    Where a gap has taken the place of a catalog clump, the records there are, are all that is left.
+    If a gap has replaced a catalog clump, only the changes in the remaining ones are returned.
 
     Raises:
         Corrupt: when its catalog clumps are damaged or not what it says.
@@ -141,16 +141,16 @@ def committed_changes(
 
 
 def recover(arenas: Arenas, index: Index, files: Files) -> None:
-    """Bring the index up to the arenas, and unlocked open arenas into order.
+    """Bring the index up to date with the arenas, and make unlocked open arenas whole.
 
-    Costs nothing to speak of when there is nothing to do: a listing of two directories and a
-    look-up for each open arena.
+    Costs little when there is nothing to do: a listing of two directories and a look-up for each
+    open arena.
 
     Raises:
         VentifsError: when an arena that the index knows is missing, or cannot be written.
     """
     intake = Intake(index.add_blocks)
-    recovered: list[Arena] = []  # their locks are held until the index knows
+    recovered: list[Arena] = []  # keeps them locked until the index knows them
     unmoved = 0  # arenas that the index has as sealed, still in open/
     for arena_id in arenas.open_ids():
         unmoved += index.arena_state(arena_id).sealed
@@ -170,7 +170,7 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
 
 
 def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, intake: Intake) -> bool:
-    """Take in one locked arena past what the index knows; whether there was anything to do."""
+    """Index one locked arena past what the index knows; return whether that was necessary."""
     state = index.arena_state(arena.id)
     if not state.sealed and state.length == arena.length() > 0:
         return False
@@ -188,15 +188,15 @@ def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, inta
 def restore_whole(
     arena: Arena, start: int, arenas: Arenas, files: Files, intake: Intake
 ) -> ArenaState | None:
-    """Take in a locked arena from `start` and leave nothing but whole clumps in it, durably.
+    """Read a locked arena from `start` into `intake`, and durably make it whole.
 
     Returns:
-        How far it goes now; None for one that never held anything and is gone, or is not ours.
+        How far it goes now; None if it held nothing and is removed, or belongs to another store.
     """
     with readable_errors(arena.path):
         if _is_foreign(arena, arenas):
             return None
-        # Before the index names anything that is only in the page cache, the arena's name included.
+        # First: the index must not name what is only in the page cache; that includes file names.
         files.sync(arena.fd)
         files.sync_directory(arenas.open_directory)
         trailer = _sound_trailer(arena)
@@ -208,14 +208,14 @@ def restore_whole(
             return None
         sealed = trailer is not None and not damages
         if not sealed:
-            files.truncate(arena.fd, end)  # the directory of a seal that a power cut spoiled
+            files.truncate(arena.fd, end)  # cut off the directory that follows damaged clumps
             end = _without_damage(arena, damages, end, totals, files)
             files.sync(arena.fd)
     return ArenaState(arena.id, end, sealed, totals, start)
 
 
 def _is_foreign(arena: Arena, arenas: Arenas) -> bool:
-    """Whether an arena is another store's; then it is left alone."""
+    """Whether an arena belongs to another store; such an arena is left alone."""
     try:
         arena.check_header(arenas.store_id)
     except ForeignArena as error:
@@ -227,7 +227,7 @@ def _is_foreign(arena: Arena, arenas: Arenas) -> bool:
 
 
 def _sound_trailer(arena: Arena) -> Trailer | None:
-    """The trailer, unless a power cut in sealing left it after a directory that is not whole."""
+    """The trailer; None without one, or if a power cut in sealing left a damaged directory."""
     trailer = arena.trailer()
     if trailer is not None:
         try:
@@ -243,7 +243,7 @@ def _nothing_in(damages: list[Damage], start: int, end: int) -> bool:
 
 
 def _header_restored(arena: Arena, arenas: Arenas, files: Files, *, empty: bool) -> bool:
-    """See to a header that the crash took; an arena without header and clumps goes."""
+    """Rewrite a damaged header, or remove an arena without clumps; return whether it is kept."""
     try:
         arena.check_header(arenas.store_id)
         return True
@@ -262,7 +262,7 @@ def _header_restored(arena: Arena, arenas: Arenas, files: Files, *, empty: bool)
 def _without_damage(
     arena: Arena, damages: list[Damage], end: int, totals: Totals, files: Files
 ) -> int:
-    """Step over damage between clumps, cut it off at the end; the arena's new end."""
+    """Turn damage between clumps into gaps, cut it off at the end; return the new end."""
     for damage in damages:
         _keep_torn(arena, damage, files)
         if damage.offset + damage.length == end:
@@ -277,7 +277,7 @@ def _without_damage(
 
 
 def _keep_torn(arena: Arena, damage: Damage, files: Files) -> None:
-    """Copy what is being given up beside the arena, unless it is nothing or a half directory."""
+    """Copy damage to a file beside the arena, unless it is all zeros or a partial directory."""
     if not any(piece.strip(b"\0") for piece in _pieces(arena, damage)):
         return
     if os.pread(arena.fd, len(DIRECTORY_MAGIC), damage.offset) == DIRECTORY_MAGIC:
@@ -300,7 +300,7 @@ def _pieces(arena: Arena, damage: Damage) -> Iterator[bytes]:
 
 
 def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
-    """Take in sealed arenas that the index does not know, as when it was put back from a copy."""
+    """Index sealed arenas that the index lacks, such as after it was restored from a copy."""
     known = {state.arena for state in index.arena_states(sealed=True)}
     for arena_id in arenas.sealed_ids():
         if arena_id not in known:
@@ -308,7 +308,7 @@ def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
 
 
 def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> list[Damage]:
-    """Take in a sealed arena from `start`; it is never written, whatever is found in it."""
+    """Read a sealed arena from `start` into `intake`; return damage, but never write to it."""
     arena = arenas.reader(arena_id)
     if _is_foreign(arena, arenas):
         return []
@@ -326,10 +326,10 @@ def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> 
 
 
 def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
-    """Take in what a commit relies on in arenas whose writers still live.
+    """Index what a commit relies on in arenas whose writers are still running.
 
-    The parent died after its commit clump, a worker is not gone yet: the worker's arena is locked,
-    but durable and final as far as the commit says.
+    This happens when a parent died after writing its commit clump, and a worker still runs. The
+    worker's arena is locked, but durable and final up to the length that the commit names.
     """
     read = {state.arena: state.length for state in intake.journal.states}
     for arena_id, length in intake.journal.relies_on.items():
@@ -341,7 +341,7 @@ def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
         except Corrupt as error:
             log.error("a commit relies on it: %s", error)
             continue
-        if damages:  # whoever gets its lock will see to it
+        if damages:  # left to the process that locks the arena next
             log.error(
                 "arena %s at %d: damaged, and a commit relies on it",
                 arena_id.hex(),
@@ -352,7 +352,7 @@ def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
 
 
 def _refuse_missing(arenas: Arenas, index: Index, *, every: bool) -> None:
-    """Nothing may be taken as known because of an arena that is gone."""
+    """Raise if arena files are missing: their blocks would wrongly count as known."""
     states = index.arena_states(sealed=None if every else False)
     missing = [state.arena for state in states if not arenas.present(state.arena)]
     if missing:

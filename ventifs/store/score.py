@@ -1,8 +1,8 @@
 """Scores: the only names blocks have.
 
 A score is the BLAKE3-256 of a block's zero-truncated bytes (trailing zeros are not stored, as in
-Venti), kept as 32 plain bytes. The zero score names the block that is nothing but zeros; it has no
-storage.
+Venti), kept as 32 plain bytes. The zero score names the block of nothing but zeros, which is not
+stored.
 """
 
 from typing import NewType

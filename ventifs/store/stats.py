@@ -11,23 +11,23 @@ from ventifs.store.index import Index
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What a store holds and saves. Counted when committed.
+    """What a store holds and saves, as of its last commit.
 
-    put_bytes = zero_bytes + known_bytes + raw_bytes, but for blocks that two writers stored at the
-    same time, or whose writer died before its commit; raw_bytes - stored_bytes is what compression
-    saves, net of headers.
+    put_bytes = zero_bytes + known_bytes + raw_bytes, except for blocks that two writers stored at
+    the same time and blocks whose writer died before its commit. raw_bytes - stored_bytes is what
+    compression saves, net of headers.
 
     Attributes:
-        blocks: blocks stored, of which `node_blocks` are nodes.
-        put_blocks, put_bytes: handed to `put`, ever.
-        zero_bytes: of these, trailing zeros.
-        known_blocks, known_bytes: found to be stored already.
-        raw_bytes: stored blocks before compression, of which `node_bytes` are nodes'.
-        stored_bytes: their clumps in the arenas.
+        blocks: stored blocks; `node_blocks` of them are nodes.
+        put_blocks, put_bytes: everything ever passed to `put`.
+        zero_bytes: trailing zeros in these.
+        known_blocks, known_bytes: passed to `put`, but stored already.
+        raw_bytes: size of the stored blocks before compression; `node_bytes` of it are nodes.
+        stored_bytes: size of all clumps in the arenas, those of the journal and gaps included.
         gap_bytes: bytes of arenas that crashes left unreadable.
-        arenas_open, arenas_sealed: arena files.
+        arenas_open, arenas_sealed: number of arena files.
         arena_bytes: space the arena files take on disk.
-        index_entries, index_bytes: the index's.
+        index_entries, index_bytes: block entries in the index, and its size.
         records: committed records.
     """
 
@@ -79,11 +79,11 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """What some blocks take.
+    """The space that some blocks take.
 
     Attributes:
         raw_bytes: without their trailing zeros, before compression.
-        stored_bytes: their share of their clumps, heads included, by raw length.
+        stored_bytes: their share of their clumps, by raw length; heads included.
     """
 
     raw_bytes: int
@@ -91,8 +91,8 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 def sizes_of(arenas: Arenas, places: Iterable[Place]) -> Sizes:
-    """What the blocks at different places take; reads the head of each of their clumps once."""
-    positions: dict[tuple[bytes, int], int] = {}  # of each clump, a bit for each of its blocks
+    """The space that the blocks at `places` take; reads the head of each of their clumps once."""
+    positions: dict[tuple[bytes, int], int] = {}  # by clump: a bit for each wanted block
     for place in places:
         clump = place.arena, place.offset
         positions[clump] = positions.get(clump, 0) | 1 << place.position
@@ -108,5 +108,5 @@ def sizes_of(arenas: Arenas, places: Iterable[Place]) -> Sizes:
 def _space(path: Path) -> int:
     try:
         return path.stat().st_blocks * 512
-    except FileNotFoundError:  # it was moved this moment
+    except FileNotFoundError:  # it was moved meanwhile
         return 0

@@ -1,8 +1,8 @@
 """The store: one directory of immutable blocks named by their scores, and committed records.
 
-This is the package's one public face. What always holds: a block that `get` returns hashes to the
-score it was asked for; a record that `records` lists was committed whole, with every block its
-commit relied on; nothing that was committed changes or goes, whatever is killed, when.
+This is the package's only public interface. Always: a block that `get` returns hashes to the
+requested score. A record that `records` lists was committed whole, with every block its commit
+relied on. Killing any process at any moment changes or loses nothing that was committed.
 """
 
 import logging
@@ -50,7 +50,7 @@ Mode = Literal["read", "write", "worker", "rehearse"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
-LEVEL_DEFAULT = 1  # zstd's; of a Debian root, 2 makes 2.4 % less in 9 % more time, 3 4.0 % in 33 %
+LEVEL_DEFAULT = 1  # zstd's; for a Debian root, 2 saves 2.4 % in 9 % more time, 3 4.0 % in 33 %
 _REAL_FILES = Files()
 log = logging.getLogger("ventifs.store")
 _warned: set[str] = set()  # a command may open its store several times
@@ -63,7 +63,7 @@ def _rebuild(root: Path, header: StoreHeader, files: Files) -> None:
 
 
 def warn_if_exposed(root: Path) -> None:
-    """Log who else can read a store that is about to be written to, once in a process."""
+    """Log which other users can read a store that is about to be written, once per process."""
     with readable_errors(root):
         found = exposed(root)
         if found and found not in _warned:
@@ -72,10 +72,10 @@ def warn_if_exposed(root: Path) -> None:
 
 
 def _refuse_occupied(root: Path) -> None:
-    """Refuse a directory with anything in it but what a creation that was cut short left.
+    """Refuse a directory that holds anything but the leftovers of an interrupted creation.
 
     Raises:
-        VentifsError: when there is a store, or something else.
+        VentifsError: when the directory holds a store, or something else.
     """
     if (root / HEADER_NAME).exists():
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
@@ -89,7 +89,7 @@ def _refuse_occupied(root: Path) -> None:
 
 
 class Store:
-    """An open store. A context manager: left normally it commits blocks, left by an error not.
+    """An open store; as a context manager it commits on exit, but not after an exception.
 
     Concurrency: every method may be called from any thread; several processes may have the same
     store open in any mode at once. An open store must not be used after a fork.
@@ -126,7 +126,7 @@ class Store:
         self._closed = False
         try:
             self._index = self._opened_index()
-            # Late: it may be another by then.
+            # A lambda, because a rebuild may have replaced `_index` by then.
             self._resources.callback(lambda: self._index.close())  # noqa: PLW0108
             if mode == "write":
                 recover(self._arenas, self._index, files)
@@ -155,9 +155,9 @@ class Store:
         """Make a new, empty store in a directory that is empty or not there.
 
         Args:
-            path: the directory; missing parents are made.
+            path: the directory; missing parents are created.
             arena_size: bytes at which arenas are sealed, 4 MiB to 3 GiB.
-            access: who may reach it, whatever the umask: by default its owner alone.
+            access: which users may reach the store, whatever the umask; by default only its owner.
             files: for tests.
 
         Raises:
@@ -172,7 +172,7 @@ class Store:
             _refuse_occupied(root)
             prepare(root, access)
             with store_lock(root, alone=True):
-                _refuse_occupied(root)  # again: another creation may have been quicker
+                _refuse_occupied(root)  # again: another process may have created it meanwhile
                 header = StoreHeader.new(arena_size)
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
@@ -199,20 +199,21 @@ class Store:
 
         Args:
             path: the store's directory.
-            mode: "read"; "write", which first takes in what a crash left out of the index; or
-                "worker", which stores blocks for a parent that commits them (`hand_over`); or
-                "rehearse", which reads, and takes blocks only to tell which would be new.
-            cache_bytes: decoded clumps to keep.
-            pending_max: blocks that may wait for the index before they are committed, or given
-                to `give`, by themselves; about 200 bytes of memory each.
+            mode: "read"; "write", which first indexes what a crash left out of the index; "worker",
+                which stores blocks for a parent that commits them (`hand_over`); or "rehearse",
+                which reads, and accepts blocks only to report which would be new.
+            cache_bytes: bytes of decoded clumps to keep in memory.
+            pending_max: blocks that may wait for the index. When there are more, the store commits
+                them, or passes them to `give`, by itself. About 200 bytes of memory each.
             level: zstd's compression level for new clumps.
             files: for tests.
-            give: takes to its parent what a worker hands over by itself.
-            claims: what a worker shares with its siblings.
+            give: called in a worker with each batch that it hands over by itself; passes the
+                batch to the parent.
+            claims: the table of claimed blocks that a worker shares with its siblings.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
-            IndexMissing: read-only, and the index is not there.
+            IndexMissing: the index is missing, and `mode` is not "write".
             Busy: a rebuild or repair is running.
             VentifsError: permissions, a read-only file system.
         """
@@ -247,21 +248,21 @@ class Store:
     # --- blocks -----------------------------------------------------------------------------
 
     def put(self, block: Buffer, *, node: bool = False) -> tuple[Score, bool]:
-        """Store a block unless it is there already.
+        """Store a block unless it is stored already.
 
-        It can be got from this store object at once (a worker's, until it is handed over); others
-        find it after the next commit.
+        `get` of this store object finds the block at once (in a worker, until `hand_over`). Other
+        store objects find it after the next commit.
 
         Args:
             block: 1 byte to 1 MiB; trailing zeros are not stored.
-            node: whether it points at other blocks, and is better kept apart from data.
+            node: whether the block points at other blocks; such blocks are kept apart from data.
 
         Returns:
             Its score, and whether it was new.
 
         Raises:
             ValueError: for a block of another size.
-            NoSpace, VentifsError: the block is not stored; all that was before is as it was.
+            NoSpace, VentifsError: the block is not stored; earlier blocks are unaffected.
         """
         # Hot: 5 us for a known block of 16 KiB, 2.8 of them BLAKE3, 1.2 the index.
         if type(block) is not bytes:
@@ -289,7 +290,7 @@ class Store:
                 new = len(stored) > 0
                 if new:
                     self._add(score, stored, Kind.NODE if node else Kind.DATA)
-                    counters = self._writer.counters  # a commit on the way starts them anew
+                    counters = self._writer.counters  # a commit in `_add` replaces them
             counters.put_blocks += 1
             counters.put_bytes += size
             if stored is not block:
@@ -304,7 +305,7 @@ class Store:
         if self.mode == "rehearse":
             self._writer.pending[score] = None
             return
-        try:  # as `_all_or_nothing`, which costs 1 us
+        try:  # the same as `_all_or_nothing`, which would cost 1 us
             self._writer.add(score, block, kind)
         except VentifsError:
             raise
@@ -323,9 +324,10 @@ class Store:
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Let a change of the writer's be done, or fail as it may, or be the last one.
+        """Run a change of the writer; after an unexpected exception, refuse all further writes.
 
-        Ctrl-C, or a bug, can leave it between two steps; then only a new recovery knows what is.
+        Ctrl-C or a bug can interrupt the change between two steps. Then only a new recovery can
+        find out what is stored. The writer itself handles a `VentifsError`.
         """
         try:
             yield
@@ -344,7 +346,7 @@ class Store:
         Raises:
             NotStored: the store has no such block.
             Corrupt: its bytes are damaged.
-            IndexDamaged: the index says something else than the arenas.
+            IndexDamaged: the index contradicts the arenas.
         """
         block = self._cache.get(score)
         if block is not None:
@@ -354,13 +356,13 @@ class Store:
         return self._load(score)
 
     def cached(self, score: Score) -> memoryview | None:
-        """A block if it is in decoded memory; never reads a file or the index."""
+        """A block, if it is in memory in a decoded clump; never reads a file or the index."""
         return ZERO_BLOCK if score == ZERO_SCORE else self._cache.get(score)
 
     def cached_clump(self, score: Score) -> DecodedClump | None:
         """The decoded clump that has a block, if it is in memory.
 
-        Whoever reads of it says so in `used`, and keeps it by a weak reference at most.
+        A caller that reads from the clump sets `used`, and keeps at most a weak reference to it.
         """
         return self._cache.holder(score)
 
@@ -397,7 +399,7 @@ class Store:
         return clump.block(score)
 
     def _pending_place(self, score: Score) -> Place | memoryview | None:
-        """Where a block stands that the index does not list yet, or the block itself."""
+        """The place of a block that the index does not list yet, or the block itself."""
         if score not in self._writer.pending:  # no lock: another thread may be in a long commit
             return None
         with self._lock:
@@ -419,12 +421,12 @@ class Store:
             raise VentifsError(f"{self.path}: the store is closed")
 
     def _follow_rebuild(self) -> bool:
-        """Open the index that a rebuild has put in place of ours; whether there is one."""
+        """If a rebuild has replaced the index, open the new one; return whether it did."""
         self._check_open()
         with self._lock:
             if not self._index.replaced():
                 return False
-            self._resources.callback(self._index.close)  # not now: other threads may be in it
+            self._resources.callback(self._index.close)  # not now: other threads may be using it
             self._index = Index(self.path / "index", self.header.store_id)
             return True
 
@@ -445,7 +447,7 @@ class Store:
             if len(score) != SCORE_SIZE:
                 raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
         self._check_open()
-        pending = self._writer.pending  # before the index: a commit moves blocks that way
+        pending = self._writer.pending  # read first: a commit moves blocks from it to the index
         waiting = [score in pending or score == ZERO_SCORE for score in scores]
         indexed = self._index.known_many(scores)
         if not all(indexed) and self._follow_rebuild():
@@ -459,15 +461,15 @@ class Store:
         puts: Sequence[tuple[bytes, bytes]] = (),
         deletes: Sequence[Record] = (),
     ) -> list[Record]:
-        """Make every block put so far durable and findable, and with them change the records.
+        """Make every block put so far durable and findable, and change the records atomically.
 
-        When this returns, all of it is on disk. When it raises, or the process dies, the records
-        are either all as before or all as after, and blocks may be there early.
+        When this returns, everything is on disk. When it raises, or the process dies, either all
+        changes of records have taken effect or none has. Blocks may be findable even then.
 
         Args:
-            puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; a key may be
-                there already.
-            deletes: records to remove; one that is gone already is fine.
+            puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; keys need not
+                be unique.
+            deletes: records to remove; one that is gone already is ignored.
 
         Returns:
             The records added.
@@ -501,7 +503,7 @@ class Store:
 
     @property
     def generation(self) -> bytes:
-        """Equal as long as the committed records are the same; costs one look-up."""
+        """A value that stays equal while the committed records stay the same; costs one look-up."""
         self._follow_rebuild()
         return self._index.catalog_mark
 
@@ -516,7 +518,7 @@ class Store:
             return self._writer.hand_over()
 
     def adopt(self, batch: Batch) -> None:
-        """For the parent: make a worker's blocks part of the next commit."""
+        """For the parent: include a worker's blocks in the next commit."""
         self._check_open()
         with self._lock:
             with self._all_or_nothing():
@@ -526,7 +528,7 @@ class Store:
 
     @property
     def stored_bytes(self) -> int:
-        """What this store object, and the workers it adopted from, appended to arenas."""
+        """Bytes that this store object, and the workers it adopted from, appended to arenas."""
         return self._writer.stored_bytes
 
     @property
@@ -541,10 +543,11 @@ class Store:
         return measured(self.path, self._arenas, self._index)
 
     def sizes(self, scores: Iterable[Score]) -> Sizes:
-        """What some committed blocks take, each counted once.
+        """The space that some committed blocks take, each counted once.
 
-        Concurrency: as `get`; reads no more than the heads of the blocks' clumps, and keeps some
-        200 bytes of memory a clump.
+        Reads only the heads of the blocks' clumps, and uses about 200 bytes of memory per clump.
+
+        Concurrency: as `get`.
 
         Raises:
             NotStored: the store lacks one of them.
@@ -561,10 +564,10 @@ class Store:
             yield place
 
     def close(self) -> None:
-        """Commit the blocks that wait (when writing), and let go of everything. May be repeated.
+        """Commit pending blocks (in mode "write"), and release all resources; idempotent.
 
         Raises:
-            NoSpace, VentifsError: the commit failed; everything is let go of all the same.
+            NoSpace, VentifsError: the commit failed; all resources are released nevertheless.
         """
         try:
             if self.mode == "write" and not self._closed:
@@ -573,7 +576,7 @@ class Store:
             self.abandon()
 
     def abandon(self) -> None:
-        """Let go of everything without a commit; what arenas hold, the next writer takes in."""
+        """Release all resources without a commit; the next writer indexes what arenas hold."""
         with self._lock:
             self._closed = True
             self._resources.close()
@@ -589,7 +592,7 @@ class Store:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; without a commit when the block was left by an error."""
+        """Close; after an exception, without a commit."""
         if error is None:
             self.close()
         else:

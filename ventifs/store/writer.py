@@ -1,11 +1,13 @@
-"""The writing side of an open store: blocks waiting, arenas growing, and the commit.
+"""The writing side of an open store: pending blocks, growing arenas, and the commit.
 
-What is handed to a `Writer` is new to the store. It gathers blocks into clumps, data and nodes
-apart; a thread compresses them while the caller goes on gathering (zstd lets go of the GIL), and
-each is then appended to an arena. On commit the writer makes its arenas durable, writes the commit
-clump, and only then tells the index. Invariants: a block counts as known from the moment it is
-added; the index never names a byte that is not durable; a commit that fails leaves the catalog as
-it was and everything added still pending, to be committed by the next try.
+A `Writer` receives only blocks that are new to the store. It gathers them into clumps, data and
+nodes apart. A thread compresses the clumps while the caller goes on gathering (zstd releases the
+GIL), and each clump is then appended to an arena. On commit the writer makes its arenas durable,
+writes the commit clump, and only then updates the index.
+
+Invariants: a block counts as known from the moment it is added. The index never names a byte that
+is not durable. A commit that fails leaves the catalog as it was, and everything added is still
+pending for the next try.
 """
 
 import logging
@@ -46,7 +48,7 @@ _ARENAS_MAX = 1000  # that one commit relies on; workers add a few more
 
 
 class Batch(msgspec.Struct):
-    """What a worker has made durable and its parent is to commit. Picklable.
+    """What a worker has made durable for its parent to commit. Picklable.
 
     Attributes:
         states: how far each of the worker's arenas goes.
@@ -59,7 +61,7 @@ class Batch(msgspec.Struct):
     counters: Counters = msgspec.field(default_factory=Counters)
 
     def add(self, other: "Batch") -> None:
-        """Join another batch, of other arenas or later, to this one."""
+        """Merge a batch of other arenas, or a later batch, into this one."""
         self.written += other.written
         self.counters.add(other.counters)
         by_arena = {state.arena: state for state in self.states}
@@ -95,10 +97,10 @@ class Writer:
         level: int,
         threaded: bool = True,
     ) -> None:
-        """Write nothing yet; an arena is taken or made when the first clump needs one.
+        """Write nothing yet; an arena is resumed or created when the first clump needs one.
 
-        Without `threaded` the caller compresses: where there is a process a processor already, a
-        thread only takes turns with it.
+        Without `threaded` the caller compresses: where every processor has its own process already,
+        a thread would only compete with it.
         """
         self.pending: dict[Score, Written | None] = {}
         self.counters = Counters()
@@ -115,9 +117,9 @@ class Writer:
         self._appender: Appender | None = None
         self._done: list[Appender] = []  # sealed, and not known to the index
         self._handed: list[Appender] = []  # sealed, and known to the parent
-        self._batch = Batch()  # durable or to be made so, not yet in the index
-        self._new_names = False  # arenas were created whose names are not durable
-        self._broken: str | None = None  # not the error: its traceback holds arenas
+        self._batch = Batch()  # not yet in the index; a commit makes it durable first
+        self._new_names = False  # whether arenas were created whose names are not durable
+        self._broken: str | None = None  # not the exception: its traceback would keep arenas open
 
     def _check(self) -> None:
         if self._broken is not None:
@@ -128,11 +130,11 @@ class Writer:
         return len(self.pending) >= pending_max or len(self._batch.states) >= _ARENAS_MAX
 
     def add(self, score: Score, block: Buffer, kind: Kind) -> None:
-        """Take in a block that is not known.
+        """Add a block that is not known.
 
         Raises:
             NoSpace, VentifsError: when a full clump could not be written; the block is not added,
-                and all that was before is as it was.
+                and earlier blocks are unaffected.
         """
         self._check()
         clump = self._gathering[kind]
@@ -146,17 +148,17 @@ class Writer:
         self.pending[score] = None
 
     def gathered(self, score: Score) -> bytes | None:
-        """A block whose clump is still being gathered, or is under way."""
+        """A block whose clump is still being gathered or compressed, if there is one."""
         for clump in (*self._gathering.values(), *(clump for clump, _ in self._sent)):
             if score in clump.spans:
                 return clump.block(score)
         return None
 
     def _send(self, clump: OpenClump) -> OpenClump:
-        """Start compressing a full clump; an empty one to go on with.
+        """Start compressing a full clump, and return an empty one to fill next.
 
-        Two are under way at most: while one is compressed the other waits its turn, so that the
-        thread need not wait for the GIL, which a busy caller gives it only every 5 ms.
+        At most two clumps are in flight: one is compressed while the other is queued. So the thread
+        need not wait for the GIL, which a busy caller releases only every 5 ms.
 
         Raises:
             NoSpace, VentifsError: an earlier clump could not be written (or this one, without a
@@ -175,9 +177,9 @@ class Writer:
         return fresh
 
     def _land(self, leave: int) -> None:
-        """Append clumps as they get compressed, until at most `leave` are under way.
+        """Append compressed clumps, oldest first, until at most `leave` are in flight.
 
-        One that cannot be written stays, and is tried again by the next call.
+        A clump that cannot be written stays queued, and the next call tries it again.
         """
         while len(self._sent) > leave:
             clump, packing = self._sent[0]
@@ -206,12 +208,12 @@ class Writer:
         return self._appender
 
     def _seal(self, appender: Appender) -> None:
-        """Be done with an arena. Its lock is held until the index knows it."""
+        """Seal an arena; its lock is held until the index knows it."""
         try:
             appender.seal()
         except NotDurable as error:
             raise self.break_off(error) from error
-        except Corrupt as error:  # it stays open, and is written no more
+        except Corrupt as error:  # it stays unsealed, and this writer appends no more to it
             log.error("it cannot be sealed: %s; 'ventifs check' tells more", error)
         self._batch.add(Batch([appender.state()]))
         self._done.append(appender)
@@ -221,7 +223,7 @@ class Writer:
         return Appender.create(self._arenas, self._files)
 
     def _resumed(self, raw_length: int, blocks: int) -> Appender | None:
-        """An arena that nobody has locked, that is not full, and that the index knows wholly."""
+        """Lock and resume an arena that is not full and is wholly indexed; None without one."""
         known = {state.arena: state for state in self._index.arena_states(sealed=False)}
         for arena_id in self._arenas.open_ids():
             if arena_id not in known:
@@ -229,7 +231,7 @@ class Writer:
             arena = lock_arena(self._arenas.open_path(arena_id))
             if arena is None:
                 continue
-            state = self._index.arena_state(arena_id)  # again: now that nobody can change it
+            state = self._index.arena_state(arena_id)  # again, now that it can no longer change
             if state.sealed or state.length != arena.length():
                 continue
             appender = Appender.resume(arena, self._files, state.totals)
@@ -245,7 +247,7 @@ class Writer:
         self._land(0)
 
     def _make_durable(self) -> None:
-        """Sync the arena in hand (those sealed are already) and the names of new ones."""
+        """Sync the current arena (sealed ones are durable already) and the names of new ones."""
         try:
             if self._appender is not None:
                 self._appender.sync()
@@ -254,33 +256,33 @@ class Writer:
                     self._files.sync_directory(self._arenas.open_directory)
                 self._new_names = False
         except VentifsError as error:
-            # After a failed fsync the kernel may have dropped the pages: no second try can tell.
+            # After a failed fsync the kernel may have dropped the pages; a second one may succeed.
             raise self.break_off(error) from error
 
     def break_off(self, error: BaseException) -> VentifsError:
-        """Refuse to write from now on; what the arenas hold is for the next recovery to tell."""
+        """Refuse all further writes; the next recovery finds out what the arenas hold."""
         reason = str(error) or "writing was interrupted"
         self._broken = f"{reason}; nothing more is written: open the store again"
         return VentifsError(self._broken)
 
     def hand_over(self) -> Batch:
-        """For a worker: make all that was added durable, and give it to the parent to commit.
+        """For a worker: make everything added durable, and return it for the parent to commit.
 
         Raises:
-            NoSpace, VentifsError: when that fails; everything is still here for another try.
+            NoSpace, VentifsError: when that fails; everything is kept for another try.
         """
         self._check()
         self._write_gathered()
         self._make_durable()
         batch, self._batch = self._outstanding(), Batch()
         kept, self._done = self._done, []
-        self._handed = kept  # their locks, until the parent has had time to commit
+        self._handed = kept  # keeps their locks until the parent has had time to commit
         batch.counters, self.counters = self.counters, Counters()
         self._settled()
         return batch
 
     def _outstanding(self) -> Batch:
-        """What the index does not know, the arena in hand included."""
+        """What the index does not know yet, the current arena included."""
         batch = Batch(list(self._batch.states), self._batch.written)
         if self._appender is not None:
             batch.states.append(self._appender.state())
@@ -292,7 +294,7 @@ class Writer:
         self.pending = {}
 
     def adopt(self, batch: Batch) -> None:
-        """For the parent: take what a worker handed over into the next commit."""
+        """For the parent: include what a worker handed over in the next commit."""
         self._check()
         self._batch.add(batch)
         self.stored_bytes += sum(state.totals.stored_bytes for state in batch.states)
@@ -300,13 +302,13 @@ class Writer:
             self.pending.update(dict.fromkeys(written[2], written))
 
     def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> list[Record]:
-        """Make all that was added durable and findable, and the records count.
+        """Make everything added durable and findable, and change the records.
 
         Returns:
             The records put.
 
         Raises:
-            NoSpace, VentifsError: the catalog is as before, what was added is still pending.
+            NoSpace, VentifsError: the catalog is as before; everything added is still pending.
         """
         self._check()
         records = [Record(key, os.urandom(RECORD_ID_SIZE), value) for key, value in puts]
@@ -320,7 +322,10 @@ class Writer:
         return records
 
     def _journal(self, changes: Changes, counters: Counters) -> Callable[[], None]:
-        """Catalog clumps, sync, commit clump, sync. Returns what takes the commit clump back."""
+        """Write catalog clumps, sync, write the commit clump, sync; return a function to undo it.
+
+        That function removes the commit clump again.
+        """
         payloads = list(encode_changes(changes, CLUMP_RAW_MAX))
         largest = sum(map(len, payloads)) + CLUMP_RAW_MAX
         appender = self._appender_for(largest, len(payloads) + 1)  # the journal is never split
@@ -374,7 +379,7 @@ class Writer:
         self._done = []
 
     def close(self) -> None:
-        """Let go of the arena in hand; what was not committed stays for the next recovery."""
+        """Release thread and arenas; what was not committed stays for the next recovery."""
         if self._thread is not None:
             self._thread.shutdown()
         for appender in (*self._done, *self._handed, *([self._appender] if self._appender else [])):
@@ -384,7 +389,7 @@ class Writer:
 
 
 def move_sealed(arenas: Arenas, files: Files, arena_id: bytes) -> None:
-    """Put an arena that is sealed and wholly indexed where such arenas stand."""
+    """Move an arena that is sealed and wholly indexed to `sealed/`."""
     source, target = arenas.open_path(arena_id), arenas.sealed_path(arena_id)
     with readable_errors(source), suppress(FileNotFoundError):  # another process was quicker
         files.rename(source, target)

@@ -1,9 +1,9 @@
-"""Which paths people mean: gitignore patterns, the last one that matches decides.
+"""Gitignore patterns that select paths: the last pattern that matches decides.
 
 A pattern with a slash in it is anchored at the tree's root, one without matches at any depth, one
-that ends in a slash matches directories only, `!` takes back. As in git, whatever is below an
-excluded directory cannot be taken back: callers walk from the top, ask about every path once, and
-do not go down where they are told not to.
+that ends in a slash matches directories only, and `!` negates. As in git, nothing below an excluded
+directory can be included again: callers walk from the top, match every path once, and do not enter
+a directory that is excluded.
 """
 
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Patterns:
-    """Lines of gitignore patterns. Immutable; true if there are any."""
+    """Compiled gitignore patterns: immutable, and true if there are any."""
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
-        """Compile the lines; comments and blank lines count for nothing.
+        """Compile the lines; comments and blank lines are ignored.
 
         Raises:
-            VentifsError: naming the pattern that cannot be one.
+            VentifsError: naming the invalid pattern.
         """
         self._patterns: list[Pattern] = []
         for line in lines:
@@ -36,7 +36,7 @@ class Patterns:
         return bool(self._patterns)
 
     def match(self, path: bytes, *, directory: bool) -> bool:
-        """Whether the last pattern that matches a path, relative to the root, means it."""
+        """Whether the last pattern that matches a path, relative to the root, has no `!`."""
         for pattern in reversed(self._patterns):
             if pattern.matches(path, directory):
                 return pattern.is_exclude
@@ -54,7 +54,7 @@ def _compiled(text: bytes) -> "Pattern":
 
 
 def _stripped(line: bytes) -> bytes:
-    """A line without its end, and without trailing spaces that no backslash guards."""
+    """A line without its end, and without unescaped trailing spaces."""
     text = line.rstrip(b"\r\n")
     while text.endswith(b" ") and not text.endswith(b"\\ "):
         text = text[:-1]

@@ -1,10 +1,10 @@
-"""Processes that work beside this one, on what it hands them.
+"""Pools of processes that answer the requests of this one.
 
 A `Pool` takes requests (bytes, and descriptors of files) and calls back with the replies.
-`Inline` answers in this process at once; `Workers` forks. Workers are forked before any store,
-thread or progress display exists and open their own; they end when their parent does, however it
-ends. While it works, one can send notes, which come before its reply. This module knows nothing of
-what is asked.
+`Inline` answers at once in this process; `Workers` forks. Workers are forked before any store,
+thread or progress display exists, and open their own. They end when their parent ends, for whatever
+reason. A worker can send notes while it handles a request; they arrive before its reply. This
+module does not know what the requests mean.
 """
 
 import ctypes
@@ -25,24 +25,24 @@ from ventifs.errors import VentifsError
 
 DESCRIPTORS_MAX = 200  # in one request; Linux's own limit is 253
 REQUEST_MAX = 64 << 10  # bytes: two always fit in a socket, so sending never blocks
-_IN_FLIGHT = 2  # requests a worker holds: one it works on, one to go on with
+_IN_FLIGHT = 2  # requests a worker holds: the current one and the next
 _SOCKET_BYTES = 512 << 10
-_PATIENCE_S = 10  # for a worker to end by itself
-_HEADER = struct.Struct("<IB")  # length; of requests how many descriptors, of replies which kind
+_PATIENCE_S = 10  # until a worker that does not end by itself is killed
+_HEADER = struct.Struct("<IB")  # length; a request's number of descriptors, or a reply's kind
 _REPLY, _ERROR, _NOTE = 0, 1, 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Handle = Callable[[bytes, Sequence[int]], bytes]  # a request and its descriptors: the reply
+Handle = Callable[[bytes, Sequence[int]], bytes]  # (request, its descriptors) -> reply
 Send = Callable[[bytes], None]  # takes a note to the parent
 Task = Callable[[Send], AbstractContextManager[Handle]]
 Done = Callable[[bytes], None]
 
 
 class Pool(Protocol):
-    """Whoever answers requests.
+    """An object that answers requests.
 
     Attributes:
-        on_note: gets every note; whoever expects some puts itself there.
+        on_note: called with every note; a caller that expects notes sets it.
     """
 
     on_note: Done
@@ -50,23 +50,23 @@ class Pool(Protocol):
     def submit(
         self, request: bytes, descriptors: Sequence[int], done: Done, *, alone: bool = False
     ) -> None:
-        """Hand over a request; `done` is called with its reply, in this or a later call.
+        """Submit a request; this call or a later one calls `done` with the reply.
 
         Args:
             request: up to 64 KiB.
             descriptors: up to 200; they may be closed when this returns.
-            done: may itself submit nothing.
-            alone: it takes long, so no other is to wait behind it, if there are more processes.
+            done: must not submit requests itself.
+            alone: the request takes long; no other waits behind it if another process has room.
         """
 
     def drain(self) -> None:
-        """Wait until every reply has come."""
+        """Wait for all replies."""
 
     def ask_all(self, request: bytes, done: Done) -> None:
-        """Hand one request to each process, and wait for all replies."""
+        """Submit one request to each process, and wait for all replies."""
 
     def kill(self) -> None:
-        """End the processes at once, whatever they are at; the pool is of no use after."""
+        """End the processes at once; the pool cannot be used afterwards."""
 
 
 class Inline:
@@ -91,7 +91,7 @@ class Inline:
         done(self._handle(request, ()))
 
     def kill(self) -> None:
-        """See `Pool`: there is none but this one."""
+        """See `Pool`: there is no process to end."""
 
 
 class _Worker:
@@ -101,22 +101,22 @@ class _Worker:
         self.pid = pid
         self.sock = sock
         self.waiting: deque[Done] = deque()
-        self.alone = False  # with the last request that it was given
+        self.alone = False  # no other request may wait behind its last one
 
     @property
     def load(self) -> int:
-        """How many requests it holds, or as good as."""
+        """The number of requests it holds; the maximum while no other may wait behind its last."""
         return _IN_FLIGHT if self.alone and self.waiting else len(self.waiting)
 
 
 class Workers:
-    """Forked processes. A context manager: left by an error it kills them.
+    """Forked processes, as a context manager that kills them when it is left by an error.
 
     Concurrency: one thread. Make it before anything that does not survive a fork.
     """
 
     def __init__(self, count: int, task: Task) -> None:
-        """Fork `count` processes; each enters its task when its first request comes."""
+        """Fork `count` processes; each enters its task when its first request arrives."""
         self.on_note: Done = _unexpected
         self._workers: list[_Worker] = []
         self._poll = select.poll()
@@ -136,7 +136,7 @@ class Workers:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         parent = os.getpid()
-        # Held back: in the child they would raise, and go up to whoever called the parent.
+        # Blocked: in the child, a handler that raises would unwind into the caller's code.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             pid = os.fork()
@@ -144,7 +144,7 @@ class Workers:
                 code = 1
                 try:
                     ours.close()
-                    for worker in self._workers:  # or their ends would outlive the parent
+                    for worker in self._workers:  # or these ends stay open when the parent dies
                         worker.sock.close()
                     die_with(parent)
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -165,7 +165,7 @@ class Workers:
         """See `Pool`.
 
         Raises:
-            VentifsError: whatever a worker raised, or that one died.
+            VentifsError: a worker died. An error that a worker raised is raised here, too.
         """
         self._dispatch(0)
         worker = min(self._workers, key=_load)
@@ -176,7 +176,7 @@ class Workers:
         others = sum(1 for each in self._workers if each is not worker and each.load < _IN_FLIGHT)
         worker.alone = alone and others > 0
         self._workers.remove(worker)
-        self._workers.append(worker)  # of those with as little to do, it comes last next time
+        self._workers.append(worker)  # of workers with equal load, the least recently used is next
 
     def _send(
         self, worker: _Worker, request: bytes, descriptors: Sequence[int], done: Done
@@ -201,7 +201,7 @@ class Workers:
         self.drain()
 
     def _dispatch(self, timeout_ms: int | None) -> None:
-        """Take the replies that are there, waiting for the first."""
+        """Take the replies that have arrived; wait up to `timeout_ms` for the first."""
         for fd, _ in self._poll.poll(timeout_ms):
             worker = self._by_fd[fd]
             try:
@@ -240,14 +240,14 @@ class Workers:
             _reap(worker.pid)
 
     def kill(self) -> None:
-        """End the workers at once; what they have stored stays for the next run."""
+        """End the workers at once; blocks that they have stored stay for the next run."""
         for worker in self._workers:
             with suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
         self.close()
 
     def __enter__(self) -> Self:
-        """The pool itself."""
+        """Return the pool itself."""
         return self
 
     def __exit__(
@@ -256,7 +256,7 @@ class Workers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; kill when left by an error."""
+        """Close the pool; after an error, kill the workers."""
         if error is None:
             self.close()
         else:
@@ -273,7 +273,7 @@ def _unexpected(note: bytes) -> None:
 
 def _reap(pid: int) -> None:
     """Wait for a child, and kill one that does not end."""
-    # Gone already, if whoever started this process had it ignore SIGCHLD.
+    # The child is gone already if this process was started with SIGCHLD ignored.
     with suppress(ProcessLookupError, ChildProcessError):
         handle = os.pidfd_open(pid)
         try:
@@ -285,7 +285,7 @@ def _reap(pid: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """In a forked child: end when `parent` does; Ctrl-C is the parent's to handle."""
+    """Make a forked child end when `parent` ends, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -294,11 +294,11 @@ def die_with(parent: int) -> None:
 
 
 def _serve(sock: socket.socket, task: Task) -> int:
-    """In a worker: answer until the parent closes its end; the exit code."""
+    """Answer requests in a worker until the parent closes its end; return the exit code."""
     try:
         first = _receive(sock)
     except (EOFError, OSError):
-        return 0  # never needed
+        return 0  # the parent closed without a request
     try:
         with task(lambda note: _send(sock, _NOTE, note, ())) as handle:
             _, request, descriptors = first
@@ -314,7 +314,7 @@ def _serve(sock: socket.socket, task: Task) -> int:
                 except EOFError:
                     return 0
     except BrokenPipeError:
-        return 0  # the parent has gone
+        return 0  # the parent is gone
     except Exception as error:
         _send(sock, _ERROR, _pickled(error), ())
         return 1
@@ -324,7 +324,7 @@ def _pickled(error: Exception) -> bytes:
     try:
         data = pickle.dumps(error)
         pickle.loads(data)  # noqa: S301, our own
-    except Exception:  # an error that does not survive the way is told as text
+    except Exception:  # an error that cannot be pickled is sent as text
         if isinstance(error, VentifsError):
             return pickle.dumps(VentifsError(str(error)))
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
@@ -341,7 +341,7 @@ def _send(sock: socket.socket, kind: int, body: bytes, descriptors: Sequence[int
 
 
 def _receive(sock: socket.socket) -> tuple[int, bytes, list[int]]:
-    """A message: its kind or number of descriptors, its body, its descriptors.
+    """Receive a message: its kind or number of descriptors, its body, its descriptors.
 
     Raises:
         EOFError: the other end has closed.

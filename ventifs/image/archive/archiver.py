@@ -1,9 +1,10 @@
-"""From a disk to the root of a version: the disk, its volumes, and the files inside.
+"""Archives a disk as the root of a version: the disk, its volumes, and the files inside.
 
-First the files that the survey tells are taken in, each read from its own start as a directory
-archive would, so that image and directory share every block; entries become the trees in `files`.
-Then the disk is put together: slices where files lie, blocks of 4 KiB everywhere else. Whatever the
-survey says, every byte of the disk has its place: it can only make the archive larger.
+First, the files that the survey lists are taken in. Each is read from its own start, as a directory
+archive would read it, so that image and directory share every block. Their entries become the trees
+in `files`. Then the disk is put together: slices where files lie, blocks of 4 KiB everywhere else.
+Unless free space is dropped, every byte of the disk is archived whatever the survey reports: wrong
+events can only make the archive larger.
 """
 
 import stat
@@ -60,7 +61,7 @@ class ImageArchiver:
 
     Attributes:
         tally: what was done; `entries` are those of the file trees, `bytes` the disk's.
-        troubles: what of the file trees could not be told as it should be.
+        troubles: what in the file trees is not archived as it should be.
         facts: about the disk, once it is done.
     """
 
@@ -77,10 +78,10 @@ class ImageArchiver:
         """Archive `disk` into `store`, which is open for writing.
 
         Args:
-            store: where to.
-            disk: which.
-            pool: who reads; this process, if None.
-            previous: what the last version of the name knows.
+            store: where the version goes.
+            disk: what to archive.
+            pool: the workers that read; None to read in this process.
+            previous: the disk as the last version of the name has it.
             drop_free: whether what file systems do not use is archived as zeros.
             progress: called now and then.
         """
@@ -96,10 +97,10 @@ class ImageArchiver:
         self._previous = previous
         self._drop_free = drop_free
         self._progress = progress
-        self._new_bytes = 0  # of blocks that others than our own writer stored
+        self._new_bytes = 0  # of blocks that others than `_writer` stored
 
     def run(self, events: Iterator[Surveyed]) -> Entry:
-        """Archive the disk, of which a survey tells `events`; the version's root.
+        """Archive the disk, using its survey's `events`; return the version's root.
 
         Raises:
             ImageError: the disk cannot be read.
@@ -130,7 +131,7 @@ class ImageArchiver:
         return root
 
     def _remind(self, previous: Previous) -> None:
-        """Let whoever works know of the last version."""
+        """Send the last version's disk to every worker."""
         for start in range(0, max(len(previous.same), 1), _RANGES):
             same = previous.same[start : start + _RANGES]
             note = msgspec.msgpack.encode(Before(previous.content, previous.free, same))
@@ -139,7 +140,7 @@ class ImageArchiver:
                 self._handle(note, ())
 
     def _ask(self, request: bytes, done: Done) -> None:
-        """Have a request answered by a worker, or here if it is too long for one."""
+        """Have a request answered by a worker, or by this process if it is too long for one."""
         if len(request) > REQUEST_MAX:
             done(self._handle(request, ()))
         else:
@@ -158,7 +159,7 @@ class ImageArchiver:
     def _files(
         self, events: Iterator[Surveyed], placed: Placement, spool: Spool
     ) -> tuple[list[Files], tuple[str, ...]]:
-        """Take in what the survey tells: volumes, and notes. Trees are on their way then."""
+        """Take in the survey's events; return volumes and notes. Trees may be unfinished then."""
         volumes: list[Files] = []
         notes = list(self._disk.notes)
         names: set[str] = set()
@@ -206,7 +207,7 @@ class ImageArchiver:
     def _below(
         self, content: Content, volumes: list[Files], get: Get, put: Put
     ) -> dict[bytes, Entry]:
-        """What is in the directory that stands for the disk."""
+        """The entries of the version's root directory."""
         below = {DISK: self._image(DISK, content)}
         parts: dict[bytes, dict[bytes, Entry]] = {b"partitions": {}, b"volumes": {}, b"files": {}}
         for files in volumes:
@@ -234,7 +235,7 @@ class ImageArchiver:
     def _directory(
         self, name: bytes, entries: dict[bytes, Entry], xattrs: Listed | Content | None = None
     ) -> Entry:
-        """A directory of the view, which may be entered by whoever may read the image."""
+        """A directory of the version; users that may read the image may enter it."""
         permissions = stat.S_IMODE(self._disk.status.st_mode) & 0o666
         mode = stat.S_IFDIR | permissions | (permissions & 0o444) >> 2
         named = sorted(entries.items())
@@ -267,15 +268,15 @@ class ImageArchiver:
 
 
 def _clipped(ranges: tuple[Range, ...], size: int) -> tuple[Range, ...]:
-    """Ranges as far as they are on a disk of that size; none is empty."""
+    """Clip ranges to a disk of that size, and leave out empty ones."""
     clipped = ((max(start, 0), min(end, size)) for start, end in ranges)
     return tuple((start, end) for start, end in clipped if start < end)
 
 
 def _contested(volumes: list[Volume]) -> list[Range]:
-    """Where several volumes lie: what one has free may be in use by another.
+    """Ranges in which several volumes lie: what is free for one may be in use by another.
 
-    Logical volumes lie in partitions that are theirs alone.
+    A partition that holds logical volumes does not count: they are meant to lie in it.
     """
     edges: list[tuple[int, int]] = []
     for volume in volumes:
@@ -298,7 +299,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _pass_over(events: Iterator[Surveyed]) -> None:
-    """Leave out what is told of a volume."""
+    """Skip the events of a volume."""
     for event in events:
         if isinstance(event, Ended):
             return

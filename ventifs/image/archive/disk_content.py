@@ -1,8 +1,9 @@
-"""A disk's content put together from its beginning to its end.
+"""Builds a disk's content from its beginning to its end.
 
-What files hold becomes slices; between them are stretches that are free, holes the image knows of,
-or read block by block by whoever works for the run. Replies come in any order; a `Sequencer` keeps
-items in theirs. FORMAT.md has the rules, by which the same disk always gives the same items.
+The bytes of files become slices. Between them are free stretches, holes that the image knows of,
+and stretches that workers read block by block. Replies come in any order; a `Sequencer` puts items
+in the order of the disk. FORMAT.md has the rules by which the same disk always gives the same
+items.
 """
 
 from bisect import bisect_right
@@ -41,15 +42,15 @@ from ventifs.tree.process_pool import Pool
 
 _BATCH_BYTES = 4 << 20  # of blocks, in one request
 _BATCH_STRETCHES = 1000
-_WAITING_MAX = 100_000  # items, for what is still to be read
-_SPAN_MIN = 64 << 10  # asking whether less is a hole costs as much as reading it
+_WAITING_MAX = 100_000  # items that wait for stretches still to be read
+_SPAN_MIN = 64 << 10  # bytes: asking whether fewer are a hole costs as much as reading them
 _BLOCK_ITEM, _CHUNK_ITEM = encode(Block(b"", 0))[:2], encode(Chunk(b"", 0))[:2]
 _reply = msgspec.msgpack.Decoder(BlocksRead).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class ItemBuilder:
-    """Encoded items in order, adjacent holes joined, as a content."""
+    """Builds a content from encoded items in order; joins adjacent holes."""
 
     def __init__(self, put: Put) -> None:
         """Nodes go to `put`."""
@@ -63,7 +64,7 @@ class ItemBuilder:
         return self._builder.total + self._hole
 
     def add(self, data: bytes, length: int) -> None:
-        """Append an item that stands for so many bytes; an empty one is a hole."""
+        """Append an encoded item that stands for `length` bytes; an empty one is a hole."""
         if not data:
             self._hole += length
             return
@@ -91,16 +92,16 @@ class ItemBuilder:
 
 
 class Sequencer:
-    """Hands pieces on in the order of their places, whenever they become known."""
+    """Passes pieces on in the order of their places, in whatever order they become known."""
 
     def __init__(self, emit: Callable[[bytes, int], None]) -> None:
-        """To `emit`."""
+        """Pass pieces on to `emit`."""
         self._emit = emit
         self._waiting: deque[list[Piece] | None] = deque()
-        self._first = 0  # number of the first that waits
+        self._first = 0  # number of the first place that waits
 
     def add(self, data: bytes, length: int) -> int:
-        """The next piece; how many wait."""
+        """Add the next piece; return how many places wait."""
         if self._waiting:
             self._waiting.append([(data, length)])
         else:
@@ -108,12 +109,12 @@ class Sequencer:
         return len(self._waiting)
 
     def reserve(self) -> int:
-        """The next place; it is filled later."""
+        """Reserve the next place, which is filled later; return its number."""
         self._waiting.append(None)
         return self._first + len(self._waiting) - 1
 
     def fill(self, number: int, pieces: list[Piece]) -> None:
-        """What stands in a place."""
+        """Fill a reserved place, and pass on what need not wait any longer."""
         waiting, emit = self._waiting, self._emit
         waiting[number - self._first] = pieces
         while waiting and (head := waiting[0]) is not None:
@@ -139,12 +140,12 @@ class DiskAssembler:
         """Read `disk` where `placed` has nothing.
 
         Args:
-            disk: the one.
-            placed: files and what is free.
+            disk: the disk to read.
+            placed: the places of files, and free ranges.
             borders: where volumes begin and end, sorted; blocks are counted from the last one.
-            pool: who reads.
-            previous: what is known not to have changed.
-            told: gets how many bytes more are placed, and bytes of blocks new to the store.
+            pool: the workers that read.
+            previous: the last version's disk, with the ranges known not to have changed.
+            told: gets how many more bytes are placed, and bytes of blocks new to the store.
         """
         self._disk = disk
         self._placed = placed
@@ -157,7 +158,7 @@ class DiskAssembler:
         self._bytes = 0
 
     def run(self, put: Put) -> Content:
-        """All of it; nodes go to `put`.
+        """Build the whole content; nodes go to `put`.
 
         Raises:
             ImageError: the disk cannot be read.
@@ -173,14 +174,14 @@ class DiskAssembler:
                 self._flush(sequence)
                 self._pool.drain()
             if not planned[0]:
-                self._told(planned[1], 0)  # files have told of theirs
+                self._told(planned[1], 0)  # the bytes of files were reported before
         self._flush(sequence)
         self._pool.drain()
         assert builder.total == self._disk.size
         return builder.finish()
 
     def _plan(self) -> Iterator[Piece | Stretch]:
-        """What stands at every place in order: a piece, or a stretch to read."""
+        """Yield what stands at each place, in order: a piece, or a stretch to read."""
         # Hot: all in all, the items of a file take 5 us.
         free = self._placed.free()
         at = 0
@@ -204,13 +205,13 @@ class DiskAssembler:
             at = stop
 
     def _between(self, start: int, end: int) -> Iterator[Piece | Stretch]:
-        """A stretch that no file has: holes of the image, and pieces to read."""
+        """Plan a range that no file has: holes of the image, and stretches to read."""
         small = end - start < _SPAN_MIN
         at = start
         for low, high, data in [(start, end, True)] if small else self._disk.spans(start, end):
             if not data:
                 continue
-            # Whole blocks: how an image keeps its zeros must make no difference.
+            # Whole blocks, so that it makes no difference how an image stores zeros.
             first, last = max(at, self._block(low)[0]), min(end, self._block(high - 1)[1])
             if first > at:
                 yield b"", first - at
@@ -236,7 +237,7 @@ class DiskAssembler:
         return self._borders[index - 1], after
 
     def _changed(self, start: int, end: int, origin: int) -> Iterator[Piece | Stretch]:
-        """A piece to read, but for what is known to be as it was."""
+        """Plan a stretch to read, without what is known to be unchanged."""
         at = start
         if self._previous is not None:
             try:
@@ -245,7 +246,7 @@ class DiskAssembler:
                         yield at, place, origin
                     yield b"" if isinstance(item, Hole) else encode(item), item.length
                     at = place + item.length
-            except (Corrupt, NotStored):  # of the last version: this one does without it
+            except (Corrupt, NotStored):  # the last version is damaged: do without it
                 self._previous = None
         if at < end:
             yield at, end, origin
@@ -276,7 +277,7 @@ class DiskAssembler:
 
 
 def _slice(content: bytes, offset: int, length: int) -> bytes:
-    """The item for a part of an encoded content, as simple as can be."""
+    """The item for a part of an encoded content, in its simplest form."""
     # A block has the fields of the chunk that is all of it.
     if not offset and content[:2] == _BLOCK_ITEM and content[36:] == _encode(length):
         return _CHUNK_ITEM + content[2:]
@@ -284,7 +285,7 @@ def _slice(content: bytes, offset: int, length: int) -> bytes:
 
 
 def part(get: Get, content: Content, put: Put, ranges: Sequence[Range]) -> Content:
-    """Some ranges of a disk as a content of their own: what a volume is of it.
+    """Make a content of its own from some ranges of a disk: that of a volume.
 
     The items are the disk's, clipped where they reach over a range's ends.
 
@@ -308,7 +309,7 @@ def part(get: Get, content: Content, put: Put, ranges: Sequence[Range]) -> Conte
 
 
 def _items(get: Get, content: Content, start: int) -> Iterator[tuple[int, Item, bytes]]:
-    """Items from a place on, encoded too, and how much of each is before that."""
+    """Items from a place on: how many bytes of each lie before it, the item, and its encoding."""
     if isinstance(content, Tree):
         for skip, data in walk(get, Score(content.score), start, _weigh, content.length):
             yield skip, own_item(data), data

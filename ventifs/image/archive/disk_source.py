@@ -1,4 +1,4 @@
-"""One archive run of a disk, as `tree.run` wants its sources."""
+"""A disk as the source of one archive run; see `tree.archive.archive_run.Source`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,16 +23,16 @@ from ventifs.tree.process_pool import Pool
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.troubles import Troubles, troubles_of
 
-Unchanged = Callable[[bytes], list[Range] | None]  # as they were when a mark was set, if known
+Unchanged = Callable[[bytes], list[Range] | None]  # unchanged since a mark was set; None: not known
 
 
 class DiskSource:
     """A disk to archive.
 
     Attributes:
-        label: what people call it.
+        label: the disk's name in messages.
         facts: about the disk, once it is archived.
-        reused: whether the last version was taken whole, for the image file is as it was.
+        reused: whether the last version was taken whole, because the image file is unchanged.
         superseded: the mark of the last run, if this one set another.
     """
 
@@ -52,13 +52,13 @@ class DiskSource:
 
         Args:
             disk: open.
-            events: what a survey of it tells, with free ranges if they are to be dropped.
-            pool: who reads; this process, if None.
+            events: of the disk's survey, with free ranges if they are to be dropped.
+            pool: the workers that read; None to read in this process.
             drop_free: whether what file systems do not use is archived as zeros.
-            unchanged: tells what is as it was when an earlier mark was set.
+            unchanged: returns the ranges that are unchanged since an earlier mark was set.
             mark: the one that was set before the survey, for the next run.
-            kept: what the name is to keep, with the version.
-            check: raises if the name no longer keeps what this run goes by.
+            kept: the settings to keep with the name, beside the version.
+            check: raises if the name no longer keeps the settings that this run uses.
         """
         self.label = disk.label
         self.facts = Facts(disk.size)
@@ -78,7 +78,7 @@ class DiskSource:
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
     ) -> tuple[Entry, Tally, Troubles]:
-        """See `tree.run.Source`.
+        """See `tree.archive.archive_run.Source`.
 
         Raises:
             ImageError: the disk cannot be read.
@@ -111,20 +111,20 @@ class DiskSource:
         return root, archiver.tally, Troubles(archiver.troubles, store)
 
     def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
-        """See `tree.run.Source`.
+        """See `tree.archive.archive_run.Source`.
 
         Raises:
-            VentifsError: what is to be kept cannot be.
+            VentifsError: the settings cannot be kept.
         """
         return ([], []) if self._kept is None else changes(store, name, self._kept)
 
     def committed(self, store: Store, version: Version) -> None:
-        """See `tree.run.Source`."""
+        """See `tree.archive.archive_run.Source`."""
         if self._seen is not None:
             remember(store, version.name, replace(self._seen, time_ns=version.time_ns))
 
     def _now(self, store: Store) -> Seen:
-        """What this run sees."""
+        """The record of what this run sees."""
         files = self._disk.files
         settled = statuses(files, self._opened_ns)
         return Seen(
@@ -139,23 +139,23 @@ class DiskSource:
         )
 
     def _facts(self, store: Store, version: Version) -> Facts | None:
-        with suppress(Corrupt, NotStored):  # then it is archived anew
+        with suppress(Corrupt, NotStored):  # then the disk is archived again
             return facts_of(store, version.root)
         return None
 
     def _troubles(self, store: Store, version: Version) -> Troubles | None:
-        """Those of a version that may be taken whole; None if the store does not know them all."""
+        """The troubles of a version to be taken whole; None if the store does not have them all."""
         if version.troubles_more and isinstance(version.beyond, Empty):
-            return None  # only counted, by an older program
+            return None  # an older program only counted the rest
         with suppress(Corrupt, NotStored):
             return Troubles((Trouble(*each) for each in troubles_of(store, version)), store)
         return None
 
     def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:
-        """What the last version of the name has, and what is known to be the same still.
+        """The disk as the last version of the name has it, with what is known to be unchanged.
 
-        Only of a version made in this epoch of the store: what is taken to be the same is not
-        stored again, so none of its blocks may have been lost since.
+        The version must be from this epoch of the store: what counts as unchanged is not stored
+        again, so none of its blocks may have been lost since.
         """
         entry: Entry | None = None
         with suppress(Corrupt, NotStored):

@@ -1,8 +1,8 @@
-"""Where on a disk the bytes of files are, gathered and told in order.
+"""Gathers where on a disk the bytes of files are, and returns these places in order.
 
 Extents may overlap: reflinked files share them, damaged file systems cross them. The order is by
-place, then by content, so that the same disk always gives the same slices, whoever found them
-first.
+place, then by content, so that the same disk always gives the same slices, in whatever order they
+were found.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +23,9 @@ Part = tuple[int, int, int, bytes]  # start and end, offset in the content; cont
 
 
 def places_of(content: Content, size: int, extents: Sequence[Extent], zeros: int) -> list[Placed]:
-    """Where a content lies; what its extents hold past the file's `size` is not the file's.
+    """The places of a content; what its extents hold past the file's `size` is not the file's.
 
-    Of the last one `zeros` bytes are known to be past it, and zeros.
+    `zeros` bytes of the last extent lie past the size, and are known to be zeros.
     """
     data = encode(content)
     places = [
@@ -45,25 +45,25 @@ class Placement:
     """The gathered extents, and what is free. A context manager."""
 
     def __init__(self) -> None:
-        """An empty one."""
+        """Start empty."""
         self._extents = Ordered[Placed](Placed, _order)
         self._free = Ordered[Range](Range)
         self._kept: Sequence[Range] = ()
 
     def add(self, places: Iterable[Placed]) -> None:
-        """What files hold."""
+        """Add places of files' contents."""
         self._extents.add(places)
 
     def keep(self, ranges: Sequence[Range]) -> None:
-        """What is not free, whoever says so: sorted ranges, none overlapping the last."""
+        """Set ranges that are not free, whatever is added: sorted, without overlaps."""
         self._kept = ranges
 
     def add_free(self, ranges: Sequence[Range]) -> None:
-        """What no file system uses."""
+        """Add ranges that a file system does not use."""
         self._free.add(ranges)
 
     def placed(self) -> Iterator[Part]:
-        """Extents in order of their places, clipped so that none overlaps the last.
+        """Extents in order of their places, clipped so that none overlaps the one before.
 
         Those without content are zeros.
         """
@@ -76,7 +76,7 @@ class Placement:
             reached = end
 
     def _in_order(self) -> Iterator[Part]:
-        """All, overlapping as they may, zeros first where several begin."""
+        """All extents, overlaps included; where several begin, zeros come first."""
         later: list[Range] = []  # zeros: a heap of where they begin and minus where they end
         for start, end, zeros, offset, content in self._extents:
             while later and (later[0][0] < start or (later[0][0] == start and content)):
@@ -89,7 +89,7 @@ class Placement:
             yield at, -minus, 0, b""
 
     def free(self) -> Iterator[Range]:
-        """Free ranges in order, none touching the last, without those that are kept."""
+        """Free ranges in order, adjacent ones joined, without those that are kept."""
         for start, end in self._joined():
             at = start
             for low, high in within(self._kept, start, end):
@@ -121,7 +121,7 @@ class Placement:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop what is on disk."""
+        """Remove the temporary files."""
         with self._extents, self._free:
             pass
 

@@ -1,7 +1,8 @@
-"""Rows in order, however many: sorted in memory, and in a temporary file what is too much for it.
+"""Sorts any number of rows: in memory, and in a temporary file what is too much for it.
 
-An external merge sort: whenever enough rows have come, they are written as a sorted run, and in the
-end all runs are merged. For 44,000 rows it takes an eighth of what an SQLite table would.
+This is an external merge sort: whenever enough rows have come, they are written as a sorted run,
+and in the end all runs are merged. For 44,000 rows it takes an eighth of what an SQLite table
+would.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,20 +16,20 @@ import msgspec
 from ventifs.image.archive.spool import Spool, frames
 
 ROWS_MAX = 1 << 16  # in memory: some 30 MB, if they are short
-SIZE_MAX = 32 << 20  # of them, as far as it is told
+SIZE_MAX = 32 << 20  # bytes of rows in memory, as far as callers report sizes
 _FRAME_ROWS = 500
 _encode = msgspec.msgpack.Encoder().encode
 Row = TypeVar("Row")
 
 
 class Ordered(Generic[Row]):
-    """Rows, to be had in order once all are added. A context manager.
+    """Rows, returned in order once all are added. A context manager.
 
-    Rows of equal keys come as they were added.
+    Rows of equal keys come in the order in which they were added.
     """
 
     def __init__(self, kind: Any, key: Callable[[Row], Any] | None = None) -> None:
-        """An empty one.
+        """Start empty.
 
         Args:
             kind: the type of a row, which msgspec can decode.
@@ -37,13 +38,13 @@ class Ordered(Generic[Row]):
         self._decode: Callable[[memoryview], list[Row]] = msgspec.msgpack.Decoder(list[kind]).decode
         self._key = key
         self._rows: list[Row] = []
-        self._size = 0  # bytes of them, as far as it was told
+        self._size = 0  # bytes of them, as far as callers reported it
         self._spool: Spool | None = None
         self._runs: list[tuple[int, int]] = []  # begin and end in the spool
         self._resources = ExitStack()
 
     def add(self, rows: Iterable[Row], size: int = 0) -> None:
-        """Take in rows; `size` in bytes, of rows that may be long.
+        """Add rows; `size` is their bytes, needed for rows that may be long.
 
         Raises:
             VentifsError: no room for the temporary file.
@@ -90,5 +91,5 @@ class Ordered(Generic[Row]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop the temporary file."""
+        """Remove the temporary file."""
         self._resources.close()

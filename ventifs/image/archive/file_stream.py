@@ -1,4 +1,4 @@
-"""A file's bytes out of its extents on a disk, as the chunker takes them."""
+"""Reads a file's bytes from its extents on a disk, as the chunker takes them."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from ventifs.image.survey_events import Extent
 
 PAGE = 4096
 PIECE_MAX = 1 << 20
-REST_MAX = 64 << 10  # of one block of any file system
+REST_MAX = 64 << 10  # bytes: the largest block of any file system
 
 
 class Stream:
@@ -26,7 +26,7 @@ class Stream:
         self._ends = [logical + length for logical, _, length in extents]
 
     def read(self, offset: int, length: int) -> bytes:
-        """Part of it, zeros where no extent is; fewer bytes at its end.
+        """Read a part; zeros where no extent is, fewer bytes at the file's end.
 
         Raises:
             ImageError: the disk cannot be read there.
@@ -44,7 +44,7 @@ class Stream:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def is_zero(self, offset: int, length: int) -> bool:
-        """Whether a part of it is all zeros; what no extent holds costs nothing.
+        """Whether a part is all zeros; what no extent holds costs nothing.
 
         Raises:
             ImageError: as `read`.
@@ -65,7 +65,7 @@ class Stream:
             yield low, start + low - logical, min(logical + size, end) - low
 
     def zeros_after(self) -> int:
-        """How many bytes of the last extent lie past the end; 0 if they are not all zeros.
+        """How many bytes of the last extent lie past the end; 0 if too many, or not all zeros.
 
         Raises:
             ImageError: as `read`.
@@ -79,9 +79,9 @@ class Stream:
         return 0 if self._disk.read(start + size - rest, rest).strip(b"\0") else rest
 
     def pieces(self) -> Iterator[bytes | int]:
-        """All of it: pieces of up to 1 MiB, and how many zeros no extent holds.
+        """The whole file: pieces of up to 1 MiB, and numbers of zeros where no extent is.
 
-        Every piece but the last is a multiple of 4 KiB long, whatever the file system's blocks are.
+        Every piece but the last is a multiple of 4 KiB long, whatever the file system's block size.
 
         Raises:
             ImageError: as `read`.

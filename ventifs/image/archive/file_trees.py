@@ -1,9 +1,9 @@
-"""The file tree of one volume, put together from what batches say of its names.
+"""Builds the file tree of one volume from the names in its batches.
 
-Done by whoever works for the run, when all of a volume is read, while the run itself puts the disk
-together. Batches come in any order; what concerns several of them is settled here. Of a name that
-is told twice the later row counts, and below what is no directory there is nothing: parsers tell
-neither, and names that are lost so still count among those of a file.
+A worker does this when all of a volume is read, while the run itself puts the disk together.
+Batches come in any order; this module settles what concerns several of them. If a name comes twice,
+the later row counts. Names below something that is no directory are left out. Sound parsers send
+neither; names that are lost this way still count among those of a file.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from ventifs.tree.objects.prolly import Put
 from ventifs.tree.objects.records import Entry, encode, encode_entry, own_entry
 from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key, build_tree, path_of, with_link
 
-_AFTER_ALL = 1 << 62  # later than whatever parsers tell
+_AFTER_ALL = 1 << 62  # later than any row of a parser
 _decode = msgspec.msgpack.Decoder(Names).decode
 Problem = tuple[Key, str, bool]  # key, reason, whether something is missing
 
@@ -29,7 +29,7 @@ class Built(msgspec.Struct, frozen=True, array_like=True):
     """A tree.
 
     Attributes:
-        root: its encoded entry, without a name; empty, if no root was told.
+        root: its encoded entry, without a name; empty if there was no root.
         troubles: what could not be taken in as it should be.
         new_bytes: of nodes that the store did not have.
     """
@@ -40,14 +40,14 @@ class Built(msgspec.Struct, frozen=True, array_like=True):
 
 
 def build(batches: Iterable[memoryview], put: Put) -> Built:
-    """Build the tree of what batches say.
+    """Build a volume's tree from its batches.
 
     Args:
         batches: encoded `Names`.
         put: stores nodes.
 
     Raises:
-        VentifsError: no room for what is temporary; the store's own problems.
+        VentifsError: no room for a temporary file; the store's own problems.
     """
     with Ordered[Row](Row) as rows:
         tree = _Tree(rows)
@@ -58,19 +58,19 @@ def build(batches: Iterable[memoryview], put: Put) -> Built:
 
 
 class _Tree:
-    """The tree on its way."""
+    """The tree that is being built."""
 
     def __init__(self, rows: Ordered[Row]) -> None:
         self.troubles: list[Problem] = []
         self._rows = rows
         self._rooted = False
-        self._later: list[Names] = []  # what is settled when all is in
-        self._first: dict[int, Row] = {}  # by the inode's number, a name of those that have several
-        self._least: dict[int, bytes] = {}  # by file, its least path: of those that have several
+        self._later: list[Names] = []  # what is settled after the last batch
+        self._first: dict[int, Row] = {}  # inode number: the row of a file that may have more names
+        self._least: dict[int, bytes] = {}  # number of a file with several names: its least path
         self._time = _AFTER_ALL
 
     def take(self, names: Names, size: int) -> None:
-        """A batch of so many bytes."""
+        """Add a batch of `size` bytes."""
         rows = names.rows
         self._rows.add(rows, size)
         self._rooted = self._rooted or not all(row[0] for row in rows)
@@ -83,7 +83,7 @@ class _Tree:
             self._later.append(replace(names, rows=[], linked=[]))
 
     def finish(self, put: Put) -> bytes:
-        """All is in: the root's entry, encoded."""
+        """Build the tree after the last batch; return the root's encoded entry."""
         self._later.sort(key=lambda names: names.time)
         for names in self._later:
             self.troubles += names.troubles
@@ -93,16 +93,16 @@ class _Tree:
         rows = self._kept()
         if self._rooted:
             return encode_entry(build_tree(rows, put, self._implied), root=True)
-        deque(rows, 0)  # for the troubles
+        deque(rows, 0)  # only for the troubles that it adds
         return b""
 
     def _implied(self, key: Key) -> Entry:
-        """A directory that was not told, though something in it was: closed to all but root."""
+        """A directory that was not listed, though something in it was: closed to all but root."""
         self.troubles.append((key, f"its attributes are not known; {AS_CLOSED}", False))
         return CLOSED
 
     def _other(self, key: Key, inode: int, problem: str) -> None:
-        """A name that was told without an inode: another one of a file, or nothing."""
+        """Handle a name that came without an inode: another name of a file, or only a trouble."""
         first = self._first.get(inode)
         if problem:
             self.troubles.append((key, problem, first is None))
@@ -124,9 +124,9 @@ class _Tree:
         self._least[first[3]] = min(least, path_of(key))
 
     def _kept(self) -> Iterator[building.Row]:
-        """The rows that stay."""
+        """Yield the rows that stay."""
         last: Row | None = None
-        barred = b"\0"  # what begins so is below what is no directory
+        barred = b"\0"  # keys that begin with this are below something that is no directory
         for row in chain(self._rows, [None]):
             if last is not None and (row is None or row[0] != last[0]):
                 key, _, directory, file, size, record = last

@@ -1,6 +1,6 @@
-"""What is on a disk beside files: blocks of 4 KiB, zeros stored nowhere.
+"""Stores what is on a disk beside files, in blocks of 4 KiB; zeros are not stored.
 
-File systems write their structures in units that 4 KiB hold whole, and change few of them from
+File systems write their structures in units that fit whole into 4 KiB, and change few of them from
 night to night.
 """
 
@@ -26,13 +26,13 @@ class BlockWriter:
     """
 
     def __init__(self, store: Store, disk: Disk) -> None:
-        """Into `store`, open for writing or as a worker."""
+        """Store into `store`, which is open for writing or as a worker."""
         self.new_bytes = 0
         self._store = store
         self._disk = disk
 
     def write(self, stretch: Stretch) -> list[Piece]:
-        """Store a stretch; its pieces, adjacent holes joined.
+        """Store a stretch; return its pieces, adjacent holes joined.
 
         Raises:
             ImageError: the disk cannot be read there.

@@ -1,9 +1,10 @@
-"""What the last run under a name saw of its image file, so that an unchanged one is not read.
+"""Records the status of an image's files at the last run, so that an unchanged image is not read.
 
-One small disposable file a version name, beside the stat caches. It counts only for the same store
-and epoch, and if the version it speaks of is there still. The rule is the stat cache's: inode,
-size, mtime and ctime of every file that the image consists of are as they were, and the ctimes lay
-2 s or more before the run began. A device tells nothing, so it never counts.
+There is one small disposable file for each version name, beside the stat caches. It counts only for
+the same store and epoch, and only while its version exists. The rule is the stat cache's: inode,
+size, mtime and ctime of every file that the image consists of are unchanged, and the ctimes lay
+2 s or more before the run began. The status of a device does not show changes, so a device never
+counts as unchanged.
 """
 
 import os
@@ -20,24 +21,24 @@ from ventifs.tree.archive.statcache import SETTLED_NS
 from ventifs.tree.objects.records import time_problem
 from ventifs.tree.versions.catalog import Version, versions
 
-READERS = 2  # goes up when disks are understood better: then unchanged ones are read once more
+READERS = 2  # goes up when parsers improve: then unchanged disks are read once more
 
 Status = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):
-    """What was seen.
+    """What a run saw.
 
     Attributes:
         store_id, epoch: of the store.
         time_ns: of the version.
-        files: of the image's files; empty, if they tell nothing.
-        drop_free: whether the version was made so.
-        mark: set before the image was read, to ask what is unchanged since; empty, if none.
-        readers: `READERS` of who made the version.
-        format: that the image was taken for.
-        backing: files that it consists of beside the first; None, if they tell nothing. A mark
-            speaks only of the first.
+        files: status of the image's files; empty if it cannot prove them unchanged.
+        drop_free: whether the version has zeros for free space.
+        mark: set before the image was read, to ask what is unchanged since; empty if there is none.
+        readers: `READERS` of the program that made the version.
+        format: the format that the image was read as.
+        backing: status of the image's files beside the first; None if it cannot prove them
+            unchanged. A mark covers only the first file.
     """
 
     store_id: bytes
@@ -51,7 +52,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     backing: list[Status] | None = None
 
     def is_like(self, other: "Seen") -> bool:
-        """Whether a run now would make of the same bytes what that run made."""
+        """Whether both runs make the same of the same bytes."""
         return (self.drop_free, self.readers, self.format) == (
             other.drop_free,
             other.readers,
@@ -64,9 +65,10 @@ _decode = msgspec.msgpack.Decoder(Seen).decode
 
 
 def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
-    """What identifies the state of an image's files; empty, if that is not known for sure.
+    """The status that identifies the state of an image's files; empty if that is not certain.
 
-    It is not while they may be changing, and not of times beyond what MessagePack holds.
+    It is not certain for devices, while files may be changing, and for times beyond what
+    MessagePack holds.
     """
     settled = all(
         stat.S_ISREG(each.st_mode)
@@ -81,7 +83,7 @@ def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
 
 
 def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
-    """What the last run saw, and the version it made; whatever is wrong with it, None."""
+    """What the last run saw, and the version it made; None if anything is wrong with the record."""
     with suppress(OSError, msgspec.DecodeError):
         seen = _decode(_path(store, name).read_bytes())
         if (seen.store_id, seen.epoch) == (store.header.store_id, store.epoch):
@@ -92,7 +94,7 @@ def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
 
 
 def remember(store: Store, name: str, seen: Seen) -> None:
-    """Let the next run know. That it cannot be written costs only time."""
+    """Record what this run saw, for the next one. A failure to write it costs only time."""
     path = _path(store, name)
     temporary = path.with_name(path.name + "~new")
     with suppress(OSError):
@@ -104,5 +106,5 @@ def remember(store: Store, name: str, seen: Seen) -> None:
 
 
 def _path(store: Store, name: str) -> Path:
-    """Of no stat cache, nor of its lock or temporary file: names of versions have no tilde."""
+    """The record's path, which no stat cache, lock or temporary file has: names have no tilde."""
     return store.path / "statcache" / f".{name}~image"

@@ -1,9 +1,9 @@
-"""What a volume's parser tells, taken in: contents stored, entries as rows, places of contents.
+"""Takes in the events of a volume's parser: stores contents, returns rows of entries and places.
 
-Whoever works for a run does this, a batch at a time, in any order; nothing here knows of other
-batches. What is told may be anything: what cannot be is told back as a trouble, and costs no more
-than its own name. A file is read through its extents from its own start, so its content is the one
-that a directory archive would have made.
+Workers do this, a batch at a time, in any order; nothing here knows of other batches. A parser may
+send anything: something invalid is reported as a trouble, and costs no more than its own name. A
+file is read through its extents from its own start, so its content is the one that a directory
+archive would have made.
 """
 
 import stat
@@ -45,7 +45,7 @@ _Piece = Callable[[int, int], bytes | memoryview]  # of a file, by offset and le
 _IsZero = Callable[[int, int], bool]
 _IN_MEMORY_MAX = 4 << 20  # bytes of a file that is read in one piece
 _ZEROS = bytes(REST_MAX)
-_XATTR_SIZE = 16  # that an attribute takes beside its name and value, at most
+_XATTR_SIZE = 16  # bytes that an attribute takes beside its name and value, at most
 
 
 Row = tuple[Key, int, bool, int, int, bytes]
@@ -54,14 +54,14 @@ which have it in common; bytes of a regular file; encoded entry."""
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True):
-    """What a batch says of names, for the tree to be built of.
+    """The names in a batch, from which the tree is built.
 
     Attributes:
         time: of the first row.
         rows: of what can be archived.
-        linked: numbers of inodes that may have other names, and which row tells each.
-        others: names told without an inode: key, the inode's number, and why, if not for being
-            another name.
+        linked: numbers of inodes that may have other names, and the index of each one's row.
+        others: names that came without an inode: key, the inode's number, and the reason; empty if
+            it is just another name.
         troubles: key, reason, whether something is missing.
     """
 
@@ -73,15 +73,15 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TakenIn(msgspec.Struct, frozen=True, array_like=True):
-    """What came of a batch.
+    """The result of a batch.
 
     Attributes:
         names: encoded `Names`.
-        last: the last key of them.
+        last: the key of their last row; empty if there is none.
         placed: where contents of files are, for `Placement`.
         free: ranges that the file system does not use.
-        ended: what the parser told of its end.
-        entries: how many `names` have.
+        ended: the parser's own `Ended`, if the batch has it.
+        entries: how many rows `names` have.
         read: bytes of the disk that the files cover.
         new_bytes: of blocks that the store did not have.
     """
@@ -97,14 +97,14 @@ class TakenIn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Intake:
-    """Takes in what is told of one disk."""
+    """Takes in batches of one disk's events."""
 
     def __init__(self, writer: ContentWriter, disk: Disk, previous: Previous | None) -> None:
-        """Contents and attributes by `writer`; files are on `disk`, and may be as they were."""
+        """Store by `writer` what is on `disk`; `previous` may have contents that are unchanged."""
         self._writer = writer
         self._disk = disk
         self._previous = previous
-        self._parent: bytes | None = None  # the last one met that can be
+        self._parent: bytes | None = None  # the last valid one
 
     def take(self, body: bytes, time: int) -> TakenIn:
         """Take in a batch, as `survey_events.Inside` has it; `time` is its first row's.
@@ -133,7 +133,7 @@ class Intake:
         return TakenIn(encode(names), last, placed, free, ended, count, read, new_bytes)
 
     def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
-        """Take in a name; the bytes of the disk that were read for it."""
+        """Take in a name; return how many bytes of the disk its file covers."""
         # Hot: 21 us a name on average, of a root whose last version is known.
         inode, key = node.inode, node.key
         if inode is None:
@@ -162,7 +162,7 @@ class Intake:
         problem = wrong_key or entry_problem(entry, root=not key)
         directory = type(detail) is Directory
         if problem and directory and not wrong_key:
-            # What is in it stays, and nothing private opens; a name that cannot be is left out.
+            # What is in it stays, and nothing private opens; an invalid name is left out.
             closed = replace(CLOSED, name=name)
             if not entry_problem(closed, root=not key):
                 names.troubles.append((key, f"{problem}; {AS_CLOSED}", False))
@@ -192,9 +192,9 @@ class Intake:
         return sum([length for _, _, length in extents])
 
     def _key_problem(self, key: Key, name: bytes) -> str:
-        """As `key_problem`; quick, if the last one stood in the same directory."""
+        """As `key_problem`; quick if the last key was in the same directory."""
         if len(key) == len(name):
-            return ""  # whether the name can be is for others to say
+            return ""  # `entry_problem` checks the name
         if key[: -len(name) - 1] != self._parent:
             problem = key_problem(key)
             if problem:
@@ -217,7 +217,7 @@ class Intake:
         return content, extents, zeros
 
     def _content(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content, int]:
-        """The content stored, and how many zeros are known to follow on the disk."""
+        """Store the content; return it, and how many zeros are known to follow on the disk."""
         known, certain, zeros = self._guess(size, extents)
         if known is not None and certain:
             return known, zeros
@@ -228,7 +228,7 @@ class Intake:
             return self._writer.write(stream.pieces()), stream.zeros_after()
         data, zeros = self._read(size, extents)
         if known is not None:
-            if type(known) is Block:  # nearly always; `holds` would cost 0.8 us more
+            if type(known) is Block:  # fast path for the common case: `holds` costs 0.8 us more
                 same = score_of(data) == known.score
             else:
                 same = self._holds(
@@ -239,22 +239,22 @@ class Intake:
         return self._writer.write_whole(data), zeros
 
     def _guess(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content | None, bool, int]:
-        """What the content may well be, whether it surely is, and then zeros that follow."""
+        """The likely content, whether it is certain, and if so, how many zeros follow."""
         if self._previous is None:
             return None, False, 0
         try:
             return self._previous.content_of(size, extents)
-        except (Corrupt, NotStored):  # it is only stored anew
+        except (Corrupt, NotStored):  # without a guess, the content is stored again
             return None, False, 0
 
     def _holds(self, known: Content, piece: _Piece, is_zero: _IsZero) -> bool:
-        with suppress(Corrupt, NotStored):  # of the guess's own nodes: it is stored anew
+        with suppress(Corrupt, NotStored):  # nodes of the guess are lost: it is stored again
             return holds(self._writer.store, known, piece, is_zero)
         return False
 
     def _read(self, size: int, extents: tuple[Extent, ...]) -> tuple[bytes, int]:
-        """A whole file, and how many zeros are known to follow."""
-        if len(extents) == 1 and not extents[0][0]:  # nearly all
+        """Read a whole file; return it, and how many zeros are known to follow."""
+        if len(extents) == 1 and not extents[0][0]:  # fast path for the common case
             _, start, length = extents[0]
             rest = length - size
             if 0 <= rest <= REST_MAX:
@@ -267,7 +267,7 @@ class Intake:
 
 
 def _detail(inode: Inode) -> Detail:
-    """What only this type of file has; no content yet."""
+    """The fields that only this type of file has, without content yet."""
     match inode.mode & 0xF000:
         case stat.S_IFREG:
             return File(Empty())
@@ -289,7 +289,7 @@ def _size_problem(inode: Inode) -> str:
 
 
 def key_problem(key: Key) -> str:
-    """What is wrong with a path; nothing, if it can be."""
+    """What is wrong with a path; empty if it is valid."""
     *above, name = key.split(b"\0")
     if not all(map(valid, above)):
         return "below a name that cannot be"
@@ -305,7 +305,7 @@ def _is_zero(data: bytes, offset: int, length: int) -> bool:
 
 
 def _sound(extents: tuple[Extent, ...], disk_size: int) -> tuple[Extent, ...]:
-    """Those that are in order, and on the disk; the very same, if all are."""
+    """The extents that are in order and on the disk; the same tuple if all are."""
     # Hot: once a file.
     sound: list[Extent] = []
     told = 0
@@ -324,7 +324,7 @@ def _sound(extents: tuple[Extent, ...], disk_size: int) -> tuple[Extent, ...]:
 
 
 def _can_be(xattrs: Xattrs) -> bool:
-    """Whether there can be such attributes."""
+    """Whether attributes are valid."""
     names = [name for name, _ in xattrs]
     size = sum(len(name) + len(value) + _XATTR_SIZE for name, value in xattrs)
     named = all(name and b"\0" not in name for name in names)

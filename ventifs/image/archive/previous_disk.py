@@ -1,6 +1,6 @@
 """The disk as the last version of its name has it: what is likely to be there still.
 
-Only a source of guesses, unless it is known that a range did not change since.
+Its answers are guesses, except for ranges that are known not to have changed since.
 """
 
 from bisect import bisect_right
@@ -49,25 +49,25 @@ class _Leaf(NamedTuple):
 
 
 class Previous:
-    """Items of an archived disk, by place. Keeps some nodes.
+    """The items of an archived disk, by place. Caches some nodes.
 
     Attributes:
         size: bytes of the disk.
         content: of the disk.
         same: ranges known not to have changed since, in order.
-        free: whether it may have zeros for what was free then, whatever the disk had.
+        free: whether zeros may stand for what was free then, whatever the disk had.
     """
 
     def __init__(
         self, store: Store, content: Content, same: Sequence[Range] = (), *, free: bool = False
     ) -> None:
-        """Ask about `content`.
+        """Look up items of `content`.
 
         Args:
             store: where it is.
             content: the disk's.
             same: ranges known not to have changed since, in order.
-            free: whether it may have zeros for what was free then, whatever the disk had.
+            free: whether zeros may stand for what was free then, whatever the disk had.
         """
         self.size = length_of(content)
         self._store = store
@@ -75,7 +75,7 @@ class Previous:
         self.same = list(within(same, 0, self.size))
         self.free = free
         self._height: int | None = None  # of the tree; None until it is known
-        self._at, self._leaf = 0, _Leaf([], [], 0)  # where the one in hand begins
+        self._at, self._leaf = 0, _Leaf([], [], 0)  # the current leaf, and where it begins
         self._inner = lru_cache(_INNER)(self._read_inner)
         self._leaves = lru_cache(_LEAVES)(self._read_leaf)
 
@@ -83,8 +83,8 @@ class Previous:
         """What a file's content was, if its first extent is where such a file began.
 
         Returns:
-            The content, or None; whether it is known that the file still has it; and then, how many
-            zeros follow its end, as `Stream.zeros_after` tells.
+            The content, or None; whether the file is known to still have it; and if so, how many
+            zeros follow its end, as `Stream.zeros_after` returns.
 
         Raises:
             Corrupt, NotStored: where the archive is damaged.
@@ -97,7 +97,7 @@ class Previous:
                 if offset or skip:
                     return None, False, 0
                 content = _whole_of(item)
-                # Of a few bytes a block of the disk may be one, but a file's content never is.
+                # So few bytes may be a block of the disk, but a file's content is inline then.
                 if content is None or length_of(content) != size or size <= INLINE_MAX:
                     return None, False, 0
                 if not self.same:
@@ -153,21 +153,21 @@ class Previous:
         return 0 if isinstance(item, Chunk) and not skip and item.length <= rest else None
 
     def blocks(self, start: int, end: int, origin: int, size: int) -> Iterator[tuple[int, Item]]:
-        """Items that a stretch still has, with their places: holes, and blocks of `size` bytes."""
+        """Unchanged items of a stretch, with their places: holes, and blocks of `size` bytes."""
         for low, high in within(self.same, start, end):
             at = low
             while at < high:
                 item, skip = self._find(at)
                 stop = at - skip + item.length
                 if isinstance(item, Hole) and not self.free:
-                    # Whole blocks of it: zeros that share a block with others are no hole.
+                    # Whole blocks of it: zeros that share a block with other bytes are no hole.
                     first = at if at == start else origin + -(-(at - origin) // size) * size
                     last = min(stop, high)
                     last = last if last == end else origin + (last - origin) // size * size
                     if first < last:
                         yield first, Hole(last - first)
                 elif isinstance(item, Chunk) and not skip and stop <= high:
-                    # Just what reading the stretch would make, which begins and ends as it does.
+                    # Only a chunk with the same borders as the block that reading would make.
                     begins = at == start or (at - origin) % size == 0
                     if begins and stop == min(end, at + size - (at - origin) % size):
                         yield at, item
@@ -201,7 +201,7 @@ class Previous:
         return items[index], within_leaf - starts[index]
 
     def _descend(self, at: int) -> None:
-        """Take the leaf in hand that has a place."""
+        """Make the leaf that has a place the current one."""
         if not isinstance(self.content, Tree):
             item: Item = (
                 Chunk(self.content.score, self.size)
@@ -221,7 +221,7 @@ class Previous:
         self._at, self._leaf = before, self._leaves(score, length)
 
     def _read_inner(self, score: Score, level: int, length: int) -> tuple[list[int], list[Score]]:
-        """Where the nodes below one begin and the last one ends, from its own beginning; scores."""
+        """Where a node's children begin and the last one ends, from its beginning; their scores."""
         node = load(self._store.get, score, level)
         children = [decode_child(bytes(raw)) for raw in node.items]
         starts = list(accumulate((child.total for child in children), initial=0))
@@ -251,7 +251,7 @@ def _whole_of(item: Item) -> Content | None:
 
 
 def within(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
-    """The parts of sorted ranges, none overlapping the last, that lie between two places."""
+    """The parts of ranges, which are sorted and do not overlap, that lie between two places."""
     index = bisect_right(ranges, (start, 1 << 63))
     for place in range(max(0, index - 1), len(ranges)):
         low, high = ranges[place]

@@ -1,6 +1,6 @@
-"""The nodes of a disk's content, which are read back in the run that makes them.
+"""Keeps the nodes of a disk's content readable for the run that makes them.
 
-A store that only rehearses keeps no block, so then they are kept in a temporary database.
+A store that only rehearses keeps no blocks. Then the nodes are kept in a temporary database.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _SCHEMA = "CREATE TABLE node (score BLOB PRIMARY KEY, data BLOB NOT NULL) WITHOU
 
 @contextmanager
 def readable_nodes(store: Store, writer: ContentWriter) -> Iterator[tuple[Get, Put]]:
-    """How to get the nodes that are put, and how to put them: by `writer`, into `store`."""
+    """Functions to get and to put nodes; they are put by `writer`, into `store`."""
     if store.mode != "rehearse":
         yield store.get, writer.put_node
         return

@@ -24,7 +24,7 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        """An empty one."""
+        """Make an empty file."""
         self.size = 0
         with _told_plainly():
             self._file = TemporaryFile()  # noqa: SIM115, closed in __exit__
@@ -52,13 +52,13 @@ class Spool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop it."""
-        with suppress(OSError):  # of what was still to be written
+        """Remove the file."""
+        with suppress(OSError):  # from writing the rest
             self._file.close()
 
 
 def frames(spool: int, start: int = 0, end: int | None = None) -> Iterator[memoryview]:
-    """The frames of the spool with that descriptor, or those between two of its sizes.
+    """The frames of the spool with that descriptor, or those between two sizes that it had.
 
     Raises:
         VentifsError: it cannot be read.

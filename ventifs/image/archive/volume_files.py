@@ -1,8 +1,8 @@
-"""The files inside one volume: what is told of them handed out, and what comes back kept.
+"""The files inside one volume: hands out batches of its parser's events and stores the results.
 
-Batches are taken in by whoever works for the run (see `ingest`), and come back in any order. Where
-their contents lie is what the run needs itself; what they say of names waits in a `Spool`, until
-somebody builds the tree of it (see `file_trees`).
+Workers take in batches (see `ingest`); the results come back in any order. The run itself needs the
+places of contents. What batches say of names waits in a `Spool`, until a worker builds the tree
+from it (see `file_trees`).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,21 +25,21 @@ from ventifs.tree.objects.tree_builder import Key, path_of
 from ventifs.tree.process_pool import Done
 
 Ask = Callable[[bytes, Done], None]
-_TIME_STEP = 1 << 32  # from a batch to the next: more rows than any has
+_TIME_STEP = 1 << 32  # from a batch to the next: more than any batch has rows
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(TakenIn).decode
 _decode_built = msgspec.msgpack.Decoder(Built).decode
 
 
 class Files:
-    """The files of one volume on their way. Takes whatever is told, also what cannot be.
+    """Collects the files of one volume. Accepts any events, even invalid ones.
 
     Attributes:
-        volume: the one.
+        volume: the volume.
         ended: how the survey of the volume ended.
-        names: where in the spool is what is said of names: begin and end.
-        tree: under the volume's name, once it is built; None, if no root was told.
-        troubles: what could not be taken in as it should be, then.
+        names: where in the spool its names are: begin and end.
+        tree: the root's entry, under the volume's name, once it is built; None if there is no root.
+        troubles: what could not be taken in as it should be, once the tree is built.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Files:
         *,
         drop_free: bool,
     ) -> None:
-        """Nothing is told yet.
+        """Start without files.
 
         Args:
-            volume: which.
-            spool: gets what is said of names; of one volume after the other.
+            volume: the volume.
+            spool: gets the names of each batch; volumes use it one after the other.
             placed: gets where contents lie, and what is free if that is to be dropped.
             told: gets the last path of each batch, how many bytes of the disk it covers, bytes of
                 blocks that it brought to the store, and how many entries.
-            drop_free: whether it is.
+            drop_free: whether what is free is to be dropped.
         """
         self.volume = volume
         self.ended = Ended("the survey ended early")
@@ -72,14 +72,14 @@ class Files:
         self._name = volume.name.encode()
         self._ranges = sorted(volume.ranges)
         self._drop_free = drop_free
-        self._first_end: int | None = None  # the batch in which its own parser told of its end
+        self._first_end: int | None = None  # the first batch with an `Ended` of its own parser
 
     def take(self, events: Iterator[Surveyed], ask: Ask) -> None:
-        """Hand out all that is told of the volume.
+        """Hand out all events of the volume.
 
         Args:
             events: of the survey.
-            ask: takes a request for `worker`, and what gets the reply.
+            ask: takes a request for `worker`, and the function that gets the reply.
         """
         numbers = count()
         for event in events:
@@ -93,7 +93,7 @@ class Files:
                 return
 
     def _taken(self, number: int, reply: bytes) -> None:
-        """A batch comes back."""
+        """Store the result of a batch."""
         taken = _decode(reply)
         self._spool.add(taken.names)
         self.names = self.names[0], self._spool.size
@@ -101,14 +101,14 @@ class Files:
         if taken.ended is not None and (self._first_end is None or number < self._first_end):
             self.ended, self._first_end = taken.ended, number
         if taken.free and self._drop_free:
-            own = self._ranges  # what is the volume's of it
+            own = self._ranges  # free ranges outside the volume do not count
             self._placed.add_free(
                 [each for low, high in taken.free for each in within(own, low, high)]
             )
         self._told(self._path(taken.last), taken.read, taken.new_bytes, taken.entries)
 
     def built(self, reply: bytes) -> None:
-        """The tree is built."""
+        """Store the result of building the tree."""
         built = _decode_built(reply)
         self.troubles = [
             Trouble(self._path(key), reason, missing) for key, reason, missing in built.troubles

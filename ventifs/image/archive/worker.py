@@ -1,7 +1,7 @@
-"""What an image's archive run asks of whoever works for it.
+"""The requests of an image's archive run to its workers, and the replies.
 
-To take in files, to read the rest of the disk, and to build the files' trees.
-The disk was opened before the workers were forked, so requests name nothing but offsets.
+Workers take in files, read the rest of the disk, and build the files' trees. The disk was opened
+before the workers were forked, so requests name nothing but offsets.
 """
 
 import pickle
@@ -29,11 +29,11 @@ from ventifs.tree.process_pool import Handle, Send
 
 
 class TakeIn(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """The request: take in what a volume's parser told. The reply is a `TakenIn`.
+    """The request: take in events of a volume's parser. The reply is a `TakenIn`.
 
     Attributes:
         body: as `survey_events.Inside` has it.
-        time: of the first row that comes of it.
+        time: of the first row that they make.
     """
 
     body: bytes
@@ -47,7 +47,7 @@ class ReadBlocks(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class BuildTree(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The request: build a volume's tree of a part of the `Spool`. The reply is a `Built`.
+    """The request: build a volume's tree from a part of the `Spool`. The reply is a `Built`.
 
     Attributes:
         start, end: of the part.
@@ -58,12 +58,12 @@ class BuildTree(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Before(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The request: keep in mind what the last version of the name knows. The reply is empty.
+    """The request: remember the disk of the name's last version. The reply is empty.
 
     Attributes:
         content: of the disk then.
-        free: whether it may have zeros for what was free then.
-        same: ranges that have not changed since; those of a request that follows are added.
+        free: whether zeros may stand for what was free then.
+        same: ranges that have not changed since; a later request adds its own.
     """
 
     content: Content
@@ -86,7 +86,7 @@ class Service:
     """Answers requests about one disk."""
 
     def __init__(self, store: Callable[[], Store], disk: Disk) -> None:
-        """`store` opens the one to store in, when it is first needed."""
+        """`store` opens the store to write to, when it is first needed."""
         self._open_store = store
         self._disk = disk
         self._store: Store | None = None

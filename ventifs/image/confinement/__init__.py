@@ -1,1 +1,1 @@
-"""Programs and parsers for hostile images, run with no more rights than they need."""
+"""Runs programs and parsers on hostile images, with no more rights than they need."""

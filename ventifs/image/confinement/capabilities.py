@@ -1,7 +1,7 @@
-"""Capabilities: a process of root gives up what it may do beyond other users.
+"""Capabilities: a process of root gives up the rights that other users do not have.
 
-Landlock decides which files can be opened, and not whose mode or owner is changed. This module
-knows system calls, and nothing of what is run.
+Landlock restricts which files can be opened, but not whose mode or owner can be changed. This
+module knows system calls, and nothing of what is run.
 """
 
 import ctypes
@@ -16,10 +16,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def drop() -> None:
-    """Give up all capabilities of this thread but one, and never get any back.
+    """Give up all capabilities of this thread but one, for good.
 
-    What stays, if it is there, is to read whatever has which mode: Python's modules may lie in the
-    directory of another user. For a process with a single thread.
+    The one that stays, if the thread has it, is to read files whatever their modes are: Python's
+    modules may lie in the directory of another user. For a process with a single thread.
 
     Raises:
         OSError: the kernel refuses.

@@ -1,10 +1,10 @@
-"""Programs and parsers that can open nothing but what they are given.
+"""Programs and parsers that can open only the files that they are given.
 
 What a guest or a stranger wrote must not decide which files of this host are read. A program that
-reads it (qemu-img) can open its own executable and shared libraries, and the descriptors that it is
-given; a parser in a forked child can open Python's modules. Memory and processor time are limited,
-too. Nothing runs less confined than asked for without a word: where the kernel has no Landlock,
-a program that could open what an image names is not run, and of parsers there is a note.
+reads such data (qemu-img) can open its own executable and shared libraries, and the descriptors
+that it is given. A parser in a forked child can open Python's modules. Memory and processor time
+are limited, too. Where the kernel has no Landlock, a program that could open files that an image
+names is not run; parsers run less confined, and a note reports it.
 """
 
 import os
@@ -53,7 +53,7 @@ class Given(NamedTuple):
 
     @property
     def rules(self) -> list[Rule]:
-        """What may be done with them."""
+        """The rules that allow them."""
         return [
             *(Rule(fd, landlock.READ) for fd in self.reading),
             *(Rule(fd, landlock.WRITE) for fd in self.writing),
@@ -62,7 +62,7 @@ class Given(NamedTuple):
 
 
 def path(fd: int, name: bytes = b"") -> str:
-    """What a program calls a descriptor that it was given, or a file in a given directory."""
+    """The path by which a program opens a given descriptor, or a file in a given directory."""
     return f"/proc/self/fd/{fd}" + ("/" + os.fsdecode(name) if name else "")
 
 
@@ -71,18 +71,18 @@ def start(
 ) -> "subprocess.Popen[bytes]":
     """Start a program, without input and with its output in pipes.
 
-    A program is started by a thread that has confined itself, and ends then: what it started stays
-    confined, and this process is as it was.
+    A new thread confines itself, starts the program, and ends. The program stays confined, and the
+    rest of this process is not.
 
     Args:
         command: its name or path, and its arguments.
-        given: all that it can open.
-        cpu_s: the processor time that it may use, in seconds; 0 stands for any.
-        required: whether it is not to be run where the kernel has no Landlock. False is for
-            programs that read nothing which could refer to anything.
+        given: the descriptors that it can open, besides its own executable and libraries.
+        cpu_s: the processor time that it may use, in seconds; 0 means no limit.
+        required: whether to refuse to run it where the kernel has no Landlock. False is for
+            programs whose input cannot refer to other files.
 
     Raises:
-        NotConfined: the kernel has no Landlock, or the program cannot be started so.
+        NotConfined: Landlock is required and missing, or the program cannot be started.
         FileNotFoundError: it is not installed.
     """
     program = shutil.which(command[0])
@@ -105,13 +105,13 @@ def start(
 
 
 def give_up_files() -> None:
-    """Have this process open nothing any more but Python's own modules, and drop capabilities.
+    """Restrict this process to opening Python's own modules, and drop capabilities.
 
-    For a forked child with a single thread. Where the kernel has no Landlock it opens files as
-    before, and `note` says so.
+    For a forked child with a single thread. Where the kernel has no Landlock, the process can open
+    files as before, and `note` says so.
 
     Raises:
-        NotConfined: the kernel has Landlock, and does not let it be used.
+        NotConfined: the kernel has Landlock, but does not allow its use.
         OSError: a directory of modules cannot be opened, or capabilities cannot be dropped.
     """
     if landlock.version():
@@ -121,7 +121,7 @@ def give_up_files() -> None:
 
 
 def note() -> str:
-    """What people should know of parsers that gave up files on this kernel; mostly nothing."""
+    """A note for people where this kernel cannot confine parsers; empty where it can."""
     return "" if landlock.version() else _NOT_CONFINED
 
 
@@ -169,7 +169,7 @@ class _Start(threading.Thread):
 
 @contextmanager
 def _opened(names: Iterable[str], rights: int) -> Iterator[list[Rule]]:
-    """Rules for some files or directories."""
+    """Rules for some files or directories, which are open inside the context."""
     with ExitStack() as stack:
         rules: list[Rule] = []
         for name in names:
@@ -181,7 +181,7 @@ def _opened(names: Iterable[str], rights: int) -> Iterator[list[Rule]]:
 
 @lru_cache
 def _needed(program: str) -> tuple[str, ...]:
-    """What is opened when a program starts: its interpreter or loader, and shared libraries."""
+    """The files that a program's start opens: its interpreter or loader, and shared libraries."""
     interpreter, script = _interpreter(program)
     if not interpreter:
         return ()
@@ -194,7 +194,7 @@ def _needed(program: str) -> tuple[str, ...]:
 
 
 def _interpreter(program: str) -> tuple[str, bool]:
-    """What runs a program, if something does, and whether the program is a script."""
+    """The interpreter or loader of a program, empty if none, and whether it is a script."""
     with open(program, "rb") as file:
         head = file.read(4096)
         if head.startswith(b"#!"):
@@ -214,14 +214,14 @@ def _interpreter(program: str) -> tuple[str, bool]:
 
 
 def _modules() -> list[str]:
-    """Directories of Python's modules: parsers import some, and codecs, when they need them."""
+    """Directories of Python's modules: parsers import modules and codecs on demand."""
     own = os.path.dirname(os.path.abspath(ventifs.__file__))
     named = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return [name for name in dict.fromkeys([*named, own]) if os.path.isdir(name)]
 
 
 def _limit(process: int, cpu_s: int) -> None:
-    """Limit what a process may use; one that has ended already needs no limits."""
+    """Limit a process's memory and processor time; does nothing if it has ended."""
     with suppress(ProcessLookupError, PermissionError):
         resource.prlimit(process, resource.RLIMIT_CORE, (0, 0))
         resource.prlimit(process, resource.RLIMIT_AS, (_MEMORY_MAX, _MEMORY_MAX))

@@ -1,8 +1,8 @@
-"""Landlock: a thread gives up what it could open, for itself and for all that it starts.
+"""Landlock: a thread restricts what it, and all that it starts, can open.
 
-Every right that the running kernel knows is denied, and rules give some back: of files, and, in
-newer kernels, TCP sockets, signals to other processes and abstract sockets. This module knows
-system calls, and nothing of what is run.
+Every right that this module and the running kernel know is denied: to files, and in newer kernels
+to TCP sockets, signals to other processes and abstract sockets. Rules allow some files again. This
+module knows system calls, and nothing of what is run.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ventifs.errors import VentifsError
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # of every architecture
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _ASK_VERSION = 1
 _PATH_BENEATH = 1
 _NO_NEW_PRIVS = 38  # of prctl
@@ -21,7 +21,7 @@ _NO_NEW_PRIVS = 38  # of prctl
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE, _IOCTL_DEV = (
     1 << bit for bit in (0, 1, 2, 3, 5, 8, 14, 15)
 )
-_SINCE = ((1, (1 << 13) - 1), (2, 1 << 13), (3, _TRUNCATE), (5, _IOCTL_DEV))  # rights by version
+_SINCE = ((1, (1 << 13) - 1), (2, 1 << 13), (3, _TRUNCATE), (5, _IOCTL_DEV))  # rights, by version
 _TCP_SINCE, _TCP = 4, 0b11  # to bind, to connect
 _SCOPES_SINCE, _SCOPES = 6, 0b11  # abstract sockets, signals
 
@@ -35,15 +35,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NotConfined(VentifsError):
-    """Something cannot be confined here, and so is not done."""
+    """An operation cannot be confined here, and so is refused."""
 
 
 class Rule(NamedTuple):
-    """What may be done.
+    """Rights to a file or directory.
 
     Attributes:
-        fd: of a file, or of a directory with all that is beneath it.
-        rights: `RUN`, `READ` or `WRITE`; of a directory, `READ_BENEATH` or `WRITE_BENEATH`.
+        fd: of a file, or of a directory, which stands for everything beneath it.
+        rights: `RUN`, `READ` or `WRITE`; for a directory, `READ_BENEATH` or `WRITE_BENEATH`.
     """
 
     fd: int
@@ -56,12 +56,12 @@ def version() -> int:
 
 
 def restrict(rules: Sequence[Rule]) -> None:
-    """Deny this thread, and what it starts, all but what some rules allow; there is no way back.
+    """Deny this thread, and what it starts, all that the rules do not allow; irreversible.
 
-    Descriptors that are open stay as they are.
+    Descriptors that are already open keep working.
 
     Raises:
-        NotConfined: the kernel has no Landlock, or does not allow it here.
+        NotConfined: the kernel has no Landlock, or does not allow its use here.
     """
     have = version()
     if not have:

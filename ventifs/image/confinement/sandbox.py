@@ -1,11 +1,11 @@
-"""Parsers run apart: in a forked child whose memory and processor time are limited.
+"""Runs a parser in a forked child whose memory and processor time are limited.
 
-The contents of a disk decide what its parsers do: one may crash, loop or want all memory. Here that
-ends only its own child. Events that the child has sent before that stay valid; its last batch is
-lost. A child that looks into a disk can be confined: it opens no files any more. Events come over a
-pipe in batches; a child that is ahead waits, so that neither side piles them up. A child with
-children of its own passes their batches on unchanged: always whole, and marked as not its own. This
-module does not know what the events mean.
+The contents of a disk decide what its parser does: it may crash, loop or ask for all memory. This
+ends only its own child. The events that the child has sent stay valid; its last batch is lost. A
+child that reads a disk can be confined, so that it opens no more files. Events come over a pipe in
+batches; a child that is ahead waits, so that neither side queues them. A child with children of its
+own passes their batches on unchanged: always whole, and marked as not its own. This module does not
+know what the events mean.
 """
 
 import faulthandler
@@ -31,26 +31,27 @@ from ventifs.image.confinement.confined import give_up_files
 from ventifs.image.survey_events import Event
 from ventifs.tree.process_pool import die_with
 
-FRAME_BYTES_MAX = 64 << 20  # two million extents of one file; what needs more is not told
+FRAME_BYTES_MAX = 64 << 20  # two million extents of one file; a larger event is an error
 _BATCH_BYTES = 48 << 10
-_BATCH_S = 0.05  # events wait no longer than this for others, if the next one comes at all
+_BATCH_S = 0.05  # the next event after this time sends the batch
 _PIPE_BYTES = 256 << 10
-_PATIENCE_S = 10  # for a child that has closed its pipe to end
+_PATIENCE_S = 10  # the time that a child has to end after it has closed its pipe
 _HEADER = struct.Struct("<BI")  # kind, bytes that follow
 _EVENTS, _PASSED, _FAILED, _DONE = range(4)
-_ARRAY = struct.Struct(">BI")  # msgpack's array 32: its code, how many elements follow
+_ARRAY = struct.Struct(">BI")  # msgpack's array 32: its code, number of elements
 _DECODER = msgspec.msgpack.Decoder(list[Event])
 
-_ends: set[int] = set()  # this process's ends of pipes, which children must not keep open
+_ends: set[int] = set()  # this process's ends of pipes; children close them
 
 
 class Limits(NamedTuple):
-    """What a child may use.
+    """The resources that a child may use.
 
     Attributes:
-        memory: bytes of address space, above what it was forked with.
-        cpu_s: seconds of processor time altogether.
-        stall_s: and between two batches of events; whoever loops is caught early.
+        memory: bytes of address space, beyond what it was forked with.
+        cpu_s: seconds of processor time in all.
+        stall_s: seconds of processor time between two batches of events, so that an endless loop
+            ends early.
     """
 
     memory: int
@@ -62,8 +63,8 @@ class Batch(NamedTuple):
     """Some events, encoded.
 
     Attributes:
-        body: a list of them, as msgpack; or garbage, if a parser has damaged its memory.
-        passed_on: whether the child had it from a child of its own.
+        body: a list of events, as msgpack; or garbage, if a parser has damaged its memory.
+        passed_on: whether the child received it from a child of its own.
     """
 
     body: bytearray
@@ -74,13 +75,13 @@ Telling = Iterator[Event | Batch | None]
 
 
 class Apart:
-    """Events told by a forked child, in order; an iterator of them. A context manager.
+    """An iterator over the events that a forked child sends, in order. A context manager.
 
-    The child is forked at once and goes ahead until the pipe is full. It ends when the thread that
-    made it does.
+    The child is forked at once and runs ahead until the pipe is full. It ends when the thread that
+    made it ends.
 
     Attributes:
-        problem: why the events end early: one line. Empty until then, and if all were told.
+        problem: why the events end early, in one line. Empty until then, and if all events came.
 
     Concurrency: one thread. Make it before anything that does not survive a fork.
     """
@@ -88,12 +89,12 @@ class Apart:
     def __init__(
         self, tell: Callable[[], Telling], limits: Limits, *, confined: bool = False
     ) -> None:
-        """Fork a child that tells what the iterator made by `tell` (in the child) gives.
+        """Fork a child that calls `tell` and sends the events that it yields.
 
-        None ends a batch: what came before it is sent at once. A child that is confined opens
-        nothing but Python's modules, has no capability but to read, and so cannot limit children
-        of its own. Where the kernel has no Landlock it can open files, of which `confined.note`
-        is the word; where Landlock fails the child fails.
+        None ends a batch: what came before it is sent at once. A confined child opens only Python's
+        modules. Its only capability is to read files, and so it cannot limit children of its own.
+        Where the kernel has no Landlock, it can open files, and `confined.note` says so; where
+        Landlock fails, the child fails.
         """
         self.problem = ""
         self._limits = limits
@@ -102,10 +103,10 @@ class Apart:
             if stream is not None:
                 stream.flush()
         self._fd, theirs = os.pipe2(os.O_CLOEXEC)
-        with suppress(OSError):  # a user's pipes may be limited
+        with suppress(OSError):  # the size of a user's pipes may be limited
             fcntl(theirs, F_SETPIPE_SZ, _PIPE_BYTES)
         parent = os.getpid()
-        # Held back: in the child they would raise, and go up to whoever called the parent.
+        # Blocked: in the child they would raise, up through the frames of the parent's callers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             self._pid = os.fork()
@@ -132,15 +133,15 @@ class Apart:
         self._events = chain.from_iterable(map(self.events_of, self._batches))
 
     def __iter__(self) -> Iterator[Event]:
-        """The events that have not been given yet; they are the child's own."""
+        """The events that are still to come, decoded; every batch must be the child's own."""
         return self._events
 
     def batches(self) -> Iterator[Batch]:
-        """The same in batches, without a look at them; for whoever has no use for `iter`."""
+        """The same events in batches, not decoded; use either this or the iterator."""
         return self._batches
 
     def events_of(self, batch: Batch) -> list[Event]:
-        """The events of a batch of the child's own; if it is garbage, that is the child's end."""
+        """The events of a batch of the child's own; garbage sets `problem` and ends the child."""
         try:
             return _DECODER.decode(batch.body)
         except msgspec.DecodeError:
@@ -163,7 +164,7 @@ class Apart:
         self.close()
 
     def _frame(self) -> tuple[int | None, bytearray]:
-        """The next frame's kind, None if there is none or it is garbage, and its body."""
+        """The next frame's kind and body; the kind is None at the end, or if it is garbage."""
         try:
             kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
             if length <= FRAME_BYTES_MAX:
@@ -183,7 +184,7 @@ class Apart:
         return body
 
     def _how_it_ended(self) -> str:
-        """Of a child that told nothing of its end."""
+        """How a child ended that did not report its end, in one line."""
         code = self._wait(_PATIENCE_S)
         if code is None or code >= 0:
             return "the parser ended early"
@@ -192,9 +193,13 @@ class Apart:
         return f"the parser crashed ({signal.strsignal(-code) or f'signal {-code}'})"
 
     def _wait(self, patience_s: float) -> int | None:
-        """Wait for the child, and kill it if it does not end; its exit code, or minus a signal."""
+        """Wait for the child, and kill it if it has not ended after `patience_s`.
+
+        Returns:
+            Its exit code, or minus the signal that ended it; None if it was gone already.
+        """
         self._ended = True
-        # Gone already, if whoever started this process had it ignore SIGCHLD.
+        # The child is gone already if this process was started with SIGCHLD ignored.
         with suppress(ProcessLookupError, ChildProcessError):
             handle = os.pidfd_open(self._pid)
             try:
@@ -206,7 +211,7 @@ class Apart:
         return None
 
     def close(self) -> None:
-        """End the child, whatever it is at. Idempotent."""
+        """End the child, even if it is still running. Idempotent."""
         if not self._ended:
             self._wait(0)
         if self._fd in _ends:
@@ -228,10 +233,10 @@ class Apart:
 
 
 def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -> int:
-    """In the child: tell everything, then how it went; the exit code."""
+    """Runs in the child: sends all events, then the outcome; returns the exit code."""
     try:
         _silence()
-        gc.freeze()  # what came with the fork would be looked through, and copied by that
+        gc.freeze()  # the collector would touch, and so copy, the memory that came with the fork
         teller = _Teller(fd, limits)
         try:
             if confined:
@@ -250,13 +255,16 @@ def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -
             teller.end(_DONE, "")
             return 0
         teller.end(_FAILED, problem)
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the parent has closed its end
         pass
     return 1
 
 
 def _silence() -> None:
-    """C libraries, and the C library when its heap is damaged, write to the terminal."""
+    """Redirect the standard streams to /dev/null.
+
+    C libraries write to the terminal, and so does the C library itself when its heap is damaged.
+    """
     faulthandler.disable()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
@@ -280,7 +288,7 @@ class _Teller:
         self._due = time.monotonic() + _BATCH_S
 
     def tell(self, events: Telling) -> None:
-        """Have events sent, some at a time. This loop is run for every file of a disk."""
+        """Send events in batches. This loop is performance critical: it runs for every file."""
         encode_into, batch, now = self._encoder.encode_into, self._batch, time.monotonic
         for event in events:
             if event is None:
@@ -296,14 +304,14 @@ class _Teller:
                 if len(batch) + _ARRAY.size > FRAME_BYTES_MAX:
                     raise VentifsError("a file is in too many pieces to be told")
             except Exception:
-                del batch[before:]  # what came before it is told
+                del batch[before:]  # the events before it can still be sent
                 raise
             self._count += 1
             if len(batch) > _BATCH_BYTES or now() >= self._due:
                 self.flush()
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the events that are waiting."""
         if self._count:
             self._send(_EVENTS, _ARRAY.pack(0xDD, self._count) + self._batch)
             self._batch.clear()
@@ -312,7 +320,7 @@ class _Teller:
         self._allow_cpu()
 
     def end(self, kind: int, text: str) -> None:
-        """Send what waits, if it can be, and how it went."""
+        """Send the events that are waiting, then the outcome."""
         self.flush()
         self._send(kind, " ".join(text.split()).encode(errors="replace"))
 
@@ -322,13 +330,13 @@ class _Teller:
             view = view[os.write(self._fd, view) :]
 
     def _allow_cpu(self) -> None:
-        """Let it run until it stalls or has had its time."""
+        """Allow `stall_s` more of processor time, up to `cpu_s` in all."""
         soft = min(int(time.process_time()) + self._limits.stall_s, self._limits.cpu_s)
         _limit(resource.RLIMIT_CPU, soft, self._limits.cpu_s + 1)
 
 
 def _limit(what: int, soft: int, hard: int | None = None) -> None:
-    """Set a limit, or as near to it as those allow that were set before."""
+    """Set a limit, lowered to the hard limit that was set before."""
     most = resource.getrlimit(what)[1]
     hard = soft if hard is None else hard
     if most != resource.RLIM_INFINITY:

@@ -1,1 +1,1 @@
-"""File systems inside of disks, read without mounting them."""
+"""Reads file systems inside disks without mounting them."""

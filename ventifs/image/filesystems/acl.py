@@ -1,7 +1,7 @@
-"""POSIX access control lists, from what disks hold to what the kernel shows.
+"""Converts POSIX access control lists from their form on disk to the form that the kernel shows.
 
-Programs read and write them as the values of `system.posix_acl_access` and `..._default`; ext and
-XFS each keep them in a form of their own. Entries keep the order of the disk, as the kernel does.
+Programs read and write lists as the values of `system.posix_acl_access` and `..._default`. On disk,
+ext and XFS each have their own form. Entries keep the order of the disk, as the kernel does.
 """
 
 import struct

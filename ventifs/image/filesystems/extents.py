@@ -1,4 +1,4 @@
-"""Runs of blocks of a file, as file systems map them, made into extents of bytes."""
+"""Converts runs of blocks, as file systems map files, to extents of bytes."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ Run = tuple[int, int, int]  # block of the file, block of the volume, count; wri
 
 
 def joined(runs: Iterable[Run], block_size: int, size: int) -> tuple[Extent, ...]:
-    """Extents of a file of `size` bytes, those that touch on both sides being one.
+    """Extents of a file of `size` bytes; runs that touch in the file and on the volume are merged.
 
-    They end with the block in which the file does. The runs are in the file's order, without
-    overlaps.
+    The extents end with the block in which the file ends. The runs must be in the file's order and
+    not overlap.
     """
     last = -(-size // block_size)
     found: list[Extent] = []

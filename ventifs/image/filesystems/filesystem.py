@@ -1,7 +1,7 @@
 """The files and the free space of a volume's file system, whatever its kind.
 
-Which kind it is has been found out by others; here is decided who reads it, and nothing is raised:
-what cannot be read is told.
+The caller knows the kind; this module chooses its reader. It raises no `ImageError`: `Node` and
+`Ended` report what cannot be read.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from ventifs.image.survey_events import Ended, Free, Node, Range
 from ventifs.image.volumes.window import Window
 
 READ = frozenset(("ext2", "ext3", "ext4", "xfs"))
-_RANGES = 4096  # in one Free
+_RANGES = 4096  # ranges in one Free
 
 
 def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node | Free | Ended]:
-    """What is in a volume: its nodes, its free ranges if they are asked for, and one `Ended`.
+    """Yield a volume's nodes, then its free ranges if requested, and one `Ended` at the end.
 
     All offsets are bytes from the volume's start.
 
     Args:
         window: the volume.
-        filesystem: what it holds, as `blkid` calls it; one of `READ` if files are to be told.
-        free: whether to tell free ranges, if the file system is clean.
+        filesystem: what it holds, by `blkid`'s name; if that is not in `READ`, only `Ended` comes.
+        free: whether to yield free ranges, if the file system is clean.
     """
     if filesystem not in READ:
         yield Ended()

@@ -1,10 +1,11 @@
-"""Every name of a file system inside an image, each inode told once.
+"""Walks all names of a file system inside an image, and reports each inode once.
 
-The walk goes depth first, a directory's node before those in it, the names of a directory in the
-order of their inodes' numbers, which is nearly that of the disk. It always ends, whatever a damaged
-file system says: a directory is entered once, by its inode's number, and no path gets longer than
-`DEPTH_MAX` names. Memory grows with the depth and with the widest directory's subdirectories; what
-has been told is remembered in two bits a number. It knows no format: a `Reader` does.
+The walk is depth first: a directory's node comes before those in it, and the names of a directory
+come in the order of their inodes' numbers, which is nearly the order on disk. It always ends, even
+in a damaged file system: it enters each directory once, by its inode's number, and no path gets
+longer than `DEPTH_MAX` names. Memory grows with the depth and with the widest directory's
+subdirectories; two bits for each inode's number record what has been reported. The walk knows no
+format: a `Reader` does.
 """
 
 import stat
@@ -17,21 +18,21 @@ from ventifs.image.survey_events import Inode, Node
 from ventifs.text import printable
 
 DEPTH_MAX = 4096
-XATTRS_MAX = 8 << 20  # bytes of all values of an inode; what is more is told as damage
+XATTRS_MAX = 8 << 20  # bytes of all values of an inode; more is reported as damage
 _BATCH = 1 << 16  # names of a directory that are sorted at a time
-_PAGE_BITS = 12  # of a number, within one piece of what Numbers remembers
+_PAGE_BITS = 12  # low bits of a number, which index a page of `Numbers`
 _PAGE_MASK = (1 << _PAGE_BITS - 2) - 1
-_TOLD, _ENTERED = 1, 2  # directories are entered
+_TOLD, _ENTERED = 1, 2  # of files, and of directories
 _PROBLEMS_MAX = 20
 _TWICE = "a directory that has another name"
 
 _DOTS = (b".", b"..")
 
-Name = tuple[int, bytes]  # an inode's number, and what a directory calls it
+Name = tuple[int, bytes]  # an inode's number, and its name in a directory
 
 
 class Reader(Protocol):
-    """What the walk asks of a format.
+    """What the walk needs from a format.
 
     Attributes:
         root: the number of the root directory's inode.
@@ -40,34 +41,34 @@ class Reader(Protocol):
     root: int
 
     def inode(self, number: int) -> tuple[Inode, str]:
-        """An inode, and what could not be read of its attributes, or nothing.
+        """An inode, and a problem with its attributes; an empty string if there is none.
 
         Raises:
-            ImageError: it cannot be told what the inode is, or what is in it.
+            ImageError: the inode's type or its contents cannot be read.
         """
 
     def names(self, number: int) -> Iterator[Name]:
-        """What is in a directory, without `.` and `..`, in any order.
+        """The names in a directory, without `.` and `..`, in any order.
 
         Raises:
-            ImageError: some of it cannot be read; all that can be was yielded before.
+            ImageError: some names cannot be read; all that can be read were yielded before.
         """
 
 
 class Numbers:
-    """What is known of inode numbers: two bits each where they lie close together."""
+    """Two bits for each inode number, in pages; compact where numbers lie close together."""
 
     def __init__(self) -> None:
-        """Nothing is known."""
+        """All bits are 0."""
         self._pages: dict[int, bytearray] = {}
 
     def of(self, number: int) -> int:
-        """What was set, or 0."""
+        """The bits that were set for a number, or 0."""
         page = self._pages.get(number >> _PAGE_BITS)
         return page[number >> 2 & _PAGE_MASK] >> (number & 3) * 2 & 3 if page else 0
 
     def set(self, number: int, what: int) -> None:
-        """Remember, with what was set before: two bits."""
+        """Set bits for a number, in addition to those set before."""
         page = self._pages.get(number >> _PAGE_BITS)
         if page is None:
             page = self._pages[number >> _PAGE_BITS] = bytearray(_PAGE_MASK + 1)
@@ -78,7 +79,7 @@ class Walk:
     """One walk through a file system.
 
     Attributes:
-        problems: of directories whose node was told before their damage was met.
+        problems: of directories whose damage was found after their node had been yielded.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -86,11 +87,11 @@ class Walk:
         self.problems: list[str] = []
         self._reader = reader
         self._met = Numbers()
-        # Paths, inodes and depths of directories that are still to be told, the next one last.
+        # Paths, inodes and depths of directories that are still to be entered, the next one last.
         self._ahead: list[tuple[bytes, int, int]] = [(b"", reader.root, 0)]
 
     def nodes(self) -> Iterator[Node]:
-        """All names, the root's first."""
+        """Yield all names, the root's first."""
         while self._ahead:
             yield from self._directory(*self._ahead.pop())
 
@@ -127,7 +128,7 @@ class Walk:
         self._ahead.extend(reversed(inner))
 
     def _node(self, key: bytes, number: int) -> Node | None:
-        """What to tell of a name, if it is not a directory's, whose turn comes later."""
+        """The node of a name; None for a directory, whose turn comes later."""
         if met := self._met.of(number):
             return Node(key, number, None, _TWICE if met & _ENTERED else "")
         try:
@@ -146,7 +147,7 @@ class Walk:
 
 
 def _batch(names: Iterator[Name]) -> tuple[list[Name], str]:
-    """The next names of a directory, in their inodes' order, and why there are no more."""
+    """The next names of a directory, in their inodes' order, and a problem that was found."""
     batch: list[Name] = []
     trouble = ""
     try:

@@ -1,8 +1,8 @@
-"""The commands that messages advise: an archive run as it was asked for, with something added.
+"""The commands that messages advise: the same archive run with one option added.
 
-Each is one line that a shell takes as it stands, whatever is in the names: quoted by backslashes,
-so that it can stand between single quotes in a message. Nothing here knows the command line's
-options but the four that decide what is read.
+Each is one line that a shell accepts as it is, whatever the names contain. Names are quoted by
+backslashes, so that a command can stand between single quotes in a message. Of the command line's
+options, this module knows only the four that decide what is read.
 """
 
 import os
@@ -18,7 +18,7 @@ FOLLOW_DEVICE = "--follow-device"
 
 
 class Following(msgspec.Struct, frozen=True):
-    """What references in images may lead to, as the administrator says.
+    """What the administrator allows references in images to lead to.
 
     Attributes:
         directories: absolute; any regular file beneath one may be read.
@@ -38,8 +38,8 @@ class Advice(msgspec.Struct, frozen=True):
     Attributes:
         source, name: as given.
         more: words for all other options that were given.
-        format: if one was given; else empty.
-        following: what is followed already, kept settings included.
+        format: the one given; empty if none was.
+        following: what may be followed already, kept settings included.
     """
 
     source: str = "SOURCE"
@@ -49,7 +49,7 @@ class Advice(msgspec.Struct, frozen=True):
     following: Following = NOTHING
 
     def choose(self, format: str) -> str:  # noqa: A002
-        """The run with a format; what is followed only if such an image refers to anything."""
+        """The run with a format; it keeps `following` only if such images can refer to files."""
         return self._line(format, self.following if format in REFERRING else NOTHING)
 
     def follow_backing(self, directory: bytes) -> str:

@@ -1,19 +1,19 @@
-"""What of a raw image on btrfs is as it was when a mark was set: by where its extents lie.
+"""Finds the ranges of a raw image on btrfs that have not changed since a mark was set.
 
-btrfs never writes where data lies, so a mark holds where the file's extents lay, and the number of
-a transaction that was on disk by then. What refers to the same place of the same extent still has
-the same bytes, if that extent was allocated in that transaction or before: had it been freed and
-its place given to another, that one would be newer. The extent tree has these numbers. (Those of
-the file's own items tell less: balancing moves data, and clones are made, without changing them.)
+btrfs never overwrites data in place. So a mark holds where the file's extents lay, and the number
+of a transaction that was on disk by then. A range that still refers to the same place of the same
+extent has the same bytes, if that extent was allocated in that transaction or before: an extent
+that took the place of a freed one would be newer. The extent tree has these numbers. (The numbers
+in the file's own items are not reliable: balancing and cloning do not change them.)
 
-So it does not matter which file is asked about: a snapshot of the image's subvolume, or a clone of
-the image ('cp --reflink'), is compared with what another one had. Whatever moves extents
-(balancing, defragmenting) only makes them seem changed. What is not seen: that a file system's own
-devices were put back to an older state, and clones made into an image while it is being read.
+So a mark need not come from the same file: a snapshot of the image's subvolume, or a clone of the
+image ('cp --reflink'), can be compared with a mark of another one. Moving extents (balancing,
+defragmenting) only makes them seem changed. Two changes are not detected: the file system's own
+devices were restored to an older state, or data was cloned into the image while it was being read.
 
-Nothing is told of files that may be written in place ('chattr +C', as libvirt sets it for images,
-and as swap files need it), nor without CAP_SYS_ADMIN: all of such a file is read. The same goes for
-any other file system: neither XFS nor ext4 keeps when an extent was written.
+There is no answer for files that may be written in place ('chattr +C', which libvirt sets for
+images, and which swap files need), without CAP_SYS_ADMIN, or on any other file system: neither XFS
+nor ext4 records when an extent was written. All of such a file is read.
 """
 
 import fcntl
@@ -32,10 +32,10 @@ from ventifs.image.survey_events import Range
 _FS_INFO, _FS_INFO_SIZE, _FS_ID = 0x8400941F, 1024, slice(16, 32)
 _START_SYNC, _WAIT_SYNC = 0x80089418, 0x40089416
 _SEARCH = 0xC0709411  # BTRFS_IOC_TREE_SEARCH_V2
-_KEY = struct.Struct("=7Q4I4QQ")  # what is searched for, and how much room there is for it
-_FOUND = 9  # the field of it that tells how many items there were
+_KEY = struct.Struct("=7Q4I4QQ")  # what to search for, and the room for results
+_FOUND = 9  # the field of `_KEY` with the number of items found
 _HEADER = struct.Struct("=QQQII")  # transaction of the leaf; object, offset and type; length
-# linux/btrfs_tree.h: trees, types of items, and what they consist of
+# linux/btrfs_tree.h: trees, types of items, and their layouts
 _THIS_SUBVOLUME, _EXTENT_TREE = 0, 2
 _INODE_ITEM, _EXTENT_DATA, _EXTENT_ITEM = 1, 108, 168
 _INODE_FLAGS = struct.Struct("<64xQ")
@@ -46,17 +46,18 @@ _ALLOCATED = struct.Struct("<8xQ")
 
 _MARK = struct.Struct("<16sQ")  # file system, transaction; then `_PIECE`s, compressed
 _PIECE = struct.Struct("<QQQq")
-_PIECES_MAX = 4 << 20  # of a mark
-_ROOM, _ITEM_MAX = 1 << 20, 64 << 10  # bytes of items in one search, and of one at most
+_PIECES_MAX = 4 << 20  # pieces in a mark
+_ROOM, _ITEM_MAX = 1 << 20, 64 << 10  # bytes of items in one search, and the most of one item
 _U32_MAX, _U64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
-Piece = tuple[int, int, int, int]  # start and end in the file, the extent, where that would begin
+Piece = tuple[int, int, int, int]  # start and end in the file, the extent, its start there
 
 
 def mark(disk: Disk) -> bytes:
-    """Set a mark: later, `unchanged` tells what is as it is now; to be set before the disk is read.
+    """Set a mark, by which `unchanged` later finds what has not changed since.
 
-    Waits until what is written is in the file system's trees. Empty if nothing can be told.
+    Set it before the disk is read. Waits until all written data is in the file system's trees.
+    Empty if the file cannot be marked.
     """
     fd = _asked(disk)
     if fd is None:
@@ -73,9 +74,9 @@ def mark(disk: Disk) -> bytes:
 
 
 def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
-    """What is as it was when a mark was set: sorted ranges, not touching, within the disk.
+    """The ranges of the disk that have not changed since a mark was set; sorted, not touching.
 
-    Holes are left out. None if nothing can be told.
+    Holes are left out. None if that is unknown.
     """
     fd = _asked(disk)
     if fd is None:
@@ -93,7 +94,7 @@ def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
 
 
 def _asked(disk: Disk) -> int | None:
-    """The descriptor of a file that may be asked about."""
+    """The descriptor of a raw image in a regular file; None for any other disk."""
     if isinstance(disk, RawDisk) and stat.S_ISREG(disk.status.st_mode):
         return disk.fileno()
     return None
@@ -111,28 +112,28 @@ def _file_system(fd: int) -> bytes:
 def _settled(fd: int) -> int:
     """The number of a transaction that is on disk, with all that was written to a file until now.
 
-    Syncing the file begins what is still only in the page cache; the transaction waits for it. 0 if
-    the file may have been written in place.
+    Syncing the file starts writing what is still only in the page cache, and the transaction waits
+    for that. 0 if the file may have been written in place.
 
     Raises:
-        OSError: that may not be asked, or the file cannot be written.
+        OSError: the search is not allowed, or the file cannot be written.
     """
     if not _copies_on_write(fd):
         return 0
     os.fsync(fd)
     number = fcntl.ioctl(fd, _START_SYNC, bytes(8))
     fcntl.ioctl(fd, _WAIT_SYNC, number)
-    # Its flags were perhaps not in the tree before.
+    # Checked again: the flags may have reached the tree only now.
     return int.from_bytes(number, "little") if _copies_on_write(fd) else 0
 
 
 def _copies_on_write(fd: int) -> bool:
-    """Whether a file, and all that it can share extents with, is never written in place.
+    """Whether a file, and every file that it can share extents with, is never written in place.
 
-    A file without checksums can share them with one that is.
+    A file without checksums can share extents with one that is written in place.
 
     Raises:
-        OSError: that may not be asked.
+        OSError: the search is not allowed.
     """
     for _, item in _search(fd, _THIS_SUBVOLUME, os.fstat(fd).st_ino, _INODE_ITEM, 1):
         flags = _INODE_FLAGS.unpack_from(item)[0]
@@ -141,7 +142,7 @@ def _copies_on_write(fd: int) -> bool:
 
 
 def _pieces(fd: int) -> Iterator[Piece]:
-    """Where a file's data lies. What is in a tree itself, or not written yet, is left out."""
+    """Where a file's data lies, without inline data, and without what is not written yet."""
     for start, item in _search(fd, _THIS_SUBVOLUME, os.fstat(fd).st_ino, _EXTENT_DATA):
         if len(item) != _FILE_EXTENT.size:
             continue
@@ -151,7 +152,7 @@ def _pieces(fd: int) -> Iterator[Piece]:
 
 
 def _common(these: Iterator[Piece], those: Iterator[Piece]) -> Iterator[Piece]:
-    """What two sorted sequences of pieces have in common."""
+    """The pieces that two sorted sequences have in common."""
     one, other = next(these, None), next(those, None)
     while one is not None and other is not None:
         start, end = max(one[0], other[0]), min(one[1], other[1])
@@ -164,7 +165,7 @@ def _common(these: Iterator[Piece], those: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def _older(fd: int, number: int, extents: set[int]) -> set[int]:
-    """Those of some extents that were allocated in a transaction or before."""
+    """The extents that were allocated in the transaction `number` or before."""
     old: set[int] = set()
     for extent in extents:
         for _, item in _search(fd, _EXTENT_TREE, extent, _EXTENT_ITEM, 1):
@@ -176,10 +177,10 @@ def _older(fd: int, number: int, extents: set[int]) -> set[int]:
 def _search(
     fd: int, tree: int, number: int, kind: int, most: int = _U32_MAX
 ) -> Iterator[tuple[int, bytes]]:
-    """Items of one kind of an object of a tree, after their offsets; not more than `most`.
+    """Offsets and data of items of one kind, of one object in a tree; at most `most` of them.
 
     Raises:
-        OSError: that is not allowed, or it is not btrfs.
+        OSError: the search is not allowed, or the file system is not btrfs.
     """
     room = _ROOM if most > 1 else _ITEM_MAX
     buffer = bytearray(_KEY.size + room)
@@ -220,7 +221,7 @@ def _search(
 
 
 def _joined(ranges: Iterator[Range], end: int) -> Iterator[Range]:
-    """Sorted ranges up to an end, those that touch as one."""
+    """Sorted ranges up to an end, with those that touch merged."""
     low = high = 0
     for start, stop in ranges:
         if start >= end:

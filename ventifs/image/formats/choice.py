@@ -1,8 +1,9 @@
-"""What a source is archived as: a tar, or a disk in one of the formats. Pure.
+"""Chooses what a source is archived as: a tar, or a disk in one of the formats. Does no I/O.
 
-Chosen by what was asked for, what was kept with the name, and the source's kind and suffix, in this
-order. A raw extent of a VMDK image is raw, though its name ends in `.vmdk`. Content never chooses,
-since a guest writes its own disk's: it can only contradict, and then a person chooses.
+The format asked for comes first, then the one kept with the name, then the source's kind and
+suffix. A raw extent of a VMDK image is raw, though its name ends in `.vmdk`. Content never chooses,
+since a guest writes the content of its own disk. Content can only contradict a choice, and then a
+person chooses.
 """
 
 import os
@@ -34,9 +35,9 @@ class Chosen(NamedTuple):
     """What a source is archived as.
 
     Attributes:
-        format: of `FORMATS`, or `TAR`.
-        decided: somebody did, now or earlier: content is not asked.
-        why: for people: by its name.
+        format: one of `FORMATS`, or `TAR`.
+        decided: whether a person chose it, now or earlier; content is not checked then.
+        why: the reason, for messages: "a tar archive by its name".
     """
 
     format: str
@@ -45,18 +46,18 @@ class Chosen(NamedTuple):
 
 
 def source_of(path: str, *, kind: str) -> Source:
-    """What a path tells of a source; `kind` as in `Source`."""
+    """The source at a path, by its name alone; `kind` as in `Source`."""
     return Source(kind, suffix_of(os.fsencode(os.path.basename(path))))
 
 
 def chosen(path: str, kind: str, asked: str | None, kept: Kept | None) -> Chosen:
-    """What a source is archived as.
+    """Choose what a source is archived as.
 
     Args:
         path: of the file or device.
         kind: "file" or "device"; streams are tars.
         asked: the format asked for, if any.
-        kept: what the name keeps, if anything.
+        kept: the settings kept with the name, if any.
     """
     if asked:
         return Chosen(asked, decided=True, why="as asked for")
@@ -80,12 +81,12 @@ def _chosen_by(source: Source) -> Chosen:
 
 
 def check(choice: Chosen, guess: Guess, path: str, advice: Advice) -> None:
-    """Refuse a source whose content contradicts a choice that nobody made.
+    """Refuse a source whose content contradicts its format, unless a person chose the format.
 
     `path` is absolute.
 
     Raises:
-        ImageError: with the commands to choose from.
+        ImageError: the content contradicts; the message has the commands to choose from.
     """
     if choice.decided or _agree(choice.format, guess):
         return
@@ -110,20 +111,20 @@ _READS = {
 def _agree(format: str, guess: Guess) -> bool:  # noqa: A002
     if format == "raw":
         return guess.kind in ("raw", "unknown", "luks")
-    if format == TAR:  # whose reader knows best; but disks are not for it
+    if format == TAR:  # its reader judges what is unknown; disks are refused
         return guess.kind in (TAR, "packed", "unknown")
     return guess.kind == format
 
 
 def _choices(choice: Chosen, guess: Guess) -> list[str]:
-    """The formats that it may have: as chosen, by its content, and raw."""
+    """The formats to choose from: the chosen one, the one by its content, and raw."""
     found = [choice.format] if choice.format not in _TOLD_BY_MAGIC else []
     found += [TAR if guess.kind == "packed" else guess.kind, "raw"]
     return [each for each in dict.fromkeys(found) if each in _READS]
 
 
 def note_of(source: Source, format: str) -> str:  # noqa: A002
-    """What people should know of a choice; empty if nothing."""
+    """A note for people about a choice; empty if there is none."""
     return _EXTENT_NOTE if source.is_raw_extent and format == "raw" else ""
 
 

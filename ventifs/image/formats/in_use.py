@@ -1,9 +1,10 @@
-"""Whether somebody has an image open for writing, as far as that can be seen from outside.
+"""Finds out whether a program has an image open for writing, as far as other processes can see.
 
-QEMU locks bytes of an image to tell others what it does and suffers (block/file-posix.c): it
-holds byte 100 + N while it uses permission N of the block layer. Locks are only asked for here,
-never taken. Block devices are asked for alone, which the kernel refuses while they, or parts of
-them, are mounted or held. Other programs show by what they have open in /proc, if we may look.
+QEMU locks bytes of an image to announce what it does and what it allows (block/file-posix.c): it
+holds byte 100 + N while it uses permission N of the block layer. This module tests locks, and never
+takes any. It opens a block device exclusively, which the kernel refuses while the device, or a part
+of it, is mounted or held. Other programs show in the lists of open files in /proc, where these may
+be read.
 """
 
 import errno
@@ -23,9 +24,9 @@ _LOOPS = "/sys/block"
 
 
 def in_use(path: str | os.PathLike[str]) -> str:
-    """Why an image seems to be written to just now, for people; empty if nothing shows.
+    """The reason why an image seems to be in use for writing, for people; empty if there is none.
 
-    A file that cannot be looked at gives nothing.
+    Also empty for a file that cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -47,7 +48,7 @@ def in_use(path: str | os.PathLike[str]) -> str:
 
 
 def _locked(fd: int) -> bool:
-    """Whether a QEMU writes, or may."""
+    """Whether a QEMU has the file open for writing or resizing."""
     return any(_lock_at(fd, _LOCKS + bit) for bit in (_WRITE, _WRITE_UNCHANGED, _RESIZE))
 
 
@@ -70,7 +71,7 @@ def _held(path: str) -> str:
 
 
 def _loop(status: os.stat_result) -> str:
-    """The loop device that writes to a file, if there is one."""
+    """The writable loop device that is backed by a file; empty if there is none."""
     for name in sorted(os.listdir(_LOOPS)) if os.path.isdir(_LOOPS) else []:
         try:
             with open(f"{_LOOPS}/{name}/loop/backing_file", "rb") as file:
@@ -85,7 +86,7 @@ def _loop(status: os.stat_result) -> str:
 
 
 def _writers(status: os.stat_result) -> Iterator[str]:
-    """Other processes that have a file open for writing: what they are called, and their ids."""
+    """Names and ids of other processes that have a file open for writing."""
     for process in os.listdir("/proc"):
         if not process.isdecimal() or int(process) == os.getpid():
             continue
@@ -95,7 +96,7 @@ def _writers(status: os.stat_result) -> Iterator[str]:
                     with open(f"/proc/{process}/comm", "rb") as file:
                         yield f"{printable(file.read().rstrip())}, process {process}"
                     break
-        except OSError:  # it has ended, or is not ours to look at
+        except OSError:  # it has ended, or may not be inspected
             continue
 
 

@@ -1,9 +1,10 @@
-"""What a name keeps of how its disk was read: its format, and what references may lead to.
+"""Settings kept with a name: the format its disk was read as, and where references may lead.
 
-A record of the catalog, committed together with the version that it comes of; the next run goes by
-it. FORMAT.md has the layout. It stands for the name and not for a version, so it counts only while
-the name has versions, goes with the last of them, and is not copied to other stores: it speaks of
-this host's paths, and another store's word must not choose how a disk is read here.
+They are a record of the catalog, committed together with the version that they come from. The next
+run uses them. FORMAT.md has the layout. The record belongs to the name and not to a version, so it
+counts only while the name has versions, and is deleted with the last of them. It is not copied to
+other stores: it holds paths of this host, and another store must not choose how a disk is read
+here.
 """
 
 import os
@@ -32,12 +33,12 @@ _EXTENT = re.compile(rb"-(?:flat|f[0-9]{3,}|rdmp?|pt)\.vmdk\Z", re.IGNORECASE)
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What is told of a source without looking into it.
+    """What is known of a source without reading it.
 
     Attributes:
         kind: "file" or "device".
-        suffix: of its name, in lower case, with the dot; empty if it has none. That of a raw
-            extent of a VMDK image begins at the dash: `-flat.vmdk`.
+        suffix: of its name, in lower case, with the dot; empty if it has none. The suffix of a
+            raw extent of a VMDK image begins at the dash: `-flat.vmdk`.
     """
 
     kind: str
@@ -55,16 +56,16 @@ class Source(msgspec.Struct, frozen=True):
 def suffix_of(name: bytes) -> bytes:
     """The suffix of a file's name, as `Source` has it."""
     extent = _EXTENT.search(name)
-    # Of bytes, since letters that are not ASCII may grow when they become lower case.
+    # Bytes, since letters that are not ASCII may get longer when they become lower case.
     return (extent[0] if extent else os.path.splitext(name)[1]).lower()
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What a name keeps.
+    """The settings that a name keeps.
 
     Attributes:
-        format: that its last disk was read as.
-        source: of that; for any other source, the format does not count.
+        format: the one that its last disk was read as.
+        source: that disk's source; the format does not count for any other source.
         following: what references may lead to.
     """
 
@@ -90,7 +91,7 @@ def encode_kept(kept: Kept) -> bytes:
     """The value of a record.
 
     Raises:
-        VentifsError: there are more, or longer, paths than a record may have.
+        VentifsError: a record cannot hold these settings: too many paths, say, or too long ones.
     """
     following = kept.following
     stored = _Stored(
@@ -109,11 +110,11 @@ def encode_kept(kept: Kept) -> bytes:
 
 
 def decode_kept(record: Record) -> tuple[str, Kept]:
-    """The name, and what it keeps.
+    """A record's name, and the settings that it keeps.
 
     Raises:
         Corrupt: for a record that `encode_kept` did not write.
-        VentifsError: for one of a later version.
+        VentifsError: for a record of a later version.
     """
     try:
         name = check_name(record.key.removeprefix(_PREFIX).removesuffix(b"\0").decode())
@@ -137,7 +138,7 @@ def decode_kept(record: Record) -> tuple[str, Kept]:
 
 
 def _problem(stored: _Stored, value: bytes) -> str:
-    """What is wrong with a record; nothing, if it can be."""
+    """What is wrong with a record; empty if it is valid."""
     if stored.version != VERSION or stored.format not in FORMATS or stored.kind not in _KINDS:
         return "a version, format or kind that is not known"
     suffix = stored.suffix
@@ -161,7 +162,7 @@ def kept_key(name: str) -> bytes:
 
 
 def kept_of(store: Store, name: str) -> Kept | None:
-    """What a name keeps; None if nothing, or it has no versions.
+    """The settings that a name keeps; None if it keeps none, or has no versions.
 
     Raises:
         Corrupt, VentifsError: as `decode_kept`.
@@ -173,7 +174,7 @@ def kept_of(store: Store, name: str) -> Kept | None:
 
 
 def all_kept(store: Store) -> dict[str, Kept]:
-    """What each name keeps, for a listing; a record that cannot be read is left out."""
+    """The settings that each name keeps, for a listing; unreadable records are left out."""
     found: dict[str, Kept] = {}
     for record in store.records(_PREFIX):
         with suppress(VentifsError):
@@ -183,7 +184,7 @@ def all_kept(store: Store) -> dict[str, Kept]:
 
 
 def changes(store: Store, name: str, kept: Kept) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
-    """Records to put and to delete, so that a name keeps this.
+    """The records to put and to delete so that a name keeps these settings.
 
     Raises:
         VentifsError: as `encode_kept`.
@@ -196,13 +197,15 @@ def changes(store: Store, name: str, kept: Kept) -> tuple[list[tuple[bytes, byte
 
 
 def check_kept(store: Store, name: str, kept: Kept | None) -> None:
-    """Check that a name still keeps what a run has gone by; for a run that has its lock.
+    """Check that a name still keeps the settings that a run has used.
+
+    The run must hold the name's lock.
 
     Raises:
-        VentifsError: it does not.
+        VentifsError: the name keeps other settings by now.
     """
     now: Kept | None = None
-    with suppress(Corrupt):  # a damaged record is replaced, see `--format`
+    with suppress(Corrupt):  # a damaged record counts as none and is replaced, see `--format`
         now = kept_of(store, name)
     if now != kept:
         raise VentifsError(
@@ -212,12 +215,14 @@ def check_kept(store: Store, name: str, kept: Kept | None) -> None:
 
 
 def left_over(store: Store, names: Iterable[str]) -> list[Record]:
-    """The records of names that are to have no more versions."""
+    """The records of names whose last versions are being deleted."""
     return [record for name in names for record in store.records(kept_key(name))]
 
 
 def absolute(path: str, option: str) -> bytes:
-    """A path as it is kept: absolute and without `.`, but with the symbolic links and `..` given.
+    """A path in the form that is kept: absolute and without `.`.
+
+    Symbolic links and `..` stay as given.
 
     Raises:
         VentifsError: it is relative to a directory that has been removed.

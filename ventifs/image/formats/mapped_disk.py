@@ -1,8 +1,8 @@
-"""Disks whose parts lie somewhere else: `MappedDisk`, and what its mappings consist of.
+"""Disks read through a mapping: `MappedDisk`, and the parts that mappings consist of.
 
-The module of a format says where each stretch of the disk lies: in a file, compressed in one, or
-nowhere, which reads as zeros. Everything else of a disk is here, once for all formats. Nothing is
-invented: a stretch that lies beyond the end of its file is an error.
+A format's module says where each stretch of the disk lies: in a file, compressed in a file, or
+nowhere, which reads as zeros. The rest of a disk's code is here, once for all formats. A stretch
+that lies beyond the end of its file is an error, and never reads as zeros.
 """
 
 import sys
@@ -18,8 +18,8 @@ from ventifs.image.formats.raw import RawDisk
 from ventifs.image.formats.remedies import Remedy
 
 SECTOR = 512
-SIZE_MAX = 64 << 40  # bytes of a disk: what VHDX can hold, and VMDK, and much more than VHD
-PAGE_ENTRIES = 4096  # of a table, in one read
+SIZE_MAX = 64 << 40  # bytes of a disk: the most of VHDX and VMDK; VHD holds much less
+PAGE_ENTRIES = 4096  # entries of a table in one read
 _PAGES_KEPT = 64
 
 Damaged = Callable[[str], ImageError]  # the error for an image that contradicts its format
@@ -27,25 +27,26 @@ _Read = TypeVar("_Read")
 
 
 def damaged_image(kind: str, label: str, what: str) -> ImageError:
-    """The error for an image that contradicts its format; to be bound to its kind and label."""
+    """The error for an image that contradicts its format; callers bind its kind and label."""
     return ImageError(
         f"{label}: {kind} image that cannot be read: {what}; {Remedy.RAW.line(label)}"
     )
 
 
 class Cache(Generic[_Read]):
-    """What was read last, by number, of one part of an image or of several parts together.
+    """A cache of results read last, by number; one part of an image or several parts use it.
 
-    The number of results is bounded by the size of the largest, and not less than `_RESULT_MIN`:
-    each needs some memory of its own, and its parts' sizes are a stranger's choice.
+    It bounds the number of results: its size divided by the size of the largest result. A result
+    counts as at least `_RESULT_MIN` bytes, since each needs some memory of its own, and since the
+    image chooses the sizes.
 
-    Concurrency: any method from any process or thread; what it keeps is a process's own.
+    Concurrency: any method from any process or thread; each process keeps its own results.
     """
 
     _RESULT_MIN = 1 << 10
 
     def __init__(self, size: int, largest: int) -> None:
-        """Keep at most `size` bytes of results of at most `largest` each, but always one."""
+        """Keep at most `size` bytes of results of up to `largest` bytes; at least one result."""
         kept = max(1, size // max(largest, self._RESULT_MIN))
         self.get: Callable[[Callable[[int], _Read], int], _Read] = lru_cache(kept)(_called)
 
@@ -59,8 +60,8 @@ class Piece(NamedTuple):
 
     Attributes:
         start, end: bytes from the mapping's beginning.
-        file: what has it, from `place` on; None if nothing has.
-        unpacked: gives the bytes of the piece, where they are compressed.
+        file: the file that holds it, from `place` on; None if it reads as zeros.
+        unpacked: returns the bytes of a piece that is compressed; None for others.
     """
 
     start: int
@@ -87,13 +88,13 @@ class Mapping(Protocol):
 
 
 class Flat:
-    """A part that lies in a file as it is."""
+    """A part that lies in a file, uncompressed and in one stretch."""
 
     def __init__(self, file: RawDisk, place: int, size: int, damaged: Damaged) -> None:
         """Map `size` bytes to a file, from a place on.
 
         Raises:
-            ImageError: the file ends before.
+            ImageError: the file is too short.
         """
         if place + size > file.size:
             raise damaged(f"{file.label} ends at {file.size}, and should have {place + size} bytes")
@@ -107,10 +108,10 @@ class Flat:
 
 
 class Zeros:
-    """A part that lies nowhere."""
+    """A part that no file holds; it reads as zeros."""
 
     def __init__(self, size: int) -> None:
-        """Map `size` bytes to nothing."""
+        """Map `size` bytes to zeros."""
         self.size = size
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
@@ -122,7 +123,7 @@ class Concatenation:
     """Several mappings, one after the other."""
 
     def __init__(self, parts: Sequence[Mapping]) -> None:
-        """Map to some parts, none of them empty."""
+        """Map to these parts; none of them is empty."""
         self._parts = parts
         self._starts = [0, *accumulate(part.size for part in parts)]
         self.size = self._starts.pop()
@@ -140,7 +141,7 @@ class Concatenation:
 
 
 class Table:
-    """Numbers that stand in a file, read some thousand at a time, as they are needed.
+    """A table of numbers in a file, read on demand, `PAGE_ENTRIES` at a time.
 
     Concurrency: any method from any process or thread.
     """
@@ -155,12 +156,13 @@ class Table:
         damaged: Damaged,
         cache: "Cache[array[int]] | None" = None,
     ) -> None:
-        """A table of `count` numbers of a type of `array`, in a byte order ("little" or "big").
+        """A table of `count` numbers.
 
-        Tables of one image that are many share a cache, made by `page_cache`.
+        `code` is their type, as for `array`; `order` is their byte order, "little" or "big". An
+        image with many tables shares one cache among them, made by `page_cache`.
 
         Raises:
-            ImageError: it is not within the file.
+            ImageError: the table is not within the file.
         """
         self._width = array(code).itemsize
         if place + count * self._width > file.size:
@@ -174,7 +176,7 @@ class Table:
         self._read = self._read_page
 
     def page(self, number: int) -> "array[int]":
-        """Entries from `number * PAGE_ENTRIES` on.
+        """The entries from `number * PAGE_ENTRIES` on, at most `PAGE_ENTRIES` of them.
 
         Raises:
             ImageError: the file cannot be read.
@@ -192,10 +194,10 @@ class Table:
         return entries
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-        """Index of the first of some entries, of the one after them, and their number.
+        """Runs of equal entries: index of the first, index of the one after the last, their value.
 
-        Neighbours that are equal are one run, within what is read at a time: most of a large,
-        sparse disk is passed over so.
+        A run ends at the end of its page at the latest. Most of a large, sparse disk is skipped
+        by long runs.
         """
         while first < last:
             page = self.page(first // PAGE_ENTRIES)
@@ -213,7 +215,7 @@ class Table:
 
 
 def page_cache(code: str) -> "Cache[array[int]]":
-    """A cache for the pages of tables of one type, which may be shared."""
+    """A cache for pages of tables of one type; several tables may share it."""
     page = PAGE_ENTRIES * array(code).itemsize
     return Cache(_PAGES_KEPT * page, page)
 
@@ -227,7 +229,7 @@ class MappedDisk:
     def __init__(
         self, kind: str, files: Sequence[RawDisk], mapping: Mapping, notes: Sequence[str] = ()
     ) -> None:
-        """A disk of some format from its parts; it owns and closes the files, the image first."""
+        """A disk of the format `kind`. It owns and closes the files; the first is the image."""
         self.format = kind
         self.size = mapping.size
         self.label = files[0].label
@@ -248,7 +250,7 @@ class MappedDisk:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
-        """As `Disk.spans`; holes of the files count, too.
+        """As `Disk.spans`; holes of the files also count as having no data.
 
         Raises:
             ImageError: as `read`.
@@ -287,14 +289,14 @@ class MappedDisk:
                 yield Span(span.start + shift, span.end + shift, span.data)
 
     def _check(self, piece: Piece) -> None:
-        """Past its end, a file has no data for `RawDisk.spans`; here that is damage."""
+        """Refuse a piece beyond its file's end, where `RawDisk.spans` reports a hole."""
         assert piece.file is not None
         if piece.place + piece.end - piece.start > piece.file.size:
             self._bytes(piece)
 
 
 def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The same pieces, those that follow each other in their file made one."""
+    """The same pieces, with those that follow each other in their file merged."""
     last: Piece | None = None
     for piece in pieces:
         if last is None:

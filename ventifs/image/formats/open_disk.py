@@ -1,9 +1,8 @@
-"""Opens a disk in a format that is known: `open_disk`. Follows chains of backing files.
+"""Opens a disk whose format is known: `open_disk`. Follows chains of backing files.
 
-The only module that knows which format is read by which other module. No format is ever found out
-by content here: the caller says the first layer's (`choice`), and each layer says that of the layer
-below, which is raw if it does not. What layers refer to is opened by an `Opener`, and by nothing
-else.
+No format is ever detected by content here. The caller names the format of the first layer
+(`choice`), and each layer names the format of the layer below, which is raw if it is not named.
+Only an `Opener` opens the files that layers refer to.
 """
 
 import os
@@ -24,7 +23,7 @@ from ventifs.text import printable
 LAYERS_MAX = 64
 _SHOWN_MAX = 200  # characters of a name, in a message
 _QEMU_NAMES = {"vhd": "vpc"}  # where they differ from ours
-_CONTAINERS = (*FORMATS[1:], "foreign", "luks")  # what a layer without a named format must not be
+_CONTAINERS = (*FORMATS[1:], "foreign", "luks")  # refused as the content of an unnamed format
 _Identity = tuple[int, int]
 
 
@@ -33,30 +32,30 @@ def open_disk(
     format: str,  # noqa: A002
     opener: Opener | None = None,
 ) -> Disk:
-    """Open an image file or a block device, to be closed by the caller.
+    """Open an image file or a block device; the caller closes it.
 
     Args:
         path: of the file or device.
-        format: of `FORMATS`.
-        opener: of what it refers to; nothing is followed without.
+        format: one of `FORMATS`.
+        opener: opens the files that it refers to; without one, no reference is followed.
 
     Raises:
-        ImageError: it cannot be read as such a disk; the line says why and what to do.
+        ImageError: it cannot be read as such a disk; the message says why and what to do.
     """
     return read_as(RawDisk(os.fspath(path)), format, opener)
 
 
 def read_as(file: RawDisk, format: str, opener: Opener | None = None) -> Disk:  # noqa: A002
-    """As `open_disk`, of an open file, which the disk owns; on an error it is closed.
+    """As `open_disk`, for an open file. The disk owns the file; on an error it is closed.
 
     Raises:
-        ImageError: as there.
+        ImageError: as `open_disk`.
     """
     return _Chain(opener or References(), file).open(file, format)
 
 
 def look(file: RawDisk) -> Guess:
-    """What a file seems to be by its content, which may be a guest's invention.
+    """What a file seems to be by its content, which a guest may have forged.
 
     Raises:
         ImageError: it cannot be read.
@@ -66,7 +65,7 @@ def look(file: RawDisk) -> Guess:
 
 
 class _Chain:
-    """The layers that are being opened: those that lead from the image to its lowest layer."""
+    """The layers opened so far, from the image down to its lowest layer."""
 
     def __init__(self, opener: Opener, top: RawDisk) -> None:
         self._opener = opener
@@ -145,7 +144,7 @@ class _Chain:
         file: RawDisk,
         what: str,
     ) -> tuple[RawDisk, str]:
-        """What a layer refers to, open, and its format as QEMU calls it, empty if not named."""
+        """Open what a layer refers to; also QEMU's name of its format, empty if not named."""
         try:
             path, kind = named(name, format)
         except ImageError as error:
@@ -160,10 +159,11 @@ class _Chain:
             raise ImageError(f"{file.label}: its {what} cannot be used: {error}") from error
 
     def _format(self, kind: str, below: RawDisk, header: Header, file: RawDisk) -> str:
-        """The format of a lower layer: as it is named, or raw.
+        """The format of a lower layer: the one that is named, or raw.
 
         Raises:
-            ImageError: it is not read here; or it is not named, and the layer is no raw one.
+            ImageError: the format is not read here; or none is named, and the layer's content is
+                that of another format than raw.
         """
         if kind:
             if kind in QEMU_FORMATS:
@@ -187,13 +187,13 @@ class _Chain:
 
 
 def _shown(name: bytes) -> str:
-    """A name in a header, for a message: as far as a person reads it."""
+    """A name in a header, for a message, shortened to `_SHOWN_MAX` characters."""
     shown = printable(name.rstrip(b"\0"))
     return shown if len(shown) <= _SHOWN_MAX else shown[:_SHOWN_MAX] + "..."
 
 
 def _rebased(guess: Guess, header: Header, file: RawDisk) -> list[str]:
-    """Commands that name the format of a layer's backing file."""
+    """Commands that write the format of a layer's backing file into its header."""
     kinds = [_QEMU_NAMES.get(guess.kind, guess.kind)] if guess.kind in FORMATS else []
     name = os.fsdecode(header.backing.rstrip(b"\0"))
     return [

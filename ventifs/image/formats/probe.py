@@ -1,10 +1,10 @@
-"""What a file is, by its first bytes, and its last for VHD. Opens nothing and trusts nothing."""
+"""Guesses what a file is by its first bytes, and for VHD and DMG by its last. Opens no file."""
 
 import re
 import struct
 from typing import NamedTuple
 
-HEAD = 72 << 10  # how much of a file's beginning tells: btrfs and ISO 9660 are found far in
+HEAD = 72 << 10  # bytes to look at; the magics of btrfs and ISO 9660 lie far in
 TAIL = 512
 
 _SECTOR = 512
@@ -17,7 +17,7 @@ class Guess(NamedTuple):
         kind: "qcow2", "vmdk", "vhd", "vhdx" or "raw" for disks that can be read; "tar"; "packed"
             for gzip, bzip2, xz and zstd; "luks"; "foreign" for disks in formats that are not read
             here; "unknown".
-        what: for people, with its article: "a GPT disk".
+        what: its name for people, with an article: "a GPT disk".
     """
 
     kind: str
@@ -48,7 +48,7 @@ _STARTS = (
 _VDI = struct.pack("<I", 0xBEDA107F), 0x40
 _KOLY = b"koly\0\0\0\4\0\0\2\0"
 _DESCRIPTOR = re.compile(rb"#\s*Disk\s*Descriptor\s*File", re.IGNORECASE)
-# Offset and bytes: what blkid and the kernel go by.
+# Offset and magic bytes, as blkid and the kernel use them.
 _FILESYSTEMS = (
     (0, b"XFSB", "an XFS file system"),
     (1080, b"\x53\xef", "an ext2, ext3 or ext4 file system"),
@@ -70,7 +70,7 @@ _FILESYSTEMS = (
 
 
 def probe(head: bytes, tail: bytes, size: int) -> Guess:
-    """What a file of `size` bytes is: by its first `HEAD` bytes and its last `TAIL`."""
+    """Guess what a file of `size` bytes is, by its first `HEAD` bytes and its last `TAIL`."""
     for start, kind, what in _STARTS:
         if head.startswith(start):
             return Guess(kind, what)
@@ -89,7 +89,7 @@ def probe(head: bytes, tail: bytes, size: int) -> Guess:
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a tar archive begins here, of whatever kind: its first header's checksum holds."""
+    """Whether a tar archive of any kind begins here: its first header's checksum holds."""
     header = head[:_SECTOR]
     if len(header) < _SECTOR or header[0] == 0:
         return False
@@ -98,12 +98,15 @@ def is_tar(head: bytes) -> bool:
     except ValueError:
         return False
     rest = header[:148] + b" " * 8 + header[156:]
-    signed = sum(rest) - 256 * sum(byte > 127 for byte in rest)  # as some old tars did
+    signed = sum(rest) - 256 * sum(byte > 127 for byte in rest)  # some old tars summed signed bytes
     return told in (sum(rest), signed)
 
 
 def _is_footer(tail: bytes, size: int) -> bool:
-    """Whether a fixed VHD ends here. A guest can write such a sector, so all of it must fit."""
+    """Whether a fixed VHD ends here.
+
+    A guest can write such a sector, so the kind, the size and the checksum must all fit.
+    """
     if len(tail) < TAIL or not tail.startswith(b"conectix"):
         return False
     current, kind, checksum = struct.unpack_from(">Q4xII", tail, 48)
@@ -112,7 +115,7 @@ def _is_footer(tail: bytes, size: int) -> bool:
 
 
 def _structure(head: bytes) -> str:
-    """What a raw disk begins with; empty if nothing that is known."""
+    """What a raw disk begins with; empty if that is unknown."""
     if any(head.startswith(b"EFI PART", sector) for sector in (512, 4096)):
         return "a GPT disk"
     for sector in range(4):

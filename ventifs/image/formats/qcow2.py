@@ -1,9 +1,9 @@
 """Disks in qcow2 images, read by the published format: QEMU's docs/interop/qcow2.
 
-A disk is a chain of layers; what one does not hold, its backing file does. Whole runs of clusters
-that follow each other in the file are one read. Nothing is trusted: a table that lies outside the
-file, or says what it cannot mean, is an `ImageError`. Data clusters past the end of a file that was
-cut off read as zeros, as QEMU reads them, and a note says so.
+A disk is a chain of layers; what one layer does not hold, its backing file does. Clusters that
+follow each other in the file are one read. A table that lies outside the file, or contradicts the
+format, is an `ImageError`. Data clusters past the end of a truncated file read as zeros, as in
+QEMU, and a note says so.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from ventifs.image.disk import Disk, Span, joined
 from ventifs.image.formats.qcow2_header import OFFSET, Header, damaged
 from ventifs.image.formats.raw import RawDisk
 
-CACHE_BYTES = 2 << 20  # of tables, and of decompressed clusters, of each layer and process
+CACHE_BYTES = 2 << 20  # of tables, and as much of unpacked clusters; per layer and process
 _COPIED, _COMPRESSED, _ZERO = 1 << 63, 1 << 62, 1
 _DESCRIPTOR_BITS = 62
 _ZSTD_WINDOW_MAX = 32 << 20
@@ -34,8 +34,8 @@ _Extent = tuple[int, int, int, int]  # kind, place in the file or descriptor, st
 class Qcow2Disk:
     """An open qcow2 image.
 
-    Concurrency: any method from any process or thread; reads carry their offset, and caches are a
-    process's own.
+    Concurrency: any method from any process or thread; reads carry their offset, and each process
+    has its own caches.
     """
 
     format = "qcow2"
@@ -49,10 +49,10 @@ class Qcow2Disk:
     ) -> None:
         """A disk from its parts, which it owns and closes.
 
-        `backing` is what lies below, of any size; `data` the external data file.
+        `backing` is the layer below, of any size; `data` is the external data file.
 
         Raises:
-            ImageError: the L1 table is not there.
+            ImageError: the L1 table lies past the end of the file.
         """
         self.size = header.size
         self.label = file.label
@@ -68,7 +68,7 @@ class Qcow2Disk:
         self._data = data or file
         self._cluster = header.cluster
         self._bits = header.cluster_bits
-        self._covered = header.l2_entries << header.cluster_bits  # bytes, by one L2 table
+        self._covered = header.l2_entries << header.cluster_bits  # bytes that one L2 table maps
         self._l1 = self._entries(header.l1_offset, header.l1_entries, "its L1 table")
         count = max(1, CACHE_BYTES // self._cluster)
         self._table = lru_cache(count)(self._read_table)
@@ -85,7 +85,7 @@ class Qcow2Disk:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
-        """As `Disk.spans`; holes of the files count, too.
+        """As `Disk.spans`; holes of the files also count as having no data.
 
         Raises:
             ImageError: as `read`.
@@ -95,7 +95,7 @@ class Qcow2Disk:
 
     @property
     def cached_bytes(self) -> int:
-        """How much is kept decoded in this process, of this layer."""
+        """Bytes of this layer that this process keeps decoded."""
         kept = self._table.cache_info().currsize + self._unpacked.cache_info().currsize
         return kept * self._cluster
 
@@ -136,13 +136,13 @@ class Qcow2Disk:
             yield Span(start, end, kind == _PACKED)
 
     def _unpack(self, descriptor: int) -> bytes:
-        """The cluster that is compressed at a place of the file."""
+        """The cluster that a compressed cluster descriptor refers to, decompressed."""
         place_bits = _DESCRIPTOR_BITS - (self._bits - 8)
         place = descriptor & ((1 << place_bits) - 1)
         sectors = ((descriptor & (_COMPRESSED - 1)) >> place_bits) + 1  # two clusters at most
         packed = self.file.read_upto(place, sectors * 512 - (place & 511))
         try:
-            # What follows in the last sector belongs to others.
+            # The rest of the last sector belongs to other clusters.
             if self.header.compression == "zlib":
                 cluster = zlib.decompressobj(_DEFLATE).decompress(packed, self._cluster)
             else:
@@ -164,7 +164,7 @@ class Qcow2Disk:
             index = start // self._covered
             table = self._l1[index] & OFFSET
             index += 1
-            if not table:  # most of a large, sparse disk
+            if not table:  # the common case on a large, sparse disk
                 while index * self._covered < end and not self._l1[index] & OFFSET:
                     index += 1
             stop = min(end, index * self._covered)
@@ -175,11 +175,11 @@ class Qcow2Disk:
             start = stop
 
     def _clusters(self, table: "array[int]", start: int, end: int) -> Iterator[_Extent]:
-        """Extents of a range that one table maps; runs of clusters are one."""
+        """Extents of a range that one table maps; clusters that form a run are one extent."""
         first = start - start % self._covered
         index = (start - first) >> self._bits
         last = (end - first + self._cluster - 1) >> self._bits
-        # The one case of a cluster at offset 0: the first of an external data file.
+        # Only in an external data file can a data cluster be at offset 0.
         empty = _COMPRESSED | OFFSET | _ZERO | (_COPIED if self.header.external else 0)
         while index < last:
             entry = table[index]
@@ -206,7 +206,7 @@ class Qcow2Disk:
             yield kind, place, max(start, at), min(end, first + (index << self._bits))
 
     def _subclusters(self, table: "array[int]", start: int, end: int) -> Iterator[_Extent]:
-        """As `_clusters`, of an image with extended L2 entries; a cluster at a time."""
+        """As `_clusters`, for an image with extended L2 entries; takes one cluster at a time."""
         size = self._cluster // 32
         at = start - start % self._cluster
         while at < end:
@@ -223,7 +223,7 @@ class Qcow2Disk:
             at += self._cluster
 
     def _runs(self, entry: int, bitmap: int) -> Iterator[tuple[int, int, int]]:
-        """Kind, first and last subcluster of each run in a cluster."""
+        """Each run in a cluster: its kind, first subcluster, and the one after its last."""
         present, zeros = bitmap & 0xFFFF_FFFF, bitmap >> 32
         if present & zeros or (present and not entry & OFFSET and not self.header.external):
             raise damaged(self.label, "an L2 entry whose subclusters contradict each other")
@@ -261,14 +261,14 @@ class Qcow2Disk:
         return self._entries(offset, self._cluster // 8, f"the L2 table at {offset}")
 
     def _entries(self, offset: int, count: int, what: str) -> "array[int]":
-        # QEMU takes a table past the end for zeros, and so the disk for empty. A backup must not.
+        # QEMU reads a table past the end as zeros: the disk looks empty. A backup must refuse it.
         data = self.file.read_upto(offset, count * 8) if count else b""
         if len(data) != count * 8:
             raise damaged(self.label, f"{what} is past the end of the file, which was cut off")
         return numbers(data)
 
     def _shortfalls(self, data: RawDisk | None) -> Iterator[str]:
-        """Notes on what is missing of the files, as far as it shows without reading all tables."""
+        """Notes on missing ends of files, as far as they show without reading all tables."""
         last = self._last_in_use()
         if last >= self.file.size:
             yield (
@@ -282,7 +282,7 @@ class Qcow2Disk:
             )
 
     def _last_in_use(self) -> int:
-        """The offset of the last cluster that is counted as used; 0 if that cannot be told."""
+        """The offset of the last cluster whose refcount is not 0; 0 if that is unknown."""
         header = self.header
         length = min(header.refcount_clusters << self._bits, _REFCOUNT_TABLE_MAX)
         if not length or header.refcount_offset >= self.file.size:

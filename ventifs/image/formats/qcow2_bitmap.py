@@ -1,10 +1,10 @@
 """Persistent dirty bitmaps of qcow2 images: what has been written since one was added.
 
-Reads them by the published format; adding and removing is QEMU's business ('qemu-img bitmap').
-QEMU's programs get a descriptor of the image that is open here. They can open no other file,
-whatever its header names, and whatever its path leads to by now. A bitmap is trusted only while
-QEMU itself would: it is enabled, was saved when the image was closed, and nothing has written to
-the image that does not know bitmaps.
+This module reads bitmaps by the published format; QEMU's programs add and remove them ('qemu-img
+bitmap'). These programs get a descriptor of the image that is open here. They can open no other
+file, whatever the image's header names, and whatever its path leads to by now. A bitmap is trusted
+only while QEMU trusts it: it is enabled, it was saved when the image was closed, and no program
+that does not know bitmaps has written to the image.
 """
 
 import json
@@ -28,7 +28,7 @@ from ventifs.image.survey_events import Range
 from ventifs.text import printable
 from ventifs.tree.archive.read_batches import reason_of
 
-GRANULARITY = 64 << 10  # of those that `add` makes
+GRANULARITY = 64 << 10  # of the bitmaps that `add` makes
 _QCOW2 = ("-f", "qcow2")
 _CPU_S = 600
 _ENTRY = struct.Struct(">QIIBBHI")
@@ -44,10 +44,10 @@ class Bitmap(msgspec.Struct, frozen=True):
     """A dirty bitmap in an image.
 
     Attributes:
-        granularity: bytes of the disk, for each bit.
-        auto: writes are recorded in it: it is enabled.
-        in_use: it was not saved when the image was last closed, or the image is open.
-        known: a dirty bitmap, without extra data of unknown meaning.
+        granularity: bytes of the disk that each bit stands for.
+        auto: whether it is enabled: writes are recorded in it.
+        in_use: whether it was not saved when the image was last closed, or the image is open.
+        known: whether it is a dirty bitmap without flags or extra data of unknown meaning.
         table: offset and number of entries of its table.
     """
 
@@ -60,12 +60,12 @@ class Bitmap(msgspec.Struct, frozen=True):
 
     @property
     def consistent(self) -> bool:
-        """Whether what is not dirty in it can be trusted to be unchanged."""
+        """Whether ranges that are not dirty in it are known to be unchanged."""
         return self.auto and not self.in_use and self.known
 
 
 def bitmaps(disk: Disk) -> list[Bitmap]:
-    """The bitmaps of an image; none of those that its format says not to be consistent.
+    """The bitmaps of an image; empty if its header marks them as inconsistent.
 
     Raises:
         ImageError: their directory is damaged.
@@ -76,11 +76,12 @@ def bitmaps(disk: Disk) -> list[Bitmap]:
 
 
 def dirty(disk: Disk, name: str) -> list[Range] | None:
-    """What of a disk may have changed since `add` added a bitmap: sorted ranges, not touching.
+    """The ranges that may have changed since `add` added a bitmap; sorted, not touching.
 
-    None if the image has no such bitmap, or it cannot be trusted. The disk's last bit is set by
-    `add`, and is cleared when the disk is made smaller or larger: what was cut off and came back
-    empty is in no bitmap. The bitmap speaks of the image itself, and not of its backing files.
+    None if the image has no such bitmap, or it cannot be trusted. `add` sets the disk's last bit,
+    and a resize clears it, which shows that the bitmap is no longer complete: no bitmap records
+    what was cut off and came back empty. A bitmap covers the image itself, and not its backing
+    files.
 
     Raises:
         ImageError: the bitmap is damaged.
@@ -94,9 +95,9 @@ def dirty(disk: Disk, name: str) -> list[Range] | None:
 
 
 def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
-    """What is as it was when a bitmap was added, by its name: sorted ranges, not touching.
+    """The ranges that have not changed since a bitmap was added; sorted, not touching.
 
-    None if that cannot be told; see `dirty`.
+    `mark` is the bitmap's name. None if that is unknown; see `dirty`.
 
     Raises:
         ImageError: the bitmap is damaged.
@@ -106,13 +107,13 @@ def unchanged(disk: Disk, mark: bytes) -> list[Range] | None:
 
 
 def add(image: RawDisk, name: str, granularity: int = GRANULARITY) -> None:
-    """Add a bitmap to an image that is not in use, from now on recording what is written.
+    """Add a bitmap to an image that is not in use; it records all writes from now on.
 
-    `image` stays open and the caller's. `granularity` is in bytes, a power of two from 512 to
-    2 GiB.
+    `image` stays open and is still the caller's to close. `granularity` is in bytes, a power of two
+    from 512 to 2 GiB.
 
     Raises:
-        ImageError: QEMU's tools could not; the line has their reason.
+        ImageError: QEMU's tools failed; the message has their reason.
     """
     with _Tool(image, name) as tool, tempfile.TemporaryDirectory(prefix="ventifs-") as made:
         step = f"{granularity}"
@@ -121,7 +122,7 @@ def add(image: RawDisk, name: str, granularity: int = GRANULARITY) -> None:
         try:
             mark = confined.path(
                 directory, b"mark"
-            )  # an empty image of that size, its last bit set
+            )  # an empty image of that size, whose bitmap has its last bit set
             write = f"write {max(0, tool.size - 512)} 512"
             apart = Given(within=[directory])
             tool.run("qemu-img", "create", *_QCOW2, mark, f"{tool.size}", given=apart)
@@ -135,22 +136,23 @@ def add(image: RawDisk, name: str, granularity: int = GRANULARITY) -> None:
 
 
 def remove(image: RawDisk, name: str) -> None:
-    """Remove a bitmap of an image that is not in use; `image` stays open and the caller's.
+    """Remove a bitmap of an image that is not in use; `image` stays open for the caller to close.
 
     Raises:
-        ImageError: qemu-img could not; the line has its reason.
+        ImageError: qemu-img failed; the message has its reason.
     """
     with _Tool(image, name) as tool:
         tool.run("qemu-img", "bitmap", "--remove", tool.image, name)
 
 
 class _Tool:
-    """QEMU's tools, at work on one image, and unable to open any other file; a context manager.
+    """Runs QEMU's tools on one image; they can open no other file. A context manager.
 
     Attributes:
         size: bytes of the disk.
-        image: what they call it: with all its parts, none of which they look up in its header.
-        given: its descriptors.
+        image: the image's name for the tools. It lists all parts of the image, so that the tools
+            look up none of them in its header.
+        given: the image's descriptors.
     """
 
     def __init__(self, image: RawDisk, name: str) -> None:
@@ -159,7 +161,7 @@ class _Tool:
         header = parse(image.read_upto, self._label)
         self.size = header.size
         try:
-            self._fd = image.reopened(os.O_RDWR)  # by its path it could be another file by now
+            self._fd = image.reopened(os.O_RDWR)  # its path may lead to another file by now
         except OSError as error:
             raise ImageError(
                 f"{self._label}: dirty bitmap '{self._name}': {reason_of(error)}"
@@ -169,13 +171,13 @@ class _Tool:
             "backing": None,
             "file": {"driver": "file", "filename": confined.path(self._fd)},
         }
-        if header.external:  # no bitmap is in it
+        if header.external:  # the data file holds no bitmaps
             node["data-file"] = {"driver": "null-co", "size": self.size, "read-zeroes": True}
         self.image = "json:" + json.dumps(node)
         self.given = Given(writing=[self._fd])
 
     def run(self, *command: str, given: Given | None = None) -> None:
-        """Run one, with these descriptors alone."""
+        """Run one tool, with no descriptors but the given ones."""
         try:
             process = confined.start(command, given or self.given, cpu_s=_CPU_S)
         except FileNotFoundError as error:
@@ -232,9 +234,9 @@ class _Directory:
 
 
 def _set_ranges(disk: Qcow2Disk, bitmap: Bitmap) -> Iterator[Range]:
-    """The ranges whose bits are set; they may touch."""
+    """The ranges of the disk whose bits are set; they may touch."""
     cluster = disk.header.cluster
-    covered = cluster * 8 * bitmap.granularity  # of the disk, by one cluster of bits
+    covered = cluster * 8 * bitmap.granularity  # bytes of the disk that one cluster of bits covers
     offset, count = bitmap.table
     if count != -(-disk.size // covered) or count > _TABLE_MAX:
         raise damaged(disk.label, f"the table of bitmap '{bitmap.name}' has {count} entries")
@@ -256,7 +258,7 @@ def _set_ranges(disk: Qcow2Disk, bitmap: Bitmap) -> Iterator[Range]:
 
 
 def _runs(data: bytes) -> Iterator[Range]:
-    """First set bit and the one after the last, of runs within bytes; the lowest bit is first."""
+    """The runs of set bits: first bit, and the one after the last; a byte's lowest bit is first."""
     for match in re.finditer(rb"\xff+|[^\0\xff]", data):
         at = 8 * match.start()
         if match[0][0] == 0xFF:
@@ -268,7 +270,7 @@ def _runs(data: bytes) -> Iterator[Range]:
 
 
 def _between(ranges: list[Range], end: int) -> list[Range]:
-    """What lies between sorted ranges, up to an end."""
+    """The gaps between sorted ranges, up to an end."""
     between, at = [], 0
     for start, stop in [*ranges, (end, end)]:
         if start > at:

@@ -1,8 +1,8 @@
 """The header of a qcow2 image, versions 2 and 3, by QEMU's docs/interop/qcow2.
 
-Reads and judges: what is refused here (encryption, features that nobody here knows, tables larger
-than QEMU itself allows) is never met by those who follow the tables. Knows no other files: the
-names of a backing file and a data file are only told.
+Reads and checks the header. Encrypted images, images with unknown features, and tables larger than
+QEMU allows are refused here, so the code that follows the tables never meets them. Opens no other
+files: it only returns the names of a backing file and a data file.
 """
 
 import struct
@@ -39,15 +39,15 @@ class Header(msgspec.Struct, frozen=True):
 
     Attributes:
         size: bytes of the virtual disk, as the guest sees it: whole sectors.
-        l1_offset, l1_entries: the active L1 table; only the entries that the size needs.
+        l1_offset, l1_entries: the active L1 table, with only as many entries as the size needs.
         compression: "zlib" or "zstd".
-        extended: L2 entries are 128 bits, with 32 subclusters a cluster.
-        backing: name of the backing file, as it stands there; empty if there is none.
-        backing_format: as QEMU calls it; empty if it is not told.
-        external: data clusters are in another file, named `data_file`.
+        extended: whether L2 entries have 128 bits, with 32 subclusters for each cluster.
+        backing: name of the backing file, as the header has it; empty if there is none.
+        backing_format: QEMU's name of its format; empty if the header does not have it.
+        external: whether data clusters are in another file, named `data_file`.
         bitmaps: offset, size in bytes and number of entries of the directory of dirty bitmaps;
-            None if there are none or they are not to be trusted.
-        notes: what people should know of the image.
+            None if there are none or they cannot be trusted.
+        notes: lines for people about the image.
     """
 
     version: int
@@ -147,9 +147,9 @@ class _Parser:
         return incompatible, autoclear, order, length
 
     def _extensions(self, at: int, end: int) -> list[tuple[int, bytes]]:
-        """Kind and data of each header extension; the first of a kind last, so that it counts.
+        """Kind and data of each header extension, in reverse, so that the first of a kind counts.
 
-        Where the name of the backing file begins they end, with no mark in old images.
+        They end where the name of the backing file begins; old images have no end mark.
         """
         found: list[tuple[int, bytes]] = []
         end = min(end, len(self._head))
@@ -190,7 +190,7 @@ class _Parser:
                 + Remedy.CHECK_QCOW2.line(self._label)
             )
         if incompatible & _DIRTY:
-            # Only refcounts may be behind, and no reader uses them.
+            # Only refcounts may be out of date, and reading the disk does not need them.
             self._notes.append("not closed cleanly: it is in use, or its guest died")
 
     def _compression(self, incompatible: int, length: int) -> str:
@@ -221,7 +221,7 @@ class _Parser:
 
     def _bitmaps(self, autoclear: int, extensions: dict[int, bytes]) -> tuple[int, int, int] | None:
         data = extensions.get(_BITMAPS)
-        # Without the bit, something wrote to the image that knows no bitmaps.
+        # A cleared bit means that a program that does not know bitmaps wrote to the image.
         if data is None or len(data) != 24 or not autoclear & _AUTOCLEAR_BITMAPS:
             return None
         count, _, size, offset = struct.unpack(">IIQQ", data)

@@ -1,8 +1,8 @@
-"""A disk brought back in another format than raw, by QEMU's own qemu-img.
+"""Restores a disk in another format than raw, by QEMU's own qemu-img.
 
-qemu-img reads files alone, not pipes: so the disk comes back raw and sparse first, in the staging
-directory beside the target, and what was made there gets its name when it is whole. qemu-img can
-open nothing outside of that directory.
+qemu-img reads only files, not pipes. So the disk is first restored raw and sparse, in the staging
+directory beside the target. The image that is made there gets its name when it is complete. Where
+the kernel has Landlock, qemu-img can open no data outside of that directory.
 """
 
 import os
@@ -23,7 +23,7 @@ from ventifs.tree.restore.large_file import Told, make_large, settle
 from ventifs.tree.restore.metadata import dress, xattrs_of
 
 SECTOR = 512
-# For qemu-img: the format's name, and what makes it hold the very size.
+# For qemu-img: the format's name, and options that keep the exact size.
 _FORMATS = {
     "qcow2": ("qcow2",),
     "vmdk": ("vmdk",),
@@ -35,10 +35,10 @@ _SHARE = re.compile(rb"\((\d+\.\d+)/100%\)")
 
 
 def check_convertible(entry: Entry, kind: str) -> str:
-    """The path of qemu-img, if it can be asked for this disk and format.
+    """The path of qemu-img, if it can convert this disk to this format.
 
     Raises:
-        ImageError: it cannot, and what to do.
+        ImageError: it cannot; the message says what to do.
     """
     if entry.size % SECTOR:
         raise ImageError(
@@ -57,21 +57,21 @@ def check_convertible(entry: Entry, kind: str) -> str:
 def restore_converted(
     store: Store, pool: Pool, entry: Entry, target: Path, kind: str, *, overwrite: bool, told: Told
 ) -> list[str]:
-    """Make an image of a disk; what of its owner and attributes is left out.
+    """Make an image of a disk; returns what of its owner and attributes is left out.
 
     Args:
         store: where the disk is.
-        pool: as for `tree.large.make_large`.
-        entry: of the disk, named as the target is.
-        target: whose name it gets.
-        kind: of `FORMATS`.
-        overwrite: whether it replaces what is there.
-        told: gets bytes that are done; twice the disk's size in all.
+        pool: as for `tree.restore.large_file.make_large`.
+        entry: of the disk, with the target's name.
+        target: the path of the new image.
+        kind: one of `FORMATS`.
+        overwrite: whether it replaces an existing file.
+        told: is called with bytes of progress; twice the disk's size in all.
 
     Raises:
-        ImageError: qemu-img is missing, or fails.
-        VentifsError: something is damaged.
-        Failed: the same.
+        ImageError: qemu-img is missing, or cannot make such an image of this disk.
+        VentifsError: qemu-img failed, a worker died, or something is damaged.
+        Failed: part of the disk is damaged, or cannot be written.
         OSError: something cannot be written.
     """
     program = check_convertible(entry, kind)
@@ -102,7 +102,7 @@ def _convert(
     source, target = (confined.path(directory, name) for name in (entry.name, made))
     command = [program, "convert", "-p", "-f", "raw", "-O", *_FORMATS[kind], source, target]
     done = 0
-    # Where there is no Landlock it runs, too: the source is raw, and refers to nothing.
+    # It also runs where there is no Landlock: the source is raw, and refers to no other file.
     with confined.start(command, Given(within=[directory]), required=False) as process:
         try:
             assert process.stdout is not None

@@ -1,9 +1,9 @@
 """How QEMU's headers name other images: plain paths, `file:PATH`, and `json:` with block drivers.
 
-Understood are the drivers that stand for a file or device (file, host_device) and the two formats
-that are read here layer by layer (raw, qcow2), with options that change nothing of what is read.
-All others are refused, and so are nodes nested more deeply than anybody writes them. Nothing is
-opened here; what is named goes to `references`.
+Understands the drivers for a file or device (file, host_device) and the two formats that are read
+here layer by layer (raw, qcow2), with options that do not change the bytes that are read. All other
+drivers and options are refused, and so are nodes nested more deeply than programs write them. Opens
+no files: `references` opens what is named.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import msgspec
 
 from ventifs.image.disk import ImageError
 
-# QEMU's names of formats, and ours. host_device is a driver that is found in headers, too.
+# QEMU's names of formats, and ours. Headers name the driver host_device as a format, too.
 FORMATS = {
     "raw": "raw",
     "file": "raw",
@@ -23,10 +23,10 @@ FORMATS = {
     "vhd": "vhd",
     "vhdx": "vhdx",
 }
-_DEPTH_MAX = 16  # of objects in each other; QEMU writes four at most
+_DEPTH_MAX = 16  # levels of nested objects; QEMU writes four at most
 _SHOWN_MAX = 40  # characters of an option, in a message
 _FILES = ("file", "host_device")
-# What says how QEMU reads, and not what.
+# Options that change how QEMU reads, and not which bytes.
 _HARMLESS = {
     "aio",
     "aio-max-batch",
@@ -54,11 +54,11 @@ _HARMLESS = {
 
 
 class Named(NamedTuple):
-    """What a header names.
+    """A file and its format, as a header names them.
 
     Attributes:
-        path: of the file or device, as it stands there.
-        format: as QEMU calls it; empty if it is not named.
+        path: of the file or device, as the header has it.
+        format: QEMU's name of it; empty if none is given.
     """
 
     path: bytes
@@ -66,11 +66,11 @@ class Named(NamedTuple):
 
 
 def named(name: bytes, format: str = "") -> Named:  # noqa: A002
-    """What a name in a header stands for; `format` is what stands beside it.
+    """Parse a name in a header; `format` is the format that the header gives beside it.
 
     Raises:
-        ImageError: it needs a driver, or an option of one, that is not understood; the text has
-            the reason alone.
+        ImageError: it needs a driver, or an option of one, that is not understood; the message has
+            only the reason, without the image's label.
     """
     name = name.rstrip(b"\0")
     if name.startswith(b"json:"):
@@ -100,10 +100,10 @@ def _decoded(text: bytes) -> dict[str, Any]:
 
 
 def _nested(options: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Options with dotted keys, `file.filename`, as objects in each other.
+    """Convert options with dotted keys, such as `file.filename`, to nested objects.
 
     Raises:
-        ImageError: one stands there twice, or they are nested too deeply.
+        ImageError: an option is given twice, or they are nested too deeply.
     """
     if depth == _DEPTH_MAX:
         raise ImageError(f"its name has more than {_DEPTH_MAX} nodes in each other")
@@ -122,7 +122,7 @@ def _nested(options: dict[str, Any], depth: int = 0) -> dict[str, Any]:
 
 
 def _node(options: dict[str, Any]) -> Named:
-    """What a node of QEMU's block graph stands for."""
+    """The file and format that a node of QEMU's block graph stands for."""
     driver = options.pop("driver", "" if "file" in options else None)
     if driver is None and "filename" in options:
         name = options.pop("filename")

@@ -1,8 +1,8 @@
 """Raw disks: image files and block devices whose bytes are the guest's.
 
-Any size is served to the byte, whether or not it is a whole number of sectors. What a file system
-says of holes only saves reading them. Formats that keep parts of a disk in files of this kind (a
-backing file, an external data file) read them through here, too.
+A disk has any number of bytes, not only whole sectors. Holes that the file system reports are not
+read. Other formats read their files through this module, too: a backing file or an external data
+file, say.
 """
 
 import errno
@@ -20,7 +20,7 @@ _BLKGETSIZE64 = 0x80081272  # linux/fs.h: bytes of a block device, as 64 bits
 
 
 def label_of(path: str) -> str:
-    """What people call a file: its absolute path, printable."""
+    """A file's name in messages: its absolute path, printable."""
     return printable(os.fsencode(os.path.abspath(path)))
 
 
@@ -33,13 +33,14 @@ class RawDisk:
     format = "raw"
 
     def __init__(self, path: str, fd: int | None = None) -> None:
-        """Open a regular file or block device, never waiting for one.
+        """Open a regular file or block device; never blocks, as opening a pipe would.
 
         Args:
-            path: where it is. What the image in it names is looked for from `place`, which is this
-                path with a real directory: no component but the last can be a symbolic link.
-            fd: an open descriptor of it, which is taken over: the path is not opened again, and
-                has to be absolute.
+            path: where it is. Relative names in the image start at the directory of `place`, which
+                is this path with its directory resolved: only the last component can be a symbolic
+                link.
+            fd: an open descriptor of it, which the disk then owns. The path is not opened again,
+                and must be absolute.
 
         Raises:
             ImageError: it is neither, or cannot be opened; `fd` is closed.
@@ -68,7 +69,7 @@ class RawDisk:
         try:
             directory, name = os.path.split(path)
             place = os.path.join(os.path.realpath(directory or "."), name)
-            # Without O_NONBLOCK, a pipe somebody named as a backing file would be waited for.
+            # Without O_NONBLOCK, opening a pipe that is named as a backing file would block.
             return place, os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
             raise ImageError(f"{self.label}: cannot be opened: {reason_of(error)}") from error
@@ -77,12 +78,12 @@ class RawDisk:
         """A new descriptor of this very file, whatever its path leads to by now.
 
         Raises:
-            OSError: it may not be opened so.
+            OSError: the file may not be opened with these flags.
         """
         return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def again(self) -> "RawDisk":
-        """This very file with a descriptor of its own, its size and status as they are now.
+        """This very file with a new descriptor, and with its current size and status.
 
         Raises:
             ImageError: it cannot be opened.
@@ -105,13 +106,13 @@ class RawDisk:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What this is, by whatever name it was opened; of a device, the device itself."""
+        """Identifies the file, whatever name it was opened by; for a device, the device itself."""
         if stat.S_ISBLK(self.status.st_mode):
             return -1, self.status.st_rdev
         return self.status.st_dev, self.status.st_ino
 
     def fileno(self) -> int:
-        """The descriptor, for what is asked of the file itself."""
+        """The descriptor, for system calls on the file itself."""
         return self._fd
 
     def read(self, offset: int, length: int) -> bytes:
@@ -126,7 +127,7 @@ class RawDisk:
         return data
 
     def read_upto(self, offset: int, length: int) -> bytes:
-        """Those bytes, or fewer where the file ends.
+        """The bytes of a range, or fewer where the file ends.
 
         Raises:
             ImageError: the range cannot be read.
@@ -134,7 +135,7 @@ class RawDisk:
         data = self._pread(offset, length)
         if len(data) == length or not data:
             return data
-        parts = [data]  # a read is cut at 2 GiB, by a signal, or by the end
+        parts = [data]  # a read ends early at 2 GiB, at a signal, or at the end
         while data and length > len(data):
             offset += len(data)
             length -= len(data)
@@ -150,10 +151,10 @@ class RawDisk:
             raise ImageError(f"{self.label}: cannot be read at {offset}: {reason}") from error
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
-        """As `Disk.spans`; also past the end, where there is no data.
+        """As `Disk.spans`; the range may go past the end, where there is no data.
 
         Raises:
-            ImageError: the file system cannot tell.
+            ImageError: the file cannot be read.
         """
         while start < end:
             data, next_start = self._place(start, end)
@@ -161,7 +162,7 @@ class RawDisk:
             start = next_start
 
     def _place(self, start: int, end: int) -> tuple[bool, int]:
-        """Whether there is data at an offset, and how far that holds."""
+        """Whether there is data at an offset, and up to which offset that holds."""
         if not self._holes:
             return True, end
         try:
@@ -169,7 +170,7 @@ class RawDisk:
             if data > start:
                 return False, min(data, end)
             hole = os.lseek(self._fd, start, os.SEEK_HOLE)
-            return True, min(hole, end) if hole > start else end  # punched between the two
+            return True, min(hole, end) if hole > start else end  # punched in between
         except OSError as error:
             if error.errno == errno.ENXIO:  # no data from here to the file's end
                 return False, end

@@ -1,8 +1,9 @@
 """Disks in VMDK, VHD and VHDX images: which module reads which.
 
-This package reads all of them itself: by the published formats, in plain Python, and through
-descriptors that are already open. No foreign library and no program reads an image for it, and only
-an `Opener` opens other files. What is not understood, or QEMU reads in another way, is refused.
+This package reads all of them itself, in plain Python, by the published formats, and through
+descriptors that are already open. It uses no library and no program to read an image, and only an
+`Opener` opens other files. An image that it does not understand, or that QEMU reads differently, is
+refused.
 """
 
 from ventifs.image.disk import Disk
@@ -14,10 +15,10 @@ from ventifs.image.formats.vmdk import open_vmdk
 
 
 def open_foreign(file: RawDisk, kind: str, opener: Opener) -> Disk:
-    """Open an image of a kind: "vmdk", "vhd" or "vhdx"; takes over the open file.
+    """Open an image of the kind "vmdk", "vhd" or "vhdx"; the disk owns the open file.
 
     Raises:
-        ImageError: it cannot be read, or not without another image; the file is closed, too.
+        ImageError: it cannot be read, or needs another image; the file is closed.
     """
     if kind == "vmdk":
         return open_vmdk(file, opener)

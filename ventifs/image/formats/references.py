@@ -1,10 +1,11 @@
-"""What an image refers to, opened: backing files, external data files, extents of VMDK images.
+"""Opens the files that an image refers to: backing files, external data files, VMDK extents.
 
-An image names host files, and its author may be anybody. So nothing is opened but regular files
-beneath a directory, and block devices by their very path, that the administrator has named. A
-relative name starts at the directory of the layer that names it. The way down from the directory is
-walked by descriptors; no symbolic link on it is followed, whatever changes meanwhile. Names are
-plain paths here: what else QEMU writes into its headers is understood by `qemu_names`.
+An image names host files, and its author is not trusted. So only two kinds of files are opened:
+regular files beneath a directory that the administrator has named, and block devices by exactly
+the path that the administrator has named. A relative name starts at the directory of the layer that
+names it. The path down from the administrator's directory is walked by descriptors, and no symbolic
+link on it is followed, whatever changes meanwhile. Names are plain paths here: `qemu_names` parses
+what else QEMU writes into its headers.
 """
 
 import os
@@ -25,14 +26,14 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Opener(Protocol):
-    """Opens what a layer refers to, under the rule."""
+    """Opens the files that a layer refers to, if that is allowed."""
 
     def open(self, name: bytes, layer: RawDisk) -> RawDisk:
-        """Open a file or device by a path that a layer names, to be closed by the caller.
+        """Open a file or device by a path that a layer names; the caller closes it.
 
         Raises:
-            ImageError: it may not be followed, and the line has the command that allows it; or it
-                cannot be opened.
+            ImageError: the path may not be followed, and the message has the command that allows
+                it; or the file cannot be opened.
         """
 
 
@@ -49,7 +50,7 @@ class References:
         """See `Opener`.
 
         Raises:
-            ImageError: as there.
+            ImageError: as `Opener.open`.
         """
         if not name or b"\0" in name or len(name) > PATH_BYTES_MAX:
             raise ImageError(f"{layer.label}: it refers to a file by a name that no file can have")
@@ -74,7 +75,7 @@ class References:
         raise _refused(layer, target.path, "which is not followed unless you allow it", leave)
 
     def notes(self) -> list[str]:
-        """What was opened, a line each, and the option that allowed it."""
+        """Lines for people: each file that was opened, and the option that allowed it."""
         lines = [
             f"read, too: {label}, by {option}, which is kept with the name"
             for label, option in self._read.items()
@@ -87,14 +88,14 @@ class References:
         return opened
 
     def _ways(self, target: "_Target") -> list[tuple[list[bytes], bytes]]:
-        """Ways down to it, and the directories they begin at; the shortest first."""
+        """The ways down to a target, and the directory that each begins at; the shortest first."""
         found = [(target.way_from(each), each) for each in self._following.directories]
         ways = [(way, directory) for way, directory in found if way is not None]
         return sorted(ways, key=lambda each: len(each[0]))
 
 
 class _WayOut(ImageError):
-    """A way that leads out of the directory it begins at."""
+    """A way leads out of the directory that it begins at."""
 
 
 class _Target(NamedTuple):
@@ -102,7 +103,7 @@ class _Target(NamedTuple):
 
     Attributes:
         start: components of a directory, none of them a symbolic link.
-        rest: what follows, as the image has it; it does not begin with `..`.
+        rest: the components that follow, as in the image; the first is not `..`.
     """
 
     start: list[bytes]
@@ -110,7 +111,7 @@ class _Target(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """All of it."""
+        """The whole path."""
         return _joined([*self.start, *self.rest])
 
     @property
@@ -125,15 +126,15 @@ class _Target(NamedTuple):
         return _joined([*self.start, *self.rest][: max(0, min(lowest, depth))])
 
     def is_at(self, device: bytes) -> bool:
-        """Whether this is the path of a device, as given or with a real directory."""
+        """Whether this is a device's path, as given or with its directory resolved."""
         directory, name = os.path.split(device)
         real = [*_parts(os.path.realpath(directory)), name]
         return [*self.start, *self.rest] in (_parts(device), real)
 
     def way_from(self, directory: bytes) -> list[bytes] | None:
-        """The components from a directory down; None if this does not lie beneath it.
+        """The components from a directory down; None if the target does not lie beneath it.
 
-        The directory may be named by symbolic links, which are the administrator's.
+        The directory's path may contain symbolic links, since the administrator gave it.
         """
         for top in (_parts(directory), _parts(os.path.realpath(directory))):
             more = len(top) - len(self.start)
@@ -149,13 +150,13 @@ def _target(name: bytes, layer: RawDisk) -> _Target:
     if not name.startswith(b"/"):
         start = _parts(os.path.dirname(os.fsencode(layer.place)))
     rest = _parts(name)
-    while rest[:1] == [b".."]:  # as the kernel has it, for no component of `start` is a link
+    while rest[:1] == [b".."]:  # as the kernel does: no component of `start` is a link
         del start[-1:], rest[0]
     return _Target(start, rest)
 
 
 class _Walk:
-    """The way down from a directory, by descriptors."""
+    """Walks down from a directory by descriptors."""
 
     def __init__(self, directory: bytes, layer: RawDisk, advice: Advice) -> None:
         self._given = _parts(directory)
@@ -168,7 +169,7 @@ class _Walk:
         """Open a regular file.
 
         Raises:
-            ImageError: there is none, or a symbolic link is in between.
+            ImageError: there is none, or there is a symbolic link on the way.
         """
         name = way[-1] if way else b"."
         shown = _joined([*self._given, *way])
@@ -212,7 +213,7 @@ class _Walk:
         self._walked.append(component)
 
     def _check(self, name: bytes, directory: int, shown: bytes) -> None:
-        """Look before opening: a device may do something when it is opened."""
+        """Check the type before opening: opening a device may have side effects."""
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         if stat.S_ISBLK(mode):
             raise _refused(
@@ -231,7 +232,7 @@ class _Walk:
 
 
 def _device(path: bytes) -> RawDisk:
-    """The block device that a path, given by the administrator, leads to."""
+    """Open the block device at a path that the administrator gave."""
     shown = printable(path)
     try:
         found = stat.S_ISBLK(os.stat(path).st_mode)  # before it is opened, see `_Walk`

@@ -1,10 +1,9 @@
-"""What a refusal says can be done: every remedy of this package's messages stands in one table.
+"""Remedies: what to do about an image that is refused, in one table for all messages.
 
 A remedy is text with commands in it, between single quotes; `{path}` in them is the file that was
-refused. Each command has been run: tests take the table and try each on a real image. Commands name
-formats explicitly, so that no tool goes by what a guest wrote. Where a tool opens other files that
-an image names, the remedy warns of it. Where no tool that is free to have does it, a remedy is
-words alone.
+refused. Tests run each command on a real image. Commands name formats explicitly, so that no tool
+detects a format by what a guest wrote. Where a tool opens other files that an image names, the
+remedy warns of it. Where no free tool exists, a remedy has no command.
 """
 
 import re
@@ -13,17 +12,17 @@ from enum import Enum
 from ventifs.image.formats.advice import command_line
 
 _COMMAND = re.compile(r"'([^']*\{path\}[^']*)'")
-_LISTED = re.compile(r"(?<==)\{path\}")  # in a list of keys and values, which commas part
-# Of each format with backing or data files, whose names the image decides.
+_LISTED = re.compile(r"(?<==)\{path\}")  # in a list of keys and values, separated by commas
+# For formats with backing or data files, whose names the image decides.
 _IF_TRUSTED = "if you trust it with the files of this host, every one of which it can name"
 
 
 class Remedy(Enum):
-    """What to do; see `line`."""
+    """A remedy; see `line`."""
 
-    # Of any file.
+    # For any file.
     RAW = "'--format raw' archives the file as it stands"
-    # Of formats that QEMU reads, and this package does not.
+    # For formats that QEMU reads, and this package does not.
     QCOW = (
         f"convert it first, {_IF_TRUSTED}: 'qemu-img convert -f qcow -O qcow2 {{path}} NEW.qcow2'"
     )
@@ -33,7 +32,7 @@ class Remedy(Enum):
     BOCHS = "convert it first: 'qemu-img convert -f bochs -O qcow2 {path} NEW.qcow2'"
     CLOOP = "convert it first: 'qemu-img convert -f cloop -O qcow2 {path} NEW.qcow2'"
     DMG = "convert it first: 'qemu-img convert -f dmg -O qcow2 {path} NEW.qcow2'"
-    # Of others.
+    # For other formats.
     UML_COW = (
         f"merge it with its backing file first, {_IF_TRUSTED}: "
         "'uml_moo {path} NEW.img' (uml-utilities)"
@@ -44,7 +43,7 @@ class Remedy(Enum):
         "its first image (wimtools)"
     )
     LUKS = "archive the device that 'cryptsetup open --type luks {path} NAME' makes"
-    # Of qcow2.
+    # For qcow2.
     CHECK_QCOW2 = (
         "'qemu-img check -f qcow2 {path}' says more, '--format raw' archives the file as it stands"
     )
@@ -59,7 +58,7 @@ class Remedy(Enum):
         f"put all of its layers into one image, {_IF_TRUSTED}: "
         "'qemu-img convert -f qcow2 -O qcow2 {path} NEW.qcow2'"
     )
-    # Of VMDK, VHD and VHDX.
+    # For VMDK, VHD and VHDX.
     VMDK_PARENT = (
         f"put both into one image, {_IF_TRUSTED}: "
         "'qemu-img convert -f vmdk -O qcow2 {path} NEW.qcow2'"
@@ -78,7 +77,7 @@ class Remedy(Enum):
 
     def line(self, path: str) -> str:
         """The remedy for a file, by its path or its label; for the end of a message."""
-        # In a label, what does not print is escaped by backslashes, and so is another name.
+        # A label escapes unprintable characters by backslashes; it is not the file's name then.
         if "\\" in path:
             return self.value.replace("{path}", "FILE")
         if path.startswith("-") or ":" in path.partition("/")[0]:  # an option, or a protocol
@@ -92,7 +91,7 @@ class Remedy(Enum):
         return _COMMAND.findall(self.value)
 
 
-# By what `probe` calls a format that is not read.
+# By the name that `probe` has for a format that is not read.
 OF_KINDS = {
     "a qcow (version 1) image": Remedy.QCOW,
     "a QED image": Remedy.QED,

@@ -1,9 +1,10 @@
 """Disks in VHD images, fixed and dynamic, by Microsoft's "Virtual Hard Disk Image Format".
 
-Read as QEMU reads them. Some programs show their guests whole cylinders only: for these the size is
-that of the geometry. A guest can write a header into the first sector of a fixed image, so the
-footer at the end is read first, and an image with two contradicting ones is refused. Readers differ
-about sectors that a bitmap calls unwritten: those must be zeros. Differencing images are refused.
+Read as QEMU reads them. Some programs show their guests only whole cylinders: for their images the
+geometry gives the size. A guest can write a footer into the first sector of a fixed image, so the
+footer at the end is checked first, and an image is refused if only one of its two footers calls it
+fixed. Readers disagree about sectors that a bitmap marks as unwritten, so those must be zeros.
+Differencing images are refused.
 """
 
 import re
@@ -34,21 +35,21 @@ _FOOTER_SUM, _HEADER_SUM = 64, 36  # where the checksums are
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _BY_GEOMETRY = (b"vpc ", b"qemu")  # programs whose disks end with the last whole cylinder
 _GEOMETRY_MAX = 65535 * 16 * 255
-_SIZE_MAX = 2040 << 30  # what there are sector numbers for
-_BLOCKS = range(4096, (256 << 20) + 1)  # QEMU takes smaller ones to have no bitmaps
+_SIZE_MAX = 2040 << 30  # the most that sector numbers can address
+_BLOCKS = range(4096, (256 << 20) + 1)  # QEMU reads smaller ones as having no bitmaps
 _NOWHERE = 0xFFFF_FFFF
-_BITMAPS_BYTES = 1 << 20  # kept of each disk
-_STEP = 1 << 20  # bytes of a block, looked at together; whole bytes of its bitmap
+_BITMAPS_BYTES = 1 << 20  # of bitmaps, kept for each disk
+_STEP = 1 << 20  # bytes of a block that are checked at once; whole bytes of its bitmap
 
 
 class Footer(NamedTuple):
-    """What a footer says, checked.
+    """A footer whose checksum holds.
 
     Attributes:
         kind: 2 for fixed, 3 for dynamic, 4 for differencing images.
         size: bytes of the disk.
         next: where the header of a dynamic image is.
-        notes: what people should know.
+        notes: lines for people about the image.
     """
 
     kind: int
@@ -58,10 +59,10 @@ class Footer(NamedTuple):
 
 
 def open_vhd(file: RawDisk) -> MappedDisk:
-    """Open a VHD image; takes over the file.
+    """Open a VHD image; the disk owns the file.
 
     Raises:
-        ImageError: it cannot be read; the file is closed, too.
+        ImageError: it cannot be read; the file is closed.
     """
     try:
         return _opened(file)
@@ -94,7 +95,7 @@ def _opened(file: RawDisk) -> MappedDisk:
 
 
 def _footer(data: bytes) -> Footer | None:
-    """A footer, if there is an intact one."""
+    """The footer in a sector; None if it has no intact one."""
     if len(data) < SECTOR or not data.startswith(_COOKIE) or not _sums(data, _FOOTER_SUM):
         return None
     (
@@ -155,7 +156,7 @@ def _dynamic(file: RawDisk, footer: Footer, damaged: Damaged) -> "Dynamic":
 class Dynamic:
     """Blocks that lie anywhere in the file, each after a bitmap of its sectors.
 
-    Concurrency: any method from any process or thread; caches are a process's own.
+    Concurrency: any method from any process or thread; each process has its own caches.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Dynamic:
             yield Piece(low, high, self._file, place + low - first * block)
 
     def _check(self, sector: int, start: int, end: int) -> None:
-        """Refuse a range of a block in which sectors have data that were never written."""
+        """Refuse a range of a block that has data in sectors marked as unwritten."""
         bitmap = self._bitmaps.get(self._read, sector)
         while start < end:
             stop = min(end, (start // _STEP + 1) * _STEP)
@@ -200,12 +201,12 @@ class Dynamic:
             start = stop
 
     def _check_step(self, sector: int, written: bytes, start: int, end: int) -> None:
-        """The same, of a range within a step, with its bytes of the bitmap."""
+        """As `_check`, for a range within one `_STEP`; `written` is its part of the bitmap."""
         place = sector * SECTOR + self._bitmap_bytes
         data = self._file.read_upto(place + start, end - start)
         if not data.strip(b"\0"):
             return
-        shift = start // (SECTOR * 8) * SECTOR * 8 - start  # of the bitmap's first bit in the data
+        shift = start // (SECTOR * 8) * SECTOR * 8 - start  # of the first bit's sector in `data`
         for run in re.finditer("0+", "".join(f"{byte:08b}" for byte in written)):
             low, high = (max(0, shift + at * SECTOR) for at in run.span())
             if data[low:high].strip(b"\0"):
@@ -215,7 +216,7 @@ class Dynamic:
                 )
 
     def _read_bitmap(self, sector: int) -> bytes:
-        """A block's bitmap: a bit for each sector, the highest bit first; 1 if it was written."""
+        """A block's bitmap: a bit for each sector, highest bit first; 1 means written."""
         bitmap = self._file.read_upto(sector * SECTOR, self._bitmap_bytes)
         if len(bitmap) < self._bitmap_bytes:
             raise self._damaged(f"a block at sector {sector}, past the end of the file")

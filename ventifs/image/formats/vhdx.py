@@ -1,7 +1,7 @@
 """Disks in VHDX images, fixed and dynamic, by Microsoft's [MS-VHDX].
 
-Blocks that were never written, are zeros, or were given back read as zeros, as QEMU reads them; one
-that is partly there belongs to a differencing image, and is damage elsewhere.
+Blocks that were never written, are zeros, or were unmapped read as zeros, as in QEMU. A partially
+present block belongs to a differencing image; anywhere else it is damage.
 """
 
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from ventifs.image.formats.mapped_disk import Damaged, MappedDisk, Piece, Table,
 from ventifs.image.formats.raw import RawDisk
 from ventifs.image.formats.vhdx_header import Header, parse_vhdx
 
-# Sectors that one sector bitmap is for: how far apart their entries are in the table.
+# Sectors that one sector bitmap covers; its entry follows those of their blocks in the table.
 _CHUNK_SECTORS = 1 << 23
 _STATE, _PLACE = 7, ~((1 << 20) - 1)
-_EMPTY = (0, 1, 2, 3, 5)  # not present, undefined, zeros, unmapped, and as version 0.95 had that
+_EMPTY = (0, 1, 2, 3, 5)  # not present, undefined, zeros, unmapped, unmapped in version 0.95
 _PRESENT = 6
 
 
 def open_vhdx(file: RawDisk) -> MappedDisk:
-    """Open a VHDX image; takes over the file.
+    """Open a VHDX image; the disk owns the file.
 
     Raises:
-        ImageError: it cannot be read; the file is closed, too.
+        ImageError: it cannot be read; the file is closed.
     """
     damaged = partial(damaged_image, "VHDX", file.label)
     try:
@@ -36,14 +36,14 @@ def open_vhdx(file: RawDisk) -> MappedDisk:
 class Blocks:
     """Blocks that lie anywhere in the file.
 
-    Concurrency: any method from any process or thread; caches are a process's own.
+    Concurrency: any method from any process or thread; each process has its own caches.
     """
 
     def __init__(self, file: RawDisk, header: Header, damaged: Damaged) -> None:
         """Map a disk by its block allocation table.
 
         Raises:
-            ImageError: the table is too small, or not there.
+            ImageError: the table is too small, or past the end of the file.
         """
         self.size = header.size
         self._file = file
@@ -70,7 +70,7 @@ class Blocks:
             start = stop
 
     def _of_chunk(self, chunk: int, start: int, end: int) -> Iterator[Piece]:
-        """Pieces of a range between two sector bitmaps of the table."""
+        """Pieces of a range within one chunk: the blocks that share a sector bitmap."""
         block = self._block
         first, last = start // block + chunk, -(-end // block) + chunk
         for begin, stop, entry in self._table.runs(first, last):

@@ -1,8 +1,8 @@
 """The headers, regions and metadata of a VHDX image, by Microsoft's [MS-VHDX].
 
-Reads and judges. Every structure that has a checksum is taken only if it holds. An image whose log
-has entries is refused: until they are replayed, its tables are those of an older state. Items that
-are required, and not known here, are refused, as the format wants it.
+Reads and checks them. A header or a table of regions counts only if its checksum holds. An image
+whose log has entries is refused: its tables are those of an older state until the log is replayed.
+Unknown items that are marked as required are refused, as the format demands.
 """
 
 import struct
@@ -26,7 +26,7 @@ _ITEM = struct.Struct("<16sIIII")
 _LOG_ENTRY = struct.Struct("<4sIIIQII16sQQ")
 _LOG_SECTOR = 4 * _KIB
 _LOG_MAX = 64 * _MIB
-_CHECKED_MAX = 4 * _MIB  # of a log, in all; its entries may overlap
+_CHECKED_MAX = 4 * _MIB  # bytes of log entries to check in all; entries may overlap
 _NONE = bytes(16)
 _REQUIRED_REGION, _REQUIRED_ITEM = 1, 4
 _LEAVE, _HAS_PARENT = 1, 2
@@ -47,20 +47,20 @@ _KNOWN = {
     _PARAMETERS: 8,
     _SIZE: 8,
     _LOGICAL: 4,
-    _id("beca12ab-b2e6-4523-93ef-c309e000c746"): 16,  # an id of the disk
-    _id("cda348c7-445d-4471-9cc9-e9885251c556"): 4,  # physical sectors
+    _id("beca12ab-b2e6-4523-93ef-c309e000c746"): 16,  # the disk's id
+    _id("cda348c7-445d-4471-9cc9-e9885251c556"): 4,  # size of physical sectors
     _id("a8d35f2d-b30b-454d-abf7-d3d84834ab0c"): 0,  # the parent's name, if there is one
 }
 
 
 class Header(NamedTuple):
-    """What an image says of itself, checked.
+    """The checked metadata of an image.
 
     Attributes:
         size: bytes of the disk.
         block: bytes of a block.
         sector: bytes of a logical sector.
-        table, table_bytes: where the block allocation table is.
+        table, table_bytes: place and length of the block allocation table.
     """
 
     size: int
@@ -97,7 +97,7 @@ def parse_vhdx(file: RawDisk, damaged: Damaged) -> Header:
 
 
 def _check_log(file: RawDisk, damaged: Damaged) -> None:
-    """Refuse an image whose current header names a log with something in it."""
+    """Refuse an image whose current header names a log that has entries."""
     found = [
         _HEADER.unpack_from(data)
         for data in (file.read_upto(place, _HEADER_BYTES) for place in _HEADERS)
@@ -119,7 +119,7 @@ def _check_log(file: RawDisk, damaged: Damaged) -> None:
 
 
 def _is_used(file: RawDisk, log: bytes, place: int, length: int, damaged: Damaged) -> bool:
-    """Whether a log has an intact entry of its own."""
+    """Whether a log has an intact entry of its own, or too many bytes of entries to check."""
     if length > _LOG_MAX or length % _MIB or place + length > file.size:
         raise damaged(f"it says its log has {length} bytes at {place}")
     data = file.read(place, length)
@@ -138,7 +138,7 @@ def _is_used(file: RawDisk, log: bytes, place: int, length: int, damaged: Damage
 
 
 def _regions(file: RawDisk, damaged: Damaged) -> dict[bytes, tuple[int, int]]:
-    """Where the regions are that are known: place and length, by their ids."""
+    """Place and length of the known regions, by their ids."""
     for place in _REGIONS:
         data = file.read_upto(place, _REGIONS_BYTES)
         if len(data) == _REGIONS_BYTES and data.startswith(b"regi") and _sums(data):
@@ -162,7 +162,7 @@ def _regions(file: RawDisk, damaged: Damaged) -> dict[bytes, tuple[int, int]]:
 def _items(
     file: RawDisk, regions: dict[bytes, tuple[int, int]], damaged: Damaged
 ) -> dict[bytes, bytes]:
-    """The items of the metadata that are known, by their ids."""
+    """The known items of the metadata, by their ids."""
     base, length = regions[_METADATA]
     data = file.read_upto(base, min(length, _REGIONS_BYTES))
     if len(data) < _REGIONS_BYTES or not data.startswith(b"metadata"):
@@ -194,7 +194,7 @@ def _entries(
 
 
 def _sums(data: bytes) -> bool:
-    """Whether the checksum of a structure holds, which is its second number."""
+    """Whether the checksum of a structure, its second 32-bit number, holds."""
     (told,) = struct.unpack_from("<I", data, 4)
     return bool(told == crc32c(data[:4] + bytes(4) + data[8:]))
 
@@ -210,7 +210,7 @@ _TABLE = _crc_table()
 
 
 def crc32c(data: bytes) -> int:
-    """Castagnoli's checksum."""
+    """CRC-32C, Castagnoli's checksum."""
     table, crc = _TABLE, 0xFFFF_FFFF
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -1,8 +1,8 @@
 """Disks in VMDK images: sparse, flat, split and stream-optimised ones, and those of ESX (COWD).
 
-Follows VMware's "Virtual Disk Format 5.0", and reads as QEMU does. Files that a descriptor names
-come from an `Opener`. Snapshots, encrypted disks and raw devices are refused. The sizes of grains
-and tables are checked before anything is allocated for them.
+Follows VMware's "Virtual Disk Format 5.0", and reads as QEMU does. An `Opener` opens the files that
+a descriptor names. Snapshots, encrypted disks and raw devices are refused. The sizes of grains and
+tables are checked before memory is allocated for them.
 """
 
 import struct
@@ -42,34 +42,34 @@ from ventifs.image.formats.vmdk_descriptor import (
 _MAGIC, _MAGIC_ESX = b"KDMV", b"COWD"
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 _HEADER_ESX = struct.Struct("<4s7I")
-_CHECK = b"\n \r\n"  # what a transfer as text would have changed
+_CHECK = b"\n \r\n"  # bytes that a transfer as text would change
 _ZERO_GRAINS, _COMPRESSED, _MARKERS = 1 << 2, 1 << 16, 1 << 17
 _DEFLATE = 1
 _AT_END = (1 << 64) - 1
 _FOOTER, _END = 3, 0  # types of markers
 _MARKER = struct.Struct("<QII")
 _GRAIN_MARKER = struct.Struct("<QI")
-_GRAIN_MAX = 2 << 20  # bytes; what is made has 64 KiB
+_GRAIN_MAX = 2 << 20  # bytes; programs make grains of 64 KiB
 _TABLE_ENTRIES_MAX, _TABLE_ENTRIES_ESX = 512, 4096
-_DIRECTORY_MAX = 1 << 25  # entries, as QEMU has it; looking through more would take too long
-_CACHE_BYTES = 2 << 20  # of tables, and of grains, of each disk and process
-_SPARSE_MAX = 4096  # extents of a disk: 8 TiB, in those of 2 GiB that are usual
+_DIRECTORY_MAX = 1 << 25  # entries; QEMU's limit; searching more would take too long
+_CACHE_BYTES = 2 << 20  # of tables, and as much of grains; per disk and process
+_SPARSE_MAX = 4096  # extents of a disk: 8 TiB in extents of 2 GiB, the usual size
 _SPARSE = ("SPARSE", "VMFSSPARSE")  # kinds of extents
 _UNCLEAN = "not closed cleanly: it is in use, or its guest died"
 
 
 class Header(NamedTuple):
-    """What the header of a sparse extent says, checked; places are in bytes.
+    """The checked header of a sparse extent; places are in bytes.
 
     Attributes:
         size: of the extent, as the guest sees it.
         grain: bytes of a grain.
         entries: grains that a grain table maps.
         directory: where the grain directory is.
-        descriptor: place and length of the embedded descriptor; zeros if there is none.
-        zero_grains: whether a grain at sector 1 is one of zeros.
+        descriptor: place and length of the embedded descriptor; the length is 0 if there is none.
+        zero_grains: whether a grain table's entry 1 stands for a grain of zeros.
         compressed: whether grains are compressed, each after a marker.
-        unclean: whether it was not closed.
+        unclean: whether the extent was not closed cleanly.
     """
 
     size: int
@@ -83,10 +83,10 @@ class Header(NamedTuple):
 
 
 def open_vmdk(file: RawDisk, opener: Opener) -> MappedDisk:
-    """Open a VMDK image, by its descriptor or its only extent; takes over the file.
+    """Open a VMDK image, by its descriptor or its only extent; the disk owns the file.
 
     Raises:
-        ImageError: it cannot be read; the file is closed, too.
+        ImageError: it cannot be read; the file is closed.
     """
     files = [file]
     try:
@@ -117,7 +117,7 @@ def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
     descriptor = parse_descriptor(text, file.label, damaged)
     if descriptor.kind not in ONE_FILE or len(descriptor.extents) != 1:
         raise damaged(f"it has a descriptor of type '{descriptor.kind}' in it")
-    # By another name than the descriptor's, which stays the old one when the file is renamed.
+    # The descriptor's name for the file is ignored: it is out of date after a rename.
     sparse = Sparse(file, header, damaged, Caches.of([header]))
     return MappedDisk("vmdk", files, sparse, [_UNCLEAN] * header.unclean)
 
@@ -125,7 +125,7 @@ def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
 def _parts(
     file: RawDisk, descriptor: Descriptor, opener: Opener, files: list[RawDisk]
 ) -> tuple[list[Mapping], bool]:
-    """A mapping of each extent, and whether one was not closed; what is opened goes to `files`."""
+    """A mapping for each extent, and whether any is unclean; appends opened files to `files`."""
     damaged = partial(damaged_image, "VMDK", file.label)
     if sum(extent.kind in _SPARSE for extent in descriptor.extents) > _SPARSE_MAX:
         raise damaged(f"it has more than {_SPARSE_MAX} sparse extents")
@@ -161,7 +161,7 @@ def _extent_header(part: RawDisk, extent: Extent, damaged: Damaged) -> Header:
 
 
 def _header(file: RawDisk, damaged: Damaged) -> Header:
-    """The header of a sparse extent; the one at its end, if it says so."""
+    """The header of a sparse extent; the one at its end, if the one at its start says so."""
     head = file.read_upto(0, SECTOR)
     if len(head) < SECTOR:
         raise damaged("its header is cut off")
@@ -176,7 +176,7 @@ def _header(file: RawDisk, damaged: Damaged) -> Header:
 
 
 def _footer(file: RawDisk, damaged: Damaged) -> bytes:
-    """The header that a stream has at its end, between two markers."""
+    """The header at the end of a stream-optimised extent, between two markers."""
     tail = file.read_upto(max(0, file.size - 3 * SECTOR), 3 * SECTOR)
     if len(tail) == 3 * SECTOR:
         value, size, kind = _MARKER.unpack_from(tail)
@@ -187,7 +187,7 @@ def _footer(file: RawDisk, damaged: Damaged) -> bytes:
 
 
 def _checked(head: bytes, damaged: Damaged) -> tuple[Header, int]:
-    """A header, and the sector of its grain directory, which may be at the end."""
+    """A header, and the sector of its grain directory; `_AT_END` if only the footer has that."""
     (
         magic,
         version,
@@ -242,12 +242,12 @@ def _check_sizes(capacity: int, grain: int, damaged: Damaged) -> None:
 
 
 class Caches(NamedTuple):
-    """What a disk keeps in memory of its sparse extents, which share it however many they are.
+    """The caches of a disk, which all its sparse extents share.
 
     Attributes:
         pages: of grain directories.
         tables: of grains.
-        grains: those that are compressed.
+        grains: of compressed grains.
     """
 
     pages: "Cache[array[int]]"
@@ -256,35 +256,35 @@ class Caches(NamedTuple):
 
     @classmethod
     def of(cls, headers: Sequence[Header]) -> Self:
-        """The caches for some extents; each has room for the largest that any of them has."""
+        """The caches for some extents, sized for the largest grain table and grain among them."""
         entries = max((header.entries for header in headers), default=1)
         grain = max((header.grain for header in headers), default=1)
         return cls(page_cache("I"), Cache(_CACHE_BYTES, 4 * entries), Cache(_CACHE_BYTES, grain))
 
 
 class Sparse:
-    """A sparse extent: grains that lie anywhere in its file, as two levels of tables say.
+    """A sparse extent: two levels of tables say where in its file each grain lies.
 
-    Concurrency: any method from any process or thread; caches are a process's own.
+    Concurrency: any method from any process or thread; each process has its own caches.
     """
 
     def __init__(self, file: RawDisk, header: Header, damaged: Damaged, caches: Caches) -> None:
         """Map an extent to its file.
 
         Raises:
-            ImageError: its grain directory is not there, or too large.
+            ImageError: its grain directory lies past the end of the file, or is too large.
         """
         self.size = header.size
         self._file = file
         self._header = header
         self._damaged = damaged
-        self._covered = header.entries * header.grain  # bytes, by one grain table
+        self._covered = header.entries * header.grain  # bytes that one grain table maps
         count = -(-header.size // self._covered)
         if count > _DIRECTORY_MAX:
             raise damaged(f"its grain directory has {count} entries")
         self._directory = Table(file, header.directory, count, "I", "little", damaged, caches.pages)
         self._tables, self._grains = caches.tables, caches.grains
-        # Part of what the caches know results by.
+        # Bound once: the caches use these functions as part of their keys.
         self._read_table, self._unpack = self._table_at, self._grain_at
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
@@ -304,7 +304,7 @@ class Sparse:
                 yield from self._grains_of(table, base, max(start, base), min(end, base + covered))
 
     def _grains_of(self, table: "array[int]", base: int, start: int, end: int) -> Iterator[Piece]:
-        """Pieces of a range that one grain table maps, from `base` on."""
+        """Pieces of a range within what one grain table maps; that begins at `base`."""
         size = self._header.grain
         index, last = (start - base) // size, -(-(end - base) // size)
         zeros = (0, 1) if self._header.zero_grains else (0,)
@@ -339,14 +339,14 @@ class Sparse:
         return table.page(0)
 
     def _part(self, sector: int, at: int, low: int, high: int) -> bytes:
-        """A part of the compressed grain of a place on the disk."""
+        """Bytes `low` to `high` of the compressed grain that begins at `at` on the disk."""
         grain = self._grains.get(self._unpack, sector)
         if high > len(grain):
             raise self._damaged(f"the compressed grain of {at} is too short")
         return grain[low:high]
 
     def _grain_at(self, sector: int) -> bytes:
-        """The grain that is compressed at a sector of the file."""
+        """Read and decompress the grain at a sector of the file."""
         size = self._header.grain
         place = sector * SECTOR
         packed = self._file.read_upto(place, size)  # few grains need more

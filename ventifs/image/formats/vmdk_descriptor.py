@@ -1,8 +1,8 @@
-"""The descriptor of a VMDK: text that says of which kind it is, and which files it consists of.
+"""The descriptor of a VMDK: text that names the image's kind and the files it consists of.
 
-By VMware's "Virtual Disk Format 5.0". Opens nothing: names of extents are data. Lines that describe
-an extent and are not understood to the last word are refused, for a disk without one of its extents
-is another disk.
+By VMware's "Virtual Disk Format 5.0". Opens no files: names of extents are data. A line that
+describes an extent must be understood completely, or the image is refused: a disk without one of
+its extents is another disk.
 """
 
 import re
@@ -15,7 +15,7 @@ from ventifs.text import printable
 
 BYTES_MAX = 1 << 20
 _LINE_MAX = 4096
-# Strangers write what these are matched with, so no repetition is tried at another length: `++`.
+# Strangers write the text that these match, so no repetition backtracks: `++`.
 _START = re.compile(rb"\s*+#\s*+Disk\s*+DescriptorFile", re.IGNORECASE)
 _KEY = re.compile(rb"[\w.:-]++")
 _EXTENT = re.compile(rb"\s*+(?:RW|RDONLY|NOACCESS)\s")
@@ -52,7 +52,7 @@ class Extent(NamedTuple):
 
 
 class Descriptor(NamedTuple):
-    """What a descriptor says, checked.
+    """A checked descriptor.
 
     Attributes:
         kind: its createType.
@@ -64,10 +64,10 @@ class Descriptor(NamedTuple):
 
 
 def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
-    """A descriptor, from its first byte to its first NUL or its end.
+    """Parse a descriptor, which ends at the first NUL or at the end of the text.
 
     Raises:
-        ImageError: it is damaged, or of a disk that cannot be read.
+        ImageError: it is damaged, or describes a disk that cannot be read.
     """
     text = text.partition(b"\0")[0]
     if not _START.match(text):
@@ -94,7 +94,7 @@ def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
 
 
 def _setting(line: bytes) -> tuple[str, str] | None:
-    """The key of a line, in lower case, and its value without quotes; None of any other line."""
+    """A setting's key, in lower case, and its value without quotes; None for any other line."""
     key, _, value = line.partition(b"=")
     key, value = key.rstrip(), value.lstrip()
     value = value.removeprefix(b'"').removesuffix(b'"')
@@ -120,7 +120,7 @@ def _extent(line: bytes, damaged: Damaged) -> Extent:
 
 
 def _judge(settings: dict[str, str], label: str) -> None:
-    """Refuse what is read wrong without a key, or without another image."""
+    """Refuse images that need a key or another image to be read."""
     if any(key.startswith("encryption.") for key in settings):
         raise ImageError(f"{label}: encrypted VMDK image: {Remedy.ENCRYPTED_VMDK.line(label)}")
     parent = settings.get("parentcid", "").lower()

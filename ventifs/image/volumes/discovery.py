@@ -1,7 +1,7 @@
-"""What volumes a disk has: partitions, logical volumes, or one file system alone.
+"""Finds the volumes of a disk: partitions, logical volumes, or one file system alone.
 
-Each is told with what is in it; a disk that is a file system, or an LVM physical volume, from its
-first byte on counts as partition 1. It knows nothing of files.
+Reports each volume with what it holds. A disk without a partition table, with a file system or an
+LVM physical volume from its first byte on, counts as partition 1. Knows nothing of files.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,10 @@ from ventifs.image.volumes.window import Window
 
 
 def find_volumes(disk: Disk) -> Iterator[Volume | Noted]:
-    """The volumes of a disk, and what is wrong with its tables.
+    """Yield the volumes of a disk, and notes on what is wrong with its tables.
 
-    Partitions come first, in order of their numbers, then logical volumes by name.
+    Partitions come first, in order of their numbers, then logical volumes, in order of the names of
+    their groups.
     """
     physical: list[Window] = []
     for event in _partitions(disk):

@@ -1,9 +1,9 @@
 """LVM's logical volumes: where on the disk the bytes of each are.
 
-Linear and striped ones whose physical volumes are all on this disk are told; what else there is
-(snapshots, thin, mirrors, RAID, caches, volumes partly elsewhere) is noted, and left as bytes of
-the disk. Names are device mapper's. Written out, for libvslvm's binding does not say where segments
-are.
+Reports linear and striped volumes whose physical volumes are all on this disk. All others
+(snapshots, thin, mirrors, RAID, caches, volumes partly elsewhere) get a note, and are left as bytes
+of the disk. Names are device mapper's. The format is read here because libvslvm's binding does not
+report where segments are.
 """
 
 import re
@@ -16,9 +16,9 @@ from ventifs.image.volumes.lvm_metadata import Section, parse, read_label, read_
 from ventifs.image.volumes.window import Window
 from ventifs.text import printable
 
-RANGES_MAX = 1 << 17  # of one volume: 8 GiB striped in pieces of 64 KiB
+RANGES_MAX = 1 << 17  # for one volume: 8 GiB striped in pieces of 64 KiB
 LOGICAL_MAX = 1024
-NOTES_MAX = 8  # of one volume group
+NOTES_MAX = 8  # for one volume group
 _NAME = re.compile(r"[A-Za-z0-9_+.-]{1,127}", re.ASCII)
 
 
@@ -27,7 +27,7 @@ class LogicalVolume(NamedTuple):
 
     Attributes:
         name: as in /dev/mapper.
-        ranges: where its bytes are on the disk, in its order.
+        ranges: where its bytes are on the disk, in the volume's order.
     """
 
     name: str
@@ -41,9 +41,12 @@ class _Group(NamedTuple):
 
 
 def find_logical(disk_size: int, volumes: Sequence[Window]) -> Iterator[LogicalVolume | Noted]:
-    """The logical volumes that physical volumes of one disk hold together, by name."""
+    """Yield the logical volumes that one disk's physical volumes hold together, and notes.
+
+    Groups come in order of their names, and so do the logical volumes of a group.
+    """
     places: dict[str, Range] = {}  # of physical volumes, by identifier
-    groups: dict[str, _Group] = {}  # by identifier; the latest text that there is
+    groups: dict[str, _Group] = {}  # by identifier; from the latest text that was found
     for volume in volumes:
         try:
             label = read_label(volume)
@@ -76,7 +79,7 @@ def find_logical(disk_size: int, volumes: Sequence[Window]) -> Iterator[LogicalV
 def _take_in(
     volume: Window, areas: tuple[tuple[int, int], ...], groups: dict[str, _Group]
 ) -> Iterator[Noted]:
-    """Note down the group that a physical volume's metadata tell, if they are the latest."""
+    """Record the group that a physical volume's metadata describe, if they are the latest."""
     problem = ""
     for offset, size in areas:
         try:
@@ -90,7 +93,7 @@ def _take_in(
         identifier = str(group.section.get("id"))
         if identifier not in groups or groups[identifier].sequence < group.sequence:
             groups[identifier] = group
-        return  # a second area holds the same
+        return  # a second area holds the same text
     if problem:
         yield Noted(problem)
 
@@ -105,7 +108,7 @@ def _group(text: Section) -> _Group:
 def _logical(
     group: _Group, places: dict[str, Range], disk_size: int, notes: list[str]
 ) -> Iterator[LogicalVolume]:
-    """A group's logical volumes, without what LVM makes for its own use."""
+    """A group's logical volumes, without those that LVM makes for its own use."""
     volumes = _part(group.section, "logical_volumes")
     hidden = _copies(volumes)
     for name, section in sorted(volumes.items())[:LOGICAL_MAX]:
@@ -131,7 +134,7 @@ def _logical(
 
 
 def _copies(volumes: Section) -> dict[str, str]:
-    """Logical volumes that look plain but are not to be read by themselves, and why."""
+    """Logical volumes that look plain but cannot be read on their own, and why not."""
     found = {}
     for section in volumes.values():
         for segment in _segments(section) if isinstance(section, dict) else ():
@@ -152,7 +155,7 @@ def _segments(logical: Section) -> list[Section]:
 
 
 def _ranges(group: Section, logical: Section, places: dict[str, Range]) -> Iterator[Range]:
-    """Where a logical volume's bytes are, as its segments have it; neighbours may be one range."""
+    """Where a logical volume's bytes are, by its segments, in order; ranges may touch."""
     extent = _whole(group, "extent_size") * 512
     if not 0 < extent <= 1 << 40:
         raise ImageError("has extents of no size")
@@ -192,7 +195,7 @@ def _stripes(
 
 
 def _striped(stripes: list[int], piece: int, length: int) -> Iterator[Range]:
-    """The pieces of a striped segment, one of each stripe in turn."""
+    """The pieces of a striped segment, one from each stripe in turn."""
     if not piece or length % (piece * len(stripes)):
         raise ImageError("has stripes of no even size")
     if length // piece > RANGES_MAX:
@@ -203,7 +206,7 @@ def _striped(stripes: list[int], piece: int, length: int) -> Iterator[Range]:
 
 
 def _clipped(ranges: Iterator[Range], disk_size: int) -> tuple[tuple[Range, ...], bool]:
-    """Ranges, up to the first byte that the disk does not have; and whether there is one."""
+    """Merge ranges that touch, up to the disk's end; also whether any range goes beyond that."""
     found: list[Range] = []
     for start, end in ranges:
         if start < disk_size and start < end:
@@ -223,7 +226,7 @@ def _part(section: Section, name: str) -> Section:
 
 
 def _whole(section: Section, name: str) -> int:
-    """A number that must be there; none of LVM's is as large as the limit here."""
+    """A required number; all of LVM's are below the limit here."""
     value = section.get(name)
     if not isinstance(value, int) or not 0 <= value < 1 << 50:
         raise ImageError(f"has no {name} in its metadata")

@@ -1,7 +1,7 @@
-"""LVM's metadata: where a physical volume keeps it, and the text that it is.
+"""LVM's metadata: where a physical volume keeps it, and how its text is parsed.
 
-Reads labels, metadata areas (rings, in which text can go on at the beginning) and checksums, and
-turns the text into mappings. Nothing here knows what the text means.
+Reads labels, metadata areas (rings, in which text can wrap around to the beginning) and checksums,
+and parses the text into dictionaries. Nothing here knows what the text means.
 """
 
 import re
@@ -35,7 +35,7 @@ class PhysicalVolume(NamedTuple):
 
     Attributes:
         identifier: 32 characters.
-        areas: offset and size of its metadata areas; may be none.
+        areas: offset and size of each of its metadata areas; there may be none.
     """
 
     identifier: str
@@ -43,13 +43,13 @@ class PhysicalVolume(NamedTuple):
 
 
 def crc(data: bytes) -> int:
-    """LVM's checksum: a CRC-32 that begins elsewhere and is not inverted."""
-    # zlib inverts before and after.
+    """LVM's checksum: a CRC-32 with another initial value and without inversion."""
+    # zlib inverts before and after; this undoes both.
     return zlib.crc32(data, 0xF597A6CF ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 
 def read_label(volume: Window) -> PhysicalVolume | None:
-    """The label of a physical volume; None if it has none that is sound.
+    """The label of a physical volume; None if it has no intact one.
 
     Raises:
         ImageError: the volume cannot be read.
@@ -63,7 +63,7 @@ def read_label(volume: Window) -> PhysicalVolume | None:
             continue
         if checksum == crc(label[20:]) and 32 <= start <= 512 - 40:
             pairs = iter(struct.iter_unpack("<QQ", label[start + 40 :][: (472 - start) // 16 * 16]))
-            _list(pairs)  # where data is; the metadata says so too
+            _list(pairs)  # where data is; the metadata has that, too
             return PhysicalVolume(
                 label[start : start + 32].decode("ascii", "replace"), _list(pairs)
             )
@@ -71,7 +71,7 @@ def read_label(volume: Window) -> PhysicalVolume | None:
 
 
 def _list(pairs: Iterator[tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
-    """Offsets and sizes, up to an offset of 0."""
+    """Offsets and sizes up to the first pair whose offset is 0."""
     found = []
     for offset, size in pairs:
         if not offset:
@@ -81,7 +81,7 @@ def _list(pairs: Iterator[tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
 
 
 def read_text(volume: Window, offset: int, size: int) -> str | None:
-    """The current text of a metadata area; None if it is empty, as it is before the first use.
+    """The current text of a metadata area; None if it has none, as before its first use.
 
     Raises:
         ImageError: it is damaged, or cannot be read.
@@ -91,7 +91,7 @@ def read_text(volume: Window, offset: int, size: int) -> str | None:
     if magic != _AREA_MAGIC or version != 1 or checksum != crc(header[4:]) or start != offset:
         raise ImageError("the LVM metadata area's header is damaged")
     at, length, checksum, flags = _LOCATION.unpack_from(header, _AREA.size)
-    if not at or not length or flags & 1:  # ignored, another area has it
+    if not at or not length or flags & 1:  # flag 1: ignored, since another area has the text
         return None
     if not _AREA_HEADER_BYTES <= at < area or length > min(area, TEXT_BYTES_MAX):
         raise ImageError("the LVM metadata lies outside its area")
@@ -113,7 +113,7 @@ def parse(text: str) -> Section:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Kind and characters of each token, then an end of the outermost section."""
+    """Kind and characters of each token; an end of the outermost section follows the last."""
     at = 0
     end = len(text.rstrip())
     while at < end:

@@ -1,9 +1,9 @@
 """A disk's partition table: MBR or GPT, numbered as Linux numbers the partitions.
 
-Whatever the bytes are, reading ends soon, with partitions that lie within the disk and notes of
-what was wrong; no limit here depends on what the table says. An MBR counts in sectors of 512 bytes.
-Written out, for libvsgpt gives no names and never looks at a GPT's backup, and libvsmbr has no
-wheels. It knows nothing of what is inside.
+Whatever the bytes are, reading takes a bounded time and returns partitions that lie within the disk
+and notes on what is wrong; no limit here depends on what the table says. An MBR counts in sectors
+of 512 bytes. The tables are read here because libvsgpt returns no names and never reads a GPT's
+backup, and libvsmbr has no wheels. Knows nothing of what is inside partitions.
 """
 
 import struct
@@ -17,7 +17,7 @@ from ventifs.image.volumes.window import Window
 
 SECTOR_SIZES = (512, 4096)
 GPT_ENTRIES_MAX = 1024  # 128 as a rule
-LOGICAL_MAX = 256  # logical partitions; each takes a read
+LOGICAL_MAX = 256  # tables in the chain of logical partitions; each takes a read
 NOTES_MAX = 8
 _MBR_ENTRY = struct.Struct("<B3xB3xII")  # active, type, first sector, sectors
 _MBR_ENTRIES = 446
@@ -34,7 +34,7 @@ class Partition(NamedTuple):
     Attributes:
         start, end: bytes from the beginning of the disk.
         type: a GUID, or two hex digits.
-        title: its name in the table; a GPT has them.
+        title: its name in the table, if it is a GPT.
     """
 
     number: int
@@ -45,12 +45,12 @@ class Partition(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What a partition table says, as far as it can be.
+    """A partition table, as far as it is valid.
 
     Attributes:
         kind: "gpt", "dos" (as `blkid` calls them), or empty if there is none.
-        partitions: by number, without extended ones, which are but room for others. They can
-            overlap; then a note says so.
+        partitions: in order of their numbers, without extended ones, which only make room for
+            others. They can overlap; then a note says so.
         notes: what is wrong with it, a line each.
     """
 
@@ -60,16 +60,16 @@ class Table(NamedTuple):
 
 
 class _Header(NamedTuple):
-    """Of a GPT (UEFI 2.10, 5.3.2), without what is of no use here."""
+    """A GPT's header (UEFI 2.10, 5.3.2), without the fields that are not used here."""
 
     signature: bytes
     length: int
     crc: int
     mine: int  # the sector it is in
-    other: int  # the other header's
-    entries: int  # their first sector
+    other: int  # the sector of the other header
+    entries: int  # the first sector of the entries
     number: int  # of entries
-    size: int  # of each
+    size: int  # bytes of each entry
     entries_crc: int
 
 
@@ -77,7 +77,7 @@ def read_table(disk: Window) -> Table:
     """The partition table of a disk.
 
     Raises:
-        ImageError: the disk cannot be read where it should be.
+        ImageError: the disk cannot be read where the table should be.
     """
     notes: list[str] = []
     if disk.size < 512:
@@ -94,7 +94,7 @@ def read_table(disk: Window) -> Table:
             notes.append("the GPT and its backup are damaged: its partitions are not told")
         kind, found = "dos", list(_mbr(disk, entries, notes))
     partitions = tuple(_within(disk.size, found, notes))
-    if kind == "dos" and not partitions:  # a boot sector that looked like one, most likely
+    if kind == "dos" and not partitions:  # most likely a boot sector that looks like a table
         return Table("", (), tuple(notes) if protected else ())
     _note_overlaps(partitions, notes)
     if len(notes) > NOTES_MAX:
@@ -103,7 +103,7 @@ def read_table(disk: Window) -> Table:
 
 
 def _mbr_entries(sector: bytes) -> list[tuple[int, int, int, int]]:
-    """The four entries of an MBR; none if it is something else, a file system's boot sector say."""
+    """The four entries of an MBR; none for another sector, a file system's boot sector, say."""
     entries = list(_MBR_ENTRY.iter_unpack(sector[_MBR_ENTRIES:510]))
     if sector[510:] != b"\x55\xaa" or any(active not in (0, 0x80) for active, *_ in entries):
         return []
@@ -113,7 +113,7 @@ def _mbr_entries(sector: bytes) -> list[tuple[int, int, int, int]]:
 def _mbr(
     disk: Window, entries: list[tuple[int, int, int, int]], notes: list[str]
 ) -> Iterator[Partition]:
-    """Primary partitions, then those in extended ones, from 5 on."""
+    """Primary partitions, then logical ones, numbered from 5 on."""
     extended: list[tuple[int, int]] = []
     for number, (_, type_, first, count) in enumerate(entries, 1):
         if type_ in _EXTENDED and count:
@@ -130,7 +130,7 @@ def _mbr(
 def _logical(
     disk: Window, first: int, count: int, notes: list[str]
 ) -> Iterator[tuple[int, int, int]]:
-    """Type, first sector and sectors of each in one extended partition, by its chain of tables."""
+    """Type, first sector and number of sectors of each logical partition of an extended one."""
     seen: set[int] = set()
     here: int | None = first
     while here is not None:
@@ -147,13 +147,13 @@ def _logical(
             if type_ in _EXTENDED:
                 here = first + start if here is None else here
             elif place < 2 or first <= table + start <= table + start + length <= first + count:
-                # Linux believes the third and fourth only if they make sense: some leave garbage.
+                # As in Linux, the third and fourth count only if they fit: some are garbage.
                 yield type_, table + start, length
 
 
 def _gpt(disk: Window, notes: list[str]) -> list[Partition] | None:
-    """The partitions of a GPT, of its backup if need be; None if both are damaged."""
-    others: list[tuple[int, int]] = []  # where a damaged header says that the backup is
+    """The partitions of a GPT, or else of its backup; None if both are damaged."""
+    others: list[tuple[int, int]] = []  # where the backup is, by headers whose entries are damaged
     for sector in SECTOR_SIZES:
         found = _gpt_at(disk, sector, 1, others)
         if found is not None:
@@ -169,7 +169,10 @@ def _gpt(disk: Window, notes: list[str]) -> list[Partition] | None:
 def _gpt_at(
     disk: Window, sector: int, lba: int, others: list[tuple[int, int]]
 ) -> list[Partition] | None:
-    """The partitions of the GPT whose header is there; None if it or its entries are damaged."""
+    """The partitions of the GPT whose header is at `lba`; None if that or its entries are damaged.
+
+    Appends to `others` where an intact header says that the other header is.
+    """
     header = _gpt_header(disk, sector, lba)
     if header is None:
         return None
@@ -206,7 +209,7 @@ def _gpt_entries(entries: bytes, size: int, sector: int) -> Iterator[Partition]:
 
 
 def _within(size: int, found: list[Partition], notes: list[str]) -> Iterator[Partition]:
-    """Those that have bytes within the disk, clipped to it."""
+    """The partitions that have bytes within the disk, clipped to it."""
     for partition in found:
         if partition.start >= size:
             notes.append(f"partition {partition.number} lies beyond the end of the disk")

@@ -1,7 +1,7 @@
-"""What is in a volume, by its magic numbers: its name as `blkid` has it, and its UUID and label.
+"""Identifies what a volume holds, by magic numbers: its name as `blkid` has it, UUID and label.
 
-A table of what is where; nothing here reads further than the first superblock, or believes it. It
-knows nothing of partitions, nor of what can be done with a file system.
+A table says where each magic number is. Nothing here reads beyond the first superblock, or trusts
+it. Knows nothing of partitions, nor of what can be done with a file system.
 """
 
 import struct
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from ventifs.image.volumes.window import Window
 
-_HEAD_BYTES = 69 << 10  # everything below stands within: Btrfs's at 64 KiB is the last
-_PAGES = (4096, 8192, 16384, 65536)  # of the machines that made the swap space
+_HEAD_BYTES = 69 << 10  # covers the table below; superblocks at 64 KiB are the last
+_PAGES = (4096, 8192, 16384, 65536)  # page sizes of the machines that made the swap space
 
 
 class Contents(NamedTuple):
-    """What a volume holds; all empty if that is unknown."""
+    """What a volume holds; all fields are empty if that is unknown."""
 
     filesystem: str = ""
     uuid: str = ""
@@ -25,7 +25,7 @@ class Contents(NamedTuple):
 
 
 def identify(volume: Window) -> Contents:
-    """What is in a volume. Takes one read.
+    """Identify what a volume holds. Takes one read.
 
     Raises:
         ImageError: its first bytes cannot be read.
@@ -41,7 +41,7 @@ def identify(volume: Window) -> Contents:
 
 
 def _text(raw: bytes, encoding: str = "utf-8") -> str:
-    """A name that ends at a NUL, if not before; whatever it holds, it can be printed."""
+    """A name up to its first NUL, without outer spaces; unprintable characters are replaced."""
     text = raw.decode(encoding, errors="replace").partition("\0")[0].strip()
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
@@ -51,7 +51,7 @@ def _uuid(raw: bytes) -> str:
 
 
 def _serial(raw: bytes) -> str:
-    """A volume's number as DOS shows it."""
+    """A volume's serial number as DOS shows it; empty if it is 0."""
     text = f"{int.from_bytes(raw, 'little'):08X}"
     return f"{text[:4]}-{text[4:]}" if any(raw) else ""
 
@@ -59,7 +59,7 @@ def _serial(raw: bytes) -> str:
 def _plain(
     name: str, uuid_at: int = 0, label_at: int = 0, label_size: int = 0, encoding: str = "utf-8"
 ) -> Callable[[bytes], Contents]:
-    """A file system whose UUID and label stand where these say, if at all."""
+    """Describes a file system by the offsets of its UUID and label; 0 if it has none."""
 
     def describe(head: bytes) -> Contents:
         return Contents(
@@ -72,7 +72,7 @@ def _plain(
 
 
 def _ext(head: bytes) -> Contents:
-    """Ext2, 3 or 4: which, is a matter of the features that each was the first to have."""
+    """Ext2, 3 or 4, distinguished by the features that each was the first to have."""
     compatible, incompatible, read_only = struct.unpack_from("<III", head, 1024 + 92)
     if incompatible & 0x8:
         name = "jbd"  # a journal that lives apart from its file system
@@ -116,7 +116,7 @@ def _raid(base: int) -> Callable[[bytes], Contents]:
 
 
 def _fat(head: bytes) -> Contents | None:
-    """Any FAT, if the numbers before its name make sense; partition tables may hold the name."""
+    """Any FAT, if the numbers before its name are valid: a partition table may hold the name."""
     sector, cluster, reserved, fats = struct.unpack_from("<HBHB", head, 11)
     if sector not in (512, 1024, 2048, 4096) or cluster.bit_count() != 1:
         return None
@@ -153,9 +153,9 @@ def _squashfs(head: bytes) -> Contents:
     return Contents("squashfs" if int.from_bytes(head[28:30], "little") >= 4 else "squashfs3")
 
 
-# In this order: what holds other volumes comes before what may be left of an older use. RAIDs whose
-# superblock is at the end are left out: a mirror's halves are then read as the file systems that
-# they are.
+# The order matters: containers of other volumes come before file systems, whose magic numbers may
+# be left from an older use. RAIDs whose superblock is at the end are left out, so that each half of
+# a mirror is read as the file system that it holds.
 _SIGNATURES: tuple[tuple[int, bytes, Callable[[bytes], Contents | None]], ...] = (
     (0, b"LUKS\xba\xbe", _luks),
     *((sector + 24, b"LVM2 001", _lvm) for sector in range(0, 2048, 512)),

@@ -1,7 +1,7 @@
-"""A volume's bytes: ranges of a disk, strung together.
+"""A volume's bytes: ranges of a disk, one after the other.
 
-A `Window` reads by offsets from the volume's beginning and says where on the disk those are. It
-knows nothing of what is in the volume, nor of tables that told of it.
+A `Window` reads by offsets from the volume's beginning and returns where on the disk those are. It
+knows nothing of what is in the volume, nor of the tables that describe it.
 """
 
 from bisect import bisect_right
@@ -17,13 +17,13 @@ class Window:
 
     Attributes:
         size: bytes.
-        ranges: where they are on the disk, in the volume's order; none is empty.
+        ranges: where its bytes are on the disk, in the volume's order; none is empty.
 
     Concurrency: as the disk's.
     """
 
     def __init__(self, disk: Disk, ranges: Sequence[Range]) -> None:
-        """The ranges lie within the disk."""
+        """A volume that consists of these ranges, which lie within the disk."""
         self._disk = disk
         self.ranges = tuple(ranges)
         ends = list(accumulate(end - start for start, end in self.ranges))
@@ -32,7 +32,7 @@ class Window:
         self._base = self.ranges[0][0] if len(self.ranges) == 1 else None
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly that many bytes.
+        """Exactly `length` bytes.
 
         Raises:
             ImageError: not all of them are in the volume, or the disk cannot be read there.
@@ -43,7 +43,9 @@ class Window:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def where(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Offsets on the disk and lengths of a stretch of the volume, in its order; none is empty.
+        """Where a range of the volume is on the disk: offsets and lengths, in the volume's order.
+
+        No length is 0.
 
         Raises:
             ImageError: not all of it is in the volume.

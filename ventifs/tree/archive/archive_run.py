@@ -39,17 +39,17 @@ _LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest 
 
 
 class TarStream(msgspec.Struct, frozen=True):
-    """A tar archive to read, packed or not, and what people call it."""
+    """A tar archive to read, compressed or not, and its label for users."""
 
     stream: BinaryIO
     label: str
 
 
 class Source(Protocol):
-    """What a layer above archives in its own way.
+    """A source that a higher layer archives in its own way.
 
     Attributes:
-        label: what people call it.
+        label: its name for users.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Source(Protocol):
     def archive(
         self, store: Store, name: str, *, read_all: bool, progress: Progress | None
     ) -> tuple[Entry, Tally, Troubles]:
-        """Store all of it: the version's root, what was done, what could not be.
+        """Store everything; return the version's root, the tally and the troubles.
 
         Raises:
             VentifsError: no version is made.
@@ -71,7 +71,7 @@ class Source(Protocol):
         """
 
     def committed(self, store: Store, version: Version) -> None:
-        """The version is there."""
+        """Called after the version is committed."""
 
 
 def archive(
@@ -91,19 +91,19 @@ def archive(
 
     Args:
         store: open for writing, or to rehearse: then nothing is kept.
-        source: the directory, the archive, or what archives itself.
+        source: the directory, the tar archive, or the other source.
         name: the version's.
         time_ns: the version's time; now, if None.
         comment: kept with the version.
         tags: kept with the version.
         options: what to leave out; of a tar archive, only the paths.
         read_all: read every file, whatever the previous run saw.
-        pool: who reads a directory's files; this process, if None.
+        pool: reads a directory's files; None reads them in this process.
         progress: called for every directory, and for every batch of files that was read.
 
     Returns:
-        The version, committed, and what was done. It lists up to 200 troubles: of more,
-        `troubles.troubles_of` has all.
+        The committed version, and the tally. The version lists up to 200 troubles;
+        `troubles.troubles_of` yields all.
 
     Raises:
         VentifsError: when there is a version of that name and time; the store's and the source's
@@ -118,7 +118,7 @@ def archive(
     rehearsal = store.mode == "rehearse"
     ask = not read_all and isinstance(source, Path)
     with closing(StatCache(store, check_name(name), ask=ask, gather=not rehearsal)) as cache:
-        # After the cache, whose lock keeps out other runs of this name.
+        # Checked after the cache is open: its lock keeps out other runs of this name.
         if any(version.time_ns == stamp for version in versions(store, name)):
             raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
         stored_before = store.stored_bytes
@@ -158,7 +158,7 @@ def archive(
 
 
 def _label(text: str) -> str:
-    """A source's label, as a record keeps it: encodable, and not without end."""
+    """A source's label, as a record keeps it: encodable, and of limited length."""
     text = encodable(text)
     return text if len(text) <= _LABEL_MAX else text[: _LABEL_MAX - 3] + "..."
 

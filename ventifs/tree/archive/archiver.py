@@ -1,10 +1,10 @@
-"""From a directory to its entry, everything below stored.
+"""Archives a directory: stores everything below it and makes its entry.
 
 The walk is depth first, names in the order of their bytes. Each directory is opened relative to its
-parent and without following links. Every name is compared with what the previous run saw. What
-differs is read in batches, by worker processes if there are any, so that directories are complete
-in any order (`directory_assembler`). Which names are hard links of one file is known only when all
-of them were met (`hardlinks`).
+parent and without following links. Every name is compared with what the previous run saw. Files
+that differ are read in batches, by worker processes if there are any, so directories become
+complete in any order (`directory_assembler`). Which names are hard links of one file is known only
+after the walk has met all of them (`hardlinks`).
 """
 
 import os
@@ -59,7 +59,7 @@ class Tally(msgspec.Struct):
         entries: names archived, directories included.
         bytes: bytes of regular files.
         new_bytes: bytes of blocks that the store did not have.
-        stored_bytes: what the arenas grew by; known at the end.
+        stored_bytes: how much the arenas grew; known at the end.
     """
 
     entries: int = 0
@@ -72,11 +72,11 @@ class _Level(msgspec.Struct):
     """A directory that the walk is in.
 
     Attributes:
-        chunks: what is still to be looked at.
-        segment: what the last chunk became.
-        below: its subdirectories that are still to be walked: name, status, where each stands in
-            the segment, and its entry when it was last seen.
-        scouted: whether the subdirectories that the previous run saw were compared with it.
+        chunks: names that are still to be looked at.
+        segment: the segment of the last chunk; None once the walk has passed its names.
+        below: its subdirectories that are still to be walked: name, status, slot in the segment,
+            and the entry from the previous run, empty if there is none.
+        scouted: whether the look-ahead compared the subdirectories that the previous run saw.
     """
 
     frame: Frame
@@ -88,7 +88,7 @@ class _Level(msgspec.Struct):
 
 
 class Archiver:
-    """One archive run over a directory. Not to be used twice."""
+    """One archive run over a directory; an instance is used once."""
 
     def __init__(
         self,
@@ -102,10 +102,10 @@ class Archiver:
         """Archive into `store`, which is open for writing.
 
         Args:
-            store: where to.
+            store: receives the blocks.
             cache: knows what the previous run saw.
             options: what to leave out.
-            pool: who reads; this process, if None.
+            pool: reads the files; None reads them in this process.
             progress: called for every directory, and for every batch of files that was read.
         """
         self.tally = Tally()
@@ -123,12 +123,12 @@ class Archiver:
         commit_notes(self._pool, store)
         self._batches = Batches(self._pool, self._tell)
         self._groups = Groups()
-        self._scouted: Scouted | None = None  # what is known of what is below, if anything
-        self._again: list[Group] = []  # whose first name is no more what it was
+        self._scouted: Scouted | None = None  # what the look-ahead found; None without one
+        self._again: list[Group] = []  # whose first name could not be read, or is another file now
         self._progress = progress
 
     def run(self, source: Path) -> Entry:
-        """Archive a directory; its own entry.
+        """Archive a directory; return its own entry.
 
         Raises:
             VentifsError: when the directory itself cannot be read; the store's own problems.
@@ -150,10 +150,10 @@ class Archiver:
         return decode_entry(self._assembler.root, root=True)
 
     def _look_ahead(self, top: int) -> None:
-        """Have it compared, by whoever reads, which directories are as the previous run saw them.
+        """Have the pool find the directories that are as the previous run saw them.
 
-        Now and then, when the cache has grown by what runs like this add to it, all is walked, and
-        so written anew.
+        If the cache has grown too much by what such runs append to it, everything is walked
+        instead, and the cache is written anew.
         """
         previous = self._cache.previous
         if previous is None or previous.worn:
@@ -172,7 +172,7 @@ class Archiver:
                         stack.append(below)
                 elif level.segment is not None:
                     segment, level.segment = level.segment, None
-                    self._assembler.arrived(segment)  # all of its names are told
+                    self._assembler.arrived(segment)  # the walk has passed all of its names
                 elif (chunk := next(level.chunks, None)) is not None:
                     self._look(level, chunk)
                 else:
@@ -186,7 +186,7 @@ class Archiver:
                     os.close(level.fd)
 
     def _settle(self, top: int) -> None:
-        """The walk is over: wait for what is being read, and read again what has to be."""
+        """After the walk, wait for pending reads, and read again what has to be."""
         while True:
             self._batches.flush()
             self._pool.drain()
@@ -212,10 +212,10 @@ class Archiver:
     # --- directories --------------------------------------------------------------------------
 
     def _level(self, name: bytes, path: bytes, fd: int) -> _Level:
-        """A directory that is open, its names read.
+        """A level for an open directory, its names read.
 
         Raises:
-            OSError: when they cannot be; it is closed then.
+            OSError: when they cannot be read; `fd` is closed then.
         """
         try:
             frame = Frame(name, path, os.fstat(fd))
@@ -229,13 +229,13 @@ class Archiver:
     def _enter(
         self, level: _Level, name: bytes, status: os.stat_result, slot: int, entry: bytes
     ) -> _Level | None:
-        """Go down into a directory, unless all in it is known to be as it was.
+        """Enter a directory, unless it is known that nothing in it changed.
 
-        One that cannot be entered, or should not be, is archived as empty. The store itself should
-        not be: every run would archive the last one's arenas.
+        A directory that cannot or must not be entered is archived as empty. The store itself must
+        not be entered: every run would archive the last one's arenas.
         """
         path = level.frame.below(name)
-        # Only what the directory above led to was compared: a record may be left of an older run.
+        # Only what the directory above led to was compared: the cache may hold older records, too.
         scouted = self._scouted if level.scouted and entry else None
         if scouted is not None and scouted.unchanged(path):
             self._take(level, name, slot, entry)
@@ -255,7 +255,7 @@ class Archiver:
         return below
 
     def _take(self, level: _Level, name: bytes, slot: int, entry: bytes) -> None:
-        """A directory in which nothing changed."""
+        """Take over an unchanged directory from the previous run."""
         detail = decode_entry(entry).detail
         assert isinstance(detail, Directory)
         assert level.segment is not None
@@ -264,7 +264,7 @@ class Archiver:
         self._assembler.taken(level.segment, slot, name, entry, detail)
 
     def _leave(self, level: _Level) -> None:
-        """All names of a directory are told."""
+        """Finish a directory after the walk has passed all its names."""
         frame = level.frame
         if level.fd >= 0:
             try:
@@ -280,7 +280,7 @@ class Archiver:
         self._tell(frame.path)
 
     def _look(self, level: _Level, chunk: Chunk) -> None:
-        """Take in some names of a directory."""
+        """Start a segment for a chunk of a directory's names."""
         segment = Segment(level.frame, chunk.last)
         level.segment = segment
         level.frame.segments.append(segment)
@@ -301,7 +301,7 @@ class Archiver:
         self._leaves(level, segment, chunk)
 
     def _drop_long_names(self, frame: Frame, chunk: Chunk) -> None:
-        """Leave out directories whose names are longer than Linux's, as FUSE may have them."""
+        """Leave out directories with names longer than Linux allows, as FUSE may report them."""
         for name, _ in chunk.directories:
             if len(name) > NAME_MAX:
                 self._trouble(frame.below(name), "a name that cannot be", missing=True)
@@ -310,7 +310,7 @@ class Archiver:
     # --- leaves -------------------------------------------------------------------------------
 
     def _leaves(self, level: _Level, segment: Segment, chunk: Chunk) -> None:
-        """Everything but directories: as the previous run saw it, or to be read."""
+        """Take each leaf from the previous run if it is unchanged; have all others read."""
         known = chunk.old.known() if chunk.old is not None else {}
         unread: list[int] = []
         for index, (name, status) in enumerate(chunk.leaves):
@@ -336,7 +336,7 @@ class Archiver:
     def _were_read(
         self, segment: Segment, unread: list[int], first: int, outcomes: list[Outcome]
     ) -> None:
-        """Leaves have been read, from the `first` of those that were to be, or could not be."""
+        """Record the outcomes of reading leaves, beginning at place `first` of `unread`."""
         # Hot: once for every file of a first run.
         leaves, entries, size, missing = segment.leaves, segment.entries, 0, 0
         for index, outcome in zip(unread[first:], outcomes, strict=False):
@@ -370,9 +370,9 @@ class Archiver:
     def _linked(
         self, level: _Level, segment: Segment, index: int, status: os.stat_result, entry: bytes
     ) -> None:
-        """One name of a file that has several; `entry` is what the previous run made of it."""
+        """Take in one name of a file that has several; `entry` is the previous run's, or empty."""
         member, leaf = Member(segment, index), segment.leaves[index]
-        if len(leaf[0]) > NAME_MAX:  # as FUSE may have them
+        if len(leaf[0]) > NAME_MAX:  # as FUSE may report it
             self._trouble(member.path, "a name that cannot be", missing=True)
             return
         segment.pending += 1
@@ -393,12 +393,12 @@ class Archiver:
             self._finish_group(group)
 
     def _read_group(self, group: Group, directory: int) -> None:
-        """Have a file read by the first name that is left of it."""
+        """Have a file read by the first of its remaining names."""
         wanted, size = (group.members[0].name, group.regular, None), group.leaf[2]
         self._batches.add(directory, [wanted], [size], partial(self._group_was_read, group))
 
     def _group_was_read(self, group: Group, _: int, outcomes: list[Outcome]) -> None:
-        """A file with several names has been read by the first, or could not be."""
+        """Record the outcome of reading a file with several names by the first of them."""
         if group.entry:
             return  # another name was as the previous run saw it
         [outcome] = outcomes
@@ -417,7 +417,7 @@ class Archiver:
             self._finish_group(group)
 
     def _read_again(self, group: Group, top: int) -> None:
-        """Read a file by its next name, its directory opened anew."""
+        """Read a file by its next name, whose directory is opened again."""
         fd = -1
         try:
             fd = os.dup(top)
@@ -433,7 +433,7 @@ class Archiver:
                 os.close(fd)
 
     def _finish_group(self, group: Group) -> None:
-        """No more names will come of a file; if it is read, its entries are known."""
+        """Close a group to further names; if its file has been read, place the entries."""
         self._groups.remove(group)
         if not group.whole:
             return
@@ -446,7 +446,7 @@ class Archiver:
 
 
 def _wanted(name: bytes, status: os.stat_result, known: _Known) -> Wanted:
-    """What to read; a file that has the size it had may have its content, too."""
+    """What to read of a leaf; with its earlier content if a file kept its size."""
     if not stat.S_ISREG(status.st_mode):
         return name, False, None
     seen, entry = known.get(name, _UNKNOWN)

@@ -1,11 +1,11 @@
-"""Looking ahead of the walk for what did not change since the previous run.
+"""Looks ahead of the walk for directories that did not change since the previous run.
 
-The previous run's stat cache is split into units of some thousand names; workers compare each with
-the live tree, and tell which directories are not, names, leaves and all, as they were. The walk
-then goes only to these, and to those above them: every other directory's entry is known. What could
-not be compared is told as unknown, with all below it, so that the walk relies on nothing there. A
-directory that holds a name of a hard-linked file always counts as changed, for the names of a file
-tell together what its entries are.
+The directories in the previous run's stat cache are grouped into units. Workers compare each unit
+with the live tree and report every directory whose names, leaves or own metadata differ. The walk
+then goes only to these directories and to those above them: the entry of every other directory is
+known. A directory that could not be compared is reported as unknown, with everything below it, so
+that the walk relies on nothing there. A directory that holds a name of a hard-linked file always
+counts as changed, because the entries of such a file depend on all of its names.
 """
 
 import os
@@ -28,9 +28,9 @@ from ventifs.tree.objects.records import (
 from ventifs.tree.process_pool import REQUEST_MAX, Pool
 
 UNIT_NAMES = 2000
-_UNIT_COST = 20  # what opening one costs, in names
-_CHANGED_MAX = 64  # of one unit: with more, looking ahead is not worth it there
-_UNKNOWN_MIN = 16  # units, before the rest is left alone too
+_UNIT_COST = 20  # the cost of opening one, in names
+_CHANGED_MAX = 64  # changed or unknown paths; with more, all of a unit counts as unknown
+_UNKNOWN_MIN = 16  # unknown paths; up to this many never end the scan early
 
 
 class Unit(msgspec.Struct, frozen=True, array_like=True):
@@ -39,7 +39,7 @@ class Unit(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         path: below the archive's root.
         entry: what the previous run archived of it.
-        deep: whether what is below is to be compared too.
+        deep: whether everything below is compared, too.
     """
 
     path: bytes
@@ -48,11 +48,11 @@ class Unit(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Finding(msgspec.Struct, frozen=True, array_like=True):
-    """What came of one unit.
+    """The result of comparing one unit.
 
     Attributes:
-        changed: paths of the directories that are not as they were.
-        unknown: paths of those that could not be compared, nor anything below them.
+        changed: paths of the directories that changed.
+        unknown: paths of directories that could not be compared, with everything below them.
     """
 
     changed: list[bytes]
@@ -60,7 +60,7 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The request: units to compare; its descriptors are the archive's root and the cache."""
+    """A request to compare units; its descriptors are the archive's root and the cache."""
 
     units: list[Unit]
 
@@ -70,10 +70,10 @@ _decode_reply = msgspec.msgpack.Decoder(list[Finding]).decode
 
 
 class Scouted:
-    """What is known when all units were compared.
+    """What the comparison of all units found.
 
     Attributes:
-        unknown: paths of directories of which nothing is known, nor of anything below.
+        unknown: paths of directories that are not known, with everything below them.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Scouted:
         self._to_walk = {b""}  # changed and unknown directories, and those above them
 
     def add(self, findings: list[Finding]) -> None:
-        """Take in what was found."""
+        """Add findings."""
         for finding in findings:
             self.unknown.update(finding.unknown)
             for path in chain(finding.changed, finding.unknown):
@@ -91,7 +91,7 @@ class Scouted:
                     path = path.rpartition(b"/")[0]  # noqa: PLW2901, up to the root
 
     def unchanged(self, path: bytes) -> bool:
-        """Whether a directory that was compared is, with all below it, as it was."""
+        """Whether a directory that was compared is unchanged, with everything below it."""
         return path not in self._to_walk
 
 
@@ -99,7 +99,7 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
     """Have everything below the root, whose descriptor is `top`, compared.
 
     Returns:
-        What was found; None if nearly everything has changed.
+        What was found; None if the unknown paths are more than half as many as the units.
     """
     found, asked = Scouted(), 0
 
@@ -108,12 +108,12 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
 
     for units in units_of(previous):
         if len(found.unknown) > max(_UNKNOWN_MIN, asked // 2):
-            break  # it will be more than half
+            break  # more than half will be unknown
         asked += len(units)
         request = _encode(Compare(units))
         if len(request) <= REQUEST_MAX:
             pool.submit(request, (top, previous.fd), take)
-        else:  # paths of many thousand bytes
+        else:  # too large, because of very long paths
             found.add([Finding([], [unit.path for unit in units])])
     pool.drain()
     return None if 2 * len(found.unknown) > asked else found
@@ -155,7 +155,7 @@ class Scout:
     """Compares units with the live tree."""
 
     def __init__(self, previous: Previous, options: Options, opener: Opener) -> None:
-        """Compare with what the previous run left."""
+        """Compare with what the previous run saw."""
         self._device = 0
         self._previous = previous
         self._opener = opener
@@ -167,12 +167,12 @@ class Scout:
 
     def compare(self, request: Compare, top: int, previous: int) -> bytes:
         """The encoded reply to a request about the tree below `top`; `previous` is the cache."""
-        self._previous.fd = previous  # that of the last request may be closed by now
+        self._previous.fd = previous  # the last request's may be closed by now
         self._device = os.fstat(top).st_dev
         return _encode([self._unit(unit, top) for unit in request.units])
 
     def _unit(self, unit: Unit, top: int) -> Finding:
-        """Which directories of a unit are not as they were."""
+        """Find the directories of a unit that changed."""
         found = Finding([], [])
         try:
             fd = self._opened(unit.path, top)
@@ -213,7 +213,7 @@ class Scout:
         return fd
 
     def _compared(self, fd: int, path: bytes, entry: bytes, found: Finding) -> list[Named]:
-        """Compare one directory; the subdirectories that the previous run saw in it."""
+        """Compare one directory; return the subdirectories that the previous run saw in it."""
         below: list[Named] = []
         try:
             if not self._same(fd, path, own_entry(entry), entry, below):
@@ -233,7 +233,7 @@ class Scout:
         chunks, _ = self._scanner.chunks(path, fd, seen)
         for chunk in chunks:
             old = chunk.old
-            if old is None:  # new, or damaged: the walk knows of none of its subdirectories either
+            if old is None:  # new, or damaged: the walk knows none of its subdirectories either
                 same = False
                 continue
             named = old.below()

@@ -1,11 +1,11 @@
-"""Directories put together as what they hold becomes known, in whatever order that is.
+"""Builds directories as their contents become known, in any order.
 
-A `Frame` is a directory, a `Segment` some of its names that follow one another; only the largest
-directories have several. A segment counts what it still waits for. When the first segment of a
-frame is whole, its entries go into the directory's tree and it is forgotten; when all have, the
-directory's own entry goes into the segment it stands in. Segments in which nothing changed since
-the previous run are recognised by comparing bytes, and a directory of such segments is not built
-again.
+A `Frame` is a directory. A `Segment` is some of its names, which follow one another; only the
+largest directories have several segments. A segment counts what it still waits for. When the first
+segment of a frame is complete, its entries go into the directory's tree and the segment is dropped.
+After the last segment, the directory's own entry goes into the segment of the directory above. A
+segment that did not change since the previous run is recognised by comparing bytes, and a directory
+that has only such segments is not built again.
 """
 
 from collections import deque
@@ -36,10 +36,10 @@ class Segment(msgspec.Struct):
 
     Attributes:
         last: the last of them.
-        pending: what is not known yet; one more until all names are told.
-        old: what the previous run saw, if its leaves are still that; then the next two are empty.
+        pending: how many entries are not known yet, plus one while the walk is in the segment.
+        old: what the previous run saw, if the leaves did not change; then the next two are empty.
         leaves: as they go into the cache.
-        entries: of the leaves; an empty one could not be archived.
+        entries: of the leaves; empty for a leaf that is not read yet or could not be archived.
         below: name and entry of each subdirectory, in order.
         size: bytes of regular files among the leaves.
     """
@@ -59,18 +59,19 @@ class Segment(msgspec.Struct):
 
 
 class Frame(msgspec.Struct):
-    """A directory on its way.
+    """A directory that is being built.
 
     Attributes:
         path: below the archive's root.
-        above: the segment it stands in, at `slot` of its subdirectories; None for the root.
+        above: the segment that holds it, at `slot` of its subdirectories; None for the root.
         seen: what the previous run saw of it.
-        told: whether all its segments are there.
+        told: whether all its segments have been added.
         segments: those whose entries are not in the tree yet.
-        several: whether it has more than one.
-        same: how many leading segments are as they were.
+        several: whether it may have more than one segment.
+        same: how many leading segments are unchanged.
         records, bounds: what goes into the cache.
-        paths, size: names and bytes of regular files below, so far.
+        paths: the number of names below, so far.
+        size: bytes of regular files below, so far.
     """
 
     name: bytes
@@ -91,7 +92,7 @@ class Frame(msgspec.Struct):
     size: int = 0
 
     def below(self, name: bytes) -> bytes:
-        """The path of a name in it."""
+        """The path of a name in this directory."""
         return self.path + b"/" + name if self.path else name
 
 
@@ -100,7 +101,7 @@ class Assembler:
 
     Attributes:
         directories: how many are done.
-        root: the canonical entry of the one that stands in none, once it is done.
+        root: the canonical entry of the root, once it is done.
     """
 
     def __init__(self, put_node: Callable[[bytes], Score], cache: StatCache) -> None:
@@ -111,7 +112,7 @@ class Assembler:
         self._cache = cache
 
     def arrived(self, segment: Segment, count: int = 1) -> None:
-        """So many things that the segment waited for are known."""
+        """Record that `count` things that the segment waited for are known."""
         segment.pending -= count
         if not segment.pending:
             self._advance(segment.frame)
@@ -119,18 +120,18 @@ class Assembler:
     def taken(
         self, segment: Segment, slot: int, name: bytes, entry: bytes, detail: Directory
     ) -> None:
-        """A subdirectory is, with all below it, as the previous run saw it."""
+        """Record that a subdirectory, with everything below it, did not change."""
         _place(segment, slot, (name, entry), detail.paths, detail.bytes)
         if not segment.pending:
             self._advance(segment.frame)
 
     def told(self, frame: Frame) -> None:
-        """All segments of a frame are there."""
+        """Record that all segments of a frame have been added."""
         frame.told = True
         self._advance(frame)
 
     def _advance(self, frame: Frame | None) -> None:
-        """Take in what is whole; a loop, for directories may be nested without end."""
+        """Take in what is complete; a loop, because directories may be nested without limit."""
         while frame is not None:
             while frame.segments and not frame.segments[0].pending:
                 self._take_in(frame, frame.segments.popleft())
@@ -146,7 +147,7 @@ class Assembler:
             frame = None if above.pending else above.frame
 
     def _take_in(self, frame: Frame, segment: Segment) -> None:
-        """A segment is whole, and all before it are taken in."""
+        """Take in a complete segment; all before it have been taken in."""
         old, directories = segment.old, raw(segment.below)
         if old is not None:
             unchanged = old.directories == directories
@@ -169,7 +170,7 @@ class Assembler:
         if not frame.several:
             frame.records.append(record)
         elif leading and self._cache.carries and frame.seen is not None and frame.seen.bounds:
-            frame.bounds.append(frame.seen.bounds[frame.same])  # it is there already
+            frame.bounds.append(frame.seen.bounds[frame.same])  # the carried-over file has it
         elif record.count or segment.below:
             frame.bounds.append((segment.last, self._cache.add_segment(record)))
         if leading:
@@ -181,7 +182,7 @@ class Assembler:
         self._feed(frame, pairs + segment.below)
 
     def _begin(self, frame: Frame) -> None:
-        """Start to build, with the entries of the leading segments that did not change."""
+        """Start the tree, with the entries of the leading segments that did not change."""
         if frame.builder is not None:
             return
         frame.builder = Builder(self._put_node)
@@ -200,7 +201,7 @@ class Assembler:
             frame.builder.add(data, key=name)
 
     def _finished(self, frame: Frame) -> bytes:
-        """The entry of a directory that is whole."""
+        """The entry of a directory that is complete."""
         seen = frame.seen
         unchanged = frame.builder is None and seen is not None and frame.same == seen.count
         if unchanged and seen is not None:
@@ -217,7 +218,7 @@ class Assembler:
 
 
 def _place(segment: Segment, slot: int, named: Named, paths: int, size: int) -> None:
-    """A subdirectory's entry is known, and what is below it."""
+    """Record a subdirectory's entry, and the totals of what is below it."""
     segment.below[slot] = named
     segment.frame.paths += paths + 1
     segment.frame.size += size

@@ -1,8 +1,8 @@
-"""Reading what is archived: one file of a live file system into its entry.
+"""Reads single files of a live file system into entries.
 
 Everything is opened relative to a directory's descriptor and without following links, so that a
-tree that changes while it is read cannot lead elsewhere. What changes under the reader's hands is
-read once more, and then recorded as it was found, with a `Trouble`.
+tree that changes while it is read cannot lead elsewhere. A file that changes while it is read is
+read once more. If it changes again, it is recorded as it was found, or left out, and reported.
 """
 
 import errno
@@ -38,8 +38,8 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _WHOLE_MAX = 4 << 20  # read in one piece
 _PIECE = 1 << 20
 _PAGE = 4096
-_FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is no use
-_NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP}  # a file system that does not tell: all is data
+_FOR_GOOD = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ELOOP}  # a second try is useless
+_NO_HOLES = {errno.EINVAL, errno.EOPNOTSUPP}  # the file system does not report holes: all is data
 _NO_XATTRS = {errno.ENOTSUP, errno.ENODATA, errno.EPERM, errno.EACCES, errno.EINVAL}
 _NO_XATTRS_AT_ALL = Empty()
 
@@ -59,11 +59,11 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 class Changed(Exception):
-    """A file is not what it was a moment ago, or not what can be archived."""
+    """A file changed while it was read, or cannot be archived."""
 
 
 def same_file(before: os.stat_result, after: os.stat_result) -> bool:
-    """Whether nothing that matters changed between two looks."""
+    """Whether inode, size, mtime and ctime are the same in both."""
     return (
         before.st_ino == after.st_ino
         and before.st_size == after.st_size
@@ -73,7 +73,7 @@ def same_file(before: os.stat_result, after: os.stat_result) -> bool:
 
 
 def pieces(fd: int, size: int, blocks: int) -> Iterator[bytes | int]:
-    """A file's bytes in pieces of up to 1 MiB, and the holes its file system tells of.
+    """A file's bytes in pieces of up to 1 MiB, and the lengths of reported holes.
 
     Raises:
         Changed: when the file ends early.
@@ -96,10 +96,10 @@ def pieces(fd: int, size: int, blocks: int) -> Iterator[bytes | int]:
 
 
 def _next_data(fd: int, offset: int, end: int) -> int:
-    """Where data comes next, rounded down to a page; the end, if none does before it.
+    """The offset of the next data, rounded down to a page; `end` if there is none before it.
 
     Raises:
-        OSError: the file system cannot tell because something is wrong. That is no hole.
+        OSError: the file system reports an error; this does not count as a hole.
     """
     try:
         found = os.lseek(fd, offset, os.SEEK_DATA)
@@ -113,7 +113,7 @@ def _next_data(fd: int, offset: int, end: int) -> int:
 
 
 def is_zero(fd: int, offset: int, length: int) -> bool:
-    """Whether a range reads as zeros; holes are not read, nor what lies past the file's end.
+    """Whether a range reads as zeros; holes, and what is past the file's end, are not read.
 
     Raises:
         OSError: it cannot be read.
@@ -142,7 +142,7 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
 def entry_of(
     name: bytes, status: os.stat_result, detail: Detail, xattrs: Listed | Content
 ) -> Entry:
-    """The entry of a file with this status; `time_problem` tells whether it has another time."""
+    """The entry of a file; its time is the nearest that an entry holds (see `time_problem`)."""
     time_ns = status.st_mtime_ns
     if not TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
         time_ns = clamped_ns(time_ns)
@@ -150,20 +150,20 @@ def entry_of(
 
 
 def allow_many_descriptors() -> None:
-    """A descriptor is held for every directory on the way down: allow as many as we may."""
+    """Raise the soft limit to the hard one: every directory on the way down holds a descriptor."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Opener:
-    """Opens what is read, without leaving a trace where that is allowed."""
+    """Opens files and directories, without updating their atime where that is allowed."""
 
     def __init__(self) -> None:
-        """Nothing is known yet of what is allowed."""
-        self._noatime = os.O_NOATIME  # dropped when the kernel refuses: not our file
+        """Try O_NOATIME until the kernel refuses it."""
+        self._noatime = os.O_NOATIME  # dropped when the kernel refuses it: not our file
 
     def open(self, name: bytes, directory: int) -> int:
-        """A descriptor on a file or directory, never on what a link points at."""
+        """Open a file or directory by name; a symbolic link is never followed."""
         try:
             return os.open(name, _OPEN | self._noatime, dir_fd=directory)
         except PermissionError:
@@ -176,7 +176,7 @@ def live_xattrs(target: int | bytes) -> Xattrs:
     """The extended attributes of a descriptor, or of a path that is not followed, by name.
 
     Raises:
-        OSError: when they cannot be read though there are some.
+        OSError: when they cannot be read; what is not supported or permitted is left out.
     """
     follow = isinstance(target, int)
     try:
@@ -186,7 +186,7 @@ def live_xattrs(target: int | bytes) -> Xattrs:
             return ()
         raise
     if not names:
-        return ()  # nearly always
+        return ()  # the common case
     pairs = []
     for name in sorted(os.fsencode(name) for name in names):
         try:
@@ -198,7 +198,7 @@ def live_xattrs(target: int | bytes) -> Xattrs:
 
 
 class Reader:
-    """Turns files into entries, their contents into blocks."""
+    """Turns files into entries, and their contents into blocks."""
 
     def __init__(self, writer: ContentWriter, opener: Opener) -> None:
         """Contents go to `writer`."""
@@ -209,15 +209,16 @@ class Reader:
     def regular(
         self, name: bytes, directory: int, known: Content | None = None
     ) -> tuple[Entry, os.stat_result, str]:
-        """A regular file's entry, its status when it was read, and what is wrong with it, if so.
+        """A regular file's entry, its status when it was read, and a problem, or an empty string.
 
-        What its content was when it was last seen, if that is `known`, is compared first, which
-        spares cutting it and looking up every chunk: a fifth of the time of a run over a tree of
-        new inodes.
+        If the file's content at the previous run is `known`, it is compared first. A file that
+        still has it is not cut, and its chunks are not looked up. This saves a fifth of the time
+        of a run over a tree of new inodes.
 
         Raises:
             OSError: when it cannot be opened or read, even at a second try.
-            Changed: when it is no regular file any more.
+            Changed: when it is not a regular file any more, or not of the size that it reports.
+            Changed, Unfit: as `xattrs`.
         """
         try:
             entry, status, problem = self._try_regular(name, directory, known)
@@ -267,22 +268,23 @@ class Reader:
         return self._writer.write_whole(data)
 
     def _holds(self, content: Content, fd: int, data: memoryview | None) -> bool:
-        """Whether a file, of which `data` is all if it is given, has a content still."""
+        """Whether a file still has a content; `data`, if given, is the whole file."""
 
         def piece(offset: int, length: int) -> bytes | memoryview:
             return _pread(fd, length, offset) if data is None else data[offset : offset + length]
 
         try:
             return holds(self._store, content, piece, partial(is_zero, fd))
-        except (Corrupt, NotStored):  # it is stored anew
+        except (Corrupt, NotStored):  # the file is stored again
             return False
 
     def other(self, name: bytes, directory: int) -> tuple[Entry, os.stat_result, str]:
-        """The entry and status of anything but a regular file or a directory; no problem.
+        """The entry and status of anything but a regular file or a directory; an empty problem.
 
         Raises:
-            OSError: when a link cannot be read.
+            OSError: when its status, link target or attributes cannot be read.
             Changed: when it is a regular file or a directory now.
+            Changed, Unfit: as `xattrs`.
         """
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         detail: Detail = Special()
@@ -300,13 +302,13 @@ class Reader:
         """The extended attributes of a descriptor, or of a path that is not followed.
 
         Raises:
-            OSError: when they cannot be read though there are some.
-            Changed: when they are too large to be brought back.
-            Unfit: when their names cannot be, as a faulty file system may have them.
+            OSError: when they cannot be read; what is not supported or permitted is left out.
+            Changed: when they are too large to be restored.
+            Unfit: when their names are invalid, as a faulty file system may report them.
         """
         xattrs = live_xattrs(target)
         if not xattrs:
-            return _NO_XATTRS_AT_ALL  # nearly always
+            return _NO_XATTRS_AT_ALL  # the common case
         if len(encode(xattrs)) > WHOLE_MAX:
             raise Changed(f"has more than {WHOLE_MAX >> 20} MiB of attributes")
         return self._writer.write_xattrs(xattrs)

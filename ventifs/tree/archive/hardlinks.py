@@ -1,7 +1,7 @@
 """Hard links: the names of one file that a walk meets in different places.
 
 A file is read by one of its names. The id that all its names share is the hash of the smallest
-path, so it is known when as many names were met as the file has, or when the walk is over.
+path, so the id is known when the walk has met as many names as the file has, or is over.
 """
 
 import stat
@@ -36,7 +36,9 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct):
-    """The names met so far of one file. Kept small: a copy by hard links has one for every file.
+    """The names of one file that the walk has met so far.
+
+    Kept small: a tree copied by hard links has a group for every file.
 
     Attributes:
         key: device and inode.
@@ -59,7 +61,7 @@ class Group(msgspec.Struct):
 
     @classmethod
     def of(cls, status: stat_result, leaf: Leaf) -> "Group":
-        """The group of a file of which a first name is met."""
+        """The group of a file whose first name is met."""
         return cls(_key(status), leaf, status.st_nlink, stat.S_ISREG(status.st_mode))
 
     def same(self, leaf: Leaf) -> bool:
@@ -68,11 +70,11 @@ class Group(msgspec.Struct):
 
     @property
     def whole(self) -> bool:
-        """Whether every name is known, and what the file is."""
+        """Whether the file has been read and all of its names are known."""
         return bool(self.entry) and (self.final or len(self.members) >= self.links)
 
     def entries(self) -> Iterator[tuple[Member, bytes, int]]:
-        """Each name's canonical entry, and the file's size; a lone name is no link."""
+        """Each name with its canonical entry and the file's size; a single name gets no link id."""
         read = own_entry(self.entry)
         link = b""
         if len(self.members) > 1:
@@ -83,23 +85,23 @@ class Group(msgspec.Struct):
 
 
 def link_id(smallest: bytes) -> bytes:
-    """What all names of a file share, by its bytewise smallest path below the archive's root."""
+    """The id that all names of a file share, from its smallest path below the root, by bytes."""
     return blake3(smallest).digest(LINK_ID_SIZE)
 
 
 def claim_of(entry: Entry) -> bytes:
-    """What archived names of one file have in common: their link id and everything but the name.
+    """A hash of what the archived names of one file share: link id and everything but the name.
 
-    A link id alone proves nothing: what claims another file's contents must not get them.
+    A link id alone proves nothing: an entry with a forged id must not get another file's contents.
     """
     return blake3(encode(msgspec.structs.replace(entry, name=b""))).digest(LINK_ID_SIZE)
 
 
 class Groups:
-    """The files of which names may still come."""
+    """The files that may have more names."""
 
     def __init__(self) -> None:
-        """None is met yet."""
+        """Start without groups."""
         self._open: dict[int, Group] = {}
 
     def find(self, status: stat_result) -> Group | None:
@@ -107,17 +109,17 @@ class Groups:
         return self._open.get(_key(status))
 
     def add(self, group: Group) -> None:
-        """Start a group; one of the same file that is no more the same goes."""
+        """Start a group; it replaces an older one with the same device and inode."""
         self._open[group.key] = group
 
     def remove(self, group: Group) -> None:
-        """No more names will come."""
+        """Close a group: no more names will come."""
         group.final = True
         if self._open.get(group.key) is group:
             del self._open[group.key]
 
     def rest(self) -> list[Group]:
-        """All that are left."""
+        """All groups that are still open."""
         return list(self._open.values())
 
 

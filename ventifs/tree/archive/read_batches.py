@@ -1,7 +1,7 @@
-"""Reading files in batches, here or in a worker: what is asked, what is answered.
+"""Reads files in batches, in this process or in a worker: the requests and the replies.
 
 A request names leaves of a few directories, given as descriptors; the reply has an `Outcome` for
-each.
+each leaf.
 """
 
 import os
@@ -20,22 +20,22 @@ from ventifs.tree.process_pool import DESCRIPTORS_MAX, REQUEST_MAX, Pool
 
 _BATCH_BYTES = 2 << 20  # of files
 _BATCH_LEAVES = 200
-_FILE_COST = 8 << 10  # what opening one costs, in bytes read
+_FILE_COST = 8 << 10  # the cost of opening one, in bytes read
 assert _BATCH_LEAVES * 310 + DESCRIPTORS_MAX * 8 <= REQUEST_MAX  # names are up to 255 bytes
 
-# A name, whether it is a regular file, and what its content was when it was last seen.
+# A name, whether it is a regular file, and its content at the previous run.
 Wanted = tuple[bytes, bool, Content | None]
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What came of reading one leaf.
+    """The result of reading one leaf.
 
     Attributes:
-        entry: its canonical entry; empty, if it could not be read.
+        entry: its canonical entry; empty if it could not be read.
         inode, size, mtime_ns, ctime_ns: its status when it was read.
         regular_size: bytes of a regular file, else 0.
         settled: whether it may be taken from the cache next time.
-        problem: why it could not be read, or not as it should.
+        problem: why it could not be read, or what is wrong with its entry; else empty.
     """
 
     entry: bytes
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """The request: the leaves wanted of each directory, in the order of the descriptors."""
+    """A request to read leaves of each directory, in the order of the descriptors."""
 
     wanted: list[list[Wanted]]
 
@@ -59,14 +59,14 @@ class _Reply(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int
 
 
-Done = Callable[[int, list[Outcome]], None]  # which is the first, and what came of them
+Done = Callable[[int, list[Outcome]], None]  # the index of the first leaf, and the outcomes
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_reply = msgspec.msgpack.Decoder(_Reply).decode
 
 
 class BatchReader:
-    """Reads what requests name, storing contents in one store."""
+    """Reads the leaves that requests name, and stores their contents in one store."""
 
     def __init__(self, store: Store, clock: Callable[[], int] = time.time_ns) -> None:
         """`store` is open for writing, or as a worker; `clock` returns ns since 1970."""
@@ -89,7 +89,7 @@ class BatchReader:
         new_bytes = self._writer.new_bytes - before
         try:
             return _encode(_Reply(outcomes, new_bytes))
-        except OverflowError:  # a ctime that MessagePack does not hold
+        except OverflowError:  # a ctime that MessagePack cannot hold
             held = [replace(each, ctime_ns=clamped_ns(each.ctime_ns)) for each in outcomes]
             return _encode(_Reply(held, new_bytes))
 
@@ -109,7 +109,7 @@ class BatchReader:
             return Outcome(b"", problem=reason_of(error))
         if entry.mtime_ns != status.st_mtime_ns:
             problem = problem or time_problem(status.st_mtime_ns)
-        # Not settled with a problem, so that every run reports it.
+        # A leaf with a problem is not settled, so that every run reports it.
         settled = not problem and status.st_ctime_ns < started_ns - SETTLED_NS
         return Outcome(
             record,
@@ -124,7 +124,7 @@ class BatchReader:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something could not be read, for people."""
+    """Why something could not be read, as text for users."""
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number).lower() if number else str(error)
 
@@ -133,7 +133,7 @@ class Batches:
     """Gathers leaves to be read, and hands them to a pool about 2 MB at a time.
 
     Attributes:
-        new_bytes: bytes of blocks that reading them brought to the store.
+        new_bytes: bytes of blocks that the store did not have before the leaves were read.
     """
 
     def __init__(self, pool: Pool, delivered: Callable[[], None]) -> None:
@@ -152,8 +152,8 @@ class Batches:
         Args:
             directory: its descriptor, needed only until this returns.
             wanted: the leaves.
-            sizes: of each in bytes, as far as it is known.
-            done: gets their outcomes, now or later, some at a time and not in order.
+            sizes: of each in bytes, as far as known.
+            done: called with their outcomes, now or later, some at a time and in any order.
         """
         start = 0
         while start < len(wanted):
@@ -171,7 +171,7 @@ class Batches:
             start = end
 
     def _fitting(self, sizes: list[int], start: int) -> int:
-        """Where to stop so that the batch gets no larger than it need be; one leaf always fits."""
+        """The end of the leaves that fill the batch; one leaf always fits."""
         end, most = start, min(len(sizes), start + _BATCH_LEAVES - self._leaves)
         while end < most and self._weight < _BATCH_BYTES:
             self._weight += sizes[end] + _FILE_COST
@@ -179,7 +179,7 @@ class Batches:
         return end
 
     def flush(self) -> None:
-        """Hand over what is gathered."""
+        """Submit the gathered leaves."""
         if not self._done:
             return
         descriptors, lengths = self._descriptors, [len(wanted) for wanted in self._wanted]
@@ -202,7 +202,7 @@ class Batches:
                 os.close(descriptor)
 
     def drop(self) -> None:
-        """Forget what is gathered, after an error."""
+        """Drop the gathered leaves, after an error."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []

@@ -1,4 +1,4 @@
-"""Looking at a directory's names: what there is, in order, and what the previous run saw of it."""
+"""Lists a directory's names in order, together with what the previous run saw of them."""
 
 import os
 import stat
@@ -26,9 +26,9 @@ class Options(msgspec.Struct, frozen=True):
     """What an archive run leaves out.
 
     Attributes:
-        exclude: paths.
+        exclude: paths that match.
         one_file_system: what is on another file system than the directory above it.
-        exclude_caches: all but the tag in directories that a CACHEDIR.TAG marks as caches.
+        exclude_caches: all but the tag, in directories that a CACHEDIR.TAG marks as caches.
     """
 
     exclude: Patterns = msgspec.field(default_factory=Patterns)
@@ -40,9 +40,9 @@ class Chunk(msgspec.Struct):
     """Names of a directory that follow one another, in order.
 
     Attributes:
-        last: no name after it belongs here.
+        last: upper bound of the names; may be empty in a directory's last chunk.
         leaves, directories: the names, with their status.
-        old: what the previous run saw in their place, if it did.
+        old: what the previous run saw in their place; None if not known.
     """
 
     last: bytes
@@ -51,7 +51,7 @@ class Chunk(msgspec.Struct):
     old: Segment | None
 
     def stats(self) -> list[Leaf]:
-        """The leaves as the cache has them."""
+        """The leaves in the form that the cache stores."""
         # Hot: 0.1 us a name.
         return [
             (name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -74,19 +74,19 @@ class Scanner:
         opener: Opener,
         vanished: Callable[[bytes, OSError], None],
     ) -> None:
-        """`vanished` is told of every path whose status cannot be had, unless it is excluded."""
+        """`vanished` is called for every path that has no readable status and is not excluded."""
         self._cache = cache
         self._options = options
         self._opener = opener
         self._vanished = vanished
 
     def chunks(self, path: bytes, fd: int, seen: Seen | None) -> tuple[Iterator[Chunk], bool]:
-        """The names of an open directory, and whether there are several chunks of them.
+        """The names of an open directory, and whether there may be several chunks of them.
 
-        A file that is replaced while they are listed may be listed twice; it is here once.
+        The kernel may list a file twice that is replaced meanwhile; the result has it once.
 
         Raises:
-            OSError: when they cannot be read; not later, while chunks are asked for.
+            OSError: when they cannot be read; raised here, not while the chunks are iterated.
         """
         with os.scandir(fd) as found:
             first = list(islice(found, SEGMENT_MAX + 1))
@@ -115,10 +115,10 @@ class Scanner:
     def _several(
         self, path: bytes, fd: int, names: list[bytes], seen: Seen | None
     ) -> Iterator[Chunk]:
-        """As many names at a time as the previous run took together, unless they got too many."""
+        """Split the names as the previous run did; a chunk that grew too much is split again."""
         bounds = [last for last, _ in seen.bounds] if seen is not None else []
         if seen is not None and seen.segments:
-            bounds = [b""]  # it had one, which reaches to the end as the last always does
+            bounds = [b""]  # the only segment reaches to the end, as the last one always does
         number = start = 0
         while start < len(names) or number < len(bounds):
             end, old = len(names), None
@@ -179,7 +179,7 @@ class Scanner:
 
 
 def _encoded(names: list[str]) -> list[bytes]:
-    """The bytes of names; all in one go, which takes a fifth of one by one."""
+    """The bytes of names; all at once takes a fifth of the time of one by one."""
     if not names:
         return []
     return "\0".join(names).encode(_ENCODING, "surrogateescape").split(b"\0")

@@ -1,16 +1,18 @@
-"""What the previous run under a name saw, so that what is unchanged need not be read again.
+"""What the previous run under a name saw, so that unchanged files are not read again.
 
-One disposable file a version name, beside the store. For every directory, by path: name, inode,
-size, mtime and ctime of each leaf, and its canonical entry, kept encoded, so that a directory in
-which nothing changed is recognised by comparing bytes. The device is left out, for snapshot mounts
-change it nightly. A run asks the file, and puts a new one in place only after its version is
-committed: all that it saw, or what the old one holds and, after it, what is not as it was. A file
-that has grown to twice its size is written whole. It is bound to the store's id and epoch: when
-blocks may have left the store, nothing in it counts. Every record carries a check, so damage is a
-miss.
+The cache is one disposable file for each version name, in the store's directory. For every
+directory, by path, it has the name, inode, size, mtime and ctime of each leaf, and its canonical
+entry. These are kept encoded, so that an unchanged directory is recognised by comparing bytes. The
+device is left out, because snapshot mounts change it nightly.
 
-An entry counts only if its ctime lies 2 s or more before the file was read: what is changed within
-the clock's tick of being read is read again next time.
+A run reads the old file, and puts a new one in place only after its version is committed. The new
+file holds all that the run saw, or the old file's records followed by those that changed. A file
+that is more than twice as large as when it was last written whole is written whole again. The file
+is bound to the store's id and epoch: when blocks may have left the store, nothing in it counts.
+Every record carries a check, so damage is a miss.
+
+An entry counts only if its ctime lies more than 2 s before the file was read. A file that is
+changed within the clock's tick of being read is therefore read again next time.
 """
 
 import fcntl
@@ -37,14 +39,14 @@ _MAGIC = b"vfstat\x00\x03"
 _CHECK_SIZE = 8
 _HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
 _DIRECTORY = "statcache"
-_WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours here
+_WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours in the file
 
 Leaf = tuple[bytes, int, int, int, int]  # name, inode, size, mtime_ns, ctime_ns
 Named = tuple[bytes, bytes]  # a name and its canonical entry
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """Names of one directory that follow one another, as they were seen.
+    """Names of one directory that follow one another, as a run saw them.
 
     Attributes:
         leaves: the encoded `Leaf`s of everything but directories, sorted by name.
@@ -71,13 +73,13 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):
-    """A directory as it was seen.
+    """A directory as a run saw it.
 
     Attributes:
         path: below the archive's root.
-        content: the tree that was built of it.
-        segments: the only one; none, when there are several.
-        bounds: last name and place of each, when there are several.
+        content: the tree that was built from it.
+        segments: the only one; empty when there are several.
+        bounds: last name and offset of each, when there are several.
     """
 
     path: bytes
@@ -92,9 +94,9 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Footer(msgspec.Struct, frozen=True, array_like=True):
-    """The last record: where each directory's record is, by the hash of its path, ascending.
+    """The last record: the offset of each directory's record, by ascending hash of its path.
 
-    `whole_size` is the size of the file when a run last wrote all of it.
+    `whole_size` is the size of the file, without its footer, when a run last wrote all of it.
     """
 
     store_id: bytes
@@ -119,9 +121,9 @@ def raw(items: Sequence[object]) -> msgspec.Raw:
 
 
 def raw_leaves(leaves: Sequence[Leaf]) -> msgspec.Raw:
-    """Leaves, encoded; of a time that MessagePack does not hold, the nearest that it does.
+    """Leaves, encoded; a time that MessagePack cannot hold becomes the nearest that it can.
 
-    A leaf with such a time is kept as not settled, so it never passes for unchanged.
+    A leaf with such a time is kept as not settled, so it never counts as unchanged.
     """
     try:
         return msgspec.Raw(encode(leaves))
@@ -141,7 +143,7 @@ class Previous:
     """The file that the previous run left, open for reading.
 
     Attributes:
-        fd: its descriptor, the caller's to close.
+        fd: its descriptor; the caller closes it.
         end: where its records end and the footer begins.
     """
 
@@ -149,7 +151,7 @@ class Previous:
         """Read the footer.
 
         Raises:
-            OSError, msgspec.DecodeError: when there is none, or it is damaged.
+            OSError, msgspec.DecodeError: when it is missing or damaged.
         """
         self.fd = fd
         self._size = os.fstat(fd).st_size
@@ -164,7 +166,7 @@ class Previous:
 
     @property
     def worn(self) -> bool:
-        """Whether half of it or more may be records of what is gone."""
+        """Whether half of the file or more may be outdated records."""
         return self._size > 2 * self.footer.whole_size
 
     def directory(self, path: bytes) -> Seen | None:
@@ -190,7 +192,7 @@ class Previous:
         return None
 
     def _record(self, offset: int) -> bytes | None:
-        """A record's bytes, if they are what was written, and can be read."""
+        """A record's bytes; None if they cannot be read, or are not what was written."""
         with suppress(OSError):
             head = self._bytes(offset, _HEAD_SIZE)
             length = int.from_bytes(head[:8], "little")
@@ -215,25 +217,25 @@ class Previous:
 class StatCache:
     """The cache of one run: what the previous one left, and what this one gathers.
 
-    Holds a lock, so that two runs under one name cannot be at work at once.
+    A cache that gathers holds a lock, so that no two runs under one name work at the same time.
 
     Attributes:
         path: of the file.
-        previous: what the previous run left; None, if it does not count.
-        carries: whether that is kept, but for what this run adds.
+        previous: the file that the previous run left; None if it is not used.
+        carries: whether the records of `previous` are kept, and this run adds to them.
     """
 
     def __init__(self, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> None:
         """The cache for a version name.
 
         Args:
-            store: whose blocks it speaks of.
+            store: the store whose blocks it refers to.
             name: of the versions.
-            ask: whether what the previous run saw counts.
-            gather: whether this run leaves something for the next.
+            ask: whether to use what the previous run saw.
+            gather: whether to write a cache for the next run.
 
         Raises:
-            Busy: another run under this name is at work.
+            Busy: another run under this name is at work, and this one is to gather.
         """
         self.path = store.path / _DIRECTORY / name
         self.previous: Previous | None = None
@@ -252,7 +254,7 @@ class StatCache:
             self.previous = self._opened()
 
     def _opened(self) -> Previous | None:
-        """The previous run's file; whatever is wrong with it, there is none."""
+        """The previous run's file; None if anything is wrong with it."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -273,11 +275,11 @@ class StatCache:
         return None if self.previous is None else self.previous.segment(seen, number)
 
     def carry_over(self) -> None:
-        """Keep what the previous run saw, but for what this one adds."""
+        """Keep the records of the previous run, and add to them."""
         self.carries = self.previous is not None
 
     def add_segment(self, segment: Segment) -> int:
-        """Gather one of several segments for the next run; its place."""
+        """Gather one of several segments for the next run; return its offset."""
         return self._write(encode(segment))
 
     def add(self, seen: Seen) -> None:
@@ -295,13 +297,13 @@ class StatCache:
             self._file.write(
                 len(data).to_bytes(8, "little") + blake3(data).digest(_CHECK_SIZE) + data
             )
-        except OSError:  # the next run only reads more
+        except OSError:  # then the next run only reads more
             self._drop()
             return 0
         return place
 
     def _drop(self) -> None:
-        """Gather no more, and leave nothing."""
+        """Stop gathering, and remove the new file."""
         self._gathers = False
         file, self._file = self._file, None
         with suppress(OSError):
@@ -310,7 +312,7 @@ class StatCache:
                 file.close()
 
     def _started(self) -> IO[bytes]:
-        """A new file, which begins with what is carried over."""
+        """A new file, which begins with the records that are carried over."""
         self._temporary.unlink(missing_ok=True)  # of a run that was killed
         file = self._file = os.fdopen(create_file(self._temporary), "wb", buffering=_WINDOW)
         if not self.carries:
@@ -323,7 +325,7 @@ class StatCache:
         return file
 
     def put_in_place(self) -> None:
-        """The version is committed: let the next run ask what was gathered."""
+        """Let the next run use what was gathered, once the version is committed."""
         if self._file is None:
             return  # all is carried over, nothing added
         start, places = self._file.tell(), self._places
@@ -347,7 +349,7 @@ class StatCache:
         self._temporary.replace(self.path)
 
     def close(self) -> None:
-        """Let go; what was gathered and not put in place is dropped."""
+        """Release everything; what was gathered and not put in place is dropped."""
         if self.previous is not None:
             os.close(self.previous.fd)
             self.previous = None
@@ -359,7 +361,7 @@ class StatCache:
 
 @contextmanager
 def no_run(store: Store, name: str) -> Iterator[None]:
-    """Keep runs of a name from starting.
+    """Keep runs under a name from starting.
 
     Raises:
         Busy: one is at work.

@@ -1,8 +1,8 @@
-"""What an archive run asks of whoever works for it, and how that is answered.
+"""The requests of an archive run to its workers, and the service that answers them.
 
-Three things: to read leaves, to compare units with the live tree, and to make what was stored
-durable and hand it over. A worker opens the store only when it is to read: an unchanged tree needs
-none.
+There are three requests: to read leaves, to compare units with the live tree, and to make stored
+blocks durable and hand them over. A worker opens the store only for its first read: an unchanged
+tree needs none.
 """
 
 import pickle
@@ -23,11 +23,11 @@ from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.statcache import Previous
 from ventifs.tree.process_pool import Handle, Pool, Send
 
-PENDING_MAX = 64_000  # blocks, about a GiB, that wait for a commit
+PENDING_MAX = 64_000  # blocks (about 1 GiB) that wait for a commit
 
 
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Make durable what was stored, and hand it over."""
+    """A request to make the stored blocks durable and hand them over."""
 
 
 _decode = msgspec.msgpack.Decoder(Read | Compare | HandOver).decode
@@ -46,9 +46,9 @@ class Service:
         """Open and read nothing yet.
 
         Args:
-            store: opens the one to store in, when it is first needed.
+            store: opens the store when it is first needed.
             options: what is left out.
-            clock: returns ns since 1970; files changed just before are read again next time.
+            clock: returns ns since 1970; a file that changed just before is read again next time.
         """
         self._clock = clock
         self._open_store = store
@@ -81,7 +81,7 @@ class Service:
 
 
 def collect(pool: Pool, store: Store) -> None:
-    """Have all that workers stored become part of the store's next commit."""
+    """Make all that workers stored part of the store's next commit."""
 
     def adopt(reply: bytes) -> None:
         if reply:
@@ -91,7 +91,7 @@ def collect(pool: Pool, store: Store) -> None:
 
 
 def commit_notes(pool: Pool, store: Store) -> None:
-    """Commit, from now on, what workers hand over by themselves: about a GiB each time."""
+    """From now on, commit what workers hand over by themselves, about 1 GiB each time."""
 
     def commit(note: bytes) -> None:
         store.adopt(pickle.loads(note))  # noqa: S301, from our own worker
@@ -104,7 +104,7 @@ def commit_notes(pool: Pool, store: Store) -> None:
 def serving(
     path: Path, claims: Claims, options: Options, level: int, send: Send
 ) -> Iterator[Handle]:
-    """The task of a worker: work for a run into the store at `path`."""
+    """The task of a worker: answer the requests of a run into the store at `path`."""
 
     def give(batch: Batch) -> None:
         send(pickle.dumps(batch))

@@ -1,6 +1,6 @@
-"""A file's bytes as blocks, and back: any part of it, holes as holes.
+"""Stores a file's bytes as blocks, and reads any part of them back, holes as holes.
 
-Content is empty, inline, one block, or a tree of items; the bytes alone decide which of these.
+Content is empty, inline, one block, or a tree of items; the bytes alone decide which.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +33,7 @@ from ventifs.tree.objects.records import (
     weigh_item,
 )
 
-WHOLE_MAX = 16 << 20  # what `read_whole` reads: extended attributes
+WHOLE_MAX = 16 << 20  # bytes; the limit of `read_whole`, which reads extended attributes
 SLICE_DEPTH_MAX = 8  # slices of slices: a disk image's are one deep
 
 
@@ -41,12 +41,12 @@ class ContentWriter:
     """Stores contents in one store. Not to be shared between threads.
 
     Attributes:
-        store: the one.
+        store: receives the blocks.
         new_bytes: bytes of chunks and nodes that the store did not have.
     """
 
     def __init__(self, store: Store) -> None:
-        """Cut as the store's header says."""
+        """Cut with the seed in the store's header."""
         self.store = store
         seed = int.from_bytes(store.header.chunk_seed[:8], "little")
         self._chunker = Chunker(seed)
@@ -123,8 +123,8 @@ def read(
     Args:
         store: where its blocks are.
         content: a file's.
-        offset: first byte wanted; past the end nothing is.
-        length: how many; None for the rest.
+        offset: first byte wanted; past the end, nothing is yielded.
+        length: how many bytes; None for the rest.
 
     Yields:
         non-empty pieces of bytes, or the lengths of holes.
@@ -175,7 +175,7 @@ def _item(
 def _block(
     store: Store, score: bytes, length: int, offset: int, take: int
 ) -> Iterator[bytes | memoryview | int]:
-    """Part of a block, with the trailing zeros the store leaves out."""
+    """Part of a block, with the trailing zeros that the store leaves out."""
     data = store.get(Score(score))
     if len(data) > length:
         raise Corrupt(f"block of {len(data)} bytes where {length} are said", score=score)
@@ -192,16 +192,16 @@ def holds(
     piece: Callable[[int, int], bytes | memoryview],
     zeros: Callable[[int, int], bool],
 ) -> bool:
-    """Whether a file's bytes are a content's, told by scores alone: blocks are not read.
+    """Whether a file has the bytes of a content, judged by scores; no data blocks are read.
 
     Args:
         store: where the content's nodes are.
         content: a block or a tree.
         piece: a file's bytes, by offset and length; fewer than asked for at its end.
-        zeros: whether a file has nothing but zeros, by offset and length.
+        zeros: whether a range of a file is all zeros, by offset and length.
 
     Returns:
-        False also for contents with slices, and for others than blocks and trees.
+        Whether they are the same; False also for contents with slices, empty and inline ones.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -233,7 +233,7 @@ def read_whole(store: Store, content: Content) -> bytes:
     """A content that is known to be small, in one piece.
 
     Raises:
-        Corrupt, NotStored: where the archive is damaged.
+        Corrupt, NotStored: where the archive is damaged, or the content is longer than `WHOLE_MAX`.
     """
     if length_of(content) > WHOLE_MAX:
         raise Corrupt(f"content of {length_of(content)} bytes where a small one is said")

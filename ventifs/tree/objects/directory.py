@@ -1,4 +1,4 @@
-"""Directories as trees of entries, in order of their names' bytes."""
+"""Directories as trees of entries, in the order of the bytes of their names."""
 
 from collections.abc import Iterable, Iterator
 
@@ -22,7 +22,7 @@ class NoSuchPath(VentifsError):
 
 
 def build(put: Put, entries: Iterable[tuple[bytes, bytes]]) -> Content:
-    """Store a directory; (name, canonical entry) pairs come sorted, each name once."""
+    """Store a directory from (name, canonical entry) pairs, sorted by name, each name once."""
     builder = Builder(put)
     for name, data in entries:
         builder.add(data, key=name)
@@ -69,7 +69,7 @@ def resolve(store: Store, root: Entry, path: bytes) -> Entry:
     """The entry at a path below a root. Symbolic links are never followed.
 
     Raises:
-        NoSuchPath: naming the first component that is not there, or is no directory.
+        NoSuchPath: naming the first path that does not exist, or is not a directory.
         Corrupt, NotStored: where the archive is damaged.
     """
     entry, walked = root, b""

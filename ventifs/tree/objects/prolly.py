@@ -1,13 +1,14 @@
 """The canonical search tree that file contents and directories share.
 
-Encoded items, in order, are grouped into nodes whose ends the items themselves decide: an item ends
-its node when BLAKE3(level, item) is under a mask. So the same items always make the same nodes,
-however they came about, and a change rewrites one path. A node has at least 4 items, unless it is
-the last of its level, and at most 64 KiB, counted from its own start: every level is at most a
-quarter as long as the one below, rounded up, whatever the items are, even chosen against the mask.
+Encoded items, in order, are grouped into nodes. The items themselves decide where a node ends: an
+item ends its node when the bits of BLAKE3(level, item) under a mask are zero. So the same items
+always make the same nodes, in whatever way they arose, and a change rewrites one path. A node has
+at least 4 items, unless it is the last of its level, and at most 64 KiB, counted from its own
+start. Every level is at most a quarter as long as the one below, rounded up, even if the items are
+chosen to defeat the mask.
 
-Inner nodes hold, for each node below, how many items and bytes of content it covers and its last
-key, so that look-ups by ordinal, by offset and by key cost one node a level.
+For each node below it, an inner node holds the number of items and of bytes of content, and the
+last key. So look-ups by ordinal, by offset and by key read one node a level.
 """
 
 from bisect import bisect_left
@@ -22,7 +23,7 @@ from ventifs.tree.objects.records import Child, decode_child, encode_child
 
 NODE_ITEMS_MIN = 4
 NODE_SIZE_MAX = 64 << 10
-LEVEL_MAX = 40  # 4 items a node: more than any tree that fits the world
+LEVEL_MAX = 40  # with 4 items a node, more than any real tree has
 _NODE_OVERHEAD = 16
 _MASK = 127  # of the hash's first byte: 128 items a node on average
 _END = b"\xc1"  # closes a node: MessagePack never uses it, and a block must not end in a zero
@@ -43,10 +44,10 @@ _decode_node = msgspec.msgpack.Decoder(Node).decode
 
 
 class Builder:
-    """Builds a tree from items in order; memory is a node a level.
+    """Builds a tree from items in order; memory holds one node a level.
 
-    Itself it is one level of the tree, the leaves unless told otherwise: it gathers items into
-    nodes, and hands each to the level above, another of its kind.
+    A builder is one level of the tree, by default that of the leaves. It gathers items into nodes,
+    and adds each node to the builder of the level above.
 
     Attributes:
         count: leaf items so far.
@@ -62,7 +63,7 @@ class Builder:
         self._above: Builder | None = None
         self._nodes = 0
         self._score = Score(b"")  # of the last node
-        # Of the node on its way: items and their bytes, what came before it, its last key.
+        # Of the node being gathered: items and their bytes, totals before it, its last key.
         self._items: list[bytes] = []
         self._size = _NODE_OVERHEAD
         self._before = 0, 0
@@ -84,7 +85,7 @@ class Builder:
             self._cut()
 
     def _cut(self) -> None:
-        """Write the items gathered as a node."""
+        """Write the gathered items as a node."""
         raws = [msgspec.Raw(item) for item in self._items]
         self._score = self._put(_encode_node(Node(self._level, raws)) + _END)
         self._nodes += 1
@@ -98,7 +99,10 @@ class Builder:
         self._before = self.count, self.total
 
     def finish(self) -> Score:
-        """Write what is left; the root's score: the only node of the first level that has one."""
+        """Write the remaining nodes; return the score of the root.
+
+        The root is the only node of the lowest level that has only one.
+        """
         assert self.count > 0
         level = self
         while True:
@@ -143,14 +147,14 @@ def walk(
     weigh: Callable[[bytes], int] | None = None,
     said: int | None = None,
 ) -> Iterator[tuple[int, bytes]]:
-    """Items in order, from the one at ordinal `skip`; or, with `weigh`, from where byte `skip` is.
+    """Items in order, from the one at ordinal `skip`; with `weigh`, from the one with byte `skip`.
 
     Args:
         get: reads a block.
         root: the root node.
         skip: items, or bytes of content, to leave out; O(log n).
-        weigh: the bytes of content an item stands for.
-        said: how much the whole tree covers, in items or in bytes, as its referrer says.
+        weigh: returns the bytes of content that an item stands for.
+        said: the size of the whole tree according to its referrer, in items or in bytes.
 
     Yields:
         (how much of the item itself is still to be skipped, the item's bytes). The first number is

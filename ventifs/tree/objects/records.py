@@ -1,10 +1,10 @@
 """The records that trees are made of, and their canonical bytes.
 
-Everything is MessagePack of arrays, one encoding each: `decode` refuses whatever does not encode
-again to the same bytes, so that equal things have equal scores. FORMAT.md gives the layouts. File
-names, link targets and extended attributes are bytes; version names are text.
+Every record is a MessagePack array and has exactly one encoding. Decoders refuse bytes that do not
+encode again to the same bytes, so equal records have equal scores. FORMAT.md gives the layouts.
+File names, link targets and extended attributes are bytes; version names are text.
 
-Each rule stands here once, in a function that says what is wrong with a record. Decoders raise
+Each rule stands here once, in a function that reports what is wrong with a record. Decoders raise
 `Corrupt` for it and encoders raise `Unfit`, so what is written can be read.
 """
 
@@ -27,7 +27,7 @@ _DOTS = frozenset((b".", b".."))
 
 
 class Unfit(VentifsError):
-    """A record that would not be readable, so that it is not written."""
+    """A record breaks a rule; it is not written, because it could not be read back."""
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -39,7 +39,7 @@ class Empty(_Record, frozen=True, tag=0):
 
 
 class Inline(_Record, frozen=True, tag=1):
-    """Up to 32 bytes, kept where they are referred to."""
+    """Up to 32 bytes, kept in the record that refers to them."""
 
     data: bytes
 
@@ -65,7 +65,7 @@ Content = Empty | Inline | Block | Tree
 
 
 class Hole(_Record, frozen=True, tag=0):
-    """So many zeros, stored nowhere."""
+    """A run of zeros, which is not stored."""
 
     length: int
 
@@ -78,7 +78,7 @@ class Chunk(_Record, frozen=True, tag=1):
 
 
 class Slice(_Record, frozen=True, tag=2):
-    """A part of another content: what disk images are made of."""
+    """A part of another content; disk images consist of slices."""
 
     content: Content
     offset: int
@@ -89,7 +89,7 @@ Item = Hole | Chunk | Slice
 
 
 class Child(_Record, frozen=True):
-    """What an inner node holds of a node below.
+    """What an inner node records about a node below it.
 
     Attributes:
         score: the node's.
@@ -151,9 +151,9 @@ class Entry(_Record, frozen=True):
     Attributes:
         name: 1 to 255 bytes, no NUL, no `/`, not `.` or `..`; empty for a version's root.
         mode: type and permission bits, as in st_mode.
-        mtime_ns: nanoseconds since 1970, also before it.
-        detail: what only this type of file has.
-        xattrs: empty, listed, or the content that holds the encoding of what is too long to list.
+        mtime_ns: nanoseconds since 1970; negative before.
+        detail: the fields of this type of file.
+        xattrs: empty, listed, or the content that holds their encoding, if too long to list.
         link: 16 bytes that all names of one hard-linked file share, else empty.
     """
 
@@ -197,12 +197,12 @@ _DETAIL_OF_TYPE: dict[int, type[Detail]] = {
 
 
 def encode(record: msgspec.Struct | Xattrs) -> bytes:
-    """A record's canonical bytes; the record is known to keep the rules."""
+    """A record's canonical bytes; the caller knows that the record keeps the rules."""
     return _encode(record)
 
 
 def encode_entry(entry: Entry, *, root: bool = False) -> bytes:
-    """An entry's canonical bytes, which `decode_entry` takes.
+    """An entry's canonical bytes, which `decode_entry` accepts.
 
     Raises:
         Unfit: naming the entry, when it breaks a rule.
@@ -215,7 +215,7 @@ def encode_entry(entry: Entry, *, root: bool = False) -> bytes:
 
 
 def encode_item(item: Item) -> bytes:
-    """A content item's canonical bytes, which `decode_item` takes.
+    """A content item's canonical bytes, which `decode_item` accepts.
 
     Raises:
         Unfit: when it breaks a rule.
@@ -226,7 +226,7 @@ def encode_item(item: Item) -> bytes:
 
 
 def encode_child(child: Child) -> bytes:
-    """An inner node's item as canonical bytes, which `decode_child` takes.
+    """An inner node's item as canonical bytes, which `decode_child` accepts.
 
     Raises:
         Unfit: when it breaks a rule.
@@ -237,17 +237,17 @@ def encode_child(child: Child) -> bytes:
 
 
 def bounded_total(total: int) -> int:
-    """A sum of sizes as directories hold it: no more than 2^63 - 1, however large the files are."""
+    """A sum of sizes, limited to the 2^63 - 1 that a directory can hold."""
     return min(total, LENGTH_MAX)
 
 
 def clamped_ns(time_ns: int) -> int:
-    """The nearest time that an entry holds."""
+    """The nearest time that an entry can hold."""
     return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
 def time_problem(time_ns: int) -> str:
-    """What to report of a time that an entry cannot hold; nothing, if it can."""
+    """The problem to report for a time that an entry cannot hold; empty if it can."""
     if TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
         return ""
     return f"its time is {'before 1677' if time_ns < 0 else 'after 2554'}; the nearest is kept"
@@ -264,12 +264,12 @@ def _decoded(decoder: "msgspec.msgpack.Decoder[T]", data: bytes | memoryview, wh
 
 
 def own_entry(data: bytes) -> Entry:
-    """An entry that was encoded here, or whose bytes carry a check: nothing is verified."""
+    """Decode, without verifying, an entry encoded here or whose bytes carry a check."""
     return _entry.decode(data)
 
 
 def own_item(data: bytes | msgspec.Raw) -> Item:
-    """An item that was encoded here, or in a node whose score holds."""
+    """Decode, without verifying, an item encoded here or in a node whose score holds."""
     return _item.decode(data)
 
 
@@ -287,8 +287,8 @@ def decode_entry(data: bytes | memoryview, *, root: bool = False) -> Entry:
 
 
 def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
-    """What is wrong with an entry's fields; nothing, if they can be."""
-    # Hot: for every file that is read, and every entry of an archive that is walked; 1 us.
+    """What is wrong with an entry's fields; empty if they are valid."""
+    # Hot: for every file that is read, and every archived entry that is walked; 1 us.
     name, mode, detail = entry.name, entry.mode, entry.detail
     if bool(name) == root or len(name) > NAME_MAX or name in _DOTS:
         return "a name that cannot be"
@@ -310,7 +310,7 @@ def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list 
 
 
 def _detail_problem(entry: Entry) -> str:
-    """What is wrong with the detail of anything but a regular file."""
+    """What is wrong with the detail of anything but a regular file; empty if it is valid."""
     match entry.detail:
         case Device(major, minor):  # Linux's own limits
             sound = 0 <= major < 2**12 and 0 <= minor < 2**20
@@ -350,7 +350,7 @@ def _in_order(xattrs: Xattrs) -> bool:
 
 
 def content_problem(content: Content) -> str:
-    """What is wrong with a content's own fields; nothing, if they can be."""
+    """What is wrong with a content's own fields; empty if they are valid."""
     kind = type(content)  # quicker than `match`, and there is one for every file
     if kind is Block:
         sound = len(content.score) == SCORE_SIZE and 0 < content.length <= BLOCK_LENGTH_MAX  # type: ignore[union-attr]
@@ -364,7 +364,7 @@ def content_problem(content: Content) -> str:
 
 
 def length_of(content: Content) -> int:
-    """Bytes of a file's content, entries of a directory's."""
+    """The number of bytes of a file's content, or of entries of a directory's."""
     kind = type(content)  # hot, as in `content_problem`
     if kind is Block or kind is Tree:
         return content.length  # type: ignore[union-attr]
@@ -372,7 +372,7 @@ def length_of(content: Content) -> int:
 
 
 def score_of_content(content: Content) -> Score:
-    """What names a content: its block or root node, or the block its inline bytes would be."""
+    """The score of a content: of its block, its root node, or a block of its inline bytes."""
     match content:
         case Empty():
             return ZERO_SCORE
@@ -445,7 +445,7 @@ def decode_xattrs(data: bytes) -> Xattrs:
 
 
 def listed_xattrs(xattrs: Xattrs) -> "Empty | Listed | None":
-    """Extended attributes as an entry has them; None if they are too long to be kept in it.
+    """Extended attributes as an entry holds them; None if they are too long for it.
 
     Raises:
         Unfit: when they are not sorted by name, each name once, or a name is empty or has a NUL.

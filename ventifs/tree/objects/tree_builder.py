@@ -1,11 +1,12 @@
-"""Directories built of rows that stand for all their entries, in the order of a walk.
+"""Builds directories from rows that describe their entries, in the order of a walk.
 
-The key of a row is its path with NUL between the names, so that rows in order of their keys are the
-tree in pre-order, names in order of their bytes, and a tree of any size is built with a node a
-level in memory.
+The key of a row is its path with NUL between the names. So rows in order of their keys are the tree
+in pre-order, names in order of their bytes, and a tree of any size is built with a node a level in
+memory.
 
-A directory that no row describes is made as the caller says: `PLAIN` in tar archives, which may
-leave directories out, and `CLOSED` where one's attributes are lost, so that nothing private opens.
+The caller supplies the entry of a directory that has no row: `PLAIN` for tar archives, which may
+leave directories out, and `CLOSED` where a directory's attributes are lost, so that nothing private
+becomes accessible.
 """
 
 import stat
@@ -33,17 +34,17 @@ Row = tuple[Key, bool, int, bytes]  # key, whether a directory, bytes of a file,
 Implied = Callable[[Key], Entry]  # the entry of a directory without a row, by its key
 
 PLAIN = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
-CLOSED = replace(PLAIN, mode=stat.S_IFDIR | 0o700)  # of root
+CLOSED = replace(PLAIN, mode=stat.S_IFDIR | 0o700)  # owned by root
 AS_CLOSED = "kept as a directory of mode 0700, owned by root"
 
 
 def plain(_: Key) -> Entry:
-    """A directory that a tar archive has no member for, as GNU tar makes it for root."""
+    """The entry of a directory without a member in a tar archive, as GNU tar makes it for root."""
     return PLAIN
 
 
 class _Frame(msgspec.Struct):
-    """A directory on the way: its own entry, and what is below it so far."""
+    """A directory that is being built: its own entry, and what is below it so far."""
 
     entry: Entry
     builder: Builder
@@ -52,18 +53,18 @@ class _Frame(msgspec.Struct):
 
 
 def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry:
-    """Store the directories of a tree; the root's entry.
+    """Store the directories of a tree; return the root's entry.
 
     Args:
-        rows: in order of their keys, nothing below what is no directory; the root's is empty.
-            Directories come without content.
+        rows: in order of their keys, none below an entry that is not a directory. The root's key
+            is empty. Directories come without content.
         put: stores nodes.
-        implied: makes the directories that have no row of their own, and the root if it has none.
+        implied: returns the entry of a directory that has no row; also of the root.
     """
     # Hot: 2 us a row.
     frames = [_Frame(PLAIN, Builder(put))]
     rooted = False
-    here = b""  # the key of the last of them
+    here = b""  # the key of the last frame
     for key, directory, size, record in rows:
         above, _, name = key.rpartition(b"\0")
         if above != here:
@@ -86,17 +87,17 @@ def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry
 
 
 def path_of(key: Key) -> bytes:
-    """The path, as people write it."""
+    """The path of a key, with a slash between the names."""
     return key.replace(b"\0", b"/")
 
 
 def with_link(record: bytes, least: bytes) -> bytes:
-    """An encoded entry as one of a hard-linked file's, whose least path is given."""
+    """Add to an encoded entry the link id of the hard-linked file with this smallest path."""
     return encode(replace(own_entry(record), link=link_id(least)))
 
 
 def _move(frames: list[_Frame], here: Key, to: Key, put: Put, implied: Implied) -> None:
-    """Close directories, and open those that no row speaks of, to get from one to another."""
+    """Move from one directory to another; close frames, and open those that have no row."""
     names, wanted = _names(here), _names(to)
     shared = 0
     while shared < min(len(names), len(wanted)) and names[shared] == wanted[shared]:
@@ -113,7 +114,7 @@ def _names(key: Key) -> list[bytes]:
 
 
 def _close(frames: list[_Frame]) -> None:
-    """All below the last directory is known: it is an entry of the one above."""
+    """Finish the last directory, and add its entry to the one above."""
     frame = frames.pop()
     entry, above = _finished(frame), frames[-1]
     above.builder.add(encode_entry(entry), key=entry.name)

@@ -1,13 +1,13 @@
-"""Several names of a version that are one directory of the destination, for links there are kept.
+"""Directories of the destination that have several names in the version, because of kept links.
 
-A version that has `lib` and `usr/lib` restored over a root whose `lib` leads to `usr/lib` is the
-usual case. The names of a directory have an order: its own comes first, then each link that led to
-it or to a directory above it. Metadata is that of the first name. An entry is the one archived
-under the first name that has it; under a later name it is made once if it is the same, and reported
-if it is not. The own name is looked up in the version, and earlier links have been followed, so no
-result depends on what another process has made so far.
+The usual case: a version with `lib` and `usr/lib` is restored over a root whose `lib` is a link to
+`usr/lib`. The names of such a directory have an order: its own name comes first, then each link
+that led to it or to a directory above it. The directory gets the metadata archived under its first
+name. An entry comes from the first name that has it. If a later name has the same entry, it is made
+once; if the entries differ, the later one is reported. The own name is looked up in the version,
+and earlier links have been followed, so no result depends on what another process has made so far.
 
-Memory is that of the links that were kept: a directory of the destination is not remembered.
+Memory grows only with the number of kept links: directories of the destination are not remembered.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +31,9 @@ class Claim:
     """One name of a directory.
 
     Attributes:
-        entry: archived under it.
-        names: where that stands in what is restored.
-        order: of the link that led there, among those that were kept; `_OWN` without one.
+        entry: the directory that is archived under this name.
+        names: the path of that entry in what is restored.
+        order: number of the link that led there, among the kept links; `_OWN` without a link.
     """
 
     entry: Entry
@@ -46,7 +46,7 @@ class Alias:
     """A directory that is entered under a name that is not its own.
 
     Attributes:
-        order: of the link that led there.
+        order: number of the link that led there, among the kept links.
         earlier: its names that come before this one, in order.
     """
 
@@ -55,10 +55,10 @@ class Alias:
 
 
 class Aliases:
-    """What a version has of the directories that links of a destination lead to."""
+    """The names in a version of the directories that links of a destination lead to."""
 
     def __init__(self, store: Store, root: Entry, selection: Selection) -> None:
-        """Of what is restored from `root`."""
+        """Start without links; `selection` is what is restored from `root`."""
         self._store = store
         self._root = root
         self._selection = selection
@@ -66,16 +66,16 @@ class Aliases:
         self._count = 0
 
     def linked(self, real: Names, names: Names, entry: Entry) -> Alias | None:
-        """A directory that a link led to; None if the link has become the directory meanwhile.
+        """The alias of a directory that a link led to; None if the link has become that directory.
 
         Args:
-            real: its own names in the destination.
-            names: those of the link.
-            entry: archived under them.
+            real: the directory's own names in the destination.
+            names: the names of the link.
+            entry: the entry archived under the link's names.
         """
         claims = self._claims(real)
         earlier = tuple(takewhile(lambda claim: claim.names != names, claims))
-        if len(earlier) < len(claims):  # no link: it is reached as the directory above it is
+        if len(earlier) < len(claims):  # a known name: no new link leads to it
             order = claims[len(earlier)].order
             return None if order == _OWN else Alias(order, earlier)
         order, self._count = self._count, self._count + 1
@@ -83,7 +83,7 @@ class Aliases:
         return Alias(order, earlier)
 
     def below(self, above: Alias | None, real: Callable[[], Names], name: bytes) -> Alias | None:
-        """The same of a directory in another that was entered, without a link of its own."""
+        """The alias of a directory without a link of its own, in a directory with alias `above`."""
         if above is None:
             return None
         claims = [claim for claim in self._kept.get(real(), ()) if claim.order < above.order]
@@ -94,10 +94,11 @@ class Aliases:
         return Alias(above.order, tuple(sorted(claims, key=_order)))
 
     def verdict(self, alias: Alias | None, entry: Entry) -> str | None:
-        """Whether an entry is left to an earlier name of the directory that it is in.
+        """Decide whether an earlier name of its directory provides an entry instead.
 
         Returns:
-            None to make it; why it cannot be made; or nothing, if the earlier one is the same.
+            None if the entry is to be made; an empty text if the earlier name has the same entry;
+            otherwise the reason why the entry cannot be made.
         """
         if alias is None or not alias.earlier:
             return None
@@ -109,14 +110,14 @@ class Aliases:
         if entry.is_directory and all(found.is_directory for found, _ in there):
             return None
         for found, path in there:
-            if self._is_restored(found, path):  # this one decides, and later ones were refused
+            if self._is_restored(found, path):  # this one decides; later ones were refused
                 if entry.is_directory and found.is_directory:
                     return None
                 return _conflict(found, path, entry)
         return None
 
     def _claims(self, real: Names) -> list[Claim]:
-        """All names so far of a directory, in order."""
+        """All names of a directory that are known so far, in order."""
         known = [Claim(self._root, (), _OWN)]
         claims = [
             Claim(found, (*claim.names, *real[length:]), claim.order)
@@ -127,7 +128,7 @@ class Aliases:
         return sorted(claims, key=_order)
 
     def _is_restored(self, entry: Entry, path: bytes) -> bool:
-        """Whether an entry is chosen, or anything below a directory that would be made for it."""
+        """Whether an entry is chosen, or is a directory with something chosen below it."""
         if self._selection.chooses(path, directory=entry.is_directory):
             return True
         if not (entry.is_directory and self._selection.include):
@@ -142,7 +143,7 @@ class Aliases:
             yield from tree(self._store, entry, path)
         except IndexDamaged:
             raise
-        except VentifsError:  # the walk reports it there
+        except VentifsError:  # the walk reports it
             return
 
     def _at(self, entry: Entry, below: Names) -> Entry | None:
@@ -150,7 +151,7 @@ class Aliases:
             found = resolve(self._store, entry, b"/".join(below))
         except IndexDamaged:
             raise
-        except VentifsError:  # none, or one that cannot be read, which the walk reports there
+        except VentifsError:  # missing, or unreadable, which the walk reports
             return None
         return found if found.is_directory else None
 
@@ -169,7 +170,7 @@ def _order(claim: Claim) -> int:
 
 
 def _conflict(rival: Entry, path: bytes, entry: Entry) -> str:
-    """Why an entry is not restored where its rival is; nothing if they are the same."""
+    """The reason why an entry cannot be restored beside its rival; empty if they are the same."""
     if encode(rival) == encode(entry):
         return ""
     return (

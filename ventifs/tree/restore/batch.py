@@ -1,4 +1,4 @@
-"""What a restore hands over at once: entries that stand together, and where they go."""
+"""A batch: entries that stand together, which a restore hands to a worker in one request."""
 
 import os
 
@@ -9,24 +9,24 @@ from ventifs.tree.restore.destination import Place, Places
 from ventifs.tree.restore.hardlinks import Group
 
 _ENTRIES_MAX = 512
-_BYTES_MAX = 4 << 20  # of contents, but for the last entry's
-_REQUEST_MAX = 56 << 10  # an entry takes up to 5 KiB, a request 64
+_BYTES_MAX = 4 << 20  # of contents; the last entry may exceed it
+_REQUEST_MAX = 56 << 10  # bytes: an entry takes up to 5 KiB, a request up to 64 KiB
 _PLACES_MAX = 64
 
 
 class Batch:
-    """One request in the making.
+    """One request that is being put together.
 
     Attributes:
         members: (place, entry) in order.
-        places: each place once; the batch counts as pending in it.
-        descriptors: of each place the directory, followed by its staging directory if it has one.
-        groups: of each first name of hard links its number in the batch, and its group.
+        places: the index of each place's descriptor; the batch counts as pending in each place.
+        descriptors: for each place its directory, followed by its staging directory if it has one.
+        groups: for each first name of a hard-linked file, its index in `members` and its group.
         size: bytes of contents.
     """
 
     def __init__(self) -> None:
-        """Nothing is in it."""
+        """Start empty."""
         self.members: list[tuple[Place, Entry]] = []
         self.places: dict[Place, int] = {}
         self.descriptors: list[int] = []
@@ -37,7 +37,7 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        """Whether it is time to hand it over."""
+        """Whether the batch is to be handed over now."""
         return (
             len(self.members) >= _ENTRIES_MAX
             or self.size >= _BYTES_MAX
@@ -48,7 +48,7 @@ class Batch:
     def add(
         self, places: Places, place: Place, entry: Entry, data: bytes, group: Group | None
     ) -> None:
-        """Take in an entry; `data` is its canonical bytes."""
+        """Add an entry; `data` is its canonical bytes."""
         at = self.places.get(place)
         if at is None:
             at = self.places[place] = len(self.descriptors)
@@ -64,11 +64,11 @@ class Batch:
         self._encoded += len(data) + 8
 
     def request(self) -> bytes:
-        """What `file_maker.Maker` takes."""
+        """The encoded request, as `file_maker.Maker` takes it."""
         return msgspec.msgpack.encode(self._items)
 
     def close(self) -> None:
-        """Close the descriptors, once they are handed over."""
+        """Close the descriptors, after they were handed over."""
         for fd in self.descriptors:
             os.close(fd)
         self.descriptors = []

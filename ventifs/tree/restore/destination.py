@@ -1,11 +1,12 @@
-"""The directories of a destination: making them, finding them again, moving finished things in.
+"""The directories of a destination: makes them, opens them again, and stages what goes into them.
 
-Every component is opened relative to its parent's descriptor and never through a link. The only
-links that a restore keeps are those that `directory_symlinks` allows: it finds the directory
-beneath the destination and gives its descriptor. Few descriptors are open at a time, however deep
-the tree is: one that was closed is opened again from the nearest directory above that still is
-open. With `overwrite` things are made in a staging directory that only this user may enter, one for
-each mount. The next run in the same place removes what a killed run has left in one.
+Every component is opened relative to its parent's descriptor and never through a link. A restore
+keeps only the links that `directory_symlinks` allows; that module finds the directory beneath the
+destination and returns its descriptor. Few descriptors are open at a time, however deep the tree
+is: a closed one is opened again from the nearest directory above that is still open. With
+`overwrite`, everything but directories is made in a staging directory that only this user may
+enter. There is one for each mount. The next run in the same place removes the staging directory
+of a run that was killed.
 """
 
 import errno
@@ -33,7 +34,7 @@ OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LARGE = 32 << 20  # bytes, from which on a file is made piece by piece
 _OPEN_MAX = 64
 _STAGING = b".ventifs-restore."
-_TRIES = 100  # at a staging directory: a second one is rare already
+_TRIES = 100  # to make a staging directory; even a second one is rare
 
 
 @dataclass(slots=True, eq=False)
@@ -41,14 +42,14 @@ class Place:
     """A directory of the destination that is not finished.
 
     Attributes:
-        entry: what is archived of it.
+        entry: the archived entry.
         above: the directory it is in; None for the top.
         linked: whether the first name of a hard-linked file is in it or below.
         staging: descriptor of the staging directory of its mount; -1 without one.
-        pending: what must be done before it is finished, its own walk first.
-        names: where it is, if a symbolic link has its name and is kept.
+        pending: how many tasks must end before it is finished; its own walk is the first.
+        names: its own names in the destination, if a kept symbolic link leads to it.
         alias: its other names, if a link is on the way to it; see `alias_paths`.
-        before: its status when it was entered, if it was there.
+        before: its status when it was entered, if it existed already.
     """
 
     entry: Entry
@@ -83,13 +84,13 @@ class Places:
     """The directories of one restore. Not to be shared between threads.
 
     Attributes:
-        on_link: called before a link is followed, to finish all that is being made: a directory may
-            have been entered under another name.
-        on_replaced: called with a path and what was said of the link that is gone from there.
+        on_link: called before a link is followed, to finish all that is being made: the directory
+            may have been entered under another name.
+        on_replaced: called with a path, and a description of the link that was replaced there.
     """
 
     def __init__(self, top: int, *, overwrite: bool, symlinks: Symlinks = Symlinks.TRUSTED) -> None:
-        """Everything goes below `top`, which is closed in the end."""
+        """Restore below the descriptor `top`, which `close` closes."""
         self.on_link: Callable[[], None] = lambda: None
         self.on_replaced: Callable[[bytes, str], None] = lambda *_: None
         self._symlinks = symlinks
@@ -110,7 +111,7 @@ class Places:
         return place
 
     def around(self, entry: Entry) -> Place:
-        """The place of what is no directory: the top is around it, and stays as it is."""
+        """The place for a single entry that is no directory: the top, which stays as it is."""
         place = Place(entry, None)
         if (
             self._overwrite or entry.size >= LARGE
@@ -119,10 +120,10 @@ class Places:
         return place
 
     def make(self, entry: Entry, above: Place) -> Place:
-        """A directory in another, new or, with `overwrite`, one that is there.
+        """Make a directory in another or, with `overwrite`, enter an existing one.
 
         Raises:
-            OSError: when there is none now.
+            OSError: it can be neither made nor entered.
         """
         place = Place(entry, above, staging=above.staging)
         directory = self.fd(above)
@@ -137,7 +138,7 @@ class Places:
         return place
 
     def _make_over(self, place: Place, above: Place) -> None:
-        """Enter a directory that is there, or make one instead of what is."""
+        """Enter an existing directory, or replace what has its name by a new directory."""
         name, directory = place.entry.name, self.fd(above)
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         said = ""
@@ -166,7 +167,7 @@ class Places:
         self._give_staging(place, fd)
 
     def fd(self, place: Place) -> int:
-        """A descriptor, good until the next call."""
+        """A descriptor of a place's directory; valid until the next call."""
         closed: list[Place] = []
         while place.above is not None and place not in self._open:
             closed.append(place)
@@ -189,7 +190,7 @@ class Places:
             os.close(self._open.popitem(last=False)[1])
 
     def tidy(self, place: Place) -> None:
-        """Take away the staging directory that was made in this one: all that needed it is done."""
+        """Remove the staging directory that was made in this place: nothing needs it any more."""
         if place in self._stagings:
             self._stagings.pop(place).close()
             self._mounts = {mount: at for mount, at in self._mounts.items() if at is not place}
@@ -201,15 +202,15 @@ class Places:
             os.close(fd)
 
     def _give_staging(self, place: Place, directory: int) -> None:
-        """Find or make the staging directory for a directory that was there."""
+        """Find or make the staging directory for the mount of an existing directory."""
         mount = _mount_of(directory)
-        if mount not in self._mounts:  # this is where it begins, or where we do
+        if mount not in self._mounts:  # the mount begins here, or the restore does
             self._stagings[place] = Staging(directory)
             self._mounts[mount] = place
         place.staging = self._stagings[self._mounts[mount]].fd
 
     def close(self) -> None:
-        """Close all, and take the staging directories away."""
+        """Close all descriptors, and remove the staging directories."""
         for staging in self._stagings.values():
             staging.close()
         for fd in self._open.values():
@@ -226,7 +227,7 @@ class Staging:
     """
 
     def __init__(self, above: int) -> None:
-        """Make one in a directory, taking away what killed runs have left of theirs.
+        """Make one in a directory, and remove those that killed runs have left there.
 
         Raises:
             OSError: it cannot be made.
@@ -243,16 +244,17 @@ class Staging:
         _make_private(self.fd)
 
     def close(self) -> None:
-        """Take it away with what an interrupted run has left in it."""
+        """Remove it, with anything that an interrupted run has left in it."""
         _remove(self.fd, self._name, self._above)
         os.close(self.fd)
         os.close(self._above)
 
 
 def _made_staging(above: int) -> tuple[bytes, int]:
-    """A new staging directory, locked: its name and descriptor.
+    """Make and lock a staging directory; return its name and descriptor.
 
-    Until it is locked, another run takes it for what a killed run has left: then another is made.
+    Until it is locked, another run may take it for that of a killed run and remove it. Then the
+    next one is made.
     """
     for _ in range(_TRIES):
         name = _STAGING + os.urandom(8).hex().encode()
@@ -266,11 +268,11 @@ def _made_staging(above: int) -> tuple[bytes, int]:
 
 
 def _locked(fd: int, name: bytes, above: int, how: int) -> bool:
-    """Lock an open directory; whether it is still the one that has the name."""
+    """Lock an open directory; return whether it is still the one that has the name."""
     fcntl.flock(fd, how)
     try:
         there = os.stat(name, dir_fd=above, follow_symlinks=False)
-    except FileNotFoundError:  # removed between our open and our lock
+    except FileNotFoundError:  # removed between open and lock
         return False
     return os.path.samestat(os.fstat(fd), there)
 
@@ -295,7 +297,7 @@ def _remove(fd: int, name: bytes, above: int) -> None:
 
 
 def _make_private(fd: int) -> None:
-    """Let nobody else in, and nothing that is made in it inherit anything, where we may say so."""
+    """Keep other users out, and let new files inherit nothing, as far as this user may."""
     with suppress(OSError):
         os.removexattr(fd, "system.posix_acl_default")
     with suppress(OSError):
@@ -305,12 +307,12 @@ def _make_private(fd: int) -> None:
 
 
 def opened_top(target: Path) -> tuple[int, os.stat_result]:
-    """The destination, as `_opened` has it; it and its parents are made where they are not there.
+    """Open the destination as `_opened` does; it and its parents are made where they are missing.
 
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be made or opened.
     """
-    _make_top(target, 0o700)  # its own mode comes last
+    _make_top(target, 0o700)  # its archived mode is set last
     with _closing(os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as found:
         return _opened(b".", found)
 
@@ -326,20 +328,20 @@ def _make_top(target: Path, mode: int) -> None:
         _make_top(target.parent, 0o777)
         os.mkdir(target, mode)
     with _closing(os.open(target, OPEN_DIRECTORY | os.O_PATH)) as found:
-        _allow_owner(found)  # what is made in it may be ours to find again
+        _allow_owner(found)  # so that the umask does not keep this process out of it
 
 
 def _made(name: bytes, directory: int) -> int:
-    """A descriptor of a new directory."""
+    """Make a directory; return its descriptor."""
     os.mkdir(name, 0o700, dir_fd=directory)
     return _opened(name, directory)[0]
 
 
 def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:
-    """A directory, open, and with all permissions for its owner if that is us.
+    """Open a directory, with all permissions for its owner if this user may set them.
 
-    A default ACL of what is above, or our umask, may keep even us out of what we have just made.
-    Its status is as it was before.
+    A default ACL of the directory above, or the umask, may keep a process out of a directory that
+    it has just made. The returned status is the one from before the change.
     """
     try:
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
@@ -355,7 +357,7 @@ def _opened(name: bytes, directory: int) -> tuple[int, os.stat_result]:
 
 
 def _found(name: bytes, directory: int) -> int:
-    """A directory that may not be entered, found: `.` of one cannot be looked up in it."""
+    """A descriptor of a directory that may not be entered: `.` cannot be looked up in it."""
     if name == b".":
         return os.dup(directory)
     return os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=directory)
@@ -370,7 +372,7 @@ def _closing(fd: int) -> Iterator[int]:
 
 
 def _allow_owner(fd: int) -> None:
-    """Give a directory's owner all permissions, until it gets those that are archived."""
+    """Give a directory's owner all permissions, until the archived mode is set."""
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if mode & 0o700 != 0o700:
         with suppress(OSError):
@@ -378,7 +380,7 @@ def _allow_owner(fd: int) -> None:
 
 
 def _mount_of(fd: int) -> tuple[int, bytes]:
-    """What two directories have in common if things can be moved from one to the other."""
+    """Device and mount id: equal for two directories if files can be moved between them."""
     mount = b""
     with suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as facts:
         mount = next((line for line in facts if line.startswith(b"mnt_id:")), b"")

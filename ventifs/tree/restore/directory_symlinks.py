@@ -1,24 +1,30 @@
-"""Symbolic links of a destination where a version has directories: which are kept, and followed.
+"""Symbolic links of a destination where a version has directories: which ones are followed.
 
 A link is kept if it leads to a directory beneath the destination, and if everything on the way is
-trusted; the rest is replaced by directories. `Symlinks` changes the second condition, never the
-first. Others could lead a restore by root wherever they like, so trusted means: each link on the
-way belongs to root or to the restoring user, and so does each directory in which a name of the way
-is looked up, from the destination down to the link and on along what it leads through; and no
-other user can write in such a directory. For a user may rename a link of root's within directories
-of his own, or a whole directory that holds one. The directory at the end may be anybody's: its name
-is in a directory that is trusted.
+trusted. All other links are replaced by directories. `Symlinks` changes the second condition, never
+the first.
+
+Otherwise another user could redirect a restore by root anywhere. Trusted means:
+
+- Each link on the way belongs to root or to the restoring user.
+- So does each directory in which a name of the way is looked up, from the destination down to the
+  link and on along what the link leads through.
+- No other user can write in such a directory.
+
+The last two conditions are needed because a user may rename a link of root within the user's own
+directories, or rename a whole directory that holds one. The directory at the end of the way may
+belong to any user: its name is in a trusted directory.
 
 A sticky directory, such as `/tmp`, is no exception: a user cannot rename root's link in it, but can
-move one there from a directory of his own. An access control list that lets others write shows in
-the mode of the group.
+move one there from a directory of the user's own. An access control list that lets others write
+shows in the group bits of the mode.
 
-The way is walked component by component, each opened relative to the one before it and never
-through a link, so that a link that is swapped between check and use changes nothing: what was
-checked is what is open. `..` goes back along what was walked. This holds what openat2 holds with
-RESOLVE_BENEATH, which cannot say whose links it followed, and needs no kernel that has it. As
-there, an absolute link leads outside, whatever it would mean to a guest with this root; only where
-the destination is `/` itself does it lead beneath.
+The way is walked component by component. Each component is opened relative to the one before it and
+never through a link. A link that is swapped between check and use therefore changes nothing: what
+was checked is what is open. `..` goes back along the components that were walked. openat2 with
+RESOLVE_BENEATH guarantees the same, but cannot report the owners of the links that it followed, and
+some kernels lack it. As with openat2, an absolute link leads outside, whatever it would mean to a
+guest with this root. Only if the destination is `/` itself does it lead beneath.
 """
 
 import errno
@@ -53,13 +59,13 @@ class _Way:
     """A way down from the destination; the directories on it stay open."""
 
     def __init__(self, top: int, trusted: set[int] | None = None) -> None:
-        """Only directories of trusted users are gone through, unless all are."""
+        """Start at `top`; `trusted` are user ids, None to trust all."""
         self._fds = [os.dup(top)]
         self._trusted = trusted
         self.names: list[bytes] = []
 
     def find(self, name: bytes, *, directory: bool = False) -> int:
-        """A descriptor (O_PATH) of what has a name here.
+        """Look up a name in the current directory; return a descriptor (O_PATH).
 
         Raises:
             NotKept: other users could have put it there.
@@ -68,7 +74,7 @@ class _Way:
         return os.open(name, _FIND | (os.O_DIRECTORY if directory else 0), dir_fd=self.fd)
 
     def check(self) -> None:
-        """See that only trusted users can make or move anything in the directory.
+        """Check that only trusted users can make or move anything in the current directory.
 
         Raises:
             NotKept: others can.
@@ -91,10 +97,10 @@ class _Way:
         self._fds.append(fd)
 
     def back(self) -> None:
-        """Go up.
+        """Go up one directory.
 
         Raises:
-            NotKept: from the destination itself.
+            NotKept: the current directory is the destination itself.
         """
         if not self.names:
             raise NotKept("it leads outside the destination")
@@ -113,17 +119,17 @@ class _Way:
 def follow(
     top: int, where: Names, directory: int, name: bytes, symlinks: Symlinks
 ) -> tuple[Names, int]:
-    """Follow a link; the directory it leads to, as names and as a descriptor (O_PATH).
+    """Follow a link; return the directory it leads to, as names and as a descriptor (O_PATH).
 
     Args:
         top: the destination.
         where: the names of the directory the link is in.
-        directory: that one, open.
-        name: the link's.
-        symlinks: what may be followed.
+        directory: a descriptor of that directory.
+        name: the link's name.
+        symlinks: which links may be followed.
 
     Raises:
-        NotKept: it is to be replaced.
+        NotKept: the link is to be replaced.
     """
     if symlinks is Symlinks.REPLACE:
         raise NotKept("--replace-symlinks")
@@ -183,10 +189,10 @@ def _is_root(top: int) -> bool:
 
 
 def open_again(top: int, names: Names, was: os.stat_result) -> int:
-    """Open a directory that a link led to, which was closed meanwhile.
+    """Open again a directory that a link led to, after its descriptor was closed.
 
     Raises:
-        OSError: it is not there any more; what stands in its place is not taken for it.
+        OSError: the directory is gone; another one in its place is not accepted.
     """
     way = _Way(top)
     try:
@@ -202,7 +208,7 @@ def open_again(top: int, names: Names, was: os.stat_result) -> int:
 
 
 def described(name: bytes, directory: int, reason: str) -> str:
-    """What is said of a link that is replaced."""
+    """Describe a link that is replaced: its target, and the reason."""
     try:
         target = printable(os.readlink(name, dir_fd=directory))
     except OSError:  # swapped meanwhile

@@ -1,6 +1,6 @@
-"""What a restore would make, found by directory nodes alone; and what links would do to it.
+"""Counts what a restore would make, and lists the links of the destination that it would replace.
 
-The links are those of the destination, which is looked at, never changed.
+Only directory nodes are read. The destination is examined, never changed.
 """
 
 import os
@@ -24,7 +24,7 @@ _FIND = _FIND_TOP | os.O_NOFOLLOW
 
 @dataclass(slots=True)
 class _There:
-    """A directory of the destination on the way; `fd` is -1 where there is none."""
+    """A directory on the current path; `fd` is -1 if the destination does not have it."""
 
     fd: int
     names: Names = ()
@@ -32,12 +32,12 @@ class _There:
 
 
 class Plan:
-    """What is chosen below an entry, counted; see `selection.Visitor`.
+    """Counts what is chosen below an entry; a `selection.Visitor`.
 
     Attributes:
         entries: names that would be made.
         size: bytes of regular files among them, each file once.
-        failed: (path, reason) of directories that are damaged, and of what links are in the way of.
+        failed: (path, reason) of damaged directories, and of entries that a link displaces.
         replaced: (path, what is there) of symbolic links that would be replaced by directories.
     """
 
@@ -51,7 +51,7 @@ class Plan:
         target: Path | None = None,
         symlinks: Symlinks = Symlinks.TRUSTED,
     ) -> None:
-        """Walk it; `told` hears of each path. `target` is what it would be restored over."""
+        """Walk `root` and call `told` with each path; `target` is the destination, if any."""
         self.entries = self.size = 0
         self.failed: list[tuple[bytes, str]] = []
         self.replaced: list[tuple[bytes, str]] = []
@@ -90,7 +90,7 @@ class Plan:
         self._told(self._path(entry.name), entry)
 
     def damaged(self, error: VentifsError) -> None:
-        """Tell of a damaged directory."""
+        """Record a damaged directory."""
         self.failed.append((self._path(), str(error)))
 
     def leave(self) -> None:
@@ -103,11 +103,11 @@ class Plan:
     def _top(self) -> _There:
         try:
             return _There(-1 if self._target is None else os.open(self._target, _FIND_TOP))
-        except OSError:  # none is there yet
+        except OSError:  # it does not exist yet
             return _There(-1)
 
     def _below(self, entry: Entry) -> _There:
-        """What is there of a directory, and what would become of a link in its place."""
+        """Find a directory in the destination; follow a link in its place, or record it."""
         above = self._there[-1]
         names = (*above.names, entry.name)
         there = _There(-1, names, self._aliases.below(above.alias, lambda: names, entry.name))
@@ -119,7 +119,7 @@ class Plan:
                 there.fd = os.open(entry.name, _FIND, dir_fd=above.fd)
             elif stat.S_ISLNK(mode):
                 self._follow(entry, above, there)
-        except OSError:  # the restore will say so
+        except OSError:  # the restore reports it
             pass
         return there
 
@@ -134,7 +134,7 @@ class Plan:
             there.alias = self._aliases.linked(there.names, names, entry)
 
     def _is_rivalled(self, entry: Entry) -> bool:
-        """Whether an entry is left to another name of the directory that it would be in."""
+        """Whether an entry is not made, because another name of its directory has it or a rival."""
         if not self._there:
             return False
         reason = self._aliases.verdict(self._there[-1].alias, entry)

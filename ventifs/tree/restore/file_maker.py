@@ -1,9 +1,10 @@
-"""Makes what a batch lists, in directories that are open: all that a worker of a restore does.
+"""A restore's worker: makes the entries of a batch, in directories that are open.
 
-A request lists (which of the descriptors, canonical entry) pairs; the reply tells what went wrong,
-by the entry's place in the list. Files are made under their own names in new directories, which
-only this user may enter until they are done; with `overwrite` in a private staging directory (the
-next descriptor) and moved to their names whole. What cannot be made whole is not left behind.
+A request lists pairs of (index of a descriptor, canonical entry), or is a `Piece` of a large file.
+The reply lists what went wrong, by the entry's index in the list. Without `overwrite`, files are
+made under their own names; a new directory lets only this user in until it is done. With
+`overwrite`, files are made in a private staging directory (the next descriptor) and moved to their
+names when they are whole. An entry that cannot be made whole is removed.
 """
 
 import errno
@@ -38,7 +39,7 @@ from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, dress_nam
 from ventifs.tree.restore.range_writer import Piece, write_all, write_piece
 from ventifs.tree.restore.unchanged import is_there
 
-CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight are under 300 MiB together
+CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight workers take under 300 MiB together
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 STOPPING = {
     errno.ENOSPC,
@@ -67,9 +68,9 @@ class Kind(IntEnum):
     """What a trouble means for its entry."""
 
     LESS = 0  # made, but without something that the user may not restore
-    LEFT_OUT = 1  # not made, for the user may not
+    LEFT_OUT = 1  # not made, because the user may not
     FAILED = 2  # not made
-    STOPPED = 3  # not made, nor would what comes after it be
+    STOPPED = 3  # not made, and neither can anything after it
 
 
 class Trouble(msgspec.Struct, array_like=True, gc=False):
@@ -82,7 +83,7 @@ class Trouble(msgspec.Struct, array_like=True, gc=False):
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """What became of a batch; `kept` counts files that were there already, the same in all."""
+    """The result of a batch; `kept` counts files that were there already, exactly as archived."""
 
     troubles: list[Trouble]
     kept: int = 0
@@ -100,9 +101,9 @@ class _NotAllowed(Exception):
 
 @contextmanager
 def making(store: Path, *, overwrite: bool) -> Iterator[Handle]:
-    """The task of a worker: what answers batches, with a store of its own."""
+    """The task of a worker: answers batches, with a store of its own."""
     allow_many_descriptors()
-    before = os.umask(0)  # files get the mode they shall have when they are made
+    before = os.umask(0)  # so that files are created with their final mode
     try:
         with Store.open(store, cache_bytes=CACHE_BYTES) as opened:
             yield Maker(opened, overwrite=overwrite).handle
@@ -121,7 +122,7 @@ class Maker:
         self._staged = 0
 
     def handle(self, request: bytes, descriptors: Sequence[int]) -> bytes:
-        """Make a batch, or write a piece; the encoded `Answer`."""
+        """Make a batch, or write a piece; return the encoded `Answer`."""
         answer = Answer([])
         wanted = _decode_request(request)
         if isinstance(wanted, Piece):
@@ -135,7 +136,7 @@ class Maker:
                     less = self._make(entry, entry.name, descriptors[at])
             except _NotAllowed as error:
                 answer.troubles.append(Trouble(number, Kind.LEFT_OUT, str(error)))
-            except IndexDamaged:  # a rebuild mends it all
+            except IndexDamaged:  # rebuilding the index repairs it for all entries
                 raise
             except VentifsError as error:
                 answer.troubles.append(Trouble(number, Kind.FAILED, str(error)))
@@ -158,7 +159,7 @@ class Maker:
         return less
 
     def _make(self, entry: Entry, name: bytes, directory: int) -> list[str]:
-        """Make one entry under a name that is free; what is left out of it."""
+        """Make one entry under a free name; return what was left out of it."""
         xattrs = xattrs_of(self._store, entry)
         if type(entry.detail) is File:
             return self._make_file(entry, entry.detail.content, xattrs, name, directory)
@@ -172,8 +173,8 @@ class Maker:
     def _make_file(
         self, entry: Entry, content: Content, xattrs: Xattrs, name: bytes, directory: int
     ) -> list[str]:
-        # Hot, and most files are one block: it is read before the file is made, and written by one
-        # call. Setting attributes needs write permission.
+        # Hot. Most files are one block: it is read before the file is made, and written by one
+        # call. Setting attributes needs write permission, so a file with some starts as 0600.
         whole = self._whole(content)
         ours = (entry.uid, entry.gid) == self._owner and not xattrs
         fd = os.open(name, NEW, entry.mode & 0o777 if ours else 0o600, dir_fd=directory)
@@ -195,7 +196,7 @@ class Maker:
             os.close(fd)
 
     def _whole(self, content: Content) -> Buffer | None:
-        """Content that is one piece, without the zeros a block ends in; None for a tree."""
+        """Bytes of a content in one piece, without a block's trailing zeros; None for a tree."""
         match content:
             case Block(score, length):
                 data = self._store.get(Score(score))
@@ -221,10 +222,11 @@ class Maker:
             answer.troubles.append(trouble_of(error))
 
     def _is_there(self, entry: Entry, directory: int) -> bool:
-        """Whether a regular file need not be made again. Links always are: others may share them.
+        """Whether a regular file is there already, so that it need not be made again.
 
-        What looks the same is read and compared, so that no damage and no trick survives; that
-        takes as long as making it again, but writes nothing.
+        Hard-linked files are always made again: other names may share them. A file that looks the
+        same is read and compared, so that neither damage nor tampering survives. That takes as long
+        as making the file again, but writes nothing.
         """
         if type(entry.detail) is not File or entry.link:
             return False
@@ -235,7 +237,7 @@ def _make_node(entry: Entry, name: bytes, directory: int) -> None:
     """Make a symbolic link, device, FIFO or socket.
 
     Raises:
-        _NotAllowed: when the user may not.
+        _NotAllowed: the user may not make it.
         OSError: for other reasons.
     """
     try:
@@ -255,10 +257,10 @@ def _make_node(entry: Entry, name: bytes, directory: int) -> None:
 
 
 def put_in_place(staged: bytes, staging: int, name: bytes, directory: int) -> None:
-    """Move what was made to its name, over all but a directory that has things in it.
+    """Move a staged entry to its name, over anything but a directory that is not empty.
 
     Raises:
-        OSError: what was there still is, and what was made is gone.
+        OSError: what was there stays, and the staged entry is removed.
     """
     try:
         try:

@@ -14,11 +14,11 @@ class Group:
     """The names of one file.
 
     Attributes:
-        place: the directory of the first.
-        first: the entry of the first.
-        made: whether it is there.
-        failed: whether it cannot be made.
-        waiting: further names, until one of the two is known.
+        place: the directory of the first name.
+        first: the entry of the first name.
+        made: whether the first name has been made.
+        failed: whether the first name cannot be made.
+        waiting: further names, until `made` or `failed` is set.
     """
 
     place: Place
@@ -38,7 +38,7 @@ class Links:
         self._staged = 0
 
     def group(self, entry: Entry, place: Place) -> Group:
-        """The group of an entry that has a link id, new if it is the first that can be made."""
+        """The group of an entry with a link id; a new one if there is none, or its first failed."""
         key = claim_of(entry)
         group = self._groups.get(key)
         if group is None or group.failed:
@@ -50,10 +50,10 @@ class Links:
         return group
 
     def make(self, group: Group, place: Place, entry: Entry) -> None:
-        """Give the file of a group another name, over what is there if there is staging.
+        """Give the file of a group another name, replacing what has it if there is staging.
 
         Raises:
-            OSError: when it cannot be.
+            OSError: the link cannot be made.
         """
         source = os.dup(self._places.fd(group.place))
         try:

@@ -1,6 +1,6 @@
-"""One large file brought back by all workers together, piece by piece, as fast as many small ones.
+"""Restores one large file with all workers, piece by piece, as fast as many small files.
 
-It is made in the staging directory where there is one, and has its name only when it is whole.
+If there is a staging directory, the file is made there, and gets its name only when it is whole.
 """
 
 import errno
@@ -22,7 +22,7 @@ from ventifs.tree.restore.range_writer import Piece
 
 _PIECE_BYTES = 8 << 20
 
-Told = Callable[[int], None]  # gets how many bytes more are there
+Told = Callable[[int], None]  # gets how many more bytes are done
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -34,7 +34,7 @@ class Failed(Exception):
     """
 
     def __init__(self, trouble: Trouble) -> None:
-        """For a reason."""
+        """Fail because of `trouble`."""
         super().__init__(trouble.reason)
         self.trouble = trouble
 
@@ -49,19 +49,19 @@ def make_large(
     overwrite: bool,
     told: Told,
 ) -> list[str]:
-    """Make a regular file; what is left out of it.
+    """Make a regular file; return what was left out of it.
 
     Args:
         store: where its attributes are.
         pool: of processes whose task is `file_maker.making`, with nothing in flight.
         entry: of the file.
-        directory: where it goes.
-        staging: where it is made; -1 to make it under its own name.
+        directory: descriptor of the directory that it goes into.
+        staging: descriptor of the directory to make it in; -1 to make it under its own name.
         overwrite: whether it replaces what has its name.
         told: called now and then.
 
     Raises:
-        Failed: something of it is damaged, or cannot be written; there is nothing of it.
+        Failed: part of it is damaged, or cannot be written; nothing of it is left.
         OSError, VentifsError: the same.
     """
     assert isinstance(entry.detail, File)
@@ -83,10 +83,10 @@ def make_large(
 
 
 def settle(staged: bytes, staging: int, name: bytes, directory: int, *, overwrite: bool) -> None:
-    """Give what was made its name, which nothing may have unless it is to be replaced.
+    """Give a staged file its name; without `overwrite`, nothing may have that name.
 
     Raises:
-        OSError: what was there still is, and what was made is gone.
+        OSError: what was there stays, and the staged file is removed.
     """
     if not overwrite:
         try:
@@ -110,17 +110,17 @@ def _is_there(name: bytes, directory: int) -> bool:
 
 
 def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = False) -> None:
-    """Write a content into an open file, which has its size already, or a device.
+    """Write a content into an open file that has its final size already, or onto a device.
 
     Args:
         pool: as for `make_large`.
-        content: a file's.
-        fd: of the file.
+        content: the content of a file.
+        fd: descriptor of the file or device.
         told: called now and then.
         zeros: whether holes are written too, over what may be there.
 
     Raises:
-        Failed: something of it is damaged, or cannot be written.
+        Failed: part of it is damaged, or cannot be written.
         VentifsError: a worker died.
     """
     troubles: list[Trouble] = []
@@ -142,11 +142,13 @@ def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = Fal
 
 
 def pour_device(pool: Pool, entry: Entry, device: str, told: Told) -> int:
-    """Write a file onto a block device, all of it, zeros too; how many bytes the device has more.
+    """Write a whole file onto a block device, zeros too; return how much larger the device is.
+
+    The result is in bytes.
 
     Raises:
-        VentifsError: it is too small, is in use, or cannot be written.
-        Failed: something of the file is damaged, or cannot be written; part of it is.
+        VentifsError: the device is too small, is in use, or cannot be written.
+        Failed: part of the file is damaged or cannot be written; another part is on the device.
         OSError: the device cannot be opened or written.
     """
     assert isinstance(entry.detail, File)

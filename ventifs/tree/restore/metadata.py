@@ -1,10 +1,10 @@
-"""Owner, extended attributes, mode and times of what is restored.
+"""Sets owner, extended attributes, mode and times of restored entries.
 
-All of it goes by descriptor, or by a name in a directory that is not followed. The owner is set
-first, for chown clears set-uid and capabilities; the mode after the attributes, for without write
-permission an ordinary user may set none; the times last. Attributes that were there before, or were
-inherited from a default ACL, go. What the user may not restore is handed back as text, never
-raised.
+All of them are set by descriptor, or by a name in an open directory, without following links. The
+owner is set first, because chown clears set-uid and capabilities. The mode is set after the
+attributes, because an ordinary user needs write permission to set them. The times are set last.
+Attributes that were there before, or were inherited from a default ACL, are removed. What the user
+may not restore is returned as text, never raised.
 """
 
 import errno
@@ -28,12 +28,12 @@ from ventifs.tree.objects.records import (
 from ventifs.tree.versions.catalog import time_text
 
 NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-_NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # by this file system, of attributes
+_NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # the file system cannot hold an attribute
 _WRITE = stat.S_IWUSR
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 _TIME_HELD_NS = 2**31 * 10**9  # until 2038: every file system of Linux holds it
-_TIME_STEP_NS = 2 * 10**9  # FAT's; a time that is less off was only rounded
-_NO_ID = 2**32 - 1  # to chown it means to leave the owner as it is
+_TIME_STEP_NS = 2 * 10**9  # FAT's; a smaller difference is only rounding
+_NO_ID = 2**32 - 1  # chown takes it to mean: leave the owner as it is
 
 
 def xattrs_of(store: Store, entry: Entry) -> Xattrs:
@@ -52,12 +52,12 @@ def xattrs_of(store: Store, entry: Entry) -> Xattrs:
 
 
 def dress(entry: Entry, xattrs: Xattrs, fd: int) -> list[str]:
-    """Give an open file or directory everything but its content; what was left out.
+    """Give an open file or directory everything but its content; return what was left out.
 
     Raises:
         OSError: for anything but lack of permission.
     """
-    # Hot: fstat and listxattr (1 us) tell whether chown and chmod (3 us each) are needed at all.
+    # Hot: fstat and listxattr (1 us) show whether chown and chmod (3 us each) are needed at all.
     left: list[str] = []
     there = os.fstat(fd)
     mode = stat.S_IMODE(entry.mode)
@@ -84,7 +84,7 @@ def dress(entry: Entry, xattrs: Xattrs, fd: int) -> list[str]:
 
 
 def dress_name(entry: Entry, xattrs: Xattrs, name: bytes, directory: int) -> list[str]:
-    """`dress` for what is not opened: links, devices, FIFOs, sockets."""
+    """Like `dress`, for what is not opened: symbolic links, devices, FIFOs, sockets."""
     left: list[str] = []
     mode = _own(entry, name, directory, left)
     path = b"/proc/self/fd/%d/%s" % (directory, name)  # leads there without the directory's path
@@ -102,14 +102,17 @@ def dress_name(entry: Entry, xattrs: Xattrs, name: bytes, directory: int) -> lis
 
 
 def _time_changed(entry: Entry, there: os.stat_result) -> Iterator[str]:
-    """A time that the file system does not hold: the kernel takes the nearest, without an error."""
+    """Report a time that the file system cannot hold: the kernel sets the nearest, silently."""
     if abs(there.st_mtime_ns - entry.mtime_ns) >= _TIME_STEP_NS:
         wanted, got = time_text(entry.mtime_ns), time_text(there.st_mtime_ns)
         yield f"time {wanted}: this file system made it {got}"
 
 
 def _own(entry: Entry, target: int | bytes, directory: int | None, left: list[str]) -> int:
-    """Set the owner; the mode to set then, for set-uid is its owner's to give."""
+    """Set the owner; return the mode to set next.
+
+    If the owner cannot be set, everything but a directory loses set-uid and set-gid.
+    """
     mode = stat.S_IMODE(entry.mode)
     try:
         if _NO_ID in (entry.uid, entry.gid):
@@ -129,10 +132,10 @@ def _own(entry: Entry, target: int | bytes, directory: int | None, left: list[st
 
 
 def _set_mode(mode: int, kind: int, name: bytes, directory: int) -> None:
-    """Set the mode of what is there now: chmod by name would follow a link put in its place.
+    """Set the mode by descriptor: chmod by name would follow a link put in the entry's place.
 
     Raises:
-        OSError: also when it is not of its kind any more.
+        OSError: the mode cannot be set, or the entry is not of its kind any more.
     """
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -154,14 +157,14 @@ def _attach(xattrs: Xattrs, target: int | bytes) -> Iterator[str]:
 
 
 def _strip(xattrs: Xattrs, target: int | bytes) -> None:
-    """Take away all attributes but these, and those by which Btrfs is told how to store a file."""
+    """Remove all attributes except these, and those that control how Btrfs stores a file."""
     follow = isinstance(target, int)
     names: list[str] = []
     with suppress(OSError):  # a file system without any
         names = os.listxattr(target, follow_symlinks=follow)
     for name in names:
         if os.fsencode(name) not in dict(xattrs) and not name.startswith("btrfs."):
-            with suppress(OSError):  # a label that the kernel gives
+            with suppress(OSError):  # a label that the kernel sets
                 os.removexattr(target, name, follow_symlinks=follow)
 
 

@@ -1,6 +1,6 @@
-"""A part of a file's content, written where it belongs: what several processes do for one file.
+"""Writes a part of a file's content at its offset, so that several processes can write one file.
 
-Holes stay holes in a file that was made new; on a device, which may hold anything, zeros.
+In a new file, holes stay holes. On a device, which may hold anything, they are written as zeros.
 """
 
 import fcntl
@@ -18,16 +18,16 @@ from ventifs.tree.objects.records import Content
 _WRITE_MAX = 512 << 10  # bytes in one call, unless one piece is larger
 _PIECES_MAX = 64
 _ZEROS = bytes(1 << 20)
-_BLKZEROOUT = 0x127F  # linux/fs.h: zero a range of a device, by its own means where it has some
+_BLKZEROOUT = 0x127F  # linux/fs.h: zero a range of a device, by the device's own means if it can
 
 
 class Piece(msgspec.Struct, frozen=True):
     """The request to write a part of a content into the file whose descriptor comes with it.
 
     Attributes:
-        content: whose part.
+        content: the whole content.
         offset: of its first byte, in the content and in the file.
-        length: bytes; those past the end of the content are not there.
+        length: bytes; those past the end of the content are left out.
         zeros: whether holes are written too.
     """
 
@@ -38,7 +38,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 def write_piece(store: Store, piece: Piece, fd: int) -> int:
-    """Write a piece; how many bytes up to the end of the last that is no hole.
+    """Write a piece; return the offset in the file at which its last data ends.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -71,7 +71,7 @@ def write_all(fd: int, pieces: list[Buffer], offset: int) -> None:
     """
     wanted = sum(map(len, pieces))
     written = os.pwritev(fd, pieces, offset) if pieces else 0
-    if written < wanted:  # a disk that fills up: the next call tells
+    if written < wanted:  # the disk may be filling up: then the next call raises
         rest = memoryview(b"".join(pieces))
         while written < wanted:
             written += os.pwrite(fd, rest[written:], offset + written)

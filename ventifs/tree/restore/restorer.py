@@ -1,10 +1,10 @@
-"""From a version back to a directory.
+"""Restores a version into a directory.
 
 This process walks the tree and makes the directories. A `Pool` makes everything else, in batches of
-what stands together in the archive. A directory gets its metadata when all in it is done. Nothing
-an archive holds can write outside the destination (see `destination`). What is damaged, or in the
-way, is reported and left out, never left half made. What the user may not restore (owners, devices,
-some attributes) is reported. Everything else comes back bit for bit.
+entries that stand together in the archive. A directory gets its metadata when everything in it is
+done. Nothing in an archive can write outside the destination (see `destination`). An entry that is
+damaged, or cannot be made, is reported and left out, never left half made. What the user may not
+restore (owners, devices, some attributes) is reported. Everything else is restored bit for bit.
 
 60,324 entries, 1.9 GB, 61 % of the files at most 4 KiB, to a tmpfs, two cores that others used too:
 3.3 s (6.0 of CPU), `tar -I zstd -x` 3.9 s (4.7), `borg extract` 10.0 s (9.4). Eight workers and
@@ -41,7 +41,7 @@ from ventifs.tree.restore.selection import Selection, walk
 from ventifs.tree.restore.unchanged import is_there
 
 _ENTER = stat.S_IRUSR | stat.S_IXUSR
-TROUBLES_MAX = 10_000  # listed of each kind; those after them are counted
+TROUBLES_MAX = 10_000  # listed of each kind; further ones are only counted
 
 Progress = Callable[["Restored", bytes], None]
 _EVERYTHING = Selection()
@@ -52,13 +52,13 @@ class Restored:
     """What a restore has done so far.
 
     Attributes:
-        entries: names that are there now as archived.
+        entries: names that are now there as archived.
         size: bytes of regular files among them, each file once.
         kept: files that were there already, the same in everything.
         left: (path, what was left out) for what the user may not restore.
         failed: (path, reason) for what is damaged, or could not be made.
-        replaced: (path, what was there) for symbolic links that directories took the place of.
-        unlisted: how many more of all three there are.
+        replaced: (path, what was there) for symbolic links that were replaced by directories.
+        unlisted: how many more of all three kinds there are.
     """
 
     entries: int = 0
@@ -91,7 +91,7 @@ class Restorer:
             overwrite: replace what is there by what is archived.
             symlinks: which links to directories are kept, with `overwrite`.
             selection: what to restore.
-            progress: called now and then with what is done and where.
+            progress: called now and then with what is done and the current path.
         """
         self.done = Restored()
         self._store = store
@@ -103,15 +103,15 @@ class Restorer:
         self._at: Place | None = None
         self._batch = Batch()
         self._flying: set[Batch] = set()
-        self._again: list[tuple[Place, Entry]] = []  # to be made by themselves
-        self._closing: list[Place] = []  # still open to us, for hard links out of them
+        self._again: list[tuple[Place, Entry]] = []  # to be made as files of their own
+        self._closing: list[Place] = []  # get their metadata last, for hard links out of them
 
     def run(self, entry: Entry, target: Path) -> Restored:
         """Restore an entry: a directory into `target`, anything else as `target`.
 
         Raises:
-            VentifsError: when the target is there (without `overwrite`), or cannot be written.
-            NoSpace: what is restored stays.
+            VentifsError: the target exists (without `overwrite`), or cannot be written.
+            NoSpace: the disk is full, or a quota is; what was restored stays.
         """
         allow_many_descriptors()
         try:
@@ -175,7 +175,7 @@ class Restorer:
     # --- the walk, see `selection.Visitor` ----------------------------------------------------
 
     def enter(self, entry: Entry) -> bool:
-        """Make a directory, and go on in it."""
+        """Make a directory, and make it the current one."""
         above = self._at
         if above is not None and self._is_rivalled(above, entry):
             return False
@@ -193,7 +193,7 @@ class Restorer:
         return True
 
     def leaf(self, entry: Entry, data: bytes) -> None:
-        """Make anything but a directory, or a further name of what is made already."""
+        """Make anything but a directory, or a further name of a file that is made already."""
         place = self._at
         assert place is not None
         if self._is_rivalled(place, entry):
@@ -211,13 +211,13 @@ class Restorer:
         self._add(place, entry, data, group)
 
     def damaged(self, error: VentifsError) -> None:
-        """Tell what cannot be made of a directory whose node is damaged."""
+        """Report what cannot be made of a directory whose node is damaged."""
         assert self._at is not None
         trouble = Trouble(0, Kind.FAILED, str(error))
         self._trouble(self._at.path(), trouble, _below(self._at.entry))
 
     def leave(self) -> None:
-        """A directory is walked; it is finished when all in it is."""
+        """End the walk of a directory; it is finished when everything in it is."""
         place = self._at
         assert place is not None
         if place.names is not None:
@@ -235,8 +235,8 @@ class Restorer:
         return self._aliases.below(above.alias, lambda: real(place), place.entry.name)
 
     def _is_rivalled(self, place: Place, entry: Entry) -> bool:
-        """Whether an entry is left to another name of the directory that it would be in."""
-        if place.alias is None:  # hot: nearly always
+        """Whether an entry is not made, because another name of its directory has it or a rival."""
+        if place.alias is None:  # hot: the common case
             return False
         reason = self._aliases.verdict(place.alias, entry)
         if reason is None:
@@ -262,7 +262,7 @@ class Restorer:
             return
         try:
             self._batch.add(self._places, place, entry, data, group)
-        except OSError as error:  # somebody has taken the directory away
+        except OSError as error:  # another process has removed the directory
             self._trouble(place.path(entry.name), trouble_of(error))
             if group is not None:
                 self._settle(group, made=False)
@@ -271,7 +271,7 @@ class Restorer:
             self._hand_over()
 
     def _make_large(self, place: Place, entry: Entry, group: Group | None) -> None:
-        """Make a large file while nothing else is made, telling how far it is."""
+        """Make a large file while nothing else is made, and report progress."""
         assert isinstance(entry.detail, File)
         self._hand_over()
         self._pool.drain()
@@ -333,7 +333,7 @@ class Restorer:
             self._progress(self.done, self._at.path())
 
     def _answered(self, batch: Batch, reply: bytes) -> None:
-        """Note what became of a batch, and what can be done now that it is."""
+        """Record the result of a batch, and continue what waited for it."""
         self._flying.discard(batch)
         answer = decode_answer(reply)
         missing = set()
@@ -351,7 +351,7 @@ class Restorer:
             self._release(place)
 
     def _settle(self, group: Group, *, made: bool) -> None:
-        """The first name of a file is there, or cannot be: so much for those that waited for it."""
+        """Record whether a file's first name was made, and handle the names that waited for it."""
         group.made, group.failed = made, not made
         waiting, group.waiting = group.waiting, []
         for place, entry in waiting:
@@ -362,13 +362,13 @@ class Restorer:
                 self._again.append((place, entry))
 
     def _finish(self) -> None:
-        """Wait for all, and give the last directories their metadata."""
+        """Wait for all work, and give the last directories their metadata."""
         self._settle_all()
-        for place in self._closing:  # what is below another comes first
+        for place in self._closing:  # a directory comes before the one above it
             self._dress(place)
 
     def _settle_all(self) -> None:
-        """Wait for all that is in flight, and make by themselves the names whose first failed."""
+        """Wait for all work in flight; make names that cannot be links as files of their own."""
         while self._batch.members or self._flying or self._again:
             again, self._again = self._again, []
             for place, entry in again:
@@ -378,7 +378,7 @@ class Restorer:
             self._pool.drain()
 
     def _link(self, group: Group, place: Place, entry: Entry) -> None:
-        """Make a further name; a file of its own where that cannot be."""
+        """Make a further name of a file, or a file of its own where a link cannot be made."""
         try:
             self._links.make(group, place, entry)
         except OSError as error:
@@ -394,7 +394,7 @@ class Restorer:
     # --- endings ------------------------------------------------------------------------------
 
     def _release(self, place: Place | None) -> None:
-        """Something in a directory is done; if that was the last, so is the directory."""
+        """Count one task in a directory as done; the last one completes the directory."""
         while place is not None:
             place.pending -= 1
             if place.pending:
@@ -403,7 +403,7 @@ class Restorer:
             place = place.above
 
     def _complete(self, place: Place) -> None:
-        """Give a directory its metadata, later if its owner could not go in any more."""
+        """Give a directory its metadata; at the end, if links out of it need it to stay open."""
         self._places.tidy(place)
         if place.alias is not None and place.alias.earlier and place.before is not None:
             self._leave_as_before(place, place.before)
@@ -413,7 +413,7 @@ class Restorer:
             self._dress(place)
 
     def _leave_as_before(self, place: Place, before: os.stat_result) -> None:
-        """A directory whose metadata is that archived under an earlier name, see `alias_paths`."""
+        """Reset a directory that has its metadata from an earlier name, see `alias_paths`."""
         try:
             fd = self._places.fd(place)
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
@@ -439,10 +439,10 @@ class Restorer:
         self._places.forget(place)
 
     def _trouble(self, path: bytes, trouble: Trouble, more: str = "") -> None:
-        """List a trouble, or end the restore by it.
+        """List a trouble, or end the restore if nothing more can be made.
 
         Raises:
-            NoSpace, VentifsError: naming the path, when nothing more can be made.
+            NoSpace, VentifsError: nothing more can be made; the text names the path.
         """
         if trouble.kind == Kind.STOPPED:
             stays = "what was restored stays; run again with --overwrite to finish"
@@ -456,7 +456,7 @@ class Restorer:
             self.done.unlisted += 1
 
     def _remove_unfinished(self) -> None:
-        """After the workers are gone: remove what one may have been at; the time is set last."""
+        """Remove what killed workers left unfinished: its mtime, which is set last, differs."""
         if self._overwrite:
             return  # it is in a staging directory
         for batch in self._flying:
@@ -469,6 +469,6 @@ class Restorer:
 
 
 def _below(entry: Entry) -> str:
-    """What is missing along with a directory."""
+    """A text that says how many paths may be missing along with a directory."""
     assert isinstance(entry.detail, Directory)
     return f"; of {entry.detail.paths:,} paths below it, none or not all are restored"

@@ -1,8 +1,9 @@
 """Which part of a tree is restored, and the walk over it.
 
-`exclude` leaves out what it matches with everything below. With `include` only what it matches is
-chosen, everything below a directory it matches, and the directories on the way: a visitor hears of
-those only when something below them is chosen. Nothing but directory nodes is read.
+`exclude` leaves out what it matches, with everything below. With `include`, only what it matches is
+chosen, with everything below a matching directory and with the directories on the way. A visitor
+enters the directories on the way only when something below them is chosen. Only directory nodes are
+read.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Selection:
         return bool(self.include) or bool(self.exclude)
 
     def chooses(self, path: bytes, *, directory: bool) -> bool:
-        """Whether `walk` comes to a path, but for directories that are only on the way."""
+        """Whether a path is chosen; directories that are only on the way do not count."""
         names = path.split(b"/")
         whole = not self.include
         for length in range(1, len(names) + 1):
@@ -42,19 +43,19 @@ class Selection:
 
 
 class Visitor(Protocol):
-    """Whoever is led through a tree."""
+    """What `walk` calls for the entries of a tree."""
 
     def enter(self, entry: Entry) -> bool:
-        """A directory, the root first; False: leave out what is in it, and do not `leave` it."""
+        """Enter a directory, the root first; False skips what is in it, and its `leave`."""
 
     def leaf(self, entry: Entry, data: bytes) -> None:
-        """Anything else, with its canonical bytes, in the directory entered last."""
+        """Visit anything else in the directory entered last; `data` is its canonical bytes."""
 
     def damaged(self, error: VentifsError) -> None:
-        """The rest of the directory entered last cannot be read."""
+        """Note that the rest of the directory entered last cannot be read."""
 
     def leave(self) -> None:
-        """The directory entered last has ended."""
+        """Leave the directory entered last: it has ended."""
 
 
 @dataclass(slots=True)
@@ -63,8 +64,8 @@ class _Level:
 
     entry: Entry
     children: Iterator[tuple[Entry, bytes]]
-    prefix: bytes  # what its children's paths begin with; of no use without patterns
-    whole: bool  # nothing below has to be included
+    prefix: bytes  # what its children's paths begin with; unused without patterns
+    whole: bool  # everything below is chosen unless it is excluded
     entered: bool = False
 
 
@@ -77,7 +78,7 @@ def walk(store: Store, root: Entry, selection: Selection, visitor: Visitor) -> N
         level = levels[-1]
         try:
             child = next(level.children, None)
-        except IndexDamaged:  # a rebuild mends it all
+        except IndexDamaged:  # rebuilding the index repairs it for all directories
             raise
         except VentifsError as error:
             if _entered(levels, visitor):
@@ -112,7 +113,7 @@ def _go_down(
 
 
 def _entered(levels: list[_Level], visitor: Visitor) -> bool:
-    """Enter the directories that were withheld; False if one was refused, which is then over."""
+    """Enter the directories not entered yet; False if the visitor refuses one, which ends it."""
     if levels[-1].entered:
         return True
     for number, level in enumerate(levels):

@@ -1,7 +1,7 @@
-"""Whether a file that is there already is the one that is archived, in everything.
+"""Whether an existing file is the same as the archived one, in everything.
 
-Size and time are looked at first, contents last, by their scores: blocks are not read from the
-store.
+Size and time are compared first. Contents are compared last, by their scores: blocks are not read
+from the store.
 """
 
 import os
@@ -17,7 +17,7 @@ OPEN_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOE
 
 
 def looks_same(entry: Entry, there: os.stat_result) -> bool:
-    """Whether all that a status tells of a file is as archived, and it has no other names."""
+    """Whether a file's status is as archived, and the file has no other names."""
     return (
         there.st_size == entry.size
         and there.st_mtime_ns == entry.mtime_ns
@@ -28,7 +28,7 @@ def looks_same(entry: Entry, there: os.stat_result) -> bool:
 
 
 def is_there(store: Store, entry: Entry, content: Content, directory: int) -> bool:
-    """Whether a directory has a file of an entry's name that is as archived, read to its last byte.
+    """Whether a directory has an entry's file as archived, compared to the last byte.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -46,7 +46,7 @@ def is_there(store: Store, entry: Entry, content: Content, directory: int) -> bo
 
 
 def is_same(store: Store, entry: Entry, content: Content, fd: int) -> bool:
-    """Whether an open file is as archived, read to its last byte.
+    """Whether an open file is as archived, compared to the last byte.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -59,7 +59,7 @@ def is_same(store: Store, entry: Entry, content: Content, fd: int) -> bool:
         if tuple((name, os.getxattr(fd, name)) for name in names) != wanted:
             return False
         return _has(store, content, fd)
-    except OSError:  # what cannot be read is made anew
+    except OSError:  # a file that cannot be read is made again
         return False
 
 

@@ -38,7 +38,7 @@ def from_text(text: str) -> bytes:
     """The binary ACL of a text; empty when it says no more than the mode does.
 
     Raises:
-        ValueError: saying what cannot be understood.
+        ValueError: part of it is malformed; the message names that part.
     """
     entries = []
     for line in re.split(r"[,\n]", text):
@@ -51,7 +51,7 @@ def from_text(text: str) -> bytes:
 
 
 def permissions_of(acl: bytes) -> int:
-    """The nine bits of the mode of a file that has a sound access ACL: its mask is the group's."""
+    """The nine permission bits of a file with a valid access ACL; a mask becomes the group's."""
     bits: dict[int, int] = {tag: permissions for tag, permissions, _ in _ENTRY.iter_unpack(acl[4:])}
     return bits.get(1, 0) << 6 | bits.get(16, bits.get(4, 0)) << 3 | bits.get(32, 0)
 

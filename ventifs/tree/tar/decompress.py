@@ -1,8 +1,8 @@
-"""A stream that may be compressed, as the bytes that were packed: forward only, once.
+"""Decompresses a stream that may be compressed: forward only, once.
 
-The compression is found by its first bytes, never by a name. A stream that ends within a compressed
-frame is refused, also where the library would not notice. What is handed to a decompressor at a
-time is so little that no input, however hostile, makes it hand back more than about 100 MiB.
+The compression is recognised by the first bytes, never by a name. A stream that ends within a
+compressed frame is refused, even where the library would not notice. A decompressor gets so little
+input at a time that it returns no more than about 100 MiB at once, even for hostile input.
 """
 
 import bz2
@@ -16,10 +16,10 @@ import zstandard
 
 from ventifs.errors import VentifsError
 
-_HEAD_SIZE = 512  # what the stream is, is told by so much of it
+_HEAD_SIZE = 512  # bytes, which show what the stream is
 _PIECE = 256 << 10
 _XZ_MEMORY_MAX = 256 << 20  # xz -9 needs 65 MiB
-_USTAR_AT = slice(257, 262)  # a tar header's magic: its first name may look like a compression
+_USTAR_AT = slice(257, 262)  # a tar header's magic: its first name may look like a compression's
 
 
 class BadTar(VentifsError):
@@ -42,7 +42,7 @@ class _Codec(msgspec.Struct, frozen=True):
     """One compression.
 
     Attributes:
-        name: for people.
+        name: for messages.
         magics: what a frame begins with.
         new: makes the decompressor of one frame.
         piece: bytes to hand to it at a time.
@@ -64,7 +64,7 @@ _CODECS = (
     ),
     _Codec(
         "zstd",
-        (b"\x28\xb5\x2f\xfd", b"P*M\x18"),  # a frame, or pzstd's note before one
+        (b"\x28\xb5\x2f\xfd", b"P*M\x18"),  # a frame, or the skippable one that pzstd writes first
         lambda: zstandard.ZstdDecompressor().decompressobj(),
         2048,
     ),
@@ -82,7 +82,7 @@ _BAD_DATA = (
 
 
 class _Feed:
-    """The stream as it comes, with a way to look ahead and to give back."""
+    """The stream before decompression, with look-ahead and a way to give bytes back."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -90,13 +90,13 @@ class _Feed:
         self._at = 0
 
     def peek(self, length: int) -> bytes:
-        """The next bytes, which are not taken; fewer at the end only."""
+        """The next bytes, without taking them; fewer only at the end."""
         while len(self._data) - self._at < length and (more := self._stream.read(_PIECE)):
             self._data, self._at = self._data[self._at :] + more, 0
         return self._data[self._at : self._at + length]
 
     def take(self, length: int) -> bytes:
-        """At least one and at most so many bytes; none at the end."""
+        """Take at least one and at most `length` bytes; none at the end."""
         if self._at == len(self._data):
             self._data, self._at = self._stream.read(_PIECE) or b"", 0
         data = self._data[self._at : self._at + length]
@@ -104,7 +104,7 @@ class _Feed:
         return data
 
     def give_back(self, length: int) -> None:
-        """The end of what was taken last."""
+        """Give back the last `length` bytes that were taken."""
         self._at -= length
 
 
@@ -117,10 +117,10 @@ class Unpacked:
     """
 
     def __init__(self, stream: BinaryIO) -> None:
-        """Read `stream`, from where it stands.
+        """Read `stream` from its current position.
 
         Raises:
-            BadTar: when there is nothing to read.
+            BadTar: there is nothing to read.
         """
         feed = _Feed(stream)
         head = feed.peek(_HEAD_SIZE)
@@ -134,10 +134,10 @@ class Unpacked:
         self._at = 0
 
     def read(self, length: int) -> bytes:
-        """The next bytes; fewer than `length` at the end only.
+        """The next bytes; fewer than `length` only at the end.
 
         Raises:
-            BadTar: when the compressed data is damaged or ends early.
+            BadTar: the compressed data is damaged or ends early.
             OSError: from reading.
         """
         parts = []
@@ -154,7 +154,7 @@ class Unpacked:
         return b"".join(parts)
 
     def skip(self, length: int) -> bool:
-        """Leave bytes out; whether there were so many."""
+        """Skip bytes; return whether there were as many."""
         while length > 0:
             skipped = len(self.read(min(length, _PIECE)))
             if not skipped:
@@ -163,10 +163,10 @@ class Unpacked:
         return True
 
     def drain(self) -> bool:
-        """Read to the end, so that whoever writes can finish, and checksums are verified.
+        """Read to the end, so that the writer can finish and checksums are verified.
 
         Returns:
-            Whether there was nothing but zeros.
+            Whether only zeros were left.
         """
         zeros = True
         while piece := self.read(_PIECE):
@@ -186,7 +186,7 @@ def _plain(feed: _Feed) -> Iterator[bytes]:
 
 
 def _unpacked(feed: _Feed, codec: _Codec) -> Iterator[bytes]:
-    """Frame after frame; what follows the last and is no frame is read and left out."""
+    """Decompress frame after frame; what follows the last and is no frame is read and dropped."""
     while feed.peek(max(map(len, codec.magics))).startswith(codec.magics):
         yield from _frame(feed, codec)
         while feed.peek(1) == b"\0":  # padding

@@ -1,9 +1,9 @@
-"""From a version to a POSIX tar stream, which GNU tar and bsdtar unpack to the same tree.
+"""Exports a version as a POSIX tar stream, which GNU tar and bsdtar unpack to the same tree.
 
 Members come in the tree's order, each directory before what it holds, so the same entry always
-gives the same bytes. Of the names of a hard-linked file the first carries the content; what only
-claims to be another name of it gets its own. Files with holes are sparse members of GNU's format
-1.0. A tar cannot hold sockets; they are left out and told.
+gives the same bytes. The first name of a hard-linked file carries the content; an entry that only
+claims to be another name of it gets its own. Files with holes become sparse members of GNU's format
+1.0. A tar cannot hold sockets; they are left out and reported.
 """
 
 import sqlite3
@@ -69,7 +69,7 @@ class Exporter:
     """One export. Not to be used twice."""
 
     def __init__(self, store: Store, write: Write, *, progress: Progress | None = None) -> None:
-        """Export from `store` to `write`, which takes all it is given."""
+        """Export from `store`; `write` must take all the bytes it gets."""
         self.done = Exported()
         self._store = store
         self._write = write
@@ -130,7 +130,7 @@ class Exporter:
         self._put(header.encode())
 
     def _sparse(self, content: Tree, header: Header) -> None:
-        """A file with holes: where its data belongs, and then that."""
+        """Write a file with holes: the map of its data, then the data."""
         count = stored = lines = 0
         for offset, length in self._extents(content):
             count, stored = count + 1, stored + length
@@ -185,7 +185,7 @@ class Exporter:
 
 
 def _first(database: sqlite3.Connection, entry: Entry, name: bytes) -> bytes:
-    """The first member's name of a hard-linked file: this one, if there was none."""
+    """The name of the first member of a hard-linked file; `name` if there was none yet."""
     claim = claim_of(entry)
     database.execute("INSERT OR IGNORE INTO first VALUES (?, ?)", (claim, name))
     found: tuple[bytes] = database.execute(

@@ -1,8 +1,9 @@
-"""From a tar stream to the entry of a root, as if the tree itself had been archived.
+"""Archives a tar stream and makes the entry of a root, as if the tree itself had been archived.
 
-Contents go to the store as they come, entries to a `Gathered`, of which directories are built when
-the stream has ended well; a stream that has not makes no root. The last of several members of one
-path counts, and a hard link is what its target is at that moment, as when GNU tar unpacks.
+Contents go to the store as they arrive, and entries to a `Gathered`. Directories are built from it
+when the stream has ended well; a stream that is damaged or cut off makes no root. If several
+members have the same path, the last one counts. A hard link becomes what its target is at that
+moment, as when GNU tar unpacks.
 """
 
 import stat
@@ -43,8 +44,8 @@ from ventifs.tree.tar.staging import Gathered, gather
 from ventifs.tree.versions.troubles import Troubles, shortened
 
 _WHOLE_MAX = 64 << 10  # content that is stored in one piece
-_PATH_MAX = 16 << 10  # four times the kernel's, so that depth costs nobody much
-_REPORTED_MAX = 4096  # bytes of a path that cannot be
+_PATH_MAX = 16 << 10  # bytes, four times the kernel's limit, so that deep paths cost little
+_REPORTED_MAX = 4096  # bytes of an invalid path in a report
 _TYPES = {
     tarfile.REGTYPE: stat.S_IFREG,
     tarfile.AREGTYPE: stat.S_IFREG,
@@ -62,7 +63,7 @@ _LABEL = b"V"  # the volume's name: no file
 
 
 class _Left(Exception):
-    """A member cannot be archived; says why."""
+    """A member cannot be archived; the text is the reason."""
 
 
 class TarArchiver:
@@ -71,7 +72,7 @@ class TarArchiver:
     def __init__(
         self, store: Store, *, exclude: Patterns = _NOTHING, progress: Progress | None = None
     ) -> None:
-        """Archive what `exclude` does not match into `store`, open for writing or to rehearse."""
+        """Archive what `exclude` does not match; `store` is open for writing or to rehearse."""
         self.tally = Tally()
         self.troubles = Troubles(store=store)
         self._exclude = exclude
@@ -80,10 +81,10 @@ class TarArchiver:
         self._parent = (b"", False)  # the last directory, and whether it is excluded
 
     def run(self, stream: BinaryIO) -> Entry:
-        """Archive a tar stream, packed or not, from where it stands to its end; the root's entry.
+        """Archive the rest of a tar stream, compressed or not; return the root's entry.
 
         Raises:
-            BadTar: when it is no tar archive, is damaged, or ends early.
+            BadTar: it is no tar archive, is damaged, or ends early.
             VentifsError: the store's own problems.
         """
         with gather() as gathered:
@@ -98,7 +99,7 @@ class TarArchiver:
         return root
 
     def _take(self, member: Member, members: Members, gathered: Gathered) -> None:
-        """Archive one member, or say why not."""
+        """Archive one member, or record why it is left out."""
         path = member.path_bytes
         try:
             key = _key(path)
@@ -120,7 +121,7 @@ class TarArchiver:
         """Gather a member's entry, unless it is left out on purpose.
 
         Raises:
-            _Left: when it cannot be archived.
+            _Left: it cannot be archived.
         """
         if member.type == _LABEL:
             return None
@@ -144,10 +145,10 @@ class TarArchiver:
         return entry
 
     def _made(self, member: Member, members: Members, kind: int, key: Key) -> Entry:
-        """The entry of a member that is not a hard link, its content stored.
+        """Store the content of a member that is not a hard link; return its entry.
 
         Raises:
-            _Left: when something about it cannot be.
+            _Left: something about it is invalid.
         """
         try:
             (uid, gid), size, time_ns = member.owner, member.real_size, member.mtime_ns
@@ -179,10 +180,10 @@ class TarArchiver:
         return entry
 
     def _closed(self, kind: int, key: Key, problem: str) -> Entry:
-        """A directory whose attributes cannot be kept: what is in it stays, and nothing opens.
+        """A private directory in place of one whose attributes cannot be kept; its contents stay.
 
         Raises:
-            _Left: when it is no directory.
+            _Left: the member is no directory.
         """
         if kind != stat.S_IFDIR:
             raise _Left(problem)
@@ -190,7 +191,7 @@ class TarArchiver:
         return msgspec.structs.replace(CLOSED, name=_name(key))
 
     def _trouble(self, key: Key, reason: str) -> None:
-        """Something of a member is not archived as it should be."""
+        """Record that part of a member is not archived as it should be."""
         self.troubles.append(Trouble(path_of(key), reason, missing=False))
 
     def _content(self, member: Member, members: Members) -> Content:
@@ -208,7 +209,7 @@ class TarArchiver:
         return self._writer.write_xattrs(found.xattrs)
 
     def _is_excluded(self, key: Key, *, directory: bool) -> bool:
-        """Whether a pattern means a path, or a directory it is in."""
+        """Whether a pattern matches a path, or a directory above it."""
         if not key or not self._exclude:
             return False
         path = path_of(key)
@@ -228,7 +229,7 @@ def _key(path: bytes) -> Key:
     """A member's name as the key of its path; empty for the root.
 
     Raises:
-        _Left: when there can be no such path.
+        _Left: the path is invalid.
     """
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
     if b".." in names:

@@ -1,8 +1,8 @@
-"""The members of a tar stream, one after the other, by the standard library's tarfile.
+"""Reads the members of a tar stream in order, with the standard library's tarfile.
 
-tarfile reads through `_Headers`, which goes forward only, bounds what the headers of one member may
-take, and sees how the stream ends: a stream counts as whole only if a block of zeros closes it.
-Whatever tarfile makes of hostile input, what leaves this module is a `BadTar` of one line.
+tarfile reads through `_Headers`, which goes forward only, limits the size of one member's headers,
+and checks how the stream ends: it counts as whole only if a block of zeros closes it. Whatever
+tarfile raises on hostile input, this module turns it into a `BadTar` with a text of one line.
 """
 
 import re
@@ -14,12 +14,12 @@ from typing import IO, Self, cast
 from ventifs.tree.tar.decompress import BadTar, Unpacked
 
 HEADERS_MAX = 32 << 20  # bytes, of all headers of one member: a sparse file's map is the longest
-_GLOBAL_MAX = 1 << 20  # bytes, of all headers that are for all members
+_GLOBAL_MAX = 1 << 20  # bytes, of all headers that apply to all members
 _BLOCK = 512
 _PIECE = 1 << 20
 _PAGE = 4096
 _GNU_MAGIC = b"ustar  \0"
-_DIGITS_MAX = 100  # of a number in a pax record: more are no number
+_DIGITS_MAX = 100  # of a number in a pax record; a longer one is refused
 _WHOLE = re.compile(rf"-?[0-9]{{1,{_DIGITS_MAX}}}")
 _DECIMAL = re.compile(rf"(-?)([0-9]{{1,{_DIGITS_MAX}}})(?:\.([0-9]*))?")
 _HOSTILE = (
@@ -37,9 +37,9 @@ _REMEDY = "make it or fetch it anew"
 
 
 class Member(tarfile.TarInfo):
-    """A member's header, with what tarfile rounds or mistakes.
+    """A member's header, which corrects what tarfile rounds or misreads.
 
-    Properties that read numbers raise ValueError when there is none.
+    Properties that read numbers raise ValueError if the header has something else there.
     """
 
     __slots__ = ()
@@ -54,12 +54,12 @@ class Member(tarfile.TarInfo):
 
     @property
     def path_bytes(self) -> bytes:
-        """The name, as it is written."""
+        """The name, as the stream has it."""
         return _raw(self.pax_headers.get("GNU.sparse.name", self.name))
 
     @property
     def target_bytes(self) -> bytes:
-        """What a link names."""
+        """The target of a link."""
         return _raw(self.linkname)
 
     @property
@@ -69,7 +69,7 @@ class Member(tarfile.TarInfo):
 
     @property
     def stored_size(self) -> int:
-        """Bytes of a regular file in the stream."""
+        """Bytes that a regular file takes in the stream, without a sparse file's map."""
         return self.size if self.extents is None else sum(length for _, length in self.extents)
 
     @property
@@ -87,7 +87,7 @@ class Member(tarfile.TarInfo):
 
     @property
     def mtime_ns(self) -> int:
-        """The time exactly as it is written, up to nanoseconds."""
+        """The time exactly as the stream has it, up to nanoseconds."""
         text = self.pax_headers.get("mtime")
         if text is None:
             return int(self.mtime) * 10**9
@@ -111,7 +111,7 @@ class _TarFile(tarfile.TarFile):
 
 
 class _Headers:
-    """What tarfile reads from."""
+    """The file object that tarfile reads from."""
 
     def __init__(self, unpacked: Unpacked) -> None:
         self.left = HEADERS_MAX
@@ -138,17 +138,17 @@ class _Headers:
 
 
 class Members:
-    """Iterates over the members once; the contents of each are to be had until the next."""
+    """Iterates over the members once; the contents of each can be read until the next."""
 
     def __init__(self, unpacked: Unpacked) -> None:
         """Nothing is read yet."""
         self._unpacked = unpacked
 
     def __iter__(self) -> Iterator[Member]:
-        """The members in order, and then the rest of the stream is drained.
+        """Yield the members in order, then drain the rest of the stream.
 
         Raises:
-            BadTar: when this is no tar archive, is damaged or ends early.
+            BadTar: this is no tar archive, is damaged or ends early.
         """
         headers, empty = _Headers(self._unpacked), True
         try:
@@ -173,19 +173,19 @@ class Members:
             raise _damaged(self._unpacked.position, " ".join(str(error).split())) from None
         if headers.last != bytes(_BLOCK):
             raise _damaged(self._unpacked.position, "a header that is none")
-        if not self._unpacked.drain() and empty:  # and so it would be lost without a word
+        if not self._unpacked.drain() and empty:  # else this data would be lost silently
             raise BadTar(
                 "not a tar archive: it begins with zeros and goes on with other data, as many "
                 "disks do; these are read from files and devices, unpacked"
             )
 
     def _settle(self, tar: _TarFile, member: Member) -> None:
-        """See that the next header is where this member's data ends, and global ones stay few."""
+        """Check that the next header follows this member's data, and that global ones are small."""
         lasting = sum(len(keyword) + len(text) for keyword, text in tar.pax_headers.items())
         if lasting > _GLOBAL_MAX:
             raise _damaged(member.offset, f"global headers of more than {_GLOBAL_MAX >> 20} MiB")
         if member.extents is not None and "size" in member.pax_headers:
-            # tarfile takes one of the two sizes for the other, and counts the map twice.
+            # tarfile confuses the two sizes, and counts the map twice.
             tar.offset = member.offset_data + _blocks(member.stored_size)
         room = tar.offset - self._unpacked.position
         if room < 0 or (member.isreg() and room != _blocks(member.stored_size)):
@@ -195,7 +195,7 @@ class Members:
         """A regular member's bytes, as `Chunker.chunks` takes them.
 
         Raises:
-            BadTar: when they end early, or its map contradicts itself.
+            BadTar: they end early, or the map of a sparse file contradicts itself.
         """
         if member.extents is None:
             return self._data(member.size)
@@ -213,7 +213,7 @@ class Members:
     def _sparse(self, member: Member) -> Iterator[bytes | int]:
         at, size = 0, member.real_size
         for offset, length in member.extents or ():
-            if length == 0:  # marks the end, or fills up a header
+            if length == 0:  # marks the end, or pads a header
                 continue
             if length < 0 or offset < at or offset + length > size:
                 raise _damaged(member.offset, "a map of holes that contradicts itself")
@@ -226,7 +226,7 @@ class Members:
 
 
 def _in_pages(pieces: Iterator[bytes | int]) -> Iterator[bytes | int]:
-    """The same bytes in whole pages, holes as holes where they fill any."""
+    """Regroup the bytes in whole pages; a hole stays a hole where it fills whole pages."""
     held = bytearray()
     for piece in pieces:
         if isinstance(piece, int):

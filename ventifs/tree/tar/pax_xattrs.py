@@ -2,9 +2,9 @@
 
 `SCHILY.xattr.NAME` holds the raw value; `%` and `=` in the name are escaped, as GNU tar and
 libarchive do. ACLs are written a second time as text, `SCHILY.acl.access`, and SELinux labels as
-`RHT.security.selinux`, for that is where `tar --acls`, `tar --selinux` and bsdtar look. On reading,
-the raw value counts, then libarchive's, then these. Values are text only as the caller's
-`surrogateescape`, so every byte comes through.
+`RHT.security.selinux`, because `tar --acls`, `tar --selinux` and bsdtar look there. On reading, the
+raw value comes first, then libarchive's, then these. The caller decodes values with
+`surrogateescape`, so every byte survives.
 """
 
 import binascii
@@ -49,7 +49,7 @@ class Found(msgspec.Struct):
 
     Attributes:
         xattrs: sorted.
-        problems: what could not be understood, each in a few words.
+        problems: what could not be read, each in a few words.
         permissions: nine bits of the mode that an ACL in text decides: with one, libarchive writes
             a mode that no file with that ACL has.
     """

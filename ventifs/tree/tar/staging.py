@@ -1,9 +1,9 @@
-"""Entries in any order, gathered on disk, and the directories that are built of them.
+"""Gathers entries on disk, in any order, and builds directories from them.
 
-A temporary SQLite database holds one row a path, whose key is as `tree_builder` wants it.
+A temporary SQLite database holds one row for each path, with the key that `tree_builder` expects.
 
-Whatever is no directory takes the place of all that was below its path until then: a row keeps
-`cut`, the last time its path was none, and what is older below it is dropped in the end.
+An entry that is no directory replaces everything that was below its path until then. For that, a
+row keeps `cut`, the last time at which its path was no directory; `prune` drops older rows below.
 """
 
 import sqlite3
@@ -42,11 +42,11 @@ _BELOW = """
 
 
 class _Above(msgspec.Struct):
-    """A row with rows below it, in the pass that drops what is not there in the end.
+    """A row above the current one, in the pass that drops replaced rows.
 
     Attributes:
         length: of its key.
-        cut: what is older, below it, is dropped.
+        cut: rows below it that are older are dropped.
         barred: whether it is no directory, so that nothing can be below it.
     """
 
@@ -66,16 +66,16 @@ class Gathered:
     """The gathered entries."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
-        """Use a database of our schema."""
+        """Use a database of this module's schema."""
         self._database = database
-        self._time = 0  # counts what is put
+        self._time = 0  # counts the calls of `put`
 
     def put(self, key: Key, entry: Entry, file: int | None = None) -> None:
-        """An entry that is at a path now.
+        """Put an entry at a path, in place of an earlier one.
 
-        `file` tells which it is another name of, if any: a number that `find` has given, or one
-        below 0 for a file whose names have it in common. Directories come without content; their
-        children need not come after them.
+        `file` is the number of the file that this is a name of, if the file may have several: a
+        number that `find` returned, or one below 0 that all its names share. Directories come
+        without content; their children need not come after them.
         """
         self._time += 1
         time = self._time
@@ -86,7 +86,7 @@ class Gathered:
             self._database.execute("INSERT OR IGNORE INTO link (file) VALUES (?)", (file,))
 
     def find(self, key: Key) -> tuple[Entry, int] | None:
-        """What is at a path now, and its file's number; never a directory."""
+        """The entry at a path now, and its file's number; None for nothing, or a directory."""
         row = self._database.execute(
             "SELECT time, cut, file, record FROM entry WHERE key = ?", (key,)
         ).fetchone()
@@ -103,7 +103,7 @@ class Gathered:
         return decode_entry(row[3]), row[2]
 
     def prune(self) -> Iterator[Trouble]:
-        """Drop what is not there in the end, and count the names of each file."""
+        """Drop entries that were replaced, and count the names of each file."""
         execute = self._database.execute
         (count,) = execute("SELECT count(*) FROM entry").fetchone()
         (below,) = execute(_BELOW).fetchone()
@@ -134,7 +134,7 @@ class Gathered:
             last = key
 
     def build(self, put: Put) -> Entry:
-        """Store all directories, after `prune`; the root's entry."""
+        """Store all directories, after `prune`; return the root's entry."""
         rows = self._database.execute(
             "SELECT key, time != cut, size, record, names, least "
             "FROM entry LEFT JOIN link USING (file) ORDER BY key"

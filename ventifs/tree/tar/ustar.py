@@ -1,9 +1,9 @@
-"""The headers of a POSIX tar archive, for writing: the ustar block and the pax records before it.
+"""Writes the headers of a POSIX tar archive: the ustar block and the pax records before it.
 
-What does not fit a field of the block exactly, goes into a record; what does, never. So the same
-member always has the same bytes. Names are bytes, and stand in the block as they are when they fit.
-The standard wants records in UTF-8, so a long name that is not stands in a header of GNU's own kind
-before the others, which bsdtar knows too.
+A value goes into a record only if it does not fit its field of the block exactly, so the same
+member always has the same bytes. Names are bytes, and stand in the block unchanged if they fit. The
+standard requires UTF-8 in records, so a long name that is not UTF-8 goes into a header of GNU's own
+kind before the others, which bsdtar knows too.
 """
 
 import struct
@@ -11,7 +11,7 @@ import struct
 import msgspec
 
 BLOCK = 512
-END_SIZE = 20 * BLOCK  # an archive is a multiple of so much, POSIX says, and ends in zeros
+END_SIZE = 20 * BLOCK  # POSIX: an archive is a multiple of this, and ends in zeros
 _FIELDS = {  # bytes, in order
     "name": 100,
     "mode": 8,
@@ -90,7 +90,7 @@ class Header(msgspec.Struct):
 
 
 def _before(letter: bytes, name: bytes, body: bytes) -> bytes:
-    """A header with a body, about the member that follows."""
+    """An extra header with a body, which describes the member after it."""
     return Header(letter, name, size=len(body)).encode() + padded(body)
 
 
@@ -115,7 +115,7 @@ def _block(fields: dict[str, bytes]) -> bytes:
 
 
 def _octal(number: int, name: str) -> bytes | None:
-    """A number as a field holds it; None if it does not."""
+    """A number as the field `name` holds it; None if it does not fit."""
     text = b"%0*o" % (_FIELDS[name] - 1, number)
     return text if number >= 0 and len(text) < _FIELDS[name] else None
 

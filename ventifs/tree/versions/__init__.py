@@ -1,1 +1,1 @@
-"""Versions of a store: the catalog of them, and what is asked of them as a whole."""
+"""Versions of a store: their catalog, and operations on whole versions."""

@@ -1,4 +1,4 @@
-r"""Versions: the store's records of archive runs, and the words people name them by.
+r"""Versions: the store's records of archive runs, and the texts that users name them by.
 
 A version's record has the key `version\0NAME\0` + time (8 bytes, big-endian), so that records list
 by name and then by time. Grammar: NAME, NAME@latest, NAME@~N, NAME@TIME, NAME@PARTIAL-TIME,
@@ -46,7 +46,7 @@ Listed = tuple[bytes, str, bool]  # a trouble: path, reason, whether the version
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A version's record as stored, when it lists all troubles that it knows."""
+    """The stored form of a version's record that has no troubles in blocks."""
 
     root: bytes
     source: str
@@ -59,7 +59,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class _StoredBeyond(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A version's record as stored, when other troubles stand in blocks."""
+    """The stored form of a version's record that has further troubles in blocks."""
 
     beyond: Content
 
@@ -70,7 +70,7 @@ COMMENT_MAX = 4096  # bytes of UTF-8; older versions may have more
 TAGS_MAX = 64
 TAG_MAX = 256  # bytes of UTF-8
 
-_BEYOND = b"\x99"  # MessagePack's array of nine: a `_StoredBeyond` begins so
+_BEYOND = b"\x99"  # MessagePack's array of nine: the first byte of a `_StoredBeyond`
 _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
 _decode_beyond = msgspec.msgpack.Decoder(_StoredBeyond).decode
 _encode_stored = msgspec.msgpack.Encoder().encode
@@ -80,17 +80,17 @@ class Version(msgspec.Struct, frozen=True):
     """One archive run.
 
     Attributes:
-        name: what was archived, as people call it.
+        name: the user's name for what was archived.
         time_ns: UTC nanoseconds since 1970.
         root: the entry of the archived directory itself.
         source: where it came from.
-        comment, tags: as given.
+        comment, tags: as the user gave them.
         new_bytes: bytes of blocks that the store did not have.
         seconds: how long it took.
-        troubles: (path, reason, missing) of what could not be archived, up to 200 of a version
-            that was read; `troubles.troubles_of` has all.
+        troubles: (path, reason, missing) of what could not be archived. A version read from a
+            store has up to 200; `troubles.troubles_of` yields all.
         troubles_more: how many more there were.
-        beyond: content that holds these; empty, if there are none or they were only counted.
+        beyond: content that holds these; empty if there are none or they were only counted.
         record: the store's record, for `forget`; None before it is committed.
     """
 
@@ -109,7 +109,7 @@ class Version(msgspec.Struct, frozen=True):
 
     @property
     def when(self) -> str:
-        """The time, as precise as it needs to be, in the form that names the version."""
+        """The time, as precise as needed, in the form that names the version."""
         return time_text(self.time_ns)
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class Version(msgspec.Struct, frozen=True):
 def time_text(time_ns: int) -> str:
     """A time in ISO 8601, UTC, without trailing zeros of its fraction.
 
-    Of a time that is not in the years 1 to 9999, as only a server of 9P can say, `@` and seconds.
+    A time outside the years 1 to 9999, which only a 9P server can report, is `@` and its seconds.
     """
     seconds, fraction = divmod(time_ns, 10**9)
     try:
@@ -132,7 +132,7 @@ def time_text(time_ns: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be one.
+    """Return the name if it is valid.
 
     Raises:
         VentifsError: for any other text.
@@ -146,10 +146,10 @@ def check_name(name: str) -> str:
 
 
 def check_notes(comment: str, tags: Sequence[str]) -> None:
-    """See that a comment and tags are such as a new version may have.
+    """Check that a new version may have this comment and these tags.
 
     Raises:
-        VentifsError: naming the one that is not.
+        VentifsError: naming what is wrong.
     """
     for text in (comment, *tags):
         if not text.isprintable():
@@ -175,11 +175,11 @@ def version_key(name: str, time_ns: int) -> bytes:
 
 
 def encode_version(version: Version) -> bytes:
-    """The value of a version's record, which `decode_version` takes.
+    """The value of a version's record, which `decode_version` accepts.
 
     Raises:
         Unfit: when it breaks a rule, or has more troubles than `troubles.fitted` leaves in it.
-        VentifsError: for a name that cannot be.
+        VentifsError: for an invalid name.
     """
     check_name(version.name)
     problem = _version_problem(version)
@@ -193,7 +193,7 @@ def encode_version(version: Version) -> bytes:
 
 
 def version_size(version: Version) -> int:
-    """Bytes of the record that lists all troubles, however many there are."""
+    """Bytes of the version's record as it is, even if that is too long to be stored."""
     return len(_encoded(version))
 
 
@@ -217,7 +217,7 @@ def _encoded(version: Version) -> bytes:
 
 
 def _version_problem(version: Version) -> str:
-    """What is wrong with a version beside its name and the entry of its root."""
+    """What is wrong with a version, apart from its name and its root's entry; else empty."""
     if not version.root.is_directory:
         return "it is of no directory"
     if not 0 <= version.time_ns <= TIME_NS_MAX:
@@ -231,7 +231,7 @@ def decode_version(record: Record) -> Version:
     """The version a record holds.
 
     Raises:
-        Corrupt: for a record that is none.
+        Corrupt: for a record that holds no valid version.
     """
     try:
         name, _, time = record.key.removeprefix(_PREFIX).partition(b"\0")
@@ -282,7 +282,7 @@ def parse_time(text: str) -> tuple[int, int]:
     """The first nanosecond of a (partial) time, and the first after it.
 
     Raises:
-        VentifsError: when it is no time.
+        VentifsError: when it is not a time.
     """
     try:
         return _parse_time(text)
@@ -329,17 +329,17 @@ def _parse_time(text: str) -> tuple[int, int]:
 
 
 def split_path(text: str) -> tuple[str, bytes]:
-    """(version, path) of what a person wrote; the path starts after the first `:/`."""
+    """Split a user's text into (version, path); the path starts after the first `:/`."""
     version, colon, path = text.partition(":/")
     return version.removesuffix(":"), path.encode("utf-8", "surrogateescape") if colon else b""
 
 
 def find_version(store: Store, text: str) -> Version:
-    """The version a person means.
+    """The version that a user's text names.
 
     Raises:
-        NoSuchVersion: naming the nearest names or times there are.
-        VentifsError: when it is not of the grammar.
+        NoSuchVersion: no single version matches; the message names the nearest, if any.
+        VentifsError: when the text does not follow the grammar.
     """
     name, at, when = text.partition("@")
     if text.startswith("score:"):
@@ -369,17 +369,17 @@ def find_version(store: Store, text: str) -> Version:
 
 
 def pick(times: Sequence[int], when: str) -> int | None:
-    """Which of a name's versions `when` means; O(log n).
+    """Which of a name's versions `when` refers to; O(log n).
 
     Args:
         times: of all of them, in order, in nanoseconds.
         when: `latest`, `~N`, or a time, perhaps a partial one.
 
     Returns:
-        Its place in `times`, or None.
+        Its index in `times`, or None.
 
     Raises:
-        VentifsError: for what is none of these.
+        VentifsError: for any other text.
     """
     if when == "latest":
         return len(times) - 1 if times else None
@@ -416,7 +416,7 @@ def _by_score(store: Store, text: str) -> Version:
 
 
 def tree_score(root: Entry) -> Score:
-    """What names a whole tree, root directory's own metadata included."""
+    """The score of a whole tree, including the metadata of its root directory."""
     return score_of(encode(root) + b"\xc1")
 
 

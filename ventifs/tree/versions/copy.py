@@ -1,9 +1,9 @@
-"""A version into another store, which gets only what it lacks.
+"""Copies a version into another store, which receives only the blocks that it lacks.
 
-That a node is in the target does not say that all below it is: a run may have been interrupted
-there, or a block lost. So every node of the version is walked here, and the target is asked for
-each block. Children go before their parents, the version's record last; blocks are committed as the
-work goes, so that an interrupted copy, done again, sends only the rest.
+A node in the target does not prove that everything below it is there, too: a run may have been
+interrupted, or a block lost. So every node of the version is walked in the source, and every block
+is looked up in the target. Children are sent before their parents, the version's record last.
+Blocks are committed as the copy proceeds: an interrupted copy, when repeated, sends only the rest.
 
 Memory: about 100 bytes for each node of the version, and a batch of scores.
 """
@@ -19,7 +19,7 @@ from ventifs.tree.versions.reachable import Kind, Ref, reach_version
 from ventifs.tree.versions.troubles import troubles_of
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks
-_BATCH = 4096  # scores asked for at once
+_BATCH = 4096  # scores looked up at once
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Copied:
     """What a copy has done so far.
 
     Attributes:
-        blocks: blocks the version refers to, nodes included; data as often as it is referred to.
+        blocks: blocks of the version, nodes included; a data block counts for each reference.
         new_blocks, new_bytes: of these, what the target lacked.
     """
 
@@ -51,7 +51,7 @@ def copy(
 
     Returns:
         The version in the target, what was done, and whether the version was there already (then
-        only what its blocks lacked was sent).
+        only missing blocks were sent).
 
     Raises:
         VentifsError: the target has another version of that name and time; nothing is sent.
@@ -67,7 +67,7 @@ def copy(
                 f"{found}: {target.path} has another version of that name and time; "
                 "--name copies it under another name"
             )
-    deque(troubles_of(source, version), 0)  # a forged list is not passed on
+    deque(troubles_of(source, version), 0)  # raises for a forged list, which is not copied
     copied = _send(source, target, version, progress)
     if there:
         target.commit()

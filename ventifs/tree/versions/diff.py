@@ -1,4 +1,4 @@
-"""What differs between two trees, walking only where their scores differ."""
+"""Finds what differs between two trees, and walks only where their scores differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Change:
 
 
 def diff(store: Store, old: Entry, new: Entry) -> Iterator[Change]:
-    """Every path that differs between two entries, in order of names; theirs is empty.
+    """Every path that differs between two entries, in order of names; their own is empty.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -71,7 +71,7 @@ def _content(entry: Entry) -> Content:
 def _pairs(
     store: Store, path: bytes, old: Entry, new: Entry
 ) -> Iterator[tuple[bytes, Entry | None, Entry | None]]:
-    """The entries of two directories, matched by name; nothing where their trees are the same."""
+    """The entries that differ between two directories, matched by name."""
     if _content(old) == _content(new):
         return
     ours, theirs = entries(store, _content(old)), entries(store, _content(new))
@@ -97,7 +97,7 @@ def _one_sided(store: Store, path: bytes, old: Entry | None, new: Entry | None) 
 
 
 def compared(path: bytes, old: Entry, new: Entry) -> Change | None:
-    """How two entries of one name differ, what is below them apart."""
+    """How two entries of one name differ, apart from what is below them; None if they do not."""
     what = []
     if type(old.detail) is not type(new.detail):
         what.append("type")

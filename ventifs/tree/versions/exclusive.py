@@ -1,8 +1,8 @@
-"""What only one version holds: the blocks that nothing else in the store would need.
+"""Finds the blocks that only one version needs.
 
-First all of the version's blocks are gathered; then every other version is walked, each shared node
-once, and what it refers to is struck off. Memory: about 100 bytes for each block of the version,
-and for each node of the others, which have one for some hundred blocks.
+All blocks of the version are gathered first. Then every other version is walked, each shared node
+once, and the blocks that it refers to are removed from the result. Memory: about 100 bytes for each
+block of the version, and for each node of the others, which have one for some hundred blocks.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ from ventifs.store import Score, Store
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.reachable import reach_version
 
-Progress = Callable[[int], None]  # references looked at so far
+Progress = Callable[[int], None]  # number of references looked at so far
 
 
 def exclusive(

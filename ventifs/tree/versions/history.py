@@ -1,7 +1,7 @@
-"""How one path came to be what it is: the versions of a name in which it changed.
+"""The history of one path: the versions of a name in which it changed.
 
-A version costs one look-up of the path; what is below a directory is never walked, for its entry
-tells whether anything there changed.
+Each version costs one look-up of the path. What is below a directory is never walked, because the
+entry of the directory shows whether anything there changed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ from ventifs.tree.objects.records import Directory, Entry
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.diff import ADDED, MODIFIED, REMOVED, compared
 
-_NAMES_MAX = 20_000  # of a directory that are looked through for one like that asked for
+_NAMES_MAX = 20_000  # names of a directory that are searched for similar ones
 
 
 @dataclass(slots=True, frozen=True)
 class Step:
-    """A version in which a path is not what it was in the version before.
+    """A version in which a path differs from the version before.
 
     Attributes:
-        kind: as in `diff.Change`; the first version of all adds what it holds.
-        entry: the path's; None where it is removed.
-        what: the fields that differ; of a directory, `content` stands for anything below.
+        kind: as in `diff.Change`; in the oldest version, "added".
+        entry: the path's entry; None where it is removed.
+        what: the fields that differ; for a directory, `content` stands for anything below.
     """
 
     version: Version
@@ -44,12 +44,12 @@ def history(store: Store, versions: Sequence[Version], path: bytes) -> Iterator[
         path: below the versions' roots; empty for the roots themselves.
 
     Raises:
-        NoSuchPath: no version has it; the message names the nearest there is.
+        NoSuchPath: no version has it; the message names the nearest existing path.
         Corrupt, NotStored: where the archive is damaged.
     """
     found = False
     newest_first = ((version, _found(store, version, path)) for version in reversed(versions))
-    nothing = (versions[0], None)  # what there was before the first
+    nothing = (versions[0], None)  # there is nothing before the oldest
     for (version, new), (_, old) in pairwise(chain(newest_first, [nothing])):
         found = found or new is not None
         step = _step(version, path, old, new)
@@ -81,7 +81,7 @@ def _step(version: Version, path: bytes, old: Entry | None, new: Entry | None) -
 
 
 def _nearest(store: Store, versions: Sequence[Version], path: bytes) -> str:
-    """What to say of a path that no version has: how far the versions go, and what is there."""
+    """The message for a path that no version has: which part exists, and what is there."""
     name = versions[-1].name
     names = [part for part in path.split(b"/") if part not in (b"", b".")]
     for depth in range(len(names) - 1, -1, -1):

@@ -1,7 +1,7 @@
-"""What a tree is made of: every block that an entry refers to, directly or not.
+"""Finds every block that an entry refers to, directly or indirectly.
 
-Nodes are read, data is only named. Nothing here knows paths, and nothing checks that nodes agree
-with each other: `verify` does.
+Nodes are read; data blocks are only named. This module does not know paths, and does not check that
+nodes agree with each other: `verify` does.
 """
 
 from collections.abc import Iterator
@@ -36,20 +36,22 @@ class Kind(Enum):
 
 
 class Ref(NamedTuple):
-    """A reference to a block, typed by who refers to it."""
+    """A reference to a block, typed by its referrer."""
 
     score: Score
     kind: Kind
 
 
 def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
-    """Every block below an entry, each node once, after all that is below it.
+    """Every block below an entry; each node once, after everything below it.
+
+    Data blocks that are referred to twice are yielded twice.
 
     Args:
-        store: where they are.
+        store: where the blocks are.
         entry: a version's root, or any other.
-        seen: nodes that are left out with all below them; those met are added. About 100 bytes of
-            memory each; data that is referred to twice comes twice.
+        seen: nodes to leave out, with everything below them. Nodes that are met are added, which
+            takes about 100 bytes of memory each.
 
     Raises:
         Corrupt, NotStored: where nodes are damaged.

@@ -1,8 +1,8 @@
-"""Which versions of a name to keep, from their times alone.
+"""Decides which versions of a name to keep, from their times alone.
 
-As restic has it: a rule keeps the newest version of each of its N latest periods that have one;
-what any rule keeps is kept. Borg keeps more: its rules do not count what a finer one keeps. Periods
-are UTC: days, ISO weeks, months, years.
+As in restic, a rule keeps the newest version of each of the N latest periods that have one, and a
+version is kept if any rule keeps it. Borg keeps more: its rules do not count versions that a finer
+rule keeps. Periods are UTC: days, ISO weeks, months, years.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,11 +16,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True, frozen=True)
 class Policy:
-    """How many of what to keep; 0 is no rule.
+    """How many versions to keep; 0 disables a rule.
 
     Attributes:
-        last: versions, the latest.
-        daily, weekly, monthly, yearly: periods that have a version.
+        last: the number of latest versions.
+        daily, weekly, monthly, yearly: the number of latest periods that have a version.
     """
 
     last: int = 0
@@ -35,7 +35,7 @@ def _week(day: date) -> str:
     return f"{year}-W{week:02}"
 
 
-# rule: the period a day is in, as it is shown
+# rule: function from a day to its period, as shown to users
 _PERIODS: dict[str, Callable[[date], str]] = {
     "daily": lambda day: f"{day:%Y-%m-%d}",
     "weekly": _week,
@@ -49,7 +49,7 @@ def retained(times_ns: Iterable[int], policy: Policy) -> dict[int, list[str]]:
 
     Args:
         times_ns: of one name's versions, in any order.
-        policy: of one rule at least.
+        policy: with at least one rule.
 
     Raises:
         VentifsError: for a policy that would keep nothing.
@@ -61,7 +61,7 @@ def retained(times_ns: Iterable[int], policy: Policy) -> dict[int, list[str]]:
     for number, time_ns in enumerate(newest_first[: policy.last], 1):
         kept.setdefault(time_ns, []).append(f"last {number}")
     for rule, period_of in _PERIODS.items():
-        newest: dict[str, int] = {}  # of each period, the latest period first
+        newest: dict[str, int] = {}  # newest time of each period, the latest period first
         for time_ns in newest_first:
             newest.setdefault(period_of(_day(time_ns)), time_ns)
         for period, time_ns in list(newest.items())[: getattr(policy, rule)]:

@@ -1,7 +1,7 @@
-"""What a run could not archive: gathered, and kept by the version, however many they are.
+"""Troubles: what a run could not archive, gathered and kept with the version, in any number.
 
 A record lists up to 200 troubles. When there are more, or the record would be too long for the
-store, the first stand in the record and all others in content that it names: each as its length (4
+store, the record lists the first, and content that it names holds all others: each as its length (4
 bytes, little-endian) and the MessagePack array of path, reason and whether the path is missing.
 Troubles are gathered, sorted, written and read some at a time: memory holds ten thousand.
 """
@@ -30,15 +30,15 @@ from ventifs.tree.objects.records import Content, Empty
 from ventifs.tree.versions.catalog import TROUBLES_MAX, Listed, Version, version_size
 
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
-_PATH_MAX = 64 << 10  # bytes of a path; of a longer one the beginning and the end are kept
+_PATH_MAX = 64 << 10  # bytes of a path; a longer one is cut in the middle
 _REASON_MAX = 1000  # characters of up to four bytes
 _FRAME_MAX = 68 << 10  # bytes of one trouble in content, encoded
-_RUN_FRAME_MAX = RECORD_VALUE_MAX + (8 << 10)  # bytes of one in the temporary file
+_RUN_FRAME_MAX = RECORD_VALUE_MAX + (8 << 10)  # bytes of one trouble in the temporary file, encoded
 _WAITING_MAX = 10_000  # troubles in memory
-_SIZE_MAX = 8 << 20  # bytes of their paths
+_SIZE_MAX = 8 << 20  # bytes of paths in memory
 _RUN_PIECE = 64 << 10  # bytes read at a time of each sorted run
 _LENGTH = struct.Struct("<I")
-_PIECE = 1 << 20  # bytes written at a time; of whole pages, as the cutter wants it
+_PIECE = 1 << 20  # bytes written at a time; whole pages, as the chunker requires
 _MORE = "..."
 assert _PIECE % HOLE_ALIGN == 0
 
@@ -47,34 +47,34 @@ _decode = msgspec.msgpack.Decoder(Listed).decode
 
 
 class Troubles:
-    """Troubles of one run, in any order; what is too much for memory waits in a temporary file.
+    """Troubles of one run, added in any order; a temporary file holds what memory does not.
 
-    The file has no name. It is in the store that the run writes to, as TMPDIR may be small; a run
-    that writes to no store has it in TMPDIR.
+    The file has no name. It is in the directory of the store that the run writes to, because TMPDIR
+    may be small; a run that writes to no store has it in TMPDIR.
 
-    Iterating yields them sorted by path, reason and whether the path is missing, as often as
-    wanted.
+    Iterating yields the troubles sorted by path, reason and whether the path is missing, any number
+    of times.
     """
 
     def __init__(self, found: Iterable[Trouble] = (), store: Store | None = None) -> None:
-        """Begin with these, of a run into `store`."""
+        """Begin with the troubles `found`, of a run into `store`."""
         writes = store is not None and store.mode == "write"
         self._directory = store.path if store is not None and writes else None
         self._waiting: list[Listed] = []
-        self._runs: list[tuple[int, int]] = []  # sorted ones in the file: begin and end
+        self._runs: list[tuple[int, int]] = []  # begin and end of each sorted run in the file
         self._file: IO[bytes] | None = None
         self._count = self._size = 0  # size: bytes of the paths in memory
         self.extend(found)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of troubles."""
         return self._count
 
     def append(self, trouble: Trouble) -> None:
-        """Take in one.
+        """Add one.
 
         Raises:
-            VentifsError: no room for the temporary file.
+            VentifsError: the temporary file cannot be written, for example on a full disk.
         """
         path = shortened(trouble.path, RECORD_VALUE_MAX)  # no record holds more
         self._waiting.append((path, _reason(trouble.reason), trouble.missing))
@@ -84,15 +84,15 @@ class Troubles:
             self._spill()
 
     def extend(self, found: Iterable[Trouble]) -> None:
-        """Take in several."""
+        """Add several."""
         for trouble in found:
             self.append(trouble)
 
     def _spill(self) -> None:
-        """Write those in memory to the file, sorted."""
+        """Write the troubles in memory to the file, sorted."""
         with self._errors():
             if self._file is None:
-                # Unbuffered: a buffer that a full disk does not take fails again when it is closed.
+                # Unbuffered: on a full disk, closing would try to write a buffer again, and fail.
                 self._file = tempfile.TemporaryFile(  # noqa: SIM115, kept
                     prefix="ventifs-", dir=self._directory, buffering=0
                 )
@@ -105,7 +105,7 @@ class Troubles:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn an OSError into a line that names the file's directory."""
+        """Turn an OSError into a message that names the file's directory."""
         if self._directory is not None:
             with readable_errors(self._directory):
                 yield
@@ -135,12 +135,12 @@ class Troubles:
 
 
 def encodable(text: str) -> str:
-    r"""A text that a record can hold: a byte of a name that is no UTF-8 is `\xff`."""
+    r"""The text as a record can hold it: a byte that is not UTF-8 becomes the text `\xff`."""
     if text.isascii():
         return text
     try:
         data = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # halves of other characters
+    except UnicodeEncodeError:  # other lone surrogates
         data = text.encode("utf-8", "backslashreplace")
     return data.decode("utf-8", "backslashreplace")
 
@@ -152,7 +152,7 @@ def _reason(text: str) -> str:
 
 
 def shortened(path: bytes, most: int) -> bytes:
-    """A path for a report: of a longer one beginning and end, with three dots between."""
+    """A path of up to `most` bytes; a longer one keeps its ends, with three dots between."""
     if len(path) <= most:
         return path
     half = (most - len(_MORE)) // 2
@@ -160,13 +160,13 @@ def shortened(path: bytes, most: int) -> bytes:
 
 
 def fitted(version: Version, found: Troubles, writer: ContentWriter | None) -> Version:
-    """A version whose record the store takes: troubles that it has no room for are in blocks.
+    """A version whose record is small enough to store; blocks hold troubles that do not fit.
 
     Args:
         version: without its troubles.
-        found: all of its run.
-        writer: stores what the record has no room for, durable with the record's own commit; None
-            to count them only, in a rehearsal.
+        found: all troubles of its run.
+        writer: stores the troubles that do not fit; they become durable with the record's commit.
+            None only counts them, in a rehearsal.
     """
     first = tuple(islice(found, TROUBLES_MAX))
     whole = replace(version, troubles=first, troubles_more=len(found) - len(first))
@@ -180,7 +180,7 @@ def fitted(version: Version, found: Troubles, writer: ContentWriter | None) -> V
 
 
 def _fitting(troubles: Sequence[Listed]) -> int:
-    """How many of the first troubles a record lists that does not hold all."""
+    """How many of the first troubles a record lists if it cannot hold all."""
     size = 0
     for count, trouble in enumerate(troubles):
         size += len(_encode(trouble))
@@ -190,7 +190,7 @@ def _fitting(troubles: Sequence[Listed]) -> int:
 
 
 def _write_all(file: IO[bytes], data: bytes) -> int:
-    """Write to an unbuffered file, which may take a part at a time; bytes written."""
+    """Write to an unbuffered file, which may take a part at a time; return the bytes written."""
     done = 0
     while done < len(data):
         done += file.write(data[done:])
@@ -198,7 +198,7 @@ def _write_all(file: IO[bytes], data: bytes) -> int:
 
 
 def _pieces(troubles: Iterable[Listed], path_max: int = _PATH_MAX) -> Iterator[bytes]:
-    """Encoded troubles in pieces of whole pages, but the last."""
+    """Encoded troubles in pieces; all but the last are whole pages."""
     held = bytearray()
     for path, reason, missing in troubles:
         held += _framed((shortened(path, path_max), reason, missing))
@@ -215,7 +215,7 @@ def _framed(trouble: Listed) -> bytes:
 
 
 def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
-    """All troubles of a version that the store knows, in order; some at a time are in memory.
+    """All troubles of a version that the store knows, in order; memory holds some at a time.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -236,8 +236,8 @@ def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
 def _listed_bytes(store: Store, content: Content) -> Iterator[bytes]:
     """The bytes of a list of troubles.
 
-    Zeros come as their number. A trouble may have some in its path, but a stretch longer than a
-    trouble is no list: it would have the length 0 in it.
+    `read` may yield a run of zeros as its length. The path of a trouble may contain zeros, but a
+    run longer than a trouble cannot be part of a list: it would contain a length of 0.
 
     Raises:
         Corrupt, NotStored: where the archive is damaged.
@@ -249,7 +249,7 @@ def _listed_bytes(store: Store, content: Content) -> Iterator[bytes]:
 
 
 def _frames(pieces: Iterable[bytes], most: int) -> Iterator[Listed]:
-    """The troubles in a stream of bytes; none has more than `most`.
+    """The troubles in a stream of bytes, each of up to `most` bytes.
 
     Raises:
         Corrupt: for bytes that `_framed` would not have written.

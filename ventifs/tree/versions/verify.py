@@ -1,9 +1,10 @@
-"""Whether everything that versions refer to is there and as it must be, and what is harmed if not.
+"""Checks that everything versions refer to is stored and canonical, and finds what is harmed.
 
-Directory nodes and content nodes are read, and every tree is made again from its items in memory:
-as the same items always make the same nodes, another score means that a node is cut elsewhere, or
-that a count, total or key lies, though readers may not mind: 6 of 20 us a path. File data is only
-looked up, for `check --read-data` has read it. What several versions share is looked at once.
+Directory nodes and content nodes are read, and every tree is rebuilt from its items in memory. The
+same items always make the same nodes, so a different score means that a node is cut elsewhere, or
+that a count, total or key is wrong, even if readers do not notice. Rebuilding takes 6 of 20 us a
+path. File data is only looked up, because `check --read-data` reads it. A directory that several
+versions share is checked once, if the first of these versions is sound.
 """
 
 from collections import deque
@@ -45,7 +46,7 @@ Totals = tuple[int, int]  # of a directory: paths below, bytes of regular files 
 
 @dataclass(slots=True, frozen=True)
 class Harm:
-    """A path of a version that is not as it should be."""
+    """A path of a version that is damaged, and the reason."""
 
     version: str
     path: bytes
@@ -53,17 +54,17 @@ class Harm:
 
 
 class Verifier:
-    """Looks over versions of one store.
+    """Checks versions of one store.
 
     Attributes:
-        paths: how many paths were looked at; those in directories seen before are left out.
+        paths: how many paths were checked; those in directories known to be sound are left out.
     """
 
     def __init__(self, store: Store) -> None:
-        """Nothing is seen yet."""
+        """Start with nothing checked."""
         self.paths = 0
         self._store = store
-        self._sound: dict[bytes, Totals] = {}  # trees found whole, with all below them
+        self._sound: dict[bytes, Totals] = {}  # directories found sound, with all below them
         self._waiting: list[tuple[Score, Place]] = []
         self._found: list[Harm] = []
 
@@ -85,7 +86,7 @@ class Verifier:
             self._sound.update(seen)
 
     def _troubles(self, version: Version) -> Iterator[Harm]:
-        """What is wrong with the troubles that its record names."""
+        """What is wrong with the list of troubles that its record names."""
         if isinstance(version.beyond, Empty):
             return
         place = (str(version), b"")
@@ -145,8 +146,8 @@ class Verifier:
         pending: list[tuple[bytes, Entry]],
         seen: dict[bytes, Totals],
     ) -> Totals:
-        """Look at all that is in a directory, at directories later; the totals it should have."""
-        self._wait(Score(content.score), place)  # a cache may still have it
+        """Check a directory's entries, subdirectories later; return the totals it should have."""
+        self._wait(Score(content.score), place)  # `entries` may read it from a cache
         again = Builder(score_of)
         prefix = place[1] + b"/" if place[1] else b""
         paths = total = 0
@@ -170,7 +171,7 @@ class Verifier:
         self._content(place, entry.xattrs)
 
     def _content(self, place: Place, top: Content) -> None:
-        """A file's content, and those that slices in it refer to, each once."""
+        """Check a file's content, and the contents that its slices refer to, each once."""
         pending, seen = [(top, 0)], {top}
         while pending:
             content, depth = pending.pop()
@@ -212,7 +213,7 @@ class Verifier:
             self._look_up()
 
     def _look_up(self) -> None:
-        """Whether the blocks that wait are in the store."""
+        """Check that the waiting blocks are in the store."""
         waiting, self._waiting = self._waiting, []
         there = self._store.has_many([score for score, _ in waiting])
         self._found += [

@@ -1,7 +1,7 @@
 """Where the bytes of an ext inode are: extent trees, and the indirect blocks of ext2 and ext3.
 
-Each block of a tree is read once at most for an inode, and extents come in the order of the file,
-so that a damaged tree ends, however it points at itself. Unwritten extents are left out.
+For each inode, a block of a tree is read at most once, and extents must come in the file's order,
+so that the walk ends even if a damaged tree contains cycles. Unwritten extents are left out.
 """
 
 import struct
@@ -15,11 +15,11 @@ from ventifs.image.survey_events import Extent
 _HEADER = struct.Struct("<HHHH4x")
 _ENTRY = struct.Struct("<IHHI")  # leaf: block, length, start high and low
 _ROOT = struct.Struct("<HHHH4xIHHI")  # a header and a leaf's entry
-_ROOT_ROOM = 4  # entries of the root, which is in the inode
+_ROOT_ROOM = 4  # entries that fit into the root, which is in the inode
 _INDEX = struct.Struct("<IIH2x")  # block, child low and high
 _MAGIC = 0xF30A
 _DEPTH_MAX = 5
-_WRITTEN_MAX = 32768  # blocks of an extent; what is longer is unwritten by the rest
+_WRITTEN_MAX = 32768  # blocks; a greater length, less this, is that of an unwritten extent
 _DIRECT = 12
 
 
@@ -28,11 +28,11 @@ def runs(layout: Layout, where: bytes, *, tree: bool) -> Iterator[Run]:
 
     Args:
         layout: of the file system.
-        where: the 60 bytes in the inode.
+        where: the 60 bytes of the inode that map its blocks.
         tree: whether they are the root of an extent tree.
 
     Raises:
-        ImageError: the map is damaged; what came before is true.
+        ImageError: the map is damaged; the runs yielded before are valid.
     """
     if tree:
         return _Tree(layout).walk(where, None, 0)
@@ -40,7 +40,7 @@ def runs(layout: Layout, where: bytes, *, tree: bool) -> Iterator[Run]:
 
 
 def extents(layout: Layout, where: bytes, size: int, *, tree: bool) -> tuple[Extent, ...]:
-    """Extents in bytes of a file of that size, those that touch being one.
+    """Extents in bytes of a file of `size` bytes, with those that touch merged.
 
     Raises:
         ImageError: as `runs`.
@@ -55,7 +55,7 @@ def extents(layout: Layout, where: bytes, size: int, *, tree: bool) -> tuple[Ext
             and room == _ROOT_ROOM
             and 0 < length <= _WRITTEN_MAX
             and layout.first_block <= start <= layout.block_count - length
-        ):  # nearly all files
+        ):  # fast path: the common case
             count = min(length, -(-size // layout.block_size) - block)
             unit = layout.block_size
             return ((block * unit, start * unit, count * unit),) if count > 0 else ()
@@ -66,10 +66,10 @@ class _Tree:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._seen: set[int] = set()
-        self._next = 0  # block of the file that must not come again
+        self._next = 0  # the lowest block of the file that may come next
 
     def walk(self, node: bytes, depth_expected: int | None, lowest: int) -> Iterator[Run]:
-        """The runs below one node, whose first is not before block `lowest` of the file."""
+        """The runs below one node; none may begin before block `lowest` of the file."""
         magic, entries, room, depth = _HEADER.unpack_from(node)
         if (
             magic != _MAGIC
@@ -139,7 +139,7 @@ class _Indirect:
     def _leaf(self, pointers: tuple[int, ...], at: int) -> Iterator[Run]:
         first = pointers[0]
         if first and pointers == tuple(range(first, first + len(pointers))):
-            yield self._run(at, first, len(pointers))  # the usual case, at C's speed
+            yield self._run(at, first, len(pointers))  # fast path for the common case
             return
         begin = start = count = 0
         for block, place in enumerate(pointers, at):

@@ -1,8 +1,8 @@
 """The free blocks of an ext file system, from its groups' bitmaps.
 
-Told in doubt as used: a group whose bitmap cannot be read, or has not as many free clusters as its
-descriptor says, has none. A group that was never initialised has no bitmap; what is used in it
-follows from the layout.
+In doubt, clusters count as used: a group has no free clusters if its bitmap cannot be read, or has
+another number of free clusters than its descriptor says. A group that was never initialised has no
+bitmap; the layout determines what is used in it.
 """
 
 import re
@@ -20,12 +20,12 @@ from ventifs.image.filesystems.ext.layout import (
 from ventifs.image.survey_events import Range
 
 _UNINITIALISED = 0x2
-_TOGETHER_MAX = 128  # groups; tables of others are seen by the count of free clusters
+_TOGETHER_MAX = 128  # groups; tables of more show as a wrong count of free clusters
 _RUN = re.compile("0+")
 
 
 def is_clean(layout: Layout) -> bool:
-    """Whether the bitmaps can be believed: all is there, replayed, and without known errors."""
+    """Whether the bitmaps can be trusted: nothing is cut off or to be replayed, no known errors."""
     return (
         not layout.incompat & INCOMPAT_RECOVER
         and layout.size <= layout.window.size
@@ -34,7 +34,7 @@ def is_clean(layout: Layout) -> bool:
 
 
 def free_ranges(layout: Layout) -> Iterator[Range]:
-    """Bytes of the volume that are in no used cluster, in order, those that touch being one."""
+    """Ranges of the volume that are in no used cluster, in order, with those that touch merged."""
     start = end = 0
     for group in range(layout.group_count):
         for first, last in _of_group(layout, group):
@@ -72,12 +72,12 @@ def _of_group(layout: Layout, group: int) -> Iterator[Range]:
 
 
 def _uninitialised(layout: Layout, group: int, first: int, clusters: int) -> int:
-    """The bitmap, as an integer, that a group would have in which nothing was ever allocated."""
+    """The bitmap, as an integer, that a group would have before anything is allocated in it."""
     used = [(first, first + _heads(layout, group))]
     table = -(-layout.inodes_per_group * layout.inode_size // layout.block_size)
     together = min(layout.groups_per_flex, _TOGETHER_MAX)
     flex = group - group % together
-    # Groups of one flex keep their tables together, and may keep them here.
+    # Groups of one flex group keep their tables together, perhaps in this group.
     for other in range(flex, min(flex + together, layout.group_count)):
         descriptor = layout.group(other)
         used.append((descriptor.block_bitmap, descriptor.block_bitmap + 1))
@@ -93,7 +93,7 @@ def _uninitialised(layout: Layout, group: int, first: int, clusters: int) -> int
 
 
 def _heads(layout: Layout, group: int) -> int:
-    """Blocks at a group's start: the superblock or its copy, and the descriptors beside it."""
+    """Number of blocks at a group's start for the superblock or its copy, and descriptors."""
     per_block = layout.block_size // layout.descriptor_size
     has_superblock = layout.has_superblock(group)
     with_meta = bool(layout.incompat & INCOMPAT_META_BG)

@@ -1,8 +1,9 @@
-"""Where an ext2, ext3 or ext4 file system keeps things: its superblock and its groups' descriptors.
+"""The layout of an ext2, ext3 or ext4 file system: its superblock and its groups' descriptors.
 
 From the kernel's Documentation/filesystems/ext4. All numbers are little-endian; all offsets are
-bytes from the volume's start. Whoever has a `Layout` can rely on its geometry: powers of two where
-they belong, nothing zero, inode numbers that lie in a group's table. It knows nothing of inodes.
+bytes from the volume's start. A `Layout` always has a valid geometry: powers of two where the
+format requires them, no sizes of 0, inode numbers that lie in a group's table. Knows nothing of
+what inodes contain.
 """
 
 import struct
@@ -25,7 +26,7 @@ INCOMPAT_LARGEDIR = 0x4000
 _INCOMPAT_KNOWN = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000
 _INCOMPAT_KNOWN |= 0x8000 | 0x10000 | 0x20000
 RO_SPARSE_SUPER = 0x1
-RO_CHECKED_GROUPS = 0x10 | 0x400  # GDT_CSUM, METADATA_CSUM: groups' flags mean something
+RO_CHECKED_GROUPS = 0x10 | 0x400  # GDT_CSUM, METADATA_CSUM: groups' flags are valid
 RO_BIGALLOC = 0x200
 
 STATE_CLEAN = 0x1
@@ -39,7 +40,7 @@ _PIECE = 64 << 10  # bytes of an inode table that are read at once
 
 
 class Group(NamedTuple):
-    """A group's descriptor: block numbers, and how many clusters it says are free."""
+    """A group's descriptor: numbers of blocks, its count of free clusters, and flags."""
 
     block_bitmap: int
     inode_bitmap: int
@@ -55,17 +56,17 @@ class Layout:
         block_size, cluster_size, inode_size: bytes.
         block_count: of the file system, which a truncated volume may not hold.
         first_block: 1 where a block is 1 KiB, else 0.
-        blocks_per_group, inodes_per_group, group_count: as they say.
+        blocks_per_group, inodes_per_group, group_count: the groups.
         first_inode: the first number that is not reserved.
         compat, incompat, ro_compat: feature bits.
         state: bits `STATE_*`.
     """
 
     def __init__(self, window: Window) -> None:
-        """Read it.
+        """Read the superblock.
 
         Raises:
-            ImageError: it is not there, damaged, or uses what is not known here.
+            ImageError: it is missing or damaged, or has features that are unknown here.
         """
         self.window = window
         data = window.read(_SUPERBLOCK_AT, 1024)
@@ -111,7 +112,7 @@ class Layout:
         self._check()
         self.group_count = -(-(self.block_count - self.first_block) // self.blocks_per_group)
         self._inodes_per_piece = min(_PIECE // self.inode_size, self.inodes_per_group)
-        # The piece that is read from: the inodes of a directory lie close together.
+        # The piece used last, since the inodes of a directory lie close together.
         self._table, self._first, self._count = b"", 0, 0
         self._piece = lru_cache(64)(self._read_piece)
         self.group = lru_cache(256)(self._read_group)
@@ -140,7 +141,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Bytes of the volume that the file system lays claim to."""
+        """Bytes of the file system, which a truncated volume may not hold."""
         return self.block_count * self.block_size
 
     def block(self, number: int) -> bytes:
@@ -154,7 +155,7 @@ class Layout:
         return self.window.read(number * self.block_size, self.block_size)
 
     def inode(self, number: int) -> tuple[bytes, int]:
-        """Some bytes of the inode tables, and where in them that inode begins.
+        """Some bytes of an inode table, and the offset in them where an inode begins.
 
         Raises:
             ImageError: there is no such inode, or it cannot be read.
@@ -197,7 +198,7 @@ class Layout:
         return Group(block_bitmap, inode_bitmap, table, free, flags)
 
     def _descriptors_at(self, block: int) -> int:
-        """Where the nth block of descriptors is."""
+        """The number of the block of descriptors whose index, counted from 0, is `block`."""
         in_place = not self.incompat & INCOMPAT_META_BG or block < self.first_meta_group
         if in_place:
             return 1024 // self.block_size + 1 + block

@@ -1,12 +1,12 @@
-"""The files inside an ext2, ext3 or ext4 file system, read from its published format.
+"""Reads the files inside an ext2, ext3 or ext4 file system, by its published format.
 
-libfsext, the library of the field, was tried first: it fails on names that are not UTF-8, tells
-devices without their numbers and access control lists in the disk's form, and leaks inline data as
-attributes. So the format is read here, after the kernel's Documentation/filesystems/ext4.
+libfsext, the library for this format, was tried first. It fails on names that are not UTF-8,
+returns devices without their numbers and access control lists in the form on disk, and shows inline
+data as attributes. So the format is read here, after the kernel's Documentation/filesystems/ext4.
 
-Damage costs a file or what is left of a directory, and is told with it. The kernel's own checks by
-checksum are not made: what is structurally sound is taken for true, as the image's bytes are
-archived for themselves anyway. A journal is not replayed: files are told as the disk has them.
+Damage loses a file or the rest of a directory, and is reported with it. Checksums are not verified:
+what is structurally sound is taken as true, since the image's bytes are archived as they are
+anyway. A journal is not replayed: files are reported as they are on disk.
 """
 
 import stat
@@ -37,12 +37,12 @@ from ventifs.tree.objects.records import Xattrs
 
 _INODE = struct.Struct("<HHI8xi4xHHII4x60s4xII4xHHHH")
 # mode uid size mtime gid links blocks flags where acl size_high blocks_high acl_high uid_h gid_h
-_LARGE = struct.Struct(_INODE.format + "4xH6xI")  # bytes of more fields, mtime's high part
+_LARGE = struct.Struct(_INODE.format + "4xH6xI")  # size of further fields, mtime's high part
 _DIRENT = struct.Struct("<IHB")
 _EXTENTS, _INLINE, _EA_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x200000, 0x800
-_SMALL = 128  # bytes of an inode without those fields that came with ext4
+_SMALL = 128  # bytes of an inode without the fields that ext4 added
 _KIND = 0xF000  # bits of a mode
-_HERE = 60  # bytes of the inode that map its blocks, or are its data
+_HERE = 60  # bytes of the inode that map its blocks, or hold its data
 _TARGET_MAX = 4095
 _TYPES = frozenset(
     stat.S_IFMT(kind << 12)
@@ -62,8 +62,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     sectors: int
     flags: int
     where: bytes
-    attributes: int  # the block of those outside, or 0
-    space: bytes  # what is behind the fields, if it holds attributes
+    attributes: int  # the block of attributes outside the inode, or 0
+    space: bytes  # the space behind the fields if it holds attributes, else empty
 
 
 class Ext:
@@ -72,7 +72,8 @@ class Ext:
     Attributes:
         layout: its geometry and features.
         root: the root directory's inode.
-        clean: whether nothing is to be replayed, and no errors are known.
+        clean: whether the volume holds all of it, nothing is to be replayed, and no errors are
+            known.
     """
 
     root = ROOT
@@ -81,7 +82,7 @@ class Ext:
         """Read the superblock.
 
         Raises:
-            ImageError: it cannot be read, or says what is not known here.
+            ImageError: it cannot be read, or has features that are unknown here.
         """
         self.layout = Layout(window)
         self.clean = ext_free.is_clean(self.layout)
@@ -89,7 +90,7 @@ class Ext:
         self._attributes = lru_cache(16)(self._read_attributes)
 
     def notes(self) -> list[str]:
-        """What people should know of the state that it is in."""
+        """Lines for people about the state of the file system."""
         layout, notes = self.layout, []
         if layout.incompat & INCOMPAT_RECOVER:
             notes.append("its journal was not replayed: files are told as they are on the disk")
@@ -102,7 +103,7 @@ class Ext:
         return notes
 
     def free_ranges(self) -> Iterator[Range]:
-        """Bytes of the volume that are in no use, in order."""
+        """Ranges of the volume that are not in use, in order."""
         return ext_free.free_ranges(self.layout)
 
     def inode(self, number: int) -> tuple[Inode, str]:
@@ -147,7 +148,10 @@ class Ext:
         return inode, problem or wrong
 
     def names(self, number: int) -> Iterator[Name]:
-        """See `walk.Reader`. An index (htree) hides in blocks that look empty to a plain reader."""
+        """See `walk.Reader`.
+
+        Blocks of an index (htree) are read like all others: they look like blocks without names.
+        """
         record = self._record(number)
         if record.flags & _ENCRYPTED:
             return
@@ -162,7 +166,7 @@ class Ext:
         troubles = []
         told = 0  # bytes
         extents = self._extents(record)
-        # More than the volume holds can only be the same blocks again and again.
+        # A directory larger than the volume must map the same blocks repeatedly.
         if sum(length for _, _, length in extents) > window.size:
             raise ImageError("the directory is damaged")
         for at, start, length in extents:
@@ -266,7 +270,7 @@ class Ext:
         return extents
 
     def _pairs(self, record: Record) -> tuple[list[ext_xattrs.Pair], str]:
-        """The extended attributes, shown or not, those in the inode first."""
+        """All extended attributes, hidden ones included; those in the inode come first."""
         pairs, problem = ext_xattrs.in_inode(record.space, self._value)
         if record.attributes:
             try:
@@ -287,7 +291,7 @@ class Ext:
         return self._read(record, size)
 
     def _read(self, record: Record, size: int) -> bytes:
-        """The first bytes of an inode's data; the caller bounds how many."""
+        """The first `size` bytes of an inode's data; the caller limits `size`."""
         data = bytearray(size)
         for at, start, length in self._extents(record):
             if at < size:
@@ -312,13 +316,13 @@ class Ext:
             target = record.where[: record.size]
         else:
             target = self._read(record, record.size)
-        target = target.partition(b"\0")[0]  # as far as the kernel reads
+        target = target.partition(b"\0")[0]  # the kernel reads up to the first NUL
         if not target:
             raise ImageError("the target of the symbolic link is damaged")
         return target
 
     def _is_fast(self, record: Record) -> bool:
-        """Whether a link's target is in the inode: the kernel's own rule."""
+        """Whether a symbolic link's target is in the inode, by the kernel's own rule."""
         if self.layout.incompat & INCOMPAT_EA_INODE:
             return record.size < _HERE
         outside = self.layout.cluster_size >> 9 if record.attributes else 0
@@ -328,7 +332,7 @@ class Ext:
 def _entries(block: bytes) -> Iterator[Name]:
     """The names in a block of a directory."""
     at, end = 0, len(block)
-    large = end > 1 << 15  # lengths that do not fit have their own form
+    large = end > 1 << 15  # lengths beyond 16 bits have another encoding
     damaged = False
     unpack = _DIRENT.unpack_from
     while at + 8 <= end:
@@ -349,7 +353,7 @@ def _entries(block: bytes) -> Iterator[Name]:
 
 
 def _device(where: bytes) -> tuple[int, int]:
-    """Major and minor number; the kernel's old and new encodings."""
+    """Major and minor number, from the kernel's old or new encoding."""
     old, new = struct.unpack_from("<II", where)
     if old:
         return old >> 8 & 0xFF, old & 0xFF

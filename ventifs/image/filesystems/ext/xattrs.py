@@ -1,8 +1,8 @@
 """Extended attributes of ext inodes: those in the inode, in a block outside, and in inodes' data.
 
-What is told is what the kernel shows to root; attributes that it keeps to itself (inline data,
-encryption's context) are found by their own names: `system.data`. A damaged list gives what came
-before the damage, and the problem.
+`shown` returns what the kernel shows to root, without the attributes that the kernel hides (inline
+data, encryption's context). `inline_data` finds inline data by its own name, `system.data`. For a
+damaged list, the functions return what came before the damage, and the problem.
 """
 
 import struct
@@ -16,7 +16,7 @@ from ventifs.tree.objects.records import Xattrs
 _ENTRY = struct.Struct("<BBHIII")  # name length, prefix, value offset, inode, size, hash
 MAGIC_BYTES = (0xEA020000).to_bytes(4, "little")
 _BLOCK_HEADER = 32
-_VALUE_MAX = 65536  # the kernel gives out no longer ones
+_VALUE_MAX = 65536  # the kernel returns no longer values
 _NAME_MAX = 255  # with its prefix
 _PREFIXES = {
     1: b"user.",
@@ -29,25 +29,25 @@ _ACLS = (2, 3)
 _INLINE = (7, b"data")  # system.data
 
 Pair = tuple[int, bytes, bytes]  # prefix, name without it, value
-ReadInode = Callable[[int, int], bytes]  # of an inode's data, that many bytes
+ReadInode = Callable[[int, int], bytes]  # an inode's number and a length; returns its data
 
 
 def in_inode(space: bytes, value: ReadInode) -> tuple[list[Pair], str]:
-    """What is in the space that an inode has behind its fields."""
+    """The attributes in the space that an inode has behind its fields, and a problem or nothing."""
     if len(space) < 8 or space[:4] != MAGIC_BYTES:
         return [], ""
     return _entries(space[4:], 0, value)
 
 
 def in_block(block: bytes, value: ReadInode) -> tuple[list[Pair], str]:
-    """What is in a block of attributes."""
+    """The attributes in a block of them, and a problem or nothing."""
     if block[:4] != MAGIC_BYTES:
         return [], "its block of extended attributes is damaged"
     return _entries(block, _BLOCK_HEADER, value)
 
 
 def _entries(area: bytes, at: int, value: ReadInode) -> tuple[list[Pair], str]:
-    """The entries from an offset on; values' offsets count from the area's start."""
+    """The entries from offset `at` on; values' offsets count from the area's start."""
     pairs: list[Pair] = []
     total = 0
     while at + 4 <= len(area) and area[at : at + 4] != b"\0\0\0\0":
@@ -71,12 +71,15 @@ def _entries(area: bytes, at: int, value: ReadInode) -> tuple[list[Pair], str]:
 
 
 def inline_data(pairs: list[Pair]) -> bytes:
-    """What an inode's attributes hold of its inline data."""
+    """The part of an inode's inline data that its attributes hold."""
     return next((data for prefix, name, data in pairs if (prefix, name) == _INLINE), b"")
 
 
 def shown(pairs: list[Pair]) -> tuple[Xattrs, str]:
-    """Names and values as listxattr and getxattr give them to root, the first of a name only."""
+    """Names and values as listxattr and getxattr return them to root, and a problem or nothing.
+
+    Of several attributes with one name, only the first counts.
+    """
     found: dict[bytes, bytes] = {}
     problem = ""
     for prefix, rest, data in pairs:

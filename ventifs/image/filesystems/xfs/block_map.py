@@ -1,7 +1,7 @@
 """Where the bytes of an XFS inode's forks are: lists of extents, and trees of them.
 
-Each block of a tree is read once at most for a fork, and extents come in the order of the file, so
-that a damaged tree ends, however it points at itself. Unwritten extents are left out.
+For each fork, a block of a tree is read at most once, and extents must come in the file's order, so
+that the walk ends even if a damaged tree contains cycles. Unwritten extents are left out.
 """
 
 import struct
@@ -12,7 +12,7 @@ from ventifs.image.filesystems.extents import Run, joined
 from ventifs.image.filesystems.xfs.layout import Layout
 from ventifs.image.survey_events import Extent
 
-EXTENTS, TREE = 2, 3  # of the formats that a fork can have
+EXTENTS, TREE = 2, 3  # formats of a fork
 
 _RECORD = struct.Struct(">QQ")
 _COUNT_MASK = (1 << 21) - 1
@@ -27,11 +27,11 @@ def runs(layout: Layout, fork: bytes, form: int, count: int) -> Iterator[Run]:
     Args:
         layout: of the file system.
         fork: its bytes in the inode.
-        form: `EXTENTS` or `TREE`.
-        count: how many extents the inode says that it has.
+        form: its format, `EXTENTS` or `TREE`.
+        count: the number of extents that the inode records for it.
 
     Raises:
-        ImageError: the map is damaged; what came before is true.
+        ImageError: the map is damaged; the runs yielded before are valid.
     """
     mapping = _Mapping(layout)
     if form == EXTENTS:
@@ -44,14 +44,14 @@ def runs(layout: Layout, fork: bytes, form: int, count: int) -> Iterator[Run]:
 
 
 def extents(layout: Layout, fork: bytes, form: int, count: int, size: int) -> tuple[Extent, ...]:
-    """Extents in bytes of a file of that size, those that touch being one.
+    """Extents in bytes of a file of `size` bytes, with those that touch merged.
 
     Raises:
         ImageError: as `runs`.
     """
     if form == EXTENTS and not count:
         return ()
-    if form == EXTENTS and count == 1 and len(fork) >= _RECORD.size:  # nearly all files
+    if form == EXTENTS and count == 1 and len(fork) >= _RECORD.size:  # fast path
         high, low = _RECORD.unpack_from(fork)
         blocks = low & _COUNT_MASK
         if blocks and not high >> 63:
@@ -66,7 +66,7 @@ class _Mapping:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._seen: set[int] = set()
-        self._next = 0  # block of the file that must not come again
+        self._next = 0  # the lowest block of the file that may come next
         self._count = 0  # extents so far
         self._head = 72 if layout.checked else 24
         self._magic = b"BMA3" if layout.checked else b"BMAP"

@@ -1,7 +1,7 @@
 """Names in XFS directories: those kept in the inode, and those in blocks of their own.
 
-Of a directory with blocks only those are read that hold names; the indexes beside them, leaves and
-nodes, begin at 32 GiB of its offsets.
+Only the blocks that hold names are read. The indexes, leaves and nodes, begin at the directory's
+offset of 32 GiB.
 """
 
 import struct
@@ -21,10 +21,10 @@ _DAMAGED = "the directory is damaged"
 
 
 def in_inode(layout: Layout, fork: bytes) -> Iterator[Name]:
-    """The names of a directory that has no blocks.
+    """Yield the names of a directory that has no blocks.
 
     Raises:
-        ImageError: it is damaged; what came before is true.
+        ImageError: it is damaged; the names yielded before are valid.
     """
     if len(fork) < 6:
         raise ImageError(_DAMAGED)
@@ -43,10 +43,10 @@ def in_inode(layout: Layout, fork: bytes) -> Iterator[Name]:
 
 
 def in_blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[Name]:
-    """The names of a directory with blocks; a damaged block costs the names in what is left of it.
+    """Yield the names of a directory with blocks; damage loses the names in the rest of its block.
 
     Raises:
-        ImageError: some is damaged; all that can be read was yielded before.
+        ImageError: some names are damaged; all that can be read were yielded before.
     """
     trouble = ""
     try:
@@ -62,14 +62,14 @@ def in_blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[Name]:
 
 
 def _blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[bytes]:
-    """The directory's blocks, which may be of several blocks of the file system."""
+    """The directory's blocks; each consists of one or more blocks of the file system."""
     size, window = layout.directory_block_size, layout.window
     rest, expected, read = b"", 0, 0
     for at, start, length in extents:
         read += length
         if at >= NAMES_END:
             break
-        # More than the volume holds can only be the same blocks again and again.
+        # A directory larger than the volume must map the same blocks repeatedly.
         if (rest and at != expected) or read > window.size:
             raise ImageError(_DAMAGED)
         for offset in range(0, length, _PIECE):
@@ -86,7 +86,7 @@ def _blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[bytes]:
 def _names(layout: Layout, block: bytes) -> Iterator[Name]:
     magic, end = block[:4], len(block)
     head, single, several = (64, b"XDB3", b"XDD3") if layout.checked else (16, b"XD2B", b"XD2D")
-    if magic == single:  # has its index at its end
+    if magic == single:  # the only block has the index at its end
         end -= 8 + 8 * _TAIL.unpack_from(block, end - 8)[0]
     elif magic != several:
         raise ImageError(_DAMAGED)

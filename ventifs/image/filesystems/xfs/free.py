@@ -1,7 +1,8 @@
 """The free blocks of an XFS file system, from each allocation group's tree by block number.
 
-Told in doubt as used: a group whose tree is damaged, or has not as many free blocks as its header
-says, has none; nor have the few blocks that a group keeps back for its own trees.
+In doubt, blocks count as used: a group has no free blocks if its tree is damaged, or has another
+number of free blocks than its header says. The few blocks that a group reserves for its own trees
+also count as used.
 """
 
 import struct
@@ -17,7 +18,7 @@ _LEVEL_MAX = 9
 
 
 def free_ranges(layout: Layout) -> Iterator[Range]:
-    """Bytes of the volume that no file and no structure has, in order."""
+    """Ranges of the volume that no file and no structure uses, in order."""
     for group in range(layout.group_count):
         try:
             header = _group_header(layout, group)
@@ -43,7 +44,7 @@ def _group_header(layout: Layout, group: int) -> bytes:
 
 
 def _records(layout: Layout, group: int, header: bytes) -> Iterator[tuple[int, int]]:
-    """Free stretches of a group: the first block in it, and how many."""
+    """Free ranges of a group: first block, counted from the group's start, and number of blocks."""
     root = int.from_bytes(header[16:20], "big")
     level = int.from_bytes(header[28:32], "big")
     size = layout.group_size(group)

@@ -1,8 +1,8 @@
-"""Where an XFS file system keeps things: its superblock, and what its numbers mean.
+"""The layout of an XFS file system: its superblock, and the places that its numbers stand for.
 
-From "XFS Algorithms & Data Structures", third edition. All numbers on the disk are big-endian.
-Blocks are told here as the volume counts them, not as XFS does: it puts the allocation group's
-number above the block's in the group. Whoever has a `Layout` can rely on its geometry.
+From "XFS Algorithms & Data Structures", third edition. All numbers on the disk are big-endian. XFS
+numbers a block by its allocation group, in the high bits, and its place in the group; this module
+converts that to the block's number in the volume. A `Layout` always has a valid geometry.
 """
 
 from functools import lru_cache
@@ -16,7 +16,7 @@ _INCOMPAT_KNOWN = 0xFF
 _INCOMPAT_FTYPE = 0x1
 _FEATURES2_FTYPE = 0x200
 _VERSION_DIRECTORIES_2 = 0x2000
-_PIECE = 32 << 10  # bytes of inodes that are read at once: a chunk of 64 usually
+_PIECE = 32 << 10  # bytes of inodes that are read at once: usually a chunk of 64
 
 
 class Layout:
@@ -26,18 +26,18 @@ class Layout:
         block_size, sector_size, inode_size, directory_block_size: bytes.
         block_count: of the file system, which a truncated volume may not hold.
         group_blocks, group_count: of its allocation groups.
-        checked: whether it is of version 5, whose blocks carry longer headers with checksums.
-        typed: whether directories have the types of files.
+        checked: whether it is of version 5, whose blocks have longer headers with checksums.
+        typed: whether directories hold the types of files.
         root: the root directory's inode.
-        log_start, log_blocks: the log; it starts at block 0 when it is on another device.
+        log_start, log_blocks: the log; its start is 0 if it is on another device.
         incompat: feature bits.
     """
 
     def __init__(self, window: Window) -> None:
-        """Read it.
+        """Read the superblock.
 
         Raises:
-            ImageError: it is not there, damaged, or uses what is not known here.
+            ImageError: it is missing or damaged, or has features that are unknown here.
         """
         self.window = window
         data = window.read(0, 512)
@@ -88,13 +88,13 @@ class Layout:
         self.directory_block_size = self.block_size << directory_bits
         log = number(48, 8)
         self.log_start = self.place(log, self.log_blocks) if log else 0
-        # The piece that is read from: the inodes of a directory lie close together.
+        # The piece used last, since the inodes of a directory lie close together.
         self._inodes, self._first, self._count = b"", 0, 0
         self._piece = lru_cache(64)(self._read_piece)
 
     @property
     def size(self) -> int:
-        """Bytes of the volume that the file system lays claim to."""
+        """Bytes of the file system, which a truncated volume may not hold."""
         return self.block_count * self.block_size
 
     def group_size(self, group: int) -> int:
@@ -102,7 +102,9 @@ class Layout:
         return min(self.group_blocks, self.block_count - group * self.group_blocks)
 
     def place(self, number: int, count: int = 1) -> int:
-        """The volume's number of a block that is the first of some, all in one group.
+        """Convert XFS's number of a block to the volume's.
+
+        The block is the first of `count` blocks, which must all be in one group.
 
         Raises:
             ImageError: they are not in the file system.
@@ -122,10 +124,10 @@ class Layout:
         return self.window.read(place * self.block_size, self.block_size)
 
     def inode(self, number: int) -> tuple[bytes, int]:
-        """Some bytes of an allocation group, and where in them that inode begins.
+        """Some bytes of an allocation group, and the offset in them where an inode begins.
 
         Raises:
-            ImageError: there can be no such inode, or it cannot be read.
+            ImageError: the number is not valid, or the inode cannot be read.
         """
         index = number - self._first
         if 0 <= index < self._count:

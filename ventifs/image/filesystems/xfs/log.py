@@ -1,20 +1,20 @@
-"""Whether an XFS log is clean: whether its last record says that it was unmounted.
+"""Checks whether an XFS log is clean: whether its last record is that of an unmount.
 
-The log is a ring of 512-byte blocks, each beginning with the number of its turn, or with a record's
-header. The head, where the turn's number drops, is found by halving.
+The log is a ring of 512-byte blocks. Each begins with the cycle number, which counts the log's
+rounds, or with a record's header. A binary search finds the head, where the cycle number drops.
 """
 
 from ventifs.image.filesystems.xfs.layout import Layout
 
 _BLOCK = 512
 _MAGIC = b"\xfe\xed\xba\xbe"
-_BACK_MAX = 2048  # blocks to look back for the last record; it is as long as a log stripe at most
-_HEADER_COVERS = 32 << 10  # bytes of a record that one header block is for
+_BACK_MAX = 2048  # blocks to search back for the last record; it is at most a log stripe long
+_HEADER_COVERS = 32 << 10  # bytes of a record that one header block covers
 _UNMOUNT = 0x20
 
 
 def is_clean(layout: Layout) -> bool:
-    """Whether nothing is to be replayed; a log on another device never is, for all we know.
+    """Whether nothing is to be replayed; False for a log on another device, which is not read.
 
     Raises:
         ImageError: the log cannot be read.
@@ -34,7 +34,7 @@ def is_clean(layout: Layout) -> bool:
 
 
 def _head(layout: Layout, start: int, blocks: int) -> int:
-    """The block after the newest; 0 if the whole ring is of one turn."""
+    """The block after the newest one; 0 if the whole ring has one cycle number."""
 
     def turn(block: int) -> bytes:
         data = layout.window.read(start + block * _BLOCK, 8)
@@ -43,7 +43,7 @@ def _head(layout: Layout, start: int, blocks: int) -> int:
     newest = turn(0)
     if turn(blocks - 1) == newest:
         return 0
-    low, high = 0, blocks - 1  # of the newest turn; not of it
+    low, high = 0, blocks - 1  # has the newest cycle number; has not
     while high - low > 1:
         middle = (low + high) // 2
         if turn(middle) == newest:
@@ -54,7 +54,7 @@ def _head(layout: Layout, start: int, blocks: int) -> int:
 
 
 def _is_unmount(data: bytes) -> bool:
-    """Whether the record that begins here ends where the data does, and is that of an unmount."""
+    """Whether a record of an unmount begins here, and ends where the data ends."""
 
     def number(at: int) -> int:
         return int.from_bytes(data[at : at + 4], "big")

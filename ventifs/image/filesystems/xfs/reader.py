@@ -1,12 +1,12 @@
-"""The files inside an XFS file system, read from its published format.
+"""Reads the files inside an XFS file system, by its published format.
 
-libfsxfs, the library of the field, was tried first: it fails on names that are not UTF-8, and on
-devices and real forks without extents, and it tells security attributes by a wrong name. So the
-format is read here, after "XFS Algorithms & Data Structures".
+libfsxfs, the library for this format, was tried first. It fails on names that are not UTF-8, and on
+devices and real forks without extents, and it reports security attributes under a wrong name. So
+the format is read here, after "XFS Algorithms & Data Structures".
 
-Damage costs a file or what is left of a directory, and is told with it. The kernel's own checks by
-checksum are not made: what is structurally sound is taken for true, as the image's bytes are
-archived for themselves anyway. The log is not replayed: files are told as the disk has them.
+Damage loses a file or the rest of a directory, and is reported with it. Checksums are not verified:
+what is structurally sound is taken as true, since the image's bytes are archived as they are
+anyway. The log is not replayed: files are reported as they are on disk.
 """
 
 import stat
@@ -31,9 +31,9 @@ from ventifs.tree.objects.records import Xattrs
 
 _CORE = struct.Struct(">2sHBBHIII4xQ8xQ8xQ8x4xIHBB6xH28xQ24xQ")
 # magic mode version format links(1) uid gid links count(64) mtime size count count(16) forkoff
-# format of the attribute fork, flags; of version 3 only: flags, the inode's number
+# format of the attribute fork, flags; in version 3 only: flags, the inode's number
 _KIND = 0xF000  # bits of a mode
-_DEVICE, _LOCAL = 0, 1  # formats of a fork, beside those of xfs_map
+_DEVICE, _LOCAL = 0, 1  # formats of a fork, besides those in xfs_map
 _REAL_TIME = 0x1
 _BIG_TIME, _BIG_COUNTS, _METADATA = 0x8, 0x10, 0x20
 _BIG_TIME_EPOCH_NS = (1 << 31) * 1_000_000_000
@@ -56,12 +56,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     mtime_ns: int
     size: int
     flags: int
-    form: int  # of the data fork
+    form: int  # format of the data fork
     extent_count: int
     fork: bytes
     attribute_form: int
     attribute_count: int
-    attribute_fork: bytes  # if there is anything in it
+    attribute_fork: bytes  # empty if there are no attributes
 
 
 class Xfs:
@@ -70,14 +70,14 @@ class Xfs:
     Attributes:
         layout: its geometry and features.
         root: the root directory's inode.
-        clean: whether it is all there, and its log has nothing to be replayed.
+        clean: whether the volume holds all of it, and its log has nothing to be replayed.
     """
 
     def __init__(self, window: Window) -> None:
-        """Read the superblock, and see about the log.
+        """Read the superblock, and check whether the log is clean.
 
         Raises:
-            ImageError: the superblock cannot be read, or says what is not known here.
+            ImageError: the superblock cannot be read, or has features that are unknown here.
         """
         self.layout = Layout(window)
         self.root = self.layout.root
@@ -89,7 +89,7 @@ class Xfs:
             self.clean = False
 
     def notes(self) -> list[str]:
-        """What people should know of the state that it is in."""
+        """Lines for people about the state of the file system."""
         layout, notes = self.layout, []
         if not layout.log_start:
             notes.append("its log is on another device: files are told as they are on this one")
@@ -102,7 +102,7 @@ class Xfs:
         return notes
 
     def free_ranges(self) -> Iterator[Range]:
-        """Bytes of the volume that are in no use, in order."""
+        """Ranges of the volume that are not in use, in order."""
         return xfs_free.free_ranges(self.layout)
 
     def inode(self, number: int) -> tuple[Inode, str]:
@@ -257,7 +257,7 @@ class Xfs:
         return target
 
     def _target_pieces(self, record: Record) -> Iterator[bytes]:
-        """What the extents of a target hold; with checksums, each begins with a header."""
+        """The parts of a target, by extents; in version 5, each extent begins with a header."""
         room = record.size + _TARGET_HEADER_SIZE * (record.size + 1)
         for _, start, length in joined(
             xfs_map.runs(self.layout, record.fork, record.form, record.extent_count),

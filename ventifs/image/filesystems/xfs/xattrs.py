@@ -1,7 +1,7 @@
 """Extended attributes of XFS inodes: in the inode, in leaves below an index, and outside of them.
 
-What is told is what the kernel shows to root, and that is access control lists twice: as
-`system.posix_acl_*`, in the shown form, and as `trusted.SGI_ACL_*`, as the disk has them. Parent
+The result is what the kernel shows to root. It has access control lists twice: as
+`system.posix_acl_*`, in the shown form, and as `trusted.SGI_ACL_*`, in the form on disk. Parent
 pointers and attributes that were never completed are not shown.
 """
 
@@ -24,7 +24,7 @@ _ACLS = {
 }
 _VALUE_MAX = 65536
 _DEPTH_MAX = 6
-_LEAVES = {0xFBEE: 32, 0x3BEE: 80}  # magic and length of header
+_LEAVES = {0xFBEE: 32, 0x3BEE: 80}  # magic number and length of the header
 _NODES = {0xFEBE: 16, 0x3EBE: 64}
 _LEAF_ENTRY = struct.Struct(">4xHBx")
 _REMOTE = struct.Struct(">IIB")
@@ -36,10 +36,10 @@ Attribute = tuple[int, bytes, bytes]  # flags, name without prefix, value
 
 
 def in_inode(fork: bytes) -> Iterator[Attribute]:
-    """Those in the inode itself.
+    """Yield the attributes in the inode itself.
 
     Raises:
-        ImageError: they are damaged; what came before is true.
+        ImageError: they are damaged; those yielded before are valid.
     """
     if len(fork) < 4:
         raise ImageError(_DAMAGED)
@@ -56,18 +56,18 @@ def in_inode(fork: bytes) -> Iterator[Attribute]:
 
 
 class Outside:
-    """Those in blocks of their own."""
+    """The attributes in blocks of their own."""
 
     def __init__(self, layout: Layout, runs: list[Run]) -> None:
-        """Nothing is read yet; `runs` are the attribute fork's."""
+        """Reads nothing yet; `runs` are the attribute fork's."""
         self._layout = layout
         self._runs = runs
 
     def attributes(self) -> Iterator[Attribute]:
-        """All of them.
+        """Yield all of them.
 
         Raises:
-            ImageError: they are damaged; what came before is true.
+            ImageError: they are damaged; those yielded before are valid.
         """
         number, seen = self._first_leaf(), set()
         while True:
@@ -91,7 +91,7 @@ class Outside:
         raise ImageError(_DAMAGED)
 
     def _block(self, number: int) -> bytes:
-        """A block of the fork, by its number in it."""
+        """A block of the attribute fork, by its number in the fork."""
         at = bisect_right(self._runs, number, key=lambda run: run[0]) - 1
         if at < 0 or number >= self._runs[at][0] + self._runs[at][2]:
             raise ImageError(_DAMAGED)
@@ -141,7 +141,7 @@ class Outside:
 
 
 def shown(attributes: Iterator[Attribute]) -> tuple[Xattrs, str]:
-    """Names and values as listxattr and getxattr give them to root, and what is wrong with them."""
+    """Names and values as listxattr and getxattr return them to root, and a problem or nothing."""
     found: dict[bytes, bytes] = {}
     problem = ""
     total = 0
