@@ -180,7 +180,7 @@ def test_a_signal_where_python_drops_exceptions(
     program = CALLING + (
         "class Signalling:\n"
         f"    def __del__(self): signal.raise_signal(signal.{number})\n"
-        "from ventifs.cli import check\n"
+        "from ventifs.cli.upkeep import check\n"
         "check.check.callback = lambda **_: Signalling() and None\n"
         "main()"
     )
