@@ -55,7 +55,7 @@ class Arenas:
         return "\0".join([*names, ""]).count(SUFFIX + "\0")  # 10 times as fast as testing each name
 
     def all_ids(self) -> list[bytes]:
-        """Ids of all arenas, sorted. `open/` is read first: arenas move only to `sealed/`."""
+        """Ids of all arenas, sorted. `open/` is read first: only a repair moves one back."""
         return sorted({*self.open_ids(), *self.sealed_ids()})
 
     def present(self, arena_id: bytes) -> bool:

@@ -152,7 +152,7 @@ def repair(
 
     Raises:
         Busy: while another process writes to the store.
-        NoSpace, VentifsError: the old index is still in place.
+        NoSpace, VentifsError: the old index is still in place, unless the new one had replaced it.
     """
     files = files or Files()
     header = read_header(root)

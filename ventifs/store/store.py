@@ -476,7 +476,8 @@ class Store:
 
         Raises:
             ValueError: for a key or value out of range.
-            NoSpace, VentifsError: nothing is changed; the commit can be tried again.
+            NoSpace, VentifsError: nothing is changed. The commit can be tried again, unless writing
+                to an arena was broken off, by a failed sync for one: then open the store again.
         """
         for key, value in puts:
             if problem := record_problem(len(key), len(value)):
@@ -511,7 +512,7 @@ class Store:
         """For a worker: make every block put so far durable, for the parent's `adopt`.
 
         Raises:
-            NoSpace, VentifsError: nothing is handed over; it can be tried again.
+            NoSpace, VentifsError: nothing is handed over. It can be tried again, as in `commit`.
         """
         self._check_open()
         with self._lock, self._all_or_nothing():

@@ -308,7 +308,8 @@ class Writer:
             The records put.
 
         Raises:
-            NoSpace, VentifsError: the catalog is as before; everything added is still pending.
+            NoSpace, VentifsError: the catalog is as before. Everything added is still pending,
+                unless the writer was broken off (see `break_off`).
         """
         self._check()
         records = [Record(key, os.urandom(RECORD_ID_SIZE), value) for key, value in puts]
