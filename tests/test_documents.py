@@ -18,6 +18,7 @@ def test_modules_and_rooms_that_are_named_exist(document: str) -> None:
     rooms = re.findall(
         r"`((?:cli|tree|image|ninep|tests|tools)/[\w/]*\w)`", (ROOT / document).read_text()
     )
+    assert rooms
     for room in rooms:
         assert (ROOT / room).exists() or (ROOT / "ventifs" / room).exists(), room
 

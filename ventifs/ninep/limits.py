@@ -48,7 +48,7 @@ class Limits(msgspec.Struct, frozen=True):
         turn_requests: requests that one turn answers.
         turn_bytes: bytes of replies after which a turn ends.
         turn_pinned: bytes of cached memory that replies keep, after which a turn ends.
-        turn_s: seconds after which a turn ends.
+        turn_s: seconds after which a turn ends; looked at after every fourth small reply.
     """
 
     msize_max: int = (1 << 20) + 24
