@@ -23,9 +23,9 @@ from ventifs.ninep import accounts
 from ventifs.ninep.access import GuardedDirectory, GuardedFile, GuardedFilesystem, Squash
 from ventifs.ninep.accounts import SIZE_MAX, AccountBook
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
+from ventifs.ninep.budget import GUARDED_DIRECTORY_BYTES
 from ventifs.ninep.fids import Fid, Fids
-from ventifs.ninep.fs import File, Filesystem, Refused, User
-from ventifs.ninep.limits import GUARDED_DIRECTORY_BYTES
+from ventifs.ninep.fs import DIRECTORY, File, Filesystem, Refused, User
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.objects.content import ContentWriter
@@ -134,9 +134,9 @@ def readable(files: Filesystem, user: User, aname: bytes = b"web@latest") -> set
         for name, child in drive.entries(at):
             below = path + b"/" + name if path else name
             walked = drive.walk(at, name)
-            assert walked.qid == child.qid
+            assert walked.identity == child.identity
             try:
-                if walked.qid.type & 0x80:
+                if walked.identity.kind == DIRECTORY:
                     go(walked, below)
                 else:
                     drive.content(walked)
@@ -197,7 +197,7 @@ def test_a_directory_that_may_only_be_passed_is_passed_and_not_listed(store: Sto
     assert outcome(lambda: drive.walk(root, b"vault/..")) == errno.EACCES
     assert drive(drive.walk(root, b"shadow").attributes).mode & 0o777 == 0o640
     assert outcome(lambda: drive.walk(root, b"world/x")) == errno.ENOTDIR
-    assert drive.walk(root, b"passed/..").qid == root.qid
+    assert drive.walk(root, b"passed/..").identity == root.identity
 
 
 def test_an_attach_below_needs_the_way_there(store: Store) -> None:
@@ -261,7 +261,7 @@ def test_an_attach_says_nothing_of_what_is_behind_a_closed_directory(
     for path in BEHIND[1:]:
         if user == NUMBERLESS and squash is Squash.NONE:
             root = drive.attach(files, b"web:/" + path, user)
-            assert root.qid._replace(path=0) == (0x80, 1, 0)
+            assert root.identity._replace(number=0) == (0x80, 1, 0)
             assert drive(root.attributes).mode == 0o40755
             for refused in (lambda at=root: at.walk(b".."), lambda at=root: at.open(0)):
                 assert outcome(refused) == errno.EACCES
@@ -364,7 +364,7 @@ def readable_or_closed(files: Filesystem, user: User, aname: bytes) -> set[bytes
         with suppress(Refused):
             for name, child in drive.entries(at):
                 found.add(path + name)
-                if child.qid.type & 0x80:
+                if child.identity.kind == DIRECTORY:
                     go(drive.walk(at, name), path + name + b"/")
 
     go(drive.attach(files, aname, user), b"")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ventifs.ninep.accounts import Accounts
-from ventifs.ninep.permission import NOBODY_UID, READ, Identity, permits
+from ventifs.ninep.permission import NOBODY_UID, READ, Credentials, permits
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/bash
 anna:x:1000:1000:Anna,,,:/home/anna:/bin/bash
@@ -84,7 +84,7 @@ def test_what_is_not_said_properly_is_not_said() -> None:
 @given(st.binary(max_size=300), st.binary(max_size=300), st.integers(0, 20))
 def test_any_bytes_are_understood_somehow(passwd: bytes, group: bytes, uid: int) -> None:
     accounts = Accounts(passwd.replace(b"\1", b":1"), group.replace(b"\1", b":1"))
-    assert isinstance(accounts.identity_of(uid), Identity)
+    assert isinstance(accounts.identity_of(uid), Credentials)
 
 
 def test_a_user_with_all_groups_there_are() -> None:

@@ -20,7 +20,7 @@ from ventifs.ninep.access import GuardedFilesystem
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.errors import errno_of
 from ventifs.ninep.exports import Snapshot
-from ventifs.ninep.fs import QTDIR, QTFILE, QTSYMLINK, Cold, File, Opened, Refused, User
+from ventifs.ninep.fs import DIRECTORY, FILE, SYMLINK, Cold, File, Opened, Refused, User
 from ventifs.store import Store, score_of
 from ventifs.tree.objects.records import Directory, Tree, encode
 from ventifs.tree.versions.catalog import find_version, versions
@@ -111,18 +111,18 @@ def agree(drive: Driver, file: File, path: bytes) -> int:
         assert attributes.nlink == status.st_nlink, path
         assert attributes.rdev == status.st_rdev
         if stat.S_ISREG(status.st_mode):
-            assert (attributes.size, file.qid.type) == (status.st_size, QTFILE)
+            assert (attributes.size, file.identity.kind) == (status.st_size, FILE)
             assert drive.content(file) == Path(os.fsdecode(path)).read_bytes()
         elif stat.S_ISLNK(status.st_mode):
             assert file.readlink() == os.readlink(path)
-            assert (attributes.size, file.qid.type) == (status.st_size, QTSYMLINK)
+            assert (attributes.size, file.identity.kind) == (status.st_size, SYMLINK)
         return count
-    assert (attributes.nlink, attributes.size, file.qid.type) == (1, 4096, QTDIR)
+    assert (attributes.nlink, attributes.size, file.identity.kind) == (1, 4096, DIRECTORY)
     listed = dict(drive.entries(file))
     assert list(listed) == sorted(os.listdir(path))
     for name, child in listed.items():
         walked = drive.walk(file, name)
-        assert (walked.qid, walked.name) == (child.qid, name)
+        assert (walked.identity, walked.name) == (child.identity, name)
         assert stat.S_ISDIR(drive(walked.attributes).mode) is False or walked.walk(b"..") is file
         count += agree(drive, walked, path + b"/" + name)
     return count
@@ -189,7 +189,7 @@ def test_the_root_lists_names_and_a_name_its_versions(web: Path) -> None:
             b"2\n",
         ]
         latest = drive.walk(name, b"latest")
-        assert latest.qid == drive.walk(name, WHENS[2]).qid
+        assert latest.identity == drive.walk(name, WHENS[2]).identity
         assert drive(latest.attributes) == drive(drive.walk(name, WHENS[2]).attributes)
         assert (root.name, name.name, latest.name) == (b"/", b"web01", b"latest")
         assert latest.walk(b"..").name == b"web01"
@@ -198,7 +198,7 @@ def test_the_root_lists_names_and_a_name_its_versions(web: Path) -> None:
         assert root.walk(b".") is root
         assert latest.walk(b".") is latest
         for listed, file in drive.entries(name):
-            assert file.qid == drive.walk(name, listed).qid
+            assert file.identity == drive.walk(name, listed).identity
         assert drive(name.attributes).mtime_ns == TIMES[2]
         assert stat.S_ISDIR(drive(root.attributes).mode)
 
@@ -249,9 +249,9 @@ def test_an_aname_picks_a_directory(
         walked = drive.attach(files, b"web01@" + WHENS[version])
         if path:
             walked = drive.walk(walked, path.encode())
-        assert root.qid == walked.qid
+        assert root.identity == walked.identity
         below = drive.walk(root, inside[0])
-        if below.qid.type == QTDIR:
+        if below.identity.kind == DIRECTORY:
             assert drive.walk(below, b"../..") is root
 
 
@@ -379,12 +379,12 @@ def test_files_are_what_their_types_are(store: Path, source: Path) -> None:
 
 
 def qids(drive: Driver, file: File, path: bytes = b"") -> Iterator[tuple[bytes, tuple[int, int]]]:
-    yield path, file.qid[1:]
-    if file.qid.type == QTDIR:
+    yield path, file.identity[1:]
+    if file.identity.kind == DIRECTORY:
         for name, child in drive.entries(file):
             yield from qids(
                 drive,
-                drive.walk(file, name) if child.qid.type == QTDIR else child,
+                drive.walk(file, name) if child.identity.kind == DIRECTORY else child,
                 path + b"/" + name,
             )
 
@@ -437,7 +437,7 @@ def test_a_new_version_appears_and_nothing_below_an_old_one_changes(
         assert drive.content(drive.walk(etc, b"motd")) == b"old\n"
         assert drive.content(drive.walk(latest, b"etc/motd")) == b"old\n"
         assert drive.content(drive.walk(drive.attach(files, b"web01:/etc"), b"motd")) == b"new\n"
-        assert name.qid.path == drive.walk(root, b"web01").qid.path
+        assert name.identity.number == drive.walk(root, b"web01").identity.number
 
 
 @pytest.mark.parametrize("guarded", [False, True])
@@ -460,7 +460,7 @@ def test_in_a_session_a_name_stands_for_what_it_stood_for_first(
             opened.commit(deletes=[record])
         clock.now += 1.5
         again = drive.attach(session, b"web01@latest", root)
-        assert again.qid == before.qid
+        assert again.identity == before.identity
         assert drive.content(drive.walk(again, motd)) == b"old\n"
         other = drive.attach(session.session(), b"web01@latest", root)
         assert drive.content(drive.walk(other, motd)) == b"new\n"
@@ -630,8 +630,8 @@ def test_open_directories_keep_no_snapshot(store: Path, source: Path) -> None:
         assert sum(isinstance(each, Snapshot) for each in gc.get_objects()) - before <= 1
         for opened, entries in zip(held, listed, strict=True):
             for start in range(1, len(entries)):
-                again = [(name, file.qid.path) for name, file in opened.entries(start)]
-                assert again == [(name, file.qid.path) for name, file in entries[start:]]
+                again = [(name, file.identity.number) for name, file in opened.entries(start)]
+                assert again == [(name, file.identity.number) for name, file in entries[start:]]
         assert len(listed[0]) == 3
         assert len(listed[-1]) == 3
 
@@ -644,7 +644,7 @@ def test_a_session_is_held_to_a_version_whatever_the_path(web: Path, source: Pat
         archived(web, small(source, b"newer"), "web01", time_ns=TIMES[-1] + SECOND)
         clock.now += 1.5
         motd = drive.walk(drive.attach(session, b"web01@latest:/etc"), b"motd")
-        assert motd.qid == drive.walk(first, b"etc/motd").qid
+        assert motd.identity == drive.walk(first, b"etc/motd").identity
         for number in range(50):
             drive.attach(session, b"web01:" + b"/" * number + b"/etc")
         assert len(session._bound) == 1
@@ -661,7 +661,7 @@ def test_a_score_gives_the_root_of_a_version(web: Path) -> None:
             walked = drive.walk(root, b"score/" + score)
             by_time = drive.attach(files, f"{version}".encode())
             for aname in (b"score:" + score, b"/score/" + score, b"score:" + score[:10].upper()):
-                assert drive.attach(files, aname).qid == walked.qid == by_time.qid
+                assert drive.attach(files, aname).identity == walked.identity == by_time.identity
             assert drive.walk(walked, b"..").name == b"score"
             assert drive.walk(walked, b"../..") is root
             etc = drive.attach(files, b"score:" + score + b":/etc")
@@ -711,7 +711,7 @@ def test_crafted_bytes_never_become_a_directory(store: Path, source: Path) -> No
                 named = aname % crafted.hex().encode()
                 assert refusal(lambda aname=named: drive.attach(view, aname)) == errno.ENOENT  # type: ignore[misc]
         file = drive.walk(drive.attach(view, b"evil@latest"), b"node")
-        assert file.qid.type == QTFILE
+        assert file.identity.kind == FILE
         assert drive.content(file) == node
         assert refusal(lambda: drive.walk(file, b"etc")) == errno.ENOTDIR
         # Also once the same block is known as a node, and as a block.

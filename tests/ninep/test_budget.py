@@ -14,10 +14,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk, run
+from ventifs.buffer import Buffer
 from ventifs.ninep.budget import Budget, Share
 from ventifs.ninep.fids import Fid, Fids, Leaving
-from ventifs.ninep.fs import Buffer, User
-from ventifs.ninep.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, READ_MAX, Limits
+from ventifs.ninep.fs import User
+from ventifs.ninep.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, Limits
 from ventifs.ninep.messages import (
     NOFID,
     NOTAG,
@@ -36,8 +37,9 @@ from ventifs.ninep.messages import (
     Txattrwalk,
 )
 from ventifs.ninep.remains import PORTION, Remains
+from ventifs.ninep.server import thrifty
 from ventifs.ninep.session import Session
-from ventifs.ninep.stream import thrifty
+from ventifs.serving.session import READ_MAX
 
 LIMITS = Limits(turn_s=60)
 FIRST = LIMITS.session_bytes(MSIZE_FIRST)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.sessions import PATIENCE_S
+from ventifs.buffer import Buffer
 from ventifs.ninep.channel import DescriptorChannel, socket_channel
-from ventifs.ninep.fs import Buffer
-from ventifs.ninep.limits import READ_MAX
+from ventifs.serving.session import READ_MAX
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,11 +49,11 @@ def test_everything_arrives_however_little_the_kernel_takes() -> None:
 def test_reading_brings_no_more_than_there_is_room_for() -> None:
     reads, writes = os.pipe()
     channel = DescriptorChannel(reads, os.dup(writes))
-    assert channel.read() is None
+    assert channel.read(READ_MAX) is None
     os.write(writes, b"a" * 5000)
-    assert channel.read() == b"a" * 5000
+    assert channel.read(READ_MAX) == b"a" * 5000
     os.close(writes)
-    assert channel.read() is None
+    assert channel.read(READ_MAX) is None
     with pytest.raises(BlockingIOError):
         os.readv(reads, [bytearray(READ_MAX)])
     channel.close()
@@ -64,7 +64,7 @@ def test_a_broken_connection_is_an_error() -> None:
     ours, theirs = socket.socketpair()
     channel = socket_channel(theirs)
     ours.close()
-    assert channel.read() == b""
+    assert channel.read(READ_MAX) == b""
     with pytest.raises(BrokenPipeError):
         channel.write([b"x"])
     channel.close()
@@ -77,7 +77,7 @@ channel = standard_channel()
 print("stray")
 while True:
     select.select([channel.reads], [], [])
-    data = channel.read()
+    data = channel.read(READ_MAX)
     if not data:
         break
     assert not channel.write([b"<", data, b">"])

@@ -15,8 +15,7 @@ from tests.support.stores import new_store
 from ventifs.errors import Corrupt, NotStored
 from ventifs.ninep import contents as module
 from ventifs.ninep.contents import AHEAD_STEP, Contents, Cursor
-from ventifs.ninep.fs import Cold
-from ventifs.ninep.limits import RESULTS_MAX
+from ventifs.ninep.fs import RESULTS_MAX, Cold
 from ventifs.ninep.pieces import PIECES_MAX
 from ventifs.ninep.trees import Trees
 from ventifs.store import Store

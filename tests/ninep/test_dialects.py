@@ -212,7 +212,7 @@ class Speaker:
         replies = b""
         for _ in range(1000):
             replies += b"".join(self.session.turn())
-            for job in self.session.jobs():
+            for job in self.session.loads():
                 try:
                     self.session.finish(job, job.run())
                 except Exception as error:

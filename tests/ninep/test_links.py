@@ -67,7 +67,7 @@ def test_a_link_id_alone_makes_no_group(store: Store) -> None:
     root = directory(store, b"", [named(b"a"), named(b"b"), named(b"c", data=b"other")])
     drive, top = served(store, root)
     assert [nlink(drive, top, name) for name in (b"a", b"b", b"c")] == [2, 2, 1]
-    first, second, other = (drive.walk(top, name).qid for name in (b"a", b"b", b"c"))
+    first, second, other = (drive.walk(top, name).identity for name in (b"a", b"b", b"c"))
     assert first == second != other
 
 

@@ -13,7 +13,6 @@ from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.sessions import until
 from ventifs.ninep.fs import Load
 from ventifs.ninep.loader import AHEAD_MAX, WARM_S, Loader, Result
-from ventifs.ninep.session import Job
 
 
 class Waiter:
@@ -36,12 +35,12 @@ class Ran:
     def __init__(self) -> None:
         self.order: list[str] = []
 
-    def job(self, name: str, key: Hashable | None = None) -> Job:
+    def job(self, name: str, key: Hashable | None = None) -> Load:
         def run() -> str:
             self.order.append(name)
             return name
 
-        return Job(key, run)
+        return Load(key, run)
 
     def load(self, name: str) -> Load:
         return Load(name, lambda: self.order.append(name))
@@ -77,7 +76,7 @@ def _with_loader(test: Callable[[Loader], Any], **settings: Any) -> None:
 async def _held(loader: Loader) -> Gate:
     """Occupy one thread."""
     gate = Gate()
-    loader.submit(Waiter(), [Job(None, gate.run)])
+    loader.submit(Waiter(), [Load(None, gate.run)])
     await until(gate.entered.is_set)
     return gate
 
@@ -86,7 +85,7 @@ def test_it_is_busy_from_when_a_job_is_handed_in_until_it_is_done() -> None:
     async def test(loader: Loader) -> None:
         waiter = Waiter()
         assert not loader.busy()
-        loader.submit(waiter, [Job(None, lambda: None)])
+        loader.submit(waiter, [Load(None, lambda: None)])
         assert loader.busy()  # before any thread has it: nobody may spin until one has
         await until(lambda: bool(waiter.told))
         assert not loader.busy()
@@ -96,7 +95,7 @@ def test_it_is_busy_from_when_a_job_is_handed_in_until_it_is_done() -> None:
 
 def test_a_job_is_run_and_its_value_told() -> None:
     async def test(loader: Loader) -> None:
-        waiter, job = Waiter(), Job(None, threading.current_thread)
+        waiter, job = Waiter(), Load(None, threading.current_thread)
         loader.submit(waiter, [job])
         await until(lambda: bool(waiter.told))
         [[(told, thread, error)]] = waiter.told
@@ -114,11 +113,11 @@ def test_what_a_job_raises_is_its_result(kind: type[BaseException]) -> None:
             raise kind("no")
 
         waiter = Waiter()
-        loader.submit(waiter, [Job("k", fail), Job(None, lambda: 1)])
+        loader.submit(waiter, [Load("k", fail), Load(None, lambda: 1)])
         await until(lambda: len(waiter.values) == 2)
         errors = [error for results in waiter.told for _, _, error in results]
         assert [type(error) for error in errors] == [kind, type(None)]
-        loader.submit(waiter, [Job("k", lambda: 2)])  # the key is free again
+        loader.submit(waiter, [Load("k", lambda: 2)])  # the key is free again
         await until(lambda: 2 in waiter.values)
 
     _with_loader(test)
@@ -293,9 +292,9 @@ def test_a_shared_run_comes_when_the_first_of_its_waiters_has_a_turn() -> None:
 def test_who_asks_for_what_already_runs_waits_for_that_run() -> None:
     async def test(loader: Loader) -> None:
         gate, one, two = Gate(), Waiter(), Waiter()
-        loader.submit(one, [Job("k", gate.run)])
+        loader.submit(one, [Load("k", gate.run)])
         await until(gate.entered.is_set)
-        loader.submit(two, [Job("k", lambda: "again")])
+        loader.submit(two, [Load("k", lambda: "again")])
         assert loader.queued == 0
         gate.open()
         await until(lambda: bool(one.told and two.told))
@@ -325,10 +324,10 @@ def test_jobs_of_who_is_gone_are_dropped() -> None:
 def test_who_is_gone_is_not_told_of_what_ran_meanwhile() -> None:
     async def test(loader: Loader) -> None:
         gate, keyed, gone, stays = Gate(), Gate(), Waiter(), Waiter()
-        loader.submit(gone, [Job(None, gate.run)])
-        loader.submit(gone, [Job("k", keyed.run)])
+        loader.submit(gone, [Load(None, gate.run)])
+        loader.submit(gone, [Load("k", keyed.run)])
         await until(lambda: gate.entered.is_set() and keyed.entered.is_set())
-        loader.submit(stays, [Job("k", lambda: None)])
+        loader.submit(stays, [Load("k", lambda: None)])
         loader.drop(gone)
         gate.open()
         keyed.open()
@@ -388,7 +387,7 @@ def test_who_asks_for_what_is_being_loaded_ahead_waits_for_that_run() -> None:
         gate, waiter, done = Gate(), Waiter(), list[str]()
         loader.ahead([Load("k", lambda: done.append(gate.run()))])
         await until(gate.entered.is_set)
-        loader.submit(waiter, [Job("k", lambda: "again")])
+        loader.submit(waiter, [Load("k", lambda: "again")])
         gate.open()
         await until(lambda: waiter.values == [None])
         assert done == ["gate"]
@@ -400,7 +399,7 @@ def test_who_asks_for_what_is_being_loaded_ahead_waits_for_that_run() -> None:
 def test_threads_go_on_while_the_event_loop_does_not() -> None:
     async def test(loader: Loader) -> None:
         gate, waiter, last = await _held(loader), Waiter(), threading.Event()
-        loader.submit(waiter, [Job(None, lambda: None)])
+        loader.submit(waiter, [Load(None, lambda: None)])
         loader.ahead([Load("a", lambda: None), Load("b", last.set)])
         gate.open()
         assert last.wait(PATIENCE_S)
@@ -418,7 +417,7 @@ def test_a_load_ahead_that_fails_harms_nobody() -> None:
         waiter = Waiter()
         loader.ahead([Load("k", fail)])
         await until(lambda: loader.ahead_runs == 1)
-        loader.submit(waiter, [Job("l", lambda: 5)])
+        loader.submit(waiter, [Load("l", lambda: 5)])
         await until(lambda: waiter.values == [5])
 
     _with_loader(test)

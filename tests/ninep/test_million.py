@@ -56,7 +56,7 @@ def test_files_are_small(wide: Path, look: bool) -> None:
         tracemalloc.start()
         held = walked(drive, root, look=look)
         count = len(held)
-        assert len({file.qid.path for file in held}) == count
+        assert len({file.identity.number for file in held}) == count
         gc.collect()
         whole = tracemalloc.get_traced_memory()[0]
         del held

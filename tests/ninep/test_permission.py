@@ -8,29 +8,29 @@ import pytest
 
 from tests.support import processes
 from tests.support.permissions import NO_ID, acl_of, compare, compare_nobody
-from ventifs.ninep.permission import NOBODY, READ, SEARCH, Identity, nobody, permits
+from ventifs.ninep.permission import NOBODY, READ, SEARCH, Credentials, nobody, permits
 
 
-def may(who: Identity, wanted: int, mode: int, acl: bytes | None = None) -> bool:
+def may(who: Credentials, wanted: int, mode: int, acl: bytes | None = None) -> bool:
     return permits(who, wanted, mode, 1000, 100, lambda: acl)
 
 
 @pytest.mark.parametrize(
     ("who", "mode", "read"),
     [
-        (Identity(0), 0o000, True),
-        (Identity(1000), 0o400, True),
-        (Identity(1000), 0o077, False),
-        (Identity(1001, frozenset({100})), 0o040, True),
-        (Identity(1001, frozenset({100})), 0o704, False),
-        (Identity(1001, frozenset({7})), 0o004, True),
-        (Identity(1001), 0o770, False),
+        (Credentials(0), 0o000, True),
+        (Credentials(1000), 0o400, True),
+        (Credentials(1000), 0o077, False),
+        (Credentials(1001, frozenset({100})), 0o040, True),
+        (Credentials(1001, frozenset({100})), 0o704, False),
+        (Credentials(1001, frozenset({7})), 0o004, True),
+        (Credentials(1001), 0o770, False),
         (NOBODY, 0o004, True),
         (NOBODY, 0o440, False),
-        (Identity(1000, frozenset({100})), 0o044, False),
+        (Credentials(1000, frozenset({100})), 0o044, False),
     ],
 )
-def test_owner_then_group_then_other(who: Identity, mode: int, read: bool) -> None:
+def test_owner_then_group_then_other(who: Credentials, mode: int, read: bool) -> None:
     assert may(who, READ, mode) is read
     assert may(who, SEARCH, mode >> 2) is read
 
@@ -43,8 +43,8 @@ def test_a_list_is_not_asked_for_when_it_cannot_matter() -> None:
     def asked() -> bytes:
         raise AssertionError("the list was asked for")
 
-    assert permits(Identity(0), READ, 0, 1000, 100, asked)
-    assert permits(Identity(1000), READ, 0o400, 1000, 100, asked)
+    assert permits(Credentials(0), READ, 0, 1000, 100, asked)
+    assert permits(Credentials(1000), READ, 0o400, 1000, 100, asked)
 
 
 def test_the_group_bits_of_a_file_with_a_list_are_its_mask() -> None:
@@ -52,11 +52,11 @@ def test_the_group_bits_of_a_file_with_a_list_are_its_mask() -> None:
         [(1, 6, NO_ID), (2, 6, 7), (4, 0, NO_ID), (8, 4, 300), (16, 4, NO_ID), (32, 0, NO_ID)]
     )
     mode = 0o640
-    assert may(Identity(7), READ, mode, acl)
-    assert not may(Identity(7), 2, mode, acl)  # masked
-    assert not may(Identity(8, frozenset({100})), READ, mode, acl)  # though the mode says so
-    assert may(Identity(8, frozenset({100, 300})), READ, mode, acl)
-    assert not may(Identity(8), READ, mode, acl)
+    assert may(Credentials(7), READ, mode, acl)
+    assert not may(Credentials(7), 2, mode, acl)  # masked
+    assert not may(Credentials(8, frozenset({100})), READ, mode, acl)  # though the mode says so
+    assert may(Credentials(8, frozenset({100, 300})), READ, mode, acl)
+    assert not may(Credentials(8), READ, mode, acl)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_the_group_bits_of_a_file_with_a_list_are_its_mask() -> None:
     ],
 )
 def test_a_list_that_cannot_be_understood_gives_nothing(acl: bytes) -> None:
-    assert not may(Identity(5, frozenset({100})), READ, 0o777, acl)
-    assert may(Identity(0), READ, 0, acl)
+    assert not may(Credentials(5, frozenset({100})), READ, 0o777, acl)
+    assert may(Credentials(0), READ, 0, acl)
 
 
 def listed(owning: int, *named: tuple[int, int, int], other: int = 4) -> bytes:

@@ -14,9 +14,10 @@ import pytest
 from tests.support.driving import Driver
 from tests.support.forging import tree_of
 from tests.support.stores import new_store
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt
 from ventifs.ninep.contents import Contents, Cursor
-from ventifs.ninep.fs import Buffer, Cold
+from ventifs.ninep.fs import Cold
 from ventifs.ninep.nodes import ContentLeaf
 from ventifs.ninep.pieces import PIECES_MAX, Source, take
 from ventifs.ninep.trees import Missing, Trees

@@ -25,6 +25,7 @@ from tests.support.sessions import (
     until,
 )
 from ventifs.ninep.channel import DescriptorChannel
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import (
     NOFID,
     NOTAG,
@@ -44,7 +45,6 @@ from ventifs.ninep.messages import (
     Twalk,
 )
 from ventifs.ninep.server import HANDSHAKE_S, WARM_TURNS
-from ventifs.ninep.session import Limits
 
 GETATTR = Tgetattr(0, 0x7FF)
 SIZE = 1 << 20

@@ -12,15 +12,8 @@ import pytest
 from ventifs.ninep.address import parse_address
 from ventifs.ninep.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.ninep.allow import parse_rule
-from ventifs.ninep.limits import (
-    DIRECTORY_BYTES,
-    FID_BYTES,
-    GUARDED_DIRECTORY_BYTES,
-    MSIZE_FIRST,
-    OPEN_BYTES,
-    RAW_BYTES,
-    Limits,
-)
+from ventifs.ninep.budget import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES, RAW_BYTES
+from ventifs.ninep.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, Limits
 from ventifs.ninep.mountline import fstab_line, mount_line, mount_options
 from ventifs.ninep.serving import client_bytes_default
 

@@ -10,13 +10,16 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
+from ventifs.buffer import Buffer
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import Codec
-from ventifs.ninep.fs import Attributes, Buffer, ReadOnlyFile, ReadOnlyOpened, User
+from ventifs.ninep.fs import Attributes, ReadOnlyFile, ReadOnlyOpened, User
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import Dialect
-from ventifs.ninep.session import Limits, Session
+from ventifs.ninep.session import Session
 from ventifs.ninep.stream import Output
-from ventifs.ninep.wire import Qid, WireError
+from ventifs.ninep.wire import Qid
+from ventifs.serving.session import StreamError
 
 DIALECTS = list(Dialect)
 
@@ -70,7 +73,7 @@ def test_a_frame_of_an_impossible_size_ends_the_stream(size: int) -> None:
     replies = b"".join(talk.session.turn())
     assert talk.codec.decode(replies)[0] == 5  # what came before is answered
     assert talk.session.more
-    with pytest.raises(WireError, match="are allowed"):
+    with pytest.raises(StreamError, match="are allowed"):
         talk.session.turn()
 
 
@@ -80,7 +83,7 @@ def test_before_a_version_only_small_frames_and_only_versions_are_taken() -> Non
     reply = Codec.of(Dialect.PLAIN).decode(b"".join(session.turn()))
     assert reply == (3, m.Rerror(b"Operation not supported", 0))
     session.receive(struct.pack("<IBH", 8193, 100, m.NOTAG))
-    with pytest.raises(WireError):
+    with pytest.raises(StreamError):
         session.turn()
 
 
@@ -162,7 +165,7 @@ def test_attach(dialect: Dialect) -> None:
     assert refusal(talk.ask(m.Tattach(0, 5, b"", b"", 0))) == errno.EBADF
     assert refusal(talk.ask(m.Tattach(m.NOFID, m.NOFID, b"", b"", 0))) == errno.EBADF
     assert refusal(talk.ask(m.Tattach(0, m.NOFID, b"", b"elsewhere", 0))) == errno.ENOENT
-    assert talk.session.fids == 0
+    assert talk.session.handles == 0
     assert isinstance(talk.ask(m.Tattach(0, m.NOFID, b"", b"", 0)), m.Rattach)
     assert refusal(talk.ask(m.Tattach(0, m.NOFID, b"", b"", 0))) == errno.EBADF
     assert isinstance(talk.ask(m.Tattach(1, m.NOFID, b"", b"", 0)), m.Rattach)
@@ -302,7 +305,7 @@ def test_nothing_is_left_when_the_connection_is_gone() -> None:
     assert fs.opened == 1
     talk.close()
     talk.close()
-    assert (fs.opened, talk.session.fids, talk.session.in_flight) == (0, 0, 0)
+    assert (fs.opened, talk.session.handles, talk.session.in_flight) == (0, 0, 0)
     assert not talk.session.hungry
     assert not talk.session.more
     talk.session.receive(b"\0" * 100)
@@ -347,7 +350,7 @@ def test_open_directories_are_small(dialect: Dialect) -> None:
         talk.session.turn()
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert (talk.session.fids, talk.session.counters.errors) == (count + 1, 0)
+    assert (talk.session.handles, talk.session.counters.errors) == (count + 1, 0)
     assert 100 < size / count < 300
 
 

@@ -1,4 +1,4 @@
-"""Whatever comes in, a session says something of the protocol or `WireError`, and ends clean."""
+"""Whatever comes in, a session says something of the protocol or `StreamError`, and ends clean."""
 
 import contextlib
 import logging
@@ -17,9 +17,10 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk, run
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import Codec
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import MESSAGES, Dialect, Message
-from ventifs.ninep.session import Limits, Session
-from ventifs.ninep.wire import WireError
+from ventifs.ninep.session import Session
+from ventifs.serving.session import StreamError
 
 LIMITS = Limits(in_flight_max=8, in_flight_bytes_max=1 << 14, fids_max=16, held_max=1 << 12)
 _SMALL = some.integers(0, 3)
@@ -96,7 +97,7 @@ def test_requests_of_any_kind_in_any_weather(data: some.DataObject, dialect: Dia
         for batch in batches:
             talk.send(*batch)
             assert talk.session.in_flight <= LIMITS.in_flight_max
-            assert talk.session.fids <= LIMITS.fids_max
+            assert talk.session.handles <= LIMITS.fids_max
             talk.work(data.draw(some.integers(0, 3)))
         talk.work()
         assert talk.session.in_flight == 0
@@ -139,9 +140,9 @@ def test_any_bytes(pieces: list[bytes], dialect: Dialect | None, step: int) -> N
                 session.receive(stream[at : at + step])
                 while session.more:
                     out += b"".join(session.turn())
-                    for job in session.jobs():
+                    for job in session.loads():
                         run(session, job)
-        except WireError:
+        except StreamError:
             pass
         at = 0
         while at < len(out):
@@ -190,10 +191,10 @@ def test_a_million_fids_at_most_150_bytes_each_then_enfile() -> None:
             talk.session.turn()
         if first + batch > measured and tracemalloc.is_tracing():  # which makes it slow
             used, _ = tracemalloc.get_traced_memory()
-            assert used / talk.session.fids < 150
+            assert used / talk.session.handles < 150
             tracemalloc.stop()
-    assert talk.session.fids == total
+    assert talk.session.handles == total
     assert talk.ask(m.Twalk(0, total, ())) == m.Rlerror(23)
     assert talk.ask(m.Tclunk(5), m.Twalk(0, total, ())) == m.Rwalk(())
     talk.close()
-    assert talk.session.fids == 0
+    assert talk.session.handles == 0

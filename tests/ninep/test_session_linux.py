@@ -10,7 +10,7 @@ from tests.ninep.test_session import refusal
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk
 from ventifs.ninep import messages as m
-from ventifs.ninep.session import Limits
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.wire import Qid
 
 NS = 1_000_000_000
@@ -287,10 +287,10 @@ def test_files_are_made_and_moved() -> None:
 
 def test_a_remove_that_fails_clunks_all_the_same() -> None:
     talk, _ = talk_with()
-    fids = talk.session.fids
+    fids = talk.session.handles
     assert refusal(talk.ask(m.Tremove(0))) == errno.EBUSY
     assert refusal(talk.ask(m.Tgetattr(0, 1))) == errno.EBADF
-    assert talk.session.fids == fids - 1
+    assert talk.session.handles == fids - 1
 
 
 def test_extended_attributes_are_read() -> None:
@@ -358,7 +358,7 @@ def test_fids_are_limited() -> None:
     assert talk.ask(m.Twalk(0, 10, ()), m.Txattrwalk(0, 11, b"")) == m.Rxattrwalk(0)
     for ask in (m.Twalk(0, 12, ()), m.Txattrwalk(0, 12, b""), m.Tattach(12, m.NOFID, b"", b"", 0)):
         assert refusal(talk.ask(ask)) == errno.ENFILE
-    assert talk.session.fids == 5
+    assert talk.session.handles == 5
     talk.ask(m.Tclunk(11))
     assert talk.ask(m.Twalk(0, 12, ())) == m.Rwalk(())
 

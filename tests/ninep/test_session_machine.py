@@ -183,7 +183,7 @@ class Order(RuleBasedStateMachine):
             return
         replies = self.talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")))
         assert replies == [(m.NOTAG, m.Rversion(MSIZE, b"9P2000.L"))]
-        assert self.talk.session.fids == 0
+        assert self.talk.session.handles == 0
         self.history, self.pending, self.flushes = [], {}, []
         [(tag, reply)] = self.talk.send((5, m.Tattach(0, m.NOFID, b"", b"", 0)))
         assert (tag, type(reply)) == (5, m.Rattach)
@@ -225,7 +225,7 @@ class Order(RuleBasedStateMachine):
         assert not self.flushes
         self.what_is_answered_is_right()
         assert self.talk.session.in_flight == 0
-        assert self.talk.session.fids == len(self.model.fids)
+        assert self.talk.session.handles == len(self.model.fids)
         assert self.fs.opened == len(self.model.open)
         self.talk.close()
         assert self.fs.opened == 0

@@ -9,8 +9,8 @@ from tests.ninep.test_session import refusal
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, run, tags
 from ventifs.ninep import messages as m
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import Dialect
-from ventifs.ninep.session import Limits
 from ventifs.ninep.wire import Qid
 
 
@@ -49,7 +49,7 @@ def test_requests_wait_for_the_walk_that_makes_their_fid() -> None:
     replies = talk.work()
     assert tags(replies) == [1, 2, 4, 5, 6]
     assert replies[3][1] == m.Rread(b"hello")
-    assert (talk.session.fids, talk.session.in_flight) == (3, 0)
+    assert (talk.session.handles, talk.session.in_flight) == (3, 0)
 
 
 def test_they_are_bad_fids_when_the_walk_fails() -> None:
@@ -187,7 +187,7 @@ def test_a_flush_of_a_load_is_answered_at_once_and_undoes_the_fid() -> None:
     assert [tag for tag, _ in replies] == [3, 2]
     assert refusal(replies[1][1]) == errno.EBADF
     assert talk.work() == []
-    assert talk.session.fids == 3
+    assert talk.session.handles == 3
     fs.weather = Weather()
     assert tags(talk.send((1, m.Twalk(0, 9, (b"f",))))) == [1]  # tag and fid are free
 
@@ -197,7 +197,7 @@ def test_a_flush_of_a_request_that_waits_for_a_fid() -> None:
     talk.send((1, m.Twalk(0, 9, (b"d",))), (2, m.Twalk(9, 10, ())), (3, m.Tgetattr(10, 1)))
     assert tags(talk.send((4, m.Tflush(2)))) == [4, 3]
     assert tags(talk.work()) == [1]
-    assert talk.session.fids == 4
+    assert talk.session.handles == 4
 
 
 def test_a_flush_of_work_waits_for_it() -> None:
@@ -242,7 +242,7 @@ def test_a_fid_that_was_freed_is_not_unflushed() -> None:
     talk, _ = talk_in(remove="cold")
     assert talk.send((1, m.Tremove(2)), (2, m.Tflush(1))) == []
     assert tags(talk.work()) == [1, 2]
-    assert talk.session.fids == 2
+    assert talk.session.handles == 2
 
 
 def test_a_tag_in_flight_is_refused_and_the_first_is_not_confused() -> None:
@@ -271,7 +271,7 @@ def test_a_version_begins_anew(kind: str) -> None:
     assert talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L"))) == [
         (m.NOTAG, m.Rversion(MSIZE, b"9P2000.L"))
     ]
-    assert (talk.session.fids, talk.session.in_flight) == (0, 0)
+    assert (talk.session.handles, talk.session.in_flight) == (0, 0)
     fs.weather = Weather()
     assert tags(talk.send((1, m.Tattach(2, m.NOFID, b"", b"", 0)))) == [1]
     talk.session.finish(early, value)
@@ -280,7 +280,7 @@ def test_a_version_begins_anew(kind: str) -> None:
         run(talk.session, job)
     assert talk.turns() == []
     assert fs.opened == 0
-    assert talk.session.fids == 1
+    assert talk.session.handles == 1
 
 
 def test_work_that_nobody_has_begun_is_not_begun_after_a_version() -> None:

@@ -9,8 +9,8 @@ from tests.ninep.test_session import refusal
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk
 from ventifs.ninep import messages as m
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import Dialect
-from ventifs.ninep.session import Limits
 from ventifs.ninep.wire import Qid
 
 NS = 1_000_000_000

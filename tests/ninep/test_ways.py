@@ -18,10 +18,10 @@ from tests.support.talking import Talk
 from ventifs.ninep.access import GuardedFilesystem, Squash
 from ventifs.ninep.archived import ArchivedDirectory
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
-from ventifs.ninep.budget import Budget, Share
+from ventifs.ninep.budget import DIRECTORY_BYTES, Budget, Share
 from ventifs.ninep.fids import Leaving
 from ventifs.ninep.fs import File
-from ventifs.ninep.limits import DIRECTORY_BYTES, FID_BYTES, MSIZE_FIRST, Limits
+from ventifs.ninep.limits import FID_BYTES, MSIZE_FIRST, Limits
 from ventifs.ninep.messages import (
     NOFID,
     NONUNAME,

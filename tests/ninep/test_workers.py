@@ -22,6 +22,7 @@ from tests.support.patience import PATIENCE_S, wait_in_trio_until, wait_until
 from tests.support.processes import kill_stranger
 from tests.support.serve import Serve, ventifs
 from tests.support.sessions import CODEC, Caller, frames
+from ventifs.cli.serving.front_end import local_sessions, worker_main
 from ventifs.errors import VentifsError
 from ventifs.ninep.activity import Process
 from ventifs.ninep.allow import Exports
@@ -40,7 +41,7 @@ from ventifs.ninep.handing import (
 from ventifs.ninep.messages import NOFID, NONUNAME, NOTAG, Tattach, Tgetattr, Tversion
 from ventifs.ninep.peer import STDIO
 from ventifs.ninep.serving import Settings
-from ventifs.ninep.worker import _Worker
+from ventifs.ninep.worker import Worker
 from ventifs.ninep.workers import Pool
 
 ATTACH = frames((NOTAG, Tversion(8192, b"9P2000.L")), (1, Tattach(0, NOFID, b"", b"web@latest", 0)))
@@ -246,7 +247,7 @@ def test_a_pool_serves_what_it_is_handed(home: Path) -> None:
     over = []
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 2)
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 2, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -276,7 +277,7 @@ def test_connections_that_wait_for_a_worker_together_are_told_apart(home: Path) 
     over: list[int] = []
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -309,7 +310,7 @@ def test_a_worker_that_died_takes_nothing_from_the_one_in_its_place(home: Path) 
     over: list[int] = []
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -335,7 +336,7 @@ def test_a_worker_that_died_takes_nothing_from_the_one_in_its_place(home: Path) 
 
 def test_a_pool_over_no_store_fails(tmp_path: Path) -> None:
     async def main() -> None:
-        await Pool(Settings(store=str(tmp_path)), 2).run()
+        await Pool(Settings(store=str(tmp_path)), 2, worker_main).run()
 
     with pytest.raises(ExceptionGroup) as failed:
         trio.run(main)
@@ -351,7 +352,7 @@ def test_who_has_endless_names_harms_no_worker(home: Path) -> None:
     names = [b"\xff" * 65_000, b"\1" * 65_000, ("\U0010ffff" * 16_000).encode(), b"short"]
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -392,7 +393,7 @@ def test_a_worker_that_cannot_be_started_anew_is_tried_again(
     monkeypatch.setattr("ventifs.ninep.workers.PAUSE_MIN_S", 0.01)
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1)
+        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -418,7 +419,7 @@ def test_a_connection_that_a_worker_has_no_room_for_is_over(
             ours.setblocking(False)
             theirs.setblocking(False)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_Worker(theirs).run)
+                nursery.start_soon(Worker(theirs, local_sessions).run)
                 await send(ours, Configure(Settings(store=str(store)), 1))
                 assert isinstance(await receive_report(ours), Ready)
                 await send(ours, Take(7, STDIO, Exports(("web",))))

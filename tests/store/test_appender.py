@@ -16,13 +16,13 @@ from tests.support.arenafiles import (
     reading,
 )
 from tests.support.limits import file_size_limit
+from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Clump
 from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.clump import Kind
 from ventifs.store.files import Files
-from ventifs.store.score import Buffer
 
 
 class Recorded(Files):

@@ -19,13 +19,13 @@ from tests.support.faults import FaultyFiles
 from tests.support.ledger import Ledger, Recipe, assert_kept, audited, made, put_recipes
 from tests.support.processes import Peer, kill_all
 from tests.support.stores import findings, new_store
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, NoSpace
 from ventifs.store import Store, appender
 from ventifs.store.arena import DIRECTORY_MAGIC
 from ventifs.store.clump import Kind, parse_head
 from ventifs.store.files import Files
 from ventifs.store.index import Index
-from ventifs.store.score import Buffer
 
 Step = tuple[bytes, list[Recipe]]
 

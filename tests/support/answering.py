@@ -10,7 +10,7 @@ import trio
 from tests.support.patience import PATIENCE_S
 from ventifs.ninep.fs import Filesystem
 from ventifs.ninep.session import Session, Trace
-from ventifs.ninep.wire import WireError
+from ventifs.serving.session import StreamError
 
 Handle = Callable[[trio.abc.Stream], Awaitable[object]]
 
@@ -27,14 +27,14 @@ async def answer(session: Session, stream: trio.abc.Stream) -> None:
             replies = session.turn()
             if replies:
                 await stream.send_all(b"".join(replies))
-            for job in session.jobs():
+            for job in session.loads():
                 try:
                     value = job.run()
                 except Exception as error:
                     session.finish(job, error=error)
                 else:
                     session.finish(job, value)
-    except (WireError, trio.BrokenResourceError, trio.ClosedResourceError):
+    except (StreamError, trio.BrokenResourceError, trio.ClosedResourceError):
         pass
     finally:
         session.close()

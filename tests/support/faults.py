@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ventifs.buffer import Buffer
 from ventifs.store.files import Files
 from ventifs.store.index import Index
-from ventifs.store.score import Buffer
 
 When = Literal["before", "after", "torn"]
 Where = Literal["files", "index"]

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from tests.support.forging import directory, directory_of, file
 from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.ninep.codec import HEADER_SIZE, Codec
-from ventifs.ninep.fs import QTDIR
 from ventifs.ninep.messages import (
     NONUNAME,
     Dialect,
@@ -39,7 +38,7 @@ from ventifs.ninep.messages import (
     Twalk,
 )
 from ventifs.ninep.stats import DMDIR
-from ventifs.ninep.wire import Qid
+from ventifs.ninep.wire import QTDIR, Qid
 from ventifs.store import Store
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Empty, Entry, Tree

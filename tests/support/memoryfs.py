@@ -11,26 +11,26 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from ventifs.buffer import Buffer
 from ventifs.ninep.fs import (
+    DIRECTORY,
+    FILE,
     LOCK_BLOCKED,
     LOCK_SUCCESS,
-    QTDIR,
-    QTFILE,
-    QTSYMLINK,
+    SYMLINK,
     UNLOCKED,
     Attributes,
     Blocking,
-    Buffer,
     Changes,
     Cold,
     File,
+    Identity,
     Load,
     Lock,
     Refused,
     Statfs,
     User,
 )
-from ventifs.ninep.wire import Qid
 
 Weather = Callable[[str], str]
 """From the name of a call to "" (at once), "cold" or "blocking"."""
@@ -135,9 +135,9 @@ class MemoryFile:
         return self.fs.ready(call, (call, self.inode.path, *key), work)
 
     @property
-    def qid(self) -> Qid:
-        kind = {st.S_IFDIR: QTDIR, st.S_IFLNK: QTSYMLINK}.get(st.S_IFMT(self.inode.mode), QTFILE)
-        return Qid(kind, self.inode.version, self.inode.path)
+    def identity(self) -> Identity:
+        kind = {st.S_IFDIR: DIRECTORY, st.S_IFLNK: SYMLINK}.get(st.S_IFMT(self.inode.mode), FILE)
+        return Identity(kind, self.inode.version, self.inode.path)
 
     @property
     def kind(self) -> int:

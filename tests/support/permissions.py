@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ventifs.ninep.permission import NOBODY_UID, READ, SEARCH, Identity, nobody, permits
+from ventifs.ninep.permission import NOBODY_UID, READ, SEARCH, Credentials, nobody, permits
 
 NO_ID = 2**32 - 1
 OWNER, GROUP = 1000, 100
@@ -36,7 +36,7 @@ def compare(path: Path, cases: int) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         uid, groups = rng.choice(uids), set(rng.sample(gids, rng.randrange(3)))
         for wanted in (READ, SEARCH, READ | SEARCH):
-            who = Identity(uid, frozenset(groups))
+            who = Credentials(uid, frozenset(groups))
             told = permits(who, wanted, mode, OWNER, GROUP, lambda acl=acl: acl)  # type: ignore[misc]
             assert told is _linux(path, uid, groups, wanted), (mode, acl, uid, groups, wanted)
 

@@ -16,8 +16,8 @@ from threading import current_thread, main_thread
 
 from blake3 import blake3
 
+from ventifs.buffer import Buffer
 from ventifs.store.files import Files
-from ventifs.store.score import Buffer
 
 _PAGE = 4096
 

@@ -12,10 +12,12 @@ from tests.support.patience import PATIENCE_S as PATIENCE_S
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.channel import DescriptorChannel, socket_channel
 from ventifs.ninep.codec import Codec
+from ventifs.ninep.front_end import NinepFrontEnd
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
-from ventifs.ninep.session import Limits, Trace
+from ventifs.ninep.session import Trace
 
 MSIZE = 65536
 CODEC = Codec.of(Dialect.LINUX)
@@ -126,7 +128,7 @@ async def serving(
     trace: Callable[[], Trace] | None = None,
 ) -> AsyncIterator[Serving]:
     """A server over a file system in memory."""
-    server = Server(lambda peer, exports: filesystem, limits=limits, trace=trace)
+    server = Server(NinepFrontEnd(limits, trace), lambda peer, exports: filesystem)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         serving = Serving(server)

@@ -7,15 +7,17 @@ from tests.support.clock import Clock
 from ventifs.ninep.budget import Share
 from ventifs.ninep.codec import Codec
 from ventifs.ninep.fids import Leaving
+from ventifs.ninep.fs import Load
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
-from ventifs.ninep.session import Job, Limits, Session
+from ventifs.ninep.session import Session
 
 Reply = tuple[int, Message]
 
 MSIZE = 8192
 
 
-def run(session: Session, job: Job) -> None:
+def run(session: Session, job: Load) -> None:
     """Do a job, as a thread would."""
     try:
         value = job.run()
@@ -50,7 +52,7 @@ class Talk:
         )
         self.dialect = dialect
         self.codec = Codec.of(dialect)
-        self.jobs: list[Job] = []
+        self.jobs: list[Load] = []
         self.largest = 0
         self._rest = b""
         self.send((NOTAG, Tversion(msize, dialect.version)))
@@ -71,7 +73,7 @@ class Talk:
         out = self._rest
         while True:
             out += b"".join(self.session.turn())
-            self.jobs += self.session.jobs()
+            self.jobs += self.session.loads()
             if not self.session.more:
                 break
         replies = []

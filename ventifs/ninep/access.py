@@ -27,13 +27,15 @@ from typing import NoReturn, Protocol
 
 from blake3 import blake3
 
+from ventifs.buffer import Buffer
 from ventifs.ninep.accounts import AccountBook
+from ventifs.ninep.budget import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES
 from ventifs.ninep.fs import (
-    QTDIR,
+    DIRECTORY,
     Attributes,
-    Buffer,
     File,
     Filesystem,
+    Identity,
     Load,
     Opened,
     ReadOnlyFile,
@@ -42,18 +44,15 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
-from ventifs.ninep.limits import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES
-from ventifs.ninep.messages import NONUNAME
 from ventifs.ninep.permission import (
     ACL,
     NOBODY,
     NOBODY_UID,
     READ,
     SEARCH,
-    Identity,
+    Credentials,
     permits,
 )
-from ventifs.ninep.wire import Qid
 
 _ROOTS = b"trusted."
 _CONTENTS = b"user."
@@ -134,14 +133,14 @@ class GuardedFilesystem:
         uid = user.uid
         if self._squash is Squash.ALL or (self._squash is Squash.ROOT and uid == 0):
             uid = NOBODY_UID
-        guard = Guard(self.accounts, NOBODY_UID if uid == NONUNAME else uid)
+        guard = Guard(self.accounts, NOBODY_UID if uid is None else uid)
         try:
             passage = _Passage(guard)
             inner: Placed = self._files.attach(user, aname, passage.pass_through)  # type: ignore[assignment]
             home = inner.home()
             return GuardedFile.of(inner, guard, home, passage.identity(home))
         except _Closed as closed:
-            if uid == NONUNAME:
+            if uid is None:
                 return Unseen(closed.at, aname)
             raise Refused(errno.EACCES) from None
 
@@ -164,9 +163,9 @@ class Guard:
     def __init__(self, accounts: AccountBook, uid: int) -> None:
         """Of a number; what groups it is in depends on the tree."""
         self._accounts = accounts
-        self._above = NOBODY if uid == NOBODY_UID else Identity(uid)
+        self._above = NOBODY if uid == NOBODY_UID else Credentials(uid)
 
-    def identity(self, home: File | None) -> Identity:
+    def identity(self, home: File | None) -> Credentials:
         """Who this is in a tree; above all trees it is in no group.
 
         Raises:
@@ -189,7 +188,7 @@ class _Passage:
         self._home: File | None = None
         self._who = guard.identity(None)
 
-    def identity(self, home: File | None) -> Identity:
+    def identity(self, home: File | None) -> Credentials:
         """See `Guard`; asked for once a tree."""
         if home is not self._home:
             self._who = self._guard.identity(home)
@@ -220,23 +219,23 @@ class GuardedFile(ReadOnlyFile):
 
     __slots__ = ("_inner", "_who")
 
-    def __init__(self, inner: Placed, who: Identity) -> None:
+    def __init__(self, inner: Placed, who: Credentials) -> None:
         """For somebody who could walk to it."""
         self._inner = inner
         self._who = who
 
     @staticmethod
-    def of(inner: Placed, guard: Guard, home: File | None, who: Identity) -> "GuardedFile":
+    def of(inner: Placed, guard: Guard, home: File | None, who: Credentials) -> "GuardedFile":
         """The guarded file of a file."""
-        if inner.qid.type & QTDIR:
+        if inner.identity.kind == DIRECTORY:
             made = _HeavyDirectory if inner.weight else GuardedDirectory
             return made(inner, guard, home, who)
         return (_HeavyFile if inner.weight else GuardedFile)(inner, who)
 
     @property
-    def qid(self) -> Qid:
+    def identity(self) -> Identity:
         """See `File`."""
-        return self._inner.qid
+        return self._inner.identity
 
     @property
     def name(self) -> bytes:
@@ -299,7 +298,7 @@ class _HeavyFile(GuardedFile):
 
     __slots__ = ("weight",)
 
-    def __init__(self, inner: Placed, who: Identity) -> None:
+    def __init__(self, inner: Placed, who: Credentials) -> None:
         super().__init__(inner, who)
         self.weight = inner.weight
 
@@ -310,7 +309,7 @@ class GuardedDirectory(GuardedFile):
     __slots__ = ("_guard", "_home", "_may", "_seen")
     weight = GUARDED_DIRECTORY_BYTES
 
-    def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Identity) -> None:
+    def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Credentials) -> None:
         """For `who`, which is what `guard` says of the tree at `home`."""
         super().__init__(inner, who)
         self._guard = guard
@@ -358,7 +357,7 @@ class _HeavyDirectory(GuardedDirectory):
 
     __slots__ = ("weight",)
 
-    def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Identity) -> None:
+    def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Credentials) -> None:
         super().__init__(inner, guard, home, who)
         self.weight = inner.weight + GUARDED_DIRECTORY_BYTES
 
@@ -416,13 +415,13 @@ class Sealed(GuardedFile):
 class Unseen(Sealed):
     """A directory that stands for whatever is behind a closed one, or is not there: all alike."""
 
-    __slots__ = ("_qid",)
+    __slots__ = ("_identity",)
 
     def __init__(self, closed: Placed, aname: bytes) -> None:
         """Behind `closed`, as the root of an attach to `aname`."""
         super().__init__(closed)
-        digest = blake3(closed.qid.path.to_bytes(8, "little") + aname).digest(8)
-        self._qid = Qid(QTDIR, 1, int.from_bytes(digest, "little") >> 2 | 1)
+        digest = blake3(closed.identity.number.to_bytes(8, "little") + aname).digest(8)
+        self._identity = Identity(DIRECTORY, 1, int.from_bytes(digest, "little") >> 2 | 1)
 
     @property
     def weight(self) -> int:  # type: ignore[override]
@@ -430,9 +429,9 @@ class Unseen(Sealed):
         return self._inner.weight + DIRECTORY_BYTES
 
     @property
-    def qid(self) -> Qid:
+    def identity(self) -> Identity:
         """See `File`."""
-        return self._qid
+        return self._identity
 
     @property
     def name(self) -> bytes:
@@ -448,7 +447,7 @@ class Unseen(Sealed):
         raise Refused(errno.EINVAL)
 
 
-def _permits(who: Identity, wanted: int, file: File) -> bool:
+def _permits(who: Credentials, wanted: int, file: File) -> bool:
     attributes = file.attributes()
     return permits(
         who, wanted, attributes.mode, attributes.uid, attributes.gid, partial(_acl_of, file)

@@ -3,7 +3,7 @@
 The files may be hostile: they are read as bytes, up to a megabyte each, and malformed lines are
 ignored. Symbolic links are not followed, so a tree without the files themselves has users without
 groups. What always holds: memory grows with the length of the files and not with its square, and a
-user's `Identity` is one object, whatever number of fids share it.
+user's `Credentials` is one object, whatever number of fids share it.
 """
 
 import errno
@@ -18,14 +18,14 @@ from stat import S_ISREG
 from threading import Lock
 from weakref import WeakValueDictionary
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, NotStored
-from ventifs.ninep.fs import Buffer, Cold, File, Load, Refused
-from ventifs.ninep.limits import RESULTS_MAX
+from ventifs.ninep.fs import RESULTS_MAX, Cold, File, Load, Refused
 from ventifs.ninep.permission import (
     NOBODY_GID,
     NOBODY_IN_ANY_GROUP,
     NOBODY_UID,
-    Identity,
+    Credentials,
     in_any_group,
 )
 
@@ -78,7 +78,7 @@ class Accounts:
             + sum(part.itemsize * len(part) for part in self._members.values())
         )
 
-    def identity_of(self, uid: int) -> Identity:
+    def identity_of(self, uid: int) -> Credentials:
         """A user with all its groups; those of nobody, found by number or by name, only deny.
 
         A user with more groups or lines than can be may be in any group.
@@ -94,9 +94,9 @@ class Accounts:
         if len(lines) > _LINES_MAX or count > _GROUPS_MAX:
             return in_any_group(uid)
         if count <= _COPIED_MAX:
-            return Identity(uid, frozenset(own.union(*parts)), deny_only=uid == NOBODY_UID)
+            return Credentials(uid, frozenset(own.union(*parts)), deny_only=uid == NOBODY_UID)
         groups = Groups([array("I", sorted(own)), *parts])
-        return Identity(uid, groups, deny_only=uid == NOBODY_UID)
+        return Credentials(uid, groups, deny_only=uid == NOBODY_UID)
 
 
 def _users(passwd: bytes) -> dict[int, list[tuple[bytes, int]]]:
@@ -145,9 +145,9 @@ class AccountBook:
         """None is known yet."""
         self._known: OrderedDict[int, Accounts] = OrderedDict()
         self._changing = Lock()  # for threads that change `_known` or `_landed`
-        self._used: WeakValueDictionary[_Key, Identity] = WeakValueDictionary()
+        self._used: WeakValueDictionary[_Key, Credentials] = WeakValueDictionary()
         # What loads have made: however large accounts are, one request after another gets its own.
-        self._landed: OrderedDict[_Key, Identity] = OrderedDict()
+        self._landed: OrderedDict[_Key, Credentials] = OrderedDict()
         self._lost: set[int] = set()  # of which files cannot be read, whatever is tried
 
     @property
@@ -155,7 +155,7 @@ class AccountBook:
         """What all known accounts take, by their own account."""
         return sum(accounts.cost for accounts in list(self._known.values()))
 
-    def identity(self, home: File, uid: int) -> Identity:
+    def identity(self, home: File, uid: int) -> Credentials:
         """A user in the tree with this root: the same object as long as anything uses it.
 
         Raises:
@@ -163,7 +163,7 @@ class AccountBook:
             Refused, Corrupt: the files cannot be read; then it is better to let nobody in than to
                 take away a group, which may be what somebody is kept out by.
         """
-        tree = home.qid.path
+        tree = home.identity.number
         if uid == NOBODY_UID and tree in self._lost:
             return NOBODY_IN_ANY_GROUP
         key = tree, uid
@@ -175,7 +175,7 @@ class AccountBook:
         self._used[key] = found
         return found
 
-    def _known_one(self, tree: int, uid: int) -> Identity | None:
+    def _known_one(self, tree: int, uid: int) -> Credentials | None:
         known = self._known.get(tree)
         if known is None:
             return None
@@ -183,9 +183,9 @@ class AccountBook:
             self._known.move_to_end(tree)
         return known.identity_of(uid)
 
-    def _of_nobody(self, home: File) -> Identity:
+    def _of_nobody(self, home: File) -> Credentials:
         """Nobody may come in without accounts; it only gets less then."""
-        tree = home.qid.path
+        tree = home.identity.number
         try:
             raise self._cold(home, NOBODY_UID)
         except Cold as cold:
@@ -197,7 +197,7 @@ class AccountBook:
 
     def _cold(self, home: File, uid: int) -> Cold:
         """The load of a user, when both files are in memory; else raises the one that they need."""
-        key = home.qid.path, uid
+        key = home.identity.number, uid
         passwd, group = _content(home, b"passwd"), _content(home, b"group")
         # Parsing may take a tenth of a second: no work for the loop.
         return Cold(Load(("accounts", *key), partial(self._parse, key, passwd, group)))

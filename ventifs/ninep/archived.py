@@ -13,21 +13,21 @@ from struct import Struct
 
 from blake3 import blake3
 
-from ventifs.ninep.budget import Budget
+from ventifs.buffer import Buffer
+from ventifs.ninep.budget import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES, Budget
 from ventifs.ninep.contents import Contents, Cursor
 from ventifs.ninep.fs import (
-    QTDIR,
-    QTFILE,
-    QTSYMLINK,
+    DIRECTORY,
+    FILE,
+    SYMLINK,
     Attributes,
-    Buffer,
     File,
+    Identity,
     ReadOnlyFile,
     ReadOnlyOpened,
     Refused,
     Statfs,
 )
-from ventifs.ninep.limits import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES
 from ventifs.ninep.links import Links, claim_of
 from ventifs.ninep.raw import (
     S_DIRECTORY,
@@ -40,7 +40,6 @@ from ventifs.ninep.raw import (
 )
 from ventifs.ninep.trees import Trees
 from ventifs.ninep.ways import Ways
-from ventifs.ninep.wire import Qid
 from ventifs.tree.objects.records import (
     Content,
     Device,
@@ -58,7 +57,7 @@ _DIRECTORIES_MIN = 4096  # above files used lately, however few of these are kep
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
 
 _PATH = Struct("<Q")
-_QID_TYPES = {S_DIRECTORY: QTDIR, S_SYMLINK: QTSYMLINK}
+_KINDS = {S_DIRECTORY: DIRECTORY, S_SYMLINK: SYMLINK}
 
 
 def token_of(parent: bytes, kind: bytes, name: bytes) -> bytes:
@@ -95,7 +94,7 @@ class Recent:
 
         The file itself does not remember it if it lies too deep for any to be kept.
         """
-        key, known = (parent, name), _Known(file.make_qid())
+        key, known = (parent, name), _Known(file.make_identity())
         before = self.files.pop(key, None)
         if before is not None:
             before.known = None
@@ -134,10 +133,10 @@ class Recent:
 class _Known:
     """What is known of a file that was used lately."""
 
-    __slots__ = ("attributes", "content", "qid")
+    __slots__ = ("attributes", "content", "identity")
 
-    def __init__(self, qid: Qid) -> None:
-        self.qid = qid
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
         self.attributes: Attributes | None = None
         self.content: Content | None = None  # of a directory
 
@@ -224,15 +223,15 @@ class ArchivedFile(ReadOnlyFile):
         return above.version
 
     @property
-    def qid(self) -> Qid:
+    def identity(self) -> Identity:
         """See `File`."""
         known = self.known
-        return self.make_qid() if known is None else known.qid
+        return self.make_identity() if known is None else known.identity
 
-    def make_qid(self) -> Qid:
-        """The qid, made anew."""
+    def make_identity(self) -> Identity:
+        """The identity, made anew."""
         raw = self.raw
-        return Qid(_QID_TYPES.get(type_of(raw), QTFILE), version_of(raw), path_of(self.token))
+        return Identity(_KINDS.get(type_of(raw), FILE), version_of(raw), path_of(self.token))
 
     @property
     def name(self) -> bytes:
@@ -434,7 +433,7 @@ class RootDirectory(ArchivedDirectory):
         self.weight = ROOT_BYTES + sum([DIRECTORY_BYTES + each.weight for each in way])
         if len(raw) > RAW_BYTES:
             self.weight += len(raw)
-        self.known = _Known(self.make_qid())
+        self.known = _Known(self.make_identity())
 
     @property
     def name(self) -> bytes:

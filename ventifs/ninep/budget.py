@@ -1,6 +1,6 @@
 """Memory that clients make a process hold: so much in all, and so much for each peer.
 
-Owns the sums; what things cost is in `limits.py`. What always holds: the sum charged to a peer is
+Owns the sums, and what files cost. What always holds: the sum charged to a peer is
 never more than its share, and the sum charged to all peers never more than the budget; what is
 given back can be taken again. The sums are estimates, rounded up, of what sessions and fids take;
 caches that all peers share are not in them. A peer is what `admission.py` counts connections of,
@@ -8,6 +8,15 @@ however many connections it has. Knows neither fids nor sessions.
 """
 
 import sys
+
+# What is charged for files (`File.weight`), in bytes of resident memory, measured and rounded up.
+RAW_BYTES = 192  # of a file's entry, at most, in what is charged for every file
+# Of a directory that files lie below (`ways.py`), beside its weight: its object 80, its token 48,
+# its entry at most 240, its place in the table 60. Files keep their directories, so that thousands
+# may hang on one file; a directory is charged this whether it is held itself too or not.
+DIRECTORY_BYTES = 448
+GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
+ROOT_BYTES = 1024  # of a root of a version, which always knows what it is
 
 
 class Share:

@@ -1,7 +1,7 @@
 """The two descriptors that bytes of a session come and go by: of a socket the same one, or pipes.
 
 Owns reading and writing without waiting and without copying; who waits, and for which of them, is
-the rota's affair. At most `READ_MAX` bytes are read at once. Knows no protocol.
+the rota's affair. Knows no protocol.
 """
 
 import fcntl
@@ -13,12 +13,10 @@ import sys
 from contextlib import suppress
 from typing import Protocol
 
+from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
-from ventifs.ninep.fs import Buffer
-from ventifs.ninep.limits import READ_MAX
 
-# What is larger than the C library's arenas take gets fresh pages from the kernel each time: 18 us
-# for 256 KiB, half of a round trip; so no more than READ_MAX is read at once.
+_DISCARDED = 64 << 10  # bytes, at once
 _SLICES_MAX = os.sysconf("SC_IOV_MAX")
 
 
@@ -34,8 +32,8 @@ class Channel(Protocol):
     writes: int
     half_closes: bool
 
-    def read(self) -> bytes | None:
-        """Some bytes, at most `READ_MAX`; none at the end; None when there are none yet.
+    def read(self, size: int) -> bytes | None:
+        """Some bytes, at most `size`; none at the end; None when there are none yet.
 
         Raises:
             OSError: the connection is broken.
@@ -67,10 +65,10 @@ class DescriptorChannel:
         os.set_blocking(reads, False)
         os.set_blocking(writes, False)
 
-    def read(self) -> bytes | None:
+    def read(self, size: int) -> bytes | None:
         """See `Channel`."""
         try:
-            return os.read(self.reads, READ_MAX)
+            return os.read(self.reads, size)
         except BlockingIOError:
             return None
 
@@ -117,7 +115,7 @@ class DescriptorChannel:
         """
         with suppress(OSError):
             for _ in range(256):  # 16 MiB, more than a socket holds
-                if not os.read(self.reads, READ_MAX):
+                if not os.read(self.reads, _DISCARDED):
                     return
 
 

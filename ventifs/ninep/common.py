@@ -12,16 +12,18 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 
+from ventifs.buffer import Buffer
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import READ_OVERHEAD, Codec
 from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.flight import Raised
 from ventifs.ninep.fs import (
+    DIRECTORY,
     Blocking,
-    Buffer,
     Cold,
     File,
     Filesystem,
+    Identity,
     Lock,
     Opened,
     ReadOnlyOpened,
@@ -36,10 +38,10 @@ T = TypeVar("T")
 
 NAME_MAX = 255
 OFFSET_MAX = (1 << 63) - 1
-QTDIR = 0x80
 WRITE_OVERHEAD = 23  # of a Twrite: all but its data
 
 COUNT = struct.Struct("<I").pack  # of the data of a reply
+_QID = struct.Struct("<BIQ").pack
 _WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
 
 
@@ -181,9 +183,13 @@ class Common:
         self.outcomes.append(value)
         return value
 
+    def identity(self, file: File) -> Identity:
+        """A file's identity, as this dialect has it."""
+        return file.identity
+
     def qid(self, file: File) -> Qid:
-        """A file's qid, as this dialect has it."""
-        return file.qid
+        """The same as a field of a message."""
+        return Qid(*self.identity(file))
 
     def error(self, number: int) -> m.Message:
         """The reply that tells of an error."""
@@ -223,7 +229,7 @@ class Common:
         if message.afid != m.NOFID:
             raise Refused(errno.EBADF)  # nobody was ever given one
         self.fids.check_new(message.fid)
-        user = User(message.uname, message.n_uname)
+        user = User(message.uname, None if message.n_uname == m.NONUNAME else message.n_uname)
         file = self.call(self.filesystem.attach, user, message.aname)
         self.fids.table[message.fid] = self.fids.made(file)
         return m.Rattach(self.qid(file))
@@ -240,11 +246,11 @@ class Common:
             fids.check_new(newfid)
         if len(names) == 1:  # as Linux walks
             file = self._step(fid.file, names[0])
-            body: Body = _WALKED(1, *self.qid(file))
+            body: Body = _WALKED(1, *self.identity(file))
         else:
-            file, qids = self._path(fid.file, names)
-            body = m.Rwalk(tuple(qids))
-            if len(qids) < len(names):
+            file, way = self._path(fid.file, names)
+            body = len(way).to_bytes(2, "little") + b"".join(_QID(*each) for each in way)
+            if len(way) < len(names):
                 return body
         above, below = file.above, fids.ways.below
         if above in below and not file.weight:  # `Fids.made` at once, as nearly always
@@ -258,24 +264,24 @@ class Common:
             fids.table[newfid] = made
         return body
 
-    def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Qid]]:
-        """Where names lead, and the qids on the way; fewer when a later name is not there."""
-        qids: list[Qid] = []
+    def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Identity]]:
+        """Where names lead, and what is on the way; fewer when a later name is not there."""
+        way: list[Identity] = []
         for name in names:
             try:
                 file = self._step(file, name)
             except (Cold, Blocking):
                 raise
             except Exception:
-                if not qids:
+                if not way:
                     raise
                 break
-            qids.append(self.qid(file))
-        return file, qids
+            way.append(self.identity(file))
+        return file, way
 
     def _step(self, file: File, name: bytes) -> File:
         if name == b".":
-            if not file.qid.type & QTDIR:
+            if file.identity.kind != DIRECTORY:
                 raise Refused(errno.ENOTDIR)
             return file
         if not name or b"/" in name or b"\0" in name or len(name) > NAME_MAX:

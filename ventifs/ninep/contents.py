@@ -12,9 +12,9 @@ from functools import partial
 from threading import Lock
 from weakref import ReferenceType, ref
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, NotStored
-from ventifs.ninep.fs import Buffer, Cold, Load
-from ventifs.ninep.limits import RESULTS_MAX
+from ventifs.ninep.fs import RESULTS_MAX, Cold, Load
 from ventifs.ninep.nodes import ContentLeaf
 from ventifs.ninep.pieces import PIECES_MAX, Source, take, take_runs
 from ventifs.ninep.trees import Missing, Trees

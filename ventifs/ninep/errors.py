@@ -6,14 +6,12 @@ import os
 
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.ninep.fs import Refused
-from ventifs.ninep.wire import WireError
 from ventifs.tree.objects.directory import NoSuchPath
 from ventifs.tree.versions.catalog import NoSuchVersion
 
 log = logging.getLogger(__name__)
 
 ERRNOS: tuple[tuple[type[BaseException], int], ...] = (
-    (WireError, errno.EPROTO),
     (NoSuchVersion, errno.ENOENT),
     (NoSuchPath, errno.ENOENT),
     (Corrupt, errno.EIO),

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ventifs.ninep import messages as m
-from ventifs.ninep.budget import Budget, Share
+from ventifs.ninep.budget import GUARDED_DIRECTORY_BYTES, Budget, Share
 from ventifs.ninep.fs import File, Opened, Refused
-from ventifs.ninep.limits import FID_BYTES, GUARDED_DIRECTORY_BYTES, OPEN_BYTES
+from ventifs.ninep.limits import FID_BYTES, OPEN_BYTES
 from ventifs.ninep.ways import Ways, shrink
 
 _PORTION = 64  # fids that memory is taken for together, so that nearly no walk has to ask

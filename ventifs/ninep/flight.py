@@ -13,7 +13,7 @@ Knows nothing of messages' meaning, nor of bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,19 +21,6 @@ import msgspec
 from ventifs.ninep.fids import Fid, Uses
 from ventifs.ninep.fs import Load
 from ventifs.ninep.messages import Message
-
-
-class Job(msgspec.Struct, frozen=True, eq=False):
-    """Something for a thread to do; what `run` returns or raises goes to `Session.finish`.
-
-    Attributes:
-        key: of a load: jobs of equal keys, also of other sessions, may share one run. None: to be
-            run alone, exactly once.
-        run: does it.
-    """
-
-    key: Hashable | None
-    run: Callable[[], Any]
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -86,7 +73,7 @@ class Flight:
         size: bytes of their frames.
         changing: numbers of fids that begun requests change.
         waiting: requests that wait for fids, in order of arrival.
-        jobs: those that are not finished, and who waits for each: for some nobody any more.
+        loads: those that are not finished, and who waits for each: for some nobody any more.
     """
 
     def __init__(self) -> None:
@@ -98,9 +85,8 @@ class Flight:
         self.waiting: list[Request] = []
         self._wait_named: set[int] = set()
         self._wait_changed: set[int] = set()
-        self._loads: dict[Hashable, Job] = {}
-        self.jobs: dict[Job, list[Request]] = {}
-        self._new: list[Job] = []
+        self.loads: dict[Load, list[Request]] = {}
+        self._new: list[Load] = []
 
     def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
         """Whether a request that uses these fids waits for earlier ones."""
@@ -116,35 +102,34 @@ class Flight:
         self._queue(request)
 
     def suspend_for_load(self, request: Request, load: Load) -> None:
-        """Let a request wait for a load; those that wait for equal ones share it."""
+        """Let a request wait for a load; those that lack the same object share it."""
         self._begin(request)
         if request.uses.several and request.outcomes:
             request.effects = True
-        job = self._loads.get(load.key)
-        if job is None:
-            job = self._loads[load.key] = self._job(Job(load.key, load.run))
-        self.jobs[job].append(request)
+        if load not in self.loads:
+            self._begin_load(load)
+        self.loads[load].append(request)
 
     def suspend_for_work(self, request: Request, work: Callable[[], Any]) -> None:
         """Let a request wait for its own work."""
         self._begin(request)
         request.effects = True
-        self.jobs[self._job(Job(None, work))].append(request)
+        load = Load(None, work)
+        self._begin_load(load)
+        self.loads[load].append(request)
 
-    def new_jobs(self) -> list[Job]:
-        """Jobs that nobody runs yet, each handed out once."""
+    def new_loads(self) -> list[Load]:
+        """Loads that nobody runs yet, each handed out once."""
         new, self._new = self._new, []
         return new
 
-    def finish(self, job: Job, value: Any, error: BaseException | None) -> None:
-        """A job is done. One that is not known, or was finished before, changes nothing."""
-        requests = self.jobs.pop(job, ())
-        if job.key is not None and self._loads.get(job.key) is job:
-            del self._loads[job.key]
+    def finish(self, load: Load, value: Any, error: BaseException | None) -> None:
+        """A load is done. One that is not known, or was finished before, changes nothing."""
+        requests = self.loads.pop(load, ())
         for request in requests:
             if error is not None:
                 request.outcomes.append(Raised(error))
-            elif job.key is None:
+            elif load.key is None:
                 request.outcomes.append(value)
             if request.dropped:
                 self._discard(request)
@@ -178,14 +163,13 @@ class Flight:
         """Drop everything. Work that a thread may have begun keeps its fid until it is done."""
         for request in self.tags.values():
             request.dropped = True
-        for job, requests in list(self.jobs.items()):
-            if job.key is not None or job in self._new:
+        for load, requests in list(self.loads.items()):
+            if load.key is not None or load in self._new:
                 for request in requests:
                     self._discard(request)
                 requests.clear()
-            if job in self._new:
-                del self.jobs[job]
-                self._loads.pop(job.key, None)
+            if load in self._new:
+                del self.loads[load]
         for request in self.ready:
             self._discard(request)
         self.tags, self.ready, self.size = {}, deque(), 0
@@ -212,7 +196,7 @@ class Flight:
 
     def _drop(self, request: Request) -> None:
         request.dropped = True
-        for requests in self.jobs.values():
+        for requests in self.loads.values():
             if request in requests:
                 requests.remove(request)
         self.done(request)
@@ -253,10 +237,9 @@ class Flight:
         self._wait_named = set().union(*[request.named for request in self.waiting])
         self._wait_changed = set().union(*[request.changed for request in self.waiting])
 
-    def _job(self, job: Job) -> Job:
-        self.jobs[job] = []
-        self._new.append(job)
-        return job
+    def _begin_load(self, load: Load) -> None:
+        self.loads[load] = []
+        self._new.append(load)
 
     def _discard(self, request: Request) -> None:
         """Close what was opened for a dropped request, and let go of its fid."""

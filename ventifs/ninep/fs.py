@@ -11,17 +11,23 @@ method's. A file system never knows sessions, fids, tags or sockets.
 import errno
 import os
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
+from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
-from ventifs.ninep.messages import NONUNAME
-from ventifs.ninep.wire import Qid
 
-QTDIR, QTSYMLINK, QTFILE = 0x80, 0x02, 0x00  # qid.type
+# Threads that run loads, and loads that one runs before the next session has its turn. Eight
+# threads cut the rate of a session that needs none to a fifth; a hop to a thread costs about as
+# much as a load, and the next session waits for all of it.
+AT_ONCE = 2
+BATCH = 8
+# Results that nobody has taken yet: a hop begins while those of AT_ONCE others are unheard, so all
+# threads together may add as many.
+RESULTS_MAX = 2 * AT_ONCE * BATCH
 
-Buffer = bytes | memoryview
+DIRECTORY, SYMLINK, FILE = 0x80, 0x02, 0x00  # kinds of an `Identity`; 9P sends them as they are
 
 
 class Refused(VentifsError):
@@ -37,16 +43,24 @@ class Refused(VentifsError):
         self.errno = number
 
 
-class Load(msgspec.Struct, frozen=True):
-    """Something to be brought into memory by a thread.
+class Load(msgspec.Struct, eq=False):
+    """Something for a thread to do: to bring something into memory, or work that has effects.
+
+    It is the same object from the file that lacks it to the thread that runs it. What `run` returns
+    or raises is what became of it.
 
     Attributes:
-        key: equal for loads that do the same; of those waiting at one time, one is run.
-        run: does it. What it raises is what became of the operations that waited.
+        key: equal for loads that do the same; of those waiting at one time, one is run for all.
+            None for work that is to be done once, for this one operation.
+        run: does it.
+        waiters: the loader's: who waits for this run, and by which load of an equal key.
+        started: the loader's: a thread has begun it.
     """
 
-    key: Hashable
-    run: Callable[[], None]
+    key: Hashable | None
+    run: Callable[[], Any]
+    waiters: list[tuple[Any, "Load"]] = []
+    started: bool = False
 
 
 class Cold(Exception):
@@ -67,16 +81,32 @@ class Blocking(Exception):
         self.work = work
 
 
+class Identity(NamedTuple):
+    """What tells one file from another.
+
+    The order of the fields is that of a qid on the wire, so that 9P packs an identity as it is.
+
+    Attributes:
+        kind: DIRECTORY, SYMLINK, or FILE for everything else.
+        version: of its content, 1 to 2^32 - 1: it differs when the content does.
+        number: equal exactly for the same file; neither 0 nor 2^64 - 1.
+    """
+
+    kind: int
+    version: int
+    number: int
+
+
 class User(msgspec.Struct, frozen=True):
     """Who attaches, as the client says.
 
     Attributes:
-        name: uname, as sent.
-        uid: n_uname; ~0 when none is given, always in 9P2000.
+        name: as sent.
+        uid: None when the client gives none.
     """
 
     name: bytes = b""
-    uid: int = NONUNAME
+    uid: int | None = None
 
 
 class Attributes(msgspec.Struct):
@@ -85,8 +115,8 @@ class Attributes(msgspec.Struct):
     Attributes:
         mode: with the type's bits.
         rdev: as makedev(3) packs it.
-        wire: the session's: the encoded Rgetattr of a file whose attributes never change. A file
-            that returns the same object each time saves the encoding, which costs 1.5 us.
+        memo: the front end's, to keep what it made of these attributes. A file whose attributes do
+            not change returns the same object each time, which saves that work.
     """
 
     mode: int
@@ -99,11 +129,11 @@ class Attributes(msgspec.Struct):
     atime_ns: int
     ctime_ns: int
     blksize: int = 4096
-    wire: bytes | None = None
+    memo: bytes | None = None
 
 
 class Statfs(msgspec.Struct, frozen=True):
-    """What statfs(2) tells; `fstype` is V9FS_MAGIC, as it is for every server."""
+    """What statfs(2) tells, but for the type: that is the front end's."""
 
     bsize: int = 4096
     blocks: int = 0
@@ -113,7 +143,6 @@ class Statfs(msgspec.Struct, frozen=True):
     ffree: int = 0
     fsid: int = 0
     namelen: int = 255
-    fstype: int = 0x01021997
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -180,16 +209,16 @@ class File(Protocol):
     `walk`.
 
     Every method may raise `Refused`, `Cold` and, the writing ones, `Blocking`; and what the table
-    of `ninep/errors.py` knows.
+    of `errnos.py` knows.
     """
 
     @property
-    def qid(self) -> Qid:
-        """Equal exactly for the same file; path is neither 0 nor all ones, version not 0."""
+    def identity(self) -> Identity:
+        """What tells it from every other file."""
 
     @property
     def weight(self) -> int:
-        """Bytes of memory that it keeps, beyond what `FID_BYTES` has for every file's; mostly 0.
+        """Bytes of memory that it keeps, beyond what is charged for every file's; mostly 0.
 
         Never changes.
         """

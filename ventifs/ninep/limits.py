@@ -1,37 +1,19 @@
-"""What a client can have of a session, and what a session counts: declarations alone."""
+"""What a client can have of a session: declarations alone."""
 
 import msgspec
 
-# Threads that load for sessions (`loader.py`), and jobs that one does before the next session has
-# its turn. Eight threads cut the rate of a session that needs none to a fifth; a hop to a thread
-# costs about as much as a job, and the next session waits for all of it.
-AT_ONCE = 2
-BATCH = 8
-# Results that nobody has taken yet: a hop begins while those of AT_ONCE others are unheard, so all
-# threads together may add as many.
-RESULTS_MAX = 2 * AT_ONCE * BATCH
+from ventifs.serving.session import READ_MAX, WASTE_MAX
 
 # What a peer is charged for what it makes the server hold (`budget.py`): bytes of resident memory,
 # measured with 200,000 fids at files of as many different entries, and rounded up.
 FID_BYTES = 512  # with its number, its place in the table and its file: 388, checked for modes 436
-RAW_BYTES = 192  # of these, at most, its file's entry; what is longer is charged beside it
-# Of a directory that fids lie below (`ways.py`), beside its weight: its object 80, its token 48,
-# its entry at most 240, its place in the table 60. Files keep their directories, so that thousands
-# may hang on one fid; a directory is charged this whether a fid stands for it too or not.
-DIRECTORY_BYTES = 448
-GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
-ROOT_BYTES = 1024  # of a root of a version, which always knows what it is
 # Of an open file or directory: 217, and where its reader is. An open directory above the versions
 # also keeps a list of names or versions, which those opened in one generation of the store share.
 OPEN_BYTES = 512
 REQUEST_BYTES = 1024  # of a request in flight, without its frame
 SESSION_OBJECTS_BYTES = 64 << 10  # of a session that has done nothing yet: 22 KiB, and its socket's
 
-READ_MAX = 64 << 10  # bytes read from a connection at once
 MSIZE_FIRST = 8192  # bytes of a message before a version is agreed on
-# What replies that wait to be sent may keep in memory: twice their own bytes, and this. A piece of
-# a reply keeps the whole clump that it lies in; replies that would keep more are copied.
-WASTE_MAX = 128 << 10
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -74,21 +56,3 @@ class Limits(msgspec.Struct, frozen=True):
         waiting = max(frames, msize) + READ_MAX + frames + msize
         replies = 2 * (self.turn_bytes + msize) + WASTE_MAX
         return SESSION_OBJECTS_BYTES + self.in_flight_max * REQUEST_BYTES + waiting + replies
-
-
-class Counters(msgspec.Struct):
-    """What a session has done.
-
-    Attributes:
-        requests: by message type.
-        replied: bytes of replies.
-        errors: requests answered with an error.
-        hits: requests answered within the turn they came in.
-        colds: requests that had to wait.
-    """
-
-    requests: list[int] = msgspec.field(default_factory=lambda: [0] * 256)
-    replied: int = 0
-    errors: int = 0
-    hits: int = 0
-    colds: int = 0

@@ -9,12 +9,12 @@ import struct
 from functools import partial
 from typing import Any, ClassVar
 
+from ventifs.buffer import Buffer
 from ventifs.ninep import messages as m
 from ventifs.ninep.codec import READ_OVERHEAD
 from ventifs.ninep.common import (
     COUNT,
     OFFSET_MAX,
-    QTDIR,
     Body,
     Common,
     Directory,
@@ -23,16 +23,9 @@ from ventifs.ninep.common import (
     check_new_name,
 )
 from ventifs.ninep.fids import Fid, Fids
-from ventifs.ninep.fs import (
-    Attributes,
-    Buffer,
-    Changes,
-    File,
-    Lock,
-    ReadOnlyOpened,
-    Refused,
-)
+from ventifs.ninep.fs import DIRECTORY, Attributes, Changes, File, Lock, ReadOnlyOpened, Refused
 
+V9FS_MAGIC = 0x01021997  # statfs.f_type, as every server says
 GETATTR_BASIC = 0x7FF  # mode, nlink, uid, gid, rdev, atime, mtime, ctime, ino, size, blocks
 SETATTR_MODE, SETATTR_UID, SETATTR_GID, SETATTR_SIZE = 1, 2, 4, 8
 SETATTR_ATIME, SETATTR_MTIME, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 0x10, 0x20, 0x80, 0x100
@@ -110,9 +103,9 @@ class Linux(Common):
     def getattr(self, fid: Fid, message: m.Tgetattr) -> Body:
         """What stat(2) tells: always all of it, whatever is asked for."""
         attributes = self.call(fid.file.attributes)
-        if attributes.wire is None:
-            attributes.wire = _rgetattr(fid.file, attributes)
-        return attributes.wire
+        if attributes.memo is None:
+            attributes.memo = _rgetattr(fid.file, attributes)
+        return attributes.memo
 
     def setattr(self, fid: Fid, message: m.Tsetattr) -> Body:
         """Change attributes."""
@@ -144,7 +137,7 @@ class Linux(Common):
         """Tell of the file system a file is in."""
         fs = self.call(fid.file.statfs)
         return m.Rstatfs(
-            fs.fstype,
+            V9FS_MAGIC,
             fs.bsize,
             fs.blocks,
             fs.bfree,
@@ -161,8 +154,8 @@ class Linux(Common):
         if message.flags & os.O_TRUNC:
             self.check_open()
         opened = self.call(file.open, message.flags & OPEN_FLAGS)
-        self.fids.opened(fid, Directory(opened) if file.qid.type & QTDIR else opened)
-        return m.Rlopen(file.qid, 0)
+        self.fids.opened(fid, Directory(opened) if file.identity.kind == DIRECTORY else opened)
+        return m.Rlopen(self.qid(file), 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
         """Create a regular file in a directory; the fid becomes it."""
@@ -172,13 +165,13 @@ class Linux(Common):
         flags, mode = message.flags & OPEN_FLAGS, message.mode & 0o7777
         file, opened = self.call(directory.create, message.name, flags, mode, message.gid)
         self.fids.replace(message.fid, fid, self.fids.made_open(file, opened))
-        return m.Rlcreate(file.qid, 0)
+        return m.Rlcreate(self.qid(file), 0)
 
     def symlink(self, fid: Fid, message: m.Tsymlink) -> Body:
         """Create a symbolic link."""
         check_new_name(message.name)
         file = self.call(fid.file.symlink, message.name, message.symtgt, message.gid)
-        return m.Rsymlink(file.qid)
+        return m.Rsymlink(self.qid(file))
 
     def mknod(self, fid: Fid, message: m.Tmknod) -> Body:
         """Create a special file."""
@@ -187,13 +180,13 @@ class Linux(Common):
             raise Refused(errno.EINVAL)
         rdev = os.makedev(message.major, message.minor)
         file = self.call(fid.file.mknod, message.name, message.mode, rdev, message.gid)
-        return m.Rmknod(file.qid)
+        return m.Rmknod(self.qid(file))
 
     def mkdir(self, fid: Fid, message: m.Tmkdir) -> Body:
         """Create a directory."""
         check_new_name(message.name)
         file = self.call(fid.file.mkdir, message.name, message.mode & 0o7777, message.gid)
-        return m.Rmkdir(file.qid)
+        return m.Rmkdir(self.qid(file))
 
     def link(self, fid: Fid, message: m.Tlink) -> Body:
         """Give a file one more name."""
@@ -248,7 +241,7 @@ class Linux(Common):
                         raise Refused(errno.EINVAL)
                     left += _DIRENT.size + len(name)
                     break
-                data.append(_DIRENT.pack(*file.qid, cookie, file.kind, len(name)) + name)
+                data.append(_DIRENT.pack(*file.identity, cookie, file.kind, len(name)) + name)
                 if len(data) > LISTING_MAX:
                     break
         except Exception:
@@ -343,7 +336,7 @@ def _rgetattr(file: File, a: Attributes) -> bytes:
         times += (time_ns // _S & _U64, time_ns % _S)
     return _GETATTR.pack(
         GETATTR_BASIC,
-        *file.qid,
+        *file.identity,
         a.mode,
         a.uid,
         a.gid,

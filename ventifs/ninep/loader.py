@@ -1,11 +1,11 @@
 """Runs what sessions lack in threads: few at once, fairly by session, and nothing twice.
 
-Owns the threads, and the queues of jobs between sessions and them. What always holds: at most
+Owns the threads, and the queues of loads between sessions and them. What always holds: at most
 `AT_ONCE` threads work, and only one begins anything while those are served who lack nothing; each
-session in its turn gets one hop of a thread, for up to `BATCH` of its jobs; none begins while more
-than `AT_ONCE` have results that the loop has not heard; jobs of equal keys that wait or run at one
+session in its turn gets one hop of a thread, for up to `BATCH` of its loads; none begins while more
+than `AT_ONCE` have results that the loop has not heard; loads of equal keys that wait or run at one
 time, whoever's they are, are one run; what nobody waits for runs only when nothing that is waited
-for is left. Knows no sockets, and not what a job does: one that raises has its exception for a
+for is left. Knows no sockets, and not what a load does: one that raises has its exception for a
 result.
 
 Threads take their next hop themselves: to be sent on each by the event loop cost a cold sequential
@@ -22,9 +22,7 @@ from typing import Any, Protocol
 import trio
 from trio.lowlevel import TrioToken, current_trio_token
 
-from ventifs.ninep.fs import Load
-from ventifs.ninep.limits import AT_ONCE, BATCH
-from ventifs.ninep.session import Job
+from ventifs.ninep.fs import AT_ONCE, BATCH, Load
 
 # Beside turns of those that lack nothing, the last within this time, one thread works: two bring a
 # cold reader 1.1 times as much, and take the interpreter from the loop twice as often. A session
@@ -32,35 +30,23 @@ from ventifs.ninep.session import Job
 WARM_S = 0.005
 AHEAD_MAX = 64  # loads that nobody waits for yet; more are of readers that have moved on
 
-Result = tuple[Job, Any, BaseException | None]
+Result = tuple[Load, Any, BaseException | None]
 
 
 class Client(Protocol):
-    """Whoever waits for jobs: a connection. Hashable by identity."""
+    """Whoever waits for loads: a connection. Hashable by identity."""
 
     def finished(self, results: list[Result]) -> None:
-        """Jobs are done. Called in the event loop; neither waits nor raises."""
-
-
-class _Run:
-    """One run of one thing, and who waits for it."""
-
-    __slots__ = ("key", "run", "started", "waiters")
-
-    def __init__(self, key: Hashable | None, run: Callable[[], Any]) -> None:
-        self.key = key
-        self.run = run
-        self.waiters: list[tuple[Client, Job]] = []
-        self.started = False
+        """Loads are done. Called in the event loop; neither waits nor raises."""
 
 
 class Loader:
     """Queues and threads; `run` is their task.
 
     Attributes:
-        runs: jobs and loads run so far.
+        runs: loads run so far.
         hops: thread hops made so far.
-        shared: jobs that found another of their key waiting or running.
+        shared: loads that found another of their key waiting or running.
         ahead_runs: of the runs, those that nobody waited for when they began.
         warm: when a connection that lacks nothing was served last, by `clock`; connections set it.
         clock: returns seconds, of which `WARM_S` are counted.
@@ -76,16 +62,16 @@ class Loader:
         batch: int = BATCH,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """Run at most `at_once` hops at a time, of at most `batch` jobs each."""
+        """Run at most `at_once` hops at a time, of at most `batch` loads each."""
         self.clock = clock
         self.runs = self.hops = self.shared = self.ahead_runs = 0
         self.warm = 0.0
         self._at_once = at_once
         self._batch = batch
-        self._queues: dict[Client, deque[_Run]] = {}  # of those with jobs, the next one first
-        self._ahead: deque[_Run] = deque()
-        self._known: dict[Hashable, _Run] = {}  # with a key, waiting or running
-        self._running: set[_Run] = set()  # also those whose results the loop has not heard yet
+        self._queues: dict[Client, deque[Load]] = {}  # of those with loads, the next one first
+        self._ahead: deque[Load] = deque()
+        self._known: dict[Hashable, Load] = {}  # with a key, waiting or running
+        self._running: set[Load] = set()  # also those whose results the loop has not heard yet
         self._hopping = 0  # threads
         self._unheard = 0  # hops whose results are awaited, and on their way to the loop
         self._changed = Condition()
@@ -97,19 +83,19 @@ class Loader:
 
     @property
     def queued(self) -> int:
-        """Jobs that wait for a thread; one that two sessions wait for counts twice."""
+        """Loads that wait for a thread; one that two sessions wait for counts twice."""
         with self._changed:
             return sum(map(len, self._queues.values()))
 
-    def submit(self, client: Client, jobs: Iterable[Job]) -> None:
-        """Have jobs run; the client is told in `finished`, of those of one hop at a time."""
+    def submit(self, client: Client, loads: Iterable[Load]) -> None:
+        """Have loads run; the client is told in `finished`, of those of one hop at a time."""
         with self._changed:
             queue = self._queues.setdefault(client, deque())
-            for job in jobs:
-                run = self._run_of(job.key, job.run)
+            for load in loads:
+                run = self._run_of(load)
                 if run.waiters:
                     self.shared += 1
-                run.waiters.append((client, job))
+                run.waiters.append((client, load))
                 if not run.started:  # in the queue of each that waits: whose turn is first runs it
                     queue.append(run)
             if queue:
@@ -122,7 +108,7 @@ class Loader:
         with self._changed:
             for load in loads:
                 if load.key not in self._known:
-                    self._ahead.append(self._run_of(load.key, load.run))
+                    self._ahead.append(self._run_of(load))
             while len(self._ahead) > AHEAD_MAX:
                 self._forget(self._ahead.popleft())
             self._changed.notify(len(self._ahead))
@@ -137,7 +123,7 @@ class Loader:
                 run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
 
     async def run(self) -> None:
-        """Work until cancelled; the jobs that threads are at are finished first."""
+        """Work until cancelled; the loads that threads are at are finished first."""
         limiter = trio.CapacityLimiter(self._at_once)
         work = partial(trio.to_thread.run_sync, self._work, current_trio_token(), limiter=limiter)
         async with trio.open_nursery() as nursery:
@@ -172,29 +158,32 @@ class Loader:
             if awaited:
                 loop.run_sync_soon(self._deliver, runs, outcomes)
 
-    def _run_of(self, key: Hashable | None, run: Callable[[], Any]) -> _Run:
-        if key is None:
-            return _Run(None, run)
-        known = self._known.get(key)
+    def _run_of(self, load: Load) -> Load:
+        """The load that is run for this one: itself, or one of an equal key that came before."""
+        if load.key is None:
+            return load
+        known = self._known.get(load.key)
         if known is None:
-            known = self._known[key] = _Run(key, run)
+            # A copy of what has run before, since a queue may hold that still.
+            known = Load(load.key, load.run) if load.started else load
+            self._known[load.key] = known
         return known
 
-    def _forget(self, run: _Run) -> None:
+    def _forget(self, run: Load) -> None:
         if not run.started and not run.waiters:
             self._unlist(run)
 
-    def _unlist(self, run: _Run) -> None:
+    def _unlist(self, run: Load) -> None:
         """Let its key be another's; it may be already, when this was forgotten and begun anyway."""
         if run.key is not None and self._known.get(run.key) is run:
             del self._known[run.key]
 
-    def _end(self, runs: list[_Run]) -> None:
+    def _end(self, runs: list[Load]) -> None:
         self._running.difference_update(runs)
         for run in runs:
             self._unlist(run)
 
-    def _next(self) -> list[_Run]:
+    def _next(self) -> list[Load]:
         """Wait for what the next hop is for; nothing, when it is all over."""
         while not self._ended:
             beside_s = self.warm + WARM_S - self.clock() if self._hopping else 0
@@ -206,8 +195,8 @@ class Loader:
                 self._changed.wait()
         return []
 
-    def _taken(self) -> list[_Run]:
-        """What the next hop is for: jobs of the session whose turn it is, or loads ahead."""
+    def _taken(self) -> list[Load]:
+        """What the next hop is for: loads of the session whose turn it is, or those ahead."""
         if self._queues and self._unheard > self._at_once:
             return []  # what is loaded may be dropped again before it is served
         while self._queues:
@@ -222,8 +211,8 @@ class Loader:
         self.ahead_runs += len(runs)
         return runs
 
-    def _begun(self, queue: deque[_Run], most: int) -> list[_Run]:
-        runs: list[_Run] = []
+    def _begun(self, queue: deque[Load], most: int) -> list[Load]:
+        runs: list[Load] = []
         while queue and len(runs) < most:
             run = queue[0]
             if not run.started:
@@ -233,15 +222,16 @@ class Loader:
             queue.popleft()
         return runs
 
-    def _deliver(self, runs: list[_Run], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+    def _deliver(self, runs: list[Load], outcomes: list[tuple[Any, BaseException | None]]) -> None:
         results: dict[Client, list[Result]] = {}
         with self._changed:
             self._end(runs)
             self._unheard -= 1
             self._changed.notify()
         for run, (value, error) in zip(runs, outcomes, strict=True):
-            for client, job in run.waiters:
-                results.setdefault(client, []).append((job, value, error))
+            waiters, run.waiters = run.waiters, []  # which hold the load itself, a cycle
+            for client, load in waiters:
+                results.setdefault(client, []).append((load, value, error))
         for client, those in results.items():
             client.finished(those)
 

@@ -24,7 +24,7 @@ _Entry = tuple[int, int, int]  # tag, permissions, id
 _OWNER, _USER, _OWNING_GROUP, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 
 
-class Identity(msgspec.Struct, frozen=True, weakref=True):
+class Credentials(msgspec.Struct, frozen=True, weakref=True):
     """Whom permissions are checked for.
 
     Attributes:
@@ -40,19 +40,19 @@ class Identity(msgspec.Struct, frozen=True, weakref=True):
     gids_known: bool = True
 
 
-def nobody(gids: Iterable[int] | None = ()) -> Identity:
+def nobody(gids: Iterable[int] | None = ()) -> Credentials:
     """Nobody in a tree that puts it into these groups, beside the one that is always its own.
 
     Args:
         gids: None when the tree's accounts cannot be read.
     """
     own = frozenset({NOBODY_GID, *(gids or ())})
-    return Identity(NOBODY_UID, own, deny_only=True, gids_known=gids is not None)
+    return Credentials(NOBODY_UID, own, deny_only=True, gids_known=gids is not None)
 
 
-def in_any_group(uid: int) -> Identity:
+def in_any_group(uid: int) -> Credentials:
     """A user whose groups cannot be known: it gets what each group that it may be in gets."""
-    return Identity(uid, deny_only=True, gids_known=False)
+    return Credentials(uid, deny_only=True, gids_known=False)
 
 
 NOBODY = nobody()
@@ -60,7 +60,7 @@ NOBODY_IN_ANY_GROUP = nobody(None)
 
 
 def permits(
-    who: Identity,
+    who: Credentials,
     wanted: int,
     mode: int,
     owner: int,

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 from weakref import ref
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt
-from ventifs.ninep.fs import Buffer
 from ventifs.ninep.nodes import ContentLeaf, Inside, Run
 from ventifs.ninep.trees import Missing
 from ventifs.store import DecodedClump, Score

@@ -14,7 +14,6 @@ from ventifs.ninep import messages as m
 from ventifs.ninep.codec import READ_OVERHEAD
 from ventifs.ninep.common import (
     COUNT,
-    QTDIR,
     Body,
     Common,
     Directory,
@@ -24,10 +23,13 @@ from ventifs.ninep.common import (
 from ventifs.ninep.errors import text_of
 from ventifs.ninep.fids import Fid, Fids
 from ventifs.ninep.fs import (
-    QTSYMLINK,
+    DIRECTORY,
+    FILE,
+    SYMLINK,
     Attributes,
     Changes,
     File,
+    Identity,
     Opened,
     Refused,
 )
@@ -43,7 +45,6 @@ from ventifs.ninep.stats import (
     permissions,
     stat_of,
 )
-from ventifs.ninep.wire import Qid
 
 OTRUNC, OAPPEND, ORCLOSE = 0x10, 0x80, 0x40
 _ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY)  # of OREAD, OWRITE, ORDWR, OEXEC
@@ -118,10 +119,10 @@ class Plan9(Common):
         """There is nobody to be authenticated to."""
         return m.Rerror(b"authentication not required", errno.ENOENT)
 
-    def qid(self, file: File) -> Qid:
+    def identity(self, file: File) -> Identity:
         """Symbolic links are files here."""
-        qid = file.qid
-        return qid if not qid.type & QTSYMLINK else qid._replace(type=0)
+        identity = file.identity
+        return identity if identity.kind != SYMLINK else identity._replace(kind=FILE)
 
     def open(self, fid: Fid, message: m.Topen) -> Body:
         """Open a file."""
@@ -142,7 +143,7 @@ class Plan9(Common):
         return Held(self.call(file.readlink) if kind == st.S_IFLNK else b"", self.fids)
 
     def _readable(self, file: File, opened: Opened) -> Opened:
-        return Listing(opened, self.fids) if file.qid.type & QTDIR else opened
+        return Listing(opened, self.fids) if file.identity.kind == DIRECTORY else opened
 
     def create(self, fid: Fid, message: m.Tcreate) -> Body:
         """Create a file, or a directory, in a directory; the fid becomes it, open."""
@@ -229,7 +230,8 @@ class Plan9(Common):
         renamed = bool(stat.name) and stat.name != fid.file.name
         if renamed:
             check_new_name(stat.name)
-        if stat.mode != _NONE32 and bool(stat.mode & DMDIR) != bool(fid.file.qid.type & QTDIR):
+        is_directory = fid.file.identity.kind == DIRECTORY
+        if stat.mode != _NONE32 and bool(stat.mode & DMDIR) != is_directory:
             raise Refused(errno.EINVAL)
         if changes != Changes():
             self.call(fid.file.setattr, changes)
@@ -245,9 +247,9 @@ class Unix(Plan9):
 
     dialect: ClassVar[m.Dialect] = m.Dialect.UNIX
 
-    def qid(self, file: File) -> Qid:
+    def identity(self, file: File) -> Identity:
         """As it is."""
-        return file.qid
+        return file.identity
 
     def _opening(self, file: File, flags: int) -> Opened:
         return self.call(file.open, flags)

@@ -10,7 +10,7 @@ from collections import deque
 import trio
 from trio.lowlevel import checkpoint
 
-from ventifs.ninep.fids import Leaving
+from ventifs.serving.session import Leaving
 
 # Fids closed before other sessions go on. At best this takes 0.1 ms, for open files 0.2 ms. To drop
 # the files themselves, if nothing else keeps them, takes several times as long.

@@ -14,23 +14,19 @@ from time import perf_counter
 
 import trio
 
+from ventifs.buffer import Buffer
 from ventifs.ninep.activity import SessionActivity, Totals
 from ventifs.ninep.admission import identity
 from ventifs.ninep.allow import Exports
 from ventifs.ninep.budget import Budget, Share
 from ventifs.ninep.channel import Channel
 from ventifs.ninep.events import event
-from ventifs.ninep.fids import Leaving
-from ventifs.ninep.fs import Buffer, File, Filesystem, User
-from ventifs.ninep.limits import MSIZE_FIRST, READ_MAX
+from ventifs.ninep.fs import File, Filesystem, User
 from ventifs.ninep.loader import Loader, Result
-from ventifs.ninep.messages import MESSAGES, NONUNAME
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.remains import Remains
 from ventifs.ninep.rota import Member, Rota
-from ventifs.ninep.session import Limits, Session, Trace
-from ventifs.ninep.stream import thrifty
-from ventifs.ninep.wire import WireError
+from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, StreamError
 from ventifs.text import printable
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
@@ -40,9 +36,19 @@ GRACE_S = 10  # for what is in flight when the server is to stop
 WARM_TURNS = 512
 NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
-_NAMES = {number: message.__name__ for number, message in MESSAGES.items()}
-
 log = logging.getLogger(__name__)
+
+
+def thrifty(waiting: list[Buffer]) -> list[Buffer]:
+    """Replies that have to wait, so that they keep at most twice their bytes and `WASTE_MAX`.
+
+    A view of a few bytes keeps a whole clump, which the cache may let go meanwhile.
+    """
+    kept = {
+        id(view.obj): memoryview(view.obj).nbytes for view in waiting if type(view) is memoryview
+    }
+    size = sum(map(len, waiting))
+    return waiting if sum(kept.values()) <= 2 * size + WASTE_MAX else [b"".join(waiting)]
 
 
 class _Noting:
@@ -78,24 +84,19 @@ class Connection(Member):
         filesystem: Filesystem,
         loader: Loader,
         rota: Rota,
-        limits: Limits,
-        trace: Trace | None,
+        front_end: FrontEnd,
         share: Share,
-        leave: Callable[[Leaving], None],
+        remains: Remains,
     ) -> None:
-        """Be ready to run; `share` and `leave` are the session's."""
+        """Be ready to run; `share` is the session's."""
         super().__init__(channel.reads, channel.writes)
         self.peer = peer
         self.started = time.time()
         self._channel = channel
         self._filesystem = _Noting(filesystem)
-        self._session = Session(
-            self._filesystem,
-            limits=limits,
-            trace=trace,
-            clock=loader.clock,
-            share=share,
-            leave=leave,
+        self._names = front_end.requests
+        self._session = front_end.session(
+            self._filesystem, clock=loader.clock, share=share, leave=remains.add
         )
         self._loader = loader
         self._rota = rota
@@ -154,8 +155,8 @@ class Connection(Member):
     def finished(self, results: list[Result]) -> None:
         """See `loader.Client`."""
         try:
-            for job, value, error in results:
-                self._session.finish(job, value, error)
+            for load, value, error in results:
+                self._session.finish(load, value, error)
         except Exception as failure:
             self._fail(failure)
         self._rota.wake(self)
@@ -168,10 +169,10 @@ class Connection(Member):
         return SessionActivity(
             peer=str(self.peer),
             since=self.started,
-            dialect=session.dialect.version.decode() if session.dialect else None,
+            dialect=session.dialect,
             export=_text(self._filesystem.aname) or "/" if attached else None,
             user=_name(user) if user else None,
-            fids=session.fids,
+            fids=session.handles,
             memory=session.memory,
             in_flight=session.in_flight,
             operations=sum(counters.requests),
@@ -192,7 +193,7 @@ class Connection(Member):
         totals.bytes_out += counters.replied
         for number, times in enumerate(counters.requests):
             if times:
-                name = _NAMES.get(number, "unknown")
+                name = self._names.get(number, "unknown")
                 totals.operations[name] = totals.operations.get(name, 0) + times
 
     def step(self) -> bool:
@@ -215,11 +216,11 @@ class Connection(Member):
         if replies:
             self._send(replies)
         self._warm += 1
-        if jobs := session.jobs():
-            self._loader.submit(self, jobs)
+        if loads := session.loads():
+            self._loader.submit(self, loads)
             self._warm = 0
-        if loads := self._filesystem.ahead():
-            self._loader.ahead(loads)
+        if wished := self._filesystem.ahead():
+            self._loader.ahead(wished)
             self._warm = 0
         if self._warm > WARM_TURNS:
             self._loader.warm = self._loader.clock()
@@ -236,7 +237,7 @@ class Connection(Member):
             self._finish("stopped")
         if self._ending or not self.readable or not session.hungry:
             return False
-        data = self._channel.read()
+        data = self._channel.read(READ_MAX)
         if data is None:
             self.readable = False
             return False
@@ -264,8 +265,8 @@ class Connection(Member):
             self._greeted.set()
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, WireError):
-            self._finish(f"no 9P: {error}")
+        if isinstance(error, StreamError):
+            self._finish(str(error))
         elif isinstance(error, OSError):
             self._finish((error.strerror or str(error)).lower())
         else:
@@ -293,10 +294,9 @@ class Server:
 
     def __init__(
         self,
+        front_end: FrontEnd,
         filesystem_for: Callable[[Peer, Exports], Filesystem],
         *,
-        limits: Limits | None = None,
-        trace: Callable[[], Trace] | None = None,
         handshake_s: float = HANDSHAKE_S,
         clock: Callable[[], float] = perf_counter,
         budget: Budget | None = None,
@@ -304,9 +304,8 @@ class Server:
         """Serve each peer what `filesystem_for` gives for it and what it may reach.
 
         Args:
+            front_end: makes the sessions.
             filesystem_for: never raises, never waits.
-            limits: of each session.
-            trace: makes the trace of a session.
             handshake_s: seconds that a connection has for its first request.
             clock: returns seconds, for what ends turns and what `Loader` measures.
             budget: of memory, for what peers make this process hold; unlimited by default.
@@ -319,8 +318,7 @@ class Server:
         self.totals = Totals()
         self.started = time.time()
         self._filesystem_for = filesystem_for
-        self._limits = limits or Limits()
-        self._trace = trace
+        self._front_end = front_end
         self._handshake_s = handshake_s
         self._connections: set[Connection] = set()
         self._empty = trio.Event()
@@ -356,7 +354,7 @@ class Server:
         """
         assert self._nursery is not None, "the server does not run"
         share = self.budget.share_of(identity(peer))
-        size = self._limits.session_bytes(MSIZE_FIRST)
+        size = self._front_end.first_bytes
         if not share.take(size):
             reason = f"{share.shortage(size)}; --client-memory gives more"
             self.refused += 1
@@ -365,17 +363,15 @@ class Server:
             over()
             return
         filesystem = self._filesystem_for(peer, exports).session()
-        trace = self._trace() if self._trace is not None else None
         connection = Connection(
             channel,
             peer,
             filesystem,
             self.loader,
             self._rota,
-            self._limits,
-            trace,
+            self._front_end,
             share,
-            self._remains.add,
+            self._remains,
         )
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)
@@ -410,4 +406,4 @@ def _text(name: bytes) -> str:
 
 def _name(user: User) -> str:
     """A user as people know it: a number, if there is one."""
-    return _text(user.name) if user.uid == NONUNAME else str(user.uid)
+    return _text(user.name) if user.uid is None else str(user.uid)

@@ -10,14 +10,12 @@ import socket
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import msgspec
 import trio
 
-from ventifs.errors import VentifsError
 from ventifs.ninep.access import GuardedFilesystem, Squash
 from ventifs.ninep.accounts import AccountBook
 from ventifs.ninep.activity import Process
@@ -25,14 +23,11 @@ from ventifs.ninep.allow import Exports
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.budget import Budget
 from ventifs.ninep.channel import Channel, socket_channel
-from ventifs.ninep.codec import Codec
 from ventifs.ninep.events import LineFormatter, event
 from ventifs.ninep.fs import Filesystem
-from ventifs.ninep.messages import ALL
 from ventifs.ninep.peer import Peer
 from ventifs.ninep.server import Server
-from ventifs.ninep.session import Limits, Trace
-from ventifs.ninep.trace import Tracer
+from ventifs.serving.session import FrontEnd
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import version_records
 
@@ -58,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
         access: who checks permissions: the client's kernel, or the server against n_uname.
         squash: who is nobody, when the server checks.
         scores: whether trees can be reached by their scores.
-        msize: bytes of the largest message.
+        message_bytes: of the largest message; 0 is as much as the protocol has otherwise.
         log_json: whether log lines are JSON.
         trace: whether every message is written to standard output.
     """
@@ -69,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True):
     access: Access = "trust"
     squash: Squashed = "none"
     scores: bool = False
-    msize: int = Limits().msize_max
+    message_bytes: int = 0
     log_json: bool = False
     trace: bool = False
 
@@ -103,8 +98,8 @@ class Backend(Protocol):
 class Local:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open the store.
+    def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
+        """Open the store, to be served by a protocol.
 
         Raises:
             VentifsError: there is none, or it cannot be read.
@@ -119,12 +114,9 @@ class Local:
         self._accounts = AccountBook()  # of all views: a tree's users are the same to everybody
         if not version_records(self._store):
             event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
-        for dialect in ALL:
-            Codec.of(dialect)  # compiled now: it takes 30 ms, which no session is to wait for
         self.server = Server(
+            front_end,
             self._filesystem_for,
-            limits=Limits(msize_max=settings.msize),
-            trace=_tracer if settings.trace else None,
             budget=Budget(settings.client_bytes or client_bytes_default()),
         )
 
@@ -204,13 +196,3 @@ def start_log(*, as_json: bool, worker: int | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json, worker=worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-def _tracer() -> Trace:
-    """A trace for one session; its lines, whole, may stand between another's."""
-    return Tracer(_traced)
-
-
-def _traced(line: str) -> None:
-    with suppress(OSError, VentifsError):  # whoever read it has gone; the sessions go on
-        print(line, flush=True)

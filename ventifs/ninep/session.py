@@ -3,7 +3,7 @@
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
 request whose files are in memory is answered within the turn it came in and leaves no trace; others
 go into flight (`flight.py`). What always holds: a reply is always smaller than msize; nothing that
-comes in raises anything but `WireError`; requests, replies and fids are limited, and the session
+comes in raises anything but `StreamError`; requests, replies and fids are limited, and the session
 takes memory for them from its peer's share before it holds them. With too little memory it agrees
 on smaller messages, and refuses new fids. Not charged are the file system's caches, which have
 bounds of their own, and what is still being closed: `Remains` gives it back. The session knows no
@@ -16,21 +16,21 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from ventifs.buffer import Buffer
 from ventifs.ninep import messages as m
 from ventifs.ninep.budget import Share
 from ventifs.ninep.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, Codec
 from ventifs.ninep.common import Body, Common
 from ventifs.ninep.errors import errno_of
 from ventifs.ninep.fids import USES, Fid, Fids, Leaving, Uses
-from ventifs.ninep.flight import Flight, Job, Request
-from ventifs.ninep.fs import Blocking, Buffer, Cold, Filesystem, Refused
-from ventifs.ninep.limits import MSIZE_FIRST, Counters, Limits
+from ventifs.ninep.flight import Flight, Request
+from ventifs.ninep.fs import Blocking, Cold, Filesystem, Load, Refused
+from ventifs.ninep.limits import MSIZE_FIRST, Limits
 from ventifs.ninep.linux import Linux
 from ventifs.ninep.plan9 import Plan9, Unix
 from ventifs.ninep.stream import SMALL, Input, Output
 from ventifs.ninep.wire import Decode, WireError
-
-__all__ = ["Counters", "Job", "Limits", "Session", "Trace"]
+from ventifs.serving.session import Counters, StreamError
 
 Trace = Callable[[bool, bytes], None]
 """Called with every message: (incoming, the whole frame)."""
@@ -52,7 +52,7 @@ class Session:
     """The server's side of one connection.
 
     The driver alternates `receive` and `turn`, sends what a turn gives before the next, runs
-    `jobs`, and hands what became of them to `finish`; at the end it must call `close`, since fids
+    `loads`, and hands what became of them to `finish`; at the end it must call `close`, since fids
     are not the garbage collector's. All in one thread.
     """
 
@@ -100,11 +100,7 @@ class Session:
     # Input
 
     def receive(self, data: bytes) -> None:
-        """Take bytes as they came, however they were cut.
-
-        Raises:
-            WireError: when the stream cannot go on.
-        """
+        """Take bytes as they came, however they were cut."""
         if self._closed:
             return
         self._input.receive(data)
@@ -113,12 +109,12 @@ class Session:
     def _full(self) -> bool:
         """Whether so much is in flight that no request is looked at."""
         flight, limits = self._flight, self._limits
-        if not (flight.tags or flight.jobs):
+        if not (flight.tags or flight.loads):
             return False  # fast path for the common case
         return (
             len(flight.tags) >= limits.in_flight_max
             or flight.size >= self._frames_max
-            or len(flight.jobs) >= limits.in_flight_max  # of requests that were flushed, too
+            or len(flight.loads) >= limits.in_flight_max  # of requests that were flushed, too
         )
 
     @property
@@ -133,7 +129,7 @@ class Session:
 
     @property
     def more(self) -> bool:
-        """Whether another turn would do something, without more input or finished jobs."""
+        """Whether another turn would do something, without more input or finished loads."""
         if self._closed:
             return False
         if self._flight.ready:
@@ -148,18 +144,20 @@ class Session:
 
     # Work in threads
 
-    def jobs(self) -> list[Job]:
-        """Jobs to be run by threads, each handed out once."""
-        return self._flight.new_jobs()
+    def loads(self) -> list[Load]:
+        """Loads to be run by threads, each handed out once."""
+        return self._flight.new_loads()
 
-    def finish(self, job: Job, value: Any = None, error: BaseException | None = None) -> None:
-        """Take what a job returned or raised; the result is dropped if no request waits for it."""
-        self._flight.finish(job, value, error)
+    def finish(self, load: Load, value: Any = None, error: BaseException | None = None) -> None:
+        """Take what a load returned or raised; the result is dropped if no request waits for it."""
+        self._flight.finish(load, value, error)
 
     @property
-    def dialect(self) -> m.Dialect | None:
+    def dialect(self) -> str | None:
         """What was agreed on; None before, and after a version that is unknown."""
-        return self._handlers.dialect if self._table[m.Tattach.type] is not None else None
+        if self._table[m.Tattach.type] is None:
+            return None
+        return self._handlers.dialect.version.decode()
 
     @property
     def in_flight(self) -> int:
@@ -167,7 +165,7 @@ class Session:
         return len(self._flight.tags)
 
     @property
-    def fids(self) -> int:
+    def handles(self) -> int:
         """Fids that stand for something."""
         return len(self._fids.table)
 
@@ -191,7 +189,7 @@ class Session:
         """Answer what can be answered, within limits; the replies, in order.
 
         Raises:
-            WireError: when the stream cannot go on. Replies there were have been given by then;
+            StreamError: when the stream cannot go on. Replies there were have been given by then;
                 what was in flight is not answered.
         """
         limits, flight = self._limits, self._flight
@@ -209,10 +207,10 @@ class Session:
                 try:
                     if not self._input.frame(self._msize):
                         break
-                except WireError:
+                except WireError as error:
                     if self._output.size:
                         break  # send these first; the next turn raises
-                    raise
+                    raise StreamError(f"no 9P: {error}") from error
                 over = self._answer(deadline)
         replies, self._output = self._output, Output(limits.turn_bytes)
         self.counters.replied += replies.size
@@ -455,7 +453,8 @@ class Session:
 
     def _fail(self, tag: int, error: BaseException) -> None:
         self.counters.errors += 1
-        self._reply(tag, 0, self._handlers.error(errno_of(error)))
+        number = errno.EPROTO if isinstance(error, WireError) else errno_of(error)
+        self._reply(tag, 0, self._handlers.error(number))
 
     def _reply(self, tag: int, number: int, body: Body) -> None:
         """Add a reply to the turn's; `number` is the request's type."""

@@ -10,10 +10,9 @@ import stat
 
 import msgspec
 
-from ventifs.ninep.fs import QTDIR
 from ventifs.ninep.messages import NONUNAME, Dialect, Rgetattr, Stat
 from ventifs.ninep.stats import DMDEVICE, DMDIR, DMNAMEDPIPE, DMSOCKET, DMSYMLINK, permissions
-from ventifs.ninep.wire import Qid, WireError
+from ventifs.ninep.wire import QTDIR, Qid, WireError
 
 BASIC = 0x7FF  # request_mask: all that stat(2) has
 NANOSECOND = 10**9

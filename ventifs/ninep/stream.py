@@ -4,9 +4,8 @@ What always holds: each byte that comes is copied a few times at most, however i
 pieces of replies are joined, large ones are sent as they are, and so is all of a very large reply.
 """
 
+from ventifs.buffer import Buffer
 from ventifs.ninep.codec import HEADER_SIZE
-from ventifs.ninep.fs import Buffer
-from ventifs.ninep.limits import WASTE_MAX
 from ventifs.ninep.wire import WireError
 
 SMALL = 4096  # bytes of a reply's piece that is joined with its neighbours; of a large one, less
@@ -65,18 +64,6 @@ class Input:
     def __len__(self) -> int:
         """Bytes not looked at."""
         return len(self.data) - self.at + len(self.tail)
-
-
-def thrifty(waiting: list[Buffer]) -> list[Buffer]:
-    """Replies that have to wait, so that they keep at most twice their bytes and `WASTE_MAX`.
-
-    A view of a few bytes keeps a whole clump, which the cache may let go meanwhile.
-    """
-    kept = {
-        id(view.obj): memoryview(view.obj).nbytes for view in waiting if type(view) is memoryview
-    }
-    size = sum(map(len, waiting))
-    return waiting if sum(kept.values()) <= 2 * size + WASTE_MAX else [b"".join(waiting)]
 
 
 class Output:

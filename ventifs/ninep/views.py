@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ventifs.buffer import Buffer
 from ventifs.ninep.access import PassThrough
 from ventifs.ninep.archived import DIRECTORY_SIZE, path_of, token_of
 from ventifs.ninep.exports import (
@@ -23,10 +24,10 @@ from ventifs.ninep.exports import (
     parse_aname,
 )
 from ventifs.ninep.fs import (
-    QTDIR,
+    DIRECTORY,
     Attributes,
-    Buffer,
     File,
+    Identity,
     Load,
     ReadOnlyFile,
     ReadOnlyOpened,
@@ -35,7 +36,6 @@ from ventifs.ninep.fs import (
     User,
 )
 from ventifs.ninep.raw import S_DIRECTORY
-from ventifs.ninep.wire import Qid
 
 if TYPE_CHECKING:
     from ventifs.ninep.archivefs import ArchiveFilesystem
@@ -184,9 +184,9 @@ class _Upper(ReadOnlyFile):
         self._token = token
 
     @property
-    def qid(self) -> Qid:
+    def identity(self) -> Identity:
         """See `File`; its version changes with what is in the directory."""
-        return Qid(QTDIR, self._changed_ns() % (2**32 - 1) + 1, path_of(self._token))
+        return Identity(DIRECTORY, self._changed_ns() % (2**32 - 1) + 1, path_of(self._token))
 
     @property
     def name(self) -> bytes:

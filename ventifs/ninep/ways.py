@@ -12,9 +12,8 @@ was left last stays, with nothing below it, until another is left.
 
 from typing import Any
 
-from ventifs.ninep.budget import Share
+from ventifs.ninep.budget import DIRECTORY_BYTES, Share
 from ventifs.ninep.fs import File
-from ventifs.ninep.limits import DIRECTORY_BYTES
 
 _FEW = 1024  # directories: a table that never had more is not made smaller
 

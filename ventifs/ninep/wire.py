@@ -16,6 +16,7 @@ import msgspec
 
 from ventifs.errors import VentifsError
 
+QTDIR = 0x80  # qid.type of a directory
 NAMES_MAX = 16  # MAXWELEM: names, and qids, of one walk
 
 

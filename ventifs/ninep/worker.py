@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -33,27 +34,30 @@ from ventifs.ninep.handing import (
     receive_order,
     send,
 )
-from ventifs.ninep.serving import GARBAGE_THRESHOLD, Local, start_log
+from ventifs.ninep.serving import GARBAGE_THRESHOLD, Local, Settings, start_log
 from ventifs.text import escaping
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class _Worker:
+class Worker:
     """What a worker does with what it is told."""
 
-    def __init__(self, packets: socket.socket) -> None:
+    def __init__(self, packets: socket.socket, open_local: Callable[[Settings], Local]) -> None:
+        """Take orders from a socket; `open_local` opens the store."""
+        self._open_local = open_local
         self._packets = packets
         # Unbounded, but what goes in answers a connection or a question of the parent's.
         self._reports, self._unsent = trio.open_memory_channel[Report](sys.maxsize)
 
     async def run(self) -> None:
+        """Work until told to stop, or until the parent has gone."""
         first, _ = await receive_order(self._packets)
         if not isinstance(first, Configure):
             return
         start_log(as_json=first.settings.log_json, worker=first.number)
         try:
-            local = Local(first.settings)
+            local = self._open_local(first.settings)
         except (VentifsError, OSError) as error:
             await send(self._packets, Failed(str(error)))
             return
@@ -99,8 +103,12 @@ class _Worker:
                 return
 
 
-def main() -> None:
-    """Serve until told to stop, or until the parent has gone."""
+def run_worker(open_local: Callable[[Settings], Local]) -> None:
+    """Serve until told to stop, or until the parent has gone: the whole of a worker process.
+
+    Args:
+        open_local: opens the store, to be served by the protocol that it chooses.
+    """
     parent, fd = int(sys.argv[1]), int(sys.argv[2])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -113,4 +121,4 @@ def main() -> None:
         sys.stderr = escaping(sys.stderr)
     with socket.socket(fileno=fd) as packets:
         packets.setblocking(False)
-        trio.run(_Worker(packets).run)
+        trio.run(Worker(packets, open_local).run)

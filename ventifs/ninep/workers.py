@@ -49,7 +49,7 @@ _SOUND_S = 60.0  # a worker that lived so long died of something new
 _ANSWER_S = 5.0  # for a worker to tell what it does
 _LINGER_S = 2.0  # beyond its grace, before it is killed
 
-_CODE = "import sys; sys.path.insert(0, {!r}); from ventifs.ninep.worker import main; main()"
+_CODE = "import sys; sys.path.insert(0, {!r}); from {} import {} as main; main()"
 _ROOT = str(Path(ventifs.__file__).parents[1])  # wherever this process has the package from
 
 
@@ -65,8 +65,8 @@ def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
 class _Worker:
     """A process, from its start to its end."""
 
-    def __init__(self, number: int) -> None:
-        """Start it."""
+    def __init__(self, number: int, main: Callable[[], None]) -> None:
+        """Start it; `main` is all that its process does."""
         self.number = number
         self.connections: dict[int, Callable[[], None]] = {}  # by id, what to call when it is over
         self.packets, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -82,8 +82,9 @@ class _Worker:
         # Ctrl-C reaches all processes of a terminal: a worker has it blocked until it ignores it.
         with theirs, _closed_on_error(self.packets), _blocked(LEFT_TO_PARENT):
             # Not trio's: it would start it from a thread, with whose end the kernel kills it.
+            code = _CODE.format(_ROOT, main.__module__, main.__name__)
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _CODE.format(_ROOT), str(os.getpid()), str(theirs.fileno())],
+                [sys.executable, "-c", code, str(os.getpid()), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -155,8 +156,15 @@ class Pool:
         restarts: how often one was started anew.
     """
 
-    def __init__(self, settings: Settings, count: int) -> None:
-        """Have so many, which divide the cache and the clients' memory."""
+    def __init__(self, settings: Settings, count: int, main: Callable[[], None]) -> None:
+        """Have so many, which divide the cache and the clients' memory.
+
+        Args:
+            settings: what is served.
+            count: of processes.
+            main: a function of a module, all that each process does: see `run_worker`.
+        """
+        self._main = main
         self.workers = count
         self.restarts = 0
         clients = settings.client_bytes or client_bytes_default()
@@ -255,7 +263,7 @@ class Pool:
             pause_s = PAUSE_MIN_S if sound else min(2 * pause_s, PAUSE_MAX_S)
 
     async def _one_life(self, number: int, task_status: trio.TaskStatus[None] | None) -> None:
-        worker = _Worker(number)
+        worker = _Worker(number, self._main)
         try:
             failure = await self._hear(worker, task_status)
             code = await worker.end()

@@ -13,6 +13,7 @@ from pathlib import Path
 from blake3 import blake3
 from msgspec.structs import replace
 
+from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 from ventifs.store.arena import (
     DIRECTORY_START_SIZE,
@@ -29,7 +30,7 @@ from ventifs.store.arena_state import ArenaState, Totals
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ARENA_ID_SIZE, Kind, Packed, encode
 from ventifs.store.files import Files, explained, readable_errors
-from ventifs.store.score import Buffer, Score
+from ventifs.store.score import Score
 
 _WRITEBACK_STEP = 4 << 20
 _PIECE = 1 << 20  # of a directory being written

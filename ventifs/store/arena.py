@@ -15,6 +15,7 @@ import msgspec
 import zstandard
 from blake3 import blake3
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.clump import (
     ARENA_ID_SIZE,
@@ -31,7 +32,6 @@ from ventifs.store.clump import (
     verify,
 )
 from ventifs.store.files import explained, readable_errors
-from ventifs.store.score import Buffer
 
 ARENA_MAGIC = b"vfarena\x01"
 DIRECTORY_MAGIC = b"vfdirec\x01"

@@ -15,8 +15,9 @@ import msgspec
 import zstandard
 from blake3 import blake3
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt
-from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score
+from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score
 
 BLOCK_SIZE_MAX = 1 << 20
 CLUMP_RAW_MAX = 128 << 10  # of several blocks; a larger block is alone in its clump

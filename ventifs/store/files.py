@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ventifs.buffer import Buffer
 from ventifs.errors import NoSpace, VentifsError
 from ventifs.store import permissions
 from ventifs.store.exposure import shut_out
-from ventifs.store.score import Buffer
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import astuple
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt
-from ventifs.store.score import Buffer
 
 RECORD_ID_SIZE = 16
 RECORD_KEY_MAX = 400  # LMDB keys hold 511 bytes: this, the id, and room to spare

@@ -9,9 +9,9 @@ from typing import NewType
 
 from blake3 import blake3
 
-Score = NewType("Score", bytes)
-Buffer = bytes | bytearray | memoryview
+from ventifs.buffer import Buffer
 
+Score = NewType("Score", bytes)
 SCORE_SIZE = 32
 ZERO_SCORE = Score(blake3(b"").digest())
 

@@ -16,6 +16,7 @@ from typing import Literal, Self
 import zstandard
 from blake3 import blake3
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store.arena_state import Place
 from ventifs.store.arenas import Arenas
@@ -42,7 +43,7 @@ from ventifs.store.lock import store_lock
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
-from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Buffer, Score, zero_truncated
+from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
 from ventifs.store.writer import Batch, Writer
 

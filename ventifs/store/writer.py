@@ -22,6 +22,7 @@ import msgspec
 import zstandard
 from msgspec.structs import replace
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.appender import Appender, NotDurable, lock_arena
 from ventifs.store.arena_state import ArenaState
@@ -38,7 +39,7 @@ from ventifs.store.journal import (
     encode_changes,
     encode_commit,
 )
-from ventifs.store.score import Buffer, Score
+from ventifs.store.score import Score
 
 log = logging.getLogger("ventifs.store")
 

@@ -18,12 +18,14 @@ from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.trace_lines import parse
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from tests.support.walker import same
+from ventifs.buffer import Buffer
 from ventifs.ninep.archivefs import ArchiveFilesystem, Split
 from ventifs.ninep.fs import (
-    QTDIR,
+    DIRECTORY,
+    FILE,
     Attributes,
-    Buffer,
     File,
+    Identity,
     Load,
     ReadOnlyFile,
     ReadOnlyOpened,
@@ -32,7 +34,6 @@ from ventifs.ninep.fs import (
     User,
 )
 from ventifs.ninep.messages import NONUNAME, Tattach, Tversion
-from ventifs.ninep.wire import Qid
 from ventifs.store import Store
 
 ROOT = os.geteuid() == 0
@@ -268,7 +269,7 @@ class Odd(ReadOnlyFile):
     def __init__(self, names: dict[bytes, Any], path: int = 2) -> None:
         self.names = names
         self.path = path
-        self.qid = Qid(QTDIR, 1, path)
+        self.identity = Identity(DIRECTORY, 1, path)
         self.name = b"/"
         self.kind = 4
 
@@ -329,7 +330,7 @@ class OddRegular(Odd):
 
     def __init__(self, path: int, mode: int = 0o100644) -> None:
         super().__init__({}, path)
-        self.qid = Qid(0, 1, path)
+        self.identity = Identity(FILE, 1, path)
         self.mode = mode
         self.kind = mode >> 12
 

@@ -26,12 +26,12 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.address import Address, AddressError, parse_address
 from ventifs.ninep.client import Client
 from ventifs.ninep.fetch import Fetched, Fetcher
-from ventifs.ninep.fs import QTDIR
 from ventifs.ninep.messages import ALL, NONUNAME, Dialect
 from ventifs.ninep.replies import RemoteError
 from ventifs.ninep.status import Status
 from ventifs.ninep.survey import Found, survey
 from ventifs.ninep.trace import Tracer
+from ventifs.ninep.wire import QTDIR
 from ventifs.text import printable
 from ventifs.tree.versions.catalog import time_text
 

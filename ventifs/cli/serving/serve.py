@@ -17,6 +17,7 @@ from ventifs.cli.formatting import Size
 from ventifs.cli.interruption import AtOnce
 from ventifs.cli.options import InputFile
 from ventifs.cli.output import echo
+from ventifs.cli.serving.front_end import local_sessions, worker_main
 from ventifs.cli.store_option import environment, store_option
 from ventifs.errors import VentifsError
 from ventifs.ninep.address import Address, parse_address
@@ -25,6 +26,7 @@ from ventifs.ninep.channel import standard_channel
 from ventifs.ninep.control import control_address, control_addresses
 from ventifs.ninep.dial import TransportError
 from ventifs.ninep.events import event
+from ventifs.ninep.limits import Limits
 from ventifs.ninep.listen import default_address, forsake, inherited, listen, local_address
 from ventifs.ninep.mountline import mount_line
 from ventifs.ninep.peer import STDIO
@@ -33,7 +35,6 @@ from ventifs.ninep.service import serve as serve_plan
 from ventifs.ninep.serving import (
     CACHE_BYTES_DEFAULT,
     Access,
-    Local,
     Settings,
     Squashed,
     client_bytes_default,
@@ -110,7 +111,7 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 @click.option(
     "--msize",
     type=Size(),
-    default=Settings("").msize,
+    default=Limits().msize_max,
     metavar="SIZE",
     help="The largest message.  [default: 1MiB and 24 bytes]",
 )
@@ -166,7 +167,7 @@ def serve(
         access=access,
         squash=squash,
         scores=scores,
-        msize=msize,
+        message_bytes=msize,
         log_json=log_json,
         trace=trace,
     )
@@ -187,9 +188,9 @@ def _allow_list(rules: Iterable[str], files: Iterable[TextIO]) -> AllowList:
 def _serve_stdio(settings: Settings, allow: AllowList) -> None:
     if not allow.exports(STDIO):
         raise VentifsError("the allow list gives standard input nothing; add --allow 'stdio *'")
-    with Local(settings) as local:
+    with local_sessions(settings) as sessions:
         channel = standard_channel()
-        _run(serve_channel, channel, local, allow)
+        _run(serve_channel, channel, sessions, allow)
 
 
 def _serve_addresses(
@@ -218,7 +219,11 @@ def _serve_addresses(
             control=control,
             metrics=scrapes,
         )
-        backend = Pool(settings, workers) if workers > 1 else stack.enter_context(Local(settings))
+        backend = (
+            Pool(settings, workers, worker_main)
+            if workers > 1
+            else stack.enter_context(local_sessions(settings))
+        )
 
         def ready() -> None:
             for address in served:

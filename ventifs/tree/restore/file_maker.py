@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
+from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Score, Store
 from ventifs.store.lmdb_environment import IndexDamaged
-from ventifs.store.score import Buffer
 from ventifs.tree.archive.file_reader import allow_many_descriptors
 from ventifs.tree.objects.records import (
     Block,

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import msgspec
 
+from ventifs.buffer import Buffer
 from ventifs.store import Store
-from ventifs.store.score import Buffer
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.records import Content
 

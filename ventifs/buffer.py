@@ -1,0 +1,3 @@
+"""The type of bytes that pass from layer to layer without a copy."""
+
+Buffer = bytes | bytearray | memoryview

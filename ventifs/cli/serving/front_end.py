@@ -1,0 +1,36 @@
+"""Which protocol a server speaks: composed here, for its own process and for its workers."""
+
+from contextlib import suppress
+
+from ventifs.errors import VentifsError
+from ventifs.ninep.front_end import NinepFrontEnd
+from ventifs.ninep.limits import Limits
+from ventifs.ninep.serving import Local, Settings
+from ventifs.ninep.session import Trace
+from ventifs.ninep.trace import Tracer
+from ventifs.ninep.worker import run_worker
+
+
+def local_sessions(settings: Settings) -> Local:
+    """The sessions of this process, over an open store.
+
+    Raises:
+        VentifsError: there is none, or it cannot be read.
+    """
+    limits = Limits(msize_max=settings.message_bytes) if settings.message_bytes else None
+    return Local(settings, NinepFrontEnd(limits, _tracer if settings.trace else None))
+
+
+def worker_main() -> None:
+    """Be a worker process, until it is told to stop or its parent has gone."""
+    run_worker(local_sessions)
+
+
+def _tracer() -> Trace:
+    """A trace for one session; its lines, whole, may stand between another's."""
+    return Tracer(_traced)
+
+
+def _traced(line: str) -> None:
+    with suppress(OSError, VentifsError):  # whoever read it has gone; the sessions go on
+        print(line, flush=True)
