@@ -24,11 +24,11 @@ from tests.support.serve import Serve, environment
 from tests.support.terminals import Commands, Said
 from ventifs import cli as ventifs_cli
 from ventifs.cli.program import ventifs
-from ventifs.ninep.archivefs import ArchiveFilesystem, Split
-from ventifs.ninep.codec import Codec
-from ventifs.ninep.messages import NOFID, NONUNAME, NOTAG, Dialect, Tattach, Tversion
+from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.messages import NOFID, NONUNAME, NOTAG, Dialect, Tattach, Tversion
 from ventifs.store import Store
 from ventifs.text import printable
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
 
 # What progress draws on a terminal, and nothing else.
 DRAWN = re.compile(

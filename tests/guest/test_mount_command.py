@@ -103,11 +103,11 @@ def test_what_does_not_work_is_told(guest: Uml, words: str, reason: str) -> None
 
 
 _VSOCK = """
-from ventifs.ninep.address import CID_ANY, CID_LOCAL, VsockAddress
-from ventifs.ninep.allow import AllowList, parse_rule
-from ventifs.ninep.dial import connect
-from ventifs.ninep.listen import listen, local_address
-from ventifs.ninep.peer import peer_of
+from ventifs.net.address import CID_ANY, CID_LOCAL, VsockAddress
+from ventifs.net.allow_list import AllowList, parse_rule
+from ventifs.net.dial import connect
+from ventifs.net.listen import listen, local_address
+from ventifs.net.peer import peer_of
 [listener] = listen(VsockAddress(CID_ANY, 5640))
 assert str(local_address(listener)) == "vsock://any:5640"
 client = connect(VsockAddress(CID_LOCAL, 5640), 10)

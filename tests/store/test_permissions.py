@@ -458,7 +458,7 @@ def test_the_commands_of_the_documents_make_an_older_store_one_for_readers(home:
     """FORMAT.md has them for everybody, SERVING.md for the server's user."""
     package = Path(permissions.__file__).parents[1]
     [command] = re.findall(r"^    (chgrp -R .*)$", (package / "store/FORMAT.md").read_text(), re.M)
-    serving = (package / "ninep/SERVING.md").read_text()
+    serving = (package / "serving/SERVING.md").read_text()
     lines = re.findall(r"^    sudo ((?:chown|chmod|find) .*)$", serving, re.M)
     assert len(lines) == 4
     for number, text in enumerate([command, " && ".join(lines)]):

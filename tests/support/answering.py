@@ -8,9 +8,9 @@ from pathlib import Path
 import trio
 
 from tests.support.patience import PATIENCE_S
-from ventifs.ninep.fs import Filesystem
-from ventifs.ninep.session import Session, Trace
+from ventifs.ninep.session.session import Session, Trace
 from ventifs.serving.session import StreamError
+from ventifs.vfs.interface import Filesystem
 
 Handle = Callable[[trio.abc.Stream], Awaitable[object]]
 

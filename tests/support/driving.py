@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
-from ventifs.ninep.fs import Cold, File, Filesystem, Load, Opened, User
+from ventifs.vfs.interface import Cold, File, Filesystem, Load, Opened, User
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from tests.support.forging import directory, directory_of, file
 from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_facts
-from ventifs.ninep.codec import HEADER_SIZE, Codec
-from ventifs.ninep.messages import (
+from ventifs.ninep.protocol.codec import HEADER_SIZE, Codec
+from ventifs.ninep.protocol.messages import (
     NONUNAME,
     Dialect,
     Message,
@@ -37,8 +37,8 @@ from ventifs.ninep.messages import (
     Tversion,
     Twalk,
 )
-from ventifs.ninep.stats import DMDIR
-from ventifs.ninep.wire import QTDIR, Qid
+from ventifs.ninep.protocol.wire import QTDIR, Qid
+from ventifs.ninep.session.stat_records import DMDIR
 from ventifs.store import Store
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Empty, Entry, Tree

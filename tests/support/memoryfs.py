@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ventifs.buffer import Buffer
-from ventifs.ninep.fs import (
+from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
     LOCK_BLOCKED,

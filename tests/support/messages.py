@@ -4,8 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ventifs.ninep.messages import MESSAGES, Dialect, Dirent, Message, Record, Rreaddir
-from ventifs.ninep.wire import Field, Qid, fields_of
+from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Record, Rreaddir
+from ventifs.ninep.protocol.wire import Field, Qid, fields_of
 
 BITS = {"B": 8, "H": 16, "I": 32, "Q": 64}
 DIALECTS = (Dialect.PLAIN, Dialect.UNIX, Dialect.LINUX)
@@ -53,7 +53,7 @@ def of_dialect(dialect: Dialect) -> list[type[Message]]:
 
 def messages(dialect: Dialect) -> st.SearchStrategy[Message]:
     """Any message of a dialect; a directory's data is often one."""
-    from ventifs.ninep.codec import Codec
+    from ventifs.ninep.protocol.codec import Codec
 
     dirents = st.lists(record(Dirent, dialect), max_size=5).map(
         lambda entries: Rreaddir(b"".join(map(Codec.of(Dialect.LINUX).encode_record, entries)))

@@ -6,9 +6,9 @@ from typing import Any, Self, TypeVar
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from ventifs.ninep.client import Client
-from ventifs.ninep.codec import HEADER, HEADER_SIZE, Codec
-from ventifs.ninep.messages import (
+from ventifs.ninep.client.client import Client
+from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.protocol.messages import (
     NOTAG,
     Dialect,
     Message,
@@ -17,7 +17,7 @@ from ventifs.ninep.messages import (
     Tattach,
     Tversion,
 )
-from ventifs.ninep.wire import Qid
+from ventifs.ninep.protocol.wire import Qid
 
 PATIENCE_S = 60  # of a clock that jumps there when nothing else can happen
 ROOT = Qid(0x80, 1, 1)

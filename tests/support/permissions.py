@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ventifs.ninep.permission import NOBODY_UID, READ, SEARCH, Credentials, nobody, permits
+from ventifs.vfs.access.permission import NOBODY_UID, READ, SEARCH, Credentials, nobody, permits
 
 NO_ID = 2**32 - 1
 OWNER, GROUP = 1000, 100

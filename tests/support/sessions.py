@@ -9,15 +9,15 @@ import trio
 
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.patience import PATIENCE_S as PATIENCE_S
-from ventifs.ninep.allow import Exports
-from ventifs.ninep.channel import DescriptorChannel, socket_channel
-from ventifs.ninep.codec import Codec
-from ventifs.ninep.front_end import NinepFrontEnd
-from ventifs.ninep.limits import Limits
-from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
-from ventifs.ninep.peer import Peer
-from ventifs.ninep.server import Server
-from ventifs.ninep.session import Trace
+from ventifs.net.allow_list import Exports
+from ventifs.net.channel import DescriptorChannel, socket_channel
+from ventifs.net.peer import Peer
+from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
+from ventifs.ninep.session.front_end import NinepFrontEnd
+from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.session import Trace
+from ventifs.serving.connections import Server
 
 MSIZE = 65536
 CODEC = Codec.of(Dialect.LINUX)

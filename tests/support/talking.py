@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support.clock import Clock
-from ventifs.ninep.budget import Share
-from ventifs.ninep.codec import Codec
-from ventifs.ninep.fids import Leaving
-from ventifs.ninep.fs import Load
-from ventifs.ninep.limits import Limits
-from ventifs.ninep.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
-from ventifs.ninep.session import Session
+from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
+from ventifs.ninep.session.fids import Leaving
+from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.session import Session
+from ventifs.vfs.interface import Load
+from ventifs.vfs.memory_budget import Share
 
 Reply = tuple[int, Message]
 

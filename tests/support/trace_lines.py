@@ -1,12 +1,12 @@
-"""Lines of a 9P trace as messages again: the reverse of `ventifs.ninep.trace`."""
+"""Lines of a 9P trace as messages again: the reverse of `ventifs.ninep.protocol.trace`."""
 
 import re
 from typing import Any, NamedTuple
 
-from ventifs.ninep.codec import HEADER, HEADER_SIZE, Codec
-from ventifs.ninep.messages import MESSAGES, NOTAG, Dialect, Message, Record
-from ventifs.ninep.trace import BITS, ESCAPES, LABELS, QID_TYPES, RECORDS
-from ventifs.ninep.wire import Field, Qid, WireError, fields_of
+from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.protocol.messages import MESSAGES, NOTAG, Dialect, Message, Record
+from ventifs.ninep.protocol.trace import BITS, ESCAPES, LABELS, QID_TYPES, RECORDS
+from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of
 
 _LEAST = {8: 0, 16: -1, 32: -1, 64: -1 << 63}  # by bits; times before 1970 are negative
 _NAMED = {record.__name__: record for record in MESSAGES.values()}

@@ -11,8 +11,8 @@ import msgspec
 
 from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
-from ventifs.ninep.budget import Share
-from ventifs.ninep.fs import Filesystem, Load
+from ventifs.vfs.interface import Filesystem, Load
+from ventifs.vfs.memory_budget import Share
 
 # Bytes that a session is given at once, at most. What is larger than the C library's arenas take
 # gets fresh pages from the kernel each time: 18 us for 256 KiB, half of a round trip.

@@ -19,8 +19,10 @@ from tests.support.trace_lines import parse
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from tests.support.walker import same
 from ventifs.buffer import Buffer
-from ventifs.ninep.archivefs import ArchiveFilesystem, Split
-from ventifs.ninep.fs import (
+from ventifs.ninep.protocol.messages import NONUNAME, Tattach, Tversion
+from ventifs.store import Store
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
     Attributes,
@@ -33,8 +35,6 @@ from ventifs.ninep.fs import (
     Statfs,
     User,
 )
-from ventifs.ninep.messages import NONUNAME, Tattach, Tversion
-from ventifs.store import Store
 
 ROOT = os.geteuid() == 0
 TREE = "/t/latest"

@@ -20,9 +20,10 @@ from tests.support.patience import wait_until
 from tests.support.serve import PATIENCE_S, VENTIFS, Serve, environment, ventifs
 from tests.support.trace_lines import parse
 from tests.support.trees import noise
-from ventifs.ninep.client import Client
-from ventifs.ninep.codec import Codec
-from ventifs.ninep.messages import (
+from ventifs.ninep.client.checks import RemoteError
+from ventifs.ninep.client.client import Client
+from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.messages import (
     NOFID,
     NOTAG,
     Dialect,
@@ -33,7 +34,6 @@ from ventifs.ninep.messages import (
     Tversion,
     Twalk,
 )
-from ventifs.ninep.replies import RemoteError
 
 TCP = "tcp://127.0.0.1:0"
 ALLOW = ("--allow", "tcp *")

@@ -3,12 +3,12 @@
 from contextlib import suppress
 
 from ventifs.errors import VentifsError
-from ventifs.ninep.front_end import NinepFrontEnd
-from ventifs.ninep.limits import Limits
-from ventifs.ninep.serving import Local, Settings
-from ventifs.ninep.session import Trace
-from ventifs.ninep.trace import Tracer
-from ventifs.ninep.worker import run_worker
+from ventifs.ninep.protocol.trace import Tracer
+from ventifs.ninep.session.front_end import NinepFrontEnd
+from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.session import Trace
+from ventifs.serving.settings import Local, Settings
+from ventifs.serving.worker import run_worker
 
 
 def local_sessions(settings: Settings) -> Local:

@@ -7,9 +7,9 @@ import click
 
 from ventifs.cli.output import echo
 from ventifs.errors import VentifsError
-from ventifs.ninep.address import Address, parse_address
-from ventifs.ninep.mount import mount as mount_version
-from ventifs.ninep.mountline import fstab_line, mount_options, unit_line
+from ventifs.net.address import Address, parse_address
+from ventifs.ninep.mount.mount import mount as mount_version
+from ventifs.ninep.mount.options import fstab_line, mount_options, unit_line
 from ventifs.text import printable
 
 

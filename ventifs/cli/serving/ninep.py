@@ -23,15 +23,15 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import json_option
 from ventifs.cli.versions.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.errors import VentifsError
-from ventifs.ninep.address import Address, AddressError, parse_address
-from ventifs.ninep.client import Client
-from ventifs.ninep.fetch import Fetched, Fetcher
-from ventifs.ninep.messages import ALL, NONUNAME, Dialect
-from ventifs.ninep.replies import RemoteError
-from ventifs.ninep.status import Status
-from ventifs.ninep.survey import Found, survey
-from ventifs.ninep.trace import Tracer
-from ventifs.ninep.wire import QTDIR
+from ventifs.net.address import Address, AddressError, parse_address
+from ventifs.ninep.client.attributes import Status
+from ventifs.ninep.client.checks import RemoteError
+from ventifs.ninep.client.client import Client
+from ventifs.ninep.client.download import Fetched, Fetcher
+from ventifs.ninep.client.listing import Found, survey
+from ventifs.ninep.protocol.messages import ALL, NONUNAME, Dialect
+from ventifs.ninep.protocol.trace import Tracer
+from ventifs.ninep.protocol.wire import QTDIR
 from ventifs.text import printable
 from ventifs.tree.versions.catalog import time_text
 

@@ -20,19 +20,19 @@ from ventifs.cli.output import echo
 from ventifs.cli.serving.front_end import local_sessions, worker_main
 from ventifs.cli.store_option import environment, store_option
 from ventifs.errors import VentifsError
-from ventifs.ninep.address import Address, parse_address
-from ventifs.ninep.allow import AllowList, parse_rule, parse_rules
-from ventifs.ninep.channel import standard_channel
-from ventifs.ninep.control import control_address, control_addresses
-from ventifs.ninep.dial import TransportError
-from ventifs.ninep.events import event
-from ventifs.ninep.limits import Limits
-from ventifs.ninep.listen import default_address, forsake, inherited, listen, local_address
-from ventifs.ninep.mountline import mount_line
-from ventifs.ninep.peer import STDIO
-from ventifs.ninep.service import Plan, serve_channel
-from ventifs.ninep.service import serve as serve_plan
-from ventifs.ninep.serving import (
+from ventifs.net.address import Address, parse_address
+from ventifs.net.allow_list import AllowList, parse_rule, parse_rules
+from ventifs.net.channel import standard_channel
+from ventifs.net.dial import TransportError
+from ventifs.net.listen import default_address, forsake, inherited, listen, local_address
+from ventifs.net.peer import STDIO
+from ventifs.ninep.mount.options import mount_line
+from ventifs.ninep.session.limits import Limits
+from ventifs.serving.control import control_address, control_addresses
+from ventifs.serving.log import event
+from ventifs.serving.service import Plan, serve_channel
+from ventifs.serving.service import serve as serve_plan
+from ventifs.serving.settings import (
     CACHE_BYTES_DEFAULT,
     Access,
     Settings,
@@ -40,7 +40,7 @@ from ventifs.ninep.serving import (
     client_bytes_default,
     start_log,
 )
-from ventifs.ninep.workers import Pool
+from ventifs.serving.worker_pool import Pool
 from ventifs.store.header import read_header
 
 _WORKERS_MAX = 64

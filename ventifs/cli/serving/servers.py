@@ -11,9 +11,9 @@ from ventifs.cli.formatting import count, duration, share, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import environment, json_option
 from ventifs.errors import VentifsError
-from ventifs.ninep.activity import Activity, SessionActivity
-from ventifs.ninep.control import servers as running
-from ventifs.ninep.listen import default_address
+from ventifs.net.listen import default_address
+from ventifs.serving.activity import Activity, SessionActivity
+from ventifs.serving.control import servers as running
 
 
 @click.command(short_help="Show what running servers do.")

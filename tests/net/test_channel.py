@@ -1,0 +1,138 @@
+"""Channels: partial writes, many slices, and which descriptors can be one."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.sessions import PATIENCE_S
+from ventifs.buffer import Buffer
+from ventifs.net.channel import DescriptorChannel, socket_channel
+from ventifs.serving.session import READ_MAX
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_everything_arrives_however_little_the_kernel_takes() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    channel = socket_channel(theirs)
+    # More slices than one call takes, some empty, some larger than the socket's room.
+    sizes = [1, 0, 3000, 100_000, *[7] * 3000, 0, 50_000, 0]
+    data = os.urandom(sum(sizes))
+    rest: list[Buffer] = []
+    at = 0
+    for size in sizes:
+        rest.append(memoryview(data)[at : at + size])
+        at += size
+    received = bytearray()
+    waits = 0
+    while rest := channel.write(rest):
+        waits += 1
+        assert not select.select([], [channel.writes], [], 0)[1]  # all that could be, was written
+        while not select.select([], [channel.writes], [], 0)[1]:
+            received += ours.recv(1500)
+    ours.setblocking(False)
+    while len(received) < len(data):
+        received += ours.recv(1 << 20)
+    assert received == data
+    assert waits > 10
+    channel.close()
+    ours.close()
+
+
+def test_reading_brings_no_more_than_there_is_room_for() -> None:
+    reads, writes = os.pipe()
+    channel = DescriptorChannel(reads, os.dup(writes))
+    assert channel.read(READ_MAX) is None
+    os.write(writes, b"a" * 5000)
+    assert channel.read(READ_MAX) == b"a" * 5000
+    os.close(writes)
+    assert channel.read(READ_MAX) is None
+    with pytest.raises(BlockingIOError):
+        os.readv(reads, [bytearray(READ_MAX)])
+    channel.close()
+    channel.close()  # once is enough
+
+
+def test_a_broken_connection_is_an_error() -> None:
+    ours, theirs = socket.socketpair()
+    channel = socket_channel(theirs)
+    ours.close()
+    assert channel.read(READ_MAX) == b""
+    with pytest.raises(BrokenPipeError):
+        channel.write([b"x"])
+    channel.close()
+
+
+_STANDARD = """
+import select
+from ventifs.net.channel import standard_channel
+channel = standard_channel()
+print("stray")
+while True:
+    select.select([channel.reads], [], [])
+    data = channel.read(READ_MAX)
+    if not data:
+        break
+    assert not channel.write([b"<", data, b">"])
+"""
+
+
+def _standard(stdin: Any, stdout: Any, **more: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", _STANDARD],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        **more,
+    )
+
+
+def test_pipes_and_no_stray_line_between_replies() -> None:
+    with _standard(subprocess.PIPE, subprocess.PIPE) as child:
+        out, errors = child.communicate(b"hello", PATIENCE_S)
+    assert (child.returncode, out, errors) == (0, b"<hello>", b"stray\n")
+
+
+def test_one_socket_for_both() -> None:
+    ours, theirs = socket.socketpair()
+    with _standard(theirs, theirs) as child:
+        theirs.close()
+        ours.settimeout(PATIENCE_S)
+        ours.sendall(b"hello")
+        assert ours.recv(100) == b"<hello>"
+        ours.close()
+        assert child.communicate(timeout=PATIENCE_S)[1] == b"stray\n"
+    assert child.returncode == 0
+
+
+def test_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with (
+        (tmp_path / "file").open("rb") as file,
+        _standard(file, subprocess.PIPE) as child,
+    ):
+        errors = child.communicate(timeout=PATIENCE_S)[1]
+    assert b"VentifsError: standard input is a file; --stdio needs a socket" in errors
+
+
+def test_devices_that_cannot_be_waited_for_are_refused() -> None:
+    with _standard(subprocess.DEVNULL, subprocess.PIPE) as child:
+        errors = child.communicate(timeout=PATIENCE_S)[1]
+    assert b"VentifsError: standard input has no end to wait for; --stdio needs" in errors
+
+
+def test_terminals_are_refused() -> None:
+    controller, terminal = os.openpty()
+    with _standard(terminal, subprocess.PIPE) as child:
+        errors = child.communicate(timeout=PATIENCE_S)[1]
+    os.close(controller)
+    os.close(terminal)
+    assert b"VentifsError: standard input is a terminal" in errors

@@ -1,0 +1,1 @@
+"""Addresses, listeners, channels and peers: what is between two machines."""

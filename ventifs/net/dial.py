@@ -1,0 +1,94 @@
+"""Sockets to a server, and why there is none.
+
+Owns connecting, for commands that are not asynchronous, and the words for what keeps an address
+from being connected to or listened on. Knows no event loop and no protocol.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Mapping
+
+from ventifs.errors import VentifsError
+from ventifs.net.address import (
+    ANY_HOST,
+    CID_ANY,
+    Address,
+    TcpAddress,
+    UnixAddress,
+    VsockAddress,
+)
+
+_REMEDIES = {
+    errno.ECONNREFUSED: "nobody listens there; start ventifs serve with this address",
+    errno.ENOENT: "there is no such socket; start ventifs serve with this address",
+    errno.EACCES: "your user may not; use sudo, or ask whom the socket belongs to",
+    errno.EAFNOSUPPORT: "this kernel lacks the transport; for vsock load vsock and its driver",
+    errno.ENODEV: "there is no such guest or host; give the guest a vhost-vsock device",
+    errno.EHOSTUNREACH: "check the address, and the network between",
+    errno.ENETUNREACH: "check the address, and the network between",
+    errno.ECONNRESET: "nobody listens there; start ventifs serve with this address",
+}
+
+
+class TransportError(VentifsError):
+    """An address cannot be listened on or connected to; the message says why and what to do."""
+
+
+def connect(address: Address, timeout_s: float) -> socket.socket:
+    """A blocking socket without a timeout, connected to a server within `timeout_s` seconds.
+
+    A host of several addresses is tried at each, with the time for each.
+
+    Raises:
+        TransportError: naming the address, the reason and what to do about it.
+    """
+    try:
+        match address:
+            case TcpAddress(host, port):
+                if host == ANY_HOST:
+                    raise TransportError(f"{address}: * is every host; name the server's")
+                connected = socket.create_connection((host, port), timeout_s)
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            case UnixAddress(path):
+                connected = _connected(socket.AF_UNIX, path, timeout_s)
+            case VsockAddress(cid, port):
+                if cid == CID_ANY:
+                    raise TransportError(f"{address}: any is every CID; from a guest, use host")
+                connected = _connected(socket.AF_VSOCK, (cid, port), timeout_s)
+    except OSError as error:
+        raise explained(address, "cannot connect", error, _REMEDIES) from None
+    connected.settimeout(None)
+    return connected
+
+
+def explained(
+    address: Address, what: str, error: OSError, remedies: Mapping[int, str]
+) -> TransportError:
+    """What went wrong at an address, in one line.
+
+    Args:
+        address: which.
+        what: what did not work, such as `cannot connect`.
+        error: why.
+        remedies: what to do about it, by errno.
+    """
+    if isinstance(error, socket.gaierror):
+        return TransportError(f"{address}: no address is known for the host; check its name")
+    if isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT:
+        return TransportError(f"{address}: {what}: no answer; check the address and firewalls")
+    remedy = remedies.get(error.errno or 0, "")
+    reason = os.strerror(error.errno or 0).lower()
+    return TransportError(f"{address}: {what}: {reason}" + (f"; {remedy}" if remedy else ""))
+
+
+def _connected(family: int, place: str | tuple[int, int], timeout_s: float) -> socket.socket:
+    connected = socket.socket(family, socket.SOCK_STREAM)
+    connected.settimeout(timeout_s)
+    try:
+        connected.connect(place)
+    except BaseException:
+        connected.close()
+        raise
+    return connected

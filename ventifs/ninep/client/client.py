@@ -1,0 +1,182 @@
+"""A client of 9P servers: connect, attach, and look at files by their paths.
+
+Owns getting a connection and letting it go. Paths are bytes, walked from the root that was attached
+to; symbolic links are not followed. What happens on the wire is in rpc.py, what a fid can do in
+remote.py. Needs trio; one connection belongs to one task tree, and any of its tasks may use it.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from ventifs.net.address import Address, parse_address
+from ventifs.net.dial import TransportError
+from ventifs.net.dial import connect as dial
+from ventifs.ninep.client.attributes import Status
+from ventifs.ninep.client.checks import RemoteError
+from ventifs.ninep.client.fid import ENTRIES_MAX, FILE_MAX, Entry, Fid
+from ventifs.ninep.client.rpc import MSIZE, Connection
+from ventifs.ninep.protocol.messages import NOFID, NONUNAME, Dialect, Rattach, Tattach
+
+CONNECT_S = 10.0  # how long connecting may take, and as long the first answers
+
+
+class Client:
+    """A connection to a server, attached to one of its trees.
+
+    Attributes:
+        root: what was attached to.
+    """
+
+    def __init__(self, connection: Connection, root: Fid) -> None:
+        """Made by `connect`."""
+        self.root = root
+        self._connection = connection
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        where: str | Address | trio.abc.Stream | socket.socket,
+        *,
+        dialect: Dialect = Dialect.LINUX,
+        aname: bytes = b"",
+        user: bytes = b"",
+        uid: int = NONUNAME,
+        msize: int = MSIZE,
+        trace: Callable[[bool, bytes], None] | None = None,
+    ) -> AsyncIterator["Client"]:
+        """Connect to a server, and attach. The connection is closed at the end, whatever happens.
+
+        Args:
+            where: an address, or a stream or socket that is connected; it is taken over.
+            dialect: the one to speak; of several the best that the server speaks.
+            aname: the tree.
+            user: uname, who one says one is.
+            uid: n_uname, the same as a number; not in 9P2000.
+            msize: the largest message to ask for, in bytes.
+            trace: called with (incoming, frame) of each message.
+
+        Raises:
+            VentifsError: when it cannot connect, the server cannot do this, or it does not answer
+                within `CONNECT_S` seconds, as servers of other protocols do not.
+            RemoteError: when the server refuses.
+        """
+        async with _connected(await _stream(where), trace) as connection:
+            root: Fid | None = None
+            with trio.move_on_after(CONNECT_S):
+                await connection.negotiate(dialect, msize)
+                root = await _attach(connection, aname, user, uid)
+            if root is None:
+                place = f"{where}: " if isinstance(where, str | Address) else ""
+                raise TransportError(f"{place}no answer in {CONNECT_S:.0f} s; is it a 9P server?")
+            yield cls(connection, root)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for requests of one's own: `rpc` and `start`."""
+        return self._connection
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect that is spoken."""
+        return self._connection.dialect
+
+    async def attach(self, aname: bytes, *, user: bytes = b"", uid: int = NONUNAME) -> Fid:
+        """The root of another tree."""
+        return await _attach(self._connection, aname, user, uid)
+
+    async def walk(self, path: bytes) -> Fid:
+        """The file at a path; use it as a context manager."""
+        return await self.root.walk(*names_of(path))
+
+    async def open(self, path: bytes) -> Fid:
+        """The file at a path, open for reading; use it as a context manager."""
+        fid = await self.walk(path)
+        try:
+            await fid.open()
+        except BaseException:
+            fid.drop()
+            raise
+        return fid
+
+    async def stat(self, path: bytes) -> Status:
+        """The attributes of a path."""
+        async with await self.walk(path) as fid:
+            return await fid.status()
+
+    async def read(self, path: bytes, *, size_max: int = FILE_MAX) -> bytes:
+        """All of a file.
+
+        Raises:
+            VentifsError: when it has more than `size_max` bytes.
+        """
+        pieces: list[bytes] = []
+        async with await self.open(path) as fid:
+            await fid.read_to(pieces.append, size_max=size_max)
+        return b"".join(pieces)
+
+    async def list(self, path: bytes, *, entries_max: int = ENTRIES_MAX) -> list[Entry]:
+        """The names in a directory, without `.` and `..`."""
+        async with await self.open(path) as fid:
+            return await fid.entries(entries_max=entries_max)
+
+    async def readlink(self, path: bytes) -> bytes:
+        """The target of a symbolic link."""
+        async with await self.walk(path) as fid:
+            return await fid.readlink()
+
+    async def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """All extended attributes of a path."""
+        async with await self.walk(path) as fid:
+            return {name: await fid.xattr(name) for name in await fid.xattr_names()}
+
+
+def names_of(path: bytes) -> tuple[bytes, ...]:
+    """The names a path is walked by; `..` is one, for the server to walk."""
+    return tuple(name for name in path.split(b"/") if name not in (b"", b"."))
+
+
+async def _stream(where: str | Address | trio.abc.Stream | socket.socket) -> trio.abc.Stream:
+    if isinstance(where, trio.abc.Stream):
+        return where
+    if isinstance(where, str):
+        where = parse_address(where)
+    if not isinstance(where, socket.socket):
+        address = where
+        where = await trio.to_thread.run_sync(
+            lambda: dial(address, CONNECT_S), abandon_on_cancel=True
+        )
+    return trio.SocketStream(trio.socket.from_stdlib_socket(where))
+
+
+async def _attach(connection: Connection, aname: bytes, user: bytes, uid: int) -> Fid:
+    number = connection.fids.take()
+    try:
+        reply: Rattach = await connection.rpc(Tattach(number, NOFID, user, aname, uid))
+    except RemoteError:
+        connection.fids.give(number)
+        raise
+    return Fid(connection, number, reply.qid)
+
+
+@asynccontextmanager
+async def _connected(
+    stream: trio.abc.Stream, trace: Callable[[bool, bytes], None] | None
+) -> AsyncIterator[Connection]:
+    """A running connection. What the body raises comes out as it is, in no exception group."""
+    connection = Connection(stream, trace=trace)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        try:
+            yield connection
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,416 @@
+"""Files of a server: what a client does with one fid, the same in all three dialects.
+
+Owns which messages an operation is in a dialect, and what is refused of what they bring: names that
+no directory can hold, directories without an end, attributes past Linux's limits. A `Fid` has one
+number of the connection, given back when it is clunked; it can be used by several tasks at once.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ventifs.errors import VentifsError
+from ventifs.ninep.client.attributes import BASIC, Status, status_of
+from ventifs.ninep.client.checks import RemoteError, Violation
+from ventifs.ninep.client.rpc import Call, Connection, io_max
+from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.messages import (
+    Dialect,
+    Message,
+    Rgetattr,
+    Ropen,
+    Rread,
+    Rreaddir,
+    Rreadlink,
+    Rstat,
+    Rstatfs,
+    Rwalk,
+    Rwrite,
+    Rxattrwalk,
+    Stat,
+    Tclunk,
+    Tgetattr,
+    Tlopen,
+    Topen,
+    Tread,
+    Treaddir,
+    Treadlink,
+    Tstat,
+    Tstatfs,
+    Twalk,
+    Twrite,
+    Txattrwalk,
+)
+from ventifs.ninep.protocol.wire import NAMES_MAX, Qid, WireError
+
+ENTRIES_MAX = 1 << 20  # of a directory
+XATTR_MAX = 1 << 16  # bytes of one attribute, and of all their names: Linux's XATTR_SIZE_MAX
+NAME_MAX = 255
+FILE_MAX = (1 << 63) - 1  # bytes
+_AHEAD_MAX = 8  # reads in flight of one sequential reader
+_WALK_FIXED = 17  # bytes of a Twalk without names
+_OTRUNC = 0x10
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A name in a directory.
+
+    Attributes:
+        name: one that a directory can hold; never `.` or `..`.
+        qid: of the file.
+        type: d_type of readdir(3), in 9P2000.L; 0 elsewhere.
+        status: all of it, in 9P2000 and .u; None in .L.
+    """
+
+    name: bytes
+    qid: Qid
+    type: int = 0
+    status: Status | None = None
+
+
+class Fid:
+    """A file of the server. A context manager that clunks it.
+
+    Every method raises what `Connection.rpc` raises.
+
+    Attributes:
+        qid: as the walk or the attach told it.
+        number: on the wire.
+        iounit: the most bytes of a read, once it is open.
+    """
+
+    def __init__(self, connection: Connection, number: int, qid: Qid) -> None:
+        """Take over a number whose fid the server knows."""
+        self.qid = qid
+        self.number = number
+        self.iounit = 0
+        self._connection = connection
+        self._clunked = False
+
+    async def __aenter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Clunk it. A failure of that is told unless there is another."""
+        try:
+            await self.clunk()
+        except VentifsError:
+            if error is None:
+                raise
+
+    async def clunk(self) -> None:
+        """Let the server forget it, also when this is cancelled; a second time does nothing."""
+        if self._clunked:
+            return
+        self._clunked = True
+        call = _clunking(self._connection, self.number)
+        try:
+            await call.reply()
+        except RemoteError:  # the fid is gone all the same
+            self._connection.fids.give(self.number)
+            raise
+        self._connection.fids.give(self.number)
+
+    def drop(self) -> None:
+        """Clunk it, without waiting for that."""
+        if not self._clunked:
+            self._clunked = True
+            _clunk_later(self._connection, self.number)
+
+    async def walk(self, *names: bytes) -> "Fid":
+        """The file that names lead to; without any, another fid of this file.
+
+        Raises:
+            RemoteError: ENOENT, too, when only some of the way is there.
+        """
+        connection, start, qid = self._connection, self.number, self.qid
+        number = connection.fids.take()
+
+        def undo(exists: bool) -> None:
+            if exists:
+                _clunk_later(connection, number)
+            else:
+                connection.fids.give(number)
+
+        for part in _parts(names, connection.msize):
+            request = Twalk(start, number, part)
+            exists = start == number
+
+            def settled(
+                reply: Message | None, request: Twalk = request, was: bool = exists
+            ) -> None:
+                undo(was or (isinstance(reply, Rwalk) and len(reply.wqids) == len(request.wnames)))
+
+            try:
+                reply: Rwalk = await connection.rpc(request, settled)
+            except (RemoteError, WireError):
+                undo(exists)
+                raise
+            if len(reply.wqids) < len(part):
+                undo(exists)
+                raise RemoteError(errno.ENOENT)
+            qid = reply.wqids[-1] if part else qid
+            start = number
+        return Fid(connection, number, qid)
+
+    async def open(self, flags: int = os.O_RDONLY) -> None:
+        """Make it ready for reads or writes; old dialects know access modes and O_TRUNC."""
+        if self._connection.dialect is Dialect.LINUX:
+            request: Message = Tlopen(self.number, flags)
+        else:
+            truncates = _OTRUNC if flags & os.O_TRUNC else 0
+            request = Topen(self.number, flags & os.O_ACCMODE | truncates)
+        reply: Ropen = await self._connection.rpc(request)
+        self.iounit = io_max(self._connection.msize, reply.iounit)
+
+    async def read(self, offset: int, count: int) -> bytes:
+        """Bytes of an open file: at most `iounit`, fewer if the server likes, none at the end."""
+        reply: Rread = await self._connection.rpc(self._tread(offset, count))
+        return reply.data
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write to an open file; how many bytes were written."""
+        reply: Rwrite = await self._connection.rpc(Twrite(self.number, offset, data))
+        return reply.count
+
+    async def read_to(
+        self,
+        sink: Callable[[bytes], object],
+        *,
+        expected: int = FILE_MAX,
+        size_max: int = FILE_MAX,
+    ) -> int:
+        """Give an open file's bytes, all from the start on and in order, to `sink`.
+
+        Reads ahead of the reply that is waited for. The file ends where a read brings nothing,
+        whatever its attributes say.
+
+        Args:
+            sink: gets pieces of at most `iounit` bytes.
+            expected: nothing is read ahead from this offset on.
+            size_max: the most bytes that are taken.
+
+        Returns:
+            How many bytes there were.
+
+        Raises:
+            VentifsError: when there are more than `size_max`.
+        """
+        done = asked = 0
+        ahead, ahead_max = 1, _AHEAD_MAX
+        calls: deque[Call] = deque()
+        try:
+            while True:
+                while not calls or (len(calls) < ahead and asked < expected):
+                    calls.append(self._connection.start(self._tread(asked, self.iounit)))
+                    asked += self.iounit
+                reply: Rread = await calls[0].reply()
+                calls.popleft()
+                if not reply.data:
+                    return done
+                done += len(reply.data)
+                if done > size_max:
+                    raise VentifsError(f"more than {size_max:,} bytes; that is too large")
+                sink(reply.data)
+                ahead = min(ahead + 1, ahead_max)
+                if len(reply.data) < self.iounit:  # the end, or all that the server gives at once
+                    _abandon(calls)
+                    ahead = ahead_max = 1
+                    asked = done
+        finally:
+            _abandon(calls)
+
+    async def status(self) -> Status:
+        """What stat(2) tells of it, as far as the dialect has it."""
+        connection = self._connection
+        if connection.dialect is Dialect.LINUX:
+            attributes: Rgetattr = await connection.rpc(Tgetattr(self.number, BASIC))
+            return _checked(attributes, connection.dialect)
+        reply: Rstat = await connection.rpc(Tstat(self.number))
+        return _checked(reply.stat, connection.dialect)
+
+    async def entries(self, *, entries_max: int = ENTRIES_MAX) -> list[Entry]:
+        """All names in an open directory, in the server's order, without `.` and `..`.
+
+        Raises:
+            VentifsError: when there are more than `entries_max`.
+            Violation: for a name that no directory can hold, or one that is there twice.
+        """
+        found: dict[bytes, Entry] = {}
+        offset = 0
+        while True:
+            page, offset = await self.page(offset)
+            if not page:
+                return [entry for name, entry in found.items() if name not in (b".", b"..")]
+            for entry in page:
+                if entry.name in found:
+                    raise Violation(f"the server lists {entry.name!r} twice")
+                found[entry.name] = entry
+            if len(found) > entries_max:
+                raise VentifsError(
+                    f"a directory of more than {entries_max:,} names; that is too many"
+                )
+
+    async def page(self, offset: int) -> tuple[list[Entry], int]:
+        """Names in an open directory from an offset on, and the offset of what follows.
+
+        Args:
+            offset: 0, or one that this returned. At the end there are no names.
+        """
+        connection = self._connection
+        codec = Codec.of(connection.dialect)
+        try:
+            if connection.dialect is Dialect.LINUX:
+                listed: Rreaddir = await connection.rpc(Treaddir(self.number, offset, self.iounit))
+                dirents = list(codec.dirents(listed.data))
+                page = [Entry(each.name, each.qid, each.type) for each in dirents]
+                end = dirents[-1].offset if dirents else offset
+            else:
+                read: Rread = await connection.rpc(self._tread(offset, self.iounit))
+                statuses = [_checked(each, connection.dialect) for each in codec.stats(read.data)]
+                page = [Entry(each.name, each.qid, status=each) for each in statuses]
+                end = offset + len(read.data)
+        except Violation:
+            raise
+        except WireError as error:
+            raise Violation(f"the server sent what is no directory: {error}") from None
+        for entry in page:
+            _check_name(entry.name, dots=connection.dialect is Dialect.LINUX)
+        if page and end == offset:
+            raise Violation("the server's directory does not go on: its last offset is its first")
+        return page, end
+
+    async def readlink(self) -> bytes:
+        """The target of a symbolic link.
+
+        Raises:
+            RemoteError: EINVAL when it is none; in 9P2000 nothing is.
+        """
+        connection = self._connection
+        if connection.dialect is not Dialect.LINUX:
+            target = (await self.status()).target
+            if target is None:
+                raise RemoteError(errno.EINVAL)
+        else:
+            reply: Rreadlink = await connection.rpc(Treadlink(self.number))
+            target = reply.target
+        if not target or b"\0" in target:
+            raise Violation(f"the server sent a symbolic link to {target[:40]!r}")
+        return target
+
+    async def xattr_names(self) -> list[bytes]:
+        """The names of its extended attributes.
+
+        Raises:
+            RemoteError: EOPNOTSUPP in a dialect that has none.
+        """
+        listed = await self._xattr(b"")
+        names = listed.split(b"\0")
+        if names.pop() or not all(0 < len(name) <= NAME_MAX for name in names):
+            raise Violation("the server sent no list of attributes' names")
+        return names
+
+    async def xattr(self, name: bytes) -> bytes:
+        """One extended attribute.
+
+        Raises:
+            RemoteError: ENODATA when it has none of this name, EOPNOTSUPP as above.
+        """
+        return await self._xattr(name)
+
+    async def _xattr(self, name: bytes) -> bytes:
+        connection = self._connection
+        if connection.dialect is not Dialect.LINUX:
+            raise RemoteError(errno.EOPNOTSUPP)
+        number = connection.fids.take()
+
+        def settled(reply: Message | None) -> None:
+            if reply is None:
+                connection.fids.give(number)
+            else:
+                _clunk_later(connection, number)
+
+        try:
+            reply: Rxattrwalk = await connection.rpc(Txattrwalk(self.number, number, name), settled)
+        except (RemoteError, WireError):
+            connection.fids.give(number)
+            raise
+        async with Fid(connection, number, self.qid) as attribute:
+            if reply.size > XATTR_MAX:
+                raise Violation(f"the server has an attribute of {reply.size} bytes")
+            attribute.iounit = io_max(connection.msize, 0)
+            pieces: list[bytes] = []
+            await attribute.read_to(pieces.append, size_max=reply.size)
+            value = b"".join(pieces)
+        if len(value) != reply.size:
+            raise Violation(f"the server sent {len(value)} of an attribute's {reply.size} bytes")
+        return value
+
+    async def statfs(self) -> Rstatfs:
+        """The file system it is in.
+
+        Raises:
+            RemoteError: EOPNOTSUPP in a dialect that cannot tell.
+        """
+        if self._connection.dialect is not Dialect.LINUX:
+            raise RemoteError(errno.EOPNOTSUPP)
+        reply: Rstatfs = await self._connection.rpc(Tstatfs(self.number))
+        return reply
+
+    def _tread(self, offset: int, count: int) -> Tread:
+        return Tread(self.number, offset, count)
+
+
+def _parts(names: Sequence[bytes], msize: int) -> list[tuple[bytes, ...]]:
+    """Names in as few Twalks as can hold them."""
+    parts: list[list[bytes]] = [[]]
+    size = _WALK_FIXED
+    for name in names:
+        size += 2 + len(name)
+        if parts[-1] and (len(parts[-1]) == NAMES_MAX or size > msize):
+            parts.append([])
+            size = _WALK_FIXED + 2 + len(name)
+        parts[-1].append(name)
+    return [tuple(part) for part in parts]
+
+
+def _clunking(connection: Connection, number: int) -> Call:
+    return connection.start(Tclunk(number), lambda _: connection.fids.give(number))
+
+
+def _clunk_later(connection: Connection, number: int) -> None:
+    """Without waiting for it: whoever needed the fid has gone."""
+    with suppress(VentifsError):
+        _clunking(connection, number).abandon(flush=False)
+
+
+def _abandon(calls: deque[Call]) -> None:
+    for call in calls:
+        call.abandon()
+    calls.clear()
+
+
+def _checked(told: Rgetattr | Stat, dialect: Dialect) -> Status:
+    try:
+        return status_of(told, dialect)
+    except WireError as error:
+        raise Violation(f"the server sent {error}") from None
+
+
+def _check_name(name: bytes, *, dots: bool) -> None:
+    if not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name:
+        raise Violation(f"the server lists a name that cannot be: {name[:40]!r}")
+    if not dots and name in (b".", b".."):
+        raise Violation(f"the server lists {name!r}, which this dialect does not")

@@ -1,0 +1,124 @@
+"""What is in the directories of a server, with attributes, for people to look at.
+
+Asks for many files at a time, and keeps to the limits of `fid.py`; a directory within itself, or
+too deep, is not entered. Never prints: what is found is handed over, a directory at a time.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from ventifs.errors import VentifsError
+from ventifs.ninep.client.attributes import Status
+from ventifs.ninep.client.checks import RemoteError, Violation
+from ventifs.ninep.client.client import Client
+from ventifs.ninep.client.fid import Entry, Fid
+from ventifs.ninep.client.rpc import Disconnected
+from ventifs.ninep.protocol.messages import Dialect
+
+DEPTH_MAX = 200  # directories on the way down; `fetch` holds a descriptor and a fid for each
+_TOGETHER = 32  # files asked for at a time
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A file of the server.
+
+    Attributes:
+        path: below where the survey began; the file's name where that was no directory.
+        status: its attributes.
+        target: of a symbolic link.
+    """
+
+    path: bytes
+    status: Status
+    target: bytes = b""
+
+
+Tell = Callable[[Found], object]
+Trouble = Callable[[bytes, str], object]
+
+
+async def survey(
+    client: Client, path: bytes, tell: Tell, trouble: Trouble, *, recursive: bool = False
+) -> None:
+    """Tell what is in a directory, sorted by name, or a single file.
+
+    Args:
+        client: attached to a server.
+        path: where to begin.
+        tell: gets each file; with `recursive` a directory before what is in it.
+        trouble: gets (path, reason) of what could not be looked at.
+        recursive: whether to look at all below, too.
+
+    Raises:
+        RemoteError: when there is nothing at the path, or it may not be read.
+        VentifsError: when the connection is lost.
+    """
+    async with await client.walk(path) as fid:
+        status = await fid.status()
+        if not stat.S_ISDIR(status.mode):
+            tell(Found(os.path.basename(path.rstrip(b"/")), status, await _target(fid, status)))
+            return
+    waiting: list[tuple[bytes, tuple[int, ...]]] = [(b"", (status.qid.path,))]
+    while waiting:
+        below, above = waiting.pop()
+        try:
+            found = await _directory(client, path, below, trouble)
+        except RemoteError as error:
+            if not below:
+                raise
+            trouble(below, str(error))
+            continue
+        entered = []
+        for each in found:
+            tell(each)
+            if recursive and stat.S_ISDIR(each.status.mode):
+                if each.status.qid.path in above or len(above) == DEPTH_MAX:
+                    trouble(each.path, "a directory within itself, or too deep; not entered")
+                else:
+                    entered.append((each.path, (*above, each.status.qid.path)))
+        waiting += reversed(entered)
+
+
+async def _directory(client: Client, path: bytes, below: bytes, trouble: Trouble) -> list[Found]:
+    found: list[Found] = []
+    fatal: list[VentifsError] = []
+    async with await client.walk(path + b"/" + below) as directory:
+        async with await directory.walk() as reading:
+            await reading.open()
+            entries = sorted(await reading.entries(), key=lambda entry: entry.name)
+        waiting = list(reversed(entries))
+
+        async def worker(scope: trio.CancelScope) -> None:
+            while waiting:
+                entry = waiting.pop()
+                at = below + b"/" + entry.name if below else entry.name
+                try:
+                    found.append(await _look(client, directory, entry, at))
+                except RemoteError as error:
+                    trouble(at, str(error))
+                except (Disconnected, Violation) as error:
+                    fatal.append(error)
+                    scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_TOGETHER, len(waiting))):
+                nursery.start_soon(worker, nursery.cancel_scope)
+        if fatal:
+            raise fatal[0]
+    return sorted(found, key=lambda each: each.path)
+
+
+async def _look(client: Client, directory: Fid, entry: Entry, path: bytes) -> Found:
+    if entry.status is not None and client.dialect is not Dialect.LINUX:
+        return Found(path, entry.status, entry.status.target or b"")
+    async with await directory.walk(entry.name) as fid:
+        status = await fid.status()
+        return Found(path, status, await _target(fid, status))
+
+
+async def _target(fid: Fid, status: Status) -> bytes:
+    return await fid.readlink() if stat.S_ISLNK(status.mode) else b""

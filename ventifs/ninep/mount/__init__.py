@@ -1,0 +1,1 @@
+"""Mounting by the Linux kernel's own client."""

@@ -1,0 +1,280 @@
+r"""How Linux mounts a version: the options, and the lines people paste.
+
+Owns the choice of options for the kernel's 9p client (Linux' Documentation/filesystems/9p.rst) and
+their text. Pure: opens nothing, mounts nothing.
+
+An option reaches the kernel through up to four readers, each with its own special characters: a
+shell or the fields of fstab(5), then libmount, then the kernel. What always holds: a line that is
+printed makes the kernel get the options that are meant, or there is no line. An option that is lost
+on the way opens more than was meant: without `aname` all names are mounted.
+
+    the kernel    splits at every comma; only labels of SELinux may have commas, in quotes
+    libmount      splits at commas outside of quotes, from 2.39 on not behind a backslash; drops
+                  all behind a quote that does not end
+    fstab(5)      splits at blanks; all its readers know \040, \011, \012 and \134, and only those
+    a shell       reads quoted words as they are
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ventifs.errors import VentifsError
+from ventifs.net.address import (
+    ANY_HOST,
+    CID_ANY,
+    CID_HOST,
+    Address,
+    TcpAddress,
+    UnixAddress,
+    VsockAddress,
+)
+from ventifs.text import one_line, printable, shell_word
+from ventifs.tree.versions.catalog import TIME_NS_MAX, parse_time, split_path
+from ventifs.vfs.archived.exports import Unknown, parse_aname
+
+MSIZE = 1_048_576
+"""Bytes of the largest message asked for: the most that kernels take over sockets. Older ones, and
+the server, bring it down to what they can."""
+
+FLAGS = {  # mount(2)'s numbers, of mount(8)'s words
+    "ro": 0x1,
+    "nosuid": 0x2,
+    "nodev": 0x4,
+    "noexec": 0x8,
+    "nosymfollow": 0x100,
+    "noatime": 0x400,
+    "nodiratime": 0x800,
+    "relatime": 0x200000,
+}
+_UNSET = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "atime": "noatime"}
+_FOR_FSTAB = {"_netdev", "nofail", "auto", "noauto", "defaults", "user", "nouser"}
+_OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
+_LABELS = {"context", "fscontext", "defcontext", "rootcontext"}  # SELinux', which may have quotes
+_LATEST = re.compile(r"latest|~[0-9]{1,9}")
+DATA_MAX = 4095  # bytes of options; a page with its NUL, and the kernel cuts off what is longer
+_OURS = {"aname", "trans", "rfdno", "wfdno", "port"}
+_ESCAPES = {" ": r"\040", "\t": r"\011", "\n": r"\012", "\\": r"\134"}
+
+
+class MountError(VentifsError):
+    """A version cannot be mounted; the message says why and what to do."""
+
+
+class MountOptions(Struct, frozen=True):
+    """What a mount is asked for, beside its transport.
+
+    Attributes:
+        flags: keys of `FLAGS`.
+        values: options of the file system, those that are only words with None.
+        fstab: words that only fstab(5) and systemd know.
+    """
+
+    flags: tuple[str, ...]
+    values: dict[str, str | None]
+    fstab: tuple[str, ...] = ()
+
+    def data(self, transport: Mapping[str, object]) -> str:
+        """The file system's own options, as mount(2) takes them."""
+        merged = {**transport, **self.values}
+        return ",".join(key if value is None else f"{key}={value}" for key, value in merged.items())
+
+    def text(self, transport: Mapping[str, object]) -> str:
+        """All of them, as mount(8) and fstab(5) take them."""
+        return ",".join([*self.flags, self.data(transport)])
+
+    @property
+    def number(self) -> int:
+        """The flags as mount(2) takes them."""
+        return sum(FLAGS[flag] for flag in self.flags)
+
+
+def names_one_version(aname: str, now_ns: int) -> bool:
+    """Whether an aname means the same version at all times from now on.
+
+    That is so of scores, and of times that are over; `latest`, `~N`, names alone and the root show
+    what is archived next, and so does the day it is.
+    """
+    version, _ = split_path(aname.removeprefix("/"))
+    if version.startswith("score:"):
+        return True
+    when = version.partition("@")[2]
+    try:
+        return parse_time(when)[1] <= now_ns
+    except VentifsError:
+        return False
+
+
+def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
+    """The options to mount `aname` with, and `more` of mount(8)'s own, which have the last word.
+
+    A version that is always the same is cached for good (`cache=loose`). Anything else is not
+    cached, since the kernel then never asks again.
+
+    Raises:
+        MountError: an option would write, or is this module's own to choose.
+    """
+    if any(character in aname for character in ",\n\0"):
+        raise _unfit(aname, "a comma cannot be mounted")
+    flags = dict.fromkeys(["ro", "nosuid", "nodev"])
+    values: dict[str, str | None] = {
+        "version": "9p2000.L",
+        "msize": str(MSIZE),
+        "cache": "loose" if names_one_version(aname, now_ns) else "none",
+        "access": "user",
+    }
+    fstab: list[str] = []
+    for option in _OPTION.findall(more):
+        key, equals, value = option.partition("=")
+        if '"' in option and (key not in _LABELS or option.count('"') % 2):
+            raise MountError(
+                f"option {printable(option)}: leave out the quote; only labels have any"
+            )
+        if key == "rw":
+            raise MountError("option rw: a version is never written; leave it out")
+        if key in _OURS:
+            raise MountError(f"option {key}: follows from the address and version; leave it out")
+        if key in FLAGS:
+            flags[key] = None
+        elif key in _UNSET:
+            flags.pop(_UNSET[key], None)
+        elif key in _FOR_FSTAB or key.startswith("x-"):
+            fstab.append(option)
+        else:
+            values[key] = value if equals else None
+    return MountOptions(tuple(flags), values | {"aname": aname}, tuple(dict.fromkeys(fstab)))
+
+
+def mount_line(address: Address, aname: str, directory: str = "/mnt", *, now_ns: int) -> str:
+    """A command to paste into a guest's shell; for addresses of all hosts, with `HOST` in it."""
+    options = mount_options(aname, now_ns)
+    native = _native(address)
+    if native is None:
+        words = ["ventifs", "mount", str(_from_guest(address)), aname, directory]
+    else:
+        source, transport = native
+        _check_for_libmount(options, transport)
+        words = ["mount", "-t", "9p", "-o", options.text(transport), source, directory]
+    return " ".join(map(shell_word, words))
+
+
+def fstab_line(
+    address: Address, aname: str, directory: str, *, now_ns: int, more: str = ""
+) -> str | None:
+    """The line of /etc/fstab; None where the kernel cannot open the connection by itself.
+
+    Raises:
+        MountError: no version is named like this, or fstab has no way to say what is meant.
+    """
+    check_aname(aname)
+    options = mount_options(aname, now_ns, more)
+    native = _native(address)
+    if native is None:
+        return None
+    source, transport = native
+    network = ["_netdev"] if isinstance(address, TcpAddress) else []
+    words = dict.fromkeys([*network, "nofail", *options.fstab])
+    text = ",".join([options.text(transport), *words])
+    _check_for_libmount(options, transport)
+    for field, remedy in (
+        (source, "choose another socket"),
+        (directory, "choose another directory"),
+        (aname, "mount a directory above it"),
+        (text, "leave the option out"),
+    ):
+        if one_line(field) != field:
+            raise _unfit(field, "fstab has only what prints", remedy)
+    return " ".join([*map(_escaped, (source, directory)), "9p", _escaped(text), "0", "0"])
+
+
+def unit_line(address: Address, aname: str, directory: str) -> str:
+    """The command of a systemd unit's `ExecStart=` that mounts by `ventifs mount`."""
+    words = ["ventifs", "mount", str(_from_guest(address)), aname, directory]
+    return " ".join(map(_unit_word, words))
+
+
+def check_aname(aname: str) -> None:
+    """See that a server may have such a version; whether it has, it alone knows.
+
+    A path from `/` on is another server's, and passes.
+
+    Raises:
+        MountError: it names none.
+    """
+    if aname.startswith("/"):
+        return
+    try:
+        when = parse_aname(os.fsencode(aname)).when
+        first = 0 if when is None or _LATEST.fullmatch(when) else parse_time(when)[0]
+    except (Unknown, VentifsError) as error:
+        raise MountError(
+            f"'{printable(aname)}' can be no version ({error}); write NAME, NAME@latest, "
+            "NAME@TIME, score:HEX or /, and a path in it behind ':'"
+        ) from None
+    if not 0 <= first <= TIME_NS_MAX:
+        raise MountError(f"'{printable(aname)}': versions lie between 1970 and 2554")
+
+
+def _check_for_libmount(options: MountOptions, transport: Mapping[str, object]) -> None:
+    """See that mount(8) passes on what is meant.
+
+    Raises:
+        MountError: naming the option.
+    """
+    own = [
+        (key, key if value is None else f"{key}={value}") for key, value in options.values.items()
+    ]
+    for key, option in [*own, *((word, word) for word in options.fstab)]:
+        remedy = "mount a directory above it" if key == "aname" else "leave the option out"
+        if '"' in option and key not in _LABELS:
+            raise _unfit(option, "mount(8) cannot pass on a quote", remedy)
+        if option.endswith("\\"):
+            raise _unfit(option, "mount(8) cannot pass on a backslash at the end", remedy)
+    if len(os.fsencode(options.data(transport))) > DATA_MAX:
+        raise _unfit(options.values["aname"] or "", "the options are too long")
+
+
+def _unfit(text: str, reason: str, remedy: str = "mount a directory above it") -> MountError:
+    return MountError(f"'{printable(text)}': {reason}; {remedy}")
+
+
+def _native(address: Address) -> tuple[str, dict[str, object]] | None:
+    """What the kernel calls the server, and its own transport to it, if it has one.
+
+    It resolves no names, has no vsock, and most kernels' takes only IPv4.
+    """
+    match address:
+        case TcpAddress(host, port):
+            if host == ANY_HOST:
+                return "HOST", {"trans": "tcp", "port": port}
+            try:
+                ipaddress.IPv4Address(host)
+            except ValueError:
+                return None
+            return host, {"trans": "tcp", "port": port}
+        case UnixAddress(path):
+            return path, {"trans": "unix"}
+        case VsockAddress():
+            return None
+
+
+def _from_guest(address: Address) -> Address:
+    """A server's address as its guests write it."""
+    if isinstance(address, VsockAddress) and address.cid == CID_ANY:
+        return VsockAddress(CID_HOST, address.port)
+    return address
+
+
+def _unit_word(word: str) -> str:
+    """A word as systemd reads it: escapes of C within quotes, `%` and `$` doubled."""
+    if re.fullmatch(r"[A-Za-z0-9@:/._=,+~\[\]-]+", word):
+        return word
+    shown = one_line(word.replace("\\", r"\\").replace('"', r"\""))
+    return '"' + shown.replace("%", "%%").replace("$", "$$") + '"'
+
+
+def _escaped(field: str) -> str:
+    return "".join(_ESCAPES.get(character, character) for character in field)

@@ -1,0 +1,1 @@
+"""The messages of 9P, and their bytes."""

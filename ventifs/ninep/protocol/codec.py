@@ -1,0 +1,145 @@
+"""Messages of one dialect to bytes and back, compiled from their declarations."""
+
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, Self
+
+from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Record, Stat
+from ventifs.ninep.protocol.wire import (
+    Decode,
+    Layout,
+    Sized,
+    WireError,
+    compile_decode,
+    compile_encode,
+    fields_of,
+)
+
+HEADER = struct.Struct("<IBH")  # size of the whole message, type, tag
+HEADER_SIZE = HEADER.size
+READ_OVERHEAD = 24  # of msize: what reads leave free, by custom; an Rread needs 11 of it
+_LENGTH = struct.Struct("<H")
+_DIRENT_FIXED = 24  # of a Dirent: all but its name
+
+
+class Codec:
+    """All messages of one dialect, to bytes and back.
+
+    Attributes:
+        dialect: the one.
+        decoders: by message type, a reader of (data, start of the fields, end).
+        encoders: by message class, a writer of (message, tag).
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Compile them; use `of`, which keeps them."""
+        self.dialect = dialect
+        self._sized: dict[type, Sized] = {}
+        for part in (Dirent, Stat):
+            self._sized[part] = self._compiled(part)
+        self.decoders: dict[int, Decode] = {}
+        self.encoders: dict[type, Callable[[Any, int], bytes]] = {}
+        for number, record in MESSAGES.items():
+            if dialect in record.dialects:
+                layout = self._layout(record)
+                self.decoders[number] = compile_decode(layout, self._sized)
+                self.encoders[record] = compile_encode(layout, self._sized, number)
+
+    @classmethod
+    @cache
+    def of(cls, dialect: Dialect) -> Self:
+        """The codec of a dialect."""
+        return cls(dialect)
+
+    def _layout(self, record: type[Record]) -> Layout:
+        away = {
+            name: value
+            for name, (dialects, value) in record.only_in.items()
+            if self.dialect not in dialects
+        }
+        fields = tuple(field for field in fields_of(record) if field.name not in away)
+        return Layout(record, fields, away, record.optional)
+
+    def _compiled(self, record: type[Record]) -> Sized:
+        layout = self._layout(record)
+        decode, encode = compile_decode(layout, self._sized), compile_encode(layout, self._sized)
+        if not record.prefixed:
+            return Sized(decode, encode)
+
+        def decode_prefixed(data: bytes, at: int, end: int) -> Any:
+            if end - at < 2 or _LENGTH.unpack_from(data, at)[0] != end - at - 2:
+                raise WireError(f"{record.__name__} is not of the size it says")
+            return decode(data, at + 2, end)
+
+        def encode_prefixed(value: Any) -> bytes:
+            body = encode(value)
+            if len(body) > 0xFFFF:
+                raise WireError(f"{record.__name__} of {len(body)} bytes")
+            return _LENGTH.pack(len(body)) + body
+
+        return Sized(decode_prefixed, encode_prefixed)
+
+    def decode(self, frame: bytes) -> tuple[int, Message]:
+        """A whole message, from its size on, and its tag.
+
+        Raises:
+            WireError: when it is none of this dialect.
+        """
+        if len(frame) < HEADER_SIZE:
+            raise WireError(f"a message of {len(frame)} bytes: the least is {HEADER_SIZE}")
+        size, number, tag = HEADER.unpack_from(frame)
+        if size != len(frame):
+            raise WireError(f"a message of {len(frame)} bytes says it has {size}")
+        decode = self.decoders.get(number)
+        if decode is None:
+            raise WireError(f"{self.dialect.version.decode()} has no message of type {number}")
+        return tag, decode(frame, HEADER_SIZE, size)
+
+    def encode(self, message: Message, tag: int) -> bytes:
+        """A message, from its size on.
+
+        Raises:
+            WireError: for a value that does not fit its field.
+        """
+        return self.encoders[type(message)](message, tag)
+
+    def encode_record(self, record: Record) -> bytes:
+        """A `Stat` or a `Dirent`, as it stands in the data of a directory.
+
+        Raises:
+            WireError: for a value that does not fit its field.
+        """
+        return self._sized[type(record)].encode(record)
+
+    def stats(self, data: bytes) -> Iterator[Stat]:
+        """The records in the data of a directory's Rread.
+
+        Raises:
+            WireError: when it is no whole number of them.
+        """
+        at = 0
+        while at < len(data):
+            if len(data) - at < 2:
+                raise WireError("a directory ends within a Stat")
+            end = at + 2 + _LENGTH.unpack_from(data, at)[0]
+            if end > len(data):
+                raise WireError("a directory ends within a Stat")
+            yield self._sized[Stat].decode(data, at, end)
+            at = end
+
+    def dirents(self, data: bytes) -> Iterator[Dirent]:
+        """The records in the data of an Rreaddir.
+
+        Raises:
+            WireError: when it is no whole number of them.
+        """
+        at = 0
+        while at < len(data):
+            if len(data) - at < _DIRENT_FIXED:
+                raise WireError("a directory ends within a Dirent")
+            end = at + _DIRENT_FIXED + _LENGTH.unpack_from(data, at + _DIRENT_FIXED - 2)[0]
+            if end > len(data):
+                raise WireError("a directory ends within a Dirent")
+            yield self._sized[Dirent].decode(data, at, end)
+            at = end

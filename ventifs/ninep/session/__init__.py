@@ -1,0 +1,1 @@
+"""The server's side of 9P: sessions without I/O."""

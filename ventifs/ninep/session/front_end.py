@@ -1,0 +1,49 @@
+"""9P as a protocol that connections are served by."""
+
+from collections.abc import Callable
+
+from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.messages import ALL, MESSAGES
+from ventifs.ninep.session.limits import MSIZE_FIRST, Limits
+from ventifs.ninep.session.session import Session, Trace
+from ventifs.serving.session import Leaving
+from ventifs.vfs.interface import Filesystem
+from ventifs.vfs.memory_budget import Share
+
+
+class NinepFrontEnd:
+    """A `FrontEnd`."""
+
+    def __init__(
+        self, limits: Limits | None = None, trace: Callable[[], Trace] | None = None
+    ) -> None:
+        """Serve sessions within limits.
+
+        Args:
+            limits: of each session.
+            trace: makes the trace of a session.
+        """
+        self._limits = limits or Limits()
+        self._trace = trace
+        self.first_bytes = self._limits.session_bytes(MSIZE_FIRST)
+        self.requests = {number: message.__name__ for number, message in MESSAGES.items()}
+        for dialect in ALL:
+            Codec.of(dialect)  # compiled now: it takes 30 ms, which no session is to wait for
+
+    def session(
+        self,
+        filesystem: Filesystem,
+        *,
+        clock: Callable[[], float],
+        share: Share,
+        leave: Callable[[Leaving], None],
+    ) -> Session:
+        """See `FrontEnd`."""
+        return Session(
+            filesystem,
+            limits=self._limits,
+            trace=self._trace() if self._trace is not None else None,
+            clock=clock,
+            share=share,
+            leave=leave,
+        )

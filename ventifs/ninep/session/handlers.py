@@ -1,0 +1,317 @@
+"""What all dialects answer alike; `handlers_linux.py` and `handlers_plan9.py` add what is theirs.
+
+A handler takes (fid, message) and returns the reply: a message, or the reply's fields as bytes, or
+as a list of buffers, when that is quicker; a reply's type is its request's plus one. A handler may
+be run several times, from its start, until nothing it needs is missing: every call of the file
+system that is not to be made twice goes through `call`, which gives again what the call gave
+before. Knows nothing of tags, frames and waiting.
+"""
+
+import errno
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, TypeVar
+
+from ventifs.buffer import Buffer
+from ventifs.ninep.protocol import messages as m
+from ventifs.ninep.protocol.codec import READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.wire import Qid
+from ventifs.ninep.session.fids import Fid, Fids
+from ventifs.ninep.session.in_flight import Raised
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    Blocking,
+    Cold,
+    File,
+    Filesystem,
+    Identity,
+    Lock,
+    Opened,
+    ReadOnlyOpened,
+    Refused,
+    User,
+)
+
+Body = m.Message | bytes | list[Buffer]
+Handle = Callable[[Any, Any], Body]
+T = TypeVar("T")
+
+NAME_MAX = 255
+OFFSET_MAX = (1 << 63) - 1
+WRITE_OVERHEAD = 23  # of a Twrite: all but its data
+
+COUNT = struct.Struct("<I").pack  # of the data of a reply
+_QID = struct.Struct("<BIQ").pack
+_WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
+
+
+def check_name(name: bytes) -> None:
+    """See that a directory could hold a name.
+
+    Raises:
+        Refused: EINVAL, or ENAMETOOLONG.
+    """
+    if not name or b"/" in name or b"\0" in name:
+        raise Refused(errno.EINVAL)
+    if len(name) > NAME_MAX:
+        raise Refused(errno.ENAMETOOLONG)
+
+
+def check_new_name(name: bytes) -> None:
+    """See that a name can be given to a file.
+
+    Raises:
+        Refused: EINVAL, or ENAMETOOLONG.
+    """
+    check_name(name)
+    if name in {b".", b".."}:
+        raise Refused(errno.EINVAL)
+
+
+class Held(ReadOnlyOpened):
+    """Bytes that are read through a fid as if they were a file."""
+
+    __slots__ = ("_data", "_fids")
+
+    def __init__(self, data: bytes, fids: Fids) -> None:
+        """Hold them.
+
+        Raises:
+            Refused: ENFILE or ENOMEM, when too much is held.
+        """
+        fids.must_hold(len(data))
+        self._data = data
+        self._fids = fids
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Some of them."""
+        return [self._data[offset : offset + count]]
+
+    def entries(self, start: int) -> Any:
+        """None: they are no directory."""
+        raise Refused(errno.ENOTDIR)
+
+    def close(self) -> None:
+        """Hold them no more."""
+        self._fids.hold(-len(self._data))
+        self._data = b""
+
+
+class Directory(ReadOnlyOpened):
+    """An open directory: read by its entries alone. A session may have a million of them."""
+
+    __slots__ = ("_opened",)
+
+    def __init__(self, opened: Opened) -> None:
+        """Of what the file system opened."""
+        self._opened = opened
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Refuse, as Linux does."""
+        raise Refused(errno.EISDIR)
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        return self._opened.entries(start)
+
+    def fsync(self, *, data_only: bool) -> None:
+        """See `Opened`."""
+        self._opened.fsync(data_only=data_only)
+
+    def lock(self, lock: Lock, flags: int) -> int:
+        """See `Opened`."""
+        return self._opened.lock(lock, flags)
+
+    def getlock(self, lock: Lock) -> Lock:
+        """See `Opened`."""
+        return self._opened.getlock(lock)
+
+    def close(self) -> None:
+        """See `Opened`."""
+        self._opened.close()
+
+
+class Common:
+    """Handlers of a generation of a session.
+
+    Attributes:
+        fids: the session's.
+        msize: no request is larger, and every reply smaller.
+        outcomes: what the calls of the running handler gave so far.
+    """
+
+    dialect: ClassVar[m.Dialect]
+
+    def __init__(self, filesystem: Filesystem, fids: Fids, msize: int) -> None:
+        """Serve a file system."""
+        self.filesystem = filesystem
+        self.fids = fids
+        self.msize = msize
+        self.codec = Codec.of(self.dialect)
+        self.outcomes: list[Any] = []
+        self._again: list[Any] = []  # outcomes of an earlier run, the next one last
+
+    def handlers(self) -> dict[type[m.Message], Handle]:
+        """The handlers of this dialect's requests, but Tversion and Tflush, by their names."""
+        return {
+            record: getattr(self, record.__name__[1:])
+            for record in m.MESSAGES.values()
+            if self.dialect in record.dialects
+            and record.__name__[0] == "T"
+            and record not in {m.Tversion, m.Tflush}
+        }
+
+    def begin(self, outcomes: list[Any] | None = None) -> None:
+        """A handler is about to run; with the outcomes of its earlier runs, if it ran."""
+        self.outcomes = outcomes if outcomes is not None else []
+        self._again = self.outcomes[::-1]
+
+    @property
+    def unheard(self) -> BaseException | None:
+        """What a load raised that no call gave again, since an iterator had asked for it."""
+        last = self._again[0] if self._again else None
+        return last.error if type(last) is Raised else None
+
+    def call(self, method: Callable[..., T], /, *args: Any) -> T:
+        """Call a method of the file system, or give again what it gave."""
+        if self._again:
+            outcome: Any = self._again.pop()
+            if type(outcome) is Raised:
+                raise outcome.error
+            return outcome  # type: ignore[no-any-return]
+        value = method(*args)
+        self.outcomes.append(value)
+        return value
+
+    def identity(self, file: File) -> Identity:
+        """A file's identity, as this dialect has it."""
+        return file.identity
+
+    def qid(self, file: File) -> Qid:
+        """The same as a field of a message."""
+        return Qid(*self.identity(file))
+
+    def error(self, number: int) -> m.Message:
+        """The reply that tells of an error."""
+        raise NotImplementedError
+
+    def check_open(self) -> None:
+        """See that one more can be open, before the first call of a handler that has effects.
+
+        Raises:
+            Refused: ENFILE, when the peer's memory is used up.
+        """
+        if not self.outcomes:  # else it may be open already
+            self.fids.check_open()
+
+    def opened(self, fid: Fid) -> Opened:
+        """What a fid was opened to.
+
+        Raises:
+            Refused: EBADF when it was not.
+        """
+        if fid.opened is None:
+            raise Refused(errno.EBADF)
+        return fid.opened
+
+    def closed(self, fid: Fid) -> File:
+        """The file of a fid that is not open.
+
+        Raises:
+            Refused: EINVAL when it is.
+        """
+        if fid.opened is not None:
+            raise Refused(errno.EINVAL)
+        return fid.file
+
+    def attach(self, _: None, message: m.Tattach) -> Body:
+        """Let a fid be the root of a tree."""
+        if message.afid != m.NOFID:
+            raise Refused(errno.EBADF)  # nobody was ever given one
+        self.fids.check_new(message.fid)
+        user = User(message.uname, None if message.n_uname == m.NONUNAME else message.n_uname)
+        file = self.call(self.filesystem.attach, user, message.aname)
+        self.fids.table[message.fid] = self.fids.made(file)
+        return m.Rattach(self.qid(file))
+
+    def walk(self, fid: Fid, message: m.Twalk) -> Body:
+        """Go from one file to another.
+
+        A name that is not there ends a walk, which then makes no fid; the first one is an error.
+        """
+        newfid, names, fids = message.newfid, message.wnames, self.fids
+        if newfid == message.fid:
+            self.closed(fid)
+        else:
+            fids.check_new(newfid)
+        if len(names) == 1:  # as Linux walks
+            file = self._step(fid.file, names[0])
+            body: Body = _WALKED(1, *self.identity(file))
+        else:
+            file, way = self._path(fid.file, names)
+            body = len(way).to_bytes(2, "little") + b"".join(_QID(*each) for each in way)
+            if len(way) < len(names):
+                return body
+        above, below = file.above, fids.ways.below
+        if above in below and not file.weight:  # `Fids.made` at once, as nearly always
+            below[above] += 1
+            made = Fid(file)
+        else:
+            made = fids.made(file)
+        if newfid == message.fid:
+            fids.replace(newfid, fid, made)
+        else:
+            fids.table[newfid] = made
+        return body
+
+    def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Identity]]:
+        """Where names lead, and what is on the way; fewer when a later name is not there."""
+        way: list[Identity] = []
+        for name in names:
+            try:
+                file = self._step(file, name)
+            except (Cold, Blocking):
+                raise
+            except Exception:
+                if not way:
+                    raise
+                break
+            way.append(self.identity(file))
+        return file, way
+
+    def _step(self, file: File, name: bytes) -> File:
+        if name == b".":
+            if file.identity.kind != DIRECTORY:
+                raise Refused(errno.ENOTDIR)
+            return file
+        if not name or b"/" in name or b"\0" in name or len(name) > NAME_MAX:
+            check_name(name)
+        return self.call(file.walk, name)
+
+    def read(self, fid: Fid, message: m.Tread) -> Body:
+        """Read from what is open."""
+        count = min(message.count, self.msize - READ_OVERHEAD)
+        if message.offset > OFFSET_MAX:
+            raise Refused(errno.EINVAL)
+        pieces = self.call(self.opened(fid).read, message.offset, count)
+        return [COUNT(sum(map(len, pieces))), *pieces]
+
+    def write(self, fid: Fid, message: m.Twrite) -> Body:
+        """Write to what is open."""
+        if message.offset + len(message.data) > OFFSET_MAX:
+            raise Refused(errno.EFBIG)
+        count = self.call(self.opened(fid).write, message.offset, message.data)
+        return m.Rwrite(count)
+
+    def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
+        """Forget a fid; the number is free at once, whatever comes of the rest."""
+        self.fids.forget(message.fid, fid)
+        if fid.remove:
+            self.call(fid.file.remove)
+        return b""
+
+    def remove(self, fid: Fid, message: m.Tremove) -> Body:
+        """Remove a file, and forget its fid whatever comes of it."""
+        self.fids.forget(message.fid, fid)
+        self.call(fid.file.remove)
+        return b""

@@ -1,0 +1,361 @@
+"""What only 9P2000.L has: requests that are Linux's own system calls.
+
+Layouts and meanings are those of diod's protocol.txt and of what Linux's client sends.
+"""
+
+import errno
+import os
+import struct
+from functools import partial
+from typing import Any, ClassVar
+
+from ventifs.buffer import Buffer
+from ventifs.ninep.protocol import messages as m
+from ventifs.ninep.protocol.codec import READ_OVERHEAD
+from ventifs.ninep.session.fids import Fid, Fids
+from ventifs.ninep.session.handlers import (
+    COUNT,
+    OFFSET_MAX,
+    Body,
+    Common,
+    Directory,
+    Held,
+    check_name,
+    check_new_name,
+)
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    Attributes,
+    Changes,
+    File,
+    Lock,
+    ReadOnlyOpened,
+    Refused,
+)
+
+V9FS_MAGIC = 0x01021997  # statfs.f_type, as every server says
+GETATTR_BASIC = 0x7FF  # mode, nlink, uid, gid, rdev, atime, mtime, ctime, ino, size, blocks
+SETATTR_MODE, SETATTR_UID, SETATTR_GID, SETATTR_SIZE = 1, 2, 4, 8
+SETATTR_ATIME, SETATTR_MTIME, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 0x10, 0x20, 0x80, 0x100
+UNLINK_DIRECTORY = 0x200  # AT_REMOVEDIR
+XATTR_SIZE_MAX = 65536  # Linux's own
+MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1  # Linux's own
+LISTING_MAX = 512  # entries of one reply: 1 ms
+
+# The flags of open that mean anything to a server; Linux sends x86's numbers from every machine.
+# O_DIRECT is among the others: files are what they are, cached or not.
+OPEN_FLAGS = 0o4010000 | 0o200000 | 0o400000 | 0o3 | 0o100 | 0o200 | 0o1000 | 0o2000
+
+_S = 1_000_000_000
+_U64 = (1 << 64) - 1
+_GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
+_DIRENT = struct.Struct("<BIQQBH")
+
+
+class NewXattr(ReadOnlyOpened):
+    """An extended attribute that is being written, and is set when its fid is clunked."""
+
+    __slots__ = ("_fids", "flags", "name", "size", "value")
+
+    def __init__(self, name: bytes, size: int, flags: int, fids: Fids) -> None:
+        """Expect `size` bytes.
+
+        Raises:
+            Refused: E2BIG, or ENFILE or ENOMEM, when too much is held.
+        """
+        if size > XATTR_SIZE_MAX:
+            raise Refused(errno.E2BIG)
+        fids.must_hold(size)
+        self.name = name
+        self.size = size
+        self.flags = flags
+        self.value = bytearray()
+        self._fids = fids
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Refuse."""
+        raise Refused(errno.EBADF)
+
+    def entries(self, start: int) -> Any:
+        """Refuse."""
+        raise Refused(errno.ENOTDIR)
+
+    def write(self, offset: int, data: bytes) -> int:  # type: ignore[override]
+        """Take the next bytes of the value."""
+        if offset != len(self.value):
+            raise Refused(errno.EINVAL)
+        if offset + len(data) > self.size:
+            raise Refused(errno.ENOSPC)
+        self.value += data
+        return len(data)
+
+    def close(self) -> None:
+        """Hold nothing more."""
+        self._fids.hold(-self.size)
+        self.size = 0
+
+
+class Linux(Common):
+    """Handlers of 9P2000.L."""
+
+    dialect: ClassVar[m.Dialect] = m.Dialect.LINUX
+
+    def error(self, number: int) -> m.Message:
+        """Rlerror."""
+        return m.Rlerror(number)
+
+    def auth(self, _: None, message: m.Tauth) -> Body:
+        """There is nobody to be authenticated to; any other errno ends diod's tools."""
+        return m.Rlerror(errno.ENOENT)
+
+    def getattr(self, fid: Fid, message: m.Tgetattr) -> Body:
+        """What stat(2) tells: always all of it, whatever is asked for."""
+        attributes = self.call(fid.file.attributes)
+        if attributes.memo is None:
+            attributes.memo = _rgetattr(fid.file, attributes)
+        return attributes.memo
+
+    def setattr(self, fid: Fid, message: m.Tsetattr) -> Body:
+        """Change attributes."""
+        valid = message.valid
+        self.call(
+            fid.file.setattr,
+            Changes(
+                mode=message.mode & 0o7777 if valid & SETATTR_MODE else None,
+                uid=message.uid if valid & SETATTR_UID else None,
+                gid=message.gid if valid & SETATTR_GID else None,
+                size=message.size if valid & SETATTR_SIZE else None,
+                atime_ns=_time(
+                    valid & SETATTR_ATIME,
+                    valid & SETATTR_ATIME_SET,
+                    message.atime_sec,
+                    message.atime_nsec,
+                ),
+                mtime_ns=_time(
+                    valid & SETATTR_MTIME,
+                    valid & SETATTR_MTIME_SET,
+                    message.mtime_sec,
+                    message.mtime_nsec,
+                ),
+            ),
+        )
+        return b""
+
+    def statfs(self, fid: Fid, message: m.Tstatfs) -> Body:
+        """Tell of the file system a file is in."""
+        fs = self.call(fid.file.statfs)
+        return m.Rstatfs(
+            V9FS_MAGIC,
+            fs.bsize,
+            fs.blocks,
+            fs.bfree,
+            fs.bavail,
+            fs.files,
+            fs.ffree,
+            fs.fsid,
+            fs.namelen,
+        )
+
+    def lopen(self, fid: Fid, message: m.Tlopen) -> Body:
+        """Open a file."""
+        file = self.closed(fid)
+        if message.flags & os.O_TRUNC:
+            self.check_open()
+        opened = self.call(file.open, message.flags & OPEN_FLAGS)
+        self.fids.opened(fid, Directory(opened) if file.identity.kind == DIRECTORY else opened)
+        return m.Rlopen(self.qid(file), 0)
+
+    def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
+        """Create a regular file in a directory; the fid becomes it."""
+        directory = self.closed(fid)
+        check_new_name(message.name)
+        self.check_open()
+        flags, mode = message.flags & OPEN_FLAGS, message.mode & 0o7777
+        file, opened = self.call(directory.create, message.name, flags, mode, message.gid)
+        self.fids.replace(message.fid, fid, self.fids.made_open(file, opened))
+        return m.Rlcreate(self.qid(file), 0)
+
+    def symlink(self, fid: Fid, message: m.Tsymlink) -> Body:
+        """Create a symbolic link."""
+        check_new_name(message.name)
+        file = self.call(fid.file.symlink, message.name, message.symtgt, message.gid)
+        return m.Rsymlink(self.qid(file))
+
+    def mknod(self, fid: Fid, message: m.Tmknod) -> Body:
+        """Create a special file."""
+        check_new_name(message.name)
+        if message.major > MAJOR_MAX or message.minor > MINOR_MAX:
+            raise Refused(errno.EINVAL)
+        rdev = os.makedev(message.major, message.minor)
+        file = self.call(fid.file.mknod, message.name, message.mode, rdev, message.gid)
+        return m.Rmknod(self.qid(file))
+
+    def mkdir(self, fid: Fid, message: m.Tmkdir) -> Body:
+        """Create a directory."""
+        check_new_name(message.name)
+        file = self.call(fid.file.mkdir, message.name, message.mode & 0o7777, message.gid)
+        return m.Rmkdir(self.qid(file))
+
+    def link(self, fid: Fid, message: m.Tlink) -> Body:
+        """Give a file one more name."""
+        check_new_name(message.name)
+        target = self.call(self.fids.of, message.fid)
+        self.call(fid.file.link, target.file, message.name)
+        return b""
+
+    def rename(self, fid: Fid, message: m.Trename) -> Body:
+        """Move a file."""
+        check_new_name(message.name)
+        directory = self.call(self.fids.of, message.dfid)
+        self.call(fid.file.rename, directory.file, message.name)
+        return b""
+
+    def renameat(self, fid: Fid, message: m.Trenameat) -> Body:
+        """Move a name."""
+        check_new_name(message.oldname)
+        check_new_name(message.newname)
+        directory = self.call(self.fids.of, message.newdirfid)
+        self.call(fid.file.renameat, message.oldname, directory.file, message.newname)
+        return b""
+
+    def unlinkat(self, fid: Fid, message: m.Tunlinkat) -> Body:
+        """Remove a name."""
+        check_new_name(message.name)
+        if message.flags & ~UNLINK_DIRECTORY:
+            raise Refused(errno.EINVAL)
+        unlink = partial(fid.file.unlink, directory=bool(message.flags & UNLINK_DIRECTORY))
+        self.call(unlink, message.name)
+        return b""
+
+    def readlink(self, fid: Fid, message: m.Treadlink) -> Body:
+        """Read a symbolic link."""
+        return m.Rreadlink(self.call(fid.file.readlink))
+
+    def readdir(self, fid: Fid, message: m.Treaddir) -> Body:
+        """Read a directory from an entry on: `.` is 1, `..` 2, the first of the others 3."""
+        opened = self.opened(fid)
+        if type(opened) is not Directory:
+            raise Refused(errno.ENOTDIR)
+        if message.offset > OFFSET_MAX:
+            raise Refused(errno.EINVAL)
+        room = min(message.count, self.msize - READ_OVERHEAD)
+        data: list[Buffer] = [b""]
+        left = room
+        try:
+            for cookie, name, file in self._entries(fid.file, opened, message.offset):
+                left -= _DIRENT.size + len(name)
+                if left < 0:
+                    if len(data) == 1:
+                        raise Refused(errno.EINVAL)
+                    left += _DIRENT.size + len(name)
+                    break
+                data.append(_DIRENT.pack(*file.identity, cookie, file.kind, len(name)) + name)
+                if len(data) > LISTING_MAX:
+                    break
+        except Exception:
+            # Else the next reply tells, or has waited; `.` and `..` alone are not worth a reply.
+            if len(data) <= 1 + max(2 - message.offset, 0):
+                raise
+        body = b"".join(data)
+        return [COUNT(len(body)), body]
+
+    def _entries(self, file: File, listing: Directory, offset: int) -> Any:
+        if offset == 0:
+            yield 1, b".", file
+        if offset <= 1:
+            yield 2, b"..", self.call(file.walk, b"..")
+        cookie = max(offset, 2)
+        for name, child in listing.entries(cookie - 2):
+            cookie += 1
+            yield cookie, name, child
+
+    def fsync(self, fid: Fid, message: m.Tfsync) -> Body:
+        """Bring a file to the disk."""
+        self.call(partial(self.opened(fid).fsync, data_only=bool(message.datasync)))
+        return b""
+
+    def lock(self, fid: Fid, message: m.Tlock) -> Body:
+        """Take or give back a lock."""
+        lock = _lock(message)
+        return m.Rlock(self.call(self.opened(fid).lock, lock, message.flags))
+
+    def getlock(self, fid: Fid, message: m.Tgetlock) -> Body:
+        """Tell what is in a lock's way."""
+        found = self.call(self.opened(fid).getlock, _lock(message))
+        return m.Rgetlock(found.kind, found.start, found.length, found.proc_id, found.client_id)
+
+    def xattrwalk(self, fid: Fid, message: m.Txattrwalk) -> Body:
+        """Let newfid be an extended attribute, or the list of their names."""
+        self.fids.check_new(message.newfid)
+        if message.name:
+            value = self.call(fid.file.xattr, message.name)
+        else:
+            value = b"".join([name + b"\0" for name in self.call(fid.file.xattr_names)])
+        made = self.fids.made_open(fid.file, Held(value, self.fids))
+        self.fids.table[message.newfid] = made
+        return m.Rxattrwalk(len(value))
+
+    def xattrcreate(self, fid: Fid, message: m.Txattrcreate) -> Body:
+        """Let fid be an extended attribute that is written next."""
+        self.closed(fid)
+        check_name(message.name)
+        new = NewXattr(message.name, message.attr_size, message.flags, self.fids)
+        self.fids.opened(fid, new)
+        return b""
+
+    def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
+        """Forget a fid; an attribute that was written through it is set."""
+        if not self.outcomes and type(fid.opened) is not NewXattr:
+            return super().clunk(fid, message)
+        new = self.call(_written, fid)
+        self.fids.forget(message.fid, fid)
+        if new is None:
+            raise Refused(errno.EINVAL)
+        self.call(fid.file.set_xattr, *new)
+        return b""
+
+
+def _written(fid: Fid) -> tuple[bytes, bytes, int] | None:
+    """What a fid's new attribute is; None when it was not wholly written."""
+    new = fid.opened
+    assert type(new) is NewXattr
+    return (new.name, bytes(new.value), new.flags) if len(new.value) == new.size else None
+
+
+def _time(wanted: int, given: int, seconds: int, nanoseconds: int) -> int | None:
+    if not wanted:
+        return None
+    if not given:
+        return -1
+    if nanoseconds >= _S:
+        raise Refused(errno.EINVAL)
+    return (seconds - ((seconds >> 63) << 64)) * _S + nanoseconds
+
+
+def _lock(message: m.Tlock | m.Tgetlock) -> Lock:
+    if message.kind > 2:
+        raise Refused(errno.EINVAL)
+    return Lock(message.kind, message.start, message.length, message.proc_id, message.client_id)
+
+
+def _rgetattr(file: File, a: Attributes) -> bytes:
+    times: list[int] = []
+    for time_ns in (a.atime_ns, a.mtime_ns, a.ctime_ns):
+        times += (time_ns // _S & _U64, time_ns % _S)
+    return _GETATTR.pack(
+        GETATTR_BASIC,
+        *file.identity,
+        a.mode,
+        a.uid,
+        a.gid,
+        a.nlink,
+        a.rdev,
+        a.size,
+        a.blksize,
+        (a.size + 511) // 512,
+        *times,
+        0,
+        0,
+        0,
+        0,
+    )

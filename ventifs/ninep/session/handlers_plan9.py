@@ -1,0 +1,300 @@
+"""What 9P2000 and 9P2000.u have and .L has not: modes of open(5), stat records, whole directories.
+
+In 9P2000 every file that is no directory is a plain one: a symbolic link holds its target, a
+special file nothing. .u tells them apart by bits of the mode and an extension string.
+"""
+
+import errno
+import os
+import stat as st
+from functools import partial
+from typing import Any, ClassVar
+
+from ventifs.ninep.protocol import messages as m
+from ventifs.ninep.protocol.codec import READ_OVERHEAD
+from ventifs.ninep.session.fids import Fid, Fids
+from ventifs.ninep.session.handlers import (
+    COUNT,
+    Body,
+    Common,
+    Directory,
+    Held,
+    check_new_name,
+)
+from ventifs.ninep.session.stat_records import (
+    DMDEVICE,
+    DMDIR,
+    DMLINK,
+    DMNAMEDPIPE,
+    DMSOCKET,
+    DMSYMLINK,
+    device_of,
+    number_of,
+    permissions,
+    stat_of,
+)
+from ventifs.vfs.errnos import text_of
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    FILE,
+    SYMLINK,
+    Attributes,
+    Changes,
+    File,
+    Identity,
+    Opened,
+    Refused,
+)
+
+OTRUNC, OAPPEND, ORCLOSE = 0x10, 0x80, 0x40
+_ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY)  # of OREAD, OWRITE, ORDWR, OEXEC
+_SPECIAL = DMDEVICE | DMNAMEDPIPE | DMSOCKET
+_NONE32 = 0xFFFFFFFF  # "don't touch"
+_NONE64 = 0xFFFFFFFFFFFFFFFF
+_S = 1_000_000_000
+NO_GID = _NONE32  # who creates without saying a group
+LISTING_MAX = 128  # stats of one reply: 1 ms
+PLACES_MAX = 64  # that a directory remembers
+PLACE_SIZE = 128  # bytes that one takes
+
+
+class Listing(Directory):
+    """An open directory: read in order, and from places where a read ended before.
+
+    Attributes:
+        room: bytes that the last reply left of what its request asked for. Linux asks on with
+            exactly these until it gets nothing, and begins anew with a whole buffer then.
+    """
+
+    __slots__ = ("_earlier", "_fids", "_last", "room")
+
+    def __init__(self, opened: Opened, fids: Fids) -> None:
+        """List a directory."""
+        super().__init__(opened)
+        self._fids = fids
+        self.room = -1
+        self._last = (0, 0)  # the offset that was reached last, and the ordinal of what is there
+        self._earlier: dict[int, int] | None = None  # the same of offsets before; most need none
+
+    def ordinal(self, offset: int) -> int | None:
+        """Of the entry at an offset; None when no read ended there."""
+        if offset == 0:
+            return 0
+        if offset == self._last[0]:
+            return self._last[1]
+        return self._earlier.get(offset) if self._earlier else None
+
+    def reached(self, offset: int, ordinal: int) -> None:
+        """A read ended here. The oldest place is forgotten when there are too many."""
+        if self.ordinal(offset) is not None:
+            return
+        (before, there), self._last = self._last, (offset, ordinal)
+        if not before:
+            return
+        earlier = self._earlier = self._earlier or {}
+        if len(earlier) >= PLACES_MAX or not self._fids.hold(PLACE_SIZE):
+            if not earlier:
+                return  # the session holds too much
+            del earlier[next(iter(earlier))]
+        earlier[before] = there
+
+    def close(self) -> None:
+        """Close it."""
+        if self._earlier:
+            self._fids.hold(-PLACE_SIZE * len(self._earlier))
+        self._earlier = None
+        super().close()
+
+
+class Plan9(Common):
+    """Handlers of 9P2000; of .u too, but for what a subclass adds."""
+
+    dialect: ClassVar[m.Dialect] = m.Dialect.PLAIN
+
+    def error(self, number: int) -> m.Message:
+        """Rerror, in Linux's words."""
+        return m.Rerror(text_of(number), number)
+
+    def auth(self, _: None, message: m.Tauth) -> Body:
+        """There is nobody to be authenticated to."""
+        return m.Rerror(b"authentication not required", errno.ENOENT)
+
+    def identity(self, file: File) -> Identity:
+        """Symbolic links are files here."""
+        identity = file.identity
+        return identity if identity.kind != SYMLINK else identity._replace(kind=FILE)
+
+    def open(self, fid: Fid, message: m.Topen) -> Body:
+        """Open a file."""
+        file = self.closed(fid)
+        self.check_open()
+        flags = _flags(message.mode)
+        self.fids.opened(fid, self._readable(file, self._opening(file, flags)))
+        fid.remove = bool(message.mode & ORCLOSE)
+        return m.Ropen(self.qid(file), 0)
+
+    def _opening(self, file: File, flags: int) -> Opened:
+        """Open a file; what is no file to this dialect reads as one."""
+        kind = st.S_IFMT(self.call(file.attributes).mode)
+        if kind in {st.S_IFREG, st.S_IFDIR}:
+            return self.call(file.open, flags)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise Refused(errno.EACCES)
+        return Held(self.call(file.readlink) if kind == st.S_IFLNK else b"", self.fids)
+
+    def _readable(self, file: File, opened: Opened) -> Opened:
+        return Listing(opened, self.fids) if file.identity.kind == DIRECTORY else opened
+
+    def create(self, fid: Fid, message: m.Tcreate) -> Body:
+        """Create a file, or a directory, in a directory; the fid becomes it, open."""
+        directory = self.closed(fid)
+        check_new_name(message.name)
+        self.check_open()
+        flags = _flags(message.mode)
+        file, opened = self._creating(directory, message, flags)
+        if opened is None:
+            opened = self._opening(file, flags)
+        made = self.fids.made_open(file, self._readable(file, opened))
+        made.remove = bool(message.mode & ORCLOSE)
+        self.fids.replace(message.fid, fid, made)
+        return m.Rcreate(self.qid(file), 0)
+
+    def _creating(
+        self, directory: File, message: m.Tcreate, flags: int
+    ) -> tuple[File, Opened | None]:
+        name, mode = message.name, permissions(message.perm)
+        if message.perm & DMDIR:
+            return self.call(directory.mkdir, name, mode, NO_GID), None
+        return self.call(directory.create, name, flags | os.O_CREAT, mode, NO_GID)
+
+    def read(self, fid: Fid, message: m.Tread) -> Body:
+        """Read from what is open; of a directory, whole stats."""
+        opened = self.opened(fid)
+        if type(opened) is not Listing:
+            return super().read(fid, message)
+        ordinal = opened.ordinal(message.offset)
+        if ordinal is None:
+            raise Refused(errno.EINVAL)
+        left = min(message.count, self.msize - READ_OVERHEAD)
+        data: list[bytes] = []
+        try:
+            for _, file in opened.entries(ordinal):
+                stat = self._record(file, first=not data)
+                if len(stat) > left:
+                    if not data and message.count != opened.room:
+                        raise Refused(errno.EINVAL)  # nothing would be the directory's end
+                    break
+                left -= len(stat)
+                data.append(stat)
+                if len(data) >= LISTING_MAX:
+                    break
+        except Exception:
+            if not data:
+                raise  # else the next reply tells, or has waited
+        body = b"".join(data)
+        opened.room = message.count - len(body)
+        opened.reached(message.offset + len(body), ordinal + len(data))
+        return [COUNT(len(body)), body]
+
+    def _record(self, file: File, *, first: bool) -> bytes:
+        # A record that comes after others may be left for the next reply, and is not kept.
+        call: Any = self.call if first else _now
+        attributes = call(file.attributes)
+        target = self._target(file, attributes, call)
+        return self.codec.encode_record(self._stat_of(file, attributes, target))
+
+    def _target(self, file: File, attributes: Attributes, call: Any) -> bytes:
+        """What a symbolic link's stat says it points at: nothing here."""
+        return b""
+
+    def _stat_of(self, file: File, attributes: Attributes, target: bytes) -> m.Stat:
+        return stat_of(self.qid(file), file.name, attributes, target, self.dialect)
+
+    def stat(self, fid: Fid, message: m.Tstat) -> Body:
+        """What is known of a file."""
+        attributes = self.call(fid.file.attributes)
+        target = self._target(fid.file, attributes, self.call)
+        return m.Rstat(self._stat_of(fid.file, attributes, target))
+
+    def wstat(self, fid: Fid, message: m.Twstat) -> Body:
+        """Change what is known of a file; to change nothing is to bring it to the disk."""
+        stat = message.stat
+        changes = Changes(
+            mode=permissions(stat.mode) if stat.mode != _NONE32 else None,
+            uid=number_of(stat.uid, stat.n_uid),
+            gid=number_of(stat.gid, stat.n_gid),
+            size=stat.length if stat.length != _NONE64 else None,
+            atime_ns=stat.atime * _S if stat.atime != _NONE32 else None,
+            mtime_ns=stat.mtime * _S if stat.mtime != _NONE32 else None,
+        )
+        renamed = bool(stat.name) and stat.name != fid.file.name
+        if renamed:
+            check_new_name(stat.name)
+        is_directory = fid.file.identity.kind == DIRECTORY
+        if stat.mode != _NONE32 and bool(stat.mode & DMDIR) != is_directory:
+            raise Refused(errno.EINVAL)
+        if changes != Changes():
+            self.call(fid.file.setattr, changes)
+        if renamed:
+            self.call(fid.file.rename, None, stat.name)
+        if changes == Changes() and not renamed and fid.opened is not None:
+            self.call(partial(fid.opened.fsync, data_only=False))
+        return b""
+
+
+class Unix(Plan9):
+    """Handlers of 9P2000.u."""
+
+    dialect: ClassVar[m.Dialect] = m.Dialect.UNIX
+
+    def identity(self, file: File) -> Identity:
+        """As it is."""
+        return file.identity
+
+    def _opening(self, file: File, flags: int) -> Opened:
+        return self.call(file.open, flags)
+
+    def _target(self, file: File, attributes: Attributes, call: Any) -> bytes:
+        if not st.S_ISLNK(attributes.mode):
+            return b""
+        target: bytes = call(file.readlink)
+        return target
+
+    def create(self, fid: Fid, message: m.Tcreate) -> Body:
+        """Create a file of any kind; one that cannot be opened leaves the fid at it, not open."""
+        perm, name = message.perm, message.name
+        if not perm & (DMSYMLINK | DMLINK | _SPECIAL):
+            return super().create(fid, message)
+        directory = self.closed(fid)
+        check_new_name(name)
+        if perm & DMSYMLINK:
+            file = self.call(directory.symlink, name, message.extension, NO_GID)
+        elif perm & DMLINK:
+            linked = self.call(self._linked, message.extension)
+            file = linked.file
+            self.call(directory.link, file, name)
+        else:
+            mode, rdev = device_of(perm, message.extension)
+            file = self.call(directory.mknod, name, mode, rdev, NO_GID)
+        self.fids.replace(message.fid, fid, self.fids.made(file))
+        return m.Rcreate(self.qid(file), 0)
+
+    def _linked(self, extension: bytes) -> Fid:
+        """The fid that a hard link's extension names, in decimal."""
+        text = extension.strip()
+        if not text.isdigit() or len(text) > 10:
+            raise Refused(errno.EINVAL)
+        return self.fids.of(int(text))
+
+
+def _now(method: Any) -> Any:
+    return method()
+
+
+def _flags(mode: int) -> int:
+    flags = _ACCESS[mode & 3]
+    if mode & OTRUNC:
+        flags |= os.O_TRUNC
+    if mode & OAPPEND:
+        flags |= os.O_APPEND
+    return flags

@@ -1,0 +1,252 @@
+"""Requests in flight: those that were not answered at once, and the order in which they go on.
+
+A request waits for a load, for work in a thread, or for fids that earlier requests change. Rules:
+
+- It waits while an earlier request that is not done changes a fid it names, or one that has not
+  begun names a fid it changes; so what names a fid that a walk makes waits for the walk.
+- A flush drops a request without effects, at once; otherwise (a thread has its work, or its fid is
+  freed) it is answered after it, and the flushes of one request, and flushes of these, in the order
+  they came.
+- A new generation drops everything. What a thread brings for a dropped request is closed.
+
+Knows nothing of messages' meaning, nor of bytes.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ventifs.ninep.protocol.messages import Message
+from ventifs.ninep.session.fids import Fid, Uses
+from ventifs.vfs.interface import Load
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """An outcome that is an error."""
+
+    error: BaseException
+
+
+class Request(msgspec.Struct, eq=False):
+    """A request in flight.
+
+    Attributes:
+        tag, number, message: as they came; number is the message's type.
+        size: bytes of its frame.
+        handle: answers it, from (fid, message).
+        uses: how it uses fids.
+        named, changed: numbers of fids.
+        fid: the fid it is for, from when it first ran; it stays so whatever its number becomes.
+        outcomes: what its calls of the file system gave so far, in order.
+        tries: how often it ran.
+        effects: it has changed something, or is about to: its reply must be heard.
+        dropped: nobody waits for it any more.
+        flushes: tags of the flushes to be answered after it, in order.
+        target: of a flush, the request it waits for.
+    """
+
+    tag: int
+    number: int
+    message: Message
+    size: int
+    handle: Callable[[Any, Any], Any]
+    uses: Uses
+    named: frozenset[int] = frozenset()
+    changed: frozenset[int] = frozenset()
+    fid: Fid | None = None
+    outcomes: list[Any] = []
+    tries: int = 0
+    effects: bool = False
+    dropped: bool = False
+    flushes: list[int] = []
+    target: "Request | None" = None
+
+
+class Flight:
+    """The requests in flight of a session.
+
+    Attributes:
+        tags: by tag, all that are not answered, flushes among them.
+        ready: those that can go on, in order.
+        size: bytes of their frames.
+        changing: numbers of fids that begun requests change.
+        waiting: requests that wait for fids, in order of arrival.
+        loads: those that are not finished, and who waits for each: for some nobody any more.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is in flight."""
+        self.tags: dict[int, Request] = {}
+        self.ready: deque[Request] = deque()
+        self.size = 0
+        self.changing: set[int] = set()
+        self.waiting: list[Request] = []
+        self._wait_named: set[int] = set()
+        self._wait_changed: set[int] = set()
+        self.loads: dict[Load, list[Request]] = {}
+        self._new: list[Load] = []
+
+    def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
+        """Whether a request that uses these fids waits for earlier ones."""
+        return not (
+            self.changing.isdisjoint(named)
+            and self._wait_changed.isdisjoint(named)
+            and self._wait_named.isdisjoint(changed)
+        )
+
+    def wait(self, request: Request) -> None:
+        """Let a new request wait for fids."""
+        self._enter(request)
+        self._queue(request)
+
+    def suspend_for_load(self, request: Request, load: Load) -> None:
+        """Let a request wait for a load; those that lack the same object share it."""
+        self._begin(request)
+        if request.uses.several and request.outcomes:
+            request.effects = True
+        if load not in self.loads:
+            self._begin_load(load)
+        self.loads[load].append(request)
+
+    def suspend_for_work(self, request: Request, work: Callable[[], Any]) -> None:
+        """Let a request wait for its own work."""
+        self._begin(request)
+        request.effects = True
+        load = Load(None, work)
+        self._begin_load(load)
+        self.loads[load].append(request)
+
+    def new_loads(self) -> list[Load]:
+        """Loads that nobody runs yet, each handed out once."""
+        new, self._new = self._new, []
+        return new
+
+    def finish(self, load: Load, value: Any, error: BaseException | None) -> None:
+        """A load is done. One that is not known, or was finished before, changes nothing."""
+        requests = self.loads.pop(load, ())
+        for request in requests:
+            if error is not None:
+                request.outcomes.append(Raised(error))
+            elif load.key is None:
+                request.outcomes.append(value)
+            if request.dropped:
+                self._discard(request)
+            else:
+                self.ready.append(request)
+
+    def done(self, request: Request) -> list[int]:
+        """A request is answered, or will never be; the tags of flushes to be answered now."""
+        del self.tags[request.tag]
+        self.size -= request.size
+        self._release(request)
+        for tag in request.flushes:
+            self.size -= self.tags.pop(tag).size
+        return request.flushes
+
+    def flush(self, flush: Request, oldtag: int) -> bool:
+        """Flush a tag; whether the flush can be answered at once. Else it is in flight."""
+        old = self.tags.get(oldtag)
+        if old is None:
+            return True
+        target = old.target or old
+        if target is old and not old.effects:
+            self._drop(old)
+            return True
+        self._enter(flush)
+        flush.target = target
+        target.flushes.append(flush.tag)
+        return False
+
+    def reset(self) -> None:
+        """Drop everything. Work that a thread may have begun keeps its fid until it is done."""
+        for request in self.tags.values():
+            request.dropped = True
+        for load, requests in list(self.loads.items()):
+            if load.key is not None or load in self._new:
+                for request in requests:
+                    self._discard(request)
+                requests.clear()
+            if load in self._new:
+                del self.loads[load]
+        for request in self.ready:
+            self._discard(request)
+        self.tags, self.ready, self.size = {}, deque(), 0
+        self.changing.clear()
+        self.waiting, self._new = [], []
+        self._index()
+
+    def _enter(self, request: Request) -> None:
+        if request.tag not in self.tags:
+            self.tags[request.tag] = request
+            self.size += request.size
+
+    def _begin(self, request: Request) -> None:
+        """A request has run, and will run again."""
+        self._enter(request)
+        if request.tries == 0:
+            if request.fid is not None:
+                request.fid.users += 1
+            self.changing |= request.changed
+        request.tries += 1
+        if request.uses.freed:
+            request.effects = True
+            self._settle(request)
+
+    def _drop(self, request: Request) -> None:
+        request.dropped = True
+        for requests in self.loads.values():
+            if request in requests:
+                requests.remove(request)
+        self.done(request)
+
+    def _release(self, request: Request) -> None:
+        if request.tries and request.fid is not None:
+            request.fid.release()
+        if request in self.waiting:
+            self.waiting.remove(request)
+            self._let_go()
+        elif request.changed:
+            self._settle(request)
+
+    def _settle(self, request: Request) -> None:
+        """What became of the fids that a request changes is known."""
+        self.changing -= request.changed
+        request.changed = frozenset()
+        if self.waiting:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Make those ready that wait for fids no more."""
+        waiting, self.waiting = self.waiting, []
+        self._index()
+        for request in waiting:
+            if self.must_wait(request.named, request.changed):
+                self._queue(request)
+            else:
+                self.changing |= request.changed
+                self.ready.append(request)
+
+    def _queue(self, request: Request) -> None:
+        self.waiting.append(request)
+        self._wait_named |= request.named
+        self._wait_changed |= request.changed
+
+    def _index(self) -> None:
+        self._wait_named = set().union(*[request.named for request in self.waiting])
+        self._wait_changed = set().union(*[request.changed for request in self.waiting])
+
+    def _begin_load(self, load: Load) -> None:
+        self.loads[load] = []
+        self._new.append(load)
+
+    def _discard(self, request: Request) -> None:
+        """Close what was opened for a dropped request, and let go of its fid."""
+        if request.tries and request.fid is not None:
+            request.fid.release()
+        for outcome in request.outcomes:
+            made = outcome[-1] if isinstance(outcome, tuple) and outcome else outcome
+            close = getattr(made, "close", None)
+            if close is not None:
+                close()

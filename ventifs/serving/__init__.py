@@ -1,0 +1,1 @@
+"""All that runs tasks: connections, their scheduler and loader, worker processes, and metrics."""

@@ -1,0 +1,409 @@
+"""The sessions of one process: each carries bytes between a channel and a session, in its turns.
+
+What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
+peer that does not read holds up one turn of its own and nobody else; whose turn it is, the rota
+says; whatever happens in a session ends that session alone. Each has a task, for its beginning, its
+end and its time to say hello; no bytes go through it. Knows no message, no file and no address:
+what a session means is `session/session.py`'s, who may connect is `acceptor.py`'s.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from time import perf_counter
+
+import trio
+
+from ventifs.buffer import Buffer
+from ventifs.net.admission import identity
+from ventifs.net.allow_list import Exports
+from ventifs.net.channel import Channel
+from ventifs.net.peer import Peer
+from ventifs.serving.activity import SessionActivity, Totals
+from ventifs.serving.deferred_close import Remains
+from ventifs.serving.loader import Loader, Result
+from ventifs.serving.log import event
+from ventifs.serving.scheduler import Member, Rota
+from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, StreamError
+from ventifs.text import printable
+from ventifs.vfs.interface import File, Filesystem, User
+from ventifs.vfs.memory_budget import Budget, Share
+
+HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
+GRACE_S = 10  # for what is in flight when the server is to stop
+# Without a load, of one that lacks nothing. Sequential readers ask for more to be read ahead once
+# in 4 MiB: 512 turns of 8 KiB.
+WARM_TURNS = 512
+NAME_SHOWN_MAX = 128  # characters of a user's or export's name
+
+log = logging.getLogger(__name__)
+
+
+def thrifty(waiting: list[Buffer]) -> list[Buffer]:
+    """Replies that have to wait, so that they keep at most twice their bytes and `WASTE_MAX`.
+
+    A view of a few bytes keeps a whole clump, which the cache may let go meanwhile.
+    """
+    kept = {
+        id(view.obj): memoryview(view.obj).nbytes for view in waiting if type(view) is memoryview
+    }
+    size = sum(map(len, waiting))
+    return waiting if sum(kept.values()) <= 2 * size + WASTE_MAX else [b"".join(waiting)]
+
+
+class _Noting:
+    """A file system that remembers who attached to what first."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+        self.ahead = filesystem.ahead  # by no way round: it is called after each turn
+        self.user: User | None = None
+        self.aname = b""
+
+    def attach(self, user: User, aname: bytes) -> File:
+        root = self._filesystem.attach(user, aname)
+        if self.user is None:
+            self.user, self.aname = user, aname
+        return root
+
+    def session(self) -> Filesystem:
+        return self._filesystem.session()
+
+
+class Connection(Member):
+    """One session, from its first byte to its last.
+
+    Concurrency: `run` is its one task, `step` is called by the rota; everything is of the event
+    loop's thread.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        peer: Peer,
+        filesystem: Filesystem,
+        loader: Loader,
+        rota: Rota,
+        front_end: FrontEnd,
+        share: Share,
+        remains: Remains,
+    ) -> None:
+        """Be ready to run; `share` is the session's."""
+        super().__init__(channel.reads, channel.writes)
+        self.peer = peer
+        self.started = time.time()
+        self._channel = channel
+        self._filesystem = _Noting(filesystem)
+        self._names = front_end.requests
+        self._session = front_end.session(
+            self._filesystem, clock=loader.clock, share=share, leave=remains.add
+        )
+        self._loader = loader
+        self._rota = rota
+        self._unsent: list[Buffer] = []  # of the last turn
+        self._warm = 0  # turns since something was to be loaded for it
+        self._greeted = trio.Event()  # the first replies are sent, or it is over
+        self._over = trio.Event()
+        self._reason = "stopped"
+        self._ending = False
+        self._bytes_in = 0
+
+    async def run(self, handshake_s: float) -> None:
+        """Serve until either side has had enough; logs why. Closes the channel."""
+        began = trio.current_time()
+        event("opened", peer=self.peer)
+        try:
+            self._join()
+            with trio.move_on_after(handshake_s):
+                await self._greeted.wait()
+            if not self._greeted.is_set():
+                self._finish(f"no request in {handshake_s:g} s")
+            await self._over.wait()
+        finally:
+            self._rota.remove(self)
+            self._loader.drop(self)
+            self._session.close()
+            self._channel.close(politely=self._ending)
+            told = self.activity()
+            event(
+                "closed",
+                peer=self.peer,
+                reason=self._reason,
+                dialect=told.dialect,
+                export=told.export,
+                user=told.user,
+                operations=told.operations,
+                errors=told.errors,
+                bytes_in=told.bytes_in,
+                bytes_out=told.bytes_out,
+                seconds=trio.current_time() - began,
+            )
+
+    def _join(self) -> None:
+        try:
+            self._rota.add(self)
+        except OSError as error:  # such as a device that cannot be waited for
+            self._fail(error)
+        if self._ending:  # it was to end before it had begun
+            self._rota.wake(self)
+
+    def end(self) -> None:
+        """Read no more, answer what was read, and then close."""
+        self._ending = True
+        self._rota.wake(self)
+
+    def finished(self, results: list[Result]) -> None:
+        """See `loader.Client`."""
+        try:
+            for load, value, error in results:
+                self._session.finish(load, value, error)
+        except Exception as failure:
+            self._fail(failure)
+        self._rota.wake(self)
+
+    def activity(self) -> SessionActivity:
+        """What it did so far."""
+        session, user = self._session, self._filesystem.user
+        counters = session.counters
+        attached = user is not None
+        return SessionActivity(
+            peer=str(self.peer),
+            since=self.started,
+            dialect=session.dialect,
+            export=_text(self._filesystem.aname) or "/" if attached else None,
+            user=_name(user) if user else None,
+            fids=session.handles,
+            memory=session.memory,
+            in_flight=session.in_flight,
+            operations=sum(counters.requests),
+            errors=counters.errors,
+            hits=counters.hits,
+            colds=counters.colds,
+            bytes_in=self._bytes_in,
+            bytes_out=counters.replied,
+        )
+
+    def add_to(self, totals: Totals) -> None:
+        """Add all that it did to the totals."""
+        counters = self._session.counters
+        totals.errors += counters.errors
+        totals.hits += counters.hits
+        totals.colds += counters.colds
+        totals.bytes_in += self._bytes_in
+        totals.bytes_out += counters.replied
+        for number, times in enumerate(counters.requests):
+            if times:
+                name = self._names.get(number, "unknown")
+                totals.operations[name] = totals.operations.get(name, 0) + times
+
+    def step(self) -> bool:
+        """See `Member`."""
+        try:
+            if self._unsent:
+                self._send(self._unsent)
+            if self._unsent or self._over.is_set():
+                return False
+            return (self._session.more or self._input()) and self._turn()
+        except Exception as error:
+            self._fail(error)
+            return False
+
+    def _turn(self) -> bool:
+        """Have a turn, for which there is something; whether there is more to do at once."""
+        # A Tgetattr's: 9 us with its client and a look at epoll, half of them the kernel's.
+        session = self._session
+        replies = session.turn()
+        if replies:
+            self._send(replies)
+        self._warm += 1
+        if loads := session.loads():
+            self._loader.submit(self, loads)
+            self._warm = 0
+        if wished := self._filesystem.ahead():
+            self._loader.ahead(wished)
+            self._warm = 0
+        if self._warm > WARM_TURNS:
+            self._loader.warm = self._loader.clock()
+        if self._unsent:
+            return False
+        if self._ending:
+            return session.more or not session.in_flight
+        return session.more or (self.readable and session.hungry)
+
+    def _input(self) -> bool:
+        """Read what there is to read; whether a turn is worth its while."""
+        session = self._session
+        if self._ending and not session.in_flight:
+            self._finish("stopped")
+        if self._ending or not self.readable or not session.hungry:
+            return False
+        data = self._channel.read(READ_MAX)
+        if data is None:
+            self.readable = False
+            return False
+        if not data:
+            if not self._channel.half_closes:
+                self._finish("closed by peer")
+                return False
+            self.readable = False
+            self._ending = True
+            return not session.in_flight
+        if len(data) < READ_MAX and not self.ended:
+            self.readable = False  # that was all; more of it is told of anew
+        self._bytes_in += len(data)
+        session.receive(data)
+        return True
+
+    def _send(self, replies: list[Buffer]) -> None:
+        waited = bool(self._unsent)
+        self._unsent = self._channel.write(replies)
+        if self._unsent:
+            if not waited:
+                self._unsent = thrifty(self._unsent)
+            self._rota.wait_writable(self)
+        else:
+            self._greeted.set()
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, StreamError):
+            self._finish(str(error))
+        elif isinstance(error, OSError):
+            self._finish((error.strerror or str(error)).lower())
+        else:
+            log.error("a session failed: a bug in ventifs", exc_info=error)
+            self._finish("failed")
+
+    def _finish(self, reason: str) -> None:
+        """Be over; the first reason counts."""
+        if not self._over.is_set():
+            self._reason = reason
+            self._over.set()
+            self._greeted.set()
+
+
+class Server:
+    """All sessions of this process, and the threads that load for them.
+
+    Attributes:
+        totals: what sessions did that are over.
+        loader: of all sessions.
+        budget: memory for what clients make this process hold.
+        refused: connections that there was no memory for.
+        started: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        filesystem_for: Callable[[Peer, Exports], Filesystem],
+        *,
+        handshake_s: float = HANDSHAKE_S,
+        clock: Callable[[], float] = perf_counter,
+        budget: Budget | None = None,
+    ) -> None:
+        """Serve each peer what `filesystem_for` gives for it and what it may reach.
+
+        Args:
+            front_end: makes the sessions.
+            filesystem_for: never raises, never waits.
+            handshake_s: seconds that a connection has for its first request.
+            clock: returns seconds, for what ends turns and what `Loader` measures.
+            budget: of memory, for what peers make this process hold; unlimited by default.
+        """
+        self.loader = Loader(clock=clock)
+        self.budget = budget or Budget()
+        self.refused = 0
+        self._remains = Remains()
+        self._rota = Rota(self.loader.busy)
+        self.totals = Totals()
+        self.started = time.time()
+        self._filesystem_for = filesystem_for
+        self._front_end = front_end
+        self._handshake_s = handshake_s
+        self._connections: set[Connection] = set()
+        self._empty = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """Those that there are."""
+        return frozenset(self._connections)
+
+    def now(self) -> Totals:
+        """What all sessions did, those that are not over too."""
+        totals = self.totals.copy()
+        for connection in self._connections:
+            connection.add_to(totals)
+        return totals
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve what is handed to `start`, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.loader.run)
+            nursery.start_soon(self._rota.run)
+            nursery.start_soon(self._remains.run)
+            task_status.started()
+
+    def start(
+        self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """Begin a session, in a task of its own; `over` is called when it is.
+
+        A peer that has no memory left for one is refused.
+        """
+        assert self._nursery is not None, "the server does not run"
+        share = self.budget.share_of(identity(peer))
+        size = self._front_end.first_bytes
+        if not share.take(size):
+            reason = f"{share.shortage(size)}; --client-memory gives more"
+            self.refused += 1
+            event("refused", level=logging.WARNING, peer=peer, reason=reason)
+            channel.close()
+            over()
+            return
+        filesystem = self._filesystem_for(peer, exports).session()
+        connection = Connection(
+            channel,
+            peer,
+            filesystem,
+            self.loader,
+            self._rota,
+            self._front_end,
+            share,
+            self._remains,
+        )
+        self._connections.add(connection)
+        self._nursery.start_soon(self._run, connection, over)
+
+    async def drain(self, grace_s: float = GRACE_S) -> None:
+        """Let every session answer what it has read, for at most so many seconds."""
+        for connection in self._connections:
+            connection.end()
+        with trio.move_on_after(grace_s):
+            while self._connections:
+                if self._empty.is_set():  # else another drain waits for it already
+                    self._empty = trio.Event()
+                await self._empty.wait()
+
+    async def _run(self, connection: Connection, over: Callable[[], None]) -> None:
+        try:
+            await connection.run(self._handshake_s)
+        finally:
+            self._connections.discard(connection)
+            connection.add_to(self.totals)
+            self.totals.sessions += 1
+            over()
+            if not self._connections:
+                self._empty.set()
+
+
+def _text(name: bytes) -> str:
+    """What a peer called something, of which it may have said 64 KiB."""
+    text = printable(name[: 4 * NAME_SHOWN_MAX + 1])
+    return text if len(text) <= NAME_SHOWN_MAX else f"{text[:NAME_SHOWN_MAX]}..."
+
+
+def _name(user: User) -> str:
+    """A user as people know it: a number, if there is one."""
+    return _text(user.name) if user.uid is None else str(user.uid)

@@ -1,0 +1,66 @@
+"""The sockets by which servers of this machine are asked what they do.
+
+Owns their place: `control-PID.sock` in a directory of such sockets, of mode 0600. Whoever connects
+gets the `Activity` as JSON, and the end; nothing is read, so there is nothing to attack. Reading
+them, which commands do, knows no event loop.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import trio
+
+from ventifs.net.address import UnixAddress
+from ventifs.net.dial import TransportError, connect
+from ventifs.serving.activity import Activity
+
+_PATIENCE_S = 5.0
+_ANSWER_MAX = 64 << 20  # bytes: a session is some 400
+_PATTERN = "control-*.sock"
+
+
+def control_address(directory: Path, pid: int) -> UnixAddress:
+    """Where a server is asked."""
+    return UnixAddress(str(directory / _PATTERN.replace("*", str(pid))))
+
+
+def control_addresses(directory: Path) -> list[UnixAddress]:
+    """Where servers are asked, or were: those that were killed leave their sockets' files."""
+    return [UnixAddress(str(path)) for path in sorted(directory.glob(_PATTERN))]
+
+
+async def serve_control(listener: socket.socket, ask: Callable[[], Awaitable[Activity]]) -> None:
+    """Answer until cancelled."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            with trio.move_on_after(_PATIENCE_S), suppress(trio.BrokenResourceError):
+                await stream.send_all(msgspec.json.encode(await ask()))
+
+    trio_listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+    await trio.serve_listeners(answer, [trio_listener])
+
+
+def servers(directory: Path) -> list[Activity]:
+    """What the servers do that have a control socket in a directory, or in its `control`.
+
+    The latter is a service's own, within one that is root's. None if there is no such directory.
+    Those of other users, and those that have gone, are passed over.
+    """
+    found = []
+    for path in sorted([*directory.glob(_PATTERN), *directory.glob(f"control/{_PATTERN}")]):
+        with suppress(TransportError, OSError, msgspec.DecodeError):
+            found.append(msgspec.json.decode(_asked(path), type=Activity))
+    return found
+
+
+def _asked(path: Path) -> bytes:
+    answer = bytearray()
+    with connect(UnixAddress(str(path)), _PATIENCE_S) as connection:
+        connection.settimeout(_PATIENCE_S)
+        while len(answer) < _ANSWER_MAX and (more := connection.recv(1 << 16)):
+            answer += more
+    return bytes(answer)

@@ -1,0 +1,137 @@
+"""A server, whole: listeners, sessions, control socket and metrics, until a signal ends it.
+
+Owns the order of beginning and ending. To stop, it takes no new connections, lets what is in flight
+be answered within `GRACE_S`, and closes everything; a second signal ends it at once.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+
+import msgspec
+import trio
+
+from ventifs.net.admission import Admission
+from ventifs.net.allow_list import AllowList, Exports
+from ventifs.net.channel import Channel
+from ventifs.net.peer import STDIO, Peer
+from ventifs.serving.acceptor import Gate
+from ventifs.serving.activity import Activity
+from ventifs.serving.connections import GRACE_S
+from ventifs.serving.control import serve_control
+from ventifs.serving.log import event
+from ventifs.serving.metrics import serve_metrics
+from ventifs.serving.settings import Backend, Local
+from ventifs.text import printable
+
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Where a server is reached, and by whom.
+
+    Attributes:
+        store: for people: its directory.
+        addresses: for people: where it listens.
+        listeners: of 9P.
+        allow: who may reach what.
+        control: where it is asked what it does.
+        metrics: listeners of scrapes.
+        grace_s: seconds for what is in flight when it is to stop.
+    """
+
+    store: str
+    addresses: Sequence[str]
+    listeners: Sequence[socket.socket]
+    allow: AllowList
+    control: socket.socket | None = None
+    metrics: Sequence[socket.socket] = ()
+    grace_s: float = GRACE_S
+
+
+async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is called when connections are taken.
+
+    Raises:
+        VentifsError: the backend cannot begin.
+    """
+    started = time.time()
+    admission = Admission()
+
+    async def take(connection: socket.socket, peer: Peer, exports: Exports) -> None:
+        await backend.take(connection, peer, exports, partial(admission.leave, peer))
+
+    gate = Gate(plan.allow, admission, take)
+
+    async def ask() -> Activity:
+        process = await backend.ask()
+        return Activity(
+            pid=os.getpid(),
+            started=started,
+            store=printable(plan.store),
+            addresses=[printable(address) for address in plan.addresses],
+            workers=backend.workers,
+            restarts=backend.restarts,
+            refused=gate.refused + process.refused,
+            process=process,
+        )
+
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(backend.run)
+            accepting = trio.CancelScope()
+            nursery.start_soon(_accept, gate, plan.listeners, accepting)
+            if plan.control is not None:
+                nursery.start_soon(serve_control, plan.control, ask)
+            if plan.metrics:
+                nursery.start_soon(serve_metrics, plan.metrics, ask)
+            ready()
+            number = await anext(signals)
+            event("stopping", signal=signal.Signals(number).name)
+            nursery.start_soon(_end_at_once, signals, nursery.cancel_scope)
+            accepting.cancel()
+            await backend.drain(plan.grace_s)
+            nursery.cancel_scope.cancel()
+    event("stopped", seconds=time.time() - started)
+
+
+async def serve_channel(channel: Channel, local: Local, allow: AllowList) -> None:
+    """Serve one session to whoever started this process, until it is over or a signal comes."""
+    over = trio.Event()
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(local.run)
+            local.start(channel, STDIO, allow.exports(STDIO), over.set)
+            nursery.start_soon(_drain_at_signal, signals, local, nursery.cancel_scope)
+            await over.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _accept(gate: Gate, listeners: Sequence[socket.socket], scope: trio.CancelScope) -> None:
+    try:
+        with scope:
+            await gate.run(listeners)
+    finally:  # here, since whoever waits for a socket that is closed gets an error
+        for listener in listeners:
+            listener.close()
+
+
+async def _end_at_once(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    number = await anext(signals)
+    event("stopping", signal=signal.Signals(number).name, at_once=True)
+    scope.cancel()
+
+
+async def _drain_at_signal(
+    signals: AsyncIterator[int], local: Local, scope: trio.CancelScope
+) -> None:
+    await anext(signals)
+    with trio.CancelScope() as draining:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_at_once, signals, scope)
+            await local.drain(GRACE_S)
+            draining.cancel()
+    scope.cancel()

@@ -1,0 +1,198 @@
+"""A store, served: what is served and how, as settings, and the sessions of this process over it.
+
+Owns how a store, its file system and the sessions come together, in a server that is one process as
+in each of its workers. `Backend` is what the rest of a server sees of either.
+"""
+
+import logging
+import os
+import socket
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import msgspec
+import trio
+
+from ventifs.net.allow_list import Exports
+from ventifs.net.channel import Channel, socket_channel
+from ventifs.net.peer import Peer
+from ventifs.serving.activity import Process
+from ventifs.serving.connections import Server
+from ventifs.serving.log import LineFormatter, event
+from ventifs.serving.session import FrontEnd
+from ventifs.store import Store
+from ventifs.tree.versions.catalog import version_records
+from ventifs.vfs.access.groups import AccountBook
+from ventifs.vfs.access.guard import GuardedFilesystem, Squash
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.interface import Filesystem
+from ventifs.vfs.memory_budget import Budget
+
+CACHE_BYTES_DEFAULT = 256 << 20
+# Of the interpreter's lock, from a thread that loads to the loop that answers: with Python's 5 ms a
+# session whose files are in memory kept 0.37 of its rate beside a cold reader, with this 0.57.
+SWITCH_S = 0.0002
+GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
+_VIEWS_MAX = 256  # for the next peers of their kinds; each guest may be a kind of its own
+
+Access = Literal["trust", "mode"]
+Squashed = Literal["none", "root", "all"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What is served, and how.
+
+    Attributes:
+        store: its directory.
+        cache_bytes: of memory, for what is decoded.
+        client_bytes: of memory, for what clients hold: fids, open files, messages. 0 is an eighth
+            of what the machine has.
+        access: who checks permissions: the client's kernel, or the server against n_uname.
+        squash: who is nobody, when the server checks.
+        scores: whether trees can be reached by their scores.
+        message_bytes: of the largest message; 0 is as much as the protocol has otherwise.
+        log_json: whether log lines are JSON.
+        trace: whether every message is written to standard output.
+    """
+
+    store: str
+    cache_bytes: int = CACHE_BYTES_DEFAULT
+    client_bytes: int = 0
+    access: Access = "trust"
+    squash: Squashed = "none"
+    scores: bool = False
+    message_bytes: int = 0
+    log_json: bool = False
+    trace: bool = False
+
+
+class Backend(Protocol):
+    """Whoever has the sessions of a server.
+
+    Attributes:
+        workers: processes that have them; 0 when it is this one.
+        restarts: of workers, so far.
+    """
+
+    workers: int
+    restarts: int
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled; started when connections can be taken."""
+
+    async def take(
+        self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """Serve a connection, which is the backend's from now on; `over` is called at its end."""
+
+    async def ask(self) -> Process:
+        """What it does."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Let sessions answer what is in flight, for at most so many seconds."""
+
+
+class Local:
+    """The sessions of this process over an open store; a `Backend`, and a context manager."""
+
+    def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
+        """Open the store, to be served by a protocol.
+
+        Raises:
+            VentifsError: there is none, or it cannot be read.
+        """
+        self.workers = self.restarts = 0
+        self._settings = settings
+        sys.setswitchinterval(SWITCH_S)
+        split = Split.of(settings.cache_bytes)
+        self._store = Store.open(settings.store, cache_bytes=split.clumps)
+        self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
+        self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
+        self._accounts = AccountBook()  # of all views: a tree's users are the same to everybody
+        if not version_records(self._store):
+            event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
+        self.server = Server(
+            front_end,
+            self._filesystem_for,
+            budget=Budget(settings.client_bytes or client_bytes_default()),
+        )
+
+    def __enter__(self) -> Self:
+        """Be used."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self._store.close()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `Backend`."""
+        await self.server.run(task_status)
+
+    async def take(
+        self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """See `Backend`."""
+        self.start(socket_channel(connection), peer, exports, over)
+
+    def start(
+        self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
+    ) -> None:
+        """Serve a channel."""
+        self.server.start(channel, peer, exports, over)
+
+    async def ask(self) -> Process:
+        """See `Backend`."""
+        server = self.server
+        return Process(
+            sessions=[connection.activity() for connection in server.connections],
+            totals=server.now(),
+            cache_bytes=self._store.cached_bytes + self._archive.node_bytes,
+            cache_bytes_max=self._settings.cache_bytes,
+            refused=server.refused,
+            client_bytes=server.budget.held,
+            client_bytes_max=server.budget.bytes_max,
+            loads=server.loader.runs,
+            loads_ahead=server.loader.ahead_runs,
+            loads_shared=server.loader.shared,
+        )
+
+    async def drain(self, grace_s: float) -> None:
+        """See `Backend`."""
+        await self.server.drain(grace_s)
+
+    def _filesystem_for(self, peer: Peer, exports: Exports) -> Filesystem:
+        made = self._views.pop(exports, None) or self._made(exports)
+        self._views[exports] = made
+        if len(self._views) > _VIEWS_MAX:
+            self._views.popitem(last=False)
+        return made
+
+    def _made(self, exports: Exports) -> Filesystem:
+        view = self._archive.view(exports)
+        if exports.as_nobody:
+            return GuardedFilesystem(view, self._accounts, squash=Squash.ALL)
+        if self._settings.access == "mode":
+            squash = Squash(self._settings.squash)
+            return GuardedFilesystem(view, self._accounts, squash=squash)
+        return view
+
+
+def client_bytes_default() -> int:
+    """Bytes of memory that clients may hold: an eighth of the machine's."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+
+
+def start_log(*, as_json: bool, worker: int | None = None) -> None:
+    """Have everything logged to standard error, as lines of fields."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(as_json=as_json, worker=worker))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,0 +1,143 @@
+"""What a server and its workers tell each other, and how sockets are handed over.
+
+Each message is one packet of a Unix socket of packets: JSON, and with a `Take` the connection's
+descriptor. Owns the messages and both directions of the socket. Knows neither what a worker does
+nor how it came about.
+"""
+
+import errno
+import json
+import signal
+import socket
+from typing import Any
+
+import msgspec
+from trio.lowlevel import wait_readable, wait_writable
+
+from ventifs.errors import VentifsError
+from ventifs.net.allow_list import Exports
+from ventifs.net.peer import Peer
+from ventifs.serving.activity import Process
+from ventifs.serving.settings import Settings
+
+PACKET_MAX = 160 << 10  # bytes; the kernel's default room for one is 208 KiB
+SESSIONS_TOLD = 64  # in one packet; a session is some 400 bytes, and 2 KiB if its names try
+LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a worker never hears: a terminal and a service manager send them to every process."""
+
+
+class TooLarge(VentifsError):
+    """A message does not fit into a packet."""
+
+
+class Configure(msgspec.Struct, tag=True):
+    """The first: what to serve, and as which worker."""
+
+    settings: Settings
+    number: int
+
+
+class Take(msgspec.Struct, tag=True):
+    """Serve this connection; `id` is what `Over` will name."""
+
+    id: int
+    peer: Peer
+    exports: Exports
+
+
+class Ask(msgspec.Struct, tag=True):
+    """Tell what you do; `number` is what each part of the answer has."""
+
+    number: int
+
+
+class Stop(msgspec.Struct, tag=True):
+    """Answer what is in flight, for at most so many seconds, and end."""
+
+    grace_s: float
+
+
+class Ready(msgspec.Struct, tag=True):
+    """The store is open."""
+
+
+class Failed(msgspec.Struct, tag=True):
+    """It cannot be opened; one line says why."""
+
+    reason: str
+
+
+class Over(msgspec.Struct, tag=True):
+    """A connection is over."""
+
+    id: int
+
+
+class Told(msgspec.Struct, tag=True):
+    """A part of the answer to the `Ask` of this number: parts add up."""
+
+    number: int
+    process: Process
+    last: bool
+
+
+Order = Configure | Take | Ask | Stop
+Report = Ready | Failed | Over | Told
+
+
+def _encoded(message: Order | Report) -> bytes:
+    """JSON; the path of a store may be no UTF-8, which msgspec's own encoder does not take."""
+    text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decoded(packet: bytes, kind: Any) -> Any:
+    return msgspec.convert(json.loads(packet.decode("utf-8", "surrogatepass")), kind)
+
+
+async def send(packets: socket.socket, message: Order | Report, fd: int | None = None) -> None:
+    """Send a message, and a descriptor with it, which stays open here too.
+
+    Raises:
+        TooLarge: nothing was sent.
+        OSError: the other end has gone.
+    """
+    packet = _encoded(message)
+    if len(packet) > PACKET_MAX:
+        raise TooLarge(f"{type(message).__name__} of {len(packet)} bytes")
+    fds = [] if fd is None else [fd]
+    while True:
+        try:
+            socket.send_fds(packets, [packet], fds)
+        except BlockingIOError:
+            await wait_writable(packets)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            raise TooLarge(f"{type(message).__name__} of {len(packet)} bytes") from None
+        else:
+            return
+
+
+async def receive_order(packets: socket.socket) -> tuple[Order | None, int | None]:
+    """A worker's next order and its descriptor; none when the parent has gone."""
+    packet, fd = await _receive(packets)
+    return (_decoded(packet, Order) if packet else None), fd
+
+
+async def receive_report(packets: socket.socket) -> Report | None:
+    """The next report of a worker; none when it has gone."""
+    packet, _ = await _receive(packets)
+    return _decoded(packet, Report) if packet else None
+
+
+async def _receive(packets: socket.socket) -> tuple[bytes, int | None]:
+    while True:
+        await wait_readable(packets)
+        try:
+            packet, fds, _, _ = socket.recv_fds(packets, PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            continue
+        except ConnectionResetError:
+            return b"", None
+        return packet, fds[0] if fds else None

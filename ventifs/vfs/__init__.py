@@ -1,0 +1,1 @@
+"""File systems as they are served, without any protocol."""

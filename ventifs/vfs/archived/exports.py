@@ -1,0 +1,214 @@
+"""The versions a server offers, as of a moment: which there are, and what an aname means.
+
+`Catalog` keeps a snapshot and asks for a new one when it is older than a second; it costs one
+look-up in the index as long as no version came or went. Hints at other names, which the command
+line gives, are nothing that a peer is told here.
+"""
+
+import logging
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from ventifs.errors import Corrupt, VentifsError
+from ventifs.store import Store
+from ventifs.store.journal import Record
+from ventifs.tree.objects.records import encode
+from ventifs.tree.versions.catalog import (
+    check_name,
+    decode_version,
+    pick,
+    split_path,
+    tree_score,
+    version_records,
+)
+from ventifs.vfs.interface import Cold, Load
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 1.0  # after one look at the store, until the next; a new version is seen by then
+LATEST = b"latest"
+SCORE = "score:"
+_SCORE = re.compile(r"[0-9a-f]{8,64}")
+
+
+class Offered(msgspec.Struct, frozen=True, eq=False):
+    """One version.
+
+    Attributes:
+        name, when: what it is called, in the two parts of NAME@TIME.
+        time_ns: of the run.
+        record_id: the store's, random.
+        root: the root directory's raw entry.
+        score: of the whole tree, 64 hexadecimal digits.
+    """
+
+    name: str
+    when: bytes
+    time_ns: int
+    record_id: bytes
+    root: bytes
+    score: bytes
+
+
+class Snapshot(msgspec.Struct, frozen=True, eq=False):
+    """All versions of a moment.
+
+    Attributes:
+        generation: the store's.
+        of_name: versions by name, in order of time.
+        of_score: versions by the score of their tree.
+        scores: these, sorted.
+        of_record: all of them.
+    """
+
+    generation: bytes = b""
+    of_name: dict[str, list[Offered]] = {}
+    of_score: dict[bytes, list[Offered]] = {}
+    scores: list[bytes] = []
+    of_record: dict[bytes, Offered | None] = {}
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What an aname asks for.
+
+    Attributes:
+        name: of an export; empty for the root of them all.
+        when: which version, as `pick` has it; None for the directory of all versions.
+        score: the score, or its first digits, instead of both.
+        path: below the version's root.
+    """
+
+    name: str = ""
+    when: str | None = None
+    score: str = ""
+    path: bytes = b""
+
+
+class Unknown(Exception):
+    """There is nothing of that name; the reason is for the log alone."""
+
+
+def parse_aname(aname: bytes) -> Wanted:
+    """What an aname asks for.
+
+    Raises:
+        Unknown: when it is not of the grammar.
+    """
+    text = aname.decode("utf-8", "surrogateescape").removeprefix("/")
+    if not text:
+        return Wanted()
+    version, path = split_path(text)
+    whole = ":/" not in text
+    for prefix in (SCORE, "score/"):
+        if version.startswith(prefix):
+            score = version.removeprefix(prefix).lower()
+            if not _SCORE.fullmatch(score):
+                raise Unknown("no score")
+            return Wanted(score=score, path=path)
+    name, at, when = version.partition("@")
+    try:
+        check_name(name)
+    except VentifsError as error:
+        raise Unknown(str(error)) from None
+    if at:
+        return Wanted(name, when, path=path)
+    return Wanted(name, None if whole else "latest", path=path)
+
+
+def choose(versions: Sequence[Offered], when: str) -> Offered:
+    """The one of a name's versions that is meant.
+
+    Raises:
+        Unknown: when none is, or `when` means nothing.
+    """
+    try:
+        found = pick([version.time_ns for version in versions], when)
+    except VentifsError as error:
+        raise Unknown(str(error)) from None
+    if found is None:
+        raise Unknown("no version of that time")
+    return versions[found]
+
+
+def by_score(snapshot: Snapshot, digits: str, allowed: Callable[[str], bool]) -> Offered:
+    """The oldest version with a tree of this score that a peer may reach.
+
+    Raises:
+        Unknown: when there is none, or the digits fit several trees.
+    """
+    wanted = digits.encode()
+    found = []
+    for place in range(bisect_left(snapshot.scores, wanted), len(snapshot.scores)):
+        score = snapshot.scores[place]
+        if not score.startswith(wanted):
+            break
+        reachable = (one for one in snapshot.of_score[score] if allowed(one.name))
+        found += [one for one in (next(reachable, None),) if one is not None]
+    if len(found) != 1:
+        raise Unknown("no tree of this score, or several")
+    return found[0]
+
+
+class Catalog:
+    """The versions of one store, followed as they come and go.
+
+    Concurrency: for the event loop's thread; its loads run anywhere.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        """Nothing is known until the first `current`; `clock` gives seconds."""
+        self._store = store
+        self._clock = clock
+        self._checked = float("-inf")
+        self.known = Snapshot()
+
+    def current(self) -> Snapshot:
+        """What there is, or was `FRESH_S` ago when the last look ended.
+
+        Raises:
+            Cold: with a load that looks.
+        """
+        if self._clock() - self._checked > FRESH_S:
+            raise Cold(Load(("catalog",), self._look))
+        return self.known
+
+    def _look(self) -> None:
+        known = self.known
+        generation = self._store.generation
+        if generation != known.generation:
+            self.known = _snapshot(generation, version_records(self._store), known)
+        # Not the time when it began: where a look takes longer, what it found would never do.
+        self._checked = self._clock()
+
+
+def _snapshot(generation: bytes, records: Iterable[Record], before: Snapshot) -> Snapshot:
+    of_name: dict[str, list[Offered]] = {}
+    of_score: dict[bytes, list[Offered]] = {}
+    of_record: dict[bytes, Offered | None] = {}
+    for record in records:
+        seen = record.id in before.of_record
+        offered = before.of_record[record.id] if seen else _offered(record)
+        of_record[record.id] = offered
+        if offered is not None:
+            of_name.setdefault(offered.name, []).append(offered)
+            of_score.setdefault(offered.score, []).append(offered)
+    return Snapshot(generation, of_name, of_score, sorted(of_score), of_record)
+
+
+def _offered(record: Record) -> Offered | None:
+    try:
+        version = decode_version(record)
+    except Corrupt as error:
+        log.error("a version cannot be served: %s", error)
+        return None
+    return Offered(
+        version.name,
+        version.when.encode(),
+        version.time_ns,
+        record.id,
+        encode(version.root),
+        tree_score(version.root).hex().encode(),
+    )

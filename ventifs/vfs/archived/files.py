@@ -1,0 +1,482 @@
+"""The files of one archived version: what a fid points at, and what opening it gives.
+
+A server may have a million of them, so a `File` is its directory, its raw entry and 15 bytes of
+hash, 250 bytes in all; what is decoded of it is kept only while it was used lately (`Recent`).
+qid.path is chained down from the version: a walk costs one hash. Knows no names of versions.
+"""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from struct import Struct
+
+from blake3 import blake3
+
+from ventifs.buffer import Buffer
+from ventifs.tree.objects.records import (
+    Content,
+    Device,
+    Directory,
+    Empty,
+    Listed,
+    Symlink,
+    Xattrs,
+    own_entry,
+)
+from ventifs.tree.objects.records import File as Regular
+from ventifs.vfs.archived.entry_bytes import (
+    S_DIRECTORY,
+    S_REGULAR,
+    S_SYMLINK,
+    is_linked,
+    name_of,
+    type_of,
+    version_of,
+)
+from ventifs.vfs.archived.link_counts import Links, claim_of
+from ventifs.vfs.archived.reader import Contents, Cursor
+from ventifs.vfs.archived.tree_lookup import Trees
+from ventifs.vfs.held_directories import Ways
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    FILE,
+    SYMLINK,
+    Attributes,
+    File,
+    Identity,
+    ReadOnlyFile,
+    ReadOnlyOpened,
+    Refused,
+    Statfs,
+)
+from ventifs.vfs.memory_budget import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES, Budget
+
+DIRECTORY_SIZE = 4096
+_DIRECTORIES_MIN = 4096  # above files used lately, however few of these are kept
+TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
+
+_PATH = Struct("<Q")
+_KINDS = {S_DIRECTORY: DIRECTORY, S_SYMLINK: SYMLINK}
+
+
+def token_of(parent: bytes, kind: bytes, name: bytes) -> bytes:
+    """What a file's qid and those of the files below it are made of."""
+    digest: bytes = blake3(parent + kind + name).digest(TOKEN_SIZE)
+    return digest
+
+
+def path_of(token: bytes) -> int:
+    """A qid's path. Never 0, nor what becomes 0 or 1 when Linux adds 2 for an inode number."""
+    path: int = _PATH.unpack_from(token)[0]
+    return path if 0 < path < 2**64 - 2 else path ^ 1 << 32
+
+
+class Recent:
+    """The files walked to lately, by directory and name, and all that is decoded of them.
+
+    Only these may have `known` set. It is for the event loop's thread alone.
+    """
+
+    def __init__(self, files_max: int) -> None:
+        """Keep so many; about 1,100 bytes each, and fewer if the directories above take too much.
+
+        Directories above files are mostly files used lately themselves, but in a hostile tree
+        thousands may be above each.
+        """
+        self.files_max = files_max
+        self.files: OrderedDict[tuple[ArchivedDirectory, bytes], ArchivedFile] = OrderedDict()
+        budget = Budget(2 * max(files_max, _DIRECTORIES_MIN) * DIRECTORY_BYTES)
+        self._ways = Ways(budget.share_of(""))
+
+    def keep(self, file: "ArchivedFile", parent: "ArchivedDirectory", name: bytes) -> "_Known":
+        """Let a file know what it is; the one used longest ago forgets it.
+
+        The file itself does not remember it if it lies too deep for any to be kept.
+        """
+        key, known = (parent, name), _Known(file.make_identity())
+        before = self.files.pop(key, None)
+        if before is not None:
+            before.known = None
+        else:
+            below = self._ways.below
+            count = below.get(parent)
+            if count is not None:  # as nearly always
+                below[parent] = count + 1
+            elif not self._begin(parent):
+                return known
+        self.files[key] = file
+        if len(self.files) > self.files_max:
+            self._forget_one()
+        file.known = known
+        return known
+
+    def _begin(self, parent: "ArchivedDirectory") -> bool:
+        """Count a file below a new directory, if need be in the place of others."""
+        while not self._ways.begin(parent):
+            if not self.files:
+                return False
+            self._forget_one()
+        return True
+
+    def _forget_one(self) -> None:
+        (parent, _), file = self.files.popitem(last=False)
+        file.known = None
+        ways = self._ways
+        count = ways.below[parent]
+        if count > 1:
+            ways.below[parent] = count - 1
+        else:
+            ways.end(parent)
+
+
+class _Known:
+    """What is known of a file that was used lately."""
+
+    __slots__ = ("attributes", "content", "identity")
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.attributes: Attributes | None = None
+        self.content: Content | None = None  # of a directory
+
+
+class Version:
+    """What the files of one version share.
+
+    Attributes:
+        token: hashed from the version's record: no two versions share a qid.
+        root: the root directory's raw entry.
+        statfs: of all of it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_home",
+        "_tree",
+        "contents",
+        "links",
+        "recent",
+        "root",
+        "statfs",
+        "token",
+        "trees",
+    )
+
+    def __init__(
+        self,
+        trees: Trees,
+        contents: Contents,
+        links: Links,
+        recent: Recent,
+        record_id: bytes,
+        root: bytes,
+    ) -> None:
+        """Of a record, and the raw entry of the root in it."""
+        detail = own_entry(root).detail
+        assert isinstance(detail, Directory)
+        self.trees = trees
+        self.contents = contents
+        self.links = links
+        self.recent = recent
+        self.token = token_of(b"version", b"\0", record_id)
+        self.root = root
+        self.statfs = Statfs(
+            blocks=-(-detail.bytes // 4096), files=detail.paths + 1, fsid=path_of(self.token)
+        )
+        self._tree = detail.content
+        self._home: RootDirectory | None = None
+
+    def home(self) -> "RootDirectory":
+        """Its root directory, as the root of an attach."""
+        if self._home is None:
+            self._home = RootDirectory(None, b"/", self.root, self.token, self)
+        return self._home
+
+    def names_of(self, raw: bytes) -> int:
+        """How many names a linked file has in this version.
+
+        Raises:
+            Cold: they are not counted yet.
+        """
+        return self.links.count(self._tree, raw)
+
+
+class ArchivedFile(ReadOnlyFile):
+    """A file of a version that is no directory."""
+
+    __slots__ = ("above", "known", "raw", "token")
+
+    above: "ArchivedDirectory | File | None"
+    version: Version
+
+    def __init__(self, parent: "ArchivedDirectory", raw: bytes, token: bytes) -> None:
+        """In a directory, with its raw entry."""
+        self.above = parent
+        self.raw = raw
+        self.token = token
+        self.known: _Known | None = None
+
+    def _version(self) -> Version:
+        above = self.above
+        assert isinstance(above, ArchivedDirectory)
+        return above.version
+
+    @property
+    def identity(self) -> Identity:
+        """See `File`."""
+        known = self.known
+        return self.make_identity() if known is None else known.identity
+
+    def make_identity(self) -> Identity:
+        """The identity, made anew."""
+        raw = self.raw
+        return Identity(_KINDS.get(type_of(raw), FILE), version_of(raw), path_of(self.token))
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return name_of(self.raw)
+
+    @property
+    def kind(self) -> int:
+        """See `File`."""
+        return type_of(self.raw)
+
+    def attributes(self) -> Attributes:
+        """See `File`; the same object while the file is in use."""
+        known = self.known
+        if known is not None and known.attributes is not None:
+            return known.attributes
+        entry = own_entry(self.raw)
+        version = self._version()
+        detail, mtime = entry.detail, entry.mtime_ns
+        nlink = version.names_of(self.raw) if entry.link else 1
+        if isinstance(detail, Directory):
+            size = DIRECTORY_SIZE
+        else:
+            size = len(detail.target) if isinstance(detail, Symlink) else entry.size
+        rdev = os.makedev(detail.major, detail.minor) if isinstance(detail, Device) else 0
+        attributes = Attributes(
+            entry.mode, entry.uid, entry.gid, nlink, rdev, size, mtime, mtime, mtime
+        )
+        self._know(version).attributes = attributes
+        return attributes
+
+    def _know(self, version: Version) -> _Known:
+        known = self.known
+        if known is None:
+            assert isinstance(self.above, ArchivedDirectory)
+            known = version.recent.keep(self, self.above, name_of(self.raw))
+        return known
+
+    def walk(self, name: bytes) -> File:
+        """See `File`."""
+        raise Refused(errno.ENOTDIR)
+
+    def open(self, flags: int) -> "OpenedContent | OpenedDirectory":
+        """See `File`."""
+        kind = type_of(self.raw)
+        if kind == S_SYMLINK:
+            raise Refused(errno.ELOOP)
+        _check_reading(flags)
+        if flags & os.O_DIRECTORY:
+            raise Refused(errno.ENOTDIR)
+        detail = own_entry(self.raw).detail if kind == S_REGULAR else None
+        content = detail.content if isinstance(detail, Regular) else Empty()
+        return OpenedContent(self._version().contents, content)
+
+    def readlink(self) -> bytes:
+        """See `File`."""
+        detail = own_entry(self.raw).detail if type_of(self.raw) == S_SYMLINK else None
+        if not isinstance(detail, Symlink):
+            raise Refused(errno.EINVAL)
+        return detail.target
+
+    def xattr_names(self) -> list[bytes]:
+        """See `File`."""
+        return [name for name, _ in self._xattrs()]
+
+    def xattr(self, name: bytes) -> bytes:
+        """See `File`."""
+        for known, value in self._xattrs():
+            if known == name:
+                return value
+        raise Refused(errno.ENODATA)
+
+    def _xattrs(self) -> Xattrs:
+        xattrs = own_entry(self.raw).xattrs
+        if isinstance(xattrs, Listed):
+            return xattrs.pairs
+        return () if isinstance(xattrs, Empty) else self._version().contents.xattrs(xattrs)
+
+    def statfs(self) -> Statfs:
+        """See `File`."""
+        return self._version().statfs
+
+    def home(self) -> "RootDirectory":
+        """The root of its version; see `access.Placed`."""
+        return self._version().home()
+
+    def way(self) -> "Sequence[ArchivedDirectory]":
+        """See `access.Placed`."""
+        return ()
+
+
+class ArchivedDirectory(ArchivedFile):
+    """A directory of a version."""
+
+    __slots__ = ("version",)
+
+    def __init__(
+        self, parent: "ArchivedDirectory | File | None", raw: bytes, token: bytes, version: Version
+    ) -> None:
+        """In a directory, with its raw entry."""
+        self.above = parent
+        self.raw = raw
+        self.token = token
+        self.known = None
+        self.version = version
+
+    def _version(self) -> Version:
+        return self.version
+
+    def content(self) -> Content:
+        """The tree of its entries."""
+        known = self.known or self._know(self.version)
+        if known.content is None:
+            detail = own_entry(self.raw).detail
+            assert isinstance(detail, Directory)
+            known.content = detail.content
+        return known.content
+
+    def walk(self, name: bytes) -> File:
+        """See `File`."""
+        recent = self.version.recent
+        key = self, name
+        file = recent.files.get(key)
+        if file is not None:
+            recent.files.move_to_end(key)
+            return file
+        if name == b"..":
+            return self if self.above is None else self.above
+        if name == b".":
+            return self
+        raw = self.version.trees.entry(self.content(), name)
+        if raw is None:
+            raise Refused(errno.ENOENT)
+        file = self.child(name, raw)
+        recent.keep(file, self, name)
+        return file
+
+    def child(self, name: bytes, raw: bytes) -> ArchivedFile:
+        """The file of an entry of this directory."""
+        heavy = len(raw) > RAW_BYTES
+        if is_linked(raw):
+            token = token_of(self.version.token, b"\0", claim_of(raw))
+        else:
+            token = token_of(self.token, b"/", name)
+            if type_of(raw) == S_DIRECTORY:
+                made = _HeavyDirectory if heavy else ArchivedDirectory
+                return made(self, raw, token, self.version)
+        return (_HeavyFile if heavy else ArchivedFile)(self, raw, token)
+
+    def open(self, flags: int) -> "OpenedDirectory":
+        """See `File`."""
+        _check_reading(flags)
+        return OpenedDirectory(self)
+
+
+class _HeavyFile(ArchivedFile):
+    """A file with a long entry, which stays in memory with it: up to 5 KiB."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return len(self.raw)
+
+
+class _HeavyDirectory(ArchivedDirectory):
+    """A directory with a long entry."""
+
+    __slots__ = ()
+
+    @property
+    def weight(self) -> int:  # type: ignore[override]
+        """See `File`."""
+        return len(self.raw)
+
+
+class RootDirectory(ArchivedDirectory):
+    """A directory that something outside its version leads to: an attach, or a list of versions.
+
+    There are few of these, so they always know what they are.
+    """
+
+    __slots__ = ("_name", "_way", "weight")
+
+    def __init__(
+        self,
+        parent: File | None,
+        name: bytes,
+        raw: bytes,
+        token: bytes,
+        version: Version,
+        way: "Sequence[ArchivedDirectory]" = (),
+    ) -> None:
+        """Under `name` in `parent`; without one its `..` is itself, whatever the way to it was."""
+        super().__init__(parent, raw, token, version)
+        self._name = name
+        self._way = way
+        self.weight = ROOT_BYTES + sum([DIRECTORY_BYTES + each.weight for each in way])
+        if len(raw) > RAW_BYTES:
+            self.weight += len(raw)
+        self.known = _Known(self.make_identity())
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return self._name
+
+    def way(self) -> "Sequence[ArchivedDirectory]":
+        """See `access.Placed`."""
+        return self._way
+
+
+def _check_reading(flags: int) -> None:
+    if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+        raise Refused(errno.EROFS)
+
+
+class OpenedDirectory(ReadOnlyOpened):
+    """An open directory."""
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, directory: ArchivedDirectory) -> None:
+        """Of `directory`."""
+        self._directory = directory
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """See `Opened`."""
+        raise Refused(errno.EISDIR)
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        directory = self._directory
+        files, child = directory.version.recent.files, directory.child
+        for name, raw in directory.version.trees.entries(directory.content(), start):
+            file = files.get((directory, name))
+            yield name, child(name, raw) if file is None else file
+
+
+class OpenedContent(Cursor, ReadOnlyOpened):
+    """An open regular file, or an empty one in the place of a special file."""
+
+    __slots__ = ()
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        raise Refused(errno.ENOTDIR)

@@ -1,0 +1,404 @@
+"""What one kind of peer sees above the versions: names, their versions by time, trees by score.
+
+These directories are looked up anew each time, so that new versions appear; what is below a version
+never changes. A name that a peer may not reach is as one that is not there.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ventifs.buffer import Buffer
+from ventifs.vfs.access.guard import PassThrough
+from ventifs.vfs.archived.entry_bytes import S_DIRECTORY
+from ventifs.vfs.archived.exports import (
+    LATEST,
+    Offered,
+    Snapshot,
+    Unknown,
+    Wanted,
+    by_score,
+    choose,
+    parse_aname,
+)
+from ventifs.vfs.archived.files import DIRECTORY_SIZE, path_of, token_of
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    Attributes,
+    File,
+    Identity,
+    Load,
+    ReadOnlyFile,
+    ReadOnlyOpened,
+    Refused,
+    Statfs,
+    User,
+)
+
+if TYPE_CHECKING:
+    from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+
+_SCORES = "score"
+_BOUND_MAX = 1024  # names that a session is held to; nobody attaches to more
+
+
+class View:
+    """What one kind of peer may reach of an `ArchiveFilesystem`; a `Filesystem` itself."""
+
+    def __init__(self, files: "ArchiveFilesystem", allowed: Callable[[str], bool]) -> None:
+        """Of the names that `allowed` says yes to."""
+        self.files = files
+        self.allowed = allowed
+        # By generation: a view that nobody uses for long must not keep a whole snapshot.
+        self._names: tuple[bytes, list[str]] = b"", []
+        self._listed: tuple[bytes, list[str]] = b"", []
+        self._scores: tuple[bytes, list[Offered]] = b"", []
+        self.root = ExportRoot(self)
+
+    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
+        """See `access.Attachable`. The grammar is the catalog's; an empty name is the root."""
+        try:
+            return self._attach(aname, pass_through)
+        except Unknown:
+            raise Refused(errno.ENOENT) from None
+
+    def _attach(self, aname: bytes, pass_through: PassThrough | None) -> File:
+        wanted = parse_aname(aname)
+        offered = self.offered(wanted)
+        if offered is not None:
+            return self.files.attached(offered, wanted.path, pass_through)
+        return NameDirectory(self, wanted.name, None) if wanted.name else self.root
+
+    def offered(self, wanted: Wanted) -> Offered | None:
+        """The version that a name means now; None for what is above the versions.
+
+        Raises:
+            Unknown: when there is none, or this peer may not reach it.
+            Cold: to be tried again.
+        """
+        snapshot = self.files.catalog.current()
+        if wanted.score:
+            if not self.files.scores:
+                raise Unknown("no scores are served")
+            return by_score(snapshot, wanted.score, self.allowed)
+        if not wanted.name:
+            return None
+        versions = self.versions(snapshot, wanted.name)
+        return None if wanted.when is None else choose(versions, wanted.when)
+
+    def session(self) -> "SessionView":
+        """See `Filesystem`."""
+        return SessionView(self)
+
+    def ahead(self) -> list[Load]:
+        """See `Filesystem`."""
+        return self.files.ahead()
+
+    def versions(self, snapshot: Snapshot, name: str) -> list[Offered]:
+        """The versions of a name.
+
+        Raises:
+            Unknown: when there are none, or this peer may not reach them.
+        """
+        found = snapshot.of_name.get(name)
+        if found is None or not self.allowed(name):
+            raise Unknown("no such name")
+        return found
+
+    def names(self, snapshot: Snapshot) -> list[str]:
+        """The names to be seen, sorted."""
+        if self._names[0] != snapshot.generation:
+            self._names = (
+                snapshot.generation,
+                [name for name in snapshot.of_name if self.allowed(name)],
+            )
+        return self._names[1]
+
+    def listed(self, snapshot: Snapshot) -> list[str]:
+        """The names in the root directory, in order."""
+        if self._listed[0] != snapshot.generation:
+            names = self.names(snapshot)
+            if self.files.scores:
+                names = [_SCORES, *(name for name in names if name != _SCORES)]
+            self._listed = snapshot.generation, names
+        return self._listed[1]
+
+    def scores(self, snapshot: Snapshot) -> list[Offered]:
+        """The oldest version to be seen of each tree, sorted by score."""
+        if self._scores[0] != snapshot.generation:
+            allowed = self.allowed
+            oldest = (
+                next(
+                    (version for version in snapshot.of_score[score] if allowed(version.name)), None
+                )
+                for score in snapshot.scores
+            )
+            self._scores = snapshot.generation, [one for one in oldest if one is not None]
+        return self._scores[1]
+
+
+class SessionView:
+    """A view for one session, in which a name stands for the version it stood for first.
+
+    Linux attaches anew for each user of a mount, who must all see the same, whatever was archived,
+    or forgotten, meanwhile.
+    """
+
+    def __init__(self, view: View) -> None:
+        """Of a view."""
+        self._view = view
+        self._bound: dict[tuple[str, str | None, str], Offered] = {}  # whatever the paths
+        self.ahead = view.files.ahead  # not by way of the view: it is called after each turn
+
+    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
+        """See `access.Attachable`."""
+        try:
+            wanted = parse_aname(aname)
+            key = wanted.name, wanted.when, wanted.score
+            offered = self._bound.get(key)
+            if offered is None:
+                offered = self._view.offered(wanted)
+        except Unknown:
+            raise Refused(errno.ENOENT) from None
+        if offered is None:
+            return self._view.attach(user, aname, pass_through)
+        root = self._view.files.attached(offered, wanted.path, pass_through)
+        if len(self._bound) < _BOUND_MAX:
+            self._bound[key] = offered
+        return root
+
+    def session(self) -> "SessionView":
+        """See `Filesystem`."""
+        return SessionView(self._view)
+
+
+class _Upper(ReadOnlyFile):
+    """A directory above the versions."""
+
+    __slots__ = ("_token", "view")
+
+    def __init__(self, view: View, token: bytes) -> None:
+        self.view = view
+        self._token = token
+
+    @property
+    def identity(self) -> Identity:
+        """See `File`; its version changes with what is in the directory."""
+        return Identity(DIRECTORY, self._changed_ns() % (2**32 - 1) + 1, path_of(self._token))
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return b"/"
+
+    @property
+    def kind(self) -> int:
+        """See `File`."""
+        return S_DIRECTORY
+
+    def _changed_ns(self) -> int:
+        """The time of the newest version below."""
+        raise NotImplementedError
+
+    def _items(self, snapshot: Snapshot) -> Sequence[Any]:
+        """What is in it, for `_list`; open directories of one generation share it."""
+        raise NotImplementedError
+
+    def _list(self, items: Sequence[Any]) -> list[tuple[bytes, Callable[[], File]]]:
+        """What is in it: each name, and what makes its file."""
+        raise NotImplementedError
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        raise NotImplementedError
+
+    def _parent(self) -> File:
+        return self
+
+    def attributes(self) -> Attributes:
+        """See `File`."""
+        changed = self._changed_ns()
+        return Attributes(0o40555, 0, 0, 1, 0, DIRECTORY_SIZE, changed, changed, changed)
+
+    def walk(self, name: bytes) -> File:
+        """See `File`."""
+        if name == b"..":
+            return self._parent()
+        if name == b".":
+            return self
+        try:
+            return self._find(self.view.files.catalog.current(), name)
+        except Unknown:
+            raise Refused(errno.ENOENT) from None
+
+    def open(self, flags: int) -> "_OpenedUpper":
+        """See `File`."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise Refused(errno.EROFS)
+        return _OpenedUpper(self)
+
+    def readlink(self) -> bytes:
+        """See `File`."""
+        raise Refused(errno.EINVAL)
+
+    def xattr_names(self) -> list[bytes]:
+        """See `File`."""
+        return []
+
+    def xattr(self, name: bytes) -> bytes:
+        """See `File`."""
+        raise Refused(errno.ENODATA)
+
+    def home(self) -> None:
+        """No tree's; see `access.Placed`."""
+
+    def way(self) -> Sequence[File]:
+        """See `access.Placed`."""
+        return ()
+
+    def statfs(self) -> Statfs:
+        """See `File`."""
+        return Statfs(fsid=path_of(self.view.files.token))
+
+
+class _OpenedUpper(ReadOnlyOpened):
+    """An open directory above the versions: what was there when reading began.
+
+    It keeps the names or versions that it lists, and never a whole snapshot.
+    """
+
+    __slots__ = ("_directory", "_items")
+
+    def __init__(self, directory: _Upper) -> None:
+        self._directory = directory
+        self._items: Sequence[Any] | None = None
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """See `Opened`."""
+        raise Refused(errno.EISDIR)
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        directory = self._directory
+        if start == 0 or self._items is None:
+            self._items = directory._items(directory.view.files.catalog.current())
+        for name, make in directory._list(self._items)[start:]:
+            yield name, make()
+
+
+class ExportRoot(_Upper):
+    """The directory of all names."""
+
+    __slots__ = ()
+
+    def __init__(self, view: View) -> None:
+        """Of a view."""
+        super().__init__(view, view.files.token)
+
+    def _changed_ns(self) -> int:
+        known = self.view.files.catalog.known
+        return max((known.of_name[name][-1].time_ns for name in self.view.names(known)), default=0)
+
+    def _items(self, snapshot: Snapshot) -> Sequence[str]:
+        return self.view.listed(snapshot)
+
+    def _list(self, items: Sequence[str]) -> list[tuple[bytes, Callable[[], File]]]:
+        scores = self.view.files.scores
+        return [
+            (
+                name.encode(),
+                partial(ScoreDirectory, self.view)
+                if scores and name == _SCORES
+                else partial(NameDirectory, self.view, name, self),
+            )
+            for name in items
+        ]
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        if name == _SCORES.encode() and self.view.files.scores:
+            return ScoreDirectory(self.view)
+        try:
+            text = name.decode("ascii")
+        except UnicodeDecodeError:
+            raise Unknown("no such name") from None
+        self.view.versions(snapshot, text)
+        return NameDirectory(self.view, text, self)
+
+
+class NameDirectory(_Upper):
+    """The directory of one name: its versions by time, and `latest`."""
+
+    __slots__ = ("_above", "_text")
+
+    def __init__(self, view: View, text: str, above: ExportRoot | None) -> None:
+        """Of a name; without `above` its `..` is itself."""
+        super().__init__(view, token_of(view.files.token, b"/", text.encode()))
+        self._text = text
+        self._above = above
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return b"/" if self._above is None else self._text.encode()
+
+    def _parent(self) -> File:
+        return self if self._above is None else self._above
+
+    def _changed_ns(self) -> int:
+        versions = self.view.files.catalog.known.of_name.get(self._text)
+        return versions[-1].time_ns if versions else 0
+
+    def _items(self, snapshot: Snapshot) -> Sequence[Offered]:
+        return snapshot.of_name.get(self._text, ())
+
+    def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
+        of_time: dict[bytes, Offered] = {}
+        for version in items:
+            of_time.setdefault(version.when, version)  # of two of one time, as `pick` does
+        if items:
+            of_time[LATEST] = items[-1]
+        root = self.view.files.root
+        return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        versions = self.view.versions(snapshot, self._text)
+        text = name.decode("utf-8", "surrogateescape")
+        found = choose(versions, text)
+        if name not in (LATEST, found.when):
+            raise Unknown("only whole times are listed")
+        return self.view.files.root(found, self, name)
+
+
+class ScoreDirectory(_Upper):
+    """The directory of all trees by score."""
+
+    __slots__ = ()
+
+    def __init__(self, view: View) -> None:
+        """Of a view."""
+        super().__init__(view, token_of(view.files.token, b"\0", b"scores"))
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return _SCORES.encode()
+
+    def _parent(self) -> File:
+        return self.view.root
+
+    def _changed_ns(self) -> int:
+        return self.view.root._changed_ns()
+
+    def _items(self, snapshot: Snapshot) -> Sequence[Offered]:
+        return self.view.scores(snapshot)
+
+    def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
+        root = self.view.files.root
+        return [(one.score, partial(root, one, self, one.score)) for one in items]
+
+    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+        if len(name) != 64:
+            raise Unknown("no such score")
+        found = by_score(snapshot, name.decode("ascii", "replace"), self.view.allowed)
+        return self.view.files.root(found, self, name)

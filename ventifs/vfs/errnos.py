@@ -1,0 +1,51 @@
+"""Which errno an exception is at the wire: one ordered table, the first that fits."""
+
+import errno
+import logging
+import os
+
+from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
+from ventifs.tree.objects.directory import NoSuchPath
+from ventifs.tree.versions.catalog import NoSuchVersion
+from ventifs.vfs.interface import Refused
+
+log = logging.getLogger(__name__)
+
+ERRNOS: tuple[tuple[type[BaseException], int], ...] = (
+    (NoSuchVersion, errno.ENOENT),
+    (NoSuchPath, errno.ENOENT),
+    (Corrupt, errno.EIO),
+    (NotStored, errno.EIO),
+    (NoSpace, errno.ENOSPC),
+    (Busy, errno.EAGAIN),
+    (MemoryError, errno.ENOMEM),
+)
+_SILENT = frozenset({errno.EPROTO, errno.ENOENT})  # a client's affair; the rest an operator's
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno a client is told; whatever an operator should know of is logged.
+
+    Args:
+        error: what an operation raised. One that no line of the table fits is a bug: it is EIO,
+            and logged with its traceback.
+    """
+    if isinstance(error, Refused):
+        return error.errno
+    for kind, number in ERRNOS:
+        if isinstance(error, kind):
+            if number not in _SILENT:
+                log.error("%s", error)
+            return number
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if isinstance(error, VentifsError):
+        log.error("%s", error)
+    else:
+        log.error("an operation failed", exc_info=error)
+    return errno.EIO
+
+
+def text_of(number: int) -> bytes:
+    """Linux's words for an errno, for an Rerror."""
+    return os.strerror(number).encode()

@@ -1,0 +1,101 @@
+"""The directories that the fids of a session keep in memory by lying below them.
+
+A file of a version keeps its directory, that one its own, and so on up. What always holds: each
+such directory is counted once, and its memory is taken from the peer's share, as long as a counted
+file or directory lies directly below it; so a directory counts for one in the directory above it,
+however much lies below. Taking all that one more file needs succeeds as a whole, or changes
+nothing. Knows neither fids nor numbers.
+
+Clients walk to one file of a directory after the other, often with one fid. So the directory that
+was left last stays, with nothing below it, until another is left.
+"""
+
+from typing import Any
+
+from ventifs.vfs.interface import File
+from ventifs.vfs.memory_budget import DIRECTORY_BYTES, Share
+
+_FEW = 1024  # directories: a table that never had more is not made smaller
+
+
+class Ways:
+    """The counted directories, and how much lies directly below each.
+
+    Attributes:
+        below: for each counted directory, how many counted files and directories lie directly
+            below it. Callers may raise a count, and lower one of 2 or more, or of `left`.
+        left: the directory that was left last, which may have nothing below it.
+
+    Concurrency: of the event loop's thread; never waits.
+    """
+
+    __slots__ = ("_most", "_share", "below", "left")
+
+    def __init__(self, share: Share) -> None:
+        """There are none yet."""
+        self.below: dict[File, int] = {}
+        self.left: File | None = None
+        self._share = share
+        self._most = 0
+
+    def begin(self, directory: File) -> bool:
+        """Count one more below a directory; whether the share had the memory. If not, no change.
+
+        It takes time for each directory that is new, and few are: a walk has 16 names.
+        """
+        below, new, size = self.below, [], 0
+        at: File | None = directory
+        while at is not None and at not in below:
+            new.append(at)
+            size += DIRECTORY_BYTES + at.weight
+            at = at.above
+        if size and not self._share.take(size):
+            return self.forget_left() and self.begin(directory)
+        if at is not None:
+            below[at] += 1
+        for each in reversed(new):  # the deepest last, to be dropped first: see `drop`
+            below[each] = 1
+        self._most = max(self._most, len(below))
+        return True
+
+    def end(self, directory: File) -> None:
+        """Count one less below a directory; give back those that nothing lies below any more."""
+        count = self.below.get(directory)
+        if count is None:
+            return  # dropped, while an operation still used the fid
+        self.below[directory] = count - 1
+        if count == 1 and directory is not self.left:
+            self.forget_left()
+            self.left = directory
+
+    def drop(self, count: int) -> None:
+        """Give back at most so many, whatever lies below them."""
+        self.left = None
+        for _ in range(min(count, len(self.below))):
+            directory, _ = self.below.popitem()
+            self._share.give(DIRECTORY_BYTES + directory.weight)
+
+    def forget_left(self) -> bool:
+        """Give back the directory that was left last, if nothing lies below it; whether it was."""
+        at, self.left = self.left, None
+        below = self.below
+        if at is None or below.get(at) != 0:
+            return False
+        count = 0
+        while at is not None and count == 0:
+            del below[at]
+            self._share.give(DIRECTORY_BYTES + at.weight)
+            at = at.above
+            if at is not None:
+                count = below[at] = below[at] - 1
+        if self._most > _FEW and len(below) < self._most // 8:
+            shrink(below)
+            self._most = len(below)
+        return True
+
+
+def shrink(table: dict[Any, Any]) -> None:
+    """Give back the memory that a table needed when it had many more entries."""
+    kept = table.copy()
+    table.clear()
+    table.update(kept)

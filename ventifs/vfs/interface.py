@@ -1,0 +1,391 @@
+"""What a session needs of a file system: the `Filesystem`, `File` and `Opened` protocols.
+
+They speak Linux: modes, flags and errnos are its own, whatever dialect the session speaks. Methods
+are plain and synchronous, and are called in the event loop of one thread; so none of them ever
+waits. One that needs what is not in memory raises `Cold` with a load, and is called again, with the
+same arguments, when a thread has run the load. One that has effects, or must touch the disk itself,
+raises `Blocking` with its work; a thread runs that once, and what it returns or raises is the
+method's. A file system never knows sessions, fids, tags or sockets.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import msgspec
+
+from ventifs.buffer import Buffer
+from ventifs.errors import VentifsError
+
+# Threads that run loads, and loads that one runs before the next session has its turn. Eight
+# threads cut the rate of a session that needs none to a fifth; a hop to a thread costs about as
+# much as a load, and the next session waits for all of it.
+AT_ONCE = 2
+BATCH = 8
+# Results that nobody has taken yet: a hop begins while those of AT_ONCE others are unheard, so all
+# threads together may add as many.
+RESULTS_MAX = 2 * AT_ONCE * BATCH
+
+DIRECTORY, SYMLINK, FILE = 0x80, 0x02, 0x00  # kinds of an `Identity`; 9P sends them as they are
+
+
+class Refused(VentifsError):
+    """A file system says no, with an errno of Linux.
+
+    Attributes:
+        errno: the number.
+    """
+
+    def __init__(self, number: int, reason: str = "") -> None:
+        """Say Linux's own words for `number`, unless there are better ones for the log."""
+        super().__init__(reason or os.strerror(number))
+        self.errno = number
+
+
+class Load(msgspec.Struct, eq=False):
+    """Something for a thread to do: to bring something into memory, or work that has effects.
+
+    It is the same object from the file that lacks it to the thread that runs it. What `run` returns
+    or raises is what became of it.
+
+    Attributes:
+        key: equal for loads that do the same; of those waiting at one time, one is run for all.
+            None for work that is to be done once, for this one operation.
+        run: does it.
+        waiters: the loader's: who waits for this run, and by which load of an equal key.
+        started: the loader's: a thread has begun it.
+    """
+
+    key: Hashable | None
+    run: Callable[[], Any]
+    waiters: list[tuple[Any, "Load"]] = []
+    started: bool = False
+
+
+class Cold(Exception):
+    """An operation lacks something in memory; it can be tried again after `load`."""
+
+    def __init__(self, load: Load) -> None:
+        """Ask for a load."""
+        super().__init__(load)
+        self.load = load
+
+
+class Blocking(Exception):
+    """An operation is to be done by a thread, once: `work` is all of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        """Ask for a thread."""
+        super().__init__(work)
+        self.work = work
+
+
+class Identity(NamedTuple):
+    """What tells one file from another.
+
+    The order of the fields is that of a qid on the wire, so that 9P packs an identity as it is.
+
+    Attributes:
+        kind: DIRECTORY, SYMLINK, or FILE for everything else.
+        version: of its content, 1 to 2^32 - 1: it differs when the content does.
+        number: equal exactly for the same file; neither 0 nor 2^64 - 1.
+    """
+
+    kind: int
+    version: int
+    number: int
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who attaches, as the client says.
+
+    Attributes:
+        name: as sent.
+        uid: None when the client gives none.
+    """
+
+    name: bytes = b""
+    uid: int | None = None
+
+
+class Attributes(msgspec.Struct):
+    """What stat(2) tells of a file. Times are nanoseconds since 1970, also before it.
+
+    Attributes:
+        mode: with the type's bits.
+        rdev: as makedev(3) packs it.
+        memo: the front end's, to keep what it made of these attributes. A file whose attributes do
+            not change returns the same object each time, which saves that work.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int
+    size: int
+    mtime_ns: int
+    atime_ns: int
+    ctime_ns: int
+    blksize: int = 4096
+    memo: bytes | None = None
+
+
+class Statfs(msgspec.Struct, frozen=True):
+    """What statfs(2) tells, but for the type: that is the front end's."""
+
+    bsize: int = 4096
+    blocks: int = 0
+    bfree: int = 0
+    bavail: int = 0
+    files: int = 0
+    ffree: int = 0
+    fsid: int = 0
+    namelen: int = 255
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a setattr is to change; None leaves a thing as it is.
+
+    Attributes:
+        atime_ns, mtime_ns: nanoseconds since 1970; -1 is the server's own now.
+    """
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """A lock as fcntl(2) has it; `kind` is 0 for reading, 1 for writing, 2 for unlocked.
+
+    Attributes:
+        start, length: bytes; length 0 is all from `start` on.
+        proc_id, client_id: whose it is.
+    """
+
+    kind: int
+    start: int
+    length: int
+    proc_id: int
+    client_id: bytes
+
+
+UNLOCKED = 2
+LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)  # status of a Tlock
+
+
+class Filesystem(Protocol):
+    """Trees that a session may attach to. It may be shared by sessions."""
+
+    def attach(self, user: User, aname: bytes) -> "File":
+        """The directory, or file, that a name stands for; its `..` is itself.
+
+        Raises:
+            Refused: ENOENT for a name that is not there, or that this peer may not reach.
+            Cold: to be tried again.
+        """
+
+    def session(self) -> "Filesystem":
+        """The same for one session, in which a name stands for what it stood for first."""
+
+    def ahead(self) -> list[Load]:
+        """Loads that nobody waits for yet but soon will, each handed out once.
+
+        The driver takes them after each turn, and runs them when nothing that is waited for is
+        left to run.
+        """
+
+
+class File(Protocol):
+    """A file of a tree: what a fid points at.
+
+    Several fids may point at one. Methods that are given a name have been given one that a
+    directory can hold: not empty, no slash, no NUL, at most 255 bytes; never `.` or `..`, but for
+    `walk`.
+
+    Every method may raise `Refused`, `Cold` and, the writing ones, `Blocking`; and what the table
+    of `errnos.py` knows.
+    """
+
+    @property
+    def identity(self) -> Identity:
+        """What tells it from every other file."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that it keeps, beyond what is charged for every file's; mostly 0.
+
+        Never changes.
+        """
+
+    @property
+    def above(self) -> "File | None":
+        """The directory that it keeps in memory, whose memory is to be charged (`held_directories.py`).
+
+        Always the same object. None where it keeps none, or one that is there anyway.
+        """
+
+    @property
+    def name(self) -> bytes:
+        """Its name in its directory; `/` for a root."""
+
+    @property
+    def kind(self) -> int:
+        """Its type as readdir(3) tells it, DT_REG and so on. Raises nothing: a listing asks."""
+
+    def attributes(self) -> Attributes:
+        """What stat(2) tells of it."""
+
+    def walk(self, name: bytes) -> "File":
+        """The file of a name in this directory; `..` is the parent, at a root the root itself.
+
+        Raises:
+            Refused: ENOENT, or ENOTDIR when this is no directory.
+        """
+
+    def open(self, flags: int) -> "Opened":
+        """Open this file, with the flags that open has on Linux.
+
+        Raises:
+            Refused: EROFS for writing where nothing can be written, ELOOP for a symbolic link.
+        """
+
+    def readlink(self) -> bytes:
+        """The target of a symbolic link.
+
+        Raises:
+            Refused: EINVAL for anything else.
+        """
+
+    def xattr_names(self) -> list[bytes]:
+        """The names of its extended attributes."""
+
+    def xattr(self, name: bytes) -> bytes:
+        """One extended attribute.
+
+        Raises:
+            Refused: ENODATA when it has none of this name.
+        """
+
+    def statfs(self) -> Statfs:
+        """The file system it is in."""
+
+    def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, Opened]":
+        """Create a regular file in this directory, and open it."""
+
+    def mkdir(self, name: bytes, mode: int, gid: int) -> "File":
+        """Create a directory in this one."""
+
+    def symlink(self, name: bytes, target: bytes, gid: int) -> "File":
+        """Create a symbolic link in this directory."""
+
+    def mknod(self, name: bytes, mode: int, rdev: int, gid: int) -> "File":
+        """Create a special file, or an empty regular one, in this directory."""
+
+    def link(self, file: "File", name: bytes) -> None:
+        """Give `file` a name in this directory."""
+
+    def rename(self, directory: "File | None", name: bytes) -> None:
+        """Move this file to a directory, None for the one it is in, under a name."""
+
+    def renameat(self, name: bytes, directory: "File", newname: bytes) -> None:
+        """Move a name of this directory to another one."""
+
+    def unlink(self, name: bytes, *, directory: bool) -> None:
+        """Remove a name of this directory; `directory` says which kind it must be of."""
+
+    def remove(self) -> None:
+        """Remove this file."""
+
+    def setattr(self, changes: Changes) -> None:
+        """Change attributes."""
+
+    def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute as setxattr(2); an empty value removes it.
+
+        Whatever the flags: Linux's client removes one by XATTR_REPLACE and no bytes.
+        """
+
+
+class Opened(Protocol):
+    """An open file: of one fid, so it can remember where reading goes on.
+
+    Raises what the methods of `File` raise.
+    """
+
+    def read(self, offset: int, count: int) -> list[Buffer]:
+        """Bytes in pieces, `count` of them unless the file ends before.
+
+        Pieces may be views of what is cached; they are sent as they are and never changed.
+
+        Raises:
+            Refused: EISDIR for a directory, EBADF when it was opened for writing alone.
+        """
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """A directory's entries, without `.` and `..`, from the one at ordinal `start` on.
+
+        `Cold` may also come out of the iterator; what came before it holds. `Blocking` may not, and
+        a directory that was listed is listed again from any ordinal.
+        """
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write; how many bytes were written."""
+
+    def fsync(self, *, data_only: bool) -> None:
+        """Bring it to the disk."""
+
+    def lock(self, lock: Lock, flags: int) -> int:
+        """Take or give back a lock; one of the LOCK_ statuses."""
+
+    def getlock(self, lock: Lock) -> Lock:
+        """The lock that would be in the way of this one; of kind UNLOCKED if none would."""
+
+    def close(self) -> None:
+        """No more use is made of it. Never raises, never waits."""
+
+
+class ReadOnlyFile:
+    """The writing half of a `File` that can never be written, to be inherited."""
+
+    __slots__ = ()
+    weight: int = 0
+    above: "File | None" = None
+
+    def _read_only(self, *_: object, **__: object) -> NoReturn:
+        raise Refused(errno.EROFS)
+
+    create = mkdir = symlink = mknod = _read_only
+    link = rename = renameat = unlink = remove = setattr = set_xattr = _read_only
+
+
+class ReadOnlyOpened:
+    """The writing half of an `Opened` that can never be written, to be inherited.
+
+    Nothing can change, so whatever is asked to be on the disk is, and every lock is free.
+    """
+
+    __slots__ = ()
+
+    def write(self, offset: int, data: bytes) -> NoReturn:
+        """Refuse."""
+        raise Refused(errno.EROFS)
+
+    def fsync(self, *, data_only: bool) -> None:
+        """Everything is on the disk."""
+
+    def lock(self, lock: Lock, flags: int) -> int:
+        """Every lock can be had."""
+        return LOCK_SUCCESS
+
+    def getlock(self, lock: Lock) -> Lock:
+        """Nobody is in the way."""
+        return Lock(UNLOCKED, lock.start, lock.length, lock.proc_id, lock.client_id)
+
+    def close(self) -> None:
+        """Nothing is held."""
