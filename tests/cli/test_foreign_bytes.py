@@ -28,7 +28,8 @@ from ventifs.ninep.protocol.codec import Codec
 from ventifs.ninep.protocol.messages import NOFID, NONUNAME, NOTAG, Dialect, Tattach, Tversion
 from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 
 # What progress draws on a terminal, and nothing else.
 DRAWN = re.compile(

@@ -77,7 +77,7 @@ channel = standard_channel()
 print("stray")
 while True:
     select.select([channel.reads], [], [])
-    data = channel.read(READ_MAX)
+    data = channel.read(65536)
     if not data:
         break
     assert not channel.write([b"<", data, b">"])

@@ -16,7 +16,7 @@ from ventifs.net.admission import Admission
 from ventifs.net.allow_list import AllowList, Exports, parse_rule
 from ventifs.net.listen import listen
 from ventifs.net.peer import Peer
-from ventifs.serving.acceptor import Gate
+from ventifs.serving.acceptor import Acceptor
 
 
 class Taken:
@@ -31,18 +31,18 @@ class Taken:
 
 def run(
     listeners: list[socket.socket],
-    test: Callable[[Gate, Taken, Admission], Awaitable[None]],
+    test: Callable[[Acceptor, Taken, Admission], Awaitable[None]],
     *rules: str,
     admission: Admission | None = None,
 ) -> None:
-    """Run a test beside a gate."""
+    """Run a test beside an acceptor."""
 
     async def main() -> None:
         taken, counts = Taken(), admission or Admission()
-        gate = Gate(AllowList(tuple(map(parse_rule, rules))), counts, taken)
+        acceptor = Acceptor(AllowList(tuple(map(parse_rule, rules))), counts, taken)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(gate.run, listeners)
-            await test(gate, taken, counts)
+            nursery.start_soon(acceptor.run, listeners)
+            await test(acceptor, taken, counts)
             nursery.cancel_scope.cancel()
         for connection, _, _ in taken.connections:
             connection.close()
@@ -74,13 +74,13 @@ async def _is_closed(client: socket.socket) -> bool:
 def test_who_is_allowed_comes_in_with_what_is_his(tmp_path: Path) -> None:
     listeners = [*listen(TcpAddress("127.0.0.1", 0)), *listen(UnixAddress(f"{tmp_path}/s"))]
 
-    async def test(gate: Gate, taken: Taken, admission: Admission) -> None:
+    async def test(acceptor: Acceptor, taken: Taken, admission: Admission) -> None:
         with _connect(listeners[0]), _connect(listeners[1]):
             await until(lambda: len(taken.connections) == 2)
         given = {peer.kind: exports.patterns for _, peer, exports in taken.connections}
         assert given == {"tcp": ("web*", "db"), "unix": ("all",)}
         assert admission.connections == 2
-        assert gate.refused == 0
+        assert acceptor.refused == 0
 
     run(listeners, test, "127.0.0.0/8 web*", "tcp db", "unix all")
 
@@ -88,12 +88,12 @@ def test_who_is_allowed_comes_in_with_what_is_his(tmp_path: Path) -> None:
 def test_who_is_given_nothing_is_not_let_in(caplog: pytest.LogCaptureFixture) -> None:
     listeners = listen(TcpAddress("127.0.0.1", 0))
 
-    async def test(gate: Gate, taken: Taken, admission: Admission) -> None:
+    async def test(acceptor: Acceptor, taken: Taken, admission: Admission) -> None:
         with _connect(listeners[0]) as client:
             client.send(b"anything")
             assert await _is_closed(client)
         assert taken.connections == []
-        assert (gate.refused, admission.connections) == (1, 0)
+        assert (acceptor.refused, admission.connections) == (1, 0)
 
     caplog.set_level(logging.INFO)
     run(listeners, test, "192.0.2.0/24 *")
@@ -105,7 +105,7 @@ def test_who_is_given_nothing_is_not_let_in(caplog: pytest.LogCaptureFixture) ->
 def test_one_peer_has_only_so_many(caplog: pytest.LogCaptureFixture) -> None:
     listeners = listen(TcpAddress("127.0.0.1", 0))
 
-    async def test(gate: Gate, taken: Taken, admission: Admission) -> None:
+    async def test(acceptor: Acceptor, taken: Taken, admission: Admission) -> None:
         with _connect(listeners[0]), _connect(listeners[0]):
             await until(lambda: len(taken.connections) == 2)
             with _connect(listeners[0]) as third:
@@ -113,7 +113,7 @@ def test_one_peer_has_only_so_many(caplog: pytest.LogCaptureFixture) -> None:
             admission.leave(taken.connections[0][1])
             with _connect(listeners[0]):
                 await until(lambda: len(taken.connections) == 3)
-        assert gate.refused == 1
+        assert acceptor.refused == 1
 
     run(listeners, test, "* *", admission=Admission(10, 2))
     [record] = caplog.records
@@ -132,7 +132,7 @@ def test_without_descriptors_it_waits_and_goes_on(monkeypatch: pytest.MonkeyPatc
 
     stands_in = Exhausted(fileno=listener.detach())
 
-    async def test(gate: Gate, taken: Taken, admission: Admission) -> None:
+    async def test(acceptor: Acceptor, taken: Taken, admission: Admission) -> None:
         with _connect(stands_in):
             await until(lambda: len(taken.connections) == 1)
 
@@ -143,7 +143,7 @@ def test_without_descriptors_it_waits_and_goes_on(monkeypatch: pytest.MonkeyPatc
 def test_a_flood_of_connections_leaves_others_their_turn() -> None:
     listeners = listen(TcpAddress("127.0.0.1", 0))
 
-    async def test(gate: Gate, taken: Taken, admission: Admission) -> None:
+    async def test(acceptor: Acceptor, taken: Taken, admission: Admission) -> None:
         await wait_all_tasks_blocked()
         clients = [_connect(listeners[0]) for _ in range(100)]
         passes, counts = 0, []

@@ -11,7 +11,7 @@ from tests.support.patience import PATIENCE_S
 from ventifs.net.allow_list import AllowList, Exports
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
-from ventifs.serving.service import Plan, serve
+from ventifs.serving.service import ServicePlan, serve
 
 
 class SlowToBegin:
@@ -44,7 +44,7 @@ def test_a_signal_while_it_begins_ends_it() -> None:
     backend = SlowToBegin()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    plan = Plan(store="", addresses=(), listeners=[listener], allow=AllowList())
+    plan = ServicePlan(store="", addresses=(), listeners=[listener], allow=AllowList())
 
     async def main() -> None:
         with trio.fail_after(PATIENCE_S):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ventifs.serving
 from ventifs.net.address import parse_address
 from ventifs.net.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.net.allow_list import parse_rule
@@ -18,7 +19,7 @@ from ventifs.serving.settings import client_bytes_default
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES, RAW_BYTES
 
 _LATER_NS = 2_000_000_000 * 10**9  # in 2033, when the days it names are over
-_TEXT = (Path(mount_options.__code__.co_filename).parent / "SERVING.md").read_text()
+_TEXT = (Path(ventifs.serving.__path__[0]) / "SERVING.md").read_text()
 _BLOCKS = [
     re.sub(r"^ {4}", "", block, flags=re.MULTILINE).strip("\n")
     for block in re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", _TEXT, flags=re.MULTILINE)

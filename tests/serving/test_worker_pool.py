@@ -42,7 +42,7 @@ from ventifs.serving.worker_ipc import (
     receive_report,
     send,
 )
-from ventifs.serving.worker_pool import Pool
+from ventifs.serving.worker_pool import WorkerPool
 
 ATTACH = frames((NOTAG, Tversion(8192, b"9P2000.L")), (1, Tattach(0, NOFID, b"", b"web@latest", 0)))
 GETATTR = CODEC.encode(Tgetattr(0, 0x7FF), 2)
@@ -247,7 +247,7 @@ def test_a_pool_serves_what_it_is_handed(home: Path) -> None:
     over = []
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 2, worker_main)
+        pool = WorkerPool(Settings(store=str(home / "data" / "ventifs")), 2, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -277,7 +277,7 @@ def test_connections_that_wait_for_a_worker_together_are_told_apart(home: Path) 
     over: list[int] = []
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
+        pool = WorkerPool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -310,7 +310,7 @@ def test_a_worker_that_died_takes_nothing_from_the_one_in_its_place(home: Path) 
     over: list[int] = []
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
+        pool = WorkerPool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -336,7 +336,7 @@ def test_a_worker_that_died_takes_nothing_from_the_one_in_its_place(home: Path) 
 
 def test_a_pool_over_no_store_fails(tmp_path: Path) -> None:
     async def main() -> None:
-        await Pool(Settings(store=str(tmp_path)), 2, worker_main).run()
+        await WorkerPool(Settings(store=str(tmp_path)), 2, worker_main).run()
 
     with pytest.raises(ExceptionGroup) as failed:
         trio.run(main)
@@ -352,7 +352,7 @@ def test_who_has_endless_names_harms_no_worker(home: Path) -> None:
     names = [b"\xff" * 65_000, b"\1" * 65_000, ("\U0010ffff" * 16_000).encode(), b"short"]
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
+        pool = WorkerPool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
@@ -393,7 +393,7 @@ def test_a_worker_that_cannot_be_started_anew_is_tried_again(
     monkeypatch.setattr("ventifs.serving.worker_pool.PAUSE_MIN_S", 0.01)
 
     async def main() -> None:
-        pool = Pool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
+        pool = WorkerPool(Settings(store=str(home / "data" / "ventifs")), 1, worker_main)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)

@@ -8,14 +8,14 @@ from pathlib import Path
 import trio
 
 from tests.support.patience import PATIENCE_S
-from ventifs.ninep.session.session import Session, Trace
+from ventifs.ninep.session.session import NinepSession, Trace
 from ventifs.serving.session import StreamError
 from ventifs.vfs.interface import Filesystem
 
 Handle = Callable[[trio.abc.Stream], Awaitable[object]]
 
 
-async def answer(session: Session, stream: trio.abc.Stream) -> None:
+async def answer(session: NinepSession, stream: trio.abc.Stream) -> None:
     """Answer a client until it goes; what would be done by threads is done here and now."""
     try:
         while True:
@@ -88,7 +88,7 @@ def sessions(
     """Sessions of a file system, for whoever connects; the address."""
 
     async def handle(stream: trio.abc.Stream) -> None:
-        await answer(Session(filesystem, trace=trace), stream)
+        await answer(NinepSession(filesystem, trace=trace), stream)
 
     with served(handle, socket_path) as address:
         yield address

@@ -81,7 +81,7 @@ class Changes:
         self.done: list[str] = []
         self._chance = random.Random(seed)
         self._others: list[Path] = []
-        self._ways = (
+        self._directories = (
             self._write,
             self._write,
             self._sync,
@@ -103,7 +103,7 @@ class Changes:
 
     def change(self) -> None:
         """Do one thing."""
-        way = self._chance.choice(self._ways)
+        way = self._chance.choice(self._directories)
         self.done.append(way.__name__)
         way()
 

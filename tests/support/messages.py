@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Record, Rreaddir
+from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Rreaddir, WireRecord
 from ventifs.ninep.protocol.wire import Field, Qid, fields_of
 
 BITS = {"B": 8, "H": 16, "I": 32, "Q": 64}
@@ -37,7 +37,7 @@ def value(field: Field, dialect: Dialect) -> st.SearchStrategy[Any]:
     return number(BITS[field.kind.format])
 
 
-def record(kind: type[Record], dialect: Dialect) -> st.SearchStrategy[Any]:
+def record(kind: type[WireRecord], dialect: Dialect) -> st.SearchStrategy[Any]:
     """A record as a decoder of a dialect gives it: what is not on the wire has its one value."""
     parts = {}
     for field in fields_of(kind):

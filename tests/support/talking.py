@@ -6,9 +6,9 @@ from typing import Any
 from tests.support.clock import Clock
 from ventifs.ninep.protocol.codec import Codec
 from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
-from ventifs.ninep.session.fids import Leaving
+from ventifs.ninep.session.fids import LeftFids
 from ventifs.ninep.session.limits import Limits
-from ventifs.ninep.session.session import Session
+from ventifs.ninep.session.session import NinepSession
 from ventifs.vfs.interface import Load
 from ventifs.vfs.memory_budget import Share
 
@@ -17,14 +17,14 @@ Reply = tuple[int, Message]
 MSIZE = 8192
 
 
-def run(session: Session, job: Load) -> None:
-    """Do a job, as a thread would."""
+def run(session: NinepSession, job: Load, *equal: Load) -> None:
+    """Do a job, as a thread would, for all loads of an equal key."""
     try:
-        value = job.run()
+        value, failure = job.run(), None
     except Exception as error:
-        session.finish(job, error=error)
-    else:
-        session.finish(job, value)
+        value, failure = None, error
+    for each in (job, *equal):
+        session.finish(each, value, failure)
 
 
 class Talk:
@@ -45,9 +45,9 @@ class Talk:
         attach: bool = True,
         clock: Clock | None = None,
         share: Share | None = None,
-        leave: Callable[[Leaving], None] = Leaving.all,
+        leave: Callable[[LeftFids], None] = LeftFids.all,
     ) -> None:
-        self.session = Session(
+        self.session = NinepSession(
             filesystem, limits=limits, clock=clock or Clock(), share=share, leave=leave
         )
         self.dialect = dialect
@@ -86,11 +86,14 @@ class Talk:
         return replies
 
     def work(self, count: int = 1_000_000) -> list[Reply]:
-        """Run jobs, oldest first, until none is left; what is answered then."""
+        """Run jobs, oldest first and equal ones once, until none is left; what is answered then."""
         replies: list[Reply] = []
         while self.jobs and count:
             count -= 1
-            run(self.session, self.jobs.pop(0))
+            first = self.jobs.pop(0)
+            equal = [job for job in self.jobs if job.key is not None and job.key == first.key]
+            self.jobs = [job for job in self.jobs if job not in equal]
+            run(self.session, first, *equal)
             replies += self.turns()
         return replies
 

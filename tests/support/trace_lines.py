@@ -4,7 +4,7 @@ import re
 from typing import Any, NamedTuple
 
 from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
-from ventifs.ninep.protocol.messages import MESSAGES, NOTAG, Dialect, Message, Record
+from ventifs.ninep.protocol.messages import MESSAGES, NOTAG, Dialect, Message, WireRecord
 from ventifs.ninep.protocol.trace import BITS, ESCAPES, LABELS, QID_TYPES, RECORDS
 from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of
 
@@ -87,7 +87,7 @@ class _Words:
         if self._words:
             raise ValueError(f"{self._words[-1][:30]!r} is too much")
 
-    def record(self, kind: type[Record]) -> Any:
+    def record(self, kind: type[WireRecord]) -> Any:
         """A record, from its first label on; fields that only some dialects have may be missing."""
         values = []
         for field in fields_of(kind):
@@ -98,7 +98,7 @@ class _Words:
                 values.append(self._value(kind, field, label))
         return kind(*values)
 
-    def _value(self, kind: type[Record], field: Field, label: str) -> Any:
+    def _value(self, kind: type[WireRecord], field: Field, label: str) -> Any:
         shape = field.kind.shape
         if not shape:
             return self.number(label, BITS[field.kind.format])
@@ -138,7 +138,7 @@ class _Words:
             raise ValueError(f"{word[:30]!r} is not quoted")
         return _ESCAPE.sub(lambda found: _UNESCAPES[found[0]], word[1:-1].encode("ascii"))
 
-    def _data(self, kind: type[Record], length: int) -> bytes:
+    def _data(self, kind: type[WireRecord], length: int) -> bytes:
         data = b""
         if kind in RECORDS and self._sees("qid"):
             codec = Codec.of(Dialect.LINUX)

@@ -1,7 +1,7 @@
 """The two descriptors that bytes of a session come and go by: of a socket the same one, or pipes.
 
 Owns reading and writing without waiting and without copying; who waits, and for which of them, is
-the rota's affair. Knows no protocol.
+the scheduler's affair. Knows no protocol.
 """
 
 import fcntl

@@ -24,7 +24,7 @@ _EXHAUSTED_S = 0.25
 Take = Callable[[socket.socket, Peer, Exports], Awaitable[None]]
 
 
-class Gate:
+class Acceptor:
     """The listeners of a server.
 
     Attributes:

@@ -9,7 +9,7 @@ Knows no clock, and not what is tried.
 LEFT_MAX = 255  # with 63, spins in vain cost a guest that shares the core 6 % of its time
 
 
-class Bet:
+class AdaptivePoll:
     """What became of one way of waiting, the last times.
 
     Attributes:

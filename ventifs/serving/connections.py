@@ -1,10 +1,10 @@
 """The sessions of one process: each carries bytes between a channel and a session, in its turns.
 
 What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
-peer that does not read holds up one turn of its own and nobody else; whose turn it is, the rota
-says; whatever happens in a session ends that session alone. Each has a task, for its beginning, its
-end and its time to say hello; no bytes go through it. Knows no message, no file and no address:
-what a session means is `session/session.py`'s, who may connect is `acceptor.py`'s.
+peer that does not read holds up one turn of its own and nobody else; whose turn it is, the
+scheduler says; whatever happens in a session ends that session alone. Each has a task, for its
+beginning, its end and its time to say hello; no bytes go through it. Knows no message, no file and
+no address: what a session means is `session/session.py`'s, who may connect is `acceptor.py`'s.
 """
 
 import logging
@@ -20,10 +20,10 @@ from ventifs.net.allow_list import Exports
 from ventifs.net.channel import Channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import SessionActivity, Totals
-from ventifs.serving.deferred_close import Remains
+from ventifs.serving.deferred_close import DeferredClose
 from ventifs.serving.loader import Loader, Result
 from ventifs.serving.log import event
-from ventifs.serving.scheduler import Member, Rota
+from ventifs.serving.scheduler import Runnable, Scheduler
 from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, StreamError
 from ventifs.text import printable
 from ventifs.vfs.interface import File, Filesystem, User
@@ -70,11 +70,11 @@ class _Noting:
         return self._filesystem.session()
 
 
-class Connection(Member):
+class Connection(Runnable):
     """One session, from its first byte to its last.
 
-    Concurrency: `run` is its one task, `step` is called by the rota; everything is of the event
-    loop's thread.
+    Concurrency: `run` is its one task, `step` is called by the scheduler; everything is of
+    the event loop's thread.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Connection(Member):
         peer: Peer,
         filesystem: Filesystem,
         loader: Loader,
-        rota: Rota,
+        scheduler: Scheduler,
         front_end: FrontEnd,
         share: Share,
-        remains: Remains,
+        deferred: DeferredClose,
     ) -> None:
         """Be ready to run; `share` is the session's."""
         super().__init__(channel.reads, channel.writes)
@@ -96,10 +96,10 @@ class Connection(Member):
         self._filesystem = _Noting(filesystem)
         self._names = front_end.requests
         self._session = front_end.session(
-            self._filesystem, clock=loader.clock, share=share, leave=remains.add
+            self._filesystem, clock=loader.clock, share=share, leave=deferred.add
         )
         self._loader = loader
-        self._rota = rota
+        self._scheduler = scheduler
         self._unsent: list[Buffer] = []  # of the last turn
         self._warm = 0  # turns since something was to be loaded for it
         self._greeted = trio.Event()  # the first replies are sent, or it is over
@@ -120,7 +120,7 @@ class Connection(Member):
                 self._finish(f"no request in {handshake_s:g} s")
             await self._over.wait()
         finally:
-            self._rota.remove(self)
+            self._scheduler.remove(self)
             self._loader.drop(self)
             self._session.close()
             self._channel.close(politely=self._ending)
@@ -141,16 +141,16 @@ class Connection(Member):
 
     def _join(self) -> None:
         try:
-            self._rota.add(self)
+            self._scheduler.add(self)
         except OSError as error:  # such as a device that cannot be waited for
             self._fail(error)
         if self._ending:  # it was to end before it had begun
-            self._rota.wake(self)
+            self._scheduler.wake(self)
 
     def end(self) -> None:
         """Read no more, answer what was read, and then close."""
         self._ending = True
-        self._rota.wake(self)
+        self._scheduler.wake(self)
 
     def finished(self, results: list[Result]) -> None:
         """See `loader.Client`."""
@@ -159,7 +159,7 @@ class Connection(Member):
                 self._session.finish(load, value, error)
         except Exception as failure:
             self._fail(failure)
-        self._rota.wake(self)
+        self._scheduler.wake(self)
 
     def activity(self) -> SessionActivity:
         """What it did so far."""
@@ -197,7 +197,7 @@ class Connection(Member):
                 totals.operations[name] = totals.operations.get(name, 0) + times
 
     def step(self) -> bool:
-        """See `Member`."""
+        """See `Runnable`."""
         try:
             if self._unsent:
                 self._send(self._unsent)
@@ -260,7 +260,7 @@ class Connection(Member):
         if self._unsent:
             if not waited:
                 self._unsent = thrifty(self._unsent)
-            self._rota.wait_writable(self)
+            self._scheduler.wait_writable(self)
         else:
             self._greeted.set()
 
@@ -313,8 +313,8 @@ class Server:
         self.loader = Loader(clock=clock)
         self.budget = budget or Budget()
         self.refused = 0
-        self._remains = Remains()
-        self._rota = Rota(self.loader.busy)
+        self._deferred = DeferredClose()
+        self._scheduler = Scheduler(self.loader.busy)
         self.totals = Totals()
         self.started = time.time()
         self._filesystem_for = filesystem_for
@@ -341,8 +341,8 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
-            nursery.start_soon(self._rota.run)
-            nursery.start_soon(self._remains.run)
+            nursery.start_soon(self._scheduler.run)
+            nursery.start_soon(self._deferred.run)
             task_status.started()
 
     def start(
@@ -368,10 +368,10 @@ class Server:
             peer,
             filesystem,
             self.loader,
-            self._rota,
+            self._scheduler,
             self._front_end,
             share,
-            self._remains,
+            self._deferred,
         )
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection, over)

@@ -10,14 +10,14 @@ from collections import deque
 import trio
 from trio.lowlevel import checkpoint
 
-from ventifs.serving.session import Leaving
+from ventifs.serving.session import Leftover
 
 # Fids closed before other sessions go on. At best this takes 0.1 ms, for open files 0.2 ms. To drop
 # the files themselves, if nothing else keeps them, takes several times as long.
 PORTION = 500
 
 
-class Remains:
+class DeferredClose:
     """Closes what it is given; `run` is its task.
 
     Concurrency: of the event loop's thread.
@@ -25,10 +25,10 @@ class Remains:
 
     def __init__(self) -> None:
         """There is nothing."""
-        self._waiting: deque[Leaving] = deque()
+        self._waiting: deque[Leftover] = deque()
         self._arrived = trio.Event()
 
-    def add(self, leaving: Leaving) -> None:
+    def add(self, leaving: Leftover) -> None:
         """Take over fids."""
         self._waiting.append(leaving)
         self._arrived.set()

@@ -33,7 +33,7 @@ AHEAD_MAX = 64  # loads that nobody waits for yet; more are of readers that have
 Result = tuple[Load, Any, BaseException | None]
 
 
-class Client(Protocol):
+class Waiter(Protocol):
     """Whoever waits for loads: a connection. Hashable by identity."""
 
     def finished(self, results: list[Result]) -> None:
@@ -68,7 +68,7 @@ class Loader:
         self.warm = 0.0
         self._at_once = at_once
         self._batch = batch
-        self._queues: dict[Client, deque[Load]] = {}  # of those with loads, the next one first
+        self._queues: dict[Waiter, deque[Load]] = {}  # of those with loads, the next one first
         self._ahead: deque[Load] = deque()
         self._known: dict[Hashable, Load] = {}  # with a key, waiting or running
         self._running: set[Load] = set()  # also those whose results the loop has not heard yet
@@ -87,7 +87,7 @@ class Loader:
         with self._changed:
             return sum(map(len, self._queues.values()))
 
-    def submit(self, client: Client, loads: Iterable[Load]) -> None:
+    def submit(self, client: Waiter, loads: Iterable[Load]) -> None:
         """Have loads run; the client is told in `finished`, of those of one hop at a time."""
         with self._changed:
             queue = self._queues.setdefault(client, deque())
@@ -113,7 +113,7 @@ class Loader:
                 self._forget(self._ahead.popleft())
             self._changed.notify(len(self._ahead))
 
-    def drop(self, client: Client) -> None:
+    def drop(self, client: Waiter) -> None:
         """A client is gone: what only it waits for is not begun, and it is told nothing more."""
         with self._changed:
             for run in self._queues.pop(client, ()):
@@ -223,7 +223,7 @@ class Loader:
         return runs
 
     def _deliver(self, runs: list[Load], outcomes: list[tuple[Any, BaseException | None]]) -> None:
-        results: dict[Client, list[Result]] = {}
+        results: dict[Waiter, list[Result]] = {}
         with self._changed:
             self._end(runs)
             self._unheard -= 1

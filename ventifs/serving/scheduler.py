@@ -6,7 +6,7 @@ another and not for a round of all; of the others the one that was served least 
 connections are polled between any two turns; the rest of the event loop has its say every `BUSY_S`,
 or `NAP_S` while nobody has a turn; it spins only where that pays (`adaptive_poll.py`), and where
 nobody else wants the core: one who shares it with its client would keep it from asking. Knows no
-protocol: what a turn is, its `Member` says.
+protocol: what a turn is, its `Runnable` says.
 
 A task of trio's for each turn would serve in rounds, and cost each round trip an `epoll_ctl` and a
 pass of its loop: one client beside 63 busy ones had a p99 of 12 ms where this had 0.12 (435,000
@@ -23,7 +23,7 @@ from time import perf_counter, thread_time
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
-from ventifs.serving.adaptive_poll import Bet
+from ventifs.serving.adaptive_poll import AdaptivePoll
 
 BUSY_S = 0.001  # after which others in this event loop are let in
 SHORT_S = 0.00004  # a turn of up to some 16 requests that are answered from memory
@@ -46,8 +46,8 @@ _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _TRY = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
-class Member:
-    """One who takes turns, and what the rota knows of it.
+class Runnable:
+    """One who takes turns, and what the scheduler knows of it.
 
     Attributes:
         reads, writes: descriptors, which may be equal.
@@ -75,7 +75,7 @@ class Member:
         raise NotImplementedError
 
 
-class Rota:
+class Scheduler:
     """The members, and the loop that serves them.
 
     Concurrency: of the event loop's thread.
@@ -100,18 +100,18 @@ class Rota:
         self._clock = clock
         self._wall = wall
         self._epoll = select.epoll()
-        self._members: dict[int, Member] = {}
-        self._queue: list[tuple[float, int, Member]] = []
-        self._short: deque[Member] = deque()  # of these one before each of the queue
+        self._members: dict[int, Runnable] = {}
+        self._queue: list[tuple[float, int, Runnable]] = []
+        self._short: deque[Runnable] = deque()  # of these one before each of the queue
         self._was_short = False  # the last turn was one of these
         self._arrivals = 0
         self._least_s = 0.0  # what the one whose turn was last had had
         self._asleep = False
         self._let_in = 0.0  # when others in this event loop were, by `_wall`
-        self._spin = Bet()
-        self._nap = Bet()
+        self._spin = AdaptivePoll()
+        self._nap = AdaptivePoll()
 
-    def add(self, member: Member) -> None:
+    def add(self, member: Runnable) -> None:
         """Let one take turns.
 
         Raises:
@@ -122,7 +122,7 @@ class Rota:
         self._epoll.register(member.reads, _IN)
         self._members[member.reads] = member
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: Runnable) -> None:
         """Let one take no more turns; before its descriptors are closed."""
         if self._epoll.closed or self._members.pop(member.reads, None) is None:
             return
@@ -132,13 +132,13 @@ class Rota:
             self._epoll.unregister(member.writes)
         member.blocked = False
 
-    def wake(self, member: Member) -> None:
+    def wake(self, member: Runnable) -> None:
         """A member has something to do."""
         self._enqueue(member)
         if self._asleep:
             notify_closing(self._epoll.fileno())
 
-    def wait_writable(self, member: Member) -> None:
+    def wait_writable(self, member: Runnable) -> None:
         """Give a member its next turn when more can be written.
 
         Raises:
@@ -197,7 +197,7 @@ class Rota:
         if again:
             self._enqueue(member)
 
-    def _enqueue(self, member: Member) -> None:
+    def _enqueue(self, member: Runnable) -> None:
         if member.queued:
             return
         member.queued = True
@@ -225,7 +225,7 @@ class Rota:
             self._enqueue(member)
         return bool(events)
 
-    def _unblock(self, member: Member) -> None:
+    def _unblock(self, member: Runnable) -> None:
         member.blocked = False
         if member.writes == member.reads:
             self._epoll.modify(member.reads, _IN)

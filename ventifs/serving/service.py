@@ -18,19 +18,19 @@ from ventifs.net.admission import Admission
 from ventifs.net.allow_list import AllowList, Exports
 from ventifs.net.channel import Channel
 from ventifs.net.peer import STDIO, Peer
-from ventifs.serving.acceptor import Gate
+from ventifs.serving.acceptor import Acceptor
 from ventifs.serving.activity import Activity
 from ventifs.serving.connections import GRACE_S
 from ventifs.serving.control import serve_control
 from ventifs.serving.log import event
 from ventifs.serving.metrics import serve_metrics
-from ventifs.serving.settings import Backend, Local
+from ventifs.serving.settings import Backend, LocalSessions
 from ventifs.text import printable
 
 _SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ServicePlan(msgspec.Struct, frozen=True):
     """Where a server is reached, and by whom.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
     grace_s: float = GRACE_S
 
 
-async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None:
+async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called when connections are taken.
 
     Raises:
@@ -64,7 +64,7 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
     async def take(connection: socket.socket, peer: Peer, exports: Exports) -> None:
         await backend.take(connection, peer, exports, partial(admission.leave, peer))
 
-    gate = Gate(plan.allow, admission, take)
+    acceptor = Acceptor(plan.allow, admission, take)
 
     async def ask() -> Activity:
         process = await backend.ask()
@@ -75,7 +75,7 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
             addresses=[printable(address) for address in plan.addresses],
             workers=backend.workers,
             restarts=backend.restarts,
-            refused=gate.refused + process.refused,
+            refused=acceptor.refused + process.refused,
             process=process,
         )
 
@@ -83,7 +83,7 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
         async with trio.open_nursery() as nursery:
             await nursery.start(backend.run)
             accepting = trio.CancelScope()
-            nursery.start_soon(_accept, gate, plan.listeners, accepting)
+            nursery.start_soon(_accept, acceptor, plan.listeners, accepting)
             if plan.control is not None:
                 nursery.start_soon(serve_control, plan.control, ask)
             if plan.metrics:
@@ -98,7 +98,7 @@ async def serve(plan: Plan, backend: Backend, ready: Callable[[], None]) -> None
     event("stopped", seconds=time.time() - started)
 
 
-async def serve_channel(channel: Channel, local: Local, allow: AllowList) -> None:
+async def serve_channel(channel: Channel, local: LocalSessions, allow: AllowList) -> None:
     """Serve one session to whoever started this process, until it is over or a signal comes."""
     over = trio.Event()
     with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -110,10 +110,12 @@ async def serve_channel(channel: Channel, local: Local, allow: AllowList) -> Non
             nursery.cancel_scope.cancel()
 
 
-async def _accept(gate: Gate, listeners: Sequence[socket.socket], scope: trio.CancelScope) -> None:
+async def _accept(
+    acceptor: Acceptor, listeners: Sequence[socket.socket], scope: trio.CancelScope
+) -> None:
     try:
         with scope:
-            await gate.run(listeners)
+            await acceptor.run(listeners)
     finally:  # here, since whoever waits for a socket that is closed gets an error
         for listener in listeners:
             listener.close()
@@ -126,7 +128,7 @@ async def _end_at_once(signals: AsyncIterator[int], scope: trio.CancelScope) -> 
 
 
 async def _drain_at_signal(
-    signals: AsyncIterator[int], local: Local, scope: trio.CancelScope
+    signals: AsyncIterator[int], local: LocalSessions, scope: trio.CancelScope
 ) -> None:
     await anext(signals)
     with trio.CancelScope() as draining:

@@ -44,7 +44,7 @@ class Counters(msgspec.Struct):
     colds: int = 0
 
 
-class Leaving(Protocol):
+class Leftover(Protocol):
     """What a session leaves behind that takes long to close, so that it is closed in portions."""
 
     def some(self, count: int) -> bool:
@@ -125,7 +125,7 @@ class FrontEnd(Protocol):
         *,
         clock: Callable[[], float],
         share: Share,
-        leave: Callable[[Leaving], None],
+        leave: Callable[[Leftover], None],
     ) -> Session:
         """A new session.
 

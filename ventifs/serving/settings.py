@@ -27,7 +27,8 @@ from ventifs.store import Store
 from ventifs.tree.versions.catalog import version_records
 from ventifs.vfs.access.groups import AccountBook
 from ventifs.vfs.access.guard import GuardedFilesystem, Squash
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import Filesystem
 from ventifs.vfs.memory_budget import Budget
 
@@ -95,7 +96,7 @@ class Backend(Protocol):
         """Let sessions answer what is in flight, for at most so many seconds."""
 
 
-class Local:
+class LocalSessions:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
     def __init__(self, settings: Settings, front_end: FrontEnd) -> None:

@@ -19,7 +19,7 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.serving.log import event
-from ventifs.serving.settings import GARBAGE_THRESHOLD, Local, Settings, start_log
+from ventifs.serving.settings import GARBAGE_THRESHOLD, LocalSessions, Settings, start_log
 from ventifs.serving.worker_ipc import (
     LEFT_TO_PARENT,
     SESSIONS_TOLD,
@@ -43,7 +43,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Worker:
     """What a worker does with what it is told."""
 
-    def __init__(self, packets: socket.socket, open_local: Callable[[Settings], Local]) -> None:
+    def __init__(
+        self, packets: socket.socket, open_local: Callable[[Settings], LocalSessions]
+    ) -> None:
         """Take orders from a socket; `open_local` opens the store."""
         self._open_local = open_local
         self._packets = packets
@@ -69,7 +71,7 @@ class Worker:
                 await self._obey(local)
                 nursery.cancel_scope.cancel()
 
-    async def _obey(self, local: Local) -> None:
+    async def _obey(self, local: LocalSessions) -> None:
         while True:
             order, fd = await receive_order(self._packets)
             match order:
@@ -87,7 +89,7 @@ class Worker:
                 case None:
                     return
 
-    async def _tell(self, local: Local, number: int) -> None:
+    async def _tell(self, local: LocalSessions, number: int) -> None:
         process = await local.ask()
         sessions, process.sessions = process.sessions, []
         for start in range(0, len(sessions), SESSIONS_TOLD):
@@ -103,7 +105,7 @@ class Worker:
                 return
 
 
-def run_worker(open_local: Callable[[Settings], Local]) -> None:
+def run_worker(open_local: Callable[[Settings], LocalSessions]) -> None:
     """Serve until told to stop, or until the parent has gone: the whole of a worker process.
 
     Args:

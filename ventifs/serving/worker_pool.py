@@ -62,7 +62,7 @@ def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class _Worker:
+class _WorkerProcess:
     """A process, from its start to its end."""
 
     def __init__(self, number: int, main: Callable[[], None]) -> None:
@@ -148,7 +148,7 @@ class _Worker:
         self.connections.clear()
 
 
-class Pool:
+class WorkerPool:
     """Workers; a `Backend`.
 
     Attributes:
@@ -171,7 +171,7 @@ class Pool:
         self._settings = replace(
             settings, cache_bytes=settings.cache_bytes // count, client_bytes=clients // count
         )
-        self._live: dict[int, _Worker] = {}
+        self._live: dict[int, _WorkerProcess] = {}
         self._arrived = trio.Event()
         self._lost = Totals()  # what those did that are gone, as far as they had told
         self._stopping = False
@@ -215,9 +215,9 @@ class Pool:
 
     async def ask(self) -> Process:
         """What all do, together."""
-        answers: dict[_Worker, Process] = {}
+        answers: dict[_WorkerProcess, Process] = {}
 
-        async def ask(worker: _Worker) -> None:
+        async def ask(worker: _WorkerProcess) -> None:
             answers[worker] = await worker.ask()
 
         async with trio.open_nursery() as nursery:
@@ -231,7 +231,7 @@ class Pool:
         """Let every worker answer what is in flight, for at most so many seconds, and end."""
         self._stopping = True
 
-        async def stop(worker: _Worker) -> None:
+        async def stop(worker: _WorkerProcess) -> None:
             try:
                 await worker.send(Stop(grace_s))
                 await worker.end()
@@ -263,7 +263,7 @@ class Pool:
             pause_s = PAUSE_MIN_S if sound else min(2 * pause_s, PAUSE_MAX_S)
 
     async def _one_life(self, number: int, task_status: trio.TaskStatus[None] | None) -> None:
-        worker = _Worker(number, self._main)
+        worker = _WorkerProcess(number, self._main)
         try:
             failure = await self._hear(worker, task_status)
             code = await worker.end()
@@ -283,12 +283,14 @@ class Pool:
                 connections=lost,
             )
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: _WorkerProcess) -> None:
         """Hand a worker nothing more; the one that was started in its place stays."""
         if self._live.get(worker.number) is worker:
             del self._live[worker.number]
 
-    async def _hear(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> str | None:
+    async def _hear(
+        self, worker: _WorkerProcess, task_status: trio.TaskStatus[None] | None
+    ) -> str | None:
         """Do as a worker reports, until it has gone; what it said of why."""
         try:
             await worker.send(Configure(self._settings, worker.number))

@@ -18,7 +18,7 @@ from ventifs.vfs.memory_budget import DIRECTORY_BYTES, Share
 _FEW = 1024  # directories: a table that never had more is not made smaller
 
 
-class Ways:
+class HeldDirectories:
     """The counted directories, and how much lies directly below each.
 
     Attributes:

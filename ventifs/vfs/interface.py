@@ -225,7 +225,7 @@ class File(Protocol):
 
     @property
     def above(self) -> "File | None":
-        """The directory that it keeps in memory, whose memory is to be charged (`held_directories.py`).
+        """The directory that it keeps in memory, which is charged too (`held_directories.py`).
 
         Always the same object. None where it keeps none, or one that is there anyway.
         """

@@ -11,9 +11,9 @@ import sys
 
 # What is charged for files (`File.weight`), in bytes of resident memory, measured and rounded up.
 RAW_BYTES = 192  # of a file's entry, at most, in what is charged for every file
-# Of a directory that files lie below (`held_directories.py`), beside its weight: its object 80, its token 48,
-# its entry at most 240, its place in the table 60. Files keep their directories, so that thousands
-# may hang on one file; a directory is charged this whether it is held itself too or not.
+# Of a directory that files lie below (`held_directories.py`), beside its weight: its object 80, its
+# token 48, its entry at most 240, its place in the table 60. Files keep their directories, so that
+# thousands may hang on one file; a directory is charged this whether it is held itself too or not.
 DIRECTORY_BYTES = 448
 GUARDED_DIRECTORY_BYTES = 768  # of a directory whose modes are checked: its attributes are kept
 ROOT_BYTES = 1024  # of a root of a version, which always knows what it is

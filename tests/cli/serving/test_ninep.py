@@ -21,7 +21,8 @@ from tests.support.walker import same
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol.messages import NONUNAME, Tattach, Tversion
 from ventifs.store import Store
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,

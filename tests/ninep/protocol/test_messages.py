@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from tests.support.vectors import load_vectors
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import Codec
-from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Record, Stat
+from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Stat, WireRecord
 from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of, names_of
 
 GOLDEN = load_vectors("ninep/frames.json")["frames"]
@@ -63,7 +63,7 @@ def golden_value(value: Any) -> Any:
     return value
 
 
-def defaults(record: type[Record]) -> dict[str, Any]:
+def defaults(record: type[WireRecord]) -> dict[str, Any]:
     return {name: value for name, (_, value) in record.only_in.items()}
 
 

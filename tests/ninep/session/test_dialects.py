@@ -18,7 +18,7 @@ from tests.support.answering import answer
 from tests.support.clock import Clock
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from ventifs.ninep.client.client import Client
-from ventifs.ninep.client.fid import Fid
+from ventifs.ninep.client.fid import ClientFid
 from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
 from ventifs.ninep.protocol.messages import (
     NOFID,
@@ -47,9 +47,10 @@ from ventifs.ninep.protocol.messages import (
     Tversion,
     Twalk,
 )
-from ventifs.ninep.session.session import Session
+from ventifs.ninep.session.session import NinepSession
 from ventifs.store import Store
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 
 P, U, L = Dialect.PLAIN, Dialect.UNIX, Dialect.LINUX
 TIME_MAX = 2**32 - 2
@@ -85,7 +86,7 @@ def through(
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(answer, Session(files), theirs)
+            nursery.start_soon(answer, NinepSession(files), theirs)
             async with Client.connect(
                 ours, dialect=dialect, aname=b"t", msize=msize, user=b"root", uid=0
             ) as client:
@@ -95,7 +96,7 @@ def through(
     return found[0]
 
 
-async def walk(client: Client, fid: Fid, path: bytes = b"") -> dict[bytes, Any]:
+async def walk(client: Client, fid: ClientFid, path: bytes = b"") -> dict[bytes, Any]:
     """Everything about every path: (status, content or target, attributes, qid)."""
     status = await fid.status()
     found: dict[bytes, Any] = {}
@@ -203,7 +204,7 @@ class Speaker:
     """Says one message at a time to a session, as simple clients do."""
 
     def __init__(self, files: ArchiveFilesystem, dialect: Dialect) -> None:
-        self.session = Session(files)
+        self.session = NinepSession(files)
         self.codec = Codec.of(dialect)
 
     def __call__(self, request: Message, tag: int = 0) -> Any:

@@ -29,12 +29,13 @@ from ventifs.ninep.protocol.messages import (
     Twalk,
     Txattrwalk,
 )
-from ventifs.ninep.session.fids import Leaving
+from ventifs.ninep.session.fids import LeftFids
 from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, Limits
 from ventifs.store import Store
 from ventifs.vfs.access.guard import GuardedFilesystem, Squash
 from ventifs.vfs.archived.files import ArchivedDirectory
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import File
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, Budget, Share
 
@@ -163,7 +164,7 @@ def test_what_was_left_last_makes_room_for_others(deep: Store) -> None:
 
 def test_a_million_directories_of_few_fids_go_in_portions(deep: Store) -> None:
     share = unlimited()
-    left: list[Leaving] = []
+    left: list[LeftFids] = []
     one = talk(deep, share, leave=left.append)
     attach(one)
     for chain in range(10):
@@ -242,8 +243,8 @@ def check(talking: Talk, share: Share) -> None:
             if below[at] > 1:
                 break
             at = at.above
-    left = fids.ways.left
-    if left is not None and fids.ways.below[left] == 0:
+    left = fids.directories.left
+    if left is not None and fids.directories.below[left] == 0:
         assert left not in below
         below[left] = 0
         at = left.above
@@ -252,10 +253,10 @@ def check(talking: Talk, share: Share) -> None:
             if below[at] > 1:
                 break
             at = at.above
-    assert fids.ways.below == dict(below)
+    assert fids.directories.below == dict(below)
     charged = sum(fid.charged[1] for fid in fids.table.values() if fid.charged is not None)
-    ways = sum(DIRECTORY_BYTES + each.weight for each in below)
-    held = FIRST + fids.memory + charged + ways
+    directories = sum(DIRECTORY_BYTES + each.weight for each in below)
+    held = FIRST + fids.memory + charged + directories
     assert share.held == held
 
 

@@ -32,11 +32,11 @@ from ventifs.ninep.protocol.messages import (
     Twalk,
     Txattrwalk,
 )
-from ventifs.ninep.session.fids import Fid, Fids, Leaving
+from ventifs.ninep.session.fids import Fid, Fids, LeftFids
 from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, Limits
-from ventifs.ninep.session.session import Session
+from ventifs.ninep.session.session import NinepSession
 from ventifs.serving.connections import thrifty
-from ventifs.serving.deferred_close import PORTION, Remains
+from ventifs.serving.deferred_close import PORTION, DeferredClose
 from ventifs.serving.session import READ_MAX
 from ventifs.vfs.interface import User
 from ventifs.vfs.memory_budget import Budget, Share
@@ -250,7 +250,7 @@ def test_messages_are_as_large_as_memory_allows(more: int, msize: int) -> None:
 
 def test_a_session_holds_no_more_input_than_it_has_paid_for() -> None:
     for msize in (MSIZE_FIRST, 65560, 1 << 20):
-        one = Session(tree(), limits=LIMITS)
+        one = NinepSession(tree(), limits=LIMITS)
         one.receive(Talk.frames(talk(share_of(1 << 30)), (NOTAG, Tversion(msize, b"9P2000.L"))))
         one.turn()
         largest = 0
@@ -276,7 +276,7 @@ def crowd(count: int, share: Share) -> Fids:
 
 def test_fids_that_go_together_give_back_their_memory_in_portions() -> None:
     share = Budget(1 << 40).share_of("")
-    left: list[Leaving] = []
+    left: list[LeftFids] = []
     fids = crowd(10_000, share)
     fids._leave = left.append
     fids.clear()
@@ -313,7 +313,7 @@ def test_a_table_becomes_smaller_when_most_fids_have_gone() -> None:
 
 def test_others_have_their_say_between_portions() -> None:
     share = Budget(1 << 40).share_of("")
-    remains = Remains()
+    remains = DeferredClose()
     seen: list[int] = []
 
     async def main() -> None:

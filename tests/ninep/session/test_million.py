@@ -16,7 +16,8 @@ from ventifs.ninep.protocol.messages import NOFID, NONUNAME, Rwalk, Tattach, Tcl
 from ventifs.store import Store
 from ventifs.vfs.access.guard import GuardedFilesystem, Squash
 from ventifs.vfs.archived.files import ArchivedFile
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import File, Filesystem
 from ventifs.vfs.memory_budget import Budget
 

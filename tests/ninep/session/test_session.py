@@ -14,12 +14,18 @@ from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import Codec
 from ventifs.ninep.protocol.messages import Dialect
-from ventifs.ninep.protocol.wire import Qid
-from ventifs.ninep.session.framing import Output
 from ventifs.ninep.session.limits import Limits
-from ventifs.ninep.session.session import Session
+from ventifs.ninep.session.output import Output
+from ventifs.ninep.session.session import NinepSession
 from ventifs.serving.session import StreamError
-from ventifs.vfs.interface import Attributes, ReadOnlyFile, ReadOnlyOpened, User
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    Attributes,
+    Identity,
+    ReadOnlyFile,
+    ReadOnlyOpened,
+    User,
+)
 
 DIALECTS = list(Dialect)
 
@@ -49,16 +55,16 @@ def conversation(dialect: Dialect) -> list[tuple[int, m.Message]]:
 def test_any_split_of_the_stream_gives_the_same_replies(dialect: Dialect) -> None:
     codec = Codec.of(dialect)
     frames = b"".join(codec.encode(message, tag) for tag, message in conversation(dialect))
-    whole = Session(tree(), clock=Clock())
+    whole = NinepSession(tree(), clock=Clock())
     whole.receive(frames)
     wanted = b"".join(whole.turn())
     for step in (1, 2, 3, 7, 11, 64):
-        session, got = Session(tree(), clock=Clock()), b""
+        session, got = NinepSession(tree(), clock=Clock()), b""
         for at in range(0, len(frames), step):
             session.receive(frames[at : at + step])
             got += b"".join(session.turn())
         assert got == wanted
-    partial = Session(tree(), clock=Clock())
+    partial = NinepSession(tree(), clock=Clock())
     partial.receive(frames + frames[:10])
     assert b"".join(partial.turn()) == wanted
     assert not partial.more
@@ -78,7 +84,7 @@ def test_a_frame_of_an_impossible_size_ends_the_stream(size: int) -> None:
 
 
 def test_before_a_version_only_small_frames_and_only_versions_are_taken() -> None:
-    session = Session(tree())
+    session = NinepSession(tree())
     session.receive(Codec.of(Dialect.PLAIN).encode(m.Tclunk(1), 3))
     reply = Codec.of(Dialect.PLAIN).decode(b"".join(session.turn()))
     assert reply == (3, m.Rerror(b"Operation not supported", 0))
@@ -217,7 +223,10 @@ def test_what_is_answered_does_not_hang_on_the_time_that_turns_take(turn_s: floa
     """On the machine's own clock, whatever that says."""
     frames = Talk(tree(), attach=False).frames(*conversation(Dialect.LINUX))
     replies = []
-    for session in (Session(tree(), limits=Limits(turn_s=turn_s)), Session(tree(), clock=Clock())):
+    for session in (
+        NinepSession(tree(), limits=Limits(turn_s=turn_s)),
+        NinepSession(tree(), clock=Clock()),
+    ):
         session.receive(frames)
         answer = b"".join(session.turn())
         while session.more:
@@ -270,7 +279,7 @@ def test_small_pieces_are_copied_however_many_they_are() -> None:
 
 def test_the_trace_tells_every_message() -> None:
     told: list[tuple[bool, bytes]] = []
-    session = Session(
+    session = NinepSession(
         tree(), trace=lambda incoming, frame: told.append((incoming, frame)), clock=Clock()
     )
     codec = Codec.of(Dialect.LINUX)
@@ -315,7 +324,7 @@ def test_nothing_is_left_when_the_connection_is_gone() -> None:
 class OneDirectory(ReadOnlyFile):
     """A file system of one directory, whose files and what they are opened to take no memory."""
 
-    qid = Qid(0x80, 1, 1)
+    identity = Identity(DIRECTORY, 1, 1)
     name = b"/"
 
     def attach(self, user: User, aname: bytes) -> "OneDirectory":

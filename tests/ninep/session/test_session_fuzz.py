@@ -19,7 +19,7 @@ from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import Codec
 from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Message
 from ventifs.ninep.session.limits import Limits
-from ventifs.ninep.session.session import Session
+from ventifs.ninep.session.session import NinepSession
 from ventifs.serving.session import StreamError
 
 LIMITS = Limits(in_flight_max=8, in_flight_bytes_max=1 << 14, fids_max=16, held_max=1 << 12)
@@ -129,7 +129,7 @@ def frame_of(number: int, tag: int, body: bytes) -> bytes:
 def test_any_bytes(pieces: list[bytes], dialect: Dialect | None, step: int) -> None:
     with no_bugs():
         fs = tree()
-        session = Session(fs, limits=LIMITS)
+        session = NinepSession(fs, limits=LIMITS)
         codec = Codec.of(dialect or Dialect.PLAIN)
         stream = b"".join(pieces)
         if dialect is not None:

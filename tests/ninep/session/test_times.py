@@ -12,7 +12,8 @@ from ventifs.ninep.client.attributes import status_of
 from ventifs.ninep.protocol.messages import Dialect, Tgetattr, Tstat, Twalk
 from ventifs.store import Store
 from ventifs.tree.objects.records import TIME_NS_MAX, TIME_NS_MIN, Entry, Inline, clamped_ns
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 
 SECOND = 10**9
 TIMES = [TIME_NS_MIN, -SECOND, -1, 0, 1, 2**32 * SECOND, 2**63 - 1, 2**63, TIME_NS_MAX]

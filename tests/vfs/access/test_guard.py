@@ -28,7 +28,8 @@ from ventifs.tree.versions.catalog import decode_version, tree_score, version_re
 from ventifs.vfs.access import groups as accounts
 from ventifs.vfs.access.groups import SIZE_MAX, AccountBook
 from ventifs.vfs.access.guard import GuardedDirectory, GuardedFile, GuardedFilesystem, Squash
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import DIRECTORY, File, Filesystem, Refused, User
 from ventifs.vfs.memory_budget import GUARDED_DIRECTORY_BYTES
 

@@ -15,7 +15,8 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.arena import Arena
 from ventifs.store.clump import Kind
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.errnos import errno_of
 from ventifs.vfs.interface import File
 

@@ -21,7 +21,8 @@ from ventifs.tree.objects.records import Directory, Tree, encode
 from ventifs.tree.versions.catalog import find_version, versions
 from ventifs.vfs.access.guard import GuardedFilesystem
 from ventifs.vfs.archived.exports import Snapshot
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.errnos import errno_of
 from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, Cold, File, Opened, Refused, User
 

@@ -16,7 +16,8 @@ from ventifs.errors import NotStored
 from ventifs.store import Score, Store
 from ventifs.tree.objects.prolly import Get, Node, leaves
 from ventifs.tree.objects.records import Entry, Inline, Tree
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import File
 
 SPLIT = Split.of(8 << 20)

@@ -30,7 +30,7 @@ from ventifs.tree.objects.records import (
 from ventifs.vfs.archived import reader as module
 from ventifs.vfs.archived.ranges import PIECES_MAX
 from ventifs.vfs.archived.reader import AHEAD_STEP, Contents, Cursor
-from ventifs.vfs.archived.tree_lookup import Trees
+from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.interface import RESULTS_MAX, Cold
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -49,7 +49,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 def contents(store: Store, node_bytes: int = 1, ahead: int = 0) -> Contents:
-    return Contents(Trees(store, node_bytes), ahead)
+    return Contents(TreeLookup(store, node_bytes), ahead)
 
 
 def expected(store: Store, content: Content, offset: int, count: int) -> bytes:

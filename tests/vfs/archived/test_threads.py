@@ -12,7 +12,8 @@ from tests.support.clock import Clock
 from tests.support.stores import new_store
 from tests.support.trees import archived, noise
 from ventifs.store import Store
-from ventifs.vfs.archived.filesystem import ArchiveFilesystem, Split
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.interface import Cold, Opened, User
 
 Operation = Callable[[], None]

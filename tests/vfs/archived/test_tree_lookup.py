@@ -19,7 +19,7 @@ from ventifs.tree.objects.prolly import _END, Node, _encode_node
 from ventifs.tree.objects.records import Child, Content, Empty, Entry, File, Inline, Tree, encode
 from ventifs.vfs.archived import tree_lookup as trees_module
 from ventifs.vfs.archived.node_cache import KEPT_MIN, DirectoryLeaf, NodeCache, decode
-from ventifs.vfs.archived.tree_lookup import Trees
+from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.interface import Cold
 
 SHARED = settings(
@@ -44,7 +44,7 @@ def built(store: Store, names: list[bytes]) -> Content:
     return build(lambda data: put_node(store, data), entries)
 
 
-def listed(trees: Trees, content: Content, start: int) -> list[bytes]:
+def listed(trees: TreeLookup, content: Content, start: int) -> list[bytes]:
     """Names from an ordinal on, begun anew after each load."""
     names: list[bytes] = []
     for _ in range(1000):
@@ -64,7 +64,7 @@ def test_every_name_is_found_and_listed_from_any_ordinal(
 ) -> None:
     names = numbered(count)
     content = built(store, names)
-    trees, drive = Trees(store, node_bytes), Driver()
+    trees, drive = TreeLookup(store, node_bytes), Driver()
     for start in {0, 1, count // 3, max(0, count - 1), count, count + 5}:
         assert listed(trees, content, start) == names[start:]
     chosen = random.Random(1).sample(names, min(count, 200))
@@ -89,7 +89,7 @@ def test_every_name_is_found_and_listed_from_any_ordinal(
 def test_any_names(store: Store, raw_names: set[bytes]) -> None:
     names = sorted(raw_names)
     content = built(store, names)
-    trees, drive = Trees(store, TINY), Driver()
+    trees, drive = TreeLookup(store, TINY), Driver()
     assert listed(trees, content, 0) == names
     for name in [*names, b"q", b"\xff" * 5]:
         found = drive(trees.entry, content, name)
@@ -98,7 +98,7 @@ def test_any_names(store: Store, raw_names: set[bytes]) -> None:
 
 def test_a_walk_in_a_cold_directory_takes_one_load(store: Store) -> None:
     content = built(store, numbered(20_000))
-    trees, drive = Trees(store, ROOMY), Driver()
+    trees, drive = TreeLookup(store, ROOMY), Driver()
     drive(trees.entry, content, b"000300")
     assert len(drive.loads) == 1
     drive(trees.entry, content, b"000303")
@@ -107,7 +107,7 @@ def test_a_walk_in_a_cold_directory_takes_one_load(store: Store) -> None:
 
 def test_names_of_a_small_directory_share_a_load(store: Store) -> None:
     content = built(store, numbered(50))
-    trees = Trees(store, ROOMY)
+    trees = TreeLookup(store, ROOMY)
     keys = []
     for name in (b"000000", b"000003", b"nosuch"):
         with pytest.raises(Cold) as cold:
@@ -119,7 +119,7 @@ def test_names_of_a_small_directory_share_a_load(store: Store) -> None:
 def test_listing_takes_a_load_for_thousands(store: Store) -> None:
     content = built(store, numbered(20_000))
     drive = Driver()
-    trees = Trees(store, ROOMY)
+    trees = TreeLookup(store, ROOMY)
     start = 0
     while start < 20_000:
         start += len(drive(lambda at=start: list(trees.entries(content, at))))  # type: ignore[misc]
@@ -130,7 +130,7 @@ def test_what_the_loop_looks_up_is_what_was_decoded_before(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = built(store, numbered(5000))
-    trees, drive = Trees(store, ROOMY), Driver()
+    trees, drive = TreeLookup(store, ROOMY), Driver()
     names = listed(trees, content, 0)
 
     def refused(*_: object, **__: object) -> None:
@@ -184,8 +184,8 @@ def test_the_cost_of_nodes_is_honest(store: Store) -> None:
     import tracemalloc
 
     content = built(store, [b"some-name-%05d" % number for number in range(20_000)])
-    trees = Trees(store, ROOMY)
-    listed(Trees(store, ROOMY), content, 0)  # so that the clumps are in memory
+    trees = TreeLookup(store, ROOMY)
+    listed(TreeLookup(store, ROOMY), content, 0)  # so that the clumps are in memory
     gc.collect()
     tracemalloc.start()
     listed(trees, content, 0)
@@ -219,7 +219,7 @@ def two_leaves(
     return Tree(crafted(store, level, items), count + 2)
 
 
-def both(trees: Trees, content: Tree) -> list[object]:
+def both(trees: TreeLookup, content: Tree) -> list[object]:
     """What a walk and a listing end with: a result, or Corrupt."""
     results: list[object] = []
     for operation in (
@@ -234,7 +234,10 @@ def both(trees: Trees, content: Tree) -> list[object]:
 
 
 def test_a_sound_tree_made_by_hand(store: Store) -> None:
-    assert both(Trees(store, ROOMY), two_leaves(store)) == [entry(b"a"), [b"a", b"b", b"c", b"d"]]
+    assert both(TreeLookup(store, ROOMY), two_leaves(store)) == [
+        entry(b"a"),
+        [b"a", b"b", b"c", b"d"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_a_sound_tree_made_by_hand(store: Store) -> None:
 @pytest.mark.parametrize("known", [False, True])
 def test_a_parent_that_lies_is_corrupt(store: Store, lie: dict[str, object], known: bool) -> None:
     """Also when its children are in memory already, through a parent that does not."""
-    trees = Trees(store, ROOMY)
+    trees = TreeLookup(store, ROOMY)
     if known:
         listed(trees, two_leaves(store), 0)
     results = both(trees, two_leaves(store, **lie))  # type: ignore[arg-type]
@@ -266,7 +269,7 @@ def test_leaves_that_overlap_are_corrupt(store: Store) -> None:
     last = crafted(store, 0, [entry(b"c"), entry(b"z")])
     items = [encode(Child(first, 2, 0, b"m")), encode(Child(last, 2, 0, b"z"))]
     tree = Tree(crafted(store, 1, items), 4)
-    assert both(Trees(store, ROOMY), tree)[1] is Corrupt
+    assert both(TreeLookup(store, ROOMY), tree)[1] is Corrupt
 
 
 @pytest.mark.parametrize(
@@ -280,7 +283,7 @@ def test_leaves_that_overlap_are_corrupt(store: Store) -> None:
 )
 def test_a_leaf_out_of_order_or_of_garbage_is_corrupt(store: Store, items: list[bytes]) -> None:
     tree = Tree(crafted(store, 0, items), len(items))
-    assert both(Trees(store, ROOMY), tree) == [Corrupt, Corrupt]
+    assert both(TreeLookup(store, ROOMY), tree) == [Corrupt, Corrupt]
 
 
 def test_a_node_of_a_content_is_no_directory(store: Store) -> None:
@@ -288,7 +291,7 @@ def test_a_node_of_a_content_is_no_directory(store: Store) -> None:
     from ventifs.tree.objects.records import Hole
 
     content = tree_of(store, [Hole(5), Hole(5)])
-    trees = Trees(store, ROOMY)
+    trees = TreeLookup(store, ROOMY)
     decoded = decode(store.get, Score(content.score), None, directory=False)
     trees.nodes.add(Score(content.score), decoded)
     assert both(trees, Tree(content.score, 2)) == [Corrupt, Corrupt]
@@ -299,7 +302,7 @@ def test_a_listing_goes_up_to_what_is_damaged(store: Store) -> None:
     missing = score_of(b"nothing of this kind was stored")
     items = [encode(Child(first, 2, 0, b"b")), encode(Child(missing, 2, 0, b"d"))]
     tree = Tree(crafted(store, 1, items), 4)
-    trees = Trees(store, ROOMY)
+    trees = TreeLookup(store, ROOMY)
     names: list[bytes] = []
     with pytest.raises(Exception, match="not in the store"):
         for _ in range(3):

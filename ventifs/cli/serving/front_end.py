@@ -7,18 +7,18 @@ from ventifs.ninep.protocol.trace import Tracer
 from ventifs.ninep.session.front_end import NinepFrontEnd
 from ventifs.ninep.session.limits import Limits
 from ventifs.ninep.session.session import Trace
-from ventifs.serving.settings import Local, Settings
+from ventifs.serving.settings import LocalSessions, Settings
 from ventifs.serving.worker import run_worker
 
 
-def local_sessions(settings: Settings) -> Local:
+def local_sessions(settings: Settings) -> LocalSessions:
     """The sessions of this process, over an open store.
 
     Raises:
         VentifsError: there is none, or it cannot be read.
     """
     limits = Limits(msize_max=settings.message_bytes) if settings.message_bytes else None
-    return Local(settings, NinepFrontEnd(limits, _tracer if settings.trace else None))
+    return LocalSessions(settings, NinepFrontEnd(limits, _tracer if settings.trace else None))
 
 
 def worker_main() -> None:
@@ -33,4 +33,4 @@ def _tracer() -> Trace:
 
 def _traced(line: str) -> None:
     with suppress(OSError, VentifsError):  # whoever read it has gone; the sessions go on
-        print(line, flush=True)
+        echo(line)

@@ -27,7 +27,7 @@ from ventifs.net.address import Address, AddressError, parse_address
 from ventifs.ninep.client.attributes import Status
 from ventifs.ninep.client.checks import RemoteError
 from ventifs.ninep.client.client import Client
-from ventifs.ninep.client.download import Fetched, Fetcher
+from ventifs.ninep.client.download import Downloaded, Downloader
 from ventifs.ninep.client.listing import Found, survey
 from ventifs.ninep.protocol.messages import ALL, NONUNAME, Dialect
 from ventifs.ninep.protocol.trace import Tracer
@@ -339,9 +339,9 @@ def get(server: _Server, path: bytes, target: Path, *, as_json: bool, everything
     fails is told, too, all else is copied, and the exit code is 1.
     """
 
-    async def use(client: Client) -> Fetched:
+    async def use(client: Client) -> Downloaded:
         with _named(path), EntryProgress("copying", quiet=as_json) as progress:
-            return await Fetcher(
+            return await Downloader(
                 client,
                 everything=everything,
                 progress=lambda done, at: progress(done.entries, done.size, at),
@@ -357,7 +357,7 @@ def get(server: _Server, path: bytes, target: Path, *, as_json: bool, everything
     return _LEFT if done.left else 0
 
 
-def _print_done(done: Fetched, target: Path) -> None:
+def _print_done(done: Downloaded, target: Path) -> None:
     troubles = [f"{printable(path) or '/'}: not copied: {why}" for path, why in done.failed]
     troubles += [f"{printable(path) or '/'}: left out: {what}" for path, what in done.left]
     for line in troubles[:_SHOWN_MAX]:
@@ -372,7 +372,7 @@ def _print_done(done: Fetched, target: Path) -> None:
     )
 
 
-def _done_json(done: Fetched) -> dict[str, Any]:
+def _done_json(done: Downloaded) -> dict[str, Any]:
     return {
         "entries": done.entries,
         "bytes": done.size,

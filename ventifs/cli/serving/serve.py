@@ -30,7 +30,7 @@ from ventifs.ninep.mount.options import mount_line
 from ventifs.ninep.session.limits import Limits
 from ventifs.serving.control import control_address, control_addresses
 from ventifs.serving.log import event
-from ventifs.serving.service import Plan, serve_channel
+from ventifs.serving.service import ServicePlan, serve_channel
 from ventifs.serving.service import serve as serve_plan
 from ventifs.serving.settings import (
     CACHE_BYTES_DEFAULT,
@@ -40,7 +40,7 @@ from ventifs.serving.settings import (
     client_bytes_default,
     start_log,
 )
-from ventifs.serving.worker_pool import Pool
+from ventifs.serving.worker_pool import WorkerPool
 from ventifs.store.header import read_header
 
 _WORKERS_MAX = 64
@@ -211,7 +211,7 @@ def _serve_addresses(
         served = list(dict.fromkeys(map(local_address, listeners)))
         for warning in allow.warnings(served):
             event("warning", level=logging.WARNING, note=warning)
-        plan = Plan(
+        plan = ServicePlan(
             store=settings.store,
             addresses=[str(address) for address in served],
             listeners=listeners,
@@ -220,7 +220,7 @@ def _serve_addresses(
             metrics=scrapes,
         )
         backend = (
-            Pool(settings, workers, worker_main)
+            WorkerPool(settings, workers, worker_main)
             if workers > 1
             else stack.enter_context(local_sessions(settings))
         )

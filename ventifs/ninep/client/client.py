@@ -16,8 +16,8 @@ from ventifs.net.dial import TransportError
 from ventifs.net.dial import connect as dial
 from ventifs.ninep.client.attributes import Status
 from ventifs.ninep.client.checks import RemoteError
-from ventifs.ninep.client.fid import ENTRIES_MAX, FILE_MAX, Entry, Fid
-from ventifs.ninep.client.rpc import MSIZE, Connection
+from ventifs.ninep.client.fid import ENTRIES_MAX, FILE_MAX, ClientFid, ListedFile
+from ventifs.ninep.client.rpc import MSIZE, RpcConnection
 from ventifs.ninep.protocol.messages import NOFID, NONUNAME, Dialect, Rattach, Tattach
 
 CONNECT_S = 10.0  # how long connecting may take, and as long the first answers
@@ -30,7 +30,7 @@ class Client:
         root: what was attached to.
     """
 
-    def __init__(self, connection: Connection, root: Fid) -> None:
+    def __init__(self, connection: RpcConnection, root: ClientFid) -> None:
         """Made by `connect`."""
         self.root = root
         self._connection = connection
@@ -65,7 +65,7 @@ class Client:
             RemoteError: when the server refuses.
         """
         async with _connected(await _stream(where), trace) as connection:
-            root: Fid | None = None
+            root: ClientFid | None = None
             with trio.move_on_after(CONNECT_S):
                 await connection.negotiate(dialect, msize)
                 root = await _attach(connection, aname, user, uid)
@@ -75,7 +75,7 @@ class Client:
             yield cls(connection, root)
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> RpcConnection:
         """The connection, for requests of one's own: `rpc` and `start`."""
         return self._connection
 
@@ -84,15 +84,15 @@ class Client:
         """The dialect that is spoken."""
         return self._connection.dialect
 
-    async def attach(self, aname: bytes, *, user: bytes = b"", uid: int = NONUNAME) -> Fid:
+    async def attach(self, aname: bytes, *, user: bytes = b"", uid: int = NONUNAME) -> ClientFid:
         """The root of another tree."""
         return await _attach(self._connection, aname, user, uid)
 
-    async def walk(self, path: bytes) -> Fid:
+    async def walk(self, path: bytes) -> ClientFid:
         """The file at a path; use it as a context manager."""
         return await self.root.walk(*names_of(path))
 
-    async def open(self, path: bytes) -> Fid:
+    async def open(self, path: bytes) -> ClientFid:
         """The file at a path, open for reading; use it as a context manager."""
         fid = await self.walk(path)
         try:
@@ -118,7 +118,7 @@ class Client:
             await fid.read_to(pieces.append, size_max=size_max)
         return b"".join(pieces)
 
-    async def list(self, path: bytes, *, entries_max: int = ENTRIES_MAX) -> list[Entry]:
+    async def list(self, path: bytes, *, entries_max: int = ENTRIES_MAX) -> list[ListedFile]:
         """The names in a directory, without `.` and `..`."""
         async with await self.open(path) as fid:
             return await fid.entries(entries_max=entries_max)
@@ -152,22 +152,22 @@ async def _stream(where: str | Address | trio.abc.Stream | socket.socket) -> tri
     return trio.SocketStream(trio.socket.from_stdlib_socket(where))
 
 
-async def _attach(connection: Connection, aname: bytes, user: bytes, uid: int) -> Fid:
+async def _attach(connection: RpcConnection, aname: bytes, user: bytes, uid: int) -> ClientFid:
     number = connection.fids.take()
     try:
         reply: Rattach = await connection.rpc(Tattach(number, NOFID, user, aname, uid))
     except RemoteError:
         connection.fids.give(number)
         raise
-    return Fid(connection, number, reply.qid)
+    return ClientFid(connection, number, reply.qid)
 
 
 @asynccontextmanager
 async def _connected(
     stream: trio.abc.Stream, trace: Callable[[bool, bytes], None] | None
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[RpcConnection]:
     """A running connection. What the body raises comes out as it is, in no exception group."""
-    connection = Connection(stream, trace=trace)
+    connection = RpcConnection(stream, trace=trace)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)

@@ -23,7 +23,7 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.client.attributes import Status
 from ventifs.ninep.client.checks import RemoteError, Violation
 from ventifs.ninep.client.client import Client
-from ventifs.ninep.client.fid import Fid
+from ventifs.ninep.client.fid import ClientFid
 from ventifs.ninep.client.listing import DEPTH_MAX
 from ventifs.ninep.client.rpc import Disconnected
 from ventifs.store.files import explained
@@ -41,11 +41,11 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLAIN_MODE = 0o777 | stat.S_ISVTX
 
-Progress = Callable[["Fetched", bytes], None]
+Progress = Callable[["Downloaded", bytes], None]
 
 
 @dataclass(slots=True)
-class Fetched:
+class Downloaded:
     """What was copied so far.
 
     Attributes:
@@ -67,13 +67,13 @@ class _Place(msgspec.Struct):
     """A directory on the way down: at the server, and here."""
 
     path: bytes  # below the destination
-    fid: Fid
+    fid: ClientFid
     fd: int
     status: Status
     waiting: list[tuple[bytes, Status]]  # directories in it that are not entered yet
 
 
-class Fetcher:
+class Downloader:
     """One copying. Not to be used twice."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Fetcher:
                 that are trusted.
             progress: called now and then with what is done and where.
         """
-        self.done = Fetched()
+        self.done = Downloaded()
         self._client = client
         self._everything = everything
         self._progress = progress
@@ -97,7 +97,7 @@ class Fetcher:
         self._later: list[tuple[bytes, Status]] = []  # with other names: one after the other
         self._fatal: VentifsError | None = None
 
-    async def run(self, path: bytes, target: Path) -> Fetched:
+    async def run(self, path: bytes, target: Path) -> Downloaded:
         """Copy what is at a path: a directory into `target`, anything else as `target`.
 
         Raises:
@@ -121,7 +121,7 @@ class Fetcher:
                 place.fid.drop()
         return self.done
 
-    async def _single(self, fid: Fid, status: Status, target: Path) -> None:
+    async def _single(self, fid: ClientFid, status: Status, target: Path) -> None:
         try:
             parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -135,7 +135,7 @@ class Fetcher:
         finally:
             os.close(parent)
 
-    async def _tree(self, fid: Fid, status: Status, fd: int) -> None:
+    async def _tree(self, fid: ClientFid, status: Status, fd: int) -> None:
         await self._enter(b"", await fid.walk(), fd, status)
         while self._places:
             place = self._places[-1]
@@ -160,7 +160,7 @@ class Fetcher:
             raise
         await self._enter(_join(place.path, name), fid, fd, status)
 
-    async def _enter(self, path: bytes, fid: Fid, fd: int, status: Status) -> None:
+    async def _enter(self, path: bytes, fid: ClientFid, fd: int, status: Status) -> None:
         """Copy all in a directory but the directories, which are left waiting."""
         place = _Place(path, fid, fd, status, [])
         self._places.append(place)
@@ -219,7 +219,7 @@ class Fetcher:
         return True
 
     async def _make(
-        self, path: bytes, name: bytes, fid: Fid, status: Status, directory: int
+        self, path: bytes, name: bytes, fid: ClientFid, status: Status, directory: int
     ) -> None:
         """Make anything but a directory, under a name that is free."""
         kind = stat.S_IFMT(status.mode)
@@ -244,7 +244,13 @@ class Fetcher:
             self._progress(self.done, path)
 
     async def _file(
-        self, path: bytes, name: bytes, fid: Fid, status: Status, xattrs: Xattrs, directory: int
+        self,
+        path: bytes,
+        name: bytes,
+        fid: ClientFid,
+        status: Status,
+        xattrs: Xattrs,
+        directory: int,
     ) -> None:
         await fid.open()
         fd = os.open(name, _NEW, 0o600, dir_fd=directory)
@@ -280,7 +286,7 @@ class Fetcher:
     async def _dress_directory(self, place: _Place, entry: Entry, xattrs: Xattrs) -> None:
         self._less(place.path, dress(entry, xattrs, place.fd))
 
-    async def _xattrs(self, path: bytes, fid: Fid, *, link: bool) -> Xattrs:
+    async def _xattrs(self, path: bytes, fid: ClientFid, *, link: bool) -> Xattrs:
         """Those that are to be set; symbolic links can have none that users may set."""
         if not self._has_xattrs or (link and not self._everything):
             return ()

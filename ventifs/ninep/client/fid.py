@@ -1,8 +1,9 @@
 """Files of a server: what a client does with one fid, the same in all three dialects.
 
 Owns which messages an operation is in a dialect, and what is refused of what they bring: names that
-no directory can hold, directories without an end, attributes past Linux's limits. A `Fid` has one
-number of the connection, given back when it is clunked; it can be used by several tasks at once.
+no directory can hold, directories without an end, attributes past Linux's limits. A `ClientFid` has
+one number of the connection, given back when it is clunked; it can be used by several tasks at
+once.
 """
 
 import errno
@@ -18,7 +19,7 @@ import msgspec
 from ventifs.errors import VentifsError
 from ventifs.ninep.client.attributes import BASIC, Status, status_of
 from ventifs.ninep.client.checks import RemoteError, Violation
-from ventifs.ninep.client.rpc import Call, Connection, io_max
+from ventifs.ninep.client.rpc import Call, RpcConnection, io_max
 from ventifs.ninep.protocol.codec import Codec
 from ventifs.ninep.protocol.messages import (
     Dialect,
@@ -58,7 +59,7 @@ _WALK_FIXED = 17  # bytes of a Twalk without names
 _OTRUNC = 0x10
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ListedFile(msgspec.Struct, frozen=True):
     """A name in a directory.
 
     Attributes:
@@ -74,10 +75,10 @@ class Entry(msgspec.Struct, frozen=True):
     status: Status | None = None
 
 
-class Fid:
+class ClientFid:
     """A file of the server. A context manager that clunks it.
 
-    Every method raises what `Connection.rpc` raises.
+    Every method raises what `RpcConnection.rpc` raises.
 
     Attributes:
         qid: as the walk or the attach told it.
@@ -85,7 +86,7 @@ class Fid:
         iounit: the most bytes of a read, once it is open.
     """
 
-    def __init__(self, connection: Connection, number: int, qid: Qid) -> None:
+    def __init__(self, connection: RpcConnection, number: int, qid: Qid) -> None:
         """Take over a number whose fid the server knows."""
         self.qid = qid
         self.number = number
@@ -129,7 +130,7 @@ class Fid:
             self._clunked = True
             _clunk_later(self._connection, self.number)
 
-    async def walk(self, *names: bytes) -> "Fid":
+    async def walk(self, *names: bytes) -> "ClientFid":
         """The file that names lead to; without any, another fid of this file.
 
         Raises:
@@ -163,7 +164,7 @@ class Fid:
                 raise RemoteError(errno.ENOENT)
             qid = reply.wqids[-1] if part else qid
             start = number
-        return Fid(connection, number, qid)
+        return ClientFid(connection, number, qid)
 
     async def open(self, flags: int = os.O_RDONLY) -> None:
         """Make it ready for reads or writes; old dialects know access modes and O_TRUNC."""
@@ -241,14 +242,14 @@ class Fid:
         reply: Rstat = await connection.rpc(Tstat(self.number))
         return _checked(reply.stat, connection.dialect)
 
-    async def entries(self, *, entries_max: int = ENTRIES_MAX) -> list[Entry]:
+    async def entries(self, *, entries_max: int = ENTRIES_MAX) -> list[ListedFile]:
         """All names in an open directory, in the server's order, without `.` and `..`.
 
         Raises:
             VentifsError: when there are more than `entries_max`.
             Violation: for a name that no directory can hold, or one that is there twice.
         """
-        found: dict[bytes, Entry] = {}
+        found: dict[bytes, ListedFile] = {}
         offset = 0
         while True:
             page, offset = await self.page(offset)
@@ -263,7 +264,7 @@ class Fid:
                     f"a directory of more than {entries_max:,} names; that is too many"
                 )
 
-    async def page(self, offset: int) -> tuple[list[Entry], int]:
+    async def page(self, offset: int) -> tuple[list[ListedFile], int]:
         """Names in an open directory from an offset on, and the offset of what follows.
 
         Args:
@@ -275,12 +276,12 @@ class Fid:
             if connection.dialect is Dialect.LINUX:
                 listed: Rreaddir = await connection.rpc(Treaddir(self.number, offset, self.iounit))
                 dirents = list(codec.dirents(listed.data))
-                page = [Entry(each.name, each.qid, each.type) for each in dirents]
+                page = [ListedFile(each.name, each.qid, each.type) for each in dirents]
                 end = dirents[-1].offset if dirents else offset
             else:
                 read: Rread = await connection.rpc(self._tread(offset, self.iounit))
                 statuses = [_checked(each, connection.dialect) for each in codec.stats(read.data)]
-                page = [Entry(each.name, each.qid, status=each) for each in statuses]
+                page = [ListedFile(each.name, each.qid, status=each) for each in statuses]
                 end = offset + len(read.data)
         except Violation:
             raise
@@ -347,7 +348,7 @@ class Fid:
         except (RemoteError, WireError):
             connection.fids.give(number)
             raise
-        async with Fid(connection, number, self.qid) as attribute:
+        async with ClientFid(connection, number, self.qid) as attribute:
             if reply.size > XATTR_MAX:
                 raise Violation(f"the server has an attribute of {reply.size} bytes")
             attribute.iounit = io_max(connection.msize, 0)
@@ -386,11 +387,11 @@ def _parts(names: Sequence[bytes], msize: int) -> list[tuple[bytes, ...]]:
     return [tuple(part) for part in parts]
 
 
-def _clunking(connection: Connection, number: int) -> Call:
+def _clunking(connection: RpcConnection, number: int) -> Call:
     return connection.start(Tclunk(number), lambda _: connection.fids.give(number))
 
 
-def _clunk_later(connection: Connection, number: int) -> None:
+def _clunk_later(connection: RpcConnection, number: int) -> None:
     """Without waiting for it: whoever needed the fid has gone."""
     with suppress(VentifsError):
         _clunking(connection, number).abandon(flush=False)

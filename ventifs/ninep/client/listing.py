@@ -15,7 +15,7 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.client.attributes import Status
 from ventifs.ninep.client.checks import RemoteError, Violation
 from ventifs.ninep.client.client import Client
-from ventifs.ninep.client.fid import Entry, Fid
+from ventifs.ninep.client.fid import ClientFid, ListedFile
 from ventifs.ninep.client.rpc import Disconnected
 from ventifs.ninep.protocol.messages import Dialect
 
@@ -112,7 +112,7 @@ async def _directory(client: Client, path: bytes, below: bytes, trouble: Trouble
     return sorted(found, key=lambda each: each.path)
 
 
-async def _look(client: Client, directory: Fid, entry: Entry, path: bytes) -> Found:
+async def _look(client: Client, directory: ClientFid, entry: ListedFile, path: bytes) -> Found:
     if entry.status is not None and client.dialect is not Dialect.LINUX:
         return Found(path, entry.status, entry.status.target or b"")
     async with await directory.walk(entry.name) as fid:
@@ -120,5 +120,5 @@ async def _look(client: Client, directory: Fid, entry: Entry, path: bytes) -> Fo
         return Found(path, status, await _target(fid, status))
 
 
-async def _target(fid: Fid, status: Status) -> bytes:
+async def _target(fid: ClientFid, status: Status) -> bytes:
     return await fid.readlink() if stat.S_ISLNK(status.mode) else b""

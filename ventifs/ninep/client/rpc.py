@@ -7,7 +7,6 @@ up is flushed, its tag stays taken until the Rflush, and a reply that comes befo
 """
 
 import math
-import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,8 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.ninep.client.checks import Violation, check, failure_of
-from ventifs.ninep.protocol.codec import HEADER_SIZE, READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.codec import READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.framing import FrameSizeError, Input
 from ventifs.ninep.protocol.messages import (
     NOFID,
     NOTAG,
@@ -34,7 +34,6 @@ from ventifs.text import printable
 MSIZE = 1 << 20  # asked for; what Linux's own client takes at most
 _RECEIVED_MAX = 1 << 18  # bytes of one read
 _SENT_TOGETHER_MAX = 1 << 16
-_SIZE = struct.Struct("<I")
 _ALWAYS_DONE = (Tclunk, Tremove)  # whoever gives up waiting for these still wants them done
 _BEST_FIRST = (Dialect.LINUX, Dialect.UNIX, Dialect.PLAIN)
 
@@ -81,9 +80,9 @@ class Call:
     """A request that is on its way. It is either waited for or abandoned, once."""
 
     def __init__(
-        self, connection: "Connection", tag: int, request: Message, settled: Settled | None
+        self, connection: "RpcConnection", tag: int, request: Message, settled: Settled | None
     ) -> None:
-        """Made by `Connection.start` alone."""
+        """Made by `RpcConnection.start` alone."""
         self.request = request
         self._connection = connection
         self._tag = tag
@@ -130,7 +129,7 @@ class Call:
             self._settle(reply)
 
 
-class Connection:
+class RpcConnection:
     """One stream to a server.
 
     Attributes:
@@ -256,32 +255,28 @@ class Connection:
             self._break(Disconnected("the server closed the connection"))
 
     async def _receive(self) -> None:
-        buffer = bytearray()
+        source = Input()
         try:
             while True:
                 data = await self._stream.receive_some(_RECEIVED_MAX)
                 if not data:
-                    where = " in the middle of a message" if buffer else ""
+                    where = " in the middle of a message" if source else ""
                     raise Disconnected(f"the server closed the connection{where}")
-                buffer += data
-                del buffer[: self._take(buffer)]
+                source.receive(bytes(data))
+                self._take(source)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._break(Disconnected("the connection broke"))
         except (WireError, Disconnected) as error:
             self._break(error)
 
-    def _take(self, buffer: bytearray) -> int:
-        """Deal with the whole messages in it; how many bytes they were."""
-        at = 0
-        while len(buffer) - at >= HEADER_SIZE:
-            (size,) = _SIZE.unpack_from(buffer, at)
-            if not HEADER_SIZE <= size <= self.msize:
-                raise Violation(f"the server sent a message of {size} bytes; msize is {self.msize}")
-            if len(buffer) - at < size:
-                break
-            self._on_frame(bytes(memoryview(buffer)[at : at + size]))
-            at += size
-        return at
+    def _take(self, source: Input) -> None:
+        """Deal with the messages that have come whole."""
+        try:
+            while (frame := source.next(self.msize)) is not None:
+                self._on_frame(frame)
+        except FrameSizeError as error:
+            reason = f"the server sent a message of {error.size} bytes; msize is {self.msize}"
+            raise Violation(reason) from None
 
     def _on_frame(self, frame: bytes) -> None:
         if self._trace is not None:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Self
 
-from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Record, Stat
+from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Stat, WireRecord
 from ventifs.ninep.protocol.wire import (
     Decode,
-    Layout,
+    RecordLayout,
     Sized,
     WireError,
     compile_decode,
@@ -52,16 +52,16 @@ class Codec:
         """The codec of a dialect."""
         return cls(dialect)
 
-    def _layout(self, record: type[Record]) -> Layout:
+    def _layout(self, record: type[WireRecord]) -> RecordLayout:
         away = {
             name: value
             for name, (dialects, value) in record.only_in.items()
             if self.dialect not in dialects
         }
         fields = tuple(field for field in fields_of(record) if field.name not in away)
-        return Layout(record, fields, away, record.optional)
+        return RecordLayout(record, fields, away, record.optional)
 
-    def _compiled(self, record: type[Record]) -> Sized:
+    def _compiled(self, record: type[WireRecord]) -> Sized:
         layout = self._layout(record)
         decode, encode = compile_decode(layout, self._sized), compile_encode(layout, self._sized)
         if not record.prefixed:
@@ -104,7 +104,7 @@ class Codec:
         """
         return self.encoders[type(message)](message, tag)
 
-    def encode_record(self, record: Record) -> bytes:
+    def encode_record(self, record: WireRecord) -> bytes:
         """A `Stat` or a `Dirent`, as it stands in the data of a directory.
 
         Raises:

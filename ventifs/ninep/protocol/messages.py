@@ -40,7 +40,7 @@ ALL = Dialect.PLAIN | Dialect.UNIX | Dialect.LINUX
 OLD = Dialect.PLAIN | Dialect.UNIX
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class WireRecord(msgspec.Struct, frozen=True, gc=False):
     """Fields on the wire, in order."""
 
     optional: ClassVar[int] = 0  # so many of the last fields may be missing
@@ -48,7 +48,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     prefixed: ClassVar[bool] = False  # begins with the size of the rest, 2 bytes
 
 
-class Stat(Record, frozen=True, gc=False):
+class Stat(WireRecord, frozen=True, gc=False):
     """What 9P2000 and .u know of a file: stat(5). Texts are bytes."""
 
     prefixed: ClassVar[bool] = True
@@ -75,7 +75,7 @@ class Stat(Record, frozen=True, gc=False):
     n_muid: U32
 
 
-class Dirent(Record, frozen=True, gc=False):
+class Dirent(WireRecord, frozen=True, gc=False):
     """One entry in the data of an Rreaddir; `offset` is where the next one is."""
 
     qid: QID
@@ -84,7 +84,7 @@ class Dirent(Record, frozen=True, gc=False):
     name: Text
 
 
-class Message(Record, frozen=True, gc=False):
+class Message(WireRecord, frozen=True, gc=False):
     """What one side says to the other, without its tag."""
 
     type: ClassVar[int] = 0

@@ -19,16 +19,18 @@ from ventifs.ninep.protocol.messages import (
     Dialect,
     Dirent,
     Message,
-    Record,
     Rreaddir,
     Rversion,
     Tcreate,
     Topen,
     Tversion,
+    WireRecord,
 )
 from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of
 
-RECORDS: dict[type[Record], type[Record]] = {Rreaddir: Dirent}  # what their data consists of
+RECORDS: dict[type[WireRecord], type[WireRecord]] = {
+    Rreaddir: Dirent
+}  # what their data consists of
 LABELS = {"data": "count", "wnames": "nwname", "wqids": "nwqid", "kind": "type"}
 _OCTAL = frozenset({"mode", "perm"})
 _HEX = frozenset({"flags", "request_mask", "valid", "rdev", "fstype", "fsid"})
@@ -89,7 +91,7 @@ def _arrow(incoming: bool) -> str:
 
 
 @cache
-def _fields(record: type[Record], dialect: Dialect) -> tuple[Field, ...]:
+def _fields(record: type[WireRecord], dialect: Dialect) -> tuple[Field, ...]:
     return tuple(
         field
         for field in fields_of(record)
@@ -97,7 +99,7 @@ def _fields(record: type[Record], dialect: Dialect) -> tuple[Field, ...]:
     )
 
 
-def _words(record: Record, dialect: Dialect) -> Iterator[str]:
+def _words(record: WireRecord, dialect: Dialect) -> Iterator[str]:
     """Label and value of each field, in order."""
     for field in _fields(type(record), dialect):
         value = getattr(record, field.name)
@@ -119,7 +121,7 @@ def _words(record: Record, dialect: Dialect) -> Iterator[str]:
             yield _number(type(record), field, value)
 
 
-def _number(record: type[Record], field: Field, value: int) -> str:
+def _number(record: type[WireRecord], field: Field, value: int) -> str:
     bits = BITS[field.kind.format]
     if bits > 8 and value == (1 << bits) - 1:
         return "-1"
@@ -140,7 +142,7 @@ def _quoted(data: bytes) -> str:
     return f"'{''.join(map(ESCAPES.__getitem__, data))}'"
 
 
-def _data(record: type[Record], data: bytes) -> Iterator[str]:
+def _data(record: type[WireRecord], data: bytes) -> Iterator[str]:
     """Records where they are meant and there are some; else text, or what is not text in hex."""
     part = RECORDS.get(record)
     if part is not None and data:

@@ -24,7 +24,7 @@ class WireError(VentifsError):
     """Bytes that are no message of the protocol."""
 
 
-class Kind(msgspec.Struct, frozen=True):
+class FieldKind(msgspec.Struct, frozen=True):
     """How a field is packed: a struct format, or a name that the compiler knows."""
 
     format: str = ""
@@ -39,26 +39,26 @@ class Qid(NamedTuple):
     path: int
 
 
-U8 = Annotated[int, Kind("B")]
-U16 = Annotated[int, Kind("H")]
-U32 = Annotated[int, Kind("I")]
-U64 = Annotated[int, Kind("Q")]
-QID = Annotated[Qid, Kind("BIQ", "qid")]
-Text = Annotated[bytes, Kind("H", "bytes")]  # a string: names are bytes, of whatever encoding
-Data = Annotated[bytes, Kind("I", "bytes")]
-Names = Annotated[tuple[bytes, ...], Kind("H", "names")]
-Qids = Annotated[tuple[Qid, ...], Kind("H", "qids")]
+U8 = Annotated[int, FieldKind("B")]
+U16 = Annotated[int, FieldKind("H")]
+U32 = Annotated[int, FieldKind("I")]
+U64 = Annotated[int, FieldKind("Q")]
+QID = Annotated[Qid, FieldKind("BIQ", "qid")]
+Text = Annotated[bytes, FieldKind("H", "bytes")]  # a string: names are bytes, of whatever encoding
+Data = Annotated[bytes, FieldKind("I", "bytes")]
+Names = Annotated[tuple[bytes, ...], FieldKind("H", "names")]
+Qids = Annotated[tuple[Qid, ...], FieldKind("H", "qids")]
 
 
 class Field(msgspec.Struct, frozen=True):
     """One field of a record: its name, its kind, and the record nested in it, if it is one."""
 
     name: str
-    kind: Kind
+    kind: FieldKind
     nested: type | None = None
 
 
-class Layout(msgspec.Struct, frozen=True):
+class RecordLayout(msgspec.Struct, frozen=True):
     """What a record's bytes are in one dialect.
 
     Attributes:
@@ -95,10 +95,10 @@ def names_of(record: type) -> tuple[str, ...]:
 
 def _field(name: str, hint: Any) -> Field:
     for kind in getattr(hint, "__metadata__", ()):
-        if isinstance(kind, Kind):
+        if isinstance(kind, FieldKind):
             return Field(name, kind)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return Field(name, Kind("H", "nested"), hint)
+        return Field(name, FieldKind("H", "nested"), hint)
     raise TypeError(f"{name}: {hint!r} is no kind of field")
 
 
@@ -109,10 +109,10 @@ class Sized(NamedTuple):
     encode: Encode
 
 
-class _Source:
+class _CodeWriter:
     """Python text of a reader or a writer, and the names it uses."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RecordLayout) -> None:
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
             "record": layout.record,
@@ -145,14 +145,14 @@ class _Source:
 _SHORT = "raise WireError(f'{record.__name__} ends within its fields')"
 
 
-def compile_decode(layout: Layout, sized: dict[type, Sized]) -> Decode:
+def compile_decode(layout: RecordLayout, sized: dict[type, Sized]) -> Decode:
     """A reader of a layout: (data, start, end) to the record that exactly fills it.
 
     Args:
         layout: what is read.
         sized: codecs of the records nested in it.
     """
-    source = _Source(layout)
+    source = _CodeWriter(layout)
     run: list[tuple[str, str]] = []  # variable, format: fields of fixed size not read yet
 
     def flush() -> None:
@@ -192,7 +192,7 @@ def compile_decode(layout: Layout, sized: dict[type, Sized]) -> Decode:
 
 
 def _read(
-    name: str, shape: str, field: Field, source: _Source, sized: dict[type, Sized]
+    name: str, shape: str, field: Field, source: _CodeWriter, sized: dict[type, Sized]
 ) -> list[str]:
     """Lines that read a field whose length, or count, was just read."""
     if shape == "bytes":
@@ -235,7 +235,7 @@ def _read(
     return lines
 
 
-def _construct(layout: Layout) -> str:
+def _construct(layout: RecordLayout) -> str:
     values = []
     present = {field.name: field for field in layout.fields}
     for name in names_of(layout.record):
@@ -248,7 +248,9 @@ def _construct(layout: Layout) -> str:
     return f"record({', '.join(values)})"
 
 
-def compile_encode(layout: Layout, sized: dict[type, Sized], number: int | None = None) -> Encode:
+def compile_encode(
+    layout: RecordLayout, sized: dict[type, Sized], number: int | None = None
+) -> Encode:
     """A writer of a layout.
 
     Args:
@@ -260,7 +262,7 @@ def compile_encode(layout: Layout, sized: dict[type, Sized], number: int | None 
     Returns:
         The writer. It raises `WireError` for a value that does not fit its field.
     """
-    source = _Source(layout)
+    source = _CodeWriter(layout)
     formats, values, tail, sizes = "", [], "", []
     pieces: list[tuple[str, list[str], str]] = []  # struct format, its values, what follows it
     for field in layout.fields:

@@ -14,7 +14,7 @@ import msgspec
 
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.session.limits import FID_BYTES, OPEN_BYTES
-from ventifs.vfs.held_directories import Ways, shrink
+from ventifs.vfs.held_directories import HeldDirectories, shrink
 from ventifs.vfs.interface import File, Opened, Refused
 from ventifs.vfs.memory_budget import GUARDED_DIRECTORY_BYTES, Budget, Share
 
@@ -40,21 +40,21 @@ class Fid(msgspec.Struct, eq=False, gc=False):
     file: File
     opened: Opened | None = None
     users: int = 0
-    gone: Ways | None = None
+    gone: HeldDirectories | None = None
     remove: bool = False
     charged: tuple[Share, int] | None = None
 
-    def give_up(self, ways: Ways) -> None:
-        """The number stands for it no more; `ways` count what its file keeps."""
+    def give_up(self, directories: HeldDirectories) -> None:
+        """The number stands for it no more; `directories` count what its file keeps."""
         if self.users:
-            self.gone = ways
+            self.gone = directories
         else:
-            self._end(ways)
+            self._end(directories)
 
-    def leave(self, ways: Ways) -> None:
-        """The number stands for it no more, and all that `ways` count is about to be dropped."""
+    def leave(self, directories: HeldDirectories) -> None:
+        """The number stands for it no more, and all that `directories` count is to be dropped."""
         if self.users:
-            self.gone = ways
+            self.gone = directories
         else:
             self.close()
 
@@ -62,13 +62,13 @@ class Fid(msgspec.Struct, eq=False, gc=False):
         """One operation uses it no more."""
         self.users -= 1
         if self.gone is not None and not self.users:
-            ways, self.gone = self.gone, None
-            self._end(ways)
+            directories, self.gone = self.gone, None
+            self._end(directories)
 
-    def _end(self, ways: Ways) -> None:
+    def _end(self, directories: HeldDirectories) -> None:
         above = self.file.above
         if above is not None:
-            ways.end(above)
+            directories.end(above)
         self.close()
 
     def close(self) -> None:
@@ -83,19 +83,21 @@ class Fid(msgspec.Struct, eq=False, gc=False):
         share.give(size)
 
 
-class Leaving:
-    """Fids whose numbers stand for nothing any more, and their ways, to be closed in portions."""
+class LeftFids:
+    """Fids without a number, and the directories their files keep, to be closed in portions."""
 
-    def __init__(self, table: dict[int, Fid], ways: Ways, share: Share, taken: int) -> None:
+    def __init__(
+        self, table: dict[int, Fid], directories: HeldDirectories, share: Share, taken: int
+    ) -> None:
         """Of a table, for which `taken` bytes of a share were taken."""
         self._table = table
-        self._ways = ways
+        self._directories = directories
         self._share = share
         self._taken = taken
 
     def __len__(self) -> int:
         """Fids and directories that are left."""
-        return len(self._table) + len(self._ways.below)
+        return len(self._table) + len(self._directories.below)
 
     def some(self, count: int) -> bool:
         """Close at most so many; whether any are left. Their memory is given back at once.
@@ -105,11 +107,11 @@ class Leaving:
         table = self._table
         gone = min(count, len(table))
         for _ in range(gone):
-            table.popitem()[1].leave(self._ways)
+            table.popitem()[1].leave(self._directories)
         given = min(gone * FID_BYTES, self._taken) if table else self._taken
         self._taken -= given
         self._share.give(given)
-        self._ways.drop(count - gone)
+        self._directories.drop(count - gone)
         return len(self) > 0
 
     def all(self) -> None:
@@ -122,7 +124,7 @@ class Fids:
 
     Attributes:
         table: fids by number. Fids are added to it; everything else is done by the methods.
-        ways: the directories that their files keep.
+        directories: the directories that their files keep.
         held: bytes that fids hold besides what the file system does.
     """
 
@@ -131,7 +133,7 @@ class Fids:
         count_max: int,
         held_max: int,
         share: Share | None = None,
-        leave: Callable[[Leaving], None] = Leaving.all,
+        leave: Callable[[LeftFids], None] = LeftFids.all,
     ) -> None:
         """An empty table.
 
@@ -144,7 +146,7 @@ class Fids:
         self.table: dict[int, Fid] = {}
         self.held = 0
         self.share = share or Budget().share_of("")
-        self.ways = Ways(self.share)
+        self.directories = HeldDirectories(self.share)
         self._count_max = count_max
         self._held_max = held_max
         self._leave = leave
@@ -186,7 +188,7 @@ class Fids:
     def _take(self, size: int) -> bool:
         """Take so many bytes of the share, if need be of those that nothing needs any more."""
         take = self.share.take
-        return take(size) or (self.ways.forget_left() and take(size))
+        return take(size) or (self.directories.forget_left() and take(size))
 
     def _take_room(self) -> None:
         more = min(_PORTION, self._count_max - self._room)
@@ -217,11 +219,11 @@ class Fids:
             self.charge(fid, file.weight)
         above = file.above
         if above is not None:
-            below = self.ways.below
+            below = self.directories.below
             count = below.get(above)
             if count is not None:  # as nearly always
                 below[above] = count + 1
-            elif not self.ways.begin(above):
+            elif not self.directories.begin(above):
                 fid.close()
                 raise Refused(errno.ENFILE)
         return fid
@@ -246,7 +248,7 @@ class Fids:
 
     def abandon(self, fid: Fid) -> None:
         """Give back what was taken for a fid that got no number."""
-        fid.give_up(self.ways)
+        fid.give_up(self.directories)
 
     def charge(self, fid: Fid, size: int) -> None:
         """Take what a fid needs beside what all need; it is given back when the fid is closed.
@@ -270,7 +272,7 @@ class Fids:
             Refused: ENFILE, when the peer's memory is used up.
         """
         has = self.share.has
-        if not (has(OPEN_BYTES) or (self.ways.forget_left() and has(OPEN_BYTES))):
+        if not (has(OPEN_BYTES) or (self.directories.forget_left() and has(OPEN_BYTES))):
             raise Refused(errno.ENFILE)
 
     def opened(self, fid: Fid, opened: Opened) -> None:
@@ -293,7 +295,7 @@ class Fids:
         """Let a number stand for another file; operations in flight go on with the old one."""
         assert self.table[number] is old
         self.table[number] = new
-        old.give_up(self.ways)
+        old.give_up(self.directories)
 
     def forget(self, number: int, fid: Fid) -> None:
         """Free a number, unless it was freed and stands for another fid by now."""
@@ -301,23 +303,23 @@ class Fids:
         if table.get(number) is fid:
             del table[number]
             if fid.users or fid.charged is not None:
-                fid.give_up(self.ways)
+                fid.give_up(self.directories)
             else:  # the same without calls, as for nearly all
                 above = fid.file.above
                 if above is not None:
-                    ways = self.ways
-                    count = ways.below[above]
-                    if count > 1 or above is ways.left:
-                        ways.below[above] = count - 1
+                    directories = self.directories
+                    count = directories.below[above]
+                    if count > 1 or above is directories.left:
+                        directories.below[above] = count - 1
                     else:
-                        ways.end(above)
+                        directories.end(above)
             if len(table) < self._few:
                 self._give_room()
 
     def clear(self) -> None:
         """Free all numbers. What many fids held is closed, and its memory given back, later."""
-        leaving = Leaving(self.table, self.ways, self.share, self._room * FID_BYTES)
-        self.table, self.ways = {}, Ways(self.share)
+        leaving = LeftFids(self.table, self.directories, self.share, self._room * FID_BYTES)
+        self.table, self.directories = {}, HeldDirectories(self.share)
         self._room, self._few, self._most = 0, -1, 0
         if len(leaving) > _CLEARED_AT_ONCE:
             self._leave(leaving)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from ventifs.ninep.protocol.codec import Codec
 from ventifs.ninep.protocol.messages import ALL, MESSAGES
 from ventifs.ninep.session.limits import MSIZE_FIRST, Limits
-from ventifs.ninep.session.session import Session, Trace
-from ventifs.serving.session import Leaving
+from ventifs.ninep.session.session import NinepSession, Trace
+from ventifs.serving.session import Leftover
 from ventifs.vfs.interface import Filesystem
 from ventifs.vfs.memory_budget import Share
 
@@ -36,10 +36,10 @@ class NinepFrontEnd:
         *,
         clock: Callable[[], float],
         share: Share,
-        leave: Callable[[Leaving], None],
-    ) -> Session:
+        leave: Callable[[Leftover], None],
+    ) -> NinepSession:
         """See `FrontEnd`."""
-        return Session(
+        return NinepSession(
             filesystem,
             limits=self._limits,
             trace=self._trace() if self._trace is not None else None,

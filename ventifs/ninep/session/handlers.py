@@ -97,7 +97,7 @@ class Held(ReadOnlyOpened):
         self._data = b""
 
 
-class Directory(ReadOnlyOpened):
+class OpenDirectory(ReadOnlyOpened):
     """An open directory: read by its entries alone. A session may have a million of them."""
 
     __slots__ = ("_opened",)
@@ -131,7 +131,7 @@ class Directory(ReadOnlyOpened):
         self._opened.close()
 
 
-class Common:
+class Handlers:
     """Handlers of a generation of a session.
 
     Attributes:
@@ -252,7 +252,7 @@ class Common:
             body = len(way).to_bytes(2, "little") + b"".join(_QID(*each) for each in way)
             if len(way) < len(names):
                 return body
-        above, below = file.above, fids.ways.below
+        above, below = file.above, fids.directories.below
         if above in below and not file.weight:  # `Fids.made` at once, as nearly always
             below[above] += 1
             made = Fid(file)

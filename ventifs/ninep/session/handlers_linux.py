@@ -17,9 +17,9 @@ from ventifs.ninep.session.handlers import (
     COUNT,
     OFFSET_MAX,
     Body,
-    Common,
-    Directory,
+    Handlers,
     Held,
+    OpenDirectory,
     check_name,
     check_new_name,
 )
@@ -95,7 +95,7 @@ class NewXattr(ReadOnlyOpened):
         self.size = 0
 
 
-class Linux(Common):
+class LinuxHandlers(Handlers):
     """Handlers of 9P2000.L."""
 
     dialect: ClassVar[m.Dialect] = m.Dialect.LINUX
@@ -162,7 +162,7 @@ class Linux(Common):
         if message.flags & os.O_TRUNC:
             self.check_open()
         opened = self.call(file.open, message.flags & OPEN_FLAGS)
-        self.fids.opened(fid, Directory(opened) if file.identity.kind == DIRECTORY else opened)
+        self.fids.opened(fid, OpenDirectory(opened) if file.identity.kind == DIRECTORY else opened)
         return m.Rlopen(self.qid(file), 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
@@ -234,7 +234,7 @@ class Linux(Common):
     def readdir(self, fid: Fid, message: m.Treaddir) -> Body:
         """Read a directory from an entry on: `.` is 1, `..` 2, the first of the others 3."""
         opened = self.opened(fid)
-        if type(opened) is not Directory:
+        if type(opened) is not OpenDirectory:
             raise Refused(errno.ENOTDIR)
         if message.offset > OFFSET_MAX:
             raise Refused(errno.EINVAL)
@@ -259,7 +259,7 @@ class Linux(Common):
         body = b"".join(data)
         return [COUNT(len(body)), body]
 
-    def _entries(self, file: File, listing: Directory, offset: int) -> Any:
+    def _entries(self, file: File, listing: OpenDirectory, offset: int) -> Any:
         if offset == 0:
             yield 1, b".", file
         if offset <= 1:

@@ -16,9 +16,9 @@ from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.handlers import (
     COUNT,
     Body,
-    Common,
-    Directory,
+    Handlers,
     Held,
+    OpenDirectory,
     check_new_name,
 )
 from ventifs.ninep.session.stat_records import (
@@ -58,7 +58,7 @@ PLACES_MAX = 64  # that a directory remembers
 PLACE_SIZE = 128  # bytes that one takes
 
 
-class Listing(Directory):
+class Listing(OpenDirectory):
     """An open directory: read in order, and from places where a read ended before.
 
     Attributes:
@@ -106,7 +106,7 @@ class Listing(Directory):
         super().close()
 
 
-class Plan9(Common):
+class Plan9Handlers(Handlers):
     """Handlers of 9P2000; of .u too, but for what a subclass adds."""
 
     dialect: ClassVar[m.Dialect] = m.Dialect.PLAIN
@@ -242,7 +242,7 @@ class Plan9(Common):
         return b""
 
 
-class Unix(Plan9):
+class UnixHandlers(Plan9Handlers):
     """Handlers of 9P2000.u."""
 
     dialect: ClassVar[m.Dialect] = m.Dialect.UNIX

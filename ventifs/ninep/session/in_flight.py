@@ -64,7 +64,7 @@ class Request(msgspec.Struct, eq=False):
     target: "Request | None" = None
 
 
-class Flight:
+class InFlight:
     """The requests in flight of a session.
 
     Attributes:

@@ -4,8 +4,8 @@ import msgspec
 
 from ventifs.serving.session import READ_MAX, WASTE_MAX
 
-# What a peer is charged for what it makes the server hold (`vfs/memory_budget.py`): bytes of resident memory,
-# measured with 200,000 fids at files of as many different entries, and rounded up.
+# What a peer is charged for what it makes the server hold (`vfs/memory_budget.py`): bytes of
+# resident memory, measured with 200,000 fids at files of as many different entries, and rounded up.
 FID_BYTES = 512  # with its number, its place in the table and its file: 388, checked for modes 436
 # Of an open file or directory: 217, and where its reader is. An open directory above the versions
 # also keeps a list of names or versions, which those opened in one generation of the store share.

@@ -19,14 +19,15 @@ from typing import Any
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.framing import Input
 from ventifs.ninep.protocol.wire import Decode, WireError
-from ventifs.ninep.session.fids import USES, Fid, Fids, Leaving, Uses
-from ventifs.ninep.session.framing import SMALL, Input, Output
-from ventifs.ninep.session.handlers import Body, Common
-from ventifs.ninep.session.handlers_linux import Linux
-from ventifs.ninep.session.handlers_plan9 import Plan9, Unix
-from ventifs.ninep.session.in_flight import Flight, Request
+from ventifs.ninep.session.fids import USES, Fid, Fids, LeftFids, Uses
+from ventifs.ninep.session.handlers import Body, Handlers
+from ventifs.ninep.session.handlers_linux import LinuxHandlers
+from ventifs.ninep.session.handlers_plan9 import Plan9Handlers, UnixHandlers
+from ventifs.ninep.session.in_flight import InFlight, Request
 from ventifs.ninep.session.limits import MSIZE_FIRST, Limits
+from ventifs.ninep.session.output import SMALL, Output
 from ventifs.serving.session import Counters, StreamError
 from ventifs.vfs.errnos import errno_of
 from ventifs.vfs.interface import Blocking, Cold, Filesystem, Load, Refused
@@ -37,8 +38,8 @@ Trace = Callable[[bool, bytes], None]
 
 MSIZE_MIN = 4096  # Linux's client asks for no less
 TRIES_MAX = 10_000  # of one request; each brought something into memory, or should have
-DIALECTS: dict[bytes, type[Common]] = {
-    handlers.dialect.version: handlers for handlers in (Linux, Unix, Plan9)
+DIALECTS: dict[bytes, type[Handlers]] = {
+    handlers.dialect.version: handlers for handlers in (LinuxHandlers, UnixHandlers, Plan9Handlers)
 }
 
 _HEADER = HEADER.pack
@@ -48,7 +49,7 @@ _HEAD = struct.Struct(
 _Entry = tuple[Decode, Callable[[Any, Any], Any], Uses, bool]
 
 
-class Session:
+class NinepSession:
     """The server's side of one connection.
 
     The driver alternates `receive` and `turn`, sends what a turn gives before the next, runs
@@ -64,7 +65,7 @@ class Session:
         trace: Trace | None = None,
         clock: Callable[[], float] = perf_counter,
         share: Share | None = None,
-        leave: Callable[[Leaving], None] = Leaving.all,
+        leave: Callable[[LeftFids], None] = LeftFids.all,
     ) -> None:
         """Serve a file system.
 
@@ -87,9 +88,9 @@ class Session:
         if share is None:
             self._fids.share.take(self._taken)
         self._frames_max = self._limits.in_flight_bytes(MSIZE_FIRST)
-        self._flight = Flight()
+        self._flight = InFlight()
         self._msize = MSIZE_FIRST
-        self._handlers: Common = Plan9(filesystem, self._fids, MSIZE_FIRST)
+        self._handlers: Handlers = Plan9Handlers(filesystem, self._fids, MSIZE_FIRST)
         self._table: list[_Entry | None] = [None] * 256
         self._closed = False
         self._input = Input()
@@ -409,7 +410,7 @@ class Session:
         msize = self._afforded(msize) if agreed else msize
         self._msize = msize if agreed else MSIZE_FIRST
         self._frames_max = self._limits.in_flight_bytes(self._msize)
-        self._handlers = (made or Plan9)(self._filesystem, self._fids, self._msize)
+        self._handlers = (made or Plan9Handlers)(self._filesystem, self._fids, self._msize)
         if agreed:
             self._fill(self._handlers)
         else:
@@ -432,7 +433,7 @@ class Session:
             msize = max(MSIZE_FIRST, (msize - READ_OVERHEAD) // 2 + READ_OVERHEAD)
         return msize
 
-    def _fill(self, handlers: Common) -> None:
+    def _fill(self, handlers: Handlers) -> None:
         own: dict[type[m.Message], Callable[[Any, Any], Any]] = {
             m.Tversion: self._version,
             m.Tflush: self._flush,

@@ -228,9 +228,9 @@ class GuardedFile(ReadOnlyFile):
     def of(inner: Placed, guard: Guard, home: File | None, who: Credentials) -> "GuardedFile":
         """The guarded file of a file."""
         if inner.identity.kind == DIRECTORY:
-            made = _HeavyDirectory if inner.weight else GuardedDirectory
+            made = _HeavyGuardedDirectory if inner.weight else GuardedDirectory
             return made(inner, guard, home, who)
-        return (_HeavyFile if inner.weight else GuardedFile)(inner, who)
+        return (_HeavyGuardedFile if inner.weight else GuardedFile)(inner, who)
 
     @property
     def identity(self) -> Identity:
@@ -293,7 +293,7 @@ class GuardedFile(ReadOnlyFile):
             raise Refused(errno.EACCES)
 
 
-class _HeavyFile(GuardedFile):
+class _HeavyGuardedFile(GuardedFile):
     """A file that keeps more memory than most."""
 
     __slots__ = ("weight",)
@@ -352,7 +352,7 @@ class GuardedDirectory(GuardedFile):
         return Sealed(placed) if placed.home() is not self._home else self._guarded(placed)
 
 
-class _HeavyDirectory(GuardedDirectory):
+class _HeavyGuardedDirectory(GuardedDirectory):
     """A directory that keeps more memory than most, even without being guarded."""
 
     __slots__ = ("weight",)

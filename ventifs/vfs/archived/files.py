@@ -34,10 +34,10 @@ from ventifs.vfs.archived.entry_bytes import (
     type_of,
     version_of,
 )
-from ventifs.vfs.archived.link_counts import Links, claim_of
+from ventifs.vfs.archived.link_counts import LinkCounts, claim_of
 from ventifs.vfs.archived.reader import Contents, Cursor
-from ventifs.vfs.archived.tree_lookup import Trees
-from ventifs.vfs.held_directories import Ways
+from ventifs.vfs.archived.tree_lookup import TreeLookup
+from ventifs.vfs.held_directories import HeldDirectories
 from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
@@ -87,7 +87,7 @@ class Recent:
         self.files_max = files_max
         self.files: OrderedDict[tuple[ArchivedDirectory, bytes], ArchivedFile] = OrderedDict()
         budget = Budget(2 * max(files_max, _DIRECTORIES_MIN) * DIRECTORY_BYTES)
-        self._ways = Ways(budget.share_of(""))
+        self._directories = HeldDirectories(budget.share_of(""))
 
     def keep(self, file: "ArchivedFile", parent: "ArchivedDirectory", name: bytes) -> "_Known":
         """Let a file know what it is; the one used longest ago forgets it.
@@ -99,7 +99,7 @@ class Recent:
         if before is not None:
             before.known = None
         else:
-            below = self._ways.below
+            below = self._directories.below
             count = below.get(parent)
             if count is not None:  # as nearly always
                 below[parent] = count + 1
@@ -113,7 +113,7 @@ class Recent:
 
     def _begin(self, parent: "ArchivedDirectory") -> bool:
         """Count a file below a new directory, if need be in the place of others."""
-        while not self._ways.begin(parent):
+        while not self._directories.begin(parent):
             if not self.files:
                 return False
             self._forget_one()
@@ -122,12 +122,12 @@ class Recent:
     def _forget_one(self) -> None:
         (parent, _), file = self.files.popitem(last=False)
         file.known = None
-        ways = self._ways
-        count = ways.below[parent]
+        directories = self._directories
+        count = directories.below[parent]
         if count > 1:
-            ways.below[parent] = count - 1
+            directories.below[parent] = count - 1
         else:
-            ways.end(parent)
+            directories.end(parent)
 
 
 class _Known:
@@ -141,7 +141,7 @@ class _Known:
         self.content: Content | None = None  # of a directory
 
 
-class Version:
+class ServedVersion:
     """What the files of one version share.
 
     Attributes:
@@ -165,9 +165,9 @@ class Version:
 
     def __init__(
         self,
-        trees: Trees,
+        trees: TreeLookup,
         contents: Contents,
-        links: Links,
+        links: LinkCounts,
         recent: Recent,
         record_id: bytes,
         root: bytes,
@@ -208,7 +208,7 @@ class ArchivedFile(ReadOnlyFile):
     __slots__ = ("above", "known", "raw", "token")
 
     above: "ArchivedDirectory | File | None"
-    version: Version
+    version: ServedVersion
 
     def __init__(self, parent: "ArchivedDirectory", raw: bytes, token: bytes) -> None:
         """In a directory, with its raw entry."""
@@ -217,7 +217,7 @@ class ArchivedFile(ReadOnlyFile):
         self.token = token
         self.known: _Known | None = None
 
-    def _version(self) -> Version:
+    def _version(self) -> ServedVersion:
         above = self.above
         assert isinstance(above, ArchivedDirectory)
         return above.version
@@ -263,7 +263,7 @@ class ArchivedFile(ReadOnlyFile):
         self._know(version).attributes = attributes
         return attributes
 
-    def _know(self, version: Version) -> _Known:
+    def _know(self, version: ServedVersion) -> _Known:
         known = self.known
         if known is None:
             assert isinstance(self.above, ArchivedDirectory)
@@ -329,7 +329,11 @@ class ArchivedDirectory(ArchivedFile):
     __slots__ = ("version",)
 
     def __init__(
-        self, parent: "ArchivedDirectory | File | None", raw: bytes, token: bytes, version: Version
+        self,
+        parent: "ArchivedDirectory | File | None",
+        raw: bytes,
+        token: bytes,
+        version: ServedVersion,
     ) -> None:
         """In a directory, with its raw entry."""
         self.above = parent
@@ -338,7 +342,7 @@ class ArchivedDirectory(ArchivedFile):
         self.known = None
         self.version = version
 
-    def _version(self) -> Version:
+    def _version(self) -> ServedVersion:
         return self.version
 
     def content(self) -> Content:
@@ -423,7 +427,7 @@ class RootDirectory(ArchivedDirectory):
         name: bytes,
         raw: bytes,
         token: bytes,
-        version: Version,
+        version: ServedVersion,
         way: "Sequence[ArchivedDirectory]" = (),
     ) -> None:
         """Under `name` in `parent`; without one its `..` is itself, whatever the way to it was."""

@@ -31,7 +31,7 @@ def claim_of(raw: bytes) -> bytes:
     return digest
 
 
-class Links:
+class LinkCounts:
     """Counts of names for the versions of one store.
 
     Concurrency: `count` belongs to the event loop; the loads run anywhere.

@@ -28,7 +28,7 @@ BlockOf = Callable[[Score], memoryview | None]
 ClumpOf = Callable[[Score], DecodedClump | None]
 
 
-class Source(NamedTuple):
+class BlockSource(NamedTuple):
     """Where a content's parts come from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 
 def take(
-    source: Source,
+    source: BlockSource,
     content: Content,
     offset: int,
     end: int,
@@ -81,7 +81,7 @@ def take(
 
 
 def take_runs(
-    source: Source,
+    source: BlockSource,
     leaf: ContentLeaf,
     offset: int,
     end: int,
@@ -163,7 +163,7 @@ def _run_at(
 
 
 def _take_items(
-    source: Source, leaf: ContentLeaf, offset: int, end: int, pieces: list[Buffer], depth: int
+    source: BlockSource, leaf: ContentLeaf, offset: int, end: int, pieces: list[Buffer], depth: int
 ) -> None:
     """As `take_runs`, of whatever has the blocks, and however many pieces there are."""
     # Warm: half of what a thread does for a disk's small files, beside a loop that wants to go on.
@@ -189,7 +189,7 @@ def _take_items(
 
 
 def _take_item(
-    source: Source,
+    source: BlockSource,
     leaf: ContentLeaf,
     index: int,
     offset: int,
@@ -215,7 +215,7 @@ def _take_item(
 
 
 def _take_slice(
-    source: Source,
+    source: BlockSource,
     leaf: ContentLeaf,
     index: int,
     content: Content,
@@ -239,7 +239,7 @@ def _take_slice(
 
 
 def _take_block(
-    source: Source, score: bytes, length: int, start: int, end: int, pieces: list[Buffer]
+    source: BlockSource, score: bytes, length: int, start: int, end: int, pieces: list[Buffer]
 ) -> None:
     """Part of a block, with the trailing zeros that the store leaves out."""
     data = source.block(Score(score))

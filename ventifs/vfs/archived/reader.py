@@ -23,8 +23,8 @@ from ventifs.tree.objects.records import (
     length_of,
 )
 from ventifs.vfs.archived.node_cache import ContentLeaf
-from ventifs.vfs.archived.ranges import PIECES_MAX, Source, take, take_runs
-from ventifs.vfs.archived.tree_lookup import Missing, Trees
+from ventifs.vfs.archived.ranges import PIECES_MAX, BlockSource, take, take_runs
+from ventifs.vfs.archived.tree_lookup import Missing, TreeLookup
 from ventifs.vfs.interface import RESULTS_MAX, Cold, Load
 
 # Bytes a sequential reader is kept ahead of, once it has read a few times. It covers a step that
@@ -53,16 +53,16 @@ class Contents:
     Concurrency: methods belong to the event loop; the loads they ask for run anywhere.
     """
 
-    def __init__(self, trees: Trees, ahead_max: int) -> None:
+    def __init__(self, trees: TreeLookup, ahead_max: int) -> None:
         """Over the store's trees, bringing up to `ahead_max` bytes of a file early."""
         self.trees = trees
         self.ahead_max = ahead_max
         self.followed = 0  # cursors that are kept ahead of
         store = trees.store
-        self.memory = Source(
+        self.memory = BlockSource(
             partial(trees.content_leaf, trees.in_memory), store.cached, store.cached_clump
         )
-        self._stored = Source(partial(trees.content_leaf, trees.brought), store.get, None)
+        self._stored = BlockSource(partial(trees.content_leaf, trees.brought), store.get, None)
         self._wished: list[Load] = []
         # Wished for and not yet here, by number of step and by offset in the content: end, load.
         self._coming: OrderedDict[_Step, dict[int, tuple[int, Load]]] = OrderedDict()

@@ -34,7 +34,7 @@ class Missing(Exception):
     """Something is not in memory."""
 
 
-class Trees:
+class TreeLookup:
     """The nodes of one store's trees.
 
     Concurrency: methods that may raise `Cold` belong to the event loop; the loads run anywhere.

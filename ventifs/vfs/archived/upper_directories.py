@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ventifs.buffer import Buffer
 from ventifs.vfs.access.guard import PassThrough
@@ -24,6 +24,7 @@ from ventifs.vfs.archived.exports import (
     parse_aname,
 )
 from ventifs.vfs.archived.files import DIRECTORY_SIZE, path_of, token_of
+from ventifs.vfs.archived.served_versions import ServedVersions
 from ventifs.vfs.interface import (
     DIRECTORY,
     Attributes,
@@ -37,17 +38,14 @@ from ventifs.vfs.interface import (
     User,
 )
 
-if TYPE_CHECKING:
-    from ventifs.vfs.archived.filesystem import ArchiveFilesystem
-
 _SCORES = "score"
 _BOUND_MAX = 1024  # names that a session is held to; nobody attaches to more
 
 
 class View:
-    """What one kind of peer may reach of an `ArchiveFilesystem`; a `Filesystem` itself."""
+    """What one kind of peer may reach of an `ServedVersions`; a `Filesystem` itself."""
 
-    def __init__(self, files: "ArchiveFilesystem", allowed: Callable[[str], bool]) -> None:
+    def __init__(self, files: ServedVersions, allowed: Callable[[str], bool]) -> None:
         """Of the names that `allowed` says yes to."""
         self.files = files
         self.allowed = allowed

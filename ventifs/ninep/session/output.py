@@ -1,0 +1,59 @@
+"""The replies of a turn, as they are to be sent.
+
+What always holds: small pieces are joined, large ones are sent as they are, and so is all of a very
+large reply.
+"""
+
+from ventifs.buffer import Buffer
+
+SMALL = 4096  # bytes of a reply's piece that is joined with its neighbours; of a large one, less
+
+
+class Output:
+    """The replies of a turn.
+
+    Attributes:
+        small: small pieces that follow all else.
+        size: bytes of the replies.
+        pinned: bytes of memory that they keep from being freed; not kept for a reply that ends the
+            turn by its size alone.
+    """
+
+    def __init__(self, size_max: int) -> None:
+        """No reply yet; the turn ends with `size_max` bytes of them."""
+        self.small: list[Buffer] = []
+        self._size_max = size_max
+        self.size = 0
+        self.pinned = 0
+        self._whole: list[Buffer] = []
+
+    def add(self, pieces: list[Buffer], size: int) -> None:
+        """Add a reply of so many bytes."""
+        small = self.small
+        self.size += size
+        if size >= self._size_max and size > SMALL * len(pieces):
+            # The turn's last, in large pieces: 3 us less for 512 KiB in 16 than to look at each.
+            self._join()
+            self._whole += pieces
+            return
+        for piece in pieces:
+            if len(piece) <= SMALL:
+                small.append(piece)
+            else:
+                if small:
+                    self._join()
+                self._whole.append(piece)
+                whole = piece.obj if type(piece) is memoryview else piece
+                # All of a clump, for a part of it; of bytes the quick way.
+                self.pinned += len(whole) if type(whole) is bytes else memoryview(whole).nbytes
+
+    def collected(self) -> list[Buffer]:
+        """All replies, as they are to be sent."""
+        self._join()
+        return self._whole
+
+    def _join(self) -> None:
+        if self.small:
+            # Cleared, not replaced: the session's loop holds it.
+            self._whole.append(b"".join(self.small))
+            self.small.clear()
