@@ -9,18 +9,17 @@ ROOT = Path(__file__).parents[1]
 FILES = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("[tv]*/**/*.py"))]
 
 
-@pytest.mark.parametrize(
-    "document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "ventifs/serving/DESIGN.md"]
-)
+DOCUMENTS = ["ARCHITECTURE.md", "CONTRIBUTING.md", "ventifs/serving/DESIGN.md"]
+_ROOM = r"`((?:cli|tree|image|vfs|net|serving|ninep|tests|tools)/[\w/]*\w)`"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_modules_and_rooms_that_are_named_exist(document: str) -> None:
     named = re.findall(r"`([\w/]+\.py)`", (ROOT / document).read_text())
     assert named
     for name in named:
         assert any(f"/{path}".endswith(f"/{name}") for path in FILES), name
-    rooms = re.findall(
-        r"`((?:cli|tree|image|vfs|net|serving|ninep|tests|tools)/[\w/]*\w)`",
-        (ROOT / document).read_text(),
-    )
+    rooms = re.findall(_ROOM, (ROOT / document).read_text())
     for room in rooms:
         assert (ROOT / room).exists() or (ROOT / "ventifs" / room).exists(), room
 

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+from ventifs.cli.output import echo
 from ventifs.errors import VentifsError
 from ventifs.ninep.protocol.trace import Tracer
 from ventifs.ninep.session.front_end import NinepFrontEnd
