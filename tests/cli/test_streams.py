@@ -9,18 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commanding import PATIENCE_S, SCRIPT, parsed, run
+from tests.support.commanding import PATIENCE_S, SCRIPT, copy_of, parsed, run
 from tests.support.disks import mounted
 from tests.support.trees import noise, plain_tree, remove
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store `s` with a version of a small tree."""
-    plain_tree(tmp_path / "tree")
-    run(tmp_path, "init", "--store", "s")
-    run(tmp_path, "archive", "tree", "--name", "t", "--store", "s")
-    yield tmp_path
+    made = tmp_path_factory.mktemp("made")
+    plain_tree(made / "tree")
+    run(made, "init", "--store", "s")
+    run(made, "archive", "tree", "--name", "t", "--store", "s")
+    yield made
+    remove(made / "tree")
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Iterator[Path]:
+    yield copy_of(made, tmp_path)
     remove(tmp_path / "tree")
 
 

@@ -33,3 +33,9 @@ def run(
 def parsed(home: Path, *words: str | bytes | Path) -> Any:
     """What it prints with `--json`."""
     return json.loads(run(home, *words, "--json").stdout)
+
+
+def copy_of(made: Path, to: Path) -> Path:
+    """A copy of a home that a module made once, for one test to change."""
+    subprocess.run(["cp", "-a", f"{made}/.", to], check=True)
+    return to

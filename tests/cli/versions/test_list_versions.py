@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.support.commanding import parsed, run
+from tests.support.commanding import copy_of, parsed, run
 from tests.support.tars import member
 from ventifs.store import Store
 from ventifs.tree.objects.prolly import Builder
@@ -16,9 +16,10 @@ from ventifs.tree.versions.catalog import encode_version, find_version, version_
 TIMES = ["2025-12-31", "2026-01-01", "2026-01-01T12", "2026-01-02", "2026-02-02"]
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five versions of `t` and one of `u`; `file` grows from time to time."""
+    tmp_path = tmp_path_factory.mktemp("made")
     (tmp_path / "tree").mkdir()
     run(tmp_path, "init")
     for number, time in enumerate(TIMES):
@@ -40,6 +41,11 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "tree" / "file").unlink()
     run(tmp_path, "archive", "tree", "--name", "u", "--time", "2026-01-01")
     return tmp_path
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    return copy_of(made, tmp_path)
 
 
 def times(home: Path, *words: str) -> list[str]:
