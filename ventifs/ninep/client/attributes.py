@@ -1,7 +1,7 @@
-"""What a server tells of a file, in whichever dialect, in Linux's terms.
+"""Converts the attributes that a server sends, in any dialect, to Linux's terms.
 
-Owns reading Rgetattr and Stat, the client's counterpart of stats.py; refuses what contradicts
-itself. Knows no connection.
+Owns reading Rgetattr and Stat, as the client's counterpart of ninep/session/stat_records.py, and
+refuses attributes that contradict each other. Knows no connection.
 """
 
 import os
@@ -23,9 +23,9 @@ from ventifs.ninep.session.stat_records import (
 
 BASIC = 0x7FF  # request_mask: all that stat(2) has
 NANOSECOND = 10**9
-_KINDS = {  # of .u; beside a directory's
+_KINDS = {  # of 9P2000.u, except a directory's
     DMSYMLINK: stat.S_IFLNK,
-    DMDEVICE: 0,  # block or character, says the extension
+    DMDEVICE: 0,  # the extension says whether block or character
     DMNAMEDPIPE: stat.S_IFIFO,
     DMSOCKET: stat.S_IFSOCK,
 }
@@ -35,17 +35,17 @@ _ID = re.compile(rb"[0-9]{1,10}")
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What stat(2) tells of a file, as far as the dialect can carry it.
+    """A file's attributes as in stat(2), as far as the dialect carries them.
 
     Attributes:
-        qid: the server's identity of it.
-        mode: with the type's bits.
-        uid, gid: None when the server names them in words.
-        owner, group: those words, or the digits.
+        qid: the server's identity of the file.
+        mode: with the bits of the file's type.
+        uid, gid: None when the server sends only names.
+        owner, group: the server's names, or the numbers in digits.
         size: bytes.
         mtime_ns, atime_ns: nanoseconds since 1970.
         nlink, rdev: as stat(2); 1 and 0 where the dialect has none.
-        name: the file's own, where the dialect tells it, else empty.
+        name: the file's name where the dialect has it, else empty.
         target: of a symbolic link, in 9P2000.u.
     """
 
@@ -65,10 +65,10 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def status_of(told: Rgetattr | Stat, dialect: Dialect) -> Status:
-    """Read what a server told.
+    """Convert the attributes that a server sent.
 
     Raises:
-        WireError: when it contradicts itself.
+        WireError: when they are invalid, or contradict each other.
     """
     status = _of_getattr(told) if isinstance(told, Rgetattr) else _of_stat(told, dialect)
     if stat.S_ISDIR(status.mode) != bool(status.qid.type & QTDIR):
@@ -149,7 +149,7 @@ def _device(extension: bytes) -> tuple[int, int]:
 
 
 def _id(number: int, name: bytes) -> int | None:
-    """A numeric id: its own field, or in 9P2000 a name of digits."""
+    """A numeric id: its own field, or where that is not set a name that is a number."""
     if number != NONUNAME:
         return number
     return int(name) if _ID.fullmatch(name) and int(name) < NONUNAME else None

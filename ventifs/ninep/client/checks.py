@@ -1,7 +1,7 @@
-"""What a reply may be: an error, or what was asked for and no more.
+"""Checks replies: a reply is an error, or what was asked for and no more.
 
-Owns the exceptions that come of a server's replies, and the limits that a reply alone can break;
-what a dialect's attributes and directories may hold is in status.py and remote.py.
+Owns the exceptions for a server's replies, and the limits that can be checked by a reply and its
+request alone. The checks of attributes and directories are in attributes.py and fid.py.
 """
 
 import errno
@@ -26,35 +26,35 @@ from ventifs.ninep.protocol.messages import (
 from ventifs.ninep.protocol.wire import WireError
 from ventifs.text import printable
 
-MSIZE_LEAST = 256  # less, and not even errors fit
+MSIZE_LEAST = 256  # bytes; errors would not fit into less
 ERRNO_MAX = 4095  # of Linux
 _NUMBERS = {os.strerror(number).encode(): number for number in sorted(errno.errorcode)}
 
 
 class RemoteError(VentifsError):
-    """The server answered that it cannot, or will not.
+    """The server answered with an error.
 
     Attributes:
-        errno: Linux's number; None when the server speaks words that are none of Linux's.
-        ename: the server's words; in 9P2000.L, which has none, Linux's.
+        errno: Linux's number; None when the server sends a message that is none of Linux's.
+        ename: the server's message; in 9P2000.L, which has none, Linux's.
     """
 
     def __init__(self, number: int | None, ename: bytes = b"") -> None:
-        """Give the number words, if there are none."""
+        """Use Linux's message for the number if `ename` is empty."""
         self.errno = number
         self.ename = ename or os.strerror(number or 0).encode()
         super().__init__(printable(self.ename).lower())
 
 
 class Violation(WireError):
-    """The server sent what the protocol does not allow; the connection is given up."""
+    """The server broke the protocol; the connection is given up."""
 
 
 def failure_of(reply: Message, request: Message) -> RemoteError | None:
-    """The error that a reply is; None when it is the request's own reply.
+    """The error in an error reply; None for the reply that belongs to the request.
 
     Raises:
-        Violation: when it can be no answer to the request.
+        Violation: when the reply cannot be an answer to the request.
     """
     if isinstance(request, Tflush) and isinstance(reply, Rlerror | Rerror):
         raise Violation("the server answered a Tflush with an error")
@@ -73,10 +73,10 @@ def failure_of(reply: Message, request: Message) -> RemoteError | None:
 
 
 def check(request: Any, reply: Message) -> None:
-    """Refuse what is more than was asked for.
+    """Refuse a reply that is more than was asked for.
 
     Raises:
-        Violation: saying how.
+        Violation: with a message that says what is wrong.
     """
     what = ""
     match reply:

@@ -1,8 +1,8 @@
-"""A client of 9P servers: connect, attach, and look at files by their paths.
+"""A client of 9P servers: connect, attach, and read files by their paths.
 
-Owns getting a connection and letting it go. Paths are bytes, walked from the root that was attached
-to; symbolic links are not followed. What happens on the wire is in rpc.py, what a fid can do in
-remote.py. Needs trio; one connection belongs to one task tree, and any of its tasks may use it.
+Owns opening and closing the connection. Paths are bytes, walked from the root that was attached to;
+symbolic links are not followed. Requests and replies are in rpc.py, the operations of a fid in
+fid.py. Needs trio; one connection belongs to one task tree, and any of its tasks may use it.
 """
 
 import socket
@@ -20,18 +20,18 @@ from ventifs.ninep.client.fid import ENTRIES_MAX, FILE_MAX, ClientFid, ListedFil
 from ventifs.ninep.client.rpc import MSIZE, RpcConnection
 from ventifs.ninep.protocol.messages import NOFID, NONUNAME, Dialect, Rattach, Tattach
 
-CONNECT_S = 10.0  # how long connecting may take, and as long the first answers
+CONNECT_S = 10.0  # for connecting, and again for agreeing on a version and attaching
 
 
 class Client:
     """A connection to a server, attached to one of its trees.
 
     Attributes:
-        root: what was attached to.
+        root: the root of the tree that was attached to.
     """
 
     def __init__(self, connection: RpcConnection, root: ClientFid) -> None:
-        """Made by `connect`."""
+        """Called by `connect`."""
         self.root = root
         self._connection = connection
 
@@ -48,20 +48,20 @@ class Client:
         msize: int = MSIZE,
         trace: Callable[[bool, bytes], None] | None = None,
     ) -> AsyncIterator["Client"]:
-        """Connect to a server, and attach. The connection is closed at the end, whatever happens.
+        """Connect to a server and attach; the connection is always closed at the end.
 
         Args:
-            where: an address, or a stream or socket that is connected; it is taken over.
-            dialect: the one to speak; of several the best that the server speaks.
-            aname: the tree.
-            user: uname, who one says one is.
-            uid: n_uname, the same as a number; not in 9P2000.
+            where: an address, or a connected stream or socket, which the client takes over.
+            dialect: the dialect to speak; of several, the best that the server speaks.
+            aname: the name of the tree.
+            user: uname, the name of the user to attach as.
+            uid: n_uname, the number of that user; 9P2000 has none.
             msize: the largest message to ask for, in bytes.
             trace: called with (incoming, frame) of each message.
 
         Raises:
-            VentifsError: when it cannot connect, the server cannot do this, or it does not answer
-                within `CONNECT_S` seconds, as servers of other protocols do not.
+            VentifsError: when connecting fails, when the server does not speak the dialect, or when
+                it does not answer within `CONNECT_S` seconds, as servers of other protocols do not.
             RemoteError: when the server refuses.
         """
         async with _connected(await _stream(where), trace) as connection:
@@ -76,7 +76,7 @@ class Client:
 
     @property
     def connection(self) -> RpcConnection:
-        """The connection, for requests of one's own: `rpc` and `start`."""
+        """The connection, for the caller's own requests by `rpc` and `start`."""
         return self._connection
 
     @property
@@ -85,7 +85,7 @@ class Client:
         return self._connection.dialect
 
     async def attach(self, aname: bytes, *, user: bytes = b"", uid: int = NONUNAME) -> ClientFid:
-        """The root of another tree."""
+        """Attach to another tree, and return its root."""
         return await _attach(self._connection, aname, user, uid)
 
     async def walk(self, path: bytes) -> ClientFid:
@@ -108,7 +108,7 @@ class Client:
             return await fid.status()
 
     async def read(self, path: bytes, *, size_max: int = FILE_MAX) -> bytes:
-        """All of a file.
+        """Read all of a file.
 
         Raises:
             VentifsError: when it has more than `size_max` bytes.
@@ -135,7 +135,7 @@ class Client:
 
 
 def names_of(path: bytes) -> tuple[bytes, ...]:
-    """The names a path is walked by; `..` is one, for the server to walk."""
+    """The names of a path, in order; `..` is kept, for the server to walk."""
     return tuple(name for name in path.split(b"/") if name not in (b"", b"."))
 
 
@@ -166,7 +166,7 @@ async def _attach(connection: RpcConnection, aname: bytes, user: bytes, uid: int
 async def _connected(
     stream: trio.abc.Stream, trace: Callable[[bool, bytes], None] | None
 ) -> AsyncIterator[RpcConnection]:
-    """A running connection. What the body raises comes out as it is, in no exception group."""
+    """A running connection; what the body raises propagates as it is, in no exception group."""
     connection = RpcConnection(stream, trace=trace)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:

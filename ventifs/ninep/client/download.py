@@ -1,10 +1,10 @@
-"""Copies a file or a tree of a server into a local directory that is new.
+"""Copies a file or a tree of a server into a new or empty local directory.
 
-What always holds, whatever the server says: everything is made below the destination, by names that
-are checked, in directories that are open and were made here, and never over what is there; what
-could not be made whole is not left behind; a directory within itself, or below `DEPTH_MAX` others,
-is not entered. Unless all is asked for, what is made belongs to the user and gives nobody rights:
-no owners, set-uid bits, devices, or attributes but `user.*`. Never prints.
+Invariants, whatever the server sends: everything is created below the destination, by checked
+names, relative to open directories, and never over an existing file. A file that could not be
+completed is removed. A directory within itself, or below `DEPTH_MAX` others, is not entered. Unless
+`everything` is set, the files belong to the user and grant no privileges: no owners, set-uid or
+set-gid bits, devices, or attributes other than `user.*`. Never prints.
 """
 
 import errno
@@ -33,9 +33,9 @@ from ventifs.tree.objects.records import Detail, Directory, Empty, Entry, Specia
 from ventifs.tree.restore.file_maker import STOPPING
 from ventifs.tree.restore.metadata import dress, dress_name
 
-TROUBLES_MAX = 10_000  # listed of each kind; those after them are counted
-_TOGETHER = 16  # files on their way at a time
-_HOLE = 1 << 14  # bytes: zeros that are not written
+TROUBLES_MAX = 10_000  # listed of each kind; further ones are only counted
+_TOGETHER = 16  # files copied at a time
+_HOLE = 1 << 14  # bytes of an aligned run of zeros that is left as a hole
 _ZEROS = bytes(_HOLE)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,10 +49,10 @@ class Downloaded:
     """What was copied so far.
 
     Attributes:
-        entries: names that are there now.
-        size: bytes of regular files among them, each file once.
-        left: (path, what was left out) for what is there in part or not meant to be there.
-        failed: (path, reason) for what could not be read or made.
+        entries: names created.
+        size: bytes of regular files, each file counted once.
+        left: (path, what was left out) of files copied in part, or skipped on purpose.
+        failed: (path, reason) of files that could not be read or created.
         unlisted: how many more of both there are.
     """
 
@@ -64,9 +64,9 @@ class Downloaded:
 
 
 class _Place(msgspec.Struct):
-    """A directory on the way down: at the server, and here."""
+    """A directory that is being copied: its fid at the server, and its local descriptor."""
 
-    path: bytes  # below the destination
+    path: bytes  # relative to the destination
     fid: ClientFid
     fd: int
     status: Status
@@ -74,7 +74,7 @@ class _Place(msgspec.Struct):
 
 
 class Downloader:
-    """One copying. Not to be used twice."""
+    """One download, which can be run once."""
 
     def __init__(
         self, client: Client, *, everything: bool = False, progress: Progress | None = None
@@ -83,9 +83,9 @@ class Downloader:
 
         Args:
             client: attached to it.
-            everything: also owners, set-uid and set-gid, devices and all attributes; for servers
-                that are trusted.
-            progress: called now and then with what is done and where.
+            everything: copy also owners, set-uid and set-gid bits, devices and all attributes; only
+                for servers that are trusted.
+            progress: called with the totals and a path, after each piece and each file.
         """
         self.done = Downloaded()
         self._client = client
@@ -93,8 +93,8 @@ class Downloader:
         self._progress = progress
         self._has_xattrs = True  # until the server says that it has none
         self._places: list[_Place] = []
-        self._linked: dict[int, bytes] = {}  # qid.path: where that file is, below the destination
-        self._later: list[tuple[bytes, Status]] = []  # with other names: one after the other
+        self._linked: dict[int, bytes] = {}  # qid.path: path of its copy, below the destination
+        self._later: list[tuple[bytes, Status]] = []  # files with several links, copied one by one
         self._fatal: VentifsError | None = None
 
     async def run(self, path: bytes, target: Path) -> Downloaded:
@@ -102,8 +102,8 @@ class Downloader:
 
         Raises:
             RemoteError: when there is nothing at the path.
-            VentifsError: when the target is there, or the disk or the connection fails; what was
-                copied stays.
+            VentifsError: when the target exists and is not an empty directory, or when the disk or
+                the connection fails; what was copied stays.
         """
         allow_many_descriptors()
         before = os.umask(0o077)
@@ -161,7 +161,7 @@ class Downloader:
         await self._enter(_join(place.path, name), fid, fd, status)
 
     async def _enter(self, path: bytes, fid: ClientFid, fd: int, status: Status) -> None:
-        """Copy all in a directory but the directories, which are left waiting."""
+        """Copy the files of a directory; its subdirectories are added to `waiting`."""
         place = _Place(path, fid, fd, status, [])
         self._places.append(place)
         self.done.entries += 1
@@ -201,7 +201,7 @@ class Downloader:
                     self._linked[status.qid.path] = path
 
     def _link(self, place: _Place, name: bytes, status: Status) -> bool:
-        """Give a file that is here already one more name."""
+        """Link a file that was copied under another name; return whether that was possible."""
         first = self._linked.get(status.qid.path)
         if first is None:
             return False
@@ -214,14 +214,14 @@ class Downloader:
         except OSError as error:
             if error.errno in STOPPING or error.errno == errno.EEXIST:
                 raise
-            return False  # in a directory that is closed by now, or has gone: a copy, then
+            return False  # its directory denies access by now, or is gone: make a copy instead
         self.done.entries += 1
         return True
 
     async def _make(
         self, path: bytes, name: bytes, fid: ClientFid, status: Status, directory: int
     ) -> None:
-        """Make anything but a directory, under a name that is free."""
+        """Create a file other than a directory, under a name that is free."""
         kind = stat.S_IFMT(status.mode)
         if kind in (stat.S_IFCHR, stat.S_IFBLK) and not self._everything:
             self._tell(self.done.left, path, "a device, which only --all makes")
@@ -273,7 +273,7 @@ class Downloader:
             os.close(fd)
 
     async def _leave(self, place: _Place) -> None:
-        """Give a directory its own attributes, now that all in it is done."""
+        """Set a directory's own attributes, after all in it is copied."""
         try:
             xattrs = await self._xattrs(place.path, place.fid, link=False)
             entry = self._entry(place.path, b"", place.status)
@@ -287,7 +287,7 @@ class Downloader:
         self._less(place.path, dress(entry, xattrs, place.fd))
 
     async def _xattrs(self, path: bytes, fid: ClientFid, *, link: bool) -> Xattrs:
-        """Those that are to be set; symbolic links can have none that users may set."""
+        """The attributes to set; symbolic links can have none that ordinary users may set."""
         if not self._has_xattrs or (link and not self._everything):
             return ()
         try:
@@ -302,7 +302,7 @@ class Downloader:
             return ()
 
     def _entry(self, path: bytes, name: bytes, status: Status) -> Entry:
-        """A file as `dress` takes it, without content."""
+        """The file's entry for `dress`, without content."""
         mode, uid, gid = status.mode, os.geteuid(), os.getegid()
         if self._everything:
             if status.uid is None or status.gid is None:
@@ -322,7 +322,7 @@ class Downloader:
     async def _attempt(
         self, path: bytes, work: Callable[..., Any], *words: Any, **more: Any
     ) -> None:
-        """Do a piece of work; what fails is told of this path, what fails for all is fatal."""
+        """Do a step; record its failure for this path, or as fatal if all others would fail too."""
         try:
             await work(*words, **more)
         except (Disconnected, Violation) as error:
@@ -355,7 +355,7 @@ def _join(path: bytes, name: bytes) -> bytes:
 
 
 def _new_directory(target: Path) -> int:
-    """A descriptor of a directory that is empty, and made if it is not there."""
+    """Open an empty directory, which is created if missing, and return its descriptor."""
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -369,7 +369,10 @@ def _new_directory(target: Path) -> int:
 
 @contextmanager
 def _reached(path: bytes, top: int) -> Iterator[int]:
-    """A directory made before: those that are finished may be others' to change, even to links."""
+    """Open a directory that was created earlier, name by name, without following links.
+
+    Other users may be able to write to a finished directory, and put links into it.
+    """
     fd = os.dup(top)
     try:
         for name in filter(None, path.split(b"/")):
@@ -382,7 +385,7 @@ def _reached(path: bytes, top: int) -> Iterator[int]:
 
 @contextmanager
 def _unmade(name: bytes, directory: int) -> Iterator[None]:
-    """What could not be made whole is not left behind."""
+    """Remove the file if the body fails, so that no incomplete file stays behind."""
     try:
         yield
     except BaseException:
@@ -392,11 +395,11 @@ def _unmade(name: bytes, directory: int) -> Iterator[None]:
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
-    """Write all of it but aligned runs of zeros, which become holes."""
+    """Write the data, except aligned runs of zeros, which become holes."""
     at, end = offset, offset + len(data)
     while at < end:
         piece = data[at - offset : at - offset + _HOLE - at % _HOLE]
-        if piece == _ZEROS[: len(piece)]:  # memcmp, of bytes alone
+        if piece == _ZEROS[: len(piece)]:  # one memcmp, since both are bytes
             at += len(piece)
         else:
             at += os.pwrite(fd, piece, at)

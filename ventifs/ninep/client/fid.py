@@ -1,8 +1,8 @@
-"""Files of a server: what a client does with one fid, the same in all three dialects.
+"""Files of a server: the operations of a client's fid, the same in all three dialects.
 
-Owns which messages an operation is in a dialect, and what is refused of what they bring: names that
-no directory can hold, directories without an end, attributes past Linux's limits. A `ClientFid` has
-one number of the connection, given back when it is clunked; it can be used by several tasks at
+Owns which messages an operation sends in a dialect, and the checks of their replies: it refuses
+invalid names, directories without an end and attributes beyond Linux's limits. A `ClientFid` has
+one fid number of the connection, returned when the fid is clunked. Several tasks may use it at
 once.
 """
 
@@ -50,7 +50,7 @@ from ventifs.ninep.protocol.messages import (
 )
 from ventifs.ninep.protocol.wire import NAMES_MAX, Qid, WireError
 
-ENTRIES_MAX = 1 << 20  # of a directory
+ENTRIES_MAX = 1 << 20  # names in a directory
 XATTR_MAX = 1 << 16  # bytes of one attribute, and of all their names: Linux's XATTR_SIZE_MAX
 NAME_MAX = 255
 FILE_MAX = (1 << 63) - 1  # bytes
@@ -63,10 +63,10 @@ class ListedFile(msgspec.Struct, frozen=True):
     """A name in a directory.
 
     Attributes:
-        name: one that a directory can hold; never `.` or `..`.
+        name: a valid name; `.` and `..` only from `ClientFid.page`, and only in 9P2000.L.
         qid: of the file.
         type: d_type of readdir(3), in 9P2000.L; 0 elsewhere.
-        status: all of it, in 9P2000 and .u; None in .L.
+        status: all attributes, in 9P2000 and 9P2000.u; None in 9P2000.L.
     """
 
     name: bytes
@@ -76,18 +76,18 @@ class ListedFile(msgspec.Struct, frozen=True):
 
 
 class ClientFid:
-    """A file of the server. A context manager that clunks it.
+    """A file of the server; a context manager that clunks its fid.
 
     Every method raises what `RpcConnection.rpc` raises.
 
     Attributes:
-        qid: as the walk or the attach told it.
-        number: on the wire.
-        iounit: the most bytes of a read, once it is open.
+        qid: as the walk or the attach returned it.
+        number: the fid on the wire.
+        iounit: the largest read in bytes, once the file is open.
     """
 
     def __init__(self, connection: RpcConnection, number: int, qid: Qid) -> None:
-        """Take over a number whose fid the server knows."""
+        """Take over a fid number that the server already knows."""
         self.qid = qid
         self.number = number
         self.iounit = 0
@@ -95,7 +95,7 @@ class ClientFid:
         self._clunked = False
 
     async def __aenter__(self) -> Self:
-        """Itself."""
+        """Return the fid itself."""
         return self
 
     async def __aexit__(
@@ -104,7 +104,7 @@ class ClientFid:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Clunk it. A failure of that is told unless there is another."""
+        """Clunk the fid; a failure of that is raised only if the body raised nothing."""
         try:
             await self.clunk()
         except VentifsError:
@@ -112,7 +112,7 @@ class ClientFid:
                 raise
 
     async def clunk(self) -> None:
-        """Let the server forget it, also when this is cancelled; a second time does nothing."""
+        """Clunk the fid, also when this is cancelled; a second call does nothing."""
         if self._clunked:
             return
         self._clunked = True
@@ -125,16 +125,16 @@ class ClientFid:
         self._connection.fids.give(self.number)
 
     def drop(self) -> None:
-        """Clunk it, without waiting for that."""
+        """Clunk the fid without waiting for the reply."""
         if not self._clunked:
             self._clunked = True
             _clunk_later(self._connection, self.number)
 
     async def walk(self, *names: bytes) -> "ClientFid":
-        """The file that names lead to; without any, another fid of this file.
+        """Walk names from this file, and return a new fid; without names, one of the same file.
 
         Raises:
-            RemoteError: ENOENT, too, when only some of the way is there.
+            RemoteError: with ENOENT, too, when the server walked only some of the names.
         """
         connection, start, qid = self._connection, self.number, self.qid
         number = connection.fids.take()
@@ -167,7 +167,7 @@ class ClientFid:
         return ClientFid(connection, number, qid)
 
     async def open(self, flags: int = os.O_RDONLY) -> None:
-        """Make it ready for reads or writes; old dialects know access modes and O_TRUNC."""
+        """Open the file; 9P2000 and 9P2000.u know only access modes and O_TRUNC of the flags."""
         if self._connection.dialect is Dialect.LINUX:
             request: Message = Tlopen(self.number, flags)
         else:
@@ -177,12 +177,15 @@ class ClientFid:
         self.iounit = io_max(self._connection.msize, reply.iounit)
 
     async def read(self, offset: int, count: int) -> bytes:
-        """Bytes of an open file: at most `iounit`, fewer if the server likes, none at the end."""
+        """Read from an open file; the server may send fewer bytes, and sends none at the end.
+
+        `count` is at most `iounit`.
+        """
         reply: Rread = await self._connection.rpc(self._tread(offset, count))
         return reply.data
 
     async def write(self, offset: int, data: bytes) -> int:
-        """Write to an open file; how many bytes were written."""
+        """Write to an open file, and return how many bytes were written."""
         reply: Rwrite = await self._connection.rpc(Twrite(self.number, offset, data))
         return reply.count
 
@@ -193,21 +196,21 @@ class ClientFid:
         expected: int = FILE_MAX,
         size_max: int = FILE_MAX,
     ) -> int:
-        """Give an open file's bytes, all from the start on and in order, to `sink`.
+        """Read an open file from its start to its end, and pass the bytes to `sink` in order.
 
-        Reads ahead of the reply that is waited for. The file ends where a read brings nothing,
-        whatever its attributes say.
+        Several reads are in flight at a time. The file ends where a read returns no bytes, whatever
+        its attributes say.
 
         Args:
-            sink: gets pieces of at most `iounit` bytes.
-            expected: nothing is read ahead from this offset on.
-            size_max: the most bytes that are taken.
+            sink: called with pieces of at most `iounit` bytes.
+            expected: offset from which on nothing is read ahead.
+            size_max: the most bytes that are accepted.
 
         Returns:
-            How many bytes there were.
+            The number of bytes read.
 
         Raises:
-            VentifsError: when there are more than `size_max`.
+            VentifsError: when the file has more than `size_max` bytes.
         """
         done = asked = 0
         ahead, ahead_max = 1, _AHEAD_MAX
@@ -226,7 +229,7 @@ class ClientFid:
                     raise VentifsError(f"more than {size_max:,} bytes; that is too large")
                 sink(reply.data)
                 ahead = min(ahead + 1, ahead_max)
-                if len(reply.data) < self.iounit:  # the end, or all that the server gives at once
+                if len(reply.data) < self.iounit:  # the end, or the server's limit of a read
                     _abandon(calls)
                     ahead = ahead_max = 1
                     asked = done
@@ -234,7 +237,7 @@ class ClientFid:
             _abandon(calls)
 
     async def status(self) -> Status:
-        """What stat(2) tells of it, as far as the dialect has it."""
+        """The file's attributes as in stat(2), as far as the dialect carries them."""
         connection = self._connection
         if connection.dialect is Dialect.LINUX:
             attributes: Rgetattr = await connection.rpc(Tgetattr(self.number, BASIC))
@@ -247,7 +250,7 @@ class ClientFid:
 
         Raises:
             VentifsError: when there are more than `entries_max`.
-            Violation: for a name that no directory can hold, or one that is there twice.
+            Violation: for an invalid name, or one that is listed twice.
         """
         found: dict[bytes, ListedFile] = {}
         offset = 0
@@ -265,10 +268,10 @@ class ClientFid:
                 )
 
     async def page(self, offset: int) -> tuple[list[ListedFile], int]:
-        """Names in an open directory from an offset on, and the offset of what follows.
+        """A page of names in an open directory, and the offset of the next page.
 
         Args:
-            offset: 0, or one that this returned. At the end there are no names.
+            offset: 0, or one that this returned. At the end of the directory there are no names.
         """
         connection = self._connection
         codec = Codec.of(connection.dialect)
@@ -297,7 +300,7 @@ class ClientFid:
         """The target of a symbolic link.
 
         Raises:
-            RemoteError: EINVAL when it is none; in 9P2000 nothing is.
+            RemoteError: EINVAL when the file is none; 9P2000 has no symbolic links.
         """
         connection = self._connection
         if connection.dialect is not Dialect.LINUX:
@@ -315,7 +318,7 @@ class ClientFid:
         """The names of its extended attributes.
 
         Raises:
-            RemoteError: EOPNOTSUPP in a dialect that has none.
+            RemoteError: EOPNOTSUPP in a dialect without extended attributes.
         """
         listed = await self._xattr(b"")
         names = listed.split(b"\0")
@@ -327,7 +330,7 @@ class ClientFid:
         """One extended attribute.
 
         Raises:
-            RemoteError: ENODATA when it has none of this name, EOPNOTSUPP as above.
+            RemoteError: ENODATA when the file has no such attribute, EOPNOTSUPP as `xattr_names`.
         """
         return await self._xattr(name)
 
@@ -360,10 +363,10 @@ class ClientFid:
         return value
 
     async def statfs(self) -> Rstatfs:
-        """The file system it is in.
+        """The size and free space of the file's file system.
 
         Raises:
-            RemoteError: EOPNOTSUPP in a dialect that cannot tell.
+            RemoteError: EOPNOTSUPP in a dialect without Tstatfs.
         """
         if self._connection.dialect is not Dialect.LINUX:
             raise RemoteError(errno.EOPNOTSUPP)
@@ -375,7 +378,7 @@ class ClientFid:
 
 
 def _parts(names: Sequence[bytes], msize: int) -> list[tuple[bytes, ...]]:
-    """Names in as few Twalks as can hold them."""
+    """Divide names among as few Twalks as possible."""
     parts: list[list[bytes]] = [[]]
     size = _WALK_FIXED
     for name in names:
@@ -392,7 +395,7 @@ def _clunking(connection: RpcConnection, number: int) -> Call:
 
 
 def _clunk_later(connection: RpcConnection, number: int) -> None:
-    """Without waiting for it: whoever needed the fid has gone."""
+    """Clunk a fid without waiting for the reply, since nothing uses the fid any more."""
     with suppress(VentifsError):
         _clunking(connection, number).abandon(flush=False)
 

@@ -1,7 +1,8 @@
-"""What is in the directories of a server, with attributes, for people to look at.
+"""Lists the directories of a server, with attributes, for users to read.
 
-Asks for many files at a time, and keeps to the limits of `fid.py`; a directory within itself, or
-too deep, is not entered. Never prints: what is found is handed over, a directory at a time.
+Requests the attributes of many files at a time, within the limits of fid.py. A directory within
+itself, or too deep, is not entered. Never prints: it passes each file to a callback, one directory
+at a time.
 """
 
 import os
@@ -19,17 +20,17 @@ from ventifs.ninep.client.fid import ClientFid, ListedFile
 from ventifs.ninep.client.rpc import Disconnected
 from ventifs.ninep.protocol.messages import Dialect
 
-DEPTH_MAX = 200  # directories on the way down; `fetch` holds a descriptor and a fid for each
-_TOGETHER = 32  # files asked for at a time
+DEPTH_MAX = 200  # nested directories; download.py holds a descriptor and a fid for each
+_TOGETHER = 32  # files whose attributes are requested at a time
 
 
 class Found(msgspec.Struct, frozen=True):
     """A file of the server.
 
     Attributes:
-        path: below where the survey began; the file's name where that was no directory.
+        path: relative to where the survey began; the file's name if that is no directory.
         status: its attributes.
-        target: of a symbolic link.
+        target: of a symbolic link, else empty.
     """
 
     path: bytes
@@ -44,18 +45,18 @@ Trouble = Callable[[bytes, str], object]
 async def survey(
     client: Client, path: bytes, tell: Tell, trouble: Trouble, *, recursive: bool = False
 ) -> None:
-    """Tell what is in a directory, sorted by name, or a single file.
+    """Report the files of a directory, sorted by name, or a single file.
 
     Args:
         client: attached to a server.
         path: where to begin.
-        tell: gets each file; with `recursive` a directory before what is in it.
-        trouble: gets (path, reason) of what could not be looked at.
-        recursive: whether to look at all below, too.
+        tell: called with each file; with `recursive`, with a directory before its contents.
+        trouble: called with (path, reason) of what could not be read or was not entered.
+        recursive: whether to enter the directories below, too.
 
     Raises:
         RemoteError: when there is nothing at the path, or it may not be read.
-        VentifsError: when the connection is lost.
+        VentifsError: when the connection is lost, or a directory has too many names.
     """
     async with await client.walk(path) as fid:
         status = await fid.status()

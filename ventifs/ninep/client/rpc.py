@@ -1,9 +1,9 @@
 """Requests and their replies over one stream: the client's half of the protocol.
 
-Owns the tags and the numbers of fids, the order of sending, flushing, and the strictness: a server
-that answers what was not asked, or past a limit, breaks the connection, and everybody who waits
-gets the same `Violation`. Never knows what a fid points at. After flush(5): a request that is given
-up is flushed, its tag stays taken until the Rflush, and a reply that comes before that counts.
+Owns the tags and the fid numbers, the order of sending, flushing, and strict checks: a reply that
+answers no request, or exceeds a limit, breaks the connection, and all pending calls fail with the
+same `Violation`. Never knows what file a fid refers to. Follows flush(5): an abandoned request is
+flushed, its tag stays in use until the Rflush, and a reply that comes before the Rflush counts.
 """
 
 import math
@@ -31,10 +31,10 @@ from ventifs.ninep.protocol.messages import (
 from ventifs.ninep.protocol.wire import WireError
 from ventifs.text import printable
 
-MSIZE = 1 << 20  # asked for; what Linux's own client takes at most
+MSIZE = 1 << 20  # bytes, asked for by default; the most that Linux's own client takes
 _RECEIVED_MAX = 1 << 18  # bytes of one read
 _SENT_TOGETHER_MAX = 1 << 16
-_ALWAYS_DONE = (Tclunk, Tremove)  # whoever gives up waiting for these still wants them done
+_ALWAYS_DONE = (Tclunk, Tremove)  # not flushed: they must be done even if the caller is cancelled
 _BEST_FIRST = (Dialect.LINUX, Dialect.UNIX, Dialect.PLAIN)
 
 Settled = Callable[[Message | None], None]
@@ -45,19 +45,19 @@ class Disconnected(VentifsError):
 
 
 class Numbers:
-    """Numbers from 0 on, given out and taken back; of those given back, the first comes first."""
+    """Allocates numbers from 0 on; returned numbers are used first, in the order of return."""
 
     def __init__(self, end: int, what: str) -> None:
-        """Of so many `what`."""
+        """Allocate numbers below `end`; `what` names them in error messages."""
         self._end, self._what = end, what
-        self._used = 0  # so many have ever been given out
+        self._used = 0  # the numbers below this have been allocated at least once
         self._free: deque[int] = deque()
 
     def take(self) -> int:
-        """One that nobody has.
+        """Allocate a number that is not in use.
 
         Raises:
-            VentifsError: when there is none.
+            VentifsError: when all are in use.
         """
         if self._free:
             return self._free.popleft()
@@ -67,22 +67,22 @@ class Numbers:
         return self._used - 1
 
     def give(self, number: int) -> None:
-        """Take one back."""
+        """Return a number."""
         self._free.append(number)
 
     @property
     def in_use(self) -> int:
-        """How many are given out."""
+        """How many numbers are in use."""
         return self._used - len(self._free)
 
 
 class Call:
-    """A request that is on its way. It is either waited for or abandoned, once."""
+    """A request in flight; the caller either waits for its reply or abandons it, once."""
 
     def __init__(
         self, connection: "RpcConnection", tag: int, request: Message, settled: Settled | None
     ) -> None:
-        """Made by `RpcConnection.start` alone."""
+        """Created by `RpcConnection` alone."""
         self.request = request
         self._connection = connection
         self._tag = tag
@@ -93,11 +93,13 @@ class Call:
         self._failure: VentifsError | None = None
 
     async def reply(self) -> Any:
-        """The reply, of the type that belongs to the request. When cancelled, it is flushed.
+        """Wait for the reply, of the type that belongs to the request.
+
+        When this is cancelled, the request is flushed, except a Tclunk or a Tremove.
 
         Raises:
-            RemoteError: for an error that the server answered.
-            Violation, Disconnected: when the connection is lost before.
+            RemoteError: when the server answers with an error.
+            Violation, Disconnected: when the connection is lost before the reply.
         """
         try:
             await self._done.wait()
@@ -109,7 +111,7 @@ class Call:
         return self._reply
 
     def abandon(self, *, flush: bool = True) -> None:
-        """Wait no more for it; unless it is answered already, a Tflush is sent if `flush`."""
+        """Give up waiting; if `flush` is set and no reply has come yet, send a Tflush."""
         if self._done.is_set():
             self._settle(self._reply)
         elif not self._abandoned:
@@ -133,9 +135,9 @@ class RpcConnection:
     """One stream to a server.
 
     Attributes:
-        dialect: what both speak, once `negotiate` is done.
+        dialect: the dialect in use, once `negotiate` is done.
         msize: the largest message, in bytes.
-        fids: their numbers.
+        fids: the fid numbers.
     """
 
     def __init__(
@@ -155,13 +157,13 @@ class RpcConnection:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are not answered, flushes among them."""
+        """How many requests are not answered yet, flushes included."""
         return len(self._calls)
 
     async def run(self) -> None:
         """Send and receive until the stream ends or the server breaks the protocol, and close it.
 
-        Never raises but when cancelled; whoever waits for replies gets to know.
+        Raises only when cancelled; pending calls fail with the reason.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -194,16 +196,16 @@ class RpcConnection:
         raise VentifsError(f"the server does not speak {wanted}: it answered '{words}'")
 
     async def rpc(self, request: Message, settled: Settled | None = None) -> Any:
-        """Send a request and wait for its reply. When cancelled, it is flushed.
+        """Send a request and wait for its reply; the request is flushed when this is cancelled.
 
         Args:
-            request: of the dialect, and not Tversion.
-            settled: called when a request that was cancelled has come to its end: with the reply
-                if there was one before the flush took hold, else None; not when the connection is
-                lost.
+            request: a message of the dialect, other than Tversion.
+            settled: called when a cancelled request has ended: with its reply if that came before
+                the Rflush, with None if no reply or an error came. Not called when the connection
+                is lost.
 
         Raises:
-            RemoteError: for an error that the server answered.
+            RemoteError: when the server answers with an error.
             WireError: when the request cannot be encoded, or is larger than msize.
             Violation, Disconnected: when the connection is lost.
         """
@@ -211,7 +213,7 @@ class RpcConnection:
         return await call.reply()
 
     def start(self, request: Message, settled: Settled | None = None) -> Call:
-        """Send a request; as `rpc`, but the reply is waited for later."""
+        """Send a request as `rpc` does, but return at once a call whose reply can be awaited."""
         if self._broken is not None:
             raise self._broken
         tag = self._tags.take()
@@ -270,7 +272,7 @@ class RpcConnection:
             self._break(error)
 
     def _take(self, source: Input) -> None:
-        """Deal with the messages that have come whole."""
+        """Handle the messages that have arrived whole."""
         try:
             while (frame := source.next(self.msize)) is not None:
                 self._on_frame(frame)
@@ -293,7 +295,7 @@ class RpcConnection:
         if failure is None:
             check(call.request, reply)
         del self._calls[tag]
-        if tag != NOTAG and not call._flushed:  # a flushed tag is taken until the Rflush
+        if tag != NOTAG and not call._flushed:  # a flushed tag stays in use until the Rflush
             self._tags.give(tag)
         if isinstance(call.request, Tflush):
             self._on_flushed(call.request.oldtag)
@@ -306,18 +308,18 @@ class RpcConnection:
         self._tags.give(tag)
 
     def _break(self, error: VentifsError) -> None:
-        """Nothing more comes; everybody who waits gets the reason."""
+        """Mark the connection as lost, and fail all pending calls with the reason."""
         if self._broken is not None:
             return
         self._broken = error
         self._queue.close()
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            call._settled = None  # the server forgets everything by itself
+            call._settled = None  # the server drops the connection's fids by itself
             call._finish(None, error)
 
 
 def io_max(msize: int, iounit: int) -> int:
-    """The most bytes of one read: what fits a message, and the server's own wish."""
+    """The largest read in bytes: what fits a message, and no more than the server's iounit."""
     most = msize - READ_OVERHEAD
     return min(most, iounit) if iounit else most

@@ -1,8 +1,8 @@
-"""Mounting a version where this kernel has 9p: a connection of ours, handed to mount(2).
+"""Mounts a version by this kernel's 9p client, over a connection passed to mount(2).
 
-Owns the check for 9p, the call and the words for its failures. The kernel takes over the connection
-by its descriptor (`trans=fd`), so any address can be mounted, vsock among them, which the kernel's
-client has no transport for.
+Owns the check for 9p, the system call and the messages for its failures. The kernel takes over the
+connection by its descriptor (`trans=fd`), so any address can be mounted, including vsock, for which
+the kernel's client has no transport.
 """
 
 import ctypes
@@ -32,14 +32,14 @@ _REMEDIES = {
     errno.ECONNRESET: "the server closed the connection; see its log and allow list",
     errno.EPIPE: "the server closed the connection; see its log and allow list",
     errno.EIO: "the server closed the connection; see its log and allow list",
-    errno.EFAULT: "the server closed the connection; see its log and allow list",  # Linux 6.1's way
+    errno.EFAULT: "the server closed the connection; see its log and allow list",  # on Linux 6.1
 }
 
 
 def mount(
     address: Address, aname: str, directory: Path, options: MountOptions, timeout_s: float
 ) -> None:
-    """Mount what `aname` names at a server on a directory; it stays until somebody unmounts it.
+    """Mount what `aname` names at a server on a directory; it stays mounted until umount(8).
 
     Raises:
         MountError: the kernel, the directory or the server does not allow it.
@@ -51,7 +51,7 @@ def mount(
         raise MountError(f"{printable(directory)}: is no directory; make it first")
     require_9p()
     with connect(address, timeout_s) as connection:
-        connection.setblocking(False)  # not every kernel does so, and then a worker could wait
+        connection.setblocking(False)  # not every kernel does, and then its worker could block
         fd = connection.fileno()
         data = options.data({"trans": "fd", "rfdno": fd, "wfdno": fd})
         if len(os.fsencode(data)) > DATA_MAX:
@@ -67,10 +67,10 @@ def mount(
 
 
 def require_9p() -> None:
-    """Load 9p if it is not there; needs root.
+    """Load the kernel's 9p modules if they are missing; needs root.
 
     Raises:
-        MountError: this kernel has none.
+        MountError: this kernel has no 9p.
     """
     if _has_9p():
         return
@@ -95,7 +95,7 @@ def _has_9p() -> bool:
 
 
 def mount2(source: str, directory: Path, kind: str, flags: int, data: str) -> None:
-    """mount(2).
+    """Call mount(2).
 
     Raises:
         OSError: as the kernel answers.

@@ -1,16 +1,16 @@
-r"""How Linux mounts a version: the options, and the lines people paste.
+r"""The options by which Linux mounts a version, and lines with them for users to paste.
 
 Owns the choice of options for the kernel's 9p client (Linux' Documentation/filesystems/9p.rst) and
 their text. Pure: opens nothing, mounts nothing.
 
 An option reaches the kernel through up to four readers, each with its own special characters: a
-shell or the fields of fstab(5), then libmount, then the kernel. What always holds: a line that is
-printed makes the kernel get the options that are meant, or there is no line. An option that is lost
-on the way opens more than was meant: without `aname` all names are mounted.
+shell or the fields of fstab(5), then libmount, then the kernel. Invariant: a printed line gives the
+kernel exactly the intended options; if that is impossible, no line is printed. An option that is
+lost on the way would expose more than intended: without `aname`, all names are mounted.
 
     the kernel    splits at every comma; only labels of SELinux may have commas, in quotes
-    libmount      splits at commas outside of quotes, from 2.39 on not behind a backslash; drops
-                  all behind a quote that does not end
+    libmount      splits at commas outside of quotes, from 2.39 on not after a backslash; drops
+                  everything after an unclosed quote
     fstab(5)      splits at blanks; all its readers know \040, \011, \012 and \134, and only those
     a shell       reads quoted words as they are
 """
@@ -40,7 +40,7 @@ MSIZE = 1_048_576
 """Bytes of the largest message asked for: the most that kernels take over sockets. Older ones, and
 the server, bring it down to what they can."""
 
-FLAGS = {  # mount(2)'s numbers, of mount(8)'s words
+FLAGS = {  # mount(8)'s words and mount(2)'s numbers
     "ro": 0x1,
     "nosuid": 0x2,
     "nodev": 0x4,
@@ -55,7 +55,7 @@ _FOR_FSTAB = {"_netdev", "nofail", "auto", "noauto", "defaults", "user", "nouser
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 _LABELS = {"context", "fscontext", "defcontext", "rootcontext"}  # SELinux', which may have quotes
 _LATEST = re.compile(r"latest|~[0-9]{1,9}")
-DATA_MAX = 4095  # bytes of options; a page with its NUL, and the kernel cuts off what is longer
+DATA_MAX = 4095  # bytes of options: a page less the NUL; the kernel cuts off the rest
 _OURS = {"aname", "trans", "rfdno", "wfdno", "port"}
 _ESCAPES = {" ": r"\040", "\t": r"\011", "\n": r"\012", "\\": r"\134"}
 
@@ -65,12 +65,12 @@ class MountError(VentifsError):
 
 
 class MountOptions(Struct, frozen=True):
-    """What a mount is asked for, beside its transport.
+    """The options of a mount, without those of its transport.
 
     Attributes:
         flags: keys of `FLAGS`.
-        values: options of the file system, those that are only words with None.
-        fstab: words that only fstab(5) and systemd know.
+        values: options of the file system; None for an option without a value.
+        fstab: options that only fstab(5) and systemd know.
     """
 
     flags: tuple[str, ...]
@@ -83,7 +83,7 @@ class MountOptions(Struct, frozen=True):
         return ",".join(key if value is None else f"{key}={value}" for key, value in merged.items())
 
     def text(self, transport: Mapping[str, object]) -> str:
-        """All of them, as mount(8) and fstab(5) take them."""
+        """The flags and the file system's options, as mount(8) and fstab(5) take them."""
         return ",".join([*self.flags, self.data(transport)])
 
     @property
@@ -93,10 +93,10 @@ class MountOptions(Struct, frozen=True):
 
 
 def names_one_version(aname: str, now_ns: int) -> bool:
-    """Whether an aname means the same version at all times from now on.
+    """Whether an aname refers to the same version from now on.
 
-    That is so of scores, and of times that are over; `latest`, `~N`, names alone and the root show
-    what is archived next, and so does the day it is.
+    That is true of scores, and of times in the past. It is false of `latest`, `~N`, the current
+    day, names alone and the root, which change with later versions.
     """
     version, _ = split_path(aname.removeprefix("/"))
     if version.startswith("score:"):
@@ -109,13 +109,14 @@ def names_one_version(aname: str, now_ns: int) -> bool:
 
 
 def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
-    """The options to mount `aname` with, and `more` of mount(8)'s own, which have the last word.
+    """The options to mount `aname` with; options of mount(8) in `more` take precedence.
 
-    A version that is always the same is cached for good (`cache=loose`). Anything else is not
-    cached, since the kernel then never asks again.
+    A version that never changes is cached for good (`cache=loose`). Anything else is not cached,
+    since with `cache=loose` the kernel never asks the server again.
 
     Raises:
-        MountError: an option would write, or is this module's own to choose.
+        MountError: `aname` has a comma, a newline or a NUL; or an option of `more` has a quote
+            that it may not have, is `rw`, or is chosen by this module alone.
     """
     if any(character in aname for character in ",\n\0"):
         raise _unfit(aname, "a comma cannot be mounted")
@@ -149,7 +150,7 @@ def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
 
 
 def mount_line(address: Address, aname: str, directory: str = "/mnt", *, now_ns: int) -> str:
-    """A command to paste into a guest's shell; for addresses of all hosts, with `HOST` in it."""
+    """A command to paste into a guest's shell; an address of all hosts is written `HOST`."""
     options = mount_options(aname, now_ns)
     native = _native(address)
     if native is None:
@@ -167,7 +168,7 @@ def fstab_line(
     """The line of /etc/fstab; None where the kernel cannot open the connection by itself.
 
     Raises:
-        MountError: no version is named like this, or fstab has no way to say what is meant.
+        MountError: no version can have this name, or fstab cannot express the options.
     """
     check_aname(aname)
     options = mount_options(aname, now_ns, more)
@@ -197,12 +198,12 @@ def unit_line(address: Address, aname: str, directory: str) -> str:
 
 
 def check_aname(aname: str) -> None:
-    """See that a server may have such a version; whether it has, it alone knows.
+    """Check that `aname` can name a version; only the server knows whether that exists.
 
-    A path from `/` on is another server's, and passes.
+    A path that begins with `/` is a name of another kind of server, and passes.
 
     Raises:
-        MountError: it names none.
+        MountError: it cannot name a version.
     """
     if aname.startswith("/"):
         return
@@ -219,7 +220,7 @@ def check_aname(aname: str) -> None:
 
 
 def _check_for_libmount(options: MountOptions, transport: Mapping[str, object]) -> None:
-    """See that mount(8) passes on what is meant.
+    """Check that mount(8) passes the options on unchanged.
 
     Raises:
         MountError: naming the option.
@@ -242,9 +243,9 @@ def _unfit(text: str, reason: str, remedy: str = "mount a directory above it") -
 
 
 def _native(address: Address) -> tuple[str, dict[str, object]] | None:
-    """What the kernel calls the server, and its own transport to it, if it has one.
+    """The server's address and the options of the kernel's own transport, if it has one.
 
-    It resolves no names, has no vsock, and most kernels' takes only IPv4.
+    The kernel resolves no names and has no vsock, and most kernels take only IPv4 addresses.
     """
     match address:
         case TcpAddress(host, port):

@@ -1,4 +1,4 @@
-"""Messages of one dialect to bytes and back, compiled from their declarations."""
+"""Encodes and decodes the messages of a dialect; codecs are compiled from the declarations."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -18,22 +18,22 @@ from ventifs.ninep.protocol.wire import (
 
 HEADER = struct.Struct("<IBH")  # size of the whole message, type, tag
 HEADER_SIZE = HEADER.size
-READ_OVERHEAD = 24  # of msize: what reads leave free, by custom; an Rread needs 11 of it
+READ_OVERHEAD = 24  # bytes of msize that reads leave free, by convention; an Rread needs 11
 _LENGTH = struct.Struct("<H")
-_DIRENT_FIXED = 24  # of a Dirent: all but its name
+_DIRENT_FIXED = 24  # bytes of a Dirent without its name
 
 
 class Codec:
-    """All messages of one dialect, to bytes and back.
+    """Encodes and decodes all messages of one dialect.
 
     Attributes:
-        dialect: the one.
-        decoders: by message type, a reader of (data, start of the fields, end).
-        encoders: by message class, a writer of (message, tag).
+        dialect: the dialect.
+        decoders: by message type, a function of (data, start of the fields, end).
+        encoders: by message class, a function of (message, tag).
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        """Compile them; use `of`, which keeps them."""
+        """Compile the codecs of all messages; call `of` instead, which caches the result."""
         self.dialect = dialect
         self._sized: dict[type, Sized] = {}
         for part in (Dirent, Stat):
@@ -81,10 +81,10 @@ class Codec:
         return Sized(decode_prefixed, encode_prefixed)
 
     def decode(self, frame: bytes) -> tuple[int, Message]:
-        """A whole message, from its size on, and its tag.
+        """Decode a whole frame, from its size field on, to (tag, message).
 
         Raises:
-            WireError: when it is none of this dialect.
+            WireError: when the frame is no valid message of this dialect.
         """
         if len(frame) < HEADER_SIZE:
             raise WireError(f"a message of {len(frame)} bytes: the least is {HEADER_SIZE}")
@@ -97,7 +97,7 @@ class Codec:
         return tag, decode(frame, HEADER_SIZE, size)
 
     def encode(self, message: Message, tag: int) -> bytes:
-        """A message, from its size on.
+        """Encode a message to a whole frame, from its size field on.
 
         Raises:
             WireError: for a value that does not fit its field.
@@ -105,7 +105,7 @@ class Codec:
         return self.encoders[type(message)](message, tag)
 
     def encode_record(self, record: WireRecord) -> bytes:
-        """A `Stat` or a `Dirent`, as it stands in the data of a directory.
+        """Encode a `Stat` or a `Dirent` as it appears in the data of a directory.
 
         Raises:
             WireError: for a value that does not fit its field.
@@ -116,7 +116,7 @@ class Codec:
         """The records in the data of a directory's Rread.
 
         Raises:
-            WireError: when it is no whole number of them.
+            WireError: when the data is not a whole number of records.
         """
         at = 0
         while at < len(data):
@@ -132,7 +132,7 @@ class Codec:
         """The records in the data of an Rreaddir.
 
         Raises:
-            WireError: when it is no whole number of them.
+            WireError: when the data is not a whole number of records.
         """
         at = 0
         while at < len(data):

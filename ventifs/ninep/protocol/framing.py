@@ -1,6 +1,6 @@
-"""A stream of 9P cut into messages, for servers and clients.
+"""Cuts a stream of 9P into messages, for servers and clients.
 
-What always holds: each byte that comes is copied a few times at most, however it was cut.
+Invariant: each received byte is copied a few times at most, in whatever pieces the stream arrives.
 """
 
 from ventifs.ninep.protocol.codec import HEADER_SIZE
@@ -8,35 +8,35 @@ from ventifs.ninep.protocol.wire import WireError
 
 
 class FrameSizeError(WireError):
-    """The next message has a size that none can have.
+    """The next message has a size outside the allowed range.
 
     Attributes:
-        size: bytes.
+        size: bytes, as the message states it.
     """
 
     def __init__(self, size: int, size_max: int) -> None:
-        """Of so many bytes, where `size_max` are allowed."""
+        """Report a message of `size` bytes where at most `size_max` are allowed."""
         super().__init__(f"a message of {size} bytes: {HEADER_SIZE} to {size_max} are allowed")
         self.size = size
 
 
 class Input:
-    """Bytes that came and were not looked at.
+    """Received bytes that are not consumed yet.
 
     Attributes:
-        data: bytes with whole frames, from `at` on, and perhaps a part of one.
-        at: how far they were looked at.
-        tail: bytes that came behind `data`, while that holds no whole frame.
+        data: from `at` on, frames that are not consumed; the last may be incomplete.
+        at: offset in `data` of the first byte that is not consumed.
+        tail: where it is not empty, all bytes that are not consumed; `data` is then empty.
     """
 
     def __init__(self) -> None:
-        """Nothing came."""
+        """Start empty."""
         self.data = b""
         self.at = 0
         self.tail = bytearray()
 
     def receive(self, data: bytes) -> None:
-        """Take bytes as they came."""
+        """Append received bytes."""
         if self.at == len(self.data) and not self.tail:
             self.data, self.at = data, 0
             return
@@ -46,13 +46,13 @@ class Input:
         self.tail += data
 
     def frame(self, size_max: int) -> bool:
-        """Whether a whole frame is at hand, which is then in `data` at `at`.
+        """Return whether a whole frame has arrived; it then starts at `at` in `data`.
 
         Args:
-            size_max: bytes that a frame may have.
+            size_max: the largest allowed frame, in bytes.
 
         Raises:
-            FrameSizeError: for the size of the next one.
+            FrameSizeError: when the size of the next frame is not allowed.
         """
         source: bytes | bytearray = self.data
         at = self.at
@@ -71,10 +71,10 @@ class Input:
         return True
 
     def next(self, size_max: int) -> bytes | None:
-        """The next whole frame, which was then looked at; None when it has not come whole.
+        """Consume and return the next whole frame; None while it is incomplete.
 
         Raises:
-            FrameSizeError: for the size of the next one.
+            FrameSizeError: when the size of the next frame is not allowed.
         """
         if not self.frame(size_max):
             return None
@@ -83,5 +83,5 @@ class Input:
         return data[at:end]
 
     def __len__(self) -> int:
-        """Bytes not looked at."""
+        """The number of bytes that are not consumed."""
         return len(self.data) - self.at + len(self.tail)

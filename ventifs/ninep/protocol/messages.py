@@ -1,8 +1,8 @@
 """The messages of 9P2000, 9P2000.u and 9P2000.L, each declared once.
 
 Layouts are those of intro(5) of Plan 9's manual, of the 9P2000.u draft, and of diod's protocol.txt
-for 9P2000.L. Codecs, traces and the tests of both derive from the declarations. What a message
-means is the session's.
+for 9P2000.L. Codecs, traces and the tests of both derive from the declarations. This module
+declares layouts only; sessions implement what a message means.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ NONUNAME = 0xFFFFFFFF  # n_uname: none given
 
 
 class Dialect(Flag):
-    """A dialect of the protocol; a set of them says who has a message or a field."""
+    """A dialect of the protocol, or the set of dialects that have a message or a field."""
 
     PLAIN = auto()
     UNIX = auto()
@@ -27,7 +27,7 @@ class Dialect(Flag):
 
     @property
     def version(self) -> bytes:
-        """As Tversion names it."""
+        """The dialect's name in Tversion."""
         return _VERSIONS[self]
 
 
@@ -41,15 +41,15 @@ OLD = Dialect.PLAIN | Dialect.UNIX
 
 
 class WireRecord(msgspec.Struct, frozen=True, gc=False):
-    """Fields on the wire, in order."""
+    """A record whose fields are on the wire in the order of their declaration."""
 
-    optional: ClassVar[int] = 0  # so many of the last fields may be missing
-    only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {}  # field: dialects, value elsewhere
-    prefixed: ClassVar[bool] = False  # begins with the size of the rest, 2 bytes
+    optional: ClassVar[int] = 0  # how many of the last fields the sender may leave out
+    only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {}  # field: its dialects, value in others
+    prefixed: ClassVar[bool] = False  # whether it begins with the size of the rest, in 2 bytes
 
 
 class Stat(WireRecord, frozen=True, gc=False):
-    """What 9P2000 and .u know of a file: stat(5). Texts are bytes."""
+    """A file's attributes in 9P2000 and 9P2000.u, as in stat(5); texts are bytes."""
 
     prefixed: ClassVar[bool] = True
     only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {
@@ -85,7 +85,7 @@ class Dirent(WireRecord, frozen=True, gc=False):
 
 
 class Message(WireRecord, frozen=True, gc=False):
-    """What one side says to the other, without its tag."""
+    """A request or a reply, without its tag."""
 
     type: ClassVar[int] = 0
     dialects: ClassVar[Dialect] = ALL
@@ -110,7 +110,7 @@ def message(number: int, dialects: Dialect = ALL) -> Callable[[M], M]:
 
 @message(7, Dialect.LINUX)
 class Rlerror(Message, frozen=True, gc=False):
-    """An errno of Linux."""
+    """An error reply: an errno of Linux."""
 
     ecode: U32
 
@@ -155,7 +155,7 @@ class Rlopen(Message, frozen=True, gc=False):
 
 @message(14, Dialect.LINUX)
 class Tlcreate(Message, frozen=True, gc=False):
-    """Create a regular file in a directory, and let the fid be that file, open."""
+    """Create and open a regular file in the directory `fid`, which then refers to the file."""
 
     fid: U32
     name: Text
@@ -210,7 +210,7 @@ class Rmknod(Message, frozen=True, gc=False):
 
 @message(20, Dialect.LINUX)
 class Trename(Message, frozen=True, gc=False):
-    """Give a file a new place."""
+    """Move a file to a directory, under a new name."""
 
     fid: U32
     dfid: U32
@@ -231,7 +231,7 @@ class Treadlink(Message, frozen=True, gc=False):
 
 @message(23, Dialect.LINUX)
 class Rreadlink(Message, frozen=True, gc=False):
-    """Its target."""
+    """The link's target."""
 
     target: Text
 
@@ -293,7 +293,7 @@ class Rsetattr(Message, frozen=True, gc=False):
 
 @message(30, Dialect.LINUX)
 class Txattrwalk(Message, frozen=True, gc=False):
-    """Let newfid be an extended attribute of fid, or with no name the list of their names."""
+    """Make newfid an extended attribute of fid, or with an empty name the list of their names."""
 
     fid: U32
     newfid: U32
@@ -302,14 +302,14 @@ class Txattrwalk(Message, frozen=True, gc=False):
 
 @message(31, Dialect.LINUX)
 class Rxattrwalk(Message, frozen=True, gc=False):
-    """Its size in bytes."""
+    """The size of the attribute or list, in bytes."""
 
     size: U64
 
 
 @message(32, Dialect.LINUX)
 class Txattrcreate(Message, frozen=True, gc=False):
-    """Let fid be an extended attribute that is written next, and set when it is clunked."""
+    """Make fid an extended attribute: Twrite then writes its value, and Tclunk sets it."""
 
     fid: U32
     name: Text
@@ -340,7 +340,7 @@ class Rreaddir(Message, frozen=True, gc=False):
 
 @message(50, Dialect.LINUX)
 class Tfsync(Message, frozen=True, gc=False):
-    """Bring a file to the disk."""
+    """Write a file's changes to the disk, as fsync(2)."""
 
     optional: ClassVar[int] = 1  # diod's protocol.txt has no datasync; Linux sends it
     fid: U32
@@ -354,7 +354,7 @@ class Rfsync(Message, frozen=True, gc=False):
 
 @message(52, Dialect.LINUX)
 class Tlock(Message, frozen=True, gc=False):
-    """Take or give back a lock, as fcntl(2)."""
+    """Acquire or release a lock, as fcntl(2)."""
 
     fid: U32
     kind: U8
@@ -367,14 +367,14 @@ class Tlock(Message, frozen=True, gc=False):
 
 @message(53, Dialect.LINUX)
 class Rlock(Message, frozen=True, gc=False):
-    """What became of it."""
+    """The result: success, blocked, error or grace."""
 
     status: U8
 
 
 @message(54, Dialect.LINUX)
 class Tgetlock(Message, frozen=True, gc=False):
-    """Ask who would be in a lock's way."""
+    """Ask for a lock that conflicts with this one."""
 
     fid: U32
     kind: U8
@@ -386,7 +386,7 @@ class Tgetlock(Message, frozen=True, gc=False):
 
 @message(55, Dialect.LINUX)
 class Rgetlock(Message, frozen=True, gc=False):
-    """Who; kind 2 (unlocked) is nobody."""
+    """The conflicting lock; of kind 2 (unlocked) when there is none."""
 
     kind: U8
     start: U64
@@ -457,7 +457,7 @@ class Runlinkat(Message, frozen=True, gc=False):
 
 @message(100)
 class Tversion(Message, frozen=True, gc=False):
-    """Begin a session: the largest message, and the dialect."""
+    """Begin a session, and propose its largest message and dialect."""
 
     msize: U32
     version: Text
@@ -465,7 +465,7 @@ class Tversion(Message, frozen=True, gc=False):
 
 @message(101)
 class Rversion(Message, frozen=True, gc=False):
-    """What the session will have of both."""
+    """The largest message and the dialect of the session."""
 
     msize: U32
     version: Text
@@ -473,7 +473,7 @@ class Rversion(Message, frozen=True, gc=False):
 
 @message(102)
 class Tauth(Message, frozen=True, gc=False):
-    """Ask for a file to prove who one is by."""
+    """Request a file for authentication."""
 
     only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {
         "n_uname": (Dialect.UNIX | Dialect.LINUX, NONUNAME),
@@ -486,14 +486,14 @@ class Tauth(Message, frozen=True, gc=False):
 
 @message(103)
 class Rauth(Message, frozen=True, gc=False):
-    """It."""
+    """The qid of the authentication file."""
 
     aqid: QID
 
 
 @message(104)
 class Tattach(Message, frozen=True, gc=False):
-    """Let fid be the root of what `aname` names."""
+    """Make fid the root of the tree that `aname` names."""
 
     only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {
         "n_uname": (Dialect.UNIX | Dialect.LINUX, NONUNAME),
@@ -514,7 +514,7 @@ class Rattach(Message, frozen=True, gc=False):
 
 @message(107, OLD)
 class Rerror(Message, frozen=True, gc=False):
-    """What went wrong, in words; in .u with its errno."""
+    """An error reply: a message, and in 9P2000.u an errno."""
 
     only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {
         "errno": (Dialect.UNIX, 0),
@@ -525,19 +525,19 @@ class Rerror(Message, frozen=True, gc=False):
 
 @message(108)
 class Tflush(Message, frozen=True, gc=False):
-    """Never mind an earlier request."""
+    """Cancel an earlier request."""
 
     oldtag: U16
 
 
 @message(109)
 class Rflush(Message, frozen=True, gc=False):
-    """It will not be answered after this."""
+    """The cancelled request is not answered after this reply."""
 
 
 @message(110)
 class Twalk(Message, frozen=True, gc=False):
-    """Let newfid be what a path from fid leads to."""
+    """Make newfid the file that a path from fid leads to."""
 
     fid: U32
     newfid: U32
@@ -546,7 +546,7 @@ class Twalk(Message, frozen=True, gc=False):
 
 @message(111)
 class Rwalk(Message, frozen=True, gc=False):
-    """The qids on the way, as far as it went."""
+    """The qids of the names that were walked, up to the first that failed."""
 
     wqids: Qids
 
@@ -569,7 +569,7 @@ class Ropen(Message, frozen=True, gc=False):
 
 @message(114, OLD)
 class Tcreate(Message, frozen=True, gc=False):
-    """Create a file in a directory, and let the fid be that file, open."""
+    """Create and open a file in the directory `fid`, which then refers to the file."""
 
     only_in: ClassVar[dict[str, tuple[Dialect, Any]]] = {
         "extension": (Dialect.UNIX, b""),
@@ -600,7 +600,7 @@ class Tread(Message, frozen=True, gc=False):
 
 @message(117)
 class Rread(Message, frozen=True, gc=False):
-    """What is there; nothing at the end."""
+    """The bytes that were read; none at the end of the file."""
 
     data: Data
 
@@ -635,7 +635,7 @@ class Rclunk(Message, frozen=True, gc=False):
 
 @message(122)
 class Tremove(Message, frozen=True, gc=False):
-    """Remove a file, and forget the fid whatever comes of it."""
+    """Remove a file, and forget the fid even if that fails."""
 
     fid: U32
 
@@ -654,7 +654,7 @@ class Tstat(Message, frozen=True, gc=False):
 
 @message(125, OLD)
 class Rstat(Message, frozen=True, gc=False):
-    """They."""
+    """The attributes."""
 
     stat: Stat
 

@@ -4,10 +4,11 @@ r"""Messages as lines of text, in the notation of Plan 9's and npfs's traces.
     >>> Rwalk tag 0 nwqid 1 (0000000000000002 0 'd')
     >>> Rread tag 3 count 6 'hello\n'
 
-`<<<` is what the tracing side received, `>>>` what it sent. A line holds all of its message, is
-ASCII, and follows from the message's declaration: labels are the fields' names, but for those in
-the tables below. All ones (NOTAG, NOFID, "leave as it is") are -1, as C's %d had them. What is no
-message of the dialect stands as `??? HEX`. Owns no stream and no file.
+`<<<` marks messages that the tracing side received, `>>>` those that it sent. A line is ASCII and
+holds the whole message. It follows from the message's declaration: labels are the fields' names,
+except those in the tables below. All ones (NOTAG, NOFID, "leave as it is") are shown as -1, as C's
+%d shows them. A frame that is no message of the dialect is shown as `??? HEX`. Owns no stream and
+no file.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,11 +31,11 @@ from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of
 
 RECORDS: dict[type[WireRecord], type[WireRecord]] = {
     Rreaddir: Dirent
-}  # what their data consists of
+}  # the records in the data of these messages
 LABELS = {"data": "count", "wnames": "nwname", "wqids": "nwqid", "kind": "type"}
 _OCTAL = frozenset({"mode", "perm"})
 _HEX = frozenset({"flags", "request_mask", "valid", "rdev", "fstype", "fsid"})
-_DECIMAL = {(Topen, "mode"), (Tcreate, "mode")}  # not a file's mode, whatever its name
+_DECIMAL = {(Topen, "mode"), (Tcreate, "mode")}  # an open mode, not a file's
 BITS = {"B": 8, "H": 16, "I": 32, "Q": 64}
 _BIT_LETTERS = (
     "dalMAtLH"  # directory, append-only, exclusive, mount, auth, temporary, symlink, link
@@ -52,15 +53,15 @@ for _byte, _letter in (b"''", b"\\\\", b"\nn", b"\tt"):
 
 
 class Tracer:
-    """Turns the frames of one session into lines. Use it as the session's trace."""
+    """Turns the frames of one session into lines; pass it as the session's trace."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        """Give each line, without its end, to `write`."""
+        """Call `write` with each line, without a newline."""
         self._write = write
         self._codecs = _undecided()
 
     def __call__(self, incoming: bool, frame: bytes) -> None:
-        """Write a whole message; Tversion and Rversion tell the dialect of what follows."""
+        """Write the line of a frame; Tversion and Rversion set the dialect of later frames."""
         for codec in self._codecs:
             try:
                 tag, message = codec.decode(frame)
@@ -75,12 +76,12 @@ class Tracer:
 
 
 def _undecided() -> list[Codec]:
-    """Those to be tried while no dialect is agreed on: the one with most fields first."""
+    """The codecs to try while no dialect is agreed on, the one with the most fields first."""
     return [Codec.of(dialect) for dialect in (Dialect.LINUX, Dialect.UNIX, Dialect.PLAIN)]
 
 
 def text_of(incoming: bool, tag: int, message: Message, dialect: Dialect) -> str:
-    """The line of a message, without its end; of the fields, those that the dialect has."""
+    """The line of a message, without a newline, with the fields that the dialect has."""
     words = [_arrow(incoming), type(message).__name__, "tag", "-1" if tag == NOTAG else str(tag)]
     words += _words(message, dialect)
     return " ".join(words)
@@ -143,7 +144,7 @@ def _quoted(data: bytes) -> str:
 
 
 def _data(record: type[WireRecord], data: bytes) -> Iterator[str]:
-    """Records where they are meant and there are some; else text, or what is not text in hex."""
+    """The records of an Rreaddir; else quoted text, or hex if over a third does not print."""
     part = RECORDS.get(record)
     if part is not None and data:
         try:

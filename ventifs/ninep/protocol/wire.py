@@ -1,11 +1,12 @@
 """Field codecs of 9P, and the compiler that makes a message's codec from its declaration.
 
 A record is an annotated class; its fields are packed little-endian in the order they are declared.
-Neighbouring fields of fixed size are merged into one struct, and the reader is compiled to straight
-code: 0.4 us for a Tread, where interpreting the declaration took 3 us.
+Neighbouring fields of fixed size are merged into one struct, and the reader is compiled to
+straight-line code, since interpreting the declaration takes several times as long; see
+docs/performance.md.
 
-What always holds: a reader looks at nothing past `end`, takes memory only for bytes that are there,
-and raises nothing but `WireError`.
+Invariants: a reader reads nothing past `end`, allocates memory only for bytes that are there, and
+raises nothing but `WireError`.
 """
 
 import struct
@@ -21,18 +22,23 @@ NAMES_MAX = 16  # MAXWELEM: names, and qids, of one walk
 
 
 class WireError(VentifsError):
-    """Bytes that are no message of the protocol."""
+    """Bytes that are no valid message, or a value that does not fit its field."""
 
 
 class FieldKind(msgspec.Struct, frozen=True):
-    """How a field is packed: a struct format, or a name that the compiler knows."""
+    """How a field is packed.
+
+    Attributes:
+        format: struct format of a number or a qid, else of the length or count at the beginning.
+        shape: empty for a number, else a name that the compiler knows.
+    """
 
     format: str = ""
     shape: str = ""
 
 
 class Qid(NamedTuple):
-    """What tells one file from another, for a server and a session."""
+    """Identifies a file of a server within a session."""
 
     type: int
     version: int
@@ -44,14 +50,14 @@ U16 = Annotated[int, FieldKind("H")]
 U32 = Annotated[int, FieldKind("I")]
 U64 = Annotated[int, FieldKind("Q")]
 QID = Annotated[Qid, FieldKind("BIQ", "qid")]
-Text = Annotated[bytes, FieldKind("H", "bytes")]  # a string: names are bytes, of whatever encoding
+Text = Annotated[bytes, FieldKind("H", "bytes")]  # a string; bytes, since names have any encoding
 Data = Annotated[bytes, FieldKind("I", "bytes")]
 Names = Annotated[tuple[bytes, ...], FieldKind("H", "names")]
 Qids = Annotated[tuple[Qid, ...], FieldKind("H", "qids")]
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One field of a record: its name, its kind, and the record nested in it, if it is one."""
+    """One field of a record: its name, its kind, and the class of a record nested in it."""
 
     name: str
     kind: FieldKind
@@ -59,13 +65,13 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class RecordLayout(msgspec.Struct, frozen=True):
-    """What a record's bytes are in one dialect.
+    """The fields of a record in one dialect.
 
     Attributes:
         record: the class.
-        fields: those that are on the wire, in order.
-        missing: values of the fields that this dialect has not.
-        optional: whether the last fields may be left out by the sender; then they are 0.
+        fields: the fields that are on the wire, in order.
+        missing: values of the fields that this dialect lacks, by name.
+        optional: how many of the last fields the sender may leave out; they are then 0.
     """
 
     record: type
@@ -103,14 +109,14 @@ def _field(name: str, hint: Any) -> Field:
 
 
 class Sized(NamedTuple):
-    """The codec of a record that stands within messages, behind its length (2 bytes)."""
+    """The codec of a record nested in messages, after its length (2 bytes)."""
 
     decode: Decode
     encode: Encode
 
 
 class _CodeWriter:
-    """Python text of a reader or a writer, and the names it uses."""
+    """The Python source of a reader or a writer, and the names it uses."""
 
     def __init__(self, layout: RecordLayout) -> None:
         self.lines: list[str] = []
@@ -146,14 +152,14 @@ _SHORT = "raise WireError(f'{record.__name__} ends within its fields')"
 
 
 def compile_decode(layout: RecordLayout, sized: dict[type, Sized]) -> Decode:
-    """A reader of a layout: (data, start, end) to the record that exactly fills it.
+    """Compile a function of (data, start, end) that reads the record filling exactly that range.
 
     Args:
-        layout: what is read.
+        layout: the layout of the record.
         sized: codecs of the records nested in it.
     """
     source = _CodeWriter(layout)
-    run: list[tuple[str, str]] = []  # variable, format: fields of fixed size not read yet
+    run: list[tuple[str, str]] = []  # (variable, format) of fixed-size fields not read yet
 
     def flush() -> None:
         if not run:
@@ -224,7 +230,7 @@ def _read(
             f"    {name} += (Qid(*qid_of(data, at)),)",
             "    at += 13",
         ]
-    else:  # a tuple made longer, not a list: nearly all walks have one name
+    else:  # extends a tuple, not a list, since nearly all walks have one name
         lines += [
             f"    if at + 2 > end: {_SHORT}",
             "    stop = at + 2 + data[at] + 256 * data[at + 1]",
@@ -251,10 +257,10 @@ def _construct(layout: RecordLayout) -> str:
 def compile_encode(
     layout: RecordLayout, sized: dict[type, Sized], number: int | None = None
 ) -> Encode:
-    """A writer of a layout.
+    """Compile a function that writes a record.
 
     Args:
-        layout: what is written.
+        layout: the layout of the record.
         sized: codecs of the records nested in it.
         number: for a message, its type: the writer then takes (message, tag) and
             begins with size[4] type[1] tag[2].
@@ -305,7 +311,7 @@ def compile_encode(
         f"{source.struct(format_, 'pack')}({', '.join(values)})" + (f" + {made}" if made else "")
         for format_, values, made in pieces
     )
-    source.lines = ["    " + line for line in source.lines]  # their values may not fit either
+    source.lines = ["    " + line for line in source.lines]  # in the try: these may not fit either
     source.lines.insert(0, "try:")
     source.add(
         f"    return {expression}",
