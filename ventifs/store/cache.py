@@ -2,7 +2,7 @@
 
 Every block in the cache has been hashed against its score. Eviction uses the clock algorithm:
 clumps leave in order of arrival, but a clump that was used since its last turn stays for another. A
-hit marks its clump and takes no lock: 0.2 us.
+hit marks its clump and takes no lock, so it is cheap; see docs/performance.md.
 """
 
 from collections import deque

@@ -8,7 +8,8 @@ from threading import Lock
 class Turns:
     """Locks by key; each exists only while a thread holds it or waits for it.
 
-    Concurrency: any number of threads. 1 us when no other thread uses the key.
+    Concurrency: any number of threads. Cheap when no other thread uses the key; see
+    docs/performance.md.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
 """How this process's allocator treats the buffers of clumps.
 
 glibc maps new pages for every allocation of 128 KiB and more, such as a decoded clump. Each page
-costs a page fault at its first use: 30 of the 105 us that decompressing a clump took. With higher
-thresholds glibc keeps freed memory of that size and uses the same pages again.
+costs a page fault at its first use: a good part of the time that decompressing a clump took. With
+higher thresholds glibc keeps freed memory of that size and uses the same pages again; see
+docs/performance.md.
 """
 
 import ctypes

@@ -51,7 +51,7 @@ Mode = Literal["read", "write", "worker", "rehearse"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
-LEVEL_DEFAULT = 1  # zstd's; for a Debian root, 2 saves 2.4 % in 9 % more time, 3 4.0 % in 33 %
+LEVEL_DEFAULT = 1  # zstd's; higher ones save little for their time; see docs/performance.md
 _REAL_FILES = Files()
 log = logging.getLogger("ventifs.store")
 _warned: set[str] = set()  # a command may open its store several times
@@ -265,7 +265,7 @@ class Store:
             ValueError: for a block of another size.
             NoSpace, VentifsError: the block is not stored; earlier blocks are unaffected.
         """
-        # Hot: 5 us for a known block of 16 KiB, 2.8 of them BLAKE3, 1.2 the index.
+        # Hot: for a known block, mostly BLAKE3 and the index; see docs/performance.md.
         if type(block) is not bytes:
             view = memoryview(block)
             if view.ndim != 1 or view.itemsize != 1 or not view.contiguous:
@@ -306,7 +306,7 @@ class Store:
         if self.mode == "rehearse":
             self._writer.pending[score] = None
             return
-        try:  # the same as `_all_or_nothing`, which would cost 1 us
+        try:  # the same as `_all_or_nothing`, which costs more; see docs/performance.md
             self._writer.add(score, block, kind)
         except VentifsError:
             raise

@@ -182,7 +182,7 @@ class DiskAssembler:
 
     def _plan(self) -> Iterator[Piece | Stretch]:
         """Yield what stands at each place, in order: a piece, or a stretch to read."""
-        # Hot: all in all, the items of a file take 5 us.
+        # Hot: for the items of every file; see docs/performance.md.
         free = self._placed.free()
         at = 0
         low, high = next(free, (self._disk.size, self._disk.size))
@@ -292,7 +292,7 @@ def part(get: Get, content: Content, put: Put, ranges: Sequence[Range]) -> Conte
     Raises:
         Corrupt, NotStored: the disk's own nodes cannot be read back.
     """
-    # Hot: 2 us an item, and there are two for each file.
+    # Hot: for every item, and there are two for each file; see docs/performance.md.
     builder = ItemBuilder(put)
     for start, end in ranges:
         at = start

@@ -1,8 +1,8 @@
 """Sorts any number of rows: in memory, and in a temporary file what is too much for it.
 
 This is an external merge sort: whenever enough rows have come, they are written as a sorted run,
-and in the end all runs are merged. For 44,000 rows it takes an eighth of what an SQLite table
-would.
+and in the end all runs are merged. It costs much less than an SQLite table would; see
+docs/performance.md.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -38,7 +38,7 @@ class BlockWriter:
             ImageError: the disk cannot be read there.
             VentifsError: the store's own problems.
         """
-        # Hot: 5 us a block that the store has, with reading.
+        # Hot: for every block, with reading; see docs/performance.md.
         start, end, origin = stretch
         pieces: list[Piece] = []
         zeros = 0

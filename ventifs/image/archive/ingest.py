@@ -134,7 +134,7 @@ class Intake:
 
     def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
         """Take in a name; return how many bytes of the disk its file covers."""
-        # Hot: 21 us a name on average, of a root whose last version is known.
+        # Hot: for every name; see docs/performance.md.
         inode, key = node.inode, node.key
         if inode is None:
             names.others.append((key, node.number, node.problem))
@@ -228,7 +228,8 @@ class Intake:
             return self._writer.write(stream.pieces()), stream.zeros_after()
         data, zeros = self._read(size, extents)
         if known is not None:
-            if type(known) is Block:  # fast path for the common case: `holds` costs 0.8 us more
+            # Fast path for the common case: `holds` costs more; see docs/performance.md.
+            if type(known) is Block:
                 same = score_of(data) == known.score
             else:
                 same = self._holds(

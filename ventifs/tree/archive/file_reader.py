@@ -212,8 +212,8 @@ class Reader:
         """A regular file's entry, its status when it was read, and a problem, or an empty string.
 
         If the file's content at the previous run is `known`, it is compared first. A file that
-        still has it is not cut, and its chunks are not looked up. This saves a fifth of the time
-        of a run over a tree of new inodes.
+        still has it is not cut, and its chunks are not looked up. This saves a good part
+        of the time of a run over a tree of new inodes; see docs/performance.md.
 
         Raises:
             OSError: when it cannot be opened or read, even at a second try.

@@ -207,7 +207,7 @@ def encode_entry(entry: Entry, *, root: bool = False) -> bytes:
     Raises:
         Unfit: naming the entry, when it breaks a rule.
     """
-    # Hot: once for every file that is read; 1.2 us.
+    # Hot: once for every file that is read; see docs/performance.md.
     problem = entry_problem(entry, root=root)
     if problem:
         raise Unfit(f"entry {entry.name[:NAME_MAX]!r} cannot be stored: {problem}")
@@ -288,7 +288,8 @@ def decode_entry(data: bytes | memoryview, *, root: bool = False) -> Entry:
 
 def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list of rules
     """What is wrong with an entry's fields; empty if they are valid."""
-    # Hot: for every file that is read, and every archived entry that is walked; 1 us.
+    # Hot: for every file that is read, and every archived entry that is walked; see
+    # docs/performance.md.
     name, mode, detail = entry.name, entry.mode, entry.detail
     if bool(name) == root or len(name) > NAME_MAX or name in _DOTS:
         return "a name that cannot be"

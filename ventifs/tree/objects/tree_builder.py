@@ -61,7 +61,7 @@ def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry
         put: stores nodes.
         implied: returns the entry of a directory that has no row; also of the root.
     """
-    # Hot: 2 us a row.
+    # Hot: for every row; see docs/performance.md.
     frames = [_Frame(PLAIN, Builder(put))]
     rooted = False
     here = b""  # the key of the last frame

@@ -39,7 +39,7 @@ from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, dress_nam
 from ventifs.tree.restore.range_writer import Piece, write_all, write_piece
 from ventifs.tree.restore.unchanged import is_there
 
-CACHE_BYTES = 16 << 20  # decoded clumps in each worker: eight workers take under 300 MiB together
+CACHE_BYTES = 16 << 20  # decoded clumps in each worker; bounds all of them; see docs/performance.md
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 STOPPING = {
     errno.ENOSPC,
@@ -91,7 +91,8 @@ class Answer(msgspec.Struct, array_like=True):
 
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
-# Entries were checked when their directory was read: here they are only decoded, 1 us each.
+# Entries were checked when their directory was read: here they are only decoded, which is cheap;
+# see docs/performance.md.
 _decode_request = msgspec.msgpack.Decoder(list[tuple[int, Entry]] | Piece).decode
 
 

@@ -2,9 +2,10 @@
 
 Directory nodes and content nodes are read, and every tree is rebuilt from its items in memory. The
 same items always make the same nodes, so a different score means that a node is cut elsewhere, or
-that a count, total or key is wrong, even if readers do not notice. Rebuilding takes 6 of 20 us a
-path. File data is only looked up, because `check --read-data` reads it. A directory that several
-versions share is checked once, if the first of these versions is sound.
+that a count, total or key is wrong, even if readers do not notice. Rebuilding takes the smaller
+part of the time; see docs/performance.md. File data is only looked up, because
+`check --read-data` reads it. A directory that several versions share is checked once, if the first
+of these versions is sound.
 """
 
 from collections import deque
