@@ -28,7 +28,7 @@ def control_address(directory: Path, pid: int) -> UnixAddress:
 
 
 def control_addresses(directory: Path) -> list[UnixAddress]:
-    """The control sockets in a directory; those of killed servers too, whose files are left."""
+    """The control sockets in a directory; the files of killed servers stay."""
     return [UnixAddress(str(path)) for path in sorted(directory.glob(_PATTERN))]
 
 

@@ -47,9 +47,9 @@ _EVENTS_MAX = 64  # of one poll; room for more than a thousand is slow to alloca
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OUT = select.EPOLLOUT | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-# Events after which a write does something, or fails. RDHUP is none of them: for a client that has
-# closed its side and reads nothing, writes would be tried again and again without end, since asking
-# for EPOLLOUT reports RDHUP anew.
+# Events after which a write does something, or fails. RDHUP is none of them: if a client has closed
+# its side and reads nothing, asking for EPOLLOUT reports RDHUP again at once, so the write would be
+# tried again without end.
 _TRY = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 

@@ -1,4 +1,4 @@
-"""Settings, which say what is served and how, and the sessions of this process over a store.
+"""The settings of a server, and the sessions of this process over an open store.
 
 Owns how a store, its file system and the sessions are put together, in a server that is one process
 and in each worker. `Backend` is what the rest of a server sees of local sessions and of workers.
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
         client_bytes: memory for what clients hold: fids, open files, messages. 0 is an eighth of
             what the machine has.
         access: what checks permissions: the client's kernel, or the server against n_uname.
-        squash: which users are nobody, when the server checks.
+        squash: which users count as nobody, when the server checks.
         scores: whether trees can be reached by their scores.
         message_bytes: size of the largest message; 0 is the front end's own limit.
         log_json: whether log lines are JSON.

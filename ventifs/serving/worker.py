@@ -54,7 +54,7 @@ class Worker:
         self._reports, self._unsent = trio.open_memory_channel[Report](sys.maxsize)
 
     async def run(self) -> None:
-        """Work until told to stop, or until the parent has gone."""
+        """Work until the order to stop, or until the parent has gone."""
         first, _ = await receive_order(self._packets)
         if not isinstance(first, Configure):
             return
@@ -107,7 +107,7 @@ class Worker:
 
 
 def run_worker(open_local: Callable[[Settings], LocalSessions]) -> None:
-    """Serve until told to stop, or until the parent has gone: all that a worker process does.
+    """Serve until the order to stop, or the parent's end: all that a worker process does.
 
     Args:
         open_local: opens the store, and chooses the protocol that serves it.

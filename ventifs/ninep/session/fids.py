@@ -31,8 +31,8 @@ class Fid(msgspec.Struct, eq=False, gc=False):
         file: the file it points at.
         opened: the file as it is open, or whatever else is read and written through the fid.
         users: operations in flight that use it.
-        gone: set when its number is freed while operations use it, of which the last closes it:
-            what counts the directories that its file keeps until then.
+        gone: set when its number is freed while operations use it: what counts the directories
+            that its file keeps, until the last operation closes it.
         remove: the file is removed when the fid is clunked (ORCLOSE).
         charged: the share and the bytes taken from it, beyond those of every fid; None if none.
     """

@@ -25,12 +25,12 @@ class Limits(msgspec.Struct, frozen=True):
         held_max: bytes of extended attributes and places in directories, of all fids.
         in_flight_max: requests that are not answered, and loads that are not finished, also those
             of requests that were flushed; more requests are not read.
-        in_flight_bytes_max: bytes of their frames, and of input that was not looked at; less with
+        in_flight_bytes_max: bytes of their frames, and of input not yet used; less with
             small messages, see `in_flight_bytes`.
         turn_requests: requests that one turn answers.
         turn_bytes: bytes of replies after which a turn ends.
         turn_pinned: bytes of cached memory that replies keep, after which a turn ends.
-        turn_s: seconds after which a turn ends; looked at after every fourth small reply.
+        turn_s: seconds after which a turn ends; the clock is read after every fourth small reply.
     """
 
     msize_max: int = (1 << 20) + 24

@@ -2,12 +2,12 @@
 
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
 request that need not wait for anything is answered as soon as a turn reaches it; others go into
-flight (`in_flight.py`). Always: a reply is smaller than msize; no input raises anything but `StreamError`;
-requests, replies and fids are limited, and the session takes memory for them from its peer's share
-before it holds them. With too little memory it agrees on smaller messages, and refuses new fids.
-Fids that are still being closed stay charged until `LeftFids` gives their memory back. The file
-system's caches are not charged: they have bounds of their own. The session knows no sockets, no
-threads and no clock but the one that ends a turn.
+flight (`in_flight.py`). Always: a reply is smaller than msize; no input raises anything but
+`StreamError`; requests, replies and fids are limited, and the session takes memory for them from
+its peer's share before it holds them. With too little memory it agrees on smaller messages, and
+refuses new fids. Fids that are still being closed stay charged until `LeftFids` gives their memory
+back. The file system's caches are not charged: they have bounds of their own. The session knows no
+sockets, no threads and no clock but the one that ends a turn.
 """
 
 import errno
@@ -227,7 +227,7 @@ class NinepSession:
         )
 
     def _answer(self, deadline: float) -> bool:
-        """Answer the frames at hand, of which the first is whole, in the common case.
+        """Answer the frames at hand as long as they are common ones; the first must be whole.
 
         Returns:
             Whether the turn is over, as it is when nothing is left at hand.
