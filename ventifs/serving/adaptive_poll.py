@@ -1,10 +1,10 @@
 """Decides whether to try a way of waiting that pays for some clients and costs others.
 
-Owns the rule. It is that of KVM's halt polling, with numbers of tries in place of times: as long as
-a try pays, each wait is a try. Tries that do not pay, one after the other, are followed by 1, 3, 7
-and so on up to `LEFT_MAX` waits without a try. So clients for which it begins to pay are noticed
-within `LEFT_MAX` waits, and where it does not pay it costs next to nothing. Knows no clock, and not
-what is tried.
+Owns the rule, which is that of KVM's halt polling with numbers of waits in place of times. After a
+try that pays, the next wait is a try again. After a try that does not, 1 wait goes without a try,
+and after each further one in a row more: 3, 7 and so on up to `LEFT_MAX`. So a client for which it
+begins to pay is noticed within `LEFT_MAX` waits, and tries cost next to nothing where they do not
+pay. Knows no clock, and not what is tried.
 """
 
 LEFT_MAX = 255  # fewer: vain spins cost a guest that shares the core more; see docs/performance.md

@@ -45,7 +45,7 @@ async def serve_control(listener: socket.socket, ask: Callable[[], Awaitable[Act
 
 
 def servers(directory: Path) -> list[Activity]:
-    """What the servers report that have a control socket in a directory, or in its `control`.
+    """Reports of the servers that have a control socket in a directory, or in its `control`.
 
     The latter is a service's own directory, within one of root's. The list is empty if there is no
     such directory. Servers of other users, and servers that have gone, are left out.

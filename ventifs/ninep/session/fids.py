@@ -158,7 +158,7 @@ class Fids:
 
     @property
     def memory(self) -> int:
-        """Bytes taken for the fids, without single charges, and for what they hold (`held`)."""
+        """Bytes taken for every fid alike, and for what fids hold (`held`)."""
         return self._room * FID_BYTES + self.held
 
     def of(self, number: int) -> Fid:

@@ -172,7 +172,7 @@ class NinepSession:
 
     @property
     def memory(self) -> int:
-        """Bytes that the peer is charged for this session, without single charges of fids."""
+        """Bytes charged to the peer for this session, without the extra charges of single fids."""
         return self._taken + self._fids.memory
 
     def close(self) -> None:
