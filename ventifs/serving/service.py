@@ -99,7 +99,7 @@ async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) 
 
 
 async def serve_channel(channel: Channel, local: LocalSessions, allow: AllowList) -> None:
-    """Serve one session to the starter of this process, until it is over or a signal comes."""
+    """Serve one session, with the peer `STDIO`, until it is over or a signal comes."""
     over = trio.Event()
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:

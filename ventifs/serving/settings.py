@@ -49,13 +49,13 @@ class Settings(msgspec.Struct, frozen=True):
 
     Attributes:
         store: the directory of the store.
-        cache_bytes: memory for decoded data.
-        client_bytes: memory for what clients hold: fids, open files, messages. 0 is an eighth of
-            what the machine has.
+        cache_bytes: bytes of memory for decoded data.
+        client_bytes: bytes of memory for what clients hold: fids, open files, messages. 0 is an
+            eighth of what the machine has.
         access: what checks permissions: the client's kernel, or the server against n_uname.
         squash: which users count as nobody, when the server checks.
         scores: whether trees can be reached by their scores.
-        message_bytes: size of the largest message; 0 is the front end's own limit.
+        message_bytes: bytes of the largest message; 0 is the front end's own limit.
         log_json: whether log lines are JSON.
         trace: whether every message is written to standard output.
     """
