@@ -1,1 +1,1 @@
-"""All that runs tasks: connections, their scheduler and loader, worker processes, and metrics."""
+"""Serves connections: their scheduler and loader, worker processes, control and metrics."""

@@ -1,7 +1,8 @@
-"""Who comes in: accepts connections, asks the allow list and counts, and hands on what may pass.
+"""Accepts connections, checks the allow list and the limits, and hands on those that may pass.
 
-Always: a connection that the list gives nothing, or that is one too many, is closed before a byte
-of it is read, and logged with the reason. Knows no protocol, and not who serves what passes.
+Always: a connection that the allow list gives no export, or that exceeds a limit, is closed before
+a byte of it is read, and logged with the reason. Knows no protocol, and not what serves the
+connections.
 """
 
 import errno
@@ -17,7 +18,7 @@ from ventifs.net.allow_list import AllowList, Exports
 from ventifs.net.peer import Peer, peer_of
 from ventifs.serving.log import event
 
-_ACCEPTED_AT_ONCE = 16  # then sessions have their turn
+_ACCEPTED_AT_ONCE = 16  # connections, before sessions have a turn
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _EXHAUSTED_S = 0.25
 
@@ -28,13 +29,13 @@ class Acceptor:
     """The listeners of a server.
 
     Attributes:
-        refused: connections not let in so far.
+        refused: connections refused so far.
     """
 
     def __init__(self, allow: AllowList, admission: Admission, take: Take) -> None:
-        """Hand each connection that may pass to `take`, whose it is then.
+        """Hand each connection that may pass to `take`, which then owns it.
 
-        Whoever took it tells `admission` when it is over.
+        The new owner calls `admission.leave` when the connection is over.
         """
         self.refused = 0
         self._allow = allow
@@ -56,16 +57,16 @@ class Acceptor:
                 except BlockingIOError:
                     break
                 except OSError as error:
-                    if error.errno in _EXHAUSTED:  # others go on; those that wait, wait
+                    if error.errno in _EXHAUSTED:  # others go on; new ones stay in the backlog
                         event("exhausted", level=logging.ERROR, reason=error.strerror)
                         await trio.sleep(_EXHAUSTED_S)
-                    break  # any other error is of a connection that has gone again
+                    break  # any other: the connection is already gone
                 await self._pass(connection)
 
     async def _pass(self, connection: socket.socket) -> None:
         try:
             peer = peer_of(connection)
-        except OSError:  # it has gone again
+        except OSError:  # it is already gone
             connection.close()
             return
         exports = self._allow.exports(peer)

@@ -1,7 +1,7 @@
-"""What a server does and did, as plain figures: of each session, and of all of a process.
+"""Figures of what a server does and did: of each session, and of all sessions of a process.
 
-Owns the structs that control sockets, workers and metrics carry, and how those of several processes
-become one. Knows no sessions and no sockets.
+Owns the structs that control sockets, workers and metrics carry, and how the figures of several
+processes are added up. Knows no sessions and no sockets.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,16 @@ class SessionActivity(msgspec.Struct):
     """A session, as it is now.
 
     Attributes:
-        peer: who.
-        since: seconds since 1970.
-        dialect: the version that was agreed on; None before.
+        peer: the client, as in log lines.
+        since: its beginning, in seconds since 1970.
+        dialect: the version of the protocol that was agreed on; None before.
         export, user: of its first attach; None before.
         fids: it holds now.
         in_flight: requests not answered yet.
         operations: requests so far.
         errors: of these, those answered by an error.
-        hits, colds: requests answered out of memory, and those that waited for a thread.
+        hits, colds: requests answered without waiting, and those that waited, for a thread or for
+            earlier requests. Errors answered without waiting are neither.
         bytes_in, bytes_out: carried so far.
         memory: bytes that its peer is charged for it.
     """
@@ -43,10 +44,10 @@ class SessionActivity(msgspec.Struct):
 
 
 class Totals(msgspec.Struct):
-    """What sessions did since the start, together.
+    """What all sessions did since the start.
 
     Attributes:
-        sessions: that are over.
+        sessions: those that have ended.
         operations: requests by the name of their message.
     """
 
@@ -59,11 +60,11 @@ class Totals(msgspec.Struct):
     bytes_out: int = 0
 
     def copy(self) -> "Totals":
-        """One that changes apart from this."""
+        """An independent copy."""
         return msgspec.structs.replace(self, operations=dict(self.operations))
 
     def add(self, other: "Totals") -> None:
-        """Add another process's."""
+        """Add the totals of another process."""
         for name, number in other.operations.items():
             self.operations[name] = self.operations.get(name, 0) + number
         self.sessions += other.sessions
@@ -81,8 +82,9 @@ class Process(msgspec.Struct):
         cache_bytes, cache_bytes_max: of decoded clumps, held and allowed.
         refused: connections that there was no memory for.
         client_bytes, client_bytes_max: of memory that clients hold, and may hold.
-        loads: jobs that threads ran; `loads_ahead` of them before anybody asked.
-        loads_shared: jobs that found another of their key waiting or running.
+        loads: loads that threads ran.
+        loads_ahead: of these, those that began before a request waited for them.
+        loads_shared: loads that joined one of an equal key that another request waited for.
     """
 
     sessions: list[SessionActivity] = []
@@ -98,17 +100,17 @@ class Process(msgspec.Struct):
 
 
 class Activity(msgspec.Struct):
-    """A server, whole.
+    """A whole server.
 
     Attributes:
         pid: of the process that listens.
-        started: seconds since 1970.
+        started: in seconds since 1970.
         store: its directory.
         addresses: where it listens.
-        workers: processes that have sessions; 0 when it has them itself.
-        restarts: workers that died and were started anew.
-        refused: connections that were not let in.
-        process: of all workers together.
+        workers: processes that have sessions; 0 when the listening process has them itself.
+        restarts: how many times a worker that had died was started again.
+        refused: connections that were refused.
+        process: the figures of all workers together, or of the listening process.
     """
 
     pid: int
@@ -122,7 +124,7 @@ class Activity(msgspec.Struct):
 
 
 def together(processes: Iterable[Process]) -> Process:
-    """Several processes as one."""
+    """Add up the figures of several processes."""
     whole = Process()
     for process in processes:
         whole.sessions = [*whole.sessions, *process.sessions]

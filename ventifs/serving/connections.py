@@ -1,10 +1,11 @@
-"""The sessions of one process: each carries bytes between a channel and a session, in its turns.
+"""The connections of one process: each carries bytes between a channel and a session, in turns.
 
-What always holds: a turn's replies are wholly in the kernel's hands before the next turn, so that a
-peer that does not read holds up one turn of its own and nobody else; whose turn it is, the
-scheduler says; whatever happens in a session ends that session alone. Each has a task, for its
-beginning, its end and its time to say hello; no bytes go through it. Knows no message, no file and
-no address: what a session means is `session/session.py`'s, who may connect is `acceptor.py`'s.
+Always: the kernel has taken all replies of a turn before the next turn, so that a peer that does
+not read holds up one turn of its own and no other session; the scheduler decides whose turn it is;
+a failure in a session ends that session alone. Each connection has one task, for its beginning, its
+end and the time limit of its first request; no bytes go through that task. Knows no message, no
+file and no address: the session (`session.py`) knows what bytes mean, and `acceptor.py` decides
+which peers may connect.
 """
 
 import logging
@@ -29,10 +30,10 @@ from ventifs.text import printable
 from ventifs.vfs.interface import File, Filesystem, User
 from ventifs.vfs.memory_budget import Budget, Share
 
-HANDSHAKE_S = 30  # for the first request to come whole, and its reply to go
-GRACE_S = 10  # for what is in flight when the server is to stop
-# Without a load, of one that lacks nothing. Sequential readers ask for more to be read ahead once
-# in 4 MiB: 512 turns of 8 KiB.
+HANDSHAKE_S = 30  # for the first request to come whole, and its reply to be sent
+GRACE_S = 10  # for requests in flight when the server stops
+# After more turns without a load, a session counts as one that needs none. A sequential reader asks
+# for more to be read ahead only once in 4 MiB: 512 turns of 8 KiB.
 WARM_TURNS = 512
 NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 
@@ -40,9 +41,9 @@ log = logging.getLogger(__name__)
 
 
 def thrifty(waiting: list[Buffer]) -> list[Buffer]:
-    """Replies that have to wait, so that they keep at most twice their bytes and `WASTE_MAX`.
+    """Replies that have to wait, copied if they keep more than twice their bytes and `WASTE_MAX`.
 
-    A view of a few bytes keeps a whole clump, which the cache may let go meanwhile.
+    A view of a few bytes keeps a whole clump in memory, even if the cache drops it meanwhile.
     """
     kept = {
         id(view.obj): memoryview(view.obj).nbytes for view in waiting if type(view) is memoryview
@@ -52,11 +53,11 @@ def thrifty(waiting: list[Buffer]) -> list[Buffer]:
 
 
 class _Noting:
-    """A file system that remembers who attached to what first."""
+    """A file system that remembers the user and the name of the first attach."""
 
     def __init__(self, filesystem: Filesystem) -> None:
         self._filesystem = filesystem
-        self.ahead = filesystem.ahead  # by no way round: it is called after each turn
+        self.ahead = filesystem.ahead  # without a call between: it is called after each turn
         self.user: User | None = None
         self.aname = b""
 
@@ -73,8 +74,8 @@ class _Noting:
 class Connection(Runnable):
     """One session, from its first byte to its last.
 
-    Concurrency: `run` is its one task, `step` is called by the scheduler; everything is of
-    the event loop's thread.
+    Concurrency: `run` is its one task, the scheduler calls `step`; everything runs in the event
+    loop's thread.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Connection(Runnable):
         share: Share,
         deferred: DeferredClose,
     ) -> None:
-        """Be ready to run; `share` is the session's."""
+        """Make the session; `share` is its peer's, with the session's `first_bytes` taken."""
         super().__init__(channel.reads, channel.writes)
         self.peer = peer
         self.started = time.time()
@@ -101,15 +102,15 @@ class Connection(Runnable):
         self._loader = loader
         self._scheduler = scheduler
         self._unsent: list[Buffer] = []  # of the last turn
-        self._warm = 0  # turns since something was to be loaded for it
-        self._greeted = trio.Event()  # the first replies are sent, or it is over
+        self._warm = 0  # turns since it last needed a load
+        self._greeted = trio.Event()  # the first replies were sent, or it is over
         self._over = trio.Event()
         self._reason = "stopped"
         self._ending = False
         self._bytes_in = 0
 
     async def run(self, handshake_s: float) -> None:
-        """Serve until either side has had enough; logs why. Closes the channel."""
+        """Serve until the session is over; then close the channel, and log the reason."""
         began = trio.current_time()
         event("opened", peer=self.peer)
         try:
@@ -142,9 +143,9 @@ class Connection(Runnable):
     def _join(self) -> None:
         try:
             self._scheduler.add(self)
-        except OSError as error:  # such as a device that cannot be waited for
+        except OSError as error:  # such as a device that epoll does not take
             self._fail(error)
-        if self._ending:  # it was to end before it had begun
+        if self._ending:  # `end` was called before
             self._scheduler.wake(self)
 
     def end(self) -> None:
@@ -162,7 +163,7 @@ class Connection(Runnable):
         self._scheduler.wake(self)
 
     def activity(self) -> SessionActivity:
-        """What it did so far."""
+        """The figures of its session."""
         session, user = self._session, self._filesystem.user
         counters = session.counters
         attached = user is not None
@@ -184,7 +185,7 @@ class Connection(Runnable):
         )
 
     def add_to(self, totals: Totals) -> None:
-        """Add all that it did to the totals."""
+        """Add what its session did to the totals."""
         counters = self._session.counters
         totals.errors += counters.errors
         totals.hits += counters.hits
@@ -209,8 +210,7 @@ class Connection(Runnable):
             return False
 
     def _turn(self) -> bool:
-        """Have a turn, for which there is something; whether there is more to do at once."""
-        # A Tgetattr's: 9 us with its client and a look at epoll, half of them the kernel's.
+        """Let the session have a turn; return whether there is more to do at once."""
         session = self._session
         replies = session.turn()
         if replies:
@@ -231,7 +231,7 @@ class Connection(Runnable):
         return session.more or (self.readable and session.hungry)
 
     def _input(self) -> bool:
-        """Read what there is to read; whether a turn is worth its while."""
+        """Read from the channel; return whether the session is to have a turn."""
         session = self._session
         if self._ending and not session.in_flight:
             self._finish("stopped")
@@ -249,7 +249,7 @@ class Connection(Runnable):
             self._ending = True
             return not session.in_flight
         if len(data) < READ_MAX and not self.ended:
-            self.readable = False  # that was all; more of it is told of anew
+            self.readable = False  # that was all; epoll reports what comes next
         self._bytes_in += len(data)
         session.receive(data)
         return True
@@ -274,7 +274,7 @@ class Connection(Runnable):
             self._finish("failed")
 
     def _finish(self, reason: str) -> None:
-        """Be over; the first reason counts."""
+        """End the session; of several reasons the first counts."""
         if not self._over.is_set():
             self._reason = reason
             self._over.set()
@@ -285,11 +285,11 @@ class Server:
     """All sessions of this process, and the threads that load for them.
 
     Attributes:
-        totals: what sessions did that are over.
+        totals: what the sessions did that have ended.
         loader: of all sessions.
         budget: memory for what clients make this process hold.
         refused: connections that there was no memory for.
-        started: seconds since 1970.
+        started: in seconds since 1970.
     """
 
     def __init__(
@@ -301,14 +301,14 @@ class Server:
         clock: Callable[[], float] = perf_counter,
         budget: Budget | None = None,
     ) -> None:
-        """Serve each peer what `filesystem_for` gives for it and what it may reach.
+        """Serve each peer the file system that `filesystem_for` returns for it and its exports.
 
         Args:
             front_end: makes the sessions.
             filesystem_for: never raises, never waits.
             handshake_s: seconds that a connection has for its first request.
-            clock: returns seconds, for what ends turns and what `Loader` measures.
-            budget: of memory, for what peers make this process hold; unlimited by default.
+            clock: returns seconds; for the end of turns, and for what `Loader` measures.
+            budget: memory for what peers make this process hold; unlimited by default.
         """
         self.loader = Loader(clock=clock)
         self.budget = budget or Budget()
@@ -326,18 +326,18 @@ class Server:
 
     @property
     def connections(self) -> frozenset[Connection]:
-        """Those that there are."""
+        """The connections that there are."""
         return frozenset(self._connections)
 
     def now(self) -> Totals:
-        """What all sessions did, those that are not over too."""
+        """What all sessions did so far, those that go on too."""
         totals = self.totals.copy()
         for connection in self._connections:
             connection.add_to(totals)
         return totals
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve what is handed to `start`, until cancelled."""
+        """Serve the channels that `start` gets, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
@@ -348,9 +348,9 @@ class Server:
     def start(
         self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
     ) -> None:
-        """Begin a session, in a task of its own; `over` is called when it is.
+        """Begin a session, in a task of its own; call `over` when it has ended.
 
-        A peer that has no memory left for one is refused.
+        A peer that has no memory left for a session is refused.
         """
         assert self._nursery is not None, "the server does not run"
         share = self.budget.share_of(identity(peer))
@@ -377,12 +377,12 @@ class Server:
         self._nursery.start_soon(self._run, connection, over)
 
     async def drain(self, grace_s: float = GRACE_S) -> None:
-        """Let every session answer what it has read, for at most so many seconds."""
+        """Let every session answer what it has read, for at most `grace_s` seconds."""
         for connection in self._connections:
             connection.end()
         with trio.move_on_after(grace_s):
             while self._connections:
-                if self._empty.is_set():  # else another drain waits for it already
+                if self._empty.is_set():  # else another drain may wait for it already
                     self._empty = trio.Event()
                 await self._empty.wait()
 
@@ -399,11 +399,11 @@ class Server:
 
 
 def _text(name: bytes) -> str:
-    """What a peer called something, of which it may have said 64 KiB."""
+    """A name that a peer sent, escaped and shortened: it may have sent 64 KiB."""
     text = printable(name[: 4 * NAME_SHOWN_MAX + 1])
     return text if len(text) <= NAME_SHOWN_MAX else f"{text[:NAME_SHOWN_MAX]}..."
 
 
 def _name(user: User) -> str:
-    """A user as people know it: a number, if there is one."""
+    """A user for display: its number if there is one, else its name."""
     return _text(user.name) if user.uid is None else str(user.uid)

@@ -1,8 +1,8 @@
-"""The sockets by which servers of this machine are asked what they do.
+"""Control sockets: each server of this machine reports by one what it does.
 
-Owns their place: `control-PID.sock` in a directory of such sockets, of mode 0600. Whoever connects
-gets the `Activity` as JSON, and the end; nothing is read, so there is nothing to attack. Reading
-them, which commands do, knows no event loop.
+Owns their place: `control-PID.sock` in a directory of such sockets, of mode 0600. A client that
+connects receives the `Activity` as JSON, then the end of the stream. The server reads nothing, so
+there is nothing to attack. Commands read the sockets without an event loop.
 """
 
 import socket
@@ -23,17 +23,17 @@ _PATTERN = "control-*.sock"
 
 
 def control_address(directory: Path, pid: int) -> UnixAddress:
-    """Where a server is asked."""
+    """The control socket of the server with this process id."""
     return UnixAddress(str(directory / _PATTERN.replace("*", str(pid))))
 
 
 def control_addresses(directory: Path) -> list[UnixAddress]:
-    """Where servers are asked, or were: those that were killed leave their sockets' files."""
+    """The control sockets in a directory; the files of killed servers stay."""
     return [UnixAddress(str(path)) for path in sorted(directory.glob(_PATTERN))]
 
 
 async def serve_control(listener: socket.socket, ask: Callable[[], Awaitable[Activity]]) -> None:
-    """Answer until cancelled."""
+    """Answer clients until cancelled."""
 
     async def answer(stream: trio.SocketStream) -> None:
         async with stream:
@@ -45,10 +45,10 @@ async def serve_control(listener: socket.socket, ask: Callable[[], Awaitable[Act
 
 
 def servers(directory: Path) -> list[Activity]:
-    """What the servers do that have a control socket in a directory, or in its `control`.
+    """Reports of the servers that have a control socket in a directory, or in its `control`.
 
-    The latter is a service's own, within one that is root's. None if there is no such directory.
-    Those of other users, and those that have gone, are passed over.
+    The latter is a service's own directory, within one of root's. The list is empty if there is no
+    such directory. Servers of other users, and servers that have gone, are left out.
     """
     found = []
     for path in sorted([*directory.glob(_PATTERN), *directory.glob(f"control/{_PATTERN}")]):

@@ -1,8 +1,8 @@
 """Fids that sessions have left behind, closed a few at a time.
 
-A client may have a million; to close them takes a second, for which no other session is to wait.
-What always holds: between two portions the event loop has its say; the memory of a portion is given
-back with it.
+A client may have a million, and closing all of them at once would hold up every other session: see
+docs/performance.md. Always: other tasks of the event loop run between two portions; the memory of a
+portion is given back with it.
 """
 
 from collections import deque
@@ -12,19 +12,19 @@ from trio.lowlevel import checkpoint
 
 from ventifs.serving.session import Leftover
 
-# Fids closed before other sessions go on. At best this takes 0.1 ms, for open files 0.2 ms. To drop
-# the files themselves, if nothing else keeps them, takes several times as long.
+# Fids closed before other sessions go on: a short time, even for open files. It takes longer if
+# nothing else keeps the files, so that they are dropped too. See docs/performance.md.
 PORTION = 500
 
 
 class DeferredClose:
     """Closes what it is given; `run` is its task.
 
-    Concurrency: of the event loop's thread.
+    Concurrency: for the event loop's thread.
     """
 
     def __init__(self) -> None:
-        """There is nothing."""
+        """Start with nothing to close."""
         self._waiting: deque[Leftover] = deque()
         self._arrived = trio.Event()
 

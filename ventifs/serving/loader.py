@@ -1,15 +1,20 @@
-"""Runs what sessions lack in threads: few at once, fairly by session, and nothing twice.
+"""Runs the loads of sessions in threads: few at once, fairly by session, and none twice.
 
-Owns the threads, and the queues of loads between sessions and them. What always holds: at most
-`AT_ONCE` threads work, and only one begins anything while those are served who lack nothing; each
-session in its turn gets one hop of a thread, for up to `BATCH` of its loads; none begins while more
-than `AT_ONCE` have results that the loop has not heard; loads of equal keys that wait or run at one
-time, whoever's they are, are one run; what nobody waits for runs only when nothing that is waited
-for is left. Knows no sockets, and not what a load does: one that raises has its exception for a
-result.
+Owns the threads, and the queues of loads between sessions and threads. A thread works in hops: a
+hop runs up to `BATCH` loads of one session, or one load that no session waits for. Always:
 
-Threads take their next hop themselves: to be sent on each by the event loop cost a cold sequential
-reader 7 % of its rate, since the loop has replies to write when a hop ends.
+- At most `AT_ONCE` threads work. While sessions that need no loads have turns, a thread begins a
+  hop only if no other works.
+- Sessions with loads take turns, each for one hop.
+- No hop begins for waiting sessions while more than `AT_ONCE` hops have results that the event loop
+  has not received.
+- Loads of equal keys that wait or run at one time are run once, whichever sessions they belong to.
+- A load that no session waits for begins only when no load that a session waits for is left.
+
+Knows no sockets, and not what a load does: the exception of a load that raises is its result.
+
+Threads take their next hop themselves. If the event loop started each hop, cold sequential readers
+would be slower, since the loop has replies to write when a hop ends: see docs/performance.md.
 """
 
 from collections import deque
@@ -24,20 +29,20 @@ from trio.lowlevel import TrioToken, current_trio_token
 
 from ventifs.vfs.interface import AT_ONCE, BATCH, Load
 
-# Beside turns of those that lack nothing, the last within this time, one thread works: two bring a
-# cold reader 1.1 times as much, and take the interpreter from the loop twice as often. A session
-# that needs none kept 0.3 to 0.9 of its rate beside two, 0.6 to 1.1 beside one.
+# Only one thread works while sessions that need no loads have turns, the last within this time. A
+# second one helps a cold reader little, and takes the interpreter from the loop twice as often,
+# which slows down sessions that need no loads. See docs/performance.md.
 WARM_S = 0.005
-AHEAD_MAX = 64  # loads that nobody waits for yet; more are of readers that have moved on
+AHEAD_MAX = 64  # loads that no session waits for yet; older ones are of readers that went on
 
 Result = tuple[Load, Any, BaseException | None]
 
 
 class Waiter(Protocol):
-    """Whoever waits for loads: a connection. Hashable by identity."""
+    """Something that waits for loads: a connection. Hashable by identity."""
 
     def finished(self, results: list[Result]) -> None:
-        """Loads are done. Called in the event loop; neither waits nor raises."""
+        """Take the results of loads. Called in the event loop; neither waits nor raises."""
 
 
 class Loader:
@@ -46,13 +51,13 @@ class Loader:
     Attributes:
         runs: loads run so far.
         hops: thread hops made so far.
-        shared: loads that found another of their key waiting or running.
-        ahead_runs: of the runs, those that nobody waited for when they began.
-        warm: when a connection that lacks nothing was served last, by `clock`; connections set it.
-        clock: returns seconds, of which `WARM_S` are counted.
+        shared: loads that joined one of an equal key that was waited for already.
+        ahead_runs: of the runs, those that no client waited for when they began.
+        warm: when a connection that needs no loads was last served, by `clock`; connections set it.
+        clock: returns seconds; `WARM_S` is measured by it.
 
-    Concurrency: methods belong to the event loop's thread. `_changed` guards what its own threads
-    change too; `busy` and who reads the counters do without.
+    Concurrency: methods are for the event loop's thread. `_changed` guards what the loader's
+    threads change too; `busy` and readers of the counters do not take it.
     """
 
     def __init__(
@@ -68,17 +73,17 @@ class Loader:
         self.warm = 0.0
         self._at_once = at_once
         self._batch = batch
-        self._queues: dict[Waiter, deque[Load]] = {}  # of those with loads, the next one first
+        self._queues: dict[Waiter, deque[Load]] = {}  # of clients with loads, the next one first
         self._ahead: deque[Load] = deque()
-        self._known: dict[Hashable, Load] = {}  # with a key, waiting or running
-        self._running: set[Load] = set()  # also those whose results the loop has not heard yet
-        self._hopping = 0  # threads
-        self._unheard = 0  # hops whose results are awaited, and on their way to the loop
+        self._known: dict[Hashable, Load] = {}  # by key, those that wait or run
+        self._running: set[Load] = set()  # also those whose results the loop has not received
+        self._hopping = 0  # threads that run loads now
+        self._unheard = 0  # hops whose results clients wait for, and the loop has not received
         self._changed = Condition()
         self._ended = False
 
     def busy(self) -> bool:
-        """Whether threads are at work, or about to be; takes no lock."""
+        """Whether loads wait, run, or have results that are on their way; takes no lock."""
         return bool(self._queues or self._ahead or self._running)  # last: see `_begun`
 
     @property
@@ -88,7 +93,7 @@ class Loader:
             return sum(map(len, self._queues.values()))
 
     def submit(self, client: Waiter, loads: Iterable[Load]) -> None:
-        """Have loads run; the client is told in `finished`, of those of one hop at a time."""
+        """Queue loads of a client, which gets the results by `finished`, a hop's at a time."""
         with self._changed:
             queue = self._queues.setdefault(client, deque())
             for load in loads:
@@ -96,7 +101,7 @@ class Loader:
                 if run.waiters:
                     self.shared += 1
                 run.waiters.append((client, load))
-                if not run.started:  # in the queue of each that waits: whose turn is first runs it
+                if not run.started:  # queued for each client that waits; the first turn runs it
                     queue.append(run)
             if queue:
                 self._changed.notify(-(-len(queue) // self._batch))
@@ -104,7 +109,7 @@ class Loader:
                 del self._queues[client]
 
     def ahead(self, loads: Iterable[Load]) -> None:
-        """Have loads run that nobody waits for; of too many, the oldest are forgotten."""
+        """Queue loads that no client waits for; of too many, the oldest are dropped."""
         with self._changed:
             for load in loads:
                 if load.key not in self._known:
@@ -114,7 +119,10 @@ class Loader:
             self._changed.notify(len(self._ahead))
 
     def drop(self, client: Waiter) -> None:
-        """A client is gone: what only it waits for is not begun, and it is told nothing more."""
+        """Forget a client that is gone: it gets no more results.
+
+        Loads that only it waits for are not begun, unless they were wished for by `ahead` too.
+        """
         with self._changed:
             for run in self._queues.pop(client, ()):
                 run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
@@ -123,7 +131,7 @@ class Loader:
                 run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
 
     async def run(self) -> None:
-        """Work until cancelled; the loads that threads are at are finished first."""
+        """Work until cancelled; loads that have begun are finished first."""
         limiter = trio.CapacityLimiter(self._at_once)
         work = partial(trio.to_thread.run_sync, self._work, current_trio_token(), limiter=limiter)
         async with trio.open_nursery() as nursery:
@@ -137,7 +145,7 @@ class Loader:
                     self._changed.notify_all()
 
     def _work(self, loop: TrioToken) -> None:
-        """Make hops, as long as the loader runs: a thread's whole life."""
+        """Make hops until the loader ends: all that a thread does."""
         changed = self._changed
         while True:
             with changed:
@@ -159,12 +167,12 @@ class Loader:
                 loop.run_sync_soon(self._deliver, runs, outcomes)
 
     def _run_of(self, load: Load) -> Load:
-        """The load that is run for this one: itself, or one of an equal key that came before."""
+        """The load to run for this one: itself, or one of an equal key that came before."""
         if load.key is None:
             return load
         known = self._known.get(load.key)
         if known is None:
-            # A copy of what has run before, since a queue may hold that still.
+            # A load that was begun before is copied: a queue may still hold it.
             known = Load(load.key, load.run) if load.started else load
             self._known[load.key] = known
         return known
@@ -174,7 +182,7 @@ class Loader:
             self._unlist(run)
 
     def _unlist(self, run: Load) -> None:
-        """Let its key be another's; it may be already, when this was forgotten and begun anyway."""
+        """Free its key, unless another load has it: a forgotten load may be begun all the same."""
         if run.key is not None and self._known.get(run.key) is run:
             del self._known[run.key]
 
@@ -184,10 +192,10 @@ class Loader:
             self._unlist(run)
 
     def _next(self) -> list[Load]:
-        """Wait for what the next hop is for; nothing, when it is all over."""
+        """Wait for the loads of the next hop; none when the loader ends."""
         while not self._ended:
             beside_s = self.warm + WARM_S - self.clock() if self._hopping else 0
-            if beside_s > 0:  # one thread is to do
+            if beside_s > 0:  # only one thread is to work
                 self._changed.wait(beside_s if self._queues or self._ahead else None)
             elif runs := self._taken():
                 return runs
@@ -196,9 +204,9 @@ class Loader:
         return []
 
     def _taken(self) -> list[Load]:
-        """What the next hop is for: loads of the session whose turn it is, or those ahead."""
+        """Begin the loads of the next hop, if any may: those of the next client, or one ahead."""
         if self._queues and self._unheard > self._at_once:
-            return []  # what is loaded may be dropped again before it is served
+            return []  # else caches could drop what was loaded before it is served
         while self._queues:
             client, queue = next(iter(self._queues.items()))
             runs = self._begun(queue, self._batch)
@@ -229,7 +237,7 @@ class Loader:
             self._unheard -= 1
             self._changed.notify()
         for run, (value, error) in zip(runs, outcomes, strict=True):
-            waiters, run.waiters = run.waiters, []  # which hold the load itself, a cycle
+            waiters, run.waiters = run.waiters, []  # they refer to the load: a cycle
             for client, load in waiters:
                 results.setdefault(client, []).append((load, value, error))
         for client, those in results.items():
@@ -239,5 +247,5 @@ class Loader:
 def _outcome(run: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
         return run(), None
-    except BaseException as error:  # whatever it is, it is the business of who waits
+    except BaseException as error:  # of any kind: it goes to the clients that wait
         return None, error

@@ -1,7 +1,7 @@
-"""What a server tells its log: an event and its fields, a line each, for people and for programs.
+"""A server's log: each line is an event and its fields, for people and for programs.
 
-Owns both notations: `key=value` (logfmt, values quoted where they must be) and JSON. A line is one
-line whatever a peer called itself. What other modules log is an event named `message`.
+Owns both notations: `key=value` (logfmt, values quoted where they must be) and JSON. An event is
+always one line, whatever name a peer sends. What other modules log is an event named `message`.
 """
 
 import json
@@ -23,7 +23,7 @@ def event(name: str, *, level: int = logging.INFO, **fields: Any) -> None:
     Args:
         name: what happened, in a word.
         level: of `logging`.
-        fields: of it, in the order that they stand in the line; those that are None are left out.
+        fields: of the event, in their order in the line; those that are None are left out.
     """
     log.log(level, name, extra={"fields": fields})
 

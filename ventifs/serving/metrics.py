@@ -1,8 +1,8 @@
-"""What a server does, for Prometheus: the text format 0.0.4, and as much HTTP as a scrape needs.
+"""A server's metrics for Prometheus: the text format 0.0.4, and as much HTTP as a scrape needs.
 
-By hand, since the format is three kinds of lines over figures that `activity` has already summed up
-over processes; prometheus_client would keep them a second time, in a registry of one process, and
-serve them from a thread. Owns the names of the metrics: what stands in `_METRICS` is what there is.
+Written by hand: the format has three kinds of lines, and `activity` has already summed up the
+figures over processes. prometheus_client would keep them a second time, in a registry of one
+process, and serve them from a thread. Owns the names of the metrics: `_METRICS` lists all of them.
 """
 
 import socket
@@ -165,7 +165,7 @@ async def serve_metrics(listeners: Iterable[socket.socket], ask: Ask) -> None:
 
     async def answer(stream: trio.SocketStream) -> None:
         async with stream:
-            # Also for its turn: else those that say nothing would take all descriptors in time.
+            # Limits the wait for its turn too: else silent clients would use up all descriptors.
             with trio.move_on_after(_PATIENCE_S):
                 async with limiter:
                     try:
@@ -180,7 +180,7 @@ async def serve_metrics(listeners: Iterable[socket.socket], ask: Ask) -> None:
 
 
 async def _head(stream: trio.SocketStream) -> bytes:
-    """A request's head; what there is of one that is too long or broken off."""
+    """A request's head, or the part that came of one that is too long or broken off."""
     head = b""
     while b"\r\n\r\n" not in head and len(head) < _HEAD_MAX:
         more = await stream.receive_some(_HEAD_MAX - len(head))
@@ -212,6 +212,6 @@ def _http(status: str, body: str, headers: str = "") -> bytes:
 
 
 def _escaped(label: str) -> str:
-    """A label's value as the format has it; what does not print, beside a newline, is shown."""
+    """A label's value as the format has it; nonprintable characters but newlines are escaped."""
     label = "\n".join(map(one_line, label.split("\n")))
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,17 +1,20 @@
-"""Whose turn it is: the order in which the sessions of a process are served.
+"""The order in which the sessions of a process are served.
 
-Owns an epoll of all connections and the one loop that serves them. What always holds: every other
-turn is of one whose last turn was short, if any waits, so that who asks little waits for a turn of
-another and not for a round of all; of the others the one that was served least so far is next;
-connections are polled between any two turns; the rest of the event loop has its say every `BUSY_S`,
-or `NAP_S` while nobody has a turn; it spins only where that pays (`adaptive_poll.py`), and where
-nobody else wants the core: one who shares it with its client would keep it from asking. Knows no
-protocol: what a turn is, its `Runnable` says.
+Owns an epoll of all connections and the one loop that serves them. Always:
 
-A task of trio's for each turn would serve in rounds, and cost each round trip an `epoll_ctl` and a
-pass of its loop: one client beside 63 busy ones had a p99 of 12 ms where this had 0.12 (435,000
-requests a second in all, so a fair share is 0.15), and one alone 0.9 of diod's rate, then 1.5. So
-measured by tools/bench/ninep on two idle cores, when it spun wherever gaps had been short.
+- While sessions wait whose last turn was short, at least every other turn is theirs. So a client
+  that asks little waits for one turn of another session, not for a round of all.
+- Of the others, the session that was served least so far is next.
+- Connections are polled between any two turns.
+- Other tasks of the event loop run every `BUSY_S`, or every `NAP_S` while no session has a turn.
+- The loop spins only where that pays (`adaptive_poll.py`) and where nothing else wants the core: on
+  a core that it shares with its client it would keep the client from asking.
+
+Knows no protocol: its members (`Runnable`) define what a turn is.
+
+A trio task for each turn would serve sessions in rounds, and would cost each round trip an
+`epoll_ctl` and a pass of trio's loop. A client would wait much longer beside busy ones, and would
+be served more slowly when it is alone: see docs/performance.md.
 """
 
 import select
@@ -25,42 +28,47 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from ventifs.serving.adaptive_poll import AdaptivePoll
 
-BUSY_S = 0.001  # after which others in this event loop are let in
-SHORT_S = 0.00004  # a turn of up to some 16 requests that are answered from memory
-# So far behind the least served is one at most: beside 63 others it would wait 63 times as long.
+BUSY_S = 0.001  # after which other tasks of this event loop run
+SHORT_S = 0.00004  # a turn of a few requests answered from memory; see docs/performance.md
+# A session is at most this far behind the least served one. Beside 63 others that makes it wait 63
+# times as long.
 LAG_S = 0.0005
-# Who asks one thing after another is waited for, as KVM's halt polling waits for a guest: to wake
-# this process's core takes 50 us, which is more than an answer, and to go through trio 30 more.
-SPIN_S = 0.0002  # of looking again and again, while that finds something
-NAP_S = 0.002  # of sleeping where only connections wake it, while that finds something
-# Between two looks, which are 2 us: another has had the core, perhaps the very one waited for.
+# The loop waits for a client that asks one thing after another, as KVM's halt polling waits for a
+# guest: waking this process's core takes longer than an answer, and going through trio adds to it.
+# See docs/performance.md.
+SPIN_S = 0.0002  # of polling again and again, as long as that finds something
+NAP_S = 0.002  # of sleeping where only connections wake it, as long as that finds something
+# If this much time passes between two polls, another process has had the core, perhaps the very
+# client that the loop waits for. A poll itself takes far less: see docs/performance.md.
 STOLEN_S = 0.00003
 
-_EVENTS_MAX = 64  # of one look; room for more than a thousand is no quick allocation
+_EVENTS_MAX = 64  # of one poll; room for more than a thousand is slow to allocate
 
 _IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _OUT = select.EPOLLOUT | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-# When a write does something, or fails. Not at RDHUP: who ends his side and reads nothing would be
-# tried at once for ever, since to ask for EPOLLOUT tells of his end anew.
+# Events after which a write does something, or fails. RDHUP is none of them: if a client has closed
+# its side and reads nothing, asking for EPOLLOUT reports RDHUP again at once, so the write would be
+# tried again without end.
 _TRY = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
 class Runnable:
-    """One who takes turns, and what the scheduler knows of it.
+    """A member of a scheduler: what takes turns, and what the scheduler knows of it.
 
     Attributes:
         reads, writes: descriptors, which may be equal.
         readable: there may be something to read; the member clears it when there was nothing.
-        ended: the other end has closed, so that readable stays until an end was read.
-        served_s: seconds of turns it had, raised to those of the least served when it comes back.
-        short: its last turn was.
+        ended: the other end has closed, so `readable` stays until the end of input is read.
+        served_s: seconds of turns it had, raised to those of the least served when it comes back,
+            and then at most `LAG_S` more.
+        short: its last turn was short.
         queued: it waits for its turn.
         blocked: it waits until more can be written.
     """
 
     def __init__(self, reads: int, writes: int) -> None:
-        """With nothing to do yet."""
+        """Start with nothing to do."""
         self.reads = reads
         self.writes = writes
         self.readable = False
@@ -71,14 +79,14 @@ class Runnable:
         self.blocked = False
 
     def step(self) -> bool:
-        """Have one turn. Whether there is more to do at once. Never raises, never waits."""
+        """Have one turn; return whether there is more to do at once. Never raises, never waits."""
         raise NotImplementedError
 
 
 class Scheduler:
     """The members, and the loop that serves them.
 
-    Concurrency: of the event loop's thread.
+    Concurrency: for the event loop's thread.
     """
 
     def __init__(
@@ -87,14 +95,15 @@ class Scheduler:
         clock: Callable[[], float] = thread_time,
         wall: Callable[[], float] = perf_counter,
     ) -> None:
-        """Nobody is here.
+        """Start without members.
 
         Args:
-            busy: whether threads work that want this process's interpreter: then nothing spins.
-            clock: gives seconds; what turns take is told by it. Of this thread's own, not the
-                wall's: a turn in which something else had the core is not to be paid for.
-            wall: returns seconds; how long others have waited and how long to spin is measured
-                by it.
+            busy: returns whether threads work that need this process's interpreter; the loop does
+                not spin then.
+            clock: returns seconds; the length of turns is measured by it. It is this thread's own
+                clock, not the wall's: no session pays for time in which something else had the
+                core.
+            wall: returns seconds; measures how long other tasks have waited, and how long to spin.
         """
         self._busy = busy
         self._clock = clock
@@ -102,28 +111,28 @@ class Scheduler:
         self._epoll = select.epoll()
         self._members: dict[int, Runnable] = {}
         self._queue: list[tuple[float, int, Runnable]] = []
-        self._short: deque[Runnable] = deque()  # of these one before each of the queue
-        self._was_short = False  # the last turn was one of these
+        self._short: deque[Runnable] = deque()  # one of these before each of the queue
+        self._was_short = False  # the last turn was of one of these
         self._arrivals = 0
-        self._least_s = 0.0  # what the one whose turn was last had had
+        self._least_s = 0.0  # `served_s` of the last one out of the queue, before its turn
         self._asleep = False
-        self._let_in = 0.0  # when others in this event loop were, by `_wall`
+        self._let_in = 0.0  # when other tasks of this event loop ran, by `_wall`
         self._spin = AdaptivePoll()
         self._nap = AdaptivePoll()
 
     def add(self, member: Runnable) -> None:
-        """Let one take turns.
+        """Add a member.
 
         Raises:
             OSError: a descriptor cannot be waited for.
         """
         if self._epoll.closed:
-            return  # nobody is served any more
+            return  # the scheduler has ended
         self._epoll.register(member.reads, _IN)
         self._members[member.reads] = member
 
     def remove(self, member: Runnable) -> None:
-        """Let one take no more turns; before its descriptors are closed."""
+        """Remove a member; to be called before its descriptors are closed."""
         if self._epoll.closed or self._members.pop(member.reads, None) is None:
             return
         self._epoll.unregister(member.reads)
@@ -133,7 +142,7 @@ class Scheduler:
         member.blocked = False
 
     def wake(self, member: Runnable) -> None:
-        """A member has something to do."""
+        """Queue a member that has something to do."""
         self._enqueue(member)
         if self._asleep:
             notify_closing(self._epoll.fileno())
@@ -142,7 +151,7 @@ class Scheduler:
         """Give a member its next turn when more can be written.
 
         Raises:
-            OSError: that cannot be waited for.
+            OSError: its descriptor cannot be waited for.
         """
         if member.blocked:
             return
@@ -165,7 +174,7 @@ class Scheduler:
         while True:
             if self._queue or self._short:
                 self._turn()
-            # After a turn, not before one: while the client is at work on its reply.
+            # After a turn, not before one: meanwhile the client works on its reply.
             if self._wall() - self._let_in > BUSY_S:
                 await checkpoint()
                 self._let_in = self._wall()
@@ -185,14 +194,14 @@ class Scheduler:
             return
         member.queued = False
         if self._members.get(member.reads) is not member:
-            return  # it has gone
+            return  # it was removed
         if self._queue or self._short or not member.short:
             began = self._clock()
             again = member.step()
             took_s = self._clock() - began
             member.short = took_s < SHORT_S
             member.served_s += took_s
-        else:  # nobody waits who would be owed it, and to look at that clock twice costs 1 to 3 us
+        else:  # no other waits, and reading that clock twice takes time: docs/performance.md
             again = member.step()
         if again:
             self._enqueue(member)
@@ -210,7 +219,7 @@ class Scheduler:
         heappush(self._queue, (member.served_s, self._arrivals, member))
 
     def _poll(self, timeout_s: float = 0) -> bool:
-        """Let those in that have something to do; whether there were any."""
+        """Queue the members that have something to do; return whether there were events."""
         events = self._epoll.poll(timeout_s, _EVENTS_MAX)
         for fd, mask in events:
             member = self._members.get(fd)
@@ -234,7 +243,7 @@ class Scheduler:
             self._epoll.unregister(member.writes)
 
     def _found(self) -> bool:
-        """Wait a little for work, where some is likely; whether there is."""
+        """Wait a little for work, where some is likely; return whether there is any."""
         if self._busy():
             return self._poll()
         if self._spin.is_on() and self._spun():
@@ -246,11 +255,11 @@ class Scheduler:
         return found
 
     def _spun(self) -> bool:
-        """Look again and again; whether there is work. Not to be done when it rarely pays."""
+        """Poll again and again; return whether there is work. For use where it often pays."""
         wall = self._wall
         began = last = wall()
         if self._poll():
-            return True  # what was there before does not tell whether to wait pays
+            return True  # it was there before, and does not show whether waiting pays
         while True:
             found = self._poll()
             now = wall()

@@ -1,7 +1,7 @@
-"""A server, whole: listeners, sessions, control socket and metrics, until a signal ends it.
+"""A whole server: listeners, sessions, control socket and metrics, until a signal ends it.
 
-Owns the order of beginning and ending. To stop, it takes no new connections, lets what is in flight
-be answered within `GRACE_S`, and closes everything; a second signal ends it at once.
+Owns the order of start and stop. At a signal the server accepts no more connections, lets requests
+in flight be answered within `GRACE_S`, and closes everything; a second signal ends it at once.
 """
 
 import os
@@ -31,16 +31,16 @@ _SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class ServicePlan(msgspec.Struct, frozen=True):
-    """Where a server is reached, and by whom.
+    """Where a server is reached, and by which peers.
 
     Attributes:
-        store: for people: its directory.
-        addresses: for people: where it listens.
-        listeners: of 9P.
-        allow: who may reach what.
-        control: where it is asked what it does.
-        metrics: listeners of scrapes.
-        grace_s: seconds for what is in flight when it is to stop.
+        store: the directory of the store, for display.
+        addresses: where it listens, for display.
+        listeners: listening sockets for clients.
+        allow: which exports each peer may reach.
+        control: the listening control socket.
+        metrics: listening sockets for scrapes.
+        grace_s: seconds for requests in flight when the server stops.
     """
 
     store: str
@@ -53,10 +53,10 @@ class ServicePlan(msgspec.Struct, frozen=True):
 
 
 async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called when connections are taken.
+    """Serve until SIGTERM or SIGINT; `ready` is called when connections are accepted.
 
     Raises:
-        VentifsError: the backend cannot begin.
+        VentifsError: the backend cannot start.
     """
     started = time.time()
     admission = Admission()
@@ -99,7 +99,7 @@ async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) 
 
 
 async def serve_channel(channel: Channel, local: LocalSessions, allow: AllowList) -> None:
-    """Serve one session to whoever started this process, until it is over or a signal comes."""
+    """Serve one session, with the peer `STDIO`, until it is over or a signal comes."""
     over = trio.Event()
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
@@ -116,7 +116,7 @@ async def _accept(
     try:
         with scope:
             await acceptor.run(listeners)
-    finally:  # here, since whoever waits for a socket that is closed gets an error
+    finally:  # not before: waiting for a socket that is closed raises an error
         for listener in listeners:
             listener.close()
 

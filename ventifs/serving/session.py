@@ -1,7 +1,7 @@
-"""What the serving of connections needs of a protocol: `Session` and `FrontEnd`.
+"""What a protocol must provide to be served: `Session` and `FrontEnd`.
 
-A session has no I/O: bytes in, turns, loads, bytes out. Whoever implements these two is served over
-every transport, in one process or many, beside other protocols.
+A session does no I/O: bytes in, turns, loads, bytes out. A protocol that implements these two is
+served over every transport, in one process or many, beside other protocols.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,17 @@ from ventifs.errors import VentifsError
 from ventifs.vfs.interface import Filesystem, Load
 from ventifs.vfs.memory_budget import Share
 
-# Bytes that a session is given at once, at most. What is larger than the C library's arenas take
-# gets fresh pages from the kernel each time: 18 us for 256 KiB, half of a round trip.
+# Bytes that a session is given at once, at most. Buffers that are too large for the C library's
+# arenas get fresh pages from the kernel each time, which is slow beside a round trip: see
+# docs/performance.md.
 READ_MAX = 64 << 10
-# Replies that wait to be sent keep at most twice their own bytes in memory, and this. A piece of a
+# Replies that wait to be sent keep in memory at most twice their own bytes plus this. A piece of a
 # reply keeps the whole clump that it lies in; replies that would keep more are copied.
 WASTE_MAX = 128 << 10
 
 
 class StreamError(VentifsError):
-    """What a client sends is no stream of the protocol, and its session is over."""
+    """A client sent bytes that are no stream of the protocol; its session is over."""
 
 
 class Counters(msgspec.Struct):
@@ -33,7 +34,7 @@ class Counters(msgspec.Struct):
         requests: by message type.
         replied: bytes of replies.
         errors: requests answered with an error.
-        hits: requests answered within the turn they came in.
+        hits: requests answered, not by an error, without having to wait.
         colds: requests that had to wait.
     """
 
@@ -45,18 +46,18 @@ class Counters(msgspec.Struct):
 
 
 class Leftover(Protocol):
-    """What a session leaves behind that takes long to close, so that it is closed in portions."""
+    """What a session leaves behind, if it takes long to close; it is closed in portions."""
 
     def some(self, count: int) -> bool:
-        """Close at most so many; whether any are left. Their memory is given back at once."""
+        """Close at most `count`, and give back their memory; return whether any are left."""
 
 
 class Session(Protocol):
     """One side of one connection.
 
-    The driver alternates `receive` and `turn`, sends what a turn gives before the next, runs
-    `loads`, and hands what became of them to `finish`; at the end it calls `close`. All in one
-    thread.
+    The driver alternates `receive` and `turn`, sends the replies of a turn before the next turn,
+    has `loads` run, and passes their results to `finish`. At the end it calls `close`. All calls
+    come from one thread.
 
     Attributes:
         counters: what it has done.
@@ -92,7 +93,7 @@ class Session(Protocol):
         """Take bytes as they came, however they were cut."""
 
     def turn(self) -> list[Buffer]:
-        """Answer what can be answered, within limits; the replies, in order.
+        """Answer what can be answered, within limits; return the replies, in order.
 
         Raises:
             StreamError: the stream cannot go on.
@@ -109,10 +110,10 @@ class Session(Protocol):
 
 
 class FrontEnd(Protocol):
-    """A protocol: what makes a session of a connection.
+    """A protocol: makes the session of each connection.
 
     Attributes:
-        first_bytes: what a peer is charged for a session that has done nothing yet.
+        first_bytes: bytes that a peer is charged for a session that has done nothing yet.
         requests: the names of requests, by message type.
     """
 
@@ -127,11 +128,11 @@ class FrontEnd(Protocol):
         share: Share,
         leave: Callable[[Leftover], None],
     ) -> Session:
-        """A new session.
+        """Make a new session.
 
         Args:
             filesystem: where its client attaches.
             clock: returns seconds, for what ends a turn.
             share: of the peer's memory, of which `first_bytes` were taken for this session.
-            leave: takes what is left to be closed.
+            leave: takes over what is still to be closed.
         """

@@ -1,7 +1,7 @@
-"""A store, served: what is served and how, as settings, and the sessions of this process over it.
+"""The settings of a server, and the sessions of this process over an open store.
 
-Owns how a store, its file system and the sessions come together, in a server that is one process as
-in each of its workers. `Backend` is what the rest of a server sees of either.
+Owns how a store, its file system and the sessions are put together, in a server that is one process
+and in each worker. `Backend` is what the rest of a server sees of local sessions and of workers.
 """
 
 import logging
@@ -33,11 +33,12 @@ from ventifs.vfs.interface import Filesystem
 from ventifs.vfs.memory_budget import Budget
 
 CACHE_BYTES_DEFAULT = 256 << 20
-# Of the interpreter's lock, from a thread that loads to the loop that answers: with Python's 5 ms a
-# session whose files are in memory kept 0.37 of its rate beside a cold reader, with this 0.57.
+# A thread that loads gives the interpreter's lock to the loop that answers after this time. With
+# Python's 5 ms a session whose files are in memory is slower beside a cold reader: see
+# docs/performance.md.
 SWITCH_S = 0.0002
-GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and to look for them takes time
-_VIEWS_MAX = 256  # for the next peers of their kinds; each guest may be a kind of its own
+GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and looking for them takes time
+_VIEWS_MAX = 256  # kept for later peers with the same exports; each guest may have its own
 
 Access = Literal["trust", "mode"]
 Squashed = Literal["none", "root", "all"]
@@ -47,14 +48,14 @@ class Settings(msgspec.Struct, frozen=True):
     """What is served, and how.
 
     Attributes:
-        store: its directory.
-        cache_bytes: of memory, for what is decoded.
-        client_bytes: of memory, for what clients hold: fids, open files, messages. 0 is an eighth
-            of what the machine has.
-        access: who checks permissions: the client's kernel, or the server against n_uname.
-        squash: who is nobody, when the server checks.
+        store: the directory of the store.
+        cache_bytes: bytes of memory for decoded data.
+        client_bytes: bytes of memory for what clients hold: fids, open files, messages. 0 is an
+            eighth of what the machine has.
+        access: what checks permissions: the client's kernel, or the server against n_uname.
+        squash: which users count as nobody, when the server checks.
         scores: whether trees can be reached by their scores.
-        message_bytes: of the largest message; 0 is as much as the protocol has otherwise.
+        message_bytes: bytes of the largest message; 0 is the front end's own limit.
         log_json: whether log lines are JSON.
         trace: whether every message is written to standard output.
     """
@@ -71,39 +72,39 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """Whoever has the sessions of a server.
+    """What has the sessions of a server: this process, or workers.
 
     Attributes:
-        workers: processes that have them; 0 when it is this one.
-        restarts: of workers, so far.
+        workers: processes that have sessions; 0 when this one has them.
+        restarts: how many times a worker was started again so far.
     """
 
     workers: int
     restarts: int
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until cancelled; started when connections can be taken."""
+        """Serve until cancelled; reports started when it can take connections."""
 
     async def take(
         self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
     ) -> None:
-        """Serve a connection, which is the backend's from now on; `over` is called at its end."""
+        """Serve a connection, which the backend now owns; `over` is called at its end."""
 
     async def ask(self) -> Process:
-        """What it does."""
+        """The figures of all its sessions."""
 
     async def drain(self, grace_s: float) -> None:
-        """Let sessions answer what is in flight, for at most so many seconds."""
+        """Let sessions answer what is in flight, for at most `grace_s` seconds."""
 
 
 class LocalSessions:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
     def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
-        """Open the store, to be served by a protocol.
+        """Open the store, and serve it by a front end.
 
         Raises:
-            VentifsError: there is none, or it cannot be read.
+            VentifsError: there is no store, or it cannot be read.
         """
         self.workers = self.restarts = 0
         self._settings = settings
@@ -112,7 +113,7 @@ class LocalSessions:
         self._store = Store.open(settings.store, cache_bytes=split.clumps)
         self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
         self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
-        self._accounts = AccountBook()  # of all views: a tree's users are the same to everybody
+        self._accounts = AccountBook()  # for all views: a tree's users are the same for all peers
         if not version_records(self._store):
             event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
         self.server = Server(
@@ -122,7 +123,7 @@ class LocalSessions:
         )
 
     def __enter__(self) -> Self:
-        """Be used."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -193,7 +194,7 @@ def client_bytes_default() -> int:
 
 
 def start_log(*, as_json: bool, worker: int | None = None) -> None:
-    """Have everything logged to standard error, as lines of fields."""
+    """Log everything to standard error, as lines of fields."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json, worker=worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,7 +1,8 @@
-"""A worker: a process of its own that serves the connections it is handed.
+"""A worker: a process of its own that serves the connections that its parent hands it.
 
-It begins fresh, ends when its parent's end of the socket closes, however that came about, and
-leaves signals to its parent: a service manager sends them to every process at once.
+It starts as a fresh process, and ends when its parent's end of the socket closes, for whatever
+reason. It ignores the signals that end a server, since a terminal and a service manager send them
+to every process at once: the parent handles them.
 """
 
 import ctypes
@@ -41,19 +42,19 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Worker:
-    """What a worker does with what it is told."""
+    """Carries out the orders of the parent."""
 
     def __init__(
         self, packets: socket.socket, open_local: Callable[[Settings], LocalSessions]
     ) -> None:
-        """Take orders from a socket; `open_local` opens the store."""
+        """Receive orders from a socket; `open_local` opens the store."""
         self._open_local = open_local
         self._packets = packets
-        # Unbounded, but what goes in answers a connection or a question of the parent's.
+        # Unbounded, but each report answers an order of the parent.
         self._reports, self._unsent = trio.open_memory_channel[Report](sys.maxsize)
 
     async def run(self) -> None:
-        """Work until told to stop, or until the parent has gone."""
+        """Work until the order to stop, or until the parent has gone."""
         first, _ = await receive_order(self._packets)
         if not isinstance(first, Configure):
             return
@@ -78,7 +79,7 @@ class Worker:
                 case Take(id, peer, exports) if fd is not None:
                     over = partial(self._reports.send_nowait, Over(id))
                     await local.take(socket.socket(fileno=fd), peer, exports, over)
-                case Take(id, peer):  # the kernel gave its descriptor no place here
+                case Take(id, peer):  # this process had no room for its descriptor
                     event("refused", level=logging.WARNING, peer=peer, reason="too many open files")
                     self._reports.send_nowait(Over(id))
                 case Ask(number):
@@ -106,10 +107,10 @@ class Worker:
 
 
 def run_worker(open_local: Callable[[Settings], LocalSessions]) -> None:
-    """Serve until told to stop, or until the parent has gone: the whole of a worker process.
+    """Serve until the order to stop, or the parent's end: all that a worker process does.
 
     Args:
-        open_local: opens the store, to be served by the protocol that it chooses.
+        open_local: opens the store, and chooses the protocol that serves it.
     """
     parent, fd = int(sys.argv[1]), int(sys.argv[2])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""What a server and its workers tell each other, and how sockets are handed over.
+"""The messages between a server and its workers, and how connections are handed over.
 
-Each message is one packet of a Unix socket of packets: JSON, and with a `Take` the connection's
-descriptor. Owns the messages and both directions of the socket. Knows neither what a worker does
-nor how it came about.
+Each message is one packet of a Unix socket of type SOCK_SEQPACKET: JSON, and with a `Take` the
+connection's descriptor. Owns the messages, and both directions of the socket. Knows neither what a
+worker does nor how it is started.
 """
 
 import errno
@@ -21,7 +21,7 @@ from ventifs.serving.activity import Process
 from ventifs.serving.settings import Settings
 
 PACKET_MAX = 160 << 10  # bytes; the kernel's default room for one is 208 KiB
-SESSIONS_TOLD = 64  # in one packet; a session is some 400 bytes, and 2 KiB if its names try
+SESSIONS_TOLD = 64  # in one packet; a session takes some 400 bytes, with long names 2 KiB
 LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What a worker never hears: a terminal and a service manager send them to every process."""
 
@@ -38,7 +38,7 @@ class Configure(msgspec.Struct, tag=True):
 
 
 class Take(msgspec.Struct, tag=True):
-    """Serve this connection; `id` is what `Over` will name."""
+    """Serve this connection; `Over` will name its `id`."""
 
     id: int
     peer: Peer
@@ -46,13 +46,13 @@ class Take(msgspec.Struct, tag=True):
 
 
 class Ask(msgspec.Struct, tag=True):
-    """Tell what you do; `number` is what each part of the answer has."""
+    """Report your figures; each part of the answer has this `number`."""
 
     number: int
 
 
 class Stop(msgspec.Struct, tag=True):
-    """Answer what is in flight, for at most so many seconds, and end."""
+    """Answer what is in flight, for at most `grace_s` seconds, and end."""
 
     grace_s: float
 
@@ -62,7 +62,7 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Failed(msgspec.Struct, tag=True):
-    """It cannot be opened; one line says why."""
+    """The store cannot be opened; `reason` is one line."""
 
     reason: str
 
@@ -74,7 +74,7 @@ class Over(msgspec.Struct, tag=True):
 
 
 class Told(msgspec.Struct, tag=True):
-    """A part of the answer to the `Ask` of this number: parts add up."""
+    """A part of the answer to the `Ask` of this number; the parts are added up."""
 
     number: int
     process: Process
@@ -86,7 +86,7 @@ Report = Ready | Failed | Over | Told
 
 
 def _encoded(message: Order | Report) -> bytes:
-    """JSON; the path of a store may be no UTF-8, which msgspec's own encoder does not take."""
+    """Encode as JSON; msgspec's own encoder does not take a store's path that is no UTF-8."""
     text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
     return text.encode("utf-8", "surrogatepass")
 
@@ -96,10 +96,10 @@ def _decoded(packet: bytes, kind: Any) -> Any:
 
 
 async def send(packets: socket.socket, message: Order | Report, fd: int | None = None) -> None:
-    """Send a message, and a descriptor with it, which stays open here too.
+    """Send a message, and with it a descriptor, which stays open here.
 
     Raises:
-        TooLarge: nothing was sent.
+        TooLarge: the message does not fit into a packet; nothing was sent.
         OSError: the other end has gone.
     """
     packet = _encoded(message)

@@ -1,9 +1,9 @@
-"""The workers of a server, from outside: starts them, hands them connections, counts.
+"""The workers of a server, as their parent sees them: starts them, and hands them connections.
 
-What always holds: a worker that dies takes its own connections with it and nothing else, and is
-started anew, after a pause that grows while that goes wrong; a connection goes to the worker that
-has the fewest; when this process ends, however it does, so do they. Never opens a store: what LMDB
-maps belongs to one process, and a worker begins as a fresh one.
+Always: a worker that dies takes its own connections with it and nothing else, and is started again
+after a pause, which grows as long as workers die young; a connection goes to the worker that has
+the fewest; when this process ends, however it ends, its workers end too. Never opens a store: what
+LMDB maps belongs to one process, so each worker opens its own in a fresh process.
 """
 
 import errno
@@ -44,9 +44,9 @@ from ventifs.serving.worker_ipc import (
     send,
 )
 
-PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 30.0  # before a worker is started anew; doubled each time
-_SOUND_S = 60.0  # a worker that lived so long died of something new
-_ANSWER_S = 5.0  # for a worker to tell what it does
+PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 30.0  # before a worker is started again; doubled each time
+_SOUND_S = 60.0  # after a life this long the pause is the shortest again
+_ANSWER_S = 5.0  # for a worker to report its figures
 _LINGER_S = 2.0  # beyond its grace, before it is killed
 
 _CODE = "import sys; sys.path.insert(0, {!r}); from {} import {} as main; main()"
@@ -68,20 +68,20 @@ class _WorkerProcess:
     def __init__(self, number: int, main: Callable[[], None]) -> None:
         """Start it; `main` is all that its process does."""
         self.number = number
-        self.connections: dict[int, Callable[[], None]] = {}  # by id, what to call when it is over
+        self.connections: dict[int, Callable[[], None]] = {}  # by id, what to call when one is over
         self.packets, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.packets.setblocking(False)
         self.was_ready = False
         self.ended = False
-        self.last = Totals()  # what it told last
+        self.last = Totals()  # as it reported them last
         self._asked = 0  # times
         self._parts: list[Process] = []
         self._told = trio.Event()
         self._sending = trio.Lock()
         self._asking = trio.Lock()
-        # Ctrl-C reaches all processes of a terminal: a worker has it blocked until it ignores it.
+        # Ctrl-C reaches all processes of a terminal: blocked in a worker until it ignores it.
         with theirs, _closed_on_error(self.packets), _blocked(LEFT_TO_PARENT):
-            # Not trio's: it would start it from a thread, with whose end the kernel kills it.
+            # Not trio's: that starts it from a thread, and the kernel kills it when that ends.
             code = _CODE.format(_ROOT, main.__module__, main.__name__)
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, str(os.getpid()), str(theirs.fileno())],
@@ -97,7 +97,7 @@ class _WorkerProcess:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
 
     async def ask(self) -> Process:
-        """What it does; what is known of it, if it does not answer."""
+        """Its figures; if it does not answer, the totals that it reported last."""
         async with self._asking:
             self._asked += 1
             self._parts, self._told = [], trio.Event()
@@ -113,20 +113,20 @@ class _WorkerProcess:
 
     def told(self, part: Told) -> None:
         if part.number != self._asked:
-            return  # the answer to a question that was given up
+            return  # the answer to an `Ask` that was given up
         self._parts.append(part.process)
         if part.last:
             self.last = part.process.totals
             self._told.set()
 
     def forget(self, number: int) -> None:
-        """A connection is over, unless it was before."""
+        """Take note that a connection is over; idempotent."""
         over = self.connections.pop(number, None)
         if over is not None:
             over()
 
     async def end(self) -> int:
-        """Wait for its end; its exit code."""
+        """Wait until the process has ended; return its exit code."""
         pid = os.pidfd_open(self.process.pid)
         try:
             await wait_readable(pid)
@@ -135,7 +135,7 @@ class _WorkerProcess:
         return self.process.wait()
 
     def close(self) -> None:
-        """End it, if it has not ended, and everything of its connections."""
+        """Kill the process, if it has not ended, and report its connections as over."""
         self.ended = True
         self.process.kill()
         self.process.wait()
@@ -152,17 +152,17 @@ class WorkerPool:
     """Workers; a `Backend`.
 
     Attributes:
-        workers: how many.
-        restarts: how often one was started anew.
+        workers: how many there are.
+        restarts: how many times one was started again.
     """
 
     def __init__(self, settings: Settings, count: int, main: Callable[[], None]) -> None:
-        """Have so many, which divide the cache and the clients' memory.
+        """Plan `count` workers, which divide the cache and the clients' memory.
 
         Args:
             settings: what is served.
-            count: of processes.
-            main: a function of a module, all that each process does: see `run_worker`.
+            count: how many processes.
+            main: a function of a module: all that each process does, see `run_worker`.
         """
         self._main = main
         self.workers = count
@@ -173,15 +173,15 @@ class WorkerPool:
         )
         self._live: dict[int, _WorkerProcess] = {}
         self._arrived = trio.Event()
-        self._lost = Totals()  # what those did that are gone, as far as they had told
+        self._lost = Totals()  # of the workers that are gone, as they reported them last
         self._stopping = False
         self._ids = 0
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep them running, until cancelled; started when all are ready.
+        """Keep the workers running until cancelled; reports started when all are ready.
 
         Raises:
-            VentifsError: one cannot open the store.
+            VentifsError: a worker cannot open the store, or ends before it is ready.
         """
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as starting:
@@ -194,7 +194,7 @@ class WorkerPool:
     ) -> None:
         """Hand a connection to the worker that has the fewest."""
         self._ids += 1
-        number = self._ids  # others come while this one waits
+        number = self._ids  # other connections come while this one waits
         with connection:
             while True:
                 while not self._live:
@@ -206,15 +206,15 @@ class WorkerPool:
                 except TooLarge:
                     event("refused", level=logging.WARNING, peer=peer, reason="too many patterns")
                     worker.forget(number)
-                except OSError:  # it has just died; nobody has seen the connection
+                except OSError:  # it has just died, and did not get the connection
                     if worker.connections.pop(number, None) is None:
-                        return  # it was buried meanwhile, with all that it had
+                        return  # it was closed meanwhile, and `over` called
                     self._bury(worker)
                     continue
                 return
 
     async def ask(self) -> Process:
-        """What all do, together."""
+        """The figures of all workers together."""
         answers: dict[_WorkerProcess, Process] = {}
 
         async def ask(worker: _WorkerProcess) -> None:
@@ -223,12 +223,12 @@ class WorkerPool:
         async with trio.open_nursery() as nursery:
             for worker in list(self._live.values()):
                 nursery.start_soon(ask, worker)
-        # What died meanwhile is among the lost, with what it told last.
+        # Workers that died meanwhile are in `_lost`, with the totals that they reported last.
         parts = [part for worker, part in answers.items() if not worker.ended]
         return together([Process(totals=self._lost.copy()), *parts])
 
     async def drain(self, grace_s: float) -> None:
-        """Let every worker answer what is in flight, for at most so many seconds, and end."""
+        """Let every worker answer what is in flight, for at most `grace_s` seconds, and end."""
         self._stopping = True
 
         async def stop(worker: _WorkerProcess) -> None:
@@ -246,7 +246,7 @@ class WorkerPool:
     async def _keep(
         self, number: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Have a worker of this number, for ever; started when the first is ready."""
+        """Keep a worker of this number running; reports started when the first is ready."""
         pause_s = PAUSE_MIN_S
         await self._one_life(number, task_status)
         while not self._stopping:
@@ -284,14 +284,14 @@ class WorkerPool:
             )
 
     def _bury(self, worker: _WorkerProcess) -> None:
-        """Hand a worker nothing more; the one that was started in its place stays."""
+        """Hand a worker no more connections; one that was started in its place stays."""
         if self._live.get(worker.number) is worker:
             del self._live[worker.number]
 
     async def _hear(
         self, worker: _WorkerProcess, task_status: trio.TaskStatus[None] | None
     ) -> str | None:
-        """Do as a worker reports, until it has gone; what it said of why."""
+        """Act on a worker's reports until it has gone; return the reason, if it gave one."""
         try:
             await worker.send(Configure(self._settings, worker.number))
         except OSError:

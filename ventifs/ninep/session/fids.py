@@ -1,9 +1,9 @@
 """The fids of a session: which numbers stand for which files, and which fids each message uses.
 
-What always holds: a fid that operations still use is closed when the last of them ends, however
-early its number was given up; what fids hold besides files has a limit; the memory of all, and of
-the directories that their files keep (`vfs/held_directories.py`), is taken from the peer's share,
-and given back. Knows nothing of order: that is `in_flight.py`'s.
+Always: a fid that operations still use is closed when the last of them ends, however early its
+number was freed; what fids hold besides files has a limit; the memory of all fids, and of the
+directories that their files keep (`vfs/held_directories.py`), is taken from the peer's share, and
+given back. Knows nothing of the order of requests: `in_flight.py` owns that.
 """
 
 import errno
@@ -18,9 +18,9 @@ from ventifs.vfs.held_directories import HeldDirectories, shrink
 from ventifs.vfs.interface import File, Opened, Refused
 from ventifs.vfs.memory_budget import GUARDED_DIRECTORY_BYTES, Budget, Share
 
-_PORTION = 64  # fids that memory is taken for together, so that nearly no walk has to ask
-# Of more, with the directories that they keep, dropping them is a task of its own: a second for a
-# million.
+_PORTION = 64  # fids that memory is taken for together, so that few walks have to ask
+# More fids, counted with the directories that they keep, are closed in portions by a task of its
+# own, since closing many takes long: see docs/performance.md.
 _CLEARED_AT_ONCE = 1024
 
 
@@ -31,10 +31,10 @@ class Fid(msgspec.Struct, eq=False, gc=False):
         file: the file it points at.
         opened: the file as it is open, or whatever else is read and written through the fid.
         users: operations in flight that use it.
-        gone: its number was given up while operations used it, and it is closed by the last of
-            them; where what it keeps is counted until then.
+        gone: set when its number is freed while operations use it: what counts the directories
+            that its file keeps, until the last operation closes it.
         remove: the file is removed when the fid is clunked (ORCLOSE).
-        charged: of whose share how many bytes, beside those of any fid.
+        charged: the share and the bytes taken from it, beyond those of every fid; None if none.
     """
 
     file: File
@@ -45,21 +45,21 @@ class Fid(msgspec.Struct, eq=False, gc=False):
     charged: tuple[Share, int] | None = None
 
     def give_up(self, directories: HeldDirectories) -> None:
-        """The number stands for it no more; `directories` count what its file keeps."""
+        """Close it, now or after its last operation; `directories` count what its file keeps."""
         if self.users:
             self.gone = directories
         else:
             self._end(directories)
 
     def leave(self, directories: HeldDirectories) -> None:
-        """The number stands for it no more, and all that `directories` count is to be dropped."""
+        """As `give_up`, but the caller drops all that `directories` count."""
         if self.users:
             self.gone = directories
         else:
             self.close()
 
     def release(self) -> None:
-        """One operation uses it no more."""
+        """Take note that one operation has ended; after the last, close it if it is gone."""
         self.users -= 1
         if self.gone is not None and not self.users:
             directories, self.gone = self.gone, None
@@ -89,7 +89,7 @@ class LeftFids:
     def __init__(
         self, table: dict[int, Fid], directories: HeldDirectories, share: Share, taken: int
     ) -> None:
-        """Of a table, for which `taken` bytes of a share were taken."""
+        """Take over a table, for which `taken` bytes of the share were taken."""
         self._table = table
         self._directories = directories
         self._share = share
@@ -100,7 +100,7 @@ class LeftFids:
         return len(self._table) + len(self._directories.below)
 
     def some(self, count: int) -> bool:
-        """Close at most so many; whether any are left. Their memory is given back at once.
+        """Close at most `count`, and give back their memory; return whether any are left.
 
         Directories go after the fids, each by itself: one fid may keep a million of them.
         """
@@ -125,7 +125,7 @@ class Fids:
     Attributes:
         table: fids by number. Fids are added to it; everything else is done by the methods.
         directories: the directories that their files keep.
-        held: bytes that fids hold besides what the file system does.
+        held: bytes of attributes and places in directories that fids hold.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Fids:
             count_max: fids at most.
             held_max: bytes that fids may hold, of attributes and places in directories.
             share: of the peer; all that fids need is taken from it.
-            leave: closes what many fids held that were freed together.
+            leave: closes many fids that were freed together.
         """
         self.table: dict[int, Fid] = {}
         self.held = 0
@@ -151,14 +151,14 @@ class Fids:
         self._held_max = held_max
         self._leave = leave
         self._room = 0  # fids that memory was taken for
-        self._few = -1  # with fewer, some is given back
-        self._most = 0  # of `_room`, since the table was made or made smaller
-        self._one_open = self.share, OPEN_BYTES  # what most are charged
+        self._few = -1  # with fewer fids, memory of some is given back
+        self._most = 0  # the largest `_room` since the table was made or made smaller
+        self._one_open = self.share, OPEN_BYTES  # what most open fids are charged
         self._one_directory = self.share, GUARDED_DIRECTORY_BYTES
 
     @property
     def memory(self) -> int:
-        """Bytes taken for all of them alike, and for what they hold besides files."""
+        """Bytes taken for every fid alike, and for what fids hold (`held`)."""
         return self._room * FID_BYTES + self.held
 
     def of(self, number: int) -> Fid:
@@ -173,7 +173,7 @@ class Fids:
         return fid
 
     def check_new(self, number: int) -> None:
-        """See that a number can become a fid.
+        """Check that a number can become a fid.
 
         Raises:
             Refused: EBADF when it is one, or can be none; ENFILE when there are too many, or the
@@ -186,7 +186,7 @@ class Fids:
             self._take_room()
 
     def _take(self, size: int) -> bool:
-        """Take so many bytes of the share, if need be of those that nothing needs any more."""
+        """Take bytes of the share; if it lacks them, drop directories that nothing needs."""
         take = self.share.take
         return take(size) or (self.directories.forget_left() and take(size))
 
@@ -207,9 +207,9 @@ class Fids:
             self._most = self._room
 
     def made(self, file: File) -> Fid:
-        """A new fid, for which all is taken that its file keeps.
+        """Make a fid, and take the memory for all that its file keeps.
 
-        It must go into the table, or into `abandon`.
+        The caller must put it into the table, or pass it to `abandon`.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -221,7 +221,7 @@ class Fids:
         if above is not None:
             below = self.directories.below
             count = below.get(above)
-            if count is not None:  # as nearly always
+            if count is not None:  # the common case
                 below[above] = count + 1
             elif not self.directories.begin(above):
                 fid.close()
@@ -229,7 +229,7 @@ class Fids:
         return fid
 
     def made_open(self, file: File, opened: Opened) -> Fid:
-        """A new fid that is open; if there can be none, what was opened is closed.
+        """Make a fid that is open; if that fails, close what was opened.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -251,7 +251,7 @@ class Fids:
         fid.give_up(self.directories)
 
     def charge(self, fid: Fid, size: int) -> None:
-        """Take what a fid needs beside what all need; it is given back when the fid is closed.
+        """Take memory beyond that of every fid; it is given back when this fid is closed.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -266,7 +266,7 @@ class Fids:
             fid.charged = self.share, size
 
     def check_open(self) -> None:
-        """See that one more can be open, before opening it has an effect.
+        """Check that one more fid can be open, before opening a file has an effect.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -276,7 +276,7 @@ class Fids:
             raise Refused(errno.ENFILE)
 
     def opened(self, fid: Fid, opened: Opened) -> None:
-        """Let a fid be open, or close what was opened.
+        """Set what a fid is open to; if there is no memory for it, close that.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -292,7 +292,7 @@ class Fids:
         fid.opened = opened
 
     def replace(self, number: int, old: Fid, new: Fid) -> None:
-        """Let a number stand for another file; operations in flight go on with the old one."""
+        """Let a number stand for another fid; operations in flight go on with the old one."""
         assert self.table[number] is old
         self.table[number] = new
         old.give_up(self.directories)
@@ -304,7 +304,7 @@ class Fids:
             del table[number]
             if fid.users or fid.charged is not None:
                 fid.give_up(self.directories)
-            else:  # the same without calls, as for nearly all
+            else:  # the same without calls, in the common case
                 above = fid.file.above
                 if above is not None:
                     directories = self.directories
@@ -317,7 +317,7 @@ class Fids:
                 self._give_room()
 
     def clear(self) -> None:
-        """Free all numbers. What many fids held is closed, and its memory given back, later."""
+        """Free all numbers. Many fids are closed later, and their memory is given back then."""
         leaving = LeftFids(self.table, self.directories, self.share, self._room * FID_BYTES)
         self.table, self.directories = {}, HeldDirectories(self.share)
         self._room, self._few, self._most = 0, -1, 0
@@ -337,7 +337,7 @@ class Fids:
             raise Refused(errno.ENOMEM if self.share.has(size) else errno.ENFILE)
 
     def hold(self, size: int) -> bool:
-        """Take `size` bytes of what fids may hold; negative gives back. Whether it was taken."""
+        """Take `size` bytes of what fids may hold; return whether. Negative gives back."""
         if size > 0:
             if self.held + size > self._held_max or not self._take(size):
                 return False

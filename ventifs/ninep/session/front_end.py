@@ -1,4 +1,4 @@
-"""9P as a protocol that connections are served by."""
+"""9P as a front end: the protocol by which connections are served."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ class NinepFrontEnd:
         self.first_bytes = self._limits.session_bytes(MSIZE_FIRST)
         self.requests = {number: message.__name__ for number, message in MESSAGES.items()}
         for dialect in ALL:
-            Codec.of(dialect)  # compiled now: it takes 30 ms, which no session is to wait for
+            Codec.of(dialect)  # compiled now: no session waits for it; see docs/performance.md
 
     def session(
         self,

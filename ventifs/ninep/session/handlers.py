@@ -1,10 +1,10 @@
-"""What all dialects answer alike; `handlers_linux.py` and `handlers_plan9.py` add what is theirs.
+"""Handlers that all dialects share; `handlers_linux.py` and `handlers_plan9.py` add their own.
 
-A handler takes (fid, message) and returns the reply: a message, or the reply's fields as bytes, or
-as a list of buffers, when that is quicker; a reply's type is its request's plus one. A handler may
-be run several times, from its start, until nothing it needs is missing: every call of the file
-system that is not to be made twice goes through `call`, which gives again what the call gave
-before. Knows nothing of tags, frames and waiting.
+A handler takes (fid, message) and returns the reply: a message, or the reply's fields as bytes or
+as a list of buffers, where that is quicker. A reply's type is its request's plus one. A handler may
+run several times, each time from its start, until it lacks nothing: every call of the file system
+that must not be made twice goes through `call`, which returns or raises again what the call
+returned or raised before. Knows nothing of tags, frames and waiting.
 """
 
 import errno
@@ -46,7 +46,7 @@ _WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
 
 
 def check_name(name: bytes) -> None:
-    """See that a directory could hold a name.
+    """Check that a directory could hold a name.
 
     Raises:
         Refused: EINVAL, or ENAMETOOLONG.
@@ -58,7 +58,7 @@ def check_name(name: bytes) -> None:
 
 
 def check_new_name(name: bytes) -> None:
-    """See that a name can be given to a file.
+    """Check that a name can be given to a file.
 
     Raises:
         Refused: EINVAL, or ENAMETOOLONG.
@@ -88,7 +88,7 @@ class Held(ReadOnlyOpened):
         return [self._data[offset : offset + count]]
 
     def entries(self, start: int) -> Any:
-        """None: they are no directory."""
+        """Refuse: they are no directory."""
         raise Refused(errno.ENOTDIR)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class OpenDirectory(ReadOnlyOpened):
     __slots__ = ("_opened",)
 
     def __init__(self, opened: Opened) -> None:
-        """Of what the file system opened."""
+        """Wrap what the file system opened."""
         self._opened = opened
 
     def read(self, offset: int, count: int) -> list[Buffer]:
@@ -132,12 +132,12 @@ class OpenDirectory(ReadOnlyOpened):
 
 
 class Handlers:
-    """Handlers of a generation of a session.
+    """The handlers of a session, from one Tversion to the next.
 
     Attributes:
         fids: the session's.
-        msize: no request is larger, and every reply smaller.
-        outcomes: what the calls of the running handler gave so far.
+        msize: no request is larger, and every reply is smaller.
+        outcomes: what the calls of the running handler returned or raised so far.
     """
 
     dialect: ClassVar[m.Dialect]
@@ -162,18 +162,18 @@ class Handlers:
         }
 
     def begin(self, outcomes: list[Any] | None = None) -> None:
-        """A handler is about to run; with the outcomes of its earlier runs, if it ran."""
+        """Prepare to run a handler; `outcomes` are those of its earlier runs, if it ran."""
         self.outcomes = outcomes if outcomes is not None else []
         self._again = self.outcomes[::-1]
 
     @property
     def unheard(self) -> BaseException | None:
-        """What a load raised that no call gave again, since an iterator had asked for it."""
+        """What a load raised that no call raised again, since an iterator had asked for it."""
         last = self._again[0] if self._again else None
         return last.error if type(last) is Raised else None
 
     def call(self, method: Callable[..., T], /, *args: Any) -> T:
-        """Call a method of the file system, or give again what it gave."""
+        """Call a method of the file system, or return or raise again what it did before."""
         if self._again:
             outcome: Any = self._again.pop()
             if type(outcome) is Raised:
@@ -188,15 +188,15 @@ class Handlers:
         return file.identity
 
     def qid(self, file: File) -> Qid:
-        """The same as a field of a message."""
+        """A file's identity, as a field of a message."""
         return Qid(*self.identity(file))
 
     def error(self, number: int) -> m.Message:
-        """The reply that tells of an error."""
+        """The reply that reports an error."""
         raise NotImplementedError
 
     def check_open(self) -> None:
-        """See that one more can be open, before the first call of a handler that has effects.
+        """Check that one more fid can be open, before a handler's first call that has effects.
 
         Raises:
             Refused: ENFILE, when the peer's memory is used up.
@@ -227,7 +227,7 @@ class Handlers:
     def attach(self, _: None, message: m.Tattach) -> Body:
         """Let a fid be the root of a tree."""
         if message.afid != m.NOFID:
-            raise Refused(errno.EBADF)  # nobody was ever given one
+            raise Refused(errno.EBADF)  # there are none: Tauth is refused
         self.fids.check_new(message.fid)
         user = User(message.uname, None if message.n_uname == m.NONUNAME else message.n_uname)
         file = self.call(self.filesystem.attach, user, message.aname)
@@ -237,7 +237,8 @@ class Handlers:
     def walk(self, fid: Fid, message: m.Twalk) -> Body:
         """Go from one file to another.
 
-        A name that is not there ends a walk, which then makes no fid; the first one is an error.
+        A name that does not exist ends the walk, which then makes no fid. If it is the first name,
+        the reply is an error.
         """
         newfid, names, fids = message.newfid, message.wnames, self.fids
         if newfid == message.fid:
@@ -253,7 +254,7 @@ class Handlers:
             if len(way) < len(names):
                 return body
         above, below = file.above, fids.directories.below
-        if above in below and not file.weight:  # `Fids.made` at once, as nearly always
+        if above in below and not file.weight:  # `Fids.made`, in the common case
             below[above] += 1
             made = Fid(file)
         else:
@@ -265,7 +266,7 @@ class Handlers:
         return body
 
     def _path(self, file: File, names: tuple[bytes, ...]) -> tuple[File, list[Identity]]:
-        """Where names lead, and what is on the way; fewer when a later name is not there."""
+        """Where names lead, and the identities on the way: fewer if a later name fails."""
         way: list[Identity] = []
         for name in names:
             try:
@@ -304,14 +305,14 @@ class Handlers:
         return m.Rwrite(count)
 
     def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
-        """Forget a fid; the number is free at once, whatever comes of the rest."""
+        """Forget a fid; the number is free at once, even if the rest fails."""
         self.fids.forget(message.fid, fid)
         if fid.remove:
             self.call(fid.file.remove)
         return b""
 
     def remove(self, fid: Fid, message: m.Tremove) -> Body:
-        """Remove a file, and forget its fid whatever comes of it."""
+        """Remove a file; its fid is forgotten even if that fails."""
         self.fids.forget(message.fid, fid)
         self.call(fid.file.remove)
         return b""

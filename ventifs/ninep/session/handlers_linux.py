@@ -1,4 +1,4 @@
-"""What only 9P2000.L has: requests that are Linux's own system calls.
+"""The handlers of 9P2000.L alone: requests that are Linux's own system calls.
 
 Layouts and meanings are those of diod's protocol.txt and of what Linux's client sends.
 """
@@ -33,17 +33,17 @@ from ventifs.vfs.interface import (
     Refused,
 )
 
-V9FS_MAGIC = 0x01021997  # statfs.f_type, as every server says
+V9FS_MAGIC = 0x01021997  # statfs.f_type, as every server sends it
 GETATTR_BASIC = 0x7FF  # mode, nlink, uid, gid, rdev, atime, mtime, ctime, ino, size, blocks
 SETATTR_MODE, SETATTR_UID, SETATTR_GID, SETATTR_SIZE = 1, 2, 4, 8
 SETATTR_ATIME, SETATTR_MTIME, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 0x10, 0x20, 0x80, 0x100
 UNLINK_DIRECTORY = 0x200  # AT_REMOVEDIR
 XATTR_SIZE_MAX = 65536  # Linux's own
 MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1  # Linux's own
-LISTING_MAX = 512  # entries of one reply: 1 ms
+LISTING_MAX = 512  # entries of one reply: about as long as a turn; see docs/performance.md
 
-# The flags of open that mean anything to a server; Linux sends x86's numbers from every machine.
-# O_DIRECT is among the others: files are what they are, cached or not.
+# The flags of open that matter to a server; Linux sends x86's numbers from every machine. O_DIRECT
+# does not matter: files are the same, cached or not.
 OPEN_FLAGS = 0o4010000 | 0o200000 | 0o400000 | 0o3 | 0o100 | 0o200 | 0o1000 | 0o2000
 
 _S = 1_000_000_000
@@ -105,11 +105,11 @@ class LinuxHandlers(Handlers):
         return m.Rlerror(number)
 
     def auth(self, _: None, message: m.Tauth) -> Body:
-        """There is nobody to be authenticated to; any other errno ends diod's tools."""
+        """Refuse: no authentication is required. Any other errno ends diod's tools."""
         return m.Rlerror(errno.ENOENT)
 
     def getattr(self, fid: Fid, message: m.Tgetattr) -> Body:
-        """What stat(2) tells: always all of it, whatever is asked for."""
+        """Report what stat(2) does: always all of it, whatever the request asks for."""
         attributes = self.call(fid.file.attributes)
         if attributes.memo is None:
             attributes.memo = _rgetattr(fid.file, attributes)
@@ -142,7 +142,7 @@ class LinuxHandlers(Handlers):
         return b""
 
     def statfs(self, fid: Fid, message: m.Tstatfs) -> Body:
-        """Tell of the file system a file is in."""
+        """Report the file system that a file is in."""
         fs = self.call(fid.file.statfs)
         return m.Rstatfs(
             V9FS_MAGIC,
@@ -232,7 +232,7 @@ class LinuxHandlers(Handlers):
         return m.Rreadlink(self.call(fid.file.readlink))
 
     def readdir(self, fid: Fid, message: m.Treaddir) -> Body:
-        """Read a directory from an entry on: `.` is 1, `..` 2, the first of the others 3."""
+        """Read a directory from an offset on; after `.` it is 1, after `..` 2, after the next 3."""
         opened = self.opened(fid)
         if type(opened) is not OpenDirectory:
             raise Refused(errno.ENOTDIR)
@@ -253,7 +253,8 @@ class LinuxHandlers(Handlers):
                 if len(data) > LISTING_MAX:
                     break
         except Exception:
-            # Else the next reply tells, or has waited; `.` and `..` alone are not worth a reply.
+            # Otherwise send what there is: the next request meets the error, or waits. `.` and `..`
+            # alone are not worth a reply.
             if len(data) <= 1 + max(2 - message.offset, 0):
                 raise
         body = b"".join(data)
@@ -280,7 +281,7 @@ class LinuxHandlers(Handlers):
         return m.Rlock(self.call(self.opened(fid).lock, lock, message.flags))
 
     def getlock(self, fid: Fid, message: m.Tgetlock) -> Body:
-        """Tell what is in a lock's way."""
+        """Report the lock that is in the way of another."""
         found = self.call(self.opened(fid).getlock, _lock(message))
         return m.Rgetlock(found.kind, found.start, found.length, found.proc_id, found.client_id)
 
@@ -316,7 +317,7 @@ class LinuxHandlers(Handlers):
 
 
 def _written(fid: Fid) -> tuple[bytes, bytes, int] | None:
-    """What a fid's new attribute is; None when it was not wholly written."""
+    """A fid's new attribute: name, value, flags; None when it was not wholly written."""
     new = fid.opened
     assert type(new) is NewXattr
     return (new.name, bytes(new.value), new.flags) if len(new.value) == new.size else None

@@ -1,7 +1,7 @@
-"""What 9P2000 and 9P2000.u have and .L has not: modes of open(5), stat records, whole directories.
+"""The handlers of 9P2000 and 9P2000.u: modes of open(5), stat records, directories read as stats.
 
-In 9P2000 every file that is no directory is a plain one: a symbolic link holds its target, a
-special file nothing. .u tells them apart by bits of the mode and an extension string.
+In 9P2000 every file that is no directory is a plain file: a symbolic link contains its target, a
+special file nothing. 9P2000.u distinguishes them by bits of the mode and an extension string.
 """
 
 import errno
@@ -52,18 +52,18 @@ _SPECIAL = DMDEVICE | DMNAMEDPIPE | DMSOCKET
 _NONE32 = 0xFFFFFFFF  # "don't touch"
 _NONE64 = 0xFFFFFFFFFFFFFFFF
 _S = 1_000_000_000
-NO_GID = _NONE32  # who creates without saying a group
-LISTING_MAX = 128  # stats of one reply: 1 ms
+NO_GID = _NONE32  # of files that are created: a request names no group
+LISTING_MAX = 128  # stats of one reply: about as long as a turn; see docs/performance.md
 PLACES_MAX = 64  # that a directory remembers
-PLACE_SIZE = 128  # bytes that one takes
+PLACE_SIZE = 128  # bytes that one place takes
 
 
 class Listing(OpenDirectory):
     """An open directory: read in order, and from places where a read ended before.
 
     Attributes:
-        room: bytes that the last reply left of what its request asked for. Linux asks on with
-            exactly these until it gets nothing, and begins anew with a whole buffer then.
+        room: bytes that the last reply left of what its request asked for. Linux asks next for
+            exactly as many, until it gets nothing, and then for a whole buffer again.
     """
 
     __slots__ = ("_earlier", "_fids", "_last", "room")
@@ -77,7 +77,7 @@ class Listing(OpenDirectory):
         self._earlier: dict[int, int] | None = None  # the same of offsets before; most need none
 
     def ordinal(self, offset: int) -> int | None:
-        """Of the entry at an offset; None when no read ended there."""
+        """The ordinal of the entry at an offset; None when no read ended there."""
         if offset == 0:
             return 0
         if offset == self._last[0]:
@@ -85,7 +85,7 @@ class Listing(OpenDirectory):
         return self._earlier.get(offset) if self._earlier else None
 
     def reached(self, offset: int, ordinal: int) -> None:
-        """A read ended here. The oldest place is forgotten when there are too many."""
+        """Remember that a read ended here; of too many places the oldest is forgotten."""
         if self.ordinal(offset) is not None:
             return
         (before, there), self._last = self._last, (offset, ordinal)
@@ -107,7 +107,7 @@ class Listing(OpenDirectory):
 
 
 class Plan9Handlers(Handlers):
-    """Handlers of 9P2000; of .u too, but for what a subclass adds."""
+    """Handlers of 9P2000; also of 9P2000.u, for which a subclass changes some."""
 
     dialect: ClassVar[m.Dialect] = m.Dialect.PLAIN
 
@@ -116,7 +116,7 @@ class Plan9Handlers(Handlers):
         return m.Rerror(text_of(number), number)
 
     def auth(self, _: None, message: m.Tauth) -> Body:
-        """There is nobody to be authenticated to."""
+        """Refuse: no authentication is required."""
         return m.Rerror(b"authentication not required", errno.ENOENT)
 
     def identity(self, file: File) -> Identity:
@@ -134,7 +134,7 @@ class Plan9Handlers(Handlers):
         return m.Ropen(self.qid(file), 0)
 
     def _opening(self, file: File, flags: int) -> Opened:
-        """Open a file; what is no file to this dialect reads as one."""
+        """Open a file; symbolic links and special files open as plain ones in this dialect."""
         kind = st.S_IFMT(self.call(file.attributes).mode)
         if kind in {st.S_IFREG, st.S_IFDIR}:
             return self.call(file.open, flags)
@@ -182,7 +182,7 @@ class Plan9Handlers(Handlers):
                 stat = self._record(file, first=not data)
                 if len(stat) > left:
                     if not data and message.count != opened.room:
-                        raise Refused(errno.EINVAL)  # nothing would be the directory's end
+                        raise Refused(errno.EINVAL)  # an empty reply would be the directory's end
                     break
                 left -= len(stat)
                 data.append(stat)
@@ -190,34 +190,34 @@ class Plan9Handlers(Handlers):
                     break
         except Exception:
             if not data:
-                raise  # else the next reply tells, or has waited
+                raise  # otherwise the next request meets the error, or waits
         body = b"".join(data)
         opened.room = message.count - len(body)
         opened.reached(message.offset + len(body), ordinal + len(data))
         return [COUNT(len(body)), body]
 
     def _record(self, file: File, *, first: bool) -> bytes:
-        # A record that comes after others may be left for the next reply, and is not kept.
+        # A record after the first may be left for the next reply: its calls are made again then.
         call: Any = self.call if first else _now
         attributes = call(file.attributes)
         target = self._target(file, attributes, call)
         return self.codec.encode_record(self._stat_of(file, attributes, target))
 
     def _target(self, file: File, attributes: Attributes, call: Any) -> bytes:
-        """What a symbolic link's stat says it points at: nothing here."""
+        """The target in a symbolic link's stat: none in this dialect."""
         return b""
 
     def _stat_of(self, file: File, attributes: Attributes, target: bytes) -> m.Stat:
         return stat_of(self.qid(file), file.name, attributes, target, self.dialect)
 
     def stat(self, fid: Fid, message: m.Tstat) -> Body:
-        """What is known of a file."""
+        """Report a file's attributes."""
         attributes = self.call(fid.file.attributes)
         target = self._target(fid.file, attributes, self.call)
         return m.Rstat(self._stat_of(fid.file, attributes, target))
 
     def wstat(self, fid: Fid, message: m.Twstat) -> Body:
-        """Change what is known of a file; to change nothing is to bring it to the disk."""
+        """Change a file's attributes; a request without changes brings it to the disk."""
         stat = message.stat
         changes = Changes(
             mode=permissions(stat.mode) if stat.mode != _NONE32 else None,
@@ -261,7 +261,7 @@ class UnixHandlers(Plan9Handlers):
         return target
 
     def create(self, fid: Fid, message: m.Tcreate) -> Body:
-        """Create a file of any kind; one that cannot be opened leaves the fid at it, not open."""
+        """Create a file of any kind; of a link or special file the fid is not open."""
         perm, name = message.perm, message.name
         if not perm & (DMSYMLINK | DMLINK | _SPECIAL):
             return super().create(fid, message)

@@ -2,14 +2,16 @@
 
 A request waits for a load, for work in a thread, or for fids that earlier requests change. Rules:
 
-- It waits while an earlier request that is not done changes a fid it names, or one that has not
-  begun names a fid it changes; so what names a fid that a walk makes waits for the walk.
-- A flush drops a request without effects, at once; otherwise (a thread has its work, or its fid is
-  freed) it is answered after it, and the flushes of one request, and flushes of these, in the order
-  they came.
-- A new generation drops everything. What a thread brings for a dropped request is closed.
+- It waits while an earlier request that is not done changes a fid that it names, or while an
+  earlier request that has not begun names a fid that it changes. So a request that names the new
+  fid of a walk waits for the walk.
+- A flush of a request without effects drops the request, and is answered at once. A flush of
+  another request (its work is a thread's, its fid is freed, or one of its several effects has
+  happened) is answered after that request. Flushes of one request, and flushes of these flushes,
+  are answered in the order in which they came.
+- A Tversion drops everything. What a thread opens for a dropped request is closed.
 
-Knows nothing of messages' meaning, nor of bytes.
+Knows nothing of the meaning of messages, nor of bytes.
 """
 
 from collections import deque
@@ -38,11 +40,11 @@ class Request(msgspec.Struct, eq=False):
         handle: answers it, from (fid, message).
         uses: how it uses fids.
         named, changed: numbers of fids.
-        fid: the fid it is for, from when it first ran; it stays so whatever its number becomes.
-        outcomes: what its calls of the file system gave so far, in order.
-        tries: how often it ran.
-        effects: it has changed something, or is about to: its reply must be heard.
-        dropped: nobody waits for it any more.
+        fid: the fid it is for, set when it first ran; what becomes of its number does not matter.
+        outcomes: what its calls of the file system returned or raised so far, in order.
+        tries: how many times it ran and had to wait.
+        effects: it has changed something, or is about to: its reply must be sent.
+        dropped: no client waits for it any more.
         flushes: tags of the flushes to be answered after it, in order.
         target: of a flush, the request it waits for.
     """
@@ -71,9 +73,10 @@ class InFlight:
         tags: by tag, all that are not answered, flushes among them.
         ready: those that can go on, in order.
         size: bytes of their frames.
-        changing: numbers of fids that begun requests change.
+        changing: numbers of fids that requests change which have begun, or are ready to.
         waiting: requests that wait for fids, in order of arrival.
-        loads: those that are not finished, and who waits for each: for some nobody any more.
+        loads: those that are not finished, and the requests that wait for each: for some none is
+            left.
     """
 
     def __init__(self) -> None:
@@ -102,7 +105,7 @@ class InFlight:
         self._queue(request)
 
     def suspend_for_load(self, request: Request, load: Load) -> None:
-        """Let a request wait for a load; those that lack the same object share it."""
+        """Let a request wait for a load, for which others may wait too."""
         self._begin(request)
         if request.uses.several and request.outcomes:
             request.effects = True
@@ -119,12 +122,12 @@ class InFlight:
         self.loads[load].append(request)
 
     def new_loads(self) -> list[Load]:
-        """Loads that nobody runs yet, each handed out once."""
+        """Loads that are not yet handed out, each handed out once."""
         new, self._new = self._new, []
         return new
 
     def finish(self, load: Load, value: Any, error: BaseException | None) -> None:
-        """A load is done. One that is not known, or was finished before, changes nothing."""
+        """Take the result of a load. One that is unknown, or finished already, changes nothing."""
         requests = self.loads.pop(load, ())
         for request in requests:
             if error is not None:
@@ -137,7 +140,7 @@ class InFlight:
                 self.ready.append(request)
 
     def done(self, request: Request) -> list[int]:
-        """A request is answered, or will never be; the tags of flushes to be answered now."""
+        """Remove a request that is answered, or never will be; return tags of flushes to answer."""
         del self.tags[request.tag]
         self.size -= request.size
         self._release(request)
@@ -146,7 +149,7 @@ class InFlight:
         return request.flushes
 
     def flush(self, flush: Request, oldtag: int) -> bool:
-        """Flush a tag; whether the flush can be answered at once. Else it is in flight."""
+        """Flush a tag; return whether to answer the flush at once. If not, it is in flight."""
         old = self.tags.get(oldtag)
         if old is None:
             return True
@@ -183,7 +186,7 @@ class InFlight:
             self.size += request.size
 
     def _begin(self, request: Request) -> None:
-        """A request has run, and will run again."""
+        """Take note that a request has run, and will run again."""
         self._enter(request)
         if request.tries == 0:
             if request.fid is not None:
@@ -211,14 +214,14 @@ class InFlight:
             self._settle(request)
 
     def _settle(self, request: Request) -> None:
-        """What became of the fids that a request changes is known."""
+        """Take note that a request changes fids no more, and let those go on that waited."""
         self.changing -= request.changed
         request.changed = frozenset()
         if self.waiting:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Make those ready that wait for fids no more."""
+        """Make requests ready that no longer have to wait for fids."""
         waiting, self.waiting = self.waiting, []
         self._index()
         for request in waiting:

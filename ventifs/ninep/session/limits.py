@@ -1,11 +1,11 @@
-"""What a client can have of a session: declarations alone."""
+"""The limits of a session, and what a peer is charged for it: declarations alone."""
 
 import msgspec
 
 from ventifs.serving.session import READ_MAX, WASTE_MAX
 
-# What a peer is charged for what it makes the server hold (`vfs/memory_budget.py`): bytes of
-# resident memory, measured with 200,000 fids at files of as many different entries, and rounded up.
+# Charges of a peer for what it makes the server hold (`vfs/memory_budget.py`): bytes of resident
+# memory, measured with 200,000 fids at files of as many different entries, and rounded up.
 FID_BYTES = 512  # with its number, its place in the table and its file: 388, checked for modes 436
 # Of an open file or directory: 217, and where its reader is. An open directory above the versions
 # also keeps a list of names or versions, which those opened in one generation of the store share.
@@ -17,20 +17,20 @@ MSIZE_FIRST = 8192  # bytes of a message before a version is agreed on
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a client can have of a session.
+    """The limits of a session.
 
     Attributes:
         msize_max: bytes of a message.
         fids_max: fids.
         held_max: bytes of extended attributes and places in directories, of all fids.
-        in_flight_max: requests that are not answered, and jobs that are not finished, also those
-            of requests that were flushed; more are not read.
-        in_flight_bytes_max: bytes of their frames, and of input that was not looked at; no more
-            than a message may have, but for `READ_MAX`.
+        in_flight_max: requests that are not answered, and loads that are not finished, also those
+            of requests that were flushed; more requests are not read.
+        in_flight_bytes_max: bytes of their frames, and of input not yet used; less with
+            small messages, see `in_flight_bytes`.
         turn_requests: requests that one turn answers.
         turn_bytes: bytes of replies after which a turn ends.
         turn_pinned: bytes of cached memory that replies keep, after which a turn ends.
-        turn_s: seconds after which a turn ends; looked at after every fourth small reply.
+        turn_s: seconds after which a turn ends; the clock is read after every fourth small reply.
     """
 
     msize_max: int = (1 << 20) + 24
@@ -48,7 +48,7 @@ class Limits(msgspec.Struct, frozen=True):
         return min(self.in_flight_bytes_max, max(msize, READ_MAX))
 
     def session_bytes(self, msize: int) -> int:
-        """What a session can hold with messages of this size, but for its fids.
+        """Bytes that a session can hold with messages of this size, without its fids.
 
         Its input, the frames of requests in flight, their objects, and replies to be sent.
         """

@@ -1,22 +1,22 @@
 """The replies of a turn, as they are to be sent.
 
-What always holds: small pieces are joined, large ones are sent as they are, and so is all of a very
+Always: small pieces are joined; large ones are sent as they are, and so are all pieces of a very
 large reply.
 """
 
 from ventifs.buffer import Buffer
 
-SMALL = 4096  # bytes of a reply's piece that is joined with its neighbours; of a large one, less
+SMALL = 4096  # bytes of the largest piece of a reply that is joined with its neighbours
 
 
 class Output:
     """The replies of a turn.
 
     Attributes:
-        small: small pieces that follow all else.
+        small: the small pieces that come after all others, not yet joined.
         size: bytes of the replies.
-        pinned: bytes of memory that they keep from being freed; not kept for a reply that ends the
-            turn by its size alone.
+        pinned: bytes of memory that they keep from being freed; not counted for a reply that ends
+            the turn by its size alone.
     """
 
     def __init__(self, size_max: int) -> None:
@@ -32,7 +32,8 @@ class Output:
         small = self.small
         self.size += size
         if size >= self._size_max and size > SMALL * len(pieces):
-            # The turn's last, in large pieces: 3 us less for 512 KiB in 16 than to look at each.
+            # The turn's last reply, in large pieces: looking at each of them costs time. See
+            # docs/performance.md.
             self._join()
             self._whole += pieces
             return
@@ -44,7 +45,7 @@ class Output:
                     self._join()
                 self._whole.append(piece)
                 whole = piece.obj if type(piece) is memoryview else piece
-                # All of a clump, for a part of it; of bytes the quick way.
+                # A view of a part keeps the whole clump. For bytes, `len` is quicker.
                 self.pinned += len(whole) if type(whole) is bytes else memoryview(whole).nbytes
 
     def collected(self) -> list[Buffer]:
@@ -54,6 +55,6 @@ class Output:
 
     def _join(self) -> None:
         if self.small:
-            # Cleared, not replaced: the session's loop holds it.
+            # Cleared, not replaced: the session's loop keeps its `append`.
             self._whole.append(b"".join(self.small))
             self.small.clear()

@@ -1,13 +1,13 @@
 """A 9P session without I/O: bytes in, replies out, whatever the dialect.
 
 It owns the stream of one connection: framing, the dialect, dispatch, and the replies of a turn. A
-request whose files are in memory is answered within the turn it came in and leaves no trace; others
-go into flight (`in_flight.py`). What always holds: a reply is always smaller than msize; nothing
-that comes in raises anything but `StreamError`; requests, replies and fids are limited, and the
-session takes memory for them from its peer's share before it holds them. With too little memory it
-agrees on smaller messages, and refuses new fids. Not charged are the file system's caches, which
-have bounds of their own, and what is still being closed: `Remains` gives it back. The session knows
-no sockets, no threads and no clock but the one that ends a turn.
+request that need not wait for anything is answered as soon as a turn reaches it; others go into
+flight (`in_flight.py`). Always: a reply is smaller than msize; no input raises anything but
+`StreamError`; requests, replies and fids are limited, and the session takes memory for them from
+its peer's share before it holds them. With too little memory it agrees on smaller messages, and
+refuses new fids. Fids that are still being closed stay charged until `LeftFids` gives their memory
+back. The file system's caches are not charged: they have bounds of their own. The session knows no
+sockets, no threads and no clock but the one that ends a turn.
 """
 
 import errno
@@ -37,7 +37,7 @@ Trace = Callable[[bool, bytes], None]
 """Called with every message: (incoming, the whole frame)."""
 
 MSIZE_MIN = 4096  # Linux's client asks for no less
-TRIES_MAX = 10_000  # of one request; each brought something into memory, or should have
+TRIES_MAX = 10_000  # runs of one request; each has brought something into memory, or should have
 DIALECTS: dict[bytes, type[Handlers]] = {
     handlers.dialect.version: handlers for handlers in (LinuxHandlers, UnixHandlers, Plan9Handlers)
 }
@@ -52,9 +52,9 @@ _Entry = tuple[Decode, Callable[[Any, Any], Any], Uses, bool]
 class NinepSession:
     """The server's side of one connection.
 
-    The driver alternates `receive` and `turn`, sends what a turn gives before the next, runs
-    `loads`, and hands what became of them to `finish`; at the end it must call `close`, since fids
-    are not the garbage collector's. All in one thread.
+    The driver alternates `receive` and `turn`, sends the replies of a turn before the next turn,
+    has `loads` run, and passes their results to `finish`. At the end it must call `close`, since
+    the garbage collector does not close fids. All calls come from one thread.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class NinepSession:
 
         Args:
             filesystem: where clients attach.
-            limits: what the client can have.
+            limits: of the session.
             trace: gets every message.
             clock: returns seconds; a turn ends when `Limits.turn_s` have passed on it.
-            share: of the peer's memory; unlimited by default. Of it, the `session_bytes` of
-                `MSIZE_FIRST` were taken for this session.
+            share: of the peer's memory; unlimited by default. The caller has taken the
+                `session_bytes` of `MSIZE_FIRST` from it for this session.
             leave: see `Fids`.
         """
         self.counters = Counters()
@@ -108,7 +108,7 @@ class NinepSession:
 
     @property
     def _full(self) -> bool:
-        """Whether so much is in flight that no request is looked at."""
+        """Whether so much is in flight that no new request is looked at."""
         flight, limits = self._flight, self._limits
         if not (flight.tags or flight.loads):
             return False  # fast path for the common case
@@ -155,7 +155,7 @@ class NinepSession:
 
     @property
     def dialect(self) -> str | None:
-        """What was agreed on; None before, and after a version that is unknown."""
+        """The version that was agreed on; None before, and after one that is unknown."""
         if self._table[m.Tattach.type] is None:
             return None
         return self._handlers.dialect.version.decode()
@@ -167,7 +167,7 @@ class NinepSession:
 
     @property
     def handles(self) -> int:
-        """Fids that stand for something."""
+        """How many fids there are."""
         return len(self._fids.table)
 
     @property
@@ -187,11 +187,11 @@ class NinepSession:
     # A turn
 
     def turn(self) -> list[Buffer]:
-        """Answer what can be answered, within limits; the replies, in order.
+        """Answer what can be answered, within limits; return the replies, in order.
 
         Raises:
-            StreamError: when the stream cannot go on. Replies there were have been given by then;
-                what was in flight is not answered.
+            StreamError: when the stream cannot go on. Earlier turns have returned all replies that
+                there were; requests in flight are not answered.
         """
         limits, flight = self._limits, self._flight
         deadline = self._clock() + limits.turn_s
@@ -227,14 +227,13 @@ class NinepSession:
         )
 
     def _answer(self, deadline: float) -> bool:
-        """Answer the frames at hand, the first of them whole, as long as they are usual.
+        """Answer the frames at hand as long as they are common ones; the first must be whole.
 
         Returns:
             Whether the turn is over, as it is when nothing is left at hand.
 
-        The loop that nearly all requests take. From frame to reply, in turns of 32: 1.3 us for a
-        Tgetattr, 4.4 us for a Twalk of one name and its Tclunk; alone, 2.8 us for a Tgetattr and
-        4.5 us for a Tread of 64 KiB. An unusual one goes to `_request`, alone.
+        Nearly all requests take this loop, so it does the least that it can: see
+        docs/performance.md. An uncommon request goes to `_request`, alone.
         """
         source, output, msize = self._input, self._output, self._msize
         data, size_of = source.data, len(source.data)
@@ -271,7 +270,7 @@ class NinepSession:
                 add(body)
                 output.size += size
                 if self._budget & 3 and at < size_of:
-                    continue  # a clock costs as much as a small reply: one look for four
+                    continue  # reading a clock costs as much as a small reply: once for four
             else:
                 self._reply(tag, number, body)
             if at == size_of or self._spent(deadline):
@@ -330,7 +329,7 @@ class NinepSession:
             self._fail(tag, error)
 
     def _waits(self, tag: int, number: int, message: Any, size: int, entry: _Entry) -> bool:
-        """Whether a request waits for earlier ones, which are told of it.
+        """Whether a request has to wait for earlier ones; if so, it is in flight then.
 
         Raises:
             Refused: EPROTO for the tag of one that is in flight; that one is not disturbed.
@@ -384,24 +383,24 @@ class NinepSession:
             self._fail(request.tag, error)
         else:
             self._reply(request.tag, request.number, body)
-        handlers.begin()  # nothing of this one is for the next
+        handlers.begin()  # the next request gets no outcomes of this one
         self._done(request)
 
     def _done(self, request: Request) -> None:
-        """A request was answered: so are the flushes that waited for it."""
+        """Remove an answered request, and answer the flushes that waited for it."""
         for tag in self._flight.done(request):
             self._reply(tag, m.Tflush.type, b"")
 
     # What the session answers itself
 
     def _no_version(self) -> None:
-        """Only a Tversion is understood."""
+        """Accept nothing but a Tversion."""
         decode = Codec.of(m.Dialect.PLAIN).decoders[m.Tversion.type]
         self._table = [None] * 256
         self._table[m.Tversion.type] = (decode, self._version, USES[m.Tversion], False)
 
     def _version(self, tag: int, message: m.Tversion) -> None:
-        """Start a new session: requests from before are not answered any more."""
+        """Start a new session: earlier requests are not answered any more."""
         self._flight.reset()
         self._fids.clear()
         made = DIALECTS.get(message.version)
@@ -421,7 +420,7 @@ class NinepSession:
         self._reply(tag, m.Tversion.type, m.Rversion(msize, version))
 
     def _afforded(self, msize: int) -> int:
-        """The largest size of a message, up to `msize`, that the peer has the memory for."""
+        """Take memory for messages of `msize`, or less if the peer lacks it; return the size."""
         share, first = self._fids.share, self._limits.session_bytes(MSIZE_FIRST)
         share.give(self._taken - first)
         self._taken = first

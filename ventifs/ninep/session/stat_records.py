@@ -1,4 +1,4 @@
-"""What stat(2) tells of a file, as the `Stat` of 9P2000 and 9P2000.u, and back.
+"""What stat(2) reports of a file, as the `Stat` of 9P2000 and 9P2000.u, and back.
 
 Bits and extension strings of .u are those that Linux's client reads and writes.
 """
