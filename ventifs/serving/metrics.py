@@ -86,7 +86,7 @@ _METRICS: tuple[tuple[str, str, str, _Samples], ...] = (  # name, type, help, sa
     (
         "ventifs_cache_misses_total",
         "counter",
-        "Requests that waited for a thread.",
+        "Requests that waited for a thread or for other requests.",
         _one(lambda a: a.process.totals.colds),
     ),
     (
@@ -101,7 +101,7 @@ _METRICS: tuple[tuple[str, str, str, _Samples], ...] = (  # name, type, help, sa
         "Bytes of replies.",
         _one(lambda a: a.process.totals.bytes_out),
     ),
-    ("ventifs_loads_total", "counter", "Jobs that threads ran.", _one(lambda a: a.process.loads)),
+    ("ventifs_loads_total", "counter", "Loads that threads ran.", _one(lambda a: a.process.loads)),
     (
         "ventifs_loads_ahead_total",
         "counter",
@@ -111,7 +111,7 @@ _METRICS: tuple[tuple[str, str, str, _Samples], ...] = (  # name, type, help, sa
     (
         "ventifs_loads_shared_total",
         "counter",
-        "Jobs that another's run served.",
+        "Loads that another's run served.",
         _one(lambda a: a.process.loads_shared),
     ),
     (
