@@ -161,8 +161,8 @@ class AccountBook:
 
         Raises:
             Cold: to be tried again.
-            Refused, Corrupt: the files cannot be read. Then no user is let in: without its groups,
-                a user could get what a file denies to one of them.
+            Refused, Corrupt: the files cannot be read. Then the user is not let in: without its
+                groups, it could get what a file denies to one of them.
         """
         tree = home.identity.number
         if uid == NOBODY_UID and tree in self._lost:
