@@ -79,7 +79,7 @@ class Accounts:
         )
 
     def identity_of(self, uid: int) -> Credentials:
-        """A user with all its groups; those of nobody, found by number or by name, only deny.
+        """A user with all its groups; those of `nobody`, by uid or by name, only deny.
 
         A user that has too many groups or lines counts as one that may be in any group.
         """
@@ -149,7 +149,7 @@ class AccountBook:
         # Users that loads have made. Each request finds its own here, even if its tree's accounts
         # were so large that others have replaced them.
         self._landed: OrderedDict[_Key, Credentials] = OrderedDict()
-        self._lost: set[int] = set()  # trees whose files could not be read for nobody
+        self._lost: set[int] = set()  # trees whose files could not be read for `nobody`
 
     @property
     def bytes(self) -> int:
@@ -185,7 +185,7 @@ class AccountBook:
         return known.identity_of(uid)
 
     def _of_nobody(self, home: File) -> Credentials:
-        """The user nobody, which may come in without accounts; it only gets less then."""
+        """The user `nobody`, which may come in without accounts; it only gets less then."""
         tree = home.identity.number
         try:
             raise self._cold(home, NOBODY_UID)

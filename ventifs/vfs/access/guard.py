@@ -8,9 +8,9 @@ other, and keeps out no client that can reach the socket. Rules:
   directory needs both, since a listing of 9P2000 shows attributes;
 - an attach is a walk: nothing is looked up in a directory that its user may not search;
 - access control lists are followed; root may do everything that only reads;
-- a user's groups are those of the tree's own `/etc/passwd` and `/etc/group`; those of nobody only
+- a user's groups are those of the tree's own `/etc/passwd` and `/etc/group`; those of `nobody` only
   deny (`permission.py`);
-- a user without a number is nobody, and may stat the root that it attaches to, since a mount does
+- a user without a number is `nobody`, and may stat the root that it attaches to, since a mount does
   that first; behind a closed directory that root is made up (`Unseen`), so that it reveals nothing
   of what is there;
 - extended attributes named `trusted.*` are only for root; reading those named `user.*` needs read
@@ -93,7 +93,7 @@ class Attachable(Filesystem, Protocol):
 
 
 class Squash(Enum):
-    """Which users become nobody."""
+    """Which users become `nobody`."""
 
     NONE = "none"
     ROOT = "root"
@@ -113,12 +113,12 @@ class GuardedFilesystem:
         *,
         squash: Squash = Squash.NONE,
     ) -> None:
-        """Guard `files`; with `Squash.ALL` it serves only what the user nobody may read.
+        """Guard `files`; with `Squash.ALL` it serves only what the user `nobody` may read.
 
         Args:
             files: of one store.
             accounts: shared with other guards of that store; its own by default.
-            squash: which users become nobody.
+            squash: which users become `nobody`.
         """
         self._files = files
         self._squash = squash

@@ -31,7 +31,7 @@ from ventifs.vfs.interface import RESULTS_MAX, Cold, Load
 # takes several times as long as most, because its thread waits for a core or the interpreter: half
 # as much costs throughput; see docs/performance.md.
 AHEAD = 8 << 20
-AHEAD_STEP = 1 << 20  # of these, for one load; half as much costs rate: see docs/performance.md
+AHEAD_STEP = 1 << 20  # of these, by one load; half costs throughput: see docs/performance.md
 _READERS_FULL = 8  # sequential readers that each get the whole window; more of them share it
 _NEAR = 4 << 20  # a read so near to the last ones continues them: several may be in flight
 _FOREVER = 2**64
