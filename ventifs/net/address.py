@@ -37,7 +37,7 @@ _FORMS = "tcp://HOST:PORT, unix:///PATH or vsock://CID:PORT"
 
 
 class AddressError(VentifsError):
-    """A text is no address; the message says what is wrong and how to write it."""
+    """A text is not a valid address; the message says what is wrong and how to write it."""
 
 
 class TcpAddress(Struct, frozen=True):
@@ -71,8 +71,8 @@ class VsockAddress(Struct, frozen=True):
     """A port of a virtual machine or its host.
 
     Attributes:
-        cid: the context id, 0 to 2**32-1; `CID_ANY` when listening is every one of this machine's.
-        port: 0 to 2**32-2; those below 1024 are for root to listen on.
+        cid: the context id, 0 to 2**32-1; when listening, `CID_ANY` is every CID of this machine.
+        port: 0 to 2**32-2; only root may listen on those below 1024.
     """
 
     cid: int
@@ -99,7 +99,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_cid(text: str) -> int | None:
-    """The context id that a number or a name (`any`, `host`, `local`) stands for, if it does."""
+    """The context id of a number or a name (`any`, `host`, `local`); None if it is neither."""
     return _CIDS.get(text.lower(), _number(text, CID_ANY))
 
 
@@ -182,7 +182,7 @@ def _host(text: str, host: str) -> str:
         return _ipv6(text, host)
     host = host.lower()
     labels = host.removesuffix(".").split(".")
-    if labels[-1].isdigit():  # then it can be nothing but IPv4; resolvers take even 127.1
+    if labels[-1].isdigit():  # this can only mean IPv4; resolvers accept even 127.1
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
@@ -213,7 +213,10 @@ def _port(text: str, port: str | None, largest: int) -> int:
 
 
 def _number(text: str, largest: int) -> int | None:
-    """Digits only: Python's own `int` takes signs, spaces, underscores and other scripts' too."""
+    """The number that ASCII digits stand for, at most `largest`; None for any other text.
+
+    Python's own `int` also accepts signs, spaces, underscores and other scripts' digits.
+    """
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > largest:
         return None
     return int(text)

@@ -1,7 +1,7 @@
-"""How many connections there may be, in all and from one peer.
+"""Limits on the number of connections, in total and from one peer.
 
-Owns the counting; knows peers, not sockets. One peer can then use up only its share of a server's
-memory and descriptors.
+Owns the counts; knows peers, not sockets. The limits keep one peer from using up more than its
+share of a server's memory and descriptors.
 """
 
 import ipaddress
@@ -10,17 +10,17 @@ from ventifs.errors import VentifsError
 from ventifs.net.peer import Peer
 
 CONNECTIONS_MAX = 4096
-CONNECTIONS_OF_A_PEER_MAX = 256  # a mount is one; a host that serves its own guests has them all
+CONNECTIONS_OF_A_PEER_MAX = 256  # one for a mount; guests behind one address count together
 
 
 class TooMany(VentifsError):
-    """A connection is refused; the message says which limit it met."""
+    """A connection is refused; the message says which limit is reached."""
 
 
 def identity(peer: Peer) -> str:
-    """Who a peer is when its connections are counted, however many ports and processes it has.
+    """The key by which a peer's connections are counted, whatever ports and processes it uses.
 
-    An IPv6 address counts by its network of 64 bits, since a machine has all of one.
+    An IPv6 address counts as its /64 network, since one machine may use all of it.
     """
     match peer.kind:
         case "tcp":
@@ -36,9 +36,9 @@ def identity(peer: Peer) -> str:
 
 
 class Admission:
-    """Counts the connections that there are.
+    """Counts open connections, and enforces the limits.
 
-    Concurrency: for one thread; it never waits.
+    Concurrency: for one thread; never waits.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Admission:
         self.connections = 0
 
     def admit(self, peer: Peer) -> None:
-        """Count one more.
+        """Count one more connection.
 
         Raises:
-            TooMany: it is one too many, and not counted.
+            TooMany: a limit is reached; the connection is not counted.
         """
         who = identity(peer)
         held = self._counts.get(who, 0)
@@ -66,9 +66,9 @@ class Admission:
         self.connections += 1
 
     def leave(self, peer: Peer) -> None:
-        """One that was admitted is over."""
+        """Stop counting a connection that `admit` counted."""
         who = identity(peer)
         self.connections -= 1
         self._counts[who] -= 1
         if not self._counts[who]:
-            del self._counts[who]  # or a million visitors would be remembered
+            del self._counts[who]  # peers that have left must not take memory

@@ -1,8 +1,8 @@
 """Allow lists: which peer may reach the versions of which names.
 
-Owns the rules' grammar and what they give. Where there is a list, nobody reaches what no rule
-gives; where there is none, the transport decides (`TRUSTED`). Rules only ever give, so their order
-does not matter. Knows peers, not sockets; names, not versions.
+Owns the grammar of rules, and what they give to a peer. With a list, a peer reaches only names that
+a rule gives. Without a list, the transport decides (`TRUSTED`). Rules only give and never deny, so
+their order does not matter. Knows peers, not sockets; names, not versions.
 
 A rule is a peer and patterns of names, as in these lines of a file:
 
@@ -10,10 +10,10 @@ A rule is a peer and patterns of names, as in these lines of a file:
     192.0.2.0/24     web*,db01
     2001:db8::7      web01
     cid:5            web01           # a guest by the CID its hypervisor gave it
-    user:alice       *               # who connects to a Unix socket: user:, group:, uid:, gid:
+    user:alice       *               # the peer of a Unix socket: user:, group:, uid: or gid:
     group:kvm        web??
-    unix             *               # anybody over this transport: tcp, unix, vsock, stdio
-    *                public          # anybody at all
+    unix             *               # any peer of this transport: tcp, unix, vsock or stdio
+    *                public          # any peer
 
 Patterns are the shell's (`*`, `?`, `[a-c]`, `[!a-c]`) and match a whole name.
 """
@@ -40,7 +40,7 @@ file of every version, so without a list they get what `nobody` may read. That i
 its CIDs cannot be forged, but without a list nothing says which guest is which version's.
 """
 
-_RULES_MAX = 10_000  # looked through once a connection, in some 5 ms
+_RULES_MAX = 10_000  # a connection tries all: few enough to be quick; see docs/performance.md
 _ID_MAX = 0xFFFFFFFE  # the id above stands for none
 _EVERYBODY = "*"
 _TRANSPORTS = frozenset({"tcp", "unix", "vsock", "stdio"})
@@ -53,15 +53,16 @@ _ip = lru_cache(64)(ipaddress.ip_address)  # many rules ask for the same one
 
 
 class RuleError(VentifsError):
-    """A rule of an allow list cannot be one; the message says why and how to write it."""
+    """A rule of an allow list is invalid; the message says why and how to write it."""
 
 
 class Exports(Struct, frozen=True):
-    """What one peer may reach: a predicate of names.
+    """The names that one peer may reach; called with a name, it returns whether it is one of them.
 
     Attributes:
-        patterns: of the names it may reach; none of them, none.
-        as_nobody: whether it is `nobody` to every file, whoever it says it is.
+        patterns: of the names that it may reach; without patterns it reaches nothing.
+        as_nobody: whether permissions are checked for the user `nobody`, whatever user it claims
+            to be.
     """
 
     patterns: tuple[str, ...]
@@ -72,19 +73,19 @@ class Exports(Struct, frozen=True):
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def __bool__(self) -> bool:
-        """Whether there is anything that could be reached, so that a connection makes sense."""
+        """Whether the peer could reach any name; if not, a connection is of no use."""
         return bool(self.patterns)
 
 
 class Rule(Struct, frozen=True):
-    """Names for the peers that have everything that is set here.
+    """Gives names to the peers that match every field that is set.
 
     Attributes:
         patterns: of the names that it gives.
         kind: the peer's transport.
-        network: of which the peer's IP address is one.
+        network: contains the peer's IP address.
         cid, uid: the peer's.
-        gid: one of the peer's groups, be it the first or a supplementary one.
+        gid: one of the peer's groups, primary or supplementary.
     """
 
     patterns: tuple[str, ...]
@@ -95,7 +96,7 @@ class Rule(Struct, frozen=True):
     gid: int | None = None
 
     def fits(self, peer: Peer) -> bool:
-        """Whether this rule is about that peer."""
+        """Whether this rule applies to a peer."""
         return (
             self.kind in {None, peer.kind}
             and self.cid in {None, peer.cid}
@@ -106,7 +107,7 @@ class Rule(Struct, frozen=True):
 
 
 class AllowList(Struct, frozen=True):
-    """What everybody may reach.
+    """What each peer may reach.
 
     Attributes:
         rules: None when no list was given, which is not the same as a list without rules.
@@ -115,14 +116,14 @@ class AllowList(Struct, frozen=True):
     rules: tuple[Rule, ...] | None = None
 
     def exports(self, peer: Peer) -> Exports:
-        """What that peer may reach."""
+        """What a peer may reach."""
         if self.rules is None:
             return Exports((_EVERYBODY,), as_nobody=peer.kind not in TRUSTED)
         patterns = (pattern for rule in self.rules if rule.fits(peer) for pattern in rule.patterns)
         return Exports(tuple(dict.fromkeys(patterns)))
 
     def warnings(self, addresses: Iterable[Address]) -> list[str]:
-        """What whoever serves at these addresses should be told, a line each."""
+        """Warnings for a server that listens at these addresses, one line each."""
         if self.rules is not None:
             return [] if self.rules else ["the allow list has no rules: nobody reaches anything"]
         return [
@@ -134,7 +135,7 @@ class AllowList(Struct, frozen=True):
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule from its line.
+    """Parse the line of a rule.
 
     Users and groups are looked up now, so that a rule means the same as long as the server runs.
 

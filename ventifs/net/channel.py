@@ -1,7 +1,7 @@
-"""The two descriptors that bytes of a session come and go by: of a socket the same one, or pipes.
+"""The two descriptors that carry a session's bytes: one socket for both, or two pipes.
 
-Owns reading and writing without waiting and without copying; who waits, and for which of them, is
-the scheduler's affair. Knows no protocol.
+Owns reading and writing without waiting and without copying. The scheduler waits for the
+descriptors. Knows no protocol.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ class Channel(Protocol):
 
     Attributes:
         reads, writes: descriptors to be waited for, which may be equal.
-        half_closes: whether an end of input leaves somebody who reads what is written.
+        half_closes: whether the output may still have a reader after the input has ended.
     """
 
     reads: int
@@ -33,21 +33,21 @@ class Channel(Protocol):
     half_closes: bool
 
     def read(self, size: int) -> bytes | None:
-        """Some bytes, at most `size`; none at the end; None when there are none yet.
+        """Some bytes, at most `size`; no bytes at the end; None when there are none yet.
 
         Raises:
             OSError: the connection is broken.
         """
 
     def write(self, buffers: list[Buffer]) -> list[Buffer]:
-        """Write what can be written now; the rest is given back.
+        """Write what can be written now, and return the rest.
 
         Raises:
             OSError: the connection is broken.
         """
 
     def close(self, *, politely: bool = False) -> None:
-        """Close it; politely, so that what was written arrives although more was sent to us."""
+        """Close it; `politely` discards unread input first, so that what was written arrives."""
 
 
 class DescriptorChannel:
@@ -75,7 +75,7 @@ class DescriptorChannel:
     def write(self, buffers: list[Buffer]) -> list[Buffer]:
         """See `Channel`."""
         start = 0
-        if len(buffers) == 1:  # as replies of small requests are: 0.4 us less
+        if len(buffers) == 1:  # fast path for small replies; see docs/performance.md
             try:
                 sent = os.write(self.writes, buffers[0])
             except BlockingIOError:
@@ -93,7 +93,7 @@ class DescriptorChannel:
                 start += 1
             if start == len(buffers):
                 return []
-            if start - whole < len(part):  # this one was written in part, and there is no room
+            if start - whole < len(part):  # a buffer was written in part: there is no more room
                 return [memoryview(buffers[start])[sent:], *buffers[start + 1 :]]
 
     def close(self, *, politely: bool = False) -> None:
@@ -108,7 +108,7 @@ class DescriptorChannel:
         self.reads = self.writes = -1
 
     def _discard_input(self) -> None:
-        """Read what nobody will answer.
+        """Read and discard input that will not be answered.
 
         TCP resets a connection that is closed with bytes unread, and the other end then loses what
         was sent to it before.
@@ -128,12 +128,13 @@ def socket_channel(connection: socket.socket) -> DescriptorChannel:
 def standard_channel() -> DescriptorChannel:
     """A channel over standard input and output: a socket, pipes or a character device.
 
-    They are moved to other numbers; whatever else prints then prints to standard error, so that no
-    stray line can get between replies. QEMU's guestfwd gives what it runs the guest's connection as
-    standard error, too, which is then nowhere.
+    The descriptors move to other numbers. Later prints go to standard error, so that no stray line
+    gets between replies. QEMU's guestfwd passes the guest's connection as standard error, too; then
+    standard error becomes `/dev/null`.
 
     Raises:
-        VentifsError: they are a file, a terminal, or a device as `/dev/null` is.
+        VentifsError: one of them is a file, a terminal, or a device that cannot be waited for, such
+            as `/dev/null`.
     """
     for fd, name in ((0, "standard input"), (1, "standard output")):
         mode = os.fstat(fd).st_mode

@@ -1,7 +1,7 @@
-"""Sockets to a server, and why there is none.
+"""Connects to a server, and explains why an address cannot be used.
 
-Owns connecting, for commands that are not asynchronous, and the words for what keeps an address
-from being connected to or listened on. Knows no event loop and no protocol.
+Owns connecting, for commands that are not asynchronous, and the messages for addresses that cannot
+be connected to or listened on. Knows no event loop and no protocol.
 """
 
 import errno
@@ -38,7 +38,7 @@ class TransportError(VentifsError):
 def connect(address: Address, timeout_s: float) -> socket.socket:
     """A blocking socket without a timeout, connected to a server within `timeout_s` seconds.
 
-    A host of several addresses is tried at each, with the time for each.
+    If a host has several addresses, each is tried in turn, with the whole timeout for each.
 
     Raises:
         TransportError: naming the address, the reason and what to do about it.
@@ -66,7 +66,7 @@ def connect(address: Address, timeout_s: float) -> socket.socket:
 def explained(
     address: Address, what: str, error: OSError, remedies: Mapping[int, str]
 ) -> TransportError:
-    """What went wrong at an address, in one line.
+    """An error that explains in one line what went wrong at an address.
 
     Args:
         address: which.

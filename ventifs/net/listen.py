@@ -1,9 +1,9 @@
 """Sockets to listen on: made for an address, or handed over by systemd.
 
 Owns how an address becomes listening sockets, and the life of a socket's file. Always: a listening
-socket does not block and is closed on exec; at no moment can a Unix socket be reached by more
-people than its mode says; a socket file that a living server answers is never replaced. Works on
-plain sockets; knows no event loop and no protocol, and reads no environment.
+socket does not block and is closed on exec; at no moment can more users reach a Unix socket than
+its mode allows; the socket file of a running server is never replaced. Works on plain sockets;
+knows no event loop and no protocol, and reads no environment.
 """
 
 import errno
@@ -34,7 +34,7 @@ _INHERITED_MAX = 64
 _MISSING_FAMILY = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 Clock = Callable[[], float]
 
-_LOCK_S, _LOCK_STEP_S = 5.0, 0.02  # servers lock a directory for less than a probe
+_LOCK_S, _LOCK_STEP_S = 5.0, 0.02  # a server holds the lock for about a probe at most
 _PROBE_S = 2.0  # a living server's kernel completes a local connection at once
 
 _REMEDIES = {
@@ -55,8 +55,8 @@ def listen(
     Args:
         address: where; TCP port 0 is a port that the kernel chooses, the same on every address.
         mode: permission bits of a Unix socket. The last directory of its path is made if it is
-            missing. A socket file that nobody answers any more is replaced.
-        clock: returns seconds, for how long a locked directory is waited for.
+            missing. A socket file that no process listens on is replaced.
+        clock: returns seconds; limits the wait for a locked directory.
 
     Raises:
         TransportError: naming the address, the reason and what to do about it.
@@ -76,8 +76,8 @@ def listen(
 def forsake(address: Address, *, clock: Clock = time.monotonic) -> None:
     """Remove the socket file of an address whose listeners are closed.
 
-    Leaves it alone where somebody else listens on it by now. Not for sockets that were inherited:
-    their files are their maker's.
+    Keeps the file if another process listens on it by now. Not for inherited sockets: their files
+    belong to the process that made them.
     """
     if isinstance(address, UnixAddress):
         with suppress(OSError, TransportError), _alone_in(address.path, clock):
@@ -89,12 +89,12 @@ def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
     """Listening sockets that systemd handed to this process; none if it did not.
 
     Reads `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` as sd_listen_fds(3) describes them. Call
-    it once: each call makes sockets that close the descriptors when they go.
+    it once: each call makes socket objects that close the same descriptors when they are freed.
 
     Raises:
         TransportError: what was handed over is not a listening stream socket.
     """
-    if environment.get("LISTEN_PID") != str(os.getpid()):  # those were an ancestor's
+    if environment.get("LISTEN_PID") != str(os.getpid()):  # they were meant for an ancestor
         return []
     text = environment.get("LISTEN_FDS", "")
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _INHERITED_MAX:
@@ -111,9 +111,9 @@ def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
 
 
 def default_address(environment: Mapping[str, str], uid: int) -> UnixAddress:
-    """Where a server listens when nobody says so: a Unix socket in a directory for such things.
+    """The default address of a server: a Unix socket in a directory for runtime files.
 
-    That is systemd's `$RUNTIME_DIRECTORY`, else `/run/ventifs` for root, else a directory in the
+    That directory is systemd's `$RUNTIME_DIRECTORY`, else `/run/ventifs` for root, else one in the
     user's `$XDG_RUNTIME_DIR`.
 
     Raises:
@@ -192,7 +192,7 @@ def _listen_unix(address: UnixAddress, mode: int, clock: Clock) -> socket.socket
         if _is_stale(path):
             os.unlink(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o777 & ~mode)  # of the process: servers listen before they thread
+        before = os.umask(0o777 & ~mode)  # the whole process's: set before threads start
         try:
             with _closed_on_error(listener):
                 listener.bind(path)
@@ -209,7 +209,7 @@ def _listen_vsock(address: VsockAddress) -> socket.socket:
 
 
 def _listening(listener: socket.socket) -> socket.socket:
-    if listener.family in {socket.AF_INET, socket.AF_INET6}:  # accepted sockets have them from it
+    if listener.family in {socket.AF_INET, socket.AF_INET6}:  # accepted sockets inherit these
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setblocking(False)
@@ -246,13 +246,16 @@ def _closed_on_error(opened: socket.socket) -> Iterator[None]:
 
 @contextmanager
 def _alone_in(path: str, clock: Clock) -> Iterator[None]:
-    """No two servers look at the same socket file, find it stale and replace each other's."""
+    """Lock the directory of a socket file, so that two servers never replace each other's file.
+
+    Without the lock, both could find the same file stale.
+    """
     directory = os.path.dirname(path)
     while True:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _locked(fd, path, clock)
-            # A service manager may have made the directory anew between our open and our lock.
+            # A service manager may have recreated the directory between our open and our lock.
             if os.path.samestat(os.fstat(fd), os.stat(directory)):
                 yield
                 return
@@ -261,7 +264,7 @@ def _alone_in(path: str, clock: Clock) -> Iterator[None]:
 
 
 def _locked(fd: int, path: str, clock: Clock) -> None:
-    """Lock a directory, which everybody can who may read it, so not for ever."""
+    """Lock a directory; wait at most `_LOCK_S`, since any process that may read it can lock it."""
     until = clock() + _LOCK_S
     while True:
         try:
@@ -277,7 +280,7 @@ def _locked(fd: int, path: str, clock: Clock) -> None:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether a socket file stands there that nobody listens on any more."""
+    """Whether the path is a socket file that no process listens on."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise TransportError(f"{UnixAddress(path)}: a file that is no socket stands there")
@@ -289,6 +292,6 @@ def _is_stale(path: str) -> bool:
             probe.connect(path)
         except ConnectionRefusedError:
             return True
-        except OSError:  # its queue is full, or it is another's: alive, as far as can be told
+        except OSError:  # its queue is full, or another user's: treat it as alive
             return False
     return False

@@ -1,7 +1,7 @@
-"""Who is at the other end of a connection, as the kernel tells it.
+"""The peer of a connection, as the kernel reports it.
 
-Owns what a peer is and how a socket is asked for it. Knows no event loop, no protocol, and not what
-a peer may do: that is the allow list's.
+Owns what a peer is, and how to get the peer of a socket. Knows no event loop, no protocol, and not
+what a peer may do: that is in `allow_list.py`.
 """
 
 import ipaddress
@@ -12,24 +12,24 @@ from typing import Literal
 from msgspec import Struct
 
 _SO_PEERGROUPS = 59  # Linux's number on every machine but PA-RISC and SPARC; socket has no name
-_GROUPS_BYTES_MAX = 1024  # what socket.getsockopt lends the kernel at most
+_GROUPS_BYTES_MAX = 1024  # the largest buffer that socket.getsockopt allows
 
 
 class Peer(Struct, frozen=True):
-    """Who is at the other end of a connection, as the kernel tells it.
+    """The other end of a connection, as the kernel reports it.
 
-    Of TCP the kernel knows only where packets come from, which proves nobody's identity; a CID is
-    assigned by the hypervisor, and Unix credentials by this kernel, so that neither can be forged.
+    For TCP the kernel knows only where packets come from, which proves no identity. The hypervisor
+    assigns a CID, and this kernel assigns Unix credentials, so that neither can be forged.
 
     Attributes:
-        kind: the transport; `stdio` is whoever started this process.
+        kind: the transport; `stdio` is the process that started this one.
         ip: of TCP, the address in its canonical text, never IPv4 mapped into IPv6, and without a
             zone.
         cid: of vsock.
         port: of TCP and vsock.
         pid, uid, gid, groups: of a Unix socket, as they were when the peer connected; groups are
-            the supplementary ones, and empty for a peer in more than 256 of them. An id that has no
-            place in this process's user namespace is the kernel's overflow id, mostly 65534.
+            the supplementary ones, and empty for a peer in more than 256 of them. An id without a
+            mapping in this process's user namespace is the kernel's overflow id, mostly 65534.
     """
 
     kind: Literal["tcp", "unix", "vsock", "stdio"]
@@ -42,7 +42,7 @@ class Peer(Struct, frozen=True):
     groups: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        """What stands in log lines, such as `unix uid 1000 pid 4242`."""
+        """The text for log lines, such as `unix uid 1000 pid 4242`."""
         match self.kind:
             case "tcp":
                 return f"tcp {f'[{self.ip}]' if ':' in str(self.ip) else self.ip}:{self.port}"
@@ -57,10 +57,10 @@ STDIO = Peer(kind="stdio")
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Who is at the other end of a connected or accepted socket.
+    """The peer of a connected or accepted socket.
 
     Raises:
-        OSError: the peer has gone, so that the kernel knows it no more.
+        OSError: the peer is gone, and the kernel no longer knows it.
     """
     if connection.family == socket.AF_UNIX:
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -78,6 +78,6 @@ def peer_of(connection: socket.socket) -> Peer:
 def _groups_of(connection: socket.socket) -> tuple[int, ...]:
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES_MAX)
-    except OSError:  # too many for the room there is: fewer rules match, so less is given
+    except OSError:  # too many for the buffer: without groups fewer rules match, so less is given
         return ()
     return struct.unpack(f"={len(packed) // 4}I", packed)

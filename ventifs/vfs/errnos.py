@@ -1,4 +1,4 @@
-"""Which errno an exception is at the wire: one ordered table, the first that fits."""
+"""Maps exceptions to the errnos that clients get: one ordered table, whose first match counts."""
 
 import errno
 import logging
@@ -20,15 +20,16 @@ ERRNOS: tuple[tuple[type[BaseException], int], ...] = (
     (Busy, errno.EAGAIN),
     (MemoryError, errno.ENOMEM),
 )
-_SILENT = frozenset({errno.EPROTO, errno.ENOENT})  # a client's affair; the rest an operator's
+_SILENT = frozenset({errno.EPROTO, errno.ENOENT})  # clients' mistakes; the others are logged
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno a client is told; whatever an operator should know of is logged.
+    """The errno to send to a client; logs what an operator should know.
 
     Args:
-        error: what an operation raised. One that no line of the table fits is a bug: it is EIO,
-            and logged with its traceback.
+        error: what an operation raised. A `Refused`, and an OSError that the table does not have,
+            carry their own errno. Any other VentifsError is EIO, and logged. Anything else is a
+            bug: it is EIO, and logged with its traceback.
     """
     if isinstance(error, Refused):
         return error.errno
@@ -47,5 +48,5 @@ def errno_of(error: BaseException) -> int:
 
 
 def text_of(number: int) -> bytes:
-    """Linux's words for an errno, for an Rerror."""
+    """Linux's message for an errno, for an Rerror."""
     return os.strerror(number).encode()

@@ -1,13 +1,13 @@
-"""The directories that the fids of a session keep in memory by lying below them.
+"""The directories that a session's fids keep in memory, because their files lie below them.
 
-A file of a version keeps its directory, that one its own, and so on up. What always holds: each
-such directory is counted once, and its memory is taken from the peer's share, as long as a counted
-file or directory lies directly below it; so a directory counts for one in the directory above it,
-however much lies below. Taking all that one more file needs succeeds as a whole, or changes
-nothing. Knows neither fids nor numbers.
+A file of a version keeps its directory in memory, which keeps the one above it, and so on up.
+Invariants: each such directory is counted once, and its memory is taken from the peer's share, as
+long as a counted file or directory lies directly below it. So a directory counts as one in the
+directory above it, however much lies below. Memory for one more file is taken as a whole or not at
+all. Knows neither fids nor their numbers.
 
-Clients walk to one file of a directory after the other, often with one fid. So the directory that
-was left last stays, with nothing below it, until another is left.
+Clients walk to one file of a directory after another, often with one fid. So the directory that
+was left last stays counted, with nothing below it, until another is left.
 """
 
 from typing import Any
@@ -19,29 +19,31 @@ _FEW = 1024  # directories: a table that never had more is not made smaller
 
 
 class HeldDirectories:
-    """The counted directories, and how much lies directly below each.
+    """The counted directories, and how many counted files and directories lie below each.
 
     Attributes:
         below: for each counted directory, how many counted files and directories lie directly
-            below it. Callers may raise a count, and lower one of 2 or more, or of `left`.
+            below it. Callers may raise a count. They may lower a count of 2 or more, or that of
+            `left`.
         left: the directory that was left last, which may have nothing below it.
 
-    Concurrency: of the event loop's thread; never waits.
+    Concurrency: for the event loop's thread; never waits.
     """
 
     __slots__ = ("_most", "_share", "below", "left")
 
     def __init__(self, share: Share) -> None:
-        """There are none yet."""
+        """Start with no directories; their memory is taken from `share`."""
         self.below: dict[File, int] = {}
         self.left: File | None = None
         self._share = share
         self._most = 0
 
     def begin(self, directory: File) -> bool:
-        """Count one more below a directory; whether the share had the memory. If not, no change.
+        """Count one more file below a directory, and return whether the share had the memory.
 
-        It takes time for each directory that is new, and few are: a walk has 16 names.
+        If it had not, nothing is counted; only `left` may have been given back. The time grows with
+        the number of new directories, and there are few: a walk has 16 names.
         """
         below, new, size = self.below, [], 0
         at: File | None = directory
@@ -59,7 +61,11 @@ class HeldDirectories:
         return True
 
     def end(self, directory: File) -> None:
-        """Count one less below a directory; give back those that nothing lies below any more."""
+        """Count one less below a directory.
+
+        A directory that nothing lies below any more becomes `left`, and the one that was left
+        before is given back.
+        """
         count = self.below.get(directory)
         if count is None:
             return  # dropped, while an operation still used the fid
@@ -69,14 +75,17 @@ class HeldDirectories:
             self.left = directory
 
     def drop(self, count: int) -> None:
-        """Give back at most so many, whatever lies below them."""
+        """Give back at most `count` directories, whatever lies below them."""
         self.left = None
         for _ in range(min(count, len(self.below))):
             directory, _ = self.below.popitem()
             self._share.give(DIRECTORY_BYTES + directory.weight)
 
     def forget_left(self) -> bool:
-        """Give back the directory that was left last, if nothing lies below it; whether it was."""
+        """Give back `left` if nothing lies below it, and return whether that was so.
+
+        The directories above it that then have nothing below them are given back too.
+        """
         at, self.left = self.left, None
         below = self.below
         if at is None or below.get(at) != 0:
@@ -95,7 +104,7 @@ class HeldDirectories:
 
 
 def shrink(table: dict[Any, Any]) -> None:
-    """Give back the memory that a table needed when it had many more entries."""
+    """Free the memory that a table needed when it had many more entries."""
     kept = table.copy()
     table.clear()
     table.update(kept)

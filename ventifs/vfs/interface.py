@@ -1,11 +1,11 @@
 """What a session needs of a file system: the `Filesystem`, `File` and `Opened` protocols.
 
-They speak Linux: modes, flags and errnos are its own, whatever dialect the session speaks. Methods
-are plain and synchronous, and are called in the event loop of one thread; so none of them ever
-waits. One that needs what is not in memory raises `Cold` with a load, and is called again, with the
-same arguments, when a thread has run the load. One that has effects, or must touch the disk itself,
-raises `Blocking` with its work; a thread runs that once, and what it returns or raises is the
-method's. A file system never knows sessions, fids, tags or sockets.
+Modes, flags and errnos are Linux's, whatever dialect the session speaks. Methods are plain and
+synchronous, and one thread's event loop calls them, so none of them ever waits. A method that lacks
+something in memory raises `Cold` with a load. It is called again, with the same arguments, when a
+thread has run the load. A method that has effects, or must touch the disk itself, raises `Blocking`
+with its work. A thread runs that work once, and what it returns or raises is the method's result. A
+file system never knows sessions, fids, tags or sockets.
 """
 
 import errno
@@ -18,43 +18,44 @@ import msgspec
 from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 
-# Threads that run loads, and loads that one runs before the next session has its turn. Eight
-# threads cut the rate of a session that needs none to a fifth; a hop to a thread costs about as
-# much as a load, and the next session waits for all of it.
+# Threads that run loads, and loads that one hop of a thread runs before the next session's turn.
+# Many threads take most of the rate of a session that needs no loads. A hop to a thread costs about
+# as much as a load, so it runs several; but the next session waits for all of the hop. See
+# docs/performance.md.
 AT_ONCE = 2
 BATCH = 8
-# Results that nobody has taken yet: a hop begins while those of AT_ONCE others are unheard, so all
-# threads together may add as many.
+# Results that no request has taken yet, at most. A hop may begin while the event loop has not yet
+# received those of AT_ONCE other hops, and all threads together may add as many.
 RESULTS_MAX = 2 * AT_ONCE * BATCH
 
 DIRECTORY, SYMLINK, FILE = 0x80, 0x02, 0x00  # kinds of an `Identity`; 9P sends them as they are
 
 
 class Refused(VentifsError):
-    """A file system says no, with an errno of Linux.
+    """A file system refuses an operation, with an errno of Linux.
 
     Attributes:
         errno: the number.
     """
 
     def __init__(self, number: int, reason: str = "") -> None:
-        """Say Linux's own words for `number`, unless there are better ones for the log."""
+        """Use Linux's own message for `number`, unless `reason` has a better one for the log."""
         super().__init__(reason or os.strerror(number))
         self.errno = number
 
 
 class Load(msgspec.Struct, eq=False):
-    """Something for a thread to do: to bring something into memory, or work that has effects.
+    """Work for a thread: to bring something into memory, or an operation that has effects.
 
-    It is the same object from the file that lacks it to the thread that runs it. What `run` returns
-    or raises is what became of it.
+    The file that lacks something, and the thread that brings it, use the same object. What `run`
+    returns or raises is the result.
 
     Attributes:
-        key: equal for loads that do the same; of those waiting at one time, one is run for all.
+        key: equal for loads that do the same; of those that wait at one time, one is run for all.
             None for work that is to be done once, for this one operation.
-        run: does it.
-        waiters: the loader's: who waits for this run, and by which load of an equal key.
-        started: the loader's: a thread has begun it.
+        run: does the work.
+        waiters: the loader's: each client that waits for this run, with its load of an equal key.
+        started: the loader's: whether a thread has begun it.
     """
 
     key: Hashable | None
@@ -73,7 +74,7 @@ class Cold(Exception):
 
 
 class Blocking(Exception):
-    """An operation is to be done by a thread, once: `work` is all of it."""
+    """A thread must do an operation, once: `work` is all of it."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         """Ask for a thread."""
@@ -82,7 +83,7 @@ class Blocking(Exception):
 
 
 class Identity(NamedTuple):
-    """What tells one file from another.
+    """What distinguishes one file from another.
 
     The order of the fields is that of a qid on the wire, so that 9P packs an identity as it is.
 
@@ -98,7 +99,7 @@ class Identity(NamedTuple):
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who attaches, as the client says.
+    """The user that attaches, as the client states it.
 
     Attributes:
         name: as sent.
@@ -110,13 +111,13 @@ class User(msgspec.Struct, frozen=True):
 
 
 class Attributes(msgspec.Struct):
-    """What stat(2) tells of a file. Times are nanoseconds since 1970, also before it.
+    """What stat(2) reports of a file; times are nanoseconds since 1970, negative before it.
 
     Attributes:
         mode: with the type's bits.
         rdev: as makedev(3) packs it.
-        memo: the front end's, to keep what it made of these attributes. A file whose attributes do
-            not change returns the same object each time, which saves that work.
+        memo: for the front end, to keep what it computed from these attributes. A file whose
+            attributes do not change returns the same object each time, which saves that work.
     """
 
     mode: int
@@ -133,7 +134,7 @@ class Attributes(msgspec.Struct):
 
 
 class Statfs(msgspec.Struct, frozen=True):
-    """What statfs(2) tells, but for the type: that is the front end's."""
+    """What statfs(2) reports, except the type, which the front end adds."""
 
     bsize: int = 4096
     blocks: int = 0
@@ -146,10 +147,10 @@ class Statfs(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a setattr is to change; None leaves a thing as it is.
+    """What a setattr is to change; None leaves a field as it is.
 
     Attributes:
-        atime_ns, mtime_ns: nanoseconds since 1970; -1 is the server's own now.
+        atime_ns, mtime_ns: nanoseconds since 1970; -1 is the server's current time.
     """
 
     mode: int | None = None
@@ -165,7 +166,7 @@ class Lock(msgspec.Struct, frozen=True):
 
     Attributes:
         start, length: bytes; length 0 is all from `start` on.
-        proc_id, client_id: whose it is.
+        proc_id, client_id: the owner of the lock.
     """
 
     kind: int
@@ -180,7 +181,7 @@ LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)  # status of a Tlo
 
 
 class Filesystem(Protocol):
-    """Trees that a session may attach to. It may be shared by sessions."""
+    """Trees that a session may attach to; several sessions may share one file system."""
 
     def attach(self, user: User, aname: bytes) -> "File":
         """The directory, or file, that a name stands for; its `..` is itself.
@@ -191,34 +192,33 @@ class Filesystem(Protocol):
         """
 
     def session(self) -> "Filesystem":
-        """The same for one session, in which a name stands for what it stood for first."""
+        """The same file system for one session, in which a name keeps its first meaning."""
 
     def ahead(self) -> list[Load]:
-        """Loads that nobody waits for yet but soon will, each handed out once.
+        """Loads that no request waits for yet, but soon will; each is returned once.
 
-        The driver takes them after each turn, and runs them when nothing that is waited for is
-        left to run.
+        The driver takes them after each turn. It runs them when no load that a request waits for is
+        left.
         """
 
 
 class File(Protocol):
     """A file of a tree: what a fid points at.
 
-    Several fids may point at one. Methods that are given a name have been given one that a
-    directory can hold: not empty, no slash, no NUL, at most 255 bytes; never `.` or `..`, but for
-    `walk`.
+    Several fids may point at one. A name that a method is given is one that a directory can hold:
+    not empty, no slash, no NUL, at most 255 bytes; and, except for `walk`, never `.` or `..`.
 
-    Every method may raise `Refused`, `Cold` and, the writing ones, `Blocking`; and what the table
-    of `errnos.py` knows.
+    Every method may raise `Refused`, `Cold`, and the exceptions in the table of `errnos.py`.
+    Methods that write may also raise `Blocking`.
     """
 
     @property
     def identity(self) -> Identity:
-        """What tells it from every other file."""
+        """What distinguishes it from every other file."""
 
     @property
     def weight(self) -> int:
-        """Bytes of memory that it keeps, beyond what is charged for every file's; mostly 0.
+        """Bytes of memory that it keeps, beyond the charge for every file; mostly 0.
 
         Never changes.
         """
@@ -227,7 +227,7 @@ class File(Protocol):
     def above(self) -> "File | None":
         """The directory that it keeps in memory, which is charged too (`held_directories.py`).
 
-        Always the same object. None where it keeps none, or one that is there anyway.
+        Always the same object. None if it keeps none, or one that stays in memory anyway.
         """
 
     @property
@@ -236,10 +236,10 @@ class File(Protocol):
 
     @property
     def kind(self) -> int:
-        """Its type as readdir(3) tells it, DT_REG and so on. Raises nothing: a listing asks."""
+        """Its type as readdir(3) reports it, DT_REG and so on; never raises, for listings."""
 
     def attributes(self) -> Attributes:
-        """What stat(2) tells of it."""
+        """What stat(2) reports of it."""
 
     def walk(self, name: bytes) -> "File":
         """The file of a name in this directory; `..` is the parent, at a root the root itself.
@@ -273,7 +273,7 @@ class File(Protocol):
         """
 
     def statfs(self) -> Statfs:
-        """The file system it is in."""
+        """The attributes of the file system that it is in."""
 
     def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, Opened]":
         """Create a regular file in this directory, and open it."""
@@ -291,7 +291,7 @@ class File(Protocol):
         """Give `file` a name in this directory."""
 
     def rename(self, directory: "File | None", name: bytes) -> None:
-        """Move this file to a directory, None for the one it is in, under a name."""
+        """Move this file to `directory`, or within its own if that is None, under a name."""
 
     def renameat(self, name: bytes, directory: "File", newname: bytes) -> None:
         """Move a name of this directory to another one."""
@@ -308,12 +308,12 @@ class File(Protocol):
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute as setxattr(2); an empty value removes it.
 
-        Whatever the flags: Linux's client removes one by XATTR_REPLACE and no bytes.
+        That holds whatever the flags: Linux's client removes one by XATTR_REPLACE and no bytes.
         """
 
 
 class Opened(Protocol):
-    """An open file: of one fid, so it can remember where reading goes on.
+    """An open file of one fid, so that it can remember where reading goes on.
 
     Raises what the methods of `File` raise.
     """
@@ -321,7 +321,7 @@ class Opened(Protocol):
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Bytes in pieces, `count` of them unless the file ends before.
 
-        Pieces may be views of what is cached; they are sent as they are and never changed.
+        Pieces may be views of cached data; they are sent as they are and never changed.
 
         Raises:
             Refused: EISDIR for a directory, EBADF when it was opened for writing alone.
@@ -330,28 +330,28 @@ class Opened(Protocol):
     def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
         """A directory's entries, without `.` and `..`, from the one at ordinal `start` on.
 
-        `Cold` may also come out of the iterator; what came before it holds. `Blocking` may not, and
-        a directory that was listed is listed again from any ordinal.
+        The iterator may raise `Cold` too; the entries before that stay valid. It must not raise
+        `Blocking`, and a directory that was listed is listed again from any ordinal.
         """
 
     def write(self, offset: int, data: bytes) -> int:
-        """Write; how many bytes were written."""
+        """Write, and return how many bytes were written."""
 
     def fsync(self, *, data_only: bool) -> None:
         """Bring it to the disk."""
 
     def lock(self, lock: Lock, flags: int) -> int:
-        """Take or give back a lock; one of the LOCK_ statuses."""
+        """Take or give back a lock; returns one of the LOCK_ statuses."""
 
     def getlock(self, lock: Lock) -> Lock:
-        """The lock that would be in the way of this one; of kind UNLOCKED if none would."""
+        """The lock that conflicts with this one; of kind UNLOCKED if none does."""
 
     def close(self) -> None:
-        """No more use is made of it. Never raises, never waits."""
+        """Release it; never raises, never waits."""
 
 
 class ReadOnlyFile:
-    """The writing half of a `File` that can never be written, to be inherited."""
+    """Base class of a `File` that can never be written: it refuses every method that writes."""
 
     __slots__ = ()
     weight: int = 0
@@ -365,9 +365,9 @@ class ReadOnlyFile:
 
 
 class ReadOnlyOpened:
-    """The writing half of an `Opened` that can never be written, to be inherited.
+    """Base class of an `Opened` that can never be written.
 
-    Nothing can change, so whatever is asked to be on the disk is, and every lock is free.
+    Nothing can change, so everything is on the disk already, and every lock is free.
     """
 
     __slots__ = ()
@@ -377,15 +377,15 @@ class ReadOnlyOpened:
         raise Refused(errno.EROFS)
 
     def fsync(self, *, data_only: bool) -> None:
-        """Everything is on the disk."""
+        """Do nothing: everything is on the disk already."""
 
     def lock(self, lock: Lock, flags: int) -> int:
-        """Every lock can be had."""
+        """Grant every lock."""
         return LOCK_SUCCESS
 
     def getlock(self, lock: Lock) -> Lock:
-        """Nobody is in the way."""
+        """Report that no lock conflicts."""
         return Lock(UNLOCKED, lock.start, lock.length, lock.proc_id, lock.client_id)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds nothing."""

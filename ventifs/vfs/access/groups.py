@@ -1,9 +1,9 @@
-"""Which groups a user is in, as a tree's own `/etc/passwd` and `/etc/group` say.
+"""The groups of users, from a tree's own `/etc/passwd` and `/etc/group`.
 
-The files may be hostile: they are read as bytes, up to a megabyte each, and malformed lines are
-ignored. Symbolic links are not followed, so a tree without the files themselves has users without
-groups. What always holds: memory grows with the length of the files and not with its square, and a
-user's `Credentials` is one object, whatever number of fids share it.
+The files may be hostile: they are read as bytes, up to 1 MiB each, and malformed lines are ignored.
+Symbolic links are not followed, so in a tree without the files themselves users have no groups.
+Invariants: memory grows with the length of the files and not with its square, and a user's
+`Credentials` is one object, however many fids share it.
 """
 
 import errno
@@ -32,7 +32,7 @@ from ventifs.vfs.interface import RESULTS_MAX, Cold, File, Load, Refused
 SIZE_MAX = 1 << 20
 BOOK_BYTES_MAX = 32 << 20  # of all trees' accounts; those of one Debian take some 20 KiB
 _LOST_MAX = 64  # trees remembered because their accounts cannot be read
-_NOBODY = b"nobody"  # which `/etc/group` may have where `/etc/passwd` does not
+_NOBODY = b"nobody"  # a name that `/etc/group` may have where `/etc/passwd` does not
 _GROUPS_MAX = 65_536  # of one user; Linux's own limit
 _LINES_MAX = 64  # of `/etc/passwd` for one uid
 _COPIED_MAX = 16  # groups in a set of the user's own, which takes 728 bytes; more are shared
@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 
 
 class Groups:
-    """The groups of one user in many: sorted lists that all users of a tree share."""
+    """The groups of a user that is in many: sorted arrays, which users of a tree may share."""
 
     __slots__ = ("_parts",)
 
     def __init__(self, parts: "Sequence[array[int]]") -> None:
-        """All that are in any of these."""
+        """All groups of these sorted arrays."""
         self._parts = parts
 
     def __contains__(self, gid: object) -> bool:
@@ -68,7 +68,7 @@ class Accounts:
     """
 
     def __init__(self, passwd: bytes, group: bytes) -> None:
-        """Of the two files."""
+        """Parse the contents of the two files."""
         self._users = _users(passwd)
         names = {name for lines in self._users.values() for name, _ in lines}
         self._members = _members(group, names | {_NOBODY})
@@ -79,9 +79,9 @@ class Accounts:
         )
 
     def identity_of(self, uid: int) -> Credentials:
-        """A user with all its groups; those of nobody, found by number or by name, only deny.
+        """A user with all its groups; those of `nobody`, by uid or by name, only deny.
 
-        A user with more groups or lines than can be may be in any group.
+        A user that has too many groups or lines counts as one that may be in any group.
         """
         lines = self._users.get(uid, [])
         names = {name for name, _ in lines}
@@ -100,7 +100,7 @@ class Accounts:
 
 
 def _users(passwd: bytes) -> dict[int, list[tuple[bytes, int]]]:
-    """Names and groups by uid; of too many for one uid, one more than there may be."""
+    """Names and groups by uid; for each uid at most one line more than `_LINES_MAX`."""
     users: dict[int, list[tuple[bytes, int]]] = {}
     for line in passwd.split(b"\n"):
         fields = line.split(b":")
@@ -113,7 +113,7 @@ def _users(passwd: bytes) -> dict[int, list[tuple[bytes, int]]]:
 
 
 def _members(group: bytes, names: set[bytes]) -> "dict[bytes, array[int]]":
-    """Groups by the name of a member, sorted; of these names alone."""
+    """Groups by the name of a member, sorted; for these names alone."""
     members: dict[bytes, array[int]] = {}
     for line in group.split(b"\n"):
         fields = line.split(b":")
@@ -125,34 +125,35 @@ def _members(group: bytes, names: set[bytes]) -> "dict[bytes, array[int]]":
 
 
 def _number(field: bytes) -> int:
-    """A uid or gid; -1 for what is none."""
+    """A uid or gid; -1 for a field that is neither."""
     if not (field.isdigit() and len(field) <= 10):
         return -1
     number = int(field)
     return number if number < 2**32 - 1 else -1
 
 
-_Key = tuple[int, int]  # of a user: the qid's path of a tree's root, and the uid
+_Key = tuple[int, int]  # of a user: the identity's number of a tree's root, and the uid
 
 
 class AccountBook:
-    """The accounts of the trees seen last, by the qid of their root, and the users in use.
+    """The accounts of the trees used last, by the identity of their root, and the users in use.
 
     Concurrency: for the event loop's thread; the loads it asks for run anywhere.
     """
 
     def __init__(self) -> None:
-        """None is known yet."""
+        """Start empty."""
         self._known: OrderedDict[int, Accounts] = OrderedDict()
         self._changing = Lock()  # for threads that change `_known` or `_landed`
         self._used: WeakValueDictionary[_Key, Credentials] = WeakValueDictionary()
-        # What loads have made: however large accounts are, one request after another gets its own.
+        # Users that loads have made. Each request finds its own here, even if its tree's accounts
+        # were so large that others have replaced them.
         self._landed: OrderedDict[_Key, Credentials] = OrderedDict()
-        self._lost: set[int] = set()  # of which files cannot be read, whatever is tried
+        self._lost: set[int] = set()  # trees whose files could not be read for `nobody`
 
     @property
     def bytes(self) -> int:
-        """What all known accounts take, by their own account."""
+        """The sum of the costs of all known accounts."""
         return sum(accounts.cost for accounts in list(self._known.values()))
 
     def identity(self, home: File, uid: int) -> Credentials:
@@ -160,8 +161,8 @@ class AccountBook:
 
         Raises:
             Cold: to be tried again.
-            Refused, Corrupt: the files cannot be read; then it is better to let nobody in than to
-                take away a group, which may be what somebody is kept out by.
+            Refused, Corrupt: the files cannot be read. Then the user is not let in: without its
+                groups, it could get what a file denies to one of them.
         """
         tree = home.identity.number
         if uid == NOBODY_UID and tree in self._lost:
@@ -179,31 +180,31 @@ class AccountBook:
         known = self._known.get(tree)
         if known is None:
             return None
-        with suppress(KeyError):  # a thread has just let it go for another
+        with suppress(KeyError):  # a thread has just dropped it to make room
             self._known.move_to_end(tree)
         return known.identity_of(uid)
 
     def _of_nobody(self, home: File) -> Credentials:
-        """Nobody may come in without accounts; it only gets less then."""
+        """The user `nobody`, which may come in without accounts; it only gets less then."""
         tree = home.identity.number
         try:
             raise self._cold(home, NOBODY_UID)
         except Cold as cold:
-            load = cold.load  # what it raises would end the whole request
+            load = cold.load  # an exception of it would end the whole request: see `_tried`
             run = partial(self._tried, tree, load.run)
             raise Cold(Load(("nobodys", load.key), run)) from None
         except (Refused, Corrupt, NotStored):
             return NOBODY_IN_ANY_GROUP
 
     def _cold(self, home: File, uid: int) -> Cold:
-        """The load of a user, when both files are in memory; else raises the one that they need."""
+        """A load of a user, if both files are in memory; else raises the load that they need."""
         key = home.identity.number, uid
         passwd, group = _content(home, b"passwd"), _content(home, b"group")
-        # Parsing may take a tenth of a second: no work for the loop.
+        # Parsing may take too long for the event loop; see docs/performance.md.
         return Cold(Load(("accounts", *key), partial(self._parse, key, passwd, group)))
 
     def _tried(self, tree: int, run: Callable[[], None]) -> None:
-        """Run a load; what is wrong with the tree itself is remembered, other errors are raised."""
+        """Run a load; a tree that cannot be read is remembered, and other errors are raised."""
         try:
             run()
         except (Refused, Corrupt, NotStored) as error:

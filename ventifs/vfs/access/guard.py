@@ -1,19 +1,20 @@
 """`--access=mode`: a `Filesystem` that checks owner, group and other for the user who attaches.
 
-It wraps any file system whose files say, beside what `File` asks, where their tree's root is
-(`Placed`). Who a user is, he says himself: this keeps honest users apart, and nobody out who can
-reach the socket. What holds:
+It wraps any file system whose files have, in addition to what `File` needs, the root of their tree
+(`Placed`). The client itself states which user attaches. So this separates honest users from each
+other, and keeps out no client that can reach the socket. Rules:
 
-- walking from a directory needs search there, opening a file read, listing a directory both, since
-  a listing of 9P2000 tells attributes;
+- walking from a directory needs search permission there; opening a file needs read; listing a
+  directory needs both, since a listing of 9P2000 shows attributes;
 - an attach is a walk: nothing is looked up in a directory that its user may not search;
-- access control lists are followed; root passes everything;
-- a user's groups are those of the tree's own `/etc/passwd` and `/etc/group`; those of nobody only
-  take away (`permission.py`);
-- a user without a number is nobody, and may stat the root it attaches to, for this is what a mount
-  does first; behind a closed directory that root is made up (`Unseen`), so that it says nothing of
-  what is there;
-- attributes named `trusted.` are root's, reading those named `user.` needs read;
+- access control lists are followed; root may do everything that only reads;
+- a user's groups are those of the tree's own `/etc/passwd` and `/etc/group`; those of `nobody` only
+  deny (`permission.py`);
+- a user without a number is `nobody`, and may stat the root that it attaches to, since a mount does
+  that first; behind a closed directory that root is made up (`Unseen`), so that it reveals nothing
+  of what is there;
+- extended attributes named `trusted.*` are only for root; reading those named `user.*` needs read
+  permission;
 - nothing is ever written: that would need more checks than these.
 """
 
@@ -62,13 +63,13 @@ class Placed(File, Protocol):
     """A file that can be guarded."""
 
     def home(self) -> File | None:
-        """The root of the tree whose users these are; None above all trees.
+        """The root of the tree that it is in, whose users apply; None above all trees.
 
         The same object for all files of a tree, as long as any is in use.
         """
 
     def way(self) -> Sequence[File]:
-        """Of the root of an attach: the directories that lead from `home` to it."""
+        """For the root of an attach: the directories that lead from `home` to it."""
 
 
 PassThrough = Callable[[Placed], None]
@@ -83,8 +84,8 @@ class Attachable(Filesystem, Protocol):
         Args:
             user: who attaches.
             aname: what to.
-            pass_through: called with each directory on the way, before anything is looked up in it;
-                what it raises ends the attach, with nothing looked up there.
+            pass_through: called with each directory on the path, before anything is looked up in
+                it; what it raises ends the attach, with nothing looked up there.
         """
 
     def session(self) -> "Attachable":
@@ -92,7 +93,7 @@ class Attachable(Filesystem, Protocol):
 
 
 class Squash(Enum):
-    """Who is made nobody."""
+    """Which users become `nobody`."""
 
     NONE = "none"
     ROOT = "root"
@@ -100,9 +101,9 @@ class Squash(Enum):
 
 
 class GuardedFilesystem:
-    """A file system that lets users do what modes say.
+    """A file system that lets each user do only what files' permissions allow.
 
-    Concurrency: as of the file system it guards.
+    Concurrency: that of the file system it guards.
     """
 
     def __init__(
@@ -112,12 +113,12 @@ class GuardedFilesystem:
         *,
         squash: Squash = Squash.NONE,
     ) -> None:
-        """Guard `files`; with `Squash.ALL` it serves what anybody at all may read.
+        """Guard `files`; with `Squash.ALL` it serves only what the user `nobody` may read.
 
         Args:
             files: of one store.
             accounts: shared with other guards of that store; its own by default.
-            squash: who is nobody.
+            squash: which users become `nobody`.
         """
         self._files = files
         self._squash = squash
@@ -127,7 +128,7 @@ class GuardedFilesystem:
         """See `Filesystem`.
 
         Raises:
-            Refused: EACCES from the first directory on the way that the user may not search,
+            Refused: EACCES for the first directory on the path that the user may not search,
                 whatever lies below it.
         """
         uid = user.uid
@@ -145,7 +146,7 @@ class GuardedFilesystem:
             raise Refused(errno.EACCES) from None
 
     def session(self) -> "GuardedFilesystem":
-        """See `Filesystem`; what is known of accounts is shared."""
+        """See `Filesystem`; both share the accounts."""
         guarded = GuardedFilesystem(self._files.session(), squash=self._squash)
         guarded.accounts = self.accounts
         return guarded
@@ -161,12 +162,12 @@ class Guard:
     __slots__ = ("_above", "_accounts")
 
     def __init__(self, accounts: AccountBook, uid: int) -> None:
-        """Of a number; what groups it is in depends on the tree."""
+        """For a uid; the groups that it is in depend on the tree."""
         self._accounts = accounts
         self._above = NOBODY if uid == NOBODY_UID else Credentials(uid)
 
     def identity(self, home: File | None) -> Credentials:
-        """Who this is in a tree; above all trees it is in no group.
+        """The user's credentials in a tree; above all trees it is in no group.
 
         Raises:
             Cold: to be tried again.
@@ -179,7 +180,7 @@ class Guard:
 
 
 class _Passage:
-    """One user's way to what it attaches to, in one tree mostly."""
+    """Checks one user's path to what it attaches to, which is mostly within one tree."""
 
     __slots__ = ("_guard", "_home", "_who")
 
@@ -189,25 +190,26 @@ class _Passage:
         self._who = guard.identity(None)
 
     def identity(self, home: File | None) -> Credentials:
-        """See `Guard`; asked for once a tree."""
+        """See `Guard`; looked up again only when the tree changes."""
         if home is not self._home:
             self._who = self._guard.identity(home)
             self._home = home
         return self._who
 
     def pass_through(self, directory: Placed) -> None:
-        """See that a directory on the way of an attach may be searched; `_Closed`, if it may not.
+        """Check that the user may search a directory on the path of an attach.
 
         Raises:
+            _Closed: it may not.
             Cold: to be tried again.
-            Refused, Corrupt: it cannot be found out.
+            Refused, Corrupt: it cannot be determined.
         """
         if not _permits(self.identity(directory.home()), SEARCH, directory):
             raise _Closed(directory)
 
 
 class _Closed(Exception):
-    """A directory on the way of an attach may not be searched."""
+    """A user may not search a directory on the path of its attach."""
 
     def __init__(self, at: Placed) -> None:
         super().__init__()
@@ -215,18 +217,18 @@ class _Closed(Exception):
 
 
 class GuardedFile(ReadOnlyFile):
-    """A file, and whom it is guarded for."""
+    """A file, and the user for whom permissions are checked."""
 
     __slots__ = ("_inner", "_who")
 
     def __init__(self, inner: Placed, who: Credentials) -> None:
-        """For somebody who could walk to it."""
+        """For a user that could walk to it."""
         self._inner = inner
         self._who = who
 
     @staticmethod
     def of(inner: Placed, guard: Guard, home: File | None, who: Credentials) -> "GuardedFile":
-        """The guarded file of a file."""
+        """Wrap a file by the class for its kind and weight."""
         if inner.identity.kind == DIRECTORY:
             made = _HeavyGuardedDirectory if inner.weight else GuardedDirectory
             return made(inner, guard, home, who)
@@ -253,7 +255,7 @@ class GuardedFile(ReadOnlyFile):
         return self._inner.kind
 
     def attributes(self) -> Attributes:
-        """See `File`. Whoever could walk here may have them."""
+        """See `File`; a user that could walk here may have them."""
         return self._inner.attributes()
 
     def walk(self, name: bytes) -> File:
@@ -304,23 +306,23 @@ class _HeavyGuardedFile(GuardedFile):
 
 
 class GuardedDirectory(GuardedFile):
-    """A directory, and whom it is guarded for."""
+    """A directory, and the user for whom permissions are checked."""
 
     __slots__ = ("_guard", "_home", "_may", "_seen")
     weight = GUARDED_DIRECTORY_BYTES
 
     def __init__(self, inner: Placed, guard: "Guard", home: File | None, who: Credentials) -> None:
-        """For `who`, which is what `guard` says of the tree at `home`."""
+        """For `who`, the credentials that `guard` gives for the tree at `home`."""
         super().__init__(inner, who)
         self._guard = guard
         self._home = home
-        self._seen: Attributes | None = None  # which `_may` is true of
+        self._seen: Attributes | None = None  # what `_may` was computed from
         self._may = False
 
     def walk(self, name: bytes) -> File:
         """See `File`."""
         attributes = self._inner.attributes()
-        if attributes is not self._seen:  # the same object tells the same
+        if attributes is not self._seen:  # the same object has the same values
             self._may = _permits(self._who, SEARCH, self._inner)
             self._seen = attributes
         if not self._may:
@@ -329,7 +331,7 @@ class GuardedDirectory(GuardedFile):
         home = inner.home()
         if home is not self._home:
             return self._guarded(inner)
-        return GuardedFile.of(inner, self._guard, home, self._who)  # at once, as nearly always
+        return GuardedFile.of(inner, self._guard, home, self._who)  # fast path for the common case
 
     def _guarded(self, inner: Placed) -> GuardedFile:
         home = inner.home()
@@ -343,10 +345,10 @@ class GuardedDirectory(GuardedFile):
         return _GuardedListing(self._inner.open(flags), self)
 
     def listed(self, inner: File) -> File:
-        """What a listing of this directory shows of a file in it: attributes at most.
+        """The file that a listing of this directory returns for a file in it.
 
-        The users of another tree are read when somebody walks there: to list a name's versions
-        would else read the accounts of each.
+        A file of another tree is `Sealed`: that tree's users are read only when a user walks there.
+        Otherwise a listing of a name's versions would read the accounts of each.
         """
         placed: Placed = inner  # type: ignore[assignment]
         return Sealed(placed) if placed.home() is not self._home else self._guarded(placed)
@@ -387,12 +389,12 @@ class _GuardedListing(ReadOnlyOpened):
 
 
 class Sealed(GuardedFile):
-    """A file that may be looked at and no more."""
+    """A file that shows its attributes, but refuses walk, open and extended attributes."""
 
     __slots__ = ()
 
     def __init__(self, inner: Placed) -> None:
-        """Of such a file."""
+        """Seal a file."""
         super().__init__(inner, NOBODY)
 
     def walk(self, name: bytes) -> NoReturn:
@@ -413,7 +415,7 @@ class Sealed(GuardedFile):
 
 
 class Unseen(Sealed):
-    """A directory that stands for whatever is behind a closed one, or is not there: all alike."""
+    """A made-up directory behind a closed one: the same whether or not anything is there."""
 
     __slots__ = ("_identity",)
 
@@ -425,7 +427,7 @@ class Unseen(Sealed):
 
     @property
     def weight(self) -> int:  # type: ignore[override]
-        """See `File`: beside itself it keeps the closed directory."""
+        """See `File`: it also keeps the closed directory."""
         return self._inner.weight + DIRECTORY_BYTES
 
     @property
@@ -439,7 +441,7 @@ class Unseen(Sealed):
         return b"/"
 
     def attributes(self) -> Attributes:
-        """See `File`. Clients' kernels let everybody in; the server lets in those who may."""
+        """See `File`; the client's kernel lets every user in, and the server checks each."""
         return Attributes(stat.S_IFDIR | 0o755, 0, 0, 1, 0, 4096, 0, 0, 0)
 
     def readlink(self) -> NoReturn:

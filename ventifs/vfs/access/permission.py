@@ -1,10 +1,11 @@
-"""Who may do what with a file: owner, group and other, and access control lists, as Linux has it.
+"""Permissions of a file as on Linux: owner, group and other, and access control lists.
 
-With a list, the mode's group bits are its mask: they bound what named users and all groups get, and
-are nobody's own. So the list itself decides, and one that cannot be understood gives nothing.
+With a list, the mode's group bits are its mask: they limit what named users and all groups get, and
+are no group's own permissions. So the list itself decides. A list that cannot be parsed gives
+nothing.
 
-Nobody may do what is permitted both to its uid without any group and to its uid with all its
-groups: a group that a file keeps out is kept out, and a group never opens anything. Where its
+The user `nobody` may do what is permitted both to its uid without any group and to its uid with all
+its groups. So a group that a file excludes stays excluded, and a group never gives anything. If its
 groups cannot be known, it may be in any.
 """
 
@@ -25,13 +26,14 @@ _OWNER, _USER, _OWNING_GROUP, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 
 
 class Credentials(msgspec.Struct, frozen=True, weakref=True):
-    """Whom permissions are checked for.
+    """The user for whom permissions are checked.
 
     Attributes:
         uid: 0 may do everything.
         gids: all groups.
-        deny_only: the groups take away and never give.
-        gids_known: whether these are all; if not, any group may be one, and they only deny.
+        deny_only: whether groups only deny and never give.
+        gids_known: whether `gids` are all its groups; if not, it may be in any group, and groups
+            only deny.
     """
 
     uid: int
@@ -41,7 +43,7 @@ class Credentials(msgspec.Struct, frozen=True, weakref=True):
 
 
 def nobody(gids: Iterable[int] | None = ()) -> Credentials:
-    """Nobody in a tree that puts it into these groups, beside the one that is always its own.
+    """The user `nobody` in a tree that puts it into these groups; it is always in its own.
 
     Args:
         gids: None when the tree's accounts cannot be read.
@@ -51,7 +53,7 @@ def nobody(gids: Iterable[int] | None = ()) -> Credentials:
 
 
 def in_any_group(uid: int) -> Credentials:
-    """A user whose groups cannot be known: it gets what each group that it may be in gets."""
+    """A user whose groups cannot be known: it gets only what it would get in every group."""
     return Credentials(uid, deny_only=True, gids_known=False)
 
 
@@ -67,21 +69,22 @@ def permits(
     group: int,
     acl: Callable[[], bytes | None],
 ) -> bool:
-    """Whether a file permits something.
+    """Whether a file permits a user to read it, to search it, or both.
 
     Args:
-        who: whom.
+        who: the user.
         wanted: READ, SEARCH, or both.
         mode: of the file; only its nine bits matter.
         owner: its uid.
         group: its gid.
-        acl: its access control list, if it has one; asked only when it can matter.
+        acl: returns its access control list, if it has one; called only when it can matter.
     """
     if who.uid == 0:
         return True
     if who.uid == owner:
         return mode >> 6 & wanted == wanted  # a list says the same of the owner
-    # With an empty mask Linux does not look at the list; so others' bits are for all it names.
+    # With an empty mask Linux does not look at the list, so the users that it names get the bits of
+    # others.
     listed = acl() if mode & 0o070 else None
     if listed is None:
         of_group = mode >> 3 if group in who.gids or not who.gids_known else mode

@@ -1,16 +1,16 @@
-"""What the canonical bytes of a directory entry tell without being decoded.
+"""Reads fields of a directory entry from its canonical bytes, without decoding it.
 
-A server keeps a million of them and looks at few, so what every walk and every line of a listing
-needs is read where it stands. Only for bytes that `decode_entry` has accepted: it is their being
-canonical that makes the places certain (`tree/FORMAT.md`, Entry): array of 8, name as bin 8, mode
-as uint 16, since a file's type makes it at least 4096; and the link id last, as bin 8.
+A server keeps a million entries and looks at few of them. So what every walk and every line of a
+listing needs is read in place. Only for bytes that `decode_entry` has accepted: because they are
+canonical, the places of the fields are certain (`tree/FORMAT.md`, Entry): array of 8, name as bin
+8, mode as uint 16, since a file's type makes it at least 4096; and the link id last, as bin 8.
 """
 
 from zlib import crc32
 
 from ventifs.tree.objects.records import own_entry
 
-S_DIRECTORY, S_REGULAR, S_SYMLINK = 0o4, 0o10, 0o12  # st_mode's type, its lowest bits cut off
+S_DIRECTORY, S_REGULAR, S_SYMLINK = 0o4, 0o10, 0o12  # st_mode's type, without its 12 low bits
 _NAME = 3
 NO_LINK = b"\xc4\x00"
 LINK_HEAD = b"\xc4\x10"
@@ -27,15 +27,15 @@ def type_of(raw: bytes) -> int:
 
 
 def seems_directory(raw: bytes) -> bool:
-    """Whether bytes that are not known to be an entry could be a directory's."""
+    """Whether bytes, which need not be an entry, could be the entry of a directory."""
     at = raw[2] + 4 if len(raw) > _NAME else len(raw)
     return at >= len(raw) or raw[at] >> 4 == S_DIRECTORY
 
 
 def rest_of(raw: bytes) -> bytes:
-    """All but the name: equal for the names of one file, and different for any other's.
+    """All bytes but the name: equal for the names of one linked file, and for no other file's.
 
-    So it is what an archive means by one file, beside the link id: an id alone proves nothing.
+    An archive identifies a linked file by all of them, since a link id alone proves nothing.
     """
     return raw[_NAME + raw[2] :]
 
@@ -44,10 +44,11 @@ def is_linked(raw: bytes) -> bool:
     """Whether it has a link id."""
     if not raw.endswith(NO_LINK):
         return True
-    # An id may end in the two bytes that say there is none; then its own head tells, or seems to.
+    # An id may end in the two bytes that mean no id. Then the head of the id stands before it; but
+    # other bytes may look like that head, so the entry is decoded.
     return raw[-18:-16] == LINK_HEAD and bool(own_entry(raw).link)
 
 
 def version_of(raw: bytes) -> int:
-    """A number for a qid's version: of everything but the name, and never 0."""
+    """The version for an `Identity`: a checksum of everything but the name, and never 0."""
     return crc32(raw[_NAME + raw[2] :]) or 1

@@ -1,8 +1,8 @@
-"""The versions a server offers, as of a moment: which there are, and what an aname means.
+"""The versions that a server offers at one moment: which there are, and what an aname means.
 
-`Catalog` keeps a snapshot and asks for a new one when it is older than a second; it costs one
-look-up in the index as long as no version came or went. Hints at other names, which the command
-line gives, are nothing that a peer is told here.
+`Catalog` keeps a snapshot, and looks at the store again when the last look is older than a second.
+That costs one look-up in the index as long as no version was added or removed. Hints at other
+names, as the command line gives them, are never sent to a peer.
 """
 
 import logging
@@ -28,7 +28,7 @@ from ventifs.vfs.interface import Cold, Load
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 1.0  # after one look at the store, until the next; a new version is seen by then
+FRESH_S = 1.0  # from one look at the store to the next; a new version is seen by then
 LATEST = b"latest"
 SCORE = "score:"
 _SCORE = re.compile(r"[0-9a-f]{8,64}")
@@ -38,9 +38,9 @@ class Offered(msgspec.Struct, frozen=True, eq=False):
     """One version.
 
     Attributes:
-        name, when: what it is called, in the two parts of NAME@TIME.
+        name, when: the two parts of its name, NAME@TIME.
         time_ns: of the run.
-        record_id: the store's, random.
+        record_id: of its record in the store, random.
         root: the root directory's raw entry.
         score: of the whole tree, 64 hexadecimal digits.
     """
@@ -54,14 +54,14 @@ class Offered(msgspec.Struct, frozen=True, eq=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):
-    """All versions of a moment.
+    """All versions at one moment.
 
     Attributes:
         generation: the store's.
         of_name: versions by name, in order of time.
         of_score: versions by the score of their tree.
-        scores: these, sorted.
-        of_record: all of them.
+        scores: the keys of `of_score`, sorted.
+        of_record: all versions by record id; None for one that cannot be served.
     """
 
     generation: bytes = b""
@@ -76,8 +76,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of an export; empty for the root of them all.
-        when: which version, as `pick` has it; None for the directory of all versions.
-        score: the score, or its first digits, instead of both.
+        when: which version, as `pick` takes it; None for the directory of all versions.
+        score: the score, or its first digits, instead of name and time.
         path: below the version's root.
     """
 
@@ -88,14 +88,14 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Unknown(Exception):
-    """There is nothing of that name; the reason is for the log alone."""
+    """Nothing of that name is offered; the reason is not for clients."""
 
 
 def parse_aname(aname: bytes) -> Wanted:
     """What an aname asks for.
 
     Raises:
-        Unknown: when it is not of the grammar.
+        Unknown: when it does not follow the grammar.
     """
     text = aname.decode("utf-8", "surrogateescape").removeprefix("/")
     if not text:
@@ -119,10 +119,10 @@ def parse_aname(aname: bytes) -> Wanted:
 
 
 def choose(versions: Sequence[Offered], when: str) -> Offered:
-    """The one of a name's versions that is meant.
+    """The one of a name's versions that `when` refers to.
 
     Raises:
-        Unknown: when none is, or `when` means nothing.
+        Unknown: when it refers to none, or is invalid.
     """
     try:
         found = pick([version.time_ns for version in versions], when)
@@ -153,23 +153,23 @@ def by_score(snapshot: Snapshot, digits: str, allowed: Callable[[str], bool]) ->
 
 
 class Catalog:
-    """The versions of one store, followed as they come and go.
+    """The versions of one store, kept up to date.
 
     Concurrency: for the event loop's thread; its loads run anywhere.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
-        """Nothing is known until the first `current`; `clock` gives seconds."""
+        """Nothing is known until the first look; `clock` returns seconds."""
         self._store = store
         self._clock = clock
         self._checked = float("-inf")
         self.known = Snapshot()
 
     def current(self) -> Snapshot:
-        """What there is, or was `FRESH_S` ago when the last look ended.
+        """The last snapshot, if the look for it ended at most `FRESH_S` ago.
 
         Raises:
-            Cold: with a load that looks.
+            Cold: with a load that looks at the store.
         """
         if self._clock() - self._checked > FRESH_S:
             raise Cold(Load(("catalog",), self._look))
@@ -180,7 +180,8 @@ class Catalog:
         generation = self._store.generation
         if generation != known.generation:
             self.known = _snapshot(generation, version_records(self._store), known)
-        # Not the time when it began: where a look takes longer, what it found would never do.
+        # Not the time when it began: if a look takes longer than FRESH_S, its result would always
+        # be too old.
         self._checked = self._clock()
 
 

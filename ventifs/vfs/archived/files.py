@@ -1,8 +1,9 @@
 """The files of one archived version: what a fid points at, and what opening it gives.
 
-A server may have a million of them, so a `File` is its directory, its raw entry and 15 bytes of
-hash, 250 bytes in all; what is decoded of it is kept only while it was used lately (`Recent`).
-qid.path is chained down from the version: a walk costs one hash. Knows no names of versions.
+A server may have a million of them. So a `File` is its directory, its raw entry and 15 bytes of
+hash, 250 bytes in all; what is decoded of it is kept only for files used lately (`Recent`). That
+hash, the token, is made of the directory's token and the file's name: a walk costs one hash. A
+file's identity is made of its token. Knows no names of versions.
 """
 
 import errno
@@ -53,7 +54,7 @@ from ventifs.vfs.interface import (
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES, Budget
 
 DIRECTORY_SIZE = 4096
-_DIRECTORIES_MIN = 4096  # above files used lately, however few of these are kept
+_DIRECTORIES_MIN = 4096  # room for those above recent files, however few files are kept
 TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
 
 _PATH = Struct("<Q")
@@ -61,13 +62,13 @@ _KINDS = {S_DIRECTORY: DIRECTORY, S_SYMLINK: SYMLINK}
 
 
 def token_of(parent: bytes, kind: bytes, name: bytes) -> bytes:
-    """What a file's qid and those of the files below it are made of."""
+    """The hash that the identities of a file and of the files below it are made of."""
     digest: bytes = blake3(parent + kind + name).digest(TOKEN_SIZE)
     return digest
 
 
 def path_of(token: bytes) -> int:
-    """A qid's path. Never 0, nor what becomes 0 or 1 when Linux adds 2 for an inode number."""
+    """An identity's number: never 0, nor one that is 0 or 1 when Linux adds 2 for an inode."""
     path: int = _PATH.unpack_from(token)[0]
     return path if 0 < path < 2**64 - 2 else path ^ 1 << 32
 
@@ -75,14 +76,14 @@ def path_of(token: bytes) -> int:
 class Recent:
     """The files walked to lately, by directory and name, and all that is decoded of them.
 
-    Only these may have `known` set. It is for the event loop's thread alone.
+    Only these, and each `RootDirectory`, may have `known` set. For the event loop's thread alone.
     """
 
     def __init__(self, files_max: int) -> None:
-        """Keep so many; about 1,100 bytes each, and fewer if the directories above take too much.
+        """Keep up to `files_max` files, about 1,100 bytes each.
 
-        Directories above files are mostly files used lately themselves, but in a hostile tree
-        thousands may be above each.
+        It keeps fewer if the directories above them take too much memory. These are mostly files
+        used lately themselves, but in a hostile tree thousands may be above each file.
         """
         self.files_max = files_max
         self.files: OrderedDict[tuple[ArchivedDirectory, bytes], ArchivedFile] = OrderedDict()
@@ -90,9 +91,9 @@ class Recent:
         self._directories = HeldDirectories(budget.share_of(""))
 
     def keep(self, file: "ArchivedFile", parent: "ArchivedDirectory", name: bytes) -> "_Known":
-        """Let a file know what it is; the one used longest ago forgets it.
+        """Keep what is known of a file, and forget that of the file used longest ago if need be.
 
-        The file itself does not remember it if it lies too deep for any to be kept.
+        If the file lies too deep for any file to be kept, the result is returned but not kept.
         """
         key, known = (parent, name), _Known(file.make_identity())
         before = self.files.pop(key, None)
@@ -101,7 +102,7 @@ class Recent:
         else:
             below = self._directories.below
             count = below.get(parent)
-            if count is not None:  # as nearly always
+            if count is not None:  # fast path for the common case
                 below[parent] = count + 1
             elif not self._begin(parent):
                 return known
@@ -112,7 +113,10 @@ class Recent:
         return known
 
     def _begin(self, parent: "ArchivedDirectory") -> bool:
-        """Count a file below a new directory, if need be in the place of others."""
+        """Count a file below a new directory, and forget other files if there is no room.
+
+        Returns whether there is room at all.
+        """
         while not self._directories.begin(parent):
             if not self.files:
                 return False
@@ -145,9 +149,9 @@ class ServedVersion:
     """What the files of one version share.
 
     Attributes:
-        token: hashed from the version's record: no two versions share a qid.
+        token: hashed from the version's record id, so that no two versions share an identity.
         root: the root directory's raw entry.
-        statfs: of all of it.
+        statfs: of the whole version.
     """
 
     __slots__ = (
@@ -172,7 +176,7 @@ class ServedVersion:
         record_id: bytes,
         root: bytes,
     ) -> None:
-        """Of a record, and the raw entry of the root in it."""
+        """Of the id of a record, and the raw entry of the root in it."""
         detail = own_entry(root).detail
         assert isinstance(detail, Directory)
         self.trees = trees
@@ -244,7 +248,7 @@ class ArchivedFile(ReadOnlyFile):
         return type_of(self.raw)
 
     def attributes(self) -> Attributes:
-        """See `File`; the same object while the file is in use."""
+        """See `File`; the same object while `Recent` keeps the file."""
         known = self.known
         if known is not None and known.attributes is not None:
             return known.attributes
@@ -315,11 +319,11 @@ class ArchivedFile(ReadOnlyFile):
         return self._version().statfs
 
     def home(self) -> "RootDirectory":
-        """The root of its version; see `access.Placed`."""
+        """The root of its version; see `guard.Placed`."""
         return self._version().home()
 
     def way(self) -> "Sequence[ArchivedDirectory]":
-        """See `access.Placed`."""
+        """See `guard.Placed`."""
         return ()
 
 
@@ -414,9 +418,9 @@ class _HeavyDirectory(ArchivedDirectory):
 
 
 class RootDirectory(ArchivedDirectory):
-    """A directory that something outside its version leads to: an attach, or a list of versions.
+    """A directory that is reached from outside its version: by an attach, or a list of versions.
 
-    There are few of these, so they always know what they are.
+    There are few of these, so that what is known of them is always kept.
     """
 
     __slots__ = ("_name", "_way", "weight")
@@ -430,7 +434,7 @@ class RootDirectory(ArchivedDirectory):
         version: ServedVersion,
         way: "Sequence[ArchivedDirectory]" = (),
     ) -> None:
-        """Under `name` in `parent`; without one its `..` is itself, whatever the way to it was."""
+        """Under `name` in `parent`; without a parent its `..` is itself, whatever the path was."""
         super().__init__(parent, raw, token, version)
         self._name = name
         self._way = way
@@ -445,7 +449,7 @@ class RootDirectory(ArchivedDirectory):
         return self._name
 
     def way(self) -> "Sequence[ArchivedDirectory]":
-        """See `access.Placed`."""
+        """See `guard.Placed`."""
         return self._way
 
 

@@ -11,9 +11,9 @@ from ventifs.vfs.interface import File, User
 
 
 class ArchiveFilesystem(ServedVersions):
-    """What a process has of one store. As a `Filesystem` it shows every name.
+    """The versions of one store in one process; as a `Filesystem` it shows every name.
 
-    `view` gives of it what one kind of peer may reach, sharing everything in memory.
+    `view` returns a file system of what one kind of peer may reach; all views share the memory.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class ArchiveFilesystem(ServedVersions):
         self._view = View(self, lambda name: True)
 
     def view(self, allowed: Callable[[str], bool]) -> View:
-        """The names that `allowed` says yes to, and nothing else.
+        """A view of the names for which `allowed` returns true, and of nothing else.
 
         Make one for each kind of peer rather than for each peer: files reached through the list of
         names are kept for a view.
@@ -37,7 +37,7 @@ class ArchiveFilesystem(ServedVersions):
         return View(self, allowed)
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `access.Attachable`."""
+        """See `guard.Attachable`."""
         return self._view.attach(user, aname, pass_through)
 
     def session(self) -> SessionView:

@@ -1,8 +1,8 @@
 """How many names an archived file has in its version: counted once a tree, when first asked for.
 
-Entries hold a link id but no count (a name more would change every entry of the file), so the
-version's directories are gone through, in a thread. Directories that hold no linked file are
-remembered by score, so that of the next version of the same source only what changed is read.
+Entries hold a link id but no count, since one more name would change every entry of the file. So a
+thread reads all directories of the version. Directories with no linked file anywhere below are
+remembered by score, so that they need not be read again for the next version of the same source.
 """
 
 import logging
@@ -90,12 +90,12 @@ class LinkCounts:
                     self._take(bytes(item), walked)
         except (Corrupt, NotStored) as error:
             log.error("links are not counted in a damaged directory: %s", error)
-            walked.linked = True  # or not; another copy of it may be whole
+            walked.linked = True  # perhaps not; but a whole copy of it may have links
         return walked
 
     @staticmethod
     def _take(raw: bytes, walked: "_Walked") -> None:
-        # Most entries are neither linked nor directories, and tell so without being decoded.
+        # Most entries are neither linked nor directories, which their bytes show undecoded.
         if raw.endswith(NO_LINK) and raw[-18:-16] != LINK_HEAD and not seems_directory(raw):
             return
         entry = decode_entry(raw)
@@ -107,7 +107,7 @@ class LinkCounts:
 
 
 class _Walked:
-    """A directory on the way: what of it is still to be gone through, and what was found."""
+    """A directory that is being counted: what is still to be read below it, and what was found."""
 
     __slots__ = ("below", "claims", "linked", "score")
 

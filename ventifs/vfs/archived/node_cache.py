@@ -1,9 +1,9 @@
 """Tree nodes decoded so that a look-up is one step, and a cache of them bounded in bytes.
 
-What is in the cache has passed every check that the tree layer makes of a node by itself: canonical
-bytes, sound items, names in order. What a node's parent says of it (level, items, bytes, last name)
-is checked on the way down, by `trees`, because one node may have several parents. Nothing here
-knows files, versions or the protocol.
+A cached node has passed every check that the tree layer makes of a node by itself: canonical bytes,
+valid items, names in order. What a node's parent says of it (level, items, bytes, last name) is
+checked on the way down, by `tree_lookup.py`, because one node may have several parents. Nothing
+here knows files, versions or the protocol.
 """
 
 import sys
@@ -18,9 +18,9 @@ from ventifs.store import DecodedClump, Score
 from ventifs.tree.objects import prolly
 from ventifs.tree.objects.records import Chunk, Slice, decode_child, decode_entry, decode_item
 
-KEPT_MIN = 128  # nodes that stay however little room there is: what one load brings must be found
-_ITEM = 140 + 230  # of a leaf: a score, its end; and a run, if there is one for each
-_SLICE = 300 + 260  # of one more: its content, and where it was found
+KEPT_MIN = 128  # nodes that stay however little room there is: a request must find what it loaded
+_ITEM = 140 + 230  # bytes for an item of a leaf: its score and end; and a run, as if each had one
+_SLICE = 300 + 260  # bytes more for a slice: its content, and where it was found
 _OBJECT = 160  # a node's own object, its place in the cache, its score
 
 
@@ -43,7 +43,7 @@ class DirectoryLeaf:
         """Check and decode.
 
         Raises:
-            Corrupt: for entries that cannot be, or are out of order.
+            Corrupt: for entries that are invalid or out of order.
         """
         self.entries: dict[bytes, bytes] = {}
         last = b""
@@ -65,14 +65,15 @@ class DirectoryLeaf:
 
 
 class Run(NamedTuple):
-    """Items of a leaf that follow each other in a decoded clump as they do in the leaf.
+    """Consecutive items of a leaf that are also consecutive in a decoded clump.
 
     Attributes:
-        held: where the bytes end that the clump has, from the leaf's beginning.
-        end: where the last item ends: what is past `held` are zeros, which the store leaves out.
-        after: the number of the item that comes next.
-        shift: from a place in the leaf to the same byte's in the clump.
-        clump: gone, once it is not in the store's cache any more.
+        held: offset in the leaf where the bytes that the clump has end.
+        end: offset in the leaf where the last item ends; past `held` are zeros, which the store
+            leaves out.
+        after: index of the item that comes next.
+        shift: added to a byte's offset in the leaf, it gives that byte's offset in the clump.
+        clump: a weak reference, so that the run does not keep a clump that the cache has dropped.
     """
 
     held: int
@@ -83,11 +84,11 @@ class Run(NamedTuple):
 
 
 class Inside(NamedTuple):
-    """Where the content that an item is a slice of was read lately.
+    """The leaf that was read lately in the content that an item is a slice of.
 
     Attributes:
-        before: bytes of that content before its leaf.
-        leaf: its leaf; gone, once it is not in the cache any more.
+        before: bytes of that content before the leaf.
+        leaf: a weak reference, so that it does not keep a leaf that the cache has dropped.
     """
 
     before: int
@@ -100,8 +101,8 @@ class ContentLeaf:
     Attributes:
         ends: where each ends, in bytes from the leaf's beginning.
         items: a chunk's score, None for a hole, or a slice.
-        runs: for each item the run it was found in lately, if any; see `pieces`.
-        inside: for items that are slices, where they were found lately; see `pieces`.
+        runs: for each item the run it was found in lately, if any; see `ranges.py`.
+        inside: for items that are slices, where they were found lately; see `ranges.py`.
         count, total, key: what the parent must say of it.
         cost, used: as of `DirectoryLeaf`.
     """
@@ -124,7 +125,7 @@ class ContentLeaf:
         """Check and decode.
 
         Raises:
-            Corrupt: for items that cannot be.
+            Corrupt: for invalid items.
         """
         decoded = [decode_item(data) for data in items]
         self.ends = list(accumulate(item.length for item in decoded))
@@ -147,7 +148,7 @@ class Inner:
 
     Attributes:
         scores, keys: of each.
-        counts, totals: up to and with each: leaf items, and bytes of content.
+        counts, totals: up to and including each: leaf items, and bytes of content.
         ordered: whether the keys are those of a directory, in order.
         level, count, total, key: what the parent must say of it.
         cost, used: as of `DirectoryLeaf`.
@@ -171,7 +172,7 @@ class Inner:
         """Check and decode.
 
         Raises:
-            Corrupt: for items that cannot be.
+            Corrupt: for invalid items.
         """
         children = [decode_child(data) for data in items]
         self.level = level
@@ -200,7 +201,7 @@ def decode(get: prolly.Get, score: Score, level: int | None, *, directory: bool)
         directory: what it is a node of.
 
     Raises:
-        Corrupt, NotStored: when there is no such node there.
+        Corrupt, NotStored: when the score leads to no such node.
     """
     node = prolly.load(get, score, level)
     items = [bytes(raw) for raw in node.items]
@@ -210,10 +211,10 @@ def decode(get: prolly.Get, score: Score, level: int | None, *, directory: bool)
 
 
 class NodeCache:
-    """Decoded nodes by score, those not used lately going first (the clock algorithm).
+    """Decoded nodes by score; those not used lately are dropped first (the clock algorithm).
 
     Attributes:
-        bytes: what is held, by the nodes' own account.
+        bytes: the sum of the nodes' costs.
 
     Concurrency: any number of threads; a hit takes no lock.
     """
@@ -227,14 +228,14 @@ class NodeCache:
         self._lock = Lock()
 
     def get(self, score: Score) -> Node | None:
-        """A node, if it is here."""
+        """A node, if it is in the cache."""
         node = self._nodes.get(score)
         if node is not None:
             node.used = True
         return node
 
     def add(self, score: Score, node: Node) -> None:
-        """Take in a node, dropping others to make room."""
+        """Add a node, and drop others to make room."""
         with self._lock:
             if score in self._nodes:
                 return
@@ -251,6 +252,6 @@ class NodeCache:
                 break
             node.used = False
             self._order.rotate(-1)
-        else:  # all were used; the newest are still not the first to go
+        else:  # all were used; still, the newest are not dropped first
             self._order.rotate(-KEPT_MIN)
         self.bytes -= self._nodes.pop(self._order.popleft()).cost

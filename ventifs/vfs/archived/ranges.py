@@ -1,10 +1,10 @@
-"""The pieces that a range of a content is put together of: views of decoded clumps, never copies.
+"""Puts a range of a content together from pieces: views of decoded clumps, never copies of blocks.
 
-There are two ways through a leaf's items. One asks for block after block, of whatever has them; the
-other, in memory, knows where they were found the last time: in which clump, of which neighbours are
-given in one piece, or in which leaf of the content that a slice is of. Always: of a clump, nothing
-but blocks that were hashed gets into a piece. Knows no cursor, and not where leaves and blocks come
-from.
+There are two ways through a leaf's items. `_take_items` asks a source for one block after another.
+`take_runs` works in memory, and remembers where items were found the last time: in which clump, so
+that neighbours become one piece, or in which leaf of the content that a slice is of. Always: only
+blocks of a clump that were hashed get into a piece. Knows no cursor, and not where leaves and
+blocks come from.
 """
 
 from bisect import bisect_right
@@ -34,7 +34,7 @@ class BlockSource(NamedTuple):
     Attributes:
         leaf: gives the leaf that holds a byte of a content, and the offset it begins at.
         block: gives a block, or None if it is not in memory.
-        clump: gives the decoded clump with a block, or None; and none of the kind for threads.
+        clump: gives the decoded clump with a block, or None; is itself None for threads.
     """
 
     leaf: LeafOf
@@ -50,15 +50,15 @@ def take(
     pieces: list[Buffer],
     depth: int = SLICE_DEPTH_MAX,
 ) -> None:
-    """Add a range of a content, which is within it, to the pieces.
+    """Add a range of a content to the pieces; the range must be within the content.
 
     Args:
-        source: of everything.
+        source: of leaves and blocks.
         content: a regular file's.
         offset: of the first byte.
         end: after the last.
         pieces: to add to.
-        depth: so deep may slices be of contents with slices.
+        depth: how deep slices may be nested.
 
     Raises:
         Missing: something is not in memory, or there are more than `PIECES_MAX`.
@@ -88,14 +88,13 @@ def take_runs(
     pieces: list[Buffer],
     depth: int = SLICE_DEPTH_MAX,
 ) -> None:
-    """Add what a leaf has of a range, counted from its beginning, out of memory.
+    """Add what a leaf has of a range, out of memory; offsets count from the leaf's beginning.
 
     Raises:
         Missing, Corrupt: as `take`.
     """
-    # Hot: 512 KiB of a large file, 15 pieces, take 7 us with all that `Cursor.read` does; of a
-    # disk's small files, 79 pieces, 37 us, and 74 if slices and padding were not remembered (each
-    # the least of 30 runs; three times as much where other work has the cores).
+    # The hot loop of reads from memory. Slices and padding are remembered because that makes reads
+    # of a disk's small files much faster; see docs/performance.md.
     runs, ends = leaf.runs, leaf.ends
     index = bisect_right(ends, offset)
     end = min(end, leaf.total)
@@ -122,15 +121,16 @@ def take_runs(
             index = run.after
         offset = last
     if len(pieces) > PIECES_MAX:
-        raise Missing  # no work for the loop
+        raise Missing  # too much work for the event loop
 
 
 def _run_at(
     leaf: ContentLeaf, first: int, clump_of: ClumpOf | None
 ) -> tuple[Run, DecodedClump] | tuple[None, None]:
-    """The run that begins with an item, kept for the next who reads it; none for what is no block.
+    """The run that begins with an item, and its clump; the leaf keeps the run for later reads.
 
-    Nor for a block that is not in memory, or longer than the leaf says.
+    None for an item that is no block, and for a block that is not in memory or is longer than the
+    leaf says.
     """
     items, ends = leaf.items, leaf.ends
     score = items[first]
@@ -155,7 +155,7 @@ def _run_at(
     if after == first:
         return None, None
     if after < len(items) and items[after] is None:
-        end = ends[after]  # as a disk has one after each small file: a round less for each
+        end = ends[after]  # a disk has one after each small file: this saves a round for each
         after += 1
     run = Run(held, end, after, start - begin, ref(clump))
     leaf.runs[first:after] = [run] * (after - first)
@@ -165,8 +165,9 @@ def _run_at(
 def _take_items(
     source: BlockSource, leaf: ContentLeaf, offset: int, end: int, pieces: list[Buffer], depth: int
 ) -> None:
-    """As `take_runs`, of whatever has the blocks, and however many pieces there are."""
-    # Warm: half of what a thread does for a disk's small files, beside a loop that wants to go on.
+    """As `take_runs`, but from any source, and for any number of pieces."""
+    # Hot: much of a thread's work for a disk's small files, while the event loop needs the
+    # interpreter; see docs/performance.md.
     ends, items, block_of = leaf.ends, leaf.items, source.block
     index = bisect_right(ends, offset)
     start = ends[index - 1] if index else 0
@@ -197,7 +198,7 @@ def _take_item(
     pieces: list[Buffer],
     depth: int,
 ) -> None:
-    """Part of an item, by offsets from the beginning of its leaf."""
+    """Add part of an item; offsets count from the beginning of its leaf."""
     item = leaf.items[index]
     start = leaf.ends[index - 1] if index else 0
     if isinstance(item, bytes):
@@ -224,7 +225,7 @@ def _take_slice(
     pieces: list[Buffer],
     depth: int,
 ) -> None:
-    """A range of the content that an item is a slice of; its leaf is remembered."""
+    """Add a range of the content that an item is a slice of, and remember the leaf it was in."""
     inside = leaf.inside.get(index)
     if source.clump is not None and inside is not None and inside.before <= offset:
         found = inside.leaf()
@@ -241,7 +242,7 @@ def _take_slice(
 def _take_block(
     source: BlockSource, score: bytes, length: int, start: int, end: int, pieces: list[Buffer]
 ) -> None:
-    """Part of a block, with the trailing zeros that the store leaves out."""
+    """Add part of a block, with the trailing zeros that the store leaves out."""
     data = source.block(Score(score))
     if data is None:
         raise Missing

@@ -1,8 +1,8 @@
-"""Reading archived contents out of decoded memory, and having what comes next brought early.
+"""Reads archived contents out of decoded memory, and reads ahead.
 
-`Contents` is what readers share, a `Cursor` is one open file's. A read is put together of views of
-cached blocks, without a copy. Where one is missing, a thread puts the same pieces together over the
-store and leaves them for the read that waits: so a read ends however small the caches are.
+`Contents` is what readers share; a `Cursor` belongs to one open file. A read consists of views of
+cached blocks, without a copy. If a block is missing, a thread puts the same pieces together from
+the store, and leaves them for the read that waits. So a read ends however small the caches are.
 """
 
 from collections import OrderedDict
@@ -27,20 +27,20 @@ from ventifs.vfs.archived.ranges import PIECES_MAX, BlockSource, take, take_runs
 from ventifs.vfs.archived.tree_lookup import Missing, TreeLookup
 from ventifs.vfs.interface import RESULTS_MAX, Cold, Load
 
-# Bytes a sequential reader is kept ahead of, once it has read a few times. It covers a step that
-# takes several times as long as most, as its thread waits for a core or the interpreter: half as
-# much costs 3 % of the rate.
+# Bytes to read ahead for a sequential reader, once it has read a few times. They cover a step that
+# takes several times as long as most, because its thread waits for a core or the interpreter: half
+# as much costs throughput; see docs/performance.md.
 AHEAD = 8 << 20
-AHEAD_STEP = 1 << 20  # of these, one load brings; a half of it costs a sixth of the rate
-_READERS_FULL = 8  # so many sequential readers are kept ahead of as far as may be
-_NEAR = 4 << 20  # a read so near to the last ones goes on with them: several may be in flight
+AHEAD_STEP = 1 << 20  # of these, by one load; half costs throughput: see docs/performance.md
+_READERS_FULL = 8  # sequential readers that each get the whole window; more of them share it
+_NEAR = 4 << 20  # a read so near to the last ones continues them: several may be in flight
 _FOREVER = 2**64
-_LANDED_MAX = RESULTS_MAX  # reads that threads have put together: fewer, and some are read again
-LANDED_BYTES_MAX = 16 << 20  # that these keep in memory, or one of them
-_WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beside twice its own
+_LANDED_MAX = RESULTS_MAX  # reads that threads have finished; with fewer, some are read again
+LANDED_BYTES_MAX = 16 << 20  # that these keep in memory; a single one may keep more
+_WASTE_MAX = 256 << 10  # bytes that such a read may keep in memory beyond twice its own
 _AHEAD_MAX = 64  # loads wished for and not yet taken
-_COMING_MAX = 256  # steps that loads were wished for of; a read does not wait for older ones
-_STEP_LOADS_MAX = 16  # of one step that a read may wait for
+_COMING_MAX = 256  # steps for which loads were wished; a read does not wait for older ones
+_STEP_LOADS_MAX = 16  # loads of one step that a read may wait for
 _XATTRS_BYTES_MAX = 1 << 20
 _XATTRS_MIN = 4
 
@@ -54,17 +54,17 @@ class Contents:
     """
 
     def __init__(self, trees: TreeLookup, ahead_max: int) -> None:
-        """Over the store's trees, bringing up to `ahead_max` bytes of a file early."""
+        """Over the store's trees, reading ahead up to `ahead_max` bytes of a file."""
         self.trees = trees
         self.ahead_max = ahead_max
-        self.followed = 0  # cursors that are kept ahead of
+        self.followed = 0  # cursors with read-ahead
         store = trees.store
         self.memory = BlockSource(
             partial(trees.content_leaf, trees.in_memory), store.cached, store.cached_clump
         )
         self._stored = BlockSource(partial(trees.content_leaf, trees.brought), store.get, None)
         self._wished: list[Load] = []
-        # Wished for and not yet here, by number of step and by offset in the content: end, load.
+        # Loads wished for and not yet done, by step and by offset in the content: end, load.
         self._coming: OrderedDict[_Step, dict[int, tuple[int, Load]]] = OrderedDict()
         self._landed = Landed()
         self._xattrs: OrderedDict[Content, Xattrs] = OrderedDict()
@@ -81,7 +81,7 @@ class Contents:
             again: whether this read was cold before.
 
         Raises:
-            Cold: with a load of everything in the range, or one wished for that brings some of it.
+            Cold: with a load of everything in the range, or a wished load that brings some of it.
         """
         if again:
             landed = self._landed.take((content, offset, count))
@@ -96,12 +96,12 @@ class Contents:
             pass
         load = self._load_of(content, offset, end)
         if load is not None:
-            raise Cold(load)  # a thread of its own would wait for that one's, clump by clump
+            raise Cold(load)  # a load of its own would wait for that one, clump by clump
         key = content, offset, count
         raise Cold(Load(("read", *key), partial(self._land, key, content, offset, end)))
 
     def _load_of(self, content: Content, offset: int, end: int) -> Load | None:
-        """What was wished for of a range, and is not yet here."""
+        """A load that was wished for, is not yet done, and brings some of a range."""
         for step in range(offset // AHEAD_STEP, -(-end // AHEAD_STEP)):
             coming = self._coming.get((content, step))
             for begin, (stop, load) in list(coming.items()) if coming else ():
@@ -119,30 +119,30 @@ class Contents:
         self._landed.add(key, pieces, kept)
 
     def drop(self, content: Content, offset: int, count: int) -> None:
-        """Forget a read that was cold and is not wanted any more."""
+        """Drop a read that was cold and is not wanted any more."""
         self._landed.take((content, offset, count))
 
     @property
     def landed_bytes(self) -> int:
-        """What reads keep in memory that threads have put together."""
+        """Bytes of memory that reads keep which threads have finished."""
         return self._landed.bytes
 
     @property
     def window_max(self) -> int:
-        """How far each reader is kept ahead of: many at once must not drive out each other's."""
+        """Bytes to read ahead for each reader: many readers must not evict each other's data."""
         return min(self.ahead_max, _READERS_FULL * self.ahead_max // max(1, self.followed))
 
     # --- ahead ------------------------------------------------------------------------------
 
     def wish(self, content: Content, offset: int, end: int) -> None:
-        """Have a range brought that nobody waits for yet, if it seems not to be here.
+        """Wish for a load of a range that no read waits for yet, if it seems not to be in memory.
 
-        The range is within one step; a read that lacks something of that step waits for it.
+        The range is within one step. A read that lacks something in the range waits for this load.
         """
         if offset >= end or len(self._wished) >= _AHEAD_MAX:
             return
         if self._at_hand(content, offset) and self._at_hand(content, end - 1):
-            return  # asking for every block between them would cost a tenth of reading them
+            return  # asking for every block between would cost too much; see docs/performance.md
         step = content, offset // AHEAD_STEP
         load = Load(("ahead", content, offset), partial(self._bring, step, offset, end))
         self._wished.append(load)
@@ -163,7 +163,7 @@ class Contents:
 
     def _bring(self, step: _Step, offset: int, end: int) -> None:
         try:
-            with suppress(Corrupt, NotStored):  # whoever reads that far is told
+            with suppress(Corrupt, NotStored):  # a read that comes so far reports it
                 take(self._stored, step[0], offset, end, [])
         finally:
             coming = self._coming.get(step)
@@ -199,26 +199,26 @@ class Contents:
 
 
 def _kept_by(pieces: list[Buffer]) -> int:
-    """Bytes of memory that pieces keep: views keep the whole of what they are views of."""
+    """Bytes of memory that pieces keep: a view keeps the whole object that it is a view of."""
     wholes = [piece.obj if isinstance(piece, memoryview) else piece for piece in pieces]
     return sum({id(whole): memoryview(whole).nbytes for whole in wholes}.values())
 
 
 class Landed:
-    """Reads that threads have put together, until the request takes them that waits.
+    """Reads that threads have finished, kept until the requests that wait take them.
 
-    A request that was flushed takes none: so the oldest go first, by number and by bytes. Any
-    thread may use it.
+    A request that was flushed never takes its read. So the oldest are dropped when there are too
+    many, or too many bytes. Any thread may use it.
     """
 
     def __init__(self) -> None:
-        """There is nothing."""
+        """Start empty."""
         self.bytes = 0
         self._reads: OrderedDict[Hashable, tuple[list[Buffer], int]] = OrderedDict()
         self._lock = Lock()
 
     def add(self, key: Hashable, pieces: list[Buffer], kept: int) -> None:
-        """Keep a read, which keeps so many bytes in memory."""
+        """Keep a read, which keeps `kept` bytes in memory."""
         with self._lock:
             self._drop(key)
             self._reads[key] = pieces, kept
@@ -229,7 +229,7 @@ class Landed:
                 self._drop(next(iter(self._reads)))
 
     def take(self, key: Hashable) -> list[Buffer] | None:
-        """A read, which is kept no more."""
+        """Remove and return a read; None if it is not here."""
         if key not in self._reads:
             return None
         with self._lock:
@@ -242,7 +242,7 @@ class Landed:
 
 
 class Cursor:
-    """One reader of a content: remembers where it is, so that going on is cheap."""
+    """One reader of a content: it remembers its position, so that sequential reads are cheap."""
 
     __slots__ = (
         "_ahead",
@@ -263,15 +263,15 @@ class Cursor:
         self._contents = contents
         self._content = content
         self._length = length_of(content)
-        # The leaf read last, which may go all the same: a million readers must not keep one each.
+        # The leaf read last; a weak reference, since a million readers must not keep one each.
         self._leaf: ReferenceType[ContentLeaf] | None = None
         self._before = 0
-        self._cold: tuple[int, int] | None = None  # offset and count of the last read, if it was
-        self._frontier = 0  # as far as reading has come
-        self._ahead = 0  # up to here what comes was asked for
-        self._quiet = 0  # up to here nothing more need be asked for
-        self._window = 0  # how far ahead of the frontier that may be
-        self._going = True  # whether reads go on with each other; those from 0 on always do
+        self._cold: tuple[int, int] | None = None  # offset and count of the last read, if cold
+        self._frontier = 0  # how far sequential reading has come
+        self._ahead = 0  # the end of what was wished for
+        self._quiet = 0  # reads that end up to here wish for nothing more
+        self._window = 0  # how far beyond the frontier to wish
+        self._going = True  # whether reads are sequential; assumed of one that begins near 0
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Bytes, `count` of them unless the content ends before.
@@ -282,7 +282,7 @@ class Cursor:
         end = offset + count
         if end > self._frontier or offset < self._frontier - _NEAR:
             if offset == self._frontier and end <= self._quiet:
-                self._frontier = end  # 1 us less, for most sequential reads
+                self._frontier = end  # fast path for most sequential reads; see docs/performance.md
             else:
                 self._follow(offset, end)
         content = self._content
@@ -301,7 +301,11 @@ class Cursor:
         return pieces
 
     def _pieces(self, content: Tree, offset: int, end: int) -> list[Buffer]:
-        """Bytes out of memory, from the leaf read last on; `Missing`, if some are not there."""
+        """Bytes out of memory, beginning with the leaf read last.
+
+        Raises:
+            Missing: some are not in memory.
+        """
         pieces: list[Buffer] = []
         memory, before = self._contents.memory, self._before
         leaf = self._leaf() if self._leaf is not None else None
@@ -315,7 +319,7 @@ class Cursor:
         return pieces
 
     def _follow(self, offset: int, end: int) -> None:
-        """Notice where reading goes on, and have what comes next brought early."""
+        """Note where a read ends, and wish for what comes next if reads are sequential."""
         if not self._frontier - _NEAR <= offset <= self._frontier + _NEAR:
             self._stop()
             self._frontier, self._ahead, self._quiet, self._going = end, 0, 0, False
@@ -328,7 +332,7 @@ class Cursor:
             return
         if not self._window:
             self._contents.followed += 1
-        # As Linux does: little at first, since many files are looked at only at their beginning.
+        # Little at first, as Linux does, since of many files only the beginning is read.
         wanted = max(2 * self._window, 4 * (end - offset))
         self._window = max(1, min(wanted, self._contents.window_max))
         if end + self._window // 2 < self._ahead:
@@ -336,7 +340,7 @@ class Cursor:
         start, stop = max(self._ahead, end), min(end + self._window, self._length)
         whole = stop - stop % AHEAD_STEP
         if stop < self._length and whole - start > stop - whole:
-            stop = whole  # to bring a part of a step now, and later the rest, costs 5 % of the rate
+            stop = whole  # a step brought in two parts costs throughput; see docs/performance.md
         at = start
         while at < stop:
             step_end = min((at // AHEAD_STEP + 1) * AHEAD_STEP, stop)
@@ -346,14 +350,14 @@ class Cursor:
         self._quiet = self._ahead - self._window // 2 if self._ahead < self._length else _FOREVER
 
     def close(self) -> None:
-        """No more is read."""
+        """End reading, and drop a cold read that was not taken."""
         if self._cold is not None:
             self._contents.drop(self._content, *self._cold)
             self._cold = None
         self._stop()
 
     def _stop(self) -> None:
-        """No more is read from here on."""
+        """Stop reading ahead."""
         if self._window:
             self._contents.followed -= 1
             self._window = 0

@@ -1,7 +1,7 @@
 """The versions of one store as they are served: the roots of their trees, and what is shared.
 
-Owns the memory that the files of all versions share, and the way to a directory that a client
-attaches to. A version's own files are in `files.py`, the directories above the versions in
+Owns the memory that the files of all versions share, and finds the directory that a client attaches
+to. A version's own files are in `files.py`, the directories above the versions in
 `upper_directories.py`.
 """
 
@@ -40,23 +40,23 @@ from ventifs.vfs.interface import (
 )
 
 _ROOTS_BYTES = 4 << 20  # of attach points and roots of versions kept for the next attach
-_WAY_MAX = 32  # directories on the way to an attach point that is kept
-_PATHS_BYTES_MAX = 1 << 20  # of entries on the way to what is being attached to
+_WAY_MAX = 32  # directories on the path to an attach point that is kept
+_PATHS_BYTES_MAX = 1 << 20  # of entries on the paths of attaches that wait for loads
 _PATH_MAX = 4096  # bytes of the path in an aname: Linux's own limit
 _FILE_BYTES = 1100  # of a file that was used lately, with all that is known of it
 
 
 class Split(msgspec.Struct, frozen=True):
-    """How a budget of memory is divided: what `--cache` gives.
+    """How the memory that `--cache` gives is divided.
 
     A Debian root of 47,000 entries takes 19 MB of nodes when all of it is walked, and 52 MB of
-    files used lately; clumps take the rest, since reading is what needs most.
+    files used lately. Clumps get the rest, since reading needs most.
 
     Attributes:
         clumps: bytes for the store's own cache.
         nodes: bytes for decoded nodes.
-        files: files used lately, by number.
-        ahead: bytes of each file that may be brought early.
+        files: the number of files used lately that are kept.
+        ahead: bytes of each file that may be read ahead.
     """
 
     clumps: int
@@ -66,7 +66,7 @@ class Split(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, cache_bytes: int) -> "Split":
-        """Of so many bytes: 5/8 for clumps, 2/8 for nodes, 1/8 for files."""
+        """Divide `cache_bytes`: 5/8 for clumps, 2/8 for nodes, 1/8 for files."""
         files = min(65_536, max(256, cache_bytes // 8 // _FILE_BYTES))
         return cls(cache_bytes * 5 // 8, cache_bytes // 4, files, min(AHEAD, cache_bytes // 32))
 
@@ -79,8 +79,8 @@ class ServedVersions:
         scores: whether a tree can be reached by its score.
         token: of the directory of all names.
 
-    Concurrency: for one event loop's thread; the loads it asks for run anywhere. It must not
-    outlive the store's being open.
+    Concurrency: for one event loop's thread; the loads it asks for run anywhere. It must not be
+    used after the store is closed.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ServedVersions:
             store: opened with `split.clumps` as `cache_bytes`.
             split: the memory it may use.
             scores: whether a tree can be reached by its score.
-            clock: gives seconds.
+            clock: returns seconds.
         """
         self.scores = scores
         self.catalog = Catalog(store, clock)
@@ -112,7 +112,7 @@ class ServedVersions:
         self._roots_bytes = 0
 
     def ahead(self) -> list[Load]:
-        """Loads that soon will be waited for; see `Filesystem`."""
+        """Loads that read ahead; see `Filesystem`."""
         return self._contents.wishes()
 
     @property
@@ -149,7 +149,7 @@ class ServedVersions:
         if root is None:
             root = make()
             if len(root.way()) > _WAY_MAX:
-                return root  # the client pays for it as long as it is attached
+                return root  # not kept; the client is charged while it is attached
             self._roots[key] = root
             self._roots_bytes += root.weight
             while self._roots_bytes > _ROOTS_BYTES:
@@ -166,7 +166,7 @@ class ServedVersions:
         Args:
             offered: the version.
             path: in it.
-            pass_through: see `access.Attachable`; without one every directory may be passed.
+            pass_through: see `guard.Attachable`; without one every directory may be passed.
 
         Raises:
             Refused: ENOENT, or ENOTDIR or ELOOP for what is no directory.
@@ -189,7 +189,7 @@ class ServedVersions:
         path = offered.record_id, names
         found = self._paths.of(path)
         way: list[ArchivedDirectory] = [version.home()]
-        # Not by `walk`: these files would know a way out of the attach root.
+        # Not by `walk`: the `..` of the files that it makes leads out of the attach root.
         for number, name in enumerate(names):
             at = way[-1]
             if pass_through is not None:
@@ -204,11 +204,12 @@ class ServedVersions:
         return RootDirectory(None, b"/", last.raw, last.token, version, tuple(way))
 
     def _entry(self, way: list[ArchivedDirectory], path: "_Wanted") -> bytes | None:
-        """The raw entry of the next name on the way.
+        """The raw entry of the next name on the path.
 
         Raises:
-            Cold: with a load of the whole way, or an attach to a deep path would need one for each
-                directory. Damage behind the directories that may be passed is not reported.
+            Cold: with a load of the whole path; otherwise an attach to a deep path would need one
+                for each directory. Damage beyond this name is not reported, since the user may not
+                be allowed to pass that far.
         """
         names = path[1]
         try:
@@ -226,13 +227,13 @@ _Wanted = tuple[bytes, tuple[bytes, ...]]  # a version's record, and names below
 
 
 class Paths:
-    """Entries on the way to what is being attached to, as loads have found them.
+    """Entries on the paths of attaches, as loads have found them.
 
-    Thus an attach ends however few nodes stay in memory. Any thread may use it.
+    They are kept so that an attach ends however few nodes stay in memory. Any thread may use it.
     """
 
     def __init__(self) -> None:
-        """None is known."""
+        """Start empty."""
         self.bytes = 0
         self._found: OrderedDict[_Wanted, tuple[bytes, ...]] = OrderedDict()
         self._lock = Lock()
@@ -242,7 +243,7 @@ class Paths:
         return self._found.get(path, ())
 
     def keep(self, path: _Wanted, entries: tuple[bytes, ...]) -> None:
-        """Keep entries; of too many bytes, the paths found first are dropped, but never this."""
+        """Keep entries; at too many bytes, drop the paths found first, but never this one."""
         with self._lock:
             self._drop(path)
             self._found[path] = entries

@@ -1,9 +1,9 @@
 """Search trees in decoded memory: the leaf that holds a name, an ordinal or an offset.
 
-Each look-up is written once. The event loop runs it over what is in memory, and where something is
-not, raises `Cold` with a load that runs it again in a thread, over the store; so one load brings
-everything an operation lacks, and finds in memory what an equal one brought before. Knows contents
-and raw entries; not versions, files or the protocol.
+Each look-up is written once. The event loop runs it over what is in memory. If something is
+missing, it raises `Cold` with a load, which runs the same look-up in a thread, over the store. So
+one load brings everything that an operation lacks, and finds in memory what an equal load brought
+before. Knows contents and raw entries; not versions, files or the protocol.
 """
 
 from bisect import bisect_left, bisect_right
@@ -55,7 +55,7 @@ class TreeLookup:
         return node
 
     def brought(self, score: Score, level: int | None, directory: bool) -> Node:
-        """A node, read if it must be: for threads."""
+        """A node, read from the store if it is not in memory; for threads."""
         node = self.nodes.get(score)
         if node is None:
             node = decode(self.store.get, score, level, directory=directory)
@@ -65,10 +65,10 @@ class TreeLookup:
     def _leaf(
         self, node_of: NodeOf, tree: Tree, directory: bool, at: int | bytes
     ) -> tuple[Node, int]:
-        """The leaf that holds an ordinal, an offset or a name, and what comes before it.
+        """The leaf that holds an ordinal, an offset or a name, and how much comes before it.
 
-        The latter in entries of a directory, in bytes of a content. A name past all others is in no
-        leaf, and gets the last one.
+        How much is counted in entries of a directory, or in bytes of a content. A name past all
+        others is in no leaf, and gets the last one.
         """
         score, before, floor = Score(tree.score), 0, b""
         node = node_of(score, None, directory)
@@ -125,7 +125,7 @@ class TreeLookup:
         try:
             return self._find(self.in_memory, content, name)
         except Missing:
-            # Of a small directory the names share a load, whichever is asked for first.
+            # All names of a small directory share one load, whichever is asked for first.
             key = ("entry", content.score, b"" if content.length <= _SMALL else name)
             raise Cold(Load(key, partial(self._bring, content, name))) from None
 
@@ -140,13 +140,14 @@ class TreeLookup:
     def bring_path(
         self, content: Content, names: Sequence[bytes], strict: int
     ) -> tuple[bytes, ...]:
-        """The raw entries on the way from a directory along some names: for threads.
+        """The raw entries on the path from a directory along some names; for threads.
 
         Args:
             content: the directory's.
-            names: of the entries; the way ends before the first that is not there, or behind the
+            names: of the entries; the path ends before the first that does not exist, or after the
                 first that is no directory.
-            strict: so many of the names must be readable; errors of later ones only end the way.
+            strict: so many of the first names must be readable; errors of later ones only end the
+                path.
         """
         way: list[bytes] = []
         for number, name in enumerate(names):
@@ -191,7 +192,7 @@ class TreeLookup:
                 leaf, before = self._leaf(self.brought, tree, True, start)
             except (Corrupt, NotStored):
                 if number:
-                    return  # what comes before the damage can be listed all the same
+                    return  # what comes before the damage can still be listed
                 raise
             start = before + leaf.count
             if start >= tree.length:

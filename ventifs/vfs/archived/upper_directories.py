@@ -1,7 +1,8 @@
-"""What one kind of peer sees above the versions: names, their versions by time, trees by score.
+"""The directories that one kind of peer sees above the versions: names, times and scores.
 
-These directories are looked up anew each time, so that new versions appear; what is below a version
-never changes. A name that a peer may not reach is as one that is not there.
+The root lists names; a name lists its versions by time; `score`, if it is served, lists trees by
+score. These directories are read anew each time, so that new versions appear; what is below a
+version never changes. A name that a peer may not reach looks like a name that does not exist.
 """
 
 import errno
@@ -39,24 +40,25 @@ from ventifs.vfs.interface import (
 )
 
 _SCORES = "score"
-_BOUND_MAX = 1024  # names that a session is held to; nobody attaches to more
+_BOUND_MAX = 1024  # names that a session binds to versions; more are not bound
 
 
 class View:
-    """What one kind of peer may reach of an `ServedVersions`; a `Filesystem` itself."""
+    """What one kind of peer may reach of a `ServedVersions`; a `Filesystem` itself."""
 
     def __init__(self, files: ServedVersions, allowed: Callable[[str], bool]) -> None:
-        """Of the names that `allowed` says yes to."""
+        """Show the names for which `allowed` returns true."""
         self.files = files
         self.allowed = allowed
-        # By generation: a view that nobody uses for long must not keep a whole snapshot.
+        # With the generation that they are of: a view that is not used must not keep a whole
+        # snapshot.
         self._names: tuple[bytes, list[str]] = b"", []
         self._listed: tuple[bytes, list[str]] = b"", []
         self._scores: tuple[bytes, list[Offered]] = b"", []
         self.root = ExportRoot(self)
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `access.Attachable`. The grammar is the catalog's; an empty name is the root."""
+        """See `guard.Attachable`; `parse_aname` has the grammar, and an empty name is the root."""
         try:
             return self._attach(aname, pass_through)
         except Unknown:
@@ -70,7 +72,7 @@ class View:
         return NameDirectory(self, wanted.name, None) if wanted.name else self.root
 
     def offered(self, wanted: Wanted) -> Offered | None:
-        """The version that a name means now; None for what is above the versions.
+        """The version that an aname means now; None for a directory above the versions.
 
         Raises:
             Unknown: when there is none, or this peer may not reach it.
@@ -106,7 +108,7 @@ class View:
         return found
 
     def names(self, snapshot: Snapshot) -> list[str]:
-        """The names to be seen, sorted."""
+        """The names that the peer may see, sorted."""
         if self._names[0] != snapshot.generation:
             self._names = (
                 snapshot.generation,
@@ -124,7 +126,7 @@ class View:
         return self._listed[1]
 
     def scores(self, snapshot: Snapshot) -> list[Offered]:
-        """The oldest version to be seen of each tree, sorted by score."""
+        """The oldest version of each tree that the peer may see, sorted by score."""
         if self._scores[0] != snapshot.generation:
             allowed = self.allowed
             oldest = (
@@ -138,20 +140,20 @@ class View:
 
 
 class SessionView:
-    """A view for one session, in which a name stands for the version it stood for first.
+    """A view for one session, in which a name keeps meaning the version that it first meant.
 
-    Linux attaches anew for each user of a mount, who must all see the same, whatever was archived,
-    or forgotten, meanwhile.
+    Linux attaches anew for each user of a mount. All of them must see the same version, whatever
+    was archived or forgotten meanwhile.
     """
 
     def __init__(self, view: View) -> None:
         """Of a view."""
         self._view = view
-        self._bound: dict[tuple[str, str | None, str], Offered] = {}  # whatever the paths
-        self.ahead = view.files.ahead  # not by way of the view: it is called after each turn
+        self._bound: dict[tuple[str, str | None, str], Offered] = {}  # the same for all paths
+        self.ahead = view.files.ahead  # not through the view: it is called after each turn
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `access.Attachable`."""
+        """See `guard.Attachable`."""
         try:
             wanted = parse_aname(aname)
             key = wanted.name, wanted.when, wanted.score
@@ -183,7 +185,7 @@ class _Upper(ReadOnlyFile):
 
     @property
     def identity(self) -> Identity:
-        """See `File`; its version changes with what is in the directory."""
+        """See `File`; its version is made of the time of the newest version below."""
         return Identity(DIRECTORY, self._changed_ns() % (2**32 - 1) + 1, path_of(self._token))
 
     @property
@@ -201,11 +203,11 @@ class _Upper(ReadOnlyFile):
         raise NotImplementedError
 
     def _items(self, snapshot: Snapshot) -> Sequence[Any]:
-        """What is in it, for `_list`; open directories of one generation share it."""
+        """What is in it, for `_list`; open directories of one generation share the sequence."""
         raise NotImplementedError
 
     def _list(self, items: Sequence[Any]) -> list[tuple[bytes, Callable[[], File]]]:
-        """What is in it: each name, and what makes its file."""
+        """What is in it: each name, with a function that makes its file."""
         raise NotImplementedError
 
     def _find(self, snapshot: Snapshot, name: bytes) -> File:
@@ -249,10 +251,10 @@ class _Upper(ReadOnlyFile):
         raise Refused(errno.ENODATA)
 
     def home(self) -> None:
-        """No tree's; see `access.Placed`."""
+        """None, since it is above all trees; see `guard.Placed`."""
 
     def way(self) -> Sequence[File]:
-        """See `access.Placed`."""
+        """See `guard.Placed`."""
         return ()
 
     def statfs(self) -> Statfs:
@@ -353,7 +355,7 @@ class NameDirectory(_Upper):
     def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
         of_time: dict[bytes, Offered] = {}
         for version in items:
-            of_time.setdefault(version.when, version)  # of two of one time, as `pick` does
+            of_time.setdefault(version.when, version)  # the first of one time, as `pick` does
         if items:
             of_time[LATEST] = items[-1]
         root = self.view.files.root
