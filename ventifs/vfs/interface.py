@@ -389,3 +389,13 @@ class ReadOnlyOpened:
 
     def close(self) -> None:
         """Do nothing: it holds nothing."""
+
+
+def check_reading(flags: int) -> None:
+    """See that a file is opened for reading alone.
+
+    Raises:
+        Refused: EROFS.
+    """
+    if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+        raise Refused(errno.EROFS)

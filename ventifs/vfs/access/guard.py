@@ -19,12 +19,11 @@ other, and keeps out no client that can reach the socket. Rules:
 """
 
 import errno
-import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from enum import Enum
 from functools import partial
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from blake3 import blake3
 
@@ -39,11 +38,11 @@ from ventifs.vfs.access.permission import (
     Credentials,
     permits,
 )
+from ventifs.vfs.access.placed import Attachable, Placed
 from ventifs.vfs.interface import (
     DIRECTORY,
     Attributes,
     File,
-    Filesystem,
     Identity,
     Load,
     Opened,
@@ -52,44 +51,12 @@ from ventifs.vfs.interface import (
     Refused,
     Statfs,
     User,
+    check_reading,
 )
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES
 
 _ROOTS = b"trusted."
 _CONTENTS = b"user."
-
-
-class Placed(File, Protocol):
-    """A file that can be guarded."""
-
-    def home(self) -> File | None:
-        """The root of the tree that it is in, whose users apply; None above all trees.
-
-        The same object for all files of a tree, as long as any is in use.
-        """
-
-    def way(self) -> Sequence[File]:
-        """For the root of an attach: the directories that lead from `home` to it."""
-
-
-PassThrough = Callable[[Placed], None]
-
-
-class Attachable(Filesystem, Protocol):
-    """A file system that can be guarded: its files are `Placed`."""
-
-    def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `Filesystem`.
-
-        Args:
-            user: who attaches.
-            aname: what to.
-            pass_through: called with each directory on the path, before anything is looked up in
-                it; what it raises ends the attach, with nothing looked up there.
-        """
-
-    def session(self) -> "Attachable":
-        """See `Filesystem`."""
 
 
 class Squash(Enum):
@@ -264,7 +231,7 @@ class GuardedFile(ReadOnlyFile):
 
     def open(self, flags: int) -> Opened:
         """See `File`."""
-        _check_reading(flags)
+        check_reading(flags)
         self._require(READ)
         return self._inner.open(flags)
 
@@ -340,7 +307,7 @@ class GuardedDirectory(GuardedFile):
 
     def open(self, flags: int) -> Opened:
         """See `File`."""
-        _check_reading(flags)
+        check_reading(flags)
         self._require(READ | SEARCH)
         return _GuardedListing(self._inner.open(flags), self)
 
@@ -463,8 +430,3 @@ def _acl_of(file: File) -> bytes | None:
         if refused.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
         raise
-
-
-def _check_reading(flags: int) -> None:
-    if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-        raise Refused(errno.EROFS)

@@ -10,9 +10,6 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from struct import Struct
-
-from blake3 import blake3
 
 from ventifs.buffer import Buffer
 from ventifs.tree.objects.records import (
@@ -33,16 +30,13 @@ from ventifs.vfs.archived.entry_bytes import (
     is_linked,
     name_of,
     type_of,
-    version_of,
 )
+from ventifs.vfs.archived.identities import identity_of, number_of, token_of
 from ventifs.vfs.archived.link_counts import LinkCounts, claim_of
-from ventifs.vfs.archived.reader import Contents, Cursor
+from ventifs.vfs.archived.reader import Contents, OpenedContent
 from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.held_directories import HeldDirectories
 from ventifs.vfs.interface import (
-    DIRECTORY,
-    FILE,
-    SYMLINK,
     Attributes,
     File,
     Identity,
@@ -50,27 +44,12 @@ from ventifs.vfs.interface import (
     ReadOnlyOpened,
     Refused,
     Statfs,
+    check_reading,
 )
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES, Budget
 
 DIRECTORY_SIZE = 4096
 _DIRECTORIES_MIN = 4096  # room for those above recent files, however few files are kept
-TOKEN_SIZE = 15  # a bytes object of 15 takes 48 bytes, one of 16 takes 64
-
-_PATH = Struct("<Q")
-_KINDS = {S_DIRECTORY: DIRECTORY, S_SYMLINK: SYMLINK}
-
-
-def token_of(parent: bytes, kind: bytes, name: bytes) -> bytes:
-    """The hash that the identities of a file and of the files below it are made of."""
-    digest: bytes = blake3(parent + kind + name).digest(TOKEN_SIZE)
-    return digest
-
-
-def path_of(token: bytes) -> int:
-    """An identity's number: never 0, nor one that is 0 or 1 when Linux adds 2 for an inode."""
-    path: int = _PATH.unpack_from(token)[0]
-    return path if 0 < path < 2**64 - 2 else path ^ 1 << 32
 
 
 class Recent:
@@ -186,7 +165,7 @@ class ServedVersion:
         self.token = token_of(b"version", b"\0", record_id)
         self.root = root
         self.statfs = Statfs(
-            blocks=-(-detail.bytes // 4096), files=detail.paths + 1, fsid=path_of(self.token)
+            blocks=-(-detail.bytes // 4096), files=detail.paths + 1, fsid=number_of(self.token)
         )
         self._tree = detail.content
         self._home: RootDirectory | None = None
@@ -234,8 +213,7 @@ class ArchivedFile(ReadOnlyFile):
 
     def make_identity(self) -> Identity:
         """The identity, made anew."""
-        raw = self.raw
-        return Identity(_KINDS.get(type_of(raw), FILE), version_of(raw), path_of(self.token))
+        return identity_of(self.raw, self.token)
 
     @property
     def name(self) -> bytes:
@@ -283,7 +261,7 @@ class ArchivedFile(ReadOnlyFile):
         kind = type_of(self.raw)
         if kind == S_SYMLINK:
             raise Refused(errno.ELOOP)
-        _check_reading(flags)
+        check_reading(flags)
         if flags & os.O_DIRECTORY:
             raise Refused(errno.ENOTDIR)
         detail = own_entry(self.raw).detail if kind == S_REGULAR else None
@@ -319,11 +297,11 @@ class ArchivedFile(ReadOnlyFile):
         return self._version().statfs
 
     def home(self) -> "RootDirectory":
-        """The root of its version; see `guard.Placed`."""
+        """The root of its version; see `placed.Placed`."""
         return self._version().home()
 
     def way(self) -> "Sequence[ArchivedDirectory]":
-        """See `guard.Placed`."""
+        """See `placed.Placed`."""
         return ()
 
 
@@ -391,7 +369,7 @@ class ArchivedDirectory(ArchivedFile):
 
     def open(self, flags: int) -> "OpenedDirectory":
         """See `File`."""
-        _check_reading(flags)
+        check_reading(flags)
         return OpenedDirectory(self)
 
 
@@ -449,13 +427,8 @@ class RootDirectory(ArchivedDirectory):
         return self._name
 
     def way(self) -> "Sequence[ArchivedDirectory]":
-        """See `guard.Placed`."""
+        """See `placed.Placed`."""
         return self._way
-
-
-def _check_reading(flags: int) -> None:
-    if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-        raise Refused(errno.EROFS)
 
 
 class OpenedDirectory(ReadOnlyOpened):
@@ -478,13 +451,3 @@ class OpenedDirectory(ReadOnlyOpened):
         for name, raw in directory.version.trees.entries(directory.content(), start):
             file = files.get((directory, name))
             yield name, child(name, raw) if file is None else file
-
-
-class OpenedContent(Cursor, ReadOnlyOpened):
-    """An open regular file, or an empty one in the place of a special file."""
-
-    __slots__ = ()
-
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
-        """See `Opened`."""
-        raise Refused(errno.ENOTDIR)

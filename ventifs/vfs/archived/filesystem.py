@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from ventifs.store import Store
-from ventifs.vfs.access.guard import PassThrough
+from ventifs.vfs.access.placed import PassThrough
 from ventifs.vfs.archived.served_versions import ServedVersions, Split
 from ventifs.vfs.archived.upper_directories import SessionView, View
 from ventifs.vfs.interface import File, User
@@ -37,7 +37,7 @@ class ArchiveFilesystem(ServedVersions):
         return View(self, allowed)
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `guard.Attachable`."""
+        """See `placed.Attachable`."""
         return self._view.attach(user, aname, pass_through)
 
     def session(self) -> SessionView:

@@ -5,8 +5,9 @@ cached blocks, without a copy. If a block is missing, a thread puts the same pie
 the store, and leaves them for the read that waits. So a read ends however small the caches are.
 """
 
+import errno
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from functools import partial
 from threading import Lock
@@ -25,7 +26,7 @@ from ventifs.tree.objects.records import (
 from ventifs.vfs.archived.node_cache import ContentLeaf
 from ventifs.vfs.archived.ranges import PIECES_MAX, BlockSource, take, take_runs
 from ventifs.vfs.archived.tree_lookup import Missing, TreeLookup
-from ventifs.vfs.interface import RESULTS_MAX, Cold, Load
+from ventifs.vfs.interface import RESULTS_MAX, Cold, File, Load, ReadOnlyOpened, Refused
 
 # Bytes to read ahead for a sequential reader, once it has read a few times. They cover a step that
 # takes several times as long as most, because its thread waits for a core or the interpreter: half
@@ -361,3 +362,13 @@ class Cursor:
         if self._window:
             self._contents.followed -= 1
             self._window = 0
+
+
+class OpenedContent(Cursor, ReadOnlyOpened):
+    """An open regular file, or an empty one in the place of a special file."""
+
+    __slots__ = ()
+
+    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+        """See `Opened`."""
+        raise Refused(errno.ENOTDIR)

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ventifs.store import Store
-from ventifs.vfs.access.guard import PassThrough
+from ventifs.vfs.access.placed import PassThrough
 from ventifs.vfs.archived.entry_bytes import S_DIRECTORY, S_SYMLINK, type_of
 from ventifs.vfs.archived.exports import (
     Catalog,
@@ -27,8 +27,8 @@ from ventifs.vfs.archived.files import (
     Recent,
     RootDirectory,
     ServedVersion,
-    token_of,
 )
+from ventifs.vfs.archived.identities import token_of
 from ventifs.vfs.archived.link_counts import LinkCounts
 from ventifs.vfs.archived.reader import AHEAD, Contents
 from ventifs.vfs.archived.tree_lookup import TreeLookup
@@ -166,7 +166,7 @@ class ServedVersions:
         Args:
             offered: the version.
             path: in it.
-            pass_through: see `guard.Attachable`; without one every directory may be passed.
+            pass_through: see `placed.Attachable`; without one every directory may be passed.
 
         Raises:
             Refused: ENOENT, or ENOTDIR or ELOOP for what is no directory.

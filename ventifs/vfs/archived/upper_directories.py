@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ventifs.buffer import Buffer
-from ventifs.vfs.access.guard import PassThrough
+from ventifs.vfs.access.placed import PassThrough
 from ventifs.vfs.archived.entry_bytes import S_DIRECTORY
 from ventifs.vfs.archived.exports import (
     LATEST,
@@ -24,7 +24,8 @@ from ventifs.vfs.archived.exports import (
     choose,
     parse_aname,
 )
-from ventifs.vfs.archived.files import DIRECTORY_SIZE, path_of, token_of
+from ventifs.vfs.archived.files import DIRECTORY_SIZE
+from ventifs.vfs.archived.identities import number_of, token_of
 from ventifs.vfs.archived.served_versions import ServedVersions
 from ventifs.vfs.interface import (
     DIRECTORY,
@@ -58,7 +59,7 @@ class View:
         self.root = ExportRoot(self)
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `guard.Attachable`; `parse_aname` has the grammar, and an empty name is the root."""
+        """See `placed.Attachable`; `parse_aname` has the grammar, and an empty name is the root."""
         try:
             return self._attach(aname, pass_through)
         except Unknown:
@@ -153,7 +154,7 @@ class SessionView:
         self.ahead = view.files.ahead  # not through the view: it is called after each turn
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
-        """See `guard.Attachable`."""
+        """See `placed.Attachable`."""
         try:
             wanted = parse_aname(aname)
             key = wanted.name, wanted.when, wanted.score
@@ -186,7 +187,7 @@ class _Upper(ReadOnlyFile):
     @property
     def identity(self) -> Identity:
         """See `File`; its version is made of the time of the newest version below."""
-        return Identity(DIRECTORY, self._changed_ns() % (2**32 - 1) + 1, path_of(self._token))
+        return Identity(DIRECTORY, self._changed_ns() % (2**32 - 1) + 1, number_of(self._token))
 
     @property
     def name(self) -> bytes:
@@ -251,15 +252,15 @@ class _Upper(ReadOnlyFile):
         raise Refused(errno.ENODATA)
 
     def home(self) -> None:
-        """None, since it is above all trees; see `guard.Placed`."""
+        """None, since it is above all trees; see `placed.Placed`."""
 
     def way(self) -> Sequence[File]:
-        """See `guard.Placed`."""
+        """See `placed.Placed`."""
         return ()
 
     def statfs(self) -> Statfs:
         """See `File`."""
-        return Statfs(fsid=path_of(self.view.files.token))
+        return Statfs(fsid=number_of(self.view.files.token))
 
 
 class _OpenedUpper(ReadOnlyOpened):
