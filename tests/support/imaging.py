@@ -149,7 +149,7 @@ def archive_file(
             pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
         source = DiskSource(disk, iter(survey), pool=pool, drop_free=drop_free)
         opened = stack.enter_context(Store.open(store, "write"))
-        version, _ = archive(opened, source, name, pool=pool, read_all=read_all)
+        version, _ = archive(opened, source, name, read_all=read_all)
     return tree_score(version.root), version.troubles, source.reused
 
 
@@ -172,7 +172,7 @@ def _working(store: Path, path: Path, halt: Callable[[], None]) -> None:
         pool = stack.enter_context(Workers(2, partial(serving, store, disk, Claims(), 1)))
         source = DiskSource(disk, iter(survey), pool=pool)
         opened = stack.enter_context(Store.open(store, "write"))
-        archive(opened, source, "vm", pool=pool, progress=lambda *_: halt())
+        archive(opened, source, "vm", progress=lambda *_: halt())
 
 
 def archive_interrupted(store: Path, path: Path) -> list[int]:

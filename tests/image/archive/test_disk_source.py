@@ -28,7 +28,7 @@ from tests.support.memorydisk import FileDisk, MemoryDisk
 from tests.support.patience import PATIENCE_S
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
-from ventifs.errors import VentifsError
+from ventifs.errors import Busy, VentifsError
 from ventifs.image.archive import image_stat as seen_module
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.disk import ImageError
@@ -40,6 +40,8 @@ from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.rebuild import rebuild_index
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.run_lock import RunLock
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.versions.catalog import Version, tree_score, version_records, versions
@@ -126,7 +128,7 @@ def test_an_image_and_its_directory_share_every_block(
     archive_file(store, image, "vm")
     holds(store, "vm", image.read_bytes())
     with Store.open(store, "write") as opened:
-        version, tally = archive(opened, root, "dir")
+        version, tally = archive(opened, DirectorySource(root), "dir")
         inside = version_of(opened, "vm").root
         for path in (b"d", b"d/sparse", b"d/also1000", b"size1000", b"size300000", b"size33"):
             ours, theirs = (
@@ -459,6 +461,23 @@ def test_ctrl_c_makes_no_version(store: Path) -> None:
         assert versions(opened, "vm") == []
         archive(opened, DiskSource(disk, iter(())), "vm")
     holds(store, "vm", noise(100_000))
+
+
+def test_a_disk_is_archived_under_the_lock_of_its_name(store: Path) -> None:
+    def interrupt(*_: object) -> None:
+        with pytest.raises(Busy, match="another run is archiving"):
+            RunLock(opened, "vm")
+        raise KeyboardInterrupt
+
+    disk = MemoryDisk(100_000, {0: noise(100_000)})
+    with Store.open(store, "write") as opened:
+        with pytest.raises(KeyboardInterrupt):
+            archive(opened, DiskSource(disk, iter(())), "vm", progress=interrupt)
+        with RunLock(opened, "vm"):
+            with pytest.raises(Busy, match="another run is archiving"):
+                archive(opened, DiskSource(disk, iter(())), "vm")
+            with Store.open(store, "rehearse") as rehearsing:
+                archive(rehearsing, DiskSource(disk, iter(())), "vm")
 
 
 def test_the_root_is_the_images_own(store: Path) -> None:

@@ -10,6 +10,7 @@ from tests.support.stores import new_store
 from ventifs.image.archive.image_stat import READERS, Seen, recall, remember, statuses
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.statcache import SETTLED_NS
 from ventifs.tree.versions.catalog import version_records
 
@@ -34,8 +35,8 @@ def store(tmp_path: Path) -> Path:
     (tmp_path / "tree").mkdir()
     path = new_store(tmp_path / "store")
     with Store.open(path, "write") as opened:
-        archive(opened, tmp_path / "tree", "vm", time_ns=7)
-        archive(opened, tmp_path / "tree", "vm", time_ns=9)
+        archive(opened, DirectorySource(tmp_path / "tree"), "vm", time_ns=7)
+        archive(opened, DirectorySource(tmp_path / "tree"), "vm", time_ns=9)
     return path
 
 

@@ -18,6 +18,7 @@ from ventifs.store import Store
 from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.change_scan import Compare, Finding, units_of
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.statcache import Previous
 from ventifs.tree.archive.worker import Service
@@ -45,7 +46,7 @@ def moved_away_and_back(store: Path, source: Path) -> None:
 def excluded_for_once(store: Path, source: Path) -> None:
     with Store.open(store, "write") as opened:
         options = Options(exclude=Patterns([b"/d"]))
-        archive(opened, source, "t", time_ns=time.monotonic_ns(), options=options)
+        archive(opened, DirectorySource(source, options=options), "t", time_ns=time.monotonic_ns())
 
 
 def replaced_by_a_file(store: Path, source: Path) -> None:

@@ -19,6 +19,7 @@ from ventifs.store.header import read_header
 from ventifs.tree.archive import file_reader as live
 from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.file_reader import Reader
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.statcache import SETTLED_NS, Previous, StatCache
@@ -68,7 +69,7 @@ def run(
 ) -> Version:
     with Store.open(root, "write") as store:
         pool = Inline(Service(lambda: store, Options(), clock).handle)
-        return archive(store, source, "name", read_all=read_all, pool=pool)[0]
+        return archive(store, DirectorySource(source, pool=pool), "name", read_all=read_all)[0]
 
 
 def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def test_after_a_repair_that_lost_blocks_nothing_is_trusted(root: Path, source: 
 def test_another_names_cache_is_not_asked(root: Path, source: Path) -> None:
     run(root, source)
     with Store.open(root, "write") as store, names_read() as names:
-        archive(store, source, "other")
+        archive(store, DirectorySource(source), "other")
     assert sorted(names) == sorted(NAMES)
 
 

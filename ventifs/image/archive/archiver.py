@@ -27,8 +27,8 @@ from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_fact
 from ventifs.image.filesystems.walk import valid
 from ventifs.image.survey_events import Ended, Noted, Range, Surveyed, Volume
 from ventifs.store import Store
-from ventifs.tree.archive.archiver import Progress, Tally
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.tally import ArchiveProgress, Tally
 from ventifs.tree.archive.worker import collect, commit_notes
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.directory import build
@@ -73,7 +73,7 @@ class ImageArchiver:
         pool: Pool | None = None,
         previous: Previous | None = None,
         drop_free: bool = False,
-        progress: Progress | None = None,
+        progress: ArchiveProgress | None = None,
     ) -> None:
         """Archive `disk` into `store`, which is open for writing.
 

@@ -1,4 +1,4 @@
-"""A disk as the source of one archive run; see `tree.archive.archive_run.Source`."""
+"""A disk as the source of one archive run; see `tree.archive.source.Source`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +16,9 @@ from ventifs.image.formats.kept_choice import Kept, changes
 from ventifs.image.survey_events import Range, Surveyed
 from ventifs.store import Store
 from ventifs.store.journal import Record
-from ventifs.tree.archive.archiver import Progress, Tally
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.source import Archived, ArchiveRun
+from ventifs.tree.archive.tally import Tally
 from ventifs.tree.objects.records import Empty, Entry, File
 from ventifs.tree.process_pool import Pool
 from ventifs.tree.versions.catalog import Version
@@ -75,53 +76,55 @@ class DiskSource:
         self._seen: Seen | None = None
         self._opened_ns = time.time_ns()
 
-    def archive(
-        self, store: Store, name: str, *, read_all: bool, progress: Progress | None
-    ) -> tuple[Entry, Tally, Troubles]:
-        """See `tree.archive.archive_run.Source`.
+    def archive(self, run: ArchiveRun) -> Archived:
+        """See `tree.archive.source.Source`.
 
         Raises:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
+        store, name = run.store, run.name
         if self._check is not None:
             self._check(store, name)
         seen = self._seen = self._now(store)
         found = recall(store, name)
         if found is not None and self._mark:
             self.superseded = found[0].mark
-        if read_all:
+        if run.read_all:
             found = None
         if found is not None and seen.files and found[0].files == seen.files:
             version, facts = found[1], self._facts(store, found[1])
             troubles = self._troubles(store, version)
             if facts is not None and troubles is not None and found[0].is_like(seen):
                 self.facts, self.reused = facts, True
-                return version.root, Tally(bytes=facts.size), troubles
+                return Archived(version.root, Tally(bytes=facts.size), troubles)
         archiver = ImageArchiver(
             store,
             self._disk,
             pool=self._pool,
             drop_free=self._drop_free,
-            progress=progress,
+            progress=run.progress,
             previous=None if found is None else self._previous(store, seen, *found),
         )
         root = archiver.run(self._events)
         self.facts = archiver.facts
-        return root, archiver.tally, Troubles(archiver.troubles, store)
+        return Archived(root, archiver.tally, Troubles(archiver.troubles, store))
 
-    def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
-        """See `tree.archive.archive_run.Source`.
+    def records(self, run: ArchiveRun) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+        """See `tree.archive.source.Source`.
 
         Raises:
             VentifsError: the settings cannot be kept.
         """
-        return ([], []) if self._kept is None else changes(store, name, self._kept)
+        return ([], []) if self._kept is None else changes(run.store, run.name, self._kept)
 
-    def committed(self, store: Store, version: Version) -> None:
-        """See `tree.archive.archive_run.Source`."""
+    def committed(self, run: ArchiveRun, version: Version) -> None:
+        """See `tree.archive.source.Source`: record what was seen of the image's files."""
         if self._seen is not None:
-            remember(store, version.name, replace(self._seen, time_ns=version.time_ns))
+            remember(run.store, version.name, replace(self._seen, time_ns=version.time_ns))
+
+    def close(self) -> None:
+        """See `tree.archive.source.Source`: the caller closes the disk."""
 
     def _now(self, store: Store) -> Seen:
         """The record of what this run sees."""

@@ -17,6 +17,7 @@ import msgspec
 
 from ventifs.store import Store
 from ventifs.store.permissions import create_file, make_directory
+from ventifs.tree.archive.run_lock import LEFT_BY_RUNS
 from ventifs.tree.archive.statcache import SETTLED_NS
 from ventifs.tree.objects.records import time_problem
 from ventifs.tree.versions.catalog import Version, versions
@@ -107,4 +108,4 @@ def remember(store: Store, name: str, seen: Seen) -> None:
 
 def _path(store: Store, name: str) -> Path:
     """The record's path, which no stat cache, lock or temporary file has: names have no tilde."""
-    return store.path / "statcache" / f".{name}~image"
+    return store.path / LEFT_BY_RUNS / f".{name}~image"

@@ -10,7 +10,7 @@ after the walk has met all of them (`hardlinks`).
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from ventifs.tree.archive.hardlinks import Group, Groups, Member
 from ventifs.tree.archive.read_batches import Batches, Outcome, Wanted, reason_of
 from ventifs.tree.archive.scan import Chunk, Options, Scanner
 from ventifs.tree.archive.statcache import NOT_SETTLED, Leaf, StatCache, raw_leaves
+from ventifs.tree.archive.tally import ArchiveProgress, Tally
 from ventifs.tree.archive.worker import Service, collect, commit_notes
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
@@ -47,25 +48,8 @@ from ventifs.tree.objects.records import (
 from ventifs.tree.process_pool import Inline, Pool
 from ventifs.tree.versions.troubles import Troubles
 
-Progress = Callable[["Tally", bytes], None]  # what was done, the current path
 _Known = dict[bytes, tuple[Leaf, bytes]]
 _UNKNOWN: tuple[Leaf | None, bytes] = (None, b"")
-
-
-class Tally(msgspec.Struct):
-    """What an archive run has done so far.
-
-    Attributes:
-        entries: names archived, directories included.
-        bytes: bytes of regular files.
-        new_bytes: bytes of blocks that the store did not have.
-        stored_bytes: how much the arenas grew; known at the end.
-    """
-
-    entries: int = 0
-    bytes: int = 0
-    new_bytes: int = 0
-    stored_bytes: int = 0
 
 
 class _Level(msgspec.Struct):
@@ -97,7 +81,7 @@ class Archiver:
         *,
         options: Options | None = None,
         pool: Pool | None = None,
-        progress: Progress | None = None,
+        progress: ArchiveProgress | None = None,
     ) -> None:
         """Archive into `store`, which is open for writing.
 

@@ -15,22 +15,19 @@ An entry counts only if its ctime lies more than 2 s before the file was read. A
 changed within the clock's tick of being read is therefore read again next time.
 """
 
-import fcntl
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
 import msgspec
 from blake3 import blake3
 
-from ventifs.errors import Busy
 from ventifs.store import Store
-from ventifs.store.files import readable_errors
-from ventifs.store.permissions import create_file, make_directory, open_or_create
+from ventifs.store.permissions import create_file
+from ventifs.tree.archive.run_lock import LEFT_BY_RUNS, RunLock
 from ventifs.tree.objects.records import Content, clamped_ns
 
 SETTLED_NS = 2 * 10**9
@@ -38,7 +35,6 @@ NOT_SETTLED = -1  # as a ctime: matches no file
 _MAGIC = b"vfstat\x00\x03"
 _CHECK_SIZE = 8
 _HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
-_DIRECTORY = "statcache"
 _WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours in the file
 
 Leaf = tuple[bytes, int, int, int, int]  # name, inode, size, mtime_ns, ctime_ns
@@ -217,7 +213,7 @@ class Previous:
 class StatCache:
     """The cache of one run: what the previous one left, and what this one gathers.
 
-    A cache that gathers holds a lock, so that no two runs under one name work at the same time.
+    Only a run that holds the lock of the name gathers, so no two runs write one file.
 
     Attributes:
         path: of the file.
@@ -225,31 +221,24 @@ class StatCache:
         carries: whether the records of `previous` are kept, and this run adds to them.
     """
 
-    def __init__(self, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> None:
+    def __init__(self, store: Store, name: str, lock: RunLock | None, *, ask: bool = True) -> None:
         """The cache for a version name.
 
         Args:
             store: the store whose blocks it refers to.
             name: of the versions.
+            lock: of the name, held until the cache is closed; None to gather nothing.
             ask: whether to use what the previous run saw.
-            gather: whether to write a cache for the next run.
-
-        Raises:
-            Busy: another run under this name is at work, and this one is to gather.
         """
-        self.path = store.path / _DIRECTORY / name
+        assert lock is None or lock.name == name
+        self.path = store.path / LEFT_BY_RUNS / name
         self.previous: Previous | None = None
         self._ids = store.header.store_id, store.epoch
         self._temporary = self.path.with_name(f".{name}.new")
-        self._gathers = gather
+        self._gathers = lock is not None
         self.carries = False
-        self._lock = -1
         self._file: IO[bytes] | None = None
         self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
-        if gather:
-            with readable_errors(self.path.parent):
-                make_directory(self.path.parent)
-            self._lock = _locked(self.path.with_name(f".{name}.lock"), name)
         if ask:
             self.previous = self._opened()
 
@@ -354,36 +343,3 @@ class StatCache:
             os.close(self.previous.fd)
             self.previous = None
         self._drop()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-
-@contextmanager
-def no_run(store: Store, name: str) -> Iterator[None]:
-    """Keep runs under a name from starting.
-
-    Raises:
-        Busy: one is at work.
-    """
-    directory = store.path / _DIRECTORY
-    with readable_errors(directory):
-        make_directory(directory)
-    lock = _locked(directory / f".{name}.lock", name)
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def _locked(path: Path, name: str) -> int:
-    with readable_errors(path):
-        lock = open_or_create(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Busy(
-            f"{name}: another run is archiving under this name; wait for it, or use another name"
-        ) from None
-    return lock

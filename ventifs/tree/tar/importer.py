@@ -13,8 +13,8 @@ from typing import BinaryIO
 import msgspec
 
 from ventifs.store import Store
-from ventifs.tree.archive.archiver import Progress, Tally
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.tally import ArchiveProgress, Tally
 from ventifs.tree.objects.content import WHOLE_MAX as XATTRS_MAX
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
@@ -70,7 +70,7 @@ class TarArchiver:
     """One archive run. Not to be used twice."""
 
     def __init__(
-        self, store: Store, *, exclude: Patterns = _NOTHING, progress: Progress | None = None
+        self, store: Store, *, exclude: Patterns = _NOTHING, progress: ArchiveProgress | None = None
     ) -> None:
         """Archive what `exclude` does not match; `store` is open for writing or to rehearse."""
         self.tally = Tally()
