@@ -22,6 +22,7 @@ from ventifs.tree.archive import scan
 from ventifs.tree.archive import worker as service
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.tally import Tally
 from ventifs.tree.archive.worker import PENDING_MAX, serving
@@ -92,7 +93,7 @@ def archive_by(
     with _changed(way), ExitStack() as stack:
         pool = None
         if way.jobs > 1:
-            task = partial(serving, store, Claims(), Options(), 1)
+            task = partial(serving, store, Claims(), 1, partial(directory_handlers, Options()))
             pool = stack.enter_context(Workers(way.jobs, task))
         opened = stack.enter_context(Store.open(store, "write", pending_max=PENDING_MAX))
         stamp = time.monotonic_ns() if time_ns is None else time_ns
@@ -116,7 +117,7 @@ def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> 
 
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(service, "PENDING_MAX", pending_max)
-        task = partial(serving, store, Claims(), Options(), 1)
+        task = partial(serving, store, Claims(), 1, partial(directory_handlers, Options()))
         with Workers(2, task) as pool, Store.open(store, "write") as opened:
             archive(opened, DirectorySource(source, pool=pool), "t", progress=progress)
             raise AssertionError("it was not interrupted")

@@ -16,8 +16,8 @@ from tests.support.memory import family
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from ventifs.image.archive.archiver import ImageArchiver
 from ventifs.image.archive.disk_source import DiskSource
+from ventifs.image.archive.disk_worker import disk_handlers
 from ventifs.image.archive.previous_disk import Previous
-from ventifs.image.archive.worker import serving
 from ventifs.image.disk import Disk
 from ventifs.image.disk_facts import Facts
 from ventifs.image.survey import Survey
@@ -38,10 +38,11 @@ from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import Content, Entry, File
-from ventifs.tree.process_pool import Workers
+from ventifs.tree.process_pool import Task, Workers
 from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.verify import Verifier
 
@@ -130,6 +131,11 @@ def harms(store: Store, root: Entry) -> list[str]:
     return [f"{harm.path!r}: {harm.reason}" for harm in Verifier(store).version(version)]
 
 
+def _task(store: Path, disk: Disk) -> Task:
+    """What workers do for a run over a disk."""
+    return partial(serving, store, Claims(), 1, partial(disk_handlers, disk))
+
+
 def archive_file(
     store: Path,
     path: Path,
@@ -146,7 +152,7 @@ def archive_file(
         survey = stack.enter_context(Survey(disk, free=drop_free))
         pool = None
         if jobs > 1:
-            pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
+            pool = stack.enter_context(Workers(jobs, _task(store, disk)))
         source = DiskSource(disk, iter(survey), pool=pool, drop_free=drop_free)
         opened = stack.enter_context(Store.open(store, "write"))
         version, _ = archive(opened, source, name, read_all=read_all)
@@ -169,7 +175,7 @@ def _working(store: Path, path: Path, halt: Callable[[], None]) -> None:
         disk = FileDisk(path)
         stack.callback(disk.close)
         survey = stack.enter_context(Survey(disk, free=False))
-        pool = stack.enter_context(Workers(2, partial(serving, store, disk, Claims(), 1)))
+        pool = stack.enter_context(Workers(2, _task(store, disk)))
         source = DiskSource(disk, iter(survey), pool=pool)
         opened = stack.enter_context(Store.open(store, "write"))
         archive(opened, source, "vm", progress=lambda *_: halt())
@@ -205,7 +211,7 @@ def archive_told(
         disk = MemoryDisk(size, pieces)
         pool = None
         if jobs > 1:
-            pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
+            pool = stack.enter_context(Workers(jobs, _task(store, disk)))
         opened = stack.enter_context(Store.open(store, "write"))
         archiver = ImageArchiver(opened, disk, pool=pool)
         return tree_score(archiver.run(surveyed(events)))

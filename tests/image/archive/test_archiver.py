@@ -27,10 +27,10 @@ from tests.support.imaging import (
 from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from ventifs.image.archive.archiver import ImageArchiver
+from ventifs.image.archive.disk_worker import disk_handlers
 from ventifs.image.archive.extent_map import Placement
 from ventifs.image.archive.spool import Spool
 from ventifs.image.archive.volume_files import Files
-from ventifs.image.archive.worker import Service
 from ventifs.image.disk import Span
 from ventifs.image.survey_events import (
     Ended,
@@ -44,6 +44,7 @@ from ventifs.image.survey_events import (
     Volume,
 )
 from ventifs.store import Store
+from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import LENGTH_MAX, Inline, length_of
@@ -537,7 +538,9 @@ def test_the_first_end_that_a_parser_tells_counts(store: Store) -> None:
                 )
                 told: list[Surveyed] = [first, second, Ended("relay")]
                 files.take(iter(told), ask)
-                handle = Service(lambda: store, MemoryDisk(0, {})).handle
+                handle = WorkerService(
+                    lambda: store, partial(disk_handlers, MemoryDisk(0, {}))
+                ).handle
                 for request, done in asked[::-1] if backwards else asked:
                     done(handle(request, ()))
             assert problem in files.ended.problem

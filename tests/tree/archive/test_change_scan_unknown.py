@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -19,9 +20,10 @@ from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.change_scan import Compare, Finding, units_of
 from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.statcache import Previous
-from ventifs.tree.archive.worker import Service
+from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.patterns import Patterns
 
 
@@ -147,7 +149,7 @@ def test_a_worker_does_not_rely_on_the_numbers_of_descriptors(
     with mock.patch.object(statcache, "_WINDOW", 64):  # nothing stays in memory
         archive_by(store, source, "t")
         with Store.open(store) as opened:
-            handle = Service(lambda: opened, Options()).handle
+            handle = WorkerService(lambda: opened, partial(directory_handlers, Options())).handle
             findings = []
             for _ in range(2):
                 top = os.open(source, os.O_RDONLY)

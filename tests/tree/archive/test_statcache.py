@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from ventifs.tree.archive import file_reader as live
 from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.file_reader import Reader
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.statcache import SETTLED_NS, Previous, StatCache
-from ventifs.tree.archive.worker import Service
+from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.objects.content import read as read_content
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve
@@ -68,7 +70,9 @@ def run(
     root: Path, source: Path, *, read_all: bool = False, clock: Callable[[], int] = settled
 ) -> Version:
     with Store.open(root, "write") as store:
-        pool = Inline(Service(lambda: store, Options(), clock).handle)
+        pool = Inline(
+            WorkerService(lambda: store, partial(directory_handlers, Options(), clock=clock)).handle
+        )
         return archive(store, DirectorySource(source, pool=pool), "name", read_all=read_all)[0]
 
 

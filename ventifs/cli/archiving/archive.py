@@ -39,6 +39,7 @@ from ventifs.store.store import LEVEL_DEFAULT, Mode
 from ventifs.text import printable
 from ventifs.tree.archive.archive_run import archive as archive_source
 from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.tally import Tally
 from ventifs.tree.archive.worker import serving
@@ -183,7 +184,9 @@ def archive(
         elif isinstance(found, Path):
             pool = None
             if jobs > 1:
-                task = partial(serving, store, Claims(), options, level)
+                task = partial(
+                    serving, store, Claims(), level, partial(directory_handlers, options)
+                )
                 pool = stack.enter_context(Workers(jobs, task))
             to_archive = DirectorySource(found, options=options, pool=pool)
         else:

@@ -16,12 +16,12 @@ import msgspec
 from msgspec.structs import replace
 
 from ventifs.image.archive.disk_content import DiskAssembler, part
+from ventifs.image.archive.disk_worker import Before, BuildTree, disk_handlers
 from ventifs.image.archive.extent_map import Placement
 from ventifs.image.archive.previous_disk import Previous
 from ventifs.image.archive.readable_nodes import readable_nodes
 from ventifs.image.archive.spool import Spool
 from ventifs.image.archive.volume_files import Files
-from ventifs.image.archive.worker import Before, BuildTree, Service
 from ventifs.image.disk import Disk
 from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.image.filesystems.walk import valid
@@ -29,7 +29,7 @@ from ventifs.image.survey_events import Ended, Noted, Range, Surveyed, Volume
 from ventifs.store import Store
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.archive.tally import ArchiveProgress, Tally
-from ventifs.tree.archive.worker import collect, commit_notes
+from ventifs.tree.archive.worker import WorkerService, collect, commit_notes
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.directory import build
 from ventifs.tree.objects.prolly import Get, Put
@@ -91,7 +91,7 @@ class ImageArchiver:
         self._disk = disk
         self._store = store
         self._writer = ContentWriter(store)
-        self._handle = Service(lambda: store, disk).handle
+        self._handle = WorkerService(lambda: store, partial(disk_handlers, disk)).handle
         self._pool = pool or Inline(self._handle)
         commit_notes(self._pool, store)
         self._previous = previous

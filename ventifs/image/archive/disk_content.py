@@ -15,10 +15,10 @@ from itertools import chain
 import msgspec
 
 from ventifs.errors import Corrupt, NotStored
+from ventifs.image.archive.disk_worker import BlocksRead, ReadBlocks
 from ventifs.image.archive.extent_map import Placement
 from ventifs.image.archive.gap_blocks import BLOCK, Piece, Stretch
 from ventifs.image.archive.previous_disk import Previous
-from ventifs.image.archive.worker import BlocksRead, ReadBlocks
 from ventifs.image.disk import Disk
 from ventifs.image.survey_events import Range
 from ventifs.store import Score

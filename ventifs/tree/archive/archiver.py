@@ -20,6 +20,7 @@ from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.tree.archive.change_scan import Scouted, scout
 from ventifs.tree.archive.directory_assembler import Assembler, Frame, Segment
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.file_reader import (
     Changed,
     Opener,
@@ -32,7 +33,7 @@ from ventifs.tree.archive.read_batches import Batches, Outcome, Wanted, reason_o
 from ventifs.tree.archive.scan import Chunk, Options, Scanner
 from ventifs.tree.archive.statcache import NOT_SETTLED, Leaf, StatCache, raw_leaves
 from ventifs.tree.archive.tally import ArchiveProgress, Tally
-from ventifs.tree.archive.worker import Service, collect, commit_notes
+from ventifs.tree.archive.worker import WorkerService, collect, commit_notes
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
     INLINE_MAX,
@@ -103,7 +104,9 @@ class Archiver:
         self._options = options or Options()
         self._scanner = Scanner(cache, self._options, self._opener, self._vanished)
         self._assembler = Assembler(self._writer.put_node, cache)
-        self._pool = pool or Inline(Service(lambda: store, self._options).handle)
+        self._pool = pool or Inline(
+            WorkerService(lambda: store, partial(directory_handlers, self._options)).handle
+        )
         commit_notes(self._pool, store)
         self._batches = Batches(self._pool, self._tell)
         self._groups = Groups()

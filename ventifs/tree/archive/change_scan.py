@@ -17,6 +17,7 @@ import msgspec
 from ventifs.tree.archive.file_reader import Opener, entry_of, live_xattrs
 from ventifs.tree.archive.scan import Options, Scanner
 from ventifs.tree.archive.statcache import Named, Previous, Seen, raw_leaves
+from ventifs.tree.archive.worker import REQUESTS
 from ventifs.tree.objects.records import (
     Directory,
     Entry,
@@ -59,7 +60,8 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
     unknown: list[bytes]
 
 
-class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
+@REQUESTS.register
+class Compare(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A request to compare units; its descriptors are the archive's root and the cache."""
 
     units: list[Unit]

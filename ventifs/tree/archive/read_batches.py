@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from ventifs.store import Store
 from ventifs.tree.archive.file_reader import Changed, Opener, Reader
 from ventifs.tree.archive.statcache import SETTLED_NS
+from ventifs.tree.archive.worker import REQUESTS
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Content, Unfit, clamped_ns, encode_entry, time_problem
 from ventifs.tree.process_pool import DESCRIPTORS_MAX, REQUEST_MAX, Pool
@@ -48,7 +49,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     problem: str = ""
 
 
-class Read(msgspec.Struct, frozen=True, array_like=True, tag=0):
+@REQUESTS.register
+class Read(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A request to read leaves of each directory, in the order of the descriptors."""
 
     wanted: list[list[Wanted]]
