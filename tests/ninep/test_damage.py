@@ -17,7 +17,7 @@ from ventifs.ninep.errors import errno_of
 from ventifs.ninep.fs import File
 from ventifs.store import Store
 from ventifs.store.arena import Arena
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 
 SPLIT = Split.of(8 << 20)
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def clumps(store: Path, kind: Kind) -> list[tuple[Path, int, int]]:
+def clumps(store: Path, kind: ClumpKind) -> list[tuple[Path, int, int]]:
     """(file, offset of the payload, its length) of each clump."""
     found = []
     for path in sorted(store.glob("arenas/*/*.arena")):
@@ -69,7 +69,7 @@ def outcomes(root: File) -> dict[bytes, int]:
 
 
 def test_a_damaged_clump_costs_the_files_in_it(store: Path) -> None:
-    [*data] = clumps(store, Kind.DATA)
+    [*data] = clumps(store, ClumpKind.DATA)
     assert len(data) > 5
     path, offset, length = data[2]
     overwrite(path, offset, noise(length))
@@ -95,7 +95,7 @@ def test_a_damaged_clump_costs_the_files_in_it(store: Path) -> None:
 
 
 def test_damaged_nodes_are_eio_and_an_attach_elsewhere_goes_on(store: Path) -> None:
-    nodes = clumps(store, Kind.NODE)
+    nodes = clumps(store, ClumpKind.NODE)
     assert nodes
     archived(store, store / "arenas", "sound")
     for path, offset, length in nodes:

@@ -17,21 +17,21 @@ from tests.support.memorydisk import FileDisk, MemoryDisk
 from ventifs.image.archive.archiver import ImageArchiver
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.archive.disk_worker import disk_handlers
-from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk
 from ventifs.image.disk_facts import Facts
 from ventifs.image.survey import Survey
 from ventifs.image.survey_events import (
     Ended,
     Event,
+    FoundName,
     Free,
     Inode,
     Inside,
-    Node,
     Range,
     Surveyed,
-    Told,
     Volume,
+    VolumeEvent,
     told_in,
 )
 from ventifs.store import Store
@@ -60,12 +60,12 @@ class Archived(NamedTuple):
 
 def surveyed(events: Iterable[Event], batch: int = 5) -> Iterator[Surveyed]:
     """Events as a survey has them: what volumes' own parsers tell comes in batches."""
-    inside: list[Told] = []
+    inside: list[VolumeEvent] = []
     for event in events:
-        if inside and (len(inside) == batch or not isinstance(event, Node | Free)):
+        if inside and (len(inside) == batch or not isinstance(event, FoundName | Free)):
             yield Inside(msgspec.msgpack.encode(inside))
             inside = []
-        if isinstance(event, Node | Free):
+        if isinstance(event, FoundName | Free):
             inside.append(event)
         else:
             yield event
@@ -92,7 +92,7 @@ def regular(size: int, *extents: tuple[int, int, int], links: int = 1, data: byt
 def volume_of(size: int, *nodes: Event, name: str = "1", start: int = 0) -> list[Event]:
     """A volume that holds what is told, and a root."""
     where = ((start, start + size),)
-    return [Volume(name, False, where), Node(b"", 2, DIRECTORY), *nodes, Ended()]
+    return [Volume(name, False, where), FoundName(b"", 2, DIRECTORY), *nodes, Ended()]
 
 
 def image(
@@ -105,7 +105,7 @@ def image(
     same: list[Range] | None = None,
 ) -> Archived:
     """Archive a disk by what is told of it."""
-    before = None if previous is None else Previous(store, previous, same or [], free=drop_free)
+    before = None if previous is None else PreviousDisk(store, previous, same or [], free=drop_free)
     archiver = ImageArchiver(store, disk, drop_free=drop_free, previous=before)
     root = archiver.run(surveyed(events))
     return Archived(root, archiver.troubles, archiver.facts)

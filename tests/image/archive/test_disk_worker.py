@@ -7,7 +7,7 @@ from tests.support.memorydisk import MemoryDisk
 from ventifs.image.archive.disk_worker import Before, BuildTree, ReadBlocks, TakeIn, disk_handlers
 from ventifs.store import Store
 from ventifs.tree.archive.change_scan import Compare
-from ventifs.tree.archive.read_batches import Read
+from ventifs.tree.archive.read_batches import ReadLeaves
 from ventifs.tree.archive.worker import REQUESTS, HandOver
 
 OF_DISKS: list[type[msgspec.Struct]] = [TakeIn, ReadBlocks, BuildTree, Before]
@@ -18,7 +18,7 @@ def no_store() -> Store:
 
 
 def test_no_two_requests_share_a_tag() -> None:
-    requests: list[type[msgspec.Struct]] = [HandOver, Read, Compare, *OF_DISKS]
+    requests: list[type[msgspec.Struct]] = [HandOver, ReadLeaves, Compare, *OF_DISKS]
     assert all(request in REQUESTS for request in requests)
     tags = [request.__struct_config__.tag for request in requests]
     assert len(set(tags)) == len(tags)

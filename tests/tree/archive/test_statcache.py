@@ -22,15 +22,15 @@ from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.directory_worker import directory_handlers
-from ventifs.tree.archive.file_reader import Reader
+from ventifs.tree.archive.file_reader import FileReader
 from ventifs.tree.archive.scan import Options
-from ventifs.tree.archive.statcache import SETTLED_NS, Previous, StatCache
+from ventifs.tree.archive.statcache import SETTLED_NS, PreviousCache, StatCache
 from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.objects.content import read as read_content
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import File
-from ventifs.tree.process_pool import Inline
+from ventifs.tree.process_pool import InlinePool
 from ventifs.tree.versions.catalog import Version, tree_score
 
 # What is read of `source`: the hard-linked file once, by its first name.
@@ -70,7 +70,7 @@ def run(
     root: Path, source: Path, *, read_all: bool = False, clock: Callable[[], int] = settled
 ) -> Version:
     with Store.open(root, "write") as store:
-        pool = Inline(
+        pool = InlinePool(
             WorkerService(lambda: store, partial(directory_handlers, Options(), clock=clock)).handle
         )
         return archive(store, DirectorySource(source, pool=pool), "name", read_all=read_all)[0]
@@ -80,7 +80,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def regular(*_: object) -> None:
         raise AssertionError("a file was read")
 
-    monkeypatch.setattr(Reader, "regular", regular)
+    monkeypatch.setattr(FileReader, "regular", regular)
 
 
 def text(root: Path, version: Version, path: bytes) -> bytes:
@@ -268,7 +268,7 @@ def test_a_stat_cache_that_cannot_be_read_hides_nothing(
     first = run(root, source)
     opened = StatCache._opened
 
-    def unreadable(cache: StatCache) -> Previous | None:
+    def unreadable(cache: StatCache) -> PreviousCache | None:
         previous = opened(cache)
         assert previous is not None
         fd = os.open(source, os.O_RDONLY)  # a directory: reading it is an error
@@ -279,7 +279,7 @@ def test_a_stat_cache_that_cannot_be_read_hides_nothing(
 
     monkeypatch.setattr(StatCache, "_opened", unreadable)
     with pytest.MonkeyPatch.context() as patch, names_read() as names:
-        patch.setattr(Previous, "worn", True)
+        patch.setattr(PreviousCache, "worn", True)
         again = run(root, source)
     assert sorted(names) == sorted(NAMES)
     assert again.troubles == ()

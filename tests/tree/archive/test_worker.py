@@ -9,7 +9,7 @@ import pytest
 from ventifs.store import Store
 from ventifs.tree.archive.change_scan import Compare
 from ventifs.tree.archive.directory_worker import directory_handlers
-from ventifs.tree.archive.read_batches import Read
+from ventifs.tree.archive.read_batches import ReadLeaves
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.worker import (
     REQUESTS,
@@ -62,7 +62,7 @@ def test_a_tag_is_a_number(request_type: type[msgspec.Struct]) -> None:
         RequestTags().register(request_type)
 
 
-@pytest.mark.parametrize("taken", [HandOver, Read, Compare])
+@pytest.mark.parametrize("taken", [HandOver, ReadLeaves, Compare])
 def test_another_package_cannot_take_a_tag(taken: type[msgspec.Struct]) -> None:
     tag = taken.__struct_config__.tag
     other = msgspec.defstruct("Other", [], array_like=True, tag=tag)
@@ -82,13 +82,13 @@ def test_a_handler_is_for_a_registered_request_and_the_only_one(
 
 def test_a_request_goes_to_its_handler() -> None:
     def handlers(_: OpenStore) -> Handlers:
-        return {Read: reply, Compare: reply}
+        return {ReadLeaves: reply, Compare: reply}
 
-    def reply(request: Read | Compare, descriptors: Sequence[int]) -> bytes:
+    def reply(request: ReadLeaves | Compare, descriptors: Sequence[int]) -> bytes:
         return f"{type(request).__name__} {descriptors}".encode()
 
     service = WorkerService(never, handlers)
-    assert service.handle(encoded(Read([])), [5]) == b"Read [5]"
+    assert service.handle(encoded(ReadLeaves([])), [5]) == b"Read [5]"
     assert service.handle(encoded(Compare([])), [6, 7]) == b"Compare [6, 7]"
     for unknown in (msgspec.msgpack.encode([99]), b""):
         with pytest.raises(msgspec.DecodeError):
@@ -107,6 +107,6 @@ def test_the_store_is_opened_once_and_only_when_it_is_needed(store: Path) -> Non
         assert service.handle(encoded(HandOver()), []) == b""
         assert openings == []
         for _ in range(2):
-            assert service.handle(encoded(Read([])), [])
+            assert service.handle(encoded(ReadLeaves([])), [])
         assert openings == [opened]
         assert service.handle(encoded(HandOver()), []) == b""  # it is no worker's store

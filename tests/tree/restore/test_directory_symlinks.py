@@ -558,7 +558,7 @@ def test_a_link_that_is_swapped_meanwhile_leads_nowhere_else(
     else:
         real_follow = symlinks.follow
 
-        def follow(*words: object) -> tuple[symlinks.Names, int]:
+        def follow(*words: object) -> tuple[symlinks.DirectoryNames, int]:
             found = real_follow(*words)  # type: ignore[arg-type]
             swap()
             return found
@@ -584,7 +584,7 @@ def test_a_link_that_becomes_a_directory_meanwhile_is_restored(
     work.link("d", "real")
     real_follow = symlinks.follow
 
-    def follow(*words: object) -> tuple[symlinks.Names, int]:
+    def follow(*words: object) -> tuple[symlinks.DirectoryNames, int]:
         (work.target / "d").unlink()
         (work.target / "d").mkdir()
         return real_follow(*words)  # type: ignore[arg-type]

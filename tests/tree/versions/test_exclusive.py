@@ -16,7 +16,7 @@ from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Tree
 from ventifs.tree.versions.catalog import Version, versions
 from ventifs.tree.versions.exclusive import exclusive
-from ventifs.tree.versions.reachable import Kind, reach
+from ventifs.tree.versions.reachable import RefKind, reach
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_node_as_data_is_no_node(tmp_path: Path) -> None:
     with Store.open(new_store(tmp_path / "other"), "write") as store:
         content = ContentWriter(store).write_whole(noise(50_000))
         inner = directory(store, b"in", [file(b"f", content)])
-        [node] = [ref.score for ref in reach(store, inner, set()) if ref.kind is Kind.DIRECTORY]
+        [node] = [ref.score for ref in reach(store, inner, set()) if ref.kind is RefKind.DIRECTORY]
         disguised = ContentWriter(store).write_whole(bytes(store.get(node)))
         tree = commit_version(store, directory(store, b"", [inner]), time_ns=1)
         commit_version(store, directory(store, b"", [file(b"g", disguised)]), time_ns=2)

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.archive.archiver import ImageArchiver
-from ventifs.image.archive.image_stat import Seen, recall, remember, statuses
-from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.image_stat import SeenImage, recall, remember, statuses
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.disk_facts import Facts, disk_of, facts_of
 from ventifs.image.formats.kept_choice import Kept, changes
@@ -73,7 +73,7 @@ class DiskSource:
         self._mark = mark
         self._kept = kept
         self._check = check
-        self._seen: Seen | None = None
+        self._seen: SeenImage | None = None
         self._opened_ns = time.time_ns()
 
     def archive(self, run: ArchiveRun) -> Archived:
@@ -126,11 +126,11 @@ class DiskSource:
     def close(self) -> None:
         """See `tree.archive.source.Source`: the caller closes the disk."""
 
-    def _now(self, store: Store) -> Seen:
+    def _now(self, store: Store) -> SeenImage:
         """The record of what this run sees."""
         files = self._disk.files
         settled = statuses(files, self._opened_ns)
-        return Seen(
+        return SeenImage(
             store.header.store_id,
             store.epoch,
             0,
@@ -154,7 +154,9 @@ class DiskSource:
             return Troubles((Trouble(*each) for each in troubles_of(store, version)), store)
         return None
 
-    def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:
+    def _previous(
+        self, store: Store, now: SeenImage, seen: SeenImage, version: Version
+    ) -> PreviousDisk | None:
         """The disk as the last version of the name has it, with what is known to be unchanged.
 
         The version must be from this epoch of the store: what counts as unchanged is not stored
@@ -166,9 +168,9 @@ class DiskSource:
         if entry is None or not isinstance(entry.detail, File):
             return None
         same = self._same(now, seen)
-        return Previous(store, entry.detail.content, same, free=seen.drop_free)
+        return PreviousDisk(store, entry.detail.content, same, free=seen.drop_free)
 
-    def _same(self, now: Seen, seen: Seen) -> list[Range]:
+    def _same(self, now: SeenImage, seen: SeenImage) -> list[Range]:
         """What is known not to have changed since the last run's mark."""
         if not seen.mark or self._unchanged is None or not seen.is_like(now):
             return []

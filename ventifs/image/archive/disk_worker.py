@@ -10,9 +10,9 @@ import msgspec
 from msgspec.structs import replace
 
 from ventifs.image.archive.file_trees import build
-from ventifs.image.archive.gap_blocks import BlockWriter, Piece, Stretch
-from ventifs.image.archive.ingest import Intake
-from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.gap_blocks import BlockWriter, GapItem, Stretch
+from ventifs.image.archive.ingest import EventIntake
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.archive.spool import frames
 from ventifs.image.disk import Disk
 from ventifs.image.survey_events import Range
@@ -71,7 +71,7 @@ class Before(msgspec.Struct, frozen=True, array_like=True, tag=19):
 class BlocksRead(msgspec.Struct, frozen=True, array_like=True):
     """The reply: for each stretch its pieces, and bytes of new blocks."""
 
-    pieces: list[list[Piece]]
+    pieces: list[list[GapItem]]
     new_bytes: int
 
 
@@ -100,12 +100,12 @@ class _DiskWorker:
     def __init__(self, disk: Disk, store: OpenStore) -> None:
         self._disk = disk
         self._store = store
-        self._intake: Intake | None = None
+        self._intake: EventIntake | None = None
         self._before: Before | None = None
 
     def take_in(self, request: TakeIn, _: Sequence[int]) -> bytes:
         if self._intake is None:
-            self._intake = Intake(ContentWriter(self._store()), self._disk, self._previous())
+            self._intake = EventIntake(ContentWriter(self._store()), self._disk, self._previous())
         return _encode(self._intake.take(request.body, request.time))
 
     def read_blocks(self, request: ReadBlocks, _: Sequence[int]) -> bytes:
@@ -126,8 +126,8 @@ class _DiskWorker:
             self._before.same.extend(request.same)
         return b""
 
-    def _previous(self) -> Previous | None:
+    def _previous(self) -> PreviousDisk | None:
         before = self._before
         if before is None:
             return None
-        return Previous(self._store(), before.content, before.same, free=before.free)
+        return PreviousDisk(self._store(), before.content, before.same, free=before.free)

@@ -31,7 +31,7 @@ _decode = msgspec.msgpack.Decoder(TakenIn).decode
 _decode_built = msgspec.msgpack.Decoder(Built).decode
 
 
-class Files:
+class VolumeFiles:
     """Collects the files of one volume. Accepts any events, even invalid ones.
 
     Attributes:

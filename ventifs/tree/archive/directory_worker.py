@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from ventifs.tree.archive.change_scan import Compare, Scout
 from ventifs.tree.archive.file_reader import Opener, allow_many_descriptors
-from ventifs.tree.archive.read_batches import BatchReader, Read
+from ventifs.tree.archive.read_batches import BatchReader, ReadLeaves
 from ventifs.tree.archive.scan import Options
-from ventifs.tree.archive.statcache import Previous
+from ventifs.tree.archive.statcache import PreviousCache
 from ventifs.tree.archive.worker import Handlers, OpenStore
 
 
@@ -26,7 +26,7 @@ def directory_handlers(
     """
     allow_many_descriptors()
     worker = _DirectoryWorker(options, store, clock)
-    return {Read: worker.read, Compare: worker.compare}
+    return {ReadLeaves: worker.read, Compare: worker.compare}
 
 
 class _DirectoryWorker:
@@ -37,7 +37,7 @@ class _DirectoryWorker:
         self._reader: BatchReader | None = None
         self._scout: Scout | None = None
 
-    def read(self, request: Read, descriptors: Sequence[int]) -> bytes:
+    def read(self, request: ReadLeaves, descriptors: Sequence[int]) -> bytes:
         if self._reader is None:
             self._reader = BatchReader(self._store(), self._clock)
         return self._reader.read(request, descriptors)
@@ -45,5 +45,5 @@ class _DirectoryWorker:
     def compare(self, request: Compare, descriptors: Sequence[int]) -> bytes:
         top, previous = descriptors
         if self._scout is None:
-            self._scout = Scout(Previous(previous), self._options, Opener())
+            self._scout = Scout(PreviousCache(previous), self._options, Opener())
         return self._scout.compare(request, top, previous)

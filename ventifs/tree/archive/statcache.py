@@ -38,10 +38,10 @@ _HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
 _WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours in the file
 
 Leaf = tuple[bytes, int, int, int, int]  # name, inode, size, mtime_ns, ctime_ns
-Named = tuple[bytes, bytes]  # a name and its canonical entry
+NamedEntry = tuple[bytes, bytes]  # a name and its canonical entry
 
 
-class Segment(msgspec.Struct, frozen=True, array_like=True):
+class SeenSegment(msgspec.Struct, frozen=True, array_like=True):
     """Names of one directory that follow one another, as a run saw them.
 
     Attributes:
@@ -63,12 +63,12 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
         pairs = zip(_decode_leaves(self.leaves), _decode_entries(self.entries), strict=True)
         return {leaf[0]: (leaf, entry) for leaf, entry in pairs}
 
-    def below(self) -> list[Named]:
+    def below(self) -> list[NamedEntry]:
         """Name and entry of each subdirectory, in order."""
         return _decode_named(self.directories)
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True):
+class SeenDirectory(msgspec.Struct, frozen=True, array_like=True):
     """A directory as a run saw it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 
     path: bytes
     content: Content
-    segments: tuple[Segment, ...]
+    segments: tuple[SeenSegment, ...]
     bounds: tuple[tuple[bytes, int], ...] = ()
 
     @property
@@ -89,7 +89,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         return len(self.segments) or len(self.bounds)
 
 
-class _Footer(msgspec.Struct, frozen=True, array_like=True):
+class _CacheFooter(msgspec.Struct, frozen=True, array_like=True):
     """The last record: the offset of each directory's record, by ascending hash of its path.
 
     `whole_size` is the size of the file, without its footer, when a run last wrote all of it.
@@ -103,12 +103,12 @@ class _Footer(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode_seen = msgspec.msgpack.Decoder(Seen).decode
-_decode_segment = msgspec.msgpack.Decoder(Segment).decode
+_decode_seen = msgspec.msgpack.Decoder(SeenDirectory).decode
+_decode_segment = msgspec.msgpack.Decoder(SeenSegment).decode
 _decode_leaves = msgspec.msgpack.Decoder(list[Leaf]).decode
 _decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
-_decode_named = msgspec.msgpack.Decoder(list[Named]).decode
-_decode_footer = msgspec.msgpack.Decoder(_Footer).decode
+_decode_named = msgspec.msgpack.Decoder(list[NamedEntry]).decode
+_decode_footer = msgspec.msgpack.Decoder(_CacheFooter).decode
 
 
 def raw(items: Sequence[object]) -> msgspec.Raw:
@@ -135,7 +135,7 @@ def _path_hash(path: bytes) -> int:
     return int.from_bytes(blake3(path).digest(8), "little")
 
 
-class Previous:
+class PreviousCache:
     """The file that the previous run left, open for reading.
 
     Attributes:
@@ -165,7 +165,7 @@ class Previous:
         """Whether half of the file or more may be outdated records."""
         return self._size > 2 * self.footer.whole_size
 
-    def directory(self, path: bytes) -> Seen | None:
+    def directory(self, path: bytes) -> SeenDirectory | None:
         """What the run saw of a directory."""
         wanted = _path_hash(path)
         at = bisect_left(self.hashes, wanted)
@@ -178,7 +178,7 @@ class Previous:
             return None
         return seen if seen is not None and seen.path == path else None
 
-    def segment(self, seen: Seen, number: int) -> Segment | None:
+    def segment(self, seen: SeenDirectory, number: int) -> SeenSegment | None:
         """One segment of a directory."""
         if seen.segments:
             return seen.segments[number]
@@ -232,7 +232,7 @@ class StatCache:
         """
         assert lock is None or lock.name == name
         self.path = store.path / LEFT_BY_RUNS / name
-        self.previous: Previous | None = None
+        self.previous: PreviousCache | None = None
         self._ids = store.header.store_id, store.epoch
         self._temporary = self.path.with_name(f".{name}.new")
         self._gathers = lock is not None
@@ -242,24 +242,24 @@ class StatCache:
         if ask:
             self.previous = self._opened()
 
-    def _opened(self) -> Previous | None:
+    def _opened(self) -> PreviousCache | None:
         """The previous run's file; None if anything is wrong with it."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         with suppress(OSError, msgspec.DecodeError):
-            previous = Previous(fd)
+            previous = PreviousCache(fd)
             if (previous.footer.store_id, previous.footer.epoch) == self._ids:
                 return previous
         os.close(fd)
         return None
 
-    def directory(self, path: bytes) -> Seen | None:
+    def directory(self, path: bytes) -> SeenDirectory | None:
         """What the previous run saw of a directory."""
         return None if self.previous is None else self.previous.directory(path)
 
-    def segment(self, seen: Seen, number: int) -> Segment | None:
+    def segment(self, seen: SeenDirectory, number: int) -> SeenSegment | None:
         """One segment of a directory that the previous run saw."""
         return None if self.previous is None else self.previous.segment(seen, number)
 
@@ -267,11 +267,11 @@ class StatCache:
         """Keep the records of the previous run, and add to them."""
         self.carries = self.previous is not None
 
-    def add_segment(self, segment: Segment) -> int:
+    def add_segment(self, segment: SeenSegment) -> int:
         """Gather one of several segments for the next run; return its offset."""
         return self._write(encode(segment))
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: SeenDirectory) -> None:
         """Gather a directory for the next run."""
         if self._gathers:
             self._places[_path_hash(seen.path)] = self._write(encode(seen))
@@ -329,7 +329,7 @@ class StatCache:
         ordered = sorted(places.items())
         hashes = array("Q", [key for key, _ in ordered]).tobytes()
         offsets = array("Q", [place for _, place in ordered]).tobytes()
-        self._write(encode(_Footer(*self._ids, whole_size, hashes, offsets)))
+        self._write(encode(_CacheFooter(*self._ids, whole_size, hashes, offsets)))
         if not self._gathers:
             return  # it could not be written
         self._file.write(start.to_bytes(8, "little"))

@@ -18,12 +18,12 @@ import msgspec
 
 from ventifs.store import Store
 from ventifs.store.claims import Claims
-from ventifs.store.writer import Batch
+from ventifs.store.writer import WorkerBatch
 from ventifs.tree.process_pool import Handle, Pool, Send
 
 PENDING_MAX = 64_000  # blocks (about 1 GiB) that wait for a commit
 
-Request = TypeVar("Request", bound=msgspec.Struct)
+AnyRequest = TypeVar("AnyRequest", bound=msgspec.Struct)
 Handler = Callable[[Any, Sequence[int]], bytes]  # (request, its descriptors) -> reply
 Handlers = Mapping[type[msgspec.Struct], Handler]
 OpenStore = Callable[[], Store]  # opens the store to write to, the first time
@@ -37,7 +37,7 @@ class RequestTags:
         """There are none yet."""
         self._by_tag: dict[int, type[msgspec.Struct]] = {}
 
-    def register(self, request: type[Request]) -> type[Request]:
+    def register(self, request: type[AnyRequest]) -> type[AnyRequest]:
         """Register a request by the tag of its struct; a class decorator.
 
         Raises:
@@ -140,7 +140,7 @@ def serving(
 ) -> Iterator[Handle]:
     """The task of a worker: answer the requests of a run into the store at `path`."""
 
-    def give(batch: Batch) -> None:
+    def give(batch: WorkerBatch) -> None:
         send(pickle.dumps(batch))
 
     with ExitStack() as stack:
