@@ -88,7 +88,7 @@ def test_a_request_goes_to_its_handler() -> None:
         return f"{type(request).__name__} {descriptors}".encode()
 
     service = WorkerService(never, handlers)
-    assert service.handle(encoded(ReadLeaves([])), [5]) == b"Read [5]"
+    assert service.handle(encoded(ReadLeaves([])), [5]) == b"ReadLeaves [5]"
     assert service.handle(encoded(Compare([])), [6, 7]) == b"Compare [6, 7]"
     for unknown in (msgspec.msgpack.encode([99]), b""):
         with pytest.raises(msgspec.DecodeError):

@@ -28,7 +28,8 @@ from ventifs.tree.restore import destination as places
 from ventifs.tree.restore import directory_symlinks as symlinks
 from ventifs.tree.restore.directory_symlinks import Symlinks
 from ventifs.tree.restore.dry_run import Plan
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.restore.selection import Selection
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")

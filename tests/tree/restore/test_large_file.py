@@ -17,7 +17,8 @@ from ventifs.tree.objects.records import Entry
 from ventifs.tree.process_pool import Done, InlinePool
 from ventifs.tree.restore.destination import LARGE
 from ventifs.tree.restore.file_maker import Maker
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import find_version
 
 SIZE = LARGE + (5 << 20) + 7

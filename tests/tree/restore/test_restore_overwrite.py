@@ -16,7 +16,8 @@ from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import Entry
 from ventifs.tree.restore import range_writer as pieces
 from ventifs.tree.restore.destination import Places, UnfinishedDirectory
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import Version
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")

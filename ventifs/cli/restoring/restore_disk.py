@@ -17,7 +17,7 @@ from ventifs.tree.objects.records import Entry
 from ventifs.tree.process_pool import InlinePool, Pool
 from ventifs.tree.restore.file_maker import Maker
 from ventifs.tree.restore.large_file import Failed, ReportBytes, pour_device
-from ventifs.tree.restore.restorer import Restored
+from ventifs.tree.restore.restored import Restored
 
 
 def is_device(target: Path) -> bool:

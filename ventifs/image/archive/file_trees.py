@@ -65,9 +65,8 @@ class _FileTree:
         self._rows = rows
         self._rooted = False
         self._later: list[BatchNames] = []  # what is settled after the last batch
-        self._first: dict[
-            int, NameRow
-        ] = {}  # inode number: the row of a file that may have more names
+        # Inode number: the row of a file that may have more names.
+        self._first: dict[int, NameRow] = {}
         self._least: dict[int, bytes] = {}  # number of a file with several names: its least path
         self._time = _AFTER_ALL
 

@@ -111,9 +111,8 @@ class Archiver:
         self._batches = Batches(self._pool, self._tell)
         self._groups = LinkGroups()
         self._scouted: Scouted | None = None  # what the look-ahead found; None without one
-        self._again: list[
-            LinkGroup
-        ] = []  # whose first name could not be read, or is another file now
+        # Whose first name could not be read, or is another file now.
+        self._again: list[LinkGroup] = []
         self._progress = progress
 
     def run(self, source: Path) -> Entry:

@@ -62,9 +62,8 @@ class Aliases:
         self._store = store
         self._root = root
         self._selection = selection
-        self._kept: dict[
-            DirectoryNames, list[Claim]
-        ] = {}  # links, by the directory that they lead to
+        # Links, by the directory that they lead to.
+        self._kept: dict[DirectoryNames, list[Claim]] = {}
         self._count = 0
 
     def linked(self, real: DirectoryNames, names: DirectoryNames, entry: Entry) -> Alias | None:

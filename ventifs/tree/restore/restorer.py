@@ -14,9 +14,7 @@ this process take 260 MiB together.
 import errno
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -43,37 +41,12 @@ from ventifs.tree.restore.file_maker import (
 from ventifs.tree.restore.hardlinks import LinkedFile, Links
 from ventifs.tree.restore.large_file import Failed, make_large
 from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, xattrs_of
+from ventifs.tree.restore.restored import Restored, RestoreProgress
 from ventifs.tree.restore.selection import Selection, walk
 from ventifs.tree.restore.unchanged import is_there
 
 _ENTER = stat.S_IRUSR | stat.S_IXUSR
-TROUBLES_MAX = 10_000  # listed of each kind; further ones are only counted
-
-RestoreProgress = Callable[["Restored", bytes], None]
 _EVERYTHING = Selection()
-
-
-@dataclass(slots=True)
-class Restored:
-    """What a restore has done so far.
-
-    Attributes:
-        entries: names that are now there as archived.
-        size: bytes of regular files among them, each file once.
-        kept: files that were there already, the same in everything.
-        left: (path, what was left out) for what the user may not restore.
-        failed: (path, reason) for what is damaged, or could not be made.
-        replaced: (path, what was there) for symbolic links that were replaced by directories.
-        unlisted: how many more of all three kinds there are.
-    """
-
-    entries: int = 0
-    size: int = 0
-    kept: int = 0
-    left: list[tuple[bytes, str]] = field(default_factory=list)
-    failed: list[tuple[bytes, str]] = field(default_factory=list)
-    replaced: list[tuple[bytes, str]] = field(default_factory=list)
-    unlisted: int = 0
 
 
 class Restorer:
@@ -109,12 +82,10 @@ class Restorer:
         self._at: UnfinishedDirectory | None = None
         self._batch = FileBatch()
         self._flying: set[FileBatch] = set()
-        self._again: list[
-            tuple[UnfinishedDirectory, Entry]
-        ] = []  # to be made as files of their own
-        self._closing: list[
-            UnfinishedDirectory
-        ] = []  # get their metadata last, for hard links out of them
+        # To be made as files of their own.
+        self._again: list[tuple[UnfinishedDirectory, Entry]] = []
+        # Get their metadata last, for hard links out of them.
+        self._closing: list[UnfinishedDirectory] = []
 
     def run(self, entry: Entry, target: Path) -> Restored:
         """Restore an entry: a directory into `target`, anything else as `target`.
@@ -131,7 +102,7 @@ class Restorer:
                 top = self._opened_parent(target)
             self._places = Places(top, overwrite=self._overwrite, symlinks=self._symlinks)
             self._places.on_link = self._settle_all
-            self._places.on_replaced = self._replaced
+            self._places.on_replaced = self.done.add_replaced
             self._aliases = Aliases(self._store, entry, self._selection)
             self._links = Links(self._places)
         except OSError as error:
@@ -259,12 +230,6 @@ class Restorer:
         else:
             self.done.entries += 1
         return True
-
-    def _replaced(self, path: bytes, what: str) -> None:
-        if len(self.done.replaced) < TROUBLES_MAX:
-            self.done.replaced.append((path, what))
-        else:
-            self.done.unlisted += 1
 
     # --- batches ------------------------------------------------------------------------------
 
@@ -469,11 +434,7 @@ class Restorer:
             text = f"{printable(path) or '/'}: {trouble.reason}; {stays}"
             full = trouble.errno in (errno.ENOSPC, errno.EDQUOT)
             raise NoSpace(f"{text}, when there is room") if full else VentifsError(text)
-        listed = self.done.failed if trouble.kind == Consequence.FAILED else self.done.left
-        if len(listed) < TROUBLES_MAX:
-            listed.append((path, trouble.reason + more))
-        else:
-            self.done.unlisted += 1
+        self.done.add_trouble(path, trouble, more)
 
     def _remove_unfinished(self) -> None:
         """Remove what killed workers left unfinished: its mtime, which is set last, differs."""

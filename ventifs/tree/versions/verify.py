@@ -64,9 +64,8 @@ class Verifier:
         """Start with nothing checked."""
         self.paths = 0
         self._store = store
-        self._sound: dict[
-            bytes, DirectoryTotals
-        ] = {}  # directories found sound, with all below them
+        # Directories found sound, with all below them.
+        self._sound: dict[bytes, DirectoryTotals] = {}
         self._waiting: list[tuple[Score, VersionPath]] = []
         self._found: list[Harm] = []
 
