@@ -18,10 +18,10 @@ from ventifs.image.survey import ReadFiles, Survey
 from ventifs.image.survey_events import (
     Ended,
     Event,
+    FoundName,
     Free,
     Inode,
     Inside,
-    Node,
     Noted,
     Volume,
     told_in,
@@ -46,8 +46,10 @@ def disk_of(*partitions: tuple[int, int]) -> MemoryDisk:
     return MemoryDisk(64 * MIB, {0: bytes(table), **pieces})
 
 
-def reading(tell: Callable[[Window], Iterator[Node | Free | Ended]]) -> ReadFiles:
-    def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node | Free | Ended]:
+def reading(tell: Callable[[Window], Iterator[FoundName | Free | Ended]]) -> ReadFiles:
+    def read_files(
+        window: Window, filesystem: str, *, free: bool
+    ) -> Iterator[FoundName | Free | Ended]:
         assert filesystem == "xfs"
         return tell(window)
 
@@ -55,7 +57,7 @@ def reading(tell: Callable[[Window], Iterator[Node | Free | Ended]]) -> ReadFile
 
 
 def surveyed(
-    disk: MemoryDisk, tell: Callable[[Window], Iterator[Node | Free | Ended]]
+    disk: MemoryDisk, tell: Callable[[Window], Iterator[FoundName | Free | Ended]]
 ) -> list[Event]:
     with Survey(disk, free=True, read_files=reading(tell)) as survey:
         events = list(told(survey))
@@ -75,24 +77,24 @@ def check_order(events: list[Event]) -> None:
     assert not inside
 
 
-def file_at(*extents: tuple[int, int, int]) -> Node:
+def file_at(*extents: tuple[int, int, int]) -> FoundName:
     inode = Inode(mode=0o100644, uid=0, gid=0, mtime_ns=1, links=1, size=9000, extents=extents)
-    return Node(b"file", 12, inode)
+    return FoundName(b"file", 12, inode)
 
 
 def test_offsets_become_the_disks() -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
-        yield Node(b"", 2, DIRECTORY)
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
+        yield FoundName(b"", 2, DIRECTORY)
         yield file_at((0, 4096, 4096), (8192, 0, 4096))
-        yield Node(b"other", 12, None)
+        yield FoundName(b"other", 12, None)
         yield Free(((8192, 12288), (window.size - 4096, window.size)))
         yield Ended("", ("a note",))
 
     assert surveyed(disk_of((1, 2)), tell) == [
         Volume("1", False, ((MIB, 3 * MIB),), "83", "", "xfs"),
-        Node(b"", 2, DIRECTORY),
+        FoundName(b"", 2, DIRECTORY),
         file_at((0, MIB + 4096, 4096), (8192, MIB, 4096)),
-        Node(b"other", 12, None),
+        FoundName(b"other", 12, None),
         Free(((MIB + 8192, MIB + 12288), (3 * MIB - 4096, 3 * MIB))),
         Ended("", ("a note",)),
     ]
@@ -121,30 +123,30 @@ def test_extents_are_split_where_a_volume_is() -> None:
 def test_extents_that_cannot_be_are_a_problem(
     extents: list[tuple[int, int, int]], left: list[tuple[int, int, int]], problem: str
 ) -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
         yield file_at(*extents)
 
     node = surveyed(disk_of((1, 2)), tell)[1]
-    assert isinstance(node, Node)
+    assert isinstance(node, FoundName)
     assert node.inode is not None
     assert node.inode.extents == tuple(left)
     assert node.problem == problem
 
 
 def test_files_take_no_more_than_their_volume_so_many_times() -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
         for _ in range(70):
             yield file_at((0, 0, window.size))
         yield file_at()
         yield Ended()
 
     events = surveyed(disk_of((1, 2)), tell)
-    problems = [event.problem for event in events if isinstance(event, Node)]
+    problems = [event.problem for event in events if isinstance(event, FoundName)]
     assert problems == [""] * 64 + [module._TOO_MUCH] * 6 + [""]
 
 
 def test_batches_are_no_more_than_some_megabytes_of_files() -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
         for _ in range(9):
             yield file_at((0, 0, MIB))
         yield file_at((0, 0, 10 * MIB))
@@ -154,7 +156,9 @@ def test_batches_are_no_more_than_some_megabytes_of_files() -> None:
         batches = [told_in(event.body) for event in survey if isinstance(event, Inside)]
     # Events wait no longer than 50 ms for others, so there may be more batches.
     sizes = [
-        sum(node.inode.extents[0][2] for node in batch if isinstance(node, Node) and node.inode)
+        sum(
+            node.inode.extents[0][2] for node in batch if isinstance(node, FoundName) and node.inode
+        )
         for batch in batches
     ]
     assert max(sizes) <= 11 * MIB
@@ -174,9 +178,9 @@ def test_a_disk_of_nothing_has_no_volumes(size: int) -> None:
     assert surveyed(MemoryDisk(size), lambda window: iter(())) == []
 
 
-def _crash(window: Window) -> Iterator[Node | Free | Ended]:
+def _crash(window: Window) -> Iterator[FoundName | Free | Ended]:
     for number in range(20_000):
-        yield Node(b"a", number, None)
+        yield FoundName(b"a", number, None)
     if window.ranges[0][0] == 4 * MIB:
         ctypes.string_at(0)
     yield Ended()
@@ -189,21 +193,21 @@ def test_a_crash_costs_one_volume_the_rest() -> None:
         Ended("the parser crashed (Segmentation fault)"),
         Ended(),
     ]
-    assert sum(isinstance(event, Node) for event in events) > 50_000
+    assert sum(isinstance(event, FoundName) for event in events) > 50_000
 
 
 def test_an_exception_costs_one_volume_the_rest() -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
-        yield Node(b"", 2, DIRECTORY)
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
+        yield FoundName(b"", 2, DIRECTORY)
         raise ImageError("no such block")
 
-    assert surveyed(disk_of((1, 2), (4, 2)), tell)[1::3] == [Node(b"", 2, DIRECTORY)] * 2
+    assert surveyed(disk_of((1, 2), (4, 2)), tell)[1::3] == [FoundName(b"", 2, DIRECTORY)] * 2
 
 
 def test_a_loop_costs_one_volume_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_STALL_S", 1)
 
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
         while window.ranges[0][0] == MIB:
             pass
         yield Ended("", ("read",))
@@ -216,10 +220,10 @@ def test_a_loop_costs_one_volume_the_rest(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_events_after_the_end_are_not_told_and_those_of_others_stop_it() -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
         if window.ranges[0][0] == MIB:
             yield Ended()
-            yield Node(b"", 2, DIRECTORY)
+            yield FoundName(b"", 2, DIRECTORY)
         else:
             yield Noted("damaged")  # type: ignore[misc]
             yield Ended()
@@ -240,8 +244,8 @@ def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("whole_batches")
 @pytest.mark.parametrize("garbage", [b"\xc1", b"\x94\x07\xc4\x01a\x01\xc0"])
 def test_garbage_costs_one_volume_the_rest(garbage: bytes) -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
-        yield Node(b"", 2, DIRECTORY)
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
+        yield FoundName(b"", 2, DIRECTORY)
         if window.ranges[0][0] == MIB:
             yield msgspec.Raw(garbage)  # type: ignore[misc]
         yield Ended("", ("read",))
@@ -249,15 +253,15 @@ def test_garbage_costs_one_volume_the_rest(garbage: bytes) -> None:
     events = surveyed(disk_of((1, 2), (4, 2)), tell)
     assert [event for event in events if not isinstance(event, Volume)] == [
         Ended("the parser told what it cannot know"),
-        Node(b"", 2, DIRECTORY),
+        FoundName(b"", 2, DIRECTORY),
         Ended("", ("read",)),
     ]
 
 
 @pytest.mark.usefixtures("whole_batches")
 def test_a_child_that_dies_within_a_batch_costs_one_volume_the_rest() -> None:
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
-        yield Node(b"", 2, DIRECTORY)
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
+        yield FoundName(b"", 2, DIRECTORY)
         if window.ranges[0][0] == MIB:
             (pipe,) = apart._ends
             os.write(pipe, b"\0\xff\0\0\0half")
@@ -267,7 +271,7 @@ def test_a_child_that_dies_within_a_batch_costs_one_volume_the_rest() -> None:
     events = surveyed(disk_of((1, 2), (4, 2)), tell)
     assert [event for event in events if not isinstance(event, Volume)] == [
         Ended("the parser crashed (Aborted)"),
-        Node(b"", 2, DIRECTORY),
+        FoundName(b"", 2, DIRECTORY),
         Ended("", ("read",)),
     ]
 
@@ -286,7 +290,7 @@ def test_a_crash_while_volumes_are_looked_for_is_noted(monkeypatch: pytest.Monke
 def test_if_the_relay_itself_dies_the_volume_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     def inside(*_: object) -> Iterator[Event]:
         for number in range(20_000):
-            yield Node(b"a", number, None)
+            yield FoundName(b"a", number, None)
         os.abort()
 
     monkeypatch.setattr(module, "_inside", inside)
@@ -312,7 +316,7 @@ def test_a_disk_that_cannot_be_read_is_noted() -> None:
 def test_it_starts_at_once_and_ends_when_left() -> None:
     pipe = os.pipe()
 
-    def tell(window: Window) -> Iterator[Node | Free | Ended]:
+    def tell(window: Window) -> Iterator[FoundName | Free | Ended]:
         os.write(pipe[1], b"here")
         while True:
             signal.pause()

@@ -17,8 +17,8 @@ from ventifs.image.archive.archiver import ImageArchiver
 from ventifs.image.disk import Span
 from ventifs.image.disk_facts import disk_of, facts_of
 from ventifs.image.formats.advice import Following
-from ventifs.image.formats.kept_choice import Kept, Source, decode_kept, encode_kept, kept_key
-from ventifs.image.survey_events import Ended, Event, Inode, Node, Noted, Volume
+from ventifs.image.formats.kept_choice import Kept, SourceType, decode_kept, encode_kept, kept_key
+from ventifs.image.survey_events import Ended, Event, FoundName, Inode, Noted, Volume
 from ventifs.store import Store
 from ventifs.store.journal import Record
 from ventifs.tree.objects.content import read
@@ -39,7 +39,7 @@ def told() -> Iterator[Event]:
     """What a survey would tell of the disk."""
     yield Noted("of the disk")
     yield Volume("1", False, (vectors_image.VOLUME,), "83", "", "ext4", "a1", "root")
-    yield Node(b"", 2, Inode(0o40755, 1000, 100, MTIME_NS, 2))
+    yield FoundName(b"", 2, Inode(0o40755, 1000, 100, MTIME_NS, 2))
     met = set()
     for name, (number, size, extents) in vectors_image.FILES.items():
         names = sum(other[0] == number for other in vectors_image.FILES.values())
@@ -52,7 +52,7 @@ def told() -> Iterator[Event]:
             size,
             extents=cast(Any, tuple(map(tuple, extents))),
         )
-        yield Node(name, number, None if number in met else inode)
+        yield FoundName(name, number, None if number in met else inode)
         met.add(number)
     yield Ended("", ("a note",))
     yield Volume("vg0-data", True, vectors_image.LOGICAL)
@@ -121,10 +121,10 @@ def test_holes_of_the_image_file_change_nothing(tmp_path: Path) -> None:
 
 def test_what_names_keep_is_as_its_vectors_say() -> None:
     expected = {
-        "vm-1": Kept("raw", Source("file", b".img"), Following()),
+        "vm-1": Kept("raw", SourceType("file", b".img"), Following()),
         "a": Kept(
             "qcow2",
-            Source("device", b""),
+            SourceType("device", b""),
             Following((b"/srv/images", b"/\xff"), (b"/dev/vg/base",)),
         ),
     }

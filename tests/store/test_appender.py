@@ -20,8 +20,8 @@ from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Clump
-from ventifs.store.arena_state import ArenaState, Totals
-from ventifs.store.clump import Kind
+from ventifs.store.arena_state import ArenaState, ArenaTotals
+from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
 
 
@@ -96,10 +96,10 @@ def test_clumps_stand_one_after_the_other(tmp_path: Path) -> None:
 def test_totals_count_what_was_appended_since_they_were_settled(tmp_path: Path) -> None:
     appender = new_appender(tmp_path)
     append(appender, b"one", b"three")
-    append(appender, b"node", kind=Kind.NODE)
-    append(appender, b"journal", kind=Kind.CATALOG)
+    append(appender, b"node", kind=ClumpKind.NODE)
+    append(appender, b"journal", kind=ClumpKind.CATALOG)
     stored = appender.length - HEADER_SIZE
-    expected = Totals(
+    expected = ArenaTotals(
         clumps=3, data_blocks=2, data_bytes=8, node_blocks=1, node_bytes=4, stored_bytes=stored
     )
     state = appender.state()
@@ -107,7 +107,7 @@ def test_totals_count_what_was_appended_since_they_were_settled(tmp_path: Path) 
     appender.settled()
     append(appender, b"more")
     assert state.totals == expected
-    more = Totals(1, data_blocks=1, data_bytes=4, stored_bytes=appender.length - state.length)
+    more = ArenaTotals(1, data_blocks=1, data_bytes=4, stored_bytes=appender.length - state.length)
     assert appender.state().totals == more
 
 
@@ -196,7 +196,7 @@ def test_an_arena_can_be_gone_on_with(tmp_path: Path) -> None:
     arena = lock_arena(path)
     assert arena is not None
     resumed = Appender.resume(arena, files, totals)
-    assert (resumed.length, resumed.totals) == (length, Totals())
+    assert (resumed.length, resumed.totals) == (length, ArenaTotals())
     assert append(resumed, b"second") == length
     resumed.seal()
     assert_sealed(resumed, 2)

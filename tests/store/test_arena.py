@@ -25,7 +25,7 @@ from ventifs.store.arena import (
     ForeignArena,
     encode_header,
 )
-from ventifs.store.clump import HEAD_SIZE, MAGIC, Kind, encode_gap
+from ventifs.store.clump import HEAD_SIZE, MAGIC, ClumpKind, encode_gap
 from ventifs.store.score import score_of
 
 ARENA_ID = bytes(range(0xE0, 0xF0))
@@ -54,7 +54,7 @@ def three(tmp_path: Path) -> tuple[Appender, list[int]]:
     appender = new_appender(tmp_path)
     starts = [
         append(appender, b"one", b"two"),
-        append(appender, b"x" * 5000, kind=Kind.NODE),
+        append(appender, b"x" * 5000, kind=ClumpKind.NODE),
         append(appender, incompressible(3000)),
     ]
     return appender, [*starts, appender.length]
@@ -69,7 +69,7 @@ def test_a_scan_finds_every_clump_with_its_content(three: tuple[Appender, list[i
     clumps = [item for item in found if isinstance(item, Clump)]
     assert [clump.offset for clump in clumps] == ends[:3]
     assert [clump.end for clump in clumps] == ends[1:]
-    assert [clump.head.kind for clump in clumps] == [Kind.DATA, Kind.NODE, Kind.DATA]
+    assert [clump.head.kind for clump in clumps] == [ClumpKind.DATA, ClumpKind.NODE, ClumpKind.DATA]
     assert bytes(clumps[0].payload) == b"onetwo"
     assert len(found) == 3
 
@@ -222,7 +222,7 @@ def test_a_head_of_any_length_is_read(tmp_path: Path) -> None:
 
 def test_journal_content_is_read_only_when_its_checksum_holds(tmp_path: Path) -> None:
     appender = new_appender(tmp_path)
-    offset = append(appender, b"the journal" * 50, kind=Kind.CATALOG)
+    offset = append(appender, b"the journal" * 50, kind=ClumpKind.CATALOG)
     assert bytes(reading(appender).read_raw(offset, DECOMPRESSOR)) == b"the journal" * 50
     flip(appender.path, appender.length - 1)
     with pytest.raises(Corrupt, match="checksum"):

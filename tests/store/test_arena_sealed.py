@@ -17,7 +17,7 @@ from ventifs.store.arena import (
     Arena,
     encode_trailer,
 )
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def three(tmp_path: Path) -> tuple[Appender, list[int]]:
     appender = new_appender(tmp_path)
     starts = [
         append(appender, b"one", b"two"),
-        append(appender, b"x" * 5000, kind=Kind.NODE),
+        append(appender, b"x" * 5000, kind=ClumpKind.NODE),
         append(appender, incompressible(3000)),
     ]
     return appender, [*starts, appender.length]

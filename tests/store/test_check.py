@@ -16,7 +16,7 @@ from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arenas import Arenas
 from ventifs.store.check import check, repair
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 from ventifs.store.header import NotAStore, read_header
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Counters, Record
@@ -42,7 +42,7 @@ def arena_of(root: Path, *, sealed: bool) -> Arena:
     return arenas.reader(arena_id)
 
 
-def clump_end(arena: Arena, kind: Kind) -> tuple[int, int, list[str]]:
+def clump_end(arena: Arena, kind: ClumpKind) -> tuple[int, int, list[str]]:
     """Offset, last byte and blocks of the first clump of a kind."""
     for offset, head in arena.heads(HEADER_SIZE, arena.clumps_end()):
         if head.kind is kind:
@@ -95,7 +95,7 @@ def test_what_is_no_store_is_not_checked(tmp_path: Path) -> None:
 
 def test_damaged_data_in_a_sealed_arena_is_found_by_reading_it(root: Path) -> None:
     arena = arena_of(root, sealed=True)
-    offset, last, scores = clump_end(arena, Kind.DATA)
+    offset, last, scores = clump_end(arena, ClumpKind.DATA)
     flip(arena.path, last)
     assert found(root, read_data=False) == []
     assert found(root) == [("block", score, offset) for score in scores]
@@ -103,7 +103,7 @@ def test_damaged_data_in_a_sealed_arena_is_found_by_reading_it(root: Path) -> No
 
 def test_damaged_data_in_an_open_arena_is_found_either_way(root: Path) -> None:
     arena = arena_of(root, sealed=False)
-    offset, last, scores = clump_end(arena, Kind.DATA)
+    offset, last, scores = clump_end(arena, ClumpKind.DATA)
     flip(arena.path, last)
     for read_data in (False, True):
         assert found(root, read_data=read_data) == [("block", one, offset) for one in scores]
@@ -113,15 +113,17 @@ def test_every_clump_of_a_longer_damage_is_named(root: Path) -> None:
     arena = arena_of(root, sealed=False)
     lost = []
     for offset, head in list(arena.heads(HEADER_SIZE, arena.clumps_end()))[:2]:
-        assert head.kind is Kind.DATA
+        assert head.kind is ClumpKind.DATA
         flip(arena.path, offset + head.size - 1)
         lost += [score.hex() for score, _ in head.blocks]
     named = {score for what, score, _ in found(root) if what == "block"}
     assert named == set(lost)
 
 
-@pytest.mark.parametrize("kind", [Kind.CATALOG, Kind.COMMIT])
-def test_a_damaged_journal_is_found_and_its_records_are_rescued(root: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ClumpKind.CATALOG, ClumpKind.COMMIT])
+def test_a_damaged_journal_is_found_and_its_records_are_rescued(
+    root: Path, kind: ClumpKind
+) -> None:
     arena = arena_of(root, sealed=True)
     offset, last, _ = clump_end(arena, kind)
     flip(arena.path, last)
@@ -222,7 +224,7 @@ def test_records_that_index_and_arenas_do_not_share_are_found(root: Path) -> Non
 
 def test_a_repair_forgets_what_is_lost_so_that_it_is_stored_anew(root: Path) -> None:
     arena = arena_of(root, sealed=True)
-    _, last, scores = clump_end(arena, Kind.DATA)
+    _, last, scores = clump_end(arena, ClumpKind.DATA)
     flip(arena.path, last)
     done = repair(root, check(root, read_data=True))
     assert (done.lost, done.healed, done.rescued) == (sorted(scores), [], 0)
@@ -258,7 +260,7 @@ def test_a_repair_turns_to_another_copy(tmp_path: Path) -> None:
 
 def test_a_repair_writes_records_again_that_only_the_index_has(root: Path) -> None:
     arena = arena_of(root, sealed=True)
-    flip(arena.path, clump_end(arena, Kind.COMMIT)[1])
+    flip(arena.path, clump_end(arena, ClumpKind.COMMIT)[1])
     assert repair(root, check(root, read_data=True)).rescued == 1
     with Store.open(root) as store:
         assert [(one.key, one.value) for one in store.records()] == [(b"one", b"1"), (b"two", b"2")]

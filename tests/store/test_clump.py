@@ -18,10 +18,10 @@ from ventifs.store.clump import (
     CLUMP_RAW_MAX,
     HEAD_SIZE,
     MAGIC,
+    ClumpKind,
     Codec,
     DecodedClump,
     Head,
-    Kind,
     OpenClump,
     decompress,
     encode,
@@ -52,9 +52,9 @@ def head_bytes(kind: int, codec: int, lengths: list[int], raw: int, payload: int
     return fixed + bytes(16) + b"".join(bytes(32) + struct.pack("<I", size) for size in lengths)
 
 
-@given(BLOCKS, st.sampled_from([Kind.DATA, Kind.NODE]), st.integers(0, 2**32 - 1))
+@given(BLOCKS, st.sampled_from([ClumpKind.DATA, ClumpKind.NODE]), st.integers(0, 2**32 - 1))
 def test_a_clump_is_read_back_as_it_was_written(
-    blocks: list[bytes], kind: Kind, offset: int
+    blocks: list[bytes], kind: ClumpKind, offset: int
 ) -> None:
     head, raw = read(clump_bytes(ARENA, offset, *blocks, kind=kind), offset=offset)
     assert (head.kind, raw) == (kind, b"".join(blocks))
@@ -66,7 +66,7 @@ def test_a_clump_is_read_back_as_it_was_written(
 def test_encode_tells_what_parsing_will_find(blocks: list[bytes]) -> None:
     listed = [(score_of(block), len(block)) for block in blocks]
     packed = pack(b"".join(blocks), COMPRESSOR)
-    head = encode(Kind.DATA, listed, packed, arena=ARENA, offset=OFFSET)
+    head = encode(ClumpKind.DATA, listed, packed, arena=ARENA, offset=OFFSET)
     assert parse_head(head.listed + bytes(packed.payload)) == head
 
 
@@ -86,8 +86,8 @@ def test_what_does_not_compress_is_stored_as_it_is() -> None:
 
 
 def test_an_empty_payload_is_a_clump_of_the_journal() -> None:
-    head, raw = read(clump_bytes(ARENA, OFFSET, b"", kind=Kind.CATALOG))
-    assert (head.kind, head.blocks, raw) == (Kind.CATALOG, [], b"")
+    head, raw = read(clump_bytes(ARENA, OFFSET, b"", kind=ClumpKind.CATALOG))
+    assert (head.kind, head.blocks, raw) == (ClumpKind.CATALOG, [], b"")
 
 
 def test_a_clump_holds_only_in_its_own_place() -> None:
@@ -128,14 +128,14 @@ def test_any_bytes_are_a_head_or_corrupt(data: bytes) -> None:
 def test_any_payload_is_a_frame_of_that_length_or_corrupt(payload: bytes, raw: int) -> None:
     for magic in (b"", zstandard.FRAME_HEADER):
         data = magic + payload
-        head = Head(Kind.DATA, Codec.ZSTD, raw, len(data), bytes(16), [], b"")
+        head = Head(ClumpKind.DATA, Codec.ZSTD, raw, len(data), bytes(16), [], b"")
         with suppress(Corrupt):
             assert len(decompress(head, data, DECOMPRESSOR)) == raw
 
 
 @given(damaged(COMPRESSOR.compress(b"ventifs" * 50)))
 def test_damaged_frames_are_corrupt_or_of_the_length_the_clump_says(frame: bytes) -> None:
-    head = Head(Kind.DATA, Codec.ZSTD, 350, len(frame), bytes(16), [], b"")
+    head = Head(ClumpKind.DATA, Codec.ZSTD, 350, len(frame), bytes(16), [], b"")
     with suppress(Corrupt):
         assert len(decompress(head, frame, DECOMPRESSOR)) == 350
 
@@ -204,7 +204,7 @@ def test_a_head_may_be_as_large_as_the_limits(data: bytes) -> None:
     ids=["longer", "a bomb", "of unsaid length", "with more after it", "cut", "skippable", "none"],
 )
 def test_a_frame_that_is_not_exactly_the_content_is_corrupt(frame: bytes) -> None:
-    head = Head(Kind.DATA, Codec.ZSTD, 1000, len(frame), bytes(16), [], b"")
+    head = Head(ClumpKind.DATA, Codec.ZSTD, 1000, len(frame), bytes(16), [], b"")
     with pytest.raises(Corrupt):
         decompress(head, frame, DECOMPRESSOR)
 
@@ -218,7 +218,7 @@ def test_a_payload_that_is_cut_off_is_corrupt() -> None:
 def test_a_gap_takes_its_length_and_does_not_vouch_for_its_bytes() -> None:
     data = encode_gap(500, arena=ARENA, offset=OFFSET)
     head = parse_head(data)
-    assert (head.kind, head.size, len(data)) == (Kind.GAP, 500, HEAD_SIZE)
+    assert (head.kind, head.size, len(data)) == (ClumpKind.GAP, 500, HEAD_SIZE)
     verify(head, b"whatever", arena=ARENA, offset=OFFSET)
     with pytest.raises(Corrupt):
         verify(head, b"", arena=ARENA, offset=OFFSET + 1)
@@ -243,7 +243,7 @@ def test_a_decoded_clump_gives_only_blocks_that_are_what_their_scores_say() -> N
 
 
 def test_an_open_clump_takes_blocks_up_to_its_limits() -> None:
-    clump = OpenClump(Kind.DATA)
+    clump = OpenClump(ClumpKind.DATA)
     assert clump.fits(CLUMP_RAW_MAX)
     assert not clump.fits(CLUMP_RAW_MAX + 1)
     clump.add(score_of(b"first"), b"first")
@@ -257,7 +257,7 @@ def test_an_open_clump_takes_blocks_up_to_its_limits() -> None:
 
 
 def test_an_open_clump_copies_what_it_is_given() -> None:
-    clump, block = OpenClump(Kind.NODE), bytearray(b"first")
+    clump, block = OpenClump(ClumpKind.NODE), bytearray(b"first")
     first, second = score_of(b"first"), score_of(b"second")
     clump.add(first, block)
     block[:] = b"xxxxx"
@@ -268,7 +268,7 @@ def test_an_open_clump_copies_what_it_is_given() -> None:
 
 
 def test_an_open_clump_starts_again_when_it_is_cleared() -> None:
-    clump = OpenClump(Kind.DATA)
+    clump = OpenClump(ClumpKind.DATA)
     clump.add(score_of(b"long ago"), b"long ago")
     clump.clear()
     assert (clump.blocks(), bytes(clump.raw()), clump.spans) == ([], b"", {})

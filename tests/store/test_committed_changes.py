@@ -9,7 +9,7 @@ from tests.support.damage import flip
 from ventifs.errors import Corrupt
 from ventifs.store.appender import Appender
 from ventifs.store.arena import HEADER_SIZE
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 from ventifs.store.journal import (
     Changes,
     Commit,
@@ -25,13 +25,13 @@ CHANGES = Changes([Record(b"key", bytes(16), b"value")], [b"d" * 16])
 
 
 def catalog(appender: Appender, changes: Changes = CHANGES) -> None:
-    append(appender, *encode_changes(changes, 4096), kind=Kind.CATALOG)
+    append(appender, *encode_changes(changes, 4096), kind=ClumpKind.CATALOG)
 
 
 def covered(appender: Appender, length: int, records: int) -> Changes:
     """What a commit that is appended now makes count."""
     payload = encode_commit(Commit(5, length, records, Counters(), []))
-    offset = append(appender, payload, kind=Kind.COMMIT)
+    offset = append(appender, payload, kind=ClumpKind.COMMIT)
     arena = reading(appender)
     commit = decode_commit(arena.read_raw(offset, DECOMPRESSOR))
     return committed_changes(arena, offset, commit, DECOMPRESSOR)
@@ -76,8 +76,8 @@ def test_a_commit_that_covers_part_of_a_clump_is_corrupt(appender: Appender) -> 
         covered(appender, appender.length - HEADER_SIZE - 1, 2)
 
 
-@pytest.mark.parametrize("kind", [Kind.DATA, Kind.COMMIT])
-def test_a_commit_that_covers_other_clumps_is_corrupt(appender: Appender, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ClumpKind.DATA, ClumpKind.COMMIT])
+def test_a_commit_that_covers_other_clumps_is_corrupt(appender: Appender, kind: ClumpKind) -> None:
     append(appender, b"something else", kind=kind)
     catalog(appender)
     with pytest.raises(Corrupt, match="other than catalog"):

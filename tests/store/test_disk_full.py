@@ -23,7 +23,7 @@ from ventifs.buffer import Buffer
 from ventifs.errors import Corrupt, NoSpace
 from ventifs.store import Store, appender
 from ventifs.store.arena import DIRECTORY_MAGIC
-from ventifs.store.clump import Kind, parse_head
+from ventifs.store.clump import ClumpKind, parse_head
 from ventifs.store.files import Files
 from ventifs.store.index import Index
 
@@ -66,7 +66,7 @@ class FilledAt(Files):
         return super().append(fd, parts, offset)
 
 
-def clump_of(kind: Kind) -> Callable[[bytes], bool]:
+def clump_of(kind: ClumpKind) -> Callable[[bytes], bool]:
     def looked_for(start: bytes) -> bool:
         try:
             return parse_head(start).kind is kind
@@ -77,7 +77,7 @@ def clump_of(kind: Kind) -> Callable[[bytes], bool]:
 
 
 def many_blocks(start: bytes) -> bool:
-    return clump_of(Kind.DATA)(start) and len(parse_head(start).blocks) > 2
+    return clump_of(ClumpKind.DATA)(start) and len(parse_head(start).blocks) > 2
 
 
 def assert_clear(text: str, root: Path) -> None:
@@ -217,7 +217,7 @@ def test_disk_full_while_the_commit_clump_is_written(
     tmp_path: Path, disk: Disk, fresh: bool
 ) -> None:
     def failing(root: Path, value: bytes) -> tuple[FilledAt, Store, NoSpace | None]:
-        files = FilledAt(disk, clump_of(Kind.COMMIT))
+        files = FilledAt(disk, clump_of(ClumpKind.COMMIT))
         store = Store.open(root, "write", files=files)
         put_recipes(store, [(1, 5_000)])
         try:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tests.support.arenafiles import STORE_ID
 from ventifs.store import Score, score_of
-from ventifs.store.arena_state import ArenaState, Place, Totals
+from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
 from ventifs.store.index import BATCH_ENTRIES, Index, Snapshot
 from ventifs.store.journal import Changes, Counters, Record
 
@@ -44,7 +44,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 def state(arena: bytes, length: int, *, sealed: bool = False, blocks: int = 1) -> ArenaState:
-    return ArenaState(arena, length, sealed, Totals(clumps=1, data_blocks=blocks))
+    return ArenaState(arena, length, sealed, ArenaTotals(clumps=1, data_blocks=blocks))
 
 
 # --- blocks -----------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_more_blocks_than_a_transaction_takes_are_added(index: Index) -> None:
     index.add_blocks(A, [(score, at, 0) for at, score in enumerate(some)])
     assert index.entry_count() == len(some)
     assert all(index.known_many(some))
-    assert index.arena_state(A) == ArenaState(A, 0, False, Totals())
+    assert index.arena_state(A) == ArenaState(A, 0, False, ArenaTotals())
 
 
 def test_adding_blocks_again_changes_nothing_but_their_place(index: Index) -> None:
@@ -130,12 +130,12 @@ def test_threads_look_up_while_another_adds(index: Index) -> None:
 
 
 def test_arenas_grow_and_are_sealed(index: Index) -> None:
-    assert index.arena_state(A) == ArenaState(A, 0, False, Totals())
+    assert index.arena_state(A) == ArenaState(A, 0, False, ArenaTotals())
     index.settle([state(A, 100), state(B, 50, blocks=7)], Changes(), NOTHING)
     further = replace(state(A, 300, sealed=True, blocks=4), start=100)
     for _ in range(2):  # told twice, counted once
         index.settle([further], Changes(), NOTHING)
-    sealed = ArenaState(A, 300, True, Totals(clumps=2, data_blocks=5))
+    sealed = ArenaState(A, 300, True, ArenaTotals(clumps=2, data_blocks=5))
     growing = state(B, 50, blocks=7)
     assert index.arena_states() == [sealed, growing]
     assert index.arena_states(sealed=True) == [sealed]

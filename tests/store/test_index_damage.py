@@ -9,7 +9,7 @@ import pytest
 from tests.support.arenafiles import STORE_ID
 from tests.support.damage import overwrite
 from ventifs.store import score_of
-from ventifs.store.arena_state import ArenaState, Place, Totals
+from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Counters, Record
 from ventifs.store.lmdb_environment import IndexDamaged, IndexMissing
@@ -18,7 +18,7 @@ A = bytes([0xA1]) * 16
 NOTHING = Counters()
 RECORDS = [Record(b"key%d" % at, bytes([at + 1]) * 16, b"value %d" % at) for at in range(6)]
 RECORD = RECORDS[0]
-STATE = ArenaState(A, 100, False, Totals(clumps=1))
+STATE = ArenaState(A, 100, False, ArenaTotals(clumps=1))
 BLOCKS = [score_of(b"good"), score_of(b"bad")]
 
 

@@ -23,7 +23,7 @@ from tests.support.processes import Peer, kill_all
 from tests.support.stores import findings, new_store
 from tests.support.tiny import tiny_store
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.store import Batch, Score, Store, recovery, score_of
+from ventifs.store import Score, Store, WorkerBatch, recovery, score_of
 from ventifs.store.arena import Arena
 from ventifs.store.check import check, repair
 from ventifs.store.files import Files
@@ -417,7 +417,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "epoch": lambda store: store.epoch,
     "stats": lambda store: store.stats(),
     "hand_over": lambda store: store.hand_over(),
-    "adopt": lambda store: store.adopt(Batch()),
+    "adopt": lambda store: store.adopt(WorkerBatch()),
 }
 
 

@@ -13,14 +13,14 @@ from tests.support.damage import flip
 from tests.support.stores import findings, new_store, put_all
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import HEADER_SIZE, Damage
-from ventifs.store.arena_state import ArenaState, Place
+from ventifs.store.arena_state import ArenaProgress, ArenaState, Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.store.journal import Counters, Record
 from ventifs.store.lock import store_lock
-from ventifs.store.rebuild import Progress, rebuild_index
+from ventifs.store.rebuild import rebuild_index
 
 BLOCKS = [*mixed_blocks(120), *(incompressible(900_000, seed=number) for number in range(12))]
 
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def rebuild(root: Path, progress: Progress | None = None) -> list[tuple[bytes, Damage]]:
+def rebuild(root: Path, progress: ArenaProgress | None = None) -> list[tuple[bytes, Damage]]:
     with store_lock(root, alone=True):
         return rebuild_index(root, read_header(root), Files(), progress)
 

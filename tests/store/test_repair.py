@@ -12,7 +12,7 @@ from ventifs.errors import Busy, Corrupt, NotStored
 from ventifs.store import Score, Store, score_of
 from ventifs.store.audit import Finding
 from ventifs.store.check import check, repair
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +105,9 @@ def test_one_of_two_copies_is_the_one_that_is_led_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["open", "sealed"])
-@pytest.mark.parametrize("kind", [Kind.CATALOG, Kind.COMMIT])
+@pytest.mark.parametrize("kind", [ClumpKind.CATALOG, ClumpKind.COMMIT])
 def test_a_record_that_only_the_index_still_has_is_rescued(
-    whole: Whole, place: str, kind: Kind
+    whole: Whole, place: str, kind: ClumpKind
 ) -> None:
     regions = whole.named(f"payload of {kind.name}")
     region = next(region for region in regions if region.path.parent.name == place)

@@ -19,8 +19,8 @@ from tests.support.tiny import audited, made_up_blocks, tiny_store
 from ventifs.store import Score, Store
 from ventifs.store.appender import Appender, lock_arena
 from ventifs.store.arena import DIRECTORY_MAGIC, HEADER_SIZE, Arena, Clump
-from ventifs.store.arena_state import Totals
-from ventifs.store.clump import Kind
+from ventifs.store.arena_state import ArenaTotals
+from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
 from ventifs.store.journal import Record
 
@@ -182,7 +182,7 @@ def test_a_tail_that_is_no_clump_is_cut_off_and_kept_beside_the_arena(
 def test_a_hole_between_clumps_becomes_a_gap_and_what_follows_counts(
     written: Written, tmp_path: Path
 ) -> None:
-    hole = next(clump for clump in written.clumps[3:] if clump.head.kind is Kind.DATA)
+    hole = next(clump for clump in written.clumps[3:] if clump.head.kind is ClumpKind.DATA)
     data = bytearray(written.data)
     data[hole.offset : hole.end] = bytes(hole.head.size)
     arena = damaged_copy(written, tmp_path / "store", bytes(data), written.indexes[1][1])
@@ -202,7 +202,7 @@ def sealed_bytes(written: Written, root: Path) -> bytes:
     path = damaged_copy(written, root, written.data, None)
     arena = lock_arena(path)
     assert arena is not None
-    Appender.resume(arena, Files(), Totals()).seal()
+    Appender.resume(arena, Files(), ArenaTotals()).seal()
     return path.read_bytes()
 
 

@@ -17,8 +17,8 @@ from ventifs.store import Store, parse_score, score_of
 from ventifs.store import arena as arena_format
 from ventifs.store.arena import Arena, Trailer
 from ventifs.store.clump import (
+    ClumpKind,
     Codec,
-    Kind,
     Packed,
     decompress,
     encode,
@@ -95,7 +95,7 @@ def test_clump(name: str) -> None:
     place: dict[str, Any] = {"arena": bytes.fromhex(fields["arena"]), "offset": fields["offset"]}
     listed = [(score_of(block), len(block)) for block in blocks]
     packed = Packed(Codec(fields["codec"]), len(raw), bytes.fromhex(fields["payload"]))
-    head = encode(Kind(fields["kind"]), listed, packed, **place)
+    head = encode(ClumpKind(fields["kind"]), listed, packed, **place)
     assert head.listed + bytes(packed.payload) == data
     if packed.codec is Codec.RAW:  # what zstd makes of the other may change with its version
         assert pack(raw, COMPRESSOR) == packed
@@ -113,7 +113,7 @@ def test_gap() -> None:
     arena, offset = bytes.fromhex(fields["arena"]), fields["offset"]
     assert encode_gap(fields["length"], arena=arena, offset=offset) == data
     head = parse_head(data)
-    assert (head.kind, head.size, head.blocks) == (Kind.GAP, fields["length"], [])
+    assert (head.kind, head.size, head.blocks) == (ClumpKind.GAP, fields["length"], [])
     verify(head, b"anything", arena=arena, offset=offset)
 
 

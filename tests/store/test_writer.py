@@ -11,7 +11,7 @@ from tests.support.writing import MIB, Site, add, sized
 from ventifs.errors import VentifsError
 from ventifs.store import score_of
 from ventifs.store.arena import HEADER_SIZE
-from ventifs.store.clump import CLUMP_BLOCKS_MAX, CLUMP_RAW_MAX, Kind
+from ventifs.store.clump import CLUMP_BLOCKS_MAX, CLUMP_RAW_MAX, ClumpKind
 from ventifs.store.files import Files
 from ventifs.store.journal import Counters
 from ventifs.store.recovery import committed_changes
@@ -31,7 +31,7 @@ def test_a_clump_is_full_at_128_kib(site: Site) -> None:
     writer = site.writer()
     add(writer, *sized(*[16 << 10] * 9))
     writer.commit([], [])
-    assert site.clumps()[:2] == [(Kind.DATA, [16 << 10] * 8), (Kind.DATA, [16 << 10])]
+    assert site.clumps()[:2] == [(ClumpKind.DATA, [16 << 10] * 8), (ClumpKind.DATA, [16 << 10])]
 
 
 def test_a_block_that_would_overfill_a_clump_begins_the_next(site: Site) -> None:
@@ -39,9 +39,9 @@ def test_a_block_that_would_overfill_a_clump_begins_the_next(site: Site) -> None
     add(writer, *sized(100_000, 31_072, 11, 131_062, 10))
     writer.commit([], [])
     assert site.clumps()[:3] == [
-        (Kind.DATA, [100_000, 31_072]),
-        (Kind.DATA, [11]),
-        (Kind.DATA, [131_062, 10]),
+        (ClumpKind.DATA, [100_000, 31_072]),
+        (ClumpKind.DATA, [11]),
+        (ClumpKind.DATA, [131_062, 10]),
     ]
 
 
@@ -49,7 +49,7 @@ def test_a_clump_has_at_most_1024_blocks(site: Site) -> None:
     writer = site.writer()
     add(writer, *(b"%04d" % number for number in range(CLUMP_BLOCKS_MAX + 1)))
     writer.commit([], [])
-    assert site.clumps()[:2] == [(Kind.DATA, [4] * CLUMP_BLOCKS_MAX), (Kind.DATA, [4])]
+    assert site.clumps()[:2] == [(ClumpKind.DATA, [4] * CLUMP_BLOCKS_MAX), (ClumpKind.DATA, [4])]
 
 
 def test_a_block_larger_than_a_clump_is_alone_in_its_own(site: Site) -> None:
@@ -57,9 +57,9 @@ def test_a_block_larger_than_a_clump_is_alone_in_its_own(site: Site) -> None:
     add(writer, *sized(10, CLUMP_RAW_MAX + 1, 20, MIB))
     writer.commit([], [])
     assert site.clumps()[:3] == [
-        (Kind.DATA, [CLUMP_RAW_MAX + 1]),
-        (Kind.DATA, [MIB]),
-        (Kind.DATA, [10, 20]),
+        (ClumpKind.DATA, [CLUMP_RAW_MAX + 1]),
+        (ClumpKind.DATA, [MIB]),
+        (ClumpKind.DATA, [10, 20]),
     ]
 
 
@@ -67,11 +67,11 @@ def test_data_and_nodes_stand_in_different_clumps(site: Site) -> None:
     writer = site.writer()
     blocks = sized(*range(10, 20))
     for number, block in enumerate(blocks):
-        add(writer, block, kind=Kind.NODE if number % 3 == 0 else Kind.DATA)
+        add(writer, block, kind=ClumpKind.NODE if number % 3 == 0 else ClumpKind.DATA)
     writer.commit([], [])
     assert site.clumps()[:2] == [
-        (Kind.DATA, [11, 12, 14, 15, 17, 18]),
-        (Kind.NODE, [10, 13, 16, 19]),
+        (ClumpKind.DATA, [11, 12, 14, 15, 17, 18]),
+        (ClumpKind.NODE, [10, 13, 16, 19]),
     ]
 
 
@@ -122,7 +122,7 @@ def test_a_commit_clump_stands_behind_its_catalog_and_names_what_it_relies_on(si
     records = writer.commit(puts, [bytes(16)])
     assert [(record.key, record.value) for record in records] == puts
     assert len({record.id for record in records}) == 300
-    assert [kind for kind, _ in site.clumps()] == [*[Kind.CATALOG] * 3, Kind.COMMIT]
+    assert [kind for kind, _ in site.clumps()] == [*[ClumpKind.CATALOG] * 3, ClumpKind.COMMIT]
     ((arena, offset, commit),) = site.commits()
     assert (commit.records, commit.catalog_length) == (301, offset - HEADER_SIZE)
     assert commit.relies_on == [(arena.id, offset)]

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.arenafiles import incompressible
 from tests.support.writing import MIB, Site, add, sized
-from ventifs.store import Batch, Score
-from ventifs.store.arena_state import ArenaState, Totals
+from ventifs.store import Score, WorkerBatch
+from ventifs.store.arena_state import ArenaState, ArenaTotals
 from ventifs.store.journal import Counters, Record
 
 
@@ -57,7 +57,7 @@ def test_what_a_worker_hands_over_its_parent_commits(site: Site) -> None:
     worker.counters.put_blocks = 3
     parent.counters.put_blocks = 1
     scores = add(worker, *sized(100, 200, 200_000)) + add(parent, b"the parent's")
-    batch: Batch = pickle.loads(pickle.dumps(worker.hand_over()))
+    batch: WorkerBatch = pickle.loads(pickle.dumps(worker.hand_over()))
     assert (worker.pending, worker.counters, worker.hand_over().written) == ({}, Counters(), [])
     assert not any(site.index.known_many(scores))
     parent.adopt(batch)
@@ -78,7 +78,7 @@ def test_batches_of_one_worker_add_up(site: Site) -> None:
         parent.adopt(worker.hand_over())
     parent.commit([(b"key", b"value")], [])
     assert all(site.index.known_many(scores))
-    totals = Totals()
+    totals = ArenaTotals()
     for state in site.index.arena_states():
         totals.add(state.totals)
         arena = site.arenas.reader(state.arena)
@@ -89,16 +89,21 @@ def test_batches_of_one_worker_add_up(site: Site) -> None:
 
 def test_a_batch_joins_states_of_one_arena() -> None:
     a, b = b"a" * 16, b"b" * 16
-    batch = Batch([ArenaState(a, 100, False, Totals(clumps=1))], [(a, 64, ())], Counters(1))
+    batch = WorkerBatch(
+        [ArenaState(a, 100, False, ArenaTotals(clumps=1))], [(a, 64, ())], Counters(1)
+    )
     batch.add(
-        Batch(
-            [ArenaState(a, 300, True, Totals(clumps=2)), ArenaState(b, 5, False, Totals())],
+        WorkerBatch(
+            [
+                ArenaState(a, 300, True, ArenaTotals(clumps=2)),
+                ArenaState(b, 5, False, ArenaTotals()),
+            ],
             [(a, 100, ())],
             Counters(10),
         )
     )
     assert batch.states == [
-        ArenaState(a, 300, True, Totals(clumps=3)),
-        ArenaState(b, 5, False, Totals()),
+        ArenaState(a, 300, True, ArenaTotals(clumps=3)),
+        ArenaState(b, 5, False, ArenaTotals()),
     ]
     assert (batch.written, batch.counters) == ([(a, 64, ()), (a, 100, ())], Counters(11))

@@ -21,8 +21,10 @@ from ventifs.tree.archive import read_batches as reading
 from ventifs.tree.archive import scan
 from ventifs.tree.archive import worker as service
 from ventifs.tree.archive.archive_run import archive
-from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
+from ventifs.tree.archive.tally import Tally
 from ventifs.tree.archive.worker import PENDING_MAX, serving
 from ventifs.tree.process_pool import Workers
 from ventifs.tree.versions.catalog import tree_score
@@ -91,12 +93,12 @@ def archive_by(
     with _changed(way), ExitStack() as stack:
         pool = None
         if way.jobs > 1:
-            task = partial(serving, store, Claims(), Options(), 1)
+            task = partial(serving, store, Claims(), 1, partial(directory_handlers, Options()))
             pool = stack.enter_context(Workers(way.jobs, task))
         opened = stack.enter_context(Store.open(store, "write", pending_max=PENDING_MAX))
         stamp = time.monotonic_ns() if time_ns is None else time_ns
         version, tally = archive(
-            opened, source, name, time_ns=stamp, read_all=way.read_all, pool=pool
+            opened, DirectorySource(source, pool=pool), name, time_ns=stamp, read_all=way.read_all
         )
     return Done(
         tree_score(version.root), tally.entries, tally.bytes, tally.new_bytes, version.troubles
@@ -115,9 +117,9 @@ def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> 
 
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(service, "PENDING_MAX", pending_max)
-        task = partial(serving, store, Claims(), Options(), 1)
+        task = partial(serving, store, Claims(), 1, partial(directory_handlers, Options()))
         with Workers(2, task) as pool, Store.open(store, "write") as opened:
-            archive(opened, source, "t", pool=pool, progress=progress)
+            archive(opened, DirectorySource(source, pool=pool), "t", progress=progress)
             raise AssertionError("it was not interrupted")
 
 

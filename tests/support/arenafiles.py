@@ -9,7 +9,7 @@ import zstandard
 from ventifs.store.appender import Appender
 from ventifs.store.arena import Arena
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import Kind, encode, pack
+from ventifs.store.clump import ClumpKind, encode, pack
 from ventifs.store.files import Files
 from ventifs.store.score import Score, score_of
 
@@ -30,20 +30,22 @@ def new_appender(root: Path, files: Files | None = None) -> Appender:
     return Appender.create(new_arenas(root), files or Files())
 
 
-def append(appender: Appender, *blocks: bytes, kind: Kind = Kind.DATA) -> int:
+def append(appender: Appender, *blocks: bytes, kind: ClumpKind = ClumpKind.DATA) -> int:
     """Append one clump of blocks (or, for the journal's kinds, of bytes); its offset."""
     return appender.append(kind, _listed(kind, blocks), pack(b"".join(blocks), COMPRESSOR))
 
 
-def clump_bytes(arena: bytes, offset: int, *blocks: bytes, kind: Kind = Kind.DATA) -> bytes:
+def clump_bytes(
+    arena: bytes, offset: int, *blocks: bytes, kind: ClumpKind = ClumpKind.DATA
+) -> bytes:
     """A whole clump as it would stand at one place."""
     packed = pack(b"".join(blocks), COMPRESSOR)
     head = encode(kind, _listed(kind, blocks), packed, arena=arena, offset=offset)
     return head.listed + bytes(packed.payload)
 
 
-def _listed(kind: Kind, blocks: Sequence[bytes]) -> list[tuple[Score, int]]:
-    if kind not in (Kind.DATA, Kind.NODE):
+def _listed(kind: ClumpKind, blocks: Sequence[bytes]) -> list[tuple[Score, int]]:
+    if kind not in (ClumpKind.DATA, ClumpKind.NODE):
         return []
     return [(score_of(block), len(block)) for block in blocks]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.faults import Point, armed
 from tests.support.ledger import Ledger, Recipe, put_recipes
 from tests.support.patience import PATIENCE_S
-from ventifs.store import Batch, Store
+from ventifs.store import Store, WorkerBatch
 from ventifs.store.header import read_header
 from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
@@ -112,7 +112,7 @@ def _adopt_until_killed(
         for ready in connection.wait(workers):
             assert isinstance(ready, Connection)
             batch, recipes = ready.recv()
-            assert isinstance(batch, Batch)
+            assert isinstance(batch, WorkerBatch)
             store.adopt(batch)
             puts[b"%d %d %d" % (os.getpid(), number, len(puts))] = recipes
             ready.send("more")

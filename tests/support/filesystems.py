@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ventifs.image.filesystems.filesystem import read_files
-from ventifs.image.survey_events import Ended, Free, Inode, Node, Range
+from ventifs.image.survey_events import Ended, FoundName, Free, Inode, Range
 from ventifs.image.volumes.window import Window
 
 TYPES = {"ext2": "noload", "ext3": "noload", "ext4": "noload", "xfs": "norecovery,nouuid"}
@@ -68,13 +68,13 @@ class Inside:
 
     def __init__(self, disk: FileDisk | BytesDisk, filesystem: str, *, free: bool = True) -> None:
         self._window = window(disk)
-        self.nodes: dict[bytes, Node] = {}
+        self.nodes: dict[bytes, FoundName] = {}
         self.free: list[Range] = []
         self.ended: Ended | None = None
         self._inodes: dict[int, Inode] = {}
         for event in read_files(self._window, filesystem, free=free):
             assert self.ended is None
-            if isinstance(event, Node):
+            if isinstance(event, FoundName):
                 self._node(event)
             elif isinstance(event, Free):
                 self.free.extend(event.ranges)
@@ -82,7 +82,7 @@ class Inside:
                 self.ended = event
         assert self.ended is not None
 
-    def _node(self, node: Node) -> None:
+    def _node(self, node: FoundName) -> None:
         assert node.key not in self.nodes
         parent = node.key.rpartition(b"\0")[0]
         assert node.key == b"" or parent.replace(b"\0", b"/") in self.nodes

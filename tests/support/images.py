@@ -111,7 +111,7 @@ def bytes_by_spans(disk: Disk, start: int = 0, end: int | None = None) -> bytes:
 
 
 class Beside:
-    """An `Opener` that opens what lies beside the image that names it."""
+    """A `ReferenceOpener` that opens what lies beside the image that names it."""
 
     def open(self, name: bytes, layer: RawDisk) -> RawDisk:
         return RawDisk(os.path.join(os.path.dirname(layer.label), os.fsdecode(name)))

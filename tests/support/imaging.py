@@ -16,32 +16,33 @@ from tests.support.memory import family
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from ventifs.image.archive.archiver import ImageArchiver
 from ventifs.image.archive.disk_source import DiskSource
-from ventifs.image.archive.previous_disk import Previous
-from ventifs.image.archive.worker import serving
+from ventifs.image.archive.disk_worker import disk_handlers
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk
 from ventifs.image.disk_facts import Facts
 from ventifs.image.survey import Survey
 from ventifs.image.survey_events import (
     Ended,
     Event,
+    FoundName,
     Free,
     Inode,
     Inside,
-    Node,
     Range,
     Surveyed,
-    Told,
     Volume,
+    VolumeEvent,
     told_in,
 )
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import Content, Entry, File
-from ventifs.tree.process_pool import Workers
+from ventifs.tree.process_pool import Task, Workers
 from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.verify import Verifier
 
@@ -59,12 +60,12 @@ class Archived(NamedTuple):
 
 def surveyed(events: Iterable[Event], batch: int = 5) -> Iterator[Surveyed]:
     """Events as a survey has them: what volumes' own parsers tell comes in batches."""
-    inside: list[Told] = []
+    inside: list[VolumeEvent] = []
     for event in events:
-        if inside and (len(inside) == batch or not isinstance(event, Node | Free)):
+        if inside and (len(inside) == batch or not isinstance(event, FoundName | Free)):
             yield Inside(msgspec.msgpack.encode(inside))
             inside = []
-        if isinstance(event, Node | Free):
+        if isinstance(event, FoundName | Free):
             inside.append(event)
         else:
             yield event
@@ -91,7 +92,7 @@ def regular(size: int, *extents: tuple[int, int, int], links: int = 1, data: byt
 def volume_of(size: int, *nodes: Event, name: str = "1", start: int = 0) -> list[Event]:
     """A volume that holds what is told, and a root."""
     where = ((start, start + size),)
-    return [Volume(name, False, where), Node(b"", 2, DIRECTORY), *nodes, Ended()]
+    return [Volume(name, False, where), FoundName(b"", 2, DIRECTORY), *nodes, Ended()]
 
 
 def image(
@@ -104,7 +105,7 @@ def image(
     same: list[Range] | None = None,
 ) -> Archived:
     """Archive a disk by what is told of it."""
-    before = None if previous is None else Previous(store, previous, same or [], free=drop_free)
+    before = None if previous is None else PreviousDisk(store, previous, same or [], free=drop_free)
     archiver = ImageArchiver(store, disk, drop_free=drop_free, previous=before)
     root = archiver.run(surveyed(events))
     return Archived(root, archiver.troubles, archiver.facts)
@@ -130,6 +131,11 @@ def harms(store: Store, root: Entry) -> list[str]:
     return [f"{harm.path!r}: {harm.reason}" for harm in Verifier(store).version(version)]
 
 
+def _task(store: Path, disk: Disk) -> Task:
+    """What workers do for a run over a disk."""
+    return partial(serving, store, Claims(), 1, partial(disk_handlers, disk))
+
+
 def archive_file(
     store: Path,
     path: Path,
@@ -146,10 +152,10 @@ def archive_file(
         survey = stack.enter_context(Survey(disk, free=drop_free))
         pool = None
         if jobs > 1:
-            pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
+            pool = stack.enter_context(Workers(jobs, _task(store, disk)))
         source = DiskSource(disk, iter(survey), pool=pool, drop_free=drop_free)
         opened = stack.enter_context(Store.open(store, "write"))
-        version, _ = archive(opened, source, name, pool=pool, read_all=read_all)
+        version, _ = archive(opened, source, name, read_all=read_all)
     return tree_score(version.root), version.troubles, source.reused
 
 
@@ -169,10 +175,10 @@ def _working(store: Path, path: Path, halt: Callable[[], None]) -> None:
         disk = FileDisk(path)
         stack.callback(disk.close)
         survey = stack.enter_context(Survey(disk, free=False))
-        pool = stack.enter_context(Workers(2, partial(serving, store, disk, Claims(), 1)))
+        pool = stack.enter_context(Workers(2, _task(store, disk)))
         source = DiskSource(disk, iter(survey), pool=pool)
         opened = stack.enter_context(Store.open(store, "write"))
-        archive(opened, source, "vm", pool=pool, progress=lambda *_: halt())
+        archive(opened, source, "vm", progress=lambda *_: halt())
 
 
 def archive_interrupted(store: Path, path: Path) -> list[int]:
@@ -205,7 +211,7 @@ def archive_told(
         disk = MemoryDisk(size, pieces)
         pool = None
         if jobs > 1:
-            pool = stack.enter_context(Workers(jobs, partial(serving, store, disk, Claims(), 1)))
+            pool = stack.enter_context(Workers(jobs, _task(store, disk)))
         opened = stack.enter_context(Store.open(store, "write"))
         archiver = ImageArchiver(opened, disk, pool=pool)
         return tree_score(archiver.run(surveyed(events)))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ventifs.tree.archive.file_reader import Reader
+from ventifs.tree.archive.file_reader import FileReader
 from ventifs.tree.objects.records import Content
 
 Hook = Callable[[bytes], object]
@@ -15,19 +15,21 @@ Hook = Callable[[bytes], object]
 @contextmanager
 def before_reading(hook: Hook) -> Iterator[None]:
     """Call `hook(name)` before anything but a directory is read, when its status is known."""
-    regular, other = Reader.regular, Reader.other
+    regular, other = FileReader.regular, FileReader.other
 
-    def hooked_regular(self: Reader, name: bytes, directory: int, known: Content | None) -> object:
+    def hooked_regular(
+        self: FileReader, name: bytes, directory: int, known: Content | None
+    ) -> object:
         hook(name)
         return regular(self, name, directory, known)
 
-    def hooked_other(self: Reader, name: bytes, directory: int) -> object:
+    def hooked_other(self: FileReader, name: bytes, directory: int) -> object:
         hook(name)
         return other(self, name, directory)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reader, "regular", hooked_regular)
-        patch.setattr(Reader, "other", hooked_other)
+        patch.setattr(FileReader, "regular", hooked_regular)
+        patch.setattr(FileReader, "other", hooked_other)
         yield
 
 

@@ -8,7 +8,7 @@ from tests.support.damage import overwrite
 from tests.support.tiny import made_up_blocks, tiny_store
 from ventifs.store import Score, Store
 from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Clump
-from ventifs.store.clump import HEAD_SIZE, Codec, Head, Kind
+from ventifs.store.clump import HEAD_SIZE, ClumpKind, Codec, Head
 
 LARGE = 140_000  # a block that is alone in its clump, and does not compress
 _ARENA = 900_000  # room for five of them and change, not for six
@@ -105,7 +105,7 @@ def _clump_regions(path: Path, clump: Clump) -> list[Region]:
     regions = [Region(path, f"head of {kind}", start, start + HEAD_SIZE, start, head)]
     if head.blocks:
         regions.append(Region(path, f"list of {kind}", start + HEAD_SIZE, listed, start, head))
-    if head.kind is not Kind.GAP:
+    if head.kind is not ClumpKind.GAP:
         name = f"payload of {kind} {codec}"
         regions.append(Region(path, name, listed, clump.end, start, head))
     return regions

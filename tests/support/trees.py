@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
-from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.tally import Tally
 from ventifs.tree.versions.catalog import Version
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
@@ -35,7 +36,7 @@ def archived(
 ) -> tuple[Version, Tally]:
     """Archive a directory into a store."""
     with Store.open(store, "write") as opened:
-        return archive(opened, source, name, time_ns=time_ns)
+        return archive(opened, DirectorySource(source), name, time_ns=time_ns)
 
 
 def remove(path: Path) -> None:

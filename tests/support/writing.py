@@ -6,14 +6,14 @@ from tests.support.arenafiles import DECOMPRESSOR, STORE_ID, incompressible, new
 from ventifs.store import Score, score_of
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
 from ventifs.store.index import Index
 from ventifs.store.journal import Commit, decode_commit
 from ventifs.store.writer import Writer
 
 MIB = 1 << 20
-Clumps = list[tuple[Kind, list[int]]]
+Clumps = list[tuple[ClumpKind, list[int]]]
 
 
 class Site:
@@ -52,11 +52,11 @@ class Site:
             (arena, offset, decode_commit(arena.read_raw(offset, DECOMPRESSOR)))
             for arena in self.every_arena()
             for offset, head in arena.heads(HEADER_SIZE, arena.clumps_end())
-            if head.kind is Kind.COMMIT
+            if head.kind is ClumpKind.COMMIT
         ]
 
 
-def add(writer: Writer, *blocks: bytes, kind: Kind = Kind.DATA) -> list[Score]:
+def add(writer: Writer, *blocks: bytes, kind: ClumpKind = ClumpKind.DATA) -> list[Score]:
     """Hand blocks to a writer; their scores."""
     scores = [score_of(block) for block in blocks]
     for score, block in zip(scores, blocks, strict=True):

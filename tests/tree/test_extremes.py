@@ -16,7 +16,7 @@ from tests.support.imaging import archive_file
 from tests.support.stores import findings
 from tests.support.trees import archived
 from ventifs.store import Store
-from ventifs.tree.archive.archive_run import TarStream, archive
+from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import (
     LENGTH_MAX,
@@ -28,6 +28,7 @@ from ventifs.tree.objects.records import (
 )
 from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.tar.exporter import Exporter
+from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import Version, find_version, tree_score
 from ventifs.tree.versions.verify import Verifier
 
@@ -224,7 +225,7 @@ def _comes_back_from_tar(store: Path, top: Path, version: Version) -> None:
         done = Exporter(opened, stream.write).run(version.root)
         assert [path for path, _ in done.left] == [b"kinds/socket"]
         stream.seek(0)
-        unpacked, _ = archive(opened, TarStream(stream, "tar"), "tar")
+        unpacked, _ = archive(opened, TarSource(stream, "tar"), "tar")
         before = dict(tree(opened, version.root))
         after = dict(tree(opened, unpacked.root))
     assert unpacked.troubles == ()

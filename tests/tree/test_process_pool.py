@@ -12,7 +12,7 @@ from tests.support import processes
 from tests.support.patience import wait_until
 from tests.support.pooling import lead, lead_in_trouble, lead_until_killed, limits
 from tests.support.processes import Peer
-from ventifs.tree.process_pool import DESCRIPTORS_MAX, Inline
+from ventifs.tree.process_pool import DESCRIPTORS_MAX, InlinePool
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,7 @@ def test_workers_come_and_go_whatever_becomes_of_signals(how: str) -> None:
 
 def test_inline_answers_at_once() -> None:
     replies: list[bytes] = []
-    pool = Inline(lambda request, descriptors: request + b"%d" % len(descriptors))
+    pool = InlinePool(lambda request, descriptors: request + b"%d" % len(descriptors))
     pool.submit(b"a", [1, 2], replies.append)
     assert replies == [b"a2"]
     pool.ask_all(b"b", replies.append)

@@ -21,7 +21,7 @@ import zstandard
 from blake3 import blake3
 
 from ventifs.store import Score, Store
-from ventifs.store.arena_state import ArenaState, Totals
+from ventifs.store.arena_state import ArenaState, ArenaTotals
 from ventifs.store.arenas import Arenas
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
@@ -224,8 +224,8 @@ class Bench:
         for at in range(1, KNOWN_ARENAS + 1):
             arena = at.to_bytes(16, "big")
             arenas.sealed_path(arena).touch()
-            states.append(ArenaState(arena, 0, True, Totals()))
-        states.append(ArenaState(bytes(16), 0, True, Totals()))
+            states.append(ArenaState(arena, 0, True, ArenaTotals()))
+        states.append(ArenaState(bytes(16), 0, True, ArenaTotals()))
         arenas.sealed_path(bytes(16)).touch()
         index.settle(states, Changes(), Counters())
 

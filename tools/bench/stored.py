@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from ventifs.store import Score, Store
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import Head, Kind, decompress
+from ventifs.store.clump import ClumpKind, Head, decompress
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.tree.objects.content import read
@@ -69,7 +69,7 @@ def clumps(path: Path, version: str, files: Iterable[str]) -> Clumps:
         found[place.arena, place.offset] = head, arena.read_payload(place.offset, head)
     index.close()
     arenas.close()
-    return [clump for clump in found.values() if clump[0].kind is Kind.DATA]
+    return [clump for clump in found.values() if clump[0].kind is ClumpKind.DATA]
 
 
 def decoding_seconds(packed: Clumps) -> float:

@@ -17,22 +17,22 @@ from typing import Protocol, Self
 from msgspec.structs import replace
 
 from ventifs.image.confinement.confined import note
-from ventifs.image.confinement.sandbox import Apart, Batch, Limits, Telling
+from ventifs.image.confinement.sandbox import Apart, EventBatch, Limits, Telling
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.filesystems.filesystem import read_files
 from ventifs.image.survey_events import (
     Ended,
     Event,
     Extent,
+    FoundName,
     Free,
     Inode,
     Inside,
-    Node,
     Noted,
     Range,
     Surveyed,
-    Told,
     Volume,
+    VolumeEvent,
 )
 from ventifs.image.volumes.discovery import find_volumes
 from ventifs.image.volumes.window import Window
@@ -50,7 +50,7 @@ _TOO_MUCH = f"the files of its file system take its size {_FACTOR_MAX} times ove
 class ReadFiles(Protocol):
     """Lists the files of a volume; offsets are bytes from the volume's beginning."""
 
-    def __call__(self, window: Window, filesystem: str, *, free: bool) -> Iterator[Told]:
+    def __call__(self, window: Window, filesystem: str, *, free: bool) -> Iterator[VolumeEvent]:
         """Yield what a volume holds, as `filesystem.read_files` does."""
 
 
@@ -141,7 +141,7 @@ def _inside(
     work = partial(_files, disk, volume, free, read_files)
     with Apart(work, limits, confined=True) as files:
         for batch in files.batches():
-            yield Batch(batch.body, passed_on=True)
+            yield EventBatch(batch.body, passed_on=True)
         yield Ended(files.problem)  # the child's own `Ended`, if it sent one, came before
 
 
@@ -152,14 +152,14 @@ def _files(disk: Disk, volume: Volume, free: bool, read_files: ReadFiles) -> Tel
     base = window.ranges[0][0] if len(window.ranges) == 1 else None
     left, weight = _FACTOR_MAX * window.size, 0  # bytes of files
     for event in read_files(window, volume.filesystem, free=free):
-        if isinstance(event, Node):
+        if isinstance(event, FoundName):
             inode = event.inode
             if inode is None or not inode.extents:
                 yield event
                 continue
             size = sum([length for _, _, length in inode.extents])
             if size > left:
-                yield Node(event.key, event.number, None, _TOO_MUCH)
+                yield FoundName(event.key, event.number, None, _TOO_MUCH)
                 continue
             left -= size
             if base is not None and _is_sound(inode.extents, window.size):
@@ -187,12 +187,12 @@ def _is_sound(extents: tuple[Extent, ...], size: int) -> bool:
     return True
 
 
-def _moved(node: Node, inode: Inode, base: int) -> Node:
+def _moved(node: FoundName, inode: Inode, base: int) -> FoundName:
     extents = tuple([(offset, base + start, length) for offset, start, length in inode.extents])
-    return Node(node.key, node.number, replace(inode, extents=extents), node.problem)
+    return FoundName(node.key, node.number, replace(inode, extents=extents), node.problem)
 
 
-def _on_disk(node: Node, inode: Inode, window: Window) -> Node:
+def _on_disk(node: FoundName, inode: Inode, window: Window) -> FoundName:
     """Translate a node's extents to the disk; leave out those that overlap or exceed the volume."""
     extents: list[Extent] = []
     problem = node.problem
@@ -211,7 +211,7 @@ def _on_disk(node: Node, inode: Inode, window: Window) -> Node:
             extents.append((told, place, count))
             told += count
     changed = replace(inode, extents=tuple(extents))
-    return Node(node.key, node.number, changed, problem)
+    return FoundName(node.key, node.number, changed, problem)
 
 
 def _free_on_disk(ranges: tuple[Range, ...], window: Window) -> Iterator[Range]:

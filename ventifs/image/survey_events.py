@@ -1,10 +1,10 @@
 """The events of a disk's survey, in order: its volumes, and the files inside each.
 
 A volume is a partition, a logical volume, or a file system that has the disk to itself. After a
-`Volume` come its `Node`s and `Free`s, if it holds a file system that can be read, and an `Ended`.
-Nodes and free ranges come encoded, many in one `Inside`, which a worker of the run decodes. An
-`Ended` from the volume's own parser comes in an `Inside`, too; the first `Ended` counts. All
-offsets are bytes from the beginning of the disk, whatever lies between.
+`Volume` come its `FoundName`s and `Free`s, if it holds a file system that can be read, and an
+`Ended`. Names and free ranges come encoded, many in one `Inside`, which a worker of the run
+decodes. An `Ended` from the volume's own parser comes in an `Inside`, too; the first `Ended`
+counts. All offsets are bytes from the beginning of the disk, whatever lies between.
 """
 
 import msgspec
@@ -68,7 +68,7 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     data: bytes = b""
 
 
-class Node(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=1):
+class FoundName(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="event", tag=1):
     """A name in the volume's file system.
 
     Attributes:
@@ -126,14 +126,14 @@ class Inside(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Event = Volume | Node | Free | Ended | Noted
-Told = Node | Free | Ended  # the events that a volume's own parser may send
+Event = Volume | FoundName | Free | Ended | Noted
+VolumeEvent = FoundName | Free | Ended  # the events that a volume's own parser may send
 Surveyed = Volume | Inside | Ended | Noted
 
-_decode = msgspec.msgpack.Decoder(list[Told]).decode
+_decode = msgspec.msgpack.Decoder(list[VolumeEvent]).decode
 
 
-def told_in(body: bytes) -> list[Told]:
+def told_in(body: bytes) -> list[VolumeEvent]:
     """The events in an `Inside`; an `Ended` with a problem for garbage. Later ones may be valid."""
     try:
         return _decode(body)

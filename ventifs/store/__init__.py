@@ -4,12 +4,12 @@ from ventifs.store.clump import DecodedClump
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, parse_score, score_of
 from ventifs.store.stats import Sizes, Stats
 from ventifs.store.store import Mode, Store
-from ventifs.store.writer import Batch
+from ventifs.store.writer import WorkerBatch
 
 __all__ = [
     "SCORE_SIZE",
     "ZERO_SCORE",
-    "Batch",
+    "WorkerBatch",
     "DecodedClump",
     "Mode",
     "Score",

@@ -26,9 +26,9 @@ from ventifs.store.arena import (
     encode_header,
     encode_trailer,
 )
-from ventifs.store.arena_state import ArenaState, Totals
+from ventifs.store.arena_state import ArenaState, ArenaTotals
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import ARENA_ID_SIZE, Kind, Packed, encode
+from ventifs.store.clump import ARENA_ID_SIZE, ClumpKind, Packed, encode
 from ventifs.store.files import Files, explained, readable_errors
 from ventifs.store.score import Score
 
@@ -74,7 +74,7 @@ class Appender:
         self.id = arena.id
         self.path = arena.path
         self.length = length
-        self.totals = Totals()
+        self.totals = ArenaTotals()
         self._settled_at = length
         self._arena = arena
         self._files = files
@@ -105,7 +105,7 @@ class Appender:
         return appender
 
     @classmethod
-    def resume(cls, arena: Arena, files: Files, totals: Totals) -> "Appender":
+    def resume(cls, arena: Arena, files: Files, totals: ArenaTotals) -> "Appender":
         """Go on in a locked arena that is wholly indexed; `totals` are the index's."""
         blocks = totals.data_blocks + totals.node_blocks
         estimate = DIRECTORY_START_SIZE + 40 * totals.clumps + 36 * blocks
@@ -119,7 +119,7 @@ class Appender:
             self.length + listed + raw_length + directory + TRAILER_SIZE <= size_max
         )
 
-    def append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> int:
+    def append(self, kind: ClumpKind, blocks: list[tuple[Score, int]], packed: Packed) -> int:
         """Write one clump, and return its offset; on an error the arena is as before.
 
         Raises:
@@ -157,7 +157,7 @@ class Appender:
             raise NotDurable(str(explained(error, self.path))) from error
         self._dirty = False
 
-    def cut_back(self, length: int, totals: Totals) -> None:
+    def cut_back(self, length: int, totals: ArenaTotals) -> None:
         """Cut off what was appended past `length`; `totals` are those at that length."""
         with readable_errors(self.path):
             self._files.truncate(self._arena.fd, length)
@@ -216,5 +216,5 @@ class Appender:
 
     def settled(self) -> None:
         """Record that the index, or the parent, has taken over `state`."""
-        self.totals = Totals()
+        self.totals = ArenaTotals()
         self._settled_at = self._clumps_end or self.length

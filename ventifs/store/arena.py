@@ -24,8 +24,8 @@ from ventifs.store.clump import (
     HEAD_SIZE,
     LISTED_BLOCK_SIZE,
     MAGIC,
+    ClumpKind,
     Head,
-    Kind,
     decompress,
     head_length,
     parse_head,
@@ -119,7 +119,7 @@ def encode_entry(offset: int, head: Head) -> bytes:
     return _ENTRY.pack(offset) + head.listed
 
 
-class _Window:
+class _ReadWindow:
     """Buffered random access to a file's bytes below `end`, for walks from front to back."""
 
     def __init__(self, fd: int, end: int) -> None:
@@ -243,7 +243,7 @@ class Arena:
         Reads front to back in pieces of 1 MiB. After damage it looks for the next magic whose clump
         verifies at its offset. `start` must be an offset where a clump begins or should begin.
         """
-        window = _Window(self.fd, end)
+        window = _ReadWindow(self.fd, end)
         offset = start
         while offset < end:
             with readable_errors(self.path):
@@ -256,11 +256,11 @@ class Arena:
             yield Damage(offset, resume - offset)
             offset = resume
 
-    def _clump_at(self, window: _Window, offset: int) -> Clump | None:
+    def _clump_at(self, window: _ReadWindow, offset: int) -> Clump | None:
         try:
             listed = window.at(offset, head_length(window.at(offset, HEAD_SIZE)))
             head = parse_head(listed)
-            if head.kind is Kind.GAP:
+            if head.kind is ClumpKind.GAP:
                 verify(head, b"", arena=self.id, offset=offset)
                 sound = offset + head.size <= window.end
                 return Clump(offset, head, memoryview(b"")) if sound else None
@@ -273,7 +273,7 @@ class Arena:
         except Corrupt:
             return None
 
-    def _next_clump(self, window: _Window, offset: int) -> int:
+    def _next_clump(self, window: _ReadWindow, offset: int) -> int:
         """The offset of the next clump that verifies, or `window.end`."""
         while offset < window.end:
             piece = bytes(window.at(offset, _WINDOW))
@@ -314,7 +314,7 @@ class Arena:
                 Until the end, nothing yielded is certain.
         """
         offset, end = trailer.directory_offset, trailer.directory_offset + trailer.directory_length
-        window = _Window(self.fd, end)
+        window = _ReadWindow(self.fd, end)
         hasher = blake3()
         try:
             with readable_errors(self.path):

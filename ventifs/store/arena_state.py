@@ -1,8 +1,12 @@
-"""Small structs that the store's modules exchange: where a block is, how far an arena goes."""
+"""Small types that the store's modules exchange: where a block is, how far an arena goes."""
+
+from collections.abc import Callable
 
 import msgspec
 
-from ventifs.store.clump import Head, Kind
+from ventifs.store.clump import ClumpKind, Head
+
+ArenaProgress = Callable[[int, int], None]  # bytes of arenas done, bytes in all
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -13,7 +17,7 @@ class Place(msgspec.Struct, frozen=True):
     position: int
 
 
-class Totals(msgspec.Struct):
+class ArenaTotals(msgspec.Struct):
     """What an arena's indexed clumps hold.
 
     Attributes:
@@ -32,7 +36,7 @@ class Totals(msgspec.Struct):
     stored_bytes: int = 0
     gap_bytes: int = 0
 
-    def add(self, other: "Totals") -> None:
+    def add(self, other: "ArenaTotals") -> None:
         """Add the figures of `other` to these."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -42,13 +46,13 @@ class Totals(msgspec.Struct):
         self.clumps += 1
         self.stored_bytes += head.size
         match head.kind:
-            case Kind.DATA:
+            case ClumpKind.DATA:
                 self.data_blocks += len(head.blocks)
                 self.data_bytes += head.raw_length
-            case Kind.NODE:
+            case ClumpKind.NODE:
                 self.node_blocks += len(head.blocks)
                 self.node_bytes += head.raw_length
-            case Kind.GAP:
+            case ClumpKind.GAP:
                 self.gap_bytes += head.size
 
 
@@ -65,5 +69,5 @@ class ArenaState(msgspec.Struct):
     arena: bytes
     length: int
     sealed: bool
-    totals: Totals
+    totals: ArenaTotals
     start: int = 0

@@ -10,7 +10,7 @@ audit begins, or a transaction of its own. Later changes are left to the next au
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -22,9 +22,9 @@ from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.arena import HEADER_SIZE, Arena, Damage
-from ventifs.store.arena_state import ArenaState, Place, Totals
+from ventifs.store.arena_state import ArenaProgress, ArenaState, ArenaTotals, Place
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import Head, Kind, decompress, parse_head, verify
+from ventifs.store.clump import ClumpKind, Head, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index, Snapshot
 from ventifs.store.journal import Record, decode_commit
@@ -32,8 +32,6 @@ from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
 
 _LOOKUP_MAX = 4096
-
-Progress = Callable[[int, int], None]  # bytes of arenas audited, bytes in all
 
 
 @dataclass(slots=True, frozen=True)
@@ -106,7 +104,7 @@ def audit(
     index: Index | None,
     read_data: bool,
     jobs: int,
-    progress: Progress | None = None,
+    progress: ArenaProgress | None = None,
 ) -> Report:
     """Verify every arena, and, with an index, that the index and the arenas agree both ways.
 
@@ -215,7 +213,7 @@ class _ArenaAudit:
             summary.clumps += 1
             summary.blocks += len(head.blocks)
             sound = self._sound(offset, head) if self.read_data else True
-            if sound and head.kind is Kind.COMMIT:
+            if sound and head.kind is ClumpKind.COMMIT:
                 self._read_commit(offset)
             if sound:
                 self._look_up(offset, head)
@@ -283,7 +281,7 @@ class _ArenaAudit:
     def _sound(self, offset: int, expected: Head) -> bool:
         """Whether a clump is intact and has the expected head; reports blocks with wrong bytes."""
         try:
-            gap = expected.kind is Kind.GAP
+            gap = expected.kind is ClumpKind.GAP
             length = len(expected.listed) if gap else expected.size
             whole = os.pread(self.arena.fd, length, offset)
             head = parse_head(whole)
@@ -291,7 +289,7 @@ class _ArenaAudit:
             verify(head, payload, arena=self.arena.id, offset=offset)
             if head.listed != expected.listed:
                 raise Corrupt("clump is not the one its directory lists")
-            if head.kind is Kind.GAP:
+            if head.kind is ClumpKind.GAP:
                 return True
             raw = memoryview(decompress(head, payload, _decompressor()))
         except Corrupt as error:
@@ -383,7 +381,7 @@ def _audit_commits(arenas: Arenas, states: dict[bytes, ArenaState] | None, repor
             state = (
                 None
                 if states is None
-                else states.get(arena_id, ArenaState(arena_id, 0, False, Totals()))
+                else states.get(arena_id, ArenaState(arena_id, 0, False, ArenaTotals()))
             )
             harmless = state is not None and state.length <= present
             report.findings.append(

@@ -16,8 +16,9 @@ from typing import Any
 
 from ventifs.errors import VentifsError
 from ventifs.store.arena import Arena
+from ventifs.store.arena_state import ArenaProgress
 from ventifs.store.arenas import Arenas
-from ventifs.store.audit import Finding, Progress, Report, Summary, audit
+from ventifs.store.audit import Finding, Report, Summary, audit
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader, read_header, require_writable
 from ventifs.store.index import Index
@@ -50,7 +51,7 @@ class Repair:
 
 
 def check(
-    root: Path, *, read_data: bool = False, jobs: int = 2, progress: Progress | None = None
+    root: Path, *, read_data: bool = False, jobs: int = 2, progress: ArenaProgress | None = None
 ) -> Report:
     """Check a store and its index; changes nothing.
 
@@ -75,7 +76,7 @@ def check(
 
 
 def _in_child(
-    root: Path, options: dict[str, bool | int], progress: Progress | None
+    root: Path, options: dict[str, bool | int], progress: ArenaProgress | None
 ) -> tuple[int, Report | None, str]:
     """Audit with the index in a child; return (exit code, report or None, reason of a failure)."""
     command = [sys.executable, "-P", "-m", "ventifs.store.check", str(root), json.dumps(options)]
@@ -138,7 +139,7 @@ def _decoded(message: dict[str, Any]) -> Report:
 
 
 def repair(
-    root: Path, report: Report, progress: Progress | None = None, files: Files | None = None
+    root: Path, report: Report, progress: ArenaProgress | None = None, files: Files | None = None
 ) -> Repair:
     """Make a new index without the damaged blocks; keeps every record that still has a copy.
 

@@ -34,7 +34,7 @@ LISTED_BLOCK_SIZE = _BLOCK.size
 CLUMP_SIZE_MAX = HEAD_SIZE + CLUMP_BLOCKS_MAX * LISTED_BLOCK_SIZE + BLOCK_SIZE_MAX
 
 
-class Kind(IntEnum):
+class ClumpKind(IntEnum):
     """What a clump carries; NODE differs from DATA only in placement: a tree takes few clumps."""
 
     DATA = 1
@@ -62,7 +62,7 @@ class Head(msgspec.Struct, frozen=True):
         listed: header and list as they are in the file.
     """
 
-    kind: Kind
+    kind: ClumpKind
     codec: Codec
     raw_length: int
     payload_length: int
@@ -106,17 +106,17 @@ def parse_head(data: Buffer) -> Head:
     listed = bytes(data[:end])
     _, kind, codec, count, raw_length, payload_length = _HEAD.unpack_from(listed)
     try:
-        kind, codec = Kind(kind), Codec(codec)
+        kind, codec = ClumpKind(kind), Codec(codec)
     except ValueError:
         raise Corrupt(f"clump of unknown kind {kind} or codec {codec}") from None
     blocks = list(_BLOCK.iter_unpack(listed[HEAD_SIZE:]))
-    if kind in (Kind.DATA, Kind.NODE):
+    if kind in (ClumpKind.DATA, ClumpKind.NODE):
         lengths = [length for _, length in blocks]
         largest = CLUMP_RAW_MAX if count > 1 else BLOCK_SIZE_MAX
         sound = count > 0 and min(lengths) > 0 and sum(lengths) == raw_length <= largest
     else:
-        sound = count == 0 and (kind is Kind.GAP or raw_length <= BLOCK_SIZE_MAX)
-    if kind is Kind.GAP:
+        sound = count == 0 and (kind is ClumpKind.GAP or raw_length <= BLOCK_SIZE_MAX)
+    if kind is ClumpKind.GAP:
         sound = sound and codec is Codec.RAW and raw_length == 0
     elif codec is Codec.RAW:
         sound = sound and payload_length == raw_length
@@ -146,7 +146,12 @@ def pack(raw: Buffer, compressor: zstandard.ZstdCompressor) -> Packed:
 
 
 def encode(
-    kind: Kind, blocks: Sequence[tuple[Score, int]], packed: Packed, *, arena: bytes, offset: int
+    kind: ClumpKind,
+    blocks: Sequence[tuple[Score, int]],
+    packed: Packed,
+    *,
+    arena: bytes,
+    offset: int,
 ) -> Head:
     """The head of a clump for one place in one arena; the clump is `listed`, then the payload."""
     return _assembled(kind, blocks, packed, len(packed.payload), arena=arena, offset=offset)
@@ -155,11 +160,13 @@ def encode(
 def encode_gap(length: int, *, arena: bytes, offset: int) -> bytes:
     """The header that turns `length` unreadable bytes at `offset` into a gap clump."""
     nothing = Packed(Codec.RAW, 0, b"")
-    return _assembled(Kind.GAP, (), nothing, length - HEAD_SIZE, arena=arena, offset=offset).listed
+    return _assembled(
+        ClumpKind.GAP, (), nothing, length - HEAD_SIZE, arena=arena, offset=offset
+    ).listed
 
 
 def _assembled(
-    kind: Kind,
+    kind: ClumpKind,
     blocks: Sequence[tuple[Score, int]],
     packed: Packed,
     payload_length: int,
@@ -195,7 +202,7 @@ def verify(head: Head, payload: Buffer, *, arena: bytes, offset: int) -> None:
     Raises:
         Corrupt: when they differ.
     """
-    covered = b"" if head.kind is Kind.GAP else payload
+    covered = b"" if head.kind is ClumpKind.GAP else payload
     fixed, listing = head.listed[: _HEAD.size], head.listed[HEAD_SIZE:]
     if _checksum(arena, offset, fixed, listing, covered) != head.check:
         raise Corrupt("clump does not match its checksum", arena=arena.hex(), offset=offset)
@@ -227,7 +234,7 @@ class OpenClump:
     needs neither a join nor new memory.
     """
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: ClumpKind) -> None:
         """Start empty."""
         self.kind = kind
         self.spans: dict[Score, tuple[int, int]] = {}

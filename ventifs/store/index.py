@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 from msgspec.structs import astuple
 
-from ventifs.store.arena_state import ArenaState, Place, Totals
+from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
 from ventifs.store.journal import (
     COUNTERS,
     DIGEST_SIZE,
@@ -306,7 +306,7 @@ class Index:
         number = last + 1
         key = _NUMBER.pack(number)
         transaction.put(arena, _sealed_value(arena, key), db=self._tables[b"numbers"])
-        self._put_state(number, ArenaState(arena, 0, False, Totals()), transaction)
+        self._put_state(number, ArenaState(arena, 0, False, ArenaTotals()), transaction)
         return number
 
     def _put_state(self, number: int, state: ArenaState, transaction: Any) -> None:
@@ -322,7 +322,7 @@ class Index:
             value = _opened_value(key, transaction.get(key, db=self._tables[table]))
             if value is not None:
                 arena, length, *totals = _ARENA.unpack(value)
-                return ArenaState(arena, length, table == b"sealed", Totals(*totals))
+                return ArenaState(arena, length, table == b"sealed", ArenaTotals(*totals))
         return None
 
     def arena_state(self, arena: bytes) -> ArenaState:
@@ -332,7 +332,7 @@ class Index:
             state = None
             if value is not None:
                 state = self._state(_NUMBER.unpack(value)[0], transaction)
-        return state or ArenaState(arena, 0, False, Totals())
+        return state or ArenaState(arena, 0, False, ArenaTotals())
 
     def arena_states(self, *, sealed: bool | None = None) -> list[ArenaState]:
         """The state of every arena the index knows, or only of sealed or unsealed ones."""
@@ -349,7 +349,7 @@ class Index:
                 if opened is None or len(opened) != _ARENA.size:
                     raise IndexDamaged(self.path, "has a damaged arena record")
                 arena, length, *totals = _ARENA.unpack(opened)
-                states.append(ArenaState(arena, length, table == b"sealed", Totals(*totals)))
+                states.append(ArenaState(arena, length, table == b"sealed", ArenaTotals(*totals)))
         return states
 
     def snapshot(self) -> Snapshot:
@@ -387,7 +387,7 @@ class Index:
             for state in states:
                 number = self._number_of(state.arena, transaction)
                 before = self._state(number, transaction) or ArenaState(
-                    state.arena, 0, False, Totals()
+                    state.arena, 0, False, ArenaTotals()
                 )
                 if before.length == state.start:
                     before.totals.add(state.totals)

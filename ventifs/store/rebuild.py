@@ -10,7 +10,7 @@ replaces it at the end.
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,21 +19,20 @@ from typing import IO
 from ventifs.errors import Busy
 from ventifs.store.appender import lock_arena
 from ventifs.store.arena import Damage
+from ventifs.store.arena_state import ArenaProgress
 from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
 from ventifs.store.lmdb_environment import INDEX_NAME
 from ventifs.store.permissions import make_directory
-from ventifs.store.recovery import Intake, read_sealed, restore_whole
+from ventifs.store.recovery import ClumpIntake, read_sealed, restore_whole
 from ventifs.store.score import Score
 from ventifs.store.writer import move_sealed
 
 _BUCKETS = 256
 _ITEM = struct.Struct("<32sIIH")  # score, arena number, offset, position
 _APPEND_MAX = 64_000
-
-Progress = Callable[[int, int], None]  # bytes of arenas done, bytes in all
 
 
 class _Sorter:
@@ -80,7 +79,7 @@ def _items(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def rebuild_index(
-    root: Path, header: StoreHeader, files: Files, progress: Progress | None = None
+    root: Path, header: StoreHeader, files: Files, progress: ArenaProgress | None = None
 ) -> list[tuple[bytes, Damage]]:
     """Build a new index and put it in place; the caller holds the store's lock exclusively.
 
@@ -120,19 +119,19 @@ def _put_in_place(building: Path, target: Path, files: Files) -> None:
 
 
 def _fill(
-    index: Index, arenas: Arenas, files: Files, progress: Progress | None
+    index: Index, arenas: Arenas, files: Files, progress: ArenaProgress | None
 ) -> list[tuple[bytes, Damage]]:
     with closing(_Sorter(index.path)) as sorter:
         return _fill_sorted(index, arenas, files, progress, sorter)
 
 
 def _fill_sorted(
-    index: Index, arenas: Arenas, files: Files, progress: Progress | None, sorter: _Sorter
+    index: Index, arenas: Arenas, files: Files, progress: ArenaProgress | None, sorter: _Sorter
 ) -> list[tuple[bytes, Damage]]:
     def sink(arena: bytes, entries: list[tuple[Score, int, int]]) -> None:
         sorter.add(index.number_of(arena), entries)
 
-    intake = Intake(sink)
+    intake = ClumpIntake(sink)
     damages: list[tuple[bytes, Damage]] = []
     ids = arenas.all_ids()
     sizes = {arena: arenas.reader(arena).length() for arena in ids}

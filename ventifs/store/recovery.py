@@ -26,9 +26,9 @@ from ventifs.store.arena import (
     Trailer,
     encode_header,
 )
-from ventifs.store.arena_state import ArenaState, Totals
+from ventifs.store.arena_state import ArenaState, ArenaTotals
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import Kind, decompress, encode_gap
+from ventifs.store.clump import ClumpKind, decompress, encode_gap
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.index import Index
 from ventifs.store.journal import (
@@ -63,7 +63,7 @@ class Journal(msgspec.Struct):
         index.settle(self.states, Changes(self.puts, self.deletes), self.counters)
 
 
-class Intake:
+class ClumpIntake:
     """Reads clumps of arenas; passes their blocks to a sink, and collects commits in `journal`."""
 
     def __init__(self, sink: Sink) -> None:
@@ -72,9 +72,9 @@ class Intake:
         self._sink = sink
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def read(self, arena: Arena, start: int, end: int) -> tuple[Totals, list[Damage]]:
+    def read(self, arena: Arena, start: int, end: int) -> tuple[ArenaTotals, list[Damage]]:
         """Read every clump of an arena between two offsets; those that verify are passed on."""
-        totals, damages = Totals(), []
+        totals, damages = ArenaTotals(), []
         entries: list[tuple[Score, int, int]] = []
         for found in arena.scan(start, end):
             if isinstance(found, Damage):
@@ -84,7 +84,7 @@ class Intake:
             entries.extend(
                 (score, found.offset, at) for at, (score, _) in enumerate(found.head.blocks)
             )
-            if found.head.kind is Kind.COMMIT:
+            if found.head.kind is ClumpKind.COMMIT:
                 self._read_commit(arena, found)
             if len(entries) >= _ENTRIES_MAX:
                 self._sink(arena.id, entries)
@@ -128,9 +128,9 @@ def committed_changes(
         raise Corrupt("commit says more catalog than there is before it")
     payloads, lost = [], False
     for at, head in arena.heads(start, offset):
-        if head.kind not in (Kind.CATALOG, Kind.GAP) or at + head.size > offset:
+        if head.kind not in (ClumpKind.CATALOG, ClumpKind.GAP) or at + head.size > offset:
             raise Corrupt("commit covers something other than catalog clumps")
-        if head.kind is Kind.CATALOG:
+        if head.kind is ClumpKind.CATALOG:
             payloads.append(arena.read_raw(at, decompressor))
         else:
             lost = True
@@ -149,7 +149,7 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
     Raises:
         VentifsError: when an arena that the index knows is missing, or cannot be written.
     """
-    intake = Intake(index.add_blocks)
+    intake = ClumpIntake(index.add_blocks)
     recovered: list[Arena] = []  # keeps them locked until the index knows them
     unmoved = 0  # arenas that the index has as sealed, still in open/
     for arena_id in arenas.open_ids():
@@ -169,7 +169,9 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
     _refuse_missing(arenas, index, every=not complete)
 
 
-def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, intake: Intake) -> bool:
+def _recover_open(
+    arena: Arena, arenas: Arenas, index: Index, files: Files, intake: ClumpIntake
+) -> bool:
     """Index one locked arena past what the index knows; return whether that was necessary."""
     state = index.arena_state(arena.id)
     if not state.sealed and state.length == arena.length() > 0:
@@ -186,7 +188,7 @@ def _recover_open(arena: Arena, arenas: Arenas, index: Index, files: Files, inta
 
 
 def restore_whole(
-    arena: Arena, start: int, arenas: Arenas, files: Files, intake: Intake
+    arena: Arena, start: int, arenas: Arenas, files: Files, intake: ClumpIntake
 ) -> ArenaState | None:
     """Read a locked arena from `start` into `intake`, and durably make it whole.
 
@@ -260,7 +262,7 @@ def _header_restored(arena: Arena, arenas: Arenas, files: Files, *, empty: bool)
 
 
 def _without_damage(
-    arena: Arena, damages: list[Damage], end: int, totals: Totals, files: Files
+    arena: Arena, damages: list[Damage], end: int, totals: ArenaTotals, files: Files
 ) -> int:
     """Turn damage between clumps into gaps, cut it off at the end; return the new end."""
     for damage in damages:
@@ -299,7 +301,7 @@ def _pieces(arena: Arena, damage: Damage) -> Iterator[bytes]:
         yield os.pread(arena.fd, length, damage.offset + start)
 
 
-def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
+def _recover_sealed(arenas: Arenas, index: Index, intake: ClumpIntake) -> None:
     """Index sealed arenas that the index lacks, such as after it was restored from a copy."""
     known = {state.arena for state in index.arena_states(sealed=True)}
     for arena_id in arenas.sealed_ids():
@@ -307,7 +309,7 @@ def _recover_sealed(arenas: Arenas, index: Index, intake: Intake) -> None:
             read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
 
 
-def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> list[Damage]:
+def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: ClumpIntake) -> list[Damage]:
     """Read a sealed arena from `start` into `intake`; return damage, but never write to it."""
     arena = arenas.reader(arena_id)
     if _is_foreign(arena, arenas):
@@ -325,7 +327,7 @@ def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: Intake) -> 
     return damages
 
 
-def _recover_relied_on(arenas: Arenas, index: Index, intake: Intake) -> None:
+def _recover_relied_on(arenas: Arenas, index: Index, intake: ClumpIntake) -> None:
     """Index what a commit relies on in arenas whose writers are still running.
 
     This happens when a parent died after writing its commit clump, and a worker still runs. The

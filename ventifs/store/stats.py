@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from ventifs.store.arena_state import Place, Totals
+from ventifs.store.arena_state import ArenaTotals, Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import Index
 
@@ -54,7 +54,7 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
     """The statistics of a store, as of its last commit."""
     figures = index.figures()
     counters = figures.counters
-    totals = Totals()
+    totals = ArenaTotals()
     for state in figures.states:
         totals.add(state.totals)
     return Stats(

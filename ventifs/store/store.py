@@ -22,7 +22,14 @@ from ventifs.store.arena_state import Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.cache import ClumpCache
 from ventifs.store.claims import Claims
-from ventifs.store.clump import BLOCK_SIZE_MAX, ZERO_BLOCK, DecodedClump, Kind, decompress, verify
+from ventifs.store.clump import (
+    BLOCK_SIZE_MAX,
+    ZERO_BLOCK,
+    ClumpKind,
+    DecodedClump,
+    decompress,
+    verify,
+)
 from ventifs.store.exposure import exposed
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import (
@@ -45,7 +52,7 @@ from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
-from ventifs.store.writer import Batch, Writer
+from ventifs.store.writer import WorkerBatch, Writer
 
 Mode = Literal["read", "write", "worker", "rehearse"]
 
@@ -106,7 +113,7 @@ class Store:
         pending_max: int,
         level: int,
         files: Files,
-        give: "Callable[[Batch], None] | None",
+        give: "Callable[[WorkerBatch], None] | None",
         claims: Claims | None,
     ) -> None:
         """Use `open` or `create`."""
@@ -193,7 +200,7 @@ class Store:
         pending_max: int = PENDING_DEFAULT,
         level: int = LEVEL_DEFAULT,
         files: Files = _REAL_FILES,
-        give: "Callable[[Batch], None] | None" = None,
+        give: "Callable[[WorkerBatch], None] | None" = None,
         claims: Claims | None = None,
     ) -> "Store":
         """Open a store.
@@ -290,7 +297,7 @@ class Store:
             else:
                 new = len(stored) > 0
                 if new:
-                    self._add(score, stored, Kind.NODE if node else Kind.DATA)
+                    self._add(score, stored, ClumpKind.NODE if node else ClumpKind.DATA)
                     counters = self._writer.counters  # a commit in `_add` replaces them
             counters.put_blocks += 1
             counters.put_bytes += size
@@ -298,7 +305,7 @@ class Store:
                 counters.zero_bytes += size - len(stored)
         return score, new
 
-    def _add(self, score: Score, block: Buffer, kind: Kind) -> None:
+    def _add(self, score: Score, block: Buffer, kind: ClumpKind) -> None:
         if self.mode == "read":
             raise VentifsError(f"{self.path}: the store is open for reading only")
         if self._writer.full(self._pending_max):
@@ -385,7 +392,7 @@ class Store:
         arena = self._arenas.reader(place.arena)
         try:
             head = arena.read_head(place.offset)
-            payload = b"" if head.kind is Kind.GAP else arena.read_payload(place.offset, head)
+            payload = b"" if head.kind is ClumpKind.GAP else arena.read_payload(place.offset, head)
             if not head.holds(place.position, score):
                 verify(head, payload, arena=arena.id, offset=place.offset)
                 raise IndexDamaged(self.path / "index", f"has block {score.hex()} wrong")
@@ -509,7 +516,7 @@ class Store:
         self._follow_rebuild()
         return self._index.catalog_mark
 
-    def hand_over(self) -> Batch:
+    def hand_over(self) -> WorkerBatch:
         """For a worker: make every block put so far durable, for the parent's `adopt`.
 
         Raises:
@@ -519,7 +526,7 @@ class Store:
         with self._lock, self._all_or_nothing():
             return self._writer.hand_over()
 
-    def adopt(self, batch: Batch) -> None:
+    def adopt(self, batch: WorkerBatch) -> None:
         """For the parent: include a worker's blocks in the next commit."""
         self._check_open()
         with self._lock:

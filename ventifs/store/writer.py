@@ -27,7 +27,7 @@ from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.appender import Appender, NotDurable, lock_arena
 from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import CLUMP_RAW_MAX, Kind, OpenClump, Packed, pack
+from ventifs.store.clump import CLUMP_RAW_MAX, ClumpKind, OpenClump, Packed, pack
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.index import Index
 from ventifs.store.journal import (
@@ -48,7 +48,7 @@ Written = tuple[bytes, int, tuple[Score, ...]]  # arena id, clump offset, its bl
 _ARENAS_MAX = 1000  # that one commit relies on; workers add a few more
 
 
-class Batch(msgspec.Struct):
+class WorkerBatch(msgspec.Struct):
     """What a worker has made durable for its parent to commit. Picklable.
 
     Attributes:
@@ -61,7 +61,7 @@ class Batch(msgspec.Struct):
     written: list[Written] = msgspec.field(default_factory=list)
     counters: Counters = msgspec.field(default_factory=Counters)
 
-    def add(self, other: "Batch") -> None:
+    def add(self, other: "WorkerBatch") -> None:
         """Merge a batch of other arenas, or a later batch, into this one."""
         self.written += other.written
         self.counters.add(other.counters)
@@ -111,14 +111,17 @@ class Writer:
         self._files = files
         self._arena_size = arena_size
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
-        self._gathering = {Kind.DATA: OpenClump(Kind.DATA), Kind.NODE: OpenClump(Kind.NODE)}
+        self._gathering = {
+            ClumpKind.DATA: OpenClump(ClumpKind.DATA),
+            ClumpKind.NODE: OpenClump(ClumpKind.NODE),
+        }
         self._spare: list[OpenClump] = []
         self._sent: deque[tuple[OpenClump, Future[Packed]]] = deque()  # oldest first
         self._thread = ThreadPoolExecutor(1, "ventifs-writer") if threaded else None
         self._appender: Appender | None = None
         self._done: list[Appender] = []  # sealed, and not known to the index
         self._handed: list[Appender] = []  # sealed, and known to the parent
-        self._batch = Batch()  # not yet in the index; a commit makes it durable first
+        self._batch = WorkerBatch()  # not yet in the index; a commit makes it durable first
         self._new_names = False  # whether arenas were created whose names are not durable
         self._broken: str | None = None  # not the exception: its traceback would keep arenas open
 
@@ -130,7 +133,7 @@ class Writer:
         """Whether a commit is due, to keep memory and the commit clump bounded."""
         return len(self.pending) >= pending_max or len(self._batch.states) >= _ARENAS_MAX
 
-    def add(self, score: Score, block: Buffer, kind: Kind) -> None:
+    def add(self, score: Score, block: Buffer, kind: ClumpKind) -> None:
         """Add a block that is not known.
 
         Raises:
@@ -189,7 +192,7 @@ class Writer:
             clump.clear()
             self._spare.append(clump)
 
-    def _append(self, kind: Kind, blocks: list[tuple[Score, int]], packed: Packed) -> None:
+    def _append(self, kind: ClumpKind, blocks: list[tuple[Score, int]], packed: Packed) -> None:
         appender = self._appender_for(len(packed.payload), len(blocks))
         offset = appender.append(kind, blocks, packed)
         self.stored_bytes += appender.length - offset
@@ -216,7 +219,7 @@ class Writer:
             raise self.break_off(error) from error
         except Corrupt as error:  # it stays unsealed, and this writer appends no more to it
             log.error("it cannot be sealed: %s; 'ventifs check' tells more", error)
-        self._batch.add(Batch([appender.state()]))
+        self._batch.add(WorkerBatch([appender.state()]))
         self._done.append(appender)
 
     def _created(self) -> Appender:
@@ -266,7 +269,7 @@ class Writer:
         self._broken = f"{reason}; nothing more is written: open the store again"
         return VentifsError(self._broken)
 
-    def hand_over(self) -> Batch:
+    def hand_over(self) -> WorkerBatch:
         """For a worker: make everything added durable, and return it for the parent to commit.
 
         Raises:
@@ -275,16 +278,16 @@ class Writer:
         self._check()
         self._write_gathered()
         self._make_durable()
-        batch, self._batch = self._outstanding(), Batch()
+        batch, self._batch = self._outstanding(), WorkerBatch()
         kept, self._done = self._done, []
         self._handed = kept  # keeps their locks until the parent has had time to commit
         batch.counters, self.counters = self.counters, Counters()
         self._settled()
         return batch
 
-    def _outstanding(self) -> Batch:
+    def _outstanding(self) -> WorkerBatch:
         """What the index does not know yet, the current arena included."""
-        batch = Batch(list(self._batch.states), self._batch.written)
+        batch = WorkerBatch(list(self._batch.states), self._batch.written)
         if self._appender is not None:
             batch.states.append(self._appender.state())
         return batch
@@ -294,7 +297,7 @@ class Writer:
             self._appender.settled()
         self.pending = {}
 
-    def adopt(self, batch: Batch) -> None:
+    def adopt(self, batch: WorkerBatch) -> None:
         """For the parent: include what a worker handed over in the next commit."""
         self._check()
         self._batch.add(batch)
@@ -333,7 +336,7 @@ class Writer:
         appender = self._appender_for(largest, len(payloads) + 1)  # the journal is never split
         start = appender.length
         for payload in payloads:
-            appender.append(Kind.CATALOG, [], pack(payload, self._compressor))
+            appender.append(ClumpKind.CATALOG, [], pack(payload, self._compressor))
         self._make_durable()
         mark, totals = appender.length, replace(appender.totals)
         durable = [(state.arena, state.length) for state in self._batch.states]
@@ -353,7 +356,7 @@ class Writer:
             self._make_durable()
 
         try:
-            appender.append(Kind.COMMIT, [], pack(encode_commit(commit), self._compressor))
+            appender.append(ClumpKind.COMMIT, [], pack(encode_commit(commit), self._compressor))
             self._make_durable()
         except BaseException:
             undo()
@@ -373,7 +376,7 @@ class Writer:
         except VentifsError:
             undo()
             raise
-        self._batch, self.counters = Batch(), Counters()
+        self._batch, self.counters = WorkerBatch(), Counters()
         self._settled()
         for state in batch.states:
             if state.sealed:

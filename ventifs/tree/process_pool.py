@@ -1,7 +1,7 @@
 """Pools of processes that answer the requests of this one.
 
 A `Pool` takes requests (bytes, and descriptors of files) and calls back with the replies.
-`Inline` answers at once in this process; `Workers` forks. Workers are forked before any store,
+`InlinePool` answers at once in this process; `Workers` forks. Workers are forked before any store,
 thread or progress display exists, and open their own. They end when their parent ends, for whatever
 reason. A worker can send notes while it handles a request; they arrive before its reply. This
 module does not know what the requests mean.
@@ -69,7 +69,7 @@ class Pool(Protocol):
         """End the processes at once; the pool cannot be used afterwards."""
 
 
-class Inline:
+class InlinePool:
     """Answers in this process, before `submit` returns."""
 
     def __init__(self, handle: Handle) -> None:

@@ -24,7 +24,7 @@ from ventifs.cli.versions import forget
 from ventifs.errors import VentifsError
 from ventifs.image.formats.kept_choice import kept_key
 from ventifs.store import Store
-from ventifs.tree.archive.statcache import no_run
+from ventifs.tree.archive.run_lock import RunLock
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 
@@ -419,7 +419,7 @@ def test_a_run_does_not_bring_back_what_another_dropped(
 def test_forgetting_leaves_what_a_run_at_work_may_rely_on(home: Path) -> None:
     _with_header(home, "vm.img", f"{home}/etc/shadow")
     _archive(home, "vm.img", "--format", "raw")
-    with Store.open(home / "s") as store, no_run(store, "vm"):
+    with Store.open(home / "s") as store, RunLock(store, "vm"):
         assert "another run is archiving" in _archive(home, "vm.img", expected=1)
         run(home, "forget", "vm@latest", "--force", "--store", "s")
     assert parsed(home, "versions", "--store", "s") == []

@@ -27,23 +27,24 @@ from tests.support.imaging import (
 from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from ventifs.image.archive.archiver import ImageArchiver
+from ventifs.image.archive.disk_worker import disk_handlers
 from ventifs.image.archive.extent_map import Placement
 from ventifs.image.archive.spool import Spool
-from ventifs.image.archive.volume_files import Files
-from ventifs.image.archive.worker import Service
+from ventifs.image.archive.volume_files import VolumeFiles
 from ventifs.image.disk import Span
 from ventifs.image.survey_events import (
     Ended,
     Event,
+    FoundName,
     Free,
     Inode,
     Inside,
-    Node,
     Noted,
     Surveyed,
     Volume,
 )
 from ventifs.store import Store
+from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import LENGTH_MAX, Inline, length_of
@@ -98,7 +99,7 @@ inodes = st.builds(
     data=st.sampled_from([b""] * 4 + [b"inline", b"d" * 100]),
 )
 nodes = st.builds(
-    Node,
+    FoundName,
     key=keys,
     number=st.sampled_from([2, 3, 4, 5, 2**64 - 1]),
     inode=st.one_of(st.none(), inodes, inodes, inodes),
@@ -117,7 +118,7 @@ events = st.one_of(
     nodes,
     nodes,
     nodes,
-    st.just(Node(b"", 2, DIRECTORY)),
+    st.just(FoundName(b"", 2, DIRECTORY)),
     st.builds(Free, ranges),
     st.just(Ended()),
     st.just(Ended("damaged", ("note",))),
@@ -142,12 +143,14 @@ def test_whatever_is_told_the_archive_is_exact_and_sound(
 ) -> None:
     data = bytes_for(size, seed)
     first = Volume("1", False, ((0, size),))
-    archived = image(store, MemoryDisk(size, {0: data}), [first, Node(b"", 2, DIRECTORY), *told])
+    archived = image(
+        store, MemoryDisk(size, {0: data}), [first, FoundName(b"", 2, DIRECTORY), *told]
+    )
     content = content_at(store, archived.root, b"disk.img")
     assert length_of(content) == size
     assert bytes_of(store, content) == data
     assert harms(store, archived.root) == []
-    again = image(store, MemoryDisk(size, {0: data}), [first, Node(b"", 2, DIRECTORY), *told])
+    again = image(store, MemoryDisk(size, {0: data}), [first, FoundName(b"", 2, DIRECTORY), *told])
     assert tree_score(again.root) == tree_score(archived.root)
 
 
@@ -164,7 +167,7 @@ def test_extents_may_cross_each_other(
 ) -> None:
     """In a file, or between files; what is left of them is what the file holds."""
     data = bytes_for(33 * KIB, seed)
-    told = [Node(b"%d" % n, 50 + n, regular(size, *each)) for n, each in enumerate(files)]
+    told = [FoundName(b"%d" % n, 50 + n, regular(size, *each)) for n, each in enumerate(files)]
     archived = image(store, MemoryDisk(len(data), {0: data}), volume_of(len(data), *told))
     assert bytes_of(store, content_at(store, archived.root, b"disk.img")) == data
     assert harms(store, archived.root) == []
@@ -181,7 +184,7 @@ def test_extents_may_cross_each_other(
 def test_what_the_last_version_has_makes_no_difference(
     store: Store, size: int, seed: int, told: list[Event], change: int, drop_free: bool
 ) -> None:
-    told = [Volume("1", False, ((0, size),)), Node(b"", 2, DIRECTORY), *told]
+    told = [Volume("1", False, ((0, size),)), FoundName(b"", 2, DIRECTORY), *told]
     before = bytes_for(size, seed)
     end = min(size, change + 5000)
     after = before[:change] + bytes(end - change if end > change else 0) + before[end:]
@@ -247,12 +250,12 @@ def test_what_is_free_in_one_volume_is_kept_for_another(store: Store) -> None:
 # --- always the same --------------------------------------------------------------------------
 
 
-def some_files(count: int, seed: int = 0, block: int = KIB) -> tuple[bytes, list[Node]]:
+def some_files(count: int, seed: int = 0, block: int = KIB) -> tuple[bytes, list[FoundName]]:
     """A disk of 1 MiB and files on it, in odd places, some in several pieces, some shared."""
     chance = random.Random(seed)
     data = bytearray(bytes_for(1 << 20, seed))
     blocks = (1 << 20) // block
-    nodes: list[Node] = [Node(b"d", 3, DIRECTORY)]
+    nodes: list[FoundName] = [FoundName(b"d", 3, DIRECTORY)]
     for number in range(count):
         places, logical = [], 0
         for _ in range(chance.choice([1, 1, 1, 2, 5])):
@@ -264,9 +267,9 @@ def some_files(count: int, seed: int = 0, block: int = KIB) -> tuple[bytes, list
         size = max(logical - chance.randrange(block), 1)
         links = chance.choice([1, 1, 2])
         key = b"d\0%d" % number if number % 2 else b"%d" % number
-        nodes.append(Node(key, 100 + number, regular(size, *places, links=links)))
+        nodes.append(FoundName(key, 100 + number, regular(size, *places, links=links)))
         if links == 2:
-            nodes.append(Node(b"d\0also%d" % number, 100 + number, None))
+            nodes.append(FoundName(b"d\0also%d" % number, 100 + number, None))
     return bytes(data), nodes
 
 
@@ -373,7 +376,7 @@ def test_logical_volumes_are_their_ranges_in_order(
 # --- odd files --------------------------------------------------------------------------------
 
 
-def told_about(store: Store, *nodes: Node, size: int = 65_536) -> Archived:
+def told_about(store: Store, *nodes: FoundName, size: int = 65_536) -> Archived:
     archived = image(store, MemoryDisk(size, {0: bytes_for(size, 4)}), volume_of(size, *nodes))
     content = content_at(store, archived.root, b"disk.img")
     assert bytes_of(store, content) == bytes_for(size, 4)
@@ -383,26 +386,30 @@ def told_about(store: Store, *nodes: Node, size: int = 65_536) -> Archived:
 
 def test_a_second_name_of_a_file_that_says_it_has_one_is_a_trouble(store: Store) -> None:
     one = regular(100, (0, 4096, 4096))
-    archived = told_about(store, Node(b"a", 12, one), Node(b"b", 12, None), Node(b"c", 13, None))
+    archived = told_about(
+        store, FoundName(b"a", 12, one), FoundName(b"b", 12, None), FoundName(b"c", 13, None)
+    )
     assert {trouble.path for trouble in archived.troubles} == {b"files/1/b", b"files/1/c"}
     assert b"files/1/a" in paths_of(store, archived.root)
 
 
 def test_a_second_name_of_a_file_that_could_not_be_archived_is_a_trouble(store: Store) -> None:
     bad = regular(2**63, (0, 4096, 4096), links=2)
-    archived = told_about(store, Node(b"a", 12, bad), Node(b"b", 12, None))
+    archived = told_about(store, FoundName(b"a", 12, bad), FoundName(b"b", 12, None))
     assert [trouble.missing for trouble in archived.troubles] == [True, True]
 
 
 def test_numbers_of_inodes_are_not_taken_for_something_else(store: Store) -> None:
     """A linked file may have any number, also one that counts entries."""
-    single = [Node(b"s%d" % number, 100 + number, regular(10, (0, 0, 4096))) for number in range(9)]
+    single = [
+        FoundName(b"s%d" % number, 100 + number, regular(10, (0, 0, 4096))) for number in range(9)
+    ]
     for number in range(12):
         archived = told_about(
             store,
             *single[:4],
-            Node(b"a", number, regular(50, (0, 4096, 4096), links=2)),
-            Node(b"b", number, None),
+            FoundName(b"a", number, regular(50, (0, 4096, 4096), links=2)),
+            FoundName(b"b", number, None),
             *single[4:],
         )
         links = {path: each.link for path, each in tree(store, archived.root) if each.link}
@@ -413,9 +420,9 @@ def test_numbers_of_inodes_are_not_taken_for_something_else(store: Store) -> Non
 def test_two_files_with_one_number_are_two_files(store: Store) -> None:
     archived = told_about(
         store,
-        Node(b"a", 12, regular(50, (0, 4096, 4096), links=2)),
-        Node(b"b", 12, regular(60, (0, 8192, 4096), links=2)),
-        Node(b"c", 12, None),
+        FoundName(b"a", 12, regular(50, (0, 4096, 4096), links=2)),
+        FoundName(b"b", 12, regular(60, (0, 8192, 4096), links=2)),
+        FoundName(b"c", 12, None),
     )
     size = {p: length_of(content_at(store, archived.root, b"files/1/" + p)) for p in (b"a", b"c")}
     assert size == {b"a": 50, b"c": 60}
@@ -425,7 +432,7 @@ def test_two_files_with_one_number_are_two_files(store: Store) -> None:
 def test_a_file_in_any_number_of_pieces_is_read(store: Store) -> None:
     """More of them than a request to a worker can name."""
     places = tuple((16 * number, 16 * (5000 - number), 16) for number in range(5000))
-    archived = told_about(store, Node(b"a", 12, regular(80_000, *places)), size=90_000)
+    archived = told_about(store, FoundName(b"a", 12, regular(80_000, *places)), size=90_000)
     data = bytes_for(90_000, 4)
     assert archived.troubles == []
     assert bytes_of(store, content_at(store, archived.root, b"files/1/a")) == b"".join(
@@ -435,12 +442,12 @@ def test_a_file_in_any_number_of_pieces_is_read(store: Store) -> None:
 
 def test_sizes_that_sum_up_to_more_than_a_total_holds_lose_nothing(store: Store) -> None:
     huge = regular(2**62 - 2**40)
-    many = [Node(b"%d" % number, 100 + number, huge) for number in range(5)]
+    many = [FoundName(b"%d" % number, 100 + number, huge) for number in range(5)]
     archived = told_about(
         store,
         *many,
-        Node(b"a", 12, regular(2**61, links=9)),
-        *[Node(b"b%d" % number, 12, None) for number in range(9)],
+        FoundName(b"a", 12, regular(2**61, links=9)),
+        *[FoundName(b"b%d" % number, 12, None) for number in range(9)],
     )
     assert archived.troubles == []
     assert len([path for path in paths_of(store, archived.root) if b"files/1/" in path]) == 15
@@ -450,7 +457,7 @@ def test_sizes_that_sum_up_to_more_than_a_total_holds_lose_nothing(store: Store)
 def test_bytes_after_a_files_end_are_kept(store: Store) -> None:
     data = b"a" * 100 + b"stale" * 100 + bytes(3496) + b"next" * 1024
     disk = MemoryDisk(8192, {0: data})
-    archived = image(store, disk, volume_of(8192, Node(b"a", 12, regular(100, (0, 0, 4096)))))
+    archived = image(store, disk, volume_of(8192, FoundName(b"a", 12, regular(100, (0, 0, 4096)))))
     assert bytes_of(store, content_at(store, archived.root, b"files/1/a")) == b"a" * 100
     assert bytes_of(store, content_at(store, archived.root, b"disk.img")) == data
 
@@ -458,10 +465,10 @@ def test_bytes_after_a_files_end_are_kept(store: Store) -> None:
 def test_tiny_and_inline_files(store: Store) -> None:
     archived = told_about(
         store,
-        Node(b"a", 12, regular(20, (0, 4096, 4096))),
-        Node(b"b", 13, regular(5, (0, 4096, 4096), data=b"other")),
-        Node(b"c", 14, regular(0, (0, 4096, 4096))),
-        Node(b"d", 15, regular(6, data=b"five.")),
+        FoundName(b"a", 12, regular(20, (0, 4096, 4096))),
+        FoundName(b"b", 13, regular(5, (0, 4096, 4096), data=b"other")),
+        FoundName(b"c", 14, regular(0, (0, 4096, 4096))),
+        FoundName(b"d", 15, regular(6, data=b"five.")),
     )
     assert content_at(store, archived.root, b"files/1/a") == Inline(bytes_for(4116, 4)[4096:])
     assert content_at(store, archived.root, b"files/1/b") == Inline(b"other")
@@ -472,8 +479,8 @@ def test_tiny_and_inline_files(store: Store) -> None:
 def test_names_that_cannot_be_are_troubles(store: Store, key: bytes) -> None:
     archived = told_about(
         store,
-        Node(key, 12, regular(20, (0, 4096, 4096))),
-        Node(b"x\0y", 13, regular(20, (0, 4096, 4096))),
+        FoundName(key, 12, regular(20, (0, 4096, 4096))),
+        FoundName(b"x\0y", 13, regular(20, (0, 4096, 4096))),
     )
     assert [(each.path[:7], each.missing) for each in archived.troubles if each.missing] == [
         (b"files/1", True)
@@ -501,9 +508,9 @@ def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
     lost = replace(key, uid=2**32)
     archived = told_about(
         store,
-        Node(b"private", 12, private),
-        Node(b"private\0key", 13, key),
-        Node(b"lost", 14, lost),
+        FoundName(b"private", 12, private),
+        FoundName(b"private\0key", 13, key),
+        FoundName(b"lost", 14, lost),
     )
     assert [(each.path, each.missing) for each in archived.troubles] == [
         (b"files/1/private", False),
@@ -517,7 +524,7 @@ def test_a_directory_whose_attributes_cannot_be_kept_is_closed(
 def test_what_is_refused_is_not_stored_twice(store: Store) -> None:
     data = random.Random(7).randbytes(1 << 20)
     disk = MemoryDisk(1 << 20, {0: data})
-    odd = Node(b"a/b", 12, regular(900_000, (0, 8192, 900_096)))
+    odd = FoundName(b"a/b", 12, regular(900_000, (0, 8192, 900_096)))
     archiver = ImageArchiver(store, disk)
     archiver.run(surveyed(volume_of(1 << 20, odd)))
     assert [trouble.reason for trouble in archiver.troubles]
@@ -532,12 +539,14 @@ def test_the_first_end_that_a_parser_tells_counts(store: Store) -> None:
             asked: list[tuple[bytes, Done]] = []
             ask = partial(_keep, asked)
             with Spool() as spool, Placement() as placed:
-                files = Files(
+                files = VolumeFiles(
                     Volume("1", False, ()), spool, placed, lambda *_: None, drop_free=False
                 )
                 told: list[Surveyed] = [first, second, Ended("relay")]
                 files.take(iter(told), ask)
-                handle = Service(lambda: store, MemoryDisk(0, {})).handle
+                handle = WorkerService(
+                    lambda: store, partial(disk_handlers, MemoryDisk(0, {}))
+                ).handle
                 for request, done in asked[::-1] if backwards else asked:
                     done(handle(request, ()))
             assert problem in files.ended.problem
@@ -554,7 +563,7 @@ def test_a_thousand_volumes_need_no_thousand_descriptors(store: Store) -> None:
     for number in range(1100):
         told += volume_of(
             512,
-            Node(b"f", 12, regular(100, (0, 512 * number, 512))),
+            FoundName(b"f", 12, regular(100, (0, 512 * number, 512))),
             name=str(number),
             start=512 * number,
         )
@@ -575,8 +584,8 @@ def test_attributes_that_cannot_be_are_left_out(store: Store) -> None:
     wrong = ((b"user.b", b"1"), (b"user.a", b"x" * 600))
     archived = told_about(
         store,
-        Node(b"a", 12, replace(inode, xattrs=wrong)),
-        Node(b"b", 13, replace(inode, xattrs=wrong[::-1])),
+        FoundName(b"a", 12, replace(inode, xattrs=wrong)),
+        FoundName(b"b", 13, replace(inode, xattrs=wrong[::-1])),
     )
     assert [(each.path, each.missing) for each in archived.troubles] == [(b"files/1/a", False)]
 
@@ -584,7 +593,7 @@ def test_attributes_that_cannot_be_are_left_out(store: Store) -> None:
 def test_volumes_with_names_that_cannot_be_are_noted(store: Store) -> None:
     events: list[Event] = []
     for name in ("1", "1", "a/b", "", "n" * 252):
-        events += volume_of(4096, Node(b"f", 9, regular(10, (0, 0, 4096))), name=name)
+        events += volume_of(4096, FoundName(b"f", 9, regular(10, (0, 0, 4096))), name=name)
     archived = image(store, MemoryDisk(4096, {0: b"x" * 4096}), events)
     assert paths_of(store, archived.root) == [
         b"disk.img",
@@ -634,7 +643,7 @@ def test_huge_sparse_disks_are_read_where_they_have_data(store: Store, size: int
 def test_a_huge_sparse_file_is_no_work_though_it_is_known(store: Store) -> None:
     inode = regular(1 << 60, (0, 4096, 4096), ((1 << 60) - 4096, 8192, 4096))
     data = bytes_for(65_536, 4)
-    events = volume_of(65_536, Node(b"a", 12, inode))
+    events = volume_of(65_536, FoundName(b"a", 12, inode))
     first = image(store, MemoryDisk(65_536, {0: data}), events)
     previous = content_at(store, first.root, b"disk.img")
     again = image(store, MemoryDisk(65_536, {0: data}), events, previous=previous)

@@ -11,7 +11,7 @@ from tests.support.imaging import bytes_of
 from tests.support.stores import new_store
 from tests.support.trees import noise
 from ventifs.image.archive.disk_content import ItemBuilder, Sequencer, part
-from ventifs.image.archive.gap_blocks import Piece
+from ventifs.image.archive.gap_blocks import GapItem
 from ventifs.store import Store
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
@@ -30,10 +30,10 @@ from ventifs.tree.objects.records import (
 @given(st.lists(st.integers(0, 3), max_size=20), st.randoms())
 def test_items_keep_their_order(kinds: list[int], chance: random.Random) -> None:
     """0 is an item that is there at once; others are places filled later, with so many less one."""
-    found: list[Piece] = []
+    found: list[GapItem] = []
     sequence = Sequencer(lambda data, length: found.append((data, length)))
-    expected: list[Piece] = []
-    late: list[tuple[int, list[Piece]]] = []
+    expected: list[GapItem] = []
+    late: list[tuple[int, list[GapItem]]] = []
     number = 0
     for kind in kinds:
         pieces = [(b"", number + 1 + each) for each in range(max(kind - 1, kind == 0))]

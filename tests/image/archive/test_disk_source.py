@@ -28,18 +28,20 @@ from tests.support.memorydisk import FileDisk, MemoryDisk
 from tests.support.patience import PATIENCE_S
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
-from ventifs.errors import VentifsError
+from ventifs.errors import Busy, VentifsError
 from ventifs.image.archive import image_stat as seen_module
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.disk import ImageError
 from ventifs.image.survey import Survey
-from ventifs.image.survey_events import Ended, Event, Free, Node, Range
+from ventifs.image.survey_events import Ended, Event, FoundName, Free, Range
 from ventifs.image.volumes.window import Window
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.rebuild import rebuild_index
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.run_lock import RunLock
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.versions.catalog import Version, tree_score, version_records, versions
@@ -126,7 +128,7 @@ def test_an_image_and_its_directory_share_every_block(
     archive_file(store, image, "vm")
     holds(store, "vm", image.read_bytes())
     with Store.open(store, "write") as opened:
-        version, tally = archive(opened, root, "dir")
+        version, tally = archive(opened, DirectorySource(root), "dir")
         inside = version_of(opened, "vm").root
         for path in (b"d", b"d/sparse", b"d/also1000", b"size1000", b"size300000", b"size33"):
             ours, theirs = (
@@ -168,7 +170,7 @@ def test_workers_make_the_same_of_odd_events(
         for number, name in enumerate(names * 3):
             length = chance.choice([4096, 400_000])
             start = 4096 * chance.randrange(150)
-            nodes.append(Node(name, 50 + number, regular(length - 5, (0, start, length))))
+            nodes.append(FoundName(name, 50 + number, regular(length - 5, (0, start, length))))
         chance.shuffle(nodes)
         events = volume_of(MIB, *nodes)
         stores = {jobs: new_store(tmp_path / f"{seed}-{jobs}") for jobs in (1, 2)}
@@ -337,8 +339,8 @@ class Bitmapped:
 def test_only_what_a_bitmap_tells_is_read(store: Path, tmp_path: Path) -> None:
     vm = Bitmapped(store, noise(MIB))
     vm.nodes = [
-        Node(b"a", 12, regular(300_000, (0, 4096, 303_104))),
-        Node(b"b", 13, regular(100_000, (0, 500_736, 102_400))),
+        FoundName(b"a", 12, regular(300_000, (0, 4096, 303_104))),
+        FoundName(b"b", 13, regular(100_000, (0, 500_736, 102_400))),
     ]
     vm.run()
     assert vm.run()[1] == []
@@ -365,7 +367,9 @@ def test_a_run_by_bitmap_makes_the_same_as_a_full_one(
         for number, place in enumerate(chance.sample(places, 3)):
             length = block * chance.choice([1, 3, 13])
             size = length - chance.randrange(block)
-            vm.nodes.append(Node(b"%d" % number, 50 + number, regular(size, (0, place, length))))
+            vm.nodes.append(
+                FoundName(b"%d" % number, 50 + number, regular(size, (0, place, length)))
+            )
             if chance.random() < 0.7:  # as kernels do
                 vm.change(place + size, bytes(length - size))
         for _ in range(chance.randrange(4)):
@@ -428,7 +432,7 @@ def test_what_was_dropped_as_free_is_read_when_it_is_used(store: Path, tmp_path:
     vm.drop_free = True
     vm.nodes = [Free(((8192, 90_112),))]
     vm.run()
-    vm.nodes = [Free(((8192, 40_960),)), Node(b"a", 12, regular(5000, (0, 40_960, 8192)))]
+    vm.nodes = [Free(((8192, 40_960),)), FoundName(b"a", 12, regular(5000, (0, 40_960, 8192)))]
     score, _ = vm.run()
     full = Bitmapped(new_store(tmp_path / "other"), vm.data)
     full.drop_free, full.nodes = True, vm.nodes
@@ -461,6 +465,23 @@ def test_ctrl_c_makes_no_version(store: Path) -> None:
     holds(store, "vm", noise(100_000))
 
 
+def test_a_disk_is_archived_under_the_lock_of_its_name(store: Path) -> None:
+    def interrupt(*_: object) -> None:
+        with pytest.raises(Busy, match="another run is archiving"):
+            RunLock(opened, "vm")
+        raise KeyboardInterrupt
+
+    disk = MemoryDisk(100_000, {0: noise(100_000)})
+    with Store.open(store, "write") as opened:
+        with pytest.raises(KeyboardInterrupt):
+            archive(opened, DiskSource(disk, iter(())), "vm", progress=interrupt)
+        with RunLock(opened, "vm"):
+            with pytest.raises(Busy, match="another run is archiving"):
+                archive(opened, DiskSource(disk, iter(())), "vm")
+            with Store.open(store, "rehearse") as rehearsing:
+                archive(rehearsing, DiskSource(disk, iter(())), "vm")
+
+
 def test_the_root_is_the_images_own(store: Path) -> None:
     with Store.open(store, "write") as opened:
         disk = MemoryDisk(100_000, {0: noise(100_000)})
@@ -479,9 +500,11 @@ def test_a_survey_that_is_killed_costs_files_and_no_bytes(
 ) -> None:
     image = mke2fs(filled(tmp_path / "root"), tmp_path / "a.img")
 
-    def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node | Free | Ended]:
-        yield Node(b"", 2, DIRECTORY)
-        yield Node(b"a", 12, regular(5000, (0, 8192, 8192)))
+    def read_files(
+        window: Window, filesystem: str, *, free: bool
+    ) -> Iterator[FoundName | Free | Ended]:
+        yield FoundName(b"", 2, DIRECTORY)
+        yield FoundName(b"a", 12, regular(5000, (0, 8192, 8192)))
         os.kill(victim(), signal.SIGKILL)
         yield Ended()
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.stores import new_store
 from ventifs.image.archive.file_trees import Built, build
-from ventifs.image.archive.ingest import Names, Row
+from ventifs.image.archive.ingest import BatchNames, NameRow
 from ventifs.image.archive.spool import Spool, frames
 from ventifs.store import Store
 from ventifs.tree.objects.content import ContentWriter
@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield opened
 
 
-def row(path: str, time: int, *, size: int = 0, linked: bool = False, uid: int = 0) -> Row:
+def row(path: str, time: int, *, size: int = 0, linked: bool = False, uid: int = 0) -> NameRow:
     """A file's, or if its path ends in a slash a directory's."""
     key = path.strip("/").encode().replace(b"/", b"\0")
     name = key.rpartition(b"\0")[2]
@@ -51,7 +51,7 @@ def row(path: str, time: int, *, size: int = 0, linked: bool = False, uid: int =
     return key, time, path.endswith("/"), -time if linked else 0, size, encode(entry)
 
 
-def built(store: Store, *batches: Names) -> tuple[Built, dict[str, Entry]]:
+def built(store: Store, *batches: BatchNames) -> tuple[Built, dict[str, Entry]]:
     """What becomes of batches, and the entries by their paths; in any order the same."""
     found = []
     for seed in range(3):
@@ -71,12 +71,12 @@ def built(store: Store, *batches: Names) -> tuple[Built, dict[str, Entry]]:
 
 def names(
     time: int,
-    *rows: Row,
+    *rows: NameRow,
     linked: tuple[tuple[int, int], ...] = (),
     others: tuple[tuple[bytes, int, str], ...] = (),
     troubles: tuple[tuple[bytes, str, bool], ...] = (),
-) -> Names:
-    return Names(time, list(rows), list(linked), list(others), list(troubles))
+) -> BatchNames:
+    return BatchNames(time, list(rows), list(linked), list(others), list(troubles))
 
 
 def test_batches_make_one_tree(store: Store) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import new_store
-from ventifs.image.archive.image_stat import READERS, Seen, recall, remember, statuses
+from ventifs.image.archive.image_stat import READERS, SeenImage, recall, remember, statuses
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.statcache import SETTLED_NS
 from ventifs.tree.versions.catalog import version_records
 
@@ -34,13 +35,13 @@ def store(tmp_path: Path) -> Path:
     (tmp_path / "tree").mkdir()
     path = new_store(tmp_path / "store")
     with Store.open(path, "write") as opened:
-        archive(opened, tmp_path / "tree", "vm", time_ns=7)
-        archive(opened, tmp_path / "tree", "vm", time_ns=9)
+        archive(opened, DirectorySource(tmp_path / "tree"), "vm", time_ns=7)
+        archive(opened, DirectorySource(tmp_path / "tree"), "vm", time_ns=9)
     return path
 
 
-def seen_by(store: Store, time_ns: int = 7) -> Seen:
-    return Seen(store.header.store_id, store.epoch, time_ns, [(1, 2, 3, 4)], False)
+def seen_by(store: Store, time_ns: int = 7) -> SeenImage:
+    return SeenImage(store.header.store_id, store.epoch, time_ns, [(1, 2, 3, 4)], False)
 
 
 def test_what_is_remembered_is_recalled(store: Path) -> None:
@@ -57,8 +58,8 @@ def test_it_is_void_without_its_version_store_or_epoch(store: Path) -> None:
     with Store.open(store, "write") as opened:
         for wrong in (
             seen_by(opened, 8),
-            Seen(b"another" * 3, opened.epoch, 7, [], False),
-            Seen(opened.header.store_id, b"another.", 7, [], False),
+            SeenImage(b"another" * 3, opened.epoch, 7, [], False),
+            SeenImage(opened.header.store_id, b"another.", 7, [], False),
         ):
             remember(opened, "vm", wrong)
             assert recall(opened, "vm") is None
@@ -68,8 +69,8 @@ def test_it_is_void_without_its_version_store_or_epoch(store: Path) -> None:
 
 
 def test_versions_made_otherwise_are_not_alike() -> None:
-    one = Seen(b"", b"", 0, [], False, format="raw")
-    assert one.is_like(Seen(b"", b"", 9, [(1, 2, 3, 4)], False, b"mark", format="raw"))
-    assert not one.is_like(Seen(b"", b"", 0, [], True, format="raw"))
-    assert not one.is_like(Seen(b"", b"", 0, [], False, format="qcow2"))
-    assert not one.is_like(Seen(b"", b"", 0, [], False, readers=READERS + 1, format="raw"))
+    one = SeenImage(b"", b"", 0, [], False, format="raw")
+    assert one.is_like(SeenImage(b"", b"", 9, [(1, 2, 3, 4)], False, b"mark", format="raw"))
+    assert not one.is_like(SeenImage(b"", b"", 0, [], True, format="raw"))
+    assert not one.is_like(SeenImage(b"", b"", 0, [], False, format="qcow2"))
+    assert not one.is_like(SeenImage(b"", b"", 0, [], False, readers=READERS + 1, format="raw"))

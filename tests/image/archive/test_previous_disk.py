@@ -11,15 +11,15 @@ from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from tests.support.trees import noise
 from ventifs.errors import Corrupt
-from ventifs.image.archive.previous_disk import Previous, within
-from ventifs.image.survey_events import Event, Node
+from ventifs.image.archive.previous_disk import PreviousDisk, within
+from ventifs.image.survey_events import Event, FoundName
 from ventifs.store import Store
 from ventifs.tree.objects.records import Block, Child, Chunk, Content, Hole, Tree, encode
 
 SIZE = 200_000
 DATA = noise(100_000) + bytes(50_000) + noise(50_000, 1)
 FILE = regular(30_000, (0, 8192, 32_768))
-EVENTS: list[Event] = volume_of(SIZE, Node(b"a", 12, FILE))
+EVENTS: list[Event] = volume_of(SIZE, FoundName(b"a", 12, FILE))
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def before(store: Store) -> Content:
 def test_a_file_is_guessed_where_it_was(store: Store, before: Content) -> None:
     root = image(store, MemoryDisk(SIZE, {0: DATA}), EVENTS).root
     held = content_at(store, root, b"files/1/a")
-    guesses = Previous(store, before)
+    guesses = PreviousDisk(store, before)
     assert guesses.content_of(30_000, FILE.extents) == (held, False, 0)
     assert guesses.content_of(30_001, FILE.extents) == (None, False, 0)
     assert guesses.content_of(30_000, ((0, 12_288, 32_768),)) == (None, False, 0)
@@ -54,7 +54,7 @@ def test_nodes_that_contradict_themselves_are_damage(store: Store, kind: str) ->
     leaf = store.put(_node(0, *items), node=True)[0]
     said = 4096 if kind != "leaf" else 8192
     inner = store.put(_node(1, encode(Child(leaf, 1, said, b""))), node=True)[0]
-    previous = Previous(store, Tree(inner, 4096 if kind != "child" else 8192), [(0, 4096)])
+    previous = PreviousDisk(store, Tree(inner, 4096 if kind != "child" else 8192), [(0, 4096)])
     with pytest.raises(Corrupt):
         list(previous.blocks(0, 4096, 0, 4096))
 
@@ -65,16 +65,16 @@ def _node(level: int, *items: bytes) -> bytes:
 
 def test_it_is_certain_only_where_all_is_the_same(store: Store, before: Content) -> None:
     def certain(*same: tuple[int, int], size: int = 30_000) -> bool:
-        return Previous(store, before, same).content_of(size, FILE.extents)[1]
+        return PreviousDisk(store, before, same).content_of(size, FILE.extents)[1]
 
     assert certain((0, SIZE))
     assert certain((0, 20_000), (20_000, 40_960))
     assert not certain((0, 20_000), (20_001, SIZE))
     assert not certain((9000, SIZE))
-    assert not Previous(store, before, [(0, SIZE)]).content_of(
+    assert not PreviousDisk(store, before, [(0, SIZE)]).content_of(
         30_000, ((0, 8192, 4096), (8192, 12_288, 28_672))
     )[1]  # with a hole
-    assert not Previous(store, before, [(0, SIZE)]).content_of(
+    assert not PreviousDisk(store, before, [(0, SIZE)]).content_of(
         30_000, ((0, 8192, 4096), (4096, 49_152, 28_672))
     )[1]  # in other places
 
@@ -82,18 +82,18 @@ def test_it_is_certain_only_where_all_is_the_same(store: Store, before: Content)
 def test_a_sparse_file_is_certain_if_its_content_has_the_holes(store: Store) -> None:
     part = ((0, 0, 65_536), (131_072, 65_536, 65_536))
     disk = MemoryDisk(1 << 20, {0: noise(131_072, 7)})
-    events = volume_of(disk.size, Node(b"sparse", 5, regular(196_608, *part)))
+    events = volume_of(disk.size, FoundName(b"sparse", 5, regular(196_608, *part)))
     content = content_at(store, image(store, disk, events).root, b"disk.img")
-    held = Previous(store, content, [(0, disk.size)])
+    held = PreviousDisk(store, content, [(0, disk.size)])
     assert held.content_of(196_608, part)[1]
     moved = ((0, 0, 65_536), (135_168, 65_536, 61_440))
     assert not held.content_of(196_608, moved)[1]  # zeros where data was
-    assert not Previous(store, content).content_of(196_608, part)[1]
+    assert not PreviousDisk(store, content).content_of(196_608, part)[1]
 
 
 def test_blocks_that_are_the_same(store: Store, before: Content) -> None:
     """Just those that reading would make."""
-    found = list(Previous(store, before, [(0, SIZE)]).blocks(53_248, SIZE, 0, 4096))
+    found = list(PreviousDisk(store, before, [(0, SIZE)]).blocks(53_248, SIZE, 0, 4096))
     at = 53_248
     for place, item in found:
         assert place == at
@@ -104,12 +104,14 @@ def test_blocks_that_are_the_same(store: Store, before: Content) -> None:
             assert not DATA[at : at + item.length].strip(b"\0")
         at += item.length
     assert at == SIZE
-    assert list(Previous(store, before).blocks(53_248, SIZE, 0, 4096)) == []
-    assert list(Previous(store, before, [(0, SIZE)]).blocks(53_249, SIZE - 1, 1, 4096))[1:] == []
+    assert list(PreviousDisk(store, before).blocks(53_248, SIZE, 0, 4096)) == []
+    assert (
+        list(PreviousDisk(store, before, [(0, SIZE)]).blocks(53_249, SIZE - 1, 1, 4096))[1:] == []
+    )
 
 
 def test_it_is_no_guide_past_its_end(store: Store, before: Content) -> None:
-    previous = Previous(store, before, [(0, 2 * SIZE)])
+    previous = PreviousDisk(store, before, [(0, 2 * SIZE)])
     assert list(previous.blocks(SIZE, 2 * SIZE, 0, 4096)) == []
 
 

@@ -12,8 +12,8 @@ import pytest
 from tests.support.patience import PATIENCE_S, wait_until
 from ventifs.errors import VentifsError
 from ventifs.image.confinement import sandbox as apart
-from ventifs.image.confinement.sandbox import Apart, Batch, Limits
-from ventifs.image.survey_events import Ended, Event, Free, Inode, Node, Noted, Volume
+from ventifs.image.confinement.sandbox import Apart, EventBatch, Limits
+from ventifs.image.survey_events import Ended, Event, FoundName, Free, Inode, Noted, Volume
 
 LIMITS = Limits(memory=256 << 20, cpu_s=60, stall_s=30)
 
@@ -48,8 +48,8 @@ def test_every_kind_of_event_arrives_as_it_was() -> None:
     )
     events: list[Event] = [
         Volume("1", False, ((0, 1 << 62),), "83", "root", "ext4", "uuid", "label"),
-        Node(b"", 2, inode),
-        Node(b"a\0\xff", 12, None, "problem"),
+        FoundName(b"", 2, inode),
+        FoundName(b"a\0\xff", 12, None, "problem"),
         Free(((1, 2), (3, 4))),
         Ended("problem", ("a", "b")),
         Noted("é"),
@@ -64,11 +64,11 @@ def test_nothing_told_is_no_problem() -> None:
 def test_many_events_come_in_batches_and_in_order() -> None:
     def tell() -> Iterator[Event]:
         for number in range(50_000):
-            yield Node(b"%d" % number, number, None)
+            yield FoundName(b"%d" % number, number, None)
 
     events, problem = told(tell)
     assert problem == ""
-    assert [event.number for event in events if isinstance(event, Node)] == list(range(50_000))
+    assert [event.number for event in events if isinstance(event, FoundName)] == list(range(50_000))
 
 
 def test_a_child_waits_for_a_slow_reader() -> None:
@@ -253,13 +253,13 @@ def test_one_within_another_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_batches_of_one_within_are_passed_on_in_their_place() -> None:
     def inner() -> Iterator[Event]:
         for number in range(20_000):
-            yield Node(b"%d" % number, number, None)
+            yield FoundName(b"%d" % number, number, None)
 
-    def outer() -> Iterator[Event | Batch]:
+    def outer() -> Iterator[Event | EventBatch]:
         yield Noted("before")
         with Apart(inner, LIMITS) as child:
             for batch in child.batches():
-                yield Batch(batch.body, passed_on=True)
+                yield EventBatch(batch.body, passed_on=True)
         yield Noted("after")
 
     with Apart(outer, LIMITS) as child:

@@ -9,7 +9,7 @@ import pytest
 from ventifs.image.disk import ImageError
 from ventifs.image.formats.advice import Advice, Following, command_line
 from ventifs.image.formats.choice import TAR, check, chosen, note_of, source_of
-from ventifs.image.formats.kept_choice import Kept, Source
+from ventifs.image.formats.kept_choice import Kept, SourceType
 from ventifs.image.formats.probe import Guess
 
 
@@ -74,7 +74,7 @@ def test_a_suffix_tells(name: str, expected: str) -> None:
 
 
 def _kept(format: str, kind: str, suffix: bytes) -> Kept:  # noqa: A002
-    return Kept(format, Source(kind, suffix), Following())
+    return Kept(format, SourceType(kind, suffix), Following())
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_a_tar_is_never_read_as_what_was_kept() -> None:
 
 
 def test_a_source_is_kind_and_suffix() -> None:
-    assert source_of("/x.y/A.B.QCow2", kind="file") == Source("file", b".qcow2")
-    assert source_of("/x/A-000001-Flat.VMDK", kind="file") == Source("file", b"-flat.vmdk")
-    assert source_of("/x.y/a", kind="device") == Source("device", b"")
+    assert source_of("/x.y/A.B.QCow2", kind="file") == SourceType("file", b".qcow2")
+    assert source_of("/x/A-000001-Flat.VMDK", kind="file") == SourceType("file", b"-flat.vmdk")
+    assert source_of("/x.y/a", kind="device") == SourceType("device", b"")
     assert len(source_of("/x/a." + "İ" * 126, kind="file").suffix) == 253
     assert source_of("/x/\udcff.\udcfe", kind="file").suffix == b".\xfe"
 

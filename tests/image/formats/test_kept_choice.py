@@ -16,7 +16,7 @@ from ventifs.image.formats.advice import Following
 from ventifs.image.formats.kept_choice import (
     PATHS_MAX,
     Kept,
-    Source,
+    SourceType,
     absolute,
     all_kept,
     changes,
@@ -30,13 +30,13 @@ from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
 from ventifs.tree.versions.catalog import Version, encode_version, version_key, versions
 
-RAW = Kept("raw", Source("file", b".img"), Following())
+RAW = Kept("raw", SourceType("file", b".img"), Following())
 _PATHS = st.binary(max_size=40).map(lambda path: b"/" + path)
 _KEPT = st.builds(
     Kept,
     st.sampled_from((*FORMATS, "tar", "")),
     st.builds(
-        Source,
+        SourceType,
         st.sampled_from(("file", "device", "pipe")),
         st.one_of(st.binary(max_size=8), _PATHS.map(lambda end: b"." + end[1:])),
     ),
@@ -100,17 +100,17 @@ def test_records_that_cannot_be_are_refused(stored: object, error: type[Exceptio
 
 
 def test_a_suffix_of_a_raw_extent_is_kept() -> None:
-    kept = Kept("raw", Source("file", b"-f001.vmdk"), Following())
+    kept = Kept("raw", SourceType("file", b"-f001.vmdk"), Following())
     assert decode_kept(Record(kept_key("a"), bytes(16), encode_kept(kept)))[1] == kept
 
 
 def test_what_a_record_cannot_hold_is_refused() -> None:
     long = tuple(b"/%04d" % number + b"x" * 4000 for number in range(PATHS_MAX))
     with pytest.raises(VentifsError, match="--follow-backing is given more than 64 times"):
-        encode_kept(Kept("raw", Source("file", b""), Following((*long, b"/"))))
+        encode_kept(Kept("raw", SourceType("file", b""), Following((*long, b"/"))))
     with pytest.raises(VentifsError, match="more than 262,144 bytes"):
-        encode_kept(Kept("raw", Source("file", b""), Following(long, long)))
-    assert len(encode_kept(Kept("raw", Source("file", b""), Following(long[:63])))) < (
+        encode_kept(Kept("raw", SourceType("file", b""), Following(long, long)))
+    assert len(encode_kept(Kept("raw", SourceType("file", b""), Following(long[:63])))) < (
         RECORD_VALUE_MAX
     )
 
@@ -128,7 +128,7 @@ def _version(store: Store, name: str, time_ns: int, kept: Kept) -> None:
 
 
 def test_a_name_keeps_the_last_and_one_record(store: Path) -> None:
-    other = Kept("qcow2", Source("device", b""), Following((b"/a",), (b"/dev/b",)))
+    other = Kept("qcow2", SourceType("device", b""), Following((b"/a",), (b"/dev/b",)))
     with Store.open(store, "write") as opened:
         assert kept_of(opened, "vm") is None
         _version(opened, "vm", 1, RAW)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.images import MIB, bytes_by_qemu, bytes_of, opened, qemu_img, raw_image
 from ventifs.image.disk import ImageError
-from ventifs.image.formats.qemu_names import Named, named
+from ventifs.image.formats.qemu_names import NamedFile, named
 
 
 def _json(**options: object) -> bytes:
@@ -63,7 +63,7 @@ FILE = {"driver": "file", "filename": "/x"}
     ],
 )
 def test_files_are_named(name: bytes, format: str, expected: tuple[bytes, str]) -> None:  # noqa: A002
-    assert named(name, format) == Named(*expected)
+    assert named(name, format) == NamedFile(*expected)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_name_that_turns_into_a_symbolic_link_is_not_followed(
         base.unlink()
         base.symlink_to(home / "secret")
 
-    monkeypatch.setattr(references._Walk, "_check", swap)
+    monkeypatch.setattr(references._PathWalk, "_check", swap)
     assert "cannot be opened" in _refusal(home / "images/top", "base", home / "images")
 
 
@@ -213,16 +213,16 @@ def test_a_directory_that_is_moved_away_meanwhile_leads_nowhere_else(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`..` goes back to where the walk came from, whatever is above it now."""
-    step = references._Walk._step
+    step = references._PathWalk._step
     (home / "deep/er").mkdir(parents=True)
     (home / "deep/base").write_text("deep/base")
 
-    def moved(walk: references._Walk, component: bytes, fds: list[int], shown: bytes) -> None:
+    def moved(walk: references._PathWalk, component: bytes, fds: list[int], shown: bytes) -> None:
         step(walk, component, fds, shown)
         if component == b"sub":
             (home / "images/sub").rename(home / "deep/er/sub")
 
-    monkeypatch.setattr(references._Walk, "_step", moved)
+    monkeypatch.setattr(references._PathWalk, "_step", moved)
     assert _open(home / "images/top", "sub/../base", home / "images") == "images/base"
 
 

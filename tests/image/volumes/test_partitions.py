@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from tests.support.tables import made, run, said
 from ventifs.image.disk import ImageError
-from ventifs.image.volumes.partitions import GPT_ENTRIES_MAX, NOTES_MAX, Table, read_table
+from ventifs.image.volumes.partitions import GPT_ENTRIES_MAX, NOTES_MAX, PartitionTable, read_table
 from ventifs.image.volumes.window import Window
 
 MIB = 1 << 20
@@ -20,11 +20,11 @@ ROOT = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 
 
-def table_of(disk: MemoryDisk) -> Table:
+def table_of(disk: MemoryDisk) -> PartitionTable:
     return read_table(Window(disk, [(0, disk.size)] if disk.size else []))
 
 
-def table_in(path: Path) -> Table:
+def table_in(path: Path) -> PartitionTable:
     disk = FileDisk(path)
     try:
         return table_of(disk)
@@ -32,7 +32,7 @@ def table_in(path: Path) -> Table:
         disk.close()
 
 
-def agree(path: Path) -> Table:
+def agree(path: Path) -> PartitionTable:
     """Check a table against sfdisk, by which extended partitions are partitions too."""
     table = table_in(path)
     theirs = said(path)
@@ -151,7 +151,7 @@ def test_the_backup_of_a_disk_that_grew_is_where_the_header_says(tmp_path: Path)
 def test_a_gpt_without_a_sound_copy_is_noted(tmp_path: Path) -> None:
     path = made(tmp_path / "disk", 64 * MIB, GPT)
     damage(path, 512, 64 * MIB - 512)
-    assert table_in(path) == Table(
+    assert table_in(path) == PartitionTable(
         "", (), ("the GPT and its backup are damaged: its partitions are not told",)
     )
 
@@ -225,7 +225,7 @@ def test_an_isohybrid_partition_begins_with_the_disk() -> None:
     ],
 )
 def test_what_is_no_table(sector: bytes) -> None:
-    assert table_of(MemoryDisk(MIB, {0: sector})) == Table("", (), ())
+    assert table_of(MemoryDisk(MIB, {0: sector})) == PartitionTable("", (), ())
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 1024])

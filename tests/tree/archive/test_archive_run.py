@@ -15,6 +15,7 @@ from tests.support.walker import look_at
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import Directory, Entry, File, Inline, Listed
@@ -143,7 +144,9 @@ def test_a_version_says_what_was_done(store: Path, source: Path) -> None:
     source.mkdir()
     (source / "file").write_bytes(noise(1000))
     with Store.open(store, "write") as opened:
-        version, tally = archive(opened, source, "n", time_ns=5, comment="c", tags=("t", "u"))
+        version, tally = archive(
+            opened, DirectorySource(source), "n", time_ns=5, comment="c", tags=("t", "u")
+        )
         assert versions(opened, "n") == [version]
     assert (version.source, version.comment, version.tags) == (str(source), "c", ("t", "u"))
     assert (version.time_ns, version.new_bytes) == (5, tally.new_bytes)
@@ -178,7 +181,7 @@ def test_a_source_that_cannot_be_read_makes_no_version(
 def test_the_store_does_not_archive_itself(tmp_path: Path) -> None:
     Store.create(tmp_path / "home" / "store")
     with Store.open(tmp_path / "home" / "store", "write") as store:
-        version, tally = archive(store, tmp_path / "home", "home")
+        version, tally = archive(store, DirectorySource(tmp_path / "home"), "home")
         entry = resolve(store, version.root, b"store")
     assert entry.is_directory
     assert tally.entries == 2
@@ -194,8 +197,10 @@ def test_other_file_systems_are_left_out(store: Path, source: Path) -> None:
     try:
         (source / "mounted" / "file").write_bytes(b"there")
         with Store.open(store, "write") as opened:
-            version, _ = archive(opened, source, "t", options=Options(one_file_system=True))
-            whole, _ = archive(opened, source, "t")
+            version, _ = archive(
+                opened, DirectorySource(source, options=Options(one_file_system=True)), "t"
+            )
+            whole, _ = archive(opened, DirectorySource(source), "t")
             assert [path for path, _ in tree(opened, version.root)] == [b"mounted"]
             assert resolve(opened, whole.root, b"mounted/file").size == 5
 
@@ -204,7 +209,10 @@ def test_other_file_systems_are_left_out(store: Path, source: Path) -> None:
 
             with pytest.raises(KeyboardInterrupt):
                 archive(
-                    opened, source, "t", options=Options(one_file_system=True), progress=interrupt
+                    opened,
+                    DirectorySource(source, options=Options(one_file_system=True)),
+                    "t",
+                    progress=interrupt,
                 )
     finally:
         subprocess.run(["umount", source / "mounted"], check=True)

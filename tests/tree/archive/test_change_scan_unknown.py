@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -17,10 +18,12 @@ from tests.support.trees import remove
 from ventifs.store import Store
 from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
-from ventifs.tree.archive.change_scan import Compare, Finding, units_of
+from ventifs.tree.archive.change_scan import Compare, Comparison, units_of
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
-from ventifs.tree.archive.statcache import Previous
-from ventifs.tree.archive.worker import Service
+from ventifs.tree.archive.statcache import PreviousCache
+from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.patterns import Patterns
 
 
@@ -45,7 +48,7 @@ def moved_away_and_back(store: Path, source: Path) -> None:
 def excluded_for_once(store: Path, source: Path) -> None:
     with Store.open(store, "write") as opened:
         options = Options(exclude=Patterns([b"/d"]))
-        archive(opened, source, "t", time_ns=time.monotonic_ns(), options=options)
+        archive(opened, DirectorySource(source, options=options), "t", time_ns=time.monotonic_ns())
 
 
 def replaced_by_a_file(store: Path, source: Path) -> None:
@@ -118,7 +121,7 @@ def test_a_damaged_part_of_a_directory_hides_nothing_below_the_others(
     archive_by(store, source, "t", way)
     cache = store / "statcache" / "t"
     fd = os.open(cache, os.O_RDONLY)
-    seen = Previous(fd).directory(b"d")
+    seen = PreviousCache(fd).directory(b"d")
     os.close(fd)
     assert seen is not None
     flip(cache, seen.bounds[1][1] + 20)
@@ -146,16 +149,16 @@ def test_a_worker_does_not_rely_on_the_numbers_of_descriptors(
     with mock.patch.object(statcache, "_WINDOW", 64):  # nothing stays in memory
         archive_by(store, source, "t")
         with Store.open(store) as opened:
-            handle = Service(lambda: opened, Options()).handle
+            handle = WorkerService(lambda: opened, partial(directory_handlers, Options())).handle
             findings = []
             for _ in range(2):
                 top = os.open(source, os.O_RDONLY)
                 fd = os.open(store / "statcache" / "t", os.O_RDONLY)
-                [units] = units_of(Previous(fd))
+                [units] = units_of(PreviousCache(fd))
                 findings.append(handle(statcache.encode(Compare(units)), [top, fd]))
                 os.close(fd)
                 os.close(top)
                 other = os.open(tmp_path, os.O_RDONLY), os.open(tmp_path, os.O_RDONLY)
             os.close(other[0])
             os.close(other[1])
-    assert findings[0] == findings[1] == statcache.encode([Finding([], [])] * len(units))
+    assert findings[0] == findings[1] == statcache.encode([Comparison([], [])] * len(units))

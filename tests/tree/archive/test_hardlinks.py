@@ -14,8 +14,9 @@ from tests.support.stores import findings, new_store
 from tests.support.trees import noise
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
-from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.scan import Options
+from ventifs.tree.archive.tally import Tally
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import Directory, Entry, File
@@ -60,7 +61,11 @@ def run(
     with Store.open(root, "write") as store, changing:
         options = Options(Patterns(exclude))
         return archive(
-            store, source, "name", progress=progress, options=options, read_all=read_all
+            store,
+            DirectorySource(source, options=options),
+            "name",
+            progress=progress,
+            read_all=read_all,
         )[0]
 
 
@@ -234,7 +239,7 @@ def test_what_cannot_be_read_by_any_name_is_told_by_each(root: Path, source: Pat
         raise PermissionError(13, "")
 
     with Store.open(root, "write") as store, before_reading(refuse):
-        version, tally = archive(store, source, "name")
+        version, tally = archive(store, DirectorySource(source), "name")
     assert sorted(version.troubles) == [
         (name, "permission denied", True) for name in (b"a/x", b"b/x")
     ]

@@ -14,6 +14,7 @@ from tests.support.reading import listings
 from tests.support.trees import remove
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.objects.directory import tree
 from ventifs.tree.patterns import Patterns
@@ -46,7 +47,7 @@ def test_names_of_every_byte_come_in_their_order(
         archive_by(store, source, "t", Way(segment_max=segment_max))
         is_archived(store, "t", source)
     with Store.open(store, "write") as opened:
-        version, _ = archive(opened, source, "t")
+        version, _ = archive(opened, DirectorySource(source), "t")
     assert paths(store, version) == sorted(names)
 
 
@@ -143,12 +144,12 @@ def test_patterns_are_asked_in_every_segment(store: Path, source: Path, segment_
     expected: Callable[[bytes], bool] = lambda path: path[-1:] not in b"37"  # noqa: E731
     with pytest.MonkeyPatch.context() as patch, Store.open(store, "write") as opened:
         patch.setattr("ventifs.tree.archive.scan.SEGMENT_MAX", segment_max)
-        whole, _ = archive(opened, source, "t")
+        whole, _ = archive(opened, DirectorySource(source), "t")
         options = Options(Patterns([b"*3", b"*7"]))
         for _ in range(2):
-            version, tally = archive(opened, source, "t", options=options)
+            version, tally = archive(opened, DirectorySource(source, options=options), "t")
             left = [path for path, _ in tree(opened, version.root)]
             assert left == list(filter(expected, (path for path, _ in tree(opened, whole.root))))
             assert tally.entries == len(left) + 1
-        again, _ = archive(opened, source, "t")
+        again, _ = archive(opened, DirectorySource(source), "t")
     assert again.root == whole.root

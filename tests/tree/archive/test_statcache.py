@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,17 @@ from ventifs.store.header import read_header
 from ventifs.tree.archive import file_reader as live
 from ventifs.tree.archive import statcache
 from ventifs.tree.archive.archive_run import archive
-from ventifs.tree.archive.file_reader import Reader
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
+from ventifs.tree.archive.file_reader import FileReader
 from ventifs.tree.archive.scan import Options
-from ventifs.tree.archive.statcache import SETTLED_NS, Previous, StatCache
-from ventifs.tree.archive.worker import Service
+from ventifs.tree.archive.statcache import SETTLED_NS, PreviousCache, StatCache
+from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.objects.content import read as read_content
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import File
-from ventifs.tree.process_pool import Inline
+from ventifs.tree.process_pool import InlinePool
 from ventifs.tree.versions.catalog import Version, tree_score
 
 # What is read of `source`: the hard-linked file once, by its first name.
@@ -67,15 +70,17 @@ def run(
     root: Path, source: Path, *, read_all: bool = False, clock: Callable[[], int] = settled
 ) -> Version:
     with Store.open(root, "write") as store:
-        pool = Inline(Service(lambda: store, Options(), clock).handle)
-        return archive(store, source, "name", read_all=read_all, pool=pool)[0]
+        pool = InlinePool(
+            WorkerService(lambda: store, partial(directory_handlers, Options(), clock=clock)).handle
+        )
+        return archive(store, DirectorySource(source, pool=pool), "name", read_all=read_all)[0]
 
 
 def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def regular(*_: object) -> None:
         raise AssertionError("a file was read")
 
-    monkeypatch.setattr(Reader, "regular", regular)
+    monkeypatch.setattr(FileReader, "regular", regular)
 
 
 def text(root: Path, version: Version, path: bytes) -> bytes:
@@ -231,7 +236,7 @@ def test_after_a_repair_that_lost_blocks_nothing_is_trusted(root: Path, source: 
 def test_another_names_cache_is_not_asked(root: Path, source: Path) -> None:
     run(root, source)
     with Store.open(root, "write") as store, names_read() as names:
-        archive(store, source, "other")
+        archive(store, DirectorySource(source), "other")
     assert sorted(names) == sorted(NAMES)
 
 
@@ -263,7 +268,7 @@ def test_a_stat_cache_that_cannot_be_read_hides_nothing(
     first = run(root, source)
     opened = StatCache._opened
 
-    def unreadable(cache: StatCache) -> Previous | None:
+    def unreadable(cache: StatCache) -> PreviousCache | None:
         previous = opened(cache)
         assert previous is not None
         fd = os.open(source, os.O_RDONLY)  # a directory: reading it is an error
@@ -274,7 +279,7 @@ def test_a_stat_cache_that_cannot_be_read_hides_nothing(
 
     monkeypatch.setattr(StatCache, "_opened", unreadable)
     with pytest.MonkeyPatch.context() as patch, names_read() as names:
-        patch.setattr(Previous, "worn", True)
+        patch.setattr(PreviousCache, "worn", True)
         again = run(root, source)
     assert sorted(names) == sorted(NAMES)
     assert again.troubles == ()

@@ -12,6 +12,7 @@ from tools import vectors_tree
 from ventifs.store import Score, Store
 from ventifs.store.journal import Record
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import entries, resolve, tree
 from ventifs.tree.objects.records import Directory, Entry, File, decode_entry
@@ -75,7 +76,7 @@ def test_a_tree_is_archived_as_its_vector_says(tmp_path: Path, name: str, make: 
     make(source)
     settle(source, name)
     with Store.open(new_store(tmp_path / "store"), "write") as store:
-        version, _ = archive(store, source, "guest")
+        version, _ = archive(store, DirectorySource(source), "guest")
         assert tree_score(version.root).hex() == vector["score"]
         for score, data in vector["blocks"].items():
             assert bytes(store.get(Score(bytes.fromhex(score)))).hex() == data

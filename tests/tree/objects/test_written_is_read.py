@@ -19,7 +19,7 @@ from ventifs.store.journal import (
     decode_changes,
     encode_changes,
 )
-from ventifs.tree.archive.archive_run import TarStream, archive
+from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.archive.statcache import Leaf, raw_leaves
 from ventifs.tree.objects.content import ContentWriter
@@ -56,6 +56,7 @@ from ventifs.tree.objects.records import (
     encode_item,
     time_problem,
 )
+from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import (
     COMMENT_MAX,
     TAG_MAX,
@@ -381,7 +382,7 @@ def test_long_notes_are_refused_before_anything_is_read(
         (tmp_path / "stream").open("w+b") as stream,
         pytest.raises(VentifsError, match=message),
     ):
-        archive(opened, TarStream(stream, "tar"), "notes", comment=comment, tags=tags)
+        archive(opened, TarSource(stream, "tar"), "notes", comment=comment, tags=tags)
 
 
 def test_notes_as_long_as_they_may_be() -> None:

@@ -28,7 +28,8 @@ from ventifs.tree.restore import destination as places
 from ventifs.tree.restore import directory_symlinks as symlinks
 from ventifs.tree.restore.directory_symlinks import Symlinks
 from ventifs.tree.restore.dry_run import Plan
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.restore.selection import Selection
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
@@ -558,7 +559,7 @@ def test_a_link_that_is_swapped_meanwhile_leads_nowhere_else(
     else:
         real_follow = symlinks.follow
 
-        def follow(*words: object) -> tuple[symlinks.Names, int]:
+        def follow(*words: object) -> tuple[symlinks.DirectoryNames, int]:
             found = real_follow(*words)  # type: ignore[arg-type]
             swap()
             return found
@@ -584,7 +585,7 @@ def test_a_link_that_becomes_a_directory_meanwhile_is_restored(
     work.link("d", "real")
     real_follow = symlinks.follow
 
-    def follow(*words: object) -> tuple[symlinks.Names, int]:
+    def follow(*words: object) -> tuple[symlinks.DirectoryNames, int]:
         (work.target / "d").unlink()
         (work.target / "d").mkdir()
         return real_follow(*words)  # type: ignore[arg-type]

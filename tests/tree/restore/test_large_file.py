@@ -14,10 +14,11 @@ from tests.support.walker import look_at
 from ventifs.store import Store
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import Entry
-from ventifs.tree.process_pool import Done, Inline
+from ventifs.tree.process_pool import Done, InlinePool
 from ventifs.tree.restore.destination import LARGE
 from ventifs.tree.restore.file_maker import Maker
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import find_version
 
 SIZE = LARGE + (5 << 20) + 7
@@ -42,7 +43,7 @@ def work(tmp_path: Path) -> Iterator[Path]:
     remove(tmp_path / "source")
 
 
-class Stopping(Inline):
+class Stopping(InlinePool):
     """Stops by an exception in the middle of a large file."""
 
     def __init__(self, handle: Callable[[bytes, Sequence[int]], bytes], pieces: int) -> None:

@@ -15,8 +15,9 @@ from ventifs.store import Store
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import Entry
 from ventifs.tree.restore import range_writer as pieces
-from ventifs.tree.restore.destination import Place, Places
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.destination import Places, UnfinishedDirectory
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import Version
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
@@ -190,7 +191,7 @@ def test_a_directory_that_is_taken_away_meanwhile_fails_alone(
     (work / "outside" / "d").mkdir(parents=True)
     real = Places.make
 
-    def make(self: Places, entry: Entry, above: Place) -> Place:
+    def make(self: Places, entry: Entry, above: UnfinishedDirectory) -> UnfinishedDirectory:
         place = real(self, entry, above)
         if entry.name == b"d":
             self.forget(place)

@@ -30,7 +30,8 @@ from ventifs.tree.objects.records import (
     encode,
 )
 from ventifs.tree.restore.metadata import xattrs_of
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import tree_score
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")

@@ -34,7 +34,7 @@ from ventifs.tree.objects.records import (
 from ventifs.tree.tar.exporter import Exported, Exporter
 from ventifs.tree.tar.importer import TarArchiver
 from ventifs.tree.tar.staging import gather
-from ventifs.tree.tar.ustar import Header
+from ventifs.tree.tar.ustar import UstarHeader
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 GNU_TAR = ("tar", "--xattrs", "--xattrs-include=*")
@@ -250,7 +250,7 @@ def test_part_of_a_version_and_a_single_file(store: Path, source: Path, tmp_path
 
 def test_headers_have_these_bytes() -> None:
     """By hand, from POSIX.1-2017, pax, 'ustar Interchange Format'."""
-    block = Header(b"0", b"./f", 0o4755, 1, 2, 3 * 10**9, 5).encode()
+    block = UstarHeader(b"0", b"./f", 0o4755, 1, 2, 3 * 10**9, 5).encode()
     fields = [
         b"./f" + bytes(97),
         b"0004755\0",
@@ -270,7 +270,7 @@ def test_headers_have_these_bytes() -> None:
         bytes(12),
     ]
     assert block == b"".join(fields)
-    long = Header(b"2", b"./l", mtime_ns=-1_500_000_000, uid=2**31, target=b"t" * 101).encode()
+    long = UstarHeader(b"2", b"./l", mtime_ns=-1_500_000_000, uid=2**31, target=b"t" * 101).encode()
     assert long[156:157] == b"x"
     assert long[512:].startswith(b"115 linkpath=" + b"t" * 101 + b"\n18 uid=2147483648\n")
     assert b"\n14 mtime=-1.5\n" in long
@@ -280,13 +280,13 @@ def test_headers_have_these_bytes() -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        Header(b"0", b"./" + b"n" * 98, 0o7777, 2**21, 2**32 - 1, -1, 8 << 30),
-        Header(b"0", b"./" + b"n" * 99, 0, 2**21 - 1, 0, 2**33 * 10**9, (8 << 30) - 1),
-        Header(b"2", b"./" + b"\xff" * 300, target=b"\xfe" * 101, mtime_ns=10**9),
-        Header(b"4", b"./\xc3\xa9" * 60, device=(4095, 2**20 - 1), mtime_ns=1),
+        UstarHeader(b"0", b"./" + b"n" * 98, 0o7777, 2**21, 2**32 - 1, -1, 8 << 30),
+        UstarHeader(b"0", b"./" + b"n" * 99, 0, 2**21 - 1, 0, 2**33 * 10**9, (8 << 30) - 1),
+        UstarHeader(b"2", b"./" + b"\xff" * 300, target=b"\xfe" * 101, mtime_ns=10**9),
+        UstarHeader(b"4", b"./\xc3\xa9" * 60, device=(4095, 2**20 - 1), mtime_ns=1),
     ],
 )
-def test_tarfile_reads_in_headers_what_was_written(header: Header) -> None:
+def test_tarfile_reads_in_headers_what_was_written(header: UstarHeader) -> None:
     stream = io.BytesIO(header.encode() + bytes(1024))
     tar = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="surrogateescape")
     member = tar.firstmember  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import pytest
 
 from ventifs.store import Score, Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.records import Entry
 from ventifs.tree.versions.diff import Change, diff
 
@@ -32,7 +33,7 @@ def make_tree(top: Path) -> Path:
 
 def archived(root: Path, top: Path) -> Entry:
     with Store.open(root, "write") as store:
-        return archive(store, top, "name")[0].root
+        return archive(store, DirectorySource(top), "name")[0].root
 
 
 def changes(root: Path, old: Entry, new: Entry) -> dict[bytes, tuple[str, tuple[str, ...]]]:

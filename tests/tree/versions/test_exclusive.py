@@ -11,11 +11,12 @@ from tests.support.stores import new_store
 from tests.support.trees import noise
 from ventifs.store import Score, Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Tree
 from ventifs.tree.versions.catalog import Version, versions
 from ventifs.tree.versions.exclusive import exclusive
-from ventifs.tree.versions.reachable import Kind, reach
+from ventifs.tree.versions.reachable import RefKind, reach
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         (top / "a" / "b" / f"{number}").write_bytes(noise(100 + number, number))
     (top / "large").write_bytes(noise(500_000))
     with Store.open(new_store(tmp_path / "store"), "write") as opened:
-        archive(opened, top, "n", time_ns=0)
+        archive(opened, DirectorySource(top), "n", time_ns=0)
         (top / "large").write_bytes(noise(500_000)[:300_000] + noise(100_000, 1))
-        archive(opened, top, "n", time_ns=1)
+        archive(opened, DirectorySource(top), "n", time_ns=1)
         (top / "a" / "b").rename(top / "moved")
-        archive(opened, top, "n", time_ns=2)
-        archive(opened, top, "m", time_ns=3)
+        archive(opened, DirectorySource(top), "n", time_ns=2)
+        archive(opened, DirectorySource(top), "m", time_ns=3)
         yield opened
 
 
@@ -83,7 +84,7 @@ def test_a_node_as_data_is_no_node(tmp_path: Path) -> None:
     with Store.open(new_store(tmp_path / "other"), "write") as store:
         content = ContentWriter(store).write_whole(noise(50_000))
         inner = directory(store, b"in", [file(b"f", content)])
-        [node] = [ref.score for ref in reach(store, inner, set()) if ref.kind is Kind.DIRECTORY]
+        [node] = [ref.score for ref in reach(store, inner, set()) if ref.kind is RefKind.DIRECTORY]
         disguised = ContentWriter(store).write_whole(bytes(store.get(node)))
         tree = commit_version(store, directory(store, b"", [inner]), time_ns=1)
         commit_version(store, directory(store, b"", [file(b"g", disguised)]), time_ns=2)

@@ -11,6 +11,7 @@ from blake3 import blake3
 from tests.support.stores import new_store
 from ventifs.store import ZERO_SCORE, Score, Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.directory import NoSuchPath
 from ventifs.tree.objects.records import Block, Empty, Inline, Tree, score_of_content
 from ventifs.tree.versions.catalog import Version, versions
@@ -33,7 +34,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
         def night() -> None:
             settle(top)
-            archive(opened, top, "n", time_ns=len(versions(opened)))
+            archive(opened, DirectorySource(top), "n", time_ns=len(versions(opened)))
 
         night()
         night()  # 1: the same

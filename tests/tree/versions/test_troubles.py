@@ -23,12 +23,14 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.archive import file_reader as live
 from ventifs.tree.archive import scan
-from ventifs.tree.archive.archive_run import TarStream, archive
+from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.objects.directory import resolve, tree
 from ventifs.tree.objects.records import Directory, Empty, Entry
 from ventifs.tree.patterns import Patterns
+from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import Version, versions
 from ventifs.tree.versions.troubles import Troubles, troubles_of
 from ventifs.tree.versions.verify import Verifier
@@ -228,7 +230,7 @@ def test_a_directory_that_is_gone_or_another_thing_is_told(store: Path, source: 
             (source / "c").symlink_to("/etc")
 
     with Store.open(store, "write") as opened:
-        version, _ = archive(opened, source, "t", progress=progress)
+        version, _ = archive(opened, DirectorySource(source), "t", progress=progress)
         left = [path for path, _ in tree(opened, version.root)]
     assert left == [b"a", b"a/in", b"b", b"c"]
     assert [(path, missing) for path, _, missing in sorted(version.troubles)] == [
@@ -253,7 +255,7 @@ def test_a_name_that_is_listed_twice_is_archived_once(
 def test_what_is_excluded_may_vanish(store: Path, source: Path, busy: Path) -> None:
     options = Options(exclude=Patterns([b"busy"]))
     with Store.open(store, "write") as opened, listings(lambda _: busy.unlink(missing_ok=True)):
-        version, _ = archive(opened, source, "t", options=options)
+        version, _ = archive(opened, DirectorySource(source, options=options), "t")
     assert version.troubles == ()
 
 
@@ -316,7 +318,9 @@ def test_long_paths_of_many_troubles_are_in_blocks(store: Path, source: Path) ->
 def test_a_file_of_proc_that_says_it_is_empty_is_told(store: Path) -> None:
     with Store.open(store, "write") as opened:
         version, _ = archive(
-            opened, Path("/proc/self/task"), "task", options=Options(one_file_system=True)
+            opened,
+            DirectorySource(Path("/proc/self/task"), options=Options(one_file_system=True)),
+            "task",
         )
     assert any("size" in reason for _, reason, _ in version.troubles)
 
@@ -353,5 +357,5 @@ def test_a_tar_with_many_troubles_needs_no_tmpdir(
         for number in range(10_001):
             tar.addfile(tarfile.TarInfo(f"../{number}"))
     with (tmp_path / "t.tar").open("rb") as stream, Store.open(store, "write") as opened:
-        version, _ = archive(opened, TarStream(stream, "t.tar"), "t")
+        version, _ = archive(opened, TarSource(stream, "t.tar"), "t")
         assert len(version.troubles) + version.troubles_more == 10_001

@@ -8,6 +8,7 @@ import pytest
 from tests.support.forging import commit_version, directory, file
 from ventifs.store import Score, Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.directory import resolve
 from ventifs.tree.objects.records import Block, Content, Directory, File, Inline, Tree
 from ventifs.tree.versions.catalog import versions
@@ -24,7 +25,7 @@ def root(tmp_path: Path) -> Path:
         (top / name).write_bytes(name.encode() * 20_000)
     for _ in range(2):
         with Store.open(tmp_path / "store", "write") as store:
-            archive(store, top, "name")
+            archive(store, DirectorySource(top), "name")
         (top / "one").write_bytes(b"other" * 20_000)
     return tmp_path / "store"
 

@@ -22,6 +22,7 @@ from ventifs.errors import NotStored
 from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.store import Store
 from ventifs.tree.archive.archive_run import archive
+from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Block, Content, Entry, Inline, Listed, Symlink, Tree
 from ventifs.tree.versions.catalog import decode_version, tree_score, version_records
@@ -334,7 +335,7 @@ def test_nobody_reads_what_the_kernel_lets_it_read(store: Store, seed: int) -> N
         assert processes.run(odd_tree, top, seed) == 0
         assert processes.run(write_readable, top, result) == 0
         expected = {name.encode() for name in json.loads(result.read_text())}
-        archive(store, top, "odd")
+        archive(store, DirectorySource(top), "odd")
     expected -= {b"etc/passwd", b"etc/group"}
     assert expected
     for squash, user in (

@@ -14,7 +14,7 @@ from tests.support.trees import archived, noise
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.arena import Arena
-from ventifs.store.clump import Kind
+from ventifs.store.clump import ClumpKind
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
 from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.errnos import errno_of
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def clumps(store: Path, kind: Kind) -> list[tuple[Path, int, int]]:
+def clumps(store: Path, kind: ClumpKind) -> list[tuple[Path, int, int]]:
     """(file, offset of the payload, its length) of each clump."""
     found = []
     for path in sorted(store.glob("arenas/*/*.arena")):
@@ -70,7 +70,7 @@ def outcomes(root: File) -> dict[bytes, int]:
 
 
 def test_a_damaged_clump_costs_the_files_in_it(store: Path) -> None:
-    [*data] = clumps(store, Kind.DATA)
+    [*data] = clumps(store, ClumpKind.DATA)
     assert len(data) > 5
     path, offset, length = data[2]
     overwrite(path, offset, noise(length))
@@ -96,7 +96,7 @@ def test_a_damaged_clump_costs_the_files_in_it(store: Path) -> None:
 
 
 def test_damaged_nodes_are_eio_and_an_attach_elsewhere_goes_on(store: Path) -> None:
-    nodes = clumps(store, Kind.NODE)
+    nodes = clumps(store, ClumpKind.NODE)
     assert nodes
     archived(store, store / "arenas", "sound")
     for path, offset, length in nodes:

@@ -37,13 +37,15 @@ from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
 from ventifs.store.store import LEVEL_DEFAULT, Mode
 from ventifs.text import printable
-from ventifs.tree.archive.archive_run import TarStream
 from ventifs.tree.archive.archive_run import archive as archive_source
-from ventifs.tree.archive.archiver import Tally
+from ventifs.tree.archive.directory_source import DirectorySource
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
+from ventifs.tree.archive.tally import Tally
 from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.process_pool import Workers
+from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
 from ventifs.tree.versions.catalog import versions as all_versions
 
@@ -52,7 +54,7 @@ _ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
 
-_Found = Path | TarStream | OpenDisk | DiskSource
+_Found = Path | TarSource | OpenDisk
 
 
 @click.command(short_help="Archive a directory, tar or disk.")
@@ -176,29 +178,33 @@ def archive(
         found: _Found = _source(context, kind, options, disk_options, stack)
         _make_store(context, store, dry_run=dry_run)
         jobs = 1 if dry_run else jobs
-        pool = None
-        if isinstance(found, OpenDisk):  # whoever works for the run is forked first, see `workers`
-            found = found.source(stack, store, jobs=jobs, level=level)
-        elif jobs > 1 and isinstance(found, Path):
-            pool = stack.enter_context(
-                Workers(jobs, partial(serving, store, Claims(), options, level))
-            )
+        to_archive: TarSource | DirectorySource | DiskSource
+        if isinstance(found, OpenDisk):  # workers are forked first, see `process_pool`
+            to_archive = found.source(stack, store, jobs=jobs, level=level)
+        elif isinstance(found, Path):
+            pool = None
+            if jobs > 1:
+                task = partial(
+                    serving, store, Claims(), level, partial(directory_handlers, options)
+                )
+                pool = stack.enter_context(Workers(jobs, task))
+            to_archive = DirectorySource(found, options=options, pool=pool)
+        else:
+            to_archive = found
         mode: Mode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(Store.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         version, tally = archive_source(
             opened,
-            found,
+            to_archive,
             name,
             time_ns=time_ns,
             comment=comment,
             tags=tags,
-            options=options,
             read_all=no_cache,
-            pool=pool,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )
-        disk = found.facts if isinstance(found, DiskSource) else None
+        disk = to_archive.facts if isinstance(to_archive, DiskSource) else None
         of_version = as_json_object(version, disk, store=opened) if as_json else {}
     if as_json:
         facts = {
@@ -209,12 +215,12 @@ def archive(
         }
         print_json(facts)
     else:
-        what = disk_title(found) if isinstance(found, DiskSource) else ""
+        what = disk_title(to_archive) if isinstance(to_archive, DiskSource) else ""
         _print_troubles(version, "not among its files" if what else "not archived")
         _print_archived(version, tally, what, dry_run=dry_run)
-    if isinstance(found, DiskSource):
+    if isinstance(to_archive, DiskSource):
         if not as_json:
-            print_disk(found.facts)
+            print_disk(to_archive.facts)
         # Whatever is wrong with its file systems, every byte is archived.
         return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
     return _INCOMPLETE if version.troubles or version.troubles_more else 0
@@ -226,7 +232,7 @@ def _source(
     options: Options,
     disk_options: DiskOptions,
     stack: ExitStack,
-) -> Path | TarStream | OpenDisk:
+) -> _Found:
     """The directory, the open tar stream, or the open disk, that is meant.
 
     Raises:
@@ -243,7 +249,7 @@ def _source(
     if options.one_file_system or options.exclude_caches:
         raise click.UsageError("--one-file-system and --exclude-caches are for directories")
     if text == "-":
-        return _standard_input(kind, disk_options)
+        return _standard_input(kind, options, disk_options)
     disk = None if _only_tar(source, kind) else _disk(context, kind, disk_options, stack)
     if disk is not None:
         if options.exclude:
@@ -255,7 +261,8 @@ def _source(
         )
     with readable_errors(source):
         stream = stack.enter_context(source.open("rb"))
-    return TarStream(stream, printable(os.fsencode(source.absolute())))
+    label = printable(os.fsencode(source.absolute()))
+    return TarSource(stream, label, exclude=options.exclude)
 
 
 def _only_tar(source: Path, kind: str | None) -> bool:
@@ -316,7 +323,7 @@ def _words(context: click.Context) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _standard_input(kind: str | None, disk_options: DiskOptions) -> TarStream:
+def _standard_input(kind: str | None, options: Options, disk_options: DiskOptions) -> TarSource:
     if kind not in (None, "tar") or disk_options.any:
         raise click.UsageError(
             "standard input can only be a tar stream; disks are read from files and devices"
@@ -325,7 +332,7 @@ def _standard_input(kind: str | None, disk_options: DiskOptions) -> TarStream:
         raise VentifsError("standard input is closed; pipe a tar stream into it")
     if sys.stdin.isatty():
         raise VentifsError("standard input is a terminal; pipe a tar stream into it")
-    return TarStream(sys.stdin.buffer, "standard input")
+    return TarSource(sys.stdin.buffer, "standard input", exclude=options.exclude)
 
 
 def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:

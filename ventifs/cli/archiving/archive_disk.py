@@ -14,7 +14,7 @@ from ventifs.cli.output import echo
 from ventifs.cli.versions.list_versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
 from ventifs.image.archive.disk_source import DiskSource
-from ventifs.image.archive.worker import serving
+from ventifs.image.archive.disk_worker import disk_handlers
 from ventifs.image.confinement import confined
 from ventifs.image.disk import REFERRING, Disk, ImageError
 from ventifs.image.disk_facts import Facts
@@ -31,6 +31,7 @@ from ventifs.image.formats.remedies import Remedy
 from ventifs.image.survey import Survey
 from ventifs.store.claims import Claims
 from ventifs.text import printable
+from ventifs.tree.archive.worker import serving
 from ventifs.tree.process_pool import Workers
 
 _BITMAP = "ventifs-"
@@ -100,7 +101,9 @@ class OpenDisk(msgspec.Struct, frozen=True):
         pool = None
         if jobs > 1:
             pool = stack.enter_context(
-                Workers(jobs, partial(serving, store, disk, Claims(), level))
+                Workers(
+                    jobs, partial(serving, store, Claims(), level, partial(disk_handlers, disk))
+                )
             )
         unchanged = extents.unchanged if disk.format == "raw" else bitmap.unchanged
         source = DiskSource(

@@ -23,7 +23,8 @@ from ventifs.tree.process_pool import Pool, Workers
 from ventifs.tree.restore.directory_symlinks import Symlinks
 from ventifs.tree.restore.dry_run import Plan
 from ventifs.tree.restore.file_maker import making
-from ventifs.tree.restore.restorer import Restored, Restorer
+from ventifs.tree.restore.restored import Restored
+from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.restore.selection import Selection
 
 _FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing

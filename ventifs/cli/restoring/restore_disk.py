@@ -14,10 +14,10 @@ from ventifs.image.formats.qemu_img import check_convertible, restore_converted
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Entry
-from ventifs.tree.process_pool import Inline, Pool
+from ventifs.tree.process_pool import InlinePool, Pool
 from ventifs.tree.restore.file_maker import Maker
-from ventifs.tree.restore.large_file import Failed, Told, pour_device
-from ventifs.tree.restore.restorer import Restored
+from ventifs.tree.restore.large_file import Failed, ReportBytes, pour_device
+from ventifs.tree.restore.restored import Restored
 
 
 def is_device(target: Path) -> bool:
@@ -29,7 +29,7 @@ def is_device(target: Path) -> bool:
 
 
 @contextmanager
-def telling(what: str, total: int, *, quiet: bool) -> Iterator[Told]:
+def telling(what: str, total: int, *, quiet: bool) -> Iterator[ReportBytes]:
     """Progress towards `total` bytes."""
     done = 0
     with ByteProgress(what, quiet=quiet) as progress:
@@ -71,7 +71,7 @@ def restore_image(
         try:
             less = restore_converted(
                 store,
-                pool or Inline(Maker(store, overwrite=overwrite).handle),
+                pool or InlinePool(Maker(store, overwrite=overwrite).handle),
                 named,
                 target,
                 kind,
@@ -100,7 +100,10 @@ def restore_device(
     with telling("writing", entry.size, quiet=quiet) as told:
         try:
             more = pour_device(
-                pool or Inline(Maker(store, overwrite=True).handle), entry, os.fspath(target), told
+                pool or InlinePool(Maker(store, overwrite=True).handle),
+                entry,
+                os.fspath(target),
+                told,
             )
         except Failed as error:
             raise VentifsError(

@@ -14,7 +14,7 @@ from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import Busy, VentifsError
 from ventifs.image.formats.kept_choice import left_over
 from ventifs.store import Store
-from ventifs.tree.archive.statcache import no_run
+from ventifs.tree.archive.run_lock import RunLock
 from ventifs.tree.versions.catalog import Version, find_version, versions
 from ventifs.tree.versions.retention import Policy, retained
 
@@ -91,7 +91,7 @@ def _commit(store: Store, kept: Kept, doomed: list[Version]) -> None:
             if not left_over(store, [name]):
                 continue
             with suppress(Busy):
-                stack.enter_context(no_run(store, name))
+                stack.enter_context(RunLock(store, name))
                 there = {each.record for each in versions(store, name)}
                 records += left_over(store, [name]) if there <= set(records) else []
         store.commit(deletes=records)

@@ -16,20 +16,20 @@ import msgspec
 from msgspec.structs import replace
 
 from ventifs.image.archive.disk_content import DiskAssembler, part
+from ventifs.image.archive.disk_worker import Before, BuildTree, disk_handlers
 from ventifs.image.archive.extent_map import Placement
-from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.archive.readable_nodes import readable_nodes
 from ventifs.image.archive.spool import Spool
-from ventifs.image.archive.volume_files import Files
-from ventifs.image.archive.worker import Before, BuildTree, Service
+from ventifs.image.archive.volume_files import VolumeFiles
 from ventifs.image.disk import Disk
 from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_facts
 from ventifs.image.filesystems.walk import valid
 from ventifs.image.survey_events import Ended, Noted, Range, Surveyed, Volume
 from ventifs.store import Store
-from ventifs.tree.archive.archiver import Progress, Tally
 from ventifs.tree.archive.file_reader import Trouble
-from ventifs.tree.archive.worker import collect, commit_notes
+from ventifs.tree.archive.tally import ArchiveProgress, Tally
+from ventifs.tree.archive.worker import WorkerService, collect, commit_notes
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.directory import build
 from ventifs.tree.objects.prolly import Get, Put
@@ -49,7 +49,7 @@ from ventifs.tree.objects.records import (
     length_of,
     time_problem,
 )
-from ventifs.tree.process_pool import REQUEST_MAX, Done, Inline, Pool
+from ventifs.tree.process_pool import REQUEST_MAX, Done, InlinePool, Pool
 
 _SUFFIX = b".img"
 _RANGES = 3000  # in one request, of up to 19 bytes each
@@ -71,9 +71,9 @@ class ImageArchiver:
         disk: Disk,
         *,
         pool: Pool | None = None,
-        previous: Previous | None = None,
+        previous: PreviousDisk | None = None,
         drop_free: bool = False,
-        progress: Progress | None = None,
+        progress: ArchiveProgress | None = None,
     ) -> None:
         """Archive `disk` into `store`, which is open for writing.
 
@@ -91,8 +91,8 @@ class ImageArchiver:
         self._disk = disk
         self._store = store
         self._writer = ContentWriter(store)
-        self._handle = Service(lambda: store, disk).handle
-        self._pool = pool or Inline(self._handle)
+        self._handle = WorkerService(lambda: store, partial(disk_handlers, disk)).handle
+        self._pool = pool or InlinePool(self._handle)
         commit_notes(self._pool, store)
         self._previous = previous
         self._drop_free = drop_free
@@ -130,13 +130,13 @@ class ImageArchiver:
         self.tally.new_bytes = self._writer.new_bytes + self._new_bytes
         return root
 
-    def _remind(self, previous: Previous) -> None:
+    def _remind(self, previous: PreviousDisk) -> None:
         """Send the last version's disk to every worker."""
         for start in range(0, max(len(previous.same), 1), _RANGES):
             same = previous.same[start : start + _RANGES]
             note = msgspec.msgpack.encode(Before(previous.content, previous.free, same))
             self._pool.ask_all(note, lambda _: None)
-            if not isinstance(self._pool, Inline):
+            if not isinstance(self._pool, InlinePool):
                 self._handle(note, ())
 
     def _ask(self, request: bytes, done: Done) -> None:
@@ -158,9 +158,9 @@ class ImageArchiver:
 
     def _files(
         self, events: Iterator[Surveyed], placed: Placement, spool: Spool
-    ) -> tuple[list[Files], tuple[str, ...]]:
+    ) -> tuple[list[VolumeFiles], tuple[str, ...]]:
         """Take in the survey's events; return volumes and notes. Trees may be unfinished then."""
-        volumes: list[Files] = []
+        volumes: list[VolumeFiles] = []
         notes = list(self._disk.notes)
         names: set[str] = set()
         for event in events:
@@ -173,7 +173,7 @@ class ImageArchiver:
                     continue
                 names.add(event.name)
                 volume = replace(event, ranges=_clipped(event.ranges, self._disk.size))
-                files = Files(volume, spool, placed, self._tell, drop_free=self._drop_free)
+                files = VolumeFiles(volume, spool, placed, self._tell, drop_free=self._drop_free)
                 files.take(events, self._ask)
                 self._pool.drain()
                 volumes.append(files)
@@ -186,7 +186,7 @@ class ImageArchiver:
 
     # --- the disk -----------------------------------------------------------------------------
 
-    def _whole(self, placed: Placement, volumes: list[Files], put: Put) -> Content:
+    def _whole(self, placed: Placement, volumes: list[VolumeFiles], put: Put) -> Content:
         """The whole disk's content."""
         if self._disk.size <= INLINE_MAX:
             return self._writer.write_whole(self._disk.read(0, self._disk.size))
@@ -205,7 +205,7 @@ class ImageArchiver:
     # --- the version's root -------------------------------------------------------------------
 
     def _below(
-        self, content: Content, volumes: list[Files], get: Get, put: Put
+        self, content: Content, volumes: list[VolumeFiles], get: Get, put: Put
     ) -> dict[bytes, Entry]:
         """The entries of the version's root directory."""
         below = {DISK: self._image(DISK, content)}
@@ -305,13 +305,13 @@ def _pass_over(events: Iterator[Surveyed]) -> None:
             return
 
 
-def _paths(files: Files) -> int:
+def _paths(files: VolumeFiles) -> int:
     if files.tree is None or not isinstance(files.tree.detail, Directory):
         return 0
     return files.tree.detail.paths + 1
 
 
-def _facts(files: Files) -> VolumeFacts:
+def _facts(files: VolumeFiles) -> VolumeFacts:
     volume, ended = files.volume, files.ended
     notes = (*([ended.problem] if ended.problem else []), *ended.notes)
     size = sum(end - start for start, end in volume.ranges)

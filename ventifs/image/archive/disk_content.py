@@ -15,10 +15,10 @@ from itertools import chain
 import msgspec
 
 from ventifs.errors import Corrupt, NotStored
+from ventifs.image.archive.disk_worker import BlocksRead, ReadBlocks
 from ventifs.image.archive.extent_map import Placement
-from ventifs.image.archive.gap_blocks import BLOCK, Piece, Stretch
-from ventifs.image.archive.previous_disk import Previous
-from ventifs.image.archive.worker import BlocksRead, ReadBlocks
+from ventifs.image.archive.gap_blocks import BLOCK, GapItem, Stretch
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk
 from ventifs.image.survey_events import Range
 from ventifs.store import Score
@@ -97,7 +97,7 @@ class Sequencer:
     def __init__(self, emit: Callable[[bytes, int], None]) -> None:
         """Pass pieces on to `emit`."""
         self._emit = emit
-        self._waiting: deque[list[Piece] | None] = deque()
+        self._waiting: deque[list[GapItem] | None] = deque()
         self._first = 0  # number of the first place that waits
 
     def add(self, data: bytes, length: int) -> int:
@@ -113,7 +113,7 @@ class Sequencer:
         self._waiting.append(None)
         return self._first + len(self._waiting) - 1
 
-    def fill(self, number: int, pieces: list[Piece]) -> None:
+    def fill(self, number: int, pieces: list[GapItem]) -> None:
         """Fill a reserved place, and pass on what need not wait any longer."""
         waiting, emit = self._waiting, self._emit
         waiting[number - self._first] = pieces
@@ -134,7 +134,7 @@ class DiskAssembler:
         borders: Sequence[int],
         pool: Pool,
         *,
-        previous: Previous | None,
+        previous: PreviousDisk | None,
         told: Callable[[int, int], None],
     ) -> None:
         """Read `disk` where `placed` has nothing.
@@ -180,7 +180,7 @@ class DiskAssembler:
         assert builder.total == self._disk.size
         return builder.finish()
 
-    def _plan(self) -> Iterator[Piece | Stretch]:
+    def _plan(self) -> Iterator[GapItem | Stretch]:
         """Yield what stands at each place, in order: a piece, or a stretch to read."""
         # Hot: for the items of every file; see docs/performance.md.
         free = self._placed.free()
@@ -204,7 +204,7 @@ class DiskAssembler:
                 yield b"", stop - start
             at = stop
 
-    def _between(self, start: int, end: int) -> Iterator[Piece | Stretch]:
+    def _between(self, start: int, end: int) -> Iterator[GapItem | Stretch]:
         """Plan a range that no file has: holes of the image, and stretches to read."""
         small = end - start < _SPAN_MIN
         at = start
@@ -236,7 +236,7 @@ class DiskAssembler:
         after = self._borders[index] if index < len(self._borders) else self._disk.size
         return self._borders[index - 1], after
 
-    def _changed(self, start: int, end: int, origin: int) -> Iterator[Piece | Stretch]:
+    def _changed(self, start: int, end: int, origin: int) -> Iterator[GapItem | Stretch]:
         """Plan a stretch to read, without what is known to be unchanged."""
         at = start
         if self._previous is not None:

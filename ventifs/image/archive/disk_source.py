@@ -1,4 +1,4 @@
-"""A disk as the source of one archive run; see `tree.archive.archive_run.Source`."""
+"""A disk as the source of one archive run; see `tree.archive.source.Source`."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,16 +8,17 @@ from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.archive.archiver import ImageArchiver
-from ventifs.image.archive.image_stat import Seen, recall, remember, statuses
-from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.image_stat import SeenImage, recall, remember, statuses
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.disk_facts import Facts, disk_of, facts_of
 from ventifs.image.formats.kept_choice import Kept, changes
 from ventifs.image.survey_events import Range, Surveyed
 from ventifs.store import Store
 from ventifs.store.journal import Record
-from ventifs.tree.archive.archiver import Progress, Tally
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.source import Archived, ArchiveRun
+from ventifs.tree.archive.tally import Tally
 from ventifs.tree.objects.records import Empty, Entry, File
 from ventifs.tree.process_pool import Pool
 from ventifs.tree.versions.catalog import Version
@@ -72,62 +73,64 @@ class DiskSource:
         self._mark = mark
         self._kept = kept
         self._check = check
-        self._seen: Seen | None = None
+        self._seen: SeenImage | None = None
         self._opened_ns = time.time_ns()
 
-    def archive(
-        self, store: Store, name: str, *, read_all: bool, progress: Progress | None
-    ) -> tuple[Entry, Tally, Troubles]:
-        """See `tree.archive.archive_run.Source`.
+    def archive(self, run: ArchiveRun) -> Archived:
+        """See `tree.archive.source.Source`.
 
         Raises:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
+        store, name = run.store, run.name
         if self._check is not None:
             self._check(store, name)
         seen = self._seen = self._now(store)
         found = recall(store, name)
         if found is not None and self._mark:
             self.superseded = found[0].mark
-        if read_all:
+        if run.read_all:
             found = None
         if found is not None and seen.files and found[0].files == seen.files:
             version, facts = found[1], self._facts(store, found[1])
             troubles = self._troubles(store, version)
             if facts is not None and troubles is not None and found[0].is_like(seen):
                 self.facts, self.reused = facts, True
-                return version.root, Tally(bytes=facts.size), troubles
+                return Archived(version.root, Tally(bytes=facts.size), troubles)
         archiver = ImageArchiver(
             store,
             self._disk,
             pool=self._pool,
             drop_free=self._drop_free,
-            progress=progress,
+            progress=run.progress,
             previous=None if found is None else self._previous(store, seen, *found),
         )
         root = archiver.run(self._events)
         self.facts = archiver.facts
-        return root, archiver.tally, Troubles(archiver.troubles, store)
+        return Archived(root, archiver.tally, Troubles(archiver.troubles, store))
 
-    def records(self, store: Store, name: str) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
-        """See `tree.archive.archive_run.Source`.
+    def records(self, run: ArchiveRun) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+        """See `tree.archive.source.Source`.
 
         Raises:
             VentifsError: the settings cannot be kept.
         """
-        return ([], []) if self._kept is None else changes(store, name, self._kept)
+        return ([], []) if self._kept is None else changes(run.store, run.name, self._kept)
 
-    def committed(self, store: Store, version: Version) -> None:
-        """See `tree.archive.archive_run.Source`."""
+    def committed(self, run: ArchiveRun, version: Version) -> None:
+        """See `tree.archive.source.Source`: record what was seen of the image's files."""
         if self._seen is not None:
-            remember(store, version.name, replace(self._seen, time_ns=version.time_ns))
+            remember(run.store, version.name, replace(self._seen, time_ns=version.time_ns))
 
-    def _now(self, store: Store) -> Seen:
+    def close(self) -> None:
+        """See `tree.archive.source.Source`: the caller closes the disk."""
+
+    def _now(self, store: Store) -> SeenImage:
         """The record of what this run sees."""
         files = self._disk.files
         settled = statuses(files, self._opened_ns)
-        return Seen(
+        return SeenImage(
             store.header.store_id,
             store.epoch,
             0,
@@ -151,7 +154,9 @@ class DiskSource:
             return Troubles((Trouble(*each) for each in troubles_of(store, version)), store)
         return None
 
-    def _previous(self, store: Store, now: Seen, seen: Seen, version: Version) -> Previous | None:
+    def _previous(
+        self, store: Store, now: SeenImage, seen: SeenImage, version: Version
+    ) -> PreviousDisk | None:
         """The disk as the last version of the name has it, with what is known to be unchanged.
 
         The version must be from this epoch of the store: what counts as unchanged is not stored
@@ -163,9 +168,9 @@ class DiskSource:
         if entry is None or not isinstance(entry.detail, File):
             return None
         same = self._same(now, seen)
-        return Previous(store, entry.detail.content, same, free=seen.drop_free)
+        return PreviousDisk(store, entry.detail.content, same, free=seen.drop_free)
 
-    def _same(self, now: Seen, seen: Seen) -> list[Range]:
+    def _same(self, now: SeenImage, seen: SeenImage) -> list[Range]:
         """What is known not to have changed since the last run's mark."""
         if not seen.mark or self._unchanged is None or not seen.is_like(now):
             return []

@@ -19,31 +19,33 @@ ROWS_MAX = 1 << 16  # in memory: some 30 MB, if they are short
 SIZE_MAX = 32 << 20  # bytes of rows in memory, as far as callers report sizes
 _FRAME_ROWS = 500
 _encode = msgspec.msgpack.Encoder().encode
-Row = TypeVar("Row")
+SortedRow = TypeVar("SortedRow")
 
 
-class Ordered(Generic[Row]):
+class Ordered(Generic[SortedRow]):
     """Rows, returned in order once all are added. A context manager.
 
     Rows of equal keys come in the order in which they were added.
     """
 
-    def __init__(self, kind: Any, key: Callable[[Row], Any] | None = None) -> None:
+    def __init__(self, kind: Any, key: Callable[[SortedRow], Any] | None = None) -> None:
         """Start empty.
 
         Args:
             kind: the type of a row, which msgspec can decode.
             key: of a row, to sort by; None to sort by all of it.
         """
-        self._decode: Callable[[memoryview], list[Row]] = msgspec.msgpack.Decoder(list[kind]).decode
+        self._decode: Callable[[memoryview], list[SortedRow]] = msgspec.msgpack.Decoder(
+            list[kind]
+        ).decode
         self._key = key
-        self._rows: list[Row] = []
+        self._rows: list[SortedRow] = []
         self._size = 0  # bytes of them, as far as callers reported it
         self._spool: Spool | None = None
         self._runs: list[tuple[int, int]] = []  # begin and end in the spool
         self._resources = ExitStack()
 
-    def add(self, rows: Iterable[Row], size: int = 0) -> None:
+    def add(self, rows: Iterable[SortedRow], size: int = 0) -> None:
         """Add rows; `size` is their bytes, needed for rows that may be long.
 
         Raises:
@@ -64,7 +66,7 @@ class Ordered(Generic[Row]):
             self._spool.add(_encode(rows[at : at + _FRAME_ROWS]))
         self._runs.append((start, self._spool.size))
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[SortedRow]:
         """All rows in order.
 
         Raises:
@@ -77,7 +79,7 @@ class Ordered(Generic[Row]):
         runs = [self._run(spool, *run) for run in self._runs]
         return merge(*runs, self._rows, key=self._key)  # type: ignore[arg-type]
 
-    def _run(self, spool: int, start: int, end: int) -> Iterator[Row]:
+    def _run(self, spool: int, start: int, end: int) -> Iterator[SortedRow]:
         for frame in frames(spool, start, end):
             yield from self._decode(frame)
 

@@ -14,14 +14,14 @@ import msgspec
 from msgspec.structs import replace
 
 from ventifs.image.archive.external_sort import Ordered
-from ventifs.image.archive.ingest import Names, Row, key_problem
+from ventifs.image.archive.ingest import BatchNames, NameRow, key_problem
 from ventifs.tree.objects import tree_builder as building
 from ventifs.tree.objects.prolly import Put
 from ventifs.tree.objects.records import Entry, encode, encode_entry, own_entry
 from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key, build_tree, path_of, with_link
 
 _AFTER_ALL = 1 << 62  # later than any row of a parser
-_decode = msgspec.msgpack.Decoder(Names).decode
+_decode = msgspec.msgpack.Decoder(BatchNames).decode
 Problem = tuple[Key, str, bool]  # key, reason, whether something is missing
 
 
@@ -43,33 +43,34 @@ def build(batches: Iterable[memoryview], put: Put) -> Built:
     """Build a volume's tree from its batches.
 
     Args:
-        batches: encoded `Names`.
+        batches: encoded `BatchNames`.
         put: stores nodes.
 
     Raises:
         VentifsError: no room for a temporary file; the store's own problems.
     """
-    with Ordered[Row](Row) as rows:
-        tree = _Tree(rows)
+    with Ordered[NameRow](NameRow) as rows:
+        tree = _FileTree(rows)
         for names in batches:
             tree.take(_decode(names), len(names))
         root = tree.finish(put)
     return Built(root, tree.troubles)
 
 
-class _Tree:
+class _FileTree:
     """The tree that is being built."""
 
-    def __init__(self, rows: Ordered[Row]) -> None:
+    def __init__(self, rows: Ordered[NameRow]) -> None:
         self.troubles: list[Problem] = []
         self._rows = rows
         self._rooted = False
-        self._later: list[Names] = []  # what is settled after the last batch
-        self._first: dict[int, Row] = {}  # inode number: the row of a file that may have more names
+        self._later: list[BatchNames] = []  # what is settled after the last batch
+        # Inode number: the row of a file that may have more names.
+        self._first: dict[int, NameRow] = {}
         self._least: dict[int, bytes] = {}  # number of a file with several names: its least path
         self._time = _AFTER_ALL
 
-    def take(self, names: Names, size: int) -> None:
+    def take(self, names: BatchNames, size: int) -> None:
         """Add a batch of `size` bytes."""
         rows = names.rows
         self._rows.add(rows, size)
@@ -123,9 +124,9 @@ class _Tree:
         least = self._least.get(first[3]) or path_of(first[0])
         self._least[first[3]] = min(least, path_of(key))
 
-    def _kept(self) -> Iterator[building.Row]:
+    def _kept(self) -> Iterator[building.EntryRow]:
         """Yield the rows that stay."""
-        last: Row | None = None
+        last: NameRow | None = None
         barred = b"\0"  # keys that begin with this are below something that is no directory
         for row in chain(self._rows, [None]):
             if last is not None and (row is None or row[0] != last[0]):

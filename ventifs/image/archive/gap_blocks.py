@@ -15,7 +15,7 @@ _PIECE = 1 << 20
 _ZEROS = bytes(BLOCK)
 
 Stretch = tuple[int, int, int]  # start and end on the disk, and where blocks are counted from
-Piece = tuple[bytes, int]  # an encoded item, empty for a hole, and the bytes it stands for
+GapItem = tuple[bytes, int]  # an encoded item, empty for a hole, and the bytes it stands for
 
 
 class BlockWriter:
@@ -31,7 +31,7 @@ class BlockWriter:
         self._store = store
         self._disk = disk
 
-    def write(self, stretch: Stretch) -> list[Piece]:
+    def write(self, stretch: Stretch) -> list[GapItem]:
         """Store a stretch; return its pieces, adjacent holes joined.
 
         Raises:
@@ -40,7 +40,7 @@ class BlockWriter:
         """
         # Hot: for every block, with reading; see docs/performance.md.
         start, end, origin = stretch
-        pieces: list[Piece] = []
+        pieces: list[GapItem] = []
         zeros = 0
         put = self._store.put
         for at, data in self._pieces(start, end, origin):

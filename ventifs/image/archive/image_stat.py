@@ -17,6 +17,7 @@ import msgspec
 
 from ventifs.store import Store
 from ventifs.store.permissions import create_file, make_directory
+from ventifs.tree.archive.run_lock import LEFT_BY_RUNS
 from ventifs.tree.archive.statcache import SETTLED_NS
 from ventifs.tree.objects.records import time_problem
 from ventifs.tree.versions.catalog import Version, versions
@@ -26,7 +27,7 @@ READERS = 2  # goes up when parsers improve: then unchanged disks are read once 
 Status = tuple[int, int, int, int]  # inode, size, mtime_ns, ctime_ns
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True):
+class SeenImage(msgspec.Struct, frozen=True, array_like=True):
     """What a run saw.
 
     Attributes:
@@ -51,7 +52,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     format: str = ""
     backing: list[Status] | None = None
 
-    def is_like(self, other: "Seen") -> bool:
+    def is_like(self, other: "SeenImage") -> bool:
         """Whether both runs make the same of the same bytes."""
         return (self.drop_free, self.readers, self.format) == (
             other.drop_free,
@@ -61,7 +62,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Seen).decode
+_decode = msgspec.msgpack.Decoder(SeenImage).decode
 
 
 def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
@@ -82,7 +83,7 @@ def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
     return [(each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in files]
 
 
-def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
+def recall(store: Store, name: str) -> tuple[SeenImage, Version] | None:
     """What the last run saw, and the version it made; None if anything is wrong with the record."""
     with suppress(OSError, msgspec.DecodeError):
         seen = _decode(_path(store, name).read_bytes())
@@ -93,7 +94,7 @@ def recall(store: Store, name: str) -> tuple[Seen, Version] | None:
     return None
 
 
-def remember(store: Store, name: str, seen: Seen) -> None:
+def remember(store: Store, name: str, seen: SeenImage) -> None:
     """Record what this run saw, for the next one. A failure to write it costs only time."""
     path = _path(store, name)
     temporary = path.with_name(path.name + "~new")
@@ -107,4 +108,4 @@ def remember(store: Store, name: str, seen: Seen) -> None:
 
 def _path(store: Store, name: str) -> Path:
     """The record's path, which no stat cache, lock or temporary file has: names have no tilde."""
-    return store.path / "statcache" / f".{name}~image"
+    return store.path / LEFT_BY_RUNS / f".{name}~image"

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.archive.extent_map import Placed, places_of
 from ventifs.image.archive.file_stream import REST_MAX, Stream
-from ventifs.image.archive.previous_disk import Previous
+from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk
 from ventifs.image.filesystems.walk import valid
-from ventifs.image.survey_events import Ended, Extent, Free, Inode, Node, Range, told_in
+from ventifs.image.survey_events import Ended, Extent, FoundName, Free, Inode, Range, told_in
 from ventifs.store.score import score_of
 from ventifs.tree.objects.content import WHOLE_MAX, ContentWriter, holds
 from ventifs.tree.objects.records import (
@@ -41,19 +41,19 @@ from ventifs.tree.objects.records import (
 )
 from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key
 
-_Piece = Callable[[int, int], bytes | memoryview]  # of a file, by offset and length
+_ReadFile = Callable[[int, int], bytes | memoryview]  # of a file, by offset and length
 _IsZero = Callable[[int, int], bool]
 _IN_MEMORY_MAX = 4 << 20  # bytes of a file that is read in one piece
 _ZEROS = bytes(REST_MAX)
 _XATTR_SIZE = 16  # bytes that an attribute takes beside its name and value, at most
 
 
-Row = tuple[Key, int, bool, int, int, bytes]
+NameRow = tuple[Key, int, bool, int, int, bytes]
 """Key; when it was told; whether it is a directory; below 0 for a file that may have several names,
 which have it in common; bytes of a regular file; encoded entry."""
 
 
-class Names(msgspec.Struct, frozen=True, array_like=True):
+class BatchNames(msgspec.Struct, frozen=True, array_like=True):
     """The names in a batch, from which the tree is built.
 
     Attributes:
@@ -66,7 +66,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
     """
 
     time: int
-    rows: list[Row]
+    rows: list[NameRow]
     linked: list[tuple[int, int]]
     others: list[tuple[Key, int, str]]
     troubles: list[tuple[Key, str, bool]]
@@ -76,7 +76,7 @@ class TakenIn(msgspec.Struct, frozen=True, array_like=True):
     """The result of a batch.
 
     Attributes:
-        names: encoded `Names`.
+        names: encoded `BatchNames`.
         last: the key of their last row; empty if there is none.
         placed: where contents of files are, for `Placement`.
         free: ranges that the file system does not use.
@@ -96,10 +96,10 @@ class TakenIn(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int
 
 
-class Intake:
+class EventIntake:
     """Takes in batches of one disk's events."""
 
-    def __init__(self, writer: ContentWriter, disk: Disk, previous: Previous | None) -> None:
+    def __init__(self, writer: ContentWriter, disk: Disk, previous: PreviousDisk | None) -> None:
         """Store by `writer` what is on `disk`; `previous` may have contents that are unchanged."""
         self._writer = writer
         self._disk = disk
@@ -113,14 +113,14 @@ class Intake:
             ImageError: the disk cannot be read.
             VentifsError: the store's own problems.
         """
-        names = Names(time, [], [], [], [])
+        names = BatchNames(time, [], [], [], [])
         placed: list[Placed] = []
         free: list[Range] = []
         before = self._writer.new_bytes
         ended: Ended | None = None
         read = 0
         for event in told_in(body):
-            if isinstance(event, Node):
+            if isinstance(event, FoundName):
                 read += self._node(event, time, names, placed)
                 time += 1
             elif isinstance(event, Free):
@@ -132,7 +132,7 @@ class Intake:
         count = len(names.rows)
         return TakenIn(encode(names), last, placed, free, ended, count, read, new_bytes)
 
-    def _node(self, node: Node, time: int, names: Names, placed: list[Placed]) -> int:
+    def _node(self, node: FoundName, time: int, names: BatchNames, placed: list[Placed]) -> int:
         """Take in a name; return how many bytes of the disk its file covers."""
         # Hot: for every name; see docs/performance.md.
         inode, key = node.inode, node.key
@@ -205,7 +205,7 @@ class Intake:
     # --- regular files ------------------------------------------------------------------------
 
     def _regular(
-        self, inode: Inode, key: Key, names: Names
+        self, inode: Inode, key: Key, names: BatchNames
     ) -> tuple[Content, tuple[Extent, ...], int]:
         """The content, where it lies, and how many zeros are known to follow there."""
         if inode.data:
@@ -248,7 +248,7 @@ class Intake:
         except (Corrupt, NotStored):  # without a guess, the content is stored again
             return None, False, 0
 
-    def _holds(self, known: Content, piece: _Piece, is_zero: _IsZero) -> bool:
+    def _holds(self, known: Content, piece: _ReadFile, is_zero: _IsZero) -> bool:
         with suppress(Corrupt, NotStored):  # nodes of the guess are lost: it is stored again
             return holds(self._writer.store, known, piece, is_zero)
         return False

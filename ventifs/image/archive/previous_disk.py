@@ -35,7 +35,7 @@ _INNER = 1000  # nodes kept
 _LEAVES = 16  # kept: names come in another order than their files lie on the disk
 
 
-class _Leaf(NamedTuple):
+class _DiskLeaf(NamedTuple):
     """Items that follow one another.
 
     Attributes:
@@ -48,7 +48,7 @@ class _Leaf(NamedTuple):
     length: int
 
 
-class Previous:
+class PreviousDisk:
     """The items of an archived disk, by place. Caches some nodes.
 
     Attributes:
@@ -75,7 +75,7 @@ class Previous:
         self.same = list(within(same, 0, self.size))
         self.free = free
         self._height: int | None = None  # of the tree; None until it is known
-        self._at, self._leaf = 0, _Leaf([], [], 0)  # the current leaf, and where it begins
+        self._at, self._leaf = 0, _DiskLeaf([], [], 0)  # the current leaf, and where it begins
         self._inner = lru_cache(_INNER)(self._read_inner)
         self._leaves = lru_cache(_LEAVES)(self._read_leaf)
 
@@ -208,7 +208,7 @@ class Previous:
                 if isinstance(self.content, Block)
                 else Slice(self.content, 0, self.size)
             )
-            self._leaf = _Leaf([0], [item], self.size)
+            self._leaf = _DiskLeaf([0], [item], self.size)
             return
         before, length, score = 0, self.size, Score(self.content.score)
         if self._height is None:
@@ -229,7 +229,7 @@ class Previous:
             raise Corrupt("tree node covers more or less than its parent says", score=score)
         return starts, [Score(child.score) for child in children]
 
-    def _read_leaf(self, score: Score, length: int) -> _Leaf:
+    def _read_leaf(self, score: Score, length: int) -> _DiskLeaf:
         raws = load(self._store.get, score, 0).items
         try:
             items = [own_item(raw) for raw in raws]
@@ -238,7 +238,7 @@ class Previous:
         *starts, total = accumulate([item.length for item in items], initial=0)
         if total != length or not all(item.length > 0 for item in items):
             raise Corrupt("content items contradict themselves", score=score)
-        return _Leaf(starts, items, length)
+        return _DiskLeaf(starts, items, length)
 
 
 def _whole_of(item: Item) -> Content | None:

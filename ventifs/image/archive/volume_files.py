@@ -12,12 +12,12 @@ from itertools import count
 import msgspec
 from msgspec.structs import replace
 
+from ventifs.image.archive.disk_worker import TakeIn
 from ventifs.image.archive.extent_map import Placement
 from ventifs.image.archive.file_trees import Built
 from ventifs.image.archive.ingest import TakenIn
 from ventifs.image.archive.previous_disk import within
 from ventifs.image.archive.spool import Spool
-from ventifs.image.archive.worker import TakeIn
 from ventifs.image.survey_events import Ended, Inside, Surveyed, Volume
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.objects.records import Entry, own_entry
@@ -31,7 +31,7 @@ _decode = msgspec.msgpack.Decoder(TakenIn).decode
 _decode_built = msgspec.msgpack.Decoder(Built).decode
 
 
-class Files:
+class VolumeFiles:
     """Collects the files of one volume. Accepts any events, even invalid ones.
 
     Attributes:

@@ -59,7 +59,7 @@ class Limits(NamedTuple):
     stall_s: int
 
 
-class Batch(NamedTuple):
+class EventBatch(NamedTuple):
     """Some events, encoded.
 
     Attributes:
@@ -71,7 +71,7 @@ class Batch(NamedTuple):
     passed_on: bool = False
 
 
-Telling = Iterator[Event | Batch | None]
+Telling = Iterator[Event | EventBatch | None]
 
 
 class Apart:
@@ -136,11 +136,11 @@ class Apart:
         """The events that are still to come, decoded; every batch must be the child's own."""
         return self._events
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EventBatch]:
         """The same events in batches, not decoded; use either this or the iterator."""
         return self._batches
 
-    def events_of(self, batch: Batch) -> list[Event]:
+    def events_of(self, batch: EventBatch) -> list[Event]:
         """The events of a batch of the child's own; garbage sets `problem` and ends the child."""
         try:
             return _DECODER.decode(batch.body)
@@ -149,13 +149,13 @@ class Apart:
             self.close()
             return []
 
-    def _receive(self) -> Iterator[Batch]:
+    def _receive(self) -> Iterator[EventBatch]:
         while self._fd in _ends:
             kind, body = self._frame()
             if kind == _DONE:
                 break
             if kind in (_EVENTS, _PASSED):
-                yield Batch(body, kind == _PASSED)
+                yield EventBatch(body, kind == _PASSED)
                 continue
             self.problem = (
                 body.decode(errors="replace") if kind == _FAILED else self._how_it_ended()
@@ -294,7 +294,7 @@ class _Teller:
             if event is None:
                 self.flush()
                 continue
-            if isinstance(event, Batch):
+            if isinstance(event, EventBatch):
                 self.flush()
                 self._send(_PASSED, event.body)
                 continue

@@ -1,7 +1,7 @@
 """The files and the free space of a volume's file system, whatever its kind.
 
-The caller knows the kind; this module chooses its reader. It raises no `ImageError`: `Node` and
-`Ended` report what cannot be read.
+The caller knows the kind; this module chooses its reader. It raises no `ImageError`: `FoundName`
+and `Ended` report what cannot be read.
 """
 
 from collections.abc import Iterator
@@ -9,16 +9,18 @@ from itertools import islice
 
 from ventifs.image.disk import ImageError
 from ventifs.image.filesystems.ext.reader import Ext
-from ventifs.image.filesystems.walk import Walk
+from ventifs.image.filesystems.walk import FilesystemWalk
 from ventifs.image.filesystems.xfs.reader import Xfs
-from ventifs.image.survey_events import Ended, Free, Node, Range
+from ventifs.image.survey_events import Ended, FoundName, Free, Range
 from ventifs.image.volumes.window import Window
 
 READ = frozenset(("ext2", "ext3", "ext4", "xfs"))
 _RANGES = 4096  # ranges in one Free
 
 
-def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node | Free | Ended]:
+def read_files(
+    window: Window, filesystem: str, *, free: bool
+) -> Iterator[FoundName | Free | Ended]:
     """Yield a volume's nodes, then its free ranges if requested, and one `Ended` at the end.
 
     All offsets are bytes from the volume's start.
@@ -37,7 +39,7 @@ def read_files(window: Window, filesystem: str, *, free: bool) -> Iterator[Node 
         yield Ended(str(error))
         return
     notes = reader.notes()
-    walk = Walk(reader)
+    walk = FilesystemWalk(reader)
     yield from walk.nodes()
     if free and reader.clean:
         yield from _batches(reader.free_ranges())

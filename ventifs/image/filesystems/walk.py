@@ -5,7 +5,7 @@ come in the order of their inodes' numbers, which is nearly the order on disk. I
 in a damaged file system: it enters each directory once, by its inode's number, and no path gets
 longer than `DEPTH_MAX` names. Memory grows with the depth and with the widest directory's
 subdirectories; two bits for each inode's number record what has been reported. The walk knows no
-format: a `Reader` does.
+format: a `FormatReader` does.
 """
 
 import stat
@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Protocol
 
 from ventifs.image.disk import ImageError
-from ventifs.image.survey_events import Inode, Node
+from ventifs.image.survey_events import FoundName, Inode
 from ventifs.text import printable
 
 DEPTH_MAX = 4096
@@ -31,7 +31,7 @@ _DOTS = (b".", b"..")
 Name = tuple[int, bytes]  # an inode's number, and its name in a directory
 
 
-class Reader(Protocol):
+class FormatReader(Protocol):
     """What the walk needs from a format.
 
     Attributes:
@@ -75,14 +75,14 @@ class Numbers:
         page[number >> 2 & _PAGE_MASK] |= what << (number & 3) * 2
 
 
-class Walk:
+class FilesystemWalk:
     """One walk through a file system.
 
     Attributes:
         problems: of directories whose damage was found after their node had been yielded.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: FormatReader) -> None:
         """Nothing is read yet."""
         self.problems: list[str] = []
         self._reader = reader
@@ -90,29 +90,29 @@ class Walk:
         # Paths, inodes and depths of directories that are still to be entered, the next one last.
         self._ahead: list[tuple[bytes, int, int]] = [(b"", reader.root, 0)]
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Iterator[FoundName]:
         """Yield all names, the root's first."""
         while self._ahead:
             yield from self._directory(*self._ahead.pop())
 
-    def _directory(self, key: bytes, number: int, depth: int) -> Iterator[Node]:
+    def _directory(self, key: bytes, number: int, depth: int) -> Iterator[FoundName]:
         if self._met.of(number) & _ENTERED:
-            yield Node(key, number, None, _TWICE)
+            yield FoundName(key, number, None, _TWICE)
             return
         try:
             inode, problem = self._reader.inode(number)
         except ImageError as error:
-            yield Node(key, number, None, str(error))
+            yield FoundName(key, number, None, str(error))
             return
         if not stat.S_ISDIR(inode.mode):
-            yield Node(key, number, None, "not a directory")
+            yield FoundName(key, number, None, "not a directory")
             return
         self._met.set(number, _ENTERED)
         names = self._reader.names(number)
         batch, trouble = _batch(names)
         if batch and depth == DEPTH_MAX:
             batch, trouble = [], "too deep: what is in it is not told"
-        yield Node(key, number, inode, problem or trouble)
+        yield FoundName(key, number, inode, problem or trouble)
         prefix = key + b"\0" if key else b""
         inner: list[tuple[bytes, int, int]] = []
         while batch:
@@ -127,18 +127,18 @@ class Walk:
                 self._note(key, trouble)
         self._ahead.extend(reversed(inner))
 
-    def _node(self, key: bytes, number: int) -> Node | None:
+    def _node(self, key: bytes, number: int) -> FoundName | None:
         """The node of a name; None for a directory, whose turn comes later."""
         if met := self._met.of(number):
-            return Node(key, number, None, _TWICE if met & _ENTERED else "")
+            return FoundName(key, number, None, _TWICE if met & _ENTERED else "")
         try:
             inode, problem = self._reader.inode(number)
         except ImageError as error:
-            return Node(key, number, None, str(error))
+            return FoundName(key, number, None, str(error))
         if stat.S_ISDIR(inode.mode):
             return None
         self._met.set(number, _TOLD)
-        return Node(key, number, inode, problem)
+        return FoundName(key, number, inode, problem)
 
     def _note(self, key: bytes, trouble: str) -> None:
         if len(self.problems) < _PROBLEMS_MAX:

@@ -50,7 +50,7 @@ _PIECES_MAX = 4 << 20  # pieces in a mark
 _ROOM, _ITEM_MAX = 1 << 20, 64 << 10  # bytes of items in one search, and the most of one item
 _U32_MAX, _U64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
-Piece = tuple[int, int, int, int]  # start and end in the file, the extent, its start there
+ExtentPiece = tuple[int, int, int, int]  # start and end in the file, the extent, its start there
 
 
 def mark(disk: Disk) -> bytes:
@@ -141,7 +141,7 @@ def _copies_on_write(fd: int) -> bool:
     return False
 
 
-def _pieces(fd: int) -> Iterator[Piece]:
+def _pieces(fd: int) -> Iterator[ExtentPiece]:
     """Where a file's data lies, without inline data, and without what is not written yet."""
     for start, item in _search(fd, _THIS_SUBVOLUME, os.fstat(fd).st_ino, _EXTENT_DATA):
         if len(item) != _FILE_EXTENT.size:
@@ -151,7 +151,7 @@ def _pieces(fd: int) -> Iterator[Piece]:
             yield start, start + length, extent, start - skipped
 
 
-def _common(these: Iterator[Piece], those: Iterator[Piece]) -> Iterator[Piece]:
+def _common(these: Iterator[ExtentPiece], those: Iterator[ExtentPiece]) -> Iterator[ExtentPiece]:
     """The pieces that two sorted sequences have in common."""
     one, other = next(these, None), next(those, None)
     while one is not None and other is not None:

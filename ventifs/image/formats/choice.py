@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ventifs.image.disk import FORMATS, ImageError
 from ventifs.image.formats.advice import Advice
-from ventifs.image.formats.kept_choice import Kept, Source, suffix_of
+from ventifs.image.formats.kept_choice import Kept, SourceType, suffix_of
 from ventifs.image.formats.probe import Guess
 from ventifs.image.formats.remedies import OF_KINDS
 from ventifs.text import printable
@@ -45,9 +45,9 @@ class Chosen(NamedTuple):
     why: str
 
 
-def source_of(path: str, *, kind: str) -> Source:
-    """The source at a path, by its name alone; `kind` as in `Source`."""
-    return Source(kind, suffix_of(os.fsencode(os.path.basename(path))))
+def source_of(path: str, *, kind: str) -> SourceType:
+    """The source at a path, by its name alone; `kind` as in `SourceType`."""
+    return SourceType(kind, suffix_of(os.fsencode(os.path.basename(path))))
 
 
 def chosen(path: str, kind: str, asked: str | None, kept: Kept | None) -> Chosen:
@@ -69,7 +69,7 @@ def chosen(path: str, kind: str, asked: str | None, kept: Kept | None) -> Chosen
     return _chosen_by(source)
 
 
-def _chosen_by(source: Source) -> Chosen:
+def _chosen_by(source: SourceType) -> Chosen:
     if source.kind == "device":
         return Chosen("raw", decided=False, why="a device, and so raw")
     if source.is_raw_extent:
@@ -123,7 +123,7 @@ def _choices(choice: Chosen, guess: Guess) -> list[str]:
     return [each for each in dict.fromkeys(found) if each in _READS]
 
 
-def note_of(source: Source, format: str) -> str:  # noqa: A002
+def note_of(source: SourceType, format: str) -> str:  # noqa: A002
     """A note for people about a choice; empty if there is none."""
     return _EXTENT_NOTE if source.is_raw_extent and format == "raw" else ""
 

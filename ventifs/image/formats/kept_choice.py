@@ -32,7 +32,7 @@ _SUFFIX_BYTES_MAX = 255
 _EXTENT = re.compile(rb"-(?:flat|f[0-9]{3,}|rdmp?|pt)\.vmdk\Z", re.IGNORECASE)
 
 
-class Source(msgspec.Struct, frozen=True):
+class SourceType(msgspec.Struct, frozen=True):
     """What is known of a source without reading it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def suffix_of(name: bytes) -> bytes:
-    """The suffix of a file's name, as `Source` has it."""
+    """The suffix of a file's name, as `SourceType` has it."""
     extent = _EXTENT.search(name)
     # Bytes, since letters that are not ASCII may get longer when they become lower case.
     return (extent[0] if extent else os.path.splitext(name)[1]).lower()
@@ -70,11 +70,11 @@ class Kept(msgspec.Struct, frozen=True):
     """
 
     format: str
-    source: Source
+    source: SourceType
     following: Following
 
 
-class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _StoredChoice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     version: int
     format: str
     kind: str
@@ -83,7 +83,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     devices: tuple[bytes, ...]
 
 
-_decode = msgspec.msgpack.Decoder(_Stored).decode
+_decode = msgspec.msgpack.Decoder(_StoredChoice).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -94,7 +94,7 @@ def encode_kept(kept: Kept) -> bytes:
         VentifsError: a record cannot hold these settings: too many paths, say, or too long ones.
     """
     following = kept.following
-    stored = _Stored(
+    stored = _StoredChoice(
         VERSION,
         kept.format,
         kept.source.kind,
@@ -132,12 +132,12 @@ def decode_kept(record: Record) -> tuple[str, Kept]:
         raise Corrupt(f"record {record.key!r} cannot be: {problem or 'its key'}")
     return name, Kept(
         stored.format,
-        Source(stored.kind, stored.suffix),
+        SourceType(stored.kind, stored.suffix),
         Following(stored.directories, stored.devices),
     )
 
 
-def _problem(stored: _Stored, value: bytes) -> str:
+def _problem(stored: _StoredChoice, value: bytes) -> str:
     """What is wrong with a record; empty if it is valid."""
     if stored.version != VERSION or stored.format not in FORMATS or stored.kind not in _KINDS:
         return "a version, format or kind that is not known"

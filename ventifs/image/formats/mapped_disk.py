@@ -23,7 +23,7 @@ PAGE_ENTRIES = 4096  # entries of a table in one read
 _PAGES_KEPT = 64
 
 Damaged = Callable[[str], ImageError]  # the error for an image that contradicts its format
-_Read = TypeVar("_Read")
+_Cached = TypeVar("_Cached")
 
 
 def damaged_image(kind: str, label: str, what: str) -> ImageError:
@@ -33,7 +33,7 @@ def damaged_image(kind: str, label: str, what: str) -> ImageError:
     )
 
 
-class Cache(Generic[_Read]):
+class Cache(Generic[_Cached]):
     """A cache of results read last, by number; one part of an image or several parts use it.
 
     It bounds the number of results: its size divided by the size of the largest result. A result
@@ -48,14 +48,14 @@ class Cache(Generic[_Read]):
     def __init__(self, size: int, largest: int) -> None:
         """Keep at most `size` bytes of results of up to `largest` bytes; at least one result."""
         kept = max(1, size // max(largest, self._RESULT_MIN))
-        self.get: Callable[[Callable[[int], _Read], int], _Read] = lru_cache(kept)(_called)
+        self.get: Callable[[Callable[[int], _Cached], int], _Cached] = lru_cache(kept)(_called)
 
 
-def _called(read: Callable[[int], _Read], number: int) -> _Read:
+def _called(read: Callable[[int], _Cached], number: int) -> _Cached:
     return read(number)
 
 
-class Piece(NamedTuple):
+class MappedPiece(NamedTuple):
     """A stretch of a mapping, and where it lies.
 
     Attributes:
@@ -79,7 +79,7 @@ class Mapping(Protocol):
 
     size: int
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """Pieces that cover a range in order, without gaps.
 
         Raises:
@@ -102,9 +102,9 @@ class Flat:
         self._file = file
         self._place = place
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """As `Mapping.pieces`."""
-        yield Piece(start, end, self._file, self._place + start)
+        yield MappedPiece(start, end, self._file, self._place + start)
 
 
 class Zeros:
@@ -114,9 +114,9 @@ class Zeros:
         """Map `size` bytes to zeros."""
         self.size = size
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """As `Mapping.pieces`."""
-        yield Piece(start, end)
+        yield MappedPiece(start, end)
 
 
 class Concatenation:
@@ -128,7 +128,7 @@ class Concatenation:
         self._starts = [0, *accumulate(part.size for part in parts)]
         self.size = self._starts.pop()
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """As `Mapping.pieces`."""
         index = bisect_right(self._starts, start) - 1
         while start < end:
@@ -140,7 +140,7 @@ class Concatenation:
             index += 1
 
 
-class Table:
+class NumberTable:
     """A table of numbers in a file, read on demand, `PAGE_ENTRIES` at a time.
 
     Concurrency: any method from any process or thread.
@@ -262,7 +262,7 @@ class MappedDisk:
         for file in self._files:
             file.close()
 
-    def _bytes(self, piece: Piece) -> bytes:
+    def _bytes(self, piece: MappedPiece) -> bytes:
         if piece.unpacked is not None:
             return piece.unpacked()
         length = piece.end - piece.start
@@ -288,16 +288,16 @@ class MappedDisk:
             for span in piece.file.spans(piece.place, piece.place + piece.end - piece.start):
                 yield Span(span.start + shift, span.end + shift, span.data)
 
-    def _check(self, piece: Piece) -> None:
+    def _check(self, piece: MappedPiece) -> None:
         """Refuse a piece beyond its file's end, where `RawDisk.spans` reports a hole."""
         assert piece.file is not None
         if piece.place + piece.end - piece.start > piece.file.size:
             self._bytes(piece)
 
 
-def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _merged(pieces: Iterator[MappedPiece]) -> Iterator[MappedPiece]:
     """The same pieces, with those that follow each other in their file merged."""
-    last: Piece | None = None
+    last: MappedPiece | None = None
     for piece in pieces:
         if last is None:
             last = piece

@@ -2,7 +2,7 @@
 
 No format is ever detected by content here. The caller names the format of the first layer
 (`choice`), and each layer names the format of the layer below, which is raw if it is not named.
-Only an `Opener` opens the files that layers refer to.
+Only a `ReferenceOpener` opens the files that layers refer to.
 """
 
 import os
@@ -11,12 +11,12 @@ from ventifs.image.disk import FORMATS, Disk, ImageError
 from ventifs.image.formats.advice import command_line
 from ventifs.image.formats.probe import HEAD, TAIL, Guess, probe
 from ventifs.image.formats.qcow2 import Qcow2Disk
-from ventifs.image.formats.qcow2_header import Header, parse
+from ventifs.image.formats.qcow2_header import Qcow2Header, parse
 from ventifs.image.formats.qemu_names import FORMATS as QEMU_FORMATS
 from ventifs.image.formats.qemu_names import named
 from ventifs.image.formats.raw import RawDisk
 from ventifs.image.formats.readers import open_foreign
-from ventifs.image.formats.references import Opener, References
+from ventifs.image.formats.references import ReferenceOpener, References
 from ventifs.image.formats.remedies import Remedy
 from ventifs.text import printable
 
@@ -30,7 +30,7 @@ _Identity = tuple[int, int]
 def open_disk(
     path: str | os.PathLike[str],
     format: str,  # noqa: A002
-    opener: Opener | None = None,
+    opener: ReferenceOpener | None = None,
 ) -> Disk:
     """Open an image file or a block device; the caller closes it.
 
@@ -45,7 +45,7 @@ def open_disk(
     return read_as(RawDisk(os.fspath(path)), format, opener)
 
 
-def read_as(file: RawDisk, format: str, opener: Opener | None = None) -> Disk:  # noqa: A002
+def read_as(file: RawDisk, format: str, opener: ReferenceOpener | None = None) -> Disk:  # noqa: A002
     """As `open_disk`, for an open file. The disk owns the file; on an error it is closed.
 
     Raises:
@@ -67,7 +67,7 @@ def look(file: RawDisk) -> Guess:
 class _Chain:
     """The layers opened so far, from the image down to its lowest layer."""
 
-    def __init__(self, opener: Opener, top: RawDisk) -> None:
+    def __init__(self, opener: ReferenceOpener, top: RawDisk) -> None:
         self._opener = opener
         self._top = top
         self._layers: list[_Identity] = []
@@ -114,7 +114,7 @@ class _Chain:
             disk.notes += [f"backing file {backing.label}: {note}" for note in backing.notes]
         return disk
 
-    def _data_file(self, header: Header, file: RawDisk) -> RawDisk:
+    def _data_file(self, header: Qcow2Header, file: RawDisk) -> RawDisk:
         if not header.data_file:
             raise ImageError(f"{file.label}: its data is in another file, whose name it lacks")
         below, kind = self._referred(header.data_file, "", file, "data file")
@@ -123,7 +123,7 @@ class _Chain:
             raise ImageError(f"{file.label}: its data file is an image, and not raw")
         return below
 
-    def _backing(self, header: Header, file: RawDisk) -> Disk:
+    def _backing(self, header: Qcow2Header, file: RawDisk) -> Disk:
         below, kind = self._referred(header.backing, header.backing_format, file, "backing file")
         try:
             format = self._format(kind, below, header, file)  # noqa: A001
@@ -158,7 +158,7 @@ class _Chain:
                 raise
             raise ImageError(f"{file.label}: its {what} cannot be used: {error}") from error
 
-    def _format(self, kind: str, below: RawDisk, header: Header, file: RawDisk) -> str:
+    def _format(self, kind: str, below: RawDisk, header: Qcow2Header, file: RawDisk) -> str:
         """The format of a lower layer: the one that is named, or raw.
 
         Raises:
@@ -192,7 +192,7 @@ def _shown(name: bytes) -> str:
     return shown if len(shown) <= _SHOWN_MAX else shown[:_SHOWN_MAX] + "..."
 
 
-def _rebased(guess: Guess, header: Header, file: RawDisk) -> list[str]:
+def _rebased(guess: Guess, header: Qcow2Header, file: RawDisk) -> list[str]:
     """Commands that write the format of a layer's backing file into its header."""
     kinds = [_QEMU_NAMES.get(guess.kind, guess.kind)] if guess.kind in FORMATS else []
     name = os.fsdecode(header.backing.rstrip(b"\0"))

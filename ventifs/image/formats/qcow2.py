@@ -16,7 +16,7 @@ from functools import lru_cache
 import zstandard
 
 from ventifs.image.disk import Disk, Span, joined
-from ventifs.image.formats.qcow2_header import OFFSET, Header, damaged
+from ventifs.image.formats.qcow2_header import OFFSET, Qcow2Header, damaged
 from ventifs.image.formats.raw import RawDisk
 
 CACHE_BYTES = 2 << 20  # of tables, and as much of unpacked clusters; per layer and process
@@ -28,7 +28,7 @@ _REFCOUNT_TABLE_MAX = 8 << 20  # QEMU's limit
 
 # Kinds of extents.
 _UNALLOCATED, _ZEROS, _DATA, _PACKED = range(4)
-_Extent = tuple[int, int, int, int]  # kind, place in the file or descriptor, start, end
+_ClusterExtent = tuple[int, int, int, int]  # kind, place in the file or descriptor, start, end
 
 
 class Qcow2Disk:
@@ -43,7 +43,7 @@ class Qcow2Disk:
     def __init__(
         self,
         file: RawDisk,
-        header: Header,
+        header: Qcow2Header,
         backing: Disk | None = None,
         data: RawDisk | None = None,
     ) -> None:
@@ -110,7 +110,7 @@ class Qcow2Disk:
 
     # What an extent holds
 
-    def _bytes(self, extent: _Extent) -> bytes:
+    def _bytes(self, extent: _ClusterExtent) -> bytes:
         kind, place, start, end = extent
         if kind == _DATA:
             return _filled(self._data.read_upto(place, end - start), end - start)
@@ -122,7 +122,7 @@ class Qcow2Disk:
             return _filled(below, end - start)
         return bytes(end - start)
 
-    def _spans_of(self, extent: _Extent) -> Iterator[Span]:
+    def _spans_of(self, extent: _ClusterExtent) -> Iterator[Span]:
         kind, place, start, end = extent
         if kind == _DATA:
             shift = start - place
@@ -157,7 +157,7 @@ class Qcow2Disk:
 
     # What lies where
 
-    def _extents(self, start: int, end: int) -> Iterator[_Extent]:
+    def _extents(self, start: int, end: int) -> Iterator[_ClusterExtent]:
         """Extents that cover a range without gaps."""
         follow = self._subclusters if self.header.extended else self._clusters
         while start < end:
@@ -174,7 +174,7 @@ class Qcow2Disk:
                 yield _UNALLOCATED, 0, start, stop
             start = stop
 
-    def _clusters(self, table: "array[int]", start: int, end: int) -> Iterator[_Extent]:
+    def _clusters(self, table: "array[int]", start: int, end: int) -> Iterator[_ClusterExtent]:
         """Extents of a range that one table maps; clusters that form a run are one extent."""
         first = start - start % self._covered
         index = (start - first) >> self._bits
@@ -205,7 +205,7 @@ class Qcow2Disk:
                     index += 1
             yield kind, place, max(start, at), min(end, first + (index << self._bits))
 
-    def _subclusters(self, table: "array[int]", start: int, end: int) -> Iterator[_Extent]:
+    def _subclusters(self, table: "array[int]", start: int, end: int) -> Iterator[_ClusterExtent]:
         """As `_clusters`, for an image with extended L2 entries; takes one cluster at a time."""
         size = self._cluster // 32
         at = start - start % self._cluster

@@ -72,7 +72,7 @@ def bitmaps(disk: Disk) -> list[Bitmap]:
     """
     if not isinstance(disk, Qcow2Disk) or disk.header.bitmaps is None:
         return []
-    return list(_Directory(disk).entries())
+    return list(_BitmapDirectory(disk).entries())
 
 
 def dirty(disk: Disk, name: str) -> list[Range] | None:
@@ -201,7 +201,7 @@ class _Tool:
         os.close(self._fd)
 
 
-class _Directory:
+class _BitmapDirectory:
     def __init__(self, disk: Qcow2Disk) -> None:
         assert disk.header.bitmaps is not None
         self._label = disk.label

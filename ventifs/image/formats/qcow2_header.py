@@ -31,10 +31,10 @@ _END, _FORMAT, _NAMES, _BITMAPS, _DATA_NAME = 0, 0xE2792ACA, 0x6803F857, 0x23852
 _CIPHERS = {1: "AES", 2: "LUKS"}
 _COMPRESSIONS = {0: "zlib", 1: "zstd"}
 
-Read = Callable[[int, int], bytes]  # offset and length of the file; short where the file ends
+ReadImage = Callable[[int, int], bytes]  # offset and length of the file; short where the file ends
 
 
-class Header(msgspec.Struct, frozen=True):
+class Qcow2Header(msgspec.Struct, frozen=True):
     """What a header says, checked.
 
     Attributes:
@@ -78,7 +78,7 @@ class Header(msgspec.Struct, frozen=True):
         return self.cluster // (16 if self.extended else 8)
 
 
-def parse(read: Read, label: str) -> Header:
+def parse(read: ReadImage, label: str) -> Qcow2Header:
     """The header of an image.
 
     Raises:
@@ -88,12 +88,12 @@ def parse(read: Read, label: str) -> Header:
 
 
 class _Parser:
-    def __init__(self, read: Read, label: str) -> None:
+    def __init__(self, read: ReadImage, label: str) -> None:
         self._label = label
         self._head = read(0, 1 << CLUSTER_BITS[-1])  # a cluster at most, where all of it lies
         self._notes: list[str] = []
 
-    def header(self) -> Header:
+    def header(self) -> Qcow2Header:
         if len(self._head) < _V2_BYTES or not self._head.startswith(MAGIC):
             raise self._damaged("its header is cut off")
         fields = _HEADER_V2.unpack_from(self._head)
@@ -117,7 +117,7 @@ class _Parser:
             self._notes.append(
                 f"internal snapshots: {snapshots}, which are not archived, only the current state"
             )
-        return Header(
+        return Qcow2Header(
             version=version,
             cluster_bits=bits,
             size=size & ~511,  # QEMU counts whole sectors

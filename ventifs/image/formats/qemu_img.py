@@ -19,7 +19,7 @@ from ventifs.text import printable
 from ventifs.tree.objects.records import Entry
 from ventifs.tree.process_pool import Pool
 from ventifs.tree.restore.destination import Staging
-from ventifs.tree.restore.large_file import Told, make_large, settle
+from ventifs.tree.restore.large_file import ReportBytes, make_large, settle
 from ventifs.tree.restore.metadata import dress, xattrs_of
 
 SECTOR = 512
@@ -55,7 +55,14 @@ def check_convertible(entry: Entry, kind: str) -> str:
 
 
 def restore_converted(
-    store: Store, pool: Pool, entry: Entry, target: Path, kind: str, *, overwrite: bool, told: Told
+    store: Store,
+    pool: Pool,
+    entry: Entry,
+    target: Path,
+    kind: str,
+    *,
+    overwrite: bool,
+    told: ReportBytes,
 ) -> list[str]:
     """Make an image of a disk; returns what of its owner and attributes is left out.
 
@@ -96,7 +103,7 @@ def restore_converted(
 
 
 def _convert(
-    program: str, directory: int, entry: Entry, made: bytes, kind: str, told: Told
+    program: str, directory: int, entry: Entry, made: bytes, kind: str, told: ReportBytes
 ) -> None:
     """Run qemu-img on names in an open directory."""
     source, target = (confined.path(directory, name) for name in (entry.name, made))

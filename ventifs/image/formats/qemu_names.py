@@ -53,7 +53,7 @@ _HARMLESS = {
 }
 
 
-class Named(NamedTuple):
+class NamedFile(NamedTuple):
     """A file and its format, as a header names them.
 
     Attributes:
@@ -65,7 +65,7 @@ class Named(NamedTuple):
     format: str
 
 
-def named(name: bytes, format: str = "") -> Named:  # noqa: A002
+def named(name: bytes, format: str = "") -> NamedFile:  # noqa: A002
     """Parse a name in a header; `format` is the format that the header gives beside it.
 
     Raises:
@@ -77,8 +77,8 @@ def named(name: bytes, format: str = "") -> Named:  # noqa: A002
         found = _node(_decoded(name[len(b"json:") :]))
         if found.format and format and FORMATS.get(format, format) != found.format:
             raise ImageError(f"it is said to be {found.format} by its name, and {format} beside it")
-        return Named(found.path, format or found.format)
-    return Named(_plain(name), format)
+        return NamedFile(found.path, format or found.format)
+    return NamedFile(_plain(name), format)
 
 
 def _plain(name: bytes) -> bytes:
@@ -121,17 +121,17 @@ def _nested(options: dict[str, Any], depth: int = 0) -> dict[str, Any]:
     return found
 
 
-def _node(options: dict[str, Any]) -> Named:
+def _node(options: dict[str, Any]) -> NamedFile:
     """The file and format that a node of QEMU's block graph stands for."""
     driver = options.pop("driver", "" if "file" in options else None)
     if driver is None and "filename" in options:
         name = options.pop("filename")
         _check(options)
-        return Named(_plain(_path(name)), "")
+        return NamedFile(_plain(_path(name)), "")
     if driver in _FILES:
         name = options.pop("filename", None)
         _check(options)
-        return Named(_path(name), "")
+        return NamedFile(_path(name), "")
     if driver not in ("", "raw", "qcow2"):
         raise ImageError("it needs another driver of QEMU than file, raw or qcow2")
     below = options.pop("file", None)
@@ -141,7 +141,7 @@ def _node(options: dict[str, Any]) -> Named:
     found = _node(below)
     if driver == "qcow2" and found.format not in ("", "raw"):
         raise ImageError("it is an image in an image")
-    return Named(found.path, driver if driver == "qcow2" else found.format or driver)
+    return NamedFile(found.path, driver if driver == "qcow2" else found.format or driver)
 
 
 def _check(options: dict[str, Any]) -> None:

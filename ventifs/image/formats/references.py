@@ -25,7 +25,7 @@ _THROUGH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Opener(Protocol):
+class ReferenceOpener(Protocol):
     """Opens the files that a layer refers to, if that is allowed."""
 
     def open(self, name: bytes, layer: RawDisk) -> RawDisk:
@@ -47,10 +47,10 @@ class References:
         self._read: dict[str, str] = {}  # what was opened, and what allowed it
 
     def open(self, name: bytes, layer: RawDisk) -> RawDisk:
-        """See `Opener`.
+        """See `ReferenceOpener`.
 
         Raises:
-            ImageError: as `Opener.open`.
+            ImageError: as `ReferenceOpener.open`.
         """
         if not name or b"\0" in name or len(name) > PATH_BYTES_MAX:
             raise ImageError(f"{layer.label}: it refers to a file by a name that no file can have")
@@ -61,7 +61,7 @@ class References:
         out: ImageError | None = None
         for way, directory in self._ways(target):
             try:
-                opened = _Walk(directory, layer, self._advice).open(way)
+                opened = _PathWalk(directory, layer, self._advice).open(way)
             except _WayOut as error:
                 out = out or error
             else:
@@ -155,7 +155,7 @@ def _target(name: bytes, layer: RawDisk) -> _Target:
     return _Target(start, rest)
 
 
-class _Walk:
+class _PathWalk:
     """Walks down from a directory by descriptors."""
 
     def __init__(self, directory: bytes, layer: RawDisk, advice: Advice) -> None:
@@ -235,7 +235,7 @@ def _device(path: bytes) -> RawDisk:
     """Open the block device at a path that the administrator gave."""
     shown = printable(path)
     try:
-        found = stat.S_ISBLK(os.stat(path).st_mode)  # before it is opened, see `_Walk`
+        found = stat.S_ISBLK(os.stat(path).st_mode)  # before it is opened, see `_PathWalk`
     except OSError as error:
         raise ImageError(f"{shown}: cannot be opened: {reason_of(error)}") from error
     if found:

@@ -20,8 +20,8 @@ from ventifs.image.formats.mapped_disk import (
     Damaged,
     Flat,
     MappedDisk,
-    Piece,
-    Table,
+    MappedPiece,
+    NumberTable,
     damaged_image,
 )
 from ventifs.image.formats.raw import RawDisk
@@ -42,7 +42,7 @@ _BITMAPS_BYTES = 1 << 20  # of bitmaps, kept for each disk
 _STEP = 1 << 20  # bytes of a block that are checked at once; whole bytes of its bitmap
 
 
-class Footer(NamedTuple):
+class VhdFooter(NamedTuple):
     """A footer whose checksum holds.
 
     Attributes:
@@ -94,7 +94,7 @@ def _opened(file: RawDisk) -> MappedDisk:
     return MappedDisk("vhd", [file], _dynamic(file, footer, damaged), footer.notes)
 
 
-def _footer(data: bytes) -> Footer | None:
+def _footer(data: bytes) -> VhdFooter | None:
     """The footer in a sector; None if it has no intact one."""
     if len(data) < SECTOR or not data.startswith(_COOKIE) or not _sums(data, _FOOTER_SUM):
         return None
@@ -127,7 +127,7 @@ def _footer(data: bytes) -> Footer | None:
                 f"and {size} by its footer"
             )
         size = geometry * SECTOR
-    return Footer(kind, size, following, tuple(notes))
+    return VhdFooter(kind, size, following, tuple(notes))
 
 
 def _sums(data: bytes, place: int) -> bool:
@@ -136,7 +136,7 @@ def _sums(data: bytes, place: int) -> bool:
     return bool(told == ~(sum(data) - sum(data[place : place + 4])) & 0xFFFF_FFFF)
 
 
-def _dynamic(file: RawDisk, footer: Footer, damaged: Damaged) -> "Dynamic":
+def _dynamic(file: RawDisk, footer: VhdFooter, damaged: Damaged) -> "Dynamic":
     header = file.read_upto(footer.next, _HEADER_BYTES) if footer.next < file.size else b""
     if len(header) < _HEADER_BYTES or not header.startswith(_DYNAMIC_COOKIE):
         raise damaged("the header of its tables is not where it should be")
@@ -149,7 +149,7 @@ def _dynamic(file: RawDisk, footer: Footer, damaged: Damaged) -> "Dynamic":
         raise damaged(f"its table is too small for a disk of {footer.size} bytes")
     blocks = -(-footer.size // block)
     return Dynamic(
-        file, footer.size, block, Table(file, table, blocks, "I", "big", damaged), damaged
+        file, footer.size, block, NumberTable(file, table, blocks, "I", "big", damaged), damaged
     )
 
 
@@ -160,7 +160,7 @@ class Dynamic:
     """
 
     def __init__(
-        self, file: RawDisk, size: int, block: int, table: Table, damaged: Damaged
+        self, file: RawDisk, size: int, block: int, table: NumberTable, damaged: Damaged
     ) -> None:
         """Map a disk of `size` bytes by the table of its blocks."""
         self.size = size
@@ -172,7 +172,7 @@ class Dynamic:
         self._bitmaps: Cache[bytes] = Cache(_BITMAPS_BYTES, self._bitmap_bytes)
         self._read = self._read_bitmap
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """As `Mapping.pieces`.
 
         Raises:
@@ -181,14 +181,14 @@ class Dynamic:
         block = self._block
         for first, last, sector in self._table.runs(start // block, -(-end // block)):
             if sector == _NOWHERE:
-                yield Piece(max(start, first * block), min(end, last * block))
+                yield MappedPiece(max(start, first * block), min(end, last * block))
                 continue
             if last - first > 1:
                 raise self._damaged("two of its blocks lie in one place")
             low, high = max(start, first * block), min(end, last * block)
             self._check(sector, low - first * block, high - first * block)
             place = sector * SECTOR + self._bitmap_bytes
-            yield Piece(low, high, self._file, place + low - first * block)
+            yield MappedPiece(low, high, self._file, place + low - first * block)
 
     def _check(self, sector: int, start: int, end: int) -> None:
         """Refuse a range of a block that has data in sectors marked as unwritten."""

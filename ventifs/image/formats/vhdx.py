@@ -7,9 +7,15 @@ present block belongs to a differencing image; anywhere else it is damage.
 from collections.abc import Iterator
 from functools import partial
 
-from ventifs.image.formats.mapped_disk import Damaged, MappedDisk, Piece, Table, damaged_image
+from ventifs.image.formats.mapped_disk import (
+    Damaged,
+    MappedDisk,
+    MappedPiece,
+    NumberTable,
+    damaged_image,
+)
 from ventifs.image.formats.raw import RawDisk
-from ventifs.image.formats.vhdx_header import Header, parse_vhdx
+from ventifs.image.formats.vhdx_header import VhdxHeader, parse_vhdx
 
 # Sectors that one sector bitmap covers; its entry follows those of their blocks in the table.
 _CHUNK_SECTORS = 1 << 23
@@ -39,7 +45,7 @@ class Blocks:
     Concurrency: any method from any process or thread; each process has its own caches.
     """
 
-    def __init__(self, file: RawDisk, header: Header, damaged: Damaged) -> None:
+    def __init__(self, file: RawDisk, header: VhdxHeader, damaged: Damaged) -> None:
         """Map a disk by its block allocation table.
 
         Raises:
@@ -54,9 +60,9 @@ class Blocks:
         count = blocks + (blocks - 1) // self._chunk
         if count * 8 > header.table_bytes:
             raise damaged(f"its table is too small for a disk of {header.size} bytes")
-        self._table = Table(file, header.table, count, "Q", "little", damaged)
+        self._table = NumberTable(file, header.table, count, "Q", "little", damaged)
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """As `Mapping.pieces`.
 
         Raises:
@@ -69,7 +75,7 @@ class Blocks:
             yield from self._of_chunk(chunk, start, stop)
             start = stop
 
-    def _of_chunk(self, chunk: int, start: int, end: int) -> Iterator[Piece]:
+    def _of_chunk(self, chunk: int, start: int, end: int) -> Iterator[MappedPiece]:
         """Pieces of a range within one chunk: the blocks that share a sector bitmap."""
         block = self._block
         first, last = start // block + chunk, -(-end // block) + chunk
@@ -77,9 +83,9 @@ class Blocks:
             low, high = (begin - chunk) * block, (stop - chunk) * block
             state, place = entry & _STATE, entry & _PLACE
             if state in _EMPTY:
-                yield Piece(max(start, low), min(end, high))
+                yield MappedPiece(max(start, low), min(end, high))
                 continue
             if state != _PRESENT or not place or stop - begin > 1:
                 raise self._damaged(f"its table has an entry that means nothing: {entry:#x}")
             inner = max(start, low)
-            yield Piece(inner, min(end, high), self._file, place + inner - low)
+            yield MappedPiece(inner, min(end, high), self._file, place + inner - low)

@@ -53,7 +53,7 @@ _KNOWN = {
 }
 
 
-class Header(NamedTuple):
+class VhdxHeader(NamedTuple):
     """The checked metadata of an image.
 
     Attributes:
@@ -70,7 +70,7 @@ class Header(NamedTuple):
     table_bytes: int
 
 
-def parse_vhdx(file: RawDisk, damaged: Damaged) -> Header:
+def parse_vhdx(file: RawDisk, damaged: Damaged) -> VhdxHeader:
     """The header of an image.
 
     Raises:
@@ -93,7 +93,7 @@ def parse_vhdx(file: RawDisk, damaged: Damaged) -> Header:
         raise damaged(f"it says its blocks have {block} bytes")
     if sector not in _SECTORS or not 0 < size <= SIZE_MAX or size % sector:
         raise damaged(f"it says it has {size} bytes, in sectors of {sector}")
-    return Header(size, block, sector, *regions[_BAT])
+    return VhdxHeader(size, block, sector, *regions[_BAT])
 
 
 def _check_log(file: RawDisk, damaged: Damaged) -> None:

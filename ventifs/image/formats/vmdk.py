@@ -1,8 +1,8 @@
 """Disks in VMDK images: sparse, flat, split and stream-optimised ones, and those of ESX (COWD).
 
-Follows VMware's "Virtual Disk Format 5.0", and reads as QEMU does. An `Opener` opens the files that
-a descriptor names. Snapshots, encrypted disks and raw devices are refused. The sizes of grains and
-tables are checked before memory is allocated for them.
+Follows VMware's "Virtual Disk Format 5.0", and reads as QEMU does. A `ReferenceOpener` opens the
+files that a descriptor names. Snapshots, encrypted disks and raw devices are refused. The sizes of
+grains and tables are checked before memory is allocated for them.
 """
 
 import struct
@@ -21,21 +21,21 @@ from ventifs.image.formats.mapped_disk import (
     Damaged,
     Flat,
     MappedDisk,
+    MappedPiece,
     Mapping,
-    Piece,
-    Table,
+    NumberTable,
     Zeros,
     damaged_image,
     page_cache,
 )
 from ventifs.image.formats.raw import RawDisk
-from ventifs.image.formats.references import Opener
+from ventifs.image.formats.references import ReferenceOpener
 from ventifs.image.formats.remedies import Remedy
 from ventifs.image.formats.vmdk_descriptor import (
     BYTES_MAX,
     ONE_FILE,
     Descriptor,
-    Extent,
+    ExtentLine,
     parse_descriptor,
 )
 
@@ -58,7 +58,7 @@ _SPARSE = ("SPARSE", "VMFSSPARSE")  # kinds of extents
 _UNCLEAN = "not closed cleanly: it is in use, or its guest died"
 
 
-class Header(NamedTuple):
+class SparseHeader(NamedTuple):
     """The checked header of a sparse extent; places are in bytes.
 
     Attributes:
@@ -82,7 +82,7 @@ class Header(NamedTuple):
     unclean: bool = False
 
 
-def open_vmdk(file: RawDisk, opener: Opener) -> MappedDisk:
+def open_vmdk(file: RawDisk, opener: ReferenceOpener) -> MappedDisk:
     """Open a VMDK image, by its descriptor or its only extent; the disk owns the file.
 
     Raises:
@@ -97,7 +97,7 @@ def open_vmdk(file: RawDisk, opener: Opener) -> MappedDisk:
         raise
 
 
-def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
+def _opened(file: RawDisk, opener: ReferenceOpener, files: list[RawDisk]) -> MappedDisk:
     damaged = partial(damaged_image, "VMDK", file.label)
     if file.read_upto(0, 4) not in (_MAGIC, _MAGIC_ESX):
         if file.size > BYTES_MAX:
@@ -123,14 +123,14 @@ def _opened(file: RawDisk, opener: Opener, files: list[RawDisk]) -> MappedDisk:
 
 
 def _parts(
-    file: RawDisk, descriptor: Descriptor, opener: Opener, files: list[RawDisk]
+    file: RawDisk, descriptor: Descriptor, opener: ReferenceOpener, files: list[RawDisk]
 ) -> tuple[list[Mapping], bool]:
     """A mapping for each extent, and whether any is unclean; appends opened files to `files`."""
     damaged = partial(damaged_image, "VMDK", file.label)
     if sum(extent.kind in _SPARSE for extent in descriptor.extents) > _SPARSE_MAX:
         raise damaged(f"it has more than {_SPARSE_MAX} sparse extents")
     opened: dict[bytes, RawDisk] = {}
-    headers: dict[Extent, Header] = {}
+    headers: dict[ExtentLine, SparseHeader] = {}
     for extent in descriptor.extents:
         if extent.name and extent.name not in opened:
             opened[extent.name] = opener.open(extent.name, file)
@@ -150,7 +150,7 @@ def _parts(
     return parts, any(header.unclean for header in headers.values())
 
 
-def _extent_header(part: RawDisk, extent: Extent, damaged: Damaged) -> Header:
+def _extent_header(part: RawDisk, extent: ExtentLine, damaged: Damaged) -> SparseHeader:
     magic = _MAGIC if extent.kind == "SPARSE" else _MAGIC_ESX
     if part.read_upto(0, 4) != magic:
         raise damaged(f"its extent {part.label} has no header of its kind")
@@ -160,7 +160,7 @@ def _extent_header(part: RawDisk, extent: Extent, damaged: Damaged) -> Header:
     return header
 
 
-def _header(file: RawDisk, damaged: Damaged) -> Header:
+def _header(file: RawDisk, damaged: Damaged) -> SparseHeader:
     """The header of a sparse extent; the one at its end, if the one at its start says so."""
     head = file.read_upto(0, SECTOR)
     if len(head) < SECTOR:
@@ -186,7 +186,7 @@ def _footer(file: RawDisk, damaged: Damaged) -> bytes:
     raise damaged("it does not end with a footer: it was cut off")
 
 
-def _checked(head: bytes, damaged: Damaged) -> tuple[Header, int]:
+def _checked(head: bytes, damaged: Damaged) -> tuple[SparseHeader, int]:
     """A header, and the sector of its grain directory; `_AT_END` if only the footer has that."""
     (
         magic,
@@ -214,7 +214,7 @@ def _checked(head: bytes, damaged: Damaged) -> tuple[Header, int]:
     if text_size > BYTES_MAX // SECTOR or text > SIZE_MAX // SECTOR:
         raise damaged("its descriptor is larger than any")
     _check_sizes(capacity, grain, damaged)
-    return Header(
+    return SparseHeader(
         size=capacity * SECTOR,
         grain=grain * SECTOR,
         entries=entries,
@@ -226,12 +226,14 @@ def _checked(head: bytes, damaged: Damaged) -> tuple[Header, int]:
     ), directory
 
 
-def _header_esx(head: bytes, damaged: Damaged) -> Header:
+def _header_esx(head: bytes, damaged: Damaged) -> SparseHeader:
     _, version, _, capacity, grain, directory, entries, _ = _HEADER_ESX.unpack_from(head)
     _check_sizes(capacity, grain, damaged)
     if version != 1 or entries * _TABLE_ENTRIES_ESX * grain < capacity:
         raise damaged("its header is of an unknown version, or its grain directory too small")
-    return Header(capacity * SECTOR, grain * SECTOR, _TABLE_ENTRIES_ESX, directory * SECTOR, (0, 0))
+    return SparseHeader(
+        capacity * SECTOR, grain * SECTOR, _TABLE_ENTRIES_ESX, directory * SECTOR, (0, 0)
+    )
 
 
 def _check_sizes(capacity: int, grain: int, damaged: Damaged) -> None:
@@ -255,7 +257,7 @@ class Caches(NamedTuple):
     grains: Cache[bytes]
 
     @classmethod
-    def of(cls, headers: Sequence[Header]) -> Self:
+    def of(cls, headers: Sequence[SparseHeader]) -> Self:
         """The caches for some extents, sized for the largest grain table and grain among them."""
         entries = max((header.entries for header in headers), default=1)
         grain = max((header.grain for header in headers), default=1)
@@ -268,7 +270,9 @@ class Sparse:
     Concurrency: any method from any process or thread; each process has its own caches.
     """
 
-    def __init__(self, file: RawDisk, header: Header, damaged: Damaged, caches: Caches) -> None:
+    def __init__(
+        self, file: RawDisk, header: SparseHeader, damaged: Damaged, caches: Caches
+    ) -> None:
         """Map an extent to its file.
 
         Raises:
@@ -282,12 +286,14 @@ class Sparse:
         count = -(-header.size // self._covered)
         if count > _DIRECTORY_MAX:
             raise damaged(f"its grain directory has {count} entries")
-        self._directory = Table(file, header.directory, count, "I", "little", damaged, caches.pages)
+        self._directory = NumberTable(
+            file, header.directory, count, "I", "little", damaged, caches.pages
+        )
         self._tables, self._grains = caches.tables, caches.grains
         # Bound once: the caches use these functions as part of their keys.
         self._read_table, self._unpack = self._table_at, self._grain_at
 
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+    def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
         """As `Mapping.pieces`.
 
         Raises:
@@ -296,14 +302,16 @@ class Sparse:
         covered = self._covered
         for first, last, sector in self._directory.runs(start // covered, -(-end // covered)):
             if not sector:
-                yield Piece(max(start, first * covered), min(end, last * covered))
+                yield MappedPiece(max(start, first * covered), min(end, last * covered))
                 continue
             for index in range(first, last):
                 base = index * covered
                 table = self._tables.get(self._read_table, sector)
                 yield from self._grains_of(table, base, max(start, base), min(end, base + covered))
 
-    def _grains_of(self, table: "array[int]", base: int, start: int, end: int) -> Iterator[Piece]:
+    def _grains_of(
+        self, table: "array[int]", base: int, start: int, end: int
+    ) -> Iterator[MappedPiece]:
         """Pieces of a range within what one grain table maps; that begins at `base`."""
         size = self._header.grain
         index, last = (start - base) // size, -(-(end - base) // size)
@@ -316,24 +324,24 @@ class Sparse:
             if sector in zeros:
                 while index < last and table[index] in zeros:
                     index += 1
-                yield Piece(max(start, at), min(end, base + index * size))
+                yield MappedPiece(max(start, at), min(end, base + index * size))
                 continue
             if sector == 1:
                 raise self._damaged("it has a zeroed grain, and its header says that it has none")
             low, high = max(start, at), min(end, at + size)
             if self._header.compressed:
                 unpacked = partial(self._part, sector, at, low - at, high - at)
-                yield Piece(low, high, self._file, 0, unpacked)
+                yield MappedPiece(low, high, self._file, 0, unpacked)
                 continue
             following = sector + step
             while index < last and table[index] == following:
                 following += step
                 index += 1
             high = min(end, base + index * size)
-            yield Piece(low, high, self._file, sector * SECTOR + low - at)
+            yield MappedPiece(low, high, self._file, sector * SECTOR + low - at)
 
     def _table_at(self, sector: int) -> "array[int]":
-        table = Table(
+        table = NumberTable(
             self._file, sector * SECTOR, self._header.entries, "I", "little", self._damaged
         )
         return table.page(0)

@@ -35,7 +35,7 @@ _OF_FILES = (
 )
 
 
-class Extent(NamedTuple):
+class ExtentLine(NamedTuple):
     """A line that describes an extent.
 
     Attributes:
@@ -60,7 +60,7 @@ class Descriptor(NamedTuple):
     """
 
     kind: str
-    extents: tuple[Extent, ...]
+    extents: tuple[ExtentLine, ...]
 
 
 def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
@@ -73,7 +73,7 @@ def parse_descriptor(text: bytes, label: str, damaged: Damaged) -> Descriptor:
     if not _START.match(text):
         raise damaged("its descriptor does not begin like one")
     settings: dict[str, str] = {}
-    extents: list[Extent] = []
+    extents: list[ExtentLine] = []
     for line in re.split(rb"[\r\n]+", text):
         if len(line) > _LINE_MAX:
             raise damaged("its descriptor has a line that is longer than any")
@@ -103,7 +103,7 @@ def _setting(line: bytes) -> tuple[str, str] | None:
     return key.decode("ascii").lower(), printable(value)
 
 
-def _extent(line: bytes, damaged: Damaged) -> Extent:
+def _extent(line: bytes, damaged: Damaged) -> ExtentLine:
     found = _PARTS.fullmatch(line)
     if found is None:
         raise damaged(f"its descriptor has an extent that is not read here: '{printable(line)}'")
@@ -116,7 +116,7 @@ def _extent(line: bytes, damaged: Damaged) -> Extent:
     )
     if not sectors or not known:
         raise damaged(f"its descriptor has an extent that is not read here: '{printable(line)}'")
-    return Extent(sectors, kind, name, int(offset or 0))
+    return ExtentLine(sectors, kind, name, int(offset or 0))
 
 
 def _judge(settings: dict[str, str], label: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.survey_events import Noted, Range, Volume
 from ventifs.image.volumes.lvm import find_logical
-from ventifs.image.volumes.partitions import Table, read_table
+from ventifs.image.volumes.partitions import PartitionTable, read_table
 from ventifs.image.volumes.signatures import Contents, identify
 from ventifs.image.volumes.window import Window
 
@@ -38,7 +38,7 @@ def _partitions(disk: Disk) -> Iterator[Volume | Noted]:
         table = read_table(whole)
     except ImageError as error:
         yield Noted(f"the partition table cannot be read: {error}")
-        table = Table("", (), ())
+        table = PartitionTable("", (), ())
     for note in table.notes:
         yield Noted(note)
     for part in sorted(table.partitions, key=lambda part: part.number):

@@ -34,7 +34,7 @@ class LogicalVolume(NamedTuple):
     ranges: tuple[Range, ...]
 
 
-class _Group(NamedTuple):
+class _VolumeGroup(NamedTuple):
     name: str
     sequence: int
     section: Section
@@ -46,7 +46,7 @@ def find_logical(disk_size: int, volumes: Sequence[Window]) -> Iterator[LogicalV
     Groups come in order of their names, and so do the logical volumes of a group.
     """
     places: dict[str, Range] = {}  # of physical volumes, by identifier
-    groups: dict[str, _Group] = {}  # by identifier; from the latest text that was found
+    groups: dict[str, _VolumeGroup] = {}  # by identifier; from the latest text that was found
     for volume in volumes:
         try:
             label = read_label(volume)
@@ -77,7 +77,7 @@ def find_logical(disk_size: int, volumes: Sequence[Window]) -> Iterator[LogicalV
 
 
 def _take_in(
-    volume: Window, areas: tuple[tuple[int, int], ...], groups: dict[str, _Group]
+    volume: Window, areas: tuple[tuple[int, int], ...], groups: dict[str, _VolumeGroup]
 ) -> Iterator[Noted]:
     """Record the group that a physical volume's metadata describe, if they are the latest."""
     problem = ""
@@ -98,15 +98,15 @@ def _take_in(
         yield Noted(problem)
 
 
-def _group(text: Section) -> _Group:
+def _group(text: Section) -> _VolumeGroup:
     for name, section in text.items():
         if isinstance(section, dict) and _NAME.fullmatch(name):
-            return _Group(name, _whole(section, "seqno"), section)
+            return _VolumeGroup(name, _whole(section, "seqno"), section)
     raise ImageError("the LVM metadata tell of no volume group")
 
 
 def _logical(
-    group: _Group, places: dict[str, Range], disk_size: int, notes: list[str]
+    group: _VolumeGroup, places: dict[str, Range], disk_size: int, notes: list[str]
 ) -> Iterator[LogicalVolume]:
     """A group's logical volumes, without those that LVM makes for its own use."""
     volumes = _part(group.section, "logical_volumes")

@@ -44,7 +44,7 @@ class Partition(NamedTuple):
     title: str = ""
 
 
-class Table(NamedTuple):
+class PartitionTable(NamedTuple):
     """A partition table, as far as it is valid.
 
     Attributes:
@@ -59,7 +59,7 @@ class Table(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Header(NamedTuple):
+class _GptHeader(NamedTuple):
     """A GPT's header (UEFI 2.10, 5.3.2), without the fields that are not used here."""
 
     signature: bytes
@@ -73,7 +73,7 @@ class _Header(NamedTuple):
     entries_crc: int
 
 
-def read_table(disk: Window) -> Table:
+def read_table(disk: Window) -> PartitionTable:
     """The partition table of a disk.
 
     Raises:
@@ -81,7 +81,7 @@ def read_table(disk: Window) -> Table:
     """
     notes: list[str] = []
     if disk.size < 512:
-        return Table("", (), ())
+        return PartitionTable("", (), ())
     entries = _mbr_entries(disk.read(0, 512))
     protected = any(entry[1] == _PROTECTIVE for entry in entries)
     found = _gpt(disk, notes) if protected else None
@@ -95,11 +95,11 @@ def read_table(disk: Window) -> Table:
         kind, found = "dos", list(_mbr(disk, entries, notes))
     partitions = tuple(_within(disk.size, found, notes))
     if kind == "dos" and not partitions:  # most likely a boot sector that looks like a table
-        return Table("", (), tuple(notes) if protected else ())
+        return PartitionTable("", (), tuple(notes) if protected else ())
     _note_overlaps(partitions, notes)
     if len(notes) > NOTES_MAX:
         notes[NOTES_MAX:] = [f"{len(notes) - NOTES_MAX} more faults of the partition table"]
-    return Table(kind, partitions, tuple(notes))
+    return PartitionTable(kind, partitions, tuple(notes))
 
 
 def _mbr_entries(sector: bytes) -> list[tuple[int, int, int, int]]:
@@ -188,11 +188,11 @@ def _gpt_at(
     return list(_gpt_entries(entries, header.size, sector))
 
 
-def _gpt_header(disk: Window, sector: int, lba: int) -> _Header | None:
+def _gpt_header(disk: Window, sector: int, lba: int) -> _GptHeader | None:
     if lba < 1 or (lba + 1) * sector > disk.size:
         return None
     block = disk.read(lba * sector, sector)
-    header = _Header(*_GPT.unpack_from(block))
+    header = _GptHeader(*_GPT.unpack_from(block))
     if header.signature != b"EFI PART" or not _GPT.size <= header.length <= sector:
         return None
     crc = zlib.crc32(block[:16] + bytes(4) + block[20 : header.length])

@@ -10,7 +10,7 @@ after the walk has met all of them (`hardlinks`).
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,19 +19,21 @@ import msgspec
 from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.tree.archive.change_scan import Scouted, scout
-from ventifs.tree.archive.directory_assembler import Assembler, Frame, Segment
+from ventifs.tree.archive.directory_assembler import Assembler, PendingDirectory, Segment
+from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.file_reader import (
     Changed,
+    FileReader,
     Opener,
-    Reader,
     Trouble,
     allow_many_descriptors,
 )
-from ventifs.tree.archive.hardlinks import Group, Groups, Member
+from ventifs.tree.archive.hardlinks import LinkGroup, LinkGroups, LinkName
 from ventifs.tree.archive.read_batches import Batches, Outcome, Wanted, reason_of
-from ventifs.tree.archive.scan import Chunk, Options, Scanner
+from ventifs.tree.archive.scan import NameChunk, Options, Scanner
 from ventifs.tree.archive.statcache import NOT_SETTLED, Leaf, StatCache, raw_leaves
-from ventifs.tree.archive.worker import Service, collect, commit_notes
+from ventifs.tree.archive.tally import ArchiveProgress, Tally
+from ventifs.tree.archive.worker import WorkerService, collect, commit_notes
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
     INLINE_MAX,
@@ -44,31 +46,14 @@ from ventifs.tree.objects.records import (
     own_entry,
     time_problem,
 )
-from ventifs.tree.process_pool import Inline, Pool
+from ventifs.tree.process_pool import InlinePool, Pool
 from ventifs.tree.versions.troubles import Troubles
 
-Progress = Callable[["Tally", bytes], None]  # what was done, the current path
 _Known = dict[bytes, tuple[Leaf, bytes]]
 _UNKNOWN: tuple[Leaf | None, bytes] = (None, b"")
 
 
-class Tally(msgspec.Struct):
-    """What an archive run has done so far.
-
-    Attributes:
-        entries: names archived, directories included.
-        bytes: bytes of regular files.
-        new_bytes: bytes of blocks that the store did not have.
-        stored_bytes: how much the arenas grew; known at the end.
-    """
-
-    entries: int = 0
-    bytes: int = 0
-    new_bytes: int = 0
-    stored_bytes: int = 0
-
-
-class _Level(msgspec.Struct):
+class _WalkLevel(msgspec.Struct):
     """A directory that the walk is in.
 
     Attributes:
@@ -79,9 +64,9 @@ class _Level(msgspec.Struct):
         scouted: whether the look-ahead compared the subdirectories that the previous run saw.
     """
 
-    frame: Frame
+    frame: PendingDirectory
     fd: int
-    chunks: Iterator[Chunk]
+    chunks: Iterator[NameChunk]
     segment: Segment | None = None
     below: deque[tuple[bytes, os.stat_result, int, bytes]] = msgspec.field(default_factory=deque)
     scouted: bool = False
@@ -97,7 +82,7 @@ class Archiver:
         *,
         options: Options | None = None,
         pool: Pool | None = None,
-        progress: Progress | None = None,
+        progress: ArchiveProgress | None = None,
     ) -> None:
         """Archive into `store`, which is open for writing.
 
@@ -115,16 +100,19 @@ class Archiver:
         self._cache = cache
         self._writer = ContentWriter(store)
         self._opener = Opener()
-        self._reader = Reader(self._writer, self._opener)
+        self._reader = FileReader(self._writer, self._opener)
         self._options = options or Options()
         self._scanner = Scanner(cache, self._options, self._opener, self._vanished)
         self._assembler = Assembler(self._writer.put_node, cache)
-        self._pool = pool or Inline(Service(lambda: store, self._options).handle)
+        self._pool = pool or InlinePool(
+            WorkerService(lambda: store, partial(directory_handlers, self._options)).handle
+        )
         commit_notes(self._pool, store)
         self._batches = Batches(self._pool, self._tell)
-        self._groups = Groups()
+        self._groups = LinkGroups()
         self._scouted: Scouted | None = None  # what the look-ahead found; None without one
-        self._again: list[Group] = []  # whose first name could not be read, or is another file now
+        # Whose first name could not be read, or is another file now.
+        self._again: list[LinkGroup] = []
         self._progress = progress
 
     def run(self, source: Path) -> Entry:
@@ -162,7 +150,7 @@ class Archiver:
         if self._scouted is not None:
             self._cache.carry_over()
 
-    def _walk(self, stack: list[_Level]) -> None:
+    def _walk(self, stack: list[_WalkLevel]) -> None:
         try:
             while stack:
                 level = stack[-1]
@@ -211,24 +199,24 @@ class Archiver:
 
     # --- directories --------------------------------------------------------------------------
 
-    def _level(self, name: bytes, path: bytes, fd: int) -> _Level:
+    def _level(self, name: bytes, path: bytes, fd: int) -> _WalkLevel:
         """A level for an open directory, its names read.
 
         Raises:
             OSError: when they cannot be read; `fd` is closed then.
         """
         try:
-            frame = Frame(name, path, os.fstat(fd))
+            frame = PendingDirectory(name, path, os.fstat(fd))
             frame.seen = self._cache.directory(path)
             chunks, frame.several = self._scanner.chunks(path, fd, frame.seen)
         except OSError:
             os.close(fd)
             raise
-        return _Level(frame, fd, chunks)
+        return _WalkLevel(frame, fd, chunks)
 
     def _enter(
-        self, level: _Level, name: bytes, status: os.stat_result, slot: int, entry: bytes
-    ) -> _Level | None:
+        self, level: _WalkLevel, name: bytes, status: os.stat_result, slot: int, entry: bytes
+    ) -> _WalkLevel | None:
         """Enter a directory, unless it is known that nothing in it changed.
 
         A directory that cannot or must not be entered is archived as empty. The store itself must
@@ -243,7 +231,7 @@ class Archiver:
         elsewhere = (
             self._options.one_file_system and status.st_dev != level.frame.status.st_dev
         ) or os.path.samestat(status, self._own)
-        below = _Level(Frame(name, path, status), -1, iter(()))
+        below = _WalkLevel(PendingDirectory(name, path, status), -1, iter(()))
         if not elsewhere:
             try:
                 below = self._level(name, path, self._opener.open(name, level.fd))
@@ -254,7 +242,7 @@ class Archiver:
         below.scouted = scouted is not None and path not in scouted.unknown
         return below
 
-    def _take(self, level: _Level, name: bytes, slot: int, entry: bytes) -> None:
+    def _take(self, level: _WalkLevel, name: bytes, slot: int, entry: bytes) -> None:
         """Take over an unchanged directory from the previous run."""
         detail = decode_entry(entry).detail
         assert isinstance(detail, Directory)
@@ -263,7 +251,7 @@ class Archiver:
         self.tally.bytes += detail.bytes
         self._assembler.taken(level.segment, slot, name, entry, detail)
 
-    def _leave(self, level: _Level) -> None:
+    def _leave(self, level: _WalkLevel) -> None:
         """Finish a directory after the walk has passed all its names."""
         frame = level.frame
         if level.fd >= 0:
@@ -279,7 +267,7 @@ class Archiver:
         self._assembler.told(frame)
         self._tell(frame.path)
 
-    def _look(self, level: _Level, chunk: Chunk) -> None:
+    def _look(self, level: _WalkLevel, chunk: NameChunk) -> None:
         """Start a segment for a chunk of a directory's names."""
         segment = Segment(level.frame, chunk.last)
         level.segment = segment
@@ -300,7 +288,7 @@ class Archiver:
         segment.leaves, segment.entries = leaves, [b""] * len(leaves)
         self._leaves(level, segment, chunk)
 
-    def _drop_long_names(self, frame: Frame, chunk: Chunk) -> None:
+    def _drop_long_names(self, frame: PendingDirectory, chunk: NameChunk) -> None:
         """Leave out directories with names longer than Linux allows, as FUSE may report them."""
         for name, _ in chunk.directories:
             if len(name) > NAME_MAX:
@@ -309,7 +297,7 @@ class Archiver:
 
     # --- leaves -------------------------------------------------------------------------------
 
-    def _leaves(self, level: _Level, segment: Segment, chunk: Chunk) -> None:
+    def _leaves(self, level: _WalkLevel, segment: Segment, chunk: NameChunk) -> None:
         """Take each leaf from the previous run if it is unchanged; have all others read."""
         known = chunk.old.known() if chunk.old is not None else {}
         unread: list[int] = []
@@ -368,10 +356,10 @@ class Archiver:
     # --- hard links ---------------------------------------------------------------------------
 
     def _linked(
-        self, level: _Level, segment: Segment, index: int, status: os.stat_result, entry: bytes
+        self, level: _WalkLevel, segment: Segment, index: int, status: os.stat_result, entry: bytes
     ) -> None:
         """Take in one name of a file that has several; `entry` is the previous run's, or empty."""
-        member, leaf = Member(segment, index), segment.leaves[index]
+        member, leaf = LinkName(segment, index), segment.leaves[index]
         if len(leaf[0]) > NAME_MAX:  # as FUSE may report it
             self._trouble(member.path, "a name that cannot be", missing=True)
             return
@@ -382,7 +370,7 @@ class Archiver:
             self._finish_group(group)
             group = None
         if group is None:
-            group = Group.of(status, leaf)
+            group = LinkGroup.of(status, leaf)
             self._groups.add(group)
         group.members.append(member)
         if entry and not group.entry:
@@ -392,12 +380,12 @@ class Archiver:
         if group.whole:
             self._finish_group(group)
 
-    def _read_group(self, group: Group, directory: int) -> None:
+    def _read_group(self, group: LinkGroup, directory: int) -> None:
         """Have a file read by the first of its remaining names."""
         wanted, size = (group.members[0].name, group.regular, None), group.leaf[2]
         self._batches.add(directory, [wanted], [size], partial(self._group_was_read, group))
 
-    def _group_was_read(self, group: Group, _: int, outcomes: list[Outcome]) -> None:
+    def _group_was_read(self, group: LinkGroup, _: int, outcomes: list[Outcome]) -> None:
         """Record the outcome of reading a file with several names by the first of them."""
         if group.entry:
             return  # another name was as the previous run saw it
@@ -416,7 +404,7 @@ class Archiver:
         if group.whole:
             self._finish_group(group)
 
-    def _read_again(self, group: Group, top: int) -> None:
+    def _read_again(self, group: LinkGroup, top: int) -> None:
         """Read a file by its next name, whose directory is opened again."""
         fd = -1
         try:
@@ -432,7 +420,7 @@ class Archiver:
             if fd >= 0:
                 os.close(fd)
 
-    def _finish_group(self, group: Group) -> None:
+    def _finish_group(self, group: LinkGroup) -> None:
         """Close a group to further names; if its file has been read, place the entries."""
         self._groups.remove(group)
         if not group.whole:

@@ -16,7 +16,8 @@ import msgspec
 
 from ventifs.tree.archive.file_reader import Opener, entry_of, live_xattrs
 from ventifs.tree.archive.scan import Options, Scanner
-from ventifs.tree.archive.statcache import Named, Previous, Seen, raw_leaves
+from ventifs.tree.archive.statcache import NamedEntry, PreviousCache, SeenDirectory, raw_leaves
+from ventifs.tree.archive.worker import REQUESTS
 from ventifs.tree.objects.records import (
     Directory,
     Entry,
@@ -47,7 +48,7 @@ class Unit(msgspec.Struct, frozen=True, array_like=True):
     deep: bool
 
 
-class Finding(msgspec.Struct, frozen=True, array_like=True):
+class Comparison(msgspec.Struct, frozen=True, array_like=True):
     """The result of comparing one unit.
 
     Attributes:
@@ -59,14 +60,15 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
     unknown: list[bytes]
 
 
-class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
+@REQUESTS.register
+class Compare(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A request to compare units; its descriptors are the archive's root and the cache."""
 
     units: list[Unit]
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_reply = msgspec.msgpack.Decoder(list[Finding]).decode
+_decode_reply = msgspec.msgpack.Decoder(list[Comparison]).decode
 
 
 class Scouted:
@@ -81,7 +83,7 @@ class Scouted:
         self.unknown: set[bytes] = set()
         self._to_walk = {b""}  # changed and unknown directories, and those above them
 
-    def add(self, findings: list[Finding]) -> None:
+    def add(self, findings: list[Comparison]) -> None:
         """Add findings."""
         for finding in findings:
             self.unknown.update(finding.unknown)
@@ -95,7 +97,7 @@ class Scouted:
         return path not in self._to_walk
 
 
-def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
+def scout(pool: Pool, top: int, previous: PreviousCache) -> Scouted | None:
     """Have everything below the root, whose descriptor is `top`, compared.
 
     Returns:
@@ -114,12 +116,12 @@ def scout(pool: Pool, top: int, previous: Previous) -> Scouted | None:
         if len(request) <= REQUEST_MAX:
             pool.submit(request, (top, previous.fd), take)
         else:  # too large, because of very long paths
-            found.add([Finding([], [unit.path for unit in units])])
+            found.add([Comparison([], [unit.path for unit in units])])
     pool.drain()
     return None if 2 * len(found.unknown) > asked else found
 
 
-def units_of(previous: Previous) -> Iterator[list[Unit]]:
+def units_of(previous: PreviousCache) -> Iterator[list[Unit]]:
     """All directories below the root that the previous run saw, in lists of some thousand names."""
     batch: list[Unit] = []
     names = size = 0
@@ -143,7 +145,7 @@ def units_of(previous: Previous) -> Iterator[list[Unit]]:
         yield batch
 
 
-def _below(previous: Previous, seen: Seen | None) -> Iterator[Named]:
+def _below(previous: PreviousCache, seen: SeenDirectory | None) -> Iterator[NamedEntry]:
     for number in range(seen.count if seen is not None else 0):
         assert seen is not None
         segment = previous.segment(seen, number)
@@ -154,7 +156,7 @@ def _below(previous: Previous, seen: Seen | None) -> Iterator[Named]:
 class Scout:
     """Compares units with the live tree."""
 
-    def __init__(self, previous: Previous, options: Options, opener: Opener) -> None:
+    def __init__(self, previous: PreviousCache, options: Options, opener: Opener) -> None:
         """Compare with what the previous run saw."""
         self._device = 0
         self._previous = previous
@@ -171,18 +173,18 @@ class Scout:
         self._device = os.fstat(top).st_dev
         return _encode([self._unit(unit, top) for unit in request.units])
 
-    def _unit(self, unit: Unit, top: int) -> Finding:
+    def _unit(self, unit: Unit, top: int) -> Comparison:
         """Find the directories of a unit that changed."""
-        found = Finding([], [])
+        found = Comparison([], [])
         try:
             fd = self._opened(unit.path, top)
         except OSError:
-            return Finding([], [unit.path])
+            return Comparison([], [unit.path])
         stack = [(fd, unit.path, iter(self._compared(fd, unit.path, unit.entry, found)))]
         try:
             while stack:
                 if len(found.changed) + len(found.unknown) > _CHANGED_MAX:
-                    return Finding([], [unit.path])
+                    return Comparison([], [unit.path])
                 above, path, below = stack[-1]
                 named = next(below, None) if unit.deep else None
                 if named is None:
@@ -212,9 +214,9 @@ class Scout:
             fd = below
         return fd
 
-    def _compared(self, fd: int, path: bytes, entry: bytes, found: Finding) -> list[Named]:
+    def _compared(self, fd: int, path: bytes, entry: bytes, found: Comparison) -> list[NamedEntry]:
         """Compare one directory; return the subdirectories that the previous run saw in it."""
-        below: list[Named] = []
+        below: list[NamedEntry] = []
         try:
             if not self._same(fd, path, own_entry(entry), entry, below):
                 found.changed.append(path)
@@ -223,7 +225,9 @@ class Scout:
             return []
         return below
 
-    def _same(self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[Named]) -> bool:
+    def _same(
+        self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[NamedEntry]
+    ) -> bool:
         # Hot: for all names of a directory, a good part in system calls; see docs/performance.md.
         seen, status = self._previous.directory(path), os.fstat(fd)
         if seen is None or not isinstance(entry.detail, Directory):

@@ -1,9 +1,9 @@
 """Builds directories as their contents become known, in any order.
 
-A `Frame` is a directory. A `Segment` is some of its names, which follow one another; only the
-largest directories have several segments. A segment counts what it still waits for. When the first
-segment of a frame is complete, its entries go into the directory's tree and the segment is dropped.
-After the last segment, the directory's own entry goes into the segment of the directory above. A
+A `PendingDirectory` has one `Segment` or, if it is very large, several: names that follow one
+another. A segment counts what it still waits for. When the first segment of a directory is
+complete, its entries go into the directory's tree and the segment is dropped. After the last
+segment, the directory's own entry goes into the segment of the directory above. A
 segment that did not change since the previous run is recognised by comparing bytes, and a directory
 that has only such segments is not built again.
 """
@@ -17,8 +17,15 @@ import msgspec
 from ventifs.errors import VentifsError
 from ventifs.store import Score
 from ventifs.tree.archive.file_reader import entry_of
-from ventifs.tree.archive.statcache import Leaf, Named, Seen, StatCache, raw, raw_leaves
-from ventifs.tree.archive.statcache import Segment as SeenSegment
+from ventifs.tree.archive.statcache import (
+    Leaf,
+    NamedEntry,
+    SeenDirectory,
+    SeenSegment,
+    StatCache,
+    raw,
+    raw_leaves,
+)
 from ventifs.tree.objects.prolly import Builder
 from ventifs.tree.objects.records import (
     Content,
@@ -44,13 +51,13 @@ class Segment(msgspec.Struct):
         size: bytes of regular files among the leaves.
     """
 
-    frame: "Frame"
+    frame: "PendingDirectory"
     last: bytes
     pending: int = 1
     old: SeenSegment | None = None
     leaves: list[Leaf] = msgspec.field(default_factory=list)
     entries: list[bytes] = msgspec.field(default_factory=list)
-    below: list[Named] = msgspec.field(default_factory=list)
+    below: list[NamedEntry] = msgspec.field(default_factory=list)
     size: int = 0
 
     def path(self, index: int) -> bytes:
@@ -58,7 +65,7 @@ class Segment(msgspec.Struct):
         return self.frame.below(self.leaves[index][0])
 
 
-class Frame(msgspec.Struct):
+class PendingDirectory(msgspec.Struct):
     """A directory that is being built.
 
     Attributes:
@@ -79,7 +86,7 @@ class Frame(msgspec.Struct):
     status: stat_result
     above: Segment | None = None
     slot: int = 0
-    seen: Seen | None = None
+    seen: SeenDirectory | None = None
     xattrs: Listed | Content = msgspec.field(default_factory=Empty)
     told: bool = False
     segments: deque[Segment] = msgspec.field(default_factory=deque)
@@ -125,12 +132,12 @@ class Assembler:
         if not segment.pending:
             self._advance(segment.frame)
 
-    def told(self, frame: Frame) -> None:
+    def told(self, frame: PendingDirectory) -> None:
         """Record that all segments of a frame have been added."""
         frame.told = True
         self._advance(frame)
 
-    def _advance(self, frame: Frame | None) -> None:
+    def _advance(self, frame: PendingDirectory | None) -> None:
         """Take in what is complete; a loop, because directories may be nested without limit."""
         while frame is not None:
             while frame.segments and not frame.segments[0].pending:
@@ -146,7 +153,7 @@ class Assembler:
             _place(above, frame.slot, (frame.name, data), frame.paths, frame.size)
             frame = None if above.pending else above.frame
 
-    def _take_in(self, frame: Frame, segment: Segment) -> None:
+    def _take_in(self, frame: PendingDirectory, segment: Segment) -> None:
         """Take in a complete segment; all before it have been taken in."""
         old, directories = segment.old, raw(segment.below)
         if old is not None:
@@ -181,7 +188,7 @@ class Assembler:
             pairs = _leaf_pairs(record)
         self._feed(frame, pairs + segment.below)
 
-    def _begin(self, frame: Frame) -> None:
+    def _begin(self, frame: PendingDirectory) -> None:
         """Start the tree, with the entries of the leading segments that did not change."""
         if frame.builder is not None:
             return
@@ -195,12 +202,12 @@ class Assembler:
                 )
             self._feed(frame, _leaf_pairs(record) + record.below())
 
-    def _feed(self, frame: Frame, pairs: list[tuple[bytes, bytes]]) -> None:
+    def _feed(self, frame: PendingDirectory, pairs: list[tuple[bytes, bytes]]) -> None:
         assert frame.builder is not None
         for name, data in sorted(pairs):
             frame.builder.add(data, key=name)
 
-    def _finished(self, frame: Frame) -> bytes:
+    def _finished(self, frame: PendingDirectory) -> bytes:
         """The entry of a directory that is complete."""
         seen = frame.seen
         unchanged = frame.builder is None and seen is not None and frame.same == seen.count
@@ -211,13 +218,15 @@ class Assembler:
             assert frame.builder is not None
             content = _content(frame.builder)
         if not (unchanged and self._cache.carries):
-            self._cache.add(Seen(frame.path, content, tuple(frame.records), tuple(frame.bounds)))
+            self._cache.add(
+                SeenDirectory(frame.path, content, tuple(frame.records), tuple(frame.bounds))
+            )
         detail = Directory(content, frame.paths, bounded_total(frame.size))
         entry = entry_of(frame.name, frame.status, detail, frame.xattrs)
         return encode_entry(entry, root=frame.above is None)
 
 
-def _place(segment: Segment, slot: int, named: Named, paths: int, size: int) -> None:
+def _place(segment: Segment, slot: int, named: NamedEntry, paths: int, size: int) -> None:
     """Record a subdirectory's entry, and the totals of what is below it."""
     segment.below[slot] = named
     segment.frame.paths += paths + 1

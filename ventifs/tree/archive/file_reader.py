@@ -197,7 +197,7 @@ def live_xattrs(target: int | bytes) -> Xattrs:
     return tuple(pairs)
 
 
-class Reader:
+class FileReader:
     """Turns files into entries, and their contents into blocks."""
 
     def __init__(self, writer: ContentWriter, opener: Opener) -> None:

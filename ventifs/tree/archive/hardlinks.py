@@ -18,7 +18,7 @@ from ventifs.tree.objects.records import Entry, encode, own_entry
 LINK_ID_SIZE = 16
 
 
-class Member(msgspec.Struct, frozen=True):
+class LinkName(msgspec.Struct, frozen=True):
     """One name of a file: where its entry goes."""
 
     segment: Segment
@@ -35,7 +35,7 @@ class Member(msgspec.Struct, frozen=True):
         return self.segment.leaves[self.index][0]
 
 
-class Group(msgspec.Struct):
+class LinkGroup(msgspec.Struct):
     """The names of one file that the walk has met so far.
 
     Kept small: a tree copied by hard links has a group for every file.
@@ -54,13 +54,13 @@ class Group(msgspec.Struct):
     leaf: Leaf
     links: int
     regular: bool
-    members: list[Member] = msgspec.field(default_factory=list)
+    members: list[LinkName] = msgspec.field(default_factory=list)
     entry: bytes = b""
     settled: bool = False
     final: bool = False
 
     @classmethod
-    def of(cls, status: stat_result, leaf: Leaf) -> "Group":
+    def of(cls, status: stat_result, leaf: Leaf) -> "LinkGroup":
         """The group of a file whose first name is met."""
         return cls(_key(status), leaf, status.st_nlink, stat.S_ISREG(status.st_mode))
 
@@ -73,7 +73,7 @@ class Group(msgspec.Struct):
         """Whether the file has been read and all of its names are known."""
         return bool(self.entry) and (self.final or len(self.members) >= self.links)
 
-    def entries(self) -> Iterator[tuple[Member, bytes, int]]:
+    def entries(self) -> Iterator[tuple[LinkName, bytes, int]]:
         """Each name with its canonical entry and the file's size; a single name gets no link id."""
         read = own_entry(self.entry)
         link = b""
@@ -97,28 +97,28 @@ def claim_of(entry: Entry) -> bytes:
     return blake3(encode(msgspec.structs.replace(entry, name=b""))).digest(LINK_ID_SIZE)
 
 
-class Groups:
+class LinkGroups:
     """The files that may have more names."""
 
     def __init__(self) -> None:
         """Start without groups."""
-        self._open: dict[int, Group] = {}
+        self._open: dict[int, LinkGroup] = {}
 
-    def find(self, status: stat_result) -> Group | None:
+    def find(self, status: stat_result) -> LinkGroup | None:
         """The group a file belongs to."""
         return self._open.get(_key(status))
 
-    def add(self, group: Group) -> None:
+    def add(self, group: LinkGroup) -> None:
         """Start a group; it replaces an older one with the same device and inode."""
         self._open[group.key] = group
 
-    def remove(self, group: Group) -> None:
+    def remove(self, group: LinkGroup) -> None:
         """Close a group: no more names will come."""
         group.final = True
         if self._open.get(group.key) is group:
             del self._open[group.key]
 
-    def rest(self) -> list[Group]:
+    def rest(self) -> list[LinkGroup]:
         """All groups that are still open."""
         return list(self._open.values())
 

@@ -12,8 +12,9 @@ import msgspec
 from msgspec.structs import replace
 
 from ventifs.store import Store
-from ventifs.tree.archive.file_reader import Changed, Opener, Reader
+from ventifs.tree.archive.file_reader import Changed, FileReader, Opener
 from ventifs.tree.archive.statcache import SETTLED_NS
+from ventifs.tree.archive.worker import REQUESTS
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Content, Unfit, clamped_ns, encode_entry, time_problem
 from ventifs.tree.process_pool import DESCRIPTORS_MAX, REQUEST_MAX, Pool
@@ -48,7 +49,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     problem: str = ""
 
 
-class Read(msgspec.Struct, frozen=True, array_like=True, tag=0):
+@REQUESTS.register
+class ReadLeaves(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A request to read leaves of each directory, in the order of the descriptors."""
 
     wanted: list[list[Wanted]]
@@ -59,7 +61,7 @@ class _Reply(msgspec.Struct, frozen=True, array_like=True):
     new_bytes: int
 
 
-Done = Callable[[int, list[Outcome]], None]  # the index of the first leaf, and the outcomes
+LeavesDone = Callable[[int, list[Outcome]], None]  # the index of the first leaf, and the outcomes
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_reply = msgspec.msgpack.Decoder(_Reply).decode
@@ -72,9 +74,9 @@ class BatchReader:
         """`store` is open for writing, or as a worker; `clock` returns ns since 1970."""
         self._clock = clock
         self._writer = ContentWriter(store)
-        self._reader = Reader(self._writer, Opener())
+        self._reader = FileReader(self._writer, Opener())
 
-    def read(self, request: Read, descriptors: Sequence[int]) -> bytes:
+    def read(self, request: ReadLeaves, descriptors: Sequence[int]) -> bytes:
         """The encoded reply to a request.
 
         Raises:
@@ -143,10 +145,10 @@ class Batches:
         self._delivered = delivered
         self._descriptors: list[int] = []
         self._wanted: list[list[Wanted]] = []
-        self._done: list[tuple[Done, int]] = []
+        self._done: list[tuple[LeavesDone, int]] = []
         self._leaves = self._weight = 0
 
-    def add(self, directory: int, wanted: list[Wanted], sizes: list[int], done: Done) -> None:
+    def add(self, directory: int, wanted: list[Wanted], sizes: list[int], done: LeavesDone) -> None:
         """Have leaves of one directory read.
 
         Args:
@@ -183,7 +185,7 @@ class Batches:
         if not self._done:
             return
         descriptors, lengths = self._descriptors, [len(wanted) for wanted in self._wanted]
-        waiting, request = self._done, _encode(Read(self._wanted))
+        waiting, request = self._done, _encode(ReadLeaves(self._wanted))
         self._descriptors, self._wanted, self._done = [], [], []
         self._leaves = self._weight = 0
 

@@ -11,7 +11,13 @@ from itertools import chain, islice
 import msgspec
 
 from ventifs.tree.archive.file_reader import Opener
-from ventifs.tree.archive.statcache import Leaf, Previous, Seen, Segment, StatCache
+from ventifs.tree.archive.statcache import (
+    Leaf,
+    PreviousCache,
+    SeenDirectory,
+    SeenSegment,
+    StatCache,
+)
 from ventifs.tree.patterns import Patterns
 
 SEGMENT_MAX = 4096  # names
@@ -36,7 +42,7 @@ class Options(msgspec.Struct, frozen=True):
     exclude_caches: bool = False
 
 
-class Chunk(msgspec.Struct):
+class NameChunk(msgspec.Struct):
     """Names of a directory that follow one another, in order.
 
     Attributes:
@@ -48,7 +54,7 @@ class Chunk(msgspec.Struct):
     last: bytes
     leaves: Pairs
     directories: Pairs
-    old: Segment | None
+    old: SeenSegment | None
 
     def stats(self) -> list[Leaf]:
         """The leaves in the form that the cache stores."""
@@ -69,7 +75,7 @@ class Scanner:
 
     def __init__(
         self,
-        cache: StatCache | Previous,
+        cache: StatCache | PreviousCache,
         options: Options,
         opener: Opener,
         vanished: Callable[[bytes, OSError], None],
@@ -80,7 +86,9 @@ class Scanner:
         self._opener = opener
         self._vanished = vanished
 
-    def chunks(self, path: bytes, fd: int, seen: Seen | None) -> tuple[Iterator[Chunk], bool]:
+    def chunks(
+        self, path: bytes, fd: int, seen: SeenDirectory | None
+    ) -> tuple[Iterator[NameChunk], bool]:
         """The names of an open directory, and whether there may be several chunks of them.
 
         The kernel may list a file twice that is replaced meanwhile; the result has it once.
@@ -98,8 +106,8 @@ class Scanner:
         return self._several(path, fd, sorted(set(names)), seen), True
 
     def _only(
-        self, path: bytes, fd: int, items: "list[os.DirEntry[str]]", seen: Seen | None
-    ) -> Iterator[Chunk]:
+        self, path: bytes, fd: int, items: "list[os.DirEntry[str]]", seen: SeenDirectory | None
+    ) -> Iterator[NameChunk]:
         # Hot: for every name, nearly all of it lstat; see docs/performance.md.
         pairs = []
         named = dict(zip(_encoded([item.name for item in items]), items, strict=True))
@@ -113,8 +121,8 @@ class Scanner:
         yield self._chunk(path, fd, b"", pairs, old)
 
     def _several(
-        self, path: bytes, fd: int, names: list[bytes], seen: Seen | None
-    ) -> Iterator[Chunk]:
+        self, path: bytes, fd: int, names: list[bytes], seen: SeenDirectory | None
+    ) -> Iterator[NameChunk]:
         """Split the names as the previous run did; a chunk that grew too much is split again."""
         bounds = [last for last, _ in seen.bounds] if seen is not None else []
         if seen is not None and seen.segments:
@@ -139,8 +147,8 @@ class Scanner:
             start = end
 
     def _named(
-        self, path: bytes, fd: int, last: bytes, names: list[bytes], old: Segment | None
-    ) -> Chunk:
+        self, path: bytes, fd: int, last: bytes, names: list[bytes], old: SeenSegment | None
+    ) -> NameChunk:
         pairs = []
         for name in names:
             try:
@@ -154,7 +162,9 @@ class Scanner:
         if not self._options.exclude.match(below, directory=False):
             self._vanished(below, error)
 
-    def _chunk(self, path: bytes, fd: int, last: bytes, pairs: Pairs, old: Segment | None) -> Chunk:
+    def _chunk(
+        self, path: bytes, fd: int, last: bytes, pairs: Pairs, old: SeenSegment | None
+    ) -> NameChunk:
         if self._options.exclude:
             pairs = [pair for pair in pairs if not self._excluded(path, *pair)]
         if self._options.exclude_caches and self._is_cache(fd):
@@ -162,7 +172,7 @@ class Scanner:
         directories = [pair for pair in pairs if stat.S_ISDIR(pair[1].st_mode)]
         if directories:
             pairs = [pair for pair in pairs if not stat.S_ISDIR(pair[1].st_mode)]
-        return Chunk(last, pairs, directories, old)
+        return NameChunk(last, pairs, directories, old)
 
     def _excluded(self, path: bytes, name: bytes, status: os.stat_result) -> bool:
         directory = stat.S_ISDIR(status.st_mode)

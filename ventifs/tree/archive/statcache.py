@@ -15,22 +15,19 @@ An entry counts only if its ctime lies more than 2 s before the file was read. A
 changed within the clock's tick of being read is therefore read again next time.
 """
 
-import fcntl
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
 import msgspec
 from blake3 import blake3
 
-from ventifs.errors import Busy
 from ventifs.store import Store
-from ventifs.store.files import readable_errors
-from ventifs.store.permissions import create_file, make_directory, open_or_create
+from ventifs.store.permissions import create_file
+from ventifs.tree.archive.run_lock import LEFT_BY_RUNS, RunLock
 from ventifs.tree.objects.records import Content, clamped_ns
 
 SETTLED_NS = 2 * 10**9
@@ -38,14 +35,13 @@ NOT_SETTLED = -1  # as a ctime: matches no file
 _MAGIC = b"vfstat\x00\x03"
 _CHECK_SIZE = 8
 _HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
-_DIRECTORY = "statcache"
 _WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours in the file
 
 Leaf = tuple[bytes, int, int, int, int]  # name, inode, size, mtime_ns, ctime_ns
-Named = tuple[bytes, bytes]  # a name and its canonical entry
+NamedEntry = tuple[bytes, bytes]  # a name and its canonical entry
 
 
-class Segment(msgspec.Struct, frozen=True, array_like=True):
+class SeenSegment(msgspec.Struct, frozen=True, array_like=True):
     """Names of one directory that follow one another, as a run saw them.
 
     Attributes:
@@ -67,12 +63,12 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
         pairs = zip(_decode_leaves(self.leaves), _decode_entries(self.entries), strict=True)
         return {leaf[0]: (leaf, entry) for leaf, entry in pairs}
 
-    def below(self) -> list[Named]:
+    def below(self) -> list[NamedEntry]:
         """Name and entry of each subdirectory, in order."""
         return _decode_named(self.directories)
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True):
+class SeenDirectory(msgspec.Struct, frozen=True, array_like=True):
     """A directory as a run saw it.
 
     Attributes:
@@ -84,7 +80,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 
     path: bytes
     content: Content
-    segments: tuple[Segment, ...]
+    segments: tuple[SeenSegment, ...]
     bounds: tuple[tuple[bytes, int], ...] = ()
 
     @property
@@ -93,7 +89,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         return len(self.segments) or len(self.bounds)
 
 
-class _Footer(msgspec.Struct, frozen=True, array_like=True):
+class _CacheFooter(msgspec.Struct, frozen=True, array_like=True):
     """The last record: the offset of each directory's record, by ascending hash of its path.
 
     `whole_size` is the size of the file, without its footer, when a run last wrote all of it.
@@ -107,12 +103,12 @@ class _Footer(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode_seen = msgspec.msgpack.Decoder(Seen).decode
-_decode_segment = msgspec.msgpack.Decoder(Segment).decode
+_decode_seen = msgspec.msgpack.Decoder(SeenDirectory).decode
+_decode_segment = msgspec.msgpack.Decoder(SeenSegment).decode
 _decode_leaves = msgspec.msgpack.Decoder(list[Leaf]).decode
 _decode_entries = msgspec.msgpack.Decoder(list[bytes]).decode
-_decode_named = msgspec.msgpack.Decoder(list[Named]).decode
-_decode_footer = msgspec.msgpack.Decoder(_Footer).decode
+_decode_named = msgspec.msgpack.Decoder(list[NamedEntry]).decode
+_decode_footer = msgspec.msgpack.Decoder(_CacheFooter).decode
 
 
 def raw(items: Sequence[object]) -> msgspec.Raw:
@@ -139,7 +135,7 @@ def _path_hash(path: bytes) -> int:
     return int.from_bytes(blake3(path).digest(8), "little")
 
 
-class Previous:
+class PreviousCache:
     """The file that the previous run left, open for reading.
 
     Attributes:
@@ -169,7 +165,7 @@ class Previous:
         """Whether half of the file or more may be outdated records."""
         return self._size > 2 * self.footer.whole_size
 
-    def directory(self, path: bytes) -> Seen | None:
+    def directory(self, path: bytes) -> SeenDirectory | None:
         """What the run saw of a directory."""
         wanted = _path_hash(path)
         at = bisect_left(self.hashes, wanted)
@@ -182,7 +178,7 @@ class Previous:
             return None
         return seen if seen is not None and seen.path == path else None
 
-    def segment(self, seen: Seen, number: int) -> Segment | None:
+    def segment(self, seen: SeenDirectory, number: int) -> SeenSegment | None:
         """One segment of a directory."""
         if seen.segments:
             return seen.segments[number]
@@ -217,7 +213,7 @@ class Previous:
 class StatCache:
     """The cache of one run: what the previous one left, and what this one gathers.
 
-    A cache that gathers holds a lock, so that no two runs under one name work at the same time.
+    Only a run that holds the lock of the name gathers, so no two runs write one file.
 
     Attributes:
         path: of the file.
@@ -225,52 +221,45 @@ class StatCache:
         carries: whether the records of `previous` are kept, and this run adds to them.
     """
 
-    def __init__(self, store: Store, name: str, *, ask: bool = True, gather: bool = True) -> None:
+    def __init__(self, store: Store, name: str, lock: RunLock | None, *, ask: bool = True) -> None:
         """The cache for a version name.
 
         Args:
             store: the store whose blocks it refers to.
             name: of the versions.
+            lock: of the name, held until the cache is closed; None to gather nothing.
             ask: whether to use what the previous run saw.
-            gather: whether to write a cache for the next run.
-
-        Raises:
-            Busy: another run under this name is at work, and this one is to gather.
         """
-        self.path = store.path / _DIRECTORY / name
-        self.previous: Previous | None = None
+        assert lock is None or lock.name == name
+        self.path = store.path / LEFT_BY_RUNS / name
+        self.previous: PreviousCache | None = None
         self._ids = store.header.store_id, store.epoch
         self._temporary = self.path.with_name(f".{name}.new")
-        self._gathers = gather
+        self._gathers = lock is not None
         self.carries = False
-        self._lock = -1
         self._file: IO[bytes] | None = None
         self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
-        if gather:
-            with readable_errors(self.path.parent):
-                make_directory(self.path.parent)
-            self._lock = _locked(self.path.with_name(f".{name}.lock"), name)
         if ask:
             self.previous = self._opened()
 
-    def _opened(self) -> Previous | None:
+    def _opened(self) -> PreviousCache | None:
         """The previous run's file; None if anything is wrong with it."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         with suppress(OSError, msgspec.DecodeError):
-            previous = Previous(fd)
+            previous = PreviousCache(fd)
             if (previous.footer.store_id, previous.footer.epoch) == self._ids:
                 return previous
         os.close(fd)
         return None
 
-    def directory(self, path: bytes) -> Seen | None:
+    def directory(self, path: bytes) -> SeenDirectory | None:
         """What the previous run saw of a directory."""
         return None if self.previous is None else self.previous.directory(path)
 
-    def segment(self, seen: Seen, number: int) -> Segment | None:
+    def segment(self, seen: SeenDirectory, number: int) -> SeenSegment | None:
         """One segment of a directory that the previous run saw."""
         return None if self.previous is None else self.previous.segment(seen, number)
 
@@ -278,11 +267,11 @@ class StatCache:
         """Keep the records of the previous run, and add to them."""
         self.carries = self.previous is not None
 
-    def add_segment(self, segment: Segment) -> int:
+    def add_segment(self, segment: SeenSegment) -> int:
         """Gather one of several segments for the next run; return its offset."""
         return self._write(encode(segment))
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: SeenDirectory) -> None:
         """Gather a directory for the next run."""
         if self._gathers:
             self._places[_path_hash(seen.path)] = self._write(encode(seen))
@@ -340,7 +329,7 @@ class StatCache:
         ordered = sorted(places.items())
         hashes = array("Q", [key for key, _ in ordered]).tobytes()
         offsets = array("Q", [place for _, place in ordered]).tobytes()
-        self._write(encode(_Footer(*self._ids, whole_size, hashes, offsets)))
+        self._write(encode(_CacheFooter(*self._ids, whole_size, hashes, offsets)))
         if not self._gathers:
             return  # it could not be written
         self._file.write(start.to_bytes(8, "little"))
@@ -354,36 +343,3 @@ class StatCache:
             os.close(self.previous.fd)
             self.previous = None
         self._drop()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-
-@contextmanager
-def no_run(store: Store, name: str) -> Iterator[None]:
-    """Keep runs under a name from starting.
-
-    Raises:
-        Busy: one is at work.
-    """
-    directory = store.path / _DIRECTORY
-    with readable_errors(directory):
-        make_directory(directory)
-    lock = _locked(directory / f".{name}.lock", name)
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def _locked(path: Path, name: str) -> int:
-    with readable_errors(path):
-        lock = open_or_create(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Busy(
-            f"{name}: another run is archiving under this name; wait for it, or use another name"
-        ) from None
-    return lock

@@ -30,28 +30,28 @@ class Unfit(VentifsError):
     """A record breaks a rule; it is not written, because it could not be read back."""
 
 
-class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+class _Struct(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     pass
 
 
-class Empty(_Record, frozen=True, tag=0):
+class Empty(_Struct, frozen=True, tag=0):
     """No content: an empty file, an empty directory."""
 
 
-class Inline(_Record, frozen=True, tag=1):
+class Inline(_Struct, frozen=True, tag=1):
     """Up to 32 bytes, kept in the record that refers to them."""
 
     data: bytes
 
 
-class Block(_Record, frozen=True, tag=2):
+class Block(_Struct, frozen=True, tag=2):
     """One block; `length` counts the trailing zeros that the store leaves out."""
 
     score: bytes
     length: int
 
 
-class Tree(_Record, frozen=True, tag=3):
+class Tree(_Struct, frozen=True, tag=3):
     """The root node of a search tree: of a file's content items, or of a directory's entries.
 
     `length` is the content's bytes for a file, the number of entries for a directory.
@@ -64,20 +64,20 @@ class Tree(_Record, frozen=True, tag=3):
 Content = Empty | Inline | Block | Tree
 
 
-class Hole(_Record, frozen=True, tag=0):
+class Hole(_Struct, frozen=True, tag=0):
     """A run of zeros, which is not stored."""
 
     length: int
 
 
-class Chunk(_Record, frozen=True, tag=1):
+class Chunk(_Struct, frozen=True, tag=1):
     """A block of a file, by score."""
 
     score: bytes
     length: int
 
 
-class Slice(_Record, frozen=True, tag=2):
+class Slice(_Struct, frozen=True, tag=2):
     """A part of another content; disk images consist of slices."""
 
     content: Content
@@ -88,7 +88,7 @@ class Slice(_Record, frozen=True, tag=2):
 Item = Hole | Chunk | Slice
 
 
-class Child(_Record, frozen=True):
+class Child(_Struct, frozen=True):
     """What an inner node records about a node below it.
 
     Attributes:
@@ -104,13 +104,13 @@ class Child(_Record, frozen=True):
     key: bytes
 
 
-class File(_Record, frozen=True, tag=0):
+class File(_Struct, frozen=True, tag=0):
     """A regular file."""
 
     content: Content
 
 
-class Directory(_Record, frozen=True, tag=1):
+class Directory(_Struct, frozen=True, tag=1):
     """A directory, with totals of everything below: paths, and bytes of regular files."""
 
     content: Content
@@ -118,20 +118,20 @@ class Directory(_Record, frozen=True, tag=1):
     bytes: int
 
 
-class Symlink(_Record, frozen=True, tag=2):
+class Symlink(_Struct, frozen=True, tag=2):
     """A symbolic link."""
 
     target: bytes
 
 
-class Device(_Record, frozen=True, tag=3):
+class Device(_Struct, frozen=True, tag=3):
     """A character or block device."""
 
     major: int
     minor: int
 
 
-class Special(_Record, frozen=True, tag=4):
+class Special(_Struct, frozen=True, tag=4):
     """A FIFO or a socket."""
 
 
@@ -139,13 +139,13 @@ Detail = File | Directory | Symlink | Device | Special
 Xattrs = tuple[tuple[bytes, bytes], ...]  # (name, value), sorted by name
 
 
-class Listed(_Record, frozen=True, tag=4):
+class Listed(_Struct, frozen=True, tag=4):
     """Extended attributes kept in the entry: up to 512 bytes encoded."""
 
     pairs: Xattrs
 
 
-class Entry(_Record, frozen=True):
+class Entry(_Struct, frozen=True):
     """Everything about one name in a directory but its children.
 
     Attributes:

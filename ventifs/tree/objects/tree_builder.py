@@ -30,7 +30,7 @@ from ventifs.tree.objects.records import (
 )
 
 Key = bytes
-Row = tuple[Key, bool, int, bytes]  # key, whether a directory, bytes of a file, encoded entry
+EntryRow = tuple[Key, bool, int, bytes]  # key, whether a directory, bytes of a file, encoded entry
 Implied = Callable[[Key], Entry]  # the entry of a directory without a row, by its key
 
 PLAIN = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
@@ -43,7 +43,7 @@ def plain(_: Key) -> Entry:
     return PLAIN
 
 
-class _Frame(msgspec.Struct):
+class _OpenDirectory(msgspec.Struct):
     """A directory that is being built: its own entry, and what is below it so far."""
 
     entry: Entry
@@ -52,7 +52,7 @@ class _Frame(msgspec.Struct):
     total: int = 0  # bytes of regular files
 
 
-def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry:
+def build_tree(rows: Iterable[EntryRow], put: Put, implied: Implied = plain) -> Entry:
     """Store the directories of a tree; return the root's entry.
 
     Args:
@@ -62,7 +62,7 @@ def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry
         implied: returns the entry of a directory that has no row; also of the root.
     """
     # Hot: for every row; see docs/performance.md.
-    frames = [_Frame(PLAIN, Builder(put))]
+    frames = [_OpenDirectory(PLAIN, Builder(put))]
     rooted = False
     here = b""  # the key of the last frame
     for key, directory, size, record in rows:
@@ -74,7 +74,7 @@ def build_tree(rows: Iterable[Row], put: Put, implied: Implied = plain) -> Entry
         if not key:
             frame.entry, rooted = own_entry(record), True
         elif directory:
-            frames.append(_Frame(own_entry(record), Builder(put)))
+            frames.append(_OpenDirectory(own_entry(record), Builder(put)))
             here = key
         else:
             frame.builder.add(record, key=name)
@@ -96,7 +96,7 @@ def with_link(record: bytes, least: bytes) -> bytes:
     return encode(replace(own_entry(record), link=link_id(least)))
 
 
-def _move(frames: list[_Frame], here: Key, to: Key, put: Put, implied: Implied) -> None:
+def _move(frames: list[_OpenDirectory], here: Key, to: Key, put: Put, implied: Implied) -> None:
     """Move from one directory to another; close frames, and open those that have no row."""
     names, wanted = _names(here), _names(to)
     shared = 0
@@ -106,14 +106,14 @@ def _move(frames: list[_Frame], here: Key, to: Key, put: Put, implied: Implied) 
         _close(frames)
     for depth in range(shared, len(wanted)):
         entry = implied(b"\0".join(wanted[: depth + 1]))
-        frames.append(_Frame(replace(entry, name=wanted[depth]), Builder(put)))
+        frames.append(_OpenDirectory(replace(entry, name=wanted[depth]), Builder(put)))
 
 
 def _names(key: Key) -> list[bytes]:
     return key.split(b"\0") if key else []
 
 
-def _close(frames: list[_Frame]) -> None:
+def _close(frames: list[_OpenDirectory]) -> None:
     """Finish the last directory, and add its entry to the one above."""
     frame = frames.pop()
     entry, above = _finished(frame), frames[-1]
@@ -122,7 +122,7 @@ def _close(frames: list[_Frame]) -> None:
     above.total += frame.total
 
 
-def _finished(frame: _Frame) -> Entry:
+def _finished(frame: _OpenDirectory) -> Entry:
     builder = frame.builder
     content: Content = Tree(builder.finish(), builder.count) if builder.count else Empty()
     return replace(frame.entry, detail=Directory(content, frame.paths, bounded_total(frame.total)))

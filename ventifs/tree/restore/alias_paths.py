@@ -20,7 +20,7 @@ from ventifs.store.lmdb_environment import IndexDamaged
 from ventifs.text import printable
 from ventifs.tree.objects.directory import look_up, resolve, tree
 from ventifs.tree.objects.records import Directory, Entry, encode
-from ventifs.tree.restore.directory_symlinks import Names
+from ventifs.tree.restore.directory_symlinks import DirectoryNames
 from ventifs.tree.restore.selection import Selection
 
 _OWN = -1  # the order of a directory's own name
@@ -37,7 +37,7 @@ class Claim:
     """
 
     entry: Entry
-    names: Names
+    names: DirectoryNames
     order: int
 
 
@@ -62,10 +62,11 @@ class Aliases:
         self._store = store
         self._root = root
         self._selection = selection
-        self._kept: dict[Names, list[Claim]] = {}  # links, by the directory that they lead to
+        # Links, by the directory that they lead to.
+        self._kept: dict[DirectoryNames, list[Claim]] = {}
         self._count = 0
 
-    def linked(self, real: Names, names: Names, entry: Entry) -> Alias | None:
+    def linked(self, real: DirectoryNames, names: DirectoryNames, entry: Entry) -> Alias | None:
         """The alias of a directory that a link led to; None if the link has become that directory.
 
         Args:
@@ -82,7 +83,9 @@ class Aliases:
         self._kept.setdefault(real, []).append(Claim(entry, names, order))
         return Alias(order, earlier)
 
-    def below(self, above: Alias | None, real: Callable[[], Names], name: bytes) -> Alias | None:
+    def below(
+        self, above: Alias | None, real: Callable[[], DirectoryNames], name: bytes
+    ) -> Alias | None:
         """The alias of a directory without a link of its own, in a directory with alias `above`."""
         if above is None:
             return None
@@ -116,7 +119,7 @@ class Aliases:
                 return _conflict(found, path, entry)
         return None
 
-    def _claims(self, real: Names) -> list[Claim]:
+    def _claims(self, real: DirectoryNames) -> list[Claim]:
         """All names of a directory that are known so far, in order."""
         known = [Claim(self._root, (), _OWN)]
         claims = [
@@ -146,7 +149,7 @@ class Aliases:
         except VentifsError:  # the walk reports it
             return
 
-    def _at(self, entry: Entry, below: Names) -> Entry | None:
+    def _at(self, entry: Entry, below: DirectoryNames) -> Entry | None:
         try:
             found = resolve(self._store, entry, b"/".join(below))
         except IndexDamaged:

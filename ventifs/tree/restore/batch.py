@@ -5,8 +5,8 @@ import os
 import msgspec
 
 from ventifs.tree.objects.records import Entry
-from ventifs.tree.restore.destination import Place, Places
-from ventifs.tree.restore.hardlinks import Group
+from ventifs.tree.restore.destination import Places, UnfinishedDirectory
+from ventifs.tree.restore.hardlinks import LinkedFile
 
 _ENTRIES_MAX = 512
 _BYTES_MAX = 4 << 20  # of contents; the last entry may exceed it
@@ -14,7 +14,7 @@ _REQUEST_MAX = 56 << 10  # bytes: an entry takes up to 5 KiB, a request up to 64
 _PLACES_MAX = 64
 
 
-class Batch:
+class FileBatch:
     """One request that is being put together.
 
     Attributes:
@@ -27,10 +27,10 @@ class Batch:
 
     def __init__(self) -> None:
         """Start empty."""
-        self.members: list[tuple[Place, Entry]] = []
-        self.places: dict[Place, int] = {}
+        self.members: list[tuple[UnfinishedDirectory, Entry]] = []
+        self.places: dict[UnfinishedDirectory, int] = {}
         self.descriptors: list[int] = []
-        self.groups: list[tuple[int, Group]] = []
+        self.groups: list[tuple[int, LinkedFile]] = []
         self.size = 0
         self._items: list[tuple[int, msgspec.Raw]] = []
         self._encoded = 0
@@ -46,7 +46,12 @@ class Batch:
         )
 
     def add(
-        self, places: Places, place: Place, entry: Entry, data: bytes, group: Group | None
+        self,
+        places: Places,
+        place: UnfinishedDirectory,
+        entry: Entry,
+        data: bytes,
+        group: LinkedFile | None,
     ) -> None:
         """Add an entry; `data` is its canonical bytes."""
         at = self.places.get(place)

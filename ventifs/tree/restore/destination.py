@@ -22,7 +22,7 @@ from pathlib import Path
 from ventifs.tree.objects.records import Entry
 from ventifs.tree.restore.alias_paths import Alias
 from ventifs.tree.restore.directory_symlinks import (
-    Names,
+    DirectoryNames,
     NotKept,
     Symlinks,
     described,
@@ -38,7 +38,7 @@ _TRIES = 100  # to make a staging directory; even a second one is rare
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class UnfinishedDirectory:
     """A directory of the destination that is not finished.
 
     Attributes:
@@ -53,11 +53,11 @@ class Place:
     """
 
     entry: Entry
-    above: "Place | None"
+    above: "UnfinishedDirectory | None"
     linked: bool = False
     staging: int = -1
     pending: int = 1
-    names: Names | None = None
+    names: DirectoryNames | None = None
     alias: Alias | None = None
     before: os.stat_result | None = None
 
@@ -71,7 +71,7 @@ class Place:
         return b"/".join(reversed(names))
 
 
-def real(place: Place) -> Names:
+def real(place: UnfinishedDirectory) -> DirectoryNames:
     """The names of a directory from the top on, none of which is a link."""
     names: list[bytes] = []
     while place.names is None and place.above is not None:
@@ -95,14 +95,16 @@ class Places:
         self.on_replaced: Callable[[bytes, str], None] = lambda *_: None
         self._symlinks = symlinks
         self._top = top
-        self._open: OrderedDict[Place, int] = OrderedDict()  # those used last come last
-        self._stagings: dict[Place, Staging] = {}  # by the directory they are in
-        self._mounts: dict[tuple[int, bytes], Place] = {}
+        self._open: OrderedDict[UnfinishedDirectory, int] = (
+            OrderedDict()
+        )  # those used last come last
+        self._stagings: dict[UnfinishedDirectory, Staging] = {}  # by the directory they are in
+        self._mounts: dict[tuple[int, bytes], UnfinishedDirectory] = {}
         self._overwrite = overwrite
 
-    def top(self, entry: Entry) -> Place:
+    def top(self, entry: Entry) -> UnfinishedDirectory:
         """The place of the whole tree."""
-        place = Place(entry, None)
+        place = UnfinishedDirectory(entry, None)
         if self._overwrite:
             _allow_owner(self._top)
             self._give_staging(place, self._top)
@@ -110,22 +112,22 @@ class Places:
             _make_private(self._top)
         return place
 
-    def around(self, entry: Entry) -> Place:
+    def around(self, entry: Entry) -> UnfinishedDirectory:
         """The place for a single entry that is no directory: the top, which stays as it is."""
-        place = Place(entry, None)
+        place = UnfinishedDirectory(entry, None)
         if (
             self._overwrite or entry.size >= LARGE
         ):  # it takes long; a killed run leaves no half file
             self._give_staging(place, self._top)
         return place
 
-    def make(self, entry: Entry, above: Place) -> Place:
+    def make(self, entry: Entry, above: UnfinishedDirectory) -> UnfinishedDirectory:
         """Make a directory in another or, with `overwrite`, enter an existing one.
 
         Raises:
             OSError: it can be neither made nor entered.
         """
-        place = Place(entry, above, staging=above.staging)
+        place = UnfinishedDirectory(entry, above, staging=above.staging)
         directory = self.fd(above)
         try:
             fd = _made(entry.name, directory)
@@ -137,7 +139,7 @@ class Places:
             self._keep(place, fd)
         return place
 
-    def _make_over(self, place: Place, above: Place) -> None:
+    def _make_over(self, place: UnfinishedDirectory, above: UnfinishedDirectory) -> None:
         """Enter an existing directory, or replace what has its name by a new directory."""
         name, directory = place.entry.name, self.fd(above)
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
@@ -161,14 +163,14 @@ class Places:
         if said:
             self.on_replaced(place.path(), said)
 
-    def _enter(self, place: Place, opened: tuple[int, os.stat_result]) -> None:
+    def _enter(self, place: UnfinishedDirectory, opened: tuple[int, os.stat_result]) -> None:
         fd, place.before = opened
         self._keep(place, fd)
         self._give_staging(place, fd)
 
-    def fd(self, place: Place) -> int:
+    def fd(self, place: UnfinishedDirectory) -> int:
         """A descriptor of a place's directory; valid until the next call."""
-        closed: list[Place] = []
+        closed: list[UnfinishedDirectory] = []
         while place.above is not None and place not in self._open:
             closed.append(place)
             place = place.above
@@ -184,24 +186,24 @@ class Places:
             self._keep(below, fd)
         return fd
 
-    def _keep(self, place: Place, fd: int) -> None:
+    def _keep(self, place: UnfinishedDirectory, fd: int) -> None:
         self._open[place] = fd
         if len(self._open) > _OPEN_MAX:
             os.close(self._open.popitem(last=False)[1])
 
-    def tidy(self, place: Place) -> None:
+    def tidy(self, place: UnfinishedDirectory) -> None:
         """Remove the staging directory that was made in this place: nothing needs it any more."""
         if place in self._stagings:
             self._stagings.pop(place).close()
             self._mounts = {mount: at for mount, at in self._mounts.items() if at is not place}
 
-    def forget(self, place: Place) -> None:
+    def forget(self, place: UnfinishedDirectory) -> None:
         """Close a directory that is finished."""
         fd = self._open.pop(place, -1)
         if fd >= 0:
             os.close(fd)
 
-    def _give_staging(self, place: Place, directory: int) -> None:
+    def _give_staging(self, place: UnfinishedDirectory, directory: int) -> None:
         """Find or make the staging directory for the mount of an existing directory."""
         mount = _mount_of(directory)
         if mount not in self._mounts:  # the mount begins here, or the restore does

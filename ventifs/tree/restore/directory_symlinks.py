@@ -40,7 +40,7 @@ _FIND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Names = tuple[bytes, ...]  # of directories, from the destination on, none of them a link
+DirectoryNames = tuple[bytes, ...]  # of directories, from the destination on, none of them a link
 
 
 class Symlinks(Enum):
@@ -117,8 +117,8 @@ class _Way:
 
 
 def follow(
-    top: int, where: Names, directory: int, name: bytes, symlinks: Symlinks
-) -> tuple[Names, int]:
+    top: int, where: DirectoryNames, directory: int, name: bytes, symlinks: Symlinks
+) -> tuple[DirectoryNames, int]:
     """Follow a link; return the directory it leads to, as names and as a descriptor (O_PATH).
 
     Args:
@@ -188,7 +188,7 @@ def _is_root(top: int) -> bool:
     return os.path.samestat(os.fstat(top), os.stat("/"))
 
 
-def open_again(top: int, names: Names, was: os.stat_result) -> int:
+def open_again(top: int, names: DirectoryNames, was: os.stat_result) -> int:
     """Open again a directory that a link led to, after its descriptor was closed.
 
     Raises:

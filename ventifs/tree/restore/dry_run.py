@@ -14,10 +14,16 @@ from ventifs.store import Store
 from ventifs.tree.archive.file_reader import allow_many_descriptors
 from ventifs.tree.objects.records import Directory, Entry
 from ventifs.tree.restore.alias_paths import Alias, Aliases
-from ventifs.tree.restore.directory_symlinks import Names, NotKept, Symlinks, described, follow
+from ventifs.tree.restore.directory_symlinks import (
+    DirectoryNames,
+    NotKept,
+    Symlinks,
+    described,
+    follow,
+)
 from ventifs.tree.restore.selection import Selection, walk
 
-Told = Callable[[bytes, Entry], None]
+ReportEntry = Callable[[bytes, Entry], None]
 _FIND_TOP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FIND = _FIND_TOP | os.O_NOFOLLOW
 
@@ -27,7 +33,7 @@ class _There:
     """A directory on the current path; `fd` is -1 if the destination does not have it."""
 
     fd: int
-    names: Names = ()
+    names: DirectoryNames = ()
     alias: Alias | None = None  # see `alias_paths`
 
 
@@ -46,7 +52,7 @@ class Plan:
         store: Store,
         root: Entry,
         selection: Selection,
-        told: Told,
+        told: ReportEntry,
         *,
         target: Path | None = None,
         symlinks: Symlinks = Symlinks.TRUSTED,

@@ -1,8 +1,8 @@
 """A restore's worker: makes the entries of a batch, in directories that are open.
 
-A request lists pairs of (index of a descriptor, canonical entry), or is a `Piece` of a large file.
-The reply lists what went wrong, by the entry's index in the list. Without `overwrite`, files are
-made under their own names; a new directory lets only this user in until it is done. With
+A request lists pairs of (index of a descriptor, canonical entry), or is a `WriteRange` of a large
+file. The reply lists what went wrong, by the entry's index in the list. Without `overwrite`, files
+are made under their own names; a new directory lets only this user in until it is done. With
 `overwrite`, files are made in a private staging directory (the next descriptor) and moved to their
 names when they are whole. An entry that cannot be made whole is removed.
 """
@@ -36,7 +36,7 @@ from ventifs.tree.objects.records import (
 )
 from ventifs.tree.process_pool import Handle
 from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, dress_name, xattrs_of
-from ventifs.tree.restore.range_writer import Piece, write_all, write_piece
+from ventifs.tree.restore.range_writer import WriteRange, write_all, write_piece
 from ventifs.tree.restore.unchanged import is_there
 
 CACHE_BYTES = 16 << 20  # decoded clumps in each worker; bounds all of them; see docs/performance.md
@@ -64,7 +64,7 @@ _KIND_NAMES = {
 }
 
 
-class Kind(IntEnum):
+class Consequence(IntEnum):
     """What a trouble means for its entry."""
 
     LESS = 0  # made, but without something that the user may not restore
@@ -73,7 +73,7 @@ class Kind(IntEnum):
     STOPPED = 3  # not made, and neither can anything after it
 
 
-class Trouble(msgspec.Struct, array_like=True, gc=False):
+class RestoreTrouble(msgspec.Struct, array_like=True, gc=False):
     """What went wrong with one entry of a batch."""
 
     number: int
@@ -85,7 +85,7 @@ class Trouble(msgspec.Struct, array_like=True, gc=False):
 class Answer(msgspec.Struct, array_like=True):
     """The result of a batch; `kept` counts files that were there already, exactly as archived."""
 
-    troubles: list[Trouble]
+    troubles: list[RestoreTrouble]
     kept: int = 0
 
 
@@ -93,7 +93,7 @@ encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 # Entries were checked when their directory was read: here they are only decoded, which is cheap;
 # see docs/performance.md.
-_decode_request = msgspec.msgpack.Decoder(list[tuple[int, Entry]] | Piece).decode
+_decode_request = msgspec.msgpack.Decoder(list[tuple[int, Entry]] | WriteRange).decode
 
 
 class _NotAllowed(Exception):
@@ -126,7 +126,7 @@ class Maker:
         """Make a batch, or write a piece; return the encoded `Answer`."""
         answer = Answer([])
         wanted = _decode_request(request)
-        if isinstance(wanted, Piece):
+        if isinstance(wanted, WriteRange):
             self._write_piece(wanted, descriptors[0], answer)
             return encode(answer)
         for number, (at, entry) in enumerate(wanted):
@@ -136,17 +136,17 @@ class Maker:
                 else:
                     less = self._make(entry, entry.name, descriptors[at])
             except _NotAllowed as error:
-                answer.troubles.append(Trouble(number, Kind.LEFT_OUT, str(error)))
+                answer.troubles.append(RestoreTrouble(number, Consequence.LEFT_OUT, str(error)))
             except IndexDamaged:  # rebuilding the index repairs it for all entries
                 raise
             except VentifsError as error:
-                answer.troubles.append(Trouble(number, Kind.FAILED, str(error)))
+                answer.troubles.append(RestoreTrouble(number, Consequence.FAILED, str(error)))
             except OSError as error:
                 answer.troubles.append(trouble_of(error, number))
-                if answer.troubles[-1].kind == Kind.STOPPED:
+                if answer.troubles[-1].kind == Consequence.STOPPED:
                     break
             else:
-                answer.troubles += [Trouble(number, Kind.LESS, what) for what in less]
+                answer.troubles += [RestoreTrouble(number, Consequence.LESS, what) for what in less]
         return encode(answer)
 
     def _replace(self, entry: Entry, directory: int, staging: int, answer: Answer) -> list[str]:
@@ -182,7 +182,7 @@ class Maker:
         try:
             if whole is None:
                 size = length_of(content)
-                if write_piece(self._store, Piece(content, 0, size), fd) < size:
+                if write_piece(self._store, WriteRange(content, 0, size), fd) < size:
                     os.ftruncate(fd, size)  # it ends in a hole
             else:
                 if whole:
@@ -212,13 +212,13 @@ class Maker:
                 return b""
         return None
 
-    def _write_piece(self, piece: Piece, fd: int, answer: Answer) -> None:
+    def _write_piece(self, piece: WriteRange, fd: int, answer: Answer) -> None:
         try:
             write_piece(self._store, piece, fd)
         except IndexDamaged:
             raise
         except VentifsError as error:
-            answer.troubles.append(Trouble(0, Kind.FAILED, str(error)))
+            answer.troubles.append(RestoreTrouble(0, Consequence.FAILED, str(error)))
         except OSError as error:
             answer.troubles.append(trouble_of(error))
 
@@ -275,8 +275,10 @@ def put_in_place(staged: bytes, staging: int, name: bytes, directory: int) -> No
         raise
 
 
-def trouble_of(error: OSError, number: int = 0) -> Trouble:
+def trouble_of(error: OSError, number: int = 0) -> RestoreTrouble:
     """What an error of the operating system means for an entry."""
     code = error.errno or 0
     reason = _REASONS.get(code) or os.strerror(code).lower()
-    return Trouble(number, Kind.STOPPED if code in STOPPING else Kind.FAILED, reason, code)
+    return RestoreTrouble(
+        number, Consequence.STOPPED if code in STOPPING else Consequence.FAILED, reason, code
+    )

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from ventifs.tree.archive.hardlinks import claim_of
 from ventifs.tree.objects.records import Entry
-from ventifs.tree.restore.destination import Place, Places
+from ventifs.tree.restore.destination import Places, UnfinishedDirectory
 from ventifs.tree.restore.file_maker import put_in_place
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class LinkedFile:
     """The names of one file.
 
     Attributes:
@@ -21,11 +21,11 @@ class Group:
         waiting: further names, until `made` or `failed` is set.
     """
 
-    place: Place
+    place: UnfinishedDirectory
     first: Entry
     made: bool = False
     failed: bool = False
-    waiting: list[tuple[Place, Entry]] = field(default_factory=list)
+    waiting: list[tuple[UnfinishedDirectory, Entry]] = field(default_factory=list)
 
 
 class Links:
@@ -34,22 +34,22 @@ class Links:
     def __init__(self, places: Places) -> None:
         """The names are in these places."""
         self._places = places
-        self._groups: dict[bytes, Group] = {}
+        self._groups: dict[bytes, LinkedFile] = {}
         self._staged = 0
 
-    def group(self, entry: Entry, place: Place) -> Group:
+    def group(self, entry: Entry, place: UnfinishedDirectory) -> LinkedFile:
         """The group of an entry with a link id; a new one if there is none, or its first failed."""
         key = claim_of(entry)
         group = self._groups.get(key)
         if group is None or group.failed:
-            group = self._groups[key] = Group(place, entry)
-            above: Place | None = place
+            group = self._groups[key] = LinkedFile(place, entry)
+            above: UnfinishedDirectory | None = place
             while above is not None and not above.linked:
                 above.linked = True
                 above = above.above
         return group
 
-    def make(self, group: Group, place: Place, entry: Entry) -> None:
+    def make(self, group: LinkedFile, place: UnfinishedDirectory, entry: Entry) -> None:
         """Give the file of a group another name, replacing what has it if there is staging.
 
         Raises:

@@ -16,13 +16,13 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.objects.records import Content, Entry, File, length_of
 from ventifs.tree.process_pool import Pool
-from ventifs.tree.restore.file_maker import NEW, Trouble, decode_answer, put_in_place
+from ventifs.tree.restore.file_maker import NEW, RestoreTrouble, decode_answer, put_in_place
 from ventifs.tree.restore.metadata import dress, xattrs_of
-from ventifs.tree.restore.range_writer import Piece
+from ventifs.tree.restore.range_writer import WriteRange
 
 _PIECE_BYTES = 8 << 20
 
-Told = Callable[[int], None]  # gets how many more bytes are done
+ReportBytes = Callable[[int], None]  # gets how many more bytes are done
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -33,7 +33,7 @@ class Failed(Exception):
         trouble: what went wrong.
     """
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, trouble: RestoreTrouble) -> None:
         """Fail because of `trouble`."""
         super().__init__(trouble.reason)
         self.trouble = trouble
@@ -47,7 +47,7 @@ def make_large(
     staging: int,
     *,
     overwrite: bool,
-    told: Told,
+    told: ReportBytes,
 ) -> list[str]:
     """Make a regular file; return what was left out of it.
 
@@ -109,7 +109,7 @@ def _is_there(name: bytes, directory: int) -> bool:
     return False
 
 
-def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = False) -> None:
+def pour(pool: Pool, content: Content, fd: int, told: ReportBytes, *, zeros: bool = False) -> None:
     """Write a content into an open file that has its final size already, or onto a device.
 
     Args:
@@ -123,7 +123,7 @@ def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = Fal
         Failed: part of it is damaged, or cannot be written.
         VentifsError: a worker died.
     """
-    troubles: list[Trouble] = []
+    troubles: list[RestoreTrouble] = []
 
     def answered(length: int, reply: bytes) -> None:
         troubles.extend(decode_answer(reply).troubles)
@@ -132,7 +132,7 @@ def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = Fal
     total = length_of(content)
     for offset in range(0, total, _PIECE_BYTES):
         length = min(_PIECE_BYTES, total - offset)
-        request = _encode(Piece(content, offset, length, zeros))
+        request = _encode(WriteRange(content, offset, length, zeros))
         pool.submit(request, (fd,), partial(answered, length))
         if troubles:
             break
@@ -141,7 +141,7 @@ def pour(pool: Pool, content: Content, fd: int, told: Told, *, zeros: bool = Fal
         raise Failed(troubles[0])
 
 
-def pour_device(pool: Pool, entry: Entry, device: str, told: Told) -> int:
+def pour_device(pool: Pool, entry: Entry, device: str, told: ReportBytes) -> int:
     """Write a whole file onto a block device, zeros too; return how much larger the device is.
 
     The result is in bytes.

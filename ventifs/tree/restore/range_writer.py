@@ -21,7 +21,7 @@ _ZEROS = bytes(1 << 20)
 _BLKZEROOUT = 0x127F  # linux/fs.h: zero a range of a device, by the device's own means if it can
 
 
-class Piece(msgspec.Struct, frozen=True):
+class WriteRange(msgspec.Struct, frozen=True):
     """The request to write a part of a content into the file whose descriptor comes with it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Piece(msgspec.Struct, frozen=True):
     zeros: bool = False
 
 
-def write_piece(store: Store, piece: Piece, fd: int) -> int:
+def write_piece(store: Store, piece: WriteRange, fd: int) -> int:
     """Write a piece; return the offset in the file at which its last data ends.
 
     Raises:

@@ -12,9 +12,7 @@ Time and memory, beside those of tar and borg: see docs/performance.md.
 import errno
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,46 +24,27 @@ from ventifs.store.files import explained
 from ventifs.text import printable
 from ventifs.tree.archive.file_reader import allow_many_descriptors
 from ventifs.tree.objects.records import Directory, Entry, File, encode
-from ventifs.tree.process_pool import Inline, Pool
+from ventifs.tree.process_pool import InlinePool, Pool
 from ventifs.tree.restore.alias_paths import Alias, Aliases
-from ventifs.tree.restore.batch import Batch
-from ventifs.tree.restore.destination import LARGE, Place, Places, opened_top, real
+from ventifs.tree.restore.batch import FileBatch
+from ventifs.tree.restore.destination import LARGE, Places, UnfinishedDirectory, opened_top, real
 from ventifs.tree.restore.directory_symlinks import Symlinks
-from ventifs.tree.restore.file_maker import Kind, Maker, Trouble, decode_answer, trouble_of
-from ventifs.tree.restore.hardlinks import Group, Links
+from ventifs.tree.restore.file_maker import (
+    Consequence,
+    Maker,
+    RestoreTrouble,
+    decode_answer,
+    trouble_of,
+)
+from ventifs.tree.restore.hardlinks import LinkedFile, Links
 from ventifs.tree.restore.large_file import Failed, make_large
 from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, xattrs_of
+from ventifs.tree.restore.restored import Restored, RestoreProgress
 from ventifs.tree.restore.selection import Selection, walk
 from ventifs.tree.restore.unchanged import is_there
 
 _ENTER = stat.S_IRUSR | stat.S_IXUSR
-TROUBLES_MAX = 10_000  # listed of each kind; further ones are only counted
-
-Progress = Callable[["Restored", bytes], None]
 _EVERYTHING = Selection()
-
-
-@dataclass(slots=True)
-class Restored:
-    """What a restore has done so far.
-
-    Attributes:
-        entries: names that are now there as archived.
-        size: bytes of regular files among them, each file once.
-        kept: files that were there already, the same in everything.
-        left: (path, what was left out) for what the user may not restore.
-        failed: (path, reason) for what is damaged, or could not be made.
-        replaced: (path, what was there) for symbolic links that were replaced by directories.
-        unlisted: how many more of all three kinds there are.
-    """
-
-    entries: int = 0
-    size: int = 0
-    kept: int = 0
-    left: list[tuple[bytes, str]] = field(default_factory=list)
-    failed: list[tuple[bytes, str]] = field(default_factory=list)
-    replaced: list[tuple[bytes, str]] = field(default_factory=list)
-    unlisted: int = 0
 
 
 class Restorer:
@@ -79,7 +58,7 @@ class Restorer:
         overwrite: bool = False,
         symlinks: Symlinks = Symlinks.TRUSTED,
         selection: Selection = _EVERYTHING,
-        progress: Progress | None = None,
+        progress: RestoreProgress | None = None,
     ) -> None:
         """Restore from `store`.
 
@@ -93,16 +72,18 @@ class Restorer:
         """
         self.done = Restored()
         self._store = store
-        self._pool = pool or Inline(Maker(store, overwrite=overwrite).handle)
+        self._pool = pool or InlinePool(Maker(store, overwrite=overwrite).handle)
         self._overwrite = overwrite
         self._symlinks = symlinks
         self._selection = selection
         self._progress = progress
-        self._at: Place | None = None
-        self._batch = Batch()
-        self._flying: set[Batch] = set()
-        self._again: list[tuple[Place, Entry]] = []  # to be made as files of their own
-        self._closing: list[Place] = []  # get their metadata last, for hard links out of them
+        self._at: UnfinishedDirectory | None = None
+        self._batch = FileBatch()
+        self._flying: set[FileBatch] = set()
+        # To be made as files of their own.
+        self._again: list[tuple[UnfinishedDirectory, Entry]] = []
+        # Get their metadata last, for hard links out of them.
+        self._closing: list[UnfinishedDirectory] = []
 
     def run(self, entry: Entry, target: Path) -> Restored:
         """Restore an entry: a directory into `target`, anything else as `target`.
@@ -119,7 +100,7 @@ class Restorer:
                 top = self._opened_parent(target)
             self._places = Places(top, overwrite=self._overwrite, symlinks=self._symlinks)
             self._places.on_link = self._settle_all
-            self._places.on_replaced = self._replaced
+            self._places.on_replaced = self.done.add_replaced
             self._aliases = Aliases(self._store, entry, self._selection)
             self._links = Links(self._places)
         except OSError as error:
@@ -211,7 +192,7 @@ class Restorer:
     def damaged(self, error: VentifsError) -> None:
         """Report what cannot be made of a directory whose node is damaged."""
         assert self._at is not None
-        trouble = Trouble(0, Kind.FAILED, str(error))
+        trouble = RestoreTrouble(0, Consequence.FAILED, str(error))
         self._trouble(self._at.path(), trouble, _below(self._at.entry))
 
     def leave(self) -> None:
@@ -225,14 +206,14 @@ class Restorer:
 
     # --- links that are kept, see `alias_paths` -----------------------------------------------
 
-    def _alias(self, place: Place, above: Place) -> Alias | None:
+    def _alias(self, place: UnfinishedDirectory, above: UnfinishedDirectory) -> Alias | None:
         """The other names of a directory, if a link that is kept is on the way to it."""
         if place.names is not None:
             names = tuple(place.path().split(b"/"))
             return self._aliases.linked(place.names, names, place.entry)
         return self._aliases.below(above.alias, lambda: real(place), place.entry.name)
 
-    def _is_rivalled(self, place: Place, entry: Entry) -> bool:
+    def _is_rivalled(self, place: UnfinishedDirectory, entry: Entry) -> bool:
         """Whether an entry is not made, because another name of its directory has it or a rival."""
         if place.alias is None:  # hot: the common case
             return False
@@ -241,20 +222,18 @@ class Restorer:
             return False
         if reason:
             more = _below(entry) if entry.is_directory else ""
-            self._trouble(place.path(entry.name), Trouble(0, Kind.FAILED, reason), more)
+            self._trouble(
+                place.path(entry.name), RestoreTrouble(0, Consequence.FAILED, reason), more
+            )
         else:
             self.done.entries += 1
         return True
 
-    def _replaced(self, path: bytes, what: str) -> None:
-        if len(self.done.replaced) < TROUBLES_MAX:
-            self.done.replaced.append((path, what))
-        else:
-            self.done.unlisted += 1
-
     # --- batches ------------------------------------------------------------------------------
 
-    def _add(self, place: Place, entry: Entry, data: bytes, group: Group | None) -> None:
+    def _add(
+        self, place: UnfinishedDirectory, entry: Entry, data: bytes, group: LinkedFile | None
+    ) -> None:
         if entry.size >= LARGE:
             self._make_large(place, entry, group)
             return
@@ -268,7 +247,9 @@ class Restorer:
         if self._batch.full:
             self._hand_over()
 
-    def _make_large(self, place: Place, entry: Entry, group: Group | None) -> None:
+    def _make_large(
+        self, place: UnfinishedDirectory, entry: Entry, group: LinkedFile | None
+    ) -> None:
         """Make a large file while nothing else is made, and report progress."""
         assert isinstance(entry.detail, File)
         self._hand_over()
@@ -305,13 +286,13 @@ class Restorer:
         except Failed as error:
             self._trouble(path, error.trouble)
         except (Corrupt, NotStored) as error:
-            self._trouble(path, Trouble(0, Kind.FAILED, str(error)))
+            self._trouble(path, RestoreTrouble(0, Consequence.FAILED, str(error)))
         except OSError as error:
             self._trouble(path, trouble_of(error))
         else:
             self.done.entries += 1
             for what in less:
-                self._trouble(path, Trouble(0, Kind.LESS, what))
+                self._trouble(path, RestoreTrouble(0, Consequence.LESS, what))
         if not made:
             self.done.size = before
         if group is not None:
@@ -320,7 +301,7 @@ class Restorer:
     def _hand_over(self) -> None:
         if not self._batch.members:
             return
-        batch, self._batch = self._batch, Batch()
+        batch, self._batch = self._batch, FileBatch()
         self._flying.add(batch)
         try:
             done = partial(self._answered, batch)
@@ -330,7 +311,7 @@ class Restorer:
         if self._progress is not None and self._at is not None:
             self._progress(self.done, self._at.path())
 
-    def _answered(self, batch: Batch, reply: bytes) -> None:
+    def _answered(self, batch: FileBatch, reply: bytes) -> None:
         """Record the result of a batch, and continue what waited for it."""
         self._flying.discard(batch)
         answer = decode_answer(reply)
@@ -338,7 +319,7 @@ class Restorer:
         for trouble in answer.troubles:
             place, entry = batch.members[trouble.number]
             self._trouble(place.path(entry.name), trouble)
-            if trouble.kind != Kind.LESS:
+            if trouble.kind != Consequence.LESS:
                 missing.add(trouble.number)
         self.done.entries += len(batch.members) - len(missing)
         self.done.size += batch.size - sum(batch.members[n][1].size for n in missing)
@@ -348,7 +329,7 @@ class Restorer:
         for place in batch.places:
             self._release(place)
 
-    def _settle(self, group: Group, *, made: bool) -> None:
+    def _settle(self, group: LinkedFile, *, made: bool) -> None:
         """Record whether a file's first name was made, and handle the names that waited for it."""
         group.made, group.failed = made, not made
         waiting, group.waiting = group.waiting, []
@@ -375,14 +356,16 @@ class Restorer:
             self._hand_over()
             self._pool.drain()
 
-    def _link(self, group: Group, place: Place, entry: Entry) -> None:
+    def _link(self, group: LinkedFile, place: UnfinishedDirectory, entry: Entry) -> None:
         """Make a further name of a file, or a file of its own where a link cannot be made."""
         try:
             self._links.make(group, place, entry)
         except OSError as error:
             trouble = trouble_of(error)
-            if trouble.kind != Kind.STOPPED:
-                trouble = Trouble(0, Kind.LESS, because("hard link, restored by itself", error))
+            if trouble.kind != Consequence.STOPPED:
+                trouble = RestoreTrouble(
+                    0, Consequence.LESS, because("hard link, restored by itself", error)
+                )
             self._trouble(place.path(entry.name), trouble)
             place.pending += 1
             self._again.append((place, entry))
@@ -391,7 +374,7 @@ class Restorer:
 
     # --- endings ------------------------------------------------------------------------------
 
-    def _release(self, place: Place | None) -> None:
+    def _release(self, place: UnfinishedDirectory | None) -> None:
         """Count one task in a directory as done; the last one completes the directory."""
         while place is not None:
             place.pending -= 1
@@ -400,7 +383,7 @@ class Restorer:
             self._complete(place)
             place = place.above
 
-    def _complete(self, place: Place) -> None:
+    def _complete(self, place: UnfinishedDirectory) -> None:
         """Give a directory its metadata; at the end, if links out of it need it to stay open."""
         self._places.tidy(place)
         if place.alias is not None and place.alias.earlier and place.before is not None:
@@ -410,7 +393,7 @@ class Restorer:
         else:
             self._dress(place)
 
-    def _leave_as_before(self, place: Place, before: os.stat_result) -> None:
+    def _leave_as_before(self, place: UnfinishedDirectory, before: os.stat_result) -> None:
         """Reset a directory that has its metadata from an earlier name, see `alias_paths`."""
         try:
             fd = self._places.fd(place)
@@ -422,36 +405,34 @@ class Restorer:
         self.done.entries += 1
         self._places.forget(place)
 
-    def _dress(self, place: Place) -> None:
+    def _dress(self, place: UnfinishedDirectory) -> None:
         try:
             xattrs = xattrs_of(self._store, place.entry)
         except (Corrupt, NotStored) as error:
             xattrs = ()
-            self._trouble(place.path(), Trouble(0, Kind.FAILED, f"its attributes: {error}"))
+            self._trouble(
+                place.path(), RestoreTrouble(0, Consequence.FAILED, f"its attributes: {error}")
+            )
         try:
             for less in dress(place.entry, xattrs, self._places.fd(place)):
-                self._trouble(place.path(), Trouble(0, Kind.LESS, less))
+                self._trouble(place.path(), RestoreTrouble(0, Consequence.LESS, less))
             self.done.entries += 1
         except OSError as error:
             self._trouble(place.path(), trouble_of(error))
         self._places.forget(place)
 
-    def _trouble(self, path: bytes, trouble: Trouble, more: str = "") -> None:
+    def _trouble(self, path: bytes, trouble: RestoreTrouble, more: str = "") -> None:
         """List a trouble, or end the restore if nothing more can be made.
 
         Raises:
             NoSpace, VentifsError: nothing more can be made; the text names the path.
         """
-        if trouble.kind == Kind.STOPPED:
+        if trouble.kind == Consequence.STOPPED:
             stays = "what was restored stays; run again with --overwrite to finish"
             text = f"{printable(path) or '/'}: {trouble.reason}; {stays}"
             full = trouble.errno in (errno.ENOSPC, errno.EDQUOT)
             raise NoSpace(f"{text}, when there is room") if full else VentifsError(text)
-        listed = self.done.failed if trouble.kind == Kind.FAILED else self.done.left
-        if len(listed) < TROUBLES_MAX:
-            listed.append((path, trouble.reason + more))
-        else:
-            self.done.unlisted += 1
+        self.done.add_trouble(path, trouble, more)
 
     def _remove_unfinished(self) -> None:
         """Remove what killed workers left unfinished: its mtime, which is set last, differs."""

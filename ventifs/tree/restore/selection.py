@@ -59,7 +59,7 @@ class Visitor(Protocol):
 
 
 @dataclass(slots=True)
-class _Level:
+class _SelectionLevel:
     """A directory on the way."""
 
     entry: Entry
@@ -71,7 +71,7 @@ class _Level:
 
 def walk(store: Store, root: Entry, selection: Selection, visitor: Visitor) -> None:
     """Lead a visitor over everything chosen below a directory, in order, depth first."""
-    levels: list[_Level] = []
+    levels: list[_SelectionLevel] = []
     chooses = bool(selection)
     _go_down(store, levels, root, b"", visitor, whole=not selection.include)
     while levels:
@@ -103,16 +103,22 @@ def walk(store: Store, root: Entry, selection: Selection, visitor: Visitor) -> N
 
 
 def _go_down(
-    store: Store, levels: list[_Level], entry: Entry, path: bytes, visitor: Visitor, *, whole: bool
+    store: Store,
+    levels: list[_SelectionLevel],
+    entry: Entry,
+    path: bytes,
+    visitor: Visitor,
+    *,
+    whole: bool,
 ) -> None:
     assert isinstance(entry.detail, Directory)
     children = encoded_entries(store, entry.detail.content)
-    levels.append(_Level(entry, children, path + b"/" if path else b"", whole))
+    levels.append(_SelectionLevel(entry, children, path + b"/" if path else b"", whole))
     if whole:
         _entered(levels, visitor)
 
 
-def _entered(levels: list[_Level], visitor: Visitor) -> bool:
+def _entered(levels: list[_SelectionLevel], visitor: Visitor) -> bool:
     """Enter the directories not entered yet; False if the visitor refuses one, which ends it."""
     if levels[-1].entered:
         return True

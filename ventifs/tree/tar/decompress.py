@@ -38,7 +38,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-class _Codec(msgspec.Struct, frozen=True):
+class _Compression(msgspec.Struct, frozen=True):
     """One compression.
 
     Attributes:
@@ -55,20 +55,20 @@ class _Codec(msgspec.Struct, frozen=True):
 
 
 _CODECS = (
-    _Codec("gzip", (b"\x1f\x8b\x08",), lambda: zlib.decompressobj(wbits=31), 4096),
-    _Codec(
+    _Compression("gzip", (b"\x1f\x8b\x08",), lambda: zlib.decompressobj(wbits=31), 4096),
+    _Compression(
         "xz",
         (b"\xfd7zXZ\0",),
         lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_MAX),
         4096,
     ),
-    _Codec(
+    _Compression(
         "zstd",
         (b"\x28\xb5\x2f\xfd", b"P*M\x18"),  # a frame, or the skippable one that pzstd writes first
         lambda: zstandard.ZstdDecompressor().decompressobj(),
         2048,
     ),
-    _Codec("bzip2", (b"BZh",), bz2.BZ2Decompressor, 64),
+    _Compression("bzip2", (b"BZh",), bz2.BZ2Decompressor, 64),
 )
 _BAD_DATA = (
     OSError,
@@ -174,7 +174,7 @@ class Unpacked:
         return zeros
 
 
-def _codec_of(head: bytes) -> _Codec | None:
+def _codec_of(head: bytes) -> _Compression | None:
     if head[_USTAR_AT] == b"ustar":
         return None
     return next((codec for codec in _CODECS if head.startswith(codec.magics)), None)
@@ -185,7 +185,7 @@ def _plain(feed: _Feed) -> Iterator[bytes]:
         yield data
 
 
-def _unpacked(feed: _Feed, codec: _Codec) -> Iterator[bytes]:
+def _unpacked(feed: _Feed, codec: _Compression) -> Iterator[bytes]:
     """Decompress frame after frame; what follows the last and is no frame is read and dropped."""
     while feed.peek(max(map(len, codec.magics))).startswith(codec.magics):
         yield from _frame(feed, codec)
@@ -195,7 +195,7 @@ def _unpacked(feed: _Feed, codec: _Codec) -> Iterator[bytes]:
         pass
 
 
-def _frame(feed: _Feed, codec: _Codec) -> Iterator[bytes]:
+def _frame(feed: _Feed, codec: _Compression) -> Iterator[bytes]:
     frame = codec.new()
     while not frame.eof:
         packed = feed.take(codec.piece)

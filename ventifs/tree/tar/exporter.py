@@ -32,7 +32,7 @@ from ventifs.tree.objects.records import (
 )
 from ventifs.tree.restore.metadata import xattrs_of
 from ventifs.tree.tar.pax_xattrs import records_of
-from ventifs.tree.tar.ustar import BLOCK, END_SIZE, Header
+from ventifs.tree.tar.ustar import BLOCK, END_SIZE, UstarHeader
 from ventifs.tree.temp_database import temporary_database
 
 _LINK = b"1"
@@ -48,7 +48,7 @@ _SCHEMA = "CREATE TABLE first (claim BLOB PRIMARY KEY, name BLOB NOT NULL) WITHO
 _ZEROS = bytes(1 << 20)
 
 Write = Callable[[bytes | memoryview], object]
-Progress = Callable[["Exported", bytes], None]
+ExportProgress = Callable[["Exported", bytes], None]
 
 
 class Exported(msgspec.Struct):
@@ -68,7 +68,9 @@ class Exported(msgspec.Struct):
 class Exporter:
     """One export. Not to be used twice."""
 
-    def __init__(self, store: Store, write: Write, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, store: Store, write: Write, *, progress: ExportProgress | None = None
+    ) -> None:
         """Export from `store`; `write` must take all the bytes it gets."""
         self.done = Exported()
         self._store = store
@@ -95,7 +97,7 @@ class Exporter:
         if letter is None:
             self.done.left.append((path, "a socket, which a tar cannot hold"))
             return
-        header = Header(
+        header = UstarHeader(
             letter, b"./" + path, stat.S_IMODE(entry.mode), entry.uid, entry.gid, entry.mtime_ns
         )
         first = _first(database, entry, header.name) if entry.link else header.name
@@ -110,7 +112,7 @@ class Exporter:
         if self._progress is not None:
             self._progress(self.done, path)
 
-    def _body(self, entry: Entry, header: Header) -> None:
+    def _body(self, entry: Entry, header: UstarHeader) -> None:
         match entry.detail:
             case File(Tree() as content) if self._has_holes(content):
                 self._sparse(content, header)
@@ -129,7 +131,7 @@ class Exporter:
                 header.device = (major, minor)
         self._put(header.encode())
 
-    def _sparse(self, content: Tree, header: Header) -> None:
+    def _sparse(self, content: Tree, header: UstarHeader) -> None:
         """Write a file with holes: the map of its data, then the data."""
         count = stored = lines = 0
         for offset, length in self._extents(content):

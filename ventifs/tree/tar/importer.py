@@ -13,8 +13,8 @@ from typing import BinaryIO
 import msgspec
 
 from ventifs.store import Store
-from ventifs.tree.archive.archiver import Progress, Tally
 from ventifs.tree.archive.file_reader import Trouble
+from ventifs.tree.archive.tally import ArchiveProgress, Tally
 from ventifs.tree.objects.content import WHOLE_MAX as XATTRS_MAX
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
@@ -38,7 +38,7 @@ from ventifs.tree.objects.records import (
 from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key, path_of
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.tar.decompress import Unpacked
-from ventifs.tree.tar.members import Member, Members
+from ventifs.tree.tar.members import Members, TarMember
 from ventifs.tree.tar.pax_xattrs import Found, found_in
 from ventifs.tree.tar.staging import Gathered, gather
 from ventifs.tree.versions.troubles import Troubles, shortened
@@ -70,7 +70,7 @@ class TarArchiver:
     """One archive run. Not to be used twice."""
 
     def __init__(
-        self, store: Store, *, exclude: Patterns = _NOTHING, progress: Progress | None = None
+        self, store: Store, *, exclude: Patterns = _NOTHING, progress: ArchiveProgress | None = None
     ) -> None:
         """Archive what `exclude` does not match; `store` is open for writing or to rehearse."""
         self.tally = Tally()
@@ -98,7 +98,7 @@ class TarArchiver:
         self.tally.new_bytes = self._writer.new_bytes
         return root
 
-    def _take(self, member: Member, members: Members, gathered: Gathered) -> None:
+    def _take(self, member: TarMember, members: Members, gathered: Gathered) -> None:
         """Archive one member, or record why it is left out."""
         path = member.path_bytes
         try:
@@ -116,7 +116,7 @@ class TarArchiver:
             self._progress(self.tally, path)
 
     def _entry(
-        self, member: Member, members: Members, key: Key, gathered: Gathered
+        self, member: TarMember, members: Members, key: Key, gathered: Gathered
     ) -> Entry | None:
         """Gather a member's entry, unless it is left out on purpose.
 
@@ -144,7 +144,7 @@ class TarArchiver:
         gathered.put(key, entry, file)
         return entry
 
-    def _made(self, member: Member, members: Members, kind: int, key: Key) -> Entry:
+    def _made(self, member: TarMember, members: Members, kind: int, key: Key) -> Entry:
         """Store the content of a member that is not a hard link; return its entry.
 
         Raises:
@@ -194,7 +194,7 @@ class TarArchiver:
         """Record that part of a member is not archived as it should be."""
         self.troubles.append(Trouble(path_of(key), reason, missing=False))
 
-    def _content(self, member: Member, members: Members) -> Content:
+    def _content(self, member: TarMember, members: Members) -> Content:
         pieces = members.pieces(member)
         if member.real_size > _WHOLE_MAX:
             return self._writer.write(pieces)

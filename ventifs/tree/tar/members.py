@@ -36,7 +36,7 @@ _HOSTILE = (
 _REMEDY = "make it or fetch it anew"
 
 
-class Member(tarfile.TarInfo):
+class TarMember(tarfile.TarInfo):
     """A member's header, which corrects what tarfile rounds or misreads.
 
     Properties that read numbers raise ValueError if the header has something else there.
@@ -144,7 +144,7 @@ class Members:
         """Nothing is read yet."""
         self._unpacked = unpacked
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[TarMember]:
         """Yield the members in order, then drain the rest of the stream.
 
         Raises:
@@ -154,12 +154,12 @@ class Members:
         try:
             tar = _TarFile(
                 fileobj=cast(IO[bytes], headers),
-                tarinfo=Member,
+                tarinfo=TarMember,
                 encoding="utf-8",
                 errors="surrogateescape",
             )
             for member in tar:
-                assert isinstance(member, Member)
+                assert isinstance(member, TarMember)
                 empty = False
                 tar.members.clear()
                 self._settle(tar, member)
@@ -179,7 +179,7 @@ class Members:
                 "disks do; these are read from files and devices, unpacked"
             )
 
-    def _settle(self, tar: _TarFile, member: Member) -> None:
+    def _settle(self, tar: _TarFile, member: TarMember) -> None:
         """Check that the next header follows this member's data, and that global ones are small."""
         lasting = sum(len(keyword) + len(text) for keyword, text in tar.pax_headers.items())
         if lasting > _GLOBAL_MAX:
@@ -191,7 +191,7 @@ class Members:
         if room < 0 or (member.isreg() and room != _blocks(member.stored_size)):
             raise _damaged(member.offset, "a size that cannot be")
 
-    def pieces(self, member: Member) -> Iterator[bytes | int]:
+    def pieces(self, member: TarMember) -> Iterator[bytes | int]:
         """A regular member's bytes, as `Chunker.chunks` takes them.
 
         Raises:
@@ -210,7 +210,7 @@ class Members:
             yield data
             length -= wanted
 
-    def _sparse(self, member: Member) -> Iterator[bytes | int]:
+    def _sparse(self, member: TarMember) -> Iterator[bytes | int]:
         at, size = 0, member.real_size
         for offset, length in member.extents or ():
             if length == 0:  # marks the end, or pads a header

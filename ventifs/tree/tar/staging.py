@@ -15,7 +15,7 @@ import msgspec
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.objects.prolly import Put
 from ventifs.tree.objects.records import Entry, decode_entry, encode
-from ventifs.tree.objects.tree_builder import Key, Row, build_tree, path_of, with_link
+from ventifs.tree.objects.tree_builder import EntryRow, Key, build_tree, path_of, with_link
 from ventifs.tree.temp_database import temporary_database
 
 _SCHEMA = """
@@ -142,7 +142,7 @@ class Gathered:
         return build_tree(map(_row, rows), put)
 
 
-def _row(row: tuple[Key, int, int, bytes, int | None, bytes]) -> Row:
+def _row(row: tuple[Key, int, int, bytes, int | None, bytes]) -> EntryRow:
     key, directory, size, record, names, least = row
     linked = names is not None and names > 1
     return key, bool(directory), size, with_link(record, least) if linked else record

@@ -37,7 +37,7 @@ _FIXED = {"magic": b"ustar\0", "version": b"00", "checksum": b" " * 8}
 _LONG = {"name": (b"path", b"L"), "linkname": (b"linkpath", b"K")}  # pax keyword, GNU's type
 
 
-class Header(msgspec.Struct):
+class UstarHeader(msgspec.Struct):
     """One member.
 
     Attributes:
@@ -91,7 +91,7 @@ class Header(msgspec.Struct):
 
 def _before(letter: bytes, name: bytes, body: bytes) -> bytes:
     """An extra header with a body, which describes the member after it."""
-    return Header(letter, name, size=len(body)).encode() + padded(body)
+    return UstarHeader(letter, name, size=len(body)).encode() + padded(body)
 
 
 def _is_utf8(text: bytes) -> bool:

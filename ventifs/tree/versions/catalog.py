@@ -42,10 +42,12 @@ class NoSuchVersion(VentifsError):
     """A name, or a time, that matches no version."""
 
 
-Listed = tuple[bytes, str, bool]  # a trouble: path, reason, whether the version lacks the path
+ListedTrouble = tuple[
+    bytes, str, bool
+]  # a trouble: path, reason, whether the version lacks the path
 
 
-class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _StoredVersion(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The stored form of a version's record that has no troubles in blocks."""
 
     root: bytes
@@ -54,11 +56,11 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     tags: tuple[str, ...]
     new_bytes: int
     seconds: float
-    troubles: tuple[Listed, ...]
+    troubles: tuple[ListedTrouble, ...]
     troubles_more: int
 
 
-class _StoredBeyond(_Stored, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _StoredBeyond(_StoredVersion, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The stored form of a version's record that has further troubles in blocks."""
 
     beyond: Content
@@ -71,7 +73,7 @@ TAGS_MAX = 64
 TAG_MAX = 256  # bytes of UTF-8
 
 _BEYOND = b"\x99"  # MessagePack's array of nine: the first byte of a `_StoredBeyond`
-_decode_stored = msgspec.msgpack.Decoder(_Stored).decode
+_decode_stored = msgspec.msgpack.Decoder(_StoredVersion).decode
 _decode_beyond = msgspec.msgpack.Decoder(_StoredBeyond).decode
 _encode_stored = msgspec.msgpack.Encoder().encode
 
@@ -102,7 +104,7 @@ class Version(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     new_bytes: int = 0
     seconds: float = 0.0
-    troubles: tuple[Listed, ...] = ()
+    troubles: tuple[ListedTrouble, ...] = ()
     troubles_more: int = 0
     beyond: Content = Empty()
     record: Record | None = None
@@ -210,7 +212,7 @@ def _encoded(version: Version) -> bytes:
     )
     try:
         if isinstance(version.beyond, Empty):
-            return _encode_stored(_Stored(*fields))
+            return _encode_stored(_StoredVersion(*fields))
         return _encode_stored(_StoredBeyond(*fields, version.beyond))
     except (OverflowError, UnicodeEncodeError) as error:
         raise Unfit(f"{version.name}: the version cannot be stored: {error}") from None

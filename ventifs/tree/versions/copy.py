@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import Version, check_name, decode_version, version_key, versions
-from ventifs.tree.versions.reachable import Kind, Ref, reach_version
+from ventifs.tree.versions.reachable import Ref, RefKind, reach_version
 from ventifs.tree.versions.troubles import troubles_of
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks
@@ -36,7 +36,7 @@ class Copied:
     new_bytes: int = 0
 
 
-Progress = Callable[[Copied], None]
+CopyProgress = Callable[[Copied], None]
 
 
 def copy(
@@ -45,7 +45,7 @@ def copy(
     version: Version,
     *,
     name: str | None = None,
-    progress: Progress | None = None,
+    progress: CopyProgress | None = None,
 ) -> tuple[Version, Copied, bool]:
     """Copy a version of `source` into `target`, which is another store, open for writing.
 
@@ -76,7 +76,7 @@ def copy(
     return decode_version(record), copied, False
 
 
-def _send(source: Store, target: Store, version: Version, progress: Progress | None) -> Copied:
+def _send(source: Store, target: Store, version: Version, progress: CopyProgress | None) -> Copied:
     copied = Copied()
     batch: list[Ref] = []
     committed = 0
@@ -100,7 +100,7 @@ def _send_batch(source: Store, target: Store, batch: list[Ref], copied: Copied) 
     for ref, known in zip(batch, there, strict=True):
         if not known:
             block = source.get(ref.score)
-            score, new = target.put(block, node=ref.kind is not Kind.DATA)
+            score, new = target.put(block, node=ref.kind is not RefKind.DATA)
             assert score == ref.score
             copied.new_blocks += new
             copied.new_bytes += len(block) if new else 0

@@ -11,11 +11,14 @@ from ventifs.store import Score, Store
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.reachable import reach_version
 
-Progress = Callable[[int], None]  # number of references looked at so far
+ReferenceProgress = Callable[[int], None]  # number of references looked at so far
 
 
 def exclusive(
-    store: Store, version: Version, others: Iterable[Version], progress: Progress | None = None
+    store: Store,
+    version: Version,
+    others: Iterable[Version],
+    progress: ReferenceProgress | None = None,
 ) -> set[Score]:
     """The scores that `version` reaches and none of the others does, nodes included.
 

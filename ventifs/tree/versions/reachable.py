@@ -27,7 +27,7 @@ from ventifs.tree.objects.records import (
 from ventifs.tree.versions.catalog import Version
 
 
-class Kind(Enum):
+class RefKind(Enum):
     """What a reference leads to."""
 
     DATA = "data"
@@ -39,7 +39,7 @@ class Ref(NamedTuple):
     """A reference to a block, typed by its referrer."""
 
     score: Score
-    kind: Kind
+    kind: RefKind
 
 
 def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
@@ -69,7 +69,7 @@ def _below(store: Store, top: Iterator[Ref], seen: set[Score]) -> Iterator[Ref]:
             pending.pop()
             if node is not None:
                 yield node
-        elif ref.kind is Kind.DATA:
+        elif ref.kind is RefKind.DATA:
             yield ref
         elif ref.score not in seen:
             seen.add(ref.score)
@@ -81,7 +81,7 @@ def reach_version(store: Store, version: Version, seen: set[Score]) -> Iterator[
 
     Args, Raises: as `reach`.
     """
-    yield from _below(store, _of_content(version.beyond, Kind.CONTENT), seen)
+    yield from _below(store, _of_content(version.beyond, RefKind.CONTENT), seen)
     yield from reach(store, version.root, seen)
 
 
@@ -91,27 +91,27 @@ def _of_node(store: Store, ref: Ref) -> Iterator[Ref]:
         data = bytes(raw)
         if node.level:
             yield Ref(Score(decode_child(data).score), ref.kind)
-        elif ref.kind is Kind.DIRECTORY:
+        elif ref.kind is RefKind.DIRECTORY:
             yield from _of_entry(decode_entry(data))
         else:
             item = decode_item(data)
             if isinstance(item, Chunk):
-                yield Ref(Score(item.score), Kind.DATA)
+                yield Ref(Score(item.score), RefKind.DATA)
             elif isinstance(item, Slice):
-                yield from _of_content(item.content, Kind.CONTENT)
+                yield from _of_content(item.content, RefKind.CONTENT)
 
 
 def _of_entry(entry: Entry) -> Iterator[Ref]:
     if not isinstance(entry.xattrs, Listed):
-        yield from _of_content(entry.xattrs, Kind.CONTENT)
+        yield from _of_content(entry.xattrs, RefKind.CONTENT)
     if isinstance(entry.detail, File):
-        yield from _of_content(entry.detail.content, Kind.CONTENT)
+        yield from _of_content(entry.detail.content, RefKind.CONTENT)
     elif isinstance(entry.detail, Directory):
-        yield from _of_content(entry.detail.content, Kind.DIRECTORY)
+        yield from _of_content(entry.detail.content, RefKind.DIRECTORY)
 
 
-def _of_content(content: Content, kind: Kind) -> Iterator[Ref]:
+def _of_content(content: Content, kind: RefKind) -> Iterator[Ref]:
     if isinstance(content, Block):
-        yield Ref(Score(content.score), Kind.DATA)
+        yield Ref(Score(content.score), RefKind.DATA)
     elif isinstance(content, Tree):
         yield Ref(Score(content.score), kind)

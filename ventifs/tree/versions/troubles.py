@@ -27,7 +27,7 @@ from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.objects.chunker import HOLE_ALIGN
 from ventifs.tree.objects.content import ContentWriter, read
 from ventifs.tree.objects.records import Content, Empty
-from ventifs.tree.versions.catalog import TROUBLES_MAX, Listed, Version, version_size
+from ventifs.tree.versions.catalog import TROUBLES_MAX, ListedTrouble, Version, version_size
 
 _LISTED_BYTES = 64 << 10  # in a record that does not hold all
 _PATH_MAX = 64 << 10  # bytes of a path; a longer one is cut in the middle
@@ -43,7 +43,7 @@ _MORE = "..."
 assert _PIECE % HOLE_ALIGN == 0
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Listed).decode
+_decode = msgspec.msgpack.Decoder(ListedTrouble).decode
 
 
 class Troubles:
@@ -60,7 +60,7 @@ class Troubles:
         """Begin with the troubles `found`, of a run into `store`."""
         writes = store is not None and store.mode == "write"
         self._directory = store.path if store is not None and writes else None
-        self._waiting: list[Listed] = []
+        self._waiting: list[ListedTrouble] = []
         self._runs: list[tuple[int, int]] = []  # begin and end of each sorted run in the file
         self._file: IO[bytes] | None = None
         self._count = self._size = 0  # size: bytes of the paths in memory
@@ -119,7 +119,7 @@ class Troubles:
                 "be archived; name a directory with room in TMPDIR"
             ) from error
 
-    def __iter__(self) -> Iterator[Listed]:
+    def __iter__(self) -> Iterator[ListedTrouble]:
         """All of them, in order."""
         runs = [_frames(self._read(*run), _RUN_FRAME_MAX) for run in self._runs]
         return heapq.merge(*runs, sorted(self._waiting))
@@ -179,7 +179,7 @@ def fitted(version: Version, found: Troubles, writer: ContentWriter | None) -> V
     return replace(whole, beyond=writer.write_pieces(_pieces(islice(found, count, None))))
 
 
-def _fitting(troubles: Sequence[Listed]) -> int:
+def _fitting(troubles: Sequence[ListedTrouble]) -> int:
     """How many of the first troubles a record lists if it cannot hold all."""
     size = 0
     for count, trouble in enumerate(troubles):
@@ -197,7 +197,7 @@ def _write_all(file: IO[bytes], data: bytes) -> int:
     return done
 
 
-def _pieces(troubles: Iterable[Listed], path_max: int = _PATH_MAX) -> Iterator[bytes]:
+def _pieces(troubles: Iterable[ListedTrouble], path_max: int = _PATH_MAX) -> Iterator[bytes]:
     """Encoded troubles in pieces; all but the last are whole pages."""
     held = bytearray()
     for path, reason, missing in troubles:
@@ -209,12 +209,12 @@ def _pieces(troubles: Iterable[Listed], path_max: int = _PATH_MAX) -> Iterator[b
         yield bytes(held)
 
 
-def _framed(trouble: Listed) -> bytes:
+def _framed(trouble: ListedTrouble) -> bytes:
     data = _encode(trouble)
     return _LENGTH.pack(len(data)) + data
 
 
-def troubles_of(store: Store, version: Version) -> Iterator[Listed]:
+def troubles_of(store: Store, version: Version) -> Iterator[ListedTrouble]:
     """All troubles of a version that the store knows, in order; memory holds some at a time.
 
     Raises:
@@ -248,7 +248,7 @@ def _listed_bytes(store: Store, content: Content) -> Iterator[bytes]:
         yield bytes(piece)
 
 
-def _frames(pieces: Iterable[bytes], most: int) -> Iterator[Listed]:
+def _frames(pieces: Iterable[bytes], most: int) -> Iterator[ListedTrouble]:
     """The troubles in a stream of bytes, each of up to `most` bytes.
 
     Raises:
@@ -270,7 +270,7 @@ def _frames(pieces: Iterable[bytes], most: int) -> Iterator[Listed]:
         raise Corrupt("a list of troubles ends early")
 
 
-def _decoded(data: bytes) -> Listed:
+def _decoded(data: bytes) -> ListedTrouble:
     try:
         trouble = _decode(data)
     except (msgspec.DecodeError, RecursionError) as error:

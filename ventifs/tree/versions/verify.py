@@ -41,8 +41,8 @@ from ventifs.tree.versions.troubles import troubles_of
 
 _BATCH = 4096
 
-Place = tuple[str, bytes]  # version, path
-Totals = tuple[int, int]  # of a directory: paths below, bytes of regular files below
+VersionPath = tuple[str, bytes]  # version, path
+DirectoryTotals = tuple[int, int]  # of a directory: paths below, bytes of regular files below
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,14 +65,15 @@ class Verifier:
         """Start with nothing checked."""
         self.paths = 0
         self._store = store
-        self._sound: dict[bytes, Totals] = {}  # directories found sound, with all below them
-        self._waiting: list[tuple[Score, Place]] = []
+        # Directories found sound, with all below them.
+        self._sound: dict[bytes, DirectoryTotals] = {}
+        self._waiting: list[tuple[Score, VersionPath]] = []
         self._found: list[Harm] = []
 
     def version(self, version: Version) -> Iterator[Harm]:
         """What is wrong with one version."""
         pending = [(b"", version.root)]
-        seen: dict[bytes, Totals] = {}
+        seen: dict[bytes, DirectoryTotals] = {}
         harmed = False
         while pending:
             path, entry = pending.pop()
@@ -102,10 +103,10 @@ class Verifier:
 
     def _entry(
         self,
-        place: Place,
+        place: VersionPath,
         entry: Entry,
         pending: list[tuple[bytes, Entry]],
-        seen: dict[bytes, Totals],
+        seen: dict[bytes, DirectoryTotals],
     ) -> None:
         self.paths += 1
         try:
@@ -122,10 +123,10 @@ class Verifier:
 
     def _directory(
         self,
-        place: Place,
+        place: VersionPath,
         detail: Directory,
         pending: list[tuple[bytes, Entry]],
-        seen: dict[bytes, Totals],
+        seen: dict[bytes, DirectoryTotals],
     ) -> None:
         content = detail.content
         if not isinstance(content, Tree):
@@ -142,11 +143,11 @@ class Verifier:
 
     def _children(
         self,
-        place: Place,
+        place: VersionPath,
         content: Tree,
         pending: list[tuple[bytes, Entry]],
-        seen: dict[bytes, Totals],
-    ) -> Totals:
+        seen: dict[bytes, DirectoryTotals],
+    ) -> DirectoryTotals:
         """Check a directory's entries, subdirectories later; return the totals it should have."""
         self._wait(Score(content.score), place)  # `entries` may read it from a cache
         again = Builder(score_of)
@@ -164,14 +165,14 @@ class Verifier:
         self._compare(place, content, again.finish())
         return paths, bounded_total(total)
 
-    def _attributes(self, place: Place, entry: Entry) -> None:
+    def _attributes(self, place: VersionPath, entry: Entry) -> None:
         if isinstance(entry.xattrs, Listed):
             return
         if data := read_whole(self._store, entry.xattrs):
             decode_xattrs(data)
         self._content(place, entry.xattrs)
 
-    def _content(self, place: Place, top: Content) -> None:
+    def _content(self, place: VersionPath, top: Content) -> None:
         """Check a file's content, and the contents that its slices refer to, each once."""
         pending, seen = [(top, 0)], {top}
         while pending:
@@ -190,7 +191,7 @@ class Verifier:
                         seen.add(item.content)
                         pending.append((item.content, depth + 1))
 
-    def _items(self, place: Place, content: Tree) -> Iterator[Item]:
+    def _items(self, place: VersionPath, content: Tree) -> Iterator[Item]:
         self._wait(Score(content.score), place)
         again = Builder(score_of)
         for _, data in walk(self._store.get, Score(content.score)):
@@ -203,12 +204,12 @@ class Verifier:
         if again.count == 1 and isinstance(item, Chunk):
             raise Corrupt("a tree of one chunk, which should be a block", score=content.score)
 
-    def _compare(self, place: Place, content: Tree, made: Score) -> None:
+    def _compare(self, place: VersionPath, content: Tree, made: Score) -> None:
         if made != content.score:
             reason = f"block {content.score.hex()}, the same items make another tree than this"
             self._found.append(Harm(*place, reason))
 
-    def _wait(self, score: Score, place: Place) -> None:
+    def _wait(self, score: Score, place: VersionPath) -> None:
         self._waiting.append((score, place))
         if len(self._waiting) >= _BATCH:
             self._look_up()

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from ventifs.image.disk import ImageError
-from ventifs.image.filesystems.ext.layout import Layout
+from ventifs.image.filesystems.ext.layout import ExtLayout
 from ventifs.image.filesystems.extents import Run, joined
 from ventifs.image.survey_events import Extent
 
@@ -23,7 +23,7 @@ _WRITTEN_MAX = 32768  # blocks; a greater length, less this, is that of an unwri
 _DIRECT = 12
 
 
-def runs(layout: Layout, where: bytes, *, tree: bool) -> Iterator[Run]:
+def runs(layout: ExtLayout, where: bytes, *, tree: bool) -> Iterator[Run]:
     """The written runs of blocks of an inode, in the file's order.
 
     Args:
@@ -35,11 +35,11 @@ def runs(layout: Layout, where: bytes, *, tree: bool) -> Iterator[Run]:
         ImageError: the map is damaged; the runs yielded before are valid.
     """
     if tree:
-        return _Tree(layout).walk(where, None, 0)
+        return _ExtentTree(layout).walk(where, None, 0)
     return _Indirect(layout).walk(where)
 
 
-def extents(layout: Layout, where: bytes, size: int, *, tree: bool) -> tuple[Extent, ...]:
+def extents(layout: ExtLayout, where: bytes, size: int, *, tree: bool) -> tuple[Extent, ...]:
     """Extents in bytes of a file of `size` bytes, with those that touch merged.
 
     Raises:
@@ -62,8 +62,8 @@ def extents(layout: Layout, where: bytes, size: int, *, tree: bool) -> tuple[Ext
     return joined(runs(layout, where, tree=tree), layout.block_size, size)
 
 
-class _Tree:
-    def __init__(self, layout: Layout) -> None:
+class _ExtentTree:
+    def __init__(self, layout: ExtLayout) -> None:
         self._layout = layout
         self._seen: set[int] = set()
         self._next = 0  # the lowest block of the file that may come next
@@ -108,7 +108,7 @@ class _Tree:
 
 
 class _Indirect:
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: ExtLayout) -> None:
         self._layout = layout
         self._seen: set[int] = set()
         self._pointers = struct.Struct(f"<{layout.block_size // 4}I")

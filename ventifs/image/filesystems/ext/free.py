@@ -15,7 +15,7 @@ from ventifs.image.filesystems.ext.layout import (
     RO_CHECKED_GROUPS,
     STATE_CLEAN,
     STATE_ERRORS,
-    Layout,
+    ExtLayout,
 )
 from ventifs.image.survey_events import Range
 
@@ -24,7 +24,7 @@ _TOGETHER_MAX = 128  # groups; tables of more show as a wrong count of free clus
 _RUN = re.compile("0+")
 
 
-def is_clean(layout: Layout) -> bool:
+def is_clean(layout: ExtLayout) -> bool:
     """Whether the bitmaps can be trusted: nothing is cut off or to be replayed, no known errors."""
     return (
         not layout.incompat & INCOMPAT_RECOVER
@@ -33,7 +33,7 @@ def is_clean(layout: Layout) -> bool:
     )
 
 
-def free_ranges(layout: Layout) -> Iterator[Range]:
+def free_ranges(layout: ExtLayout) -> Iterator[Range]:
     """Ranges of the volume that are in no used cluster, in order, with those that touch merged."""
     start = end = 0
     for group in range(layout.group_count):
@@ -48,7 +48,7 @@ def free_ranges(layout: Layout) -> Iterator[Range]:
         yield start, end
 
 
-def _of_group(layout: Layout, group: int) -> Iterator[Range]:
+def _of_group(layout: ExtLayout, group: int) -> Iterator[Range]:
     first = layout.first_block + group * layout.blocks_per_group
     count = min(layout.blocks_per_group, layout.block_count - first)
     clusters = -(-count // layout.cluster_ratio)
@@ -71,7 +71,7 @@ def _of_group(layout: Layout, group: int) -> Iterator[Range]:
             yield begin, min(begin + (run.end() - run.start()) * size, end)
 
 
-def _uninitialised(layout: Layout, group: int, first: int, clusters: int) -> int:
+def _uninitialised(layout: ExtLayout, group: int, first: int, clusters: int) -> int:
     """The bitmap, as an integer, that a group would have before anything is allocated in it."""
     used = [(first, first + _heads(layout, group))]
     table = -(-layout.inodes_per_group * layout.inode_size // layout.block_size)
@@ -92,7 +92,7 @@ def _uninitialised(layout: Layout, group: int, first: int, clusters: int) -> int
     return bits
 
 
-def _heads(layout: Layout, group: int) -> int:
+def _heads(layout: ExtLayout, group: int) -> int:
     """Number of blocks at a group's start for the superblock or its copy, and descriptors."""
     per_block = layout.block_size // layout.descriptor_size
     has_superblock = layout.has_superblock(group)

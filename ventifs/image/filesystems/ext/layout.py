@@ -1,7 +1,7 @@
 """The layout of an ext2, ext3 or ext4 file system: its superblock and its groups' descriptors.
 
 From the kernel's Documentation/filesystems/ext4. All numbers are little-endian; all offsets are
-bytes from the volume's start. A `Layout` always has a valid geometry: powers of two where the
+bytes from the volume's start. An `ExtLayout` always has a valid geometry: powers of two where the
 format requires them, no sizes of 0, inode numbers that lie in a group's table. Knows nothing of
 what inodes contain.
 """
@@ -39,7 +39,7 @@ _DESCRIPTOR_HIGH = struct.Struct("<IIIH")
 _PIECE = 64 << 10  # bytes of an inode table that are read at once
 
 
-class Group(NamedTuple):
+class BlockGroup(NamedTuple):
     """A group's descriptor: numbers of blocks, its count of free clusters, and flags."""
 
     block_bitmap: int
@@ -49,7 +49,7 @@ class Group(NamedTuple):
     flags: int
 
 
-class Layout:
+class ExtLayout:
     """A file system's geometry.
 
     Attributes:
@@ -181,7 +181,7 @@ class Layout:
             raise ImageError(f"group {group} has no inode table")
         return self.window.read(start, count * self.inode_size)
 
-    def _read_group(self, group: int) -> Group:
+    def _read_group(self, group: int) -> BlockGroup:
         if not 0 <= group < self.group_count:
             raise ImageError(f"group {group} does not exist")
         per_block = self.block_size // self.descriptor_size
@@ -195,7 +195,7 @@ class Layout:
             inode_bitmap |= high[1] << 32
             table |= high[2] << 32
             free |= high[3] << 16
-        return Group(block_bitmap, inode_bitmap, table, free, flags)
+        return BlockGroup(block_bitmap, inode_bitmap, table, free, flags)
 
     def _descriptors_at(self, block: int) -> int:
         """The number of the block of descriptors whose index, counted from 0, is `block`."""

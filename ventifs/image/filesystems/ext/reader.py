@@ -28,7 +28,7 @@ from ventifs.image.filesystems.ext.layout import (
     ROOT,
     STATE_CLEAN,
     STATE_ERRORS,
-    Layout,
+    ExtLayout,
 )
 from ventifs.image.filesystems.walk import Name, valid
 from ventifs.image.survey_events import Extent, Inode, Range
@@ -50,7 +50,7 @@ _TYPES = frozenset(
 )
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class ExtInode(msgspec.Struct, frozen=True, gc=False):
     """An inode as it lies on the disk."""
 
     mode: int
@@ -67,7 +67,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ext:
-    """An ext2, ext3 or ext4 file system as a `walk.Reader`.
+    """An ext2, ext3 or ext4 file system as a `walk.FormatReader`.
 
     Attributes:
         layout: its geometry and features.
@@ -84,7 +84,7 @@ class Ext:
         Raises:
             ImageError: it cannot be read, or has features that are unknown here.
         """
-        self.layout = Layout(window)
+        self.layout = ExtLayout(window)
         self.clean = ext_free.is_clean(self.layout)
         self._truncated = self.layout.size > window.size
         self._attributes = lru_cache(16)(self._read_attributes)
@@ -107,7 +107,7 @@ class Ext:
         return ext_free.free_ranges(self.layout)
 
     def inode(self, number: int) -> tuple[Inode, str]:
-        """See `walk.Reader`."""
+        """See `walk.FormatReader`."""
         record = self._record(number)
         pairs: list[ext_xattrs.Pair] = []
         shown: Xattrs = ()
@@ -148,7 +148,7 @@ class Ext:
         return inode, problem or wrong
 
     def names(self, number: int) -> Iterator[Name]:
-        """See `walk.Reader`.
+        """See `walk.FormatReader`.
 
         Blocks of an index (htree) are read like all others: they look like blocks without names.
         """
@@ -183,12 +183,12 @@ class Ext:
         if troubles:
             raise ImageError(troubles[0])
 
-    def _record(self, number: int) -> Record:
+    def _record(self, number: int) -> ExtInode:
         if number < self.layout.first_inode and number != ROOT:
             raise ImageError(f"inode {number} is the file system's own")
         return self._own_record(number)
 
-    def _own_record(self, number: int) -> Record:
+    def _own_record(self, number: int) -> ExtInode:
         layout = self.layout
         table, at = layout.inode(number)
         extra = more = 0
@@ -247,7 +247,7 @@ class Ext:
             begin = at + _SMALL + extra
             if table.startswith(ext_xattrs.MAGIC_BYTES, begin):
                 space = table[begin : at + layout.inode_size]
-        return Record(
+        return ExtInode(
             mode,
             uid_high << 16 | uid,
             size,
@@ -261,7 +261,7 @@ class Ext:
             space,
         )
 
-    def _extents(self, record: Record) -> tuple[Extent, ...]:
+    def _extents(self, record: ExtInode) -> tuple[Extent, ...]:
         tree = bool(record.flags & _EXTENTS)
         extents = ext_map.extents(self.layout, record.where, record.size, tree=tree)
         size = self.layout.window.size
@@ -269,7 +269,7 @@ class Ext:
             raise ImageError("some of it is past the end of the volume")
         return extents
 
-    def _pairs(self, record: Record) -> tuple[list[ext_xattrs.Pair], str]:
+    def _pairs(self, record: ExtInode) -> tuple[list[ext_xattrs.Pair], str]:
         """All extended attributes, hidden ones included; those in the inode come first."""
         pairs, problem = ext_xattrs.in_inode(record.space, self._value)
         if record.attributes:
@@ -290,7 +290,7 @@ class Ext:
             raise ImageError(f"inode {number} holds no attribute of {size} bytes")
         return self._read(record, size)
 
-    def _read(self, record: Record, size: int) -> bytes:
+    def _read(self, record: ExtInode, size: int) -> bytes:
         """The first `size` bytes of an inode's data; the caller limits `size`."""
         data = bytearray(size)
         for at, start, length in self._extents(record):
@@ -299,7 +299,7 @@ class Ext:
                 data[at : at + count] = self.layout.window.read(start, count)
         return bytes(data)
 
-    def _inline(self, record: Record, pairs: list[ext_xattrs.Pair], problem: str) -> bytes:
+    def _inline(self, record: ExtInode, pairs: list[ext_xattrs.Pair], problem: str) -> bytes:
         data = record.where[: record.size]
         if record.size > len(data):
             data += ext_xattrs.inline_data(pairs)[: record.size - len(data)]
@@ -307,7 +307,7 @@ class Ext:
             raise ImageError(problem or "its data is not all in its inode")
         return data
 
-    def _target(self, record: Record, pairs: list[ext_xattrs.Pair], problem: str) -> bytes:
+    def _target(self, record: ExtInode, pairs: list[ext_xattrs.Pair], problem: str) -> bytes:
         if not 0 < record.size <= min(_TARGET_MAX, self.layout.block_size):
             raise ImageError("the target of the symbolic link is damaged")
         if record.flags & _INLINE:
@@ -321,7 +321,7 @@ class Ext:
             raise ImageError("the target of the symbolic link is damaged")
         return target
 
-    def _is_fast(self, record: Record) -> bool:
+    def _is_fast(self, record: ExtInode) -> bool:
         """Whether a symbolic link's target is in the inode, by the kernel's own rule."""
         if self.layout.incompat & INCOMPAT_EA_INODE:
             return record.size < _HERE

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ventifs.image.disk import ImageError
 from ventifs.image.filesystems.extents import Run, joined
-from ventifs.image.filesystems.xfs.layout import Layout
+from ventifs.image.filesystems.xfs.layout import XfsLayout
 from ventifs.image.survey_events import Extent
 
 EXTENTS, TREE = 2, 3  # formats of a fork
@@ -21,7 +21,7 @@ _ROOT = struct.Struct(">HH")
 _LEVEL_MAX = 9  # the kernel's own limit
 
 
-def runs(layout: Layout, fork: bytes, form: int, count: int) -> Iterator[Run]:
+def runs(layout: XfsLayout, fork: bytes, form: int, count: int) -> Iterator[Run]:
     """The written runs of blocks of a fork, in the file's order.
 
     Args:
@@ -33,7 +33,7 @@ def runs(layout: Layout, fork: bytes, form: int, count: int) -> Iterator[Run]:
     Raises:
         ImageError: the map is damaged; the runs yielded before are valid.
     """
-    mapping = _Mapping(layout)
+    mapping = _FileMapping(layout)
     if form == EXTENTS:
         if count > len(fork) // _RECORD.size:
             raise ImageError("its list of extents is damaged")
@@ -43,7 +43,7 @@ def runs(layout: Layout, fork: bytes, form: int, count: int) -> Iterator[Run]:
     raise ImageError("its fork has a format that it cannot have")
 
 
-def extents(layout: Layout, fork: bytes, form: int, count: int, size: int) -> tuple[Extent, ...]:
+def extents(layout: XfsLayout, fork: bytes, form: int, count: int, size: int) -> tuple[Extent, ...]:
     """Extents in bytes of a file of `size` bytes, with those that touch merged.
 
     Raises:
@@ -62,8 +62,8 @@ def extents(layout: Layout, fork: bytes, form: int, count: int, size: int) -> tu
     return joined(runs(layout, fork, form, count), layout.block_size, size)
 
 
-class _Mapping:
-    def __init__(self, layout: Layout) -> None:
+class _FileMapping:
+    def __init__(self, layout: XfsLayout) -> None:
         self._layout = layout
         self._seen: set[int] = set()
         self._next = 0  # the lowest block of the file that may come next

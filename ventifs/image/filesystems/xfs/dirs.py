@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from ventifs.image.disk import ImageError
 from ventifs.image.filesystems.walk import Name, valid
-from ventifs.image.filesystems.xfs.layout import Layout
+from ventifs.image.filesystems.xfs.layout import XfsLayout
 from ventifs.image.survey_events import Extent
 
 NAMES_END = 32 << 30
@@ -20,7 +20,7 @@ _TAIL = struct.Struct(">II")
 _DAMAGED = "the directory is damaged"
 
 
-def in_inode(layout: Layout, fork: bytes) -> Iterator[Name]:
+def in_inode(layout: XfsLayout, fork: bytes) -> Iterator[Name]:
     """Yield the names of a directory that has no blocks.
 
     Raises:
@@ -42,7 +42,7 @@ def in_inode(layout: Layout, fork: bytes) -> Iterator[Name]:
         yield int.from_bytes(number, "big"), name
 
 
-def in_blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[Name]:
+def in_blocks(layout: XfsLayout, extents: Iterable[Extent]) -> Iterator[Name]:
     """Yield the names of a directory with blocks; damage loses the names in the rest of its block.
 
     Raises:
@@ -61,7 +61,7 @@ def in_blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[Name]:
         raise ImageError(trouble)
 
 
-def _blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[bytes]:
+def _blocks(layout: XfsLayout, extents: Iterable[Extent]) -> Iterator[bytes]:
     """The directory's blocks; each consists of one or more blocks of the file system."""
     size, window = layout.directory_block_size, layout.window
     rest, expected, read = b"", 0, 0
@@ -83,7 +83,7 @@ def _blocks(layout: Layout, extents: Iterable[Extent]) -> Iterator[bytes]:
         raise ImageError(_DAMAGED)
 
 
-def _names(layout: Layout, block: bytes) -> Iterator[Name]:
+def _names(layout: XfsLayout, block: bytes) -> Iterator[Name]:
     magic, end = block[:4], len(block)
     head, single, several = (64, b"XDB3", b"XDD3") if layout.checked else (16, b"XD2B", b"XD2D")
     if magic == single:  # the only block has the index at its end

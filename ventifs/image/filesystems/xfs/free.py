@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 from ventifs.image.disk import ImageError
-from ventifs.image.filesystems.xfs.layout import Layout
+from ventifs.image.filesystems.xfs.layout import XfsLayout
 from ventifs.image.survey_events import Range
 
 _HEADER = struct.Struct(">4sHH")
@@ -17,7 +17,7 @@ _RECORD = struct.Struct(">II")
 _LEVEL_MAX = 9
 
 
-def free_ranges(layout: Layout) -> Iterator[Range]:
+def free_ranges(layout: XfsLayout) -> Iterator[Range]:
     """Ranges of the volume that no file and no structure uses, in order."""
     for group in range(layout.group_count):
         try:
@@ -35,7 +35,7 @@ def free_ranges(layout: Layout) -> Iterator[Range]:
                 yield begin, end
 
 
-def _group_header(layout: Layout, group: int) -> bytes:
+def _group_header(layout: XfsLayout, group: int) -> bytes:
     at = group * layout.group_blocks * layout.block_size + layout.sector_size
     header = layout.window.read(at, 64)
     if header[:4] != b"XAGF" or int.from_bytes(header[8:12], "big") != group:
@@ -43,7 +43,7 @@ def _group_header(layout: Layout, group: int) -> bytes:
     return header
 
 
-def _records(layout: Layout, group: int, header: bytes) -> Iterator[tuple[int, int]]:
+def _records(layout: XfsLayout, group: int, header: bytes) -> Iterator[tuple[int, int]]:
     """Free ranges of a group: first block, counted from the group's start, and number of blocks."""
     root = int.from_bytes(header[16:20], "big")
     level = int.from_bytes(header[28:32], "big")

@@ -2,7 +2,7 @@
 
 From "XFS Algorithms & Data Structures", third edition. All numbers on the disk are big-endian. XFS
 numbers a block by its allocation group, in the high bits, and its place in the group; this module
-converts that to the block's number in the volume. A `Layout` always has a valid geometry.
+converts that to the block's number in the volume. A `XfsLayout` always has a valid geometry.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ _VERSION_DIRECTORIES_2 = 0x2000
 _PIECE = 32 << 10  # bytes of inodes that are read at once: usually a chunk of 64
 
 
-class Layout:
+class XfsLayout:
     """A file system's geometry.
 
     Attributes:

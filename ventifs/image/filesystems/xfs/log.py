@@ -4,7 +4,7 @@ The log is a ring of 512-byte blocks. Each begins with the cycle number, which c
 rounds, or with a record's header. A binary search finds the head, where the cycle number drops.
 """
 
-from ventifs.image.filesystems.xfs.layout import Layout
+from ventifs.image.filesystems.xfs.layout import XfsLayout
 
 _BLOCK = 512
 _MAGIC = b"\xfe\xed\xba\xbe"
@@ -13,7 +13,7 @@ _HEADER_COVERS = 32 << 10  # bytes of a record that one header block covers
 _UNMOUNT = 0x20
 
 
-def is_clean(layout: Layout) -> bool:
+def is_clean(layout: XfsLayout) -> bool:
     """Whether nothing is to be replayed; False for a log on another device, which is not read.
 
     Raises:
@@ -33,7 +33,7 @@ def is_clean(layout: Layout) -> bool:
     return False
 
 
-def _head(layout: Layout, start: int, blocks: int) -> int:
+def _head(layout: XfsLayout, start: int, blocks: int) -> int:
     """The block after the newest one; 0 if the whole ring has one cycle number."""
 
     def turn(block: int) -> bytes:

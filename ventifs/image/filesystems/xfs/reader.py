@@ -24,7 +24,7 @@ from ventifs.image.filesystems.xfs import dirs as xfs_dirs
 from ventifs.image.filesystems.xfs import free as xfs_free
 from ventifs.image.filesystems.xfs import log as xfs_log
 from ventifs.image.filesystems.xfs import xattrs as xfs_attrs
-from ventifs.image.filesystems.xfs.layout import INCOMPAT_NEEDS_REPAIR, Layout
+from ventifs.image.filesystems.xfs.layout import INCOMPAT_NEEDS_REPAIR, XfsLayout
 from ventifs.image.survey_events import Extent, Inode, Range
 from ventifs.image.volumes.window import Window
 from ventifs.tree.objects.records import Xattrs
@@ -46,7 +46,7 @@ _TYPES = frozenset(
 )
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class XfsInode(msgspec.Struct, frozen=True, gc=False):
     """An inode as it lies on the disk."""
 
     mode: int
@@ -65,7 +65,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Xfs:
-    """An XFS file system as a `walk.Reader`.
+    """An XFS file system as a `walk.FormatReader`.
 
     Attributes:
         layout: its geometry and features.
@@ -79,7 +79,7 @@ class Xfs:
         Raises:
             ImageError: the superblock cannot be read, or has features that are unknown here.
         """
-        self.layout = Layout(window)
+        self.layout = XfsLayout(window)
         self.root = self.layout.root
         self._truncated = self.layout.size > window.size
         try:
@@ -106,7 +106,7 @@ class Xfs:
         return xfs_free.free_ranges(self.layout)
 
     def inode(self, number: int) -> tuple[Inode, str]:
-        """See `walk.Reader`."""
+        """See `walk.FormatReader`."""
         record = self._record(number)
         xattrs, problem = self._xattrs(record) if record.attribute_fork else ((), "")
         kind = record.mode & _KIND
@@ -139,7 +139,7 @@ class Xfs:
         return inode, problem
 
     def names(self, number: int) -> Iterator[Name]:
-        """See `walk.Reader`."""
+        """See `walk.FormatReader`."""
         record = self._record(number)
         if record.form == _LOCAL:
             if not 0 < record.size <= len(record.fork):
@@ -152,7 +152,7 @@ class Xfs:
         extents = joined(names, self.layout.block_size, xfs_dirs.NAMES_END)
         yield from xfs_dirs.in_blocks(self.layout, extents)
 
-    def _record(self, number: int) -> Record:
+    def _record(self, number: int) -> XfsInode:
         data, at = self.layout.inode(number)
         (
             magic,
@@ -201,7 +201,7 @@ class Xfs:
         attributes = b""
         if fork_offset and (attribute_count or attribute_form != xfs_map.EXTENTS):
             attributes = data[end:last]
-        return Record(
+        return XfsInode(
             mode,
             uid,
             gid,
@@ -217,7 +217,7 @@ class Xfs:
             attributes,
         )
 
-    def _extents(self, record: Record) -> tuple[Extent, ...]:
+    def _extents(self, record: XfsInode) -> tuple[Extent, ...]:
         extents = xfs_map.extents(
             self.layout, record.fork, record.form, record.extent_count, record.size
         )
@@ -226,7 +226,7 @@ class Xfs:
             raise ImageError("some of it is past the end of the volume")
         return extents
 
-    def _xattrs(self, record: Record) -> tuple[Xattrs, str]:
+    def _xattrs(self, record: XfsInode) -> tuple[Xattrs, str]:
         if record.attribute_form == _LOCAL:
             return xfs_attrs.shown(xfs_attrs.in_inode(record.attribute_fork))
         try:
@@ -244,7 +244,7 @@ class Xfs:
             return (), ""
         return xfs_attrs.shown(xfs_attrs.Outside(self.layout, runs).attributes())
 
-    def _target(self, record: Record) -> bytes:
+    def _target(self, record: XfsInode) -> bytes:
         size = record.size
         if not 0 < size <= _TARGET_MAX:
             raise ImageError("the target of the symbolic link is damaged")
@@ -256,7 +256,7 @@ class Xfs:
             raise ImageError("the target of the symbolic link is damaged")
         return target
 
-    def _target_pieces(self, record: Record) -> Iterator[bytes]:
+    def _target_pieces(self, record: XfsInode) -> Iterator[bytes]:
         """The parts of a target, by extents; in version 5, each extent begins with a header."""
         room = record.size + _TARGET_HEADER_SIZE * (record.size + 1)
         for _, start, length in joined(

@@ -13,7 +13,7 @@ from ventifs.image.disk import ImageError
 from ventifs.image.filesystems import acl
 from ventifs.image.filesystems.extents import Run
 from ventifs.image.filesystems.walk import XATTRS_MAX
-from ventifs.image.filesystems.xfs.layout import Layout
+from ventifs.image.filesystems.xfs.layout import XfsLayout
 from ventifs.tree.objects.records import Xattrs
 
 _SECURE, _ROOT, _PARENT, _INCOMPLETE, _HERE = 0x4, 0x2, 0x8, 0x80, 0x1
@@ -58,7 +58,7 @@ def in_inode(fork: bytes) -> Iterator[Attribute]:
 class Outside:
     """The attributes in blocks of their own."""
 
-    def __init__(self, layout: Layout, runs: list[Run]) -> None:
+    def __init__(self, layout: XfsLayout, runs: list[Run]) -> None:
         """Reads nothing yet; `runs` are the attribute fork's."""
         self._layout = layout
         self._runs = runs
