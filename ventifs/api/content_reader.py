@@ -7,12 +7,16 @@ position is where it was. Holes are read as zeros. This module knows no versions
 import io
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.records import Content, length_of
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class ContentReader(io.RawIOBase):
@@ -71,7 +75,7 @@ class ContentReader(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def readinto(self, buffer: Buffer, /) -> int:  # type: ignore[override]
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
         """Fill a buffer, or what of it the rest of the file fills; return the number of bytes.
 
         Raises:

@@ -390,13 +390,10 @@ class ArchivedPath:
         Raises:
             NotADirectory: it is something else.
         """
-        detail = self.entry.detail
-        if not isinstance(detail, Directory):
-            raise NotADirectory(f"{self._shown()}: {_kind(self.entry)}, not a directory")
         prefix = self.path + b"/" if self.path else b""
         return (
             ArchivedPath(self.version, prefix + entry.name, entry)
-            for entry in entries(self.version.store, detail.content)
+            for entry in entries(self.version.store, self._names())
         )
 
     def walk(self) -> Iterator["ArchivedPath"]:
@@ -406,6 +403,26 @@ class ArchivedPath:
             ArchivedPath(version, path, entry)
             for path, entry in tree(version.store, self.entry, self.path)
         )
+
+    def scan(self, *, recursive: bool = False) -> Iterator[tuple[bytes, Entry]]:
+        """What is in a directory, or everything below it, as records: for millions of names.
+
+        Returns:
+            (path from here, record), in the order of `iterdir` or `walk`.
+
+        Raises:
+            NotADirectory: it is something else.
+        """
+        store, content = self.version.store, self._names()
+        if recursive:
+            return tree(store, self.entry)
+        return ((entry.name, entry) for entry in entries(store, content))
+
+    def _names(self) -> Content:
+        detail = self.entry.detail
+        if not isinstance(detail, Directory):
+            raise NotADirectory(f"{self._shown()}: {_instead(self.entry, 'a directory')}")
+        return detail.content
 
     # --- files --------------------------------------------------------------------------------
 
@@ -467,7 +484,7 @@ class ArchivedPath:
     def _content(self) -> Content:
         detail = self.entry.detail
         if not isinstance(detail, File):
-            raise NotARegularFile(f"{self._shown()}: {_kind(self.entry)}, not a regular file")
+            raise NotARegularFile(f"{self._shown()}: {_instead(self.entry, 'a regular file')}")
         return detail.content
 
     # --- more than one ------------------------------------------------------------------------
@@ -568,14 +585,17 @@ class ArchivedPath:
         return exporter.run(self.entry, self.path.rpartition(b"/")[2])
 
 
-def _kind(entry: Entry) -> str:
+def _instead(entry: Entry, wanted: str) -> str:
+    """What an entry is, where something else is wanted."""
     match entry.detail:
-        case Directory():
-            return "a directory"
-        case File():
-            return "a regular file"
         case Symlink():
             return "a symbolic link, which is not followed"
+        case Directory():
+            kind = "a directory"
+        case File():
+            kind = "a regular file"
         case Device():
-            return "a device"
-    return "a FIFO or socket"
+            kind = "a device"
+        case _:
+            kind = "a FIFO or socket"
+    return f"{kind}, not {wanted}"

@@ -56,9 +56,7 @@ def ls(what: str, *, store: Path, as_json: bool, raw: bool, long: bool, recursiv
         top = find_path(archive, what)
         found: Iterable[tuple[bytes, Entry]] = [(top.path, top.entry)]
         if top.is_dir():
-            skipped = len(top.path) + 1 if top.path else 0
-            below = top.walk() if recursive else top.iterdir()
-            found = ((child.path[skipped:], child.entry) for child in below)
+            found = top.scan(recursive=recursive)
         if as_json:
             print_array(entry_json(name, child) for name, child in found)
         elif raw:

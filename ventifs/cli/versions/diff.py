@@ -112,17 +112,19 @@ def find(
     """
     wanted = {_TYPES[letter] for letter in types or _TYPES}
     with ventifs.open(store) as archive:
+        top = find_path(archive, what)
+        prefix = top.path + b"/" if top.path else b""
         found = (
-            each
-            for each in find_path(archive, what).walk()
-            if stat.S_IFMT(each.mode) in wanted and _matches(each.path, pattern)
+            (prefix + path, entry)
+            for path, entry in (top.scan(recursive=True) if top.is_dir() else ())
+            if stat.S_IFMT(entry.mode) in wanted and _matches(prefix + path, pattern)
         )
         if as_json:
-            print_array(entry_json(each.path, each.entry) for each in found)
+            print_array(entry_json(path, entry) for path, entry in found)
         elif raw:
-            print_raw(each.path for each in found)
+            print_raw(path for path, _ in found)
         else:
-            print_lines(printable(each.path) for each in found)
+            print_lines(printable(path) for path, _ in found)
 
 
 def _matches(path: bytes, pattern: str) -> bool:
