@@ -12,7 +12,11 @@ import pytest
 
 import ventifs
 from tests.api.conftest import DAY_NS
+from tests.support.imaging import surveyed, volume_of
+from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import findings
+from tests.support.trees import noise
+from ventifs.image.archive.disk_source import DiskSource
 from ventifs.tree.archive.statcache import no_run
 
 
@@ -127,6 +131,20 @@ def test_tars_are_archived(store: Path, source: Path, tmp_path: Path) -> None:
             assert version.open("etc/hostname").read() == b"web01.example\n"
         assert by_path.source == by_stream.source == os.fspath(packed)
         assert from_memory.source == "a stream"
+
+
+def test_disks_are_files_of_their_versions(store: Path, tmp_path: Path) -> None:
+    whole = noise(100_000)
+    source = DiskSource(MemoryDisk(100_000, {0: whole}), surveyed(volume_of(4096)))
+    with ventifs.open(store, "write") as archive:
+        version = archive.add(source, "vm").version
+        disk, facts = version.disk(), version.disk_facts()
+        assert disk is not None
+        assert facts is not None
+        assert (disk.path, disk.size, facts.size) == (b"disk.img", 100_000, 100_000)
+        assert disk.read_bytes() == whole
+        disk.restore(tmp_path / "raw")
+    assert (tmp_path / "raw").read_bytes() == whole
 
 
 def test_sources_that_cannot_be(store: Path, source: Path) -> None:

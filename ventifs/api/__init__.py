@@ -8,8 +8,9 @@ This package knows `store`, `tree` and `image`. It must not know protocols, prin
 """
 
 from ventifs.api.archive import Archive, init, open  # noqa: A004
+from ventifs.api.path import ArchivedPath, NotADirectory, NotARegularFile
 from ventifs.api.results import Added, Copied, Thinned
-from ventifs.api.version import ArchivedPath, ArchivedVersion, NotADirectory, NotARegularFile
+from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.tree.objects.directory import NoSuchPath
 from ventifs.tree.versions.catalog import NoSuchVersion

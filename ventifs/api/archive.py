@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, cast
 
+from ventifs.api.path import ArchivedPath, as_bytes, as_patterns
 from ventifs.api.results import Added, Copied, Thinned
-from ventifs.api.version import ArchivedPath, ArchivedVersion, as_bytes, as_patterns
+from ventifs.api.version import ArchivedVersion
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
@@ -25,7 +26,7 @@ from ventifs.tree.versions.catalog import NoSuchVersion, check_name, find_versio
 from ventifs.tree.versions.catalog import versions as all_versions
 
 if TYPE_CHECKING:
-    from ventifs.api.version import GivenPatterns
+    from ventifs.api.path import GivenPatterns
     from ventifs.tree.archive.archive_run import Source, TarStream
     from ventifs.tree.archive.archiver import Tally
     from ventifs.tree.process_pool import Pool
