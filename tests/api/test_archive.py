@@ -113,7 +113,9 @@ def test_what_is_left_out(store: Path, source: Path) -> None:
         version = archive.add(source, "some", exclude=["/etc", b"*.swp"]).version
         assert not (version / "etc").exists()
         assert not (version / "keep.swp").exists()
-        assert (archive.add(source, "some", exclude="/etc").version / "keep.swp").exists()
+        version = archive.add(source, "some", exclude="/etc", tags="one").version
+        assert (version / "keep.swp").exists()
+        assert version.tags == ("one",)
         with pytest.raises(ventifs.VentifsError, match="pattern"):
             archive.add(source, "some", exclude=["[a"])
 
@@ -203,8 +205,26 @@ def test_copying(archive: ventifs.Archive, tmp_path: Path) -> None:
         assert archive.copy("t", other, name="u").version.name == "u"
         assert other["u"].open("etc/hostname").read() == b"web01.example\n"
         assert other["u"] != archive["t"]
-        with pytest.raises(ValueError, match="two archives"):
-            other["u"].diff(archive["t"])
+        for attempt in (
+            lambda: other["u"].diff(archive["t"]),
+            lambda: other.forget(archive["t@~1"]),
+            lambda: archive.forget("t@~1", other["u"], dry_run=True),
+        ):
+            with pytest.raises(ValueError, match="in another archive"):
+                attempt()
+        with pytest.raises(ValueError, match="itself"):
+            archive.copy("t", archive, name="u")
+
+
+def test_versions_of_one_store_are_the_same_by_any_way(
+    archive: ventifs.Archive, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(archive.store.path)
+    with ventifs.open(tmp_path / "link", "write") as writing:
+        assert writing.versions() == archive.versions()
+        assert list(writing["t"].diff(archive["t"])) == []
+        writing.forget(archive["t@~1"])
+    assert len(archive.versions()) == 1
 
 
 def test_comparing(archive: ventifs.Archive) -> None:

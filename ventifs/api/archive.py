@@ -183,7 +183,7 @@ class Archive:
             name: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
             time_ns: the version's time, UTC nanoseconds since 1970; now, if None.
             comment: a line of text, kept with the version.
-            tags: texts, kept with the version.
+            tags: texts, kept with the version; one alone may be given as it is.
             exclude: gitignore patterns, relative to the source; what they match is left out.
             one_file_system: leave out what is mounted below a directory.
             exclude_caches: leave out what is in directories with a CACHEDIR.TAG.
@@ -209,7 +209,7 @@ class Archive:
                 name,
                 time_ns=time_ns,
                 comment=comment,
-                tags=tuple(tags),
+                tags=(tags,) if isinstance(tags, str) else tuple(tags),
                 options=options,
                 read_all=read_all,
                 pool=pool,
@@ -231,10 +231,15 @@ class Archive:
         Raises:
             NoSuchVersion, VentifsError: one of them is not there, or a name would lose its last
                 version. Nothing is removed.
+            ValueError: a version is in another archive.
         """
         from ventifs.api.thinning import forget
 
+        self._check_open()
         found = [self._one(each) if isinstance(each, str) else each for each in wanted]
+        for each in found:
+            if not each.is_in(self.store):
+                raise ValueError(f"{each} is in another archive than {self.store.path}")
         return forget(self.store, found, force=force, dry_run=dry_run)
 
     def thin(
@@ -287,12 +292,15 @@ class Archive:
 
         Raises:
             NoSuchVersion: as `version`.
+            ValueError: the other archive is this one.
             VentifsError: the other archive has another version of that name and time.
             Corrupt, NotStored: where this archive is damaged; there is no new version.
         """
         from ventifs.tree.versions.copy import copy
 
         found = self.version(version) if isinstance(version, str) else version
+        if found.is_in(to.store):
+            raise ValueError(f"{found} is in {to.store.path} itself")
         made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
         return Copied(ArchivedVersion(to.store, made), sent, there)
 

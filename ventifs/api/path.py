@@ -343,8 +343,8 @@ class ArchivedPath:
 
         other = other if isinstance(other, ArchivedPath) else other.root
         store = self.version.store
-        if other.version.store is not store:
-            raise ValueError("versions of two archives cannot be compared")
+        if not other.version.is_in(store):
+            raise ValueError(f"{other.version} is in another archive than {self.version}")
         return diff(store, self.entry, other.entry)
 
     def history(self) -> Iterator["Step"]:

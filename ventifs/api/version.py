@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ventifs.api.path import BUFFER_SIZE_DEFAULT, AnyPath, ArchivedPath
@@ -170,11 +169,15 @@ class ArchivedVersion:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
 
+    def is_in(self, store: Store) -> bool:
+        """Whether it is in a store, by whichever object that is open. Neither needs to be open."""
+        return self._store.header.store_id == store.header.store_id
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ArchivedVersion) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _key(self) -> tuple[Path, str, int]:
-        return self._store.path, self.name, self.time_ns
+    def _key(self) -> tuple[bytes, str, int]:
+        return self._store.header.store_id, self.name, self.time_ns
