@@ -506,6 +506,11 @@ class Store:
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed: what is in memory may still be read, nothing else."""
+        return self._closed
+
+    @property
     def cached_bytes(self) -> int:
         """Bytes of decoded clumps in memory."""
         return self._cache.bytes

@@ -17,10 +17,10 @@ import pytest
 
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
+from ventifs.api import thinning
 from ventifs.cli.archiving import archive
 from ventifs.cli.archiving.archive_disk import find_disk
 from ventifs.cli.program import ventifs
-from ventifs.cli.versions import forget
 from ventifs.errors import VentifsError
 from ventifs.image.formats.kept_choice import kept_key
 from ventifs.store import Store
@@ -376,14 +376,13 @@ def test_forgetting_leaves_what_another_run_keeps(
     """The other run commits between what is read here and what is deleted."""
     _with_header(home, "vm.img", f"{home}/etc/shadow")
     _archive(home, "vm.img", "--format", "raw", "--time", "2026-01-01")
-    named = forget._named
+    commit = thinning._commit
 
-    def named_then_archived(*words: Any, **more: Any) -> Any:
-        found = named(*words, **more)
+    def archived_then_committed(*words: Any) -> None:
         _archive(home, "vm.img", "--time", "2026-01-02")
-        return found
+        commit(*words)
 
-    monkeypatch.setattr(forget, "_named", named_then_archived)
+    monkeypatch.setattr(thinning, "_commit", archived_then_committed)
     with ventifs.make_context("v", ["forget", "vm@latest", "--force", "--store", f"{home}/s"]) as c:
         ventifs.invoke(c)
     assert [each["time"][:10] for each in parsed(home, "versions", "--store", "s")] == [

@@ -11,6 +11,9 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
+import ventifs
+from ventifs import Archive
+from ventifs.api.archive import Mode
 from ventifs.cli.archiving.archive_disk import (
     DiskOptions,
     OpenDisk,
@@ -35,9 +38,8 @@ from ventifs.image.formats.kept_choice import Kept, kept_of
 from ventifs.store import Store
 from ventifs.store.claims import Claims
 from ventifs.store.files import readable_errors
-from ventifs.store.store import LEVEL_DEFAULT, Mode
+from ventifs.store.store import LEVEL_DEFAULT
 from ventifs.text import printable
-from ventifs.tree.archive.archive_run import archive as archive_source
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
@@ -47,7 +49,6 @@ from ventifs.tree.objects.records import Directory
 from ventifs.tree.process_pool import Workers
 from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
-from ventifs.tree.versions.catalog import versions as all_versions
 
 # What commands in messages set themselves, and what disks do not have.
 _ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "exclude_from"}
@@ -192,10 +193,9 @@ def archive(
         else:
             to_archive = found
         mode: Mode = "rehearse" if dry_run else "write"
-        opened = stack.enter_context(Store.open(store, mode, level=level))
+        opened = stack.enter_context(ventifs.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
-        version, tally = archive_source(
-            opened,
+        added, tally = opened.add(
             to_archive,
             name,
             time_ns=time_ns,
@@ -204,8 +204,9 @@ def archive(
             read_all=no_cache,
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )
+        version = added.stored
         disk = to_archive.facts if isinstance(to_archive, DiskSource) else None
-        of_version = as_json_object(version, disk, store=opened) if as_json else {}
+        of_version = as_json_object(version, disk, store=opened.store) if as_json else {}
     if as_json:
         facts = {
             **of_version,
@@ -342,12 +343,13 @@ def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
         echo(f"made a store at {printable(store)}", err=True)
 
 
-def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:
+def _progress(archive: Archive, name: str, *, quiet: bool) -> EntryProgress:
     """Progress towards as much as the previous version had."""
     entries = total = 0
-    for version in all_versions(store, name)[-1:]:
-        assert isinstance(version.root.detail, Directory)
-        entries, total = version.root.detail.paths + 1, version.root.detail.bytes
+    for version in archive.versions(name)[-1:]:
+        detail = version.root.entry.detail
+        assert isinstance(detail, Directory)
+        entries, total = detail.paths + 1, detail.bytes
     return EntryProgress("archiving", quiet=quiet, expected_entries=entries, expected_bytes=total)
 
 

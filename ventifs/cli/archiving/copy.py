@@ -4,17 +4,14 @@ from pathlib import Path
 
 import click
 
+import ventifs
 from ventifs.cli.formatting import count, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import VentifsError
-from ventifs.image.disk_facts import facts_of
-from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.versions.catalog import find_version
-from ventifs.tree.versions.copy import copy as copy_version
 
 
 @click.command(short_help="Copy a version into another store.")
@@ -36,27 +33,26 @@ def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | N
     Time, comment, tags and source stay as they are. An interrupted copy is taken up by doing it
     again; a version that is there already has lost blocks made good.
     """
-    with Store.open(store) as opened:
-        version = find_version(opened, wanted)
+    with ventifs.open(store) as archive:
+        version = archive.version(wanted)
         if target.exists() and target.samefile(store):
             raise VentifsError(
                 f"{printable(target)}: this is the store the version is in; name another"
             )
         with (
             EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
-            Store.open(target, "write") as receiving,
+            ventifs.open(target, "write") as receiving,
         ):
-            copied, done, there = copy_version(
-                opened,
-                receiving,
+            copied, done, there = archive.copy(
                 version,
+                receiving,
                 name=name,
                 progress=lambda done: progress(done.blocks, done.new_bytes, b""),
             )
-        disk = facts_of(opened, version.root)
+        disk = version.disk_facts()
     if as_json:
         facts = {
-            **as_json_object(copied, disk),
+            **as_json_object(copied.stored, disk),
             "there_already": there,
             "copied_blocks": done.new_blocks,
             "copied_bytes": done.new_bytes,

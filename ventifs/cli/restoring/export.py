@@ -5,14 +5,13 @@ from pathlib import Path
 
 import click
 
+import ventifs
 from ventifs.cli.output import echo
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import store_option
-from ventifs.cli.versions.browse import find_entry
+from ventifs.cli.versions.browse import find_path
 from ventifs.errors import VentifsError
-from ventifs.store import Store
 from ventifs.text import command_word, printable
-from ventifs.tree.tar.exporter import Exporter
 
 _LEFT = 3  # exit code: exported, but not everything
 _SHOWN_MAX = 20
@@ -33,13 +32,11 @@ def export(what: str, *, store: Path) -> int:
             "a tar stream is not for terminals: redirect it, as in "
             f"'ventifs export {command_word(what)} > NAME.tar', or pipe it"
         )
-    with EntryProgress("exporting") as progress, Store.open(store) as opened:
-        entry, path = find_entry(opened, what)
-        done = Exporter(
-            opened,
-            sys.stdout.buffer.write,
+    with EntryProgress("exporting") as progress, ventifs.open(store) as archive:
+        done = find_path(archive, what).export(
+            sys.stdout.buffer,
             progress=lambda done, path: progress(done.entries, done.size, path),
-        ).run(entry, path.rpartition(b"/")[2])
+        )
         sys.stdout.buffer.flush()
     for left, reason in done.left[:_SHOWN_MAX]:
         echo(f"{printable(left)}: left out: {reason}", err=True)

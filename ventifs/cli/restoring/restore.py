@@ -1,12 +1,14 @@
 """`ventifs restore`."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
+import ventifs
+from ventifs import Archive, ArchivedPath
 from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
@@ -16,15 +18,13 @@ from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.browse import find_file
 from ventifs.errors import VentifsError
 from ventifs.image.formats.qemu_img import FORMATS
-from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.objects.records import Directory, Entry, File
+from ventifs.tree.objects.records import Directory, Entry
 from ventifs.tree.process_pool import Pool, Workers
 from ventifs.tree.restore.directory_symlinks import Symlinks
 from ventifs.tree.restore.dry_run import Plan
 from ventifs.tree.restore.file_maker import making
 from ventifs.tree.restore.restored import Restored
-from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.restore.selection import Selection
 
 _FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing
@@ -103,23 +103,23 @@ def restore(
         there = target if overwrite else None
         return _plan(what, store, selection, there, kept, verbose=verbose, as_json=as_json)
     more = 0
-    with _pool(jobs, store, overwrite=overwrite) as pool, Store.open(store) as opened:
-        entry = _find(opened, what, selection)
+    with _pool(jobs, store, overwrite=overwrite) as pool, ventifs.open(store) as archive:
+        found = _find(archive, what, selection)
         if kind not in (None, "raw") or is_device(target):
-            _check_file(entry, what)
+            _check_file(found, what)
         if is_device(target):
             if kind not in (None, "raw"):
                 raise click.UsageError("--format is for image files; a device gets the disk itself")
             done, more = restore_device(
-                opened, pool, entry, target, overwrite=overwrite, quiet=as_json
+                archive.store, pool, found.entry, target, overwrite=overwrite, quiet=as_json
             )
         elif kind not in (None, "raw"):
             done = restore_image(
-                opened, pool, entry, target, kind, overwrite=overwrite, quiet=as_json
+                archive.store, pool, found.entry, target, kind, overwrite=overwrite, quiet=as_json
             )
         else:
             done = _restore(
-                opened, pool, entry, target, selection, kept, overwrite=overwrite, quiet=as_json
+                found, target, pool, selection, kept, overwrite=overwrite, quiet=as_json
             )
     if not (done.entries or done.failed or done.left):
         raise VentifsError(f"{what}: nothing matches the patterns, so nothing is restored")
@@ -159,26 +159,25 @@ def _pool(jobs: int, store: Path, *, overwrite: bool) -> Iterator[Pool | None]:
         yield pool
 
 
-def _find(store: Store, text: str, selection: Selection) -> Entry:
-    entry, _ = find_file(store, text)
-    if selection and not isinstance(entry.detail, Directory):
+def _find(archive: Archive, text: str, selection: Selection) -> ArchivedPath:
+    found = find_file(archive, text)
+    if selection and not found.is_dir():
         hint = "" if ":/" in text else f"; {text}:/ is the directory, and {text} its disk"
         raise VentifsError(
             f"{text}: not a directory, so patterns have nothing to choose from{hint}"
         )
-    return entry
+    return found
 
 
-def _check_file(entry: Entry, text: str) -> None:
-    if not isinstance(entry.detail, File):
+def _check_file(found: ArchivedPath, text: str) -> None:
+    if not found.is_file():
         raise VentifsError(f"{text}: not a disk; a disk's version or one of its volumes is wanted")
 
 
 def _restore(
-    store: Store,
-    pool: Pool | None,
-    entry: Entry,
+    found: ArchivedPath,
     target: Path,
+    pool: Pool | None,
     selection: Selection,
     symlinks: Symlinks,
     *,
@@ -186,27 +185,31 @@ def _restore(
     quiet: bool,
 ) -> Restored:
     """Restore a directory into, or anything else as, `target`."""
-    if isinstance(entry.detail, File):
-        told = 0
-        with telling("restoring", entry.size, quiet=quiet) as tell:
+    with ExitStack() as stack:
+        if found.is_file():
+            told = 0
+            tell = stack.enter_context(telling("restoring", found.size, quiet=quiet))
 
-            def progress(done: Restored, _: bytes) -> None:
+            def progress(done: Restored, path: bytes) -> None:
                 nonlocal told
                 more, told = done.size - told, done.size
                 tell(more)
+        else:
+            stack.enter_context(_told_how_to_go_on())
+            shown = stack.enter_context(_progress(found.entry, selection, quiet=quiet))
 
-            return Restorer(
-                store, pool=pool, overwrite=overwrite, selection=selection, progress=progress
-            ).run(entry, target)
-    with _told_how_to_go_on(), _progress(entry, selection, quiet=quiet) as shown:
-        return Restorer(
-            store,
-            pool=pool,
+            def progress(done: Restored, path: bytes) -> None:
+                shown(done.entries, done.size, path)
+
+        return found.restore(
+            target,
             overwrite=overwrite,
             symlinks=symlinks,
-            selection=selection,
-            progress=lambda done, path: shown(done.entries, done.size, path),
-        ).run(entry, target)
+            include=selection.include,
+            exclude=selection.exclude,
+            pool=pool,
+            progress=progress,
+        )
 
 
 def _progress(entry: Entry, selection: Selection, *, quiet: bool) -> EntryProgress:
@@ -289,9 +292,9 @@ def _plan(
         elif verbose:
             echo(printable(path) or "/")
 
-    with Store.open(store) as opened:
-        entry = _find(opened, what, selection)
-        plan = Plan(opened, entry, selection, told, target=target, symlinks=symlinks)
+    with ventifs.open(store) as archive:
+        entry = _find(archive, what, selection).entry
+        plan = Plan(archive.store, entry, selection, told, target=target, symlinks=symlinks)
     for path, why in plan.failed:
         echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
     for path, link in plan.replaced:

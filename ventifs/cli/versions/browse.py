@@ -8,48 +8,34 @@ from typing import Any
 
 import click
 
+import ventifs
+from ventifs import Archive, ArchivedPath
 from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.listing import print0_option, print_array, print_lines, print_raw
 from ventifs.errors import VentifsError
-from ventifs.image.disk_facts import DISK, disk_of, facts_of
-from ventifs.store import Store
+from ventifs.image.disk_facts import facts_of
 from ventifs.text import printable
-from ventifs.tree.objects.content import read
-from ventifs.tree.objects.directory import NoSuchPath, entries, resolve, tree
 from ventifs.tree.objects.records import Device, Directory, Entry, File, Symlink
-from ventifs.tree.versions.catalog import find_version, split_path, time_text
+from ventifs.tree.versions.catalog import time_text
 
 
-def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
-    """The entry a person means, and the path to it within its version, without `.` in it."""
-    wanted, path = split_path(text)
-    names = [name for name in path.split(b"/") if name not in (b"", b".")]
-    return resolve_in(store, wanted, path), b"/".join(names)
-
-
-def find_file(store: Store, text: str) -> tuple[Entry, bytes]:
-    """As `find_entry`; a version of a disk without any path is the disk, not the directory."""
-    entry, path = find_entry(store, text)
-    if ":/" not in text:
-        disk = disk_of(store, entry)
-        if disk is not None:
-            return disk, DISK
-    return entry, path
-
-
-def resolve_in(store: Store, wanted: str, path: bytes) -> Entry:
-    """The entry at a path of a version.
+def find_path(archive: Archive, text: str) -> ArchivedPath:
+    """The path that a person means; it is there.
 
     Raises:
-        NoSuchPath: naming the version, too, in the words the person used.
+        NoSuchVersion, NoSuchPath: it is not.
     """
-    version = find_version(store, wanted)
-    try:
-        return resolve(store, version.root, path)
-    except NoSuchPath as error:
-        raise NoSuchPath(f"{wanted}:{error}") from None
+    found = archive.path(text)
+    _ = found.entry
+    return found
+
+
+def find_file(archive: Archive, text: str) -> ArchivedPath:
+    """As `find_path`; a version of a disk without any path is the disk, not the directory."""
+    found = find_path(archive, text)
+    return found if ":/" in text else found.version.disk() or found
 
 
 @click.command(short_help="List a directory of a version.")
@@ -66,15 +52,11 @@ def ls(what: str, *, store: Path, as_json: bool, raw: bool, long: bool, recursiv
     version in it. The path starts after the first `:/`. What does not print is shown as `\n` or
     `\xff`, a backslash as two.
     """
-    with Store.open(store) as opened:
-        entry, path = find_entry(opened, what)
-        found: Iterable[tuple[bytes, Entry]]
-        if not isinstance(entry.detail, Directory):
-            found = [(path, entry)]
-        elif recursive:
-            found = tree(opened, entry)
-        else:
-            found = ((child.name, child) for child in entries(opened, entry.detail.content))
+    with ventifs.open(store) as archive:
+        top = find_path(archive, what)
+        found: Iterable[tuple[bytes, Entry]] = [(top.path, top.entry)]
+        if top.is_dir():
+            found = top.scan(recursive=recursive)
         if as_json:
             print_array(entry_json(name, child) for name, child in found)
         elif raw:
@@ -126,17 +108,11 @@ def cat(what: str, *, store: Path) -> None:
 
     Without a path, the disk that is archived as VERSION: raw, byte for byte.
     """
-    with Store.open(store) as opened:
-        entry, path = find_file(opened, what)
-        if not isinstance(entry.detail, File):
-            raise VentifsError(f"{printable(path) or what}: {_instead(entry)}")
-        for piece in read(opened, entry.detail.content):
-            left = piece if isinstance(piece, int) else 0
-            while left > 0:
-                sys.stdout.buffer.write(bytes(min(left, 1 << 20)))
-                left -= 1 << 20
-            if not isinstance(piece, int):
-                sys.stdout.buffer.write(piece)
+    with ventifs.open(store) as archive:
+        found = find_file(archive, what)
+        if not found.is_file():
+            raise VentifsError(f"{printable(found.path) or what}: {_instead(found.entry)}")
+        found.write_to(sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 
@@ -159,9 +135,9 @@ def du(what: str, *, store: Path, as_json: bool) -> None:
     Of a disk's version, its directory has the disk, its partitions and its files, each with all
     bytes; so the disk's size is told, too.
     """
-    with Store.open(store) as opened:
-        entry, _ = find_entry(opened, what)
-        disk = facts_of(opened, entry)
+    with ventifs.open(store) as archive:
+        entry = find_path(archive, what).entry
+        disk = facts_of(archive.store, entry)
     detail = entry.detail
     paths, total = (
         (detail.paths, detail.bytes) if isinstance(detail, Directory) else (0, entry.size)

@@ -8,18 +8,15 @@ from typing import Any
 
 import click
 
+import ventifs
+from ventifs import Archive, ArchivedPath
 from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import json_option, store_option
-from ventifs.cli.versions.browse import entry_json, find_entry, resolve_in
+from ventifs.cli.versions.browse import entry_json, find_path
 from ventifs.cli.versions.listing import print0_option, print_array, print_lines, print_raw
-from ventifs.store import Store
 from ventifs.text import printable
-from ventifs.tree.objects.directory import tree
-from ventifs.tree.objects.records import Entry
-from ventifs.tree.versions.catalog import split_path
 from ventifs.tree.versions.diff import Change
-from ventifs.tree.versions.diff import diff as tree_diff
 
 SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
 _TYPES = {
@@ -33,9 +30,10 @@ _TYPES = {
 }
 
 
-def _entry(store: Store, text: str, path: bytes) -> Entry:
-    wanted, own = split_path(text)
-    return resolve_in(store, wanted, own + b"/" + path)
+def _below(archive: Archive, text: str, path: bytes) -> ArchivedPath:
+    found = archive.path(text) / path
+    _ = found.entry  # it is there, or what is missing first is reported
+    return found
 
 
 @click.command(short_help="Compare two versions.")
@@ -52,8 +50,8 @@ def diff(old: str, new: str, path: str, *, store: Path, as_json: bool, only_stat
     what differs is read.
     """
     below = path.encode("utf-8", "surrogateescape")
-    with Store.open(store) as opened:
-        changes = tree_diff(opened, _entry(opened, old, below), _entry(opened, new, below))
+    with ventifs.open(store) as archive:
+        changes = _below(archive, old, below).diff(_below(archive, new, below))
         if only_stat:
             _print_stat(changes, as_json=as_json)
         elif as_json:
@@ -113,12 +111,13 @@ def find(
     printed as in the version, without a slash before them.
     """
     wanted = {_TYPES[letter] for letter in types or _TYPES}
-    with Store.open(store) as opened:
-        top, own = find_entry(opened, what)
+    with ventifs.open(store) as archive:
+        top = find_path(archive, what)
+        prefix = top.path + b"/" if top.path else b""
         found = (
-            (path, entry)
-            for path, entry in tree(opened, top, own)
-            if stat.S_IFMT(entry.mode) in wanted and _matches(path, pattern)
+            (prefix + path, entry)
+            for path, entry in (top.scan(recursive=True) if top.is_dir() else ())
+            if stat.S_IFMT(entry.mode) in wanted and _matches(prefix + path, pattern)
         )
         if as_json:
             print_array(entry_json(path, entry) for path, entry in found)

@@ -1,22 +1,18 @@
 """`ventifs forget`."""
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+import ventifs
+from ventifs import ArchivedVersion
+from ventifs.api.results import Kept
 from ventifs.cli.formatting import count
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.list_versions import as_json_object
-from ventifs.errors import Busy, VentifsError
-from ventifs.image.formats.kept_choice import left_over
-from ventifs.store import Store
-from ventifs.tree.archive.run_lock import RunLock
-from ventifs.tree.versions.catalog import Version, find_version, versions
-from ventifs.tree.versions.retention import Policy, retained
 
 _RULES = {
     "last": "the N latest versions",
@@ -25,8 +21,6 @@ _RULES = {
     "monthly": "the same of months",
     "yearly": "the same of years",
 }
-
-Kept = list[tuple[Version, list[str]]]  # with the reasons
 
 
 def _keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,56 +54,41 @@ def forget(
     them keeps is kept. Days, weeks, months and years are UTC's, and count only if they have a
     version. The last version of a name is kept unless --force is given.
     """
-    policy = _policy(wanted, {rule: number for rule, number in keep.items() if number is not None})
-    with Store.open(store, "read" if dry_run else "write") as opened:
-        if policy is None:
-            kept, doomed = _named(opened, wanted, force=force)
+    rules = {rule: number for rule, number in keep.items() if number is not None}
+    _check(wanted, rules)
+    with ventifs.open(store, "read" if dry_run else "write") as archive:
+        if rules:
+            kept, doomed = archive.thin(*wanted, **rules, dry_run=dry_run)
         else:
-            kept, doomed = _thinned(opened, wanted, policy)
-        if doomed and not dry_run:
-            _commit(opened, kept, doomed)
+            kept, doomed = archive.forget(*wanted, force=force, dry_run=dry_run)
     if as_json:
         _print_json(kept, doomed, dry_run=dry_run)
         return
-    for version, reasons in kept if policy else []:
+    for version, reasons in kept if rules else []:
         echo(f"{'would keep' if dry_run else 'kept'} {version}  ({', '.join(reasons)})")
     for version in doomed:
         echo(f"{'would forget' if dry_run else 'forgot'} {version}")
-    if policy:
+    if rules:
         told = f"{len(kept):,} kept, {count(len(doomed), 'version')} forgotten"
         echo(f"a dry run: {told} if this were done" if dry_run else told)
 
 
-def _commit(store: Store, kept: Kept, doomed: list[Version]) -> None:
-    """Delete versions, and what is kept with names that have no more of them.
+def _check(wanted: tuple[str, ...], rules: dict[str, int]) -> None:
+    """Refuse what does not say which versions are meant.
 
-    A run that is at work, or has committed a version meanwhile, relies on what is kept: it stays.
+    Raises:
+        UsageError: showing what does.
     """
-    records = [version.record for version in doomed if version.record]
-    with ExitStack() as stack:
-        for name in sorted({each.name for each in doomed} - {each.name for each, _ in kept}):
-            if not left_over(store, [name]):
-                continue
-            with suppress(Busy):
-                stack.enter_context(RunLock(store, name))
-                there = {each.record for each in versions(store, name)}
-                records += left_over(store, [name]) if there <= set(records) else []
-        store.commit(deletes=records)
-
-
-def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
-    """What to keep; None when versions are named instead."""
-    if not numbers and not wanted:
+    if not rules and not wanted:
         raise click.UsageError("name the versions to forget, or say with --keep-... what to keep")
-    if not numbers:
+    if not rules:
         _refuse_bare(wanted)
-        return None
+        return
     for text in wanted:
         if set("@:") & set(text):
             raise click.UsageError(f"{text} is a version; --keep-... wants names, which it thins")
-    if not any(numbers.values()):
+    if not any(rules.values()):
         raise click.UsageError("--keep-... 0 would keep nothing; name the versions to forget")
-    return Policy(**numbers)
 
 
 def _refuse_bare(wanted: tuple[str, ...]) -> None:
@@ -126,39 +105,12 @@ def _refuse_bare(wanted: tuple[str, ...]) -> None:
             )
 
 
-def _named(store: Store, wanted: tuple[str, ...], *, force: bool) -> tuple[Kept, list[Version]]:
-    """The versions named, and what is left of their names."""
-    doomed = {str(version): version for version in (find_version(store, text) for text in wanted)}
-    kept: Kept = []
-    for name in sorted({version.name for version in doomed.values()}):
-        left = [version for version in versions(store, name) if str(version) not in doomed]
-        if not left and not force:
-            raise VentifsError(f"{name}: this would forget its last version; --force does that")
-        kept += [(version, []) for version in left]
-    return kept, list(doomed.values())
-
-
-def _thinned(store: Store, names: tuple[str, ...], policy: Policy) -> tuple[Kept, list[Version]]:
-    """What a policy keeps of each name, and what it does not."""
-    kept: Kept = []
-    doomed: list[Version] = []
-    for name in sorted(
-        {find_version(store, name).name for name in names}
-        or {version.name for version in versions(store)}
-    ):
-        of_name = versions(store, name)
-        reasons = retained((version.time_ns for version in of_name), policy)
-        kept += [
-            (version, reasons[version.time_ns]) for version in of_name if version.time_ns in reasons
-        ]
-        doomed += [version for version in of_name if version.time_ns not in reasons]
-    return kept, doomed
-
-
-def _print_json(kept: Kept, doomed: list[Version], *, dry_run: bool) -> None:
+def _print_json(kept: Kept, doomed: list[ArchivedVersion], *, dry_run: bool) -> None:
     facts = {
         "dry_run": dry_run,
-        "kept": [{**as_json_object(version), "reasons": reasons} for version, reasons in kept],
-        "forgotten": [as_json_object(version) for version in doomed],
+        "kept": [
+            {**as_json_object(version.stored), "reasons": reasons} for version, reasons in kept
+        ],
+        "forgotten": [as_json_object(version.stored) for version in doomed],
     }
     print_json(facts)

@@ -8,19 +8,20 @@ from typing import Any
 import click
 import msgspec
 
+import ventifs
+from ventifs import ArchivedVersion
 from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.listing import print_array, print_lines
 from ventifs.errors import Corrupt, NotStored
-from ventifs.image.disk_facts import Facts, facts_of
+from ventifs.image.disk_facts import Facts
 from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE
 from ventifs.image.formats.kept_choice import Kept, all_kept
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Empty
-from ventifs.tree.versions.catalog import Version, find_version, tree_score
-from ventifs.tree.versions.catalog import versions as all_versions
+from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.troubles import troubles_of
 
 
@@ -63,10 +64,10 @@ def as_json_object(
     }
 
 
-def _disk(store: Store, version: Version) -> Facts | None:
+def _disk(version: ArchivedVersion) -> Facts | None:
     """What is known of a version's disk, if it is one's; damage is not for a listing to tell."""
     with suppress(Corrupt, NotStored):
-        return facts_of(store, version.root)
+        return version.disk_facts()
     return None
 
 
@@ -148,50 +149,49 @@ def versions(
     that is marked as a disk is the disk's. With --troubles every path that could not be archived,
     or not as it should be, follows its version; --json lists the first 200 of each without it.
     """
-    with Store.open(store) as opened:
-        no_name = name and (set("@:") & set(name) or not name.isascii())
-        found = [] if no_name else all_versions(opened, name)
+    with ventifs.open(store) as archive:
+        found = [] if name and set("@:") & set(name) else archive.versions(name)
         if name is not None and not found:
-            found = [find_version(opened, name)]  # or it says which there are
+            found = [archive.version(name)]  # or it says which there are
         found = [version for version in found if set(tags) <= set(version.tags)]
-        disks = [_disk(opened, version) for version in found]
+        disks = [_disk(version) for version in found]
         if as_json:
-            every = opened if with_troubles else None
-            kept = all_kept(opened)
+            every = archive.store if with_troubles else None
+            kept = all_kept(archive.store)
             print_array(
-                as_json_object(version, disk, kept.get(version.name), every)
+                as_json_object(version.stored, disk, kept.get(version.name), every)
                 for version, disk in zip(found, disks, strict=True)
             )
         else:
-            _print(opened, found, disks, with_troubles=with_troubles)
+            _print(found, disks, with_troubles=with_troubles)
 
 
-def _print(
-    store: Store, found: list[Version], disks: list[Facts | None], *, with_troubles: bool
-) -> None:
+def _print(found: list[ArchivedVersion], disks: list[Facts | None], *, with_troubles: bool) -> None:
     width = max((len(str(version)) for version in found), default=0)
     for version, disk in zip(found, disks, strict=True):
-        facts = as_json_object(version, disk)
+        stored = version.stored
+        facts = as_json_object(stored, disk)
         total = facts["bytes"] if disk is None else disk.size  # the directory has it all twice
         notes = [
             "" if disk is None else "disk",
             printable(version.comment),
             *(f"#{printable(tag)}" for tag in version.tags),
         ]
-        troubles = len(version.troubles) + version.troubles_more
+        troubles = len(stored.troubles) + stored.troubles_more
         notes += [f"{count(troubles, 'trouble')}"] if troubles else []
         echo(
             f"{version!s:<{width}}  {size(total):>9}  {facts['paths']:>9,} paths  "
-            f"{size(version.new_bytes):>9} new  {'  '.join(filter(None, notes))}".rstrip()
+            f"{size(stored.new_bytes):>9} new  {'  '.join(filter(None, notes))}".rstrip()
         )
         if with_troubles:
-            print_lines(_trouble_lines(store, version))
+            print_lines(_trouble_lines(version))
 
 
-def _trouble_lines(store: Store, version: Version) -> Iterator[str]:
+def _trouble_lines(version: ArchivedVersion) -> Iterator[str]:
     """Each trouble of a version as a line; the last line counts what was never recorded."""
-    for path, reason, missing in troubles_of(store, version):
+    for path, reason, missing in version.troubles():
         kind = "not archived" if missing else "archived, but"
         yield f"  {printable(path) or '/'}: {kind}: {printable(reason.encode())}"
-    if version.troubles_more and isinstance(version.beyond, Empty):
-        yield f"  ... and {version.troubles_more:,} more, which were only counted"
+    more = version.stored.troubles_more
+    if more and isinstance(version.stored.beyond, Empty):
+        yield f"  ... and {more:,} more, which were only counted"

@@ -5,14 +5,13 @@ from typing import Any
 
 import click
 
+import ventifs
 from ventifs.cli.formatting import exact, size
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.diff import SIGNS
 from ventifs.cli.versions.listing import print_array, print_lines
-from ventifs.store import Store
 from ventifs.tree.objects.records import Directory, Entry, File, Symlink, score_of_content
-from ventifs.tree.versions.catalog import find_version, split_path, versions
-from ventifs.tree.versions.history import Step, history
+from ventifs.tree.versions.history import Step
 
 
 @click.command(short_help="Show the versions in which a path changed.")
@@ -25,13 +24,8 @@ def log(what: str, *, store: Path, as_json: bool) -> None:
     Lines begin with + added, - removed, M modified, m metadata only, compared with the version
     before; the score is that of the content. With NAME@TIME only versions up to that one count.
     """
-    with Store.open(store) as opened:
-        wanted, path = split_path(what)
-        last = find_version(opened, wanted)
-        before = [
-            version for version in versions(opened, last.name) if version.time_ns <= last.time_ns
-        ]
-        steps = history(opened, before, path)
+    with ventifs.open(store) as archive:
+        steps = archive.path(what).history()
         if as_json:
             print_array(map(_as_json, steps))
         else:

@@ -65,14 +65,20 @@ def look_up(store: Store, content: Content, name: bytes) -> Entry | None:
     return None if found is None else decode_entry(found)
 
 
-def resolve(store: Store, root: Entry, path: bytes) -> Entry:
+def resolve(store: Store, root: Entry, path: bytes, above: bytes = b"") -> Entry:
     """The entry at a path below a root. Symbolic links are never followed.
+
+    Args:
+        store: where the directories are.
+        root: the directory from which the path leads on.
+        path: names between slashes.
+        above: the path of `root`, for messages.
 
     Raises:
         NoSuchPath: naming the first path that does not exist, or is not a directory.
         Corrupt, NotStored: where the archive is damaged.
     """
-    entry, walked = root, b""
+    entry, walked = root, above
     for name in path.split(b"/"):
         if name in (b"", b"."):
             continue

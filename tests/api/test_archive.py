@@ -1,0 +1,302 @@
+"""Archives and versions: finding, adding, forgetting, copying, comparing, restoring."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import ventifs
+from tests.api.conftest import DAY_NS
+from tests.support.imaging import surveyed, volume_of
+from tests.support.memorydisk import MemoryDisk
+from tests.support.stores import findings
+from tests.support.trees import noise
+from ventifs.image.archive.disk_source import DiskSource
+from ventifs.tree.archive.run_lock import RunLock
+
+
+def test_versions_are_found(archive: ventifs.Archive) -> None:
+    first, second = archive.versions()
+    assert [str(first), str(second)] == ["t@1970-01-01T00:00:00Z", "t@1970-01-02T00:00:00Z"]
+    assert archive.names() == ["t"]
+    assert archive.versions("t") == list(archive) == [first, second]
+    assert archive.versions("none") == []
+    for text in ("t", "t@latest", "t@~0", "t@1970", str(second), f"score:{second.score}"):
+        assert archive[text] == archive.version(text) == second
+        assert text in archive
+    assert archive["t@~1"] == first
+    assert hash(archive["t@~1"]) == hash(first)
+    assert first != second
+    assert archive.path("t@~1:/etc/hostname").read_bytes() == b"web01\n"
+    assert archive.path("t@~1:/") == archive.path("t@~1") == first.root
+
+
+def test_what_the_record_says(archive: ventifs.Archive) -> None:
+    first, second = archive.versions("t")
+    assert (first.comment, first.tags, second.comment, second.tags) == (
+        "first",
+        (),
+        "",
+        ("second",),
+    )
+    assert (second.name, second.time_ns) == ("t", DAY_NS)
+    assert second.time == datetime(1970, 1, 2, tzinfo=UTC)
+    assert second.source.endswith("/source")
+    assert len(second.score) == 64
+    assert list(second.troubles()) == []
+    assert second.disk_facts() is None
+    assert second.disk() is None
+    assert repr(second) == "<ArchivedVersion t@1970-01-02T00:00:00Z>"
+
+
+@pytest.mark.parametrize("text", ["none", "t@1999", "t@~2", "score:00000000"])
+def test_versions_that_are_not_there(archive: ventifs.Archive, text: str) -> None:
+    assert text not in archive
+    for attempt in (archive.version, archive.path, archive.__getitem__):
+        with pytest.raises(ventifs.NoSuchVersion):
+            attempt(text)
+
+
+@pytest.mark.parametrize("text", ["", "a b", "t:/etc", "t@never", "score:x"])
+def test_texts_that_name_no_version(archive: ventifs.Archive, text: str) -> None:
+    with pytest.raises(ventifs.VentifsError):
+        archive.version(text)
+
+
+def test_names_that_cannot_be(archive: ventifs.Archive) -> None:
+    for name in ("", "a b", "t@latest", "\xe9"):
+        with pytest.raises(ventifs.VentifsError, match="cannot name versions"):
+            archive.versions(name)
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ventifs.VentifsError):
+        ventifs.open(tmp_path / "none")
+    with pytest.raises(ValueError, match="arena size"):
+        ventifs.init(tmp_path / "none", arena_size=1)
+    ventifs.init(os.fspath(tmp_path / "made"))
+    with pytest.raises(ventifs.VentifsError, match="already"):
+        ventifs.init(tmp_path / "made")
+    with ventifs.open(os.fspath(tmp_path / "made")) as archive:
+        assert archive.versions() == archive.names() == []
+
+
+def test_readers_see_what_is_added(archive: ventifs.Archive, source: Path) -> None:
+    assert "u" not in archive
+    with ventifs.open(archive.store.path, "write") as writing:
+        added = writing.add(source, "u")
+        assert added.tally.new_bytes == 0
+    assert archive["u"] == added.version
+    assert archive["u"].score == archive["t"].score
+
+
+def test_only_writers_change_anything(archive: ventifs.Archive, source: Path) -> None:
+    (source / "more").write_bytes(b"more" * 1000)
+    for attempt in (lambda: archive.add(source, "t"), lambda: archive.forget("t@~1")):
+        with pytest.raises(ventifs.VentifsError, match=r"reading|writing"):
+            attempt()
+    with ventifs.open(archive.store.path, "rehearse") as rehearsal:
+        added = rehearsal.add(source, "t")
+    assert added.tally.new_bytes >= 4000
+    assert added.version.stored.record is None
+    assert len(archive.versions()) == 2
+
+
+def test_what_is_left_out(store: Path, source: Path) -> None:
+    (source / "keep.swp").touch()
+    with ventifs.open(store, "write") as archive:
+        version = archive.add(source, "some", exclude=["/etc", b"*.swp"]).version
+        assert not (version / "etc").exists()
+        assert not (version / "keep.swp").exists()
+        version = archive.add(source, "some", exclude="/etc", tags="one").version
+        assert (version / "keep.swp").exists()
+        assert version.tags == ("one",)
+        with pytest.raises(ventifs.VentifsError, match="pattern"):
+            archive.add(source, "some", exclude=["[a"])
+
+
+def test_tars_are_archived(store: Path, source: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(source / "etc", "etc")
+    with ventifs.open(store, "write") as archive:
+        by_path = archive.add(packed, "tar").version
+        with packed.open("rb") as stream:
+            by_stream = archive.add(stream, "tar").version
+        from_memory = archive.add(io.BytesIO(packed.read_bytes()), "tar").version
+        for version in (by_path, by_stream, from_memory):
+            assert version.open("etc/hostname").read() == b"web01.example\n"
+        assert by_path.source == by_stream.source == os.fspath(packed)
+        assert from_memory.source == "a stream"
+
+
+def test_disks_are_files_of_their_versions(store: Path, tmp_path: Path) -> None:
+    whole = noise(100_000)
+    source = DiskSource(MemoryDisk(100_000, {0: whole}), surveyed(volume_of(4096)))
+    with ventifs.open(store, "write") as archive:
+        version = archive.add(source, "vm").version
+        disk, facts = version.disk(), version.disk_facts()
+        assert disk is not None
+        assert facts is not None
+        assert (disk.path, disk.size, facts.size) == (b"disk.img", 100_000, 100_000)
+        assert disk.read_bytes() == whole
+        disk.restore(tmp_path / "raw")
+    assert (tmp_path / "raw").read_bytes() == whole
+
+
+def test_sources_that_cannot_be(store: Path, source: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        with pytest.raises(ventifs.VentifsError, match="no such file or directory"):
+            archive.add(source / "none", "t")
+        with pytest.raises(ventifs.VentifsError, match="neither a directory nor called"):
+            archive.add(source / "sparse", "t")
+        with pytest.raises(ventifs.VentifsError, match="there is such a version already"):
+            archive.add(source, "t", time_ns=DAY_NS)
+        with RunLock(archive.store, "t"), pytest.raises(ventifs.Busy):
+            archive.add(source, "t")
+        assert len(archive.versions()) == 2
+
+
+def test_forgetting(store: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        first, second = archive.versions()
+        with pytest.raises(ventifs.VentifsError, match="names all its versions"):
+            archive.forget("t")
+        with pytest.raises(ventifs.VentifsError, match="its last version"):
+            archive.forget(first, second)
+        rehearsed = archive.forget("t@~1", dry_run=True)
+        assert rehearsed == ([(second, [])], [first])
+        assert archive.versions() == [first, second]
+        assert archive.forget("t@~1", first) == rehearsed
+        assert archive.versions() == [second]
+        assert archive.forget(second, force=True).kept == []
+        assert archive.names() == []
+        assert archive.forget() == ([], [])
+    assert not findings(store)
+
+
+def test_thinning(store: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        first, second = archive.versions()
+        with pytest.raises(ventifs.VentifsError, match="keep nothing"):
+            archive.thin("t")
+        with pytest.raises(ventifs.NoSuchVersion):
+            archive.thin("none", last=1)
+        reasons = ["last 1", "monthly 1970-01"]
+        assert archive.thin(last=1, monthly=3, dry_run=True) == ([(second, reasons)], [first])
+        assert archive.thin("t", daily=2).forgotten == []
+        assert archive.thin("t", last=1).forgotten == [first]
+        assert archive.versions() == [second]
+
+
+def test_copying(archive: ventifs.Archive, tmp_path: Path) -> None:
+    ventifs.init(tmp_path / "other")
+    with ventifs.open(tmp_path / "other", "write") as other:
+        copied = archive.copy("t@~1", other)
+        assert (str(copied.version), copied.there) == ("t@1970-01-01T00:00:00Z", False)
+        assert copied.blocks.new_blocks
+        again = archive.copy(archive["t@~1"], other)
+        assert (again.version, again.there, again.blocks.new_blocks) == (copied.version, True, 0)
+        assert archive.copy("t", other, name="u").version.name == "u"
+        assert other["u"].open("etc/hostname").read() == b"web01.example\n"
+        assert other["u"] != archive["t"]
+        for attempt in (
+            lambda: other["u"].diff(archive["t"]),
+            lambda: other.forget(archive["t@~1"]),
+            lambda: archive.forget("t@~1", other["u"], dry_run=True),
+        ):
+            with pytest.raises(ValueError, match="in another archive"):
+                attempt()
+        with pytest.raises(ValueError, match="itself"):
+            archive.copy("t", archive, name="u")
+
+
+def test_versions_of_one_store_are_the_same_by_any_way(
+    archive: ventifs.Archive, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(archive.store.path)
+    with ventifs.open(tmp_path / "link", "write") as writing:
+        assert writing.versions() == archive.versions()
+        assert list(writing["t"].diff(archive["t"])) == []
+        writing.forget(archive["t@~1"])
+    assert len(archive.versions()) == 1
+
+
+def test_comparing(archive: ventifs.Archive) -> None:
+    first, second = archive.versions()
+    found = {change.path: change.kind for change in first.diff(second)}
+    assert found.pop(b"etc/deep/new") == "added"
+    assert found.pop(b"etc/hostname") == "modified"
+    assert set(found.values()) <= {"metadata"}
+    assert [change.path for change in (first / "etc/hostname").diff(second / "etc/hostname")] == [
+        b""
+    ]
+    assert list(second.diff(second.root)) == []
+    steps = [(step.kind, step.version.time_ns) for step in (second / "etc/hostname").history()]
+    assert steps == [("modified", DAY_NS), ("added", 0)]
+    assert [step.kind for step in (first / "etc/hostname").history()] == ["added"]
+    with pytest.raises(ventifs.NoSuchPath):
+        list((second / "none").history())
+
+
+def test_restoring(version: ventifs.ArchivedVersion, source: Path, tmp_path: Path) -> None:
+    paths: list[bytes] = []
+    done = version.restore(tmp_path / "all", progress=lambda _, path: paths.append(path))
+    assert (done.failed, done.left) == ([], [])
+    assert done.entries == 1 + len(list(version.walk()))
+    subprocess.run(
+        ["diff", "-rx", "fifo", "--no-dereference", source, tmp_path / "all"], check=True
+    )
+    with pytest.raises(ventifs.VentifsError, match="not empty"):
+        version.restore(tmp_path / "all")
+    again = version.restore(os.fspath(tmp_path / "all"), overwrite=True, symlinks="replace")
+    assert again.kept
+    with pytest.raises(ValueError, match="elsewhere"):
+        version.restore(tmp_path / "all", symlinks="elsewhere")  # type: ignore[arg-type]
+
+    (version / "etc").restore(tmp_path / "some", include=["*name"], exclude=["deep"])
+    assert os.listdir(tmp_path / "some") == ["hostname"]
+    (version / "etc/hostname").restore(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"web01.example\n"
+    with pytest.raises(ventifs.NoSuchPath):
+        (version / "none").restore(tmp_path / "none")
+
+
+def test_exporting(version: ventifs.ArchivedVersion) -> None:
+    stream = io.BytesIO()
+    done = (version / "etc").export(stream)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream) as tar:
+        assert len(tar.getmembers()) == done.entries == 6
+        file = tar.extractfile("./hostname")
+        assert file is not None
+        assert file.read() == b"web01.example\n"
+
+
+def test_an_exception_leaves_it_closed(store: Path) -> None:
+    with pytest.raises(KeyError), ventifs.open(store, "write") as archive:
+        raise KeyError
+    assert archive.closed
+
+
+def test_names_are_imported_when_they_are_used() -> None:
+    program = (
+        "import sys, ventifs\n"
+        "assert not [name for name in sys.modules if name.startswith('ventifs.')]\n"
+        "assert 'typing' not in sys.modules or 'typing' in before\n"
+        "assert set(ventifs.__all__) <= set(dir(ventifs))\n"
+        "assert not hasattr(ventifs, 'none')\n"
+        "assert callable(ventifs.open) and 'ventifs.api' in sys.modules\n"
+        "assert 'open' in vars(ventifs)\n"
+        "assert 'ventifs.tree.restore' not in sys.modules\n"
+        "from ventifs import *\n"
+        "assert Archive is ventifs.Archive and issubclass(NoSuchPath, VentifsError)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", "import sys\nbefore = set(sys.modules)\n" + program], check=True
+    )

@@ -1,0 +1,36 @@
+"""The public Python API: archives, versions, paths in them, and file objects.
+
+`ventifs` itself exports these names; docs/api.md shows them by task. The command line uses them.
+Always: versions and paths stand for what does not change, and only methods of `Archive` change a
+store. What a single operation needs is imported by that operation, so that a listing starts fast.
+
+This package knows `store`, `tree` and `image`. It must not know protocols, printing or options.
+"""
+
+from ventifs.api.archive import Archive, init, open  # noqa: A004
+from ventifs.api.path import ArchivedPath, NotADirectory, NotARegularFile
+from ventifs.api.results import Added, Copied, Thinned
+from ventifs.api.version import ArchivedVersion
+from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
+from ventifs.tree.objects.directory import NoSuchPath
+from ventifs.tree.versions.catalog import NoSuchVersion
+
+__all__ = [
+    "Added",
+    "Archive",
+    "ArchivedPath",
+    "ArchivedVersion",
+    "Busy",
+    "Copied",
+    "Corrupt",
+    "NoSpace",
+    "NoSuchPath",
+    "NoSuchVersion",
+    "NotADirectory",
+    "NotARegularFile",
+    "NotStored",
+    "Thinned",
+    "VentifsError",
+    "init",
+    "open",
+]

@@ -1,0 +1,391 @@
+"""An open archive: what `ventifs.open` returns.
+
+Always: every change is durable when the method that makes it returns, and done whole or not at all.
+An archive that is open for reading sees what others commit meanwhile. The calls that archive a
+source stand in one place, `Archive.add`.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, cast
+
+from ventifs.api.path import ArchivedPath, as_bytes, as_patterns
+from ventifs.api.results import Added, Copied, Thinned
+from ventifs.api.version import ArchivedVersion
+from ventifs.errors import VentifsError
+from ventifs.store import Store
+from ventifs.store.files import readable_errors
+from ventifs.store.header import ARENA_SIZE_DEFAULT
+from ventifs.store.permissions import PRIVATE, Access
+from ventifs.store.store import CACHE_BYTES_DEFAULT, LEVEL_DEFAULT
+from ventifs.text import printable
+from ventifs.tree.versions.catalog import NoSuchVersion, check_name, find_version, split_path
+from ventifs.tree.versions.catalog import versions as all_versions
+
+if TYPE_CHECKING:
+    from ventifs.api.path import GivenPatterns
+    from ventifs.tree.archive.scan import Options
+    from ventifs.tree.archive.source import Source
+    from ventifs.tree.archive.tally import Tally
+    from ventifs.tree.process_pool import Pool
+    from ventifs.tree.versions.copy import Copied as CopiedBlocks
+
+    GivenSource = str | os.PathLike[str] | BinaryIO | Source
+
+Mode = Literal["read", "write", "rehearse"]
+
+
+def init(
+    path: str | os.PathLike[str],
+    *,
+    arena_size: int = ARENA_SIZE_DEFAULT,
+    access: Access = PRIVATE,
+) -> None:
+    """Make a new, empty archive in a directory that is empty or not there.
+
+    Args:
+        path: the directory; missing parents are made.
+        arena_size: bytes at which the files that hold blocks are sealed, 4 MiB to 3 GiB.
+        access: which users may reach it, whatever the umask: this one alone, or what
+            `ventifs.store.permissions.readers` and `shared` return for a group.
+
+    Raises:
+        ValueError: for an arena size out of range.
+        VentifsError: the directory holds something, or cannot be written.
+    """
+    Store.create(Path(path), arena_size=arena_size, access=access)
+
+
+def open(  # noqa: A001, as `io.open` and `tarfile.open`
+    path: str | os.PathLike[str],
+    mode: Mode = "read",
+    *,
+    level: int = LEVEL_DEFAULT,
+    cache_bytes: int = CACHE_BYTES_DEFAULT,
+) -> "Archive":
+    """Open an archive, as a context manager.
+
+    Args:
+        path: the store's directory.
+        mode: "read"; "write"; or "rehearse", in which `add` writes nothing and only reports.
+        level: how hard to compress what is added, 1 to 19: zstd's levels.
+        cache_bytes: memory for blocks that were read.
+
+    Raises:
+        VentifsError: there is no archive, or this user may not use it, or not in this mode.
+        Busy: its index is being rebuilt.
+        Corrupt: its header is damaged.
+    """
+    return Archive(Store.open(Path(path), mode, level=level, cache_bytes=cache_bytes))
+
+
+class Archive:
+    """Versions of any number of names, in one store.
+
+    Several processes may have one archive open in any mode at once. Runs under one name exclude
+    each other.
+
+    Concurrency: every method may be called from any thread, but `add` from one at a time. An open
+    archive must not be used after a fork: a child opens its own.
+
+    Attributes:
+        store: the block store, for what this class does not do.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Use `ventifs.open`."""
+        self.store = store
+
+    # --- versions -----------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The names that have versions, sorted."""
+        self._check_open()
+        return sorted({version.name for version in all_versions(self.store)})
+
+    def versions(self, name: str | None = None) -> list[ArchivedVersion]:
+        """All versions, or those of one name, by name and then by time; none if it has none.
+
+        Raises:
+            VentifsError: `name` cannot be a name, or the archive is closed.
+            Corrupt: a version's record is damaged.
+        """
+        self._check_open()
+        found = all_versions(self.store, None if name is None else check_name(name))
+        return [ArchivedVersion(self.store, version) for version in found]
+
+    def version(self, text: str) -> ArchivedVersion:
+        """The version that a text names; `archive[text]` is the same.
+
+        Args:
+            text: `NAME` and `NAME@latest` for the newest, `NAME@~2` for two before, `NAME@TIME`
+                for the last within a time that may be partial (`2026-11-23`), or `score:` with 8
+                digits or more.
+
+        Raises:
+            NoSuchVersion: there is none, or more than one; the message names the nearest.
+            VentifsError: the text is none of these, or the archive is closed.
+            Corrupt: a version's record is damaged.
+        """
+        self._check_open()
+        return ArchivedVersion(self.store, find_version(self.store, text), text)
+
+    def path(self, text: str) -> ArchivedPath:
+        """The path that a text names: a version as above, then perhaps `:/` and a path in it.
+
+        Raises:
+            NoSuchVersion, VentifsError, Corrupt: as `version`. The path is not looked up yet.
+        """
+        wanted, path = split_path(text)
+        return self.version(wanted) / path
+
+    def __getitem__(self, text: str) -> ArchivedVersion:
+        """The version that a text names, see `version`."""
+        return self.version(text)
+
+    def __contains__(self, text: object) -> bool:
+        """Whether a text names a version."""
+        try:
+            return isinstance(text, str) and self.version(text) is not None
+        except NoSuchVersion:
+            return False
+
+    def __iter__(self) -> Iterator[ArchivedVersion]:
+        """All versions, by name and then by time."""
+        return iter(self.versions())
+
+    # --- changes ------------------------------------------------------------------------------
+
+    def add(
+        self,
+        source: "GivenSource",
+        name: str,
+        *,
+        time_ns: int | None = None,
+        comment: str = "",
+        tags: Iterable[str] = (),
+        exclude: "GivenPatterns" = (),
+        one_file_system: bool = False,
+        exclude_caches: bool = False,
+        read_all: bool = False,
+        pool: "Pool | None" = None,
+        progress: "Callable[[Tally, bytes], None] | None" = None,
+    ) -> Added:
+        """Archive a source as a new version. What the archive has already is not stored again.
+
+        What cannot be read is listed in the version's `troubles`, and everything else archived.
+
+        Args:
+            source: the path of a directory; the path of a tar, packed or not, or a binary stream of
+                one; or an object with the methods of `ventifs.tree.archive.source.Source`, such as
+                a disk, which has options of its own.
+            name: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
+            time_ns: the version's time, UTC nanoseconds since 1970; now, if None.
+            comment: a line of text, kept with the version.
+            tags: texts, kept with the version; one alone may be given as it is.
+            exclude: gitignore patterns, relative to the source; what they match is left out.
+            one_file_system: leave out what is mounted below a directory.
+            exclude_caches: leave out what is in directories with a CACHEDIR.TAG.
+            read_all: read every file; otherwise those that look as in the name's last run are not.
+            pool: processes that read a directory's files for this one; None reads them here. See
+                `ventifs.tree.archive.worker.serving`.
+            progress: called for every directory and batch of files, with what is done so far.
+
+        Raises:
+            VentifsError: the source cannot be read, the name, comment or tags cannot be kept, the
+                name has a version of that time, or the archive is not open for writing.
+            Busy: another run is archiving under this name.
+            NoSpace: the disk is full. In all cases there is no new version.
+            ValueError: `pool` or what is to be left out is given for a source that has options of
+                its own.
+        """
+        from ventifs.tree.archive.archive_run import archive
+        from ventifs.tree.archive.scan import Options
+
+        options = Options(as_patterns(exclude), one_file_system, exclude_caches)
+        with ExitStack() as stack:
+            version, tally = archive(
+                self.store,
+                _source(source, options, pool, stack),
+                name,
+                time_ns=time_ns,
+                comment=comment,
+                tags=(tags,) if isinstance(tags, str) else tuple(tags),
+                read_all=read_all,
+                progress=progress,
+            )
+        return Added(ArchivedVersion(self.store, version), tally)
+
+    def forget(
+        self, *wanted: str | ArchivedVersion, force: bool = False, dry_run: bool = False
+    ) -> Thinned:
+        """Remove versions from the catalog. Their blocks stay in the store.
+
+        Args:
+            wanted: versions, or texts that name one; a bare name is refused, since it may be meant
+                as all its versions.
+            force: also the last version of a name.
+            dry_run: change nothing; reading is enough for that.
+
+        Raises:
+            NoSuchVersion, VentifsError: one of them is not there, or a name would lose its last
+                version. Nothing is removed.
+            ValueError: a version is in another archive.
+        """
+        from ventifs.api.thinning import forget
+
+        self._check_open()
+        found = [self._one(each) if isinstance(each, str) else each for each in wanted]
+        for each in found:
+            if not each.is_in(self.store):
+                raise ValueError(f"{each} is in another archive than {self.store.path}")
+        return forget(self.store, found, force=force, dry_run=dry_run)
+
+    def thin(
+        self,
+        *names: str,
+        last: int = 0,
+        daily: int = 0,
+        weekly: int = 0,
+        monthly: int = 0,
+        yearly: int = 0,
+        dry_run: bool = False,
+    ) -> Thinned:
+        """Forget the versions that no rule keeps, of the names given or of all names.
+
+        Args:
+            names: whose versions are thinned.
+            last: keep so many of the latest versions.
+            daily: keep the newest version of each of so many latest days that have one.
+            weekly: the same of ISO weeks. All times are UTC.
+            monthly: the same of months.
+            yearly: the same of years.
+            dry_run: change nothing; reading is enough for that.
+
+        Raises:
+            NoSuchVersion: a name has no versions. Nothing is removed.
+            VentifsError: no rule keeps anything.
+        """
+        from ventifs.api.thinning import thin
+        from ventifs.tree.versions.retention import Policy
+
+        self._check_open()
+        policy = Policy(last, daily, weekly, monthly, yearly)
+        return thin(self.store, names, policy, dry_run=dry_run)
+
+    def copy(
+        self,
+        version: str | ArchivedVersion,
+        to: "Archive",
+        *,
+        name: str | None = None,
+        progress: "Callable[[CopiedBlocks], None] | None" = None,
+    ) -> Copied:
+        """Copy a version into another archive, which gets only the blocks that it lacks.
+
+        Args:
+            version: the one.
+            to: the other archive, open for writing.
+            name: what to call it there; its own name, if None.
+            progress: called now and then with what is done.
+
+        Raises:
+            NoSuchVersion: as `version`.
+            ValueError: the other archive is this one.
+            VentifsError: the other archive has another version of that name and time.
+            Corrupt, NotStored: where this archive is damaged; there is no new version.
+        """
+        from ventifs.tree.versions.copy import copy
+
+        found = self.version(version) if isinstance(version, str) else version
+        if found.is_in(to.store):
+            raise ValueError(f"{found} is in {to.store.path} itself")
+        made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
+        return Copied(ArchivedVersion(to.store, made), sent, there)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.store.closed
+
+    def close(self) -> None:
+        """Release everything; idempotent. Paths and files of its versions cannot be read any more.
+
+        Raises:
+            NoSpace, VentifsError: blocks that were put into `store` could not be made durable.
+        """
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        """The archive itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.store.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else self.store.mode
+        return f"<{type(self).__name__} {printable(self.store.path)} ({state})>"
+
+    def _check_open(self) -> None:
+        if self.store.closed:
+            raise VentifsError(f"{self.store.path}: the archive is closed")
+
+    def _one(self, text: str) -> ArchivedVersion:
+        if not set("@:") & set(text):
+            raise VentifsError(f"{text} names all its versions; {text}@latest is the latest")
+        return self.version(text)
+
+
+def _source(
+    source: "GivenSource", options: "Options", pool: "Pool | None", stack: ExitStack
+) -> "Source":
+    """A source as an archive run takes it.
+
+    Raises:
+        VentifsError: a path is neither a directory nor the name of a tar.
+        ValueError: options are given for a source that has its own.
+    """
+    from ventifs.tree.archive.directory_source import DirectorySource
+    from ventifs.tree.tar.tar_source import TarSource
+
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            return DirectorySource(path, options=options, pool=pool)
+        stream = stack.enter_context(_tar(path))
+        return TarSource(stream, printable(as_bytes(path.absolute())), exclude=options.exclude)
+    if hasattr(source, "read"):
+        called = getattr(source, "name", "")  # a number, of a file made from a descriptor
+        label = printable(called) if isinstance(called, str | bytes) else ""
+        return TarSource(cast(BinaryIO, source), label or "a stream", exclude=options.exclude)
+    if pool or options.exclude or options.one_file_system or options.exclude_caches:
+        raise ValueError("the source has options of its own; give them to it when it is made")
+    return source
+
+
+def _tar(path: Path) -> BinaryIO:
+    """Open a tar by its path."""
+    shown = printable(as_bytes(path))
+    if not path.exists():
+        raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
+    from ventifs.image.formats.choice import TAR, chosen
+
+    if chosen(os.fspath(path), "file", None, None).format != TAR:
+        raise VentifsError(
+            f"{shown}: neither a directory nor called *.tar; open a tar, and archive the "
+            "stream; 'ventifs archive' archives disks"
+        )
+    with readable_errors(path):
+        return path.open("rb")

@@ -1,0 +1,78 @@
+"""Removes versions from the catalog: those named, or all that a policy does not keep.
+
+Always: what a name keeps for its next run goes with its last version, unless a run is at work or
+has committed a version meanwhile. Blocks stay in the store.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+
+from ventifs.api.results import Kept, Thinned
+from ventifs.api.version import ArchivedVersion
+from ventifs.errors import Busy, VentifsError
+from ventifs.image.formats.kept_choice import left_over
+from ventifs.store import Store
+from ventifs.tree.archive.run_lock import RunLock
+from ventifs.tree.versions.catalog import find_version, versions
+from ventifs.tree.versions.retention import Policy, retained
+
+
+def forget(
+    store: Store, wanted: Iterable[ArchivedVersion], *, force: bool, dry_run: bool
+) -> Thinned:
+    """See `Archive.forget`."""
+    doomed = {str(version): version for version in wanted}
+    kept: Kept = []
+    for name in sorted({version.name for version in doomed.values()}):
+        left = [version for version in _of(store, name) if str(version) not in doomed]
+        if not left and not force:
+            raise VentifsError(f"{name}: this would forget its last version; --force does that")
+        kept += [(version, []) for version in left]
+    return _done(store, Thinned(kept, list(doomed.values())), dry_run=dry_run)
+
+
+def thin(store: Store, names: Iterable[str], policy: Policy, *, dry_run: bool) -> Thinned:
+    """See `Archive.thin`."""
+    thinned = Thinned([], [])
+    for name in sorted(
+        {find_version(store, name).name for name in names}
+        or {version.name for version in versions(store)}
+    ):
+        of_name = _of(store, name)
+        reasons = retained((version.time_ns for version in of_name), policy)
+        for version in of_name:
+            if version.time_ns in reasons:
+                thinned.kept.append((version, reasons[version.time_ns]))
+            else:
+                thinned.forgotten.append(version)
+    return _done(store, thinned, dry_run=dry_run)
+
+
+def _of(store: Store, name: str) -> list[ArchivedVersion]:
+    return [ArchivedVersion(store, version) for version in versions(store, name)]
+
+
+def _done(store: Store, thinned: Thinned, *, dry_run: bool) -> Thinned:
+    if thinned.forgotten and not dry_run:
+        _commit(store, thinned)
+    return thinned
+
+
+def _commit(store: Store, thinned: Thinned) -> None:
+    """Delete versions, and what is kept with names that have no more of them.
+
+    A run that is at work, or has committed a version meanwhile, relies on what is kept: it stays.
+    """
+    doomed = [version.stored for version in thinned.forgotten]
+    records = [version.record for version in doomed if version.record]
+    with ExitStack() as stack:
+        for name in sorted(
+            {each.name for each in doomed} - {each.name for each, _ in thinned.kept}
+        ):
+            if not left_over(store, [name]):
+                continue
+            with suppress(Busy):
+                stack.enter_context(RunLock(store, name))
+                there = {each.record for each in versions(store, name)}
+                records += left_over(store, [name]) if there <= set(records) else []
+        store.commit(deletes=records)
