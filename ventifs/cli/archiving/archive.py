@@ -47,7 +47,7 @@ from ventifs.tree.process_pool import Workers
 from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
 from ventifs.tree.versions.catalog import versions as all_versions
 
-# What commands in messages set themselves, and what disks do not have.
+# Options that the commands in messages set themselves, and options that disks do not have.
 _ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "exclude_from"}
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
@@ -177,7 +177,7 @@ def archive(
         _make_store(context, store, dry_run=dry_run)
         jobs = 1 if dry_run else jobs
         pool = None
-        if isinstance(found, OpenDisk):  # whoever works for the run is forked first, see `workers`
+        if isinstance(found, OpenDisk):  # forks workers, so before a store: `process_pool`
             found = found.source(stack, store, jobs=jobs, level=level)
         elif jobs > 1 and isinstance(found, Path):
             pool = stack.enter_context(
@@ -227,13 +227,13 @@ def _source(
     disk_options: DiskOptions,
     stack: ExitStack,
 ) -> Path | TarStream | OpenDisk:
-    """The directory, the open tar stream, or the open disk, that is meant.
+    """Open the source: a directory, a tar stream or a disk.
 
     Raises:
-        VentifsError: when it is none of them.
+        VentifsError: it is none of them.
     """
     text = context.params["source"]
-    if not text:  # of a variable that is not set, say; Path would take it for this directory
+    if not text:  # an unset variable, say; Path would take it for the working directory
         raise click.UsageError("SOURCE is empty; name what is to be archived")
     source = Path(text)
     if source.is_dir():
@@ -287,7 +287,7 @@ def _disk(
     given = context.params
     kept: Kept | None = None
     if given["store"].exists():
-        # To write, so that what a crash left out of the index is taken in first.
+        # Opened for writing, so that the index first takes in what a crash left out of it.
         with Store.open(given["store"], "read" if given["dry_run"] else "write") as opened:
             try:
                 kept = kept_of(opened, given["name"])
@@ -305,7 +305,7 @@ def _named(paths: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 
 def _words(context: click.Context) -> tuple[str, ...]:
-    """The options of this run as words, but for those that decide what is read."""
+    """The options of this run as words, without those in `_ADVISED`."""
     words: list[str] = []
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
@@ -329,14 +329,14 @@ def _standard_input(kind: str | None, disk_options: DiskOptions) -> TarStream:
 
 
 def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
-    """At the default place, the first archive makes the store."""
+    """Make the store, if none is named and the default one does not exist."""
     if not context.meta["store_named"] and not store.exists() and not dry_run:
         Store.create(store)
         echo(f"made a store at {printable(store)}", err=True)
 
 
 def _progress(store: Store, name: str, *, quiet: bool) -> EntryProgress:
-    """Progress towards as much as the previous version had."""
+    """Progress that expects as much as the previous version had."""
     entries = total = 0
     for version in all_versions(store, name)[-1:]:
         assert isinstance(version.root.detail, Directory)
@@ -355,7 +355,7 @@ def _print_troubles(version: Version, missed: str) -> None:
 
 
 def _print_archived(version: Version, tally: Tally, what: str, *, dry_run: bool) -> None:
-    """Say what the run did; `what` is a disk, or nothing for a tree of entries."""
+    """Print what the run did; `what` is a disk's title, or empty for a tree of entries."""
     echo(f"{'would be ' if dry_run else ''}{version}  score:{tree_score(version.root).hex()}")
     stored = "" if dry_run else f", {size(tally.stored_bytes)} stored"
     what = what or f"{count(tally.entries, 'entry', 'entries')}, {size(tally.bytes)}"

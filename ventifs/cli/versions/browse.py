@@ -23,7 +23,7 @@ from ventifs.tree.versions.catalog import find_version, split_path, time_text
 
 
 def find_entry(store: Store, text: str) -> tuple[Entry, bytes]:
-    """The entry a person means, and the path to it within its version, without `.` in it."""
+    """The entry that an argument names, and its path in the version, without `.` in it."""
     wanted, path = split_path(text)
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
     return resolve_in(store, wanted, path), b"/".join(names)
@@ -43,7 +43,7 @@ def resolve_in(store: Store, wanted: str, path: bytes) -> Entry:
     """The entry at a path of a version.
 
     Raises:
-        NoSuchPath: naming the version, too, in the words the person used.
+        NoSuchPath: there is none; the message also names the version, as the user wrote it.
     """
     version = find_version(store, wanted)
     try:

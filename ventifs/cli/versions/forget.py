@@ -81,9 +81,10 @@ def forget(
 
 
 def _commit(store: Store, kept: Kept, doomed: list[Version]) -> None:
-    """Delete versions, and what is kept with names that have no more of them.
+    """Delete versions, and the settings kept with names that have no versions left.
 
-    A run that is at work, or has committed a version meanwhile, relies on what is kept: it stays.
+    The settings stay while a run works under the name or has committed a version meanwhile: it
+    relies on them.
     """
     records = [version.record for version in doomed if version.record]
     with ExitStack() as stack:
@@ -113,10 +114,10 @@ def _policy(wanted: tuple[str, ...], numbers: dict[str, int]) -> Policy | None:
 
 
 def _refuse_bare(wanted: tuple[str, ...]) -> None:
-    """Forget nothing because of a mere name: it may be meant as all its versions, or the latest.
+    """Refuse a name alone: it may stand for all its versions, or for the latest.
 
     Raises:
-        UsageError: showing what says either.
+        UsageError: a name stands alone; the message shows a command for either meaning.
     """
     for text in wanted:
         if not set("@:") & set(text):

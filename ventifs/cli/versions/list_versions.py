@@ -33,10 +33,10 @@ def as_json_object(
     """What `--json` prints of a version.
 
     Args:
-        version: the one.
+        version: the version.
         facts: what is known of the disk, if it is one's.
         kept: what its name keeps for the next run, if it is a disk's.
-        store: lists all troubles that it has, not only those in the version's record.
+        store: where all troubles are; without it, only those in the version's record are listed.
     """
     detail = version.root.detail
     assert isinstance(detail, Directory)
@@ -64,16 +64,16 @@ def as_json_object(
 
 
 def _disk(store: Store, version: Version) -> Facts | None:
-    """What is known of a version's disk, if it is one's; damage is not for a listing to tell."""
+    """The facts of a version's disk; None if it has none or is damaged, which listings ignore."""
     with suppress(Corrupt, NotStored):
         return facts_of(store, version.root)
     return None
 
 
 def disk_json(facts: Facts | None, kept: Kept | None = None) -> dict[str, Any]:
-    """What `--json` prints of a disk, in the words of its version's attribute.
+    """What `--json` prints of a disk, with the field names of its version's attribute.
 
-    With what its name keeps for the next run, if that is asked for.
+    With `kept`, also what its name keeps for the next run.
     """
     if facts is None:
         return {}
@@ -152,7 +152,7 @@ def versions(
         no_name = name and (set("@:") & set(name) or not name.isascii())
         found = [] if no_name else all_versions(opened, name)
         if name is not None and not found:
-            found = [find_version(opened, name)]  # or it says which there are
+            found = [find_version(opened, name)]  # or the error lists the existing ones
         found = [version for version in found if set(tags) <= set(version.tags)]
         disks = [_disk(opened, version) for version in found]
         if as_json:
@@ -172,7 +172,7 @@ def _print(
     width = max((len(str(version)) for version in found), default=0)
     for version, disk in zip(found, disks, strict=True):
         facts = as_json_object(version, disk)
-        total = facts["bytes"] if disk is None else disk.size  # the directory has it all twice
+        total = facts["bytes"] if disk is None else disk.size  # the directory counts it twice
         notes = [
             "" if disk is None else "disk",
             printable(version.comment),
