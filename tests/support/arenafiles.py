@@ -1,4 +1,4 @@
-"""Arenas for tests of what is below the store: made by an `Appender`, or byte by byte."""
+"""Arenas for tests of the layers below `Store`: made by an `Appender`, or byte by byte."""
 
 import random
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ def new_appender(root: Path, files: Files | None = None) -> Appender:
 
 
 def append(appender: Appender, *blocks: bytes, kind: Kind = Kind.DATA) -> int:
-    """Append one clump of blocks (or, for the journal's kinds, of bytes); its offset."""
+    """Append a clump of blocks (or of bytes, for the journal's kinds); return its offset."""
     return appender.append(kind, _listed(kind, blocks), pack(b"".join(blocks), COMPRESSOR))
 
 
 def clump_bytes(arena: bytes, offset: int, *blocks: bytes, kind: Kind = Kind.DATA) -> bytes:
-    """A whole clump as it would stand at one place."""
+    """The bytes of a whole clump for one arena and offset."""
     packed = pack(b"".join(blocks), COMPRESSOR)
     head = encode(kind, _listed(kind, blocks), packed, arena=arena, offset=offset)
     return head.listed + bytes(packed.payload)
@@ -49,7 +49,7 @@ def _listed(kind: Kind, blocks: Sequence[bytes]) -> list[tuple[Score, int]]:
 
 
 def incompressible(size: int, *, seed: int = 0) -> bytes:
-    """A block that no codec makes smaller, not ending in zero."""
+    """A block that does not compress and does not end in zero."""
     return random.Random(seed).randbytes(size - 1) + b"."
 
 
