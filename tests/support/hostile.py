@@ -131,7 +131,7 @@ def overlay(path: Path) -> None:
 
 
 class Server:
-    """A 9P2000 server of one directory; every name and message it sends is `NAME`.
+    """A 9P2000 server of one directory, which sends `NAME` wherever it can.
 
     A walk to `bad` fails, and so does an attach to `refused`; the directory `sub` cannot be
     opened.

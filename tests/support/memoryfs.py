@@ -1,7 +1,7 @@
-"""A file system in memory for sessions to serve: writable, with cold or blocking calls on demand.
+"""A file system in memory for sessions to serve: writable, cold or blocking on demand.
 
-It is a model: small, obviously right, and it caches nothing. `weather` decides for each call whether
-it returns at once, raises `Cold`, or raises `Blocking`.
+It is a model: small, obviously right, and it caches nothing. `weather` decides for each call
+whether it returns at once, raises `Cold`, or raises `Blocking`.
 """
 
 import errno

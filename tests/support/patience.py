@@ -1,8 +1,8 @@
 """How long tests wait for something that must happen, on any machine.
 
 Always: the limit only ends a test that hangs. No result depends on it, and no test compares two
-readings of a clock, since durations depend on the machine. Ruff enforces that (`banned-api` in
-pyproject.toml): only this module imports a clock or `sleep`.
+readings of a clock, since durations depend on the machine. Ruff bans clocks and `sleep` in tests
+(`banned-api` in pyproject.toml); this module is exempt.
 """
 
 import time

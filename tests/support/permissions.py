@@ -42,9 +42,10 @@ def compare(path: Path, cases: int) -> None:
 
 
 def compare_nobody(path: Path, cases: int) -> None:
-    """In a child, as root: fail where `permits` grants nobody more or less than two access(2) calls.
+    """In a child, as root: fail where `permits` and two access(2) calls differ about nobody.
 
-    Both calls must grant it: one without a group, one with nobody's own and some of the tree's.
+    `permits` must grant what both calls grant: one is made without a group, one with nobody's own
+    group and some of the tree's.
     """
     rng = random.Random(2)
     for _ in range(cases):

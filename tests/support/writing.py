@@ -1,4 +1,4 @@
-"""Writers of one place, without a store around them, and a look at what they have written."""
+"""Writers without a store around them, and the clumps that they have written."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Site:
         self.writers: list[Writer] = []
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the writers and the index."""
         for writer in self.writers:
             writer.close()
         self.index.close()
@@ -57,7 +57,7 @@ class Site:
 
 
 def add(writer: Writer, *blocks: bytes, kind: Kind = Kind.DATA) -> list[Score]:
-    """Hand blocks to a writer; their scores."""
+    """Pass blocks to a writer; return their scores."""
     scores = [score_of(block) for block in blocks]
     for score, block in zip(scores, blocks, strict=True):
         writer.add(score, block, kind)
