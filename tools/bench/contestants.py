@@ -177,7 +177,7 @@ class Diod(Server):
 
 
 class Ventifs(Server):
-    """`ventifs serve`, with its default cache unless told otherwise."""
+    """`ventifs serve`, with its default cache unless an option sets another."""
 
     name = "ventifs"
 
@@ -189,7 +189,7 @@ class Ventifs(Server):
     def command(self) -> list[str]:
         """The command line of `ventifs serve` with one process."""
         unix = self.place.unix
-        allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else what nobody may read
+        allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else only what user nobody may read
         return [
             *VENTIFS,
             "serve",
