@@ -1,9 +1,9 @@
-"""What a guest does to its files between two images: the same changes each time.
+"""Changes files as a guest does between two images, reproducibly.
 
 Run as a script: `python3 changes.py DIRECTORY BYTES SEED`. Files are made, written over in place,
 rewritten as editors and package managers do (a new file that is renamed), appended to, renamed and
-removed, until about that many bytes have been written. All that is new is noise, so that no
-compression hides what it costs. Nothing but the standard library is used.
+removed, until about that many bytes have been written. All new data is noise, so that compression
+does not hide its cost. Uses only the standard library.
 """
 
 import os
@@ -18,14 +18,14 @@ _REWRITTEN_MAX = 1 << 20  # of a file that is rewritten for a few bytes
 
 
 def made(path: Path, rng: random.Random) -> int:
-    """A new file beside it."""
+    """Make a new file beside the given one; return the bytes written, as all changes do."""
     data = rng.randbytes(rng.randint(1, 4 * _PIECE_MAX))
     path.with_name(f"made-{rng.randrange(10**9)}").write_bytes(data)
     return len(data)
 
 
 def written_over(path: Path, rng: random.Random) -> int:
-    """A piece of it in place, as databases do."""
+    """Overwrite a piece of it in place, as databases do."""
     data = rng.randbytes(rng.randint(1, _PIECE_MAX))
     with path.open("r+b") as file:
         file.seek(rng.randrange(path.stat().st_size))
@@ -34,7 +34,7 @@ def written_over(path: Path, rng: random.Random) -> int:
 
 
 def rewritten(path: Path, rng: random.Random) -> int:
-    """A few bytes put in somewhere, so that all after them moves."""
+    """Insert a few bytes somewhere, so that all data after them moves."""
     data = path.read_bytes() if path.stat().st_size <= _REWRITTEN_MAX else b""
     at = rng.randrange(len(data) + 1)
     new = path.with_name(f"{path.name}.new")
@@ -45,7 +45,7 @@ def rewritten(path: Path, rng: random.Random) -> int:
 
 
 def appended(path: Path, rng: random.Random) -> int:
-    """More at the end, as logs get."""
+    """Append data, as to a log."""
     data = rng.randbytes(rng.randint(1, _PIECE_MAX))
     with path.open("ab") as file:
         file.write(data)
@@ -53,13 +53,13 @@ def appended(path: Path, rng: random.Random) -> int:
 
 
 def renamed(path: Path, rng: random.Random) -> int:
-    """Another name."""
+    """Give it another name."""
     path.rename(path.with_name(f"renamed-{rng.randrange(10**9)}"))
-    return 4096  # its directory's
+    return 4096  # for its directory
 
 
 def removed(path: Path, _: random.Random) -> int:
-    """Gone; what it held becomes stale data in free space."""
+    """Remove it; its content becomes stale data in free space."""
     path.unlink()
     return 4096
 
@@ -77,7 +77,7 @@ CHANGES: tuple[Callable[[Path, random.Random], int], ...] = (
 
 
 def change(directory: Path, budget: int, seed: int) -> None:
-    """Change files of documentation and data, none of which a boot needs, for a budget in bytes."""
+    """Change documentation and data, which a boot does not need, up to a budget in bytes."""
     rng = random.Random(seed)
     files = [
         Path(where, name)

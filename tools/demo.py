@@ -1,10 +1,10 @@
-"""The main job on real input: archive a directory, twice, look into it, and bring it back.
+"""The main job on real input: archive a directory twice, look into the versions, and restore them.
 
-Archives a directory, again as on the next night, and a tar stream of it; restores the one and
-unpacks the other by tar; serves the store over 9P and gets the whole tree through it; compares what
-came back with the original by `diff -r`, checks every byte of the store, throws its index away and
-makes it anew. A user who is not root cannot set owners, so what is archived then is a copy of the
-directory that is the user's own. Whatever fails is said in a line.
+The demo archives a directory, archives it again as on the next night, and archives a tar stream of
+it. It restores the directory, unpacks the tar version with tar, and copies the whole tree over 9P.
+It compares each result with the original by `diff -r`. Then it checks every byte of the store,
+removes the index and rebuilds it. A user who is not root cannot set owners; the demo then archives
+a copy of the directory that belongs to the user. A failure is reported in one line.
 """
 
 import os
@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def ventifs(*words: str | Path) -> None:
-    """Run `ventifs` as a person would, showing the line."""
+    """Print a `ventifs` command and run it."""
     print(f"\n$ ventifs {shlex.join(map(str, words))}", flush=True)
     run(VENTIFS, *words)
 
 
 def pipe(line: str) -> None:
-    """Run a line of several commands, showing it."""
+    """Print a pipeline and run it."""
     print(f"\n$ {line}", flush=True)
     directory = shlex.quote(str(VENTIFS.parent))
     run("bash", "-o", "pipefail", "-c", f"PATH={directory}:$PATH; {line}")
@@ -45,14 +45,14 @@ def run(*command: str | Path) -> None:
 
 
 def compare(source: Path, target: Path) -> None:
-    """Let `diff` look for differences."""
+    """Compare two trees by `diff`, which must find no difference."""
     run("diff", "-r", "--no-dereference", source, target)
     print(f"diff -r finds no difference between {source} and what came back")
 
 
 @contextmanager
 def served(store: Path, address: str) -> Iterator[None]:
-    """Have the store served at an address, from the moment that it takes connections."""
+    """Serve the store at an address; enters when the server accepts connections."""
     command = ["serve", address, "--store", str(store)]
     print(f"\n$ ventifs {shlex.join(command)} &", flush=True)
     with subprocess.Popen([VENTIFS, *command], stdout=subprocess.PIPE, text=True) as server:
@@ -78,7 +78,7 @@ def chosen() -> Path:
 
 
 def owned(source: Path, directory: Path) -> Path:
-    """The source, or for a user who cannot set its owners a copy of it."""
+    """The source itself for root; for others, who cannot set its owners, a copy of it."""
     if os.geteuid() == 0:
         return source
     copy = directory / "copy"
@@ -88,7 +88,7 @@ def owned(source: Path, directory: Path) -> Path:
 
 
 def archive_and_look(source: Path, store: Path) -> None:
-    """Two nights and a tar stream of the source, in a new store."""
+    """Archive the source for two nights, and a tar stream of it, in a new store."""
     ventifs("init", "--store", store)
     for night in ("first", "second"):
         ventifs(
@@ -101,7 +101,7 @@ def archive_and_look(source: Path, store: Path) -> None:
 
 
 def bring_back(source: Path, store: Path, directory: Path) -> None:
-    """Everything, three ways, and nothing may differ."""
+    """Bring everything back in three ways, and compare each result with the source."""
     restored, unpacked, fetched = (directory / name for name in ("restored", "unpacked", "fetched"))
     ventifs("restore", "demo", restored, "--store", store)
     compare(source, restored)
@@ -118,7 +118,7 @@ def bring_back(source: Path, store: Path, directory: Path) -> None:
 
 
 def check(store: Path) -> None:
-    """Every byte of the store; and its index, thrown away and made anew."""
+    """Check every byte of the store; remove its index and rebuild it."""
     ventifs("stats", "--store", store)
     ventifs("check", "--read-data", "--store", store)
     print("\nthe index is lost, and made anew:")
@@ -128,7 +128,7 @@ def check(store: Path) -> None:
 
 
 def conclude(source: Path) -> None:
-    """Say what was shown, and what to do next."""
+    """Print what was shown, and what to do next."""
     print(f"""
 Shown: {source} was archived, then again without storing anything twice, then as a tar
 stream. It came back by restore, by export and over 9P, each time without a difference. Every byte

@@ -1,8 +1,8 @@
 """Write the images' golden vector: `python -m tools.vectors_image` makes images.json.
 
-A small disk laid out by hand, what a survey tells of it, and the version's root as
-ventifs/image/FORMAT.md has it; nothing is imported from ventifs. As in vectors_tree, what is there
-changes only together with the format.
+It holds a small disk laid out by hand, what a survey reports of it, and the version's root as
+ventifs/image/FORMAT.md specifies it; nothing is imported from ventifs. As in vectors_tree, an
+existing vector changes only together with the format.
 """
 
 import json
@@ -16,7 +16,7 @@ from tools.vectors_tree import DIRECTORY, Blocks, block, directory, entry, pack,
 TARGET = Path(__file__).parent.parent / "tests" / "vectors" / "image" / "images.json"
 
 SIZE = 53_348
-# Where what is: everything else is zeros.
+# The bytes at each offset; everything else is zeros.
 PIECES: dict[int, bytes] = {
     0: b"boot" * 128,
     8_704: b"inodes" * 500,
@@ -32,11 +32,11 @@ PIECES: dict[int, bytes] = {
 }
 VOLUME = (4_608, 41_472)  # no multiple of 4096
 LOGICAL = ((45_568, 49_664), (41_472, 43_520))
-# Of each name: the inode's number, size, and extents (offset in the file, place, length).
+# For each name: the inode's number, size, and extents (offset in the file, place, length).
 FILES: dict[bytes, tuple[int, int, list[list[int]]]] = {
     b"b": (11, 3000, [[0, 12_800, 4096]]),
     b"c": (12, 4096, [[0, 20_992, 1024], [1024, 16_896, 3072]]),
-    b"e": (13, 2000, [[0, 12_800, 2048]]),  # shares what `b` has
+    b"e": (13, 2000, [[0, 12_800, 2048]]),  # shares the extent of `b`
     b"l": (11, 3000, [[0, 12_800, 4096]]),
     b"s": (14, (32 << 10) + 128, [[32 << 10, 25_088, 4096]]),
     b"t": (15, 20, [[0, 29_184, 4096]]),
@@ -53,7 +53,7 @@ Item = tuple[bytes, int, int, bytes]
 
 
 def disk() -> bytes:
-    """All of its bytes."""
+    """All bytes of the disk."""
     data = bytearray(SIZE)
     for start, piece in PIECES.items():
         data[start : start + len(piece)] = piece
@@ -61,22 +61,22 @@ def disk() -> bytes:
 
 
 def hole(length: int) -> Item:
-    """An item without bytes."""
+    """An item for a hole."""
     return pack([0, length]), 1, length, b""
 
 
 def chunk(score: bytes, length: int) -> Item:
-    """A whole block."""
+    """An item for a whole block."""
     return pack([1, score, length]), 1, length, b""
 
 
 def part(content: list[Any], offset: int, length: int) -> Item:
-    """A slice."""
+    """An item for a slice."""
     return pack([2, content, offset, length]), 1, length, b""
 
 
 def content(blocks: Blocks, items: list[Item]) -> list[Any]:
-    """Items as a content."""
+    """A content of these items."""
     return [3, search_tree(blocks, items), sum(item[2] for item in items)]
 
 
@@ -88,7 +88,7 @@ def version() -> dict[str, Any]:
     def stored(start: int, length: int) -> Item:
         return chunk(block(blocks, raw[start : start + length]), length)
 
-    # The files' contents, each as if it was archived alone.
+    # The files' contents, each as if archived alone.
     long, short = (block(blocks, raw[12_800 : 12_800 + size]) for size in (3000, 2000))
     two_names, shared = [2, long, 3000], [2, short, 2000]
     crossed = [2, block(blocks, raw[20_992:22_016] + raw[16_896:19_968]), 4096]
@@ -96,7 +96,7 @@ def version() -> dict[str, Any]:
     sparse = content(blocks, [hole(32 << 10), after])
     tiny = [1, raw[29_184:29_204]]
 
-    # Of two files in one place, the one comes first whose encoded content is smaller.
+    # Of two files at one place, the one with the smaller encoded content comes first.
     if pack(shared) < pack(two_names):
         overlapping = [chunk(short, 2000), part(two_names, 2000, 1000)]
     else:
@@ -162,7 +162,7 @@ def version() -> dict[str, Any]:
 
 
 def kept() -> list[dict[str, str]]:
-    """Records of what names keep: the least, and all there can be."""
+    """Records of the settings that names keep: one without paths to follow, and one with them."""
     records = {
         "vm-1": [1, "raw", "file", b".img", [], []],
         "a": [1, "qcow2", "device", b"", [b"/srv/images", b"/\xff"], [b"/dev/vg/base"]],

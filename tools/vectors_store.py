@@ -2,8 +2,8 @@
 
 Everything here is laid out by hand, with struct and BLAKE3 alone, from the layouts that
 ventifs/store/FORMAT.md gives; nothing is imported from ventifs, so that an encoder cannot vouch for
-itself. The output is deterministic: the tests make it again and compare. A vector may be added; one
-that is there changes only together with the format's version number.
+itself. The output is deterministic: the tests make it again and compare. Vectors may be added; an
+existing one changes only together with the format's version number.
 """
 
 import json
@@ -84,7 +84,7 @@ def journal(arena: bytes, offset: int, kind: int, payload: bytes) -> bytes:
 
 
 def gap(arena: bytes, offset: int, length: int) -> bytes:
-    """The head of a gap; its checksum does not cover the bytes that are stepped over."""
+    """The head of a gap; its checksum does not cover the bytes that the gap skips."""
     fixed = b"vfC\x01" + struct.pack("<BBHII", GAP, RAW, 0, 0, length - 32)
     return fixed + check(arena + struct.pack("<Q", offset) + fixed)
 
@@ -230,17 +230,17 @@ def structures() -> Json:
 
 
 class ArenaFile:
-    """An arena's bytes as they grow, and what its directory will list."""
+    """An arena's growing bytes, and the clumps that its directory will list."""
 
     def __init__(self, arena: bytes) -> None:
-        """A header and nothing else."""
+        """Begin with the header alone."""
         self.id = arena
         self.bytes = arena_header(arena)
         self.heads: list[tuple[int, bytes]] = []
         self.blocks = 0
 
     def add(self, whole: bytes) -> None:
-        """Append a clump made for this place."""
+        """Append a clump that was made for this offset."""
         count = struct.unpack_from("<H", whole, 6)[0]
         self.heads.append((len(self.bytes), whole[: 32 + 36 * count]))
         self.blocks += count
@@ -259,14 +259,14 @@ class ArenaFile:
         self.add(journal(self.id, len(self.bytes), COMMIT, payload))
 
     def sealed(self) -> bytes:
-        """All of it, with directory and trailer."""
+        """The whole file, with directory and trailer."""
         listed = directory(self.id, self.heads)
         last = trailer(self.id, len(self.bytes), listed, len(self.heads), self.blocks)
         return self.bytes + listed + last
 
 
 def sealed_arena() -> ArenaFile:
-    """Data raw and compressed, a node, a gap, two records put by one commit."""
+    """An arena with raw and compressed data, a node, a gap, and two records of one commit."""
     arena = ArenaFile(SEALED_ID)
     arena.add(plain(arena.id, len(arena.bytes), DATA, [b"hello", b"world!"]))
     arena.add(clump(arena.id, len(arena.bytes), DATA, ZSTD, [CONTENT_OF_100], 100, FRAME_OF_100))
@@ -278,7 +278,7 @@ def sealed_arena() -> ArenaFile:
 
 
 def store() -> Json:
-    """A store of one sealed and one open arena, and what must be read from it."""
+    """A store of one sealed and one open arena, and what a reader must find in it."""
     sealed, growing = sealed_arena(), ArenaFile(OPEN_ID)
     growing.add(plain(growing.id, len(growing.bytes), DATA, [b"later"]))
     relied = len(sealed.bytes).to_bytes(8, "little")
@@ -318,7 +318,7 @@ def store() -> Json:
 
 
 def outputs() -> dict[str, str]:
-    """File name -> text, of everything this tool writes."""
+    """File name -> text of every file that this tool writes."""
     made = {"structures.json": structures(), "store-v1.json": store()}
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 

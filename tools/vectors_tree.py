@@ -2,8 +2,8 @@
 
 Everything here is laid out by hand from ventifs/tree/FORMAT.md, with a MessagePack encoder of its
 own and BLAKE3; nothing is imported from ventifs, so that an encoder cannot vouch for itself. The
-output is deterministic: a test makes it again and compares. A vector may be added; one that is
-there changes only together with the format's version number.
+output is deterministic: a test makes it again and compares. Vectors may be added; an existing one
+changes only together with the format's version number.
 """
 
 import json
@@ -27,7 +27,7 @@ TROUBLES = 203  # three more than a record lists
 
 
 def pack(value: Any) -> bytes:
-    """MessagePack, every integer and length in its shortest encoding."""
+    """Encode as MessagePack, every integer and length in its shortest form."""
     match value:
         case bool():
             return b"\xc3" if value else b"\xc2"
@@ -69,7 +69,7 @@ def _pack_int(value: int) -> bytes:
 
 
 def block(blocks: Blocks, data: bytes) -> bytes:
-    """Store a block; its score."""
+    """Store a block; return its score."""
     data = data.rstrip(b"\0")
     score = blake3(data).digest()
     blocks[score.hex()] = data.hex()
@@ -77,7 +77,7 @@ def block(blocks: Blocks, data: bytes) -> bytes:
 
 
 def search_tree(blocks: Blocks, items: list[tuple[bytes, int, int, bytes]]) -> bytes:
-    """The root's score of a tree of (encoded item, items below, bytes below, last key)."""
+    """Store a tree of (encoded item, items below, bytes below, last key); the root's score."""
     level = 0
     while True:
         groups: list[list[tuple[bytes, int, int, bytes]]] = [[]]
@@ -95,7 +95,7 @@ def search_tree(blocks: Blocks, items: list[tuple[bytes, int, int, bytes]]) -> b
         above = []
         for group in filter(None, groups):
             head = pack([0] * len(group))
-            count = head[: len(head) - len(group)]  # how an array of so many begins
+            count = head[: len(head) - len(group)]  # the head of an array of this length
             node = b"\x92" + pack(level) + count + b"".join(item[0] for item in group) + b"\xc1"
             score = block(blocks, node)
             below, total, key = (sum(i[1] for i in group), sum(i[2] for i in group), group[-1][3])
@@ -139,7 +139,7 @@ def flat() -> dict[str, Any]:
 
 
 def mixed() -> dict[str, Any]:
-    """A directory in a directory, a link, a file with a hole, one block, long attributes."""
+    """A directory in another, a link, a file with a hole, one of one block, long attributes."""
     blocks: Blocks = {}
     data = b"after the hole, " * 8
     hole, chunk = pack([0, 32 << 10]), pack([1, block(blocks, data), len(data)])
@@ -176,7 +176,7 @@ def times() -> dict[str, Any]:
 
 
 def troubles() -> dict[str, Any]:
-    """An empty directory, whose version has more troubles than its record lists."""
+    """An empty directory whose version has more troubles than its record lists."""
     blocks: Blocks = {}
     found = [
         [b"etc/%03d\xff" % number, "permission denied", number % 2 == 0]
@@ -191,7 +191,7 @@ ONE_TROUBLE = [[[b"etc/shadow", "permission denied", True]], 2]
 
 
 def _root(blocks: Blocks, detail: list[Any], troubled: list[Any] = ONE_TROUBLE) -> dict[str, Any]:
-    """A vector: its root of some detail, and a version that ends in `troubled`."""
+    """A vector: a root with this detail, and a version record that ends in `troubled`."""
     root = entry(b"", DIRECTORY, detail)
     version = pack([root, "/srv/guest", "a comment", ["x", "y"], 12345, 1.5, *troubled])
     return {

@@ -1,4 +1,4 @@
-"""A real session behind a stream or a Unix socket, with as little of a server as that needs."""
+"""Serves real sessions over a stream or a Unix socket, with a minimal server."""
 
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,7 +16,7 @@ Handle = Callable[[trio.abc.Stream], Awaitable[object]]
 
 
 async def answer(session: NinepSession, stream: trio.abc.Stream) -> None:
-    """Answer a client until it goes; what would be done by threads is done here and now."""
+    """Answer a client until it disconnects; loads run here, not in threads."""
     try:
         while True:
             if not session.more:
@@ -45,7 +45,7 @@ async def answer(session: NinepSession, stream: trio.abc.Stream) -> None:
 def served(
     handle: Callable[[trio.abc.Stream], Awaitable[object]], socket_path: Path
 ) -> Iterator[str]:
-    """A thread that gives each connection to a Unix socket to `handle`; its address."""
+    """Run a thread that passes each connection to a Unix socket to `handle`; yields its address."""
     ready = threading.Event()
     token: list[trio.lowlevel.TrioToken] = []
     scopes: list[trio.CancelScope] = []
@@ -85,7 +85,7 @@ def served(
 def sessions(
     filesystem: Filesystem, socket_path: Path, *, trace: Trace | None = None
 ) -> Iterator[str]:
-    """Sessions of a file system, for whoever connects; the address."""
+    """Serve sessions of a file system to all connections; yields the address."""
 
     async def handle(stream: trio.abc.Stream) -> None:
         await answer(NinepSession(filesystem, trace=trace), stream)

@@ -33,17 +33,17 @@ EVERYTHING_SETTLED = -(10**18)
 
 
 class Way(NamedTuple):
-    """How to archive; none of it may make a difference to the score.
+    """How to archive; none of these settings may change the score.
 
     Attributes:
-        jobs: processes that read; 1 is this process.
+        jobs: processes that read; with 1, this process reads.
         read_all: read every file.
-        segment_max: names taken together.
+        segment_max: names that are scanned together.
         batch_leaves: files handed over together.
         unit_names: names compared together before the walk.
-        changed_max: changed directories of a unit with which comparing goes on.
-        shuffle: seed of the order in which names are listed; as the file system has it, if None.
-        clock_ns: what the clock shows, for the stat cache; all files are long settled, if None.
+        changed_max: changed directories in a unit up to which comparing goes on.
+        shuffle: seed of the order in which names are listed; None is the file system's order.
+        clock_ns: the clock's time, for the stat cache; if None, all files count as long settled.
     """
 
     jobs: int = 1
@@ -60,7 +60,7 @@ WAY = Way()
 
 
 class Done(NamedTuple):
-    """What came of a run."""
+    """The result of a run."""
 
     score: bytes
     entries: int
@@ -106,7 +106,7 @@ def archive_by(
 
 
 def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> None:
-    """In a child: archive by two workers, and be interrupted when so many entries are done.
+    """In a child: archive by two workers, and interrupt the run after this many entries.
 
     `pending_max` blocks wait in each worker for a commit.
     """
@@ -124,12 +124,12 @@ def archive_until(store: Path, source: Path, entries: int, pending_max: int) -> 
 
 
 def archive_when_asked(connection: Connection) -> None:
-    """The child of a `Peer`: asked ("archive", store, source, name, way), it answers `Done`."""
+    """The child of a `Peer`: answers ("archive", store, source, name, way) with `Done`."""
     answer_all(connection, {"archive": archive_by})
 
 
 def wait_for_tick(directory: Path) -> None:
-    """Wait until the file system's clock moves: what changes from now on has another ctime."""
+    """Wait until the file system's clock moves, so that later changes have another ctime."""
     probe = directory / "tick"
     probe.touch()
     before = probe.stat().st_ctime_ns
@@ -139,9 +139,9 @@ def wait_for_tick(directory: Path) -> None:
 
 
 def claim_side_by_side(result: Path, scores: list[bytes]) -> None:
-    """In a child: two processes take on the same scores at once, each in its own order.
+    """In a child: two processes claim the same scores at once, each in its own order.
 
-    Leaves in `result` how many were got by nobody, and how many by both.
+    Writes to `result` how many scores neither process got, and how many both got.
     """
     claims = Claims()
     read, write = os.pipe()

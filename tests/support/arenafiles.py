@@ -1,4 +1,4 @@
-"""Arenas for tests of what is below the store: made by an `Appender`, or byte by byte."""
+"""Arenas for tests of the layers below `Store`: made by an `Appender`, or byte by byte."""
 
 import random
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def _listed(kind: ClumpKind, blocks: Sequence[bytes]) -> list[tuple[Score, int]]
 
 
 def incompressible(size: int, *, seed: int = 0) -> bytes:
-    """A block that no codec makes smaller, not ending in zero."""
+    """A block that does not compress and does not end in zero."""
     return random.Random(seed).randbytes(size - 1) + b"."
 
 

@@ -1,4 +1,4 @@
-"""A btrfs of one's own, mounted for a test, and all the ways in which a file on it gets changed."""
+"""A btrfs mounted for one test, and all the ways in which a file on it may change."""
 
 import ctypes
 import fcntl
@@ -32,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def mounted_btrfs(top: Path, *mkfs: str, options: str = "") -> Iterator[Path]:
-    """Where a new one of 1 GiB is mounted; the test is skipped where that cannot be."""
+    """Mount a new btrfs of 1 GiB; yields where. Skips the test where that is impossible."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     if "btrfs" not in Path("/proc/filesystems").read_text().split():
@@ -55,7 +55,7 @@ def command(*words: str | Path) -> None:
 
 
 def clone(source: Path, target: Path, start: int, length: int, at: int) -> None:
-    """Make a range of a file one of another's; whole blocks, and 0 for all up to the end."""
+    """Share a range of blocks of one file with another; a length of 0 is all up to the end."""
     with source.open("rb") as theirs, target.open("r+b") as ours:
         fcntl.ioctl(ours, _CLONE_RANGE, struct.pack("=qQQQ", theirs.fileno(), start, length, at))
 
@@ -69,11 +69,11 @@ def allocate(path: Path, mode: int, start: int, length: int) -> None:
 
 
 class Changes:
-    """Changes a file on btrfs, by a seed.
+    """Changes a file on btrfs at random, from a seed.
 
     Attributes:
         path: the file.
-        done: what was done.
+        done: the names of the changes so far.
     """
 
     def __init__(self, path: Path, seed: int) -> None:
@@ -102,7 +102,7 @@ class Changes:
         )
 
     def change(self) -> None:
-        """Do one thing."""
+        """Make one random change."""
         way = self._chance.choice(self._directories)
         self.done.append(way.__name__)
         way()
@@ -111,7 +111,7 @@ class Changes:
         return self.path.stat().st_size
 
     def _range(self, unit: int = 1, most: int = 300_000) -> tuple[int, int]:
-        """Some offset and length within the file."""
+        """A random offset and length within the file."""
         units = self._size() // unit
         start = self._chance.randrange(units)
         return start * unit, min(units - start, self._chance.randint(1, most // unit)) * unit
@@ -139,20 +139,20 @@ class Changes:
         start, length = self._range(BLOCK)
         fd = os.open(self.path, os.O_RDWR | os.O_DIRECT)
         try:
-            with mmap.mmap(-1, length) as buffer:  # begins with a page
+            with mmap.mmap(-1, length) as buffer:  # page-aligned
                 buffer[:] = self._bytes(length)
                 assert os.pwritev(fd, [buffer], start) == length
         finally:
             os.close(fd)
 
     def _keep(self) -> None:
-        """A copy that shares all blocks, to bring some of them back from."""
+        """Make a copy that shares all blocks, for `_bring_back`."""
         other = self.path.with_name(f"{self.path.name}-{len(self._others)}")
         command("cp", "--reflink=always", self.path, other)
         self._others.append(other)
 
     def _copy(self) -> None:
-        """From another place in the file."""
+        """Clone a range from another place in the file."""
         start, length = self._range(BLOCK)
         room = (self._size() - length) // BLOCK
         at = self._chance.randint(0, room) * BLOCK
@@ -160,7 +160,7 @@ class Changes:
             clone(self.path, self.path, start, length, at)
 
     def _bring_back(self) -> None:
-        """From a copy, at the same place: even what has an extent of long ago."""
+        """Clone a range back from a copy, which may bring back an old extent."""
         if self._others:
             start, length = self._range(BLOCK)
             other = self._chance.choice(self._others)
@@ -174,7 +174,7 @@ class Changes:
         allocate(self.path, _ZERO_RANGE | _KEEP_SIZE, *self._range())
 
     def _reserve(self) -> None:
-        """Blocks that are allocated first, and then written where they are."""
+        """Replace a range by allocated blocks, so that later writes go into these."""
         start, length = self._range(BLOCK)
         allocate(self.path, _PUNCH_HOLE | _KEEP_SIZE, start, length)
         allocate(self.path, 0, start, length)
@@ -203,12 +203,12 @@ class Changes:
         self._others.append(name / self.path.name)
 
     def _balance(self) -> None:
-        """All data gets another place, and what was here becomes free for other data."""
+        """Move all data to other places, so that its old places become free for other data."""
         command("btrfs", "balance", "start", "-d", self.path.parent)
 
 
 class CountedDisk(RawDisk):
-    """A raw disk that tells how much is read of it, by whichever process."""
+    """A raw disk that counts the bytes that all processes read of it."""
 
     def __init__(self, path: Path, counts: Path) -> None:
         super().__init__(str(path))
@@ -220,7 +220,7 @@ class CountedDisk(RawDisk):
         return data
 
     def counted(self) -> int:
-        """Bytes that were read."""
+        """The bytes that were read so far."""
         told = os.pread(self._counts, os.fstat(self._counts).st_size, 0)
         return sum(number for (number,) in struct.iter_unpack("<Q", told))
 
@@ -230,7 +230,7 @@ class CountedDisk(RawDisk):
 
 
 def _archived(store: Path, path: Path) -> tuple[bytes, int]:
-    """Archive a raw image as the command does; the root's score, and how many bytes were read."""
+    """Archive a raw image as the command does; return the root's score and the bytes read."""
     with ExitStack() as stack:
         disk = CountedDisk(path, store.with_name("counts"))
         stack.callback(disk.close)

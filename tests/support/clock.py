@@ -5,9 +5,9 @@ class Clock:
     """Stands still, unless it is moved or moves by itself.
 
     Attributes:
-        now_s: what it shows next.
-        step_s: how far it moves each time that it is looked at.
-        looks: how often that was.
+        now_s: the time of the next reading.
+        step_s: how far the clock moves at each reading.
+        looks: the number of readings so far.
     """
 
     def __init__(self, now_s: float = 0.0, *, step_s: float = 0.0) -> None:

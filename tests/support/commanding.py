@@ -15,7 +15,7 @@ SCRIPT = Path(sys.executable).parent / "ventifs"
 def run(
     home: Path, *words: str | bytes | Path, expected: int = 0
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run `ventifs` in a directory, where the user's data is too."""
+    """Run `ventifs` in a directory that also holds the user's data."""
     kept = {name: value for name, value in os.environ.items() if name != "VENTIFS_STORE"}
     done = subprocess.run(
         [SCRIPT, *words],
@@ -31,7 +31,7 @@ def run(
 
 
 def parsed(home: Path, *words: str | bytes | Path) -> Any:
-    """What it prints with `--json`."""
+    """The parsed output of a command with `--json`."""
     return json.loads(run(home, *words, "--json").stdout)
 
 

@@ -1,4 +1,4 @@
-"""A child that has a store open and does with it what it is asked, until nobody asks any more."""
+"""Children that hold a store open and answer a parent's requests until it hangs up."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NOBODY = 65534
 
 
 def answer_all(connection: Connection, answers: dict[str, Answer]) -> None:
-    """Answer (name, arguments) by calling what has that name; errors as (class name, message)."""
+    """Answer (name, arguments) by a call; errors are answered as (class name, message)."""
     while True:
         try:
             name, *arguments = connection.recv()
@@ -37,7 +37,7 @@ def answer_all(connection: Connection, answers: dict[str, Answer]) -> None:
 
 
 def use_store(connection: Connection, root: Path, mode: Mode) -> None:
-    """Have a store open."""
+    """Hold a store open, and use it as requested."""
     with Store.open(root, mode) as store:
 
         def put(recipes: list[Recipe]) -> None:
@@ -67,7 +67,7 @@ def hold_alone(connection: Connection, root: Path) -> None:
 
 
 def operate(connection: Connection, root: Path) -> None:
-    """Create, recover or rebuild; what a full disk does to LMDB can kill whoever does it."""
+    """Create, recover or rebuild, in a child: a full disk can make LMDB kill the process."""
 
     def create() -> None:
         Store.create(root, arena_size=4 << 20)
@@ -82,7 +82,7 @@ def operate(connection: Connection, root: Path) -> None:
 
 
 def as_nobody(connection: Connection, root: Path) -> None:
-    """Try what an ordinary user may do with a store: everything is read, or a record written."""
+    """Use a store as an ordinary user: read everything, or write a record."""
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -111,7 +111,7 @@ def as_nobody(connection: Connection, root: Path) -> None:
 
 
 def share(connection: Connection, base: Path) -> None:
-    """Use what several processes share: ("enter",) returns its facts, ("leave",) if it remains."""
+    """Use a `shared` resource: ("enter",) returns its facts, ("leave",) whether it remains."""
     stack = ExitStack()
 
     def make(directory: Path) -> str:

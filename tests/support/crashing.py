@@ -18,12 +18,12 @@ from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 
 _ORPHAN_ROUNDS = 8
-_SHARED = 200  # seeds that all writers draw from: blocks deduplicated against each other's
+_SHARED = 200  # seeds that all writers draw from, so that their blocks deduplicate
 _LARGE = 900_000  # bytes: five to an arena, each a clump of its own
 
 
 def some_recipes(rng: random.Random) -> list[Recipe]:
-    """Blocks that others store too, and some of one's own; small, and now and then a large one."""
+    """Blocks that other writers store too, and own ones; mostly small, now and then a large one."""
     shared = [(seed, 100 + 190 * seed) for seed in rng.sample(range(_SHARED), rng.randint(0, 6))]
     own = [
         (rng.randrange(1000, 1 << 40), rng.randint(16, 20_000)) for _ in range(rng.randint(1, 8))
@@ -48,14 +48,14 @@ def write_until_killed(root: Path, ledger_path: Path, seed: int) -> None:
 
 
 def follow_script(root: Path, ledger_path: Path, point: Point) -> None:
-    """A short life with everything in it: commits, a deletion, sealing, a second arena."""
+    """Run a fixed script with commits, a deletion, sealing and a second arena."""
     ledger = Ledger(ledger_path)
     with Store.open(root, "write", files=armed(point)) as store:
         commit_script(store, ledger)
 
 
 def commit_script(store: Store, ledger: Ledger) -> None:
-    """Four commits; the third seals."""
+    """Make four commits; the third seals an arena."""
     small = [(seed, 3_000) for seed in range(12)]
     put_recipes(store, small)
     first = ledger.commit(store, {b"one": small, b"two": small[:3]})
@@ -69,24 +69,24 @@ def commit_script(store: Store, ledger: Ledger) -> None:
 
 
 def reopen(root: Path, point: Point) -> None:
-    """Recover, and die of it."""
+    """Recover a store, and die at `point`."""
     Store.open(root, "write", files=armed(point)).abandon()
 
 
 def rebuild(root: Path, point: Point) -> None:
-    """Make the index anew, and die of it."""
+    """Rebuild the index, and die at `point`."""
     files = armed(point)
     with store_lock(root, alone=True):
         rebuild_index(root, read_header(root), files)
 
 
 def create(root: Path, point: Point) -> None:
-    """Make a store, and die of it."""
+    """Create a store, and die at `point`."""
     Store.create(root, arena_size=4 << 20, files=armed(point))
 
 
 def lead_until_killed(root: Path, ledger_path: Path, pids_path: Path, seed: int) -> None:
-    """A parent that commits what three workers store."""
+    """Fork three workers, and commit what they store."""
     signal.alarm(PATIENCE_S)
     context = get_context("fork")
     pipes = [context.Pipe() for _ in range(3)]
@@ -126,7 +126,7 @@ def _adopt_until_killed(
 def _work_until_killed(
     root: Path, pipes: list[tuple[Connection, Connection]], pipe: Connection, seed: int
 ) -> None:
-    """Store blocks and hand them over; go on for a while when nobody is left to take them."""
+    """Store blocks and hand them over; go on for a while after the parent has died."""
     signal.alarm(PATIENCE_S)
     for ours, theirs in pipes:
         ours.close()

@@ -13,14 +13,14 @@ def flip(path: Path, offset: int, mask: int = 0x01) -> None:
 
 
 def overwrite(path: Path, offset: int, new: bytes) -> None:
-    """Put other bytes in the place of those at `offset`."""
+    """Replace the bytes at `offset`."""
     data = bytearray(path.read_bytes())
     data[offset : offset + len(new)] = new
     path.write_bytes(data)
 
 
 def truncate(path: Path, length: int) -> None:
-    """Cut a file off."""
+    """Cut a file off at a length."""
     path.write_bytes(path.read_bytes()[:length])
 
 

@@ -19,7 +19,7 @@ class Disk:
         self._filler = path / "filler"
 
     def fill(self, *, leaving: int = 0) -> None:
-        """Use all space but `leaving` pages, so that the next new page is one too many."""
+        """Use all space but `leaving` pages, so that one more new page does not fit."""
         self.make_room()
         pages = os.statvfs(self.path).f_bavail - leaving
         with self._filler.open("wb") as file:
@@ -27,7 +27,7 @@ class Disk:
                 os.posix_fallocate(file.fileno(), 0, pages * PAGE)
 
     def make_room(self) -> None:
-        """Give the space back."""
+        """Free the space that `fill` has used."""
         self._filler.unlink(missing_ok=True)
 
     def remount(self, option: str) -> None:
@@ -38,7 +38,7 @@ class Disk:
 
 @contextmanager
 def mounted(path: Path, size: str = "24m") -> Iterator[Disk]:
-    """Mount one at `path`; the test is skipped where that is not allowed."""
+    """Mount a tmpfs at `path`; skips the test where that is not allowed."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     path.mkdir()

@@ -1,4 +1,4 @@
-"""Drives a `Filesystem` as a session and its driver do: runs the loads it asks for, and retries."""
+"""Drives a `Filesystem` as sessions and the loader do: runs its loads, and retries."""
 
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
@@ -7,21 +7,21 @@ from ventifs.vfs.interface import Cold, File, Filesystem, Load, Opened, User
 
 P = ParamSpec("P")
 T = TypeVar("T")
-ROUNDS_MAX = 50  # more loads than any operation may need
+ROUNDS_MAX = 50  # no operation needs more loads
 
 
 class Driver:
     """Runs operations to their end.
 
     Attributes:
-        loads: those that were run, in order.
+        loads: the loads that were run, in order.
     """
 
     def __init__(self) -> None:
         self.loads: list[Load] = []
 
     def __call__(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What an operation returns or raises in the end."""
+        """Run an operation until it returns or raises something other than `Cold`."""
         for _ in range(ROUNDS_MAX):
             try:
                 return operation(*args, **kwargs)
@@ -51,7 +51,7 @@ class Driver:
         return whole
 
     def entries(self, file: File, start: int = 0) -> Iterator[tuple[bytes, File]]:
-        """A directory's entries, however often the listing is broken off."""
+        """A directory's entries; continues a listing that was interrupted by `Cold`."""
         opened = self(file.open, 0)
         for _ in range(100_000):
             try:

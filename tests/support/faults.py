@@ -1,4 +1,4 @@
-"""Something that happens at one chosen operation: the process is killed, or the disk fills up."""
+"""Faults at one chosen operation: the process is killed, or the disk fills up."""
 
 import os
 import signal
@@ -24,10 +24,10 @@ def kill_self() -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """One place in a process's life.
+    """One operation at which a fault happens.
 
     Attributes:
-        where: operations on files, or methods of the index that write it.
+        where: counts operations on files, or calls of the index's writing methods.
         when: right before or after the operation, or (files) with half of an append written.
         at: which operation, from 1; "torn" counts appends alone.
     """
@@ -38,7 +38,7 @@ class Point:
 
 
 class FaultyFiles(Files):
-    """Real files; at one operation, `act` is called besides."""
+    """Real files that also call `act` at one operation."""
 
     def __init__(self, act: Act, when: When, at: int) -> None:
         self.act = act
@@ -99,7 +99,7 @@ INDEX_METHODS = ("add_blocks", "settle", "append_blocks", "number_of", "sync")
 
 
 def armed(point: Point) -> Files:
-    """Files under which this process, a child, dies at `point`; the index is armed in place."""
+    """Files that make this process, a child, die at `point`; patches the index in place."""
     if point.where == "files":
         return FaultyFiles(kill_self, point.when, point.at)
     count = 0

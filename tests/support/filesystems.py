@@ -1,4 +1,4 @@
-"""File systems in image files: made, mounted by this kernel, and compared with what is read.
+"""File systems in image files: made, mounted by this kernel, and compared with our readers.
 
 The kernel's own loop mount is the reference: every attribute and every byte of every file.
 """
@@ -37,11 +37,11 @@ class BytesDisk:
     """A disk in memory.
 
     Attributes:
-        reads: how often something was read.
+        reads: the number of reads so far.
     """
 
     def __init__(self, data: bytes | bytearray, reads_max: int = 1 << 40) -> None:
-        """Fails when something is read more than `reads_max` times."""
+        """Fail after `reads_max` reads."""
         self._data = data
         self.size = len(data)
         self.reads = 0
@@ -59,11 +59,12 @@ def window(disk: FileDisk | BytesDisk) -> Window:
 
 
 class Inside:
-    """All that is told of a file system.
+    """All that the parser reports of a file system, checked.
 
     Attributes:
-        nodes: by path, with `/` between names.
-        free: all ranges.
+        nodes: the nodes by path, with `/` between names.
+        free: all free ranges.
+        ended: the last event.
     """
 
     def __init__(self, disk: FileDisk | BytesDisk, filesystem: str, *, free: bool = True) -> None:
@@ -107,7 +108,7 @@ class Inside:
         return self._inodes[self.nodes[path].number]
 
     def content(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """The pieces of a regular file that are not zeros, and where they begin."""
+        """The stored pieces of a regular file, with their offsets; the rest is zeros."""
         inode = self.inode(path)
         if inode.data:
             yield 0, inode.data
@@ -123,7 +124,7 @@ class Inside:
 
 @contextmanager
 def mounted(image: Path, filesystem: str, *, writable: bool = False) -> Iterator[Path]:
-    """Where the kernel has it mounted; read only and as it is on the disk, unless `writable`."""
+    """Mount an image; yields where. Unless `writable`, read-only and without log recovery."""
     options = "loop" if writable else f"loop,ro,{TYPES[filesystem]}"
     if filesystem == "ext2":
         options = "loop" if writable else "loop,ro"
@@ -138,7 +139,7 @@ def mounted(image: Path, filesystem: str, *, writable: bool = False) -> Iterator
 def filled(
     image: Path, filesystem: str, size: int, options: list[str], fill: Callable[[Path], None]
 ) -> Path:
-    """An image of a new file system, filled while the kernel has it mounted."""
+    """Make an image of a new file system, mounted by the kernel while `fill` fills it."""
     made(image, filesystem, size, options)
     with mounted(image, filesystem, writable=True) as top:
         fill(top)
@@ -146,7 +147,7 @@ def filled(
 
 
 def made(image: Path, filesystem: str, size: int, options: list[str]) -> Path:
-    """An image of a new file system."""
+    """Make an image of a new, empty file system."""
     with image.open("wb") as file:
         file.truncate(size)
     command = ["mkfs.xfs", "-q"] if filesystem == "xfs" else ["mke2fs", "-q", "-t", filesystem]
@@ -203,7 +204,7 @@ def _xattrs(place: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _compare_bytes(inside: Inside, path: bytes, place: bytes) -> None:
-    """The file has just the bytes that are told, and zeros elsewhere, read where it has data."""
+    """Check that a file has exactly the reported bytes, and zeros elsewhere."""
     size = inside.inode(path).size
     with open(place, "rb", buffering=0) as file:
         told = 0

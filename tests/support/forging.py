@@ -1,4 +1,4 @@
-"""Versions made by hand: what no archiver makes yet, or none ever should."""
+"""Versions made by hand, such as no archiver makes yet, or ever should."""
 
 import stat
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def file(name: bytes, content: Content, xattrs: Listed | Content | None = None) 
 
 
 def directory(store: Store, name: bytes, children: Sequence[Entry]) -> Entry:
-    """A directory with the totals that it should have."""
+    """A directory with correct totals."""
     pairs = [(child.name, encode(child)) for child in children]
     content = build(lambda data: put_node(store, data), pairs)
     return directory_of(name, content, *totals(children))
@@ -67,7 +67,7 @@ def _entry(name: bytes, mode: int, detail: Detail, xattrs: Listed | Content | No
 
 
 def commit_version(store: Store, root: Entry, name: str = "n", time_ns: int = 0) -> Version:
-    """A version of this root, with all that a version can have."""
+    """Commit a version of this root in which every field has a value."""
     version = Version(
         name, time_ns, root, "/src", "comment", ("tag",), 5, 1.5, ((b"\xff", "why", True),), 3
     )

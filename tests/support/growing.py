@@ -1,4 +1,4 @@
-"""Directory trees that Hypothesis makes and changes, and what should be archived of them."""
+"""Directory trees that Hypothesis makes and changes, and a check of their archives."""
 
 import os
 import stat
@@ -26,7 +26,7 @@ names = st.sampled_from(_FEW_NAMES) | st.binary(min_size=1, max_size=8).map(
 
 
 class Step(NamedTuple):
-    """One change. What it is made to is told by number, so that any list of steps has a meaning."""
+    """One change. It names its targets by numbers, so that every list of steps is valid."""
 
     what: str
     first: int
@@ -65,13 +65,13 @@ class Growing:
     """A directory that is changed in steps."""
 
     def __init__(self, top: Path) -> None:
-        """Make it."""
+        """Make the directory."""
         top.mkdir()
         self.top = os.fsencode(top)
         self._time_ns = 10**18
 
     def take(self, step: Step) -> None:
-        """Make a change, if there is something to make it to."""
+        """Make a change, if a suitable target exists."""
         directories, files = self._found()
         parent = directories[step.first % len(directories)]
         file = files[step.first % len(files)] if files else None
@@ -153,7 +153,7 @@ class Growing:
         os.rmdir(directory)
 
     def _replace(self, file: bytes, into: bytes, number: int) -> None:
-        """By another with the same size and mtime."""
+        """Replace a file by another with the same size and mtime."""
         status = os.lstat(file)
         other = os.path.join(os.path.dirname(self.top), b"other")
         with open(other, "wb") as made:
@@ -189,7 +189,7 @@ class Growing:
 
 
 def is_archived(store: Path, name: str, source: Path) -> None:
-    """Fail unless the last version under a name is what an independent look at a source tells."""
+    """Fail unless the last version of a name equals what `walker` sees of a source."""
     looks = look_at(source)
     with Store.open(store) as opened:
         version = find_version(opened, name)

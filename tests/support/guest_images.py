@@ -1,6 +1,6 @@
-"""Disk images of real guests, and a store that holds them all, made once a test run.
+"""Disk images of real guests, and a store with all of them, made once per test run.
 
-All processes of a run share the store, which they only read.
+All processes of a run share the store, and only read it.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _PROGRAMS = ["mke2fs", "mkfs.xfs", "mkfs.vfat", "mcopy", "sfdisk", "lvm", "qemu-
 
 
 def guest_images() -> Path:
-    """The directory of the images, which are made once a machine."""
+    """The directory of the images, which are made once per machine."""
     if os.geteuid() != 0:
         pytest.skip("making images needs root")
     if missing := missing_programs(_PROGRAMS):
@@ -41,7 +41,7 @@ def guest_images() -> Path:
 
 @contextmanager
 def loop_mounted(image: Path, directory: Path, *, offset: int = 0) -> Iterator[Path]:
-    """What the kernel shows of the file system at an offset of an image, read-only."""
+    """Mount the file system at an offset of an image, read-only; yields where."""
     directory.mkdir()
     options = f"loop,ro,offset={offset}" + (",nouuid" if image.name == "X.img" else "")
     done = subprocess.run(
@@ -65,7 +65,7 @@ class Stored:
         images: where the images are.
         store: the store.
         sums: the SHA-256 of each disk, by the image's file name.
-        facts: what `archive --json` said of each version, by the version's name, in order.
+        facts: the output of `archive --json` for each version, by name, in order.
     """
 
     images: Path
@@ -75,7 +75,7 @@ class Stored:
 
 
 def ventifs(store: Path, *words: str | Path) -> Any:
-    """What a command of this tree that succeeds prints as JSON."""
+    """The JSON output of a command of this checkout, which must succeed."""
     done = subprocess.run(
         command(*words, "--json", "--store", store), stdout=subprocess.PIPE, check=True
     )
@@ -83,7 +83,7 @@ def ventifs(store: Path, *words: str | Path) -> Any:
 
 
 def printed_sum(store: Path, target: str) -> str:
-    """The SHA-256 of what `ventifs cat` prints."""
+    """The SHA-256 of the output of `ventifs cat`."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_MIB))
     with subprocess.Popen(
@@ -98,7 +98,7 @@ def printed_sum(store: Path, target: str) -> str:
 
 @contextmanager
 def stored(base: Path) -> Iterator[Stored]:
-    """The store, below a directory that all processes of the run know."""
+    """Make or share the store, below the directory that all processes of a run have in common."""
     images = guest_images()
     with shared(base, "images", partial(_make, images)) as (directory, facts):
         lines = (images / "SHA256SUMS").read_text().splitlines()
@@ -107,7 +107,7 @@ def stored(base: Path) -> Iterator[Stored]:
 
 
 def _make(images: Path, directory: Path) -> str:
-    """Archive everything, each under its own name: what comes first pays for what is shared."""
+    """Archive everything under its own name; shared blocks count as new for the first."""
     store = directory / "store"
     subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
     facts: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""What means harm by its words alone: a tree, the records of a store, a disk, servers, a client.
+"""Hostile names and texts in a tree, in the records of a store, on a disk and from a 9P server.
 
-`NAME` is everything that a terminal, a log or a person can be fooled by, as a file's name;
-`TEXT` the same as text.
+`NAME` holds everything that can fool a terminal, a log or a person, as a file's name; `TEXT` holds
+the same as text.
 """
 
 import os
@@ -52,7 +52,7 @@ NAME = TEXT.encode() + b"\xff\xed\xa0\x80"
 
 
 def tree(top: Path) -> None:
-    """A tree of such names, links, attributes and users."""
+    """Make a tree with such names, links, attributes and users."""
     top.mkdir()
     base = os.fsencode(top) + b"/"
     os.makedirs(base + NAME + b"/below" + NAME)
@@ -70,7 +70,7 @@ def tree(top: Path) -> None:
 
 
 def version(store: Store, name: str, root: Entry) -> None:
-    """A version whose record has such words wherever it has any."""
+    """Commit a version whose record has such text in every text field."""
     made = Version(
         name,
         10**18,
@@ -87,7 +87,7 @@ def version(store: Store, name: str, root: Entry) -> None:
 
 
 def disk(store: Store) -> Entry:
-    """The root of a disk whose labels, titles and notes are such words."""
+    """The root of a disk's version whose labels, titles and notes are such text."""
     volume = VolumeFacts(
         name=TEXT,
         start=0,
@@ -107,13 +107,13 @@ def disk(store: Store) -> Entry:
 
 
 def damaged(store: Store) -> Entry:
-    """A root with a directory and a file that are not there."""
+    """A root with a directory and a file whose blocks are missing."""
     lost = Tree(bytes(32), 1)
     return directory(store, b"", [file(b"lost" + NAME, lost), directory_of(NAME, lost, 1, 1)])
 
 
 def image(path: Path) -> None:
-    """A disk image with a label that drives the terminal."""
+    """Make a disk image whose label holds escape sequences."""
     subprocess.run(
         ["mkfs.ext4", "-q", "-F", "-L", "\x1b[31m\r\n\u202e", path, "1M"],
         check=True,
@@ -122,7 +122,7 @@ def image(path: Path) -> None:
 
 
 def overlay(path: Path) -> None:
-    """An image that names such a file as what lies below it."""
+    """Make an image whose backing file has such a name."""
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", NAME, "-F", "raw", path, "1M"],
         check=True,
@@ -131,20 +131,20 @@ def overlay(path: Path) -> None:
 
 
 class Server:
-    """A 9P server of one directory, in 9P2000; all its words are `NAME`.
+    """A 9P2000 server of one directory, which sends `NAME` wherever it can.
 
-    A walk to `bad` fails, and so does all that needs an attach as `refused`; the directory `sub`
-    cannot be opened.
+    A walk to `bad` fails, and so does an attach to `refused`; the directory `sub` cannot be
+    opened.
     """
 
     def __init__(self, *, speaks: bool = True) -> None:
-        """One that does not speak 9P2000 answers with a version of its own."""
+        """Serve; unless it `speaks` 9P2000, it answers Tversion with the version `NAME`."""
         self._version = b"9P2000" if speaks else NAME
         self._codec = Codec.of(Dialect.PLAIN)
         self._fids: dict[int, bytes] = {}
 
     async def handle(self, stream: trio.abc.Stream) -> None:
-        """Answer a client until it goes."""
+        """Answer a client until it disconnects."""
         data = bytearray()
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while more := await stream.receive_some(1 << 16):

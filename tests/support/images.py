@@ -1,4 +1,4 @@
-"""Disk images made by QEMU's own tools, and what they say is in them."""
+"""Disk images made by QEMU's tools, and comparisons with what these tools read."""
 
 import os
 import random
@@ -22,7 +22,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def qemu_img(*arguments: str | Path) -> str:
-    """Run qemu-img; what it prints."""
+    """Run qemu-img; return its output."""
     command = ["qemu-img", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
@@ -75,7 +75,7 @@ def raw_image(path: Path, size: int = 3 * MIB, seed: int = 1) -> Path:
 
 
 def opened(image: Path, kind: str = "qcow2", beneath: Path | None = None) -> Disk:
-    """An image opened as what it is; files it refers to may lie in its own directory."""
+    """Open an image in its format; files that it refers to may lie in its own directory."""
     following = Following((os.fsencode(beneath or image.absolute().parent),))
     return open_disk(image, kind, References(following))
 
@@ -90,14 +90,14 @@ def bytes_by_qemu(image: Path, kind: str) -> bytes:
 
 
 def bytes_of(disk: Disk, step: int = 100_003) -> bytes:
-    """All of a disk, in reads that follow nobody's boundaries."""
+    """All bytes of a disk, read in steps that match no boundary of a format."""
     return b"".join(
         disk.read(offset, min(step, disk.size - offset)) for offset in range(0, disk.size, step)
     )
 
 
 def bytes_by_spans(disk: Disk, start: int = 0, end: int | None = None) -> bytes:
-    """A range of a disk, read only where it says there is data; checks the spans, too."""
+    """A range of a disk, read only in spans with data; also checks the spans."""
     end = disk.size if end is None else end
     parts: list[bytes] = []
     at = start
@@ -118,7 +118,7 @@ class Beside:
 
 
 def read_here(image: Path, kind: str) -> Disk:
-    """Open an image without looking at its name, and with all that lies beside it."""
+    """Open an image in a format, whatever its name; files beside it may be opened."""
     file = RawDisk(str(image))
     if kind == "raw":
         return file
@@ -130,9 +130,9 @@ def read_here(image: Path, kind: str) -> Disk:
 
 
 def assert_read_as_by_qemu(image: Path, kind: str, driver: str) -> None:
-    """Compare a disk with what QEMU reads in it, byte by byte, and look at its spans.
+    """Compare a disk with what QEMU reads in it, byte by byte, and check its spans.
 
-    Holes of both are passed over, so that disks of any size can be compared.
+    Holes of both are skipped, so that disks of any size can be compared.
     """
     out = image.with_name(image.name + ".by-qemu")
     qemu_img("convert", "-f", driver, "-O", "raw", image, out)
@@ -166,7 +166,7 @@ def _assert_equal(disk: Disk, theirs: Disk, start: int, end: int, *, data: bool)
 
 
 def mutations(whole: bytes, count: int, seed: int = 7) -> Iterator[bytes]:
-    """An image some of whose metadata is changed, or which is cut off."""
+    """Copies of an image with changes to its metadata, some of them cut off."""
     chance = random.Random(seed)
     meta = [at for at in range(0, len(whole), 16) if whole[at : at + 16].strip(b"\0")]
     last = meta[-40:]
@@ -182,9 +182,9 @@ def mutations(whole: bytes, count: int, seed: int = 7) -> Iterator[bytes]:
 
 
 def read_or_refuse(image: Path, kind: str) -> bool:
-    """Read the beginning of a disk, and look at some spans; whether nothing was refused.
+    """Read the beginning, the end and some spans of a disk; return whether all could be read.
 
-    What is refused is so by an `ImageError` of one line.
+    The only error may be an `ImageError` of one line.
     """
     disk = None
     try:

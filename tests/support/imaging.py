@@ -1,4 +1,4 @@
-"""Archive runs over disks, by events that are told or by a survey, and what comes of them."""
+"""Archive runs over disks, from given events or from a survey, and their results."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ PAGE = 4096
 
 
 class Archived(NamedTuple):
-    """What came of a run over a disk."""
+    """The result of a run over a disk."""
 
     root: Entry
     troubles: list[Trouble]
@@ -74,7 +74,7 @@ def surveyed(events: Iterable[Event], batch: int = 5) -> Iterator[Surveyed]:
 
 
 def told(surveyed: Iterable[Surveyed]) -> Iterator[Event]:
-    """All events of a survey, also those inside volumes, but a volume's end only once."""
+    """All events of a survey, those inside volumes included, but each volume's end only once."""
     ended = False
     for event in surveyed:
         for each in told_in(event.body) if isinstance(event, Inside) else [event]:
@@ -90,7 +90,7 @@ def regular(size: int, *extents: tuple[int, int, int], links: int = 1, data: byt
 
 
 def volume_of(size: int, *nodes: Event, name: str = "1", start: int = 0) -> list[Event]:
-    """A volume that holds what is told, and a root."""
+    """The events of a volume that holds these nodes and a root."""
     where = ((start, start + size),)
     return [Volume(name, False, where), FoundName(b"", 2, DIRECTORY), *nodes, Ended()]
 
@@ -126,7 +126,7 @@ def paths_of(store: Store, root: Entry) -> list[bytes]:
 
 
 def harms(store: Store, root: Entry) -> list[str]:
-    """What a check would find."""
+    """The damage that a check would find."""
     version = Version("t", 1, root, "", "", (), 0, 0.0, ())
     return [f"{harm.path!r}: {harm.reason}" for harm in Verifier(store).version(version)]
 
@@ -145,7 +145,7 @@ def archive_file(
     read_all: bool = False,
     drop_free: bool = False,
 ) -> tuple[bytes, tuple[tuple[bytes, str, bool], ...], bool]:
-    """Survey and archive an image file; root score, troubles, and whether it was taken whole."""
+    """Survey and archive an image file; the root's score, troubles, and whether all is reused."""
     with ExitStack() as stack:
         disk = FileDisk(path)
         stack.callback(disk.close)
@@ -160,7 +160,7 @@ def archive_file(
 
 
 def archive_files(connection: Connection) -> None:
-    """The child of a `Peer`."""
+    """The child of a `Peer`: archives images."""
     told: dict[str, Callable[..., object]] = {
         "archive": archive_file,
         "told": archive_told,
@@ -182,7 +182,7 @@ def _working(store: Path, path: Path, halt: Callable[[], None]) -> None:
 
 
 def archive_interrupted(store: Path, path: Path) -> list[int]:
-    """Archive an image until Ctrl-C; who of the children is left."""
+    """Archive an image until an interrupt; return the pids of children that are left."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -194,7 +194,7 @@ def archive_interrupted(store: Path, path: Path) -> list[int]:
 
 
 def archive_until_killed(store: Path, path: Path, pids: Path) -> None:
-    """Archive an image until killed; leaves who was there."""
+    """Archive an image until killed; writes the pids of its children to `pids`."""
 
     def killed() -> None:
         pids.write_text(" ".join(map(str, family(os.getpid())[1:])))
@@ -206,7 +206,7 @@ def archive_until_killed(store: Path, path: Path, pids: Path) -> None:
 def archive_told(
     store: Path, pieces: dict[int, bytes], size: int, events: list[Event], jobs: int
 ) -> bytes:
-    """Archive a disk in memory; the root's score."""
+    """Archive a disk in memory; return the root's score."""
     with ExitStack() as stack:
         disk = MemoryDisk(size, pieces)
         pool = None

@@ -1,8 +1,8 @@
-"""Reads a store whose index is damaged, over and over, in a process that may die of it.
+"""Reads a store with a damaged index, again and again, in a process that LMDB may crash.
 
 Run as a child: `python -m tests.support.index_reader PLAN START`. For each flip of the plan from
-START on it prints one line of JSON, what came of it; when LMDB takes the process along, the parent
-starts another one behind the flip that did it.
+START on it prints the outcome, one line of JSON. When LMDB kills the process, the parent starts
+another one after the flip that did it.
 """
 
 import json
@@ -23,11 +23,11 @@ Flip = tuple[int, int]  # byte, mask
 
 @dataclass
 class Plan:
-    """What a child is to do.
+    """The work of a child.
 
     Attributes:
-        blocks: the store's, in hexadecimal; absent: made-up ones that it does not hold.
-        records: keys of the records that are there.
+        blocks: those of the store, in hexadecimal; absent: made-up ones that it does not hold.
+        records: keys of the store's records.
         watched: for each flip, a score whose look-up is reported, or "".
     """
 
@@ -42,13 +42,13 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What came of one flip.
+    """The outcome of one flip.
 
     Attributes:
-        wrong: descriptions of what must never be.
-        misses: blocks that `has` denies; errors: blocks that `get` does not give.
-        refused: opening the index, or listing records, was refused.
-        known: whether the watched score is taken as known, by `has` or by `put`.
+        wrong: descriptions of results that must never occur.
+        misses: blocks that `has` denies; errors: blocks that `get` does not return.
+        refused: the index could not be opened, or its records not listed.
+        known: whether `has` or `put` takes the watched score as known.
     """
 
     wrong: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Outcome:
 
 
 def read_damaged(plan: Plan, path: Path) -> list[Outcome]:
-    """Have children do all of a plan; one outcome for each flip."""
+    """Run a plan in child processes; return one outcome for each flip."""
     path.write_text(json.dumps(asdict(plan)))
     outcomes: list[Outcome] = []
     while len(outcomes) < len(plan.flips):

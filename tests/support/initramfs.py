@@ -1,6 +1,6 @@
-"""What guests with Debian's stock kernel boot: a busybox with a script, or initramfs-tools' own.
+"""Initramfs images for guests with Debian's stock kernel: busybox scripts, or initramfs-tools' own.
 
-Both hold just the modules that they need, since an emulated processor takes its time to unpack.
+Both hold only the modules that they need, since an emulated processor is slow to unpack them.
 """
 
 import os
@@ -13,7 +13,7 @@ BUSYBOX = Path("/bin/busybox")
 SHIPPED = Path(__file__).parents[2] / "tools" / "initramfs"
 PACKAGES = "linux-image-amd64 busybox-static cpio kmod initramfs-tools"
 
-# Runs /script once, with what it prints on the console, and tells how it ended.
+# Runs /script once, with its output on the console, and prints its exit status.
 _INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -28,7 +28,7 @@ poweroff -f
 
 
 def kernels() -> list[Path]:
-    """The installed kernels with a 9P client, which cloud flavours have not; newest last."""
+    """The installed kernels with a 9P client (cloud flavours have none), newest last."""
     found = [
         kernel
         for kernel in Path("/boot").glob("vmlinuz-*")
@@ -38,7 +38,7 @@ def kernels() -> list[Path]:
 
 
 def release(kernel: Path) -> str:
-    """The release of a kernel, which its modules are found by."""
+    """The release of a kernel, which names the directory of its modules."""
     return kernel.name.removeprefix("vmlinuz-")
 
 
@@ -52,11 +52,11 @@ def scripted(
     """Make an initramfs that runs a busybox script, in a new directory.
 
     Args:
-        directory: new.
+        directory: the new directory.
         kernel: the kernel's image.
-        script: what it runs.
-        modules: of the kernel.
-        programs: what it needs besides busybox, with their shared libraries.
+        script: the script.
+        modules: names of the kernel modules to load.
+        programs: programs that it needs besides busybox; their shared libraries are added.
     """
     root = directory / "initramfs"
     for name in ("bin", "proc", "sys", "dev", "mnt", "modules"):
@@ -78,7 +78,7 @@ def scripted(
 
 
 def _with_dependencies(kernel: str, modules: Iterable[str]) -> list[Path]:
-    """The files of modules, each after those it needs."""
+    """The files of modules, each after those that it depends on."""
     files: dict[Path, None] = {}
     for module in modules:
         done = subprocess.run(
@@ -119,12 +119,12 @@ def _packed(root: Path) -> Path:
 
 
 def shipped(directory: Path, kernel: Path) -> Path:
-    """Make an initramfs of initramfs-tools with what ventifs ships for it, in a new directory."""
+    """Make an image by initramfs-tools with the parts that ventifs ships, in a new directory."""
     return _made(directory, kernel, ours=True)
 
 
 def stock(directory: Path, kernel: Path, modules: Iterable[str]) -> Path:
-    """Make one of initramfs-tools as Debian has it, with some modules, in a new directory."""
+    """Make an image by initramfs-tools as Debian has it, with some modules, in a new directory."""
     return _made(directory, kernel, modules)
 
 

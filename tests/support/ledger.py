@@ -1,8 +1,8 @@
-"""What writers tried and what the store acknowledged, written down where no kill can undo it.
+"""A ledger of what writers tried and what the store acknowledged, which survives a kill.
 
-A line per event goes to the ledger with one write(2) each, before the commit and after it. A record
-carries the recipe of every block its commit relies on, so that whoever can see the record can tell
-whether its blocks are all there.
+Lines are appended with one write(2) before a commit and one after it. A record holds the recipe of
+every block that its commit relies on, so that a reader of the record can check that all its blocks
+are in the store.
 """
 
 import json
@@ -53,7 +53,7 @@ class Ledger:
     def commit(
         self, store: Store, puts: dict[bytes, list[Recipe]], deletes: Iterable[Record] = ()
     ) -> list[Record]:
-        """Commit, and write down that it is tried, and that it is done."""
+        """Commit; write down the attempt before, and the success after."""
         deletes = list(deletes)
         doomed = [record.key for record in deletes]
         self._write("doom", doomed)
@@ -74,7 +74,7 @@ def put_recipes(store: Store, recipes: Iterable[Recipe]) -> None:
 def _events(path: Path) -> dict[str, set[bytes]]:
     events: dict[str, set[bytes]] = {word: set() for word in ("try", "put", "doom", "gone")}
     text = path.read_text() if path.exists() else ""
-    for line in text.split("\n")[:-1]:  # what has no newline yet is still being written
+    for line in text.split("\n")[:-1]:  # a line without a newline is still being written
         word, key = line.split()
         events[word].add(bytes.fromhex(key))
     return events
@@ -86,7 +86,7 @@ def acknowledged(path: Path) -> int:
 
 
 def assert_kept(store: Store, path: Path) -> None:
-    """The store shows what was acknowledged, nothing that was not tried, and all blocks of it."""
+    """Check that all acknowledged records, none that was not tried, and their blocks are there."""
     events = _events(path)
     records = store.records()
     visible = {record.key for record in records}
@@ -112,12 +112,12 @@ def audited(root: Path) -> Report:
 
 
 def assert_whole(root: Path, path: Path, *, alone: bool = True) -> None:
-    """Open the store for writing as anybody would; everything is there, and it can be written.
+    """Open the store for writing, and check that all is there and that it can be written.
 
     Args:
         root: the store.
         path: its ledger.
-        alone: nobody else has it open, nor wrote at the same time as another: figures must agree.
+        alone: no other process has it open, and no two wrote at once: figures must agree.
     """
     ledger = Ledger(path)
     with Store.open(root, "write") as store:

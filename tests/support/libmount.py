@@ -1,4 +1,4 @@
-"""What libmount makes of fstab: findmnt and mount, which read it by that library."""
+"""How libmount reads fstab, by findmnt and mount, which use it."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ class Line(NamedTuple):
 
 
 def read(fstab: Path, line: str) -> Line:
-    """The one line of a file that is made of it."""
+    """Write a file with this line; return how libmount reads it."""
     fstab.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
     done = subprocess.run(
         ["findmnt", "--fstab", "-F", fstab, "-J", "-o", "SOURCE,TARGET,VFS-OPTIONS,FS-OPTIONS"],
@@ -28,7 +28,7 @@ def read(fstab: Path, line: str) -> Line:
 
 
 def pretend(fstab: Path, directory: str) -> "subprocess.CompletedProcess[bytes]":
-    """`mount --fake` of a directory by a file."""
+    """Run `mount --fake` for a directory that the file lists."""
     return subprocess.run(
         ["mount", "--fake", "--no-mtab", "--verbose", "-T", fstab, directory],
         capture_output=True,

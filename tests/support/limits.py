@@ -1,4 +1,4 @@
-"""A disk that fills up, for real: the kernel's own limit on file size."""
+"""A disk that fills up, imitated by the kernel's limit on file sizes."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_size_limit(size_max: int) -> Iterator[None]:
-    """No file can grow beyond `size_max` bytes: the kernel cuts writes short, then fails them."""
+    """Let no file grow beyond `size_max` bytes: the kernel shortens writes, then fails them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_max, hard))
     try:

@@ -2,10 +2,10 @@
 
     python3 looking.py DIRECTORY [--no-xattrs] [--part K/N] >LOOKS
 
-Prints a line of JSON for every path, in any order, the directory itself as the empty path; nothing
-of ventifs is used, and nothing but the standard library. Bytes are text in Latin-1. What cannot be
-looked at has an errno in place of the fact. With `--part K/N` the contents of about one file in N
-are read, by their paths: what K from 0 to N - 1 read together are all of them.
+Prints a line of JSON for every path, in any order; the directory itself is the empty path. Uses
+only the standard library, and nothing of ventifs. Bytes are written as text in Latin-1. A fact that
+cannot be read is replaced by its errno. With `--part K/N` the contents of about one file in N are
+read, chosen by its path; the parts K from 0 to N - 1 together cover all files.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 Look = dict[str, Any]
-# One buffer for all reads: page faults are what is slow in User-mode Linux.
+# One buffer for all reads, since page faults are slow in User-mode Linux.
 _buffer = memoryview(bytearray(256 << 10))
 
 
@@ -30,7 +30,7 @@ WHOLE: Part = (0, 1)
 
 
 def looks(top: bytes, *, xattrs: bool = True, part: Part = WHOLE) -> Iterator[tuple[bytes, Look]]:
-    """Every path below a directory with what is to be seen of it; the directory itself is empty."""
+    """The facts of every path below a directory, which is itself the empty path."""
     yield b"", look(top, xattrs=xattrs, contents=True)
     pending = [b""]
     while pending:
@@ -44,12 +44,12 @@ def looks(top: bytes, *, xattrs: bool = True, part: Part = WHOLE) -> Iterator[tu
 
 
 def is_in(part: Part, path: bytes) -> bool:
-    """Whether a path belongs to a part (K, N): to the K-th of N."""
+    """Whether a path belongs to a part (K, N): the K-th of N."""
     return zlib.crc32(path) % part[1] == part[0]
 
 
 def look(path: bytes, *, xattrs: bool = True, contents: bool = True) -> Look:
-    """What is to be seen of one path, without following it."""
+    """The facts of one path; links are not followed."""
     status = os.lstat(path)
     seen: Look = {
         "mode": status.st_mode,
@@ -99,13 +99,13 @@ def _or_errno(get: Callable[[], Any]) -> Any:
 
 
 def parse(lines: bytes) -> dict[bytes, Look]:
-    """What was printed, by path."""
+    """The printed facts, by path."""
     parsed = (json.loads(line) for line in lines.splitlines())
     return {path.encode("latin-1"): seen for path, seen in parsed}
 
 
 def main(words: list[str]) -> None:
-    """Print what is seen."""
+    """Print the facts of all paths."""
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=os.fsencode)
     parser.add_argument("--no-xattrs", action="store_true")

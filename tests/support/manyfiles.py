@@ -1,4 +1,4 @@
-"""Versions of very many files, made by hand: in seconds where archiving them takes minutes."""
+"""Versions of very many files, made by hand, which is much faster than archiving them."""
 
 import stat
 from pathlib import Path
@@ -15,7 +15,7 @@ def content_of(version: int, name: bytes) -> bytes:
 
 
 def archive_many(store: Path, files: int, versions: int) -> None:
-    """In a child: versions named `many`, of one flat directory, every file of each another."""
+    """In a child: make versions `many` of a flat directory; every file differs in each version."""
     for version in range(versions):
         with Store.open(store, "write") as opened:
             children = []
@@ -27,7 +27,7 @@ def archive_many(store: Path, files: int, versions: int) -> None:
 
 
 def wide_version(store: Path, directories: int, files: int, name: str) -> None:
-    """Directories of files whose contents are nowhere; entries as long as real ones."""
+    """Make directories of files whose contents are not stored; entries are of realistic length."""
     with Store.open(store, "write") as opened:
         children: list[Entry] = []
         for number in range(directories):
@@ -40,7 +40,7 @@ def wide_version(store: Path, directories: int, files: int, name: str) -> None:
 
 
 def version_of(store: Path, kind: str, directories: int, entries: int) -> None:
-    """In a child: as `wide_version`, of files, of directories, or of long symbolic links."""
+    """In a child: as `wide_version`, with files, directories or long symbolic links."""
     if kind == "files":
         wide_version(store, directories, entries, "n")
         return
@@ -67,9 +67,9 @@ def version_of(store: Path, kind: str, directories: int, entries: int) -> None:
 
 
 def deep_version(store: Path, chains: int, depth: int) -> None:
-    """In a child: chains of directories `d` below `chain-00000` and so on, each with a file `f`.
+    """In a child: make chains of directories `d`, below `chain-00000` and on, each with a file `f`.
 
-    They are the same nodes in the store, and all different to a server.
+    All chains are the same nodes in the store, but different directories to a server.
     """
     with Store.open(store, "write") as opened:
         chain = directory(opened, b"d", [file(b"f", Inline(b"x"))])

@@ -1,4 +1,4 @@
-"""How much memory a command and all its processes take together."""
+"""Measures the memory of a command and all its processes together."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ _KIB = 1024
 
 
 def peak_memory(child: "subprocess.Popen[bytes]") -> int:
-    """Wait for a child; the most bytes that it and all below it took at once.
+    """Wait for a child; return the peak memory of it and its descendants, in bytes.
 
-    What processes share is counted once: it is the sum of their proportional set sizes, looked at
+    Shared memory is counted once: the figure is the sum of their proportional set sizes, sampled
     twenty times a second.
     """
     most = 0
@@ -25,7 +25,7 @@ def peak_memory(child: "subprocess.Popen[bytes]") -> int:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """The pids of a process and all its descendants."""
     found = [pid]
     for task in _listed(f"/proc/{pid}/task"):
         for child in _read(f"/proc/{pid}/task/{task}/children").split():

@@ -1,4 +1,4 @@
-"""Disks in memory: any bytes at any offsets, zeros between, of any size."""
+"""Disks in memory, of any size: given bytes at given offsets, zeros between."""
 
 import os
 from bisect import bisect_right
@@ -12,8 +12,8 @@ class MemoryDisk:
     """A `Disk` whose bytes are in memory, or in a file.
 
     Attributes:
-        reads: how many reads there were in this process.
-        broken: offsets in this range cannot be read.
+        reads: the number of reads in this process.
+        broken: the range of offsets that cannot be read.
     """
 
     format = "raw"
@@ -52,7 +52,7 @@ class MemoryDisk:
 
 
 class FileDisk(MemoryDisk):
-    """A raw image, opened."""
+    """A raw image file as a disk."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.stat().st_size)

@@ -1,7 +1,7 @@
-"""A file system in memory for sessions to serve: writable, and as cold or blocking as wanted.
+"""A file system in memory for sessions to serve: writable, cold or blocking on demand.
 
-A model: small, obviously right, and nothing is ever kept of what it does not hold. `weather` says,
-for each call, whether the call is answered at once, asks for a load first, or is done by a thread.
+It is a model: small, obviously right, and it caches nothing. `weather` decides for each call
+whether it returns at once, raises `Cold`, or raises `Blocking`.
 """
 
 import errno
@@ -39,7 +39,7 @@ _ACCESS = 3
 
 
 class Inode:
-    """What a file is, under whatever names."""
+    """A file, whatever its names."""
 
     def __init__(self, path: int, mode: int, *, rdev: int = 0, target: bytes = b"") -> None:
         self.path = path
@@ -59,11 +59,11 @@ class MemoryFilesystem:
     """A tree.
 
     Attributes:
-        weather: see `Weather`.
+        weather: decides how each call behaves; see `Weather`.
         warm: keys of loads that have run; each is good for one call.
-        opened: files that are open now.
-        synced: how often fsync was called.
-        allowed: attach names; others are not there.
+        opened: the number of files that are open now.
+        synced: the number of calls of fsync.
+        allowed: the attach names that exist.
     """
 
     def __init__(self, weather: Weather = lambda call: "") -> None:
@@ -92,7 +92,7 @@ class MemoryFilesystem:
         return made
 
     def ready(self, call: str, key: Any, work: Callable[[], Any]) -> Any:
-        """Do a call's work, or say that it has to wait."""
+        """Do a call's work, or raise `Cold` or `Blocking` as the weather decides."""
         weather = self.weather(call)
         if weather == "cold" and key not in self.warm:
             raise Cold(Load(key, lambda: self.warm.add(key)))
@@ -110,7 +110,7 @@ class MemoryFilesystem:
         return self.ready("attach", ("attach", aname), work)  # type: ignore[no-any-return]
 
     def session(self) -> "MemoryFilesystem":
-        """Itself: its names never stand for anything else."""
+        """The file system itself: its names never change their meaning."""
         return self
 
     def ahead(self) -> list[Load]:

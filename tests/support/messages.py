@@ -13,7 +13,7 @@ TEXT = st.binary(max_size=40) | st.text(max_size=10).map(str.encode)
 
 
 def number(bits: int) -> st.SearchStrategy[int]:
-    """A number of so many bits, often one at an edge."""
+    """A number of this many bits, often one at an edge of the range."""
     return st.integers(0, (1 << bits) - 1) | st.sampled_from([0, (1 << bits) - 1, 1 << bits - 1])
 
 
@@ -38,7 +38,7 @@ def value(field: Field, dialect: Dialect) -> st.SearchStrategy[Any]:
 
 
 def record(kind: type[WireRecord], dialect: Dialect) -> st.SearchStrategy[Any]:
-    """A record as a decoder of a dialect gives it: what is not on the wire has its one value."""
+    """A record as a dialect's decoder returns it: fields not on the wire have a fixed value."""
     parts = {}
     for field in fields_of(kind):
         dialects, missing = kind.only_in.get(field.name, (dialect, None))
@@ -52,7 +52,7 @@ def of_dialect(dialect: Dialect) -> list[type[Message]]:
 
 
 def messages(dialect: Dialect) -> st.SearchStrategy[Message]:
-    """Any message of a dialect; a directory's data is often one."""
+    """Any message of a dialect; often one with a directory's entries."""
     from ventifs.ninep.protocol.codec import Codec
 
     dirents = st.lists(record(Dirent, dialect), max_size=5).map(

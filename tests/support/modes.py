@@ -1,4 +1,4 @@
-"""Owners, groups and modes of everything below a directory, against what a store's should be."""
+"""Compares owners, groups and modes of a store's files with what they should be."""
 
 import os
 import stat
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ventifs.store.permissions import PRIVATE, Access
 
-GROUP = 60_321  # of nobody in particular
+GROUP = 60_321  # an unused group
 KINDS = {
     "private": PRIVATE,
     "shared": Access(0o2770, GROUP),
@@ -20,7 +20,7 @@ UMASKS = (0o000, 0o022, 0o077, 0o777)
 
 @contextmanager
 def masked(umask: int) -> Iterator[None]:
-    """With a umask."""
+    """Run with a umask."""
     before = os.umask(umask)
     try:
         yield
@@ -38,7 +38,7 @@ def expected(path: Path, kind: str) -> int:
 
 
 def wrong(root: Path, kind: str) -> dict[str, str]:
-    """What in a store, by path, is of another mode, group or owner than all of it should be."""
+    """The paths of a store with a wrong mode, group or owner, each with what it has."""
     top, found = root.stat(), {}
     gid = KINDS[kind].gid if KINDS[kind].gid is not None else top.st_gid
     for path in (root, *root.rglob("*")):
@@ -55,5 +55,5 @@ def wrong(root: Path, kind: str) -> dict[str, str]:
 
 
 def names(root: Path) -> set[str]:
-    """The names of all that is in a store, ids left out."""
+    """The names of all files of a store, with ids replaced by `ID`."""
     return {path.name if len(path.stem) < 32 else f"ID{path.suffix}" for path in root.rglob("*")}

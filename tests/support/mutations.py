@@ -1,4 +1,4 @@
-"""Damage to images, from a seed: what fuzzing does to their metadata."""
+"""Random damage to images, from a seed, as fuzzing does to their metadata."""
 
 import random
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def used_blocks(data: bytes | bytearray, block_size: int) -> list[int]:
 
 
 def damaged(data: bytes, blocks: Sequence[int], block_size: int, seed: int) -> bytearray:
-    """A copy with a few things wrong in some of those blocks."""
+    """A copy with a few changes in these blocks; now and then also cut off."""
     rng = random.Random(seed)
     copy = bytearray(data)
     for _ in range(rng.choice((1, 2, 10, 100))):

@@ -1,4 +1,4 @@
-"""Trees that have everything a file system can hold, to be made in a mounted one. Needs root."""
+"""Makes trees with everything a file system can hold, in a mounted one. Needs root."""
 
 import os
 import random
@@ -10,7 +10,7 @@ FINE = {"user.comment": b"short", "user.empty": b"", "trusted.binary": bytes(ran
 
 
 def names(top: Path) -> None:
-    """Names of any bytes and any length, and links."""
+    """Make names of any bytes and any length, and links."""
     place = os.fsencode(top / "names")
     os.mkdir(place)
     for byte in range(1, 256):
@@ -24,7 +24,7 @@ def names(top: Path) -> None:
 
 
 def attributes(top: Path, last: tuple[int, int] = (4095, 1048575)) -> None:
-    """Owners, modes, times and types."""
+    """Make files of many owners, modes, times and types."""
     times = (0, 1, -1, -1_500_000_001, -(1 << 31) * 10**9, (1 << 31) * 10**9 + 5, 5 * 10**18 + 7)
     for index, time_ns in enumerate(times):
         (top / f"time{index}").touch()
@@ -51,7 +51,7 @@ def attributes(top: Path, last: tuple[int, int] = (4095, 1048575)) -> None:
 def xattrs(
     top: Path, sizes: tuple[int, ...] = (3, 300, 1500, 3000), counts: tuple[int, ...] = (1, 5, 30)
 ) -> None:
-    """Extended attributes: none, few, many, large; access control lists; a capability."""
+    """Make extended attributes: few, many, large; access control lists; a capability."""
     for count in counts:
         path = top / f"xattrs{count}"
         path.write_text("x")
@@ -76,7 +76,7 @@ def xattrs(
 
 
 def contents(top: Path) -> None:
-    """Files of many sizes, sparse, preallocated, fragmented."""
+    """Make files of many sizes, sparse and fragmented ones."""
     rng = random.Random(1)
     for size in (0, 1, 59, 60, 61, 100, 150, 1023, 1024, 4095, 4096, 4097, 70_000, 3_000_000):
         (top / f"size{size}").write_bytes(rng.randbytes(size))
@@ -96,7 +96,7 @@ def contents(top: Path) -> None:
 
 
 def preallocated(top: Path) -> None:
-    """Unwritten extents, whole, in the middle, and past the end."""
+    """Make unwritten extents: around data, past the end, and punched holes."""
     with (top / "unwritten").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 1 << 20)
         os.pwrite(file.fileno(), b"middle" * 1000, 300_000)
@@ -115,7 +115,7 @@ def preallocated(top: Path) -> None:
 
 
 def directories(top: Path, count: int = 3000) -> None:
-    """A wide directory, with gaps, a deep one, and one of long names."""
+    """Make a wide directory with gaps, a deep one, and one with long names."""
     (top / "wide").mkdir()
     for index in range(count):
         (top / "wide" / f"file{index:06}").touch()
@@ -132,7 +132,7 @@ def directories(top: Path, count: int = 3000) -> None:
 
 
 def everything(top: Path) -> None:
-    """All of the above that every file system can hold."""
+    """Make all of the above that every file system can hold."""
     names(top)
     attributes(top)
     xattrs(top)

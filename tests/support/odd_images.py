@@ -1,6 +1,6 @@
-"""Images in formats that are not read here, made by their own tools, or by hand.
+"""Images in formats that ventifs does not read, made by their own tools or by hand.
 
-Each maker gets a directory and the bytes of a disk, in whole sectors, and returns the image.
+A maker takes a directory and the bytes of a disk, in whole sectors, and returns the image.
 """
 
 import base64
@@ -18,7 +18,7 @@ Maker = Callable[[Path, bytes], Path]
 
 
 def tool(*command: str | Path, text: str = "") -> None:
-    """Run a program, which must not fail."""
+    """Run a program, which must succeed."""
     done = subprocess.run(
         [*map(str, command)], input=text, capture_output=True, text=True, check=False
     )
@@ -32,7 +32,7 @@ def _raw(top: Path, disk: bytes) -> Path:
 
 
 def by_qemu(driver: str, *options: str) -> Maker:
-    """What makes an image in a format that QEMU writes."""
+    """A maker of images in a format that QEMU writes."""
 
     def make(top: Path, disk: bytes) -> Path:
         image = top / f"image.{driver}"
@@ -52,14 +52,14 @@ def encrypted_qcow2(top: Path, disk: bytes, options: str) -> Path:
     command += [str(raw), str(image)]
     for _ in range(50):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if "accurate CPU usage" not in done.stderr:  # it measures how fast the machine is
+        if "accurate CPU usage" not in done.stderr:  # its measurement of the CPU failed
             break
     assert not done.returncode, done.stderr
     return image
 
 
 def bochs(top: Path, disk: bytes) -> Path:
-    """A growing image of Bochs; all extents are there, of 4096 bytes each."""
+    """A growing image of Bochs with all its extents, of 4096 bytes each."""
     count, extent = -(-len(disk) // 4096), 4096
     head = struct.pack(
         "<32s16s16sIIIIIIQ",
@@ -104,7 +104,7 @@ def cloop(top: Path, disk: bytes) -> Path:
 
 
 def dmg(top: Path, disk: bytes) -> Path:
-    """An Apple disk image: one chunk as it is, and what ends them."""
+    """An Apple disk image of one uncompressed chunk and a terminator."""
     sectors = len(disk) // 512
     mish = struct.pack(">IIQQQIII", 0x6D697368, 1, 0, sectors, 0, 0, 0, 0).ljust(200, b"\0")
     mish += struct.pack(">IIIQQQQ", 2, 1, 0, 0, sectors, 0, len(disk))
@@ -146,7 +146,7 @@ def wim(top: Path, disk: bytes) -> Path:
 
 
 def overlay(driver: str) -> Maker:
-    """What makes a qcow2 image over one in another format."""
+    """A maker of qcow2 images over a backing file in another format."""
 
     def make(top: Path, disk: bytes) -> Path:
         base = by_qemu(driver)(top, disk)
@@ -157,7 +157,7 @@ def overlay(driver: str) -> Maker:
 
 
 def deep(top: Path, disk: bytes) -> Path:
-    """More layers than are followed."""
+    """An image with more layers than ventifs follows."""
     base = by_qemu("qcow2")(top, disk)
     for number in range(66):
         layer = top / f"{number}.qcow2"

@@ -1,4 +1,4 @@
-"""A 9P server of a few lines, which a test scripts: it takes requests and says what it is told."""
+"""A minimal 9P server that a test scripts: it takes requests and sends given replies."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
@@ -19,7 +19,7 @@ from ventifs.ninep.protocol.messages import (
 )
 from ventifs.ninep.protocol.wire import Qid
 
-PATIENCE_S = 60  # of a clock that jumps there when nothing else can happen
+PATIENCE_S = 60  # on a clock that jumps there when all tasks wait
 ROOT = Qid(0x80, 1, 1)
 M = TypeVar("M", bound=Message)
 Script = Callable[["Peer"], Awaitable[object]]
@@ -31,10 +31,10 @@ class Peer:
     def __init__(self, stream: trio.abc.Stream, dialect: Dialect) -> None:
         self.stream = stream
         self.codec = Codec.of(dialect)
-        self.tag = NOTAG  # of the request that was taken last
+        self.tag = NOTAG  # of the last request
 
     async def take(self, kind: type[M]) -> M:
-        """The next request, which must be of a type."""
+        """Receive the next request, which must be of this type."""
         head = await self._exactly(HEADER_SIZE)
         size = HEADER.unpack(head)[0]
         self.tag, request = self.codec.decode(head + await self._exactly(size - HEADER_SIZE))
@@ -42,7 +42,7 @@ class Peer:
         return request
 
     async def say(self, message: Message, tag: int | None = None) -> None:
-        """Send a message, as the answer to the last request unless told otherwise."""
+        """Send a message; without `tag`, as the reply to the last request."""
         await self.stream.send_all(self.codec.encode(message, self.tag if tag is None else tag))
 
     async def serve(self, kind: type[M], answer: Message) -> M:
@@ -52,7 +52,7 @@ class Peer:
         return request
 
     async def silence(self) -> None:
-        """Nothing more comes but the end."""
+        """Check that the client sends nothing more and closes the stream."""
         assert await self.stream.receive_some() == b""
 
     async def _exactly(self, size: int) -> bytes:
@@ -64,7 +64,7 @@ class Peer:
         return data
 
     async def begin(self, msize: int = 8192) -> Self:
-        """The handshake."""
+        """Answer the version and the attach."""
         request = await self.take(Tversion)
         await self.say(Rversion(min(msize, request.msize), request.version))
         await self.serve(Tattach, Rattach(ROOT))
@@ -72,7 +72,7 @@ class Peer:
 
 
 async def elapse(seconds: float) -> None:
-    """Let the clock of `converse` go on; it jumps as soon as every task waits."""
+    """Advance the clock of `converse`, which jumps as soon as every task waits."""
     await trio.sleep(seconds)  # noqa: TID251
 
 
@@ -86,7 +86,7 @@ def converse(
 ) -> Any:
     """Run a client against a script, and return what the client's function returns.
 
-    With `begin` the handshake is made before the script. Whatever the client raises comes out.
+    With `begin` the handshake comes before the script. Raises what the client raises.
     """
 
     async def main() -> Any:

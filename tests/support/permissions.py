@@ -1,4 +1,4 @@
-"""What Linux itself says of permissions, asked by a child that becomes one user after another."""
+"""Compares permissions with Linux's own, in a child that becomes one user after another."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def acl_of(entries: list[tuple[int, int, int]]) -> bytes:
 
 
 def compare(path: Path, cases: int) -> None:
-    """In a child of root's: fails where `permits` and access(2) differ about a file."""
+    """In a child, as root: fail where `permits` and access(2) differ about a file."""
     rng = random.Random(1)
     uids, gids = [OWNER, 1001, 1002], [GROUP, 101, 102]
     for _ in range(cases):
@@ -42,9 +42,10 @@ def compare(path: Path, cases: int) -> None:
 
 
 def compare_nobody(path: Path, cases: int) -> None:
-    """In a child of root's: fails where nobody gets other than what both of access(2) give.
+    """In a child, as root: fail where `permits` and two access(2) calls differ about nobody.
 
-    Nobody once without a group, and once with its own and some of the tree's.
+    `permits` must grant what both calls grant: one is made without a group, one with nobody's own
+    group and some of the tree's.
     """
     rng = random.Random(2)
     for _ in range(cases):
@@ -73,7 +74,7 @@ NOBODYS_GROUPS = {NOBODY_UID, GROUP, 101}
 
 
 def odd_tree(top: Path, seed: int) -> None:
-    """A tree of odd modes, owners and lists, whose accounts put nobody into `NOBODYS_GROUPS`."""
+    """Make a tree of odd modes, owners and ACLs; its accounts put nobody in `NOBODYS_GROUPS`."""
     rng = random.Random(seed)
     (top / "etc").mkdir(parents=True)
     (top / "etc" / "passwd").write_text("root:x:0:0::/:\nnobody:x:65534:65534::/:\n")
@@ -92,7 +93,7 @@ def odd_tree(top: Path, seed: int) -> None:
 
 
 def write_readable(top: Path, result: Path) -> None:
-    """In a child of root's: the paths that the kernel lets nobody read with and without groups."""
+    """In a child, as root: write the paths that nobody can read both with and without groups."""
     paths = [os.path.join(at, name) for at, _, names in os.walk(top) for name in names]
     found = []
     for path in paths:
@@ -111,7 +112,7 @@ def _opens(path: str, groups: set[int]) -> bool:
 
 
 def _make_odd(path: Path, rng: random.Random, *, often_open: bool = False) -> None:
-    """Change a file's owner, group, mode and lists."""
+    """Change a file's owner, group, mode and access control lists."""
     uids, gids = [0, OWNER, NOBODY_UID], [0, GROUP, 101, 102, NOBODY_UID]
     os.chown(path, rng.choice(uids), rng.choice(gids))
     mode = rng.randrange(0o1000)
@@ -119,7 +120,7 @@ def _make_odd(path: Path, rng: random.Random, *, often_open: bool = False) -> No
     for name in (_ACL, "system.posix_acl_default"):
         if name in os.listxattr(path):
             os.removexattr(path, name)
-    if path.is_dir() and rng.random() < 0.5:  # decides nothing about the directory itself
+    if path.is_dir() and rng.random() < 0.5:  # does not affect the directory itself
         os.setxattr(path, "system.posix_acl_default", _some_list(rng, uids, gids))
     if rng.random() < 0.5:
         os.setxattr(path, _ACL, _some_list(rng, uids, gids))

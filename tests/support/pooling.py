@@ -1,4 +1,4 @@
-"""What runs pools of workers in tests: children, since a test process must not fork by itself."""
+"""Children that run pools of workers for tests, since a test process must not fork."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from ventifs.tree.process_pool import DESCRIPTORS_MAX, REQUEST_MAX, Handle, Work
 
 
 class _Odd(VentifsError):
-    """An error that cannot be made again from what it says."""
+    """An error that cannot be made again from its message."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
@@ -22,12 +22,12 @@ class _Odd(VentifsError):
 
 @contextmanager
 def obeying(*_: object) -> Iterator[Handle]:
-    """A task that does what it is told."""
+    """A task that obeys its requests."""
     yield _obey
 
 
 def _listed(directory: int) -> list[str]:
-    """A directory's names, by a description of its own: the one sent shares its offset."""
+    """A directory's names, by a new descriptor: the one that was sent shares its offset."""
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
     try:
         return os.listdir(fd)
@@ -57,7 +57,7 @@ def _obey(request: bytes, descriptors: Sequence[int]) -> bytes:
         case b"die":
             os.kill(os.getpid(), signal.SIGKILL)
         case b"wait":
-            with open(rest, "rb") as fifo:  # until somebody writes to it
+            with open(rest, "rb") as fifo:  # until a writer writes to it
                 return fifo.read()
         case b"wake":
             Path(os.fsdecode(rest)).write_bytes(b"awake")
@@ -67,7 +67,7 @@ def _obey(request: bytes, descriptors: Sequence[int]) -> bytes:
 
 
 def lead(connection: Connection, count: int) -> None:
-    """A parent of workers that hands over what it is told, and tells what came back."""
+    """A parent of workers that passes on the requests it receives, and returns their replies."""
     signal.alarm(PATIENCE_S)
     with Workers(count, obeying) as pool:
         while True:
@@ -95,7 +95,7 @@ def _answered(pool: Workers, requests: list[bytes], directories: list[str]) -> o
 
 
 def lead_until_killed(pids: Path) -> None:
-    """A parent of three workers, of whom two are at work."""
+    """A parent of three workers, two of which are busy."""
     signal.alarm(PATIENCE_S)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     found: list[bytes] = []
@@ -109,7 +109,7 @@ def lead_until_killed(pids: Path) -> None:
 
 
 def limits(connection: Connection) -> None:
-    """Requests of the largest size and with the most descriptors, many in flight."""
+    """Send requests of the largest size with the most descriptors, many in flight."""
     (directory,) = connection.recv()
     fd = os.open(directory, os.O_RDONLY)
     replies: list[bytes] = []
@@ -122,7 +122,7 @@ def limits(connection: Connection) -> None:
 
 
 def lead_in_trouble(connection: Connection) -> None:
-    """Make and end a pool where children are not waited for, or are interrupted once forked."""
+    """Make and end a pool where SIGCHLD is ignored, or children are interrupted once forked."""
     signal.alarm(PATIENCE_S)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     fork = os.fork

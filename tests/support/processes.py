@@ -1,7 +1,7 @@
 """Child processes for tests, forked from a server that never opens a store or starts a thread.
 
-So no LMDB environment crosses a fork, and a child costs some 10 ms. What a child runs stands in
-`tests/support`, where it can be imported by name.
+So no LMDB environment crosses a fork, and a child starts fast (see docs/performance.md). The
+functions that children run are in `tests/support`, where they can be imported by name.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ KILLED = -signal.SIGKILL
 
 
 def start(target: Callable[..., object], *args: object) -> BaseProcess:
-    """A child running `target(*args)`; an exception shows as exit code 1."""
+    """Start a child that runs `target(*args)`; an exception becomes exit code 1."""
     child = _context.Process(target=target, args=args)
     child.start()
     return child
@@ -39,7 +39,7 @@ def kill(child: BaseProcess) -> None:
 
 
 def finished(child: BaseProcess) -> int:
-    """Wait for a child's end; its exit code."""
+    """Wait for a child's end; return its exit code."""
     child.join(PATIENCE_S)
     if child.exitcode is None:
         child.kill()
@@ -48,12 +48,12 @@ def finished(child: BaseProcess) -> int:
 
 
 def run(target: Callable[..., object], *args: object) -> int:
-    """Run a child to its end; its exit code."""
+    """Run a child to its end; return its exit code."""
     return finished(start(target, *args))
 
 
 def kill_all() -> None:
-    """Kill what a failed test left running."""
+    """Kill all children that a failed test left running."""
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
@@ -70,7 +70,7 @@ def kill_stranger(pid: int) -> None:
 
 
 class Peer:
-    """A child that holds a conversation: `target(connection, *args)` answers what it is asked."""
+    """A child that answers requests: `target(connection, *args)` runs in it."""
 
     def __init__(self, target: Callable[..., object], *args: object) -> None:
         """Start it."""
@@ -84,11 +84,11 @@ class Peer:
         return self.heard()
 
     def tell(self, *question: object) -> None:
-        """Send something that `heard` gets the answer of."""
+        """Send a question whose answer `heard` returns."""
         self._connection.send(question)
 
     def heard(self) -> object:
-        """The answer to what was told."""
+        """Wait for the answer to a question sent by `tell`."""
         assert self._connection.poll(PATIENCE_S), "a child process does not answer"
         try:
             answer: object = self._connection.recv()
@@ -97,11 +97,11 @@ class Peer:
         return answer
 
     def end(self) -> None:
-        """Let it end by itself, well."""
+        """Let the child end by itself, with exit code 0."""
         self._connection.close()
         assert finished(self.process) == 0
 
     def kill(self) -> None:
-        """Kill it, as it stands."""
+        """Kill the child, whatever it is doing."""
         kill(self.process)
         self._connection.close()

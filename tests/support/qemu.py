@@ -1,7 +1,7 @@
 """A guest of QEMU with Debian's stock kernel, emulated (TCG), so that it runs on any machine.
 
-It boots, does what its initramfs says, and powers off; what it printed on its serial console is the
-result. Text that a guest prints may have escape codes of terminals in it, which are left out.
+It boots, runs its initramfs, and powers off; the output on its serial console is the result. Escape
+codes of terminals are removed from the output.
 """
 
 import re
@@ -15,13 +15,13 @@ from tests.support.segment import Segment, end, missing_programs, tail
 
 PACKAGES = "qemu-system-x86 linux-image-amd64 busybox-static initramfs-tools cpio"
 MEMORY = "1024M"
-# To the kernel command line of a guest with systemd, which else allows a unit 90 s to start.
+# For the kernel command line of a guest with systemd, whose default for a unit's start is 90 s.
 SLOW = f"systemd.default_timeout_start_sec={LONG_PATIENCE_S}"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
 
 
 class BootFailed(AssertionError):
-    """A guest did not power off in time; the message ends with what its console said last."""
+    """A guest did not power off in time; the message ends with the end of its console output."""
 
 
 def why_not() -> str:
@@ -42,20 +42,19 @@ def boot(
     disk: Path | None = None,
     segment: Segment | None = None,
 ) -> str:
-    """Boot a guest with one virtio network card, and wait until it powers off; its console.
+    """Boot a guest with one virtio network card until it powers off; return its console output.
 
     Args:
         kernel: the kernel's image.
         initrd: the initramfs.
         log: where the console goes.
         append: more words for the kernel's command line.
-        network: QEMU's `-netdev`, with the id `net`, without the word itself; by default one that
-            leads nowhere.
+        network: the arguments of QEMU's `-netdev`, with the id `net`; the default leads nowhere.
         disk: a raw image, which the guest may write, as /dev/vda.
         segment: the network that QEMU runs in, if not in the host's.
 
     Raises:
-        BootFailed: it takes longer than `LONG_PATIENCE_S`.
+        BootFailed: the guest runs longer than `LONG_PATIENCE_S`.
     """
     command: list[str | Path] = [
         "qemu-system-x86_64",

@@ -1,4 +1,4 @@
-"""Watching what the archiver reads of a source, and changing the source under its hands."""
+"""Watches what the archiver reads of a source, and changes the source while it reads."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def before_reading(hook: Hook) -> Iterator[None]:
 
 @contextmanager
 def once_before_reading(hook: Callable[[], object]) -> Iterator[None]:
-    """Call `hook` when all names of a small tree were looked at, and nothing is read yet."""
+    """Call `hook` when all names of a small tree have been scanned, and nothing is read yet."""
     called: list[bytes] = []
 
     def once(name: bytes) -> None:
@@ -50,14 +50,14 @@ def once_before_reading(hook: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def names_read() -> Iterator[list[bytes]]:
-    """Gathers the last component of whatever is read, directories not counted."""
+    """Collect the last component of every path that is read, without directories."""
     names: list[bytes] = []
     with before_reading(names.append):
         yield names
 
 
 class _Listing:
-    """What `os.scandir` returns, with the items given."""
+    """A stand-in for the result of `os.scandir`, with given items."""
 
     def __init__(self, items: "list[os.DirEntry[str]]") -> None:
         self._items = iter(items)
@@ -80,7 +80,7 @@ class _Listing:
 
 @contextmanager
 def listings(change: "Callable[[list[os.DirEntry[str]]], object]") -> Iterator[None]:
-    """Hand the names of every directory to `change`, before their status is looked at."""
+    """Pass the entries of every directory to `change`, before their status is read."""
     real = os.scandir
 
     def listed(where: int) -> _Listing:

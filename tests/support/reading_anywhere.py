@@ -2,8 +2,9 @@
 
     python3 reading_anywhere.py FILE COPY
 
-Ends with 1 and a line that says where they differ. Offsets are odd, on and around edges of pages
-and of the protocol's largest messages, and past the end; they are the same on every run.
+Where they differ, it exits with 1 and a line that names the place. Offsets lie on and around the
+edges of pages and of the protocol's largest messages, at odd places, and past the end; they are the
+same on every run.
 """
 
 import mmap
@@ -17,7 +18,7 @@ _RANDOM_READS = 100
 
 
 def main(name: str, copy_name: str) -> None:
-    """Compare them."""
+    """Compare a file with its copy."""
     copy = os.open(copy_name, os.O_RDONLY)
     file = os.open(name, os.O_RDONLY)
     size = os.fstat(copy).st_size
@@ -37,7 +38,7 @@ def main(name: str, copy_name: str) -> None:
 
 
 def same(read: bytes, expected: bytes, at: int, length: int) -> None:
-    """Fail unless a read brought what it should."""
+    """Fail unless a read returned the expected bytes."""
     if read != expected:
         sys.exit(f"{length} bytes at {at}: {len(read)} bytes read, not {len(expected)} or not them")
 

@@ -1,10 +1,10 @@
-"""A file layer that remembers what it did, and the disks a power cut could have left of it.
+"""A file layer that records its operations, and the disks that a power cut could have left.
 
-In the manner of ALICE (Pillai et al., OSDI 2014): what was synced before the cut is there; of what
-was written since the last sync of its file, each write may have made it, or not, or in part, in any
-combination; the same goes for names since the last sync of their directory. Two assumptions: a
+The model is that of ALICE (Pillai et al., OSDI 2014). Data that was synced before the cut is on the
+disk. Of the writes since the last sync of a file, each is there, missing, or there in part, in any
+combination. The same holds for names since the last sync of their directory. Two assumptions: a
 rename is atomic, also between directories; and LMDB keeps its own promises, so that its file is
-copied whole whenever it changed.
+copied whole whenever it has changed.
 """
 
 import os
@@ -85,14 +85,14 @@ class MakeDirectory:
 
 @dataclass(frozen=True, slots=True)
 class IndexWritten:
-    """LMDB has committed; its whole file."""
+    """LMDB has committed; holds its whole file."""
 
     data: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The store has told its caller that something is so."""
+    """The store has acknowledged a state to its caller."""
 
     state: object
 
@@ -103,11 +103,11 @@ Event = ContentOperation | NameOperation | Sync | SyncDirectory | IndexWritten |
 
 
 class RecordingFiles(Files):
-    """Does everything for real, below one directory, and keeps a log of it.
+    """Runs all operations for real, below one directory, and logs them.
 
     Attributes:
-        log: the events, in order. Nothing of LMDB's is in it but copies of its file.
-        base: the files that were there at the start, durable.
+        log: the events, in order; of LMDB it holds only copies of its file.
+        base: the disk at the start, all of it durable.
     """
 
     def __init__(self, root: Path) -> None:
@@ -147,9 +147,9 @@ class RecordingFiles(Files):
         return self._number(os.fstat(fd))
 
     def note_index(self) -> None:
-        """Look whether LMDB has committed since the last look.
+        """Log a commit of LMDB since the last call, if there was one.
 
-        Only in the main thread: it alone commits, so LMDB's file is whole when it looks.
+        Does so only in the main thread, which alone commits, so that LMDB's file is whole.
         """
         if current_thread() is not main_thread():
             return
@@ -162,7 +162,7 @@ class RecordingFiles(Files):
             self._log(IndexWritten(data))
 
     def acknowledged(self, state: object) -> None:
-        """Note that the caller has been told so."""
+        """Log that the store has acknowledged this state to its caller."""
         self.note_index()
         self._log(Acknowledged(state))
 
@@ -213,7 +213,7 @@ class RecordingFiles(Files):
 
 @dataclass
 class Disk:
-    """What is on a disk after a power cut, below the store's directory."""
+    """The content of a disk after a power cut, below the store's directory."""
 
     directories: list[Path] = field(default_factory=list)
     names: dict[Path, int] = field(default_factory=dict)
@@ -221,11 +221,11 @@ class Disk:
     index: bytes | None = None
 
     def copy(self) -> "Disk":
-        """Another disk with the same on it."""
+        """A copy of the disk."""
         return Disk(list(self.directories), dict(self.names), dict(self.contents), self.index)
 
     def digest(self) -> bytes:
-        """Equal for disks with the same files on them."""
+        """A digest that is equal for disks with the same files."""
         hasher = blake3(self.index or b"")
         for path, file in sorted(self.names.items()):
             hasher.update(f"{path} {len(self.contents[file])} {self.index is None}".encode())
@@ -233,7 +233,7 @@ class Disk:
         return hasher.digest()
 
     def apply(self, event: Event) -> None:
-        """Do what a name operation did; one whose file is not there does nothing."""
+        """Apply a name operation; it has no effect if its file is missing."""
         match event:
             case Create(path, file):
                 self.names[path] = file
@@ -247,7 +247,7 @@ class Disk:
                     self.directories.append(path)
 
     def write_to(self, root: Path) -> None:
-        """Make `root` such a disk."""
+        """Write the disk's files below `root`."""
         root.mkdir()
         for directory in sorted(self.directories):
             (root / directory).mkdir(parents=True)
@@ -260,7 +260,7 @@ class Disk:
 
 
 def index_states(log: Sequence[Event], base: Disk, cut: int) -> list[bytes | None]:
-    """LMDB's file as it has been until the cut, the last one last."""
+    """All states of LMDB's file until the cut, in order."""
     written = [event.data for event in log[:cut] if isinstance(event, IndexWritten)]
     return [base.index, *written]
 
@@ -275,11 +275,11 @@ def disk_after(
     """A disk that a cut before event `cut` could leave.
 
     Args:
-        log: what was recorded.
-        base: what was there before.
-        cut: how many events there were.
-        content: what a file holds after an unsynced operation, given what it held before.
-        name: whether an unsynced name operation made it.
+        log: the recorded events.
+        base: the disk before them.
+        cut: the number of events before the cut.
+        content: returns a file's content after an unsynced operation, given that before it.
+        name: whether an unsynced name operation reached the disk.
     """
     disk = base.copy()
     synced_contents = _last_syncs(log[:cut])
@@ -314,7 +314,7 @@ def _names_synced(later: Sequence[Event], path: Path) -> bool:
 
 
 def all_of_it(before: bytes, operation: ContentOperation) -> bytes:
-    """The operation made it."""
+    """The whole operation reached the disk."""
     if isinstance(operation, Truncate):
         return before[: operation.length].ljust(operation.length, b"\0")
     start, end = operation.offset, operation.offset + len(operation.data)
@@ -322,19 +322,19 @@ def all_of_it(before: bytes, operation: ContentOperation) -> bytes:
 
 
 def none_of_it(before: bytes, operation: ContentOperation) -> bytes:
-    """The operation did not make it."""
+    """Nothing of the operation reached the disk."""
     return before
 
 
 def length_only(before: bytes, operation: ContentOperation) -> bytes:
-    """The file has its new length, but what was written is zeros still."""
+    """The file's new length reached the disk, but not its data: zeros are in its place."""
     if isinstance(operation, Truncate):
         return all_of_it(before, operation)
     return before.ljust(operation.offset + len(operation.data), b"\0")
 
 
 def any_of_it(rng: random.Random) -> Chooser:
-    """All, nothing, zeros, the beginning only, or some pages only; as chance has it."""
+    """All, nothing, zeros, only the beginning, or only some pages, at random."""
 
     def prefix(before: bytes, operation: ContentOperation) -> bytes:
         if isinstance(operation, Truncate):
@@ -360,7 +360,7 @@ def any_of_it(rng: random.Random) -> Chooser:
 def possible_disks(
     log: Sequence[Event], base: Disk, cut: int, rng: random.Random, *, chances: int
 ) -> Iterator[Disk]:
-    """The plainest disks that a cut could leave, then some that chance picks."""
+    """The simplest disks that a cut could leave, then random ones."""
     yes, no = (lambda _: True), (lambda _: False)
     yield disk_after(log, base, cut, content=all_of_it, name=yes)
     yield disk_after(log, base, cut, content=none_of_it, name=no)

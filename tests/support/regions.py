@@ -1,4 +1,4 @@
-"""A small store with everything in it, and a map of what each byte of its arenas is for."""
+"""A small store with every kind of structure, and a map of the purpose of each byte."""
 
 import random
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Clump
 from ventifs.store.clump import HEAD_SIZE, ClumpKind, Codec, Head
 
 LARGE = 140_000  # a block that is alone in its clump, and does not compress
-_ARENA = 900_000  # room for five of them and change, not for six
+_ARENA = 900_000  # room for five of them and small blocks, not for six
 
 
 @dataclass(frozen=True)
 class Region:
-    """Some bytes of an arena that serve one purpose.
+    """A range of bytes of an arena that serve one purpose.
 
     Attributes:
         name: "header", "head of DATA", "list of DATA", "payload of DATA RAW", "directory", ...
-        head: of the clump they belong to, if any; `offset` is then the clump's.
+        head: that of the clump they belong to, if any; `offset` is then the clump's.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Region:
     head: Head | None = None
 
     def bits(self, rng: random.Random, count: int) -> list[tuple[int, int]]:
-        """(byte, mask) for a bit of every byte, or, if there are more, of `count` of them."""
+        """(byte, mask) for a bit of every byte; of `count` random bytes, if there are more."""
         everything = range(self.start, self.end)
         chosen = everything if len(everything) <= count else rng.sample(everything, count)
         return [(at, 1 << rng.randrange(8)) for at in chosen]
@@ -39,19 +39,19 @@ class Region:
 
 @dataclass(frozen=True)
 class Whole:
-    """A sound store and what it holds."""
+    """An undamaged store and what it holds."""
 
     root: Path
     blocks: dict[Score, bytes]
     regions: list[Region]
 
     def named(self, start: str) -> list[Region]:
-        """The regions whose names begin so."""
+        """The regions whose names begin with `start`."""
         return [region for region in self.regions if region.name.startswith(start)]
 
 
 def whole_store(root: Path) -> Whole:
-    """A sealed arena and an open one, both with clumps of every kind, codec and a gap."""
+    """Make a sealed and an open arena, both with clumps of every kind and codec and a gap."""
     tiny_store(root, arena_size=_ARENA)
     blocks: dict[Score, bytes] = {}
     for seed in (1, 2):
@@ -65,7 +65,7 @@ def whole_store(root: Path) -> Whole:
 
 
 def _half_filled(root: Path, seed: int) -> dict[Score, bytes]:
-    """Fill an arena so far that the next writer seals it."""
+    """Fill an arena until the next writer seals it."""
     rng = random.Random(seed)
     *blocks, lost, kept, filler = (rng.randbytes(LARGE - 1) + b"." for _ in range(5))
     small = made_up_blocks(20, seed=seed, size_max=4000)

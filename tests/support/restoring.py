@@ -1,4 +1,4 @@
-"""Restores by several processes, for tests: run in a child, which has no store open before."""
+"""Restores by several processes for tests, in a child that has opened no store before."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from ventifs.tree.versions.catalog import find_version
 
 
 def restored_by(store: Path, name: str, target: Path, jobs: int, *, overwrite: bool = False) -> str:
-    """Restore the latest version of a name; what could not be, as text."""
+    """Restore the latest version of a name; return what failed or was left out, as text."""
     report = target.with_name(target.name + ".json")
     assert processes.run(_restore, store, name, target, jobs, overwrite, report) == 0
     return report.read_text()
@@ -34,7 +34,7 @@ def _restore(
 
 
 def restore_until_told(store: Path, name: str, target: Path, pids: Path, overwrite: bool) -> None:
-    """A restore by two processes that notes who they are, and ends at SIGINT or SIGTERM."""
+    """Restore by two processes, write their pids to `pids`, and end at SIGINT or SIGTERM."""
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     with (

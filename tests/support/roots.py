@@ -1,4 +1,4 @@
-"""Real guest roots, and the same ones on other file systems."""
+"""Real guest roots, also on other file systems."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ ROOTS = Path(__file__).parents[2] / "tools" / "roots"
 
 
 def guest_roots() -> tuple[Path, Path]:
-    """A Debian root, and what became of a copy of it after upgrades; made once a machine."""
+    """A Debian root, and a copy of it after upgrades; made once per machine."""
     if shutil.which("mmdebstrap") is None:
         pytest.skip("needs mmdebstrap")
     done = subprocess.run([ROOTS], stdout=subprocess.PIPE, text=True, check=True)
@@ -23,7 +23,7 @@ def guest_roots() -> tuple[Path, Path]:
 
 @contextmanager
 def mounted(directory: Path, *mount: str | Path) -> Iterator[Path]:
-    """What `mount` with these arguments shows at a new directory; skips where that cannot be."""
+    """Run `mount` with these arguments at a new directory; skips where that is impossible."""
     directory.mkdir()
     done = subprocess.run(["mount", *mount, directory], check=False, capture_output=True, text=True)
     if done.returncode:
@@ -31,7 +31,7 @@ def mounted(directory: Path, *mount: str | Path) -> Iterator[Path]:
     try:
         try:
             os.setxattr(directory, "user.test", b"1")
-        except OSError:  # tmpfs has none before Linux 6.6
+        except OSError:  # tmpfs has no user xattrs before Linux 6.6
             pytest.skip(f"no user xattrs on {' '.join(map(str, mount))}")
         os.removexattr(directory, "user.test")
         yield directory
@@ -40,7 +40,7 @@ def mounted(directory: Path, *mount: str | Path) -> Iterator[Path]:
 
 
 def ext4_image(path: Path, size: int) -> Path:
-    """An empty ext4 file system in a sparse file."""
+    """Make an empty ext4 file system in a sparse file."""
     with path.open("wb") as file:
         file.truncate(size)
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", path], check=True)

@@ -1,8 +1,8 @@
-"""A network of its own for a test: servers, guests and tools in one network namespace.
+"""A private network for a test: servers, guests and tools in one network namespace.
 
-Nothing in it reaches the host's network, and nothing outside reaches it, so that servers listen at
-well-known ports and guests have fixed addresses. All that is started in a segment dies with it, and
-with the test run, even one that is killed.
+The namespace is isolated from the host's network, so that servers listen at well-known ports and
+guests have fixed addresses. All processes that are started in a segment end with it, and with the
+test run, even if that is killed.
 """
 
 import os
@@ -17,13 +17,13 @@ from tests.support.patience import PATIENCE_S
 HOST = "192.0.2.1"  # the address of servers; RFC 5737 keeps this network for examples
 GUEST = "192.0.2.2"
 NETWORK, PREFIX = "192.0.2.0", 24
-TAP = "tap0"  # where a guest's network card is
+TAP = "tap0"  # the device behind a guest's network card
 
-# The namespace lives as long as this shell, which ends when our end of its input does.
-# A tap seems to signal SIGIO before it tells epoll: a User-mode Linux guest that is quick looks in
-# between, sees nothing, and misses what came, until something else comes: a server that answers
-# while the guest is awake has it happen to 1 of 2,000 replies. So TCP sends again after 5 ms and
-# not 200, which were half of the time that such a guest took to look at a tree.
+# The namespace lives as long as this shell, which ends when our end of its input is closed.
+# A tap seems to send SIGIO before it wakes epoll. A fast User-mode Linux guest looks in between,
+# sees nothing, and misses the packet until another one arrives; a server that answers while the
+# guest is awake causes this now and then. So TCP retransmits after 5 ms; the default of 200 ms
+# would be much of the time in which such a guest reads a tree, see docs/performance.md.
 _HOLD = f"""
 ip link set lo up &&
 ip tuntap add {TAP} mode tap &&
@@ -36,7 +36,7 @@ _DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 def why_not() -> str:
-    """Why there can be no segment here; empty if there can."""
+    """The reason why a segment cannot be made here; empty if it can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if not Path("/dev/net/tun").exists():
@@ -52,7 +52,7 @@ class Segment:
         """Make it.
 
         Raises:
-            RuntimeError: the host does not allow it; the message says what it said.
+            RuntimeError: the host does not allow it; the message holds the reason.
         """
         self._started: list[subprocess.Popen[Any]] = []
         self._holder = subprocess.Popen(
@@ -83,7 +83,7 @@ class Segment:
         return subprocess.run(self.words(*command), check=check, **options)
 
     def close(self) -> None:
-        """Kill what runs in it."""
+        """Kill all processes in the segment."""
         for process in reversed(self._started):
             end(process)
         self._holder.kill()
@@ -99,7 +99,7 @@ class Segment:
 
 
 def end(process: "subprocess.Popen[Any]") -> None:
-    """Kill a process, if it still runs, and close what we hold of it."""
+    """Kill a process, if it still runs, and close our ends of its streams."""
     process.kill()
     process.wait(PATIENCE_S)
     for stream in (process.stdin, process.stdout, process.stderr):
@@ -113,7 +113,7 @@ def tail(log: Path, lines: int = 20) -> str:
 
 
 def missing_programs(programs: Sequence[str]) -> list[str]:
-    """Those of some programs that are not installed; what root alone runs is looked for too."""
+    """The programs of these that are not installed; searches the directories of root's too."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     places = path.split(os.pathsep)
     return [

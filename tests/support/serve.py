@@ -1,4 +1,4 @@
-"""`ventifs serve` as a process, and what it says."""
+"""`ventifs serve` as a process, and its output."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.support.patience import PATIENCE_S as PATIENCE_S
 from tests.support.patience import wait_until
 
 ROOT = Path(__file__).parents[2]
-# Of this tree, wherever the package may be installed from.
+# The command of this checkout, wherever the installed package comes from.
 VENTIFS = [
     sys.executable,
     "-c",
@@ -23,7 +23,7 @@ VENTIFS = [
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Where the user's store is `home/data`, and sockets are in `home/run`."""
+    """An environment in which the user's data is in `home/data`, and sockets in `home/run`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -54,10 +54,10 @@ def ventifs(home: Path, *words: str, expected: int = 0) -> "subprocess.Completed
 
 
 class Serve:
-    """A server that runs, until it is closed."""
+    """A running server; a context manager that kills it at the end."""
 
     def __init__(self, home: Path, *words: str, lines: int = 1, **more: Any) -> None:
-        """Start it, and wait until it has said so many lines."""
+        """Start it, and wait until it has printed this many lines."""
         self.home = home
         self._log = home / "log"
         with self._log.open("ab") as log:
@@ -89,11 +89,11 @@ class Serve:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it says it listens."""
+        """The addresses that it has printed."""
         return [found[1] for line in self.said if (found := re.match(r"listening on (.+)", line))]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Have it end; the exit code."""
+        """Send it a signal, and wait; return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
 
@@ -103,7 +103,7 @@ class Serve:
         return [int(pid) for pid in text.split()]
 
     def heard(self, pattern: str, times: int = 1) -> list[str]:
-        """Wait until its log has so many lines like this; they."""
+        """Wait until its log has this many matches of a pattern; return the matches."""
         found: list[str] = []
 
         def enough() -> bool:

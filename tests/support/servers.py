@@ -1,4 +1,4 @@
-"""9P servers in a segment: ours, over a store, and diod, over directories as they are."""
+"""9P servers in a segment: ventifs over a store, and diod over directories."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ class ServerDied(AssertionError):
 
 
 class Server:
-    """A server that listens at `HOST`, until it is closed."""
+    """A server that listens at `HOST` until it is closed."""
 
     def __init__(self, segment: Segment, log: Path, *command: str | Path, port: int = PORT) -> None:
         """Start it, and wait until it listens at a port.
 
         Raises:
-            ServerDied: it does not within `PATIENCE_S`.
+            ServerDied: it does not listen within `PATIENCE_S`.
         """
         self.port = port
         self.log = log
@@ -93,10 +93,11 @@ exec "$@"
 
 
 def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> Server:
-    """Debian's diod over directories, read-only, each of which is its own `aname`.
+    """Debian's diod over directories, read-only; the path of each is its `aname`.
 
-    It has a mount namespace of its own: it drops a peer that has no name, so it gets a hosts file;
-    and it lets peers write, which nobody shall to a directory that others use.
+    It runs in a mount namespace of its own, for two reasons. It drops peers without a host name, so
+    it gets a hosts file. It lets peers write, so the directories, which others use too, are mounted
+    read-only.
     """
     hosts = log.with_suffix(".hosts")
     hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{GUEST} guest\n")

@@ -1,4 +1,4 @@
-"""Real roots, archived and served: what guests mount, and what they should see of it."""
+"""Real roots, archived and served: what guests mount, and what they should see there."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ from tests.support.sharing import shared
 NAME = "web01"
 DIALECTS = ("9p2000", "9p2000.u", "9p2000.L")
 EVERYBODY = ("--allow", "192.0.2.0/24 *")
-NOBODYS = (7, 8)  # the owner that 9P2000's client gives everything: `dfltuid` and `dfltgid`
-_TIME_MAX = 0xFFFF_FFFE  # the protocol's largest has a meaning of its own
+NOBODYS = (7, 8)  # the owner of everything in 9P2000: options `dfltuid`, `dfltgid`
+_TIME_MAX = 0xFFFF_FFFE  # the protocol's largest value has a special meaning
 
 
 def command(*words: str | Path) -> list[str | Path]:
@@ -31,7 +31,7 @@ def command(*words: str | Path) -> list[str | Path]:
 
 
 def archive(store: Path, source: Path, name: str) -> str:
-    """Archive a directory; the version, as `NAME@TIME`."""
+    """Archive a directory; return the version, as `NAME@TIME`."""
     done = subprocess.run(
         command("archive", source, "--name", name, "--json", "--store", store),
         check=True,
@@ -58,7 +58,7 @@ class Exported:
         cache: str = "loose",
         more: str = "ro",
     ) -> str:
-        """The options of a mount of a version, by number or by name, or of a path in it."""
+        """The mount options for a version, by number or name, or for a path in it."""
         aname = self.versions[which] if isinstance(which, int) else which
         uid, gid = NOBODYS
         return ",".join(
@@ -71,7 +71,7 @@ class Exported:
 
 
 def _archived(roots: Sequence[Path], directory: Path) -> str:
-    """Archive roots into a new store below a directory; the versions, in lines."""
+    """Archive roots into a new store below a directory; return the versions, one per line."""
     store = directory / "store"
     subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
     return "\n".join(archive(store, root, NAME) for root in roots)
@@ -89,22 +89,22 @@ def exporting(
 
 
 def expected(seen: Look, dialect: str, *, contents: bool = True) -> Look:
-    """What a guest should see of a file that looks like this where it was archived.
+    """The facts that a guest should see of a file, given those of the archived one.
 
     Args:
-        contents: whether the guest reads what the file holds.
+        contents: whether the guest reads the file's content.
 
     Each dialect carries what it can:
 
-    - 9P2000.L: all of it. ACLs are attributes whose values Linux's client only shows when mounted
-      with `access=client,posixacl`, which the walk of a whole root is not.
+    - 9P2000.L: everything. ACLs are attributes whose values Linux's client shows only if mounted
+      with `access=client,posixacl`, which tests of whole roots do not use.
     - 9P2000.u: no extended attributes; whole seconds from 1970 to 2106; the number of links of
       regular files alone.
-    - 9P2000: besides, no numbers of links; no owners, which the client takes from its mount
+    - 9P2000: as 9P2000.u, but no numbers of links; no owners, which the client takes from its mount
       options; no types and no bits above the permissions, so that a symbolic link is a file that
-      holds its target and a device, FIFO or socket is an empty file.
+      holds its target, and a device, FIFO or socket is an empty file.
 
-    A directory has one link and a size of the dialect's own everywhere.
+    In every dialect a directory has one link and a size that the dialect fixes.
     """
     told: dict[str, Any] = dict(seen)
     mode, directory = seen["mode"], stat.S_ISDIR(seen["mode"])
@@ -135,7 +135,7 @@ def expected(seen: Look, dialect: str, *, contents: bool = True) -> Look:
 
 
 def differences(ours: dict[bytes, Look], theirs: dict[bytes, Look], *, most: int = 20) -> list[str]:
-    """How two trees differ, a line for each fact, for a message."""
+    """The differences of two trees, a line for each fact, for a message."""
     found = [f"{os.fsdecode(path)!r}: only in one" for path in sorted(ours.keys() ^ theirs.keys())]
     for path in sorted(ours.keys() & theirs.keys()):
         one, other = ours[path], theirs[path]

@@ -1,4 +1,4 @@
-"""Servers in this process for tests, and clients of them that send exactly what they are told."""
+"""Servers in this process for tests, and clients that send exactly the given bytes."""
 
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +29,7 @@ class Caller:
     """A client: frames out, frames in, one after the other."""
 
     def __init__(self, connected: socket.socket) -> None:
-        """Of a connected socket, which becomes non-blocking."""
+        """Use a connected socket, which becomes non-blocking."""
         connected.setblocking(False)
         self.socket = trio.socket.from_stdlib_socket(connected)
         self._rest = b""
@@ -45,7 +45,7 @@ class Caller:
             left = left[await self.socket.send(left) :]
 
     async def reply(self) -> tuple[int, Any]:
-        """The next reply, with its tag."""
+        """Receive the next reply, with its tag."""
         with trio.fail_after(PATIENCE_S):
             while len(self._rest) < 4 or len(self._rest) < self._size():
                 more = await self.socket.recv(1 << 16)
@@ -56,7 +56,7 @@ class Caller:
         return CODEC.decode(frame)
 
     async def ask(self, message: Message, tag: int = 1) -> Any:
-        """Send a request; its reply."""
+        """Send a request; return its reply."""
         await self.send((tag, message))
         answered, reply = await self.reply()
         assert answered == tag
@@ -69,13 +69,13 @@ class Caller:
         return self
 
     async def hung_up(self) -> bool:
-        """Whether the server closes the connection, and sends nothing before."""
+        """Whether the server closes the connection without sending anything before."""
         with trio.fail_after(PATIENCE_S), suppress(ConnectionResetError):
             return await self.socket.recv(1) == b""
         return True
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.socket.close()
 
     def _size(self) -> int:
@@ -88,16 +88,16 @@ def frames(*requests: tuple[int, Message]) -> bytes:
 
 
 class Serving:
-    """A server that runs, and what it takes to connect to it."""
+    """A running server, and connections to it."""
 
     def __init__(self, server: Server) -> None:
-        """Connections end with the test."""
+        """Serve; connections are closed at the end of the test."""
         self.server = server
         self.over = 0
         self._callers: list[Caller] = []
 
     def connect(self, room: int | None = None) -> Caller:
-        """A client over a socket pair, whose buffers hold about `room` bytes."""
+        """Connect a client by a socket pair whose buffers hold about `room` bytes."""
         ours, theirs = socket.socketpair()
         if room is not None:
             for end in ours, theirs:
@@ -140,7 +140,7 @@ async def serving(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let others work until something is so; fails when it does not become so."""
+    """Let other tasks run until a condition is true; fails if that takes too long."""
     with trio.fail_after(PATIENCE_S):
         while not condition():
             await trio.lowlevel.checkpoint()

@@ -1,7 +1,7 @@
-"""What is made once a test run and shared by all its processes, those of pytest-xdist.
+"""Resources that are made once per test run and shared by all its pytest-xdist processes.
 
-The process that needs it first makes it while the others wait; the one that leaves last removes it.
-What a process of a killed run left half made is made anew.
+The first process that needs a resource makes it while the others wait; the last one that leaves it
+removes it. A half-made resource of a killed run is made anew.
 """
 
 import fcntl
@@ -16,16 +16,16 @@ from tests.support.trees import remove
 
 
 def base_of(factory: pytest.TempPathFactory) -> Path:
-    """A directory that all processes of a test run have in common; pytest removes it some day."""
+    """The directory that all processes of a test run have in common; pytest removes it later."""
     base = factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @contextmanager
 def shared(base: Path, name: str, make: Callable[[Path], str]) -> Iterator[tuple[Path, str]]:
-    """A directory below `base`, and what `make` has returned when it filled it.
+    """A directory below `base`, and what `make` returned when it filled the directory.
 
-    One lock is held by the one that makes or removes it, another, shared, by all that use it.
+    The process that makes or removes it holds one lock; all users hold another lock, shared.
     """
     directory, facts = base / name, base / f"{name}.facts"
     with (base / f"{name}.use").open("w") as used:
@@ -40,7 +40,7 @@ def shared(base: Path, name: str, make: Callable[[Path], str]) -> Iterator[tuple
         try:
             yield directory, facts.read_text()
         finally:
-            with _alone(base / f"{name}.lock"), suppress(BlockingIOError):  # others use it still
+            with _alone(base / f"{name}.lock"), suppress(BlockingIOError):  # still in use
                 fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 facts.unlink()
                 remove(directory)

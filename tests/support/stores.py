@@ -1,4 +1,4 @@
-"""Stores for tests: small arenas, made-up blocks, and a look at whether all is well."""
+"""Stores for tests: small arenas, made-up blocks, and checks."""
 
 import random
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ SMALL_ARENA = 4 << 20
 
 
 def new_store(root: Path, *, arena_size: int = SMALL_ARENA) -> Path:
-    """Create a store at `root`; its path."""
+    """Create a store at `root`; return its path."""
     Store.create(root, arena_size=arena_size)
     return root
 
@@ -29,11 +29,11 @@ def some_blocks(count: int, *, seed: int = 0, size_max: int = 40_000) -> list[by
 
 
 def put_all(store: Store, blocks: Iterable[bytes]) -> list[Score]:
-    """Put blocks; their scores."""
+    """Put blocks; return their scores."""
     return [store.put(block)[0] for block in blocks]
 
 
 def findings(root: Path, *, read_data: bool = True) -> list[Finding]:
-    """What a check finds that does harm."""
+    """The harmful findings of a check."""
     report = check(root, read_data=read_data)
     return [finding for finding in report.findings if not finding.harmless]

@@ -1,4 +1,4 @@
-"""Partition tables made by sfdisk and sgdisk, and what sfdisk and blkid say of disks."""
+"""Partition tables made by sfdisk and sgdisk, and reports of sfdisk and blkid on disks."""
 
 import json
 import os
@@ -13,7 +13,7 @@ _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 def run(*command: str | Path, text: str = "", check: bool = True) -> str:
-    """A tool's output; the test is skipped if it is not installed."""
+    """Run a tool; return its output. Skips the test if the tool is not installed."""
     if shutil.which(str(command[0]), path=_PATH) is None:
         pytest.skip(f"{command[0]} is not installed")
     environment = {**os.environ, "PATH": _PATH, "LC_ALL": "C"}
@@ -30,7 +30,7 @@ def run(*command: str | Path, text: str = "", check: bool = True) -> str:
 
 
 def made(path: Path, size: int, script: str, *options: str) -> Path:
-    """A sparse disk with the table that sfdisk makes of a script."""
+    """Make a sparse disk with the table that sfdisk makes from a script."""
     with open(path, "wb") as file:
         file.truncate(size)
     run("sfdisk", "-q", "--no-reread", "--no-tell-kernel", *options, path, text=script)
@@ -38,13 +38,13 @@ def made(path: Path, size: int, script: str, *options: str) -> Path:
 
 
 def said(path: Path, *options: str) -> dict[str, Any]:
-    """What sfdisk says of a disk's table."""
+    """The table of a disk as sfdisk reports it."""
     found: dict[str, Any] = json.loads(run("sfdisk", *options, "--json", path))["partitiontable"]
     return found
 
 
 def blkid(path: Path, offset: int = 0, size: int | None = None) -> dict[str, str]:
-    """What blkid finds in a file system, by its own names."""
+    """The facts that blkid finds about a file system, by blkid's names."""
     where = ["-O", str(offset), *([] if size is None else ["-S", str(size)])]
     text = run("blkid", "-p", "-o", "export", *where, path, check=False)
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)

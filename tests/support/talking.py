@@ -1,4 +1,4 @@
-"""A client and a driver for sessions in tests: messages in, messages out, jobs when told."""
+"""A client and a driver for sessions in tests: messages in, messages out, loads on demand."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ MSIZE = 8192
 
 
 def run(session: NinepSession, job: Load, *equal: Load) -> None:
-    """Do a job, as a thread would, for all loads of an equal key."""
+    """Run a load, as a thread would, for all loads with an equal key."""
     try:
         value, failure = job.run(), None
     except Exception as error:
@@ -31,8 +31,8 @@ class Talk:
     """A conversation with a session.
 
     Attributes:
-        jobs: those that the session wants run and nobody has run.
-        largest: bytes of the largest reply.
+        jobs: the loads that the session has requested and that have not run.
+        largest: the size of the largest reply, in bytes.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Talk:
         return b"".join(self.codec.encode(message, tag) for tag, message in requests)
 
     def send(self, *requests: Reply) -> list[Reply]:
-        """Send requests; what is answered without any job."""
+        """Send requests; return the replies that need no load."""
         self.session.receive(self.frames(*requests))
         return self.turns()
 
     def turns(self) -> list[Reply]:
-        """Turn until nothing more comes of it."""
+        """Run turns until the session has nothing more to do; return the replies."""
         out = self._rest
         while True:
             out += b"".join(self.session.turn())
@@ -86,7 +86,7 @@ class Talk:
         return replies
 
     def work(self, count: int = 1_000_000) -> list[Reply]:
-        """Run jobs, oldest first and equal ones once, until none is left; what is answered then."""
+        """Run loads, oldest first and equal ones once, until none is left; return the replies."""
         replies: list[Reply] = []
         while self.jobs and count:
             count -= 1
@@ -98,7 +98,7 @@ class Talk:
         return replies
 
     def ask(self, *messages: Message) -> Any:
-        """Send requests one after the other, run what they need; the reply to the last one."""
+        """Send requests one by one, run their loads, and return the reply to the last one."""
         reply: Message | None = None
         for message in messages:
             answers = self.send((1, message)) + self.work()

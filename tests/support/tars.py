@@ -1,4 +1,4 @@
-"""Tar streams for tests: by tarfile, member for member, and by the tars people have."""
+"""Tar streams for tests: by tarfile, member for member, and by common tar programs."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def member(
 
 
 def with_fields(block: bytes, fields: dict[int, bytes]) -> bytes:
-    """A member whose header has other bytes at some offsets, and the checksum of that."""
+    """A member with other bytes at some offsets of its header, and a matching checksum."""
     head = bytearray(block[:512])
     for at, data in {**fields, 148: b" " * 8}.items():
         head[at : at + len(data)] = data
@@ -55,19 +55,19 @@ def link(name: str, target: str) -> bytes:
 
 
 def packed(data: bytes, command: str) -> bytes:
-    """The same, compressed by the command people use."""
+    """The data, compressed by a command such as gzip."""
     return subprocess.run([command, "-c"], input=data, capture_output=True, check=True).stdout
 
 
 def gnu_tar(source: Path, *options: str) -> bytes:
-    """GNU tar's archive of a directory, with everything it can keep."""
+    """GNU tar's archive of a directory, with everything that it can store."""
     words = ["tar", "--format=posix", "--xattrs", "--xattrs-include=*", "-C", str(source)]
     done = subprocess.run([*words, *options, "-cf", "-", "."], capture_output=True, check=True)
     return done.stdout
 
 
 def unpacked(data: bytes, target: Path, *command: str, **environment: str) -> str:
-    """What a tar says on standard error as it unpacks; it must succeed."""
+    """Unpack by a tar program, which must succeed; return its standard error."""
     target.mkdir()
     done = subprocess.run(
         [*command, "-xpf", "-", "-C", target],
@@ -81,14 +81,14 @@ def unpacked(data: bytes, target: Path, *command: str, **environment: str) -> st
 
 
 def taken(store: Path, data: bytes, exclude: tuple[bytes, ...] = ()) -> tuple[Entry, TarArchiver]:
-    """The root a stream is archived as, and what was told on the way."""
+    """Archive a stream; return its root, and the archiver with its troubles."""
     with Store.open(store, "write") as opened:
         archiver = TarArchiver(opened, exclude=Patterns(exclude))
         return archiver.run(io.BytesIO(data)), archiver
 
 
 def entries_of(store: Path, data: bytes) -> dict[bytes, Entry]:
-    """Every path of an archived stream, which must not have troubles."""
+    """Archive a stream without troubles; return every path with its entry."""
     root, archiver = taken(store, data)
     assert list(archiver.troubles) == []
     with Store.open(store) as opened:

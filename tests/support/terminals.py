@@ -1,7 +1,7 @@
-"""Commands on a terminal and through pipes, hundreds of them in little time.
+"""Runs many commands fast, on a terminal or through pipes.
 
-Each runs in a fork of one process that has all commands imported. On a terminal progress is drawn
-at every step.
+Each command runs in a fork of one process that has all commands imported. On a terminal, progress
+is drawn at every step.
 """
 
 import base64
@@ -24,7 +24,7 @@ PATIENCE_S = 120
 
 
 class Said(NamedTuple):
-    """What a command said; on a terminal all of it is in both."""
+    """The exit code and output of a command; on a terminal `out` and `err` both hold all of it."""
 
     code: int
     out: bytes
@@ -35,7 +35,7 @@ class Commands:
     """Runs commands; a context manager."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
-        """They run in a directory, with these variables."""
+        """Run commands in a directory, with these environment variables."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.terminals", os.fspath(directory)],
             env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -68,7 +68,7 @@ class Commands:
 
 
 def _terminal() -> tuple[int, int]:
-    """The two ends of a terminal that changes nothing of what is written."""
+    """The two ends of a terminal that does not change what is written."""
     ours, theirs = pty.openpty()
     modes = termios.tcgetattr(theirs)
     modes[1] &= ~termios.OPOST
@@ -98,7 +98,7 @@ def _become(words: list[bytes], out: int, err: int) -> NoReturn:
 
 
 def _read(fds: dict[int, bytearray]) -> None:
-    """All there is, until the other ends are closed."""
+    """Read everything until the other ends are closed."""
     left = set(fds)
     while left:
         ready, _, _ = select.select(sorted(left), [], [], PATIENCE_S)
@@ -107,7 +107,7 @@ def _read(fds: dict[int, bytearray]) -> None:
         for fd in ready:
             try:
                 data = os.read(fd, 1 << 16)
-            except OSError:  # a terminal whose last user has gone
+            except OSError:  # the other end of the terminal is closed
                 data = b""
             fds[fd] += data
             if not data:

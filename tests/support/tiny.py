@@ -1,4 +1,4 @@
-"""Stores with arenas far smaller than anybody may ask for, so that tests seal quickly."""
+"""Stores with arenas below the smallest allowed size, so that tests seal them quickly."""
 
 import random
 from pathlib import Path
@@ -22,7 +22,7 @@ def tiny_store(
     access: Access = PRIVATE,
     files: Files | None = None,
 ) -> Path:
-    """Create a store at `root` that seals its arenas at `arena_size` bytes; its path."""
+    """Create a store at `root` that seals arenas at `arena_size` bytes; return its path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ventifs.store.store.ARENA_SIZE_MIN", 1)
         Store.create(root, arena_size=arena_size, access=access, files=files or Files())
@@ -30,7 +30,7 @@ def tiny_store(
 
 
 def audited(root: Path, *, indexed: bool = True) -> Report:
-    """What `check` with `read_data` reports, without its child process."""
+    """The report of `check` with `read_data`, without its child process."""
     header = read_header(root)
     index = Index(root / "index", header.store_id) if indexed else None
     try:

@@ -1,4 +1,4 @@
-"""Lines of a 9P trace as messages again: the reverse of `ventifs.ninep.protocol.trace`."""
+"""Parses lines of a 9P trace into messages: the reverse of `ventifs.ninep.protocol.trace`."""
 
 import re
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ class Line(NamedTuple):
     """The content of a line.
 
     Attributes:
-        incoming: whether the side that traced received it.
-        tag: the message's; NOTAG of a frame too short to have one.
-        message: the message, or the bytes of a frame that was none.
+        incoming: whether the tracing side received it.
+        tag: that of the message; NOTAG for a frame too short to have one.
+        message: the message, or the bytes of a frame that is not one.
     """
 
     incoming: bool
@@ -35,7 +35,7 @@ def parse(line: str) -> Line:
     """The content of a line; text before its arrow, such as a time, is ignored.
 
     Raises:
-        WireError: when it is no such line, or not whole.
+        WireError: it is no such line, or incomplete.
     """
     found = _LINE.search(line.rstrip("\r\n"))
     if found is None:
@@ -83,7 +83,7 @@ class _Words:
         self._words.pop()
 
     def end(self) -> None:
-        """Nothing is left."""
+        """Check that nothing is left."""
         if self._words:
             raise ValueError(f"{self._words[-1][:30]!r} is too much")
 
@@ -114,7 +114,7 @@ class _Words:
         return self._qid() if shape == "qid" else self._text()
 
     def number(self, label: str, bits: int) -> int:
-        """A number behind its label."""
+        """The number after a label."""
         self._take(label)
         word = self._next()
         if not _NUMBER.fullmatch(word):

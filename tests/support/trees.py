@@ -1,4 +1,4 @@
-"""Small directory trees with everything odd that a guest root may hold."""
+"""Small directory trees with all the unusual files that a guest root may hold."""
 
 import os
 import random
@@ -40,12 +40,12 @@ def archived(
 
 
 def remove(path: Path) -> None:
-    """Remove a tree of any depth, which Python's own rmtree cannot."""
+    """Remove a tree of any depth; Python's rmtree fails on deep ones."""
     subprocess.run(["rm", "-rf", path], check=True)
 
 
 def settle(root: Path) -> None:
-    """Give everything a time that depends on its path alone."""
+    """Set the mtime of everything to one that depends on its path alone."""
     for directory, names, files in os.walk(os.fsencode(root), topdown=False):
         for name in [*files, *names, b""]:
             path = os.path.join(directory, name) if name else directory
@@ -56,7 +56,7 @@ def settle(root: Path) -> None:
 
 
 def plain_tree(root: Path, *, backwards: bool = False) -> Path:
-    """What any user can make and read, in one order or the other."""
+    """Make what any user can make and read, in one order or the reverse."""
     root.mkdir(parents=True)
 
     def sparse() -> None:
@@ -87,7 +87,7 @@ def plain_tree(root: Path, *, backwards: bool = False) -> Path:
             (root / name).symlink_to(target)
 
     def modes() -> None:
-        closed = 0o000 if os.geteuid() == 0 else 0o500  # to all but its reader
+        closed = 0o000 if os.geteuid() == 0 else 0o500  # closed to all but its owner
         for mode in (0o4755, 0o2711, 0o1777, closed, 0o444):
             (root / f"file{mode:o}").write_bytes(b"m")
             (root / f"file{mode:o}").chmod(mode)
@@ -107,7 +107,7 @@ def plain_tree(root: Path, *, backwards: bool = False) -> Path:
 
 
 def odd_tree(root: Path) -> Path:
-    """All of `plain_tree`, and what only root can make."""
+    """Make all of `plain_tree`, and what only root can make."""
     plain_tree(root)
     os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(root / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 300))
@@ -138,6 +138,6 @@ def odd_tree(root: Path) -> Path:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy by coreutils, which keeps everything."""
+    """Copy a tree by cp, which keeps everything."""
     subprocess.run(["cp", "-a", "--sparse=always", source, target], check=True)
     return target

@@ -1,12 +1,13 @@
-"""A User-mode Linux guest: a real kernel with its own 9P client, up in two seconds without KVM.
+"""A User-mode Linux guest: a real kernel with its own 9P client, which boots fast without KVM.
 
 The guest's root is the host's own, read-only through hostfs, so that it has the host's Python and
-coreutils and nothing needs to be built. Its directory (`Guest.directory`) is shared with the host
-and is the only thing of the host that it can write. Below it, `mnt` is a tmpfs of the guest's own:
-the place for mount points and copies, and where every script starts.
+coreutils and nothing needs to be built. Its directory (`Uml.directory`) is shared with the host,
+and is the only part of the host that it can write. `mnt` below it is a tmpfs of the guest's own,
+for mount points and copies; every script starts there.
 
-Scripts run one after the other, as root, by an agent that is the guest's init. The host asks for
-them over a serial line and finds their output in the shared directory.
+An agent, the guest's init, runs scripts one after the other, as root. The host requests them over a
+serial line and finds their output in the shared directory. For the boot time see
+docs/performance.md.
 """
 
 import os
@@ -29,7 +30,7 @@ MEMORY = "2048M"
 MODULES = Path("/usr/lib/uml/modules")
 PACKAGES = "user-mode-linux iproute2"
 
-# `$1` is the shared directory. modprobe wants its modules below a `lib/modules`.
+# `$1` is the shared directory. modprobe expects its modules below a `lib/modules`.
 _AGENT = f"""#!/bin/sh
 set -e
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
@@ -60,12 +61,12 @@ poweroff -f
 
 
 class GuestDied(AssertionError):
-    """The guest ended, hung or panicked; the message ends with what its console said last."""
+    """The guest ended, hung or panicked; the message ends with the end of its console output."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a script: its exit status, and its output with its errors among it."""
+    """The result of a script: its exit status, and its output and errors together."""
 
     status: int
     output: bytes
@@ -85,13 +86,13 @@ def why_not() -> str:
 
 
 class Uml:
-    """A guest that runs, in a segment."""
+    """A running guest in a segment."""
 
     def __init__(self, segment: Segment, directory: Path) -> None:
         """Boot it; `directory` must be new or empty.
 
         Raises:
-            GuestDied: it does not come up.
+            GuestDied: the guest does not boot.
         """
         self.directory = directory
         self._console = directory / "console.log"
@@ -104,10 +105,11 @@ class Uml:
         agent.chmod(0o755)
         self._line, theirs = socket.socketpair()
         fd = theirs.fileno()
-        # Its idle loop may miss a packet that comes as it falls asleep; without `nohz=off` nothing
-        # wakes it until TCP sends that again: a few times a second, for 200 ms each.
-        # A PID namespace, since the processes of the guest are traced ones of the host, which
-        # would outlive a kernel that is killed.
+        # The guest's idle loop may miss a packet that arrives as it falls asleep. Without
+        # `nohz=off` nothing wakes it until TCP retransmits, which takes long, see
+        # docs/performance.md.
+        # The PID namespace ends the guest's processes with its kernel: they are traced processes of
+        # the host, which would outlive a killed kernel.
         with self._console.open("wb") as console, theirs:
             self._process = segment.start(
                 "unshare",
@@ -146,15 +148,15 @@ class Uml:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the guest still runs."""
         return self._process.poll() is None
 
     def run(self, script: str, *, patience_s: float = PATIENCE_S) -> Done:
         """Run a shell script in the guest to its end.
 
         Raises:
-            GuestDied: it does not end within `patience_s`, or the guest ends first; the guest is
-                dead then.
+            GuestDied: the script does not end within `patience_s`, or the guest ends first; the
+                guest is killed then.
         """
         self._scripts += 1
         number = self._scripts
@@ -172,14 +174,14 @@ class Uml:
         return Done(int(told[1]), output.read_bytes())
 
     def succeed(self, script: str, *, patience_s: float = PATIENCE_S) -> str:
-        """Run a script that must succeed, each of its commands; its output."""
+        """Run a script whose commands must all succeed; return its output."""
         done = self.run(f"set -eu\n{script}", patience_s=patience_s)
         assert done.status == 0, f"{script!r} ended with {done.status}:\n{done.text}"
         return done.text
 
     @contextmanager
     def mounted(self, name: str, server: str, options: str) -> Iterator[Path]:
-        """A 9P mount at the new directory `name`; its path in the guest."""
+        """Mount a 9P server at the new directory `name`; yields its path in the guest."""
         place, quoted = self.directory / "mnt" / name, shlex.quote(name)
         words = f"mkdir {quoted}\nmount -i -t 9p -o {shlex.quote(options)} {server} {quoted}"
         self.succeed(words)
@@ -190,13 +192,13 @@ class Uml:
                 self.succeed(f"umount {quoted}\nrmdir {quoted}")
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the guest, whatever it does."""
         end(self._process)
         self._line.close()
 
     def _heard(self, pattern: str, patience_s: float) -> "re.Match[str]":
         """Wait for a line from the agent."""
-        while b"\n" not in self._said:  # it comes in one piece, or nearly
+        while b"\n" not in self._said:  # a line comes in one or few pieces
             if not select.select([self._line], [], [], patience_s)[0]:
                 raise GuestDied(f"the guest hangs: no answer for {patience_s} s{self._last()}")
             try:

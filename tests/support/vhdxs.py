@@ -1,4 +1,4 @@
-"""Changes to VHDX images made by QEMU: headers, metadata, and a log that is not replayed."""
+"""Changes VHDX images made by QEMU: headers, metadata, and a log that is not replayed."""
 
 import struct
 from pathlib import Path
@@ -11,7 +11,7 @@ _LENGTHS = dict.fromkeys(HEADERS, 4 * KIB) | dict.fromkeys(REGIONS, 64 * KIB)
 
 
 def change(data: bytearray, place: int, fields: dict[int, bytes]) -> None:
-    """Change fields of a header or table of regions, and its checksum."""
+    """Change fields of a header or region table, and its checksum."""
     length = _LENGTHS[place]
     for at, field in fields.items():
         data[place + at : place + at + len(field)] = field
@@ -20,23 +20,23 @@ def change(data: bytearray, place: int, fields: dict[int, bytes]) -> None:
 
 
 def current(data: bytes | bytearray) -> int:
-    """Where the current header is."""
+    """The offset of the current header."""
     return max(HEADERS, key=lambda place: int(struct.unpack_from("<Q", data, place + 8)[0]))
 
 
 def item(data: bytes | bytearray, which: int) -> int:
-    """Where an item of the metadata is, by its number in the table."""
+    """The offset of an item of the metadata, by its number in the table."""
     base = metadata(data)
     return base + int(struct.unpack_from("<I", data, base + 32 + 32 * which + 16)[0])
 
 
 def metadata(data: bytes | bytearray) -> int:
-    """Where the metadata is."""
+    """The offset of the metadata."""
     return _region(data, bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e"))
 
 
 def table(data: bytes | bytearray) -> int:
-    """Where the table of blocks is."""
+    """The offset of the block allocation table."""
     return _region(data, bytes.fromhex("6677c22d23f600429d64115e9bfd4a08"))
 
 

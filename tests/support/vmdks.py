@@ -1,4 +1,4 @@
-"""VMDK images made by hand: what qemu-img reads, and cannot make."""
+"""VMDK images made by hand, of kinds that qemu-img reads but cannot make."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 
 
 def descriptor(kind: str, *lines: str, parent: str = "ffffffff", more: str = "") -> str:
-    """A descriptor with some lines for its extents."""
+    """A descriptor with these lines for its extents."""
     return (
         f'# Disk DescriptorFile\nversion=1\nCID=1234abcd\nparentCID={parent}\ncreateType="{kind}"\n'
         f"{more}\n# Extent description\n{chr(10).join(lines)}\n\n# The Disk Data Base\n#DDB\n\n"
@@ -21,7 +21,7 @@ def descriptor(kind: str, *lines: str, parent: str = "ffffffff", more: str = "")
 
 
 def header(capacity: int, **fields: int) -> bytes:
-    """The header of a sparse extent, of a sector; `fields` replace what is usual."""
+    """The header of a sparse extent, one sector long; `fields` replace the usual values."""
     told = {
         "version": 1,
         "flags": 1,
@@ -114,7 +114,7 @@ def sparse_esx(grains: dict[int, bytes], capacity: int, grain: int = 1) -> bytes
 
 
 def write_flat(top: Path, *lines: str, kind: str = "twoGbMaxExtentFlat") -> Path:
-    """A descriptor in a directory."""
+    """Write a descriptor in a directory; return its path."""
     image = top / "flat.vmdk"
     image.write_text(descriptor(kind, *lines))
     return image

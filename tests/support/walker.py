@@ -1,6 +1,6 @@
-"""An independent look at a directory tree, for comparing what was archived with what came back.
+"""Reads a directory tree independently, to compare an archived tree with the restored one.
 
-Nothing of ventifs is used here: `os` and `hashlib` only.
+It uses only `os` and `hashlib`, nothing of ventifs.
 """
 
 import errno
@@ -11,13 +11,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-_SHORT_HOLE = 32 << 10  # a shorter one may come back as zeros
+_SHORT_HOLE = 32 << 10  # a shorter hole may be restored as zeros
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(frozen=True)
 class Look:
-    """Everything that should be the same of a path."""
+    """Everything of a path that a restore should bring back."""
 
     mode: int
     uid: int
@@ -29,11 +29,11 @@ class Look:
     xattrs: tuple[tuple[str, bytes], ...]
     sha256: str
     group: tuple[bytes, ...]  # the paths within the tree that are the same hard-linked file
-    data_pages: int | None  # 4 KiB pages outside long holes, of a file that has such
+    data_pages: int | None  # 4 KiB pages outside long holes, for a file with such holes
 
 
 def look_at(root: Path | str) -> dict[bytes, Look]:
-    """Every path below a directory, and the directory itself as the empty path."""
+    """The looks of every path below a directory; the directory itself is the empty path."""
     looks: dict[bytes, Look] = {}
     groups: dict[tuple[int, int], list[bytes]] = defaultdict(list)
     inodes: dict[bytes, tuple[int, int]] = {}
@@ -82,7 +82,7 @@ def _look(name: bytes, fd: int) -> Look:
 
 
 def _content(name: bytes, directory: int, size: int) -> tuple[str, int | None]:
-    """The hash of a file's bytes, holes left out of it but for their lengths; its pages of data."""
+    """The hash of a file's content, in which holes equal zeros, and its number of data pages."""
     fd, digest, pages, at = os.open(name, _FLAGS, dir_fd=directory), hashlib.sha256(), 0, 0
     try:
         while at < size:
@@ -109,7 +109,7 @@ def _content(name: bytes, directory: int, size: int) -> tuple[str, int | None]:
 
 
 def same(source: Path | str, restored: Path | str) -> None:
-    """Fail, naming the first difference, unless two trees are alike in everything."""
+    """Fail, naming the first difference, unless two trees are equal in everything."""
     ours, theirs = look_at(source), look_at(restored)
     assert sorted(ours) == sorted(theirs)
     for path, look in ours.items():

@@ -1,4 +1,4 @@
-"""Writers of one place, without a store around them, and a look at what they have written."""
+"""Writers without a store around them, and the clumps that they have written."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Site:
         self.writers: list[Writer] = []
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the writers and the index."""
         for writer in self.writers:
             writer.close()
         self.index.close()

@@ -1,9 +1,9 @@
-"""Every kind of change, tried on a tree that must not be changed: run as a script in guests.
+"""Tries every kind of change on a tree that must not be changed: run as a script in guests.
 
     python3 writing_anything.py DIRECTORY NAME
 
-`NAME` is a regular file in the directory. Prints a line for every attempt, with the errno that it
-failed with, or `done`.
+`NAME` is a regular file in the directory. Prints a line for every attempt, with the errno of its
+failure, or `done`.
 """
 
 import errno
@@ -22,7 +22,7 @@ _FLAGS = {
 
 
 def attempts(directory: bytes, name: bytes) -> list[Attempt]:
-    """What is tried, by its name."""
+    """The attempts, each with its name."""
     file, new = os.path.join(directory, name), os.path.join(directory, b"new")
     tried: list[Attempt] = [
         (what, lambda flags=flags: os.close(os.open(file, flags)))  # type: ignore[misc]
@@ -52,7 +52,7 @@ def attempts(directory: bytes, name: bytes) -> list[Attempt]:
 
 
 def main(directory: str, name: str) -> None:
-    """Try it all."""
+    """Make all attempts."""
     for what, attempt in attempts(os.fsencode(directory), os.fsencode(name)):
         try:
             attempt()

@@ -1,11 +1,11 @@
 """Archiving and restoring a real guest root: ventifs beside borg, restic, tar | zstd and find.
 
-The tools take turns in every round, on the same directory, with warm caches and each with its own
-default durability; what is written is synced between runs, outside the timing. Figures are medians,
+The tools take turns in every round, on the same directory, with warm caches, and each with its
+default durability; written data is synced between runs, outside the timing. Figures are medians,
 and a ratio is the median of the rounds' own ratios, so that it holds when the machine's speed
-drifts. Wall time is that of one command with its start-up; CPU is user and system time of it and of
-all processes that it has waited for. Memory is the peak of the sum of all its processes' PSS, in
-runs of their own, since looking at it costs time.
+drifts. Wall time is that of one command with its start-up; CPU is the user and system time of the
+command and of all processes that it has waited for. Memory is the peak of the sum of all its
+processes' PSS; it is measured in separate runs, since sampling it costs time.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tools.bench.archivers import Run, Tool, Turns, remove
 
-SHORT_RUNS = 3  # so many runs in each round for what takes a second
+SHORT_RUNS = 3  # runs in each round of a task that takes about a second
 
 TARGETS = {
     ("first", "borg"): "wall 2.5, aim 4; size at most borg's",
@@ -58,7 +58,7 @@ class Bench(Turns):
         self.paths = range(len(kinds) - kinds.count("s"), len(kinds) + 1)  # some leave out sockets
 
     def first(self) -> None:
-        """Archive root1 into an empty repository; the last one is kept for the other parts."""
+        """Archive root1 into an empty repository; keep the last repository for the other parts."""
         names = ("ventifs", "borg", "restic", "tar|zstd")
         self.measure("first", names, self._first, self.rounds)
         self._keep(names)
@@ -75,7 +75,7 @@ class Bench(Turns):
         self.archived = True
 
     def _archive_root1(self) -> None:
-        """Have root1 in every repository, and in no run's figures."""
+        """Archive root1 in every repository, without measuring, unless `first` did."""
         if not self.archived:
             names = ("ventifs", "borg", "restic", "tar|zstd")
             for name in names:
@@ -92,7 +92,7 @@ class Bench(Turns):
 
         for name in ("ventifs", "borg", "restic"):
             self.tools[name].bring_back()
-            again(self.tools[name])  # none caches what changed just before it was archived
+            again(self.tools[name])  # no tool caches what changed just before a run
         names = ("ventifs", "borg", "restic", "find")
         self.measure("unchanged", names, again, self.rounds * SHORT_RUNS)
 
@@ -110,7 +110,7 @@ class Bench(Turns):
         self.measure("changed", ("ventifs", "borg", "restic"), second, self.rounds)
 
     def restore(self) -> None:
-        """Bring root1 back to an empty directory."""
+        """Restore root1 into an empty directory."""
         self._archive_root1()
         for tool in self.tools.values():
             if tool.kept.exists():
@@ -130,7 +130,7 @@ class Bench(Turns):
         return run
 
     def memory(self) -> None:
-        """Peak memory of a first archive, an unchanged one, and a restore."""
+        """Measure peak memory of a first archive, an unchanged one, and a restore."""
         names = ("ventifs", "borg", "restic")
 
         def archive(tool: Tool) -> Run:

@@ -1,10 +1,10 @@
-"""The archivers that are compared, as shell lines, and what one run of such a line takes.
+"""The archivers that are compared, as shell lines, and the cost of one run of such a line.
 
-Each has a repository of its own, with all that it keeps elsewhere, below one directory, and its own
-default durability; what is written is synced between runs, outside the timing. Wall time is that of
-one command with its start-up; CPU is user and system time of it and of all processes that it has
-waited for. Memory is the peak of the sum of all its processes' PSS, in runs of their own, since
-looking at it costs time.
+Each tool keeps its repository, caches and settings below a directory of its own, and has its
+default durability; written data is synced between runs, outside the timing. Wall time is that of
+one command with its start-up; CPU is the user and system time of the command and of all processes
+that it has waited for. Memory is the peak of the sum of all its processes' PSS; it is measured in
+separate runs, since sampling it costs time.
 """
 
 import os
@@ -19,7 +19,7 @@ from statistics import median
 SAMPLES_EVERY_S = 0.02
 Targets = dict[tuple[str, str], str]  # by part and tool
 
-# What each tool is told, as shell lines: `$repo` is its repository, `$root` the directory or
+# The tasks of each tool, as shell lines: `$repo` is its repository, `$root` the directory or
 # image to archive and `$into` an empty directory.
 LINES = {
     "ventifs": {
@@ -63,21 +63,21 @@ LINES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a command took; sizes in bytes."""
+    """The cost of one run of a command; sizes in bytes."""
 
     wall_s: float
     cpu_s: float
     peak_pss: int = 0
-    size: int = 0  # of the repository afterwards, or what it has grown by
+    size: int = 0  # of the repository afterwards, or its growth
     arenas: int = 0  # the part of it in ventifs's arenas
     source: int = 0  # of what was archived, where the speed matters
 
 
 class Tool:
-    """One contestant and its repository, with all that it keeps elsewhere, below one directory."""
+    """One tool; its repository, caches and settings are below one directory."""
 
     def __init__(self, name: str, scratch: Path, checkout: Path | None = None) -> None:
-        """Nothing is made yet; `checkout` is that of a ventifs other than this one."""
+        """Make nothing yet; `checkout` is the source of another ventifs than this one."""
         self.name = name if checkout is None else "before"
         self.lines = LINES[name]
         self.checkout = checkout or Path.cwd()
@@ -89,7 +89,7 @@ class Tool:
     def run(
         self, task: str, root: Path, into: Path | None = None, *, sampling: bool = False
     ) -> Run:
-        """Run a task's line, timed, or with its memory sampled; it must succeed."""
+        """Run a task, timed, or with its memory sampled; a failure ends the bench."""
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "LC_ALL": "C.UTF-8",
@@ -131,12 +131,12 @@ class Tool:
             self.run("init", self.home)
 
     def keep(self) -> None:
-        """Put a copy of everything aside."""
+        """Copy the tool's directory, for `bring_back`."""
         remove(self.kept)
         copy(self.home, self.kept)
 
     def bring_back(self) -> None:
-        """Be as when `keep` was called."""
+        """Restore the tool's directory as `keep` copied it."""
         remove(self.home)
         copy(self.kept, self.home)
 
@@ -159,7 +159,7 @@ def bytes_below(directory: Path) -> int:
 
 
 def sampled(leader: int) -> int:
-    """The peak PSS of a session's processes together until its leader has ended, in bytes."""
+    """Sample a session until its leader ends; the peak of its processes' summed PSS, in bytes."""
     peak = 0
     while os.waitid(os.P_PID, leader, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         peak = max(peak, sum(pss(pid) for pid in session(leader)))
@@ -178,7 +178,7 @@ def session(leader: int) -> Iterable[int]:
 
 
 def pss(pid: int) -> int:
-    """A process's share of the memory it uses, in bytes; none once it has ended."""
+    """The PSS of a process in bytes; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -187,10 +187,10 @@ def pss(pid: int) -> int:
 
 
 class Turns:
-    """Tools that take turns, and what all their runs took."""
+    """Tools that take turns, and the costs of all their runs."""
 
     def __init__(self, scratch: Path, targets: Targets) -> None:
-        """Nothing has run yet; targets are shown beside what is measured."""
+        """Start without runs; targets are shown beside the figures."""
         self.tools = {name: Tool(name, scratch) for name in LINES}
         self.runs: dict[str, dict[str, list[Run]]] = {}
         self.targets = targets
@@ -198,7 +198,7 @@ class Turns:
     def measure(
         self, part: str, names: Iterable[str], run: Callable[[Tool], Run], rounds: int
     ) -> None:
-        """Let the tools take turns."""
+        """Measure the tools by turns, and print a part."""
         results: dict[str, list[Run]] = {name: [] for name in names}
         for number in range(rounds):
             for name, runs in results.items():
@@ -210,7 +210,7 @@ class Turns:
 
 
 def show(part: str, results: dict[str, list[Run]], targets: Targets) -> None:
-    """Print a part's lines; `times` say how many times as much as ventifs another tool takes."""
+    """Print a part's lines; `times` is another tool's cost as a multiple of ventifs's."""
     print(f"{part}, {len(results['ventifs'])} runs of each")
     ours = results["ventifs"]
     for name, runs in results.items():

@@ -1,8 +1,8 @@
-"""What reading costs when nothing is looked up: one sendmsg a read, of slices decoded beforehand.
+"""A server that reads without any look-up: one sendmsg per read, of slices decoded beforehand.
 
-The upper bound for a Python server on one core. It serves one file of a version, cut at multiples
-of one count into the very slices of blocks that the 9P server sends; it speaks just enough 9P2000.L
-for load.c, believes every request, and answers one connection after the other.
+Its rate is the upper bound for a Python server on one core. It serves one file of a version, cut at
+multiples of one count into the same slices of blocks that the 9P server sends. It speaks just
+enough 9P2000.L for load.c, checks no request, and serves one connection after the other.
 """
 
 import socket
@@ -22,7 +22,7 @@ _TLOPEN, _TGETATTR, _TATTACH, _TWALK, _TREAD = 12, 24, 104, 110, 116
 
 
 def serve(connection: socket.socket, length: int, windows: dict[int, Slices]) -> None:
-    """Answer requests until the peer has gone."""
+    """Answer requests until the peer closes the connection."""
     attributes = struct.pack("<Q13sIIIQQQ96x", 0x7FF, _QID, 0o100644, 0, 0, 1, 0, length)
     fixed = {_TATTACH: _QID, _TGETATTR: attributes, _TLOPEN: _QID + bytes(4)}
     while data := connection.recv(1 << 16):
@@ -34,7 +34,7 @@ def serve(connection: socket.socket, length: int, windows: dict[int, Slices]) ->
                 head = _RREAD.pack(11 + count, kind + 1, tag, count)
                 connection.sendmsg([head, *windows[offset]])
             else:
-                body = fixed.get(kind, data[at + 7 : at + size])  # Rversion says what Tversion did
+                body = fixed.get(kind, data[at + 7 : at + size])  # Rversion repeats Tversion's body
                 if kind == _TWALK:
                     names = data[at + 15 : at + 17]
                     body = names + int.from_bytes(names, "little") * _QID
@@ -43,7 +43,7 @@ def serve(connection: socket.socket, length: int, windows: dict[int, Slices]) ->
 
 
 def listening(address: str) -> socket.socket:
-    """A socket at /PATH or HOST:PORT."""
+    """A listening socket at /PATH or HOST:PORT."""
     if not address.startswith("/"):
         host, port = address.split(":")
         return socket.create_server((host, int(port)))

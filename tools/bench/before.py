@@ -30,7 +30,7 @@ def pairs(
     befores, afters = [], []
     for number in range(count):
         tell(f"{title}, pair {number + 1}")
-        # Every other pair begins with this checkout, so that no place in a pair is an advantage.
+        # Every other pair begins with this checkout, so that its order gives no advantage.
         if number % 2:
             afters.append(after())
             befores.append(before())
@@ -53,7 +53,7 @@ def pairs(
 
 
 def archive(roots: Path, scratch: Path, checkout: Path, count: int) -> None:
-    """A first archive, an unchanged and a changed root, and a restore: CPU and wall seconds."""
+    """Measure CPU and wall time of a first, an unchanged and a changed archive, and a restore."""
     before, after = Tool("ventifs", scratch, checkout), Tool("ventifs", scratch)
     into = scratch / "restored"
 
@@ -92,7 +92,7 @@ def archive(roots: Path, scratch: Path, checkout: Path, count: int) -> None:
     rows("first", first)
     for tool in (before, after):
         tool.keep()
-        unchanged(tool)  # no run caches what changed just before it
+        unchanged(tool)  # no run caches what changed just before it started
     rows("unchanged", unchanged)
     rows("changed", changed)
     for tool in (before, after):
@@ -101,7 +101,7 @@ def archive(roots: Path, scratch: Path, checkout: Path, count: int) -> None:
 
 
 def serve(bench: Bench, checkout: Path, count: int) -> None:
-    """Getattr, walk, reads of what is in memory, listings, and first reads, as rates."""
+    """Measure rates of getattr, walk, reads of cached files, listings, and first reads."""
     with Before(bench.place, checkout) as before, Ventifs(bench.place) as after:
 
         def row(
@@ -121,7 +121,7 @@ def serve(bench: Bench, checkout: Path, count: int) -> None:
         for title, workload in (("getattr", "getattr"), ("walk+clunk", "walk")):
             for depth in DEPTHS:
                 row(f"{title}, depth {depth}", workload, bench.small, "-d", depth)
-        for server in (before, after):  # every byte is right, and in memory from then on
+        for server in (before, after):  # verifies every byte, and brings it into memory
             server.load("sequential", "root", bench.large[-1:], "-v", bench.place.trees["root"])
         for depth in (1, 8):
             for title, options in (("65,512", ("-k", READ_SMALL)), ("512 KiB", LARGE)):

@@ -1,7 +1,7 @@
-"""The servers that are compared, as processes, and the load generator that asks them.
+"""The servers that are compared, as processes, and the load generator that measures them.
 
 Every server listens on a loopback port or a Unix socket of its own, so that all run side by side;
-those that are not asked cost nothing. What is measured of one is its whole session of processes.
+idle servers cost nothing. CPU time and memory are those of all processes of a server's session.
 """
 
 import json
@@ -26,7 +26,7 @@ Result = dict[str, Any]  # what load.c prints, and `server_cpu_s`
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything is: trees to serve, the store with both, scratch space, the generator."""
+    """The paths: trees to serve, the store of their versions, scratch space, the generator."""
 
     trees: dict[str, Path]  # name of the version -> directory
     store: Path
@@ -40,10 +40,10 @@ class Server(AbstractContextManager["Server"]):
 
     name = ""
     msize_max = 1 << 20
-    checkout = Path.cwd()  # whose code a server of ours runs
+    checkout = Path.cwd()  # the source that a ventifs server runs
 
     def __init__(self, place: Place) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         self.place = place
         self.address = free_address(place)
         self._log = place.scratch / f"{self.name}.log"
@@ -66,11 +66,11 @@ class Server(AbstractContextManager["Server"]):
             time.sleep(0.02)
 
     def command(self) -> list[str]:
-        """What to run."""
+        """The command line of the server."""
         raise NotImplementedError
 
     def aname(self, tree: str) -> str:
-        """What to attach to for a tree."""
+        """The aname that a client attaches to for a tree."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class Server(AbstractContextManager["Server"]):
         self.stop()
 
     def stop(self) -> None:
-        """End it."""
+        """Terminate the process, and kill it if it does not end."""
         self._process.terminate()
         try:
             self._process.wait(5)
@@ -103,7 +103,7 @@ class Server(AbstractContextManager["Server"]):
     def start_load(
         self, workload: str, tree: str, paths: Sequence[str], *options: object
     ) -> "subprocess.Popen[str]":
-        """Start the generator; its stdin stays open, and holds it if it is told `-H`."""
+        """Start the generator; with `-H` it runs until its stdin, which stays open, is closed."""
         command = [self.place.load, "-a", self.aname(tree), *options, self.address, workload]
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -118,9 +118,9 @@ class Server(AbstractContextManager["Server"]):
         return process
 
     def finish(self, process: "subprocess.Popen[str]") -> Result:
-        """Wait for a generator, which must have found no error."""
+        """Wait for a generator to end; an error that it found ends the bench."""
         assert process.stdout is not None
-        said = process.stdout.readline()  # a held one waits after it
+        said = process.stdout.readline()  # with -H the generator waits after this line
         process.communicate()
         if process.returncode:
             log = self._log.read_text(errors="replace")[-2000:]
@@ -149,13 +149,13 @@ class Server(AbstractContextManager["Server"]):
 
 
 class Diod(Server):
-    """Debian's diod, as it comes (16 threads), without authentication."""
+    """Debian's diod with its default of 16 threads, without authentication."""
 
     name = "diod"
     msize_max = 65536  # it offers no more
 
     def command(self) -> list[str]:
-        """Exports are directories and anames their paths."""
+        """The command line; exports are directories, and anames their paths."""
         exports = [word for tree in self.place.trees.values() for word in ("-e", str(tree))]
         return [
             "/usr/sbin/diod",
@@ -172,24 +172,24 @@ class Diod(Server):
         ]
 
     def aname(self, tree: str) -> str:
-        """The path."""
+        """The path of the tree."""
         return str(self.place.trees[tree])
 
 
 class Ventifs(Server):
-    """`ventifs serve`, with its default cache unless told otherwise."""
+    """`ventifs serve`, with its default cache unless an option sets another."""
 
     name = "ventifs"
 
     def __init__(self, place: Place, *options: str) -> None:
-        """Start it with more options."""
+        """Start it with these options of `ventifs serve`."""
         self._options = options
         super().__init__(place)
 
     def command(self) -> list[str]:
-        """One process."""
+        """The command line of `ventifs serve` with one process."""
         unix = self.place.unix
-        allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else what nobody may read
+        allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else only what user nobody may read
         return [
             *VENTIFS,
             "serve",
@@ -201,7 +201,7 @@ class Ventifs(Server):
         ]
 
     def aname(self, tree: str) -> str:
-        """Its last version."""
+        """The last version of the tree."""
         return f"{tree}@latest"
 
 
@@ -211,23 +211,23 @@ class Before(Ventifs):
     name = "before"
 
     def __init__(self, place: Place, checkout: Path) -> None:
-        """Start it."""
+        """Start the server of another checkout."""
         self.checkout = checkout
         super().__init__(place)
 
 
 class Bare(Server):
-    """See bare.py: a file of one tree in windows of one count."""
+    """The server of bare.py, for one file of a tree, read in windows of `count` bytes."""
 
     name = "sendmsg"
 
     def __init__(self, place: Place, tree: str, path: str, count: int) -> None:
-        """Decode the file, then listen."""
+        """Start it; it decodes the file before it listens."""
         self._arguments = [f"{tree}@latest", path, str(count)]
         super().__init__(place)
 
     def command(self) -> list[str]:
-        """A process of its own, as the others are."""
+        """The command line of a process, as for the other servers."""
         return [
             sys.executable,
             "-m",
@@ -238,12 +238,12 @@ class Bare(Server):
         ]
 
     def aname(self, tree: str) -> str:
-        """It does not look."""
+        """The tree; the server ignores the name."""
         return tree
 
 
 def free_address(place: Place) -> str:
-    """HOST:PORT, or /PATH of a Unix socket, that nobody listens on."""
+    """A free HOST:PORT, or a free /PATH for a Unix socket."""
     if place.unix:
         return str(place.scratch / f"socket{time.monotonic_ns()}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -251,7 +251,7 @@ def free_address(place: Place) -> str:
 
 
 def connects(address: str) -> bool:
-    """Whether somebody listens there."""
+    """Whether a server listens at the address."""
     family = socket.AF_UNIX if address.startswith("/") else socket.AF_INET
     host, _, port = address.rpartition(":")
     with socket.socket(family) as connection:

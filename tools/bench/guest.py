@@ -27,8 +27,8 @@ PATIENCE_S = 300
 FILES = 2000
 OPTIONS = "ro,trans=tcp,version=9p2000.L,uname=root,msize=1048576,cache=none"
 
-# Each runs where the tree is mounted; what they print must be the same for both. `$files`
-# lists what `cat` reads, and `$large` is the largest file.
+# Each runs in the mounted tree, and must print the same for both servers. `$files` lists the
+# files for `cat`, and `$large` is the largest file.
 COMMANDS = {
     "find -type f": "find . -type f | wc -l",
     "find -exec stat": "find usr/share/doc -type f -exec stat -c '%n %s' {} + | sort | md5sum",
@@ -61,7 +61,7 @@ def largest(root: Path) -> str:
 
 
 def small_files(root: Path) -> list[str]:
-    """So many files to read, spread over the tree, by their paths in it."""
+    """Up to `FILES` small files, spread over the tree, by their paths in it."""
     found = sorted(
         str(path.relative_to(root))
         for path in (root / "usr").rglob("*")
@@ -74,7 +74,7 @@ def small_files(root: Path) -> list[str]:
 
 
 def measure(root: Path, rounds: int, directory: Path) -> Seconds:
-    """Rounds of both servers, one after the other in the same guest."""
+    """Measure both servers in rounds, one after the other in the same guest."""
     seconds: Seconds = {name: {server: [] for server in PORTS} for name in COMMANDS}
     store = directory / "store"
     segment_log = directory / "ventifs.log", directory / "diod.log"
@@ -99,7 +99,7 @@ def measure(root: Path, rounds: int, directory: Path) -> Seconds:
 
 
 def report(seconds: Seconds) -> None:
-    """A table."""
+    """Print the table of medians and ratios."""
     print(f"{'':18}{'ventifs':>10}{'diod':>10}{'ratio':>8}  target")
     for name, by in seconds.items():
         ratio = median(

@@ -1,10 +1,10 @@
 """Disk images of real guests: ventifs beside borg, restic and casync; over 9P, beside diod.
 
-Archiving is compared as in the bench of directories: the tools take turns in every round, on the
-same images (those of tools/images), with warm caches; see archivers.py for what is measured. Sizes
-are apparent bytes of a whole repository, and deterministic, so that they are taken once. A figure
-of the 9P server is compared with what the same client reads of a plain archived file of the same
-bytes from the same server, and of the image itself from diod.
+Archiving is compared as in archive.py: the tools take turns in every round, on the same images
+(made by tools/images), with warm caches; see archivers.py for what is measured. Sizes are apparent
+bytes of a whole repository; they are deterministic, so they are measured once. Reads of the 9P
+server are compared with the same client's reads of a plain archived file of the same bytes from
+ventifs, and of the image itself from diod.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tools.bench.contestants import VENTIFS, Diod, Place, Result, Server, Ventif
 NAMES = ("ventifs", "borg", "restic", "casync")
 LARGE = ("-m", 1 << 20, "-k", 512 << 10)
 SMALL = ("-k", 4096)
-WINDOW = ("-o", 128 << 20, "-w", 32 << 20)  # of the disk: files' contents, less than a cache
+WINDOW = ("-o", 128 << 20, "-w", 32 << 20)  # of the disk: contents of files, less than a cache
 SHARE_OF_BORG, SHARE_OF_RESTIC = 0.42, 0.47
 BLOCK = 4096
 TARGETS = {
@@ -54,7 +54,7 @@ class Bench(Turns):
                 pass
 
     def sizes(self) -> None:
-        """What repositories hold after each of four images and both roots."""
+        """Measure each repository after each of four images and both roots."""
         sources = [self.images / f"{name}.img" for name in "ABCD"]
         sources += [self.roots / "root1", self.roots / "root2"]
         held: dict[str, list[int]] = {name: [] for name in NAMES}
@@ -78,7 +78,7 @@ class Bench(Turns):
             print(line, flush=True)
 
     def first(self) -> None:
-        """Archive A into an empty repository; the last one is kept for the other parts."""
+        """Archive A into an empty repository; keep the last repository for the other parts."""
         self.measure("first", NAMES, self._first, self.rounds)
         self._keep()
 
@@ -93,14 +93,14 @@ class Bench(Turns):
         self.first_archived = True
 
     def _archive_first(self) -> None:
-        """Have A in every repository, and in no run's figures."""
+        """Archive A in every repository, without measuring, unless `first` did."""
         if not self.first_archived:
             for name in NAMES:
                 self._first(self.tools[name])
             self._keep()
 
     def second(self) -> None:
-        """Archive an image that is much the same, and one that differs in 1 % of its blocks."""
+        """Archive a similar image, and one that differs from A in 1 % of its blocks."""
         self._archive_first()
         for part, name in (("second: B after A", "B"), ("nightly: A1 after A", "A1")):
             self.measure(part, NAMES, self._after_first(self.images / f"{name}.img"), self.rounds)
@@ -136,7 +136,7 @@ class Bench(Turns):
         source = self.images / "A.img"
         for name in NAMES:
             self.tools[name].bring_back()
-            self.tools[name].run("image", source)  # none caches what changed just before
+            self.tools[name].run("image", source)  # no tool caches what changed just before a run
 
         def again(task: str) -> Callable[[Tool], Run]:
             def run(tool: Tool) -> Run:
@@ -149,7 +149,7 @@ class Bench(Turns):
         self.measure("unchanged, all read", NAMES, again("image, all read"), self.rounds)
 
     def growth(self) -> None:
-        """What the same guest in another form adds to a repository with A."""
+        """Measure what the same guest in another form adds to a repository with A."""
         self._archive_first()
         shares = {"root1": 0.5, "A.qcow2": 1.0}
         for source in (self.roots / "root1", self.images / "A.qcow2"):
@@ -181,7 +181,7 @@ class Bench(Turns):
         run([*VENTIFS, "init", "--store", str(place.store)])
         for source, name in ((plain, "vm7"), (served, "plain")):
             run([*VENTIFS, "archive", str(source), "--name", name, "--store", str(place.store)])
-        with Ventifs(place) as ventifs:  # every byte is right
+        with Ventifs(place) as ventifs:  # verifies every byte
             ventifs.load("sequential", "vm7", ["disk.img"], *LARGE, "-v", served)
         for depth in (1, 8):
             self._in_sequence(place, depth)
@@ -239,7 +239,7 @@ class Bench(Turns):
         ratio: float = 0,
         least: float = 0,
     ) -> None:
-        """Take turns, and print a row: the first way's rate, then ratios to the others'."""
+        """Measure by turns; print a row: the first way's rate, then its ratios to the others."""
         results: dict[str, list[Result]] = {way: [] for way in ways}
         for number in range(self.rounds):
             tell(f"{name}, round {number + 1}")
@@ -259,7 +259,7 @@ class Bench(Turns):
         print(line, flush=True)
 
     def memory(self) -> None:
-        """Peak memory of a first archive of A, and of one of a sparse 1 TiB image."""
+        """Measure peak memory of a first archive of A, and of a sparse image of 1 TiB."""
 
         def first(source: Path) -> Callable[[Tool], Run]:
             def run(tool: Tool) -> Run:
@@ -296,7 +296,7 @@ class Bench(Turns):
 
 
 def pieces(image: Path) -> Iterator[bytes]:
-    """An image's bytes, by MiB."""
+    """An image's bytes, in pieces of 1 MiB."""
     with image.open("rb") as file:
         while piece := file.read(1 << 20):
             yield piece
@@ -315,7 +315,7 @@ def differing(one: Path, other: Path) -> int:
 
 
 def run(command: list[str]) -> None:
-    """Run what must succeed, quietly, with this tree's ventifs."""
+    """Run a command that must succeed, without its output, with this checkout's ventifs."""
     done = subprocess.run(
         command,
         check=False,
@@ -330,7 +330,7 @@ def run(command: list[str]) -> None:
 
 
 def tell(what: str) -> None:
-    """Say on a terminal what goes on."""
+    """Show the current step, if standard error is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{what}", end="", file=sys.stderr)
 

@@ -1,11 +1,11 @@
 """The 9P server's speed and memory, beside diod, a bare sendmsg loop, and zstd with BLAKE3 alone.
 
-diod serves the very directories that the versions were archived from, over the same kind of socket;
-whoever is compared takes turns in every round. Figures are medians, and a ratio is the median of
-the rounds' own ratios, so that it holds when the machine's speed drifts. One generator (load.c)
-asks all servers; it checks every reply, and any error ends the bench. In a row stand our rate, the
-other's, the ratio and its target, both servers' p99 and CPU time for a reply (ours first), and what
-the generator costs in per cent of our server.
+diod serves the same directories that the versions were archived from, over the same kind of socket;
+the servers take turns in every round. Figures are medians, and a ratio is the median of the rounds'
+own ratios, so that it holds when the machine's speed drifts. One generator (load.c) sends requests
+to all servers; it checks every reply, and any error ends the bench. A row shows our rate, the
+other's, the ratio and its target, both servers' p99 and CPU time per reply (ours first), and the
+generator's CPU time in per cent of our server's.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from tools.bench.stored import clumps, decoding_seconds
 DEPTHS = (1, 8, 32)
 READ_SMALL = 65512  # diod's largest
 READ_LARGE = 512 << 10
-LARGE = ("-m", 1 << 20, "-k", READ_LARGE)  # to read so, of a server that has this msize
+LARGE = ("-m", 1 << 20, "-k", READ_LARGE)  # for reads of this size, from a server with this msize
 ENTRIES = 10_000
-CROWD = 200_000  # different files for fids, more than a server keeps at hand
+CROWD = 200_000  # different files for fids, more than a server caches
 FIDS = 1_000_000
 CLIENTS = 63
 CACHE_MIB = 64
-SYNTHETIC_BYTES = 256 << 20  # of each large file: more than is read while others are measured
-DISK_BYTES = 512 << 20  # of an image of a file system with /usr/share, which is some 200 MB
-DISK_PART = ("-w", 128 << 20)  # of it, what is read: small files, and less than is kept in memory
+SYNTHETIC_BYTES = 256 << 20  # per large file: the cold reader must outlast a measurement
+DISK_BYTES = 512 << 20  # of the image of a file system with /usr/share (some 200 MB)
+DISK_PART = ("-w", 128 << 20)  # the part that is read: small files, less than a cache holds
 
-# What a ratio to the other's rate has to be at least, and what is aimed at.
+# The least ratio to the other's rate, and the ratio that is aimed at.
 TARGETS = {
     "getattr, depth 1": (0.9, "aim 1"),
     "getattr, depth 8": (1.3, "aim 2"),
@@ -112,7 +112,7 @@ class Bench:
         figure: str = "ops_s",
         rounds: int = 0,
     ) -> None:
-        """Take turns, and print a row."""
+        """Measure by turns, and print a row."""
         runs: Runs = {other: [], "ventifs": []}
         for number in range(rounds or self.rounds):
             tell(f"{name}, round {number + 1}")
@@ -141,14 +141,14 @@ class Bench:
         self.compare(name, run_of(one), run_of(other), other.name, figure)
 
     def warm(self) -> None:
-        """Getattr, walk and clunk, and reads of what is in memory."""
+        """Measure getattr, walk and clunk, and reads of cached files."""
         with Diod(self.place) as diod, Ventifs(self.place) as ventifs:
             for title, workload in (("getattr", "getattr"), ("walk+clunk", "walk")):
                 for depth in DEPTHS:
                     self.rates(
                         f"{title}, depth {depth}", workload, ventifs, diod, self.small, "-d", depth
                     )
-            for server in (diod, ventifs):  # every byte is right, and in memory from then on
+            for server in (diod, ventifs):  # verifies every byte, and brings it into memory
                 server.load("sequential", "root", self.large[-1:], "-v", self.place.trees["root"])
             for depth in (1, 8):
                 self.rates(
@@ -188,7 +188,7 @@ class Bench:
                 )
 
     def cold(self) -> None:
-        """Each file for the first time in a server's life, by 512 KiB."""
+        """Measure first reads of files by a new server, in reads of 512 KiB."""
         for name, tree, files in (
             ("real files", "root", self.large),
             ("text", "synthetic", ["text"]),
@@ -210,7 +210,7 @@ class Bench:
         self.compare(f"first read, {name}", ours, alone, "zstd+BLAKE3", "bytes_s")
 
     def listing(self) -> None:
-        """Readdir of a large directory, with walk, getattr and clunk of each entry."""
+        """Measure readdir of a large directory, with walk, getattr and clunk of each entry."""
         with Diod(self.place) as diod, Ventifs(self.place) as ventifs:
             for server in (diod, ventifs):
                 server.load("list", "synthetic", ["many"], "-d", 8)
@@ -227,7 +227,7 @@ class Bench:
                 )
 
     def fairness(self) -> None:
-        """One client at depth 1 beside many at 32; a busy client beside a cold reader."""
+        """Measure a client at depth 1 beside many at 32, and a busy client beside a cold reader."""
         with Diod(self.place) as diod, Ventifs(self.place) as ventifs:
             runs: Runs = {"diod": [], "ventifs": []}
             for _ in range(self.rounds):
@@ -264,7 +264,7 @@ class Bench:
             return {**busy, "reader": ventifs.finish(reader)}
 
     def disks(self) -> None:
-        """A disk image, archived as a disk, beside the same bytes archived as a plain file."""
+        """Measure an image archived as a disk beside the same bytes archived as a plain file."""
         scratch = self.place.scratch
         image = scratch / "image" / "disk.img"
         image.parent.mkdir()
@@ -282,7 +282,7 @@ class Bench:
         )
         places = {}
         for name, source in (("disk", image), ("plain", image.parent)):
-            store = scratch / f"store-{name}"  # of its own: blocks of another would not be in order
+            store = scratch / f"store-{name}"  # its own: shared blocks would not be in order
             run([*VENTIFS, "init", "--store", str(store)])
             run([*VENTIFS, "archive", str(source), "--name", "image", "--store", str(store)])
             places[name] = replace(self.place, store=store, trees={"image": source})
@@ -311,7 +311,7 @@ class Bench:
                     figure=figure,
                 )
 
-            for server in (disk, plain):  # every byte is right, and in memory from then on
+            for server in (disk, plain):  # verifies every byte, and brings it into memory
                 server.load("sequential", "image", ["disk.img"], *LARGE, "-v", image.parent)
                 server.load("sequential", "image", ["disk.img"], *LARGE, *DISK_PART)
             for depth in (1, 8):
@@ -319,7 +319,7 @@ class Bench:
             rates("4 KiB anywhere, depth 1", "random", "ops_s", "-k", 4096)
 
     def memory(self) -> None:
-        """Beyond an idle server: after reading much more than the cache, a session, a fid."""
+        """Measure memory beyond an idle server's: after many reads, per session, and per fid."""
         with Ventifs(self.place, "--cache", f"{CACHE_MIB}MiB") as ventifs:
             idle = ventifs.resident()
             for tree, files in (("root", self.large), ("synthetic", ["text", "random"])):
@@ -347,14 +347,14 @@ class Bench:
 
 
 def make_files(directory: Path, count: int) -> None:
-    """A directory of small files, all different."""
+    """Make a directory of small files, all different."""
     directory.mkdir(parents=True)
     for number in range(count):
         (directory / f"file-{number:06}").write_text(f"{number}\n")
 
 
 def make_synthetic(directory: Path) -> None:
-    """A directory of many small files, and two large files: made-up words, and noise."""
+    """Make a directory of small files, and two large files: made-up words, and noise."""
     make_files(directory / "many", ENTRIES)
     rng = random.Random(1)
     words = [
@@ -362,7 +362,7 @@ def make_synthetic(directory: Path) -> None:
     ]
     text = b" ".join(rng.choices(words, k=600_000))
     with (directory / "text").open("wb") as file:
-        for at in range(0, SYNTHETIC_BYTES, 4096):  # in an order of its own every time
+        for at in range(0, SYNTHETIC_BYTES, 4096):  # each piece starts at a random place
             start = rng.randrange(len(text) - 4096)
             file.write(b"%08d" % at + text[start : start + 4088])
     with (directory / "random").open("wb") as file:
@@ -371,7 +371,7 @@ def make_synthetic(directory: Path) -> None:
 
 
 def readable(root: Path, below: str) -> list[str]:
-    """Dense regular files that everybody may read, as paths relative to the root."""
+    """Dense, world-readable regular files, as paths relative to the root."""
     found = []
     for directory, _, names in os.walk(root / below):
         for name in names:
@@ -384,7 +384,7 @@ def readable(root: Path, below: str) -> list[str]:
 
 
 def run(command: list[str]) -> None:
-    """Run what must succeed, quietly."""
+    """Run a command that must succeed, without its output."""
     done = subprocess.run(
         command,
         check=False,
@@ -398,7 +398,7 @@ def run(command: list[str]) -> None:
 
 
 def tell(what: str) -> None:
-    """Say on a terminal what goes on."""
+    """Show the current step, if standard error is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{what}", end="", file=sys.stderr)
 
@@ -409,7 +409,7 @@ def row(name: str, figure: str, target: str) -> None:
 
 
 def show(name: str, runs: Runs, figure: str) -> None:
-    """Print how two compare; of pairs, ours comes first."""
+    """Print a comparison of two servers; in pairs of figures, ours comes first."""
     other = next(iter(runs))
     scale, unit = (1e6, "MB/s") if figure == "bytes_s" else (1, "/s")
     rates = {who: median(result[figure] for result in its) / scale for who, its in runs.items()}
@@ -424,7 +424,7 @@ def show(name: str, runs: Runs, figure: str) -> None:
 
 
 def costs(runs: Runs) -> str:
-    """The p99, each server's CPU for a reply, and the generator's in per cent of ours."""
+    """The p99s, each server's CPU time per reply, and the generator's in per cent of ours."""
     ours_first = [its for its in reversed(runs.values()) if "server_cpu_s" in its[0]]
     p99 = [f"{median(result['p99_us'] for result in its):,.0f}" for its in ours_first]
     cpu = [f"{median(cpu_us(result) for result in its):.1f}" for its in ours_first]
@@ -435,12 +435,12 @@ def costs(runs: Runs) -> str:
 
 
 def cpu_us(result: Result) -> float:
-    """A server's CPU for a reply in microseconds, setting up and warming included."""
+    """A server's CPU time per reply in microseconds, including set-up and warming."""
     return float(result["server_cpu_s"]) * 1e6 / int(result["replies_total"])
 
 
 def show_fairness(name: str, runs: list[Result]) -> None:
-    """Print a lonely client's p99 in fair shares: the time in which every client gets one reply."""
+    """Print a single client's p99 in fair shares: times in which every client gets one reply."""
     rates = [result["ops_s"] + result["probe"]["ops_s"] for result in runs]
     shares = [
         result["probe"]["p99_us"] * rate / 1e6 / (CLIENTS + 1)

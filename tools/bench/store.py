@@ -3,7 +3,7 @@
 Speeds are medians of several rounds; a ratio is the median of the rounds' own ratios, so that it
 holds when the machine's speed drifts. Durability is the default, on the disk that holds the
 directory given; puts include opening the store and the final commit. Prints a table; `--quick` uses
-less data and is for trying things.
+less data, to try the bench itself.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Row = tuple[str, str, str, str]
 
 
 def text_blocks(count: int) -> list[bytes]:
-    """Different 16 KiB blocks of made-up words; zstd halves them and a little more."""
+    """Different 16 KiB blocks of made-up words; zstd compresses them to less than half."""
     rng = random.Random(1)
     words = [
         bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10))) for _ in range(5000)
@@ -50,7 +50,7 @@ def text_blocks(count: int) -> list[bytes]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of wall time."""
+    """The wall time of `work` in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -72,7 +72,7 @@ class Bench:
     """All measurements, below one directory on a real disk."""
 
     def __init__(self, directory: Path, *, quick: bool) -> None:
-        """Make the data."""
+        """Make the data to store."""
         self.directory = directory
         self.quick = quick
         self.rounds = 3 if quick else 5
@@ -119,7 +119,7 @@ class Bench:
         return timed(work)
 
     def puts(self) -> list[Row]:
-        """New and known blocks."""
+        """Measure puts of new and of known blocks."""
         new = paired(
             lambda: timed(lambda: self.put(self.new_store())), self._compress_alone, self.rounds
         )
@@ -135,7 +135,7 @@ class Bench:
         ]
 
     def gets(self) -> list[Row]:
-        """Every block in stored order, and at random, our caches cold."""
+        """Measure gets of all blocks in stored order, and of some at random, with cold caches."""
         path = self.new_store()
         scores = self.put(path)
 
@@ -165,7 +165,7 @@ class Bench:
         ]
 
     def index(self) -> list[Row]:
-        """Ten million entries: load as a rebuild does, look up, add more; then open the store."""
+        """Measure ten million entries: load as a rebuild does, look up, add; open the store."""
         count = 1_000_000 if self.quick else 10_000_000
         path = self.new_store()
         header = read_header(path)
@@ -243,7 +243,7 @@ class Bench:
         return rows
 
     def memory(self) -> list[Row]:
-        """Peak resident memory of a process that puts, reads back in part, and looks up."""
+        """Measure peak resident memory of a process that puts blocks and gets some of them."""
         rows: list[Row] = []
         for gigabytes in (1, 5) if self.quick else (1, 50):
             path = self.new_store()
@@ -260,7 +260,7 @@ class Bench:
         return rows
 
     def command(self) -> list[Row]:
-        """How long `ventifs --help` takes."""
+        """Measure the time of `ventifs --help`."""
         ventifs = Path(sys.executable).with_name("ventifs")
         seconds = [
             timed(
@@ -277,7 +277,7 @@ def spread(at: int, count: int) -> Score:
 
 
 def fill(path: Path, gigabytes: int) -> None:
-    """Put so much synthetic data that compresses to next to nothing; print peak memory in MiB."""
+    """Put synthetic data that compresses to almost nothing; print peak memory in MiB."""
     body = bytes(range(1, 256)) * 257
     with Store.open(path, "write") as store:
         for number in range(gigabytes * 10**9 >> 16):

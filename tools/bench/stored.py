@@ -1,4 +1,4 @@
-"""What a store holds of a version's file: its slices as a read would send them, and its clumps."""
+"""Reads a version's file from a store: as the slices that a server sends, and as clumps."""
 
 import time
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ def content_of(store: Store, version: str, path: str) -> Content:
 
 
 def slices(store: Store, content: Content, offset: int, count: int) -> Slices:
-    """The decoded bytes of a part, uncopied, holes filled."""
+    """The decoded bytes of a range, not copied, with holes filled."""
     return [
         bytes(piece) if isinstance(piece, int) else piece
         for piece in read(store, content, offset, count)
@@ -73,7 +73,7 @@ def clumps(path: Path, version: str, files: Iterable[str]) -> Clumps:
 
 
 def decoding_seconds(packed: Clumps) -> float:
-    """What decompressing clumps and hashing their blocks takes one thread that does only that."""
+    """The seconds in which one thread decompresses clumps and hashes their blocks."""
     decompressor = zstandard.ZstdDecompressor()
     started = time.perf_counter()
     for head, payload in packed:

@@ -1,4 +1,4 @@
-"""Figures as people read and write them, and paths as scripts do."""
+"""Formats figures for people and paths for scripts; parses sizes from the command line."""
 
 import re
 from base64 import b64encode
@@ -26,12 +26,12 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A percentage, or a dash of nothing."""
+    """A percentage: `40.1 %`; a dash if `whole` is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def exact(path: bytes, key: str = "path") -> dict[str, str]:
-    """What JSON has of a path: its text; if it is not UTF-8, also its bytes as `path_base64`."""
+    """A path's fields in JSON: its text and, if it is not UTF-8, its bytes as `path_base64`."""
     try:
         return {key: path.decode()}
     except UnicodeDecodeError:
@@ -57,7 +57,7 @@ class Size(click.ParamType[int]):
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Parse; KiB, MiB, GiB and TiB are powers of 1024, and so are K, M, G and T alone."""
+        """Parse; KiB, MiB, GiB, TiB, K, M, G and T are powers of 1024; KB, MB, GB, TB of 1000."""
         if isinstance(value, int):
             return value
         match = _SIZE.fullmatch(value.strip())

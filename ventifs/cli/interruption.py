@@ -1,13 +1,13 @@
-"""What SIGINT and SIGTERM do to a command: the first is an exception, the second ends it at once.
+"""SIGINT and SIGTERM in a command: the first signal raises an exception, a second ends the process.
 
-What always holds: no signal prints a traceback, and a second one needs nothing of what the first
-has begun. The first raises `KeyboardInterrupt` or `Terminated`, once, so that staging directories
-and workers go. Where there is nothing to clear away (while modules are imported, when the command
-is over), and where an exception would break a foreign loop (trio's), the first ends the process as
-well; a store bears that at any moment.
+Always: no signal prints a traceback, and a second signal does not depend on what the first one has
+begun. The first raises `KeyboardInterrupt` or `Terminated`, once, so that staging directories are
+removed and workers end. It ends the process at once where there is nothing to clean up (while
+modules are imported, after the command), and where an exception would break a foreign event loop
+(trio's). A store survives that at any moment.
 
-The handlers are never replaced by `SIG_DFL`: of a signal that comes just before that, Python prints
-that it was ignored. This module imports next to nothing, so that it is ready before all else.
+The handlers are never replaced by `SIG_DFL`: Python would report a signal that arrives just before
+that as ignored. This module imports almost nothing, so that it is ready before everything else.
 """
 
 import os
@@ -15,14 +15,14 @@ import select
 import signal
 import sys
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as a shell has them
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as a shell reports them
 MESSAGES = {
     signal.SIGINT: "ventifs: interrupted; nothing committed was lost",
     signal.SIGTERM: "ventifs: terminated; nothing committed was lost",
 }
 
 _raises = False  # whether the next signal is an exception
-_silent = False  # whether there is nothing to say any more
+_silent = False  # whether a signal ends the process without a message
 
 
 class Terminated(BaseException):
@@ -32,8 +32,7 @@ class Terminated(BaseException):
 def install() -> None:
     """Handle both signals from now on; until `begin` either ends the process at once.
 
-    SIGINT that the parent ignores, as `nohup` and shells do for what is in the background, stays
-    ignored.
+    SIGINT stays ignored if the parent ignores it, as shells do for commands in the background.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _on_signal)
@@ -42,27 +41,27 @@ def install() -> None:
 
 
 def begin() -> None:
-    """The command runs now: the next signal is an exception."""
+    """Make the next signal raise an exception: the command runs now."""
     global _raises  # noqa: PLW0603  # signals are the process's
     _raises = True
 
 
 def end() -> None:
-    """The command is over, and what is left to do is to report: a signal ends that, silently."""
+    """Make a signal end the process silently: the command is over, and only reports its result."""
     global _raises, _silent
     _raises, _silent = False, True
 
 
 class AtOnce:
-    """A part of a command in which a signal ends the process, where the part does not take it."""
+    """A part of a command in which signals end the process, unless the part handles them itself."""
 
     def __enter__(self) -> None:
-        """Raise nothing from now on."""
+        """Let signals end the process from now on."""
         global _raises
         self._before, _raises = _raises, False
 
     def __exit__(self, *_: object) -> None:
-        """As before."""
+        """Restore what signals did before."""
         global _raises  # noqa: PLW0603
         _raises = self._before
 
@@ -84,16 +83,16 @@ def _end_at_once(number: signal.Signals) -> None:
 
 
 def _say(line: str) -> None:
-    """Print a line on standard error if that takes it now; the end waits for no reader."""
+    """Print a line on standard error if that does not block: the end waits for no reader."""
     try:
         if select.select((), (2,), (), 0)[1]:
             os.write(2, f"{line}\n".encode())
-    except OSError:  # closed, or its reader has gone: there is no other place to say so
+    except OSError:  # closed, or its reader has gone: there is no other place to report it
         return
 
 
 def _on_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """An interruption where Python drops exceptions, in a `__del__`, is not lost."""
+    """End the process for an interruption that Python drops, such as one in a `__del__`."""
     global _silent  # noqa: PLW0603
     for kind, number in ((KeyboardInterrupt, signal.SIGINT), (Terminated, signal.SIGTERM)):
         if issubclass(unraisable.exc_type, kind):

@@ -1,4 +1,4 @@
-"""Where the `ventifs` command starts: it minds signals before anything that takes time."""
+"""The entry point of the `ventifs` command: it handles signals before any slow import."""
 
 from ventifs.cli import interruption
 
@@ -6,7 +6,7 @@ from ventifs.cli import interruption
 def main() -> None:
     """Run the command line, and exit."""
     interruption.install()
-    from ventifs.cli.program import run  # 100 ms, in which a signal may come already
+    from ventifs.cli.program import run  # slow: a signal may arrive; see docs/performance.md
 
     run()
 

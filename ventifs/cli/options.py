@@ -1,4 +1,4 @@
-"""Options that several commands have: how many processes work, and which paths are meant."""
+"""Options that several commands share: the number of processes, and patterns of paths."""
 
 import os
 import sys
@@ -41,7 +41,7 @@ def jobs_option(command: _Command) -> _Command:
 
 
 def pattern_options(way: str, meaning: str) -> Callable[[_Command], _Command]:
-    """`--WAY` and `--WAY-from`; the command gets what `patterns` takes, under their names."""
+    """The options `--WAY` and `--WAY-from`; the command passes their values to `patterns`."""
 
     def decorate(command: _Command) -> _Command:
         command = click.option(
@@ -62,6 +62,6 @@ def patterns(texts: Iterable[str], files: Iterable[BinaryIO]) -> Patterns:
     """The patterns of a command line: those in files first, so that options have the last word.
 
     Raises:
-        VentifsError: naming the pattern that cannot be one.
+        VentifsError: a pattern is invalid; the message names it.
     """
     return Patterns([*(line for file in files for line in file), *map(os.fsencode, texts)])

@@ -1,7 +1,7 @@
-"""What commands print for people and programs, on either stream: lines, JSON, log lines.
+"""Output of commands for people and programs, on either stream: lines, JSON, log lines.
 
-All of it passes here or through `listing`, so that every line is one line of text that prints,
-whatever was composed into it. Bytes (contents of files, a tar, names behind `-0`) go to
+All text output passes through this module or `listing`, so that every line is one line of printable
+text, whatever was composed into it. Bytes (contents of files, a tar, names printed by `-0`) go to
 `sys.stdout.buffer` instead.
 """
 
@@ -21,18 +21,18 @@ def echo(line: str = "", *, err: bool = False) -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print JSON, in ASCII, in which JSON itself escapes whatever does not print."""
+    """Print a value as JSON in ASCII; JSON escapes all nonprintable characters."""
     sys.stdout.write(json.dumps(value, indent=indent) + "\n")
     sys.stdout.flush()
 
 
 def drawing() -> TextIO:
-    """Standard error for what is drawn on a terminal by escape sequences of our own."""
+    """Standard error without escaping, for what the program draws by escape sequences."""
     return sys.stderr.drawing() if isinstance(sys.stderr, PrintableStream) else sys.stderr
 
 
 class LogLine(logging.Formatter):
-    """What the store logs while a command runs, a line each."""
+    """Formats log records of a running command, one line each."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; the traceback of an exception follows."""

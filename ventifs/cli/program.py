@@ -1,4 +1,4 @@
-"""What the `ventifs` command does: finds the subcommand, and turns every failure into one line.
+"""The `ventifs` command: finds and runs the subcommand, and reports a failure in one line.
 
 Subcommands live in modules that are imported only when they are run, so that `ventifs --help`
 answers at once. Exit codes: 0 done; 1 failed, or a check found something, or standard output is
@@ -25,7 +25,7 @@ from ventifs.cli.streams import Output, take_over
 from ventifs.errors import VentifsError
 from ventifs.text import one_line, printable
 
-# name: (module, attribute, help in a line); a test compares the lines with the commands' own
+# name: (module, attribute, help in a line); a test compares the help with the commands' own
 COMMANDS = {
     "init": ("ventifs.cli.upkeep.store", "init", "Make a new, empty store."),
     "archive": ("ventifs.cli.archiving.archive", "archive", "Archive a directory, tar or disk."),
@@ -55,7 +55,7 @@ COMMANDS = {
 
 
 _FAILED, _BROKEN_PIPE = 1, 141
-_GARBAGE_THRESHOLD = 200_000  # objects; by default 700, for programs that leave cycles behind
+_GARBAGE_THRESHOLD = 200_000  # objects; Python's 700 is for programs that leave cycles behind
 
 
 class _LazyGroup(click.Group):
@@ -79,7 +79,7 @@ class _LazyGroup(click.Group):
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         found = super().resolve_command(ctx, args)
-        interruption.begin()  # its module is imported: it may have something to clear away
+        interruption.begin()  # its module is imported: from here on it may have to clean up
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -115,7 +115,7 @@ def _start_log() -> None:
 
 
 def _run(output: Output) -> tuple[int, bool]:
-    """Run the command; its exit code, and whether a line has said why it failed."""
+    """Run the command; return its exit code, and whether the reason of a failure was printed."""
     try:
         return _run_command(output)
     except KeyboardInterrupt:
@@ -131,7 +131,7 @@ def _interrupted(output: Output, number: Signals) -> int:
 
 
 def _run_command(output: Output) -> tuple[int, bool]:
-    """As `_run`; a signal's exception leaves it, at the latest until the command has ended."""
+    """As `_run`, but raises the exceptions of signals; none arrives after the command's end."""
     meta: dict[str, Any] = {}
     try:
         with ventifs.make_context("ventifs", sys.argv[1:]) as context:
@@ -145,13 +145,13 @@ def _run_command(output: Output) -> tuple[int, bool]:
         interruption.end()
         if isinstance(error, click.Abort):  # Ctrl-C, or Ctrl-D, at a question
             raise KeyboardInterrupt from None
-        if output.stopped:  # the reason, whatever it became on its way here
+        if output.stopped:  # the cause of this error, whatever its type is by now
             return 0, False
         return _failed(error, meta)
 
 
 def _failed(error: BaseException, meta: dict[str, Any]) -> tuple[int, bool]:
-    """Say why a command failed; as `_run`."""
+    """Print why a command failed; returns what `_run` does."""
     match error:
         case click.exceptions.Exit():
             return error.exit_code, False
@@ -175,14 +175,15 @@ def run() -> NoReturn:
 
 
 def _end(code: int, output: Output, *, said: bool) -> NoReturn:
-    """End at once: to take the interpreter down takes 20 ms, a fifth of what short commands do.
+    """End the process at once: to shut the interpreter down is much of the time of short commands.
 
-    A failing output never hides another failure: it has a code only where there is none.
+    A failed output never hides another failure: it sets the exit code only where that is 0. For the
+    time saved see docs/performance.md.
     """
-    interruption.end()  # a reader that reads no more holds nothing up
+    interruption.end()  # a signal ends a flush that waits for a reader
     sys.stdout.flush()
     failure = output.failure
-    if isinstance(failure, BrokenPipeError):  # nothing to say: its reader wanted no more
+    if isinstance(failure, BrokenPipeError):  # no message: its reader wanted no more
         code = code or _BROKEN_PIPE
     elif failure is not None:
         if not said:

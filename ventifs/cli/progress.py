@@ -1,7 +1,7 @@
-"""Progress of long work, on standard error: drawn on a terminal, a line now and then elsewhere.
+"""Progress of long work, on standard error: drawn on a terminal, elsewhere a line now and then.
 
-Nothing here refreshes by a thread of its own: one that wakes ten times a second holds the GIL often
-enough to make an archive run take twice as long.
+No thread refreshes the display: it would hold the GIL often enough to slow down an archive run, see
+docs/performance.md.
 """
 
 import sys
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 15.0
 _DRAWN_EVERY_S = 0.1
-_ENTRY_BYTES = 50_000  # of contents: what takes as long as an entry does by itself
+_ENTRY_BYTES = 50_000  # bytes of content that take as long as one entry by itself
 
 
 class ByteProgress:
-    """Bytes done of bytes in all. Call it with both; a context manager."""
+    """Progress in bytes: a context manager that is called with bytes done and bytes in all."""
 
     def __init__(
         self, what: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Say what is being done. `quiet` shows nothing at all. `clock` returns seconds."""
+        """Show `what` before the figures, or nothing if `quiet`. `clock` returns seconds."""
         self._clock = clock
         self._what = what
         self._bar: RichProgress | None = None
@@ -45,7 +45,7 @@ class ByteProgress:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Show the progress, unless the last update was too short a time ago."""
         now = self._clock()
         if now < self._next:
             return
@@ -91,7 +91,7 @@ class ByteProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -113,12 +113,12 @@ class EntryProgress:
         expected_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Say what is being done.
+        """Set what is shown.
 
         Args:
             what: shown before the figures.
             quiet: show nothing at all.
-            things: what is counted, one and many.
+            things: what is counted, in singular and plural.
             expected_entries: how many there will be; with it the share done and the time left are
                 shown.
             expected_bytes: how many there will be.
@@ -139,7 +139,7 @@ class EntryProgress:
         return self
 
     def __call__(self, entries: int, total: int, path: bytes) -> None:
-        """Show how far it is, if it is time to."""
+        """Show the progress, unless the last update was too short a time ago."""
         now = self._clock()
         if now < self._next:
             return
@@ -164,7 +164,7 @@ class EntryProgress:
         self._live.update(text, refresh=True)
 
     def _left(self, work: int, elapsed_s: float) -> str:
-        """How far it is and how long it will take still, where that can be said."""
+        """The share done and the time left; empty where they cannot be estimated."""
         if not 0 < work <= self._expected:
             return ""
         left_s = elapsed_s * (self._expected - work) / work
@@ -176,6 +176,6 @@ class EntryProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the line away."""
+        """Remove the line from the terminal."""
         if self._live is not None:
             self._live.stop()

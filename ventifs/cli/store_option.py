@@ -14,14 +14,14 @@ VARIABLE = "VENTIFS_STORE"
 
 
 def default_store() -> Path:
-    """Where the store is when nobody says otherwise: the user's data directory."""
+    """The default store, in the user's data directory."""
     import platformdirs  # slow to import
 
     return platformdirs.user_data_path("ventifs", appauthor=False)
 
 
 def environment() -> Mapping[str, str]:
-    """What a service manager or session tells: sockets handed over, directories, whom to notify."""
+    """The environment, by which service managers pass sockets, directories and notify addresses."""
     return os.environ
 
 

@@ -1,10 +1,10 @@
-"""The standard streams of a command, and what becomes of output that is not taken.
+"""The standard streams of a command, and what happens when a write to one fails.
 
 Always: a failing stream never changes what a command does to a store or a tree. Commands that only
 print stop at the first write that fails (`OutputFailed`); all others finish their work, and what
-they still print is discarded. `Output` remembers the first failure, from which `main` makes the
-exit code. What standard error does not take is discarded: it has no code of its own. No file of a
-store ever gets the number of a standard stream.
+they still print is discarded. `Output` keeps the first failure, from which `program` derives the
+exit code. Text that standard error does not take is discarded, without an exit code of its own. A
+file of a store never gets the descriptor number of a standard stream.
 """
 
 import io
@@ -42,7 +42,7 @@ class OutputFailed(Exception):
 
 
 class _Stream(io.FileIO):
-    """A standard stream for writing, which may be non-blocking: it is its opener's."""
+    """A standard stream for writing. The process that opened it may have made it non-blocking."""
 
     def _put(self, data: Any) -> int:
         while (count := super().write(data)) is None:
@@ -54,26 +54,26 @@ class Output(_Stream):
     """Standard output.
 
     Attributes:
-        failure: of the first write that failed; everything after it is discarded.
-        stopped: whether the command was stopped by that.
+        failure: the error of the first failed write; all later output is discarded.
+        stopped: whether that failure stopped the command.
     """
 
     def __init__(self) -> None:
-        """Of this process."""
+        """Write to descriptor 1, which stays open."""
         super().__init__(1, "wb", closefd=False)
         self.failure: OSError | None = None
         self.stopped = False
         self._discards = False
 
     def discard(self) -> None:
-        """Write nothing more: what is buffered must not wait for a reader that does not read."""
+        """Discard all further output: a flush must not wait for a reader that does not read."""
         self._discards = True
 
     def write(self, data: Any, /) -> int:
-        """Write, or discard.
+        """Write the data, or discard it after a failure.
 
         Raises:
-            OutputFailed: the first time that it fails, in a command that only prints.
+            OutputFailed: a write failed for the first time, in a command that only prints.
         """
         if self.failure is None and not self._discards:
             try:
@@ -87,7 +87,7 @@ class Output(_Stream):
 
 
 class _Errors(_Stream):
-    """Standard error, which takes everything."""
+    """Standard error; a write never fails."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -97,16 +97,16 @@ class _Errors(_Stream):
 
 
 def take_over() -> Output:
-    """Make the standard streams those of this module; standard output.
+    """Replace `sys.stdout` and `sys.stderr` by streams of this module; return standard output.
 
-    A stream that is closed is replaced, so that its number is taken: standard output by what fails
-    as a closed one does, standard error by one that leads nowhere.
+    A closed standard descriptor is opened on `/dev/null`, so that no other file gets its number.
+    Writes to such a standard output fail, as on a closed one; writes to standard error are dropped.
     """
     for fd, how in enumerate((os.O_RDWR, os.O_RDONLY, os.O_RDWR)):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, how)  # gets the lowest number there is
+            os.open(os.devnull, how)  # gets the lowest free number
     output = Output()
     if sys.stdout is None or isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = _text(output, sys.stdout, line_buffering=os.isatty(1))
@@ -125,7 +125,7 @@ def _text(raw: io.FileIO, before: TextIO | None, *, line_buffering: bool) -> io.
 
 
 def _command() -> str:
-    """The words of the command that runs, `9p cat`; none while there is none."""
+    """The name of the running command, such as `9p cat`; empty while none runs."""
     context = click.get_current_context(silent=True)
     words: list[str] = []
     while context is not None and context.parent is not None:

@@ -50,7 +50,7 @@ from ventifs.tree.process_pool import Workers
 from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
 
-# What commands in messages set themselves, and what disks do not have.
+# Options that the commands in messages set themselves, and options that disks do not have.
 _ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "exclude_from"}
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
@@ -237,10 +237,10 @@ def _source(
     """The directory, the open tar stream, or the open disk, that is meant.
 
     Raises:
-        VentifsError: when it is none of them.
+        VentifsError: it is none of them.
     """
     text = context.params["source"]
-    if not text:  # of a variable that is not set, say; Path would take it for this directory
+    if not text:  # an unset variable, say; Path would take it for the working directory
         raise click.UsageError("SOURCE is empty; name what is to be archived")
     source = Path(text)
     if source.is_dir():
@@ -295,7 +295,7 @@ def _disk(
     given = context.params
     kept: Kept | None = None
     if given["store"].exists():
-        # To write, so that what a crash left out of the index is taken in first.
+        # Opened for writing, so that the index first takes in what a crash left out of it.
         with Store.open(given["store"], "read" if given["dry_run"] else "write") as opened:
             try:
                 kept = kept_of(opened, given["name"])
@@ -313,7 +313,7 @@ def _named(paths: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 
 def _words(context: click.Context) -> tuple[str, ...]:
-    """The options of this run as words, but for those that decide what is read."""
+    """The options of this run as words, without those in `_ADVISED`."""
     words: list[str] = []
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
@@ -337,7 +337,7 @@ def _standard_input(kind: str | None, options: Options, disk_options: DiskOption
 
 
 def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
-    """At the default place, the first archive makes the store."""
+    """Make the store, if none is named and the default one does not exist."""
     if not context.meta["store_named"] and not store.exists() and not dry_run:
         Store.create(store)
         echo(f"made a store at {printable(store)}", err=True)
@@ -364,7 +364,7 @@ def _print_troubles(version: Version, missed: str) -> None:
 
 
 def _print_archived(version: Version, tally: Tally, what: str, *, dry_run: bool) -> None:
-    """Say what the run did; `what` is a disk, or nothing for a tree of entries."""
+    """Print what the run did; `what` is a disk's title, or empty for a tree of entries."""
     echo(f"{'would be ' if dry_run else ''}{version}  score:{tree_score(version.root).hex()}")
     stored = "" if dry_run else f", {size(tally.stored_bytes)} stored"
     what = what or f"{count(tally.entries, 'entry', 'entries')}, {size(tally.bytes)}"

@@ -1,4 +1,4 @@
-"""What `ventifs archive` does for disks: opening, forking what works for the run, printing."""
+"""What `ventifs archive` does for disks: opening, forking workers, printing."""
 
 import os
 import stat
@@ -47,11 +47,11 @@ class DiskOptions(msgspec.Struct, frozen=True):
     follow_backing: tuple[str, ...] = ()
     follow_device: tuple[str, ...] = ()
     follow_nothing: bool = False
-    dry_run: bool = False  # the one that all have
+    dry_run: bool = False  # the only one here that all sources have
 
     @property
     def any(self) -> bool:
-        """Whether one is given that only disks have."""
+        """Whether an option that only disks have is given."""
         return self != DiskOptions(dry_run=self.dry_run)
 
 
@@ -81,8 +81,8 @@ class OpenDisk(msgspec.Struct, frozen=True):
     """A disk that is to be archived.
 
     Attributes:
-        mark: by which the next run knows what has changed.
-        kept: what the next run goes by.
+        mark: lets the next run find what has changed.
+        kept: the settings that the name keeps for the next run.
         marked: the image that `mark` was added to, as a bitmap; None if none was.
         before: what the name kept when the run began.
     """
@@ -95,7 +95,7 @@ class OpenDisk(msgspec.Struct, frozen=True):
     before: Kept | None
 
     def source(self, stack: ExitStack, store: Path, *, jobs: int, level: int) -> DiskSource:
-        """Fork who surveys it, and who reads; before the store is opened."""
+        """Fork the processes that survey and read the disk; call it before a store is opened."""
         disk, drop_free = self.disk, self.options.drop_free
         survey = stack.enter_context(Survey(disk, free=drop_free))
         pool = None
@@ -145,7 +145,7 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
         )
     source = source_of(request.path, kind=kind)
     kept = Kept(choice.format, source, following)
-    encode_kept(kept)  # before the work: it may be too much
+    encode_kept(kept)  # before the work: it fails if this is too much to keep
     reason = in_use(confined.path(file.fileno()))
     if reason and not options.in_use:
         raise VentifsError(
@@ -175,10 +175,11 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
 
 
 def _following(request: Request, options: DiskOptions) -> Following:
-    """What is followed: options as given now stand for those that were kept.
+    """The references to follow: options that are given replace those that were kept.
 
     Raises:
-        VentifsError: what is given is not there; what is kept may have been for another image.
+        VentifsError: a given path does not exist. Kept paths may have been for another image,
+            and are not checked.
     """
     for path in options.follow_backing:
         if not os.path.isdir(path):
@@ -208,10 +209,10 @@ def _check_markable(disk: Disk) -> None:
 
 
 def _mark(image: RawDisk, stack: ExitStack) -> bytes:
-    """Add a bitmap that records from now on what is written to an image; its name.
+    """Add a bitmap that records all later writes to an image; return its name.
 
-    QEMU adds it, and can open nothing but this very file (`bitmap`). The disk has to be opened
-    once more, since what is read has to be from after the bitmap began.
+    QEMU adds it, and can open no other file than this one (`bitmap`). The disk must be opened again
+    afterwards, so that all that is read is from after the bitmap began.
     """
     name = _BITMAP + os.urandom(8).hex()
     bitmap.add(image, name)
@@ -236,7 +237,7 @@ def _supersede(
 
 
 def disk_title(source: DiskSource) -> str:
-    """What a run has archived, in a few words."""
+    """A short description of the disk that a run has archived."""
     unchanged = ", unchanged" if source.reused else ""
     return f"disk of {size(source.facts.size)}{unchanged}"
 

@@ -28,7 +28,7 @@ from ventifs.tree.restore.restored import Restored
 from ventifs.tree.restore.selection import Selection
 
 _FAILED = 1  # exit codes: some of it is damaged, or in the way, or there is nothing
-_LEFT = 3  # restored, but without what the user may not
+_LEFT = 3  # restored, except what the user may not restore
 _SHOWN_MAX = 20
 
 
@@ -213,7 +213,7 @@ def _restore(
 
 
 def _progress(entry: Entry, selection: Selection, *, quiet: bool) -> EntryProgress:
-    """With the time left, if all of a directory is restored."""
+    """Progress, with the time left if a whole directory is restored."""
     if selection or not isinstance(entry.detail, Directory):
         return EntryProgress("restoring", quiet=quiet)
     return EntryProgress(
@@ -283,7 +283,7 @@ def _plan(
     verbose: bool,
     as_json: bool,
 ) -> int:
-    """Say what would be restored."""
+    """Print what would be restored."""
     paths: list[dict[str, str]] = []
 
     def told(path: bytes, _: Entry) -> None:

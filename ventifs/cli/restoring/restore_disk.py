@@ -1,4 +1,4 @@
-"""What `ventifs restore` does for one file: disks in other formats, onto devices, in what time."""
+"""What `ventifs restore` does for disks: images in other formats, block devices, progress."""
 
 import os
 import stat
@@ -55,7 +55,7 @@ def restore_image(
     """Restore a disk as an image of a format.
 
     Raises:
-        VentifsError: why it cannot be; there is nothing of it.
+        VentifsError: it cannot be restored, and nothing of it is left.
         OSError: the same.
     """
     check_convertible(entry, kind)
@@ -87,10 +87,10 @@ def restore_image(
 def restore_device(
     store: Store, pool: Pool | None, entry: Entry, target: Path, *, overwrite: bool, quiet: bool
 ) -> tuple[Restored, int]:
-    """Write a disk onto a block device; and how many bytes that has more.
+    """Write a disk onto a block device; also returns how many bytes larger the device is.
 
     Raises:
-        VentifsError: why it cannot be, or what of it is.
+        VentifsError: it may not overwrite the device, or not all of the disk is written.
         OSError: the device cannot be opened or written.
     """
     if not overwrite:

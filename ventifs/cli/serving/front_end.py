@@ -1,4 +1,4 @@
-"""Which protocol a server speaks: composed here, for its own process and for its workers."""
+"""Composes sessions and their protocol, for a server's own process and for its workers."""
 
 from contextlib import suppress
 
@@ -16,22 +16,22 @@ def local_sessions(settings: Settings) -> LocalSessions:
     """The sessions of this process, over an open store.
 
     Raises:
-        VentifsError: there is none, or it cannot be read.
+        VentifsError: there is no store, or it cannot be read.
     """
     limits = Limits(msize_max=settings.message_bytes) if settings.message_bytes else None
     return LocalSessions(settings, NinepFrontEnd(limits, _tracer if settings.trace else None))
 
 
 def worker_main() -> None:
-    """Be a worker process, until it is told to stop or its parent has gone."""
+    """Run as a worker process, until the parent orders it to stop or ends."""
     run_worker(local_sessions)
 
 
 def _tracer() -> Trace:
-    """A trace for one session; its lines, whole, may stand between another's."""
+    """A tracer for one session; lines of several sessions mix, but each line stays whole."""
     return Tracer(_traced)
 
 
 def _traced(line: str) -> None:
-    with suppress(OSError, VentifsError):  # whoever read it has gone; the sessions go on
+    with suppress(OSError, VentifsError):  # the reader of the trace has gone; the sessions go on
         echo(line)

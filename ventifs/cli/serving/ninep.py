@@ -45,7 +45,7 @@ _Command = Callable[..., Any]
 
 
 class _Server(msgspec.Struct, frozen=True):
-    """Which server is meant, and as whom."""
+    """The server to connect to, how to speak to it, and the user to attach as."""
 
     address: Address
     dialect: Dialect
@@ -55,10 +55,10 @@ class _Server(msgspec.Struct, frozen=True):
     trace: bool
 
     def run(self, use: Callable[[Client], Awaitable[_T]]) -> _T:
-        """What `use` returns of a client that is connected.
+        """Connect to the server, and return what `use` returns for the client.
 
         Raises:
-            VentifsError: naming the server, where it is the server that fails.
+            VentifsError: it failed; the message names the server where the server is the cause.
         """
         tracer = Tracer(partial(echo, err=True)) if self.trace else None
         interruptions: list[int] = []
@@ -92,18 +92,18 @@ class _Server(msgspec.Struct, frozen=True):
             return results
 
         try:
-            with AtOnce():  # before `watch` and after it
+            with AtOnce():  # for signals before and after `watch`
                 results = trio.run(main)
         except RemoteError as error:
             what = f" '{printable(self.aname)}'" if self.aname else ""
             raise VentifsError(f"{self.address}: cannot attach{what}: {error}") from None
         if interruptions:
-            signal.raise_signal(interruptions[0])  # as if it had come now
+            signal.raise_signal(interruptions[0])  # as if the signal had arrived now
         return results[0]
 
 
 def _signals() -> list[signal.Signals]:
-    """Those that end a command, but for what the parent has it ignore."""
+    """The signals that end a command, except those that the parent made it ignore."""
     both = (signal.SIGINT, signal.SIGTERM)
     return [number for number in both if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -116,7 +116,7 @@ def _address(_: click.Context, __: click.Parameter, value: str) -> Address:
 
 
 def _server_options(command: _Command) -> _Command:
-    """ADDRESS, and how to speak to it; the command gets `server: _Server` first."""
+    """ADDRESS and the options of a connection; the command gets `server: _Server` first."""
 
     @wraps(command)
     def with_server(
@@ -160,7 +160,7 @@ def _server_options(command: _Command) -> _Command:
 
 
 def _user(user: str | None) -> tuple[bytes, int]:
-    """Uname and n_uname."""
+    """The uname and n_uname to attach with."""
     if user is None:
         user = str(os.geteuid())
     try:
@@ -170,13 +170,13 @@ def _user(user: str | None) -> tuple[bytes, int]:
                 raise click.UsageError(f"--user {user}: numbers of users end at {NONUNAME}")
             return os.fsencode(pwd.getpwuid(uid).pw_name), uid
         return os.fsencode(user), pwd.getpwnam(user).pw_uid
-    except (KeyError, OverflowError):  # nobody here by that name or number
+    except (KeyError, OverflowError):  # this host has no such user
         return os.fsencode(user), int(user) if user.isdecimal() else NONUNAME
 
 
 @contextmanager
 def _named(path: bytes) -> Iterator[None]:
-    """What the server says of a path names it."""
+    """Put the path in front of a server's error message about it."""
     try:
         yield
     except RemoteError as error:
@@ -240,7 +240,7 @@ def ls(
 
 
 async def _names(client: Client, path: bytes) -> list[bytes]:
-    """The names in a directory, sorted; of a file its own."""
+    """The sorted names in a directory; for any other file its own name."""
     async with await client.walk(path) as fid:
         if not fid.qid.type & QTDIR:
             return [os.path.basename(path.rstrip(b"/"))]

@@ -44,9 +44,9 @@ from ventifs.serving.worker_pool import WorkerPool
 from ventifs.store.header import read_header
 
 _WORKERS_MAX = 64
-_CACHE_MIN = 16 << 20  # of each worker
-_CLIENTS_MIN = 4 << 20  # of each worker: a session without files takes 1.1 MiB of a peer's half
-# What is not UTF-8 may stand in comments, and in a rule it is told like any other mistake.
+_CACHE_MIN = 16 << 20  # per worker
+_CLIENTS_MIN = 4 << 20  # per worker: a session without files takes 1.1 MiB, a peer has half of this
+# Bytes that are not UTF-8 are allowed in comments; in a rule they are reported as other mistakes.
 _RULES_FILE = InputFile(encoding="utf-8", errors="surrogateescape")
 _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 
@@ -159,7 +159,7 @@ def serve(
         raise click.UsageError("--stdio serves one client; no addresses, --workers or --metrics")
     if squash != "none" and access == "trust":
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
-    read_header(store)  # whether it is one, before anything else; workers open it
+    read_header(store)  # is it a store? checked first, since workers open it
     settings = Settings(
         store=str(store),
         cache_bytes=cache,
@@ -240,7 +240,7 @@ def _serve_addresses(
 
 
 def _listening(stack: ExitStack, address: Address) -> list[socket.socket]:
-    """Listeners that are closed at the end, and their socket files removed."""
+    """Open listeners on an address; at the end they are closed and their socket files removed."""
     sockets = listen(address)
     stack.callback(forsake, address)
     for each in sockets:
@@ -249,12 +249,12 @@ def _listening(stack: ExitStack, address: Address) -> list[socket.socket]:
 
 
 def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
-    """Where `ventifs servers` asks; without a place for it, that just does not find this one."""
+    """The listener that `ventifs servers` queries; None, with a warning, if it cannot be made."""
     try:
         directory = Path(default_address(told, os.getuid()).path).parent
         [listener] = _listening(stack, control_address(directory, os.getpid()))
         for each in control_addresses(directory):
-            forsake(each)  # of servers that were killed; those that live keep theirs
+            forsake(each)  # removes those of killed servers; live servers keep theirs
     except (VentifsError, TransportError) as error:
         note = f"ventifs servers will not show this one: {error}"
         event("warning", level=logging.WARNING, note=note)
@@ -263,9 +263,9 @@ def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
 
 
 def _run(function: object, *arguments: object) -> None:
-    """Run trio; of the groups its nurseries raise, the one exception that began it."""
+    """Run trio; of the exception groups that nurseries raise, raise the first exception alone."""
     try:
-        with AtOnce():  # but while it serves, when signals are its own
+        with AtOnce():  # except while it serves, when it handles signals itself
             trio.run(function, *arguments)  # type: ignore[arg-type]
     except BaseExceptionGroup as group:
         error: BaseException = group
@@ -275,7 +275,7 @@ def _run(function: object, *arguments: object) -> None:
 
 
 def _notify(told: Mapping[str, str], state: str) -> None:
-    """Tell systemd, as sd_notify(3) does; nothing depends on whether it hears."""
+    """Notify systemd, as sd_notify(3) does; a failure is ignored."""
     path = told.get("NOTIFY_SOCKET", "")
     if path.startswith(("/", "@")):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

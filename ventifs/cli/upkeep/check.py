@@ -77,7 +77,7 @@ def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: in
 def _check_versions(
     store: Path, report: Report, mended: Repair | None, *, quiet: bool
 ) -> list[Harm]:
-    """What is wrong with the versions; nothing can be told while the index is damaged."""
+    """The damage to versions; empty while the index is damaged, when none can be determined."""
     if mended is None and any(finding.what == "index" for finding in report.findings):
         return []
     harms: list[Harm] = []

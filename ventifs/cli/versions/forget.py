@@ -92,10 +92,10 @@ def _check(wanted: tuple[str, ...], rules: dict[str, int]) -> None:
 
 
 def _refuse_bare(wanted: tuple[str, ...]) -> None:
-    """Forget nothing because of a mere name: it may be meant as all its versions, or the latest.
+    """Refuse a name alone: it may stand for all its versions, or for the latest.
 
     Raises:
-        UsageError: showing what says either.
+        UsageError: a name stands alone; the message shows a command for either meaning.
     """
     for text in wanted:
         if not set("@:") & set(text):

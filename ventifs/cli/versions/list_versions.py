@@ -34,10 +34,10 @@ def as_json_object(
     """What `--json` prints of a version.
 
     Args:
-        version: the one.
+        version: the version.
         facts: what is known of the disk, if it is one's.
         kept: what its name keeps for the next run, if it is a disk's.
-        store: lists all troubles that it has, not only those in the version's record.
+        store: where all troubles are; without it, only those in the version's record are listed.
     """
     detail = version.root.detail
     assert isinstance(detail, Directory)
@@ -72,9 +72,9 @@ def _disk(version: ArchivedVersion) -> Facts | None:
 
 
 def disk_json(facts: Facts | None, kept: Kept | None = None) -> dict[str, Any]:
-    """What `--json` prints of a disk, in the words of its version's attribute.
+    """What `--json` prints of a disk, with the field names of its version's attribute.
 
-    With what its name keeps for the next run, if that is asked for.
+    With `kept`, also what its name keeps for the next run.
     """
     if facts is None:
         return {}
