@@ -24,7 +24,7 @@ from tests.support.serve import Serve, environment
 from tests.support.terminals import Commands, Said
 from ventifs import cli as ventifs_cli
 from ventifs.cli.program import ventifs
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import NOFID, NONUNAME, NOTAG, Dialect, Tattach, Tversion
 from ventifs.store import Store
 from ventifs.text import printable
@@ -284,7 +284,7 @@ def _attach(path: Path, uname: bytes, aname: bytes) -> socket.socket:
     """A connection of a hostile client, which has asked for what `aname` names as `uname`."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(path))
-    codec = Codec.of(Dialect.LINUX)
+    codec = MessageCodec.of(Dialect.LINUX)
     for tag, message in (
         (NOTAG, Tversion(65536, b"9P2000.L")),
         (1, Tattach(0, NOFID, uname, aname, NONUNAME)),

@@ -12,7 +12,7 @@ from tests.support.serving import command
 from tests.support.sharing import base_of
 from ventifs.store import Store
 from ventifs.tree.objects.directory import entries, resolve
-from ventifs.tree.objects.records import Directory, Entry, File
+from ventifs.tree.objects.records import Directory, Entry, RegularFile
 from ventifs.tree.versions.catalog import find_version
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_what_a_guest_sees_in_qcow2_is_the_raw_disk(
 
 def content(store: Store, version: str, path: str) -> object:
     detail = entry(store, version, path).detail
-    assert isinstance(detail, File)
+    assert isinstance(detail, RegularFile)
     return detail.content
 
 

@@ -12,7 +12,7 @@ from tests.support.imaging import told
 from tests.support.memorydisk import MemoryDisk
 from ventifs.image import survey as module
 from ventifs.image.confinement import sandbox as apart
-from ventifs.image.confinement.sandbox import Limits
+from ventifs.image.confinement.sandbox import ProcessLimits
 from ventifs.image.disk import ImageError
 from ventifs.image.survey import ReadFiles, Survey
 from ventifs.image.survey_events import (
@@ -21,9 +21,9 @@ from ventifs.image.survey_events import (
     FoundName,
     Free,
     Inode,
-    Inside,
     Noted,
     Volume,
+    VolumeBatch,
     told_in,
 )
 from ventifs.image.volumes.window import Window
@@ -153,7 +153,7 @@ def test_batches_are_no_more_than_some_megabytes_of_files() -> None:
         yield Ended()
 
     with Survey(disk_of((1, 20)), free=False, read_files=reading(tell)) as survey:
-        batches = [told_in(event.body) for event in survey if isinstance(event, Inside)]
+        batches = [told_in(event.body) for event in survey if isinstance(event, VolumeBatch)]
     # Events wait no longer than 50 ms for others, so there may be more batches.
     sizes = [
         sum(
@@ -331,4 +331,4 @@ def test_it_starts_at_once_and_ends_when_left() -> None:
 
 @pytest.mark.parametrize(("size", "seconds"), [(0, 60), (10 << 30, 100), (1 << 60, 4 * 3600)])
 def test_the_time_allowed_grows_with_the_disk_up_to_a_limit(size: int, seconds: int) -> None:
-    assert module._limits(size) == Limits(1 << 30, seconds, 30)
+    assert module._limits(size) == ProcessLimits(1 << 30, seconds, 30)

@@ -23,7 +23,7 @@ from ventifs.store import Store
 from ventifs.store.journal import Record
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve
-from ventifs.tree.objects.records import File, decode_entry, encode
+from ventifs.tree.objects.records import RegularFile, decode_entry, encode
 from ventifs.tree.versions.catalog import tree_score
 
 STATUS = cast(Any, SimpleNamespace(st_mode=0o100640, st_uid=1000, st_gid=100, st_mtime_ns=MTIME_NS))
@@ -102,7 +102,7 @@ def test_what_the_vector_says_is_read_back(tmp_path: Path) -> None:
             (b"files/1/c", whole[20_992:22_016] + whole[16_896:19_968]),
         ):
             found = resolve(store, root, path)
-            assert isinstance(found.detail, File)
+            assert isinstance(found.detail, RegularFile)
             assert b"".join(bytes(piece) for piece in read(store, found.detail.content)) == data
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ventifs.net.address import CID_ANY, TcpAddress, UnixAddress, VsockAddress
-from ventifs.net.allow_list import AllowList, Exports, Rule, RuleError, parse_rule, parse_rules
+from ventifs.net.allow_list import AllowList, AllowRule, Exports, RuleError, parse_rule, parse_rules
 from ventifs.net.peer import STDIO, Peer
 
 TCP = Peer(kind="tcp", ip="192.0.2.7", port=50000)
@@ -69,8 +69,10 @@ def test_whom_a_rule_fits(who: str, fitting: set[str]) -> None:
 def test_users_and_groups_by_name() -> None:
     user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
     assert parse_rule(f"user:{user.pw_name} *") == parse_rule(f"uid:{user.pw_uid} *")
-    assert parse_rule(f"uid:{user.pw_name} *") == Rule(("*",), kind="unix", uid=user.pw_uid)
-    assert parse_rule(f"group:{group.gr_name} *") == Rule(("*",), kind="unix", gid=group.gr_gid)
+    assert parse_rule(f"uid:{user.pw_name} *") == AllowRule(("*",), kind="unix", uid=user.pw_uid)
+    assert parse_rule(f"group:{group.gr_name} *") == AllowRule(
+        ("*",), kind="unix", gid=group.gr_gid
+    )
 
 
 def test_rules_add_up() -> None:

@@ -27,7 +27,7 @@ from ventifs.ninep.protocol.messages import (
     Tversion,
     Twalk,
 )
-from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, Limits
+from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, SessionLimits
 
 MIB = 1 << 20
 BUDGET = 48 * MIB
@@ -183,7 +183,7 @@ def test_three_peers_that_take_all_they_can_stay_within_the_memory(
 
 
 def test_a_peer_without_memory_gets_no_session_and_others_do(home: Path, server: Serve) -> None:
-    one = Limits().session_bytes(MSIZE_FIRST)
+    one = SessionLimits().session_bytes(MSIZE_FIRST)
     guests = []
     for _ in range(BUDGET // 2 // one - 1):
         guests.append(Guest(server, "127.0.0.1", b"wide@latest"))

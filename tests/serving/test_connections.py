@@ -43,7 +43,7 @@ from ventifs.ninep.protocol.messages import (
     Tversion,
     Twalk,
 )
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 from ventifs.serving.connections import HANDSHAKE_S, WARM_TURNS
 
 GETATTR = Tgetattr(0, 0x7FF)
@@ -326,7 +326,7 @@ def test_a_bug_in_a_session_ends_it_alone(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_flood_of_slow_requests_is_not_read_beyond_the_limit() -> None:
     files = filesystem()
-    limits = Limits(in_flight_max=20)
+    limits = SessionLimits(in_flight_max=20)
 
     async def test(served: Serving) -> None:
         flood, other = await served.connect().attach(), await served.connect().attach()
@@ -363,7 +363,7 @@ def test_sessions_take_turns_however_much_they_ask() -> None:
 
     numbers = iter(range(10))
     # A turn ends by its number of requests alone, so that the counts below do not hang on time.
-    limits = Limits(turn_requests=10, turn_s=3600)
+    limits = SessionLimits(turn_requests=10, turn_s=3600)
 
     async def test(served: Serving) -> None:
         busy = [await served.connect().attach() for _ in range(3)]

@@ -14,7 +14,7 @@ from ventifs.net.address import parse_address
 from ventifs.net.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.net.allow_list import parse_rule
 from ventifs.ninep.mount.options import fstab_line, mount_line, mount_options
-from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, Limits
+from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, SessionLimits
 from ventifs.serving.settings import client_bytes_default
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES, RAW_BYTES
 
@@ -62,7 +62,7 @@ def test_addresses_and_rules_are_taken() -> None:
 
 
 def test_memory_is_charged_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits()
+    limits = SessionLimits()
     first, largest = (limits.session_bytes(size) for size in (MSIZE_FIRST, limits.msize_max))
     assert f"| {FID_BYTES}; a directory {FID_BYTES + GUARDED_DIRECTORY_BYTES:,} with" in _TEXT
     assert f"beyond {RAW_BYTES} bytes |" in _TEXT

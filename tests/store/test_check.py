@@ -19,7 +19,7 @@ from ventifs.store.check import check, repair
 from ventifs.store.clump import ClumpKind
 from ventifs.store.header import NotAStore, read_header
 from ventifs.store.index import Index
-from ventifs.store.journal import Changes, Counters, Record
+from ventifs.store.journal import Changes, CommitCounters, Record
 
 BLOCKS = [*mixed_blocks(20), *(incompressible(900_000, seed=number) for number in range(6))]
 
@@ -211,7 +211,7 @@ def test_records_that_index_and_arenas_do_not_share_are_found(root: Path) -> Non
     index = opened_index(root)
     (first, _) = index.records()
     only = Record(b"only here", bytes(range(16)), b"")
-    index.settle([], Changes([only], [first.id]), Counters())
+    index.settle([], Changes([only], [first.id]), CommitCounters())
     index.close()
     report = check(root)
     assert {one.what for one in report.findings} == {"catalog"}

@@ -18,8 +18,8 @@ from ventifs.store.clump import (
     CLUMP_RAW_MAX,
     HEAD_SIZE,
     MAGIC,
+    ClumpCodec,
     ClumpKind,
-    Codec,
     DecodedClump,
     Head,
     OpenClump,
@@ -79,10 +79,10 @@ def test_what_was_packed_does_not_change_with_the_buffer() -> None:
 
 
 def test_what_does_not_compress_is_stored_as_it_is() -> None:
-    for block, codec in ((b"a" * 1000, Codec.ZSTD), (incompressible(1000), Codec.RAW)):
+    for block, codec in ((b"a" * 1000, ClumpCodec.ZSTD), (incompressible(1000), ClumpCodec.RAW)):
         head, raw = read(clump_bytes(ARENA, OFFSET, block))
         assert (head.codec, raw) == (codec, block)
-        assert (head.payload_length < 100) == (codec is Codec.ZSTD)
+        assert (head.payload_length < 100) == (codec is ClumpCodec.ZSTD)
 
 
 def test_an_empty_payload_is_a_clump_of_the_journal() -> None:
@@ -128,14 +128,14 @@ def test_any_bytes_are_a_head_or_corrupt(data: bytes) -> None:
 def test_any_payload_is_a_frame_of_that_length_or_corrupt(payload: bytes, raw: int) -> None:
     for magic in (b"", zstandard.FRAME_HEADER):
         data = magic + payload
-        head = Head(ClumpKind.DATA, Codec.ZSTD, raw, len(data), bytes(16), [], b"")
+        head = Head(ClumpKind.DATA, ClumpCodec.ZSTD, raw, len(data), bytes(16), [], b"")
         with suppress(Corrupt):
             assert len(decompress(head, data, DECOMPRESSOR)) == raw
 
 
 @given(damaged(COMPRESSOR.compress(b"ventifs" * 50)))
 def test_damaged_frames_are_corrupt_or_of_the_length_the_clump_says(frame: bytes) -> None:
-    head = Head(ClumpKind.DATA, Codec.ZSTD, 350, len(frame), bytes(16), [], b"")
+    head = Head(ClumpKind.DATA, ClumpCodec.ZSTD, 350, len(frame), bytes(16), [], b"")
     with suppress(Corrupt):
         assert len(decompress(head, frame, DECOMPRESSOR)) == 350
 
@@ -204,7 +204,7 @@ def test_a_head_may_be_as_large_as_the_limits(data: bytes) -> None:
     ids=["longer", "a bomb", "of unsaid length", "with more after it", "cut", "skippable", "none"],
 )
 def test_a_frame_that_is_not_exactly_the_content_is_corrupt(frame: bytes) -> None:
-    head = Head(ClumpKind.DATA, Codec.ZSTD, 1000, len(frame), bytes(16), [], b"")
+    head = Head(ClumpKind.DATA, ClumpCodec.ZSTD, 1000, len(frame), bytes(16), [], b"")
     with pytest.raises(Corrupt):
         decompress(head, frame, DECOMPRESSOR)
 

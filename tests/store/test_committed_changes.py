@@ -13,7 +13,7 @@ from ventifs.store.clump import ClumpKind
 from ventifs.store.journal import (
     Changes,
     Commit,
-    Counters,
+    CommitCounters,
     Record,
     decode_commit,
     encode_changes,
@@ -30,7 +30,7 @@ def catalog(appender: Appender, changes: Changes = CHANGES) -> None:
 
 def covered(appender: Appender, length: int, records: int) -> Changes:
     """What a commit that is appended now makes count."""
-    payload = encode_commit(Commit(5, length, records, Counters(), []))
+    payload = encode_commit(Commit(5, length, records, CommitCounters(), []))
     offset = append(appender, payload, kind=ClumpKind.COMMIT)
     arena = reading(appender)
     commit = decode_commit(arena.read_raw(offset, DECOMPRESSOR))

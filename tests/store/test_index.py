@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from tests.support.arenafiles import STORE_ID
 from ventifs.store import Score, score_of
 from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
-from ventifs.store.index import BATCH_ENTRIES, Index, Snapshot
-from ventifs.store.journal import Changes, Counters, Record
+from ventifs.store.index import BATCH_ENTRIES, Index, IndexSnapshot
+from ventifs.store.journal import Changes, CommitCounters, Record
 
 A, B, C = (bytes([number]) * 16 for number in (0xA1, 0xB2, 0xC3))
-NOTHING = Counters()
+NOTHING = CommitCounters()
 RECORDS = [
     Record(b"key%d" % (number // 2), bytes([number + 1]) * 16, b"value %d" % number)
     for number in range(6)
@@ -141,7 +141,7 @@ def test_arenas_grow_and_are_sealed(index: Index) -> None:
     assert index.arena_states(sealed=True) == [sealed]
     assert index.arena_states(sealed=False) == [growing]
     assert (index.sealed_count(), index.arena_state(A)) == (1, sealed)
-    assert index.snapshot() == Snapshot([sealed, growing], [], set())
+    assert index.snapshot() == IndexSnapshot([sealed, growing], [], set())
 
 
 def test_an_arena_is_never_indexed_less_far_than_it_was(index: Index) -> None:
@@ -169,9 +169,9 @@ def test_every_index_has_an_epoch_of_its_own(tmp_path: Path, index: Index) -> No
 
 def test_counters_add_up(index: Index) -> None:
     assert index.counters() == NOTHING
-    index.settle([], Changes(), Counters(1, 2, 3, 4, 5))
-    index.settle([], Changes(), Counters(10, 0, 0, 0, 2**40))
-    assert index.counters() == Counters(11, 2, 3, 4, 2**40 + 5)
+    index.settle([], Changes(), CommitCounters(1, 2, 3, 4, 5))
+    index.settle([], Changes(), CommitCounters(10, 0, 0, 0, 2**40))
+    assert index.counters() == CommitCounters(11, 2, 3, 4, 2**40 + 5)
 
 
 def test_two_users_of_one_index_see_the_same(tmp_path: Path, index: Index) -> None:

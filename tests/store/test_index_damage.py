@@ -11,11 +11,11 @@ from tests.support.damage import overwrite
 from ventifs.store import score_of
 from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
 from ventifs.store.index import Index
-from ventifs.store.journal import Changes, Counters, Record
+from ventifs.store.journal import Changes, CommitCounters, Record
 from ventifs.store.lmdb_environment import IndexDamaged, IndexMissing
 
 A = bytes([0xA1]) * 16
-NOTHING = Counters()
+NOTHING = CommitCounters()
 RECORDS = [Record(b"key%d" % at, bytes([at + 1]) * 16, b"value %d" % at) for at in range(6)]
 RECORD = RECORDS[0]
 STATE = ArenaState(A, 100, False, ArenaTotals(clumps=1))

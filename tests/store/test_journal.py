@@ -14,7 +14,7 @@ from ventifs.store.journal import (
     RECORD_VALUE_MAX,
     Changes,
     Commit,
-    Counters,
+    CommitCounters,
     Record,
     decode_changes,
     decode_commit,
@@ -33,13 +33,13 @@ COMMITS = st.builds(
     time_ns=U64,
     catalog_length=U32,
     records=U32,
-    counters=st.builds(Counters, U64, U64, U64, U64, U64),
+    counters=st.builds(CommitCounters, U64, U64, U64, U64, U64),
     relies_on=st.lists(st.tuples(IDS, U64), max_size=5),
 )
 
 ID = bytes(range(16))
 SOME_CHANGES = Changes([Record(b"key", ID, b"value"), Record(b"k2", ID[::-1], b"")], [b"d" * 16])
-SOME_COMMIT = Commit(5, 100, 3, Counters(1, 2, 3, 4, 5), [(ID, 1000), (ID[::-1], 2000)])
+SOME_COMMIT = Commit(5, 100, 3, CommitCounters(1, 2, 3, 4, 5), [(ID, 1000), (ID[::-1], 2000)])
 SOME_PAYLOAD = b"".join(encode_changes(SOME_CHANGES, 4096))
 
 
@@ -182,6 +182,6 @@ def test_records_are_ordered_by_key_then_id() -> None:
 
 
 def test_counters_are_added_field_by_field() -> None:
-    counters = Counters(1, 2, 3, 4, 5)
-    counters.add(Counters(10, 20, 30, 40, 50))
-    assert counters == Counters(11, 22, 33, 44, 55)
+    counters = CommitCounters(1, 2, 3, 4, 5)
+    counters.add(CommitCounters(10, 20, 30, 40, 50))
+    assert counters == CommitCounters(11, 22, 33, 44, 55)

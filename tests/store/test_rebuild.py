@@ -18,7 +18,7 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
-from ventifs.store.journal import Counters, Record
+from ventifs.store.journal import CommitCounters, Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 
@@ -44,7 +44,7 @@ def rebuild(root: Path, progress: ArenaProgress | None = None) -> list[tuple[byt
 
 
 Contents = tuple[
-    list[tuple[Score, Place | None]], list[Record], Counters, list[ArenaState], dict[str, int]
+    list[tuple[Score, Place | None]], list[Record], CommitCounters, list[ArenaState], dict[str, int]
 ]
 
 

@@ -17,8 +17,8 @@ from ventifs.store import Store, parse_score, score_of
 from ventifs.store import arena as arena_format
 from ventifs.store.arena import Arena, Trailer
 from ventifs.store.clump import (
+    ClumpCodec,
     ClumpKind,
-    Codec,
     Packed,
     decompress,
     encode,
@@ -36,7 +36,7 @@ from ventifs.store.header import (
 from ventifs.store.journal import (
     Changes,
     Commit,
-    Counters,
+    CommitCounters,
     Record,
     decode_changes,
     decode_commit,
@@ -94,10 +94,10 @@ def test_clump(name: str) -> None:
     blocks, raw = unhex(fields["blocks"]), bytes.fromhex(fields["raw"])
     place: dict[str, Any] = {"arena": bytes.fromhex(fields["arena"]), "offset": fields["offset"]}
     listed = [(score_of(block), len(block)) for block in blocks]
-    packed = Packed(Codec(fields["codec"]), len(raw), bytes.fromhex(fields["payload"]))
+    packed = Packed(ClumpCodec(fields["codec"]), len(raw), bytes.fromhex(fields["payload"]))
     head = encode(ClumpKind(fields["kind"]), listed, packed, **place)
     assert head.listed + bytes(packed.payload) == data
-    if packed.codec is Codec.RAW:  # what zstd makes of the other may change with its version
+    if packed.codec is ClumpCodec.RAW:  # what zstd makes of the other may change with its version
         assert pack(raw, COMPRESSOR) == packed
 
     parsed = parse_head(data)
@@ -133,7 +133,7 @@ def test_commit_payload() -> None:
         fields["time_ns"],
         fields["catalog_length"],
         fields["records"],
-        Counters(*fields["counters"]),
+        CommitCounters(*fields["counters"]),
         relies_on,
     )
     assert encode_commit(commit) == data

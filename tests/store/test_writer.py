@@ -13,7 +13,7 @@ from ventifs.store import score_of
 from ventifs.store.arena import HEADER_SIZE
 from ventifs.store.clump import CLUMP_BLOCKS_MAX, CLUMP_RAW_MAX, ClumpKind
 from ventifs.store.files import Files
-from ventifs.store.journal import Counters
+from ventifs.store.journal import CommitCounters
 from ventifs.store.recovery import committed_changes
 
 
@@ -169,7 +169,7 @@ def test_a_commit_carries_what_was_counted_since_the_last(site: Site) -> None:
         writer.counters.put_blocks += number
         writer.commit([], [])
     assert [commit.counters.put_blocks for *_, commit in site.commits()] == [1, 2]
-    assert site.index.counters() == Counters(put_blocks=3)
+    assert site.index.counters() == CommitCounters(put_blocks=3)
 
 
 def test_a_commit_that_fails_can_be_done_again(site: Site) -> None:

@@ -10,7 +10,7 @@ from tests.support.arenafiles import incompressible
 from tests.support.writing import MIB, Site, add, sized
 from ventifs.store import Score, WorkerBatch
 from ventifs.store.arena_state import ArenaState, ArenaTotals
-from ventifs.store.journal import Counters, Record
+from ventifs.store.journal import CommitCounters, Record
 
 
 @pytest.fixture
@@ -58,7 +58,11 @@ def test_what_a_worker_hands_over_its_parent_commits(site: Site) -> None:
     parent.counters.put_blocks = 1
     scores = add(worker, *sized(100, 200, 200_000)) + add(parent, b"the parent's")
     batch: WorkerBatch = pickle.loads(pickle.dumps(worker.hand_over()))
-    assert (worker.pending, worker.counters, worker.hand_over().written) == ({}, Counters(), [])
+    assert (worker.pending, worker.counters, worker.hand_over().written) == (
+        {},
+        CommitCounters(),
+        [],
+    )
     assert not any(site.index.known_many(scores))
     parent.adopt(batch)
     assert set(parent.pending) == set(scores)
@@ -66,7 +70,7 @@ def test_what_a_worker_hands_over_its_parent_commits(site: Site) -> None:
     assert all(site.index.known_many(scores))
     ((_, _, commit),) = site.commits()
     assert {arena for arena, _ in commit.relies_on} == set(site.arenas.all_ids())
-    assert commit.counters == site.index.counters() == Counters(put_blocks=4)
+    assert commit.counters == site.index.counters() == CommitCounters(put_blocks=4)
     assert site.index.records() == [Record(b"key", record.id, b"value")]
 
 
@@ -90,7 +94,7 @@ def test_batches_of_one_worker_add_up(site: Site) -> None:
 def test_a_batch_joins_states_of_one_arena() -> None:
     a, b = b"a" * 16, b"b" * 16
     batch = WorkerBatch(
-        [ArenaState(a, 100, False, ArenaTotals(clumps=1))], [(a, 64, ())], Counters(1)
+        [ArenaState(a, 100, False, ArenaTotals(clumps=1))], [(a, 64, ())], CommitCounters(1)
     )
     batch.add(
         WorkerBatch(
@@ -99,11 +103,11 @@ def test_a_batch_joins_states_of_one_arena() -> None:
                 ArenaState(b, 5, False, ArenaTotals()),
             ],
             [(a, 100, ())],
-            Counters(10),
+            CommitCounters(10),
         )
     )
     assert batch.states == [
         ArenaState(a, 300, True, ArenaTotals(clumps=3)),
         ArenaState(b, 5, False, ArenaTotals()),
     ]
-    assert (batch.written, batch.counters) == ([(a, 64, ()), (a, 100, ())], Counters(11))
+    assert (batch.written, batch.counters) == ([(a, 64, ()), (a, 100, ())], CommitCounters(11))

@@ -12,9 +12,9 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Item,
     Listed,
+    RegularFile,
     Tree,
     encode,
     length_of,
@@ -35,7 +35,7 @@ def tree_of(store: Store, items: Sequence[Item]) -> Tree:
 
 
 def file(name: bytes, content: Content, xattrs: Listed | Content | None = None) -> Entry:
-    return _entry(name, stat.S_IFREG | 0o644, File(content), xattrs)
+    return _entry(name, stat.S_IFREG | 0o644, RegularFile(content), xattrs)
 
 
 def directory(store: Store, name: bytes, children: Sequence[Entry]) -> Entry:
@@ -57,7 +57,7 @@ def totals(children: Sequence[Entry]) -> tuple[int, int]:
         paths += 1 + (detail.paths if isinstance(detail, Directory) else 0)
         if isinstance(detail, Directory):
             total += detail.bytes
-        elif isinstance(detail, File):
+        elif isinstance(detail, RegularFile):
             total += length_of(detail.content)
     return paths, total
 

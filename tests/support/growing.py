@@ -12,7 +12,7 @@ from tests.support.walker import look_at
 from ventifs.store import Store
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import tree
-from ventifs.tree.objects.records import Entry, File, Symlink
+from ventifs.tree.objects.records import Entry, RegularFile, Symlink
 from ventifs.tree.restore.metadata import xattrs_of
 from ventifs.tree.versions.catalog import find_version
 from ventifs.tree.versions.verify import Verifier
@@ -214,7 +214,7 @@ def is_archived(store: Path, name: str, source: Path) -> None:
                 "xattrs": tuple((os.fsencode(name), value) for name, value in look.xattrs),
             }
             assert told == _facts(opened, entry, groups), path
-            if isinstance(entry.detail, File):
+            if isinstance(entry.detail, RegularFile):
                 fd = os.open(os.fsencode(source) + b"/" + path, os.O_RDONLY)
                 with open(fd, "rb") as file:
                     assert file.read() == read_whole(opened, entry.detail.content), path

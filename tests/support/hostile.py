@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tests.support.forging import directory, directory_of, file
 from ventifs.image.disk_facts import DISK, MARK, Facts, VolumeFacts, encode_facts
-from ventifs.ninep.protocol.codec import HEADER_SIZE, Codec
+from ventifs.ninep.protocol.codec import HEADER_SIZE, MessageCodec
 from ventifs.ninep.protocol.messages import (
     NONUNAME,
     Dialect,
@@ -140,7 +140,7 @@ class Server:
     def __init__(self, *, speaks: bool = True) -> None:
         """Serve; unless it `speaks` 9P2000, it answers Tversion with the version `NAME`."""
         self._version = b"9P2000" if speaks else NAME
-        self._codec = Codec.of(Dialect.PLAIN)
+        self._codec = MessageCodec.of(Dialect.PLAIN)
         self._fids: dict[int, bytes] = {}
 
     async def handle(self, stream: trio.abc.Stream) -> None:

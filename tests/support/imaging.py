@@ -27,10 +27,10 @@ from ventifs.image.survey_events import (
     FoundName,
     Free,
     Inode,
-    Inside,
     Range,
     Surveyed,
     Volume,
+    VolumeBatch,
     VolumeEvent,
     told_in,
 )
@@ -41,7 +41,7 @@ from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve, tree
-from ventifs.tree.objects.records import Content, Entry, File
+from ventifs.tree.objects.records import Content, Entry, RegularFile
 from ventifs.tree.process_pool import Task, Workers
 from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.verify import Verifier
@@ -63,21 +63,21 @@ def surveyed(events: Iterable[Event], batch: int = 5) -> Iterator[Surveyed]:
     inside: list[VolumeEvent] = []
     for event in events:
         if inside and (len(inside) == batch or not isinstance(event, FoundName | Free)):
-            yield Inside(msgspec.msgpack.encode(inside))
+            yield VolumeBatch(msgspec.msgpack.encode(inside))
             inside = []
         if isinstance(event, FoundName | Free):
             inside.append(event)
         else:
             yield event
     if inside:
-        yield Inside(msgspec.msgpack.encode(inside))
+        yield VolumeBatch(msgspec.msgpack.encode(inside))
 
 
 def told(surveyed: Iterable[Surveyed]) -> Iterator[Event]:
     """All events of a survey, those inside volumes included, but each volume's end only once."""
     ended = False
     for event in surveyed:
-        for each in told_in(event.body) if isinstance(event, Inside) else [event]:
+        for each in told_in(event.body) if isinstance(event, VolumeBatch) else [event]:
             if isinstance(each, Volume):
                 ended = False
             if not (isinstance(each, Ended) and ended):
@@ -117,7 +117,7 @@ def bytes_of(store: Store, content: Content) -> bytes:
 
 def content_at(store: Store, root: Entry, path: bytes) -> Content:
     detail = resolve(store, root, path).detail
-    assert isinstance(detail, File)
+    assert isinstance(detail, RegularFile)
     return detail.content
 
 

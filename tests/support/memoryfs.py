@@ -19,9 +19,9 @@ from ventifs.vfs.interface import (
     LOCK_SUCCESS,
     SYMLINK,
     UNLOCKED,
+    AttributeChanges,
     Attributes,
     Blocking,
-    Changes,
     Cold,
     File,
     Identity,
@@ -303,7 +303,7 @@ class MemoryFile:
 
         self._ready("remove", work)
 
-    def setattr(self, changes: Changes) -> None:
+    def setattr(self, changes: AttributeChanges) -> None:
         def work() -> None:
             i = self.inode
             if changes.mode is not None:

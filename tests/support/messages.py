@@ -53,10 +53,12 @@ def of_dialect(dialect: Dialect) -> list[type[Message]]:
 
 def messages(dialect: Dialect) -> st.SearchStrategy[Message]:
     """Any message of a dialect; often one with a directory's entries."""
-    from ventifs.ninep.protocol.codec import Codec
+    from ventifs.ninep.protocol.codec import MessageCodec
 
     dirents = st.lists(record(Dirent, dialect), max_size=5).map(
-        lambda entries: Rreaddir(b"".join(map(Codec.of(Dialect.LINUX).encode_record, entries)))
+        lambda entries: Rreaddir(
+            b"".join(map(MessageCodec.of(Dialect.LINUX).encode_record, entries))
+        )
     )
     plain = st.one_of([record(kind, dialect) for kind in of_dialect(dialect)])
     return plain | dirents if dialect is Dialect.LINUX else plain

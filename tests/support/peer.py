@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from ventifs.ninep.client.client import Client
-from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, MessageCodec
 from ventifs.ninep.protocol.messages import (
     NOTAG,
     Dialect,
@@ -30,7 +30,7 @@ class Peer:
 
     def __init__(self, stream: trio.abc.Stream, dialect: Dialect) -> None:
         self.stream = stream
-        self.codec = Codec.of(dialect)
+        self.codec = MessageCodec.of(dialect)
         self.tag = NOTAG  # of the last request
 
     async def take(self, kind: type[M]) -> M:

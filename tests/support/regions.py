@@ -8,7 +8,7 @@ from tests.support.damage import overwrite
 from tests.support.tiny import made_up_blocks, tiny_store
 from ventifs.store import Score, Store
 from ventifs.store.arena import HEADER_SIZE, TRAILER_SIZE, Arena, Clump
-from ventifs.store.clump import HEAD_SIZE, ClumpKind, Codec, Head
+from ventifs.store.clump import HEAD_SIZE, ClumpCodec, ClumpKind, Head
 
 LARGE = 140_000  # a block that is alone in its clump, and does not compress
 _ARENA = 900_000  # room for five of them and small blocks, not for six
@@ -101,7 +101,7 @@ def _regions(path: Path) -> list[Region]:
 
 def _clump_regions(path: Path, clump: Clump) -> list[Region]:
     start, head = clump.offset, clump.head
-    listed, kind, codec = start + len(head.listed), head.kind.name, Codec(head.codec).name
+    listed, kind, codec = start + len(head.listed), head.kind.name, ClumpCodec(head.codec).name
     regions = [Region(path, f"head of {kind}", start, start + HEAD_SIZE, start, head)]
     if head.blocks:
         regions.append(Region(path, f"list of {kind}", start + HEAD_SIZE, listed, start, head))

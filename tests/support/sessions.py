@@ -12,15 +12,15 @@ from tests.support.patience import PATIENCE_S as PATIENCE_S
 from ventifs.net.allow_list import Exports
 from ventifs.net.channel import DescriptorChannel, socket_channel
 from ventifs.net.peer import Peer
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.session.front_end import NinepFrontEnd
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 from ventifs.ninep.session.session import Trace
 from ventifs.serving.connections import Server
 
 MSIZE = 65536
-CODEC = Codec.of(Dialect.LINUX)
+CODEC = MessageCodec.of(Dialect.LINUX)
 PEER = Peer(kind="unix", pid=1, uid=0, gid=0)
 EVERYTHING = Exports(("*",))
 
@@ -124,7 +124,7 @@ class Serving:
 async def serving(
     filesystem: MemoryFilesystem,
     *,
-    limits: Limits | None = None,
+    limits: SessionLimits | None = None,
     trace: Callable[[], Trace] | None = None,
 ) -> AsyncIterator[Serving]:
     """A server over a file system in memory."""

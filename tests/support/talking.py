@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support.clock import Clock
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.session.fids import LeftFids
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 from ventifs.ninep.session.session import NinepSession
 from ventifs.vfs.interface import Load
 from ventifs.vfs.memory_budget import Share
@@ -41,7 +41,7 @@ class Talk:
         dialect: Dialect = Dialect.LINUX,
         *,
         msize: int = MSIZE,
-        limits: Limits | None = None,
+        limits: SessionLimits | None = None,
         attach: bool = True,
         clock: Clock | None = None,
         share: Share | None = None,
@@ -51,7 +51,7 @@ class Talk:
             filesystem, limits=limits, clock=clock or Clock(), share=share, leave=leave
         )
         self.dialect = dialect
-        self.codec = Codec.of(dialect)
+        self.codec = MessageCodec.of(dialect)
         self.jobs: list[Load] = []
         self.largest = 0
         self._rest = b""

@@ -10,7 +10,7 @@ from typing import Literal
 from ventifs.store import Store
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import tree
-from ventifs.tree.objects.records import Entry, File
+from ventifs.tree.objects.records import Entry, RegularFile
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.tar.importer import TarArchiver
 
@@ -100,6 +100,6 @@ def told(archiver: TarArchiver) -> list[tuple[bytes, bool]]:
 
 
 def text(store: Path, entry: Entry) -> bytes:
-    assert isinstance(entry.detail, File)
+    assert isinstance(entry.detail, RegularFile)
     with Store.open(store) as opened:
         return b"".join(bytes(piece) for piece in read(opened, entry.detail.content))

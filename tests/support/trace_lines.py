@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, MessageCodec
 from ventifs.ninep.protocol.messages import MESSAGES, NOTAG, Dialect, Message, WireRecord
 from ventifs.ninep.protocol.trace import BITS, ESCAPES, LABELS, QID_TYPES, RECORDS
 from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of
@@ -141,7 +141,7 @@ class _Words:
     def _data(self, kind: type[WireRecord], length: int) -> bytes:
         data = b""
         if kind in RECORDS and self._sees("qid"):
-            codec = Codec.of(Dialect.LINUX)
+            codec = MessageCodec.of(Dialect.LINUX)
             pieces = []
             while self._sees("qid"):
                 pieces.append(codec.encode_record(self.record(RECORDS[kind])))

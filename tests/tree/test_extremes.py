@@ -22,7 +22,7 @@ from ventifs.tree.objects.records import (
     LENGTH_MAX,
     Directory,
     Entry,
-    File,
+    RegularFile,
     clamped_ns,
     time_problem,
 )
@@ -190,7 +190,7 @@ def _agree(store: Store, version: Version, top: Path) -> None:
         status = statuses[path]
         expected = (status.st_mode, status.st_uid, status.st_gid, clamped_ns(status.st_mtime_ns))
         assert (entry.mode, entry.uid, entry.gid, entry.mtime_ns) == expected, path
-        if isinstance(entry.detail, File):
+        if isinstance(entry.detail, RegularFile):
             assert entry.size == status.st_size, path
     beyond = {path for path, status in statuses.items() if time_problem(status.st_mtime_ns)}
     assert {path for path, _, _ in version.troubles} == beyond

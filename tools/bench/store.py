@@ -25,7 +25,7 @@ from ventifs.store.arena_state import ArenaState, ArenaTotals
 from ventifs.store.arenas import Arenas
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
-from ventifs.store.journal import Changes, Counters
+from ventifs.store.journal import Changes, CommitCounters
 from ventifs.store.store import LEVEL_DEFAULT
 
 BLOCK = 16 << 10
@@ -227,7 +227,7 @@ class Bench:
             states.append(ArenaState(arena, 0, True, ArenaTotals()))
         states.append(ArenaState(bytes(16), 0, True, ArenaTotals()))
         arenas.sealed_path(bytes(16)).touch()
-        index.settle(states, Changes(), Counters())
+        index.settle(states, Changes(), CommitCounters())
 
     def _openings(self, path: Path) -> list[Row]:
         rows: list[Row] = []

@@ -15,7 +15,7 @@ from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import resolve
-from ventifs.tree.objects.records import Content, File
+from ventifs.tree.objects.records import Content, RegularFile
 from ventifs.tree.versions.catalog import find_version
 
 CACHE_BYTES = 1 << 30
@@ -26,7 +26,7 @@ Clumps = list[tuple[Head, bytes]]
 def content_of(store: Store, version: str, path: str) -> Content:
     """The content of a regular file."""
     detail = resolve(store, find_version(store, version).root, path.encode()).detail
-    assert isinstance(detail, File), path
+    assert isinstance(detail, RegularFile), path
     return detail.content
 
 

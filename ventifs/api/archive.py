@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from ventifs.tree.archive.source import Source
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.process_pool import Pool
-    from ventifs.tree.versions.copy import Copied as CopiedBlocks
+    from ventifs.tree.versions.copy import CopiedBlocks
 
     GivenSource = str | os.PathLike[str] | BinaryIO | Source
 
-Mode = Literal["read", "write", "rehearse"]
+OpenMode = Literal["read", "write", "rehearse"]
 
 
 def init(
@@ -61,7 +61,7 @@ def init(
 
 def open(  # noqa: A001, as `io.open` and `tarfile.open`
     path: str | os.PathLike[str],
-    mode: Mode = "read",
+    mode: OpenMode = "read",
     *,
     level: int = LEVEL_DEFAULT,
     cache_bytes: int = CACHE_BYTES_DEFAULT,

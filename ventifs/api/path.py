@@ -19,7 +19,7 @@ from ventifs.errors import VentifsError
 from ventifs.text import printable
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import NoSuchPath, entries, resolve, tree
-from ventifs.tree.objects.records import Content, Device, Directory, Entry, File, Symlink
+from ventifs.tree.objects.records import Content, Device, Directory, Entry, RegularFile, Symlink
 from ventifs.tree.versions.catalog import versions
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class ArchivedPath:
 
     def is_file(self) -> bool:
         """Whether it is a regular file."""
-        return self.exists() and isinstance(self.entry.detail, File)
+        return self.exists() and isinstance(self.entry.detail, RegularFile)
 
     def is_symlink(self) -> bool:
         """Whether it is a symbolic link."""
@@ -325,7 +325,7 @@ class ArchivedPath:
 
     def _content(self) -> Content:
         detail = self.entry.detail
-        if not isinstance(detail, File):
+        if not isinstance(detail, RegularFile):
             raise NotARegularFile(f"{self._shown()}: {_instead(self.entry, 'a regular file')}")
         return detail.content
 
@@ -434,7 +434,7 @@ def _instead(entry: Entry, wanted: str) -> str:
             return "a symbolic link, which is not followed"
         case Directory():
             kind = "a directory"
-        case File():
+        case RegularFile():
             kind = "a regular file"
         case Device():
             kind = "a device"

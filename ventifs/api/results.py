@@ -6,7 +6,7 @@ from ventifs.api.version import ArchivedVersion
 
 if TYPE_CHECKING:
     from ventifs.tree.archive.tally import Tally
-    from ventifs.tree.versions.copy import Copied as CopiedBlocks
+    from ventifs.tree.versions.copy import CopiedBlocks
 
 Kept = list[tuple[ArchivedVersion, list[str]]]  # with the rules that keep them
 

@@ -12,7 +12,7 @@ from ventifs.tree.patterns import Patterns
 _JOBS_MAX = 64
 _JOBS_DEFAULT_MAX = 8  # more only wait for the disk
 
-_Command = Callable[..., Any]
+Command = Callable[..., Any]
 
 
 class InputFile(click.File):
@@ -29,7 +29,7 @@ def _jobs_default() -> int:
     return min(len(os.sched_getaffinity(0)), _JOBS_DEFAULT_MAX)
 
 
-def jobs_option(command: _Command) -> _Command:
+def jobs_option(command: Command) -> Command:
     """The `--jobs` option; the command gets `jobs: int`."""
     return click.option(
         "--jobs",
@@ -40,10 +40,10 @@ def jobs_option(command: _Command) -> _Command:
     )(command)
 
 
-def pattern_options(way: str, meaning: str) -> Callable[[_Command], _Command]:
+def pattern_options(way: str, meaning: str) -> Callable[[Command], Command]:
     """The options `--WAY` and `--WAY-from`; the command passes their values to `patterns`."""
 
-    def decorate(command: _Command) -> _Command:
+    def decorate(command: Command) -> Command:
         command = click.option(
             f"--{way}-from",
             multiple=True,

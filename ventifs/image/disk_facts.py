@@ -10,7 +10,7 @@ import msgspec
 from ventifs.store import Store
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import look_up
-from ventifs.tree.objects.records import Directory, Entry, File, Listed, decode_xattrs
+from ventifs.tree.objects.records import Directory, Entry, Listed, RegularFile, decode_xattrs
 
 MARK = b"user.ventifs.image"
 DISK = b"disk.img"
@@ -100,4 +100,4 @@ def disk_of(store: Store, root: Entry) -> Entry | None:
         return None
     assert isinstance(root.detail, Directory)
     entry = look_up(store, root.detail.content, DISK)
-    return entry if entry is not None and isinstance(entry.detail, File) else None
+    return entry if entry is not None and isinstance(entry.detail, RegularFile) else None

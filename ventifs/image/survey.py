@@ -17,7 +17,7 @@ from typing import Protocol, Self
 from msgspec.structs import replace
 
 from ventifs.image.confinement.confined import note
-from ventifs.image.confinement.sandbox import Apart, EventBatch, Limits, Telling
+from ventifs.image.confinement.sandbox import Apart, EventBatch, ProcessLimits, Telling
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.filesystems.filesystem import read_files
 from ventifs.image.survey_events import (
@@ -27,11 +27,11 @@ from ventifs.image.survey_events import (
     FoundName,
     Free,
     Inode,
-    Inside,
     Noted,
     Range,
     Surveyed,
     Volume,
+    VolumeBatch,
     VolumeEvent,
 )
 from ventifs.image.volumes.discovery import find_volumes
@@ -76,7 +76,7 @@ class Survey:
     def _told(self) -> Iterator[list[Surveyed]]:
         for batch in self._apart.batches():
             if batch.passed_on:
-                yield [Inside(bytes(batch.body))]
+                yield [VolumeBatch(bytes(batch.body))]
             else:
                 yield self._ordered(self._apart.events_of(batch))
         problem = self._apart.problem
@@ -110,11 +110,11 @@ class Survey:
         self.close()
 
 
-def _limits(size: int) -> Limits:
-    return Limits(_MEMORY, min(_CPU_S + _CPU_S_GIB * (size >> 30), _CPU_S_MAX), _STALL_S)
+def _limits(size: int) -> ProcessLimits:
+    return ProcessLimits(_MEMORY, min(_CPU_S + _CPU_S_GIB * (size >> 30), _CPU_S_MAX), _STALL_S)
 
 
-def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Telling:
+def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: ProcessLimits) -> Telling:
     """In the relaying child: have the volumes found, then have each one read."""
     if what := note():
         yield Noted(what)
@@ -136,7 +136,7 @@ def _survey(disk: Disk, free: bool, read_files: ReadFiles, limits: Limits) -> Te
 
 
 def _inside(
-    disk: Disk, volume: Volume, free: bool, read_files: ReadFiles, limits: Limits
+    disk: Disk, volume: Volume, free: bool, read_files: ReadFiles, limits: ProcessLimits
 ) -> Telling:
     work = partial(_files, disk, volume, free, read_files)
     with Apart(work, limits, confined=True) as files:

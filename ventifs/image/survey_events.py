@@ -2,8 +2,8 @@
 
 A volume is a partition, a logical volume, or a file system that has the disk to itself. After a
 `Volume` come its `FoundName`s and `Free`s, if it holds a file system that can be read, and an
-`Ended`. Names and free ranges come encoded, many in one `Inside`, which a worker of the run
-decodes. An `Ended` from the volume's own parser comes in an `Inside`, too; the first `Ended`
+`Ended`. Names and free ranges come encoded, many in one `VolumeBatch`, which a worker of the run
+decodes. An `Ended` from the volume's own parser comes in an `VolumeBatch`, too; the first `Ended`
 counts. All offsets are bytes from the beginning of the disk, whatever lies between.
 """
 
@@ -115,7 +115,7 @@ class Noted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="e
     text: str
 
 
-class Inside(msgspec.Struct, frozen=True):
+class VolumeBatch(msgspec.Struct, frozen=True):
     """Some of the events of a volume's own parser.
 
     Attributes:
@@ -128,13 +128,13 @@ class Inside(msgspec.Struct, frozen=True):
 
 Event = Volume | FoundName | Free | Ended | Noted
 VolumeEvent = FoundName | Free | Ended  # the events that a volume's own parser may send
-Surveyed = Volume | Inside | Ended | Noted
+Surveyed = Volume | VolumeBatch | Ended | Noted
 
 _decode = msgspec.msgpack.Decoder(list[VolumeEvent]).decode
 
 
 def told_in(body: bytes) -> list[VolumeEvent]:
-    """The events in an `Inside`; an `Ended` with a problem for garbage. Later ones may be valid."""
+    """The events in a `VolumeBatch`; for garbage an `Ended` with a problem. The next may be valid."""
     try:
         return _decode(body)
     except msgspec.DecodeError:

@@ -77,7 +77,7 @@ class Exports(Struct, frozen=True):
         return bool(self.patterns)
 
 
-class Rule(Struct, frozen=True):
+class AllowRule(Struct, frozen=True):
     """Gives names to the peers that match every field that is set.
 
     Attributes:
@@ -113,7 +113,7 @@ class AllowList(Struct, frozen=True):
         rules: None when no list was given, which is not the same as a list without rules.
     """
 
-    rules: tuple[Rule, ...] | None = None
+    rules: tuple[AllowRule, ...] | None = None
 
     def exports(self, peer: Peer) -> Exports:
         """What a peer may reach."""
@@ -134,7 +134,7 @@ class AllowList(Struct, frozen=True):
         ]
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> AllowRule:
     """Parse the line of a rule.
 
     Users and groups are looked up now, so that a rule means the same as long as the server runs.
@@ -153,22 +153,22 @@ def parse_rule(text: str) -> Rule:
         if not _PATTERN.fullmatch(pattern):
             raise RuleError(f"rule {text!r}: {pattern!r} is no pattern of a name; {_FORM}")
     if who == _EVERYBODY:
-        return Rule(patterns)
+        return AllowRule(patterns)
     if who in _TRANSPORTS:
-        return Rule(patterns, kind=who)
+        return AllowRule(patterns, kind=who)
     field, colon, value = who.partition(":")
     if colon and field in _IDENTITIES:
         return _IDENTITIES[field](text, value, patterns)
-    return Rule(patterns, kind="tcp", network=_network(text, who))
+    return AllowRule(patterns, kind="tcp", network=_network(text, who))
 
 
-def parse_rules(lines: Iterable[str], source: str) -> list[Rule]:
+def parse_rules(lines: Iterable[str], source: str) -> list[AllowRule]:
     """The rules of a file's lines; `#` begins a comment.
 
     Raises:
         RuleError: beginning with `source` and the number of the line.
     """
-    rules: list[Rule] = []
+    rules: list[AllowRule] = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
@@ -194,26 +194,26 @@ def _network(text: str, who: str) -> _Network:
     raise RuleError(f"rule {text!r}: {who} is an address within a network; write {meant}")
 
 
-def _cid(text: str, value: str, patterns: tuple[str, ...]) -> Rule:
+def _cid(text: str, value: str, patterns: tuple[str, ...]) -> AllowRule:
     cid = parse_cid(value)
     if cid is None or cid == CID_ANY:
         raise RuleError(
             f"rule {text!r}: {value!r} is no guest's CID; write cid:5, or vsock for all"
         )
-    return Rule(patterns, kind="vsock", cid=cid)
+    return AllowRule(patterns, kind="vsock", cid=cid)
 
 
-def _uid(text: str, value: str, patterns: tuple[str, ...]) -> Rule:
+def _uid(text: str, value: str, patterns: tuple[str, ...]) -> AllowRule:
     uid = _id(text, value, "user", lambda name: pwd.getpwnam(name).pw_uid)
-    return Rule(patterns, kind="unix", uid=uid)
+    return AllowRule(patterns, kind="unix", uid=uid)
 
 
-def _gid(text: str, value: str, patterns: tuple[str, ...]) -> Rule:
+def _gid(text: str, value: str, patterns: tuple[str, ...]) -> AllowRule:
     gid = _id(text, value, "group", lambda name: grp.getgrnam(name).gr_gid)
-    return Rule(patterns, kind="unix", gid=gid)
+    return AllowRule(patterns, kind="unix", gid=gid)
 
 
-_IDENTITIES: dict[str, Callable[[str, str, tuple[str, ...]], Rule]] = {
+_IDENTITIES: dict[str, Callable[[str, str, tuple[str, ...]], AllowRule]] = {
     "cid": _cid,
     "uid": _uid,
     "user": _uid,

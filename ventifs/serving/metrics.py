@@ -19,7 +19,7 @@ _HEAD_MAX = 8 << 10  # bytes of a request
 _PATIENCE_S = 10
 _AT_ONCE = 8  # requests; a scrape is one
 
-Ask = Callable[[], Awaitable[Activity]]
+AskActivity = Callable[[], Awaitable[Activity]]
 _Samples = Callable[[Activity], Iterable[tuple[dict[str, str], float]]]
 
 
@@ -159,7 +159,7 @@ def text(activity: Activity) -> str:
     return "\n".join([*lines, ""])
 
 
-async def serve_metrics(listeners: Iterable[socket.socket], ask: Ask) -> None:
+async def serve_metrics(listeners: Iterable[socket.socket], ask: AskActivity) -> None:
     """Answer scrapes at listening sockets, until cancelled. Each connection is for one."""
     limiter = trio.CapacityLimiter(_AT_ONCE)
 
@@ -190,7 +190,7 @@ async def _head(stream: trio.SocketStream) -> bytes:
     return bytes(head)
 
 
-async def _response(head: bytes, ask: Ask) -> bytes:
+async def _response(head: bytes, ask: AskActivity) -> bytes:
     words = head.partition(b"\r\n")[0].split(b" ")
     if b"\r\n\r\n" not in head or len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return _http("400 Bad Request", "this is no HTTP request\n")

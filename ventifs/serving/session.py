@@ -27,7 +27,7 @@ class StreamError(VentifsError):
     """A client sent bytes that are no stream of the protocol; its session is over."""
 
 
-class Counters(msgspec.Struct):
+class SessionCounters(msgspec.Struct):
     """What a session has done.
 
     Attributes:
@@ -63,7 +63,7 @@ class Session(Protocol):
         counters: what it has done.
     """
 
-    counters: Counters
+    counters: SessionCounters
 
     @property
     def dialect(self) -> str | None:

@@ -26,7 +26,7 @@ from ventifs.serving.worker_ipc import (
     SESSIONS_TOLD,
     Ask,
     Configure,
-    Failed,
+    NotReady,
     Over,
     Ready,
     Report,
@@ -62,7 +62,7 @@ class Worker:
         try:
             local = self._open_local(first.settings)
         except (VentifsError, OSError) as error:
-            await send(self._packets, Failed(str(error)))
+            await send(self._packets, NotReady(str(error)))
             return
         with local:
             async with trio.open_nursery() as nursery:

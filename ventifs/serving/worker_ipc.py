@@ -61,7 +61,7 @@ class Ready(msgspec.Struct, tag=True):
     """The store is open."""
 
 
-class Failed(msgspec.Struct, tag=True):
+class NotReady(msgspec.Struct, tag=True):
     """The store cannot be opened; `reason` is one line."""
 
     reason: str
@@ -82,7 +82,7 @@ class Told(msgspec.Struct, tag=True):
 
 
 Order = Configure | Take | Ask | Stop
-Report = Ready | Failed | Over | Told
+Report = Ready | NotReady | Over | Told
 
 
 def _encoded(message: Order | Report) -> bytes:

@@ -32,7 +32,7 @@ from ventifs.serving.worker_ipc import (
     LEFT_TO_PARENT,
     Ask,
     Configure,
-    Failed,
+    NotReady,
     Order,
     Over,
     Ready,
@@ -306,7 +306,7 @@ class WorkerPool:
                     self._arrived = trio.Event()
                     if task_status is not None:
                         task_status.started()
-                case Failed(reason):
+                case NotReady(reason):
                     return reason
                 case Over(id):
                     worker.forget(id)

@@ -26,7 +26,7 @@ from ventifs.store.arena_state import ArenaProgress, ArenaState, ArenaTotals, Pl
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ClumpKind, Head, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
-from ventifs.store.index import Index, Snapshot
+from ventifs.store.index import Index, IndexSnapshot
 from ventifs.store.journal import Record, decode_commit
 from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
@@ -119,7 +119,7 @@ def audit(
     arenas = Arenas(root, header.store_id)
     report = Report()
     # Arenas and records are compared as of one moment; writers may go on meanwhile.
-    snapshot = Snapshot() if index is None else index.snapshot()
+    snapshot = IndexSnapshot() if index is None else index.snapshot()
     states = {state.arena: state for state in snapshot.states}
     ids = arenas.all_ids()
     look = partial(_audit_arena, arenas, states, index, read_data)
@@ -422,7 +422,7 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
         report.findings.append(Finding("index", reason))
 
 
-def _audit_catalog(snapshot: Snapshot, report: Report) -> None:
+def _audit_catalog(snapshot: IndexSnapshot, report: Report) -> None:
     """Check that index and arenas list the same records."""
     in_arenas = {key: record for key, record in report.puts.items() if key not in report.deletes}
     in_index = {record.id: record for record in snapshot.records}

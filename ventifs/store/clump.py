@@ -44,7 +44,7 @@ class ClumpKind(IntEnum):
     GAP = 5  # bytes that a crash left unreadable, skipped from then on
 
 
-class Codec(IntEnum):
+class ClumpCodec(IntEnum):
     """How a clump's payload is encoded."""
 
     RAW = 0
@@ -63,7 +63,7 @@ class Head(msgspec.Struct, frozen=True):
     """
 
     kind: ClumpKind
-    codec: Codec
+    codec: ClumpCodec
     raw_length: int
     payload_length: int
     check: bytes
@@ -106,7 +106,7 @@ def parse_head(data: Buffer) -> Head:
     listed = bytes(data[:end])
     _, kind, codec, count, raw_length, payload_length = _HEAD.unpack_from(listed)
     try:
-        kind, codec = ClumpKind(kind), Codec(codec)
+        kind, codec = ClumpKind(kind), ClumpCodec(codec)
     except ValueError:
         raise Corrupt(f"clump of unknown kind {kind} or codec {codec}") from None
     blocks = list(_BLOCK.iter_unpack(listed[HEAD_SIZE:]))
@@ -117,8 +117,8 @@ def parse_head(data: Buffer) -> Head:
     else:
         sound = count == 0 and (kind is ClumpKind.GAP or raw_length <= BLOCK_SIZE_MAX)
     if kind is ClumpKind.GAP:
-        sound = sound and codec is Codec.RAW and raw_length == 0
-    elif codec is Codec.RAW:
+        sound = sound and codec is ClumpCodec.RAW and raw_length == 0
+    elif codec is ClumpCodec.RAW:
         sound = sound and payload_length == raw_length
     else:
         sound = sound and 0 < payload_length < raw_length
@@ -132,7 +132,7 @@ def parse_head(data: Buffer) -> Head:
 class Packed(msgspec.Struct, frozen=True):
     """A clump's encoded payload, which does not depend on its place."""
 
-    codec: Codec
+    codec: ClumpCodec
     raw_length: int
     payload: Buffer
 
@@ -141,8 +141,8 @@ def pack(raw: Buffer, compressor: zstandard.ZstdCompressor) -> Packed:
     """Compress a clump's blocks, end to end in `raw`, or keep them if that is no smaller."""
     packed = compressor.compress(raw)
     if len(packed) < len(raw):
-        return Packed(Codec.ZSTD, len(raw), packed)
-    return Packed(Codec.RAW, len(raw), bytes(raw))
+        return Packed(ClumpCodec.ZSTD, len(raw), packed)
+    return Packed(ClumpCodec.RAW, len(raw), bytes(raw))
 
 
 def encode(
@@ -159,7 +159,7 @@ def encode(
 
 def encode_gap(length: int, *, arena: bytes, offset: int) -> bytes:
     """The header that turns `length` unreadable bytes at `offset` into a gap clump."""
-    nothing = Packed(Codec.RAW, 0, b"")
+    nothing = Packed(ClumpCodec.RAW, 0, b"")
     return _assembled(
         ClumpKind.GAP, (), nothing, length - HEAD_SIZE, arena=arena, offset=offset
     ).listed
@@ -216,7 +216,7 @@ def decompress(head: Head, payload: Buffer, decompressor: zstandard.ZstdDecompre
     """
     if len(payload) != head.payload_length:
         raise Corrupt("clump is cut off")
-    if head.codec is Codec.RAW:
+    if head.codec is ClumpCodec.RAW:
         return payload
     try:
         # Check the length that the frame claims first: decompress() would allocate all of it.

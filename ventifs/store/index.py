@@ -27,7 +27,7 @@ from ventifs.store.journal import (
     DIGEST_SIZE,
     RECORD_ID_SIZE,
     Changes,
-    Counters,
+    CommitCounters,
     Record,
 )
 from ventifs.store.lmdb_environment import Environment, IndexDamaged, LmdbError, lmdb_errors
@@ -47,7 +47,7 @@ _ARENA = struct.Struct("<16sQIQQQQQQ")
 _CATALOG = struct.Struct("<Q16s")  # number of records, XOR of their digests
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class IndexSnapshot(msgspec.Struct, frozen=True):
     """What the index knew at one moment; `deleted` are the ids of all records ever deleted."""
 
     states: list[ArenaState] = msgspec.field(default_factory=list)
@@ -59,7 +59,7 @@ class Figures(msgspec.Struct, frozen=True):
     """What the index counted at one moment: arenas, all that was put, and entries of blocks."""
 
     states: list[ArenaState]
-    counters: Counters
+    counters: CommitCounters
     entries: int
     records: int
 
@@ -122,7 +122,7 @@ class Index:
                 (b"format", _NUMBER.pack(INDEX_FORMAT)),
                 (b"store", store_id),
                 (b"epoch", os.urandom(8)),
-                (b"counters", COUNTERS.pack(*astuple(Counters()))),
+                (b"counters", COUNTERS.pack(*astuple(CommitCounters()))),
                 (b"catalog", _CATALOG.pack(0, bytes(DIGEST_SIZE))),
             ):
                 transaction.put(key, _sealed_value(key, value), db=meta)
@@ -352,11 +352,13 @@ class Index:
                 states.append(ArenaState(arena, length, table == b"sealed", ArenaTotals(*totals)))
         return states
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> IndexSnapshot:
         """All arenas' states and all records as of one moment."""
         with lmdb_errors(self.path), self._begin() as transaction:
             deleted = {bytes(key) for key, _ in transaction.cursor(self._tables[b"deleted"])}
-            return Snapshot(self._states(transaction, None), self._records(transaction), deleted)
+            return IndexSnapshot(
+                self._states(transaction, None), self._records(transaction), deleted
+            )
 
     def figures(self) -> Figures:
         """What is counted, as of one moment."""
@@ -376,7 +378,9 @@ class Index:
 
     # --- catalog ----------------------------------------------------------------------------
 
-    def settle(self, states: Iterable[ArenaState], changes: Changes, counters: Counters) -> None:
+    def settle(
+        self, states: Iterable[ArenaState], changes: Changes, counters: CommitCounters
+    ) -> None:
         """Store arena states, changes of records, and counters in one transaction.
 
         A writer and a process that recovered its arena may both report the same states and records.
@@ -452,7 +456,7 @@ class Index:
             raise IndexDamaged(self.path, "has lost catalog records")
         return sorted(records)
 
-    def _add_counters(self, counters: Counters, transaction: Any) -> None:
+    def _add_counters(self, counters: CommitCounters, transaction: Any) -> None:
         if not any(astuple(counters)):
             return
         total = self._counters(transaction)
@@ -460,12 +464,12 @@ class Index:
         value = _sealed_value(b"counters", COUNTERS.pack(*astuple(total)))
         transaction.put(b"counters", value, db=self._tables[b"meta"])
 
-    def counters(self) -> Counters:
+    def counters(self) -> CommitCounters:
         """Counts of everything that was ever put and committed."""
         return self._counters(None)
 
-    def _counters(self, transaction: Any) -> Counters:
-        return Counters(*COUNTERS.unpack(self._meta(b"counters", transaction)))
+    def _counters(self, transaction: Any) -> CommitCounters:
+        return CommitCounters(*COUNTERS.unpack(self._meta(b"counters", transaction)))
 
     def size(self) -> int:
         """Bytes the index takes on disk."""

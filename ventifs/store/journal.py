@@ -65,7 +65,7 @@ class Changes(msgspec.Struct, frozen=True):
         return len(self.puts) + len(self.deletes)
 
 
-class Counters(msgspec.Struct):
+class CommitCounters(msgspec.Struct):
     """What callers handed to `put`, counted before anything was saved.
 
     Attributes:
@@ -82,7 +82,7 @@ class Counters(msgspec.Struct):
     known_blocks: int = 0
     known_bytes: int = 0
 
-    def add(self, other: "Counters") -> None:
+    def add(self, other: "CommitCounters") -> None:
         """Add the figures of `other` to these."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -108,7 +108,7 @@ class Commit(msgspec.Struct, frozen=True):
     time_ns: int
     catalog_length: int
     records: int
-    counters: Counters
+    counters: CommitCounters
     relies_on: Sequence[tuple[bytes, int]]
 
 
@@ -192,6 +192,6 @@ def decode_commit(payload: Buffer) -> Commit:
     time_ns, catalog_length, records, arenas = _COMMIT.unpack_from(payload)
     if len(payload) != fixed + arenas * _RELIES.size:
         raise Corrupt("commit is not of the length it says")
-    counters = Counters(*COUNTERS.unpack_from(payload, _COMMIT.size))
+    counters = CommitCounters(*COUNTERS.unpack_from(payload, _COMMIT.size))
     relies_on = list(_RELIES.iter_unpack(payload[fixed:]))
     return Commit(time_ns, catalog_length, records, counters, relies_on)

@@ -34,7 +34,7 @@ from ventifs.store.index import Index
 from ventifs.store.journal import (
     Changes,
     Commit,
-    Counters,
+    CommitCounters,
     Record,
     decode_changes,
     decode_commit,
@@ -55,7 +55,7 @@ class Journal(msgspec.Struct):
     states: list[ArenaState] = msgspec.field(default_factory=list)
     puts: list[Record] = msgspec.field(default_factory=list)
     deletes: list[bytes] = msgspec.field(default_factory=list)
-    counters: Counters = msgspec.field(default_factory=Counters)
+    counters: CommitCounters = msgspec.field(default_factory=CommitCounters)
     relies_on: dict[bytes, int] = msgspec.field(default_factory=dict)
 
     def settle(self, index: Index) -> None:

@@ -34,7 +34,7 @@ from ventifs.store.journal import (
     RECORD_ID_SIZE,
     Changes,
     Commit,
-    Counters,
+    CommitCounters,
     Record,
     encode_changes,
     encode_commit,
@@ -59,7 +59,7 @@ class WorkerBatch(msgspec.Struct):
 
     states: list[ArenaState] = msgspec.field(default_factory=list)
     written: list[Written] = msgspec.field(default_factory=list)
-    counters: Counters = msgspec.field(default_factory=Counters)
+    counters: CommitCounters = msgspec.field(default_factory=CommitCounters)
 
     def add(self, other: "WorkerBatch") -> None:
         """Merge a batch of other arenas, or a later batch, into this one."""
@@ -104,7 +104,7 @@ class Writer:
         a thread would only compete with it.
         """
         self.pending: dict[Score, Written | None] = {}
-        self.counters = Counters()
+        self.counters = CommitCounters()
         self.stored_bytes = 0
         self._arenas = arenas
         self._index = index
@@ -281,7 +281,7 @@ class Writer:
         batch, self._batch = self._outstanding(), WorkerBatch()
         kept, self._done = self._done, []
         self._handed = kept  # keeps their locks until the parent has had time to commit
-        batch.counters, self.counters = self.counters, Counters()
+        batch.counters, self.counters = self.counters, CommitCounters()
         self._settled()
         return batch
 
@@ -321,12 +321,12 @@ class Writer:
         self._write_gathered()
         counters = replace(self.counters)
         counters.add(self._batch.counters)
-        if self.pending or len(changes) or counters != Counters():
+        if self.pending or len(changes) or counters != CommitCounters():
             undo = self._journal(changes, counters)
             self._tell_index(changes, counters, undo)
         return records
 
-    def _journal(self, changes: Changes, counters: Counters) -> Callable[[], None]:
+    def _journal(self, changes: Changes, counters: CommitCounters) -> Callable[[], None]:
         """Write catalog clumps, sync, write the commit clump, sync; return a function to undo it.
 
         That function removes the commit clump again.
@@ -363,7 +363,9 @@ class Writer:
             raise
         return undo
 
-    def _tell_index(self, changes: Changes, counters: Counters, undo: Callable[[], None]) -> None:
+    def _tell_index(
+        self, changes: Changes, counters: CommitCounters, undo: Callable[[], None]
+    ) -> None:
         batch = self._outstanding()
         try:
             by_arena: dict[bytes, list[tuple[Score, int, int]]] = {}
@@ -376,7 +378,7 @@ class Writer:
         except VentifsError:
             undo()
             raise
-        self._batch, self.counters = WorkerBatch(), Counters()
+        self._batch, self.counters = WorkerBatch(), CommitCounters()
         self._settled()
         for state in batch.states:
             if state.sealed:

@@ -146,7 +146,7 @@ class Statfs(msgspec.Struct, frozen=True):
     namelen: int = 255
 
 
-class Changes(msgspec.Struct, frozen=True):
+class AttributeChanges(msgspec.Struct, frozen=True):
     """What a setattr is to change; None leaves a field as it is.
 
     Attributes:
@@ -302,7 +302,7 @@ class File(Protocol):
     def remove(self) -> None:
         """Remove this file."""
 
-    def setattr(self, changes: Changes) -> None:
+    def setattr(self, changes: AttributeChanges) -> None:
         """Change attributes."""
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:

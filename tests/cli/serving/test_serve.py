@@ -22,7 +22,7 @@ from tests.support.trace_lines import parse
 from tests.support.trees import noise
 from ventifs.ninep.client.checks import RemoteError
 from ventifs.ninep.client.client import Client
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import (
     NOFID,
     NOTAG,
@@ -37,7 +37,7 @@ from ventifs.ninep.protocol.messages import (
 
 TCP = "tcp://127.0.0.1:0"
 ALLOW = ("--allow", "tcp *")
-CODEC = Codec.of(Dialect.LINUX)
+CODEC = MessageCodec.of(Dialect.LINUX)
 
 
 @pytest.fixture

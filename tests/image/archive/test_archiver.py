@@ -38,10 +38,10 @@ from ventifs.image.survey_events import (
     FoundName,
     Free,
     Inode,
-    Inside,
     Noted,
     Surveyed,
     Volume,
+    VolumeBatch,
 )
 from ventifs.store import Store
 from ventifs.tree.archive.worker import WorkerService
@@ -533,7 +533,10 @@ def test_what_is_refused_is_not_stored_twice(store: Store) -> None:
 
 def test_the_first_end_that_a_parser_tells_counts(store: Store) -> None:
     """In whatever order batches come back."""
-    garbage, ended = Inside(b"\xff"), Inside(msgspec.msgpack.encode([Ended("", ("fine",))]))
+    garbage, ended = (
+        VolumeBatch(b"\xff"),
+        VolumeBatch(msgspec.msgpack.encode([Ended("", ("fine",))])),
+    )
     for first, second, problem in ((garbage, ended, "cannot know"), (ended, garbage, "")):
         for backwards in (False, True):
             asked: list[tuple[bytes, Done]] = []

@@ -20,7 +20,7 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
+    RegularFile,
     Tree,
     decode_entry,
     encode,
@@ -47,7 +47,7 @@ def row(path: str, time: int, *, size: int = 0, linked: bool = False, uid: int =
         content: Content = Block(b"b" * 32, size) if size else Empty()
         if size > 1 << 20:
             content = Tree(b"t" * 32, size)
-        entry = Entry(name, 0o100644, uid, 0, 0, File(content), Empty(), b"")
+        entry = Entry(name, 0o100644, uid, 0, 0, RegularFile(content), Empty(), b"")
     return key, time, path.endswith("/"), -time if linked else 0, size, encode(entry)
 
 

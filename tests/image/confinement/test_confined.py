@@ -25,7 +25,7 @@ from tests.support.memorydisk import MemoryDisk
 from ventifs.image.confinement import confined, landlock
 from ventifs.image.confinement.confined import Given, path
 from ventifs.image.confinement.landlock import NotConfined
-from ventifs.image.confinement.sandbox import Apart, Limits
+from ventifs.image.confinement.sandbox import Apart, ProcessLimits
 from ventifs.image.disk import ImageError
 from ventifs.image.formats import qcow2_bitmap as bitmap
 from ventifs.image.formats.qcow2_header import parse
@@ -34,7 +34,7 @@ from ventifs.image.survey import Survey
 from ventifs.image.survey_events import Event, Noted
 
 pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
-LIMITS = Limits(1 << 30, 10, 10)
+LIMITS = ProcessLimits(1 << 30, 10, 10)
 
 
 def _run(*command: str, given: Given | None = None) -> tuple[int, str, str]:

@@ -12,10 +12,10 @@ import pytest
 from tests.support.patience import PATIENCE_S, wait_until
 from ventifs.errors import VentifsError
 from ventifs.image.confinement import sandbox as apart
-from ventifs.image.confinement.sandbox import Apart, EventBatch, Limits
+from ventifs.image.confinement.sandbox import Apart, EventBatch, ProcessLimits
 from ventifs.image.survey_events import Ended, Event, FoundName, Free, Inode, Noted, Volume
 
-LIMITS = Limits(memory=256 << 20, cpu_s=60, stall_s=30)
+LIMITS = ProcessLimits(memory=256 << 20, cpu_s=60, stall_s=30)
 
 
 def gone(pid: int) -> bool:
@@ -27,7 +27,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def told(tell: object, limits: Limits = LIMITS) -> tuple[list[Event], str]:
+def told(tell: object, limits: ProcessLimits = LIMITS) -> tuple[list[Event], str]:
     with Apart(tell, limits) as child:  # type: ignore[arg-type]
         return list(child), child.problem
 
@@ -173,7 +173,7 @@ def _loop() -> Iterator[Event]:
 
 
 def test_a_loop_is_stopped() -> None:
-    _, problem = told(_loop, Limits(memory=256 << 20, cpu_s=60, stall_s=1))
+    _, problem = told(_loop, ProcessLimits(memory=256 << 20, cpu_s=60, stall_s=1))
     assert problem == "the parser took too much processor time and was stopped"
 
 
@@ -182,7 +182,7 @@ def test_endless_events_are_stopped() -> None:
         while True:
             yield Noted("again")
 
-    with Apart(tell, Limits(memory=256 << 20, cpu_s=1, stall_s=30)) as child:
+    with Apart(tell, ProcessLimits(memory=256 << 20, cpu_s=1, stall_s=30)) as child:
         assert sum(1 for _ in child) > 1000
         assert child.problem == "the parser took too much processor time and was stopped"
 

@@ -8,14 +8,14 @@ import pytest
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from tests.support.tables import blkid, run
 from ventifs.image.disk import ImageError
-from ventifs.image.volumes.signatures import Contents, identify
+from ventifs.image.volumes.signatures import VolumeContents, identify
 from ventifs.image.volumes.window import Window
 
 MIB = 1 << 20
 UUID = "12345678-9abc-def0-1234-56789abcdef0"
 
 
-def contents_of(path: Path) -> Contents:
+def contents_of(path: Path) -> VolumeContents:
     disk = FileDisk(path)
     try:
         return identify(Window(disk, [(0, disk.size)]))
@@ -23,7 +23,7 @@ def contents_of(path: Path) -> Contents:
         disk.close()
 
 
-def agree(path: Path) -> Contents:
+def agree(path: Path) -> VolumeContents:
     theirs = blkid(path)
     ours = contents_of(path)
     assert ours == (theirs["TYPE"], theirs.get("UUID", ""), theirs.get("LABEL", ""))
@@ -104,8 +104,8 @@ def test_raid(tmp_path: Path) -> None:
 
 
 def test_what_is_unknown_is_nothing() -> None:
-    assert identify(Window(MemoryDisk(MIB), [(0, MIB)])) == Contents()
-    assert identify(Window(MemoryDisk(1, {0: b"x"}), [(0, 1)])) == Contents()
+    assert identify(Window(MemoryDisk(MIB), [(0, MIB)])) == VolumeContents()
+    assert identify(Window(MemoryDisk(1, {0: b"x"}), [(0, 1)])) == VolumeContents()
 
 
 def test_a_label_can_be_printed() -> None:

@@ -18,7 +18,7 @@ from ventifs.net.dial import TransportError
 from ventifs.ninep.client.checks import RemoteError, Violation
 from ventifs.ninep.client.client import Client, names_of
 from ventifs.ninep.client.rpc import Disconnected
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import (
     NOFID,
     NONUNAME,
@@ -114,7 +114,7 @@ def test_of_several_dialects_it_takes_the_best_that_is_spoken() -> None:
         for said in (b"9P2000.L", b"9P2000.u"):
             assert (await peer.serve(Tversion, Rversion(100, b"unknown"))).version == said
         assert (await peer.serve(Tversion, Rversion(8192, b"9P2000"))).version == b"9P2000"
-        peer.codec = Codec.of(P)
+        peer.codec = MessageCodec.of(P)
         await peer.serve(Tattach, Rattach(ROOT))
 
     async def use(client: Client) -> Dialect:
@@ -430,7 +430,7 @@ def test_a_clunk_is_sent_and_not_flushed_when_its_task_is_cancelled() -> None:
 
 
 def raw(dialect: Dialect, message: Message, tag: int) -> bytes:
-    return Codec.of(dialect).encode(message, tag)
+    return MessageCodec.of(dialect).encode(message, tag)
 
 
 @pytest.mark.parametrize(
@@ -609,7 +609,7 @@ def test_answers_that_cannot_be(
 
 
 def dirents(*names: bytes, first: int = 1) -> Rreaddir:
-    codec = Codec.of(L)
+    codec = MessageCodec.of(L)
     return Rreaddir(
         b"".join(
             codec.encode_record(Dirent(FILE, first + number, 8, name))
@@ -848,7 +848,7 @@ def test_directories_of_old_dialects_hold_whole_attributes() -> None:
         (lambda codec: codec.encode_record(old_stat(0x80000000)), "qid.type"),
     ],
 )
-def test_old_directories_that_cannot_be(data: Callable[[Codec], bytes], words: str) -> None:
+def test_old_directories_that_cannot_be(data: Callable[[MessageCodec], bytes], words: str) -> None:
     async def use(client: Client) -> None:
         await client.list(b"/")
 
@@ -858,7 +858,7 @@ def test_old_directories_that_cannot_be(data: Callable[[Codec], bytes], words: s
             script(
                 (Twalk, Rwalk(())),
                 (Topen, Ropen(ROOT, 0)),
-                (Tread, Rread(data(Codec.of(P)))),
+                (Tread, Rread(data(MessageCodec.of(P)))),
                 (Tclunk, Rclunk()),
             ),
             dialect=P,

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from tests.support.vectors import load_vectors
 from ventifs.ninep.protocol import messages as m
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Dirent, Message, Stat, WireRecord
 from ventifs.ninep.protocol.wire import Field, Qid, WireError, fields_of, names_of
 
@@ -75,7 +75,7 @@ def test_golden_frames(case: dict[str, Any]) -> None:
     message = record(**defaults(record) | fields)
     tag = int.from_bytes(frame[5:7], "little")
     for version in case["dialects"]:
-        codec = Codec.of(BY_VERSION[version])
+        codec = MessageCodec.of(BY_VERSION[version])
         assert codec.encode(message, tag) == frame
         assert codec.decode(frame) == (tag, message)
 
@@ -96,7 +96,7 @@ def test_round_trips(data: some.DataObject) -> None:
     record = data.draw(some.sampled_from([r for r in MESSAGES.values() if dialect in r.dialects]))
     message: Message = data.draw(records(record, dialect))
     tag = data.draw(some.integers(0, 0xFFFF))
-    codec = Codec.of(dialect)
+    codec = MessageCodec.of(dialect)
     frame = codec.encode(message, tag)
     assert codec.decode(frame) == (tag, message)
     assert codec.decode(frame)[1] == message
@@ -114,7 +114,7 @@ def test_round_trips(data: some.DataObject) -> None:
 
 @given(some.sampled_from(list(Dialect)), some.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_wire_error(dialect: Dialect, data: bytes) -> None:
-    codec = Codec.of(dialect)
+    codec = MessageCodec.of(dialect)
     for number in range(256):
         frame = struct.pack("<IBH", 7 + len(data), number, 5) + data
         try:
@@ -132,7 +132,7 @@ def test_any_bytes_are_a_message_or_a_wire_error(dialect: Dialect, data: bytes) 
 @given(some.data())
 def test_directory_data_round_trips(data: some.DataObject) -> None:
     dialect = data.draw(some.sampled_from(list(Dialect)))
-    codec = Codec.of(dialect)
+    codec = MessageCodec.of(dialect)
     stats = data.draw(some.lists(records(Stat, dialect), max_size=4))
     assert list(codec.stats(b"".join(map(codec.encode_record, stats)))) == stats
     dirents = data.draw(some.lists(records(Dirent, dialect), max_size=4))
@@ -157,14 +157,14 @@ def test_directory_data_round_trips(data: some.DataObject) -> None:
 def test_what_does_not_fit_is_a_wire_error(message: Message) -> None:
     dialect = Dialect.LINUX if Dialect.LINUX in type(message).dialects else Dialect.UNIX
     with pytest.raises(WireError):
-        Codec.of(dialect).encode(message, 1)
+        MessageCodec.of(dialect).encode(message, 1)
 
 
 def test_a_walk_of_more_names_than_sixteen_is_refused() -> None:
     names = b"\x01\x00x" * 17
     body = struct.pack("<IIH", 1, 2, 17) + names
     with pytest.raises(WireError, match="17 elements"):
-        Codec.of(Dialect.LINUX).decode(struct.pack("<IBH", 7 + len(body), 110, 1) + body)
+        MessageCodec.of(Dialect.LINUX).decode(struct.pack("<IBH", 7 + len(body), 110, 1) + body)
 
 
 def test_names_of_fields_are_unique_and_declared_once() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.support.messages import DIALECTS, messages
 from tests.support.trace_lines import Line, parse
-from ventifs.ninep.protocol.codec import HEADER, Codec
+from ventifs.ninep.protocol.codec import HEADER, MessageCodec
 from ventifs.ninep.protocol.messages import (
     MESSAGES,
     NOFID,
@@ -126,7 +126,7 @@ KEEP = Stat(
     NOFID,
 )
 DIRENTS = b"".join(
-    Codec.of(L).encode_record(entry)
+    MessageCodec.of(L).encode_record(entry)
     for entry in (Dirent(D, 1, 4, b"."), Dirent(F, 3, 8, b"new\nline"))
 )
 
@@ -417,14 +417,16 @@ def test_any_bytes_at_all_have_a_line_that_holds_them(
             assert back.message == frame
         elif not back.message.optional:  # else what the sender left out is not told
             dialects = [each for each in DIALECTS if each in back.message.dialects]
-            assert frame in [Codec.of(each).encode(back.message, back.tag) for each in dialects]
+            assert frame in [
+                MessageCodec.of(each).encode(back.message, back.tag) for each in dialects
+            ]
 
 
 def test_a_tracer_follows_the_dialect() -> None:
     attach = Tattach(1, NOFID, b"u", b"", 7)
     frames = []
     for dialect in DIALECTS:
-        codec = Codec.of(dialect)
+        codec = MessageCodec.of(dialect)
         frames += [
             (True, codec.encode(Tversion(8192, dialect.version), NOTAG)),
             (False, codec.encode(Rversion(8192, dialect.version), NOTAG)),
@@ -437,13 +439,13 @@ def test_a_tracer_follows_the_dialect() -> None:
 
 def test_a_session_that_agreed_to_less_is_traced_as_what_it_is() -> None:
     lines = traced(
-        (True, Codec.of(L).encode(Tversion(8192, L.version), NOTAG)),
-        (False, Codec.of(P).encode(Rversion(8192, P.version), NOTAG)),
-        (True, Codec.of(P).encode(Tattach(1, NOFID, b"u", b"", NONUNAME), 0)),
-        (True, Codec.of(L).encode(Tgetattr(1, 1), 5)),
-        (True, Codec.of(P).encode(Tversion(8192, b"9P3000"), NOTAG)),
-        (False, Codec.of(P).encode(Rversion(8192, b"unknown"), NOTAG)),
-        (False, Codec.of(P).encode(Rerror(b"no", 0), 5)),
+        (True, MessageCodec.of(L).encode(Tversion(8192, L.version), NOTAG)),
+        (False, MessageCodec.of(P).encode(Rversion(8192, P.version), NOTAG)),
+        (True, MessageCodec.of(P).encode(Tattach(1, NOFID, b"u", b"", NONUNAME), 0)),
+        (True, MessageCodec.of(L).encode(Tgetattr(1, 1), 5)),
+        (True, MessageCodec.of(P).encode(Tversion(8192, b"9P3000"), NOTAG)),
+        (False, MessageCodec.of(P).encode(Rversion(8192, b"unknown"), NOTAG)),
+        (False, MessageCodec.of(P).encode(Rerror(b"no", 0), 5)),
     )
     assert lines[2] == "<<< Tattach tag 0 fid 1 afid -1 uname 'u' aname ''"
     assert lines[3] == "<<< ??? 130000001805000100000001000000000000" + "00"

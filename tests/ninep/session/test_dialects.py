@@ -19,7 +19,7 @@ from tests.support.clock import Clock
 from tests.support.trees import archived, odd_tree, plain_tree, remove
 from ventifs.ninep.client.client import Client
 from ventifs.ninep.client.fid import ClientFid
-from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, Codec
+from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, MessageCodec
 from ventifs.ninep.protocol.messages import (
     NOFID,
     NONUNAME,
@@ -205,7 +205,7 @@ class Speaker:
 
     def __init__(self, files: ArchiveFilesystem, dialect: Dialect) -> None:
         self.session = NinepSession(files)
-        self.codec = Codec.of(dialect)
+        self.codec = MessageCodec.of(dialect)
 
     def __call__(self, request: Message, tag: int = 0) -> Any:
         """The reply, which is the only one and has the tag."""

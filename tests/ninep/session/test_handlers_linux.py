@@ -11,12 +11,14 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.wire import Qid
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 
 NS = 1_000_000_000
 
 
-def talk_with(*, msize: int = 8192, limits: Limits | None = None) -> tuple[Talk, MemoryFilesystem]:
+def talk_with(
+    *, msize: int = 8192, limits: SessionLimits | None = None
+) -> tuple[Talk, MemoryFilesystem]:
     """Fid 0 is the root, 1 a file of 20 bytes, 2 a symbolic link."""
     fs = MemoryFilesystem()
     file = fs.add("f", st.S_IFREG | 0o640, b"0123456789" * 2)
@@ -343,7 +345,7 @@ def test_extended_attributes_are_set_when_clunked() -> None:
 
 
 def test_what_fids_hold_is_limited() -> None:
-    talk, fs = talk_with(limits=Limits(held_max=100))
+    talk, fs = talk_with(limits=SessionLimits(held_max=100))
     fs.root.children[b"f"].xattrs = {b"user.a": bytes(40)}
     for fid in (5, 6):
         assert talk.ask(m.Txattrwalk(1, fid, b"user.a")) == m.Rxattrwalk(40)
@@ -354,7 +356,7 @@ def test_what_fids_hold_is_limited() -> None:
 
 
 def test_fids_are_limited() -> None:
-    talk, _ = talk_with(limits=Limits(fids_max=5))
+    talk, _ = talk_with(limits=SessionLimits(fids_max=5))
     assert talk.ask(m.Twalk(0, 10, ()), m.Txattrwalk(0, 11, b"")) == m.Rxattrwalk(0)
     for ask in (m.Twalk(0, 12, ()), m.Txattrwalk(0, 12, b""), m.Tattach(12, m.NOFID, b"", b"", 0)):
         assert refusal(talk.ask(ask)) == errno.ENFILE

@@ -11,7 +11,7 @@ from tests.support.talking import MSIZE, Talk
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.messages import Dialect
 from ventifs.ninep.protocol.wire import Qid
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 
 NS = 1_000_000_000
 NO32, NO64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
@@ -36,7 +36,7 @@ BLANK = m.Stat(
 
 
 def talk_in(
-    dialect: Dialect, *, msize: int = 8192, limits: Limits | None = None
+    dialect: Dialect, *, msize: int = 8192, limits: SessionLimits | None = None
 ) -> tuple[Talk, MemoryFilesystem]:
     fs = MemoryFilesystem()
     file = fs.add("f", st.S_IFREG | 0o6751, b"hello")
@@ -196,7 +196,7 @@ def test_an_entry_that_never_fits_is_an_error_and_not_the_end() -> None:
 
 
 def test_places_in_directories_are_limited() -> None:
-    talk, fs = talk_in(Dialect.PLAIN, limits=Limits(held_max=128 * 10))
+    talk, fs = talk_in(Dialect.PLAIN, limits=SessionLimits(held_max=128 * 10))
     for i in range(300):
         fs.add(f"d/{i:03}", st.S_IFREG | 0o644)
     for fid in (1, 2, 3):

@@ -30,7 +30,7 @@ from ventifs.ninep.protocol.messages import (
     Txattrwalk,
 )
 from ventifs.ninep.session.fids import LeftFids
-from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, Limits
+from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, SessionLimits
 from ventifs.store import Store
 from ventifs.vfs.access.guard import GuardedFilesystem, Squash
 from ventifs.vfs.archived.files import ArchivedDirectory
@@ -41,7 +41,7 @@ from ventifs.vfs.memory_budget import DIRECTORY_BYTES, Budget, Share
 
 CHAINS, DEPTH = 16, 400
 SPLIT = Split.of(4 << 20)
-LIMITS = Limits(turn_s=60)
+LIMITS = SessionLimits(turn_s=60)
 FIRST = LIMITS.session_bytes(MSIZE_FIRST)
 VERSION = Tversion(MSIZE_FIRST, b"9P2000.L")
 GUARDS = pytest.mark.parametrize("guarded", [False, True], ids=["trusted", "guarded"])

@@ -33,7 +33,7 @@ from ventifs.ninep.protocol.messages import (
     Txattrwalk,
 )
 from ventifs.ninep.session.fids import Fid, Fids, LeftFids
-from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, Limits
+from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, SessionLimits
 from ventifs.ninep.session.session import NinepSession
 from ventifs.serving.connections import thrifty
 from ventifs.serving.deferred_close import PORTION, DeferredClose
@@ -41,7 +41,7 @@ from ventifs.serving.session import READ_MAX
 from ventifs.vfs.interface import User
 from ventifs.vfs.memory_budget import Budget, Share
 
-LIMITS = Limits(turn_s=60)
+LIMITS = SessionLimits(turn_s=60)
 FIRST = LIMITS.session_bytes(MSIZE_FIRST)
 
 

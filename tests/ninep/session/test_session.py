@@ -12,10 +12,10 @@ from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import Dialect
-from ventifs.ninep.session.limits import Limits
-from ventifs.ninep.session.output import Output
+from ventifs.ninep.session.limits import SessionLimits
+from ventifs.ninep.session.output import TurnOutput
 from ventifs.ninep.session.session import NinepSession
 from ventifs.serving.session import StreamError
 from ventifs.vfs.interface import (
@@ -53,7 +53,7 @@ def conversation(dialect: Dialect) -> list[tuple[int, m.Message]]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_any_split_of_the_stream_gives_the_same_replies(dialect: Dialect) -> None:
-    codec = Codec.of(dialect)
+    codec = MessageCodec.of(dialect)
     frames = b"".join(codec.encode(message, tag) for tag, message in conversation(dialect))
     whole = NinepSession(tree(), clock=Clock())
     whole.receive(frames)
@@ -85,8 +85,8 @@ def test_a_frame_of_an_impossible_size_ends_the_stream(size: int) -> None:
 
 def test_before_a_version_only_small_frames_and_only_versions_are_taken() -> None:
     session = NinepSession(tree())
-    session.receive(Codec.of(Dialect.PLAIN).encode(m.Tclunk(1), 3))
-    reply = Codec.of(Dialect.PLAIN).decode(b"".join(session.turn()))
+    session.receive(MessageCodec.of(Dialect.PLAIN).encode(m.Tclunk(1), 3))
+    reply = MessageCodec.of(Dialect.PLAIN).decode(b"".join(session.turn()))
     assert reply == (3, m.Rerror(b"Operation not supported", 0))
     session.receive(struct.pack("<IBH", 8193, 100, m.NOTAG))
     with pytest.raises(StreamError):
@@ -112,7 +112,7 @@ def test_an_unknown_version_is_answered_and_can_be_tried_again(version: bytes) -
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_msize_is_the_smaller_one_and_none_is_too_small(dialect: Dialect) -> None:
     talk = Talk(tree(), dialect, attach=False)
-    most = Limits().msize_max
+    most = SessionLimits().msize_max
     for asked, given in ((4096, 4096), (1 << 20, 1 << 20), (0xFFFFFFFF, most)):
         assert talk.ask(m.Tversion(asked, dialect.version)).msize == given
     for asked in (0, 24, 4095):
@@ -199,13 +199,17 @@ def test_a_turn_answers_no_more_than_its_limits() -> None:
 @pytest.mark.parametrize(
     ("limits", "step_s", "answered"),
     [
-        (Limits(turn_pinned=30_001), 0.0, 2),
-        (Limits(turn_s=0.001), 0.0011, 1),  # seconds from one look to the next, after each reply
-        (Limits(turn_s=0.001), 0.0004, 3),
+        (SessionLimits(turn_pinned=30_001), 0.0, 2),
+        (
+            SessionLimits(turn_s=0.001),
+            0.0011,
+            1,
+        ),  # seconds from one look to the next, after each reply
+        (SessionLimits(turn_s=0.001), 0.0004, 3),
     ],
 )
 def test_a_turn_ends_when_replies_pin_much_or_took_long(
-    limits: Limits, step_s: float, answered: int
+    limits: SessionLimits, step_s: float, answered: int
 ) -> None:
     fs = tree()
     fs.add("big", st.S_IFREG | 0o644, bytes(20_000))
@@ -224,7 +228,7 @@ def test_what_is_answered_does_not_hang_on_the_time_that_turns_take(turn_s: floa
     frames = Talk(tree(), attach=False).frames(*conversation(Dialect.LINUX))
     replies = []
     for session in (
-        NinepSession(tree(), limits=Limits(turn_s=turn_s)),
+        NinepSession(tree(), limits=SessionLimits(turn_s=turn_s)),
         NinepSession(tree(), clock=Clock()),
     ):
         session.receive(frames)
@@ -256,7 +260,7 @@ def test_large_pieces_are_sent_as_they_came_and_small_ones_together() -> None:
 def test_a_reply_that_ends_the_turn_is_sent_as_it_came() -> None:
     fs = tree()
     fs.add("big", st.S_IFREG | 0o644, bytes(range(256)) * 400)
-    talk = Talk(fs, msize=1 << 17, limits=Limits(turn_bytes=100_000))
+    talk = Talk(fs, msize=1 << 17, limits=SessionLimits(turn_bytes=100_000))
     talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
     talk.session.receive(
         talk.frames((1, m.Tgetattr(0, 1)), (2, m.Tread(1, 0, 102_400)), (3, m.Tgetattr(0, 1)))
@@ -269,7 +273,7 @@ def test_a_reply_that_ends_the_turn_is_sent_as_it_came() -> None:
 
 def test_small_pieces_are_copied_however_many_they_are() -> None:
     """Each of them would keep a whole clump."""
-    output = Output(100_000)
+    output = TurnOutput(100_000)
     pieces: list[Buffer] = [memoryview(bytes(1 << 17))[:1400] for _ in range(200)]
     output.add(pieces, 280_000)
     [joined] = output.collected()
@@ -282,7 +286,7 @@ def test_the_trace_tells_every_message() -> None:
     session = NinepSession(
         tree(), trace=lambda incoming, frame: told.append((incoming, frame)), clock=Clock()
     )
-    codec = Codec.of(Dialect.LINUX)
+    codec = MessageCodec.of(Dialect.LINUX)
     session.receive(
         b"".join(codec.encode(message, tag) for tag, message in conversation(Dialect.LINUX))
     )

@@ -16,13 +16,13 @@ from tests.ninep.session.test_session import tree
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk, run
 from ventifs.ninep.protocol import messages as m
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Message
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 from ventifs.ninep.session.session import NinepSession
 from ventifs.serving.session import StreamError
 
-LIMITS = Limits(in_flight_max=8, in_flight_bytes_max=1 << 14, fids_max=16, held_max=1 << 12)
+LIMITS = SessionLimits(in_flight_max=8, in_flight_bytes_max=1 << 14, fids_max=16, held_max=1 << 12)
 _SMALL = some.integers(0, 3)
 _NAMES = some.sampled_from([b"etc", b"passwd", b"bin", b"null", b"none", b".", b"..", b"", b"a/b"])
 
@@ -130,7 +130,7 @@ def test_any_bytes(pieces: list[bytes], dialect: Dialect | None, step: int) -> N
     with no_bugs():
         fs = tree()
         session = NinepSession(fs, limits=LIMITS)
-        codec = Codec.of(dialect or Dialect.PLAIN)
+        codec = MessageCodec.of(dialect or Dialect.PLAIN)
         stream = b"".join(pieces)
         if dialect is not None:
             stream = codec.encode(m.Tversion(8192, dialect.version), m.NOTAG) + stream

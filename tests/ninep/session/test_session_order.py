@@ -11,7 +11,7 @@ from tests.support.talking import MSIZE, Talk, run, tags
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.messages import Dialect
 from ventifs.ninep.protocol.wire import Qid
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 
 
 class Weather:
@@ -24,7 +24,7 @@ class Weather:
         return self.calls.get(call, "")
 
 
-def talk_in(limits: Limits | None = None, **calls: str) -> tuple[Talk, MemoryFilesystem]:
+def talk_in(limits: SessionLimits | None = None, **calls: str) -> tuple[Talk, MemoryFilesystem]:
     """A session with fid 0 at the root, fid 1 at `d`, fid 2 open at `f`; then the weather."""
     fs = MemoryFilesystem()
     fs.add("d/x", st.S_IFREG | 0o644, b"x")
@@ -109,7 +109,7 @@ def test_a_clunk_waits_for_what_was_asked_of_its_fid_before() -> None:
 
 
 def test_what_one_request_was_given_is_not_given_to_another() -> None:
-    talk, fs = talk_in(Limits(fids_max=4), walk="blocking")
+    talk, fs = talk_in(SessionLimits(fids_max=4), walk="blocking")
     talk.send((1, m.Twalk(0, 8, (b"d",))))
     assert tags(talk.send((2, m.Twalk(0, 9, ())))) == [2]  # the last fid
     [(tag, reply)] = talk.work()
@@ -325,7 +325,7 @@ def test_a_job_counts_once_and_an_unknown_one_not_at_all() -> None:
 
 
 def test_a_tag_flood_is_not_read_beyond_a_limit() -> None:
-    limits = Limits(in_flight_max=10, in_flight_bytes_max=10_000)
+    limits = SessionLimits(in_flight_max=10, in_flight_bytes_max=10_000)
     talk, fs = talk_in(limits, read="cold", write="blocking")
     flood = talk.frames(*[(tag, m.Tread(2, 0, 9)) for tag in range(1000)])
     talk.session.receive(flood)
@@ -346,7 +346,7 @@ def test_a_tag_flood_is_not_read_beyond_a_limit() -> None:
 
 @pytest.mark.parametrize("end", ["flush", "version"])
 def test_loads_that_nobody_waits_for_any_more_are_limited(end: str) -> None:
-    talk, _ = talk_in(Limits(in_flight_max=10), read="cold")
+    talk, _ = talk_in(SessionLimits(in_flight_max=10), read="cold")
     setup = talk.frames(
         (m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")),
         (0, m.Tattach(0, m.NOFID, b"", b"", 0)),
@@ -366,7 +366,7 @@ def test_loads_that_nobody_waits_for_any_more_are_limited(end: str) -> None:
 
 
 def test_input_that_cannot_be_looked_at_is_limited() -> None:
-    limits = Limits(in_flight_max=1, in_flight_bytes_max=100)
+    limits = SessionLimits(in_flight_max=1, in_flight_bytes_max=100)
     talk, _ = talk_in(limits, read="cold")
     talk.send((1, m.Tread(2, 0, 9)))
     assert not talk.session.hungry

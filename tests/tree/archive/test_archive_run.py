@@ -18,7 +18,7 @@ from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.objects.directory import resolve, tree
-from ventifs.tree.objects.records import Directory, Entry, File, Inline, Listed
+from ventifs.tree.objects.records import Directory, Entry, Inline, Listed, RegularFile
 from ventifs.tree.versions.catalog import Version, tree_score, versions
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -225,5 +225,5 @@ def test_small_things_stay_in_their_entries(store: Path, source: Path) -> None:
     os.setxattr(source / "f", "user.a", b"1")
     version, _ = archived(store, source)
     entry = below(store, version, b"f")
-    assert entry.detail == File(Inline(b"small"))
+    assert entry.detail == RegularFile(Inline(b"small"))
     assert entry.xattrs == Listed(((b"user.a", b"1"), (b"user.b", b"2")))

@@ -19,7 +19,7 @@ from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.tally import Tally
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve, tree
-from ventifs.tree.objects.records import Directory, Entry, File
+from ventifs.tree.objects.records import Directory, Entry, RegularFile
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import Version, tree_score
@@ -72,7 +72,7 @@ def run(
 def text(root: Path, version: Version, path: bytes) -> tuple[bytes, Entry]:
     with Store.open(root) as store:
         entry = resolve(store, version.root, path)
-        assert isinstance(entry.detail, File)
+        assert isinstance(entry.detail, RegularFile)
         return read_whole(store, entry.detail.content), entry
 
 

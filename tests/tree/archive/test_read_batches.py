@@ -17,7 +17,7 @@ from tests.support.walker import same
 from ventifs.store import Store
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve
-from ventifs.tree.objects.records import File
+from ventifs.tree.objects.records import RegularFile
 from ventifs.tree.versions.catalog import find_version
 
 TIB = 1 << 40
@@ -248,7 +248,7 @@ def test_what_was_not_read_well_is_not_cached(store: Path, source: Path, large: 
     assert done.troubles == ((b"large", "changed while it was read", False),)
     with Store.open(store) as opened:
         detail = resolve(opened, find_version(opened, "t").root, b"large").detail
-        assert isinstance(detail, File)
+        assert isinstance(detail, RegularFile)
         assert read_whole(opened, detail.content) == large.read_bytes()
     assert archive_by(store, source, "t").troubles == ()
     is_archived(store, "t", source)

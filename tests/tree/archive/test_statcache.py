@@ -29,7 +29,7 @@ from ventifs.tree.archive.worker import WorkerService
 from ventifs.tree.objects.content import read as read_content
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import resolve
-from ventifs.tree.objects.records import File
+from ventifs.tree.objects.records import RegularFile
 from ventifs.tree.process_pool import InlinePool
 from ventifs.tree.versions.catalog import Version, tree_score
 
@@ -86,7 +86,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 def text(root: Path, version: Version, path: bytes) -> bytes:
     with Store.open(root) as store:
         detail = resolve(store, version.root, path).detail
-        assert isinstance(detail, File)
+        assert isinstance(detail, RegularFile)
         return read_whole(store, detail.content)
 
 
@@ -336,8 +336,8 @@ def test_a_new_file_of_the_old_size_is_archived_as_what_it_holds(
     assert tree_score(version.root) == tree_score(whole.root)
     with Store.open(root) as store:
         was, now = (resolve(store, each.root, b"below/file") for each in (first, version))
-        assert isinstance(was.detail, File)
-        assert isinstance(now.detail, File)
+        assert isinstance(was.detail, RegularFile)
+        assert isinstance(now.detail, RegularFile)
         assert (was.detail == now.detail) is (at == "same")
         got = b"".join(
             bytes(piece) for piece in read_content(store, now.detail.content)

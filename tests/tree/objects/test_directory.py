@@ -26,8 +26,8 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Inline,
+    RegularFile,
     Symlink,
     Tree,
     encode,
@@ -45,7 +45,7 @@ def entry(name: bytes, mode: int, detail: Detail) -> Entry:
 
 
 def file(name: bytes) -> Entry:
-    return entry(name, stat.S_IFREG | 0o644, File(Inline(name[:32])))
+    return entry(name, stat.S_IFREG | 0o644, RegularFile(Inline(name[:32])))
 
 
 def stored(store: Store, *children: Entry) -> Content:

@@ -20,11 +20,11 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Hole,
     Inline,
     Item,
     Listed,
+    RegularFile,
     Slice,
     Special,
     Symlink,
@@ -50,18 +50,25 @@ GOLDEN_ENTRIES = {
         0,
         0,
         1_700_000_000_123_456_789,
-        File(Block(SCORE, 5000)),
+        RegularFile(Block(SCORE, 5000)),
         Empty(),
         b"",
     ),
     f"98c40169cd81a4cd03e864ff92009201c40568656c6c6f9100c410{LINK.hex()}": Entry(
-        b"i", stat.S_IFREG | 0o644, 1000, 100, -1, File(Inline(b"hello")), Empty(), LINK
+        b"i", stat.S_IFREG | 0o644, 1000, 100, -1, RegularFile(Inline(b"hello")), Empty(), LINK
     ),
     "98c40165cd81800000009200910092049192c406757365722e61c40131c400": Entry(
-        b"e", stat.S_IFREG | 0o600, 0, 0, 0, File(Empty()), Listed(((b"user.a", b"1"),)), b""
+        b"e", stat.S_IFREG | 0o600, 0, 0, 0, RegularFile(Empty()), Listed(((b"user.a", b"1"),)), b""
     ),
     f"98c4016ccd81a400000092009303c420{HEX}cf00000100000000009302c420{HEX}cd0258c400": Entry(
-        b"l", stat.S_IFREG | 0o644, 0, 0, 0, File(Tree(SCORE, 1 << 40)), Block(SCORE, 600), b""
+        b"l",
+        stat.S_IFREG | 0o644,
+        0,
+        0,
+        0,
+        RegularFile(Tree(SCORE, 1 << 40)),
+        Block(SCORE, 600),
+        b"",
     ),
     f"98c40164cd43ff00000094019303c420{HEX}0307cf00000002000000009100c400": Entry(
         b"d", stat.S_IFDIR | 0o1777, 0, 0, 0, Directory(Tree(SCORE, 3), 7, 1 << 33), Empty(), b""
@@ -146,7 +153,7 @@ directories = st.builds(
     st.integers(0, 2**63 - 1),
 )
 typed = st.one_of(
-    st.tuples(st.just(stat.S_IFREG), st.builds(File, contents)),
+    st.tuples(st.just(stat.S_IFREG), st.builds(RegularFile, contents)),
     st.tuples(st.just(stat.S_IFDIR), directories),
     st.tuples(
         st.just(stat.S_IFLNK),
@@ -295,7 +302,7 @@ def listed(*xattrs: tuple[bytes, bytes]) -> Entry:
 
 
 def of_content(content: Content) -> Entry:
-    return changed(detail=File(content))
+    return changed(detail=RegularFile(content))
 
 
 def of_directory(content: Content, paths: int, total: int = 0) -> Entry:

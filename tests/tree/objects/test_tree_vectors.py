@@ -15,7 +15,7 @@ from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.content import read_whole
 from ventifs.tree.objects.directory import entries, resolve, tree
-from ventifs.tree.objects.records import Directory, Entry, File, decode_entry
+from ventifs.tree.objects.records import Directory, Entry, RegularFile, decode_entry
 from ventifs.tree.restore.metadata import xattrs_of
 from ventifs.tree.versions.catalog import decode_version, encode_version, tree_score, version_key
 from ventifs.tree.versions.troubles import troubles_of
@@ -130,6 +130,6 @@ def _check_flat(store: Store, root: Entry) -> None:
 
 def _check_mixed(store: Store, root: Entry) -> None:
     sparse = resolve(store, root, b"d/sparse")
-    assert isinstance(sparse.detail, File)
+    assert isinstance(sparse.detail, RegularFile)
     assert read_whole(store, sparse.detail.content) == bytes(32 << 10) + b"after the hole, " * 8
     assert xattrs_of(store, sparse) == ((b"user.long", bytes(range(256)) * 3),)

@@ -36,11 +36,11 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Hole,
     Inline,
     Item,
     Listed,
+    RegularFile,
     Slice,
     Special,
     Symlink,
@@ -102,14 +102,14 @@ pairs: st.SearchStrategy[Xattrs] = st.lists(
 ).map(tuple)
 sorted_pairs = pairs.map(lambda found: tuple(sorted(dict(found).items())))
 details = st.one_of(
-    st.builds(File, contents),
+    st.builds(RegularFile, contents),
     st.builds(Directory, contents, lengths, numbers),
     st.builds(Symlink, st.one_of(blobs, st.sampled_from([b"a\0b", b"z" * 4096]))),
     st.builds(Device, numbers, numbers),
     st.just(Special()),
 )
 MODE_OF = {
-    File: stat.S_IFREG,
+    RegularFile: stat.S_IFREG,
     Directory: stat.S_IFDIR,
     Symlink: stat.S_IFLNK,
     Device: stat.S_IFBLK,

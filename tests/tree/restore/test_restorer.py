@@ -24,8 +24,8 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Inline,
+    RegularFile,
     Symlink,
     encode,
 )
@@ -218,7 +218,7 @@ def entry(name: bytes, mode: int, detail: Detail, link: bytes = b"") -> Entry:
 
 
 def file(name: bytes, data: bytes = b"evil", link: bytes = b"") -> Entry:
-    return entry(name, stat.S_IFREG | 0o644, File(Inline(data)), link)
+    return entry(name, stat.S_IFREG | 0o644, RegularFile(Inline(data)), link)
 
 
 def symlink(name: bytes, target: bytes, link: bytes = b"") -> Entry:
@@ -310,6 +310,6 @@ def test_a_link_target_with_a_nul_is_corrupt(store: Path, work: Path) -> None:
 def test_huge_attributes_are_corrupt_and_not_allocated(store: Path) -> None:
     with Store.open(store, "write") as opened:
         score = opened.put(noise(600))[0]
-        one = Entry(b"a", stat.S_IFREG, 0, 0, 0, File(Empty()), Block(score, 2**62), b"")
+        one = Entry(b"a", stat.S_IFREG, 0, 0, 0, RegularFile(Empty()), Block(score, 2**62), b"")
         with pytest.raises(Corrupt):
             xattrs_of(opened, one)

@@ -24,9 +24,9 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Inline,
     Listed,
+    RegularFile,
     Special,
     Symlink,
     encode,
@@ -205,7 +205,9 @@ def test_any_tree_has_the_same_score_archived_again(store: Path) -> None:
             last = b""
             with gather() as gathered:
                 for key, (kind, what, *_), mode, uid, gid, mtime_ns, xattrs, linked in members:
-                    detail = File(writer.write_whole(what)) if isinstance(what, bytes) else what
+                    detail = (
+                        RegularFile(writer.write_whole(what)) if isinstance(what, bytes) else what
+                    )
                     name = key.rpartition(b"\0")[2]
                     found = gathered.find(last) if linked else None
                     if found is not None:

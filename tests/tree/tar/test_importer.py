@@ -28,7 +28,7 @@ from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree import temp_database as temporary
 from ventifs.tree.objects.content import read
-from ventifs.tree.objects.records import File, Listed
+from ventifs.tree.objects.records import Listed, RegularFile
 from ventifs.tree.tar.importer import TarArchiver
 from ventifs.tree.versions.catalog import tree_score
 
@@ -227,7 +227,7 @@ def test_a_sparse_file_of_a_tebibyte_takes_no_time(store: Path, form: str) -> No
     assert text(store, found[b"next"]) == b"after it"
     entry = found[b"f"]
     assert entry.size == TIB
-    assert isinstance(entry.detail, File)
+    assert isinstance(entry.detail, RegularFile)
     with Store.open(store) as opened:
         assert [bytes(piece) for piece in read(opened, entry.detail.content, 0, 5000)] == [
             DATA[:5000]

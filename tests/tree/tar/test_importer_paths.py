@@ -25,7 +25,7 @@ from tests.support.tars import (
 from ventifs.store import Store
 from ventifs.tree.objects.content import read
 from ventifs.tree.objects.directory import tree
-from ventifs.tree.objects.records import Device, File, Symlink
+from ventifs.tree.objects.records import Device, RegularFile, Symlink
 from ventifs.tree.tar.importer import TarArchiver
 
 GNU: Literal[1] = 1
@@ -145,7 +145,7 @@ def test_members_in_any_order_make_what_a_simple_model_says(store: Path) -> None
             assert files == {
                 path: b"".join(bytes(piece) for piece in read(opened, entry.detail.content))
                 for path, entry in found.items()
-                if isinstance(entry.detail, File)
+                if isinstance(entry.detail, RegularFile)
             }
             assert {path.encode() for path in kept} <= set(found)
 

@@ -7,7 +7,7 @@ from tests.support.stores import new_store
 from ventifs.store import Store
 from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.directory import entries
-from ventifs.tree.objects.records import Detail, Directory, Empty, Entry, File
+from ventifs.tree.objects.records import Detail, Directory, Empty, Entry, RegularFile
 from ventifs.tree.tar.staging import gather
 
 
@@ -20,10 +20,10 @@ def test_only_names_told_of_one_file_are_linked_whatever_its_number(tmp_path: Pa
     with Store.open(new_store(tmp_path / "s"), "write") as store, gather() as gathered:
         gathered.put(b"", _entry(b"", stat.S_IFDIR | 0o755, Directory(Empty(), 0, 0)))
         for name in (b"a", b"b", b"c", b"d"):
-            alone = _entry(name, stat.S_IFREG | 0o644, File(Empty()))
+            alone = _entry(name, stat.S_IFREG | 0o644, RegularFile(Empty()))
             gathered.put(name, alone)
         for name in (b"x", b"y"):
-            gathered.put(name, _entry(name, stat.S_IFREG | 0o644, File(Empty())), -3)
+            gathered.put(name, _entry(name, stat.S_IFREG | 0o644, RegularFile(Empty())), -3)
         assert not list(gathered.prune())
         root = gathered.build(ContentWriter(store).put_node)
         assert isinstance(root.detail, Directory)

@@ -18,7 +18,7 @@ from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import Chunk, Hole, Slice, Tree
 from ventifs.tree.restore.restorer import Restorer
 from ventifs.tree.versions.catalog import Version, versions
-from ventifs.tree.versions.copy import Copied, copy
+from ventifs.tree.versions.copy import CopiedBlocks, copy
 from ventifs.tree.versions.reachable import reach
 from ventifs.tree.versions.verify import Verifier
 
@@ -43,7 +43,7 @@ def target(tmp_path: Path) -> Path:
 
 def copied(
     source: Path, target: Path, which: int = -1, name: str | None = None
-) -> tuple[Version, Copied, bool]:
+) -> tuple[Version, CopiedBlocks, bool]:
     with Store.open(source) as ours, Store.open(target, "write") as theirs:
         return copy(ours, theirs, versions(ours)[which], name=name)
 
@@ -131,7 +131,7 @@ def test_an_interrupted_copy_goes_on_where_it_was(
     monkeypatch.setattr("ventifs.tree.versions.copy._COMMIT_EVERY", 1)
     count = 0
 
-    def stop(done: Copied) -> None:
+    def stop(done: CopiedBlocks) -> None:
         nonlocal count
         count = done.new_blocks
         if count > 20:

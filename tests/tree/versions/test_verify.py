@@ -10,7 +10,7 @@ from ventifs.store import Score, Store
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.objects.directory import resolve
-from ventifs.tree.objects.records import Block, Content, Directory, File, Inline, Tree
+from ventifs.tree.objects.records import Block, Content, Directory, Inline, RegularFile, Tree
 from ventifs.tree.versions.catalog import versions
 from ventifs.tree.versions.verify import Verifier
 
@@ -52,7 +52,7 @@ def names(root: Path) -> list[str]:
 def content_of(root: Path, path: bytes, back: int = 0) -> Content:
     with Store.open(root) as store:
         detail = resolve(store, versions(store)[-1 - back].root, path).detail
-    assert isinstance(detail, File | Directory)
+    assert isinstance(detail, RegularFile | Directory)
     return detail.content
 
 

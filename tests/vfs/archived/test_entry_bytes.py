@@ -14,9 +14,9 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Inline,
     Listed,
+    RegularFile,
     Special,
     Symlink,
     Tree,
@@ -43,7 +43,7 @@ contents: st.SearchStrategy[Content] = st.one_of(
     st.builds(Tree, scores, st.integers(1, 2**63 - 1)),
 )
 details: st.SearchStrategy[tuple[int, Detail]] = st.one_of(
-    st.tuples(st.just(stat.S_IFREG), st.builds(File, contents)),
+    st.tuples(st.just(stat.S_IFREG), st.builds(RegularFile, contents)),
     st.tuples(st.just(stat.S_IFDIR), st.just(Directory(Empty(), 0, 0))),
     st.tuples(
         st.just(stat.S_IFDIR), st.builds(lambda score: Directory(Tree(score, 3), 9, 2**40), scores)
@@ -129,7 +129,7 @@ def test_a_head_of_an_id_that_is_none() -> None:
     """The bytes 16 before the end look like an id's head, and the end says there is none."""
     for length in range(20):
         pair = (b"user.a", b"\xc4\x10" + b"y" * length)
-        raw = encode(Entry(b"n", stat.S_IFREG, 0, 0, 0, File(Empty()), Listed((pair,)), b""))
+        raw = encode(Entry(b"n", stat.S_IFREG, 0, 0, 0, RegularFile(Empty()), Listed((pair,)), b""))
         if raw[-18:-16] == b"\xc4\x10":
             assert not is_linked(raw)
             return

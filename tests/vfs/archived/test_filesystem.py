@@ -20,7 +20,7 @@ from ventifs.store import Store, score_of
 from ventifs.tree.objects.records import Directory, Tree, encode
 from ventifs.tree.versions.catalog import find_version, versions
 from ventifs.vfs.access.guard import GuardedFilesystem
-from ventifs.vfs.archived.exports import Snapshot
+from ventifs.vfs.archived.exports import OfferedSnapshot
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
 from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.errnos import errno_of
@@ -592,7 +592,7 @@ def test_a_view_that_is_not_used_keeps_no_snapshot(store: Path, source: Path) ->
 
     def kept() -> int:
         gc.collect()
-        return sum(isinstance(each, Snapshot) for each in gc.get_objects())
+        return sum(isinstance(each, OfferedSnapshot) for each in gc.get_objects())
 
     with served(store, scores=True, clock=clock) as files:
         drive, views, before = Driver(), [], kept()
@@ -612,7 +612,7 @@ def test_open_directories_keep_no_snapshot(store: Path, source: Path) -> None:
     small(source)
     with served(store, scores=True, clock=clock) as files:
         gc.collect()
-        before = sum(isinstance(each, Snapshot) for each in gc.get_objects())
+        before = sum(isinstance(each, OfferedSnapshot) for each in gc.get_objects())
         drive = Driver()
         held: list[Opened] = []
         listed: list[list[tuple[bytes, File]]] = []
@@ -628,7 +628,7 @@ def test_open_directories_keep_no_snapshot(store: Path, source: Path) -> None:
                 listed += [drive(lambda one=one: list(one.entries(0))) for one in pair]  # type: ignore[misc]
                 assert pair[0]._items is pair[1]._items  # type: ignore[attr-defined]
         gc.collect()
-        assert sum(isinstance(each, Snapshot) for each in gc.get_objects()) - before <= 1
+        assert sum(isinstance(each, OfferedSnapshot) for each in gc.get_objects()) - before <= 1
         for opened, entries in zip(held, listed, strict=True):
             for start in range(1, len(entries)):
                 again = [(name, file.identity.number) for name, file in opened.entries(start)]

@@ -21,7 +21,7 @@ from ventifs.tree.objects.content import SLICE_DEPTH_MAX, ContentWriter, read
 from ventifs.tree.objects.records import Chunk, Content, Hole, Inline, Item, Slice, Tree
 from ventifs.vfs.archived.node_cache import ContentLeaf
 from ventifs.vfs.archived.ranges import PIECES_MAX, BlockSource, take
-from ventifs.vfs.archived.reader import Contents, Cursor
+from ventifs.vfs.archived.reader import Cursor, StoreContents
 from ventifs.vfs.archived.tree_lookup import Missing, TreeLookup
 from ventifs.vfs.interface import Cold
 
@@ -46,13 +46,13 @@ def bytes_of(store: Store, content: Content, offset: int, count: int) -> bytes:
     return b"".join(bytes(piece) for piece in read(store, content, offset, count))
 
 
-def leaf_of(contents: Contents, tree: Tree, offset: int = 0) -> ContentLeaf:
+def leaf_of(contents: StoreContents, tree: Tree, offset: int = 0) -> ContentLeaf:
     return contents.memory.leaf(tree, offset)[0]
 
 
-def warmed(store: Store, tree: Content, length: int) -> tuple[Contents, Cursor]:
+def warmed(store: Store, tree: Content, length: int) -> tuple[StoreContents, Cursor]:
     """A cursor that has read all of it, from memory too."""
-    contents = Contents(TreeLookup(store, 64 * MIB), 0)
+    contents = StoreContents(TreeLookup(store, 64 * MIB), 0)
     cursor = Cursor(contents, tree)
     for _ in range(2):
         assert b"".join(Driver()(cursor.read, 0, length)) == bytes_of(store, tree, 0, length)
@@ -130,7 +130,7 @@ def test_a_block_that_is_too_long_gets_into_no_run(store: Store) -> None:
     long = Chunk(store.put(noise(3000, 2))[0], 2999)
     tree = tree_of(store, [chunk(store, noise(1000, 1)), long])
     store.commit()
-    contents = Contents(TreeLookup(store, 64 * MIB), 0)
+    contents = StoreContents(TreeLookup(store, 64 * MIB), 0)
     cursor = Cursor(contents, tree)
     for score in (tree.score, long.score):
         store.get(Score(score))
@@ -184,7 +184,7 @@ def test_a_slice_over_many_leaves_is_read_from_wherever(store: Store) -> None:
     tree = tree_of(store, [Hole(100), Slice(content, 1000, content.length - 2000), Hole(100)])
     store.commit()
     whole = bytes_of(store, tree, 0, tree.length)
-    contents = Contents(TreeLookup(store, 64 * MIB), 0)
+    contents = StoreContents(TreeLookup(store, 64 * MIB), 0)
     drive, cursor, chance = Driver(), Cursor(contents, tree), random.Random(5)
     places = [chance.randrange(tree.length) for _ in range(300)]
     for offset in [*range(0, tree.length, 64 * KIB), *places]:
@@ -211,7 +211,7 @@ def test_reading_ahead_brings_the_nodes_of_slices(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = disk(store, 60)
-    contents = Contents(TreeLookup(store, 64 * MIB), 4 * MIB)
+    contents = StoreContents(TreeLookup(store, 64 * MIB), 4 * MIB)
     drive, cursor = Driver(), Cursor(contents, tree)
     for offset in range(0, 512 * KIB, 128 * KIB):
         drive(cursor.read, offset, 128 * KIB)
@@ -238,7 +238,7 @@ def test_slices_of_slices_are_as_deep_in_memory_as_in_threads(store: Store) -> N
         content = tree_of(store, [Slice(content, 0, 1000)])
     deeper = tree_of(store, [Slice(content, 0, 1000)])
     store.commit()
-    contents = Contents(TreeLookup(store, MIB), 0)
+    contents = StoreContents(TreeLookup(store, MIB), 0)
     for _ in range(3):
         assert b"".join(Driver()(Cursor(contents, content).read, 0, 1000)) == noise(1000)
         with pytest.raises(Corrupt, match="too deep"):
@@ -250,7 +250,7 @@ def test_very_many_pieces_of_slices_are_no_work_for_the_loop(store: Store) -> No
     content = tree_of(store, letters)
     tree = tree_of(store, [Slice(content, 0, 500)] * 100)
     store.commit()
-    contents = Contents(TreeLookup(store, MIB), 0)
+    contents = StoreContents(TreeLookup(store, MIB), 0)
     drive, cursor = Driver(), Cursor(contents, tree)
     for _ in range(2):
         assert b"".join(drive(cursor.read, 0, 50_000)) == b"0123456789" * 5000

@@ -29,7 +29,7 @@ from ventifs.tree.objects.records import (
 )
 from ventifs.vfs.archived import reader as module
 from ventifs.vfs.archived.ranges import PIECES_MAX
-from ventifs.vfs.archived.reader import AHEAD_STEP, Contents, Cursor
+from ventifs.vfs.archived.reader import AHEAD_STEP, Cursor, StoreContents
 from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.interface import RESULTS_MAX, Cold
 
@@ -48,8 +48,8 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
         yield opened
 
 
-def contents(store: Store, node_bytes: int = 1, ahead: int = 0) -> Contents:
-    return Contents(TreeLookup(store, node_bytes), ahead)
+def contents(store: Store, node_bytes: int = 1, ahead: int = 0) -> StoreContents:
+    return StoreContents(TreeLookup(store, node_bytes), ahead)
 
 
 def expected(store: Store, content: Content, offset: int, count: int) -> bytes:
@@ -350,7 +350,7 @@ def test_damage_ahead_is_told_only_to_whoever_reads_it(roomy: Store) -> None:
 # --- a read waits for what is being brought ---------------------------------------------------
 
 
-def ahead_of(store: Store, content: Content, node_bytes: int = MIB) -> tuple[Contents, Cursor]:
+def ahead_of(store: Store, content: Content, node_bytes: int = MIB) -> tuple[StoreContents, Cursor]:
     """A cursor that has read 64 KiB, and wishes for what comes next."""
     shared = contents(store, node_bytes, 2 * MIB)
     cursor = Cursor(shared, content)

@@ -16,7 +16,16 @@ from ventifs.errors import Corrupt
 from ventifs.store import Score, Store, score_of
 from ventifs.tree.objects.directory import build, look_up
 from ventifs.tree.objects.prolly import _END, Node, _encode_node
-from ventifs.tree.objects.records import Child, Content, Empty, Entry, File, Inline, Tree, encode
+from ventifs.tree.objects.records import (
+    Child,
+    Content,
+    Empty,
+    Entry,
+    Inline,
+    RegularFile,
+    Tree,
+    encode,
+)
 from ventifs.vfs.archived import tree_lookup as trees_module
 from ventifs.vfs.archived.node_cache import KEPT_MIN, DirectoryLeaf, NodeCache, decode
 from ventifs.vfs.archived.tree_lookup import TreeLookup
@@ -206,7 +215,7 @@ def crafted(store: Store, level: int, items: list[bytes]) -> Score:
 
 
 def entry(name: bytes) -> bytes:
-    return encode(Entry(name, stat.S_IFREG, 0, 0, 0, File(Empty()), Empty(), b""))
+    return encode(Entry(name, stat.S_IFREG, 0, 0, 0, RegularFile(Empty()), Empty(), b""))
 
 
 def two_leaves(

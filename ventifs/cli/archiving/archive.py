@@ -13,11 +13,11 @@ from click.core import ParameterSource
 
 import ventifs
 from ventifs import Archive
-from ventifs.api.archive import Mode
+from ventifs.api.archive import OpenMode
 from ventifs.cli.archiving.archive_disk import (
     DiskOptions,
+    DiskRequest,
     OpenDisk,
-    Request,
     disk_title,
     find_disk,
     print_disk,
@@ -192,7 +192,7 @@ def archive(
             to_archive = DirectorySource(found, options=options, pool=pool)
         else:
             to_archive = found
-        mode: Mode = "rehearse" if dry_run else "write"
+        mode: OpenMode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(ventifs.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         added, tally = opened.add(
@@ -302,7 +302,7 @@ def _disk(
             except Corrupt as error:
                 if kind is None:
                     raise Corrupt(f"{error}; --format takes its place") from None
-    request = Request(given["source"], given["name"], kind, kept, _words(context))
+    request = DiskRequest(given["source"], given["name"], kind, kept, _words(context))
     return find_disk(request, options, stack)
 
 

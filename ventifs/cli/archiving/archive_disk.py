@@ -55,7 +55,7 @@ class DiskOptions(msgspec.Struct, frozen=True):
         return self != DiskOptions(dry_run=self.dry_run)
 
 
-class Request(msgspec.Struct, frozen=True):
+class DiskRequest(msgspec.Struct, frozen=True):
     """What is asked for of a file or device.
 
     Attributes:
@@ -121,7 +121,7 @@ class OpenDisk(msgspec.Struct, frozen=True):
         return source
 
 
-def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenDisk | None:
+def find_disk(request: DiskRequest, options: DiskOptions, stack: ExitStack) -> OpenDisk | None:
     """Open a disk; None if the source is to be read as a tar archive.
 
     Raises:
@@ -174,7 +174,7 @@ def find_disk(request: Request, options: DiskOptions, stack: ExitStack) -> OpenD
     return OpenDisk(disk, options, mark, kept, marked, request.kept)
 
 
-def _following(request: Request, options: DiskOptions) -> Following:
+def _following(request: DiskRequest, options: DiskOptions) -> Following:
     """The references to follow: options that are given replace those that were kept.
 
     Raises:

@@ -16,7 +16,7 @@ from ventifs.text import printable
 from ventifs.tree.objects.records import Entry
 from ventifs.tree.process_pool import InlinePool, Pool
 from ventifs.tree.restore.file_maker import Maker
-from ventifs.tree.restore.large_file import Failed, ReportBytes, pour_device
+from ventifs.tree.restore.large_file import FileFailed, ReportBytes, pour_device
 from ventifs.tree.restore.restored import Restored
 
 
@@ -78,7 +78,7 @@ def restore_image(
                 overwrite=overwrite,
                 told=told,
             )
-        except Failed as error:
+        except FileFailed as error:
             raise VentifsError(f"{_shown(target)}: not restored: {error}") from None
     done.left = [(named.name, what) for what in less]
     return done
@@ -105,7 +105,7 @@ def restore_device(
                 os.fspath(target),
                 told,
             )
-        except Failed as error:
+        except FileFailed as error:
             raise VentifsError(
                 f"{_shown(target)}: not all of the disk is written: {error}"
             ) from None

@@ -6,7 +6,7 @@ from ventifs.cli.output import echo
 from ventifs.errors import VentifsError
 from ventifs.ninep.protocol.trace import Tracer
 from ventifs.ninep.session.front_end import NinepFrontEnd
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 from ventifs.ninep.session.session import Trace
 from ventifs.serving.settings import LocalSessions, Settings
 from ventifs.serving.worker import run_worker
@@ -18,7 +18,7 @@ def local_sessions(settings: Settings) -> LocalSessions:
     Raises:
         VentifsError: there is no store, or it cannot be read.
     """
-    limits = Limits(msize_max=settings.message_bytes) if settings.message_bytes else None
+    limits = SessionLimits(msize_max=settings.message_bytes) if settings.message_bytes else None
     return LocalSessions(settings, NinepFrontEnd(limits, _tracer if settings.trace else None))
 
 

@@ -18,6 +18,7 @@ import trio
 
 from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.interruption import AtOnce
+from ventifs.cli.options import Command
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import json_option
@@ -28,7 +29,7 @@ from ventifs.ninep.client.attributes import Status
 from ventifs.ninep.client.checks import RemoteError
 from ventifs.ninep.client.client import Client
 from ventifs.ninep.client.download import Downloaded, Downloader
-from ventifs.ninep.client.listing import Found, survey
+from ventifs.ninep.client.listing import FoundFile, survey
 from ventifs.ninep.protocol.messages import ALL, NONUNAME, Dialect
 from ventifs.ninep.protocol.trace import Tracer
 from ventifs.ninep.protocol.wire import QTDIR
@@ -41,7 +42,6 @@ _SHOWN_MAX = 20
 _DIALECTS = {dialect.version.decode(): dialect for dialect in Dialect}
 
 _T = TypeVar("_T")
-_Command = Callable[..., Any]
 
 
 class _Server(msgspec.Struct, frozen=True):
@@ -115,7 +115,7 @@ def _address(_: click.Context, __: click.Parameter, value: str) -> Address:
         raise click.UsageError(str(error)) from None
 
 
-def _server_options(command: _Command) -> _Command:
+def _server_options(command: Command) -> Command:
     """ADDRESS and the options of a connection; the command gets `server: _Server` first."""
 
     @wraps(command)
@@ -153,7 +153,7 @@ def _server_options(command: _Command) -> _Command:
         ),
         click.option("--trace", is_flag=True, help="Print every message on standard error."),
     ]
-    decorated: _Command = with_server
+    decorated: Command = with_server
     for option in reversed(options):
         decorated = option(decorated)
     return decorated
@@ -183,7 +183,7 @@ def _named(path: bytes) -> Iterator[None]:
         raise VentifsError(f"{printable(path)}: {error}") from None
 
 
-def _path_argument(**settings: Any) -> Callable[[_Command], _Command]:
+def _path_argument(**settings: Any) -> Callable[[Command], Command]:
     return click.argument("path", callback=lambda _, __, value: os.fsencode(value), **settings)
 
 
@@ -210,7 +210,7 @@ def ls(
     listed: list[Any] = []
     failed: list[bytes] = []
 
-    def tell(found: Found) -> None:
+    def tell(found: FoundFile) -> None:
         if as_json:
             listed.append(_status_json(found.path, found.status, found.target))
         elif raw:
@@ -382,7 +382,7 @@ def _done_json(done: Downloaded) -> dict[str, Any]:
     }
 
 
-def _long_line(found: Found) -> str:
+def _long_line(found: FoundFile) -> str:
     status = found.status
     amount = str(status.size)
     if stat.S_IFMT(status.mode) in (stat.S_IFCHR, stat.S_IFBLK):

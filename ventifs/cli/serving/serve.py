@@ -27,7 +27,7 @@ from ventifs.net.dial import TransportError
 from ventifs.net.listen import default_address, forsake, inherited, listen, local_address
 from ventifs.net.peer import STDIO
 from ventifs.ninep.mount.options import mount_line
-from ventifs.ninep.session.limits import Limits
+from ventifs.ninep.session.limits import SessionLimits
 from ventifs.serving.control import control_address, control_addresses
 from ventifs.serving.log import event
 from ventifs.serving.service import ServicePlan, serve_channel
@@ -111,7 +111,7 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 @click.option(
     "--msize",
     type=Size(),
-    default=Limits().msize_max,
+    default=SessionLimits().msize_max,
     metavar="SIZE",
     help="The largest message.  [default: 1MiB and 24 bytes]",
 )

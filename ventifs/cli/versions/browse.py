@@ -17,7 +17,7 @@ from ventifs.cli.versions.listing import print0_option, print_array, print_lines
 from ventifs.errors import VentifsError
 from ventifs.image.disk_facts import facts_of
 from ventifs.text import printable
-from ventifs.tree.objects.records import Device, Directory, Entry, File, Symlink
+from ventifs.tree.objects.records import Device, Directory, Entry, RegularFile, Symlink
 from ventifs.tree.versions.catalog import time_text
 
 
@@ -89,7 +89,7 @@ def entry_json(name: bytes, entry: Entry) -> dict[str, Any]:
         "mtime": time_text(entry.mtime_ns),
     }
     match entry.detail:
-        case File():
+        case RegularFile():
             facts["size"] = entry.size
         case Directory(_, paths, total):
             facts |= {"paths": paths, "bytes": total}

@@ -10,7 +10,7 @@ from ventifs.cli.formatting import exact, size
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.diff import SIGNS
 from ventifs.cli.versions.listing import print_array, print_lines
-from ventifs.tree.objects.records import Directory, Entry, File, Symlink, score_of_content
+from ventifs.tree.objects.records import Directory, Entry, RegularFile, Symlink, score_of_content
 from ventifs.tree.versions.history import Step
 
 
@@ -40,7 +40,7 @@ def _size(entry: Entry | None) -> int | None:
 
 def _score(entry: Entry | None) -> str | None:
     """The score of a file's or directory's content; others have none."""
-    if entry is None or not isinstance(entry.detail, File | Directory):
+    if entry is None or not isinstance(entry.detail, RegularFile | Directory):
         return None
     return score_of_content(entry.detail.content).hex()
 

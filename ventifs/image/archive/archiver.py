@@ -41,8 +41,8 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Listed,
+    RegularFile,
     bounded_total,
     clamped_ns,
     encode_entry,
@@ -230,7 +230,7 @@ class ImageArchiver:
     def _image(self, name: bytes, content: Content) -> Entry:
         status = self._disk.status
         mode = stat.S_IFREG | stat.S_IMODE(status.st_mode) & 0o666
-        return self._owned(name, mode, File(content))
+        return self._owned(name, mode, RegularFile(content))
 
     def _directory(
         self, name: bytes, entries: dict[bytes, Entry], xattrs: Listed | Content | None = None
@@ -247,7 +247,7 @@ class ImageArchiver:
         size = sum(
             each.bytes if isinstance(each, Directory) else length_of(each.content)
             for each in inside
-            if isinstance(each, Directory | File)
+            if isinstance(each, Directory | RegularFile)
         )
         return self._owned(name, mode, Directory(content, paths, bounded_total(size)), xattrs)
 

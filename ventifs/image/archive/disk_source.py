@@ -19,7 +19,7 @@ from ventifs.store.journal import Record
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.archive.source import Archived, ArchiveRun
 from ventifs.tree.archive.tally import Tally
-from ventifs.tree.objects.records import Empty, Entry, File
+from ventifs.tree.objects.records import Empty, Entry, RegularFile
 from ventifs.tree.process_pool import Pool
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.troubles import Troubles, troubles_of
@@ -165,7 +165,7 @@ class DiskSource:
         entry: Entry | None = None
         with suppress(Corrupt, NotStored):
             entry = disk_of(store, version.root)
-        if entry is None or not isinstance(entry.detail, File):
+        if entry is None or not isinstance(entry.detail, RegularFile):
             return None
         same = self._same(now, seen)
         return PreviousDisk(store, entry.detail.content, same, free=seen.drop_free)

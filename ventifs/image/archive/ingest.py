@@ -32,7 +32,7 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
+    RegularFile,
     Special,
     Symlink,
     Xattrs,
@@ -169,7 +169,7 @@ class EventIntake:
                 entry, problem = closed, ""
         if not key and not directory:
             problem = "the root is no directory"
-        elif type(detail) is File:
+        elif type(detail) is RegularFile:
             problem = problem or _size_problem(inode)
         if problem:
             names.troubles.append((key, problem, True))
@@ -178,12 +178,19 @@ class EventIntake:
         if linked:
             names.linked.append((node.number, len(names.rows)))
         file = -time if linked else 0
-        if type(detail) is not File or not inode.size:
+        if type(detail) is not RegularFile or not inode.size:
             names.rows.append((key, time, directory, file, 0, encode(entry)))
             return 0
         content, extents, zeros = self._regular(inode, key, names)
         entry = Entry(
-            name, inode.mode, inode.uid, inode.gid, inode.mtime_ns, File(content), entry.xattrs, b""
+            name,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.mtime_ns,
+            RegularFile(content),
+            entry.xattrs,
+            b"",
         )
         names.rows.append((key, time, False, file, inode.size, encode(entry)))
         if not extents:
@@ -271,7 +278,7 @@ def _detail(inode: Inode) -> Detail:
     """The fields that only this type of file has, without content yet."""
     match inode.mode & 0xF000:
         case stat.S_IFREG:
-            return File(Empty())
+            return RegularFile(Empty())
         case stat.S_IFDIR:
             return Directory(Empty(), 0, 0)
         case stat.S_IFLNK:

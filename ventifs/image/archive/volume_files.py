@@ -18,7 +18,7 @@ from ventifs.image.archive.file_trees import Built
 from ventifs.image.archive.ingest import TakenIn
 from ventifs.image.archive.previous_disk import within
 from ventifs.image.archive.spool import Spool
-from ventifs.image.survey_events import Ended, Inside, Surveyed, Volume
+from ventifs.image.survey_events import Ended, Surveyed, Volume, VolumeBatch
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.objects.records import Entry, own_entry
 from ventifs.tree.objects.tree_builder import Key, path_of
@@ -83,7 +83,7 @@ class VolumeFiles:
         """
         numbers = count()
         for event in events:
-            if isinstance(event, Inside):
+            if isinstance(event, VolumeBatch):
                 number = next(numbers)
                 request = _encode(TakeIn(event.body, number * _TIME_STEP + 1))
                 ask(request, partial(self._taken, number))

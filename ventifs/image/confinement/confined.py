@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import ventifs
 from ventifs.image.confinement import capabilities, landlock
-from ventifs.image.confinement.landlock import NotConfined, Rule
+from ventifs.image.confinement.landlock import NotConfined, PathRule
 
 _LOADER_CACHE = "/etc/ld.so.cache"
 _MEMORY_MAX = 4 << 30
@@ -52,12 +52,12 @@ class Given(NamedTuple):
         return [*self.reading, *self.writing, *self.within]
 
     @property
-    def rules(self) -> list[Rule]:
+    def rules(self) -> list[PathRule]:
         """The rules that allow them."""
         return [
-            *(Rule(fd, landlock.READ) for fd in self.reading),
-            *(Rule(fd, landlock.WRITE) for fd in self.writing),
-            *(Rule(fd, landlock.WRITE_BENEATH) for fd in self.within),
+            *(PathRule(fd, landlock.READ) for fd in self.reading),
+            *(PathRule(fd, landlock.WRITE) for fd in self.writing),
+            *(PathRule(fd, landlock.WRITE_BENEATH) for fd in self.within),
         ]
 
 
@@ -129,7 +129,12 @@ class _Start(threading.Thread):
     """The thread that starts a program."""
 
     def __init__(
-        self, command: list[str], fds: list[int], nowhere: int, rules: list[Rule], confined: bool
+        self,
+        command: list[str],
+        fds: list[int],
+        nowhere: int,
+        rules: list[PathRule],
+        confined: bool,
     ) -> None:
         super().__init__(name="confined")
         self._command = command
@@ -168,14 +173,14 @@ class _Start(threading.Thread):
 
 
 @contextmanager
-def _opened(names: Iterable[str], rights: int) -> Iterator[list[Rule]]:
+def _opened(names: Iterable[str], rights: int) -> Iterator[list[PathRule]]:
     """Rules for some files or directories, which are open inside the context."""
     with ExitStack() as stack:
-        rules: list[Rule] = []
+        rules: list[PathRule] = []
         for name in names:
             fd = os.open(name, os.O_PATH | os.O_CLOEXEC)
             stack.callback(os.close, fd)
-            rules.append(Rule(fd, rights))
+            rules.append(PathRule(fd, rights))
         yield rules
 
 

@@ -38,7 +38,7 @@ class NotConfined(VentifsError):
     """An operation cannot be confined here, and so is refused."""
 
 
-class Rule(NamedTuple):
+class PathRule(NamedTuple):
     """Rights to a file or directory.
 
     Attributes:
@@ -55,7 +55,7 @@ def version() -> int:
     return max(0, _call(_CREATE_RULESET, None, 0, _ASK_VERSION))
 
 
-def restrict(rules: Sequence[Rule]) -> None:
+def restrict(rules: Sequence[PathRule]) -> None:
     """Deny this thread, and what it starts, all that the rules do not allow; irreversible.
 
     Descriptors that are already open keep working.

@@ -44,7 +44,7 @@ _DECODER = msgspec.msgpack.Decoder(list[Event])
 _ends: set[int] = set()  # this process's ends of pipes; children close them
 
 
-class Limits(NamedTuple):
+class ProcessLimits(NamedTuple):
     """The resources that a child may use.
 
     Attributes:
@@ -87,7 +87,7 @@ class Apart:
     """
 
     def __init__(
-        self, tell: Callable[[], Telling], limits: Limits, *, confined: bool = False
+        self, tell: Callable[[], Telling], limits: ProcessLimits, *, confined: bool = False
     ) -> None:
         """Fork a child that calls `tell` and sends the events that it yields.
 
@@ -232,7 +232,7 @@ class Apart:
         self.close()
 
 
-def _run(fd: int, tell: Callable[[], Telling], limits: Limits, confined: bool) -> int:
+def _run(fd: int, tell: Callable[[], Telling], limits: ProcessLimits, confined: bool) -> int:
     """Runs in the child: sends all events, then the outcome; returns the exit code."""
     try:
         _silence()
@@ -274,7 +274,7 @@ def _silence() -> None:
 class _Teller:
     """The child's end of the pipe."""
 
-    def __init__(self, fd: int, limits: Limits) -> None:
+    def __init__(self, fd: int, limits: ProcessLimits) -> None:
         self._fd = fd
         self._limits = limits
         self._encoder = msgspec.msgpack.Encoder()

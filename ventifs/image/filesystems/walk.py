@@ -20,7 +20,7 @@ from ventifs.text import printable
 DEPTH_MAX = 4096
 XATTRS_MAX = 8 << 20  # bytes of all values of an inode; more is reported as damage
 _BATCH = 1 << 16  # names of a directory that are sorted at a time
-_PAGE_BITS = 12  # low bits of a number, which index a page of `Numbers`
+_PAGE_BITS = 12  # low bits of a number, which index a page of `NumberBits`
 _PAGE_MASK = (1 << _PAGE_BITS - 2) - 1
 _TOLD, _ENTERED = 1, 2  # of files, and of directories
 _PROBLEMS_MAX = 20
@@ -55,7 +55,7 @@ class FormatReader(Protocol):
         """
 
 
-class Numbers:
+class NumberBits:
     """Two bits for each inode number, in pages; compact where numbers lie close together."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class FilesystemWalk:
         """Nothing is read yet."""
         self.problems: list[str] = []
         self._reader = reader
-        self._met = Numbers()
+        self._met = NumberBits()
         # Paths, inodes and depths of directories that are still to be entered, the next one last.
         self._ahead: list[tuple[bytes, int, int]] = [(b"", reader.root, 0)]
 

@@ -10,7 +10,7 @@ from ventifs.image.disk import Disk, ImageError
 from ventifs.image.survey_events import Noted, Range, Volume
 from ventifs.image.volumes.lvm import find_logical
 from ventifs.image.volumes.partitions import PartitionTable, read_table
-from ventifs.image.volumes.signatures import Contents, identify
+from ventifs.image.volumes.signatures import VolumeContents, identify
 from ventifs.image.volumes.window import Window
 
 
@@ -59,7 +59,7 @@ def _volume(
     *,
     logical: bool = False,
 ) -> Iterator[Volume | Noted]:
-    contents = Contents()
+    contents = VolumeContents()
     try:
         contents = identify(Window(disk, ranges))
     except ImageError as error:

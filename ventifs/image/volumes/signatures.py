@@ -16,7 +16,7 @@ _HEAD_BYTES = 69 << 10  # covers the table below; superblocks at 64 KiB are the 
 _PAGES = (4096, 8192, 16384, 65536)  # page sizes of the machines that made the swap space
 
 
-class Contents(NamedTuple):
+class VolumeContents(NamedTuple):
     """What a volume holds; all fields are empty if that is unknown."""
 
     filesystem: str = ""
@@ -24,7 +24,7 @@ class Contents(NamedTuple):
     label: str = ""
 
 
-def identify(volume: Window) -> Contents:
+def identify(volume: Window) -> VolumeContents:
     """Identify what a volume holds. Takes one read.
 
     Raises:
@@ -37,7 +37,7 @@ def identify(volume: Window) -> Contents:
             contents = describe(head)
             if contents is not None:
                 return contents
-    return Contents()
+    return VolumeContents()
 
 
 def _text(raw: bytes, encoding: str = "utf-8") -> str:
@@ -58,11 +58,11 @@ def _serial(raw: bytes) -> str:
 
 def _plain(
     name: str, uuid_at: int = 0, label_at: int = 0, label_size: int = 0, encoding: str = "utf-8"
-) -> Callable[[bytes], Contents]:
+) -> Callable[[bytes], VolumeContents]:
     """Describes a file system by the offsets of its UUID and label; 0 if it has none."""
 
-    def describe(head: bytes) -> Contents:
-        return Contents(
+    def describe(head: bytes) -> VolumeContents:
+        return VolumeContents(
             name,
             _uuid(head[uuid_at : uuid_at + 16]) if uuid_at else "",
             _text(head[label_at : label_at + label_size], encoding) if label_at else "",
@@ -71,7 +71,7 @@ def _plain(
     return describe
 
 
-def _ext(head: bytes) -> Contents:
+def _ext(head: bytes) -> VolumeContents:
     """Ext2, 3 or 4, distinguished by the features that each was the first to have."""
     compatible, incompatible, read_only = struct.unpack_from("<III", head, 1024 + 92)
     if incompatible & 0x8:
@@ -80,21 +80,21 @@ def _ext(head: bytes) -> Contents:
         name = "ext4"
     else:
         name = "ext3" if compatible & 0x4 or incompatible & 0x4 else "ext2"
-    return Contents(name, _uuid(head[1128:1144]), _text(head[1144:1160]))
+    return VolumeContents(name, _uuid(head[1128:1144]), _text(head[1144:1160]))
 
 
-def _luks(head: bytes) -> Contents:
+def _luks(head: bytes) -> VolumeContents:
     version = int.from_bytes(head[6:8], "big")
     label = _text(head[24:72]) if version == 2 else ""
-    return Contents("crypto_LUKS", _text(head[168:208]), label)
+    return VolumeContents("crypto_LUKS", _text(head[168:208]), label)
 
 
-def _lvm(head: bytes) -> Contents | None:
+def _lvm(head: bytes) -> VolumeContents | None:
     for sector in range(0, 2048, 512):
         label = head[sector : sector + 512]
         if label.startswith(b"LABELONE") and label[24:32] == b"LVM2 001":
             at = sector + int.from_bytes(label[20:24], "little")
-            return Contents("LVM2_member", hyphened(_text(head[at : at + 32], "ascii")))
+            return VolumeContents("LVM2_member", hyphened(_text(head[at : at + 32], "ascii")))
     return None
 
 
@@ -104,9 +104,9 @@ def hyphened(identifier: str) -> str:
     return "-".join(identifier[a:b] for a, b in pairwise(cuts))
 
 
-def _raid(base: int) -> Callable[[bytes], Contents]:
-    def describe(head: bytes) -> Contents:
-        return Contents(
+def _raid(base: int) -> Callable[[bytes], VolumeContents]:
+    def describe(head: bytes) -> VolumeContents:
+        return VolumeContents(
             "linux_raid_member",
             _uuid(head[base + 16 : base + 32]),
             _text(head[base + 32 : base + 64]),
@@ -115,7 +115,7 @@ def _raid(base: int) -> Callable[[bytes], Contents]:
     return describe
 
 
-def _fat(head: bytes) -> Contents | None:
+def _fat(head: bytes) -> VolumeContents | None:
     """Any FAT, if the numbers before its name are valid: a partition table may hold the name."""
     sector, cluster, reserved, fats = struct.unpack_from("<HBHB", head, 11)
     if sector not in (512, 1024, 2048, 4096) or cluster.bit_count() != 1:
@@ -124,39 +124,41 @@ def _fat(head: bytes) -> Contents | None:
         return None
     at = 67 if head[82:87] == b"FAT32" else 39
     label = _text(head[at + 4 : at + 15], "cp437")
-    return Contents("vfat", _serial(head[at : at + 4]), "" if label == "NO NAME" else label)
+    return VolumeContents("vfat", _serial(head[at : at + 4]), "" if label == "NO NAME" else label)
 
 
-def _ntfs(head: bytes) -> Contents:
-    return Contents("ntfs", f"{int.from_bytes(head[72:80], 'little'):016X}")
+def _ntfs(head: bytes) -> VolumeContents:
+    return VolumeContents("ntfs", f"{int.from_bytes(head[72:80], 'little'):016X}")
 
 
-def _exfat(head: bytes) -> Contents:
-    return Contents("exfat", _serial(head[100:104]))
+def _exfat(head: bytes) -> VolumeContents:
+    return VolumeContents("exfat", _serial(head[100:104]))
 
 
-def _iso(head: bytes) -> Contents | None:
+def _iso(head: bytes) -> VolumeContents | None:
     primary = head[32768:34816]
     if primary[0] != 1:
         return None
     made, changed = (primary[at : at + 16].decode("ascii", "replace") for at in (813, 830))
     when = changed if changed.strip("0\0 ") else made
     parts = (when[:4], *(when[at : at + 2] for at in range(4, 16, 2)))
-    return Contents("iso9660", "-".join(parts) if when.isdigit() else "", _text(primary[40:72]))
+    return VolumeContents(
+        "iso9660", "-".join(parts) if when.isdigit() else "", _text(primary[40:72])
+    )
 
 
-def _swap(head: bytes) -> Contents:
-    return Contents("swap", _uuid(head[1036:1052]), _text(head[1052:1068]))
+def _swap(head: bytes) -> VolumeContents:
+    return VolumeContents("swap", _uuid(head[1036:1052]), _text(head[1052:1068]))
 
 
-def _squashfs(head: bytes) -> Contents:
-    return Contents("squashfs" if int.from_bytes(head[28:30], "little") >= 4 else "squashfs3")
+def _squashfs(head: bytes) -> VolumeContents:
+    return VolumeContents("squashfs" if int.from_bytes(head[28:30], "little") >= 4 else "squashfs3")
 
 
 # The order matters: containers of other volumes come before file systems, whose magic numbers may
 # be left from an older use. RAIDs whose superblock is at the end are left out, so that each half of
 # a mirror is read as the file system that it holds.
-_SIGNATURES: tuple[tuple[int, bytes, Callable[[bytes], Contents | None]], ...] = (
+_SIGNATURES: tuple[tuple[int, bytes, Callable[[bytes], VolumeContents | None]], ...] = (
     (0, b"LUKS\xba\xbe", _luks),
     *((sector + 24, b"LVM2 001", _lvm) for sector in range(0, 2048, 512)),
     (4096, b"\xfc\x4e\x2b\xa9\x01\0\0\0", _raid(4096)),

@@ -20,7 +20,7 @@ from ventifs.errors import VentifsError
 from ventifs.ninep.client.attributes import BASIC, Status, status_of
 from ventifs.ninep.client.checks import RemoteError, Violation
 from ventifs.ninep.client.rpc import Call, RpcConnection, io_max
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import (
     Dialect,
     Message,
@@ -274,7 +274,7 @@ class ClientFid:
             offset: 0, or one that this returned. At the end of the directory there are no names.
         """
         connection = self._connection
-        codec = Codec.of(connection.dialect)
+        codec = MessageCodec.of(connection.dialect)
         try:
             if connection.dialect is Dialect.LINUX:
                 listed: Rreaddir = await connection.rpc(Treaddir(self.number, offset, self.iounit))

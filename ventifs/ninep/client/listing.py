@@ -24,7 +24,7 @@ DEPTH_MAX = 200  # nested directories; download.py holds a descriptor and a fid 
 _TOGETHER = 32  # files whose attributes are requested at a time
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundFile(msgspec.Struct, frozen=True):
     """A file of the server.
 
     Attributes:
@@ -38,7 +38,7 @@ class Found(msgspec.Struct, frozen=True):
     target: bytes = b""
 
 
-Tell = Callable[[Found], object]
+Tell = Callable[[FoundFile], object]
 Trouble = Callable[[bytes, str], object]
 
 
@@ -61,7 +61,7 @@ async def survey(
     async with await client.walk(path) as fid:
         status = await fid.status()
         if not stat.S_ISDIR(status.mode):
-            tell(Found(os.path.basename(path.rstrip(b"/")), status, await _target(fid, status)))
+            tell(FoundFile(os.path.basename(path.rstrip(b"/")), status, await _target(fid, status)))
             return
     waiting: list[tuple[bytes, tuple[int, ...]]] = [(b"", (status.qid.path,))]
     while waiting:
@@ -84,8 +84,10 @@ async def survey(
         waiting += reversed(entered)
 
 
-async def _directory(client: Client, path: bytes, below: bytes, trouble: Trouble) -> list[Found]:
-    found: list[Found] = []
+async def _directory(
+    client: Client, path: bytes, below: bytes, trouble: Trouble
+) -> list[FoundFile]:
+    found: list[FoundFile] = []
     fatal: list[VentifsError] = []
     async with await client.walk(path + b"/" + below) as directory:
         async with await directory.walk() as reading:
@@ -113,12 +115,12 @@ async def _directory(client: Client, path: bytes, below: bytes, trouble: Trouble
     return sorted(found, key=lambda each: each.path)
 
 
-async def _look(client: Client, directory: ClientFid, entry: ListedFile, path: bytes) -> Found:
+async def _look(client: Client, directory: ClientFid, entry: ListedFile, path: bytes) -> FoundFile:
     if entry.status is not None and client.dialect is not Dialect.LINUX:
-        return Found(path, entry.status, entry.status.target or b"")
+        return FoundFile(path, entry.status, entry.status.target or b"")
     async with await directory.walk(entry.name) as fid:
         status = await fid.status()
-        return Found(path, status, await _target(fid, status))
+        return FoundFile(path, status, await _target(fid, status))
 
 
 async def _target(fid: ClientFid, status: Status) -> bytes:

@@ -15,7 +15,7 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.ninep.client.checks import Violation, check, failure_of
-from ventifs.ninep.protocol.codec import READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.codec import READ_OVERHEAD, MessageCodec
 from ventifs.ninep.protocol.framing import FrameSizeError, Input
 from ventifs.ninep.protocol.messages import (
     NOFID,
@@ -44,7 +44,7 @@ class Disconnected(VentifsError):
     """The connection is gone."""
 
 
-class Numbers:
+class NumberPool:
     """Allocates numbers from 0 on; returned numbers are used first, in the order of return."""
 
     def __init__(self, end: int, what: str) -> None:
@@ -148,9 +148,9 @@ class RpcConnection:
         self.msize = MSIZE
         self._stream = stream
         self._trace = trace
-        self._codec = Codec.of(self.dialect)
-        self.fids = Numbers(NOFID, "fids")
-        self._tags = Numbers(NOTAG, "tags")
+        self._codec = MessageCodec.of(self.dialect)
+        self.fids = NumberPool(NOFID, "fids")
+        self._tags = NumberPool(NOTAG, "tags")
         self._calls: dict[int, Call] = {}
         self._broken: VentifsError | None = None
         self._queue, self._queued = trio.open_memory_channel[bytes](math.inf)
@@ -183,7 +183,7 @@ class RpcConnection:
         for dialect in _BEST_FIRST:
             if dialect not in dialects:
                 continue
-            self.dialect, self._codec = dialect, Codec.of(dialect)
+            self.dialect, self._codec = dialect, MessageCodec.of(dialect)
             self.msize = msize
             call = self._begin(NOTAG, Tversion(msize, dialect.version), None)
             reply: Rversion = await call.reply()

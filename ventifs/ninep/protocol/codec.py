@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("<H")
 _DIRENT_FIXED = 24  # bytes of a Dirent without its name
 
 
-class Codec:
+class MessageCodec:
     """Encodes and decodes all messages of one dialect.
 
     Attributes:

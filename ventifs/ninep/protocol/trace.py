@@ -14,7 +14,7 @@ no file.
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import (
     NOTAG,
     Dialect,
@@ -69,15 +69,15 @@ class Tracer:
                 continue
             if isinstance(message, Tversion | Rversion):
                 agreed = _DIALECTS.get(message.version)
-                self._codecs = [Codec.of(agreed)] if agreed else _undecided()
+                self._codecs = [MessageCodec.of(agreed)] if agreed else _undecided()
             self._write(text_of(incoming, tag, message, codec.dialect))
             return
         self._write(f"{_arrow(incoming)} ??? {frame.hex()}")
 
 
-def _undecided() -> list[Codec]:
+def _undecided() -> list[MessageCodec]:
     """The codecs to try while no dialect is agreed on, the one with the most fields first."""
-    return [Codec.of(dialect) for dialect in (Dialect.LINUX, Dialect.UNIX, Dialect.PLAIN)]
+    return [MessageCodec.of(dialect) for dialect in (Dialect.LINUX, Dialect.UNIX, Dialect.PLAIN)]
 
 
 def text_of(incoming: bool, tag: int, message: Message, dialect: Dialect) -> str:
@@ -148,7 +148,7 @@ def _data(record: type[WireRecord], data: bytes) -> Iterator[str]:
     part = RECORDS.get(record)
     if part is not None and data:
         try:
-            for dirent in list(Codec.of(Dialect.LINUX).dirents(data)):
+            for dirent in list(MessageCodec.of(Dialect.LINUX).dirents(data)):
                 yield from _words(dirent, Dialect.LINUX)
             return
         except WireError:

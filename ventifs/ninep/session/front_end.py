@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from ventifs.ninep.protocol.codec import Codec
+from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import ALL, MESSAGES
-from ventifs.ninep.session.limits import MSIZE_FIRST, Limits
+from ventifs.ninep.session.limits import MSIZE_FIRST, SessionLimits
 from ventifs.ninep.session.session import NinepSession, Trace
 from ventifs.serving.session import Leftover
 from ventifs.vfs.interface import Filesystem
@@ -15,7 +15,7 @@ class NinepFrontEnd:
     """A `FrontEnd`."""
 
     def __init__(
-        self, limits: Limits | None = None, trace: Callable[[], Trace] | None = None
+        self, limits: SessionLimits | None = None, trace: Callable[[], Trace] | None = None
     ) -> None:
         """Serve sessions within limits.
 
@@ -23,12 +23,14 @@ class NinepFrontEnd:
             limits: of each session.
             trace: makes the trace of a session.
         """
-        self._limits = limits or Limits()
+        self._limits = limits or SessionLimits()
         self._trace = trace
         self.first_bytes = self._limits.session_bytes(MSIZE_FIRST)
         self.requests = {number: message.__name__ for number, message in MESSAGES.items()}
         for dialect in ALL:
-            Codec.of(dialect)  # compiled now: no session waits for it; see docs/performance.md
+            MessageCodec.of(
+                dialect
+            )  # compiled now: no session waits for it; see docs/performance.md
 
     def session(
         self,

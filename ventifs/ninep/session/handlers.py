@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
-from ventifs.ninep.protocol.codec import READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.codec import READ_OVERHEAD, MessageCodec
 from ventifs.ninep.protocol.wire import Qid
 from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.in_flight import Raised
@@ -33,7 +33,7 @@ from ventifs.vfs.interface import (
 )
 
 Body = m.Message | bytes | list[Buffer]
-Handle = Callable[[Any, Any], Body]
+MessageHandler = Callable[[Any, Any], Body]
 T = TypeVar("T")
 
 NAME_MAX = 255
@@ -147,11 +147,11 @@ class Handlers:
         self.filesystem = filesystem
         self.fids = fids
         self.msize = msize
-        self.codec = Codec.of(self.dialect)
+        self.codec = MessageCodec.of(self.dialect)
         self.outcomes: list[Any] = []
         self._again: list[Any] = []  # outcomes of an earlier run, the next one last
 
-    def handlers(self) -> dict[type[m.Message], Handle]:
+    def handlers(self) -> dict[type[m.Message], MessageHandler]:
         """The handlers of this dialect's requests, but Tversion and Tflush, by their names."""
         return {
             record: getattr(self, record.__name__[1:])

@@ -25,8 +25,8 @@ from ventifs.ninep.session.handlers import (
 )
 from ventifs.vfs.interface import (
     DIRECTORY,
+    AttributeChanges,
     Attributes,
-    Changes,
     File,
     Lock,
     ReadOnlyOpened,
@@ -120,7 +120,7 @@ class LinuxHandlers(Handlers):
         valid = message.valid
         self.call(
             fid.file.setattr,
-            Changes(
+            AttributeChanges(
                 mode=message.mode & 0o7777 if valid & SETATTR_MODE else None,
                 uid=message.uid if valid & SETATTR_UID else None,
                 gid=message.gid if valid & SETATTR_GID else None,

@@ -38,8 +38,8 @@ from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
     SYMLINK,
+    AttributeChanges,
     Attributes,
-    Changes,
     File,
     Identity,
     Opened,
@@ -219,7 +219,7 @@ class Plan9Handlers(Handlers):
     def wstat(self, fid: Fid, message: m.Twstat) -> Body:
         """Change a file's attributes; a request without changes brings it to the disk."""
         stat = message.stat
-        changes = Changes(
+        changes = AttributeChanges(
             mode=permissions(stat.mode) if stat.mode != _NONE32 else None,
             uid=number_of(stat.uid, stat.n_uid),
             gid=number_of(stat.gid, stat.n_gid),
@@ -233,11 +233,11 @@ class Plan9Handlers(Handlers):
         is_directory = fid.file.identity.kind == DIRECTORY
         if stat.mode != _NONE32 and bool(stat.mode & DMDIR) != is_directory:
             raise Refused(errno.EINVAL)
-        if changes != Changes():
+        if changes != AttributeChanges():
             self.call(fid.file.setattr, changes)
         if renamed:
             self.call(fid.file.rename, None, stat.name)
-        if changes == Changes() and not renamed and fid.opened is not None:
+        if changes == AttributeChanges() and not renamed and fid.opened is not None:
             self.call(partial(fid.opened.fsync, data_only=False))
         return b""
 

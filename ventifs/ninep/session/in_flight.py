@@ -31,7 +31,7 @@ class Raised(msgspec.Struct, frozen=True):
     error: BaseException
 
 
-class Request(msgspec.Struct, eq=False):
+class PendingRequest(msgspec.Struct, eq=False):
     """A request in flight.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request(msgspec.Struct, eq=False):
     effects: bool = False
     dropped: bool = False
     flushes: list[int] = []
-    target: "Request | None" = None
+    target: "PendingRequest | None" = None
 
 
 class InFlight:
@@ -81,14 +81,14 @@ class InFlight:
 
     def __init__(self) -> None:
         """Nothing is in flight."""
-        self.tags: dict[int, Request] = {}
-        self.ready: deque[Request] = deque()
+        self.tags: dict[int, PendingRequest] = {}
+        self.ready: deque[PendingRequest] = deque()
         self.size = 0
         self.changing: set[int] = set()
-        self.waiting: list[Request] = []
+        self.waiting: list[PendingRequest] = []
         self._wait_named: set[int] = set()
         self._wait_changed: set[int] = set()
-        self.loads: dict[Load, list[Request]] = {}
+        self.loads: dict[Load, list[PendingRequest]] = {}
         self._new: list[Load] = []
 
     def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
@@ -99,12 +99,12 @@ class InFlight:
             and self._wait_named.isdisjoint(changed)
         )
 
-    def wait(self, request: Request) -> None:
+    def wait(self, request: PendingRequest) -> None:
         """Let a new request wait for fids."""
         self._enter(request)
         self._queue(request)
 
-    def suspend_for_load(self, request: Request, load: Load) -> None:
+    def suspend_for_load(self, request: PendingRequest, load: Load) -> None:
         """Let a request wait for a load, for which others may wait too."""
         self._begin(request)
         if request.uses.several and request.outcomes:
@@ -113,7 +113,7 @@ class InFlight:
             self._begin_load(load)
         self.loads[load].append(request)
 
-    def suspend_for_work(self, request: Request, work: Callable[[], Any]) -> None:
+    def suspend_for_work(self, request: PendingRequest, work: Callable[[], Any]) -> None:
         """Let a request wait for its own work."""
         self._begin(request)
         request.effects = True
@@ -139,7 +139,7 @@ class InFlight:
             else:
                 self.ready.append(request)
 
-    def done(self, request: Request) -> list[int]:
+    def done(self, request: PendingRequest) -> list[int]:
         """Remove a request that is answered, or never will be; return tags of flushes to answer."""
         del self.tags[request.tag]
         self.size -= request.size
@@ -148,7 +148,7 @@ class InFlight:
             self.size -= self.tags.pop(tag).size
         return request.flushes
 
-    def flush(self, flush: Request, oldtag: int) -> bool:
+    def flush(self, flush: PendingRequest, oldtag: int) -> bool:
         """Flush a tag; return whether to answer the flush at once. If not, it is in flight."""
         old = self.tags.get(oldtag)
         if old is None:
@@ -180,12 +180,12 @@ class InFlight:
         self.waiting, self._new = [], []
         self._index()
 
-    def _enter(self, request: Request) -> None:
+    def _enter(self, request: PendingRequest) -> None:
         if request.tag not in self.tags:
             self.tags[request.tag] = request
             self.size += request.size
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: PendingRequest) -> None:
         """Take note that a request has run, and will run again."""
         self._enter(request)
         if request.tries == 0:
@@ -197,14 +197,14 @@ class InFlight:
             request.effects = True
             self._settle(request)
 
-    def _drop(self, request: Request) -> None:
+    def _drop(self, request: PendingRequest) -> None:
         request.dropped = True
         for requests in self.loads.values():
             if request in requests:
                 requests.remove(request)
         self.done(request)
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: PendingRequest) -> None:
         if request.tries and request.fid is not None:
             request.fid.release()
         if request in self.waiting:
@@ -213,7 +213,7 @@ class InFlight:
         elif request.changed:
             self._settle(request)
 
-    def _settle(self, request: Request) -> None:
+    def _settle(self, request: PendingRequest) -> None:
         """Take note that a request changes fids no more, and let those go on that waited."""
         self.changing -= request.changed
         request.changed = frozenset()
@@ -231,7 +231,7 @@ class InFlight:
                 self.changing |= request.changed
                 self.ready.append(request)
 
-    def _queue(self, request: Request) -> None:
+    def _queue(self, request: PendingRequest) -> None:
         self.waiting.append(request)
         self._wait_named |= request.named
         self._wait_changed |= request.changed
@@ -244,7 +244,7 @@ class InFlight:
         self.loads[load] = []
         self._new.append(load)
 
-    def _discard(self, request: Request) -> None:
+    def _discard(self, request: PendingRequest) -> None:
         """Close what was opened for a dropped request, and let go of its fid."""
         if request.tries and request.fid is not None:
             request.fid.release()

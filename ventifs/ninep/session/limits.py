@@ -16,7 +16,7 @@ SESSION_OBJECTS_BYTES = 64 << 10  # of a session that has done nothing yet: 22 K
 MSIZE_FIRST = 8192  # bytes of a message before a version is agreed on
 
 
-class Limits(msgspec.Struct, frozen=True):
+class SessionLimits(msgspec.Struct, frozen=True):
     """The limits of a session.
 
     Attributes:

@@ -9,7 +9,7 @@ from ventifs.buffer import Buffer
 SMALL = 4096  # bytes of the largest piece of a reply that is joined with its neighbours
 
 
-class Output:
+class TurnOutput:
     """The replies of a turn.
 
     Attributes:

@@ -18,17 +18,17 @@ from typing import Any
 
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
-from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, Codec
+from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, MessageCodec
 from ventifs.ninep.protocol.framing import Input
 from ventifs.ninep.protocol.wire import Decode, WireError
 from ventifs.ninep.session.fids import USES, Fid, Fids, LeftFids, Uses
 from ventifs.ninep.session.handlers import Body, Handlers
 from ventifs.ninep.session.handlers_linux import LinuxHandlers
 from ventifs.ninep.session.handlers_plan9 import Plan9Handlers, UnixHandlers
-from ventifs.ninep.session.in_flight import InFlight, Request
-from ventifs.ninep.session.limits import MSIZE_FIRST, Limits
-from ventifs.ninep.session.output import SMALL, Output
-from ventifs.serving.session import Counters, StreamError
+from ventifs.ninep.session.in_flight import InFlight, PendingRequest
+from ventifs.ninep.session.limits import MSIZE_FIRST, SessionLimits
+from ventifs.ninep.session.output import SMALL, TurnOutput
+from ventifs.serving.session import SessionCounters, StreamError
 from ventifs.vfs.errnos import errno_of
 from ventifs.vfs.interface import Blocking, Cold, Filesystem, Load, Refused
 from ventifs.vfs.memory_budget import Share
@@ -46,7 +46,7 @@ _HEADER = HEADER.pack
 _HEAD = struct.Struct(
     "<IBHI"
 ).unpack_from  # size, type, tag, and the fid that nearly all requests begin with
-_Entry = tuple[Decode, Callable[[Any, Any], Any], Uses, bool]
+_Handling = tuple[Decode, Callable[[Any, Any], Any], Uses, bool]
 
 
 class NinepSession:
@@ -61,7 +61,7 @@ class NinepSession:
         self,
         filesystem: Filesystem,
         *,
-        limits: Limits | None = None,
+        limits: SessionLimits | None = None,
         trace: Trace | None = None,
         clock: Callable[[], float] = perf_counter,
         share: Share | None = None,
@@ -73,14 +73,14 @@ class NinepSession:
             filesystem: where clients attach.
             limits: of the session.
             trace: gets every message.
-            clock: returns seconds; a turn ends when `Limits.turn_s` have passed on it.
+            clock: returns seconds; a turn ends when `SessionLimits.turn_s` have passed on it.
             share: of the peer's memory; unlimited by default. The caller has taken the
                 `session_bytes` of `MSIZE_FIRST` from it for this session.
             leave: see `Fids`.
         """
-        self.counters = Counters()
+        self.counters = SessionCounters()
         self._filesystem = filesystem
-        self._limits = limits or Limits()
+        self._limits = limits or SessionLimits()
         self._trace = trace
         self._clock = clock
         self._fids = Fids(self._limits.fids_max, self._limits.held_max, share, leave)
@@ -91,10 +91,10 @@ class NinepSession:
         self._flight = InFlight()
         self._msize = MSIZE_FIRST
         self._handlers: Handlers = Plan9Handlers(filesystem, self._fids, MSIZE_FIRST)
-        self._table: list[_Entry | None] = [None] * 256
+        self._table: list[_Handling | None] = [None] * 256
         self._closed = False
         self._input = Input()
-        self._output = Output(self._limits.turn_bytes)  # of this turn
+        self._output = TurnOutput(self._limits.turn_bytes)  # of this turn
         self._budget = 0
         self._no_version()
 
@@ -213,7 +213,7 @@ class NinepSession:
                         break  # send these first; the next turn raises
                     raise StreamError(f"no 9P: {error}") from error
                 over = self._answer(deadline)
-        replies, self._output = self._output, Output(limits.turn_bytes)
+        replies, self._output = self._output, TurnOutput(limits.turn_bytes)
         self.counters.replied += replies.size
         return replies.collected()
 
@@ -241,7 +241,7 @@ class NinepSession:
         table, fids, tags = self._table, self._fids.table, self._flight.tags
         add, outcomes, counters = output.small.append, self._handlers.outcomes, self.counters
         requests = counters.requests
-        entry: _Entry | None
+        entry: _Handling | None
         while not tags and at + 11 <= size_of:
             size, number, tag, fid_number = _HEAD(data, at)
             end = at + size
@@ -316,7 +316,7 @@ class NinepSession:
         number: int,
         message: Any,
         size: int,
-        entry: _Entry,
+        entry: _Handling,
         fid: Fid | None,
         error: Exception,
     ) -> None:
@@ -328,7 +328,7 @@ class NinepSession:
         else:
             self._fail(tag, error)
 
-    def _waits(self, tag: int, number: int, message: Any, size: int, entry: _Entry) -> bool:
+    def _waits(self, tag: int, number: int, message: Any, size: int, entry: _Handling) -> bool:
         """Whether a request has to wait for earlier ones; if so, it is in flight then.
 
         Raises:
@@ -347,12 +347,14 @@ class NinepSession:
         flight.wait(self._in_flight(tag, number, message, size, entry))
         return True
 
-    def _in_flight(self, tag: int, number: int, message: Any, size: int, entry: _Entry) -> Request:
+    def _in_flight(
+        self, tag: int, number: int, message: Any, size: int, entry: _Handling
+    ) -> PendingRequest:
         self.counters.colds += 1
         named, changed = entry[2].of(message)
-        return Request(tag, number, message, size, entry[1], entry[2], named, changed)
+        return PendingRequest(tag, number, message, size, entry[1], entry[2], named, changed)
 
-    def _suspend(self, request: Request, missing: Cold | Blocking) -> None:
+    def _suspend(self, request: PendingRequest, missing: Cold | Blocking) -> None:
         error = self._handlers.unheard
         if error is None and request.tries > TRIES_MAX:
             error = RuntimeError("a file system asks for loads without end")
@@ -368,7 +370,7 @@ class NinepSession:
         else:
             self._flight.suspend_for_work(request, missing.work)
 
-    def _resume(self, request: Request) -> None:
+    def _resume(self, request: PendingRequest) -> None:
         """Run a request again, or, if it waited for fids, for the first time."""
         handlers = self._handlers
         try:
@@ -386,7 +388,7 @@ class NinepSession:
         handlers.begin()  # the next request gets no outcomes of this one
         self._done(request)
 
-    def _done(self, request: Request) -> None:
+    def _done(self, request: PendingRequest) -> None:
         """Remove an answered request, and answer the flushes that waited for it."""
         for tag in self._flight.done(request):
             self._reply(tag, m.Tflush.type, b"")
@@ -395,7 +397,7 @@ class NinepSession:
 
     def _no_version(self) -> None:
         """Accept nothing but a Tversion."""
-        decode = Codec.of(m.Dialect.PLAIN).decoders[m.Tversion.type]
+        decode = MessageCodec.of(m.Dialect.PLAIN).decoders[m.Tversion.type]
         self._table = [None] * 256
         self._table[m.Tversion.type] = (decode, self._version, USES[m.Tversion], False)
 
@@ -445,7 +447,9 @@ class NinepSession:
 
     def _flush(self, tag: int, message: m.Tflush) -> None:
         """Cancel a request; the flush is answered when that request can send no reply any more."""
-        request = Request(tag, m.Tflush.type, message, HEADER_SIZE + 2, self._flush, USES[m.Tflush])
+        request = PendingRequest(
+            tag, m.Tflush.type, message, HEADER_SIZE + 2, self._flush, USES[m.Tflush]
+        )
         if self._flight.flush(request, message.oldtag):
             self._reply(tag, m.Tflush.type, b"")
 

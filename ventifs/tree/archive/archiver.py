@@ -40,7 +40,7 @@ from ventifs.tree.objects.records import (
     NAME_MAX,
     Directory,
     Entry,
-    File,
+    RegularFile,
     Unfit,
     decode_entry,
     own_entry,
@@ -441,7 +441,7 @@ def _wanted(name: bytes, status: os.stat_result, known: _Known) -> Wanted:
     if seen is None or seen[2] != status.st_size or status.st_size <= INLINE_MAX:
         return name, True, None
     detail = own_entry(entry).detail
-    return name, True, detail.content if isinstance(detail, File) else None
+    return name, True, detail.content if isinstance(detail, RegularFile) else None
 
 
 def _bytes_of(status: os.stat_result) -> int:

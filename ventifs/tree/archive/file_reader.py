@@ -24,8 +24,8 @@ from ventifs.tree.objects.records import (
     Device,
     Empty,
     Entry,
-    File,
     Listed,
+    RegularFile,
     Special,
     Symlink,
     Xattrs,
@@ -244,7 +244,7 @@ class FileReader:
                 content = self._content(fd, before, known)
             except Changed as change:
                 return None, before, str(change)
-            entry = entry_of(name, before, File(content), self.xattrs(fd))
+            entry = entry_of(name, before, RegularFile(content), self.xattrs(fd))
             unchanged = same_file(before, os.fstat(fd))
             return entry, before, "" if unchanged else "changed while it was read"
         finally:

@@ -104,7 +104,7 @@ class Child(_Struct, frozen=True):
     key: bytes
 
 
-class File(_Struct, frozen=True, tag=0):
+class RegularFile(_Struct, frozen=True, tag=0):
     """A regular file."""
 
     content: Content
@@ -135,7 +135,7 @@ class Special(_Struct, frozen=True, tag=4):
     """A FIFO or a socket."""
 
 
-Detail = File | Directory | Symlink | Device | Special
+Detail = RegularFile | Directory | Symlink | Device | Special
 Xattrs = tuple[tuple[bytes, bytes], ...]  # (name, value), sorted by name
 
 
@@ -169,7 +169,7 @@ class Entry(_Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of a regular file; 0 for everything else."""
-        return length_of(self.detail.content) if isinstance(self.detail, File) else 0
+        return length_of(self.detail.content) if isinstance(self.detail, RegularFile) else 0
 
     @property
     def is_directory(self) -> bool:
@@ -186,7 +186,7 @@ _child = msgspec.msgpack.Decoder(Child)
 _xattrs = msgspec.msgpack.Decoder(Xattrs)
 
 _DETAIL_OF_TYPE: dict[int, type[Detail]] = {
-    stat.S_IFREG: File,
+    stat.S_IFREG: RegularFile,
     stat.S_IFDIR: Directory,
     stat.S_IFLNK: Symlink,
     stat.S_IFCHR: Device,
@@ -305,7 +305,7 @@ def entry_problem(entry: Entry, *, root: bool) -> str:  # noqa: PLR0911, a list 
     xattrs = entry.xattrs
     if type(xattrs) is not Empty and (problem := _xattrs_problem(xattrs)):
         return problem
-    if kind is File:
+    if kind is RegularFile:
         return content_problem(detail.content)  # type: ignore[union-attr]
     return _detail_problem(entry)
 

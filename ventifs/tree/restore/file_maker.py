@@ -28,8 +28,8 @@ from ventifs.tree.objects.records import (
     Device,
     Empty,
     Entry,
-    File,
     Inline,
+    RegularFile,
     Symlink,
     Xattrs,
     length_of,
@@ -162,7 +162,7 @@ class Maker:
     def _make(self, entry: Entry, name: bytes, directory: int) -> list[str]:
         """Make one entry under a free name; return what was left out of it."""
         xattrs = xattrs_of(self._store, entry)
-        if type(entry.detail) is File:
+        if type(entry.detail) is RegularFile:
             return self._make_file(entry, entry.detail.content, xattrs, name, directory)
         _make_node(entry, name, directory)
         try:
@@ -229,7 +229,7 @@ class Maker:
         same is read and compared, so that neither damage nor tampering survives. That takes as long
         as making the file again, but writes nothing.
         """
-        if type(entry.detail) is not File or entry.link:
+        if type(entry.detail) is not RegularFile or entry.link:
             return False
         return is_there(self._store, entry, entry.detail.content, directory)
 

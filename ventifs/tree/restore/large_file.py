@@ -14,7 +14,7 @@ import msgspec
 
 from ventifs.errors import VentifsError
 from ventifs.store import Store
-from ventifs.tree.objects.records import Content, Entry, File, length_of
+from ventifs.tree.objects.records import Content, Entry, RegularFile, length_of
 from ventifs.tree.process_pool import Pool
 from ventifs.tree.restore.file_maker import NEW, RestoreTrouble, decode_answer, put_in_place
 from ventifs.tree.restore.metadata import dress, xattrs_of
@@ -26,7 +26,7 @@ ReportBytes = Callable[[int], None]  # gets how many more bytes are done
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Failed(Exception):
+class FileFailed(Exception):
     """A file that could not be made.
 
     Attributes:
@@ -64,7 +64,7 @@ def make_large(
         Failed: part of it is damaged, or cannot be written; nothing of it is left.
         OSError, VentifsError: the same.
     """
-    assert isinstance(entry.detail, File)
+    assert isinstance(entry.detail, RegularFile)
     xattrs = xattrs_of(store, entry)
     where, name = (directory, entry.name) if staging < 0 else (staging, b"large")
     fd = os.open(name, NEW, 0o600, dir_fd=where)
@@ -138,7 +138,7 @@ def pour(pool: Pool, content: Content, fd: int, told: ReportBytes, *, zeros: boo
             break
     pool.drain()
     if troubles:
-        raise Failed(troubles[0])
+        raise FileFailed(troubles[0])
 
 
 def pour_device(pool: Pool, entry: Entry, device: str, told: ReportBytes) -> int:
@@ -151,7 +151,7 @@ def pour_device(pool: Pool, entry: Entry, device: str, told: ReportBytes) -> int
         Failed: part of the file is damaged or cannot be written; another part is on the device.
         OSError: the device cannot be opened or written.
     """
-    assert isinstance(entry.detail, File)
+    assert isinstance(entry.detail, RegularFile)
     try:
         fd = os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:

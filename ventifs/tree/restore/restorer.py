@@ -23,7 +23,7 @@ from ventifs.store import Store
 from ventifs.store.files import explained
 from ventifs.text import printable
 from ventifs.tree.archive.file_reader import allow_many_descriptors
-from ventifs.tree.objects.records import Directory, Entry, File, encode
+from ventifs.tree.objects.records import Directory, Entry, RegularFile, encode
 from ventifs.tree.process_pool import InlinePool, Pool
 from ventifs.tree.restore.alias_paths import Alias, Aliases
 from ventifs.tree.restore.batch import FileBatch
@@ -37,7 +37,7 @@ from ventifs.tree.restore.file_maker import (
     trouble_of,
 )
 from ventifs.tree.restore.hardlinks import LinkedFile, Links
-from ventifs.tree.restore.large_file import Failed, make_large
+from ventifs.tree.restore.large_file import FileFailed, make_large
 from ventifs.tree.restore.metadata import NOT_ALLOWED, because, dress, xattrs_of
 from ventifs.tree.restore.restored import Restored, RestoreProgress
 from ventifs.tree.restore.selection import Selection, walk
@@ -251,7 +251,7 @@ class Restorer:
         self, place: UnfinishedDirectory, entry: Entry, group: LinkedFile | None
     ) -> None:
         """Make a large file while nothing else is made, and report progress."""
-        assert isinstance(entry.detail, File)
+        assert isinstance(entry.detail, RegularFile)
         self._hand_over()
         self._pool.drain()
         path, before = place.path(entry.name), self.done.size
@@ -283,7 +283,7 @@ class Restorer:
                     told=told,
                 )
             made = True
-        except Failed as error:
+        except FileFailed as error:
             self._trouble(path, error.trouble)
         except (Corrupt, NotStored) as error:
             self._trouble(path, RestoreTrouble(0, Consequence.FAILED, str(error)))

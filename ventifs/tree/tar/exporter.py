@@ -22,8 +22,8 @@ from ventifs.tree.objects.records import (
     Device,
     Directory,
     Entry,
-    File,
     Hole,
+    RegularFile,
     Symlink,
     Tree,
     decode_item,
@@ -114,10 +114,10 @@ class Exporter:
 
     def _body(self, entry: Entry, header: UstarHeader) -> None:
         match entry.detail:
-            case File(Tree() as content) if self._has_holes(content):
+            case RegularFile(Tree() as content) if self._has_holes(content):
                 self._sparse(content, header)
                 return
-            case File(content):
+            case RegularFile(content):
                 header.size = length_of(content)
                 self._put(header.encode())
                 self._data(content, 0, header.size)

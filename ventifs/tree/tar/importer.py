@@ -26,8 +26,8 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Listed,
+    RegularFile,
     Special,
     Symlink,
     clamped_ns,
@@ -39,7 +39,7 @@ from ventifs.tree.objects.tree_builder import AS_CLOSED, CLOSED, Key, path_of
 from ventifs.tree.patterns import Patterns
 from ventifs.tree.tar.decompress import Unpacked
 from ventifs.tree.tar.members import Members, TarMember
-from ventifs.tree.tar.pax_xattrs import Found, found_in
+from ventifs.tree.tar.pax_xattrs import PaxFacts, found_in
 from ventifs.tree.tar.staging import Gathered, gather
 from ventifs.tree.versions.troubles import Troubles, shortened
 
@@ -160,7 +160,7 @@ class TarArchiver:
         detail: Detail = Special()
         match kind:
             case stat.S_IFREG:
-                detail = File(Empty())
+                detail = RegularFile(Empty())
             case stat.S_IFDIR:
                 detail = Directory(Empty(), 0, 0)
             case stat.S_IFLNK:
@@ -176,7 +176,9 @@ class TarArchiver:
         if problem or not 0 <= size <= LENGTH_MAX:
             return self._closed(kind, key, problem or "a size that cannot be")
         if kind == stat.S_IFREG:
-            entry = msgspec.structs.replace(entry, detail=File(self._content(member, members)))
+            entry = msgspec.structs.replace(
+                entry, detail=RegularFile(self._content(member, members))
+            )
         return entry
 
     def _closed(self, kind: int, key: Key, problem: str) -> Entry:
@@ -200,10 +202,10 @@ class TarArchiver:
             return self._writer.write(pieces)
         return self._writer.write_whole(b"".join(bytes(piece) for piece in pieces))
 
-    def _xattrs(self, found: Found, key: Key) -> Listed | Content:
+    def _xattrs(self, found: PaxFacts, key: Key) -> Listed | Content:
         encoded = encode(found.xattrs)
         if len(encoded) > XATTRS_MAX:
-            found = Found(problems=[*found.problems, "attributes left out: they are too long"])
+            found = PaxFacts(problems=[*found.problems, "attributes left out: they are too long"])
         for problem in found.problems:
             self._trouble(key, problem)
         return self._writer.write_xattrs(found.xattrs)

@@ -44,7 +44,7 @@ def records_of(xattrs: Xattrs) -> Iterator[tuple[bytes, bytes]]:
         yield _LABEL.encode(), label  # with its NUL: bsdtar takes it as it stands
 
 
-class Found(msgspec.Struct):
+class PaxFacts(msgspec.Struct):
     """What pax records hold.
 
     Attributes:
@@ -59,10 +59,10 @@ class Found(msgspec.Struct):
     permissions: int | None = None
 
 
-def found_in(records: Mapping[str, str]) -> Found:
+def found_in(records: Mapping[str, str]) -> PaxFacts:
     """The attributes among pax records."""
     xattrs: dict[bytes, bytes] = {}
-    found = Found()
+    found = PaxFacts()
     for keyword, text in records.items():
         if keyword.startswith(_RAW):
             name = _ESCAPED.sub(lambda found: _UNESCAPED[found[1]], _bytes(keyword[len(_RAW) :]))

@@ -23,7 +23,7 @@ _BATCH = 4096  # scores looked up at once
 
 
 @dataclass(slots=True)
-class Copied:
+class CopiedBlocks:
     """What a copy has done so far.
 
     Attributes:
@@ -36,7 +36,7 @@ class Copied:
     new_bytes: int = 0
 
 
-CopyProgress = Callable[[Copied], None]
+CopyProgress = Callable[[CopiedBlocks], None]
 
 
 def copy(
@@ -46,7 +46,7 @@ def copy(
     *,
     name: str | None = None,
     progress: CopyProgress | None = None,
-) -> tuple[Version, Copied, bool]:
+) -> tuple[Version, CopiedBlocks, bool]:
     """Copy a version of `source` into `target`, which is another store, open for writing.
 
     Returns:
@@ -76,8 +76,10 @@ def copy(
     return decode_version(record), copied, False
 
 
-def _send(source: Store, target: Store, version: Version, progress: CopyProgress | None) -> Copied:
-    copied = Copied()
+def _send(
+    source: Store, target: Store, version: Version, progress: CopyProgress | None
+) -> CopiedBlocks:
+    copied = CopiedBlocks()
     batch: list[Ref] = []
     committed = 0
 
@@ -95,7 +97,7 @@ def _send(source: Store, target: Store, version: Version, progress: CopyProgress
     return copied
 
 
-def _send_batch(source: Store, target: Store, batch: list[Ref], copied: Copied) -> None:
+def _send_batch(source: Store, target: Store, batch: list[Ref], copied: CopiedBlocks) -> None:
     there = target.has_many([ref.score for ref in batch])
     for ref, known in zip(batch, there, strict=True):
         if not known:

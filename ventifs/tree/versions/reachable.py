@@ -16,8 +16,8 @@ from ventifs.tree.objects.records import (
     Content,
     Directory,
     Entry,
-    File,
     Listed,
+    RegularFile,
     Slice,
     Tree,
     decode_child,
@@ -104,7 +104,7 @@ def _of_node(store: Store, ref: Ref) -> Iterator[Ref]:
 def _of_entry(entry: Entry) -> Iterator[Ref]:
     if not isinstance(entry.xattrs, Listed):
         yield from _of_content(entry.xattrs, RefKind.CONTENT)
-    if isinstance(entry.detail, File):
+    if isinstance(entry.detail, RegularFile):
         yield from _of_content(entry.detail.content, RefKind.CONTENT)
     elif isinstance(entry.detail, Directory):
         yield from _of_content(entry.detail.content, RefKind.DIRECTORY)

@@ -25,9 +25,9 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Entry,
-    File,
     Item,
     Listed,
+    RegularFile,
     Slice,
     Tree,
     bounded_total,
@@ -114,7 +114,7 @@ class Verifier:
         except (Corrupt, NotStored) as error:
             self._found.append(Harm(*place, str(error)))
         try:
-            if isinstance(entry.detail, File):
+            if isinstance(entry.detail, RegularFile):
                 self._content(place, entry.detail.content)
             elif isinstance(entry.detail, Directory):
                 self._directory(place, entry.detail, pending, seen)

@@ -21,7 +21,7 @@ ACL = b"system.posix_acl_access"
 NOBODY_UID = NOBODY_GID = 65_534
 
 _ENTRY = struct.Struct("<HHI")
-_Entry = tuple[int, int, int]  # tag, permissions, id
+_AclEntry = tuple[int, int, int]  # tag, permissions, id
 _OWNER, _USER, _OWNING_GROUP, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 
 
@@ -92,7 +92,7 @@ def permits(
         return of_group & of_other & wanted == wanted
     if text_of(listed) is None:
         return False
-    entries: list[_Entry] = list(_ENTRY.iter_unpack(listed[4:]))
+    entries: list[_AclEntry] = list(_ENTRY.iter_unpack(listed[4:]))
     if not who.deny_only:
         return _listed(who.uid, who.gids, wanted, group, entries)
     memberships: list[Container[int]] = [frozenset[int](), who.gids]
@@ -102,7 +102,9 @@ def permits(
     return all(_listed(who.uid, gids, wanted, group, entries) for gids in memberships)
 
 
-def _listed(uid: int, gids: Container[int], wanted: int, group: int, entries: list[_Entry]) -> bool:
+def _listed(
+    uid: int, gids: Container[int], wanted: int, group: int, entries: list[_AclEntry]
+) -> bool:
     mask = next((bits for tag, bits, _ in entries if tag == _MASK), 7)
     for tag, bits, number in entries:
         if tag == _USER and number == uid:

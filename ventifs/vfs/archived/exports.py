@@ -53,7 +53,7 @@ class Offered(msgspec.Struct, frozen=True, eq=False):
     score: bytes
 
 
-class Snapshot(msgspec.Struct, frozen=True, eq=False):
+class OfferedSnapshot(msgspec.Struct, frozen=True, eq=False):
     """All versions at one moment.
 
     Attributes:
@@ -133,7 +133,7 @@ def choose(versions: Sequence[Offered], when: str) -> Offered:
     return versions[found]
 
 
-def by_score(snapshot: Snapshot, digits: str, allowed: Callable[[str], bool]) -> Offered:
+def by_score(snapshot: OfferedSnapshot, digits: str, allowed: Callable[[str], bool]) -> Offered:
     """The oldest version with a tree of this score that a peer may reach.
 
     Raises:
@@ -163,9 +163,9 @@ class Catalog:
         self._store = store
         self._clock = clock
         self._checked = float("-inf")
-        self.known = Snapshot()
+        self.known = OfferedSnapshot()
 
-    def current(self) -> Snapshot:
+    def current(self) -> OfferedSnapshot:
         """The last snapshot, if the look for it ended at most `FRESH_S` ago.
 
         Raises:
@@ -185,7 +185,9 @@ class Catalog:
         self._checked = self._clock()
 
 
-def _snapshot(generation: bytes, records: Iterable[Record], before: Snapshot) -> Snapshot:
+def _snapshot(
+    generation: bytes, records: Iterable[Record], before: OfferedSnapshot
+) -> OfferedSnapshot:
     of_name: dict[str, list[Offered]] = {}
     of_score: dict[bytes, list[Offered]] = {}
     of_record: dict[bytes, Offered | None] = {}
@@ -196,7 +198,7 @@ def _snapshot(generation: bytes, records: Iterable[Record], before: Snapshot) ->
         if offered is not None:
             of_name.setdefault(offered.name, []).append(offered)
             of_score.setdefault(offered.score, []).append(offered)
-    return Snapshot(generation, of_name, of_score, sorted(of_score), of_record)
+    return OfferedSnapshot(generation, of_name, of_score, sorted(of_score), of_record)
 
 
 def _offered(record: Record) -> Offered | None:

@@ -18,11 +18,11 @@ from ventifs.tree.objects.records import (
     Directory,
     Empty,
     Listed,
+    RegularFile,
     Symlink,
     Xattrs,
     own_entry,
 )
-from ventifs.tree.objects.records import File as Regular
 from ventifs.vfs.archived.entry_bytes import (
     S_DIRECTORY,
     S_REGULAR,
@@ -33,7 +33,7 @@ from ventifs.vfs.archived.entry_bytes import (
 )
 from ventifs.vfs.archived.identities import identity_of, number_of, token_of
 from ventifs.vfs.archived.link_counts import LinkCounts, claim_of
-from ventifs.vfs.archived.reader import Contents, OpenedContent
+from ventifs.vfs.archived.reader import OpenedContent, StoreContents
 from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.held_directories import HeldDirectories
 from ventifs.vfs.interface import (
@@ -149,7 +149,7 @@ class ServedVersion:
     def __init__(
         self,
         trees: TreeLookup,
-        contents: Contents,
+        contents: StoreContents,
         links: LinkCounts,
         recent: Recent,
         record_id: bytes,
@@ -265,7 +265,7 @@ class ArchivedFile(ReadOnlyFile):
         if flags & os.O_DIRECTORY:
             raise Refused(errno.ENOTDIR)
         detail = own_entry(self.raw).detail if kind == S_REGULAR else None
-        content = detail.content if isinstance(detail, Regular) else Empty()
+        content = detail.content if isinstance(detail, RegularFile) else Empty()
         return OpenedContent(self._version().contents, content)
 
     def readlink(self) -> bytes:

@@ -83,7 +83,7 @@ class Run(NamedTuple):
     clump: "ReferenceType[DecodedClump]"
 
 
-class Inside(NamedTuple):
+class SliceLeaf(NamedTuple):
     """The leaf that was read lately in the content that an item is a slice of.
 
     Attributes:
@@ -134,7 +134,7 @@ class ContentLeaf:
             for item in decoded
         ]
         self.runs: list[Run | None] = [None] * len(items)
-        self.inside: dict[int, Inside] = {}
+        self.inside: dict[int, SliceLeaf] = {}
         self.count = len(items)
         self.total = self.ends[-1]
         self.used = False

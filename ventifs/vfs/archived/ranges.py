@@ -17,7 +17,7 @@ from ventifs.errors import Corrupt
 from ventifs.store import DecodedClump, Score
 from ventifs.tree.objects.content import SLICE_DEPTH_MAX
 from ventifs.tree.objects.records import Block, Content, Inline, Tree
-from ventifs.vfs.archived.node_cache import ContentLeaf, Inside, Run
+from ventifs.vfs.archived.node_cache import ContentLeaf, Run, SliceLeaf
 from ventifs.vfs.archived.tree_lookup import Missing
 
 PIECES_MAX = 1024  # of one read in memory; more are joined by a thread
@@ -236,7 +236,7 @@ def _take_slice(
     take(source, content, offset, end, pieces, depth)
     if source.clump is not None and isinstance(content, Tree):
         found, before = source.leaf(content, end - 1)
-        leaf.inside[index] = Inside(before, ref(found))
+        leaf.inside[index] = SliceLeaf(before, ref(found))
 
 
 def _take_block(

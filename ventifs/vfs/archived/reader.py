@@ -1,7 +1,7 @@
 """Reads archived contents out of decoded memory, and reads ahead.
 
-`Contents` is what readers share; a `Cursor` belongs to one open file. A read consists of views of
-cached blocks, without a copy. If a block is missing, a thread puts the same pieces together from
+`StoreContents` is what readers share; a `Cursor` belongs to one open file. A read consists of views
+of cached blocks, without a copy. If a block is missing, a thread puts the same pieces together from
 the store, and leaves them for the read that waits. So a read ends however small the caches are.
 """
 
@@ -48,7 +48,7 @@ _XATTRS_MIN = 4
 _Step = tuple[Content, int]
 
 
-class Contents:
+class StoreContents:
     """The contents of one store.
 
     Concurrency: methods belong to the event loop; the loads they ask for run anywhere.
@@ -259,7 +259,7 @@ class Cursor:
         "_window",
     )
 
-    def __init__(self, contents: Contents, content: Content) -> None:
+    def __init__(self, contents: StoreContents, content: Content) -> None:
         """At the beginning."""
         self._contents = contents
         self._content = content

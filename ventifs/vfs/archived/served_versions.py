@@ -30,7 +30,7 @@ from ventifs.vfs.archived.files import (
 )
 from ventifs.vfs.archived.identities import token_of
 from ventifs.vfs.archived.link_counts import LinkCounts
-from ventifs.vfs.archived.reader import AHEAD, Contents
+from ventifs.vfs.archived.reader import AHEAD, StoreContents
 from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.interface import (
     Cold,
@@ -103,7 +103,7 @@ class ServedVersions:
         self.catalog = Catalog(store, clock)
         self.token = token_of(b"exports", b"\0", store.header.store_id)
         self._trees = TreeLookup(store, split.nodes)
-        self._contents = Contents(self._trees, split.ahead)
+        self._contents = StoreContents(self._trees, split.ahead)
         self._links = LinkCounts(store)
         self._recent = Recent(split.files)
         self._versions: WeakValueDictionary[bytes, ServedVersion] = WeakValueDictionary()

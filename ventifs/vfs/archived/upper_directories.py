@@ -17,7 +17,7 @@ from ventifs.vfs.archived.entry_bytes import S_DIRECTORY
 from ventifs.vfs.archived.exports import (
     LATEST,
     Offered,
-    Snapshot,
+    OfferedSnapshot,
     Unknown,
     Wanted,
     by_score,
@@ -97,7 +97,7 @@ class View:
         """See `Filesystem`."""
         return self.files.ahead()
 
-    def versions(self, snapshot: Snapshot, name: str) -> list[Offered]:
+    def versions(self, snapshot: OfferedSnapshot, name: str) -> list[Offered]:
         """The versions of a name.
 
         Raises:
@@ -108,7 +108,7 @@ class View:
             raise Unknown("no such name")
         return found
 
-    def names(self, snapshot: Snapshot) -> list[str]:
+    def names(self, snapshot: OfferedSnapshot) -> list[str]:
         """The names that the peer may see, sorted."""
         if self._names[0] != snapshot.generation:
             self._names = (
@@ -117,7 +117,7 @@ class View:
             )
         return self._names[1]
 
-    def listed(self, snapshot: Snapshot) -> list[str]:
+    def listed(self, snapshot: OfferedSnapshot) -> list[str]:
         """The names in the root directory, in order."""
         if self._listed[0] != snapshot.generation:
             names = self.names(snapshot)
@@ -126,7 +126,7 @@ class View:
             self._listed = snapshot.generation, names
         return self._listed[1]
 
-    def scores(self, snapshot: Snapshot) -> list[Offered]:
+    def scores(self, snapshot: OfferedSnapshot) -> list[Offered]:
         """The oldest version of each tree that the peer may see, sorted by score."""
         if self._scores[0] != snapshot.generation:
             allowed = self.allowed
@@ -203,7 +203,7 @@ class _Upper(ReadOnlyFile):
         """The time of the newest version below."""
         raise NotImplementedError
 
-    def _items(self, snapshot: Snapshot) -> Sequence[Any]:
+    def _items(self, snapshot: OfferedSnapshot) -> Sequence[Any]:
         """What is in it, for `_list`; open directories of one generation share the sequence."""
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ class _Upper(ReadOnlyFile):
         """What is in it: each name, with a function that makes its file."""
         raise NotImplementedError
 
-    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+    def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         raise NotImplementedError
 
     def _parent(self) -> File:
@@ -301,7 +301,7 @@ class ExportRoot(_Upper):
         known = self.view.files.catalog.known
         return max((known.of_name[name][-1].time_ns for name in self.view.names(known)), default=0)
 
-    def _items(self, snapshot: Snapshot) -> Sequence[str]:
+    def _items(self, snapshot: OfferedSnapshot) -> Sequence[str]:
         return self.view.listed(snapshot)
 
     def _list(self, items: Sequence[str]) -> list[tuple[bytes, Callable[[], File]]]:
@@ -316,7 +316,7 @@ class ExportRoot(_Upper):
             for name in items
         ]
 
-    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+    def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         if name == _SCORES.encode() and self.view.files.scores:
             return ScoreDirectory(self.view)
         try:
@@ -350,7 +350,7 @@ class NameDirectory(_Upper):
         versions = self.view.files.catalog.known.of_name.get(self._text)
         return versions[-1].time_ns if versions else 0
 
-    def _items(self, snapshot: Snapshot) -> Sequence[Offered]:
+    def _items(self, snapshot: OfferedSnapshot) -> Sequence[Offered]:
         return snapshot.of_name.get(self._text, ())
 
     def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
@@ -362,7 +362,7 @@ class NameDirectory(_Upper):
         root = self.view.files.root
         return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
 
-    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+    def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         versions = self.view.versions(snapshot, self._text)
         text = name.decode("utf-8", "surrogateescape")
         found = choose(versions, text)
@@ -391,14 +391,14 @@ class ScoreDirectory(_Upper):
     def _changed_ns(self) -> int:
         return self.view.root._changed_ns()
 
-    def _items(self, snapshot: Snapshot) -> Sequence[Offered]:
+    def _items(self, snapshot: OfferedSnapshot) -> Sequence[Offered]:
         return self.view.scores(snapshot)
 
     def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
         root = self.view.files.root
         return [(one.score, partial(root, one, self, one.score)) for one in items]
 
-    def _find(self, snapshot: Snapshot, name: bytes) -> File:
+    def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         if len(name) != 64:
             raise Unknown("no such score")
         found = by_score(snapshot, name.decode("ascii", "replace"), self.view.allowed)
