@@ -4,7 +4,7 @@
 Always: versions and paths stand for what does not change, and only methods of `Archive` change a
 store. What a single operation needs is imported by that operation, so that a listing starts fast.
 
-This package knows `store`, `tree` and `image`. It must not know protocols, printing or options.
+This package must not know printing and options; `serving.py` alone runs tasks, in its own thread.
 """
 
 from ventifs.api.archive import Archive, init, open  # noqa: A004

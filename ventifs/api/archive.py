@@ -27,6 +27,9 @@ from ventifs.tree.versions.catalog import versions as all_versions
 
 if TYPE_CHECKING:
     from ventifs.api.path import GivenPatterns
+    from ventifs.api.serving import Serving
+    from ventifs.serving.settings import Access as Access9P
+    from ventifs.serving.settings import Squashed
     from ventifs.tree.archive.scan import Options
     from ventifs.tree.archive.source import Source
     from ventifs.tree.archive.tally import Tally
@@ -305,6 +308,53 @@ class Archive:
             raise ValueError(f"{found} is in {to.store.path} itself")
         made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
         return Copied(ArchivedVersion(to.store, made), sent, there)
+
+    def serve(
+        self,
+        *addresses: str,
+        allow: Iterable[str] = (),
+        access: "Access9P" = "trust",
+        squash: "Squashed" = "none",
+        scores: bool = False,
+        client_bytes: int = 0,
+    ) -> "Serving":
+        """Serve all versions over 9P, read-only, from a thread of this process, until it is closed.
+
+        Args:
+            addresses: `tcp://HOST:PORT`, `unix:///PATH` or `vsock://CID:PORT`, at least one.
+            allow: rules as `ventifs serve --allow` takes them, such as "192.0.2.0/24 web*". With
+                none, users of this machine reach everything, and other peers what nobody may read.
+            access: "trust" lets the client's kernel check permissions; "mode" checks here.
+            squash: with "mode": "root" makes root nobody, "all" everybody.
+            scores: whether trees can be reached by their scores.
+            client_bytes: memory for what clients hold; 0 is an eighth of the machine's.
+
+        Returns:
+            The server, a context manager; `addresses` is where it listens. Close it before the
+            archive.
+
+        Raises:
+            ValueError: no address is given, or `squash` without "mode".
+            VentifsError: an address or a rule makes no sense, or cannot be had.
+        """
+        from ventifs.api.serving import Serving
+        from ventifs.net.allow_list import AllowList, parse_rule
+        from ventifs.serving.settings import Settings
+
+        self._check_open()
+        if not addresses:
+            raise ValueError("name an address to listen at")
+        if squash != "none" and access != "mode":
+            raise ValueError('squash needs access="mode": with "trust", clients\' kernels check')
+        rules = tuple(map(parse_rule, allow))
+        settings = Settings(
+            str(self.store.path),
+            client_bytes=client_bytes,
+            access=access,
+            squash=squash,
+            scores=scores,
+        )
+        return Serving(self.store, settings, addresses, AllowList(rules or None))
 
     # --- the end ------------------------------------------------------------------------------
 

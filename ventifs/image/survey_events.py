@@ -134,7 +134,7 @@ _decode = msgspec.msgpack.Decoder(list[VolumeEvent]).decode
 
 
 def told_in(body: bytes) -> list[VolumeEvent]:
-    """The events in a `VolumeBatch`; for garbage an `Ended` with a problem. The next may be valid."""
+    """The events in a `VolumeBatch`; garbage is an `Ended` with a problem. More may be valid."""
     try:
         return _decode(body)
     except msgspec.DecodeError:

@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import msgspec
@@ -28,6 +29,20 @@ from ventifs.serving.settings import Backend, LocalSessions
 from ventifs.text import printable
 
 _SIGNALS = signal.SIGTERM, signal.SIGINT
+
+NextOrder = Callable[[], Awaitable[str]]
+"""Waits for the next order to stop; returns its name, for the log."""
+
+
+@contextmanager
+def signals() -> Iterator[NextOrder]:
+    """SIGTERM and SIGINT as orders to stop; for the main thread."""
+    with trio.open_signal_receiver(*_SIGNALS) as numbers:
+
+        async def next_order() -> str:
+            return signal.Signals(await anext(numbers)).name
+
+        yield next_order
 
 
 class ServicePlan(msgspec.Struct, frozen=True):
@@ -52,8 +67,19 @@ class ServicePlan(msgspec.Struct, frozen=True):
     grace_s: float = GRACE_S
 
 
-async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called when connections are accepted.
+async def serve(
+    plan: ServicePlan,
+    backend: Backend,
+    ready: Callable[[], None],
+    orders: Callable[[], AbstractContextManager[NextOrder]] = signals,
+) -> None:
+    """Serve until it is ordered to stop; a second order ends it at once.
+
+    Args:
+        plan: where, and for whom.
+        backend: has the sessions.
+        ready: called when connections are accepted.
+        orders: where orders to stop come from.
 
     Raises:
         VentifsError: the backend cannot start.
@@ -79,7 +105,7 @@ async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) 
             process=process,
         )
 
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with orders() as next_order:
         async with trio.open_nursery() as nursery:
             await nursery.start(backend.run)
             accepting = trio.CancelScope()
@@ -89,9 +115,8 @@ async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) 
             if plan.metrics:
                 nursery.start_soon(serve_metrics, plan.metrics, ask)
             ready()
-            number = await anext(signals)
-            event("stopping", signal=signal.Signals(number).name)
-            nursery.start_soon(_end_at_once, signals, nursery.cancel_scope)
+            event("stopping", signal=await next_order())
+            nursery.start_soon(_end_at_once, next_order, nursery.cancel_scope)
             accepting.cancel()
             await backend.drain(plan.grace_s)
             nursery.cancel_scope.cancel()
@@ -101,13 +126,20 @@ async def serve(plan: ServicePlan, backend: Backend, ready: Callable[[], None]) 
 async def serve_channel(channel: Channel, local: LocalSessions, allow: AllowList) -> None:
     """Serve one session, with the peer `STDIO`, until it is over or a signal comes."""
     over = trio.Event()
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with signals() as next_order:
         async with trio.open_nursery() as nursery:
             await nursery.start(local.run)
             local.start(channel, STDIO, allow.exports(STDIO), over.set)
-            nursery.start_soon(_drain_at_signal, signals, local, nursery.cancel_scope)
+            nursery.start_soon(_drain_at_order, next_order, local, nursery.cancel_scope)
             await over.wait()
             nursery.cancel_scope.cancel()
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first exception of the groups that nurseries raise, or the exception itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _accept(
@@ -121,19 +153,18 @@ async def _accept(
             listener.close()
 
 
-async def _end_at_once(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    number = await anext(signals)
-    event("stopping", signal=signal.Signals(number).name, at_once=True)
+async def _end_at_once(next_order: NextOrder, scope: trio.CancelScope) -> None:
+    event("stopping", signal=await next_order(), at_once=True)
     scope.cancel()
 
 
-async def _drain_at_signal(
-    signals: AsyncIterator[int], local: LocalSessions, scope: trio.CancelScope
+async def _drain_at_order(
+    next_order: NextOrder, local: LocalSessions, scope: trio.CancelScope
 ) -> None:
-    await anext(signals)
+    await next_order()
     with trio.CancelScope() as draining:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_at_once, signals, scope)
+            nursery.start_soon(_end_at_once, next_order, scope)
             await local.drain(GRACE_S)
             draining.cancel()
     scope.cancel()

@@ -100,8 +100,14 @@ class Backend(Protocol):
 class LocalSessions:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
-    def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
-        """Open the store, and serve it by a front end.
+    def __init__(self, settings: Settings, front_end: FrontEnd, store: Store | None = None) -> None:
+        """Serve a store by a front end.
+
+        Args:
+            settings: what is served, and how.
+            front_end: makes the sessions.
+            store: one that is open, and stays so; None opens that of the settings. A process can
+                have a store open only once.
 
         Raises:
             VentifsError: there is no store, or it cannot be read.
@@ -110,7 +116,8 @@ class LocalSessions:
         self._settings = settings
         sys.setswitchinterval(SWITCH_S)
         split = Split.of(settings.cache_bytes)
-        self._store = Store.open(settings.store, cache_bytes=split.clumps)
+        self._close = store is None
+        self._store = store or Store.open(settings.store, cache_bytes=split.clumps)
         self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
         self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
         self._accounts = AccountBook()  # for all views: a tree's users are the same for all peers
@@ -132,8 +139,9 @@ class LocalSessions:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the store."""
-        self._store.close()
+        """Close the store, unless it was open before."""
+        if self._close:
+            self._store.close()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Backend`."""

@@ -30,7 +30,7 @@ from ventifs.ninep.mount.options import mount_line
 from ventifs.ninep.session.limits import SessionLimits
 from ventifs.serving.control import control_address, control_addresses
 from ventifs.serving.log import event
-from ventifs.serving.service import ServicePlan, serve_channel
+from ventifs.serving.service import ServicePlan, first_of, serve_channel
 from ventifs.serving.service import serve as serve_plan
 from ventifs.serving.settings import (
     CACHE_BYTES_DEFAULT,
@@ -268,10 +268,7 @@ def _run(function: object, *arguments: object) -> None:
         with AtOnce():  # except while it serves, when it handles signals itself
             trio.run(function, *arguments)  # type: ignore[arg-type]
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise first_of(group) from None
 
 
 def _notify(told: Mapping[str, str], state: str) -> None:
