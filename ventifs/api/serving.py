@@ -3,7 +3,7 @@
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -47,8 +47,9 @@ class Serving:
         with self._stack:
             listeners: list[socket.socket] = []
             for address in map(parse_address, texts):
+                opened = listen(address)
                 self._stack.callback(forsake, address)
-                listeners += [self._stack.enter_context(each) for each in listen(address)]
+                listeners += [self._stack.enter_context(each) for each in opened]
             self.addresses = list(dict.fromkeys(str(local_address(each)) for each in listeners))
             plan = ServicePlan(settings.store, self.addresses, listeners, allow)
             sessions = LocalSessions(settings, NinepFrontEnd(), store)
@@ -62,7 +63,8 @@ class Serving:
     def close(self) -> None:
         """Answer what was asked, within 10 seconds, and end. Idempotent."""
         if self._thread.is_alive() and self._token is not None:
-            self._token.run_sync_soon(self._order)
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._order)
         self._thread.join()
         self._stack.close()
 
