@@ -50,13 +50,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import ventifs.api
+if not TYPE_CHECKING:  # for which it would give every misspelt name a type
 
-    value = globals()[name] = getattr(ventifs.api, name)
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import ventifs.api
+
+        value = globals()[name] = getattr(ventifs.api, name)
+        return value
 
 
 def __dir__() -> list[str]:

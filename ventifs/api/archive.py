@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Literal, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, cast, get_args
 
-from ventifs.api.path import ArchivedPath, as_bytes, as_patterns
+from ventifs.api.path import ArchivedPath, as_bytes, as_patterns, given_path
 from ventifs.api.results import Added, Copied, Thinned
 from ventifs.api.version import ArchivedVersion
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
 from ventifs.store.header import ARENA_SIZE_DEFAULT
 from ventifs.store.permissions import PRIVATE, Access
 from ventifs.store.store import CACHE_BYTES_DEFAULT, LEVEL_DEFAULT
 from ventifs.text import printable
-from ventifs.tree.versions.catalog import NoSuchVersion, check_name, find_version, split_path
+from ventifs.tree.versions.catalog import check_name, find_version, split_path
 from ventifs.tree.versions.catalog import versions as all_versions
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ventifs.tree.process_pool import Pool
     from ventifs.tree.versions.copy import CopiedBlocks
 
-    GivenSource = str | os.PathLike[str] | BinaryIO | Source
+    GivenSource = str | bytes | os.PathLike[str] | BinaryIO | Source
 
 OpenMode = Literal["read", "write", "rehearse"]
 
@@ -59,7 +59,7 @@ def init(
         ValueError: for an arena size out of range.
         VentifsError: the directory holds something, or cannot be written.
     """
-    Store.create(Path(path), arena_size=arena_size, access=access)
+    Store.create(given_path(path), arena_size=arena_size, access=access)
 
 
 def open(  # noqa: A001, as `io.open` and `tarfile.open`
@@ -81,8 +81,11 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
         VentifsError: there is no archive, or this user may not use it, or not in this mode.
         Busy: its index is being rebuilt.
         Corrupt: its header is damaged.
+        ValueError: another mode, or an empty path.
     """
-    return Archive(Store.open(Path(path), mode, level=level, cache_bytes=cache_bytes))
+    if mode not in get_args(OpenMode):
+        raise ValueError(f"mode {mode!r}: 'read', 'write' or 'rehearse'")
+    return Archive(Store.open(given_path(path), mode, level=level, cache_bytes=cache_bytes))
 
 
 class Archive:
@@ -91,8 +94,9 @@ class Archive:
     Several processes may have one archive open in any mode at once. Runs under one name exclude
     each other.
 
-    Concurrency: every method may be called from any thread, but `add` from one at a time. An open
-    archive must not be used after a fork: a child opens its own.
+    Concurrency: every method may be called from any thread, but `add` from one at a time, and
+    `close` when no other is at work. An open archive must not be used after a fork: a child opens
+    its own.
 
     Attributes:
         store: the block store, for what this class does not do.
@@ -150,10 +154,15 @@ class Archive:
         return self.version(text)
 
     def __contains__(self, text: object) -> bool:
-        """Whether a text names a version."""
+        """Whether a version is there, or a text names one."""
+        self._check_open()
+        if isinstance(text, ArchivedVersion):
+            return text in self.versions(text.name)
         try:
             return isinstance(text, str) and self.version(text) is not None
-        except NoSuchVersion:
+        except Corrupt:
+            raise
+        except VentifsError:
             return False
 
     def __iter__(self) -> Iterator[ArchivedVersion]:
@@ -193,8 +202,9 @@ class Archive:
             one_file_system: leave out what is mounted below a directory.
             exclude_caches: leave out what is in directories with a CACHEDIR.TAG.
             read_all: read every file; otherwise those that look as in the name's last run are not.
-            pool: processes that read a directory's files for this one; None reads them here. See
-                `ventifs.tree.archive.worker.serving`.
+            pool: processes that read a directory's files for this one; None reads them here. Made
+                before the archive is opened, as `ventifs.tree.archive.worker.serving` says, with
+                the same patterns and level as this run.
             progress: called for every directory and batch of files, with what is done so far.
 
         Raises:
@@ -270,14 +280,17 @@ class Archive:
 
         Raises:
             NoSuchVersion: a name has no versions. Nothing is removed.
-            VentifsError: no rule keeps anything.
+            VentifsError: no rule keeps anything, or a name cannot be one.
+            ValueError: a number is negative.
         """
         from ventifs.api.thinning import thin
         from ventifs.tree.versions.retention import Policy
 
         self._check_open()
+        if min(last, daily, weekly, monthly, yearly) < 0:
+            raise ValueError("a number of versions to keep cannot be negative")
         policy = Policy(last, daily, weekly, monthly, yearly)
-        return thin(self.store, names, policy, dry_run=dry_run)
+        return thin(self.store, map(check_name, names), policy, dry_run=dry_run)
 
     def copy(
         self,
@@ -304,6 +317,8 @@ class Archive:
         from ventifs.tree.versions.copy import copy
 
         found = self.version(version) if isinstance(version, str) else version
+        if found.stored.record is None:
+            raise VentifsError(f"{found}: a rehearsed version is nowhere, and cannot be copied")
         if found.is_in(to.store):
             raise ValueError(f"{found} is in {to.store.path} itself")
         made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
@@ -312,7 +327,7 @@ class Archive:
     def serve(
         self,
         *addresses: str,
-        allow: Iterable[str] = (),
+        allow: str | Iterable[str] | None = None,
         access: "Access9P" = "trust",
         squash: "Squashed" = "none",
         scores: bool = False,
@@ -323,30 +338,36 @@ class Archive:
         Args:
             addresses: `tcp://HOST:PORT`, `unix:///PATH` or `vsock://CID:PORT`, at least one.
             allow: rules as `ventifs serve --allow` takes them, such as "192.0.2.0/24 web*". With
-                none, users of this machine reach everything, and other peers what nobody may read.
+                None, users of this machine reach everything, and other peers what the user
+                `nobody` may read.
             access: "trust" lets the client's kernel check permissions; "mode" checks here.
             squash: with "mode": "root" makes root nobody, "all" everybody.
             scores: whether trees can be reached by their scores.
             client_bytes: memory for what clients hold; 0 is an eighth of the machine's.
 
         Returns:
-            The server, a context manager; `addresses` is where it listens. Close it before the
-            archive.
+            The server, a context manager; `addresses` is where it listens. It goes on when the
+            archive is closed. While it runs, the interpreter's switch interval is 0.2 ms.
 
         Raises:
-            ValueError: no address is given, or `squash` without "mode".
+            ValueError: no address is given, another `access` or `squash`, or `squash` without
+                "mode".
             VentifsError: an address or a rule makes no sense, or cannot be had.
         """
         from ventifs.api.serving import Serving
         from ventifs.net.allow_list import AllowList, parse_rule
-        from ventifs.serving.settings import Settings
+        from ventifs.serving.settings import Access as Access9P
+        from ventifs.serving.settings import Settings, Squashed
 
         self._check_open()
         if not addresses:
             raise ValueError("name an address to listen at")
+        if access not in get_args(Access9P) or squash not in get_args(Squashed):
+            raise ValueError(f"access {access!r} and squash {squash!r}: see the documentation")
         if squash != "none" and access != "mode":
             raise ValueError('squash needs access="mode": with "trust", clients\' kernels check')
-        rules = tuple(map(parse_rule, allow))
+        given = [allow] if isinstance(allow, str) else allow
+        rules = None if given is None else tuple(map(parse_rule, given))
         settings = Settings(
             str(self.store.path),
             client_bytes=client_bytes,
@@ -354,7 +375,7 @@ class Archive:
             squash=squash,
             scores=scores,
         )
-        return Serving(self.store, settings, addresses, AllowList(rules or None))
+        return Serving(settings, addresses, AllowList(rules))
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -405,30 +426,39 @@ def _source(
 
     Raises:
         VentifsError: a path is neither a directory nor the name of a tar.
-        ValueError: options are given for a source that has its own.
+        ValueError: an empty path, or options that a source does not have.
+        TypeError: it is no source.
     """
     from ventifs.tree.archive.directory_source import DirectorySource
     from ventifs.tree.tar.tar_source import TarSource
 
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.is_dir():
-            return DirectorySource(path, options=options, pool=pool)
+    path = given_path(source) if isinstance(source, str | bytes | os.PathLike) else None
+    if path is not None:
+        with readable_errors(path):
+            if path.is_dir():
+                return DirectorySource(path, options=options, pool=pool)
+    if pool or options.one_file_system or options.exclude_caches:
+        raise ValueError("pool, one_file_system and exclude_caches are for directories")
+    if path is not None:
         stream = stack.enter_context(_tar(path))
         return TarSource(stream, printable(as_bytes(path.absolute())), exclude=options.exclude)
     if hasattr(source, "read"):
         called = getattr(source, "name", "")  # a number, of a file made from a descriptor
         label = printable(called) if isinstance(called, str | bytes) else ""
         return TarSource(cast(BinaryIO, source), label or "a stream", exclude=options.exclude)
-    if pool or options.exclude or options.one_file_system or options.exclude_caches:
+    if not hasattr(source, "archive"):
+        raise TypeError(f"{type(source).__name__}: a path, a binary stream or a source is needed")
+    if options.exclude:
         raise ValueError("the source has options of its own; give them to it when it is made")
-    return source
+    return cast("Source", source)
 
 
 def _tar(path: Path) -> BinaryIO:
     """Open a tar by its path."""
     shown = printable(as_bytes(path))
-    if not path.exists():
+    with readable_errors(path):
+        there = path.exists()
+    if not there:
         raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
     from ventifs.image.formats.choice import TAR, chosen
 

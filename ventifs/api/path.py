@@ -23,6 +23,7 @@ from ventifs.tree.objects.records import Content, Device, Directory, Entry, Regu
 from ventifs.tree.versions.catalog import versions
 
 if TYPE_CHECKING:
+    from ventifs.api.results import HistoryStep
     from ventifs.api.version import ArchivedVersion
     from ventifs.tree.patterns import Patterns
     from ventifs.tree.process_pool import Pool
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ventifs.tree.restore.restored import Restored
     from ventifs.tree.tar.exporter import Exported
     from ventifs.tree.versions.diff import Change
-    from ventifs.tree.versions.history import Step
 
     GivenPatterns = Patterns | Iterable[str | bytes]
     GivenSymlinks = Symlinks | Literal["trusted", "keep", "replace"]
@@ -52,6 +52,18 @@ def as_bytes(path: AnyPath) -> bytes:
     """A path, or the text of a pattern, as bytes."""
     path = os.fspath(path)
     return path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
+
+
+def given_path(path: AnyPath) -> Path:
+    """A path of this machine that was given, such as a destination.
+
+    Raises:
+        ValueError: it is empty, as an unset variable is; that would mean the working directory.
+    """
+    text = os.fsdecode(path)
+    if not text:
+        raise ValueError("an empty path; '.' is the working directory")
+    return Path(text)
 
 
 def as_patterns(given: "GivenPatterns") -> "Patterns":
@@ -347,18 +359,21 @@ class ArchivedPath:
             raise ValueError(f"{other.version} is in another archive than {self.version}")
         return diff(store, self.entry, other.entry)
 
-    def history(self) -> Iterator["Step"]:
+    def history(self) -> Iterator["HistoryStep"]:
         """In which versions of the name, up to this one, the path changed: the newest first.
 
         Raises:
             NoSuchPath: none of them has it.
         """
+        from ventifs.api.results import HistoryStep
+        from ventifs.api.version import ArchivedVersion
         from ventifs.tree.versions.history import history
 
-        last = self.version.stored
-        of_name = versions(self.version.store, last.name)
-        upto = [version for version in of_name if version.time_ns <= last.time_ns]
-        return history(self.version.store, upto, self.path)
+        store, last = self.version.store, self.version.stored
+        before = [each for each in versions(store, last.name) if each.time_ns < last.time_ns]
+        for step in history(store, [*before, last], self.path):
+            version = ArchivedVersion(store, step.version)
+            yield HistoryStep(version, step.kind, step.entry, step.what)
 
     def restore(
         self,
@@ -406,7 +421,7 @@ class ArchivedPath:
             symlinks=Symlinks(symlinks),
             selection=Selection(as_patterns(include), as_patterns(exclude)),
             progress=progress,
-        ).run(self.entry, Path(destination))
+        ).run(self.entry, given_path(destination))
 
     def export(
         self,

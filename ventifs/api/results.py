@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from ventifs.api.version import ArchivedVersion
+from ventifs.tree.objects.records import Entry
 
 if TYPE_CHECKING:
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.versions.copy import CopiedBlocks
 
-Kept = list[tuple[ArchivedVersion, list[str]]]  # with the rules that keep them
+KeptVersions = list[tuple[ArchivedVersion, list[str]]]  # with the rules that keep them
 
 
 class Added(NamedTuple):
@@ -32,8 +33,24 @@ class Thinned(NamedTuple):
         forgotten: the versions that are not in the catalog any more.
     """
 
-    kept: Kept
+    kept: KeptVersions
     forgotten: list[ArchivedVersion]
+
+
+class HistoryStep(NamedTuple):
+    """A change of a path from one version of a name to the next.
+
+    Attributes:
+        version: the one in which the path is as it is now.
+        kind: "added", "modified" or "removed".
+        entry: what the path is in the version; None if it is removed.
+        what: of what is modified, which attributes differ.
+    """
+
+    version: ArchivedVersion
+    kind: str
+    entry: Entry | None
+    what: tuple[str, ...]
 
 
 class Copied(NamedTuple):

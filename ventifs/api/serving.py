@@ -1,7 +1,7 @@
-"""Serving an open archive over 9P, from a thread of this process."""
+"""Serving a store over 9P, from a thread of this process."""
 
+import logging
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
@@ -17,22 +17,21 @@ from ventifs.ninep.session.front_end import NinepFrontEnd
 from ventifs.serving.service import ServicePlan, first_of
 from ventifs.serving.service import serve as serve_plan
 from ventifs.serving.settings import LocalSessions, Settings
-from ventifs.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class Serving:
     """A server that runs, until it is closed; a context manager.
 
     Attributes:
-        addresses: where it listens, as `ventifs mount` and clients take them.
+        addresses: where it listens; `*` stands for all addresses of this machine.
 
-    Concurrency: of the thread that made it. Its own thread reads the store meanwhile.
+    Concurrency: of the thread that made it. It opens the store for itself.
     """
 
-    def __init__(
-        self, store: Store, settings: Settings, texts: Sequence[str], allow: AllowList
-    ) -> None:
-        """Listen at addresses, and serve an open store to whom the list allows it.
+    def __init__(self, settings: Settings, texts: Sequence[str], allow: AllowList) -> None:
+        """Listen at addresses, and serve a store to whom the list allows it.
 
         Raises:
             VentifsError: an address makes no sense, or cannot be listened at.
@@ -42,8 +41,6 @@ class Serving:
         self._failure: BaseException | None = None
         self._ready = Event()
         self._token: trio.lowlevel.TrioToken | None = None
-        switch_s = sys.getswitchinterval()
-        self._stack.callback(sys.setswitchinterval, switch_s)  # sessions set their own
         with self._stack:
             listeners: list[socket.socket] = []
             for address in map(parse_address, texts):
@@ -52,21 +49,25 @@ class Serving:
                 listeners += [self._stack.enter_context(each) for each in opened]
             self.addresses = list(dict.fromkeys(str(local_address(each)) for each in listeners))
             plan = ServicePlan(settings.store, self.addresses, listeners, allow)
-            sessions = LocalSessions(settings, NinepFrontEnd(), store)
+            sessions = self._stack.enter_context(LocalSessions(settings, NinepFrontEnd()))
             self._thread = Thread(target=self._run, args=(plan, sessions), daemon=True)
             self._thread.start()
+            self._stack.callback(self._stop)
             self._ready.wait()
             if self._failure is not None:
                 raise self._failure
             self._stack = self._stack.pop_all()
 
     def close(self) -> None:
-        """Answer what was asked, within 10 seconds, and end. Idempotent."""
-        if self._thread.is_alive() and self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._order)
-        self._thread.join()
+        """Answer what was asked, within 10 seconds, and end. Idempotent.
+
+        Raises:
+            Exception: what ended the server before; it is logged when it happens.
+        """
         self._stack.close()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> Self:
         """The server itself."""
@@ -88,8 +89,10 @@ class Serving:
 
         try:
             trio.run(main)
-        except BaseException as error:  # of `__init__`, if it was not ready yet
+        except BaseException as error:
             self._failure = first_of(error)
+            if self._ready.is_set():  # else `__init__` raises it
+                log.error("a server ended", exc_info=self._failure)
         finally:
             self._ready.set()
 
@@ -97,5 +100,13 @@ class Serving:
     def _stops(self) -> Iterator[Callable[[], Awaitable[str]]]:
         yield self._orders.receive
 
+    def _stop(self) -> None:
+        self._ready.wait()
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._order)
+        self._thread.join()
+
     def _order(self) -> None:
-        self._sender.send_nowait("close")
+        with suppress(trio.WouldBlock):  # it was ordered before
+            self._sender.send_nowait("close")

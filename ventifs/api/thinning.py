@@ -7,13 +7,13 @@ has committed a version meanwhile. Blocks stay in the store.
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 
-from ventifs.api.results import Kept, Thinned
+from ventifs.api.results import KeptVersions, Thinned
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, VentifsError
 from ventifs.image.formats.kept_choice import left_over
 from ventifs.store import Store
 from ventifs.tree.archive.run_lock import RunLock
-from ventifs.tree.versions.catalog import find_version, versions
+from ventifs.tree.versions.catalog import NoSuchVersion, find_version, versions
 from ventifs.tree.versions.retention import Policy, retained
 
 
@@ -21,14 +21,21 @@ def forget(
     store: Store, wanted: Iterable[ArchivedVersion], *, force: bool, dry_run: bool
 ) -> Thinned:
     """See `Archive.forget`."""
-    doomed = {str(version): version for version in wanted}
-    kept: Kept = []
-    for name in sorted({version.name for version in doomed.values()}):
-        left = [version for version in _of(store, name) if str(version) not in doomed]
+    given = dict.fromkeys(map(str, wanted))
+    there: dict[str, ArchivedVersion] = {}
+    kept: KeptVersions = []
+    for name in sorted({text.partition("@")[0] for text in given}):
+        of_name = {str(version): version for version in _of(store, name)}
+        there |= of_name
+        left = [version for text, version in of_name.items() if text not in given]
         if not left and not force:
             raise VentifsError(f"{name}: this would forget its last version; --force does that")
         kept += [(version, []) for version in left]
-    return _done(store, Thinned(kept, list(doomed.values())), dry_run=dry_run)
+    gone = given.keys() - there.keys()
+    if gone:
+        raise NoSuchVersion(f"{min(gone)}: there is no such version any more")
+    doomed = [there[text] for text in given]
+    return _done(store, Thinned(kept, doomed), dry_run=dry_run)
 
 
 def thin(store: Store, names: Iterable[str], policy: Policy, *, dry_run: bool) -> Thinned:
@@ -54,6 +61,7 @@ def _of(store: Store, name: str) -> list[ArchivedVersion]:
 
 def _done(store: Store, thinned: Thinned, *, dry_run: bool) -> Thinned:
     if thinned.forgotten and not dry_run:
+        store.check_writable()
         _commit(store, thinned)
     return thinned
 

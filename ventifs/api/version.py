@@ -171,7 +171,7 @@ class ArchivedVersion:
 
     def is_in(self, store: Store) -> bool:
         """Whether it is in a store, by whichever object that is open. Neither needs to be open."""
-        return self._store.header.store_id == store.header.store_id
+        return self._store.place == store.place
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ArchivedVersion) and self._key() == other._key()
@@ -179,5 +179,5 @@ class ArchivedVersion:
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _key(self) -> tuple[bytes, str, int]:
-        return self._store.header.store_id, self.name, self.time_ns
+    def _key(self) -> tuple[tuple[int, int], str, int]:
+        return self._store.place, self.name, self.time_ns

@@ -192,13 +192,11 @@ def _listen_unix(address: UnixAddress, mode: int, clock: Clock) -> socket.socket
         if _is_stale(path):
             os.unlink(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o777 & ~mode)  # the whole process's: set before threads start
-        try:
-            with _closed_on_error(listener):
-                listener.bind(path)
-                return _listening(listener)
-        finally:
-            os.umask(before)
+        with _closed_on_error(listener):
+            os.fchmod(listener.fileno(), mode)  # the file gets it from the socket, unix(7)
+            listener.bind(path)
+            os.chmod(path, mode)  # what the umask took
+            return _listening(listener)
 
 
 def _listen_vsock(address: VsockAddress) -> socket.socket:

@@ -154,7 +154,7 @@ class Connection(Runnable):
         self._scheduler.wake(self)
 
     def finished(self, results: list[Result]) -> None:
-        """See `loader.Client`."""
+        """See `loader.Waiter`."""
         try:
             for load, value, error in results:
                 self._session.finish(load, value, error)

@@ -97,12 +97,13 @@ class Loader:
         with self._changed:
             queue = self._queues.setdefault(client, deque())
             for load in loads:
-                run = self._run_of(load)
-                if run.waiters:
+                known = self._known_for(load)
+                if known.waiters:
                     self.shared += 1
-                run.waiters.append((client, load))
-                if not run.started:  # queued for each client that waits; the first turn runs it
-                    queue.append(run)
+                mine = known.waiters.setdefault(client, [])
+                if not mine and not known.started:  # the first client whose turn it is has it run
+                    queue.append(known)
+                mine.append(load)
             if queue:
                 self._changed.notify(-(-len(queue) // self._batch))
             else:
@@ -113,7 +114,7 @@ class Loader:
         with self._changed:
             for load in loads:
                 if load.key not in self._known:
-                    self._ahead.append(self._run_of(load))
+                    self._ahead.append(self._known_for(load))
             while len(self._ahead) > AHEAD_MAX:
                 self._forget(self._ahead.popleft())
             self._changed.notify(len(self._ahead))
@@ -124,11 +125,12 @@ class Loader:
         Loads that only it waits for are not begun, unless they were wished for by `ahead` too.
         """
         with self._changed:
-            for run in self._queues.pop(client, ()):
-                run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
-                self._forget(run)
-            for run in self._running:
-                run.waiters = [waiter for waiter in run.waiters if waiter[0] is not client]
+            for load in self._queues.pop(client, ()):
+                load.waiters.pop(client, None)
+                if load not in self._ahead:
+                    self._forget(load)
+            for load in self._running:
+                load.waiters.pop(client, None)
 
     async def run(self) -> None:
         """Work until cancelled; loads that have begun are finished first."""
@@ -149,24 +151,24 @@ class Loader:
         changed = self._changed
         while True:
             with changed:
-                runs = self._next()
-                if not runs:
+                loads = self._next()
+                if not loads:
                     return
                 self.hops += 1
-                self.runs += len(runs)
+                self.runs += len(loads)
                 self._hopping += 1
-            outcomes = [_outcome(run.run) for run in runs]
+            outcomes = [_outcome(load.run) for load in loads]
             with changed:
                 self._hopping -= 1
-                awaited = any(run.waiters for run in runs)
+                awaited = any(load.waiters for load in loads)
                 if awaited:
                     self._unheard += 1
                 else:
-                    self._end(runs)
+                    self._end(loads)
             if awaited:
-                loop.run_sync_soon(self._deliver, runs, outcomes)
+                loop.run_sync_soon(self._deliver, loads, outcomes)
 
-    def _run_of(self, load: Load) -> Load:
+    def _known_for(self, load: Load) -> Load:
         """The load to run for this one: itself, or one of an equal key that came before."""
         if load.key is None:
             return load
@@ -177,19 +179,19 @@ class Loader:
             self._known[load.key] = known
         return known
 
-    def _forget(self, run: Load) -> None:
-        if not run.started and not run.waiters:
-            self._unlist(run)
+    def _forget(self, load: Load) -> None:
+        """Let a load that is in no queue go, unless it has begun or a client waits for it."""
+        if not load.started and not load.waiters:
+            self._unlist(load)
 
-    def _unlist(self, run: Load) -> None:
-        """Free its key, unless another load has it: a forgotten load may be begun all the same."""
-        if run.key is not None and self._known.get(run.key) is run:
-            del self._known[run.key]
+    def _unlist(self, load: Load) -> None:
+        if load.key is not None:
+            del self._known[load.key]
 
-    def _end(self, runs: list[Load]) -> None:
-        self._running.difference_update(runs)
-        for run in runs:
-            self._unlist(run)
+    def _end(self, loads: list[Load]) -> None:
+        self._running.difference_update(loads)
+        for load in loads:
+            self._unlist(load)
 
     def _next(self) -> list[Load]:
         """Wait for the loads of the next hop; none when the loader ends."""
@@ -197,8 +199,8 @@ class Loader:
             beside_s = self.warm + WARM_S - self.clock() if self._hopping else 0
             if beside_s > 0:  # only one thread is to work
                 self._changed.wait(beside_s if self._queues or self._ahead else None)
-            elif runs := self._taken():
-                return runs
+            elif loads := self._taken():
+                return loads
             else:
                 self._changed.wait()
         return []
@@ -209,37 +211,37 @@ class Loader:
             return []  # else caches could drop what was loaded before it is served
         while self._queues:
             client, queue = next(iter(self._queues.items()))
-            runs = self._begun(queue, self._batch)
+            loads = self._begun(queue, self._batch)
             del self._queues[client]
             if queue:
                 self._queues[client] = queue  # behind all others
-            if runs:
-                return runs
-        runs = self._begun(self._ahead, 1)
-        self.ahead_runs += len(runs)
-        return runs
+            if loads:
+                return loads
+        loads = self._begun(self._ahead, 1)
+        self.ahead_runs += len(loads)
+        return loads
 
     def _begun(self, queue: deque[Load], most: int) -> list[Load]:
-        runs: list[Load] = []
-        while queue and len(runs) < most:
-            run = queue[0]
-            if not run.started:
-                run.started = True
-                runs.append(run)
-                self._running.add(run)  # before it is out of its queue: see `busy`
+        loads: list[Load] = []
+        while queue and len(loads) < most:
+            load = queue[0]
+            if not load.started:
+                load.started = True
+                loads.append(load)
+                self._running.add(load)  # before it is out of its queue: see `busy`
             queue.popleft()
-        return runs
+        return loads
 
-    def _deliver(self, runs: list[Load], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+    def _deliver(self, loads: list[Load], outcomes: list[tuple[Any, BaseException | None]]) -> None:
         results: dict[Waiter, list[Result]] = {}
         with self._changed:
-            self._end(runs)
+            self._end(loads)
             self._unheard -= 1
             self._changed.notify()
-        for run, (value, error) in zip(runs, outcomes, strict=True):
-            waiters, run.waiters = run.waiters, []  # they refer to the load: a cycle
-            for client, load in waiters:
-                results.setdefault(client, []).append((load, value, error))
+        for load, (value, error) in zip(loads, outcomes, strict=True):
+            waiters, load.waiters = load.waiters, {}  # they refer to the load: a cycle
+            for client, theirs in waiters.items():
+                results.setdefault(client, []).extend((each, value, error) for each in theirs)
         for client, those in results.items():
             client.finished(those)
 

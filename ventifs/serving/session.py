@@ -53,7 +53,7 @@ class Leftover(Protocol):
 
 
 class Session(Protocol):
-    """One side of one connection.
+    """The server's side of one connection.
 
     The driver alternates `receive` and `turn`, sends the replies of a turn before the next turn,
     has `loads` run, and passes their results to `finish`. At the end it calls `close`. All calls

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from threading import Lock
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -97,27 +98,44 @@ class Backend(Protocol):
         """Let sessions answer what is in flight, for at most `grace_s` seconds."""
 
 
+class _Switches:
+    """Makes the interpreter's switch interval `SWITCH_S` while any server of the process runs."""
+
+    def __init__(self) -> None:
+        self._servers = 0
+        self._before_s = 0.0
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._servers:
+                self._before_s = sys.getswitchinterval()
+                sys.setswitchinterval(SWITCH_S)
+            self._servers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._servers -= 1
+            if not self._servers:
+                sys.setswitchinterval(self._before_s)
+
+
+_SWITCHES = _Switches()
+
+
 class LocalSessions:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
-    def __init__(self, settings: Settings, front_end: FrontEnd, store: Store | None = None) -> None:
-        """Serve a store by a front end.
-
-        Args:
-            settings: what is served, and how.
-            front_end: makes the sessions.
-            store: one that is open, and stays so; None opens that of the settings. A process can
-                have a store open only once.
+    def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
+        """Open the store, and serve it by a front end.
 
         Raises:
             VentifsError: there is no store, or it cannot be read.
         """
         self.workers = self.restarts = 0
         self._settings = settings
-        sys.setswitchinterval(SWITCH_S)
         split = Split.of(settings.cache_bytes)
-        self._close = store is None
-        self._store = store or Store.open(settings.store, cache_bytes=split.clumps)
+        self._store = Store.open(settings.store, cache_bytes=split.clumps)
         self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
         self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
         self._accounts = AccountBook()  # for all views: a tree's users are the same for all peers
@@ -139,13 +157,13 @@ class LocalSessions:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the store, unless it was open before."""
-        if self._close:
-            self._store.close()
+        """Close the store."""
+        self._store.close()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Backend`."""
-        await self.server.run(task_status)
+        with _SWITCHES:
+            await self.server.run(task_status)
 
     async def take(
         self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]

@@ -119,6 +119,8 @@ class Store:
         """Use `open` or `create`."""
         keep_freed_clumps()
         self.path = path
+        status = path.stat()
+        self.place = status.st_dev, status.st_ino
         self.header = header
         self.mode = mode
         self._files = files
@@ -464,6 +466,16 @@ class Store:
 
     # --- commits and records ------------------------------------------------------------------
 
+    def check_writable(self) -> None:
+        """See that the store is open, and for writing.
+
+        Raises:
+            VentifsError: it is not.
+        """
+        self._check_open()
+        if self.mode != "write":
+            raise VentifsError(f"{self.path}: the store is not open for writing")
+
     def commit(
         self,
         puts: Sequence[tuple[bytes, bytes]] = (),
@@ -490,9 +502,7 @@ class Store:
         for key, value in puts:
             if problem := record_problem(len(key), len(value)):
                 raise ValueError(problem)
-        self._check_open()
-        if self.mode != "write":
-            raise VentifsError(f"{self.path}: the store is not open for writing")
+        self.check_writable()
         with self._lock, self._all_or_nothing():
             return self._writer.commit(puts, [record.id for record in deletes])
 

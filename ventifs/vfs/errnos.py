@@ -20,7 +20,7 @@ ERRNOS: tuple[tuple[type[BaseException], int], ...] = (
     (Busy, errno.EAGAIN),
     (MemoryError, errno.ENOMEM),
 )
-_SILENT = frozenset({errno.EPROTO, errno.ENOENT})  # clients' mistakes; the others are logged
+_SILENT = frozenset({errno.ENOENT})  # clients' mistakes; the others are logged
 
 
 def errno_of(error: BaseException) -> int:

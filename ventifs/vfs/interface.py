@@ -54,13 +54,13 @@ class Load(msgspec.Struct, eq=False):
         key: equal for loads that do the same; of those that wait at one time, one is run for all.
             None for work that is to be done once, for this one operation.
         run: does the work.
-        waiters: the loader's: each client that waits for this run, with its load of an equal key.
+        waiters: the loader's: the clients that wait for this run, each with its loads of this key.
         started: the loader's: whether a thread has begun it.
     """
 
     key: Hashable | None
     run: Callable[[], Any]
-    waiters: list[tuple[Any, "Load"]] = []
+    waiters: dict[Any, list["Load"]] = {}
     started: bool = False
 
 

@@ -8,7 +8,7 @@ import click
 
 import ventifs
 from ventifs import ArchivedVersion
-from ventifs.api.results import Kept
+from ventifs.api.results import KeptVersions
 from ventifs.cli.formatting import count
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import json_option, store_option
@@ -105,7 +105,7 @@ def _refuse_bare(wanted: tuple[str, ...]) -> None:
             )
 
 
-def _print_json(kept: Kept, doomed: list[ArchivedVersion], *, dry_run: bool) -> None:
+def _print_json(kept: KeptVersions, doomed: list[ArchivedVersion], *, dry_run: bool) -> None:
     facts = {
         "dry_run": dry_run,
         "kept": [

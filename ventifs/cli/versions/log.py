@@ -6,12 +6,12 @@ from typing import Any
 import click
 
 import ventifs
+from ventifs.api.results import HistoryStep
 from ventifs.cli.formatting import exact, size
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.diff import SIGNS
 from ventifs.cli.versions.listing import print_array, print_lines
 from ventifs.tree.objects.records import Directory, Entry, RegularFile, Symlink, score_of_content
-from ventifs.tree.versions.history import Step
 
 
 @click.command(short_help="Show the versions in which a path changed.")
@@ -45,12 +45,12 @@ def _score(entry: Entry | None) -> str | None:
     return score_of_content(entry.detail.content).hex()
 
 
-def _line(step: Step) -> str:
+def _line(step: HistoryStep) -> str:
     amount = _size(step.entry)
     what = f"({', '.join(step.what)})" if step.what else ""
     words = [
         SIGNS[step.kind],
-        f"{step.version.when:<20}",
+        f"{step.version.stored.when:<20}",
         f"{'' if amount is None else size(amount):>9}",
         f"{_score(step.entry) or '':<64}",
         what,
@@ -58,11 +58,11 @@ def _line(step: Step) -> str:
     return "  ".join(words).rstrip()
 
 
-def _as_json(step: Step) -> dict[str, Any]:
+def _as_json(step: HistoryStep) -> dict[str, Any]:
     entry = step.entry
     facts = {
         "version": str(step.version),
-        "time": step.version.when,
+        "time": step.version.stored.when,
         "change": step.kind,
         "what": list(step.what),
         "size": _size(entry),

@@ -110,7 +110,7 @@ class InFlight:
         if request.uses.several and request.outcomes:
             request.effects = True
         if load not in self.loads:
-            self._begin_load(load)
+            self._enter_load(load)
         self.loads[load].append(request)
 
     def suspend_for_work(self, request: PendingRequest, work: Callable[[], Any]) -> None:
@@ -118,7 +118,7 @@ class InFlight:
         self._begin(request)
         request.effects = True
         load = Load(None, work)
-        self._begin_load(load)
+        self._enter_load(load)
         self.loads[load].append(request)
 
     def new_loads(self) -> list[Load]:
@@ -240,7 +240,7 @@ class InFlight:
         self._wait_named = set().union(*[request.named for request in self.waiting])
         self._wait_changed = set().union(*[request.changed for request in self.waiting])
 
-    def _begin_load(self, load: Load) -> None:
+    def _enter_load(self, load: Load) -> None:
         self.loads[load] = []
         self._new.append(load)
 

@@ -67,6 +67,8 @@ def archive(
     if not 0 <= stamp <= TIME_NS_MAX:
         raise VentifsError("a version's time lies between 1970 and 2554")
     rehearsal = store.mode == "rehearse"
+    if not rehearsal:
+        store.check_writable()
     check_name(name)
     with ExitStack() as stack:
         lock = None if rehearsal else stack.enter_context(RunLock(store, name))
