@@ -12,7 +12,11 @@ class VentifsError(Exception):
     """An operation failed, for a reason other than a bug in ventifs."""
 
     def __str__(self) -> str:
-        """The message, escaped; callers pass names through `printable` when they compose it."""
+        """The message in one line; what does not print is escaped, in case a caller forgot to.
+
+        Callers pass names through `printable` when they compose it. Nothing is escaped twice: this
+        leaves backslashes alone.
+        """
         return one_line(super().__str__())
 
 

@@ -1,4 +1,4 @@
-"""Turns, and what they are for: threads that miss blocks of one clump read it once."""
+"""KeyedLocks, and what they are for: threads that miss blocks of one clump read it once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +11,11 @@ from tests.support.stores import new_store
 from ventifs.store import Store
 from ventifs.store.arena import Arena
 from ventifs.store.clump import Head
-from ventifs.store.keyed_locks import Turns
+from ventifs.store.keyed_locks import KeyedLocks
 
 
 def test_one_has_a_key_and_others_wait_for_it() -> None:
-    turns, inside, most = Turns(), 0, 0
+    turns, inside, most = KeyedLocks(), 0, 0
 
     def work(number: int) -> int:
         nonlocal inside, most
@@ -33,7 +33,7 @@ def test_one_has_a_key_and_others_wait_for_it() -> None:
 
 
 def test_other_keys_do_not_wait() -> None:
-    turns, both = Turns(), Barrier(2, timeout=PATIENCE_S)
+    turns, both = KeyedLocks(), Barrier(2, timeout=PATIENCE_S)
 
     def work(key: str) -> None:
         with turns.of(key):
@@ -44,7 +44,7 @@ def test_other_keys_do_not_wait() -> None:
 
 
 def test_an_error_ends_a_turn() -> None:
-    turns = Turns()
+    turns = KeyedLocks()
     with pytest.raises(ZeroDivisionError), turns.of("key"):
         _ = 1 // 0
     assert len(turns) == 0

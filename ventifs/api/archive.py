@@ -52,8 +52,8 @@ def init(
     Args:
         path: the directory; missing parents are made.
         arena_size: bytes at which the files that hold blocks are sealed, 4 MiB to 3 GiB.
-        access: which users may reach it, whatever the umask: this one alone, or what
-            `ventifs.store.permissions.readers` and `shared` return for a group.
+        access: which users may reach it, whatever the umask: only the user who calls this, or a
+            group too, with what `ventifs.store.permissions.readers` or `shared` returns for it.
 
     Raises:
         ValueError: for an arena size out of range.
@@ -109,7 +109,12 @@ class Archive:
     # --- versions -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """The names that have versions, sorted."""
+        """The names that have versions, sorted.
+
+        Raises:
+            VentifsError: the archive is closed.
+            Corrupt: a version's record is damaged.
+        """
         self._check_open()
         return sorted({version.name for version in all_versions(self.store)})
 
@@ -150,11 +155,16 @@ class Archive:
         return self.version(wanted) / path
 
     def __getitem__(self, text: str) -> ArchivedVersion:
-        """The version that a text names, see `version`."""
+        """The version that a text names; raises as `version`."""
         return self.version(text)
 
     def __contains__(self, text: object) -> bool:
-        """Whether a version is there, or a text names one."""
+        """Whether a version is there, or a text names one.
+
+        Raises:
+            VentifsError: the archive is closed.
+            Corrupt: a version's record is damaged.
+        """
         self._check_open()
         if isinstance(text, ArchivedVersion):
             return text in self.versions(text.name)
@@ -166,7 +176,7 @@ class Archive:
             return False
 
     def __iter__(self) -> Iterator[ArchivedVersion]:
-        """All versions, by name and then by time."""
+        """All versions, by name and then by time; raises as `versions`."""
         return iter(self.versions())
 
     # --- changes ------------------------------------------------------------------------------
@@ -240,12 +250,12 @@ class Archive:
         Args:
             wanted: versions, or texts that name one; a bare name is refused, since it may be meant
                 as all its versions.
-            force: also the last version of a name.
+            force: forget even the last version of a name.
             dry_run: change nothing; reading is enough for that.
 
         Raises:
             NoSuchVersion, VentifsError: one of them is not there, or a name would lose its last
-                version. Nothing is removed.
+                version without `force`. Nothing is removed.
             ValueError: a version is in another archive.
         """
         from ventifs.api.thinning import forget

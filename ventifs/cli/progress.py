@@ -25,7 +25,12 @@ _ENTRY_BYTES = 50_000  # bytes of content that take as long as one entry by itse
 
 
 class ByteProgress:
-    """Progress in bytes: a context manager that is called with bytes done and bytes in all."""
+    """Shows the bytes done and in all, the rate and the time left, when it is called.
+
+    A call too soon after the last update shows nothing. On a terminal a bar is redrawn. Elsewhere a
+    line is printed, at most every 15 seconds. A context manager, which removes the bar from the
+    terminal at the end.
+    """
 
     def __init__(
         self, what: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
@@ -101,7 +106,12 @@ def _work(entries: int, total: int) -> int:
 
 
 class EntryProgress:
-    """Names and bytes done, the rate, and the current path. A context manager."""
+    """Shows how many names and bytes are done, and the rate, when it is called.
+
+    A call too soon after the last update shows nothing. On a terminal one line is redrawn, with the
+    current path. Elsewhere a line without the path is printed, at most every 15 seconds. A context
+    manager, which removes the line from the terminal at the end.
+    """
 
     def __init__(
         self,

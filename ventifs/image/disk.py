@@ -19,7 +19,10 @@ class ImageError(VentifsError):
 
 
 class Span(NamedTuple):
-    """A stretch of a disk. One without data reads as zeros, and need not be read."""
+    """A stretch of a disk, from `start` to `end` (exclusive) in bytes.
+
+    A stretch without data reads as zeros, and need not be read.
+    """
 
     start: int
     end: int
@@ -56,7 +59,7 @@ class Disk(Protocol):
         """
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
-        """What lies between two offsets: spans in order, without gaps, starting and ending there.
+        """What lies from `start` to `end` (exclusive): spans that cover it in order, without gaps.
 
         Raises:
             ImageError: as `read`.

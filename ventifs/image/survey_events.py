@@ -11,7 +11,7 @@ import msgspec
 
 from ventifs.tree.objects.records import Xattrs
 
-Range = tuple[int, int]  # start and end on the disk
+Range = tuple[int, int]  # start and end (exclusive) on the disk, in bytes
 Extent = tuple[int, int, int]  # offset in the file, offset on the disk, length; written data only
 
 

@@ -47,7 +47,12 @@ class Channel(Protocol):
         """
 
     def close(self, *, politely: bool = False) -> None:
-        """Close it; `politely` discards unread input first, so that what was written arrives."""
+        """Close it.
+
+        Args:
+            politely: first discard the input that has arrived unread. With unread input TCP would
+                reset the connection, and the other end could lose what was written to it.
+        """
 
 
 class DescriptorChannel:
@@ -108,11 +113,7 @@ class DescriptorChannel:
         self.reads = self.writes = -1
 
     def _discard_input(self) -> None:
-        """Read and discard input that will not be answered.
-
-        TCP resets a connection that is closed with bytes unread, and the other end then loses what
-        was sent to it before.
-        """
+        """Read and discard up to 16 MiB of the input that has arrived; see `Channel.close`."""
         with suppress(OSError):
             for _ in range(256):  # 16 MiB, more than a socket holds
                 if not os.read(self.reads, _DISCARDED):

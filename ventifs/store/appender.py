@@ -37,7 +37,11 @@ _PIECE = 1 << 20  # of a directory being written
 
 
 def lock_arena(path: Path) -> Arena | None:
-    """The arena at `path` open for writing and locked; None if it is missing or locked already."""
+    """The arena at `path` open for writing and locked; None if it is missing or locked already.
+
+    Raises:
+        VentifsError: it cannot be opened.
+    """
     try:
         arena = Arena.open(path, write=True)
     except FileNotFoundError:
@@ -158,7 +162,11 @@ class Appender:
         self._dirty = False
 
     def cut_back(self, length: int, totals: ArenaTotals) -> None:
-        """Cut off what was appended past `length`; `totals` are those at that length."""
+        """Cut off what was appended past `length`; `totals` are those at that length.
+
+        Raises:
+            VentifsError: it cannot be cut off.
+        """
         with readable_errors(self.path):
             self._files.truncate(self._arena.fd, length)
         self.length, self.totals = length, totals
@@ -215,6 +223,10 @@ class Appender:
         )
 
     def settled(self) -> None:
-        """Record that the index, or the parent, has taken over `state`."""
+        """Count from here: what `state` returned is now known to the index.
+
+        In a worker process, its parent knows it instead, and will report it to the index. The next
+        `state` counts only what is appended from now on.
+        """
         self.totals = ArenaTotals()
         self._settled_at = self._clumps_end or self.length

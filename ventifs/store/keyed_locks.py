@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from threading import Lock
 
 
-class Turns:
+class KeyedLocks:
     """Locks by key; each exists only while a thread holds it or waits for it.
 
-    Concurrency: any number of threads. Cheap when no other thread uses the key; see
+    Concurrency: any number of threads. Takes little time when no other thread uses the key; see
     docs/performance.md.
     """
 

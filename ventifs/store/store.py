@@ -44,7 +44,7 @@ from ventifs.store.header import (
 )
 from ventifs.store.index import Index
 from ventifs.store.journal import Record, record_problem
-from ventifs.store.keyed_locks import Turns
+from ventifs.store.keyed_locks import KeyedLocks
 from ventifs.store.lmdb_environment import INDEX_NAME, IndexDamaged, index_missing
 from ventifs.store.lock import store_lock
 from ventifs.store.malloc_tuning import keep_freed_clumps
@@ -129,7 +129,7 @@ class Store:
         self._claims = claims
         self._arenas = Arenas(path, header.store_id)
         self._cache = ClumpCache(cache_bytes)
-        self._turns = Turns()
+        self._turns = KeyedLocks()
         self._lock = RLock()
         self._local = local()
         self._resources = ExitStack()

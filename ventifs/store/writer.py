@@ -161,8 +161,8 @@ class Writer:
     def _send(self, clump: OpenClump) -> OpenClump:
         """Start compressing a full clump, and return an empty one to fill next.
 
-        At most two clumps are in flight: one is compressed while the other is queued. So the thread
-        need not wait for the GIL, which a busy caller releases only every 5 ms.
+        At most two clumps are with the thread: one is compressed while the other is queued. So the
+        thread need not wait for the GIL, which a busy caller releases only every 5 ms.
 
         Raises:
             NoSpace, VentifsError: an earlier clump could not be written (or this one, without a
@@ -181,9 +181,13 @@ class Writer:
         return fresh
 
     def _land(self, leave: int) -> None:
-        """Append compressed clumps, oldest first, until at most `leave` are in flight.
+        """Append the clumps that were sent to the thread, oldest first, until `leave` remain.
 
-        A clump that cannot be written stays queued, and the next call tries it again.
+        Waits for the thread where a clump is not compressed yet. A clump that cannot be written
+        stays in the queue, and the next call tries it again.
+
+        Raises:
+            NoSpace, VentifsError: a clump cannot be written.
         """
         while len(self._sent) > leave:
             clump, packing = self._sent[0]
@@ -251,7 +255,11 @@ class Writer:
         self._land(0)
 
     def _make_durable(self) -> None:
-        """Sync the current arena (sealed ones are durable already) and the names of new ones."""
+        """Sync the current arena (sealed ones are durable already) and the names of new ones.
+
+        Raises:
+            VentifsError: that failed; the writer is broken off.
+        """
         try:
             if self._appender is not None:
                 self._appender.sync()

@@ -105,7 +105,11 @@ class _Worker:
 
     @property
     def load(self) -> int:
-        """The number of requests it holds; the maximum while no other may wait behind its last."""
+        """The number of unanswered requests that the worker holds.
+
+        If its last request was submitted `alone`, and another worker had room then, it is the
+        maximum, so that `submit` sends it no other until it has answered.
+        """
         return _IN_FLIGHT if self.alone and self.waiting else len(self.waiting)
 
 
@@ -189,19 +193,33 @@ class Workers:
         worker.waiting.append(done)
 
     def drain(self) -> None:
-        """See `Pool`."""
+        """See `Pool`.
+
+        Raises:
+            VentifsError: as `submit`.
+        """
         while any(worker.waiting for worker in self._workers):
             self._dispatch(None)
 
     def ask_all(self, request: bytes, done: Done) -> None:
-        """See `Pool`."""
+        """See `Pool`.
+
+        Raises:
+            VentifsError: as `submit`.
+        """
         self.drain()
         for worker in self._workers:
             self._send(worker, request, (), done)
         self.drain()
 
     def _dispatch(self, timeout_ms: int | None) -> None:
-        """Take the replies that have arrived; wait up to `timeout_ms` for the first."""
+        """Take the replies that have arrived; wait up to `timeout_ms` for the first.
+
+        With `None` it waits without limit.
+
+        Raises:
+            VentifsError: as `submit`.
+        """
         for fd, _ in self._poll.poll(timeout_ms):
             worker = self._by_fd[fd]
             try:

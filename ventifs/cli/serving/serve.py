@@ -249,7 +249,14 @@ def _listening(stack: ExitStack, address: Address) -> list[socket.socket]:
 
 
 def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
-    """The listener that `ventifs servers` queries; None, with a warning, if it cannot be made."""
+    """The listener that `ventifs servers` queries; None, with a warning, if it cannot be made.
+
+    Also removes the sockets of killed servers beside it.
+
+    Args:
+        stack: closes the listener at the end, and removes its socket.
+        told: the environment, from which the directory of the sockets follows.
+    """
     try:
         directory = Path(default_address(told, os.getuid()).path).parent
         [listener] = _listening(stack, control_address(directory, os.getpid()))
@@ -272,7 +279,7 @@ def _run(function: object, *arguments: object) -> None:
 
 
 def _notify(told: Mapping[str, str], state: str) -> None:
-    """Notify systemd, as sd_notify(3) does; a failure is ignored."""
+    """Notify systemd, as sd_notify(3) does; a failure is ignored. `told` is the environment."""
     path = told.get("NOTIFY_SOCKET", "")
     if path.startswith(("/", "@")):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

@@ -49,10 +49,12 @@ def forget(
 ) -> None:
     """Remove versions from the catalog. Their blocks stay in the store.
 
-    Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX), or, with --keep options,
-    thins the versions of each NAME (of every name, if none is given). Rules add up: what one of
-    them keeps is kept. Days, weeks, months and years are UTC's, and count only if they have a
-    version. The last version of a name is kept unless --force is given.
+    Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX). If a name would then have no
+    version left, nothing is forgotten, unless --force is given.
+
+    With --keep options, forgets all versions of each NAME (of every name, if none is given) except
+    those that at least one of the options keeps. Days, weeks, months and years are UTC's, and count
+    only if they have a version; the newest version of each is kept.
     """
     rules = {rule: number for rule, number in keep.items() if number is not None}
     _check(wanted, rules)

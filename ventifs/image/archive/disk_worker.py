@@ -26,8 +26,8 @@ class TakeIn(msgspec.Struct, frozen=True, array_like=True, tag=16):
     """The request: take in events of a volume's parser. The reply is a `TakenIn`.
 
     Attributes:
-        body: as `survey_events.Inside` has it.
-        time: of the first row that they make.
+        body: as `survey_events.VolumeBatch` has it.
+        time: of the first name, see `ingest.NameRow`.
     """
 
     body: bytes

@@ -49,15 +49,16 @@ _XATTR_SIZE = 16  # bytes that an attribute takes beside its name and value, at 
 
 
 NameRow = tuple[Key, int, bool, int, int, bytes]
-"""Key; when it was told; whether it is a directory; below 0 for a file that may have several names,
-which have it in common; bytes of a regular file; encoded entry."""
+"""Key; time, a number that grows in the order of the parser's events; whether it is a directory; a
+number below 0, which all names share, for a file that may have several names, else 0; bytes of a
+regular file; encoded entry."""
 
 
 class BatchNames(msgspec.Struct, frozen=True, array_like=True):
     """The names in a batch, from which the tree is built.
 
     Attributes:
-        time: of the first row.
+        time: of the batch's first name, see `NameRow`.
         rows: of what can be archived.
         linked: numbers of inodes that may have other names, and the index of each one's row.
         others: names that came without an inode: key, the inode's number, and the reason; empty if
@@ -107,7 +108,9 @@ class EventIntake:
         self._parent: bytes | None = None  # the last valid one
 
     def take(self, body: bytes, time: int) -> TakenIn:
-        """Take in a batch, as `survey_events.Inside` has it; `time` is its first row's.
+        """Take in a batch, encoded as in a `survey_events.VolumeBatch`.
+
+        `time` is that of its first name, see `NameRow`.
 
         Raises:
             ImageError: the disk cannot be read.
@@ -199,7 +202,15 @@ class EventIntake:
         return sum([length for _, _, length in extents])
 
     def _key_problem(self, key: Key, name: bytes) -> str:
-        """As `key_problem`; quick if the last key was in the same directory."""
+        """What is wrong with the names above the last name of a path; empty if they are valid.
+
+        Quick in the root, and in the directory of the last valid path below it. The last name is
+        not always checked here, since `entry_problem` checks it.
+
+        Args:
+            key: the path, with NUL between its names.
+            name: the last of these names.
+        """
         if len(key) == len(name):
             return ""  # `entry_problem` checks the name
         if key[: -len(name) - 1] != self._parent:

@@ -59,7 +59,7 @@ class MappedPiece(NamedTuple):
     """A stretch of a mapping, and where it lies.
 
     Attributes:
-        start, end: bytes from the mapping's beginning.
+        start, end: bytes from the mapping's beginning; `end` is exclusive.
         file: the file that holds it, from `place` on; None if it reads as zeros.
         unpacked: returns the bytes of a piece that is compressed; None for others.
     """
@@ -80,7 +80,7 @@ class Mapping(Protocol):
     size: int
 
     def pieces(self, start: int, end: int) -> Iterator[MappedPiece]:
-        """Pieces that cover a range in order, without gaps.
+        """Pieces that cover the bytes from `start` to `end` (exclusive) in order, without gaps.
 
         Raises:
             ImageError: a table is damaged, or cannot be read.
@@ -194,10 +194,14 @@ class NumberTable:
         return entries
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-        """Runs of equal entries: index of the first, index of the one after the last, their value.
+        """Runs of equal numbers among the entries from index `first` to `last` (exclusive).
 
-        A run ends at the end of its page at the latest. Most of a large, sparse disk is skipped
-        by long runs.
+        Yields (start, stop, number), `stop` exclusive. A run ends at the end of its page at the
+        latest, and so has at most `PAGE_ENTRIES` entries. Most of a large, sparse disk is skipped
+        by such long runs.
+
+        Raises:
+            ImageError: as `page`.
         """
         while first < last:
             page = self.page(first // PAGE_ENTRIES)

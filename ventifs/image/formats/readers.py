@@ -1,9 +1,9 @@
 """Disks in VMDK, VHD and VHDX images: which module reads which.
 
-This package reads all of them itself, in plain Python, by the published formats, and through
-descriptors that are already open. It uses no library and no program to read an image, and only a
-`ReferenceOpener` opens other files. An image that it does not understand, or that QEMU reads
-differently, is refused.
+All three are read by modules of this package, in plain Python, by the published formats, and
+through descriptors that are already open. No library and no program reads an image, because a guest
+wrote it. Only a `ReferenceOpener` opens the other files that an image names. An image that is not
+understood here, or that QEMU reads differently, is refused.
 """
 
 from ventifs.image.disk import Disk

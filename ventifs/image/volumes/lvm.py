@@ -23,11 +23,12 @@ _NAME = re.compile(r"[A-Za-z0-9_+.-]{1,127}", re.ASCII)
 
 
 class LogicalVolume(NamedTuple):
-    """One logical volume.
+    """One logical volume of LVM.
 
     Attributes:
         name: as in /dev/mapper.
-        ranges: where its bytes are on the disk, in the volume's order.
+        ranges: where its bytes are on the disk, in the volume's order. A volume that goes beyond
+            the disk's end is cut off at the first byte that would lie there.
     """
 
     name: str
@@ -155,7 +156,11 @@ def _segments(logical: Section) -> list[Section]:
 
 
 def _ranges(group: Section, logical: Section, places: dict[str, Range]) -> Iterator[Range]:
-    """Where a logical volume's bytes are, by its segments, in order; ranges may touch."""
+    """Where a logical volume's bytes are, in the volume's order; ranges may touch.
+
+    Raises:
+        ImageError: they cannot be found; the text continues a sentence about the volume.
+    """
     extent = _whole(group, "extent_size") * 512
     if not 0 < extent <= 1 << 40:
         raise ImageError("has extents of no size")
@@ -179,7 +184,11 @@ def _ranges(group: Section, logical: Section, places: dict[str, Range]) -> Itera
 def _stripes(
     group: Section, segment: Section, places: dict[str, Range], extent: int
 ) -> Iterator[int]:
-    """Where each stripe of a segment begins on the disk."""
+    """Where each stripe of a segment (of LVM: some consecutive extents) begins on the disk.
+
+    Raises:
+        ImageError: as `_ranges`.
+    """
     stripes = segment.get("stripes")
     if not isinstance(stripes, list) or not stripes or len(stripes) % 2:
         raise ImageError("has no stripes")
@@ -195,7 +204,11 @@ def _stripes(
 
 
 def _striped(stripes: list[int], piece: int, length: int) -> Iterator[Range]:
-    """The pieces of a striped segment, one from each stripe in turn."""
+    """The pieces of a striped segment, one from each stripe in turn.
+
+    Raises:
+        ImageError: as `_ranges`.
+    """
     if not piece or length % (piece * len(stripes)):
         raise ImageError("has stripes of no even size")
     if length // piece > RANGES_MAX:
@@ -206,7 +219,14 @@ def _striped(stripes: list[int], piece: int, length: int) -> Iterator[Range]:
 
 
 def _clipped(ranges: Iterator[Range], disk_size: int) -> tuple[tuple[Range, ...], bool]:
-    """Merge ranges that touch, up to the disk's end; also whether any range goes beyond that."""
+    """Merge ranges that touch; stop at the first that goes beyond the disk's end, and cut it there.
+
+    Returns:
+        The ranges, and whether one went beyond the disk's end.
+
+    Raises:
+        ImageError: there are too many ranges.
+    """
     found: list[Range] = []
     for start, end in ranges:
         if start < disk_size and start < end:
@@ -226,7 +246,11 @@ def _part(section: Section, name: str) -> Section:
 
 
 def _whole(section: Section, name: str) -> int:
-    """A required number; all of LVM's are below the limit here."""
+    """A required number of the metadata; all of LVM's are below the limit here.
+
+    Raises:
+        ImageError: it is missing or invalid.
+    """
     value = section.get(name)
     if not isinstance(value, int) or not 0 <= value < 1 << 50:
         raise ImageError(f"has no {name} in its metadata")

@@ -17,7 +17,12 @@ _PAGES = (4096, 8192, 16384, 65536)  # page sizes of the machines that made the 
 
 
 class VolumeContents(NamedTuple):
-    """What a volume holds; all fields are empty if that is unknown."""
+    """What a volume holds; all fields are empty if that is unknown.
+
+    Attributes:
+        filesystem: its type, as `blkid` calls it: "ext4", "LVM2_member".
+        uuid, label: if it has them; else empty.
+    """
 
     filesystem: str = ""
     uuid: str = ""

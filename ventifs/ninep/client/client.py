@@ -26,6 +26,9 @@ CONNECT_S = 10.0  # for connecting, and again for agreeing on a version and atta
 class Client:
     """A connection to a server, attached to one of its trees.
 
+    Every request raises `RemoteError` if the server refuses, and `Violation` or `Disconnected` if
+    the connection is lost.
+
     Attributes:
         root: the root of the tree that was attached to.
     """

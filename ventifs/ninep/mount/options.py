@@ -93,10 +93,12 @@ class MountOptions(Struct, frozen=True):
 
 
 def names_one_version(aname: str, now_ns: int) -> bool:
-    """Whether an aname refers to the same version from now on.
+    """Whether new versions leave the meaning of an aname alone, so that a client may cache it.
 
-    That is true of scores, and of times in the past. It is false of `latest`, `~N`, the current
-    day, names alone and the root, which change with later versions.
+    That is true of `score:DIGITS`, and of a time that has wholly passed by `now_ns`: later versions
+    get later times. Only a run that began within that time, a chosen time (`archive --time`),
+    `copy` or `forget` can still change it. It is false of `latest`, `~N`, the current day, names
+    alone and the root.
     """
     version, _ = split_path(aname.removeprefix("/"))
     if version.startswith("score:"):
@@ -150,7 +152,11 @@ def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
 
 
 def mount_line(address: Address, aname: str, directory: str = "/mnt", *, now_ns: int) -> str:
-    """A command to paste into a guest's shell; an address of all hosts is written `HOST`."""
+    """A command to paste into a guest's shell; an address of all hosts is written `HOST`.
+
+    Raises:
+        MountError: as `mount_options`; or mount(8) cannot pass the options on.
+    """
     options = mount_options(aname, now_ns)
     native = _native(address)
     if native is None:

@@ -1,11 +1,12 @@
 """Looks ahead of the walk for directories that did not change since the previous run.
 
 The directories in the previous run's stat cache are grouped into units. Workers compare each unit
-with the live tree and report every directory whose names, leaves or own metadata differ. The walk
-then goes only to these directories and to those above them: the entry of every other directory is
-known. A directory that could not be compared is reported as unknown, with everything below it, so
-that the walk relies on nothing there. A directory that holds a name of a hard-linked file always
-counts as changed, because the entries of such a file depend on all of its names.
+with the live tree and report every directory that has changed: in its own metadata, in the names of
+its subdirectories, or in its leaves, which are all its other entries. The walk then goes only to
+these directories and to those above them: the entry of every other directory is known. A directory
+that could not be compared is reported as unknown, with everything below it, so that the walk relies
+on nothing there. A directory that holds a name of a hard-linked file always counts as changed,
+because the entries of such a file depend on all of its names.
 """
 
 import os
@@ -122,7 +123,10 @@ def scout(pool: Pool, top: int, previous: PreviousCache) -> Scouted | None:
 
 
 def units_of(previous: PreviousCache) -> Iterator[list[Unit]]:
-    """All directories below the root that the previous run saw, in lists of some thousand names."""
+    """Units that cover all directories below the root that the previous run saw.
+
+    Each list of units is for one request.
+    """
     batch: list[Unit] = []
     names = size = 0
     pending = [b""]

@@ -1,11 +1,12 @@
 """Builds directories as their contents become known, in any order.
 
 A `PendingDirectory` has one `Segment` or, if it is very large, several: names that follow one
-another. A segment counts what it still waits for. When the first segment of a directory is
-complete, its entries go into the directory's tree and the segment is dropped. After the last
-segment, the directory's own entry goes into the segment of the directory above. A
-segment that did not change since the previous run is recognised by comparing bytes, and a directory
-that has only such segments is not built again.
+another. They are those of subdirectories and of leaves, which are all other entries. A segment
+counts what it still waits for. When the first segment of a directory is complete, its entries go
+into the directory's tree and the segment is dropped. After the last segment, the directory's own
+entry goes into the segment of the directory above. A segment that did not change since the previous
+run is recognised by comparing bytes, and a directory that has only such segments is not built
+again.
 """
 
 from collections import deque
@@ -47,7 +48,7 @@ class Segment(msgspec.Struct):
         old: what the previous run saw, if the leaves did not change; then the next two are empty.
         leaves: as they go into the cache.
         entries: of the leaves; empty for a leaf that is not read yet or could not be archived.
-        below: name and entry of each subdirectory, in order.
+        below: name and entry of each subdirectory, in order; `slot` is an index here.
         size: bytes of regular files among the leaves.
     """
 
@@ -61,7 +62,7 @@ class Segment(msgspec.Struct):
     size: int = 0
 
     def path(self, index: int) -> bytes:
-        """The path of a leaf."""
+        """The path of a leaf, by its index in `leaves`."""
         return self.frame.below(self.leaves[index][0])
 
 
@@ -70,7 +71,8 @@ class PendingDirectory(msgspec.Struct):
 
     Attributes:
         path: below the archive's root.
-        above: the segment that holds it, at `slot` of its subdirectories; None for the root.
+        above: the segment that holds it; None for the root.
+        slot: its index among the subdirectories of that segment.
         seen: what the previous run saw of it.
         told: whether all its segments have been added.
         segments: those whose entries are not in the tree yet.
@@ -119,7 +121,10 @@ class Assembler:
         self._cache = cache
 
     def arrived(self, segment: Segment, count: int = 1) -> None:
-        """Record that `count` things that the segment waited for are known."""
+        """Record that `count` of the entries that the segment waited for are known.
+
+        The end of the walk in the segment counts as one, too.
+        """
         segment.pending -= count
         if not segment.pending:
             self._advance(segment.frame)
@@ -127,7 +132,15 @@ class Assembler:
     def taken(
         self, segment: Segment, slot: int, name: bytes, entry: bytes, detail: Directory
     ) -> None:
-        """Record that a subdirectory, with everything below it, did not change."""
+        """Take over a subdirectory from the previous run: nothing in or below it has changed.
+
+        Args:
+            segment: the part of the directory above that it is in.
+            slot: its index among the subdirectories of that segment.
+            name: its name.
+            entry: its encoded entry.
+            detail: the same entry's, decoded; for the totals of what is below it.
+        """
         _place(segment, slot, (name, entry), detail.paths, detail.bytes)
         if not segment.pending:
             self._advance(segment.frame)
@@ -189,7 +202,11 @@ class Assembler:
         self._feed(frame, pairs + segment.below)
 
     def _begin(self, frame: PendingDirectory) -> None:
-        """Start the tree, with the entries of the leading segments that did not change."""
+        """Start the tree, with the entries of the leading segments that did not change.
+
+        Raises:
+            VentifsError: the previous run's cache does not have them any more.
+        """
         if frame.builder is not None:
             return
         frame.builder = Builder(self._put_node)

@@ -96,10 +96,13 @@ def pieces(fd: int, size: int, blocks: int) -> Iterator[bytes | int]:
 
 
 def _next_data(fd: int, offset: int, end: int) -> int:
-    """The offset of the next data, rounded down to a page; `end` if there is none before it.
+    """Where the next data begins, from `offset` on; `end` if there is only a hole before it.
+
+    The result is rounded down to a page, but is never below `offset`. A file system that does not
+    report holes counts as all data.
 
     Raises:
-        OSError: the file system reports an error; this does not count as a hole.
+        OSError: any other error. It must not pass for a hole, which would be archived as zeros.
     """
     try:
         found = os.lseek(fd, offset, os.SEEK_DATA)
@@ -150,7 +153,10 @@ def entry_of(
 
 
 def allow_many_descriptors() -> None:
-    """Raise the soft limit to the hard one: every directory on the way down holds a descriptor."""
+    """Raise the soft limit on open files to the hard one.
+
+    A walk holds a descriptor for every directory on the path to where it is.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -163,7 +169,11 @@ class Opener:
         self._noatime = os.O_NOATIME  # dropped when the kernel refuses it: not our file
 
     def open(self, name: bytes, directory: int) -> int:
-        """Open a file or directory by name; a symbolic link is never followed."""
+        """Open a file or directory by name; a symbolic link is never followed.
+
+        Raises:
+            OSError: it cannot be opened, or is a symbolic link.
+        """
         try:
             return os.open(name, _OPEN | self._noatime, dir_fd=directory)
         except PermissionError:
@@ -173,7 +183,7 @@ class Opener:
 
 
 def live_xattrs(target: int | bytes) -> Xattrs:
-    """The extended attributes of a descriptor, or of a path that is not followed, by name.
+    """The extended attributes, in order of names, of a descriptor or of a path, never followed.
 
     Raises:
         OSError: when they cannot be read; what is not supported or permitted is left out.

@@ -1,7 +1,7 @@
 """Reads files in batches, in this process or in a worker: the requests and the replies.
 
-A request names leaves of a few directories, given as descriptors; the reply has an `Outcome` for
-each leaf.
+A request names leaves (entries that are not directories) of a few directories, given as
+descriptors; the reply has an `Outcome` for each leaf.
 """
 
 import os
@@ -149,13 +149,14 @@ class Batches:
         self._leaves = self._weight = 0
 
     def add(self, directory: int, wanted: list[Wanted], sizes: list[int], done: LeavesDone) -> None:
-        """Have leaves of one directory read.
+        """Have leaves of one directory read; the last ones wait until `flush` is called.
 
         Args:
-            directory: its descriptor, needed only until this returns.
+            directory: its descriptor; the caller may close it when this returns.
             wanted: the leaves.
-            sizes: of each in bytes, as far as known.
-            done: called with their outcomes, now or later, some at a time and in any order.
+            sizes: how many bytes each leaf is expected to have; as many numbers as leaves.
+            done: called with the index of a leaf in `wanted`, and the outcomes from this leaf on;
+                now or later, once for each part of `wanted`, in any order.
         """
         start = 0
         while start < len(wanted):
@@ -173,7 +174,10 @@ class Batches:
             start = end
 
     def _fitting(self, sizes: list[int], start: int) -> int:
-        """The end of the leaves that fill the batch; one leaf always fits."""
+        """Count leaves into the batch until it is full; return the index after the last of them.
+
+        At least one leaf fits. `start` is the index of the first.
+        """
         end, most = start, min(len(sizes), start + _BATCH_LEAVES - self._leaves)
         while end < most and self._weight < _BATCH_BYTES:
             self._weight += sizes[end] + _FILE_COST

@@ -39,7 +39,10 @@ AS_CLOSED = "kept as a directory of mode 0700, owned by root"
 
 
 def plain(_: Key) -> Entry:
-    """The entry of a directory without a member in a tar archive, as GNU tar makes it for root."""
+    """The entry of a directory that has no member of its own in a tar archive.
+
+    Mode 0755 and owned by root, as GNU tar makes it for root with the usual umask; its time is 0.
+    """
     return PLAIN
 
 

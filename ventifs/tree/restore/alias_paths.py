@@ -97,7 +97,7 @@ class Aliases:
         return Alias(above.order, tuple(sorted(claims, key=_order)))
 
     def verdict(self, alias: Alias | None, entry: Entry) -> str | None:
-        """Decide whether an earlier name of its directory provides an entry instead.
+        """Decide whether an earlier name of an entry's directory provides the entry instead.
 
         Returns:
             None if the entry is to be made; an empty text if the earlier name has the same entry;

@@ -1,12 +1,15 @@
 """The directories of a destination: makes them, opens them again, and stages what goes into them.
 
-Every component is opened relative to its parent's descriptor and never through a link. A restore
-keeps only the links that `directory_symlinks` allows; that module finds the directory beneath the
-destination and returns its descriptor. Few descriptors are open at a time, however deep the tree
-is: a closed one is opened again from the nearest directory above that is still open. With
-`overwrite`, everything but directories is made in a staging directory that only this user may
-enter. There is one for each mount. The next run in the same place removes the staging directory
-of a run that was killed.
+The destination itself is opened by its path, which may lead through links. Every component below it
+is opened relative to its parent's descriptor and never through a link. A restore keeps only the
+links that `directory_symlinks` allows; that module finds the directory beneath the destination and
+returns its descriptor. Few descriptors are open at a time, however deep the tree is: a closed one
+is opened again from the nearest directory above that is still open.
+
+With `overwrite`, everything but directories is made in a staging directory that only this user may
+enter, and then moved to its place. A large file that is restored alone is always made so. There is
+one staging directory for each mount, since files cannot be moved between mounts. The next run in
+the same place removes the staging directory of a run that was killed.
 """
 
 import errno
@@ -103,7 +106,11 @@ class Places:
         self._overwrite = overwrite
 
     def top(self, entry: Entry) -> UnfinishedDirectory:
-        """The place of the whole tree."""
+        """The place of the whole tree.
+
+        Raises:
+            OSError: the staging directory cannot be made.
+        """
         place = UnfinishedDirectory(entry, None)
         if self._overwrite:
             _allow_owner(self._top)
@@ -113,7 +120,13 @@ class Places:
         return place
 
     def around(self, entry: Entry) -> UnfinishedDirectory:
-        """The place for a single entry that is no directory: the top, which stays as it is."""
+        """The place for a single entry that is no directory: the top, whose metadata stays.
+
+        The entry is made in a staging directory with `overwrite`, or if it is large (`LARGE`).
+
+        Raises:
+            OSError: the staging directory cannot be made.
+        """
         place = UnfinishedDirectory(entry, None)
         if (
             self._overwrite or entry.size >= LARGE
@@ -169,7 +182,11 @@ class Places:
         self._give_staging(place, fd)
 
     def fd(self, place: UnfinishedDirectory) -> int:
-        """A descriptor of a place's directory; valid until the next call."""
+        """A descriptor of a place's directory; valid until the next call.
+
+        Raises:
+            OSError: the directory was closed and cannot be opened again.
+        """
         closed: list[UnfinishedDirectory] = []
         while place.above is not None and place not in self._open:
             closed.append(place)

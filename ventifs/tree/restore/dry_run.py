@@ -43,7 +43,8 @@ class Plan:
     Attributes:
         entries: names that would be made.
         size: bytes of regular files among them, each file once.
-        failed: (path, reason) of damaged directories, and of entries that a link displaces.
+        failed: (path, reason) of damaged directories, and of entries whose place is taken by a
+            different entry, because a kept link leads there.
         replaced: (path, what is there) of symbolic links that would be replaced by directories.
     """
 
@@ -140,7 +141,12 @@ class Plan:
             there.alias = self._aliases.linked(there.names, names, entry)
 
     def _is_rivalled(self, entry: Entry) -> bool:
-        """Whether an entry is not made, because another name of its directory has it or a rival."""
+        """Whether an earlier name of the same directory provides an entry instead; record it if so.
+
+        A kept link can give a directory of the destination several names in the version. If an
+        earlier name has the same entry, this one is counted and reported, though it is not made
+        again. If an earlier name has a different entry, this one is recorded as failed.
+        """
         if not self._there:
             return False
         reason = self._aliases.verdict(self._there[-1].alias, entry)

@@ -214,7 +214,12 @@ class Restorer:
         return self._aliases.below(above.alias, lambda: real(place), place.entry.name)
 
     def _is_rivalled(self, place: UnfinishedDirectory, entry: Entry) -> bool:
-        """Whether an entry is not made, because another name of its directory has it or a rival."""
+        """Whether an earlier name of the same directory provides an entry instead; record it if so.
+
+        A kept link can give a directory of the destination several names in the version. If an
+        earlier name has the same entry, this one is only counted. If an earlier name has a
+        different entry, this one is reported as not restored.
+        """
         if place.alias is None:  # hot: the common case
             return False
         reason = self._aliases.verdict(place.alias, entry)

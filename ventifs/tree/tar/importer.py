@@ -72,7 +72,14 @@ class TarArchiver:
     def __init__(
         self, store: Store, *, exclude: Patterns = _NOTHING, progress: ArchiveProgress | None = None
     ) -> None:
-        """Archive what `exclude` does not match; `store` is open for writing or to rehearse."""
+        """Prepare a run.
+
+        Args:
+            store: open in mode "write", or "rehearse" for a dry run.
+            exclude: patterns of what is not archived.
+            progress: called with the tally and the path after each member, unless it could not be
+                archived.
+        """
         self.tally = Tally()
         self.troubles = Troubles(store=store)
         self._exclude = exclude

@@ -192,10 +192,13 @@ class Members:
             raise _damaged(member.offset, "a size that cannot be")
 
     def pieces(self, member: TarMember) -> Iterator[bytes | int]:
-        """A regular member's bytes, as `Chunker.chunks` takes them.
+        """A regular member's content in order: bytes, and for each hole an int, its length.
+
+        Each piece but the last is a multiple of 4 KiB long, as `Chunker.chunks` needs it.
 
         Raises:
-            BadTar: they end early, or the map of a sparse file contradicts itself.
+            BadTar: while iterating: the content ends early, or a sparse file's map contradicts
+                itself.
         """
         if member.extents is None:
             return self._data(member.size)

@@ -16,11 +16,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True, frozen=True)
 class Policy:
-    """How many versions to keep; 0 disables a rule.
+    """How many versions to keep; 0 disables a rule. A version is kept if any rule keeps it.
 
     Attributes:
-        last: the number of latest versions.
-        daily, weekly, monthly, yearly: the number of latest periods that have a version.
+        last: keep so many of the latest versions.
+        daily, weekly, monthly, yearly: keep the newest version of each of so many latest periods;
+            periods without a version do not count.
     """
 
     last: int = 0

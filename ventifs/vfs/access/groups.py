@@ -100,7 +100,11 @@ class Accounts:
 
 
 def _users(passwd: bytes) -> dict[int, list[tuple[bytes, int]]]:
-    """Names and groups by uid; for each uid at most one line more than `_LINES_MAX`."""
+    """The lines of each uid: user name, and primary group.
+
+    At most one line more than `_LINES_MAX` is kept of a uid, which is enough to see that it has too
+    many. So a hostile file cannot make one uid costly.
+    """
     users: dict[int, list[tuple[bytes, int]]] = {}
     for line in passwd.split(b"\n"):
         fields = line.split(b":")
@@ -113,7 +117,7 @@ def _users(passwd: bytes) -> dict[int, list[tuple[bytes, int]]]:
 
 
 def _members(group: bytes, names: set[bytes]) -> "dict[bytes, array[int]]":
-    """Groups by the name of a member, sorted; for these names alone."""
+    """The groups that list each of these users as a member: sorted gids, by user name."""
     members: dict[bytes, array[int]] = {}
     for line in group.split(b"\n"):
         fields = line.split(b":")

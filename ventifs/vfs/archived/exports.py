@@ -159,7 +159,13 @@ class Catalog:
     """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
-        """Nothing is known until the first look; `clock` returns seconds."""
+        """Start with no versions; the first load that `current` raises reads them.
+
+        Args:
+            store: whose versions are offered.
+            clock: returns seconds; by it, `current` decides whether the last look at the store is
+                too old.
+        """
         self._store = store
         self._clock = clock
         self._checked = float("-inf")

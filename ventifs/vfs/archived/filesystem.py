@@ -11,9 +11,10 @@ from ventifs.vfs.interface import File, User
 
 
 class ArchiveFilesystem(ServedVersions):
-    """The versions of one store in one process; as a `Filesystem` it shows every name.
+    """All versions of one store, for one process; itself a `Filesystem` that shows every name.
 
-    `view` returns a file system of what one kind of peer may reach; all views share the memory.
+    `view` returns a `Filesystem` with only the names that some peers may reach. All views share the
+    caches.
     """
 
     def __init__(
@@ -31,8 +32,8 @@ class ArchiveFilesystem(ServedVersions):
     def view(self, allowed: Callable[[str], bool]) -> View:
         """A view of the names for which `allowed` returns true, and of nothing else.
 
-        Make one for each kind of peer rather than for each peer: files reached through the list of
-        names are kept for a view.
+        Peers that may reach the same names should share one view, since each view keeps the files
+        that were reached through its list of names.
         """
         return View(self, allowed)
 

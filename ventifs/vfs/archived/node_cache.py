@@ -25,14 +25,15 @@ _OBJECT = 160  # a node's own object, its place in the cache, its score
 
 
 class DirectoryLeaf:
-    """Entries in order of their names.
+    """A leaf of a directory's tree: entries in order of their names.
 
     Attributes:
-        entries: canonical bytes of each by its name, in order.
+        entries: the encoded bytes of each entry, by its name.
         first: the first name.
-        count, total, key: what the parent must say of it.
+        count, total, key: the number of entries, 0, and the last name. The parent says the same of
+            this leaf, or one of the two is damaged; `TreeLookup` compares them.
         cost: bytes of memory to account for.
-        used: for the cache, whether it was asked for lately.
+        used: whether the cache was asked for it since it last looked here for a node to drop.
     """
 
     __slots__ = ("cost", "count", "entries", "first", "key", "used")
@@ -96,14 +97,15 @@ class SliceLeaf(NamedTuple):
 
 
 class ContentLeaf:
-    """Items of a file's content, by offset.
+    """A leaf of a content's tree: items of a file's content, by offset.
 
     Attributes:
         ends: where each ends, in bytes from the leaf's beginning.
         items: a chunk's score, None for a hole, or a slice.
         runs: for each item the run it was found in lately, if any; see `ranges.py`.
         inside: for items that are slices, where they were found lately; see `ranges.py`.
-        count, total, key: what the parent must say of it.
+        count, total, key: the number of items, the bytes of content, and an empty name; the parent
+            must say the same, as of `DirectoryLeaf`.
         cost, used: as of `DirectoryLeaf`.
     """
 
@@ -147,10 +149,11 @@ class Inner:
     """What an inner node says of the nodes below it.
 
     Attributes:
-        scores, keys: of each.
+        scores, keys: the score and the last name of each; the names are empty in a content's tree.
         counts, totals: up to and including each: leaf items, and bytes of content.
         ordered: whether the keys are those of a directory, in order.
-        level, count, total, key: what the parent must say of it.
+        level, count, total, key: its level, the last of `counts`, `totals` and `keys`; the parent
+            must say the same, as of `DirectoryLeaf`.
         cost, used: as of `DirectoryLeaf`.
     """
 
@@ -198,7 +201,7 @@ def decode(get: prolly.Get, score: Score, level: int | None, *, directory: bool)
         get: reads a block.
         score: the node's.
         level: what its parent expects; None for a root.
-        directory: what it is a node of.
+        directory: whether it is a node of a directory's tree.
 
     Raises:
         Corrupt, NotStored: when the score leads to no such node.

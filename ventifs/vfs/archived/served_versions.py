@@ -1,6 +1,6 @@
 """The versions of one store as they are served: the roots of their trees, and what is shared.
 
-Owns the memory that the files of all versions share, and finds the directory that a client attaches
+Owns the caches that the files of all versions share, and finds the directory that a client attaches
 to. A version's own files are in `files.py`, the directories above the versions in
 `upper_directories.py`.
 """

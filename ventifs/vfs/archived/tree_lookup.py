@@ -35,9 +35,10 @@ class Missing(Exception):
 
 
 class TreeLookup:
-    """The nodes of one store's trees.
+    """Finds names, ordinals and offsets in the trees of one store, and keeps decoded nodes.
 
-    Concurrency: methods that may raise `Cold` belong to the event loop; the loads run anywhere.
+    Concurrency: methods that may raise `Cold` look in memory alone, and are for the event loop. The
+    loads in a `Cold`, `brought` and `bring_path` also read the store, and run in any thread.
     """
 
     def __init__(self, store: Store, node_bytes: int) -> None:
@@ -48,14 +49,22 @@ class TreeLookup:
     # --- nodes ------------------------------------------------------------------------------
 
     def in_memory(self, score: Score, level: int | None, directory: bool) -> Node:
-        """A node; `Missing`, if it is not in memory."""
+        """A node that is in memory.
+
+        Raises:
+            Missing: it is not.
+        """
         node = self.nodes.get(score)
         if node is None:
             raise Missing
         return node
 
     def brought(self, score: Score, level: int | None, directory: bool) -> Node:
-        """A node, read from the store if it is not in memory; for threads."""
+        """A node, read from the store if it is not in memory; for threads.
+
+        Raises:
+            Corrupt, NotStored: the score leads to no such node.
+        """
         node = self.nodes.get(score)
         if node is None:
             node = decode(self.store.get, score, level, directory=directory)
@@ -69,6 +78,10 @@ class TreeLookup:
 
         How much is counted in entries of a directory, or in bytes of a content. A name past all
         others is in no leaf, and gets the last one.
+
+        Raises:
+            Corrupt: a node is not what its parent says of it.
+            Missing, NotStored: as `node_of`.
         """
         score, before, floor = Score(tree.score), 0, b""
         node = node_of(score, None, directory)
@@ -104,7 +117,11 @@ class TreeLookup:
         return node, before
 
     def content_leaf(self, node_of: NodeOf, tree: Tree, offset: int) -> tuple[ContentLeaf, int]:
-        """The leaf that holds a byte of a content, and the offset it begins at."""
+        """The leaf that holds a byte of a content, and the offset it begins at.
+
+        Raises:
+            Corrupt, Missing, NotStored: as `_leaf`.
+        """
         leaf, before = self._leaf(node_of, tree, False, offset)
         assert isinstance(leaf, ContentLeaf)
         return leaf, before
@@ -116,6 +133,7 @@ class TreeLookup:
 
         Raises:
             Cold: with a load of all nodes on the way to it.
+            Corrupt: a node is not what its parent says of it.
         """
         if not isinstance(content, Tree):
             return None
@@ -148,6 +166,9 @@ class TreeLookup:
                 first that is no directory.
             strict: so many of the first names must be readable; errors of later ones only end the
                 path.
+
+        Raises:
+            VentifsError, OSError: one of the first `strict` names cannot be looked up.
         """
         way: list[bytes] = []
         for number, name in enumerate(names):
@@ -173,6 +194,7 @@ class TreeLookup:
 
         Raises:
             Cold: with a load of this leaf and the next ones.
+            Corrupt: a node is not what its parent says of it.
         """
         if not isinstance(content, Tree):
             return

@@ -45,7 +45,7 @@ _BOUND_MAX = 1024  # names that a session binds to versions; more are not bound
 
 
 class View:
-    """What one kind of peer may reach of a `ServedVersions`; a `Filesystem` itself."""
+    """The names of a `ServedVersions` that some peers may reach; a `Filesystem` itself."""
 
     def __init__(self, files: ServedVersions, allowed: Callable[[str], bool]) -> None:
         """Show the names for which `allowed` returns true."""

@@ -1,12 +1,14 @@
 """Reads the files inside an XFS file system, by its published format.
 
-libfsxfs, the library for this format, was tried first. It fails on names that are not UTF-8, and on
-devices and real forks without extents, and it reports security attributes under a wrong name. So
+libfsxfs, the library for this format, was tried first. It fails on names that are not UTF-8, on
+devices and on forks that have no extents, and it reports security attributes under a wrong name. So
 the format is read here, after "XFS Algorithms & Data Structures".
 
-Damage loses a file or the rest of a directory, and is reported with it. Checksums are not verified:
-what is structurally sound is taken as true, since the image's bytes are archived as they are
-anyway. The log is not replayed: files are reported as they are on disk.
+Damage loses a file, names of a directory, or attributes, and is reported with them. In a directory
+with blocks of its own, a damaged block loses only the names in the rest of that block. A file with
+damaged attributes is kept. Checksums are not verified: what is structurally sound is taken as true,
+since the image's bytes are archived as they are anyway. The log is not replayed: files are reported
+as they are on disk.
 """
 
 import stat
