@@ -2,11 +2,13 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,6 +182,65 @@ def test_forgetting(store: Path) -> None:
     assert not findings(store)
 
 
+def test_what_was_forgotten_is_not_forgotten_again(store: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        first, second = archive.versions()
+        assert first in archive
+        archive.forget(first)
+        assert first not in archive
+        assert second in archive
+        with pytest.raises(ventifs.NoSuchVersion, match="any more"):
+            archive.forget(first)
+        assert [str(step.version) for step in (first / "etc/hostname").history()] == [str(first)]
+
+
+def test_file_copies_of_a_store_are_stores_of_their_own(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "clone")
+    with ventifs.open(store) as archive, ventifs.open(tmp_path / "clone", "write") as clone:
+        for version in archive:
+            assert version not in clone
+            with pytest.raises(ValueError, match="in another archive"):
+                clone.forget(version)
+        assert archive.copy("t", clone).there
+
+
+@pytest.mark.parametrize("rules", [{"last": -1}, {"daily": 1, "weekly": -2}])
+def test_negative_numbers_keep_nothing_by_mistake(store: Path, rules: dict[str, int]) -> None:
+    with ventifs.open(store, "write") as archive:
+        with pytest.raises(ValueError, match="negative"):
+            archive.thin("t", **rules)  # type: ignore[arg-type]
+        with pytest.raises(ventifs.VentifsError, match="name"):
+            archive.thin("t@~1", last=1)
+        assert len(archive.versions()) == 2
+
+
+@pytest.mark.parametrize("mode", ["w", "r", "rb", "worker", ""])
+def test_modes_that_are_none(store: Path, mode: Any) -> None:
+    with pytest.raises(ValueError, match="mode"):
+        ventifs.open(store, mode)
+
+
+def test_an_empty_path_is_not_the_working_directory(archive: ventifs.Archive, store: Path) -> None:
+    for attempt in (
+        lambda: ventifs.open(""),
+        lambda: ventifs.init(""),
+        lambda: archive["t"].restore("", overwrite=True),
+    ):
+        with pytest.raises(ValueError, match="empty path"):
+            attempt()
+    with ventifs.open(store, "write") as writing, pytest.raises(ValueError, match="empty path"):
+        writing.add("", "t")
+
+
+def test_an_archive_open_for_reading_is_not_changed_by_an_attempt(
+    store: Path, source: Path
+) -> None:
+    before = sorted(path for path in store.rglob("*") if "lock.mdb" not in path.name)
+    with ventifs.open(store) as archive, pytest.raises(ventifs.VentifsError, match="writing"):
+        archive.add(source, "other")
+    assert sorted(path for path in store.rglob("*") if "lock.mdb" not in path.name) == before
+
+
 def test_thinning(store: Path) -> None:
     with ventifs.open(store, "write") as archive:
         first, second = archive.versions()
@@ -214,6 +275,13 @@ def test_copying(archive: ventifs.Archive, tmp_path: Path) -> None:
                 attempt()
         with pytest.raises(ValueError, match="itself"):
             archive.copy("t", archive, name="u")
+    with ventifs.open(archive.store.path, "rehearse") as rehearsing:
+        new = rehearsing.add(tmp_path / "source", "new").version
+        with (
+            ventifs.open(tmp_path / "other", "write") as other,
+            pytest.raises(ventifs.VentifsError, match="rehearsed"),
+        ):
+            rehearsing.copy(new, other)
 
 
 def test_versions_of_one_store_are_the_same_by_any_way(

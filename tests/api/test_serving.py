@@ -1,5 +1,6 @@
 """`Archive.serve`: a server in a thread beside the archive, and its end."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,9 @@ def test_what_cannot_be_served_starts_nothing(archive: ventifs.Archive, tmp_path
         archive.serve()
     with pytest.raises(ValueError, match="mode"):
         archive.serve(f"unix://{tmp_path}/sock", squash="root")
+    for options in ({"access": "Mode"}, {"access": "mode", "squash": "nobody"}):
+        with pytest.raises(ValueError, match="access"):
+            archive.serve(f"unix://{tmp_path}/sock", **options)  # type: ignore[arg-type]
     with pytest.raises(ventifs.VentifsError):
         archive.serve(f"unix://{tmp_path}/tree/file/sock")
     with pytest.raises(ventifs.VentifsError):
@@ -79,3 +83,42 @@ def test_what_cannot_be_served_starts_nothing(archive: ventifs.Archive, tmp_path
     archive.close()
     with pytest.raises(ventifs.VentifsError, match="closed"):
         archive.serve(f"unix://{tmp_path}/sock")
+
+
+def test_an_empty_list_of_rules_lets_nobody_in(archive: ventifs.Archive, tmp_path: Path) -> None:
+    address = f"unix://{tmp_path}/sock"
+    with archive.serve(address, allow=[]), pytest.raises(ventifs.VentifsError, match="connection"):
+        _read(address, b"web01@latest", b"file")
+
+
+def test_servers_end_in_any_order_and_leave_the_process_as_it_was(
+    archive: ventifs.Archive, tmp_path: Path
+) -> None:
+    before_s = sys.getswitchinterval()
+    first = archive.serve(f"unix://{tmp_path}/1")
+    second = archive.serve(f"unix://{tmp_path}/2")
+    archive.close()
+    assert _read(f"unix://{tmp_path}/1", b"web01@latest", b"file") == b"what is there"
+    first.close()
+    first.close()
+    assert sys.getswitchinterval() != before_s
+    assert _read(f"unix://{tmp_path}/2", b"web01@latest", b"file") == b"what is there"
+    second.close()
+    assert sys.getswitchinterval() == before_s
+
+
+def test_what_ends_a_server_is_told_when_it_is_closed(
+    archive: ventifs.Archive, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: object, *_: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ventifs.serving.settings.LocalSessions._filesystem_for", broken)
+        server = archive.serve(f"unix://{tmp_path}/sock")
+        with pytest.raises(ventifs.VentifsError):
+            _read(f"unix://{tmp_path}/sock", b"web01@latest", b"file")
+        with pytest.raises(RuntimeError, match="on purpose"):
+            server.close()
+    assert "a server ended" in caplog.text
+    server.close()
