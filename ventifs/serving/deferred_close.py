@@ -1,4 +1,4 @@
-"""Fids that sessions have left behind, closed a few at a time.
+"""What sessions have left behind, such as the fids of 9P, closed a few at a time.
 
 A client may have a million, and closing all of them at once would hold up every other session: see
 docs/performance.md. Always: other tasks of the event loop run between two portions; the memory of a
@@ -12,7 +12,7 @@ from trio.lowlevel import checkpoint
 
 from ventifs.serving.session import Leftover
 
-# Fids closed before other sessions go on: a short time, even for open files. It takes longer if
+# Files closed before other sessions go on: a short time, even for open files. It takes longer if
 # nothing else keeps the files, so that they are dropped too. See docs/performance.md.
 PORTION = 500
 
@@ -29,7 +29,7 @@ class DeferredClose:
         self._arrived = trio.Event()
 
     def add(self, leaving: Leftover) -> None:
-        """Take over fids."""
+        """Take over what a session left."""
         self._waiting.append(leaving)
         self._arrived.set()
 
