@@ -13,11 +13,14 @@ from tests.support.looking import Look, is_in, looks, parse
 from tests.support.patience import LONG_PATIENCE_S
 from tests.support.segment import HOST
 from tests.support.serving import DIALECTS, Exported, differences, expected
+from tests.support.sizes import LONG
 from tests.support.uml import Uml
 
 pytestmark = pytest.mark.slow
 _LOOKING = f"{sys.executable} -I -S {looking.__file__}"
-PARTS = {dialect: (number, len(DIALECTS)) for number, dialect in enumerate(DIALECTS)}
+# Of the files, so many parts are read: together all of them, or half of them.
+_PARTS = len(DIALECTS) * (1 if LONG else 2)
+PARTS = {dialect: (number, _PARTS) for number, dialect in enumerate(DIALECTS)}
 
 
 @pytest.fixture(scope="session")
