@@ -18,7 +18,7 @@ import pytest
 from tests.support.commanding import parsed, run
 from tests.support.images import KIB, MIB, qemu_img, qemu_io, raw_image
 from ventifs.api import thinning
-from ventifs.cli.archiving import archive
+from ventifs.cli.archiving import archive_disk
 from ventifs.cli.archiving.archive_disk import find_disk
 from ventifs.cli.program import ventifs
 from ventifs.errors import VentifsError
@@ -405,7 +405,7 @@ def test_a_run_does_not_bring_back_what_another_dropped(
         _archive(home, "vm.qcow2", "--follow-nothing")
         return disk
 
-    monkeypatch.setattr(archive, "find_disk", found_then_dropped)
+    monkeypatch.setattr(archive_disk, "find_disk", found_then_dropped)
     words = ["archive", f"{home}/vm.qcow2", "--name", "vm", "--store", f"{home}/s", "--jobs", "1"]
     with (
         ventifs.make_context("v", words) as context,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import click
 from click.core import ParameterSource
@@ -14,14 +14,7 @@ from click.core import ParameterSource
 import ventifs
 from ventifs import Archive
 from ventifs.api.archive import OpenMode
-from ventifs.cli.archiving.archive_disk import (
-    DiskOptions,
-    DiskRequest,
-    OpenDisk,
-    disk_title,
-    find_disk,
-    print_disk,
-)
+from ventifs.cli.archiving.disk_options import DiskOptions
 from ventifs.cli.formatting import count, size
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
@@ -29,7 +22,6 @@ from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import Corrupt, VentifsError
-from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.disk import FORMATS
 from ventifs.image.disk_facts import DISK
 from ventifs.image.formats.advice import FOLLOW_BACKING, FOLLOW_DEVICE
@@ -43,6 +35,7 @@ from ventifs.text import printable
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
+from ventifs.tree.archive.source import Source
 from ventifs.tree.archive.tally import Tally
 from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.records import Directory
@@ -50,12 +43,16 @@ from ventifs.tree.process_pool import Workers
 from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
 
+if TYPE_CHECKING:  # else a directory waits for all that reads disks to be imported
+    from ventifs.cli.archiving.archive_disk import OpenDisk
+    from ventifs.image.archive.disk_source import DiskSource
+
 # Options that the commands in messages set themselves, and options that disks do not have.
 _ADVISED = {"name", "kind", "backing", "devices", "follow_nothing", "exclude", "exclude_from"}
 _INCOMPLETE = 3  # exit code: archived, but not everything
 _SHOWN_MAX = 20
 
-_Found = Path | TarSource | OpenDisk
+_Found: TypeAlias = "Path | TarSource | OpenDisk"
 
 
 @click.command(short_help="Archive a directory, tar or disk.")
@@ -179,19 +176,20 @@ def archive(
         found: _Found = _source(context, kind, options, disk_options, stack)
         _make_store(context, store, dry_run=dry_run)
         jobs = 1 if dry_run else jobs
-        to_archive: TarSource | DirectorySource | DiskSource
-        if isinstance(found, OpenDisk):  # workers are forked first, see `process_pool`
-            to_archive = found.source(stack, store, jobs=jobs, level=level)
-        elif isinstance(found, Path):
-            pool = None
+        to_archive: Source
+        disk: DiskSource | None = None
+        if isinstance(found, Path):
+            pool = None  # workers are forked before a store is open, see `process_pool`
             if jobs > 1:
                 task = partial(
                     serving, store, Claims(), level, partial(directory_handlers, options)
                 )
                 pool = stack.enter_context(Workers(jobs, task))
             to_archive = DirectorySource(found, options=options, pool=pool)
-        else:
+        elif isinstance(found, TarSource):
             to_archive = found
+        else:
+            to_archive = disk = found.source(stack, store, jobs=jobs, level=level)
         mode: OpenMode = "rehearse" if dry_run else "write"
         opened = stack.enter_context(ventifs.open(store, mode, level=level))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
@@ -205,8 +203,8 @@ def archive(
             progress=lambda tally, path: progress(tally.entries, tally.bytes, path),
         )
         version = added.stored
-        disk = to_archive.facts if isinstance(to_archive, DiskSource) else None
-        of_version = as_json_object(version, disk, store=opened.store) if as_json else {}
+        facts_of_disk = None if disk is None else disk.facts
+        of_version = as_json_object(version, facts_of_disk, store=opened.store) if as_json else {}
     if as_json:
         facts = {
             **of_version,
@@ -216,12 +214,15 @@ def archive(
         }
         print_json(facts)
     else:
-        what = disk_title(to_archive) if isinstance(to_archive, DiskSource) else ""
+        what = "" if disk is None else f"disk of {size(disk.facts.size)}"
+        what += ", unchanged" if disk is not None and disk.reused else ""
         _print_troubles(version, "not among its files" if what else "not archived")
         _print_archived(version, tally, what, dry_run=dry_run)
-    if isinstance(to_archive, DiskSource):
+    if disk is not None:
         if not as_json:
-            print_disk(to_archive.facts)
+            from ventifs.cli.archiving.archive_disk import print_disk
+
+            print_disk(disk.facts)
         # Whatever is wrong with its file systems, every byte is archived.
         return _INCOMPLETE if any(path == DISK for path, _, _ in version.troubles) else 0
     return _INCOMPLETE if version.troubles or version.troubles_more else 0
@@ -286,12 +287,14 @@ def _only_tar(source: Path, kind: str | None) -> bool:
 
 def _disk(
     context: click.Context, kind: str | None, options: DiskOptions, stack: ExitStack
-) -> OpenDisk | None:
+) -> "OpenDisk | None":
     """The disk that the source is, open; None if it is a tar archive.
 
     Raises:
         VentifsError: see `find_disk`; the store's own problems.
     """
+    from ventifs.cli.archiving.archive_disk import DiskRequest, find_disk
+
     given = context.params
     kept: Kept | None = None
     if given["store"].exists():

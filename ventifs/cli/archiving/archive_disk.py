@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from ventifs.cli.formatting import size
+from ventifs.cli.archiving.disk_options import DiskOptions
 from ventifs.cli.output import echo
 from ventifs.cli.versions.list_versions import disk_lines, disk_notes
 from ventifs.errors import VentifsError
@@ -36,23 +36,6 @@ from ventifs.tree.process_pool import Workers
 
 _BITMAP = "ventifs-"
 _LOCKED = "LUKS-encrypted, and archived so: to have its files, "
-
-
-class DiskOptions(msgspec.Struct, frozen=True):
-    """The options that only disks have."""
-
-    drop_free: bool = False
-    dirty_bitmap: bool = False
-    in_use: bool = False
-    follow_backing: tuple[str, ...] = ()
-    follow_device: tuple[str, ...] = ()
-    follow_nothing: bool = False
-    dry_run: bool = False  # the only one here that all sources have
-
-    @property
-    def any(self) -> bool:
-        """Whether an option that only disks have is given."""
-        return self != DiskOptions(dry_run=self.dry_run)
 
 
 class DiskRequest(msgspec.Struct, frozen=True):
@@ -234,12 +217,6 @@ def _supersede(
     if kind is None and source.superseded.startswith(_BITMAP.encode()):
         with suppress(ImageError):  # it has been removed already
             bitmap.remove(image, source.superseded.decode())
-
-
-def disk_title(source: DiskSource) -> str:
-    """A short description of the disk that a run has archived."""
-    unchanged = ", unchanged" if source.reused else ""
-    return f"disk of {size(source.facts.size)}{unchanged}"
 
 
 def print_disk(facts: Facts) -> None:
