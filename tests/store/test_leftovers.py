@@ -29,6 +29,7 @@ from ventifs.store.check import check, repair
 from ventifs.store.files import Files
 from ventifs.store.header import StoreHeader, decode_header, encode_header, read_header
 from ventifs.store.index import Index
+from ventifs.store.lmdb_environment import IndexDamaged
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 
@@ -253,6 +254,34 @@ def test_figures_are_told_in_the_moment_in_which_there_is_no_index(root: Path) -
     with Store.open(root) as reader:
         (root / "index").rename(root / "index.old")
         assert reader.stats().blocks == len(LARGES)
+
+
+def test_an_index_that_is_moved_away_while_it_is_opened_is_followed_later(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when one rebuild follows another: the directory is not there for a moment."""
+    index, away = root / "index", root / "away"
+    opened = 0
+
+    def opens(path: Path, store_id: bytes) -> Index:
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            index.rename(away)
+        return Index(path, store_id)
+
+    with Store.open(root, cache_bytes=0) as store:
+        rebuild(root)
+        monkeypatch.setattr("ventifs.store.store.Index", opens)
+        assert len(store.records()) == 1
+        assert opened == 1
+        away.rename(index)
+        assert len(store.records()) == 1
+        assert opened == 2
+        (index / "data.mdb").unlink()
+        (index / "data.mdb").write_bytes(b"no index" * 4096)
+        with pytest.raises(IndexDamaged):
+            store.records()
 
 
 def test_threads_read_on_while_the_index_is_replaced(root: Path) -> None:

@@ -197,6 +197,14 @@ def _file_key(path: Path) -> tuple[int, int, int]:
     return os.getpid(), status.st_dev, status.st_ino
 
 
+def file_of(path: Path) -> object | None:
+    """What tells an environment's file from every other; None if there is none."""
+    try:
+        return _file_key(path)
+    except OSError:
+        return None
+
+
 @contextmanager
 def lmdb_errors(path: Path) -> Iterator[None]:
     """Turn LMDB's exceptions into the store's."""

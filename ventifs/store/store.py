@@ -45,7 +45,7 @@ from ventifs.store.header import (
 from ventifs.store.index import Index
 from ventifs.store.journal import Record, record_problem
 from ventifs.store.keyed_locks import KeyedLocks
-from ventifs.store.lmdb_environment import INDEX_NAME, IndexDamaged, index_missing
+from ventifs.store.lmdb_environment import INDEX_NAME, IndexDamaged, file_of, index_missing
 from ventifs.store.lock import store_lock
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
@@ -433,12 +433,20 @@ class Store:
     def _follow_rebuild(self) -> bool:
         """If a rebuild has replaced the index, open the new one; return whether it did."""
         self._check_open()
+        path = self.path / "index"
         with self._lock:
-            if not self._index.replaced():
-                return False
-            self._resources.callback(self._index.close)  # not now: other threads may be using it
-            self._index = Index(self.path / "index", self.header.store_id)
-            return True
+            while self._index.replaced():
+                found = file_of(path)
+                try:
+                    index = Index(path, self.header.store_id)
+                except IndexDamaged:
+                    if found is not None and found == file_of(path):
+                        raise
+                    continue  # the next rebuild has moved it away already
+                self._resources.callback(self._index.close)  # later: other threads may be using it
+                self._index = index
+                return True
+            return False
 
     def _decompressor(self) -> zstandard.ZstdDecompressor:
         try:
