@@ -8,16 +8,14 @@ source stand in one place, `Archive.add`.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
 
-from ventifs.api.path import ArchivedPath, as_bytes, as_patterns, given_path
+from ventifs.api.path import ArchivedPath, as_patterns, given_path
 from ventifs.api.results import Added, Copied, Thinned
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
-from ventifs.store.files import readable_errors
 from ventifs.store.header import ARENA_SIZE_DEFAULT
 from ventifs.store.permissions import PRIVATE, Access
 from ventifs.store.store import CACHE_BYTES_DEFAULT, LEVEL_DEFAULT
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from ventifs.api.serving import Serving
     from ventifs.serving.settings import Access as Access9P
     from ventifs.serving.settings import Squashed
-    from ventifs.tree.archive.scan import Options
     from ventifs.tree.archive.source import Source
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.process_pool import Pool
@@ -225,6 +222,7 @@ class Archive:
             ValueError: `pool` or what is to be left out is given for a source that has options of
                 its own.
         """
+        from ventifs.api.sources import source_of
         from ventifs.tree.archive.archive_run import archive
         from ventifs.tree.archive.scan import Options
 
@@ -232,7 +230,7 @@ class Archive:
         with ExitStack() as stack:
             version, tally = archive(
                 self.store,
-                _source(source, options, pool, stack),
+                source_of(source, options, pool, stack),
                 name,
                 time_ns=time_ns,
                 comment=comment,
@@ -427,55 +425,3 @@ class Archive:
         if not set("@:") & set(text):
             raise VentifsError(f"{text} names all its versions; {text}@latest is the latest")
         return self.version(text)
-
-
-def _source(
-    source: "GivenSource", options: "Options", pool: "Pool | None", stack: ExitStack
-) -> "Source":
-    """A source as an archive run takes it.
-
-    Raises:
-        VentifsError: a path is neither a directory nor the name of a tar.
-        ValueError: an empty path, or options that a source does not have.
-        TypeError: it is no source.
-    """
-    from ventifs.tree.archive.directory_source import DirectorySource
-    from ventifs.tree.tar.tar_source import TarSource
-
-    path = given_path(source) if isinstance(source, str | bytes | os.PathLike) else None
-    if path is not None:
-        with readable_errors(path):
-            if path.is_dir():
-                return DirectorySource(path, options=options, pool=pool)
-    if pool or options.one_file_system or options.exclude_caches:
-        raise ValueError("pool, one_file_system and exclude_caches are for directories")
-    if path is not None:
-        stream = stack.enter_context(_tar(path))
-        return TarSource(stream, printable(as_bytes(path.absolute())), exclude=options.exclude)
-    if hasattr(source, "read"):
-        called = getattr(source, "name", "")  # a number, of a file made from a descriptor
-        label = printable(called) if isinstance(called, str | bytes) else ""
-        return TarSource(cast(BinaryIO, source), label or "a stream", exclude=options.exclude)
-    if not hasattr(source, "archive"):
-        raise TypeError(f"{type(source).__name__}: a path, a binary stream or a source is needed")
-    if options.exclude:
-        raise ValueError("the source has options of its own; give them to it when it is made")
-    return cast("Source", source)
-
-
-def _tar(path: Path) -> BinaryIO:
-    """Open a tar by its path."""
-    shown = printable(as_bytes(path))
-    with readable_errors(path):
-        there = path.exists()
-    if not there:
-        raise VentifsError(f"{shown}: no such file or directory; name what is to be archived")
-    from ventifs.image.formats.choice import TAR, chosen
-
-    if chosen(os.fspath(path), "file", None, None).format != TAR:
-        raise VentifsError(
-            f"{shown}: neither a directory nor called *.tar; open a tar, and archive the "
-            "stream; 'ventifs archive' archives disks"
-        )
-    with readable_errors(path):
-        return path.open("rb")

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.tree.objects.directory import NoSuchPath
@@ -45,8 +44,3 @@ def errno_of(error: BaseException) -> int:
     else:
         log.error("an operation failed", exc_info=error)
     return errno.EIO
-
-
-def text_of(number: int) -> bytes:
-    """Linux's message for an errno, for an Rerror."""
-    return os.strerror(number).encode()

@@ -187,12 +187,12 @@ def _restore(
     """Restore a directory into, or anything else as, `target`."""
     with ExitStack() as stack:
         if found.is_file():
-            told = 0
+            reported = 0
             tell = stack.enter_context(telling("restoring", found.size, quiet=quiet))
 
             def progress(done: Restored, path: bytes) -> None:
-                nonlocal told
-                more, told = done.size - told, done.size
+                nonlocal reported
+                more, reported = done.size - reported, done.size
                 tell(more)
         else:
             stack.enter_context(_told_how_to_go_on())
@@ -286,7 +286,7 @@ def _plan(
     """Print what would be restored."""
     paths: list[dict[str, str]] = []
 
-    def told(path: bytes, _: Entry) -> None:
+    def report(path: bytes, _: Entry) -> None:
         if verbose and as_json:
             paths.append(exact(path))
         elif verbose:
@@ -294,7 +294,7 @@ def _plan(
 
     with ventifs.open(store) as archive:
         entry = _find(archive, what, selection).entry
-        plan = Plan(archive.store, entry, selection, told, target=target, symlinks=symlinks)
+        plan = Plan(archive.store, entry, selection, report, target=target, symlinks=symlinks)
     for path, why in plan.failed:
         echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
     for path, link in plan.replaced:

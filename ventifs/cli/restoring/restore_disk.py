@@ -34,12 +34,12 @@ def telling(what: str, total: int, *, quiet: bool) -> Iterator[ReportBytes]:
     done = 0
     with ByteProgress(what, quiet=quiet) as progress:
 
-        def told(more: int) -> None:
+        def report(more: int) -> None:
             nonlocal done
             done += more
             progress(done, total)
 
-        yield told
+        yield report
 
 
 def restore_image(
@@ -67,7 +67,7 @@ def restore_image(
         )
     named = replace(entry, name=os.fsencode(target.name), link=b"")
     done = Restored(entries=1, size=entry.size)
-    with telling("restoring", 2 * entry.size, quiet=quiet) as told:
+    with telling("restoring", 2 * entry.size, quiet=quiet) as report:
         try:
             less = restore_converted(
                 store,
@@ -76,7 +76,7 @@ def restore_image(
                 target,
                 kind,
                 overwrite=overwrite,
-                told=told,
+                report=report,
             )
         except FileFailed as error:
             raise VentifsError(f"{_shown(target)}: not restored: {error}") from None
@@ -97,13 +97,13 @@ def restore_device(
         raise VentifsError(
             f"{_shown(target)}: is a block device; --overwrite writes the disk over what it holds"
         )
-    with telling("writing", entry.size, quiet=quiet) as told:
+    with telling("writing", entry.size, quiet=quiet) as report:
         try:
             more = pour_device(
                 pool or InlinePool(Maker(store, overwrite=True).handle),
                 entry,
                 os.fspath(target),
-                told,
+                report,
             )
         except FileFailed as error:
             raise VentifsError(

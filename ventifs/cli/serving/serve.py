@@ -196,18 +196,18 @@ def _serve_stdio(settings: Settings, allow: AllowList) -> None:
 def _serve_addresses(
     settings: Settings, allow: AllowList, texts: Iterable[str], workers: int, metrics: str | None
 ) -> None:
-    told = environment()
+    environ = environment()
     addresses: list[Address] = [parse_address(text) for text in texts]
     scraped = None if metrics is None else parse_address(metrics)
     with ExitStack() as stack:
-        listeners = inherited(told)
+        listeners = inherited(environ)
         by_default = not addresses and not listeners
         if by_default:
-            addresses.append(default_address(told, os.getuid()))
+            addresses.append(default_address(environ, os.getuid()))
         for address in addresses:
             listeners += _listening(stack, address)
         scrapes = [] if scraped is None else _listening(stack, scraped)
-        control = _control(stack, told)
+        control = _control(stack, environ)
         served = list(dict.fromkeys(map(local_address, listeners)))
         for warning in allow.warnings(served):
             event("warning", level=logging.WARNING, note=warning)
@@ -234,7 +234,7 @@ def _serve_addresses(
                 line = mount_line(served[0], "/", now_ns=time.time_ns())
                 echo(f"mount it, as root, with: {line}")
             sys.stdout.flush()
-            _notify(told, "READY=1")
+            _notify(environ, "READY=1")
 
         _run(serve_plan, plan, backend, ready)
 
@@ -248,17 +248,17 @@ def _listening(stack: ExitStack, address: Address) -> list[socket.socket]:
     return sockets
 
 
-def _control(stack: ExitStack, told: Mapping[str, str]) -> socket.socket | None:
+def _control(stack: ExitStack, environ: Mapping[str, str]) -> socket.socket | None:
     """The listener that `ventifs servers` queries; None, with a warning, if it cannot be made.
 
     Also removes the sockets of killed servers beside it.
 
     Args:
         stack: closes the listener at the end, and removes its socket.
-        told: the environment, from which the directory of the sockets follows.
+        environ: the environment, from which the directory of the sockets follows.
     """
     try:
-        directory = Path(default_address(told, os.getuid()).path).parent
+        directory = Path(default_address(environ, os.getuid()).path).parent
         [listener] = _listening(stack, control_address(directory, os.getpid()))
         for each in control_addresses(directory):
             forsake(each)  # removes those of killed servers; live servers keep theirs
@@ -278,9 +278,9 @@ def _run(function: object, *arguments: object) -> None:
         raise first_of(group) from None
 
 
-def _notify(told: Mapping[str, str], state: str) -> None:
-    """Notify systemd, as sd_notify(3) does; a failure is ignored. `told` is the environment."""
-    path = told.get("NOTIFY_SOCKET", "")
+def _notify(environ: Mapping[str, str], state: str) -> None:
+    """Notify systemd, as sd_notify(3) does; a failure is ignored. `environ` is the environment."""
+    path = environ.get("NOTIFY_SOCKET", "")
     if path.startswith(("/", "@")):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(state.encode(), path.replace("@", "\0", 1))

@@ -198,7 +198,7 @@ class ImageArchiver:
             sorted(borders),
             self._pool,
             previous=self._previous,
-            told=partial(self._tell, DISK),
+            report=partial(self._tell, DISK),
         )
         return assembler.run(put)
 

@@ -135,7 +135,7 @@ class DiskAssembler:
         pool: Pool,
         *,
         previous: PreviousDisk | None,
-        told: Callable[[int, int], None],
+        report: Callable[[int, int], None],
     ) -> None:
         """Read `disk` where `placed` has nothing.
 
@@ -145,14 +145,14 @@ class DiskAssembler:
             borders: where volumes begin and end, sorted; blocks are counted from the last one.
             pool: the workers that read.
             previous: the last version's disk, with the ranges known not to have changed.
-            told: gets how many more bytes are placed, and bytes of blocks new to the store.
+            report: gets how many more bytes are placed, and bytes of blocks new to the store.
         """
         self._disk = disk
         self._placed = placed
         self._borders = sorted({0, *borders})
         self._pool = pool
         self._previous = previous
-        self._told = told
+        self._report = report
         self._stretches: list[Stretch] = []
         self._numbers: list[int] = []
         self._bytes = 0
@@ -174,7 +174,7 @@ class DiskAssembler:
                 self._flush(sequence)
                 self._pool.drain()
             if not planned[0]:
-                self._told(planned[1], 0)  # the bytes of files were reported before
+                self._report(planned[1], 0)  # the bytes of files were reported before
         self._flush(sequence)
         self._pool.drain()
         assert builder.total == self._disk.size
@@ -273,7 +273,7 @@ class DiskAssembler:
         decoded = _reply(reply)
         for number, pieces in zip(numbers, decoded.pieces, strict=True):
             sequence.fill(number, pieces)
-        self._told(size, decoded.new_bytes)
+        self._report(size, decoded.new_bytes)
 
 
 def _slice(content: bytes, offset: int, length: int) -> bytes:

@@ -47,7 +47,7 @@ class VolumeFiles:
         volume: Volume,
         spool: Spool,
         placed: Placement,
-        told: Callable[[bytes, int, int, int], None],
+        report: Callable[[bytes, int, int, int], None],
         *,
         drop_free: bool,
     ) -> None:
@@ -57,7 +57,7 @@ class VolumeFiles:
             volume: the volume.
             spool: gets the names of each batch; volumes use it one after the other.
             placed: gets where contents lie, and what is free if that is to be dropped.
-            told: gets the last path of each batch, how many bytes of the disk it covers, bytes of
+            report: gets the last path of each batch, how many bytes of the disk it covers, bytes of
                 blocks that it brought to the store, and how many entries.
             drop_free: whether what is free is to be dropped.
         """
@@ -68,7 +68,7 @@ class VolumeFiles:
         self.troubles: list[Trouble] = []
         self._spool = spool
         self._placed = placed
-        self._told = told
+        self._report = report
         self._name = volume.name.encode()
         self._ranges = sorted(volume.ranges)
         self._drop_free = drop_free
@@ -105,7 +105,7 @@ class VolumeFiles:
             self._placed.add_free(
                 [each for low, high in taken.free for each in within(own, low, high)]
             )
-        self._told(self._path(taken.last), taken.read, taken.new_bytes, taken.entries)
+        self._report(self._path(taken.last), taken.read, taken.new_bytes, taken.entries)
 
     def built(self, reply: bytes) -> None:
         """Store the result of building the tree."""
@@ -115,7 +115,7 @@ class VolumeFiles:
         ]
         if built.root:
             self.tree = replace(own_entry(built.root), name=self._name)
-        self._told(self._path(b""), 0, built.new_bytes, 0)
+        self._report(self._path(b""), 0, built.new_bytes, 0)
 
     def _path(self, key: Key) -> bytes:
         return b"/".join(part for part in (b"files", self._name, path_of(key)) if part)

@@ -62,7 +62,7 @@ def restore_converted(
     kind: str,
     *,
     overwrite: bool,
-    told: ReportBytes,
+    report: ReportBytes,
 ) -> list[str]:
     """Make an image of a disk; returns what of its owner and attributes is left out.
 
@@ -73,7 +73,7 @@ def restore_converted(
         target: the path of the new image.
         kind: one of `FORMATS`.
         overwrite: whether it replaces an existing file.
-        told: is called with bytes of progress; twice the disk's size in all.
+        report: is called with bytes of progress; twice the disk's size in all.
 
     Raises:
         ImageError: qemu-img is missing, or cannot make such an image of this disk.
@@ -86,9 +86,9 @@ def restore_converted(
     try:
         staging = Staging(directory)
         try:
-            make_large(store, pool, entry, staging.fd, -1, overwrite=False, told=told)
+            make_large(store, pool, entry, staging.fd, -1, overwrite=False, report=report)
             made = b"%s.%s" % (entry.name[:200], kind.encode())
-            _convert(program, staging.fd, entry, made, kind, told)
+            _convert(program, staging.fd, entry, made, kind, report)
             fd = os.open(made, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging.fd)
             try:
                 less = dress(entry, xattrs_of(store, entry), fd)
@@ -103,7 +103,7 @@ def restore_converted(
 
 
 def _convert(
-    program: str, directory: int, entry: Entry, made: bytes, kind: str, told: ReportBytes
+    program: str, directory: int, entry: Entry, made: bytes, kind: str, report: ReportBytes
 ) -> None:
     """Run qemu-img on names in an open directory."""
     source, target = (confined.path(directory, name) for name in (entry.name, made))
@@ -117,7 +117,7 @@ def _convert(
             while shown := os.read(process.stdout.fileno(), 4096):
                 for share in _SHARE.findall(shown)[-1:]:
                     upto = int(entry.size * float(share) / 100)
-                    told(upto - done)
+                    report(upto - done)
                     done = upto
             complaint = process.stderr.read()
         except BaseException:
@@ -127,4 +127,4 @@ def _convert(
         text = printable(complaint.strip().splitlines()[-1] if complaint.strip() else b"no reason")
         text = text.removeprefix("qemu-img: ")
         raise VentifsError(f"qemu-img failed: {text}")
-    told(entry.size - done)
+    report(entry.size - done)

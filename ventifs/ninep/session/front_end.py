@@ -27,10 +27,8 @@ class NinepFrontEnd:
         self._trace = trace
         self.first_bytes = self._limits.session_bytes(MSIZE_FIRST)
         self.requests = {number: message.__name__ for number, message in MESSAGES.items()}
-        for dialect in ALL:
-            MessageCodec.of(
-                dialect
-            )  # compiled now: no session waits for it; see docs/performance.md
+        for dialect in ALL:  # compiled now, so that no session waits for it: docs/performance.md
+            MessageCodec.of(dialect)
 
     def session(
         self,

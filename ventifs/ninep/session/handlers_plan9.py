@@ -33,7 +33,6 @@ from ventifs.ninep.session.stat_records import (
     permissions,
     stat_of,
 )
-from ventifs.vfs.errnos import text_of
 from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
@@ -113,7 +112,7 @@ class Plan9Handlers(Handlers):
 
     def error(self, number: int) -> m.Message:
         """Rerror, in Linux's words."""
-        return m.Rerror(text_of(number), number)
+        return m.Rerror(os.strerror(number).encode(), number)
 
     def auth(self, _: None, message: m.Tauth) -> Body:
         """Refuse: no authentication is required."""

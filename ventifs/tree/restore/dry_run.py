@@ -53,16 +53,16 @@ class Plan:
         store: Store,
         root: Entry,
         selection: Selection,
-        told: ReportEntry,
+        report: ReportEntry,
         *,
         target: Path | None = None,
         symlinks: Symlinks = Symlinks.TRUSTED,
     ) -> None:
-        """Walk `root` and call `told` with each path; `target` is the destination, if any."""
+        """Walk `root` and call `report` with each path; `target` is the destination, if any."""
         self.entries = self.size = 0
         self.failed: list[tuple[bytes, str]] = []
         self.replaced: list[tuple[bytes, str]] = []
-        self._told = told
+        self._report = report
         self._target = target
         self._symlinks = symlinks
         self._aliases = Aliases(store, root, selection)
@@ -82,7 +82,7 @@ class Plan:
         self._names.append(entry.name if self._names else b"")
         self._there.append(self._below(entry) if self._there else self._top())
         self.entries += 1
-        self._told(self._path(), entry)
+        self._report(self._path(), entry)
         return True
 
     def leaf(self, entry: Entry, data: bytes) -> None:
@@ -94,7 +94,7 @@ class Plan:
             self.size += entry.size
         if entry.link:
             self._links.add(entry.link)
-        self._told(self._path(entry.name), entry)
+        self._report(self._path(entry.name), entry)
 
     def damaged(self, error: VentifsError) -> None:
         """Record a damaged directory."""
@@ -156,7 +156,7 @@ class Plan:
             self.failed.append((self._path(entry.name), reason))
         else:
             self.entries += 1
-            self._told(self._path(entry.name), entry)
+            self._report(self._path(entry.name), entry)
         return True
 
     def _path(self, name: bytes = b"") -> bytes:

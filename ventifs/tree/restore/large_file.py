@@ -47,7 +47,7 @@ def make_large(
     staging: int,
     *,
     overwrite: bool,
-    told: ReportBytes,
+    report: ReportBytes,
 ) -> list[str]:
     """Make a regular file; return what was left out of it.
 
@@ -58,7 +58,7 @@ def make_large(
         directory: descriptor of the directory that it goes into.
         staging: descriptor of the directory to make it in; -1 to make it under its own name.
         overwrite: whether it replaces what has its name.
-        told: called now and then.
+        report: called now and then.
 
     Raises:
         Failed: part of it is damaged, or cannot be written; nothing of it is left.
@@ -70,7 +70,7 @@ def make_large(
     fd = os.open(name, NEW, 0o600, dir_fd=where)
     try:
         os.ftruncate(fd, entry.size)
-        pour(pool, entry.detail.content, fd, told)
+        pour(pool, entry.detail.content, fd, report)
         less = dress(entry, xattrs, fd)
     except BaseException:
         os.unlink(name, dir_fd=where)
@@ -109,14 +109,16 @@ def _is_there(name: bytes, directory: int) -> bool:
     return False
 
 
-def pour(pool: Pool, content: Content, fd: int, told: ReportBytes, *, zeros: bool = False) -> None:
+def pour(
+    pool: Pool, content: Content, fd: int, report: ReportBytes, *, zeros: bool = False
+) -> None:
     """Write a content into an open file that has its final size already, or onto a device.
 
     Args:
         pool: as for `make_large`.
         content: the content of a file.
         fd: descriptor of the file or device.
-        told: called now and then.
+        report: called now and then.
         zeros: whether holes are written too, over what may be there.
 
     Raises:
@@ -127,7 +129,7 @@ def pour(pool: Pool, content: Content, fd: int, told: ReportBytes, *, zeros: boo
 
     def answered(length: int, reply: bytes) -> None:
         troubles.extend(decode_answer(reply).troubles)
-        told(length)
+        report(length)
 
     total = length_of(content)
     for offset in range(0, total, _PIECE_BYTES):
@@ -141,7 +143,7 @@ def pour(pool: Pool, content: Content, fd: int, told: ReportBytes, *, zeros: boo
         raise FileFailed(troubles[0])
 
 
-def pour_device(pool: Pool, entry: Entry, device: str, told: ReportBytes) -> int:
+def pour_device(pool: Pool, entry: Entry, device: str, report: ReportBytes) -> int:
     """Write a whole file onto a block device, zeros too; return how much larger the device is.
 
     The result is in bytes.
@@ -167,7 +169,7 @@ def pour_device(pool: Pool, entry: Entry, device: str, told: ReportBytes) -> int
                 f"{device}: has {entry.size + more:,} bytes, and the disk {entry.size:,}: "
                 "take a larger device"
             )
-        pour(pool, entry.detail.content, fd, told, zeros=True)
+        pour(pool, entry.detail.content, fd, report, zeros=True)
         os.fsync(fd)
     finally:
         os.close(fd)

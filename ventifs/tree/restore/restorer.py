@@ -261,7 +261,7 @@ class Restorer:
         self._pool.drain()
         path, before = place.path(entry.name), self.done.size
 
-        def told(size: int) -> None:
+        def report(size: int) -> None:
             self.done.size += size
             if self._progress is not None:
                 self._progress(self.done, path)
@@ -275,7 +275,7 @@ class Restorer:
                 and is_there(self._store, entry, entry.detail.content, directory)
             ):
                 self.done.kept += 1
-                told(entry.size)
+                report(entry.size)
                 less = []
             else:
                 less = make_large(
@@ -285,7 +285,7 @@ class Restorer:
                     directory,
                     place.staging,
                     overwrite=self._overwrite,
-                    told=told,
+                    report=report,
                 )
             made = True
         except FileFailed as error:
