@@ -275,7 +275,6 @@ def test_a_kill_leaves_no_lock_and_no_arena_that_nobody_goes_on_in(tmp_path: Pat
         kill(child)
     assert_whole(root, ledger)
     assert len(list((root / "arenas/open").glob("*.arena"))) == 1
-    assert os.listdir(root / "arenas/open") == [
-        f"{path.name}" for path in (root / "arenas/open").glob("*.arena")
-    ]
+    # A kill within a write may leave half a clump, which recovery keeps beside the arena.
+    assert {path.suffix for path in (root / "arenas/open").iterdir()} <= {".arena", ".torn"}
     audited(root)
