@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tests.support.arenafiles import STORE_ID
 from ventifs.store import Score, score_of
-from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
+from ventifs.store.arena_state import ArenaState, ArenaTotals, Place, SealedMark
 from ventifs.store.index import BATCH_ENTRIES, Index, IndexSnapshot
 from ventifs.store.journal import Changes, CommitCounters, Record
 
@@ -140,7 +140,7 @@ def test_arenas_grow_and_are_sealed(index: Index) -> None:
     assert index.arena_states() == [sealed, growing]
     assert index.arena_states(sealed=True) == [sealed]
     assert index.arena_states(sealed=False) == [growing]
-    assert (index.sealed_count(), index.arena_state(A)) == (1, sealed)
+    assert (index.sealed_mark(), index.arena_state(A)) == (SealedMark(1, A), sealed)
     assert index.snapshot() == IndexSnapshot([sealed, growing], [], set())
 
 

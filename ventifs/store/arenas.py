@@ -48,12 +48,6 @@ class Arenas:
         """Ids of the arenas in `sealed/`, sorted."""
         return _ids(self.sealed_directory)
 
-    def sealed_count(self) -> int:
-        """How many arenas are in `sealed/`: 40,000 for 10 TiB; see docs/performance.md."""
-        with readable_errors(self.sealed_directory):
-            names = os.listdir(self.sealed_directory)
-        return "\0".join([*names, ""]).count(SUFFIX + "\0")  # faster than testing each name
-
     def all_ids(self) -> list[bytes]:
         """Ids of all arenas, sorted. `open/` is read first: only a repair moves one back."""
         return sorted({*self.open_ids(), *self.sealed_ids()})
@@ -93,6 +87,11 @@ class Arenas:
             except FileNotFoundError:
                 continue
         raise Corrupt("arena file is missing", arena=arena_id.hex())
+
+    def forget_reader(self, arena_id: bytes) -> None:
+        """Open an arena anew when it is next read."""
+        with self._lock:
+            self._readers.pop(arena_id, None)
 
     def close(self) -> None:
         """Drop all readers; one in use closes its descriptor when its last user is done."""

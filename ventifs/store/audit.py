@@ -22,13 +22,13 @@ from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.arena import HEADER_SIZE, Arena, Damage
+from ventifs.store.arena_journal import committed_changes
 from ventifs.store.arena_state import ArenaProgress, ArenaState, ArenaTotals, Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ClumpKind, Head, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index, IndexSnapshot
 from ventifs.store.journal import Record, decode_commit
-from ventifs.store.recovery import committed_changes
 from ventifs.store.score import Score
 
 _LOOKUP_MAX = 4096
@@ -72,6 +72,7 @@ class Report:
         rescued: records that the index has and the arenas have lost.
         forgotten: records that the index knows to be deleted and the arenas do not.
         confirmed: index entries that lead to the block they name.
+        dropped: arenas from which nothing is taken.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -79,6 +80,7 @@ class Report:
     rescued: list[Record] = field(default_factory=list)
     forgotten: list[Record] = field(default_factory=list)
     confirmed: int = 0
+    dropped: set[bytes] = field(default_factory=set)
     puts: dict[bytes, Record] = field(default_factory=dict)
     deletes: set[bytes] = field(default_factory=set)
     relies_on: dict[bytes, int] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class Report:
         self.confirmed += other.confirmed
         self.puts.update(other.puts)
         self.deletes |= other.deletes
+        self.dropped |= other.dropped
         for arena, length in other.relies_on.items():
             self.relies_on[arena] = max(length, self.relies_on.get(arena, 0))
         self.summary.arenas += other.summary.arenas
@@ -123,13 +126,28 @@ def audit(
     states = {state.arena: state for state in snapshot.states}
     ids = arenas.all_ids()
     look = partial(_audit_arena, arenas, states, index, read_data)
-    total = sum(_length(arenas, arena_id) for arena_id in ids) if progress else 0
+    report.dropped |= snapshot.dropped
+    unread = [arena_id for arena_id in ids if arena_id not in report.dropped]
+    total = sum(_length(arenas, arena_id) for arena_id in unread) if progress else 0
+    found: dict[bytes, Report] = {}
+    done = 0
     with ThreadPoolExecutor(jobs) as pool:
-        for one in pool.map(look, ids):
-            report.join(one)
+        for arena_id, one in zip(unread, pool.map(look, unread), strict=True):
+            found[arena_id] = one
+            report.dropped |= one.dropped
+            done += one.summary.bytes
             if progress:
-                progress(report.summary.bytes, total)
-    for arena_id in sorted(states.keys() - set(ids)):
+                progress(done, total)
+    if index is not None:
+        report.dropped |= index.drops().keys()  # some may have been dropped meanwhile
+    for arena_id in ids:
+        if arena_id not in report.dropped:
+            report.join(found[arena_id])
+        elif arenas.present(arena_id):
+            report.findings.append(
+                Finding("arena", "it was dropped", arena=arena_id.hex(), harmless=True)
+            )
+    for arena_id in sorted(states.keys() - set(ids) - report.dropped):
         report.findings.append(Finding("arena", "its file is missing", arena=arena_id.hex()))
     _audit_commits(arenas, None if index is None else states, report)
     if index is not None:
@@ -361,6 +379,7 @@ class _ArenaAudit:
             return
         self.report.puts.update({record.id: record for record in changes.puts})
         self.report.deletes.update(changes.deletes)
+        self.report.dropped |= changes.drops.keys()
         for arena, length in commit.relies_on:
             known = self.report.relies_on.get(arena, 0)
             self.report.relies_on[arena] = max(known, length)
@@ -369,9 +388,12 @@ class _ArenaAudit:
 def _audit_commits(arenas: Arenas, states: dict[bytes, ArenaState] | None, report: Report) -> None:
     """Check that the arenas that commits rely on are present up to the required length.
 
-    A missing part that the index does not expect either is harmless: a repair has given it up.
+    Arenas that are dropped need not be. A missing part that the index does not expect either is
+    harmless: a repair has given it up.
     """
     for arena_id, length in report.relies_on.items():
+        if arena_id in report.dropped:
+            continue
         try:
             present = arenas.reader(arena_id).length()
         except Corrupt:

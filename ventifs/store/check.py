@@ -172,10 +172,9 @@ def repair(
         scores = sorted({Score(bytes.fromhex(finding.score or "")) for finding in damaged})
         for score, there in zip(scores, store.has_many(scores), strict=True):
             (done.healed if there else done.lost).append(score.hex())
-        puts = [(record.key, record.value) for record in report.rescued]
-        if puts or report.forgotten:
-            store.commit(puts, report.forgotten)
-            done.rescued = len(puts) + len(report.forgotten)
+        if report.rescued or report.forgotten:
+            store.commit(report.rescued, report.forgotten)
+            done.rescued = len(report.rescued) + len(report.forgotten)
     return done
 
 

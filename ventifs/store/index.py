@@ -1,4 +1,4 @@
-"""The index: LMDB tables from scores to places, and the catalog.
+"""The index: LMDB tables from scores to places, of arenas, and the catalog.
 
 The index is a rebuildable hint, never trusted. LMDB's pages carry no checksums, so every value,
 except the empty ones of `deleted`, carries one over its key and itself: a damaged entry is a miss,
@@ -7,12 +7,14 @@ damaged page can have two more effects: an entry can vanish (for blocks, a miss)
 can crash. So the catalog carries a digest over all its records, and `check` reads the index in a
 child process.
 
-FORMAT.md, section Index, lists the tables.
+FORMAT.md, section Index, lists the tables. `index_arenas` and `index_records` hold the tables of
+arenas and of records; this module those of blocks and all that spans several.
 """
 
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,11 @@ from zlib import crc32
 import msgspec
 from msgspec.structs import astuple
 
-from ventifs.store.arena_state import ArenaState, ArenaTotals, Place
-from ventifs.store.journal import (
-    COUNTERS,
-    DIGEST_SIZE,
-    RECORD_ID_SIZE,
-    Changes,
-    CommitCounters,
-    Record,
-)
+from ventifs.store.arena_state import ArenaState, Place, SealedMark
+from ventifs.store.index_arenas import NUMBER, ArenaTables
+from ventifs.store.index_records import RecordTables
+from ventifs.store.index_values import CRC_RESIDUE, Meta, guarded, unguarded
+from ventifs.store.journal import COUNTERS, Changes, CommitCounters, Record
 from ventifs.store.lmdb_environment import Environment, IndexDamaged, LmdbError, lmdb_errors
 from ventifs.store.score import Score
 
@@ -40,19 +38,20 @@ _WALK_ENTRIES = 4096  # read in one transaction of a walk over all entries
 _TABLES = (b"blocks", b"open", b"sealed", b"numbers", b"catalog", b"deleted", b"meta")
 
 _ENTRY = struct.Struct("<IIH")  # arena number, clump offset, position in the clump
-_NUMBER = struct.Struct(">I")
-_CRC = struct.Struct("<I")
-_CRC_RESIDUE = 0x2144DF1C  # crc32 of any bytes followed by their own crc32, little-endian
-_ARENA = struct.Struct("<16sQIQQQQQQ")
-_CATALOG = struct.Struct("<Q16s")  # number of records, XOR of their digests
 
 
 class IndexSnapshot(msgspec.Struct, frozen=True):
-    """What the index knew at one moment; `deleted` are the ids of all records ever deleted."""
+    """What the index knew at one moment.
+
+    Attributes:
+        deleted: the ids of records that were deleted.
+        dropped: the ids of arenas from which nothing is taken.
+    """
 
     states: list[ArenaState] = msgspec.field(default_factory=list)
     records: list[Record] = msgspec.field(default_factory=list)
     deleted: set[bytes] = msgspec.field(default_factory=set)
+    dropped: set[bytes] = msgspec.field(default_factory=set)
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -65,17 +64,6 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 Entries = Iterable[tuple[Score, int, int]]  # score, clump offset, position
-
-
-def _sealed_value(key: bytes, value: bytes) -> bytes:
-    return value + _CRC.pack(crc32(value, crc32(key)))
-
-
-def _opened_value(key: bytes, value: bytes | None) -> bytes | None:
-    """The value without its check, or None when it is absent or damaged."""
-    if value is None or crc32(value, crc32(key)) != _CRC_RESIDUE:
-        return None
-    return value[:-4]
 
 
 class Index:
@@ -93,12 +81,14 @@ class Index:
             IndexDamaged: when it cannot be read or belongs to another store.
         """
         self.path = path
-        self._arenas: dict[int, bytes] = {}
+        self._live: dict[int, bytes] = {}  # ids of arenas that have a row, by number
         environment = Environment.acquire(path, _TABLES, sync=sync, create=create)
         self._environment = environment
         self._begin: Callable[..., Any] = environment.lmdb.begin
-        self._tables = environment.tables
         self._blocks = environment.tables[b"blocks"]
+        self._meta = Meta(path, environment.tables[b"meta"])
+        self._arenas = ArenaTables(path, environment.tables, self._meta)
+        self._records = RecordTables(path, environment.tables, self._meta)
         try:
             if create:
                 self._initialise(store_id)
@@ -115,45 +105,46 @@ class Index:
         """Whether a rebuild has put another index in this one's place."""
         return self._environment.replaced(self.path)
 
-    def _initialise(self, store_id: bytes) -> None:
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with lmdb_errors(self.path), self._begin() as transaction:
+            yield transaction
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
         with lmdb_errors(self.path), self._begin(write=True) as transaction:
-            meta = self._tables[b"meta"]
+            yield transaction
+
+    def _initialise(self, store_id: bytes) -> None:
+        with self._writing() as transaction:
             for key, value in (
-                (b"format", _NUMBER.pack(INDEX_FORMAT)),
+                (b"format", NUMBER.pack(INDEX_FORMAT)),
                 (b"store", store_id),
                 (b"epoch", os.urandom(8)),
                 (b"counters", COUNTERS.pack(*astuple(CommitCounters()))),
-                (b"catalog", _CATALOG.pack(0, bytes(DIGEST_SIZE))),
             ):
-                transaction.put(key, _sealed_value(key, value), db=meta)
+                self._meta.put(key, value, transaction)
+            self._records.initialise(transaction)
+            self._arenas.bring_up_to_date(transaction)
 
     def _check_meta(self, store_id: bytes) -> None:
-        if self._meta(b"format") != _NUMBER.pack(INDEX_FORMAT):
-            raise IndexDamaged(self.path, "is of another format")
-        if self._meta(b"store") != store_id:
-            raise IndexDamaged(self.path, "belongs to another store")
-
-    def _meta(self, key: bytes, transaction: Any = None) -> bytes:
-        with lmdb_errors(self.path):
-            if transaction is None:
-                with self._begin() as reading:
-                    value = reading.get(key, db=self._tables[b"meta"])
-            else:
-                value = transaction.get(key, db=self._tables[b"meta"])
-        opened = _opened_value(key, value)
-        if opened is None:
-            raise IndexDamaged(self.path, f"lacks its {key.decode()}")
-        return opened
+        with self._reading() as transaction:
+            if self._meta.get(b"format", transaction) != NUMBER.pack(INDEX_FORMAT):
+                raise IndexDamaged(self.path, "is of another format")
+            if self._meta.get(b"store", transaction) != store_id:
+                raise IndexDamaged(self.path, "belongs to another store")
 
     @property
     def epoch(self) -> bytes:
-        """8 random bytes that change whenever blocks may have left the index."""
-        return self._meta(b"epoch")
+        """8 random bytes that change with every rebuild."""
+        with self._reading() as transaction:
+            return self._meta.get(b"epoch", transaction)
 
     @property
     def catalog_mark(self) -> bytes:
         """A value that is equal for equal sets of records and different for different ones."""
-        return self._meta(b"catalog")
+        with self._reading() as transaction:
+            return self._records.mark(transaction)
 
     # --- blocks -----------------------------------------------------------------------------
 
@@ -169,20 +160,31 @@ class Index:
         except LmdbError:
             with lmdb_errors(self.path):
                 raise
-        return value is not None and crc32(value, crc32(score)) == _CRC_RESIDUE
+        if value is None or crc32(value, crc32(score)) != CRC_RESIDUE:
+            return False
+        number = int.from_bytes(value[:4], "little")
+        return number in self._live or self._is_live(number)
+
+    def _is_live(self, number: int) -> bool:
+        """Whether an arena has a row; remembers those that do."""
+        with self._reading() as transaction:
+            return self._arena_of(number, transaction) is not None
 
     def known_many(self, scores: Sequence[Score]) -> list[bool]:
         """`known` for each score, in sorted order, which is cheaper; see docs/performance.md."""
         found = {}
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             for score in sorted(set(scores)):
-                found[score] = _opened_value(score, transaction.get(score)) is not None
+                value = unguarded(score, transaction.get(score))
+                found[score] = value is not None and (
+                    self._arena_of(_ENTRY.unpack(value)[0], transaction) is not None
+                )
         return [found[score] for score in scores]
 
     def locate(self, score: Score) -> Place | None:
         """Where a block is, or None when it is absent (or its entry damaged)."""
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
-            value = _opened_value(score, transaction.get(score))
+            value = unguarded(score, transaction.get(score))
             if value is None or len(value) != _ENTRY.size:
                 return None
             number, offset, position = _ENTRY.unpack(value)
@@ -190,16 +192,23 @@ class Index:
         return None if arena is None else Place(arena, offset, position)
 
     def _arena_of(self, number: int, transaction: Any) -> bytes | None:
-        arena = self._arenas.get(number)
+        """The arena of a number; None without a row, which it loses when it is dropped."""
+        arena = self._live.get(number)
         if arena is None:
-            state = self._state(number, transaction)
+            state = self._arenas.state(number, transaction)
             if state is None:
                 return None
-            arena = self._arenas[number] = state.arena
+            arena = self._live[number] = state.arena
         return arena
+
+    def look_again(self) -> None:
+        """Forget which arenas there were: another process may have dropped some."""
+        self._live = {}
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
         """Every entry in order of score; a damaged one has None as its place.
+
+        Entries whose arena is dropped are left out.
 
         Each transaction reads some entries as of its own moment. No transaction is open while the
         caller works on them, because LMDB cannot reuse pages that a reader may see.
@@ -221,20 +230,19 @@ class Index:
             for key, value in cursor:
                 if len(some) == _WALK_ENTRIES:
                     return some, bytes(key)
-                some.append((Score(key), self._place_of(key, value, transaction)))
+                opened = unguarded(key, value)
+                if opened is None or len(key) != 32 or len(opened) != _ENTRY.size:
+                    some.append((Score(key), None))
+                    continue
+                number, offset, position = _ENTRY.unpack(opened)
+                arena = self._arena_of(number, transaction)
+                if arena is not None:
+                    some.append((Score(key), Place(arena, offset, position)))
         return some, None
-
-    def _place_of(self, key: bytes, value: bytes, transaction: Any) -> Place | None:
-        opened = _opened_value(key, value)
-        if opened is None or len(key) != 32 or len(opened) != _ENTRY.size:
-            return None
-        number, offset, position = _ENTRY.unpack(opened)
-        arena = self._arena_of(number, transaction)
-        return None if arena is None else Place(arena, offset, position)
 
     def entry_count(self) -> int:
         """How many blocks the index lists."""
-        with lmdb_errors(self.path), self._begin() as transaction:
+        with self._reading() as transaction:
             return self._entry_count(transaction)
 
     def _entry_count(self, transaction: Any) -> int:
@@ -258,16 +266,16 @@ class Index:
         # By score alone: comparing whole entries takes longer; see docs/performance.md.
         ordered = sorted(entries, key=itemgetter(0))
         for start in range(0, len(ordered), BATCH_ENTRIES):
-            with lmdb_errors(self.path), self._begin(write=True) as transaction:
-                number = self._number_of(arena, transaction)
+            with self._writing() as transaction:
+                number = self._arenas.number_of(arena, transaction)
                 items = self._items(number, ordered[start : start + BATCH_ENTRIES])
                 transaction.cursor(self._blocks).putmulti(items)
 
     @staticmethod
     def _items(number: int, entries: Entries) -> list[tuple[bytes, bytes]]:
-        pack, seal = _ENTRY.pack, _sealed_value
+        pack, guard = _ENTRY.pack, guarded
         return [
-            (score, seal(score, pack(number, offset, position)))
+            (score, guard(score, pack(number, offset, position)))
             for score, offset, position in entries
         ]
 
@@ -277,163 +285,47 @@ class Index:
         For rebuilds: appending fills pages, so an entry takes 58 bytes instead of the 90 of random
         insertion.
         """
-        pack, seal = _ENTRY.pack, _sealed_value
-        items = [(score, seal(score, pack(*place))) for score, *place in entries]
-        with lmdb_errors(self.path), self._begin(write=True) as transaction:
+        pack, guard = _ENTRY.pack, guarded
+        items = [(score, guard(score, pack(*place))) for score, *place in entries]
+        with self._writing() as transaction:
             transaction.cursor(self._blocks).putmulti(items, append=True)
 
     def drop_block(self, score: Score) -> None:
         """Remove a block's entry, so that the next put of the block stores it again."""
-        with lmdb_errors(self.path), self._begin(write=True) as transaction:
+        with self._writing() as transaction:
             transaction.delete(score, db=self._blocks)
 
-    # --- arenas -----------------------------------------------------------------------------
+    # --- arenas and records -----------------------------------------------------------------
 
     def number_of(self, arena: bytes) -> int:
         """The arena's 32-bit number in this index, assigned now if it has none yet."""
-        with lmdb_errors(self.path), self._begin(write=True) as transaction:
-            return self._number_of(arena, transaction)
-
-    def _number_of(self, arena: bytes, transaction: Any) -> int:
-        value = _opened_value(arena, transaction.get(arena, db=self._tables[b"numbers"]))
-        if value is not None:
-            return int(_NUMBER.unpack(value)[0])
-        last = -1
-        for table in (b"open", b"sealed"):
-            cursor = transaction.cursor(self._tables[table])
-            if cursor.last():
-                last = max(last, _NUMBER.unpack(cursor.key())[0])
-        number = last + 1
-        key = _NUMBER.pack(number)
-        transaction.put(arena, _sealed_value(arena, key), db=self._tables[b"numbers"])
-        self._put_state(number, ArenaState(arena, 0, False, ArenaTotals()), transaction)
-        return number
-
-    def _put_state(self, number: int, state: ArenaState, transaction: Any) -> None:
-        key = _NUMBER.pack(number)
-        value = _ARENA.pack(state.arena, state.length, *astuple(state.totals))
-        table, other = (b"sealed", b"open") if state.sealed else (b"open", b"sealed")
-        transaction.delete(key, db=self._tables[other])
-        transaction.put(key, _sealed_value(key, value), db=self._tables[table])
-
-    def _state(self, number: int, transaction: Any) -> ArenaState | None:
-        key = _NUMBER.pack(number)
-        for table in (b"sealed", b"open"):
-            value = _opened_value(key, transaction.get(key, db=self._tables[table]))
-            if value is not None:
-                arena, length, *totals = _ARENA.unpack(value)
-                return ArenaState(arena, length, table == b"sealed", ArenaTotals(*totals))
-        return None
+        with self._writing() as transaction:
+            return self._arenas.number_of(arena, transaction)
 
     def arena_state(self, arena: bytes) -> ArenaState:
         """How far an arena is indexed; length 0, if the index does not know it."""
-        with lmdb_errors(self.path), self._begin() as transaction:
-            value = _opened_value(arena, transaction.get(arena, db=self._tables[b"numbers"]))
-            state = None
-            if value is not None:
-                state = self._state(_NUMBER.unpack(value)[0], transaction)
-        return state or ArenaState(arena, 0, False, ArenaTotals())
+        with self._reading() as transaction:
+            return self._arenas.state_of(arena, transaction)
 
     def arena_states(self, *, sealed: bool | None = None) -> list[ArenaState]:
         """The state of every arena the index knows, or only of sealed or unsealed ones."""
-        with lmdb_errors(self.path), self._begin() as transaction:
-            return self._states(transaction, sealed)
+        with self._reading() as transaction:
+            return self._arenas.states(transaction, sealed)
 
-    def _states(self, transaction: Any, sealed: bool | None) -> list[ArenaState]:
-        states = []
-        for table in (b"sealed", b"open"):
-            if sealed is not None and sealed != (table == b"sealed"):
-                continue
-            for key, value in transaction.cursor(self._tables[table]):
-                opened = _opened_value(key, value)
-                if opened is None or len(opened) != _ARENA.size:
-                    raise IndexDamaged(self.path, "has a damaged arena record")
-                arena, length, *totals = _ARENA.unpack(opened)
-                states.append(ArenaState(arena, length, table == b"sealed", ArenaTotals(*totals)))
-        return states
+    def sealed_mark(self) -> SealedMark:
+        """The mark of the arenas that are sealed and wholly indexed."""
+        with self._reading() as transaction:
+            return self._arenas.sealed_mark(transaction)
 
-    def snapshot(self) -> IndexSnapshot:
-        """All arenas' states and all records as of one moment."""
-        with lmdb_errors(self.path), self._begin() as transaction:
-            deleted = {bytes(key) for key, _ in transaction.cursor(self._tables[b"deleted"])}
-            return IndexSnapshot(
-                self._states(transaction, None), self._records(transaction), deleted
-            )
+    def dropped(self, arena: bytes) -> bool:
+        """Whether an arena is dropped: nothing is taken from it any more."""
+        with self._reading() as transaction:
+            return self._arenas.dropped(arena, transaction)
 
-    def figures(self) -> Figures:
-        """What is counted, as of one moment."""
-        with lmdb_errors(self.path), self._begin() as transaction:
-            return Figures(
-                self._states(transaction, None),
-                self._counters(transaction),
-                self._entry_count(transaction),
-                len(self._records(transaction)),
-            )
-
-    def sealed_count(self) -> int:
-        """How many arenas are sealed and wholly indexed."""
-        with lmdb_errors(self.path), self._begin() as transaction:
-            count: int = transaction.stat(self._tables[b"sealed"])["entries"]
-        return count
-
-    # --- catalog ----------------------------------------------------------------------------
-
-    def settle(
-        self, states: Iterable[ArenaState], changes: Changes, counters: CommitCounters
-    ) -> None:
-        """Store arena states, changes of records, and counters in one transaction.
-
-        A writer and a process that recovered its arena may both report the same states and records.
-        So totals count only if they start where the index ends. A record that is present already,
-        or was ever deleted, is not put again; puts and deletes may arrive in any order.
-        """
-        with lmdb_errors(self.path), self._begin(write=True) as transaction:
-            for state in states:
-                number = self._number_of(state.arena, transaction)
-                before = self._state(number, transaction) or ArenaState(
-                    state.arena, 0, False, ArenaTotals()
-                )
-                if before.length == state.start:
-                    before.totals.add(state.totals)
-                if before.length <= state.length:
-                    before.sealed = state.sealed or (
-                        before.sealed and before.length == state.length
-                    )
-                    before.length = state.length
-                    self._put_state(number, before, transaction)
-            self._apply(changes, transaction)
-            self._add_counters(counters, transaction)
-
-    def _apply(self, changes: Changes, transaction: Any) -> None:
-        if not len(changes):
-            return
-        catalog, deleted = self._tables[b"catalog"], self._tables[b"deleted"]
-        count, stored = _CATALOG.unpack(self._meta(b"catalog", transaction))
-        digest = int.from_bytes(stored, "big")
-        doomed = set(changes.deletes)
-        for record_id in doomed:
-            transaction.put(record_id, b"", db=deleted)
-        present = list(transaction.cursor(catalog)) if doomed else []
-        for key, value in present:
-            if key[-RECORD_ID_SIZE:] in doomed:
-                record = self._record(key, value)
-                transaction.delete(key, db=catalog)
-                count, digest = count - 1, digest ^ _number(record)
-        for record in changes.puts:
-            fresh = transaction.get(record.id, db=deleted) is None
-            value = record.value + record.digest()
-            if fresh and transaction.put(
-                record.key + record.id, value, overwrite=False, db=catalog
-            ):
-                count, digest = count + 1, digest ^ _number(record)
-        value = _sealed_value(b"catalog", _CATALOG.pack(count, digest.to_bytes(DIGEST_SIZE, "big")))
-        transaction.put(b"catalog", value, db=self._tables[b"meta"])
-
-    def _record(self, key: bytes, value: bytes) -> Record:
-        record = Record(key[:-RECORD_ID_SIZE], key[-RECORD_ID_SIZE:], value[:-DIGEST_SIZE])
-        if record.digest() != value[-DIGEST_SIZE:]:
-            raise IndexDamaged(self.path, "has a damaged catalog record")
-        return record
+    def drops(self) -> dict[bytes, CommitCounters]:
+        """All arenas that are dropped, each with the counters of its commits."""
+        with self._reading() as transaction:
+            return self._arenas.drops(transaction)
 
     def records(self) -> list[Record]:
         """All committed records, in order of key.
@@ -441,35 +333,87 @@ class Index:
         Raises:
             IndexDamaged: when they are not exactly those that were put and not deleted.
         """
-        with lmdb_errors(self.path), self._begin() as transaction:
-            return self._records(transaction)
+        with self._reading() as transaction:
+            return self._records.records(transaction)
 
-    def _records(self, transaction: Any) -> list[Record]:
-        digest = 0
-        cursor = transaction.cursor(self._tables[b"catalog"])
-        records = [self._record(key, value) for key, value in cursor]
-        for record in records:
-            digest ^= _number(record)
-        if (len(records), digest.to_bytes(DIGEST_SIZE, "big")) != _CATALOG.unpack(
-            self._meta(b"catalog", transaction)
-        ):
-            raise IndexDamaged(self.path, "has lost catalog records")
-        return sorted(records)
+    def snapshot(self) -> IndexSnapshot:
+        """All arenas' states and all records as of one moment."""
+        with self._reading() as transaction:
+            return IndexSnapshot(
+                self._arenas.states(transaction, None),
+                self._records.records(transaction),
+                self._records.deleted(transaction),
+                set(self._arenas.drops(transaction)),
+            )
 
-    def _add_counters(self, counters: CommitCounters, transaction: Any) -> None:
-        if not any(astuple(counters)):
-            return
-        total = self._counters(transaction)
-        total.add(counters)
-        value = _sealed_value(b"counters", COUNTERS.pack(*astuple(total)))
-        transaction.put(b"counters", value, db=self._tables[b"meta"])
+    def figures(self) -> Figures:
+        """What is counted, as of one moment."""
+        with self._reading() as transaction:
+            return Figures(
+                self._arenas.states(transaction, None),
+                self._counters(transaction),
+                self._entry_count(transaction),
+                len(self._records.records(transaction)),
+            )
+
+    def settle(
+        self,
+        states: Iterable[ArenaState],
+        changes: Changes,
+        counters: CommitCounters,
+        expunged: Sequence[bytes] = (),
+    ) -> None:
+        """Store arena states, changes of the catalog, and counters in one transaction.
+
+        A writer and a process that recovered its arena may both report the same states and records.
+        So totals count only if they start where the index ends. A record that is present already,
+        or was ever deleted, is not put again; puts and deletes may arrive in any order. Nothing is
+        stored of an arena that is dropped.
+
+        Args:
+            states: of arenas whose blocks are in the index already.
+            changes: what a commit says.
+            counters: are added to those of the index.
+            expunged: ids of deleted records that nothing can put again.
+        """
+        with self._writing() as transaction:
+            self._arenas.drop(changes.drops, transaction)
+            for state in states:
+                if not self._arenas.dropped(state.arena, transaction):
+                    self._settle_state(state, transaction)
+            self._records.apply(changes, transaction)
+            self._records.expunge(expunged, transaction)
+            if any(astuple(counters)):
+                total = self._counters(transaction)
+                total.add(counters)
+                self._meta.put(b"counters", COUNTERS.pack(*astuple(total)), transaction)
+        if changes.drops:
+            self.look_again()
+
+    def _settle_state(self, state: ArenaState, transaction: Any) -> None:
+        number = self._arenas.number_of(state.arena, transaction)
+        before = self._arenas.state_of(state.arena, transaction)
+        if before.length == state.start:
+            before.totals.add(state.totals)
+        if before.length <= state.length:
+            before.sealed = state.sealed or (before.sealed and before.length == state.length)
+            before.length = state.length
+            self._arenas.put_state(number, before, transaction)
+
+    def bring_up_to_date(self) -> None:
+        """Store what indexes made by older programs lack; changes nothing else."""
+        with self._writing() as transaction:
+            self._arenas.bring_up_to_date(transaction)
+
+    # --- the whole --------------------------------------------------------------------------
 
     def counters(self) -> CommitCounters:
         """Counts of everything that was ever put and committed."""
-        return self._counters(None)
+        with self._reading() as transaction:
+            return self._counters(transaction)
 
     def _counters(self, transaction: Any) -> CommitCounters:
-        return CommitCounters(*COUNTERS.unpack(self._meta(b"counters", transaction)))
+        return CommitCounters(*COUNTERS.unpack(self._meta.get(b"counters", transaction)))
 
     def size(self) -> int:
         """Bytes the index takes on disk."""
@@ -480,7 +424,3 @@ class Index:
         """Make an index opened without `sync` durable."""
         with lmdb_errors(self.path):
             self._environment.lmdb.sync(True)
-
-
-def _number(record: Record) -> int:
-    return int.from_bytes(record.digest(), "big")

@@ -1,12 +1,13 @@
 """What catalog and commit clumps carry: the store's records, and the commits that make them valid.
 
-A catalog clump holds records put and deleted. A commit clump makes the catalog clumps right before
-it valid; it is written only when everything before it is durable. FORMAT.md, section Journal, gives
-the bytes. Nothing here does I/O.
+A catalog clump holds records put and deleted, and arenas dropped. A commit clump makes the catalog
+clumps right before it valid; it is written only when everything before it is durable. FORMAT.md,
+section Journal, gives the bytes. Nothing here reads or writes files.
 """
 
+import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from blake3 import blake3
@@ -21,7 +22,7 @@ RECORD_VALUE_MAX = 256 << 10
 DIGEST_SIZE = 16
 
 _RECORD = struct.Struct("<BHI16s")  # operation, key length, value length, id
-_PUT, _DELETE = 1, 2
+_PUT, _DELETE, _DROP = 1, 2, 3
 
 
 class Record(msgspec.Struct, frozen=True, order=True):
@@ -36,6 +37,11 @@ class Record(msgspec.Struct, frozen=True, order=True):
     key: bytes
     id: bytes
     value: bytes
+
+    @classmethod
+    def new(cls, key: bytes, value: bytes) -> "Record":
+        """A record with an id that no other has."""
+        return cls(key, os.urandom(RECORD_ID_SIZE), value)
 
     def digest(self) -> bytes:
         """16 bytes that stand for the whole record in the index's checks."""
@@ -52,17 +58,6 @@ def record_problem(key_length: int, value_length: int) -> str:
         f"a record of {key_length} and {value_length} bytes: its key may have 1 to "
         f"{RECORD_KEY_MAX}, its value up to {RECORD_VALUE_MAX}"
     )
-
-
-class Changes(msgspec.Struct, frozen=True):
-    """Records put and ids deleted; a deletion wins, in whatever order the two are read."""
-
-    puts: Sequence[Record] = ()
-    deletes: Sequence[bytes] = ()
-
-    def __len__(self) -> int:
-        """How many records are put or deleted."""
-        return len(self.puts) + len(self.deletes)
 
 
 class CommitCounters(msgspec.Struct):
@@ -89,6 +84,27 @@ class CommitCounters(msgspec.Struct):
 
 
 COUNTERS = struct.Struct("<5Q")
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Records put, ids deleted and arenas dropped, in whatever order they are read.
+
+    Attributes:
+        puts: records to add; one that is there already, or was ever deleted, is not added again.
+        deletes: ids of records that are deleted, now or when they are put later.
+        drops: the arenas from which nothing is taken any more, each with the sum of the counters of
+            the commits in it.
+    """
+
+    puts: Sequence[Record] = ()
+    deletes: Sequence[bytes] = ()
+    drops: Mapping[bytes, CommitCounters] = msgspec.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many records are put or deleted and arenas dropped."""
+        return len(self.puts) + len(self.deletes) + len(self.drops)
+
+
 _COMMIT = struct.Struct("<QIIH")  # time, catalog length, records, arenas; counters follow
 _RELIES = struct.Struct("<16sQ")  # arena id, durable length
 
@@ -138,6 +154,8 @@ def _encoded(changes: Changes) -> Iterator[bytes]:
         yield head + record.key + record.value
     for record_id in changes.deletes:
         yield _RECORD.pack(_DELETE, 0, 0, record_id)
+    for arena, counters in changes.drops.items():
+        yield _RECORD.pack(_DROP, 0, COUNTERS.size, arena) + COUNTERS.pack(*astuple(counters))
 
 
 def decode_changes(payloads: Iterable[Buffer]) -> Changes:
@@ -148,6 +166,7 @@ def decode_changes(payloads: Iterable[Buffer]) -> Changes:
     """
     puts: list[Record] = []
     deletes: list[bytes] = []
+    drops: dict[bytes, CommitCounters] = {}
     for payload in payloads:
         data, at = bytes(payload), 0
         while at < len(data):
@@ -162,9 +181,11 @@ def decode_changes(payloads: Iterable[Buffer]) -> Changes:
                 puts.append(Record(key, record_id, value))
             elif operation == _DELETE and key_length == value_length == 0:
                 deletes.append(record_id)
+            elif operation == _DROP and whole and (key_length, len(value)) == (0, COUNTERS.size):
+                drops[record_id] = CommitCounters(*COUNTERS.unpack(value))
             else:
                 raise Corrupt("catalog record contradicts itself")
-    return Changes(puts, deletes)
+    return Changes(puts, deletes, drops)
 
 
 def encode_commit(commit: Commit) -> bytes:

@@ -18,7 +18,7 @@ from typing import IO
 
 from ventifs.errors import Busy
 from ventifs.store.appender import lock_arena
-from ventifs.store.arena import Damage
+from ventifs.store.arena import HEADER_SIZE, Damage
 from ventifs.store.arena_state import ArenaProgress
 from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files, readable_errors
@@ -26,7 +26,13 @@ from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
 from ventifs.store.lmdb_environment import INDEX_NAME
 from ventifs.store.permissions import make_directory
-from ventifs.store.recovery import ClumpIntake, read_sealed, restore_whole
+from ventifs.store.recovery import (
+    ClumpIntake,
+    drops_in,
+    left_by_a_copy,
+    read_sealed,
+    restore_whole,
+)
 from ventifs.store.score import Score
 from ventifs.store.writer import move_sealed
 
@@ -133,7 +139,9 @@ def _fill_sorted(
 
     intake = ClumpIntake(sink)
     damages: list[tuple[bytes, Damage]] = []
-    ids = arenas.all_ids()
+    everything = arenas.all_ids()
+    dropped = drops_in(arenas, ((arenas.reader(arena), HEADER_SIZE) for arena in everything))
+    ids = [arena for arena in everything if arena not in dropped]
     sizes = {arena: arenas.reader(arena).length() for arena in ids}
     done, total = 0, sum(sizes.values())
     for arena_id in ids:
@@ -142,6 +150,9 @@ def _fill_sorted(
             arena = lock_arena(path)
             if arena is None:
                 raise Busy(f"{path}: another process holds this arena; try again when it is done")
+        else:
+            arena = None
+        if arena is not None and not left_by_a_copy(arena, arenas, files):
             state = restore_whole(arena, 0, arenas, files, intake)
             if state:
                 intake.journal.states.append(state)
@@ -152,6 +163,8 @@ def _fill_sorted(
             progress(done, total)
     for entries in sorter.ascending():
         index.append_blocks(entries)
+    for counters in intake.journal.drops.values():  # of commits that went with their arenas
+        intake.journal.counters.add(counters)
     intake.journal.settle(index)
     for state in intake.journal.states:
         if state.sealed:

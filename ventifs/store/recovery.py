@@ -9,7 +9,8 @@ arenas does not matter, because records are puts minus deletes.
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 import msgspec
 import zstandard
@@ -26,19 +27,13 @@ from ventifs.store.arena import (
     Trailer,
     encode_header,
 )
-from ventifs.store.arena_state import ArenaState, ArenaTotals
+from ventifs.store.arena_journal import committed_changes, read_journal
+from ventifs.store.arena_state import ArenaState, ArenaTotals, SealedMark
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ClumpKind, decompress, encode_gap
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.index import Index
-from ventifs.store.journal import (
-    Changes,
-    Commit,
-    CommitCounters,
-    Record,
-    decode_changes,
-    decode_commit,
-)
+from ventifs.store.journal import Changes, CommitCounters, Record, decode_commit
 from ventifs.store.score import Score
 from ventifs.store.writer import move_sealed
 
@@ -55,12 +50,13 @@ class Journal(msgspec.Struct):
     states: list[ArenaState] = msgspec.field(default_factory=list)
     puts: list[Record] = msgspec.field(default_factory=list)
     deletes: list[bytes] = msgspec.field(default_factory=list)
+    drops: dict[bytes, CommitCounters] = msgspec.field(default_factory=dict)
     counters: CommitCounters = msgspec.field(default_factory=CommitCounters)
     relies_on: dict[bytes, int] = msgspec.field(default_factory=dict)
 
     def settle(self, index: Index) -> None:
         """Store all of it in the index in one transaction."""
-        index.settle(self.states, Changes(self.puts, self.deletes), self.counters)
+        index.settle(self.states, Changes(self.puts, self.deletes, self.drops), self.counters)
 
 
 class ClumpIntake:
@@ -107,37 +103,11 @@ class ClumpIntake:
             return
         self.journal.puts += changes.puts
         self.journal.deletes += changes.deletes
+        self.journal.drops.update(changes.drops)
         self.journal.counters.add(commit.counters)
         for relied, length in commit.relies_on:
             known = self.journal.relies_on.get(relied, 0)
             self.journal.relies_on[relied] = max(known, length)
-
-
-def committed_changes(
-    arena: Arena, offset: int, commit: Commit, decompressor: zstandard.ZstdDecompressor
-) -> Changes:
-    """The changes of records that the commit clump at `offset` makes valid.
-
-    If a gap has replaced a catalog clump, only the changes in the remaining ones are returned.
-
-    Raises:
-        Corrupt: when its catalog clumps are damaged or not what it says.
-    """
-    start = offset - commit.catalog_length
-    if start < HEADER_SIZE:
-        raise Corrupt("commit says more catalog than there is before it")
-    payloads, lost = [], False
-    for at, head in arena.heads(start, offset):
-        if head.kind not in (ClumpKind.CATALOG, ClumpKind.GAP) or at + head.size > offset:
-            raise Corrupt("commit covers something other than catalog clumps")
-        if head.kind is ClumpKind.CATALOG:
-            payloads.append(arena.read_raw(at, decompressor))
-        else:
-            lost = True
-    changes = decode_changes(payloads)
-    if len(changes) != commit.records and not lost:
-        raise Corrupt(f"commit of {commit.records} records has {len(changes)}")
-    return changes
 
 
 def recover(arenas: Arenas, index: Index, files: Files) -> None:
@@ -147,44 +117,136 @@ def recover(arenas: Arenas, index: Index, files: Files) -> None:
     open arena.
 
     Raises:
-        VentifsError: when an arena that the index knows is missing, or cannot be written.
+        Corrupt: an arena that the index or a commit counts on is missing or too short.
+        VentifsError: an arena cannot be written.
     """
     intake = ClumpIntake(index.add_blocks)
-    recovered: list[Arena] = []  # keeps them locked until the index knows them
-    unmoved = 0  # arenas that the index has as sealed, still in open/
-    for arena_id in arenas.open_ids():
-        unmoved += index.arena_state(arena_id).sealed
-        arena = lock_arena(arenas.open_path(arena_id))
-        if arena is not None and _recover_open(arena, arenas, index, files, intake):
-            recovered.append(arena)
-    complete = arenas.sealed_count() + unmoved == index.sealed_count()
-    if not complete:
-        _recover_sealed(arenas, index, intake)
-    _recover_relied_on(arenas, index, intake)
+    unmoved, behind = _open_arenas(arenas, index, files)
+    sealed = _sealed_arenas(arenas, index, unmoved)
+    if behind or sealed:
+        _take_in(arenas, index, files, intake, behind, sealed)
+    _refuse_missing(arenas, index.arena_states(sealed=False))
+
+
+def _take_in(
+    arenas: Arenas,
+    index: Index,
+    files: Files,
+    intake: ClumpIntake,
+    behind: list[tuple[Arena, int]],
+    sealed: list[bytes],
+) -> None:
+    """Index arenas that the index lacks, or lacks the end of, but none that is dropped."""
+    readers = (arenas.reader(arena_id) for arena_id in sealed)
+    dropped = {
+        *index.drops(),
+        *drops_in(arenas, [*behind, *((arena, HEADER_SIZE) for arena in readers)]),
+    }
+    for arena, start in behind:
+        if arena.id not in dropped:
+            found = restore_whole(arena, start, arenas, files, intake)
+            if found is not None:
+                intake.journal.states.append(found)
+    for arena_id in sealed:
+        if arena_id not in dropped:
+            read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
+    _recover_relied_on(arenas, index, intake, dropped)
     if intake.journal.states:
         intake.journal.settle(index)
     for state in intake.journal.states:
         if state.sealed:
             move_sealed(arenas, files, state.arena)
-    _refuse_missing(arenas, index, every=not complete)
 
 
-def _recover_open(
-    arena: Arena, arenas: Arenas, index: Index, files: Files, intake: ClumpIntake
-) -> bool:
-    """Index one locked arena past what the index knows; return whether that was necessary."""
-    state = index.arena_state(arena.id)
-    if not state.sealed and state.length == arena.length() > 0:
+def drops_in(arenas: Arenas, unread: Iterable[tuple[Arena, int]]) -> set[bytes]:
+    """The arenas that are dropped by the journals of some, each from a clump's offset on.
+
+    Must be known before any block is indexed: an entry for a block in an arena that is dropped
+    would replace the one that leads to where the block lives now.
+    """
+    dropped: set[bytes] = set()
+    for arena, start in unread:
+        with suppress(Corrupt):  # a damaged header
+            try:
+                arena.check_header(arenas.store_id)
+            except ForeignArena:
+                continue
+        dropped |= read_journal(arena, max(start, HEADER_SIZE)).drops.keys()
+    return dropped
+
+
+def _open_arenas(
+    arenas: Arenas, index: Index, files: Files
+) -> tuple[list[bytes], list[tuple[Arena, int]]]:
+    """What is in `open/`: arenas that the index has as sealed, and locked ones that it lacks.
+
+    Returns:
+        The ids of the former; the latter, each with the offset up to which it is indexed.
+
+    Raises:
+        Corrupt: an arena is shorter than the index says.
+    """
+    unmoved: list[bytes] = []
+    behind: list[tuple[Arena, int]] = []
+    for arena_id in arenas.open_ids():
+        if index.arena_state(arena_id).sealed:
+            unmoved.append(arena_id)
+        arena = lock_arena(arenas.open_path(arena_id))
+        if arena is None or left_by_a_copy(arena, arenas, files):
+            continue
+        state = index.arena_state(arena_id)  # again, now that it can no longer change
+        if arena.length() < state.length:
+            raise Corrupt(
+                f"{arena.path}: it has {arena.length():,} bytes, and the index counts on "
+                f"{state.length:,}: put a whole copy back, or run 'ventifs rebuild-index' to go on "
+                "without the rest"
+            )
+        if state.sealed or state.length < arena.length() or arena.length() == 0:
+            behind.append((arena, state.length))
+    return unmoved, behind
+
+
+def left_by_a_copy(arena: Arena, arenas: Arenas, files: Files) -> bool:
+    """Whether a locked open arena is what a copy of the store took of one that was then sealed.
+
+    It is removed: the sealed one has all its bytes.
+
+    Raises:
+        Corrupt: both are there, and they differ.
+    """
+    sealed = arenas.sealed_path(arena.id)
+    if not sealed.exists():
         return False
-    if arena.length() < state.length:
-        log.error(
-            "arena %s is shorter than the index says: damaged; run 'ventifs check'", arena.id.hex()
-        )
-        return False
-    found = restore_whole(arena, state.length, arenas, files, intake)
-    if found is not None:
-        intake.journal.states.append(found)
+    whole = Arena.open(sealed)
+    for start in range(0, arena.length(), _PIECE):
+        length = min(_PIECE, arena.length() - start)
+        if os.pread(arena.fd, length, start) != os.pread(whole.fd, length, start):
+            raise Corrupt(
+                f"{arena.path} and {sealed} are one arena and differ: move one of them away; "
+                "'ventifs check --read-data' tells whether the other is sound"
+            )
+    log.warning("%s: left by a copy of the store; %s has all of it", arena.path, sealed)
+    with readable_errors(arena.path):
+        files.unlink(arena.path)
+        files.sync_directory(arenas.open_directory)
     return True
+
+
+def _sealed_arenas(arenas: Arenas, index: Index, unmoved: list[bytes]) -> list[bytes]:
+    """The ids of sealed arenas that the index lacks, as after it was put back from a copy.
+
+    Two listings that have the same mark are the same; only others are compared by name.
+
+    Raises:
+        Corrupt: sealed arenas that the index knows are missing.
+    """
+    there = arenas.sealed_ids()
+    mark = index.sealed_mark()
+    if SealedMark.of([*there, *unmoved]) == mark:
+        return []
+    known = index.arena_states(sealed=True)
+    _refuse_missing(arenas, known)
+    return sorted(set(there) - {state.arena for state in known} - index.drops().keys())
 
 
 def restore_whole(
@@ -301,14 +363,6 @@ def _pieces(arena: Arena, damage: Damage) -> Iterator[bytes]:
         yield os.pread(arena.fd, length, damage.offset + start)
 
 
-def _recover_sealed(arenas: Arenas, index: Index, intake: ClumpIntake) -> None:
-    """Index sealed arenas that the index lacks, such as after it was restored from a copy."""
-    known = {state.arena for state in index.arena_states(sealed=True)}
-    for arena_id in arenas.sealed_ids():
-        if arena_id not in known:
-            read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
-
-
 def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: ClumpIntake) -> list[Damage]:
     """Read a sealed arena from `start` into `intake`; return damage, but never write to it."""
     arena = arenas.reader(arena_id)
@@ -327,22 +381,26 @@ def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: ClumpIntake
     return damages
 
 
-def _recover_relied_on(arenas: Arenas, index: Index, intake: ClumpIntake) -> None:
+def _recover_relied_on(
+    arenas: Arenas, index: Index, intake: ClumpIntake, dropped: set[bytes]
+) -> None:
     """Index what a commit relies on in arenas whose writers are still running.
 
     This happens when a parent died after writing its commit clump, and a worker still runs. The
     worker's arena is locked, but durable and final up to the length that the commit names.
+
+    Raises:
+        Corrupt: such an arena is missing, and not dropped.
     """
     read = {state.arena: state.length for state in intake.journal.states}
     for arena_id, length in intake.journal.relies_on.items():
         start = max(read.get(arena_id, 0), index.arena_state(arena_id).length)
-        if start >= length:
+        if start >= length or arena_id in dropped:
             continue
-        try:
-            totals, damages = intake.read(arenas.reader(arena_id), max(start, HEADER_SIZE), length)
-        except Corrupt as error:
-            log.error("a commit relies on it: %s", error)
-            continue
+        if not arenas.present(arena_id):
+            raise _missing([arena_id])
+        arena = arenas.reader(arena_id)
+        totals, damages = intake.read(arena, max(start, HEADER_SIZE), length)
         if damages:  # left to the process that locks the arena next
             log.error(
                 "arena %s at %d: damaged, and a commit relies on it",
@@ -353,13 +411,16 @@ def _recover_relied_on(arenas: Arenas, index: Index, intake: ClumpIntake) -> Non
             intake.journal.states.append(ArenaState(arena_id, length, False, totals, start))
 
 
-def _refuse_missing(arenas: Arenas, index: Index, *, every: bool) -> None:
+def _refuse_missing(arenas: Arenas, states: list[ArenaState]) -> None:
     """Raise if arena files are missing: their blocks would wrongly count as known."""
-    states = index.arena_states(sealed=None if every else False)
     missing = [state.arena for state in states if not arenas.present(state.arena)]
     if missing:
-        names = ", ".join(arena.hex() for arena in missing[:3])
-        raise Corrupt(
-            f"{len(missing)} arena files are missing ({names}): put them back, or run "
-            "'ventifs check --repair' to go on without their blocks"
-        )
+        raise _missing(missing)
+
+
+def _missing(missing: list[bytes]) -> Corrupt:
+    names = ", ".join(arena.hex() for arena in missing[:3])
+    return Corrupt(
+        f"{len(missing)} arena files are missing ({names}): put them back, or run "
+        "'ventifs rebuild-index' to go on without their blocks"
+    )

@@ -6,29 +6,26 @@ relied on. Killing any process at any moment changes or loses nothing that was c
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import RLock, local
+from threading import RLock
 from types import TracebackType
 from typing import Literal, Self
 
-import zstandard
 from blake3 import blake3
 
 from ventifs.buffer import Buffer
-from ventifs.errors import Corrupt, NotStored, VentifsError
+from ventifs.errors import VentifsError
 from ventifs.store.arena_state import Place
 from ventifs.store.arenas import Arenas
-from ventifs.store.cache import ClumpCache
+from ventifs.store.block_reader import BlockReader
 from ventifs.store.claims import Claims
 from ventifs.store.clump import (
     BLOCK_SIZE_MAX,
     ZERO_BLOCK,
     ClumpKind,
     DecodedClump,
-    decompress,
-    verify,
 )
 from ventifs.store.exposure import exposed
 from ventifs.store.files import Files, readable_errors
@@ -43,15 +40,14 @@ from ventifs.store.header import (
     write_header,
 )
 from ventifs.store.index import Index
-from ventifs.store.journal import Record, record_problem
-from ventifs.store.keyed_locks import KeyedLocks
-from ventifs.store.lmdb_environment import INDEX_NAME, IndexDamaged, file_of, index_missing
+from ventifs.store.journal import Changes, Record, record_problem
+from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
 from ventifs.store.lock import store_lock
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
-from ventifs.store.stats import Sizes, Stats, measured, sizes_of
+from ventifs.store.stats import Sizes, Stats, measured
 from ventifs.store.writer import WorkerBatch, Writer
 
 Mode = Literal["read", "write", "worker", "rehearse"]
@@ -128,16 +124,13 @@ class Store:
         self._give = give
         self._claims = claims
         self._arenas = Arenas(path, header.store_id)
-        self._cache = ClumpCache(cache_bytes)
-        self._turns = KeyedLocks()
         self._lock = RLock()
-        self._local = local()
         self._resources = ExitStack()
         self._closed = False
         try:
-            self._index = self._opened_index()
-            # A lambda, because a rebuild may have replaced `_index` by then.
-            self._resources.callback(lambda: self._index.close())  # noqa: PLW0108
+            self._enter()
+            self._reader = BlockReader(path, header.store_id, self._arenas, cache_bytes)
+            self._resources.callback(self._reader.close)
             if mode == "write":
                 recover(self._arenas, self._index, files)
             self._writer = Writer(
@@ -245,7 +238,8 @@ class Store:
             claims=claims,
         )
 
-    def _opened_index(self) -> Index:
+    def _enter(self) -> None:
+        """Take the locks of a writer, and see that there is an index."""
         path = self.path / "index"
         if self.mode == "write" and index_missing(path):
             with store_lock(self.path, alone=True):
@@ -253,7 +247,10 @@ class Store:
                     _rebuild(self.path, self.header, self._files)
         if self.mode in ("write", "worker"):
             self._resources.enter_context(store_lock(self.path, alone=False))
-        return Index(path, self.header.store_id)
+
+    @property
+    def _index(self) -> Index:
+        return self._reader.index
 
     # --- blocks -----------------------------------------------------------------------------
 
@@ -290,7 +287,7 @@ class Store:
             counters = self._writer.counters
             if (
                 score in self._writer.pending
-                or self._index.known(score)
+                or self._reader.index.known(score)
                 or (self._claims is not None and self._claims.taken(score))
             ):
                 new = False
@@ -358,7 +355,7 @@ class Store:
             Corrupt: its bytes are damaged.
             IndexDamaged: the index contradicts the arenas.
         """
-        block = self._cache.get(score)
+        block = self._reader.cache.get(score)
         if block is not None:
             return block
         if score == ZERO_SCORE:
@@ -367,14 +364,14 @@ class Store:
 
     def cached(self, score: Score) -> memoryview | None:
         """A block, if it is in memory in a decoded clump; never reads a file or the index."""
-        return ZERO_BLOCK if score == ZERO_SCORE else self._cache.get(score)
+        return ZERO_BLOCK if score == ZERO_SCORE else self._reader.cache.get(score)
 
     def cached_clump(self, score: Score) -> DecodedClump | None:
         """The decoded clump that has a block, if it is in memory.
 
         A caller that reads from the clump sets `used`, and keeps at most a weak reference to it.
         """
-        return self._cache.holder(score)
+        return self._reader.cache.holder(score)
 
     def _load(self, score: Score) -> memoryview:
         self._check_open()
@@ -383,30 +380,7 @@ class Store:
         place = self._pending_place(score)
         if isinstance(place, memoryview):
             return place
-        place = place or self._located(score)
-        if place is None:
-            raise NotStored(f"block {score.hex()} is not in the store")
-        with self._turns.of((place.arena, place.offset)):
-            block = self._cache.get(score)  # another thread may have read the clump meanwhile
-            return self._read(place, score) if block is None else block
-
-    def _read(self, place: Place, score: Score) -> memoryview:
-        arena = self._arenas.reader(place.arena)
-        try:
-            head = arena.read_head(place.offset)
-            payload = b"" if head.kind is ClumpKind.GAP else arena.read_payload(place.offset, head)
-            if not head.holds(place.position, score):
-                verify(head, payload, arena=arena.id, offset=place.offset)
-                raise IndexDamaged(self.path / "index", f"has block {score.hex()} wrong")
-            clump = DecodedClump(head, decompress(head, payload, self._decompressor()))
-            if score not in clump.spans:
-                raise Corrupt("bytes do not match their score")
-        except Corrupt as error:
-            raise Corrupt(
-                error.reason, score=score, arena=arena.id.hex(), offset=place.offset
-            ) from None
-        self._cache.add(clump)
-        return clump.block(score)
+        return self._reader.read(score, place)
 
     def _pending_place(self, score: Score) -> Place | memoryview | None:
         """The place of a block that the index does not list yet, or the block itself."""
@@ -420,40 +394,9 @@ class Store:
             gathered = self._writer.gathered(score)
         return None if gathered is None else memoryview(gathered)
 
-    def _located(self, score: Score) -> Place | None:
-        place = self._index.locate(score)
-        if place is None and self._follow_rebuild():
-            place = self._index.locate(score)
-        return place
-
     def _check_open(self) -> None:
         if self._closed:
             raise VentifsError(f"{self.path}: the store is closed")
-
-    def _follow_rebuild(self) -> bool:
-        """If a rebuild has replaced the index, open the new one; return whether it did."""
-        self._check_open()
-        path = self.path / "index"
-        with self._lock:
-            while self._index.replaced():
-                found = file_of(path)
-                try:
-                    index = Index(path, self.header.store_id)
-                except IndexDamaged:
-                    if found is not None and found == file_of(path):
-                        raise
-                    continue  # the next rebuild has moved it away already
-                self._resources.callback(self._index.close)  # later: other threads may be using it
-                self._index = index
-                return True
-            return False
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        try:
-            decompressor: zstandard.ZstdDecompressor = self._local.decompressor
-        except AttributeError:
-            decompressor = self._local.decompressor = zstandard.ZstdDecompressor()
-        return decompressor
 
     def has(self, score: Score) -> bool:
         """Whether the store has a block. The zero block is always there."""
@@ -467,9 +410,7 @@ class Store:
         self._check_open()
         pending = self._writer.pending  # read first: a commit moves blocks from it to the index
         waiting = [score in pending or score == ZERO_SCORE for score in scores]
-        indexed = self._index.known_many(scores)
-        if not all(indexed) and self._follow_rebuild():
-            indexed = self._index.known_many(scores)
+        indexed = self._reader.known_many(scores)
         return [known or waits for known, waits in zip(indexed, waiting, strict=True)]
 
     # --- commits and records ------------------------------------------------------------------
@@ -486,7 +427,7 @@ class Store:
 
     def commit(
         self,
-        puts: Sequence[tuple[bytes, bytes]] = (),
+        puts: Sequence[tuple[bytes, bytes] | Record] = (),
         deletes: Sequence[Record] = (),
     ) -> list[Record]:
         """Make every block put so far durable and findable, and change the records atomically.
@@ -496,7 +437,7 @@ class Store:
 
         Args:
             puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; keys need not
-                be unique.
+                be unique. A `Record` keeps its id; it is ignored if it was ever deleted.
             deletes: records to remove; one that is gone already is ignored.
 
         Returns:
@@ -507,12 +448,39 @@ class Store:
             NoSpace, VentifsError: nothing is changed. The commit can be tried again, unless writing
                 to an arena was broken off, by a failed sync for one: then open the store again.
         """
-        for key, value in puts:
-            if problem := record_problem(len(key), len(value)):
+        records = [put if isinstance(put, Record) else Record.new(*put) for put in puts]
+        for record in records:
+            if problem := record_problem(len(record.key), len(record.value)):
                 raise ValueError(problem)
         self.check_writable()
         with self._lock, self._all_or_nothing():
-            return self._writer.commit(puts, [record.id for record in deletes])
+            self._writer.commit(Changes(records, [record.id for record in deletes]))
+        return records
+
+    def drop_arenas(self, doomed: Collection[bytes]) -> None:
+        """Take nothing from some sealed arenas any more; their files stay where they are.
+
+        Records in them are put again with their ids. Blocks are not: the caller has seen to it that
+        what is needed of them is elsewhere, and that no other process writes to the store.
+
+        Raises:
+            Corrupt: an arena's journal cannot be read; nothing is dropped.
+            VentifsError: an arena is not sealed and indexed, or dropped already.
+            NoSpace: as `commit`.
+        """
+        from ventifs.store.dropping import drop_of  # rarely needed
+
+        self.check_writable()
+        with self._lock, self._all_or_nothing():
+            self._writer.commit(Changes())  # so that its own arena is no exception
+            sealed = {state.arena for state in self._index.arena_states(sealed=True)}
+            if unfit := set(doomed) - sealed:
+                raise VentifsError(f"arena {min(unfit).hex()} is not sealed, and cannot be dropped")
+            snapshot = self._index.snapshot()
+            drop = drop_of(self._arenas, doomed, snapshot.dropped, snapshot.deleted)
+            self._writer.commit(drop.changes, drop.expunged)
+            for arena in doomed:
+                self._arenas.forget_reader(arena)
 
     def records(self, prefix: bytes = b"") -> list[Record]:
         """The committed records whose keys begin with `prefix`, in order of key.
@@ -520,7 +488,7 @@ class Store:
         Raises:
             IndexDamaged: when the index has lost or changed any record.
         """
-        self._follow_rebuild()
+        self._reader.follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
     @property
@@ -531,12 +499,12 @@ class Store:
     @property
     def cached_bytes(self) -> int:
         """Bytes of decoded clumps in memory."""
-        return self._cache.bytes
+        return self._reader.cache.bytes
 
     @property
     def generation(self) -> bytes:
         """A value that stays equal while the committed records stay the same; costs one look-up."""
-        self._follow_rebuild()
+        self._reader.follow_rebuild()
         return self._index.catalog_mark
 
     def hand_over(self) -> WorkerBatch:
@@ -566,12 +534,12 @@ class Store:
     @property
     def epoch(self) -> bytes:
         """8 bytes that change when blocks may have left the store: a rebuild, a repair."""
-        self._follow_rebuild()
+        self._reader.follow_rebuild()
         return self._index.epoch
 
     def stats(self) -> Stats:
         """What the store holds and saves, as of the last commit."""
-        self._follow_rebuild()
+        self._reader.follow_rebuild()
         return measured(self.path, self._arenas, self._index)
 
     def sizes(self, scores: Iterable[Score]) -> Sizes:
@@ -586,14 +554,7 @@ class Store:
             Corrupt: a head is damaged.
         """
         self._check_open()
-        return sizes_of(self._arenas, self._places(scores))
-
-    def _places(self, scores: Iterable[Score]) -> Iterator[Place]:
-        for score in sorted(set(scores) - {ZERO_SCORE}):  # look-ups in order are cheaper
-            place = self._located(score)
-            if place is None:
-                raise NotStored(f"block {score.hex()} is not in the store")
-            yield place
+        return self._reader.sizes(scores)
 
     def close(self) -> None:
         """Commit pending blocks (in mode "write"), and release all resources; idempotent.

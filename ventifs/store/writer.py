@@ -11,7 +11,6 @@ pending for the next try.
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,11 +30,9 @@ from ventifs.store.clump import CLUMP_RAW_MAX, ClumpKind, OpenClump, Packed, pac
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.index import Index
 from ventifs.store.journal import (
-    RECORD_ID_SIZE,
     Changes,
     Commit,
     CommitCounters,
-    Record,
     encode_changes,
     encode_commit,
 )
@@ -313,26 +310,24 @@ class Writer:
         for written in batch.written:
             self.pending.update(dict.fromkeys(written[2], written))
 
-    def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> list[Record]:
-        """Make everything added durable and findable, and change the records.
+    def commit(self, changes: Changes, expunged: Sequence[bytes] = ()) -> None:
+        """Make everything added durable and findable, and change the catalog.
 
-        Returns:
-            The records put.
+        Args:
+            changes: records keep the ids they have.
+            expunged: ids of deleted records that nothing can put again, for the index.
 
         Raises:
             NoSpace, VentifsError: the catalog is as before. Everything added is still pending,
                 unless the writer was broken off (see `break_off`).
         """
         self._check()
-        records = [Record(key, os.urandom(RECORD_ID_SIZE), value) for key, value in puts]
-        changes = Changes(records, deletes)
         self._write_gathered()
         counters = replace(self.counters)
         counters.add(self._batch.counters)
         if self.pending or len(changes) or counters != CommitCounters():
             undo = self._journal(changes, counters)
-            self._tell_index(changes, counters, undo)
-        return records
+            self._tell_index(changes, counters, expunged, undo)
 
     def _journal(self, changes: Changes, counters: CommitCounters) -> Callable[[], None]:
         """Write catalog clumps, sync, write the commit clump, sync; return a function to undo it.
@@ -372,7 +367,11 @@ class Writer:
         return undo
 
     def _tell_index(
-        self, changes: Changes, counters: CommitCounters, undo: Callable[[], None]
+        self,
+        changes: Changes,
+        counters: CommitCounters,
+        expunged: Sequence[bytes],
+        undo: Callable[[], None],
     ) -> None:
         batch = self._outstanding()
         try:
@@ -382,7 +381,7 @@ class Writer:
                 entries.extend((score, offset, at) for at, score in enumerate(scores))
             for arena, entries in by_arena.items():
                 self._index.add_blocks(arena, entries)
-            self._index.settle(batch.states, changes, counters)
+            self._index.settle(batch.states, changes, counters, expunged)
         except VentifsError:
             undo()
             raise
