@@ -1,32 +1,145 @@
-"""The store's lock: an flock on one file, which ends with its holder and so is never stale."""
+"""The store's locks: flocks of files, which end with their holders and so are never stale.
+
+`lock` is shared by all that write; rebuild, repair and upgrade hold it alone. The **gates** are two
+files more, for what must wait until every writer of a moment is done while others come and go:
+flock is no queue, so shared locks that keep coming would starve an exclusive one. A pointer says
+which gate writers use. `turn` moves it, and from then on the other gate can only empty.
+
+A lock that is in use is waited for as long as its taker says. A message says so, once.
+"""
 
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ventifs.errors import Busy
-from ventifs.store.files import readable_errors
-from ventifs.store.permissions import open_or_create
+from ventifs.store.files import Files, readable_errors
+from ventifs.store.permissions import make_directory, open_or_create
+
+log = logging.getLogger("ventifs.store")
+
+GATES = "gates"  # directory of a store
+_POINTER = "current"
+_STEP_S = 0.05  # between tries: flock knows no time limit
+
+
+def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) -> None:
+    """Lock an open file.
+
+    Args:
+        fd: the file's descriptor; closing it, and every copy of it, ends the lock.
+        what: the name that messages begin with.
+        in_use: the reason to wait, for messages.
+        alone: whether to hold it exclusively.
+        wait_s: how long to wait; None for as long as it takes.
+
+    Raises:
+        Busy: it is held elsewhere in a conflicting mode.
+    """
+    operation = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
+    deadline = None if wait_s is None else time.monotonic() + wait_s
+    waiting = False
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, operation)
+            return
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Busy(f"{what}: {in_use}; try again when that is done, or wait with --wait")
+        if not waiting:
+            log.warning("%s: %s; waiting for it", what, in_use)
+            waiting = True
+        time.sleep(_STEP_S)
 
 
 @contextmanager
-def store_lock(root: Path, *, alone: bool) -> Iterator[None]:
-    """Hold the store's lock: shared by writers, exclusive (`alone`) for rebuilds and repairs.
+def _held(
+    path: Path, what: str, in_use: str, *, alone: bool, wait_s: float | None
+) -> Iterator[None]:
+    with readable_errors(path):
+        fd = open_or_create(path)
+    try:
+        take(fd, what, in_use, alone=alone, wait_s=wait_s)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def store_lock(root: Path, *, alone: bool, wait_s: float | None = 0) -> Iterator[None]:
+    """Hold the store's lock: shared by writers; `alone`, with both gates, for rebuilds and so on.
 
     Raises:
         Busy: when the lock is held elsewhere in a conflicting mode.
         VentifsError: when the lock file cannot be opened.
     """
-    path = root / "lock"
-    with readable_errors(path):
-        fd = open_or_create(path)
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    who = "another ventifs is writing to it" if alone else "a rebuild, repair or upgrade is running"
+    in_use = f"the store is in use: {who}"
+    with ExitStack() as stack:
+        stack.enter_context(_held(root / "lock", str(root), in_use, alone=alone, wait_s=wait_s))
+        for gate in _gates(root) if alone else ():
+            # A writer takes its gate after `lock`, so none can come or be made now.
+            if gate.exists():
+                stack.enter_context(_held(gate, str(root), in_use, alone=True, wait_s=wait_s))
         yield
-    except BlockingIOError:
-        who = "another ventifs is writing to it" if alone else "a rebuild or repair is running"
-        raise Busy(f"{root}: the store is in use: {who}; try again when that is done") from None
-    finally:
-        os.close(fd)
+
+
+@contextmanager
+def writers_gate(root: Path, *, wait_s: float | None = None) -> Iterator[int]:
+    """Hold the gate that writers use now, shared; the caller holds the store's lock.
+
+    Processes that work for a writer need none: what they find stored counts only when the writer
+    commits it.
+
+    Returns:
+        The gate's number, 0 or 1.
+
+    Raises:
+        Busy: it is held alone for longer than `wait_s`.
+        VentifsError: it cannot be opened.
+    """
+    with readable_errors(root / GATES):
+        make_directory(root / GATES)
+    in_use = "the store is in use: space is being reclaimed, which takes a moment"
+    while True:
+        number = _pointed_at(root)
+        with _held(_gates(root)[number], str(root), in_use, alone=False, wait_s=wait_s):
+            if _pointed_at(root) == number:  # else it turned before the gate was locked
+                yield number
+                return
+
+
+def turn(root: Path, files: Files) -> int:
+    """Make writers that come from now on use the other gate; return the number of the old one."""
+    old = _pointed_at(root)
+    with readable_errors(root / GATES):
+        files.make_directory(root / GATES)
+        files.write_whole(root / GATES / _POINTER, [b"%d\n" % (1 - old)])
+    return old
+
+
+@contextmanager
+def gate_alone(root: Path, number: int, *, wait_s: float | None = None) -> Iterator[None]:
+    """Hold a gate alone: when this begins, every writer that used it is done."""
+    in_use = "other archives, copies or the like are writing to the store"
+    with _held(_gates(root)[number], str(root), in_use, alone=True, wait_s=wait_s):
+        yield
+
+
+def _gates(root: Path) -> tuple[Path, Path]:
+    return root / GATES / "0", root / GATES / "1"
+
+
+def _pointed_at(root: Path) -> int:
+    """The number of the gate in use. Locks end with a machine, so a lost pointer may be either."""
+    path = root / GATES / _POINTER
+    try:
+        return int(path.read_bytes() == b"1\n")
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        with readable_errors(path):
+            raise error from None
