@@ -38,6 +38,7 @@ from ventifs.store.header import (
     ARENA_SIZE_MIN,
     HEADER_NAME,
     StoreHeader,
+    header_under_lock,
     read_header,
     require_writable,
     write_header,
@@ -50,6 +51,13 @@ from ventifs.store.lock import store_lock
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
+from ventifs.store.reserve import (
+    RESERVE_MAX,
+    RESERVE_NAME,
+    default_size,
+    replenish,
+    with_reserve,
+)
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
 from ventifs.store.writer import WorkerBatch, Writer
@@ -87,7 +95,7 @@ def _refuse_occupied(root: Path) -> None:
     """
     if (root / HEADER_NAME).exists():
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
-    ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp")}
+    ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp"), root / RESERVE_NAME}
     ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
@@ -115,6 +123,7 @@ class Store:
         files: Files,
         give: "Callable[[WorkerBatch], None] | None",
         claims: Claims | None,
+        reserve: bool,
     ) -> None:
         """Use `open` or `create`."""
         keep_freed_clumps()
@@ -139,7 +148,7 @@ class Store:
             # A lambda, because a rebuild may have replaced `_index` by then.
             self._resources.callback(lambda: self._index.close())  # noqa: PLW0108
             if mode == "write":
-                recover(self._arenas, self._index, files)
+                self._recover(reserve=reserve)
             self._writer = Writer(
                 self._arenas,
                 self._index,
@@ -160,6 +169,7 @@ class Store:
         *,
         arena_size: int = ARENA_SIZE_DEFAULT,
         access: Access = PRIVATE,
+        reserve: int | None = None,
         files: Files = _REAL_FILES,
     ) -> None:
         """Make a new, empty store in a directory that is empty or not there.
@@ -168,14 +178,18 @@ class Store:
             path: the directory; missing parents are created.
             arena_size: bytes at which arenas are sealed, 4 MiB to 3 GiB.
             access: which users may reach the store, whatever the umask; by default only its owner.
+            reserve: bytes of the reserve, with which versions can be forgotten on a full disk; 0
+                for none. By default 64 MiB, but at most 1 % of the file system.
             files: for tests.
 
         Raises:
-            ValueError: for an arena size out of range.
+            ValueError: for an arena size or a reserve out of range.
             VentifsError: when the directory holds anything, or cannot be written.
         """
         if not ARENA_SIZE_MIN <= arena_size <= ARENA_SIZE_MAX:
             raise ValueError(f"arena size {arena_size} is not between 4 MiB and 3 GiB")
+        if reserve is not None and not 0 <= reserve <= RESERVE_MAX:
+            raise ValueError(f"reserve {reserve} is not between 0 and 1 TiB")
         root = Path(path)
         with readable_errors(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,12 +197,14 @@ class Store:
             prepare(root, access)
             with store_lock(root, alone=True):
                 _refuse_occupied(root)  # again: another process may have created it meanwhile
-                header = StoreHeader.new(arena_size)
+                reserve = default_size(root) if reserve is None else reserve
+                header = StoreHeader.new(arena_size, reserve)
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
                     files.make_directory(directory)
                 _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
+                replenish(root, reserve, files)
                 write_header(root, header, files)
             files.sync_directory(root.parent)
 
@@ -204,6 +220,7 @@ class Store:
         files: Files = _REAL_FILES,
         give: "Callable[[WorkerBatch], None] | None" = None,
         claims: Claims | None = None,
+        reserve: bool = False,
     ) -> "Store":
         """Open a store.
 
@@ -220,6 +237,8 @@ class Store:
             give: called in a worker with each batch that it hands over by itself; passes the
                 batch to the parent.
             claims: the table of claimed blocks that a worker shares with its siblings.
+            reserve: on a full disk, use the store's reserve to index what a crash left; for what
+                then frees something.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
@@ -243,16 +262,32 @@ class Store:
             files=files,
             give=give,
             claims=claims,
+            reserve=reserve,
         )
+
+    def _recover(self, *, reserve: bool) -> None:
+        """Index what a crash left out of the index, then make the reserve again if it is short."""
+
+        def step() -> None:
+            recover(self._arenas, self._index, self._files)
+
+        size = self.header.reserve
+        if reserve:
+            with_reserve(step, self.path, size, self._files)
+        else:
+            step()
+        replenish(self.path, size, self._files)
 
     def _opened_index(self) -> Index:
         path = self.path / "index"
         if self.mode == "write" and index_missing(path):
             with store_lock(self.path, alone=True):
+                self.header = header_under_lock(self.path, self.header)
                 if index_missing(path):
                     _rebuild(self.path, self.header, self._files)
         if self.mode in ("write", "worker"):
             self._resources.enter_context(store_lock(self.path, alone=False))
+            self.header = header_under_lock(self.path, self.header)
         return Index(path, self.header.store_id)
 
     # --- blocks -----------------------------------------------------------------------------
@@ -488,6 +523,8 @@ class Store:
         self,
         puts: Sequence[tuple[bytes, bytes]] = (),
         deletes: Sequence[Record] = (),
+        *,
+        from_reserve: bool = False,
     ) -> list[Record]:
         """Make every block put so far durable and findable, and change the records atomically.
 
@@ -498,6 +535,8 @@ class Store:
             puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; keys need not
                 be unique.
             deletes: records to remove; one that is gone already is ignored.
+            from_reserve: on a full disk, use the space of the store's reserve. For commits that
+                free something, or lead to it, alone.
 
         Returns:
             The records added.
@@ -511,8 +550,14 @@ class Store:
             if problem := record_problem(len(key), len(value)):
                 raise ValueError(problem)
         self.check_writable()
-        with self._lock, self._all_or_nothing():
+
+        def step() -> list[Record]:
             return self._writer.commit(puts, [record.id for record in deletes])
+
+        with self._lock, self._all_or_nothing():
+            if from_reserve:
+                return with_reserve(step, self.path, self.header.reserve, self._files)
+            return step()
 
     def records(self, prefix: bytes = b"") -> list[Record]:
         """The committed records whose keys begin with `prefix`, in order of key.
