@@ -90,9 +90,9 @@ class StoreHeader(msgspec.Struct, frozen=True):
     def features(self) -> list[str]:
         """The names of all features, numbers for those without a name."""
         return [
-            *_names(self.compatible, COMPATIBLE_NAMES),
-            *_names(self.read_only_compatible, READ_ONLY_COMPATIBLE_NAMES),
-            *_names(self.incompatible, INCOMPATIBLE_NAMES),
+            *names_of_bits(self.compatible, COMPATIBLE_NAMES),
+            *names_of_bits(self.read_only_compatible, READ_ONLY_COMPATIBLE_NAMES),
+            *names_of_bits(self.incompatible, INCOMPATIBLE_NAMES),
         ]
 
     @property
@@ -101,7 +101,7 @@ class StoreHeader(msgspec.Struct, frozen=True):
         return not self.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE
 
 
-def _names(bits: int, names: tuple[str, ...]) -> list[str]:
+def names_of_bits(bits: int, names: tuple[str, ...]) -> list[str]:
     """The names of the bits that are set; one hexadecimal number stands for those without."""
     named = [name for at, name in enumerate(names) if bits >> at & 1]
     nameless = bits >> len(names) << len(names)
@@ -110,7 +110,7 @@ def _names(bits: int, names: tuple[str, ...]) -> list[str]:
 
 def _claim(bits: int, names: tuple[str, ...]) -> str:
     """What feature bits say of a store: `is encrypted and remote`, `has the features 0x30`."""
-    found = _names(bits, names)
+    found = names_of_bits(bits, names)
     named = [name for name in found if name in names]
     claims = [f"is {' and '.join(named)}"] if named else []
     claims += [f"has the features {number}" for number in found if number not in names]

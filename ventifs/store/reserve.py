@@ -49,6 +49,14 @@ def reserve_space(root: Path) -> int:
         return 0
 
 
+def reserve_length(root: Path) -> int:
+    """The length of the reserve's file; in a copy it may be more than its space."""
+    try:
+        return (root / RESERVE_NAME).lstat().st_size
+    except OSError:
+        return 0
+
+
 def room_needed(size: int) -> int:
     """Bytes that must be free for a reserve of `size` to be made: never to fill a disk with it."""
     return size + min(3 * size, _LEFT_MAX)
@@ -90,7 +98,7 @@ def resize(root: Path, size: int, files: Files) -> None:
     if size == 0:
         files.unlink(root / RESERVE_NAME)
         return
-    if reserve_space(root) > size:
+    if reserve_length(root) > size:
         _truncate(root, size, files)
     replenish(root, size, files)
 
