@@ -184,9 +184,11 @@ def _stays_open(store: UpgradedStore) -> str | None:
 
 
 def _odd_ones(store: UpgradedStore) -> tuple[list[Odd], list[Odd]]:
-    """What has another mode than the store's kind: what this user may correct, and the rest."""
-    mode = closed_mode(store.root)[0] if _mine(store.root.stat().st_uid) else None
-    odd = odd_modes(store.root, mode)
+    """What has another mode than the store's kind: what this user may correct, and the rest.
+
+    The kind is that of the store when its directory is closed: no file is ever opened to others.
+    """
+    odd = odd_modes(store.root, closed_mode(store.root)[0])
     return [one for one in odd if _mine(one.uid)], [one for one in odd if not _mine(one.uid)]
 
 
