@@ -8,11 +8,17 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from ventifs.store import reserve
+
 settings.register_profile(
     "local", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# A test makes many stores, and pytest keeps them for a while: their reserves are small.
+reserve.DEFAULT_MAX = 64 << 10
+os.environ["VENTIFS_RESERVE"] = "64KiB"
 
 # Shells start what runs in the background with it ignored, and commands under test inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

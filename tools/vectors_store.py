@@ -41,7 +41,7 @@ def check(data: bytes) -> bytes:
     return blake3(data).digest()[:16]
 
 
-def store_header(**bits: int) -> bytes:
+def store_header(reserve: int = 0, **bits: int) -> bytes:
     """256 bytes: fields at fixed offsets, zeros between and after, BLAKE3 of the first 224."""
     data = bytearray(256)
     data[0:16] = b"ventifs store\r\n\0"
@@ -52,6 +52,7 @@ def store_header(**bits: int) -> bytes:
     struct.pack_into("<QQ", data, 64, CREATED_NS, 4 << 20)
     struct.pack_into("<III", data, 80, 4096, 16384, 65536)
     data[96:128] = bytes(32)  # the chunker's seed
+    struct.pack_into("<Q", data, 128, reserve)
     data[224:] = blake3(bytes(data[:224])).digest()
     return bytes(data)
 
@@ -141,6 +142,12 @@ def structures() -> Json:
             "created_ns": CREATED_NS,
             "arena_size": 4 << 20,
             "hex": store_header().hex(),
+        },
+        "store_header_reclaimed": {
+            "source": "as store_header, with what `init` and `upgrade` add: the feature reclaimed",
+            "read_only_compatible": 1,
+            "reserve": 64 << 20,
+            "hex": store_header(64 << 20, read_only_compatible=1).hex(),
         },
         "store_header_features": {
             "source": "as store_header, with feature bits this version must ignore or only read",

@@ -58,7 +58,9 @@ def test_files_are_what_the_generator_makes(name: str, text: str) -> None:
     assert (VECTORS / "store" / name).read_text() == text
 
 
-@pytest.mark.parametrize("name", ["store_header", "store_header_features"])
+@pytest.mark.parametrize(
+    "name", ["store_header", "store_header_reclaimed", "store_header_features"]
+)
 def test_store_header(name: str) -> None:
     fields, data = vector(name)
     header = StoreHeader(
@@ -67,15 +69,16 @@ def test_store_header(name: str) -> None:
         arena_size=STRUCTURES["store_header"]["arena_size"],
         compatible=fields.get("compatible", 0),
         read_only_compatible=fields.get("read_only_compatible", 0),
+        reserve=fields.get("reserve", 0),
     )
     assert encode_header(header) == data
     assert decode_header(data) == header
-    assert header.writable == (name == "store_header")
+    assert header.writable == (name != "store_header_features")
 
 
 def test_store_header_with_an_incompatible_feature_is_refused() -> None:
     _, data = vector("store_header_incompatible")
-    with pytest.raises(Unsupported, match="0x2"):
+    with pytest.raises(Unsupported, match="the store is remote"):
         decode_header(data)
 
 

@@ -1,9 +1,9 @@
-"""Small file systems in memory, mounted for a test: to be filled up, or made read-only."""
+"""Small file systems, mounted for a test: to be filled up, or made read-only."""
 
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,44 @@ class Disk:
         """Make it read-only ("ro") or writable again ("rw")."""
         command = ["mount", "-o", f"remount,{option}", str(self.path)]
         subprocess.run(command, check=True, capture_output=True)
+
+
+class LoopDisk(Disk):
+    """A mounted file system in an image, which needs space for itself, too."""
+
+    def fill(self, *, leaving: int = 0) -> None:
+        """Write until nothing fits; `leaving` pages can then be written again."""
+        self.make_room()
+        self.path.joinpath("spare").write_bytes(os.urandom(leaving * PAGE))
+        with suppress(OSError), self._filler.open("wb", buffering=0) as file:
+            for size in (1 << 20, PAGE, 512):
+                with suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
+                os.fsync(file.fileno())
+        self.path.joinpath("spare").unlink()
+        os.sync()
+
+
+@contextmanager
+def mounted_ext4(path: Path, size: int = 64 << 20) -> Iterator[LoopDisk]:
+    """Mount a new ext4 at `path`; skips the test where that is not allowed."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    path.mkdir()
+    image = path.with_name(path.name + ".img")
+    with image.open("wb") as file:
+        file.truncate(size)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
+    command = ["mount", "-o", "loop", str(image), str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no image can be mounted here: {done.stderr.strip()}")
+    try:
+        yield LoopDisk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+        image.unlink()
 
 
 @contextmanager

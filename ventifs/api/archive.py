@@ -43,6 +43,7 @@ def init(
     *,
     arena_size: int = ARENA_SIZE_DEFAULT,
     access: Access = PRIVATE,
+    reserve: int | None = None,
 ) -> None:
     """Make a new, empty archive in a directory that is empty or not there.
 
@@ -51,12 +52,15 @@ def init(
         arena_size: bytes at which the files that hold blocks are sealed, 4 MiB to 3 GiB.
         access: which users may reach it, whatever the umask: only the user who calls this, or a
             group too, with what `ventifs.store.permissions.readers` or `shared` returns for it.
+        reserve: bytes of disk set aside, so that versions can be forgotten when the disk is full;
+            0 for none. By default 64 MiB, but at most 1 % of the file system. Where there is no
+            room, a later writer makes it.
 
     Raises:
-        ValueError: for an arena size out of range.
+        ValueError: for an arena size or a reserve out of range.
         VentifsError: the directory holds something, or cannot be written.
     """
-    Store.create(given_path(path), arena_size=arena_size, access=access)
+    Store.create(given_path(path), arena_size=arena_size, access=access, reserve=reserve)
 
 
 def open(  # noqa: A001, as `io.open` and `tarfile.open`
@@ -65,6 +69,7 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
     *,
     level: int = LEVEL_DEFAULT,
     cache_bytes: int = CACHE_BYTES_DEFAULT,
+    reserve: bool = False,
 ) -> "Archive":
     """Open an archive, as a context manager.
 
@@ -73,6 +78,8 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
         mode: "read"; "write"; or "rehearse", in which `add` writes nothing and only reports.
         level: how hard to compress what is added, 1 to 19: zstd's levels.
         cache_bytes: memory for blocks that were read.
+        reserve: on a full disk, use the archive's reserve to open it for writing. For what then
+            frees something, such as `forget`, which uses the reserve too.
 
     Raises:
         VentifsError: there is no archive, or this user may not use it, or not in this mode.
@@ -82,7 +89,10 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
     """
     if mode not in get_args(OpenMode):
         raise ValueError(f"mode {mode!r}: 'read', 'write' or 'rehearse'")
-    return Archive(Store.open(given_path(path), mode, level=level, cache_bytes=cache_bytes))
+    store = Store.open(
+        given_path(path), mode, level=level, cache_bytes=cache_bytes, reserve=reserve
+    )
+    return Archive(store)
 
 
 class Archive:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 
 from ventifs.api.results import KeptVersions, Thinned
 from ventifs.api.version import ArchivedVersion
-from ventifs.errors import Busy, VentifsError
+from ventifs.errors import Busy, NoSpace, VentifsError
 from ventifs.image.formats.kept_choice import left_over
 from ventifs.store import Store
 from ventifs.tree.archive.run_lock import RunLock
@@ -79,8 +79,8 @@ def _commit(store: Store, thinned: Thinned) -> None:
         ):
             if not left_over(store, [name]):
                 continue
-            with suppress(Busy):
+            with suppress(Busy, NoSpace):  # on a full disk what is kept stays, too
                 stack.enter_context(RunLock(store, name))
                 there = {each.record for each in versions(store, name)}
                 records += left_over(store, [name]) if there <= set(records) else []
-        store.commit(deletes=records)
+        store.commit(deletes=records, from_reserve=True)

@@ -51,6 +51,11 @@ COMMANDS = {
         "rebuild_index",
         "Make index and catalog anew from the arenas alone.",
     ),
+    "upgrade": (
+        "ventifs.cli.upkeep.upgrade",
+        "upgrade",
+        "Bring a store of older programs up to date.",
+    ),
 }
 
 

@@ -20,7 +20,12 @@ from ventifs.store.arena_state import ArenaProgress
 from ventifs.store.arenas import Arenas
 from ventifs.store.audit import Finding, Report, Summary, audit
 from ventifs.store.files import Files, readable_errors
-from ventifs.store.header import StoreHeader, read_header, require_writable
+from ventifs.store.header import (
+    StoreHeader,
+    header_under_lock,
+    read_header,
+    require_writable,
+)
 from ventifs.store.index import Index
 from ventifs.store.journal import Record
 from ventifs.store.lmdb_environment import IndexDamaged, IndexMissing
@@ -164,6 +169,7 @@ def repair(
         if finding.what == "block" and finding.score and not finding.harmless
     ]
     with store_lock(root, alone=True):
+        header = header_under_lock(root, header)
         _unseal(root, header, report, files)
         rebuild_index(root, header, files, progress)
         _drop(root, header, damaged)

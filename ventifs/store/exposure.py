@@ -49,22 +49,43 @@ def exposed(root: Path) -> str:
         OSError: the store cannot be looked at.
     """
     status = root.stat()
+    who = _others(root, status)
+    if not who:
+        return ""
+    change = "o=" if status.st_mode & stat.S_ISGID else "go="
+    return (
+        f"{root}: {who} can read what is archived here; "
+        f"'chmod -R {change} {command_word(root)}' ends that"
+    )
+
+
+def _others(root: Path, status: os.stat_result) -> str:
+    """Which others can read a store; empty if none can."""
     marked = status.st_mode & stat.S_ISGID
     above = [found.st_mode for found in _above(root, status)]
     if not all(mode & _ENTERED for mode in above):
         return ""
     if status.st_mode & _OTHERS:
         everybody = all(mode & stat.S_IXOTH for mode in above)
-        who = f"every user {'of this machine' if everybody else 'who can reach it'}"
-    elif status.st_mode & _GROUP and not marked:
-        who = f"the group {group_name(status.st_gid)}"
-    else:
-        return ""
-    change = "o=" if marked else "go="
-    return (
-        f"{root}: {who} can read what is archived here; "
-        f"'chmod -R {change} {command_word(root)}' ends that"
-    )
+        return f"every user {'of this machine' if everybody else 'who can reach it'}"
+    if status.st_mode & _GROUP and not marked:
+        return f"the group {group_name(status.st_gid)}"
+    return ""
+
+
+def closed_mode(root: Path) -> tuple[int, str]:
+    """The mode that closes a store's directory to others, and which others can read it now.
+
+    Without such others the mode is the one that it has.
+
+    Raises:
+        OSError: the store cannot be looked at.
+    """
+    status = root.stat()
+    mode, who = stat.S_IMODE(status.st_mode), _others(root, status)
+    if who:
+        mode &= ~_OTHERS if mode & stat.S_ISGID else ~(_GROUP | _OTHERS)
+    return mode, who
 
 
 def _above(root: Path, status: os.stat_result) -> Iterator[os.stat_result]:
@@ -76,12 +97,16 @@ def _above(root: Path, status: os.stat_result) -> Iterator[os.stat_result]:
                 yield found
 
 
-def odd_modes(root: Path) -> list[Odd]:
+def odd_modes(root: Path, mode: int | None = None) -> list[Odd]:
     """Files and directories whose modes do not fit the store's kind, sorted by path.
 
     Older programs leave such modes, and so does a copy that does not keep modes.
+
+    Args:
+        root: the store's directory.
+        mode: the one that decides the kind; by default that of the directory.
     """
-    above, found = root.stat().st_mode, []
+    above, found = root.stat().st_mode if mode is None else mode, []
     for place, directories, files in os.walk(root):
         for name in directories + files:
             path = os.path.join(place, name)
@@ -110,7 +135,7 @@ def odd_line(root: Path, odd: list[Odd]) -> str:
     others = f" ({more:,} more are wrong, too)" if more else ""
     return (
         f"{root}: {first.path} has the mode {first.mode:04o} where {first.expected:04o} is "
-        f"expected{others}; its owner {_user_name(first.uid)} sets that with "
+        f"expected{others}; its owner {user_name(first.uid)} sets that with "
         f"'{_mending(root, first.uid)}'"
     )
 
@@ -118,7 +143,7 @@ def odd_line(root: Path, odd: list[Odd]) -> str:
 def _mending(root: Path, owner: int) -> str:
     """The command that gives an owner's files in a store the modes of its kind."""
     mode, store = stat.S_IMODE(root.stat().st_mode), command_word(root)
-    user = f" -user {_user_name(owner)}"
+    user = f" -user {user_name(owner)}"
     directories, files = directory_mode(mode), file_mode(mode, "")
     lock = file_mode(mode, READERS_LOCK)
     command = (
@@ -151,7 +176,7 @@ def shut_out(path: Path) -> str:
             if closed and not stat.S_ISLNK(status.st_mode) and status.st_uid != os.geteuid():
                 return (
                     f"{found.name} is closed to the store's group; "
-                    f"{_user_name(status.st_uid)} opens it with '{_mending(root, status.st_uid)}'"
+                    f"{user_name(status.st_uid)} opens it with '{_mending(root, status.st_uid)}'"
                 )
     return ""
 
@@ -173,7 +198,7 @@ def _root_of(path: Path) -> Path | None:
     return None
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
     """The name of a user; its number, if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name

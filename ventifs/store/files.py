@@ -85,6 +85,10 @@ class Files:
         """Cut the file to `length` bytes."""
         os.ftruncate(fd, length)
 
+    def allocate(self, fd: int, length: int) -> None:
+        """Give the file's first `length` bytes space on disk; new ones are zero."""
+        os.posix_fallocate(fd, 0, length)
+
     def start_writeback(self, fd: int, offset: int, length: int) -> None:
         """Ask the kernel to start writing a range of dirty pages, without waiting for it."""
         # On Linux DONTNEED starts write-back of dirty pages and leaves them cached. So a commit

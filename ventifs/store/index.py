@@ -400,6 +400,12 @@ class Index:
             before.length = state.length
             self._arenas.put_state(number, before, transaction)
 
+    @property
+    def up_to_date(self) -> bool:
+        """Whether it has all that this program keeps in an index."""
+        with self._reading() as transaction:
+            return self._arenas.up_to_date(transaction)
+
     def bring_up_to_date(self) -> None:
         """Store what indexes made by older programs lack; changes nothing else."""
         with self._writing() as transaction:

@@ -114,12 +114,14 @@ class ArenaTables:
         Raises:
             IndexDamaged: it has to be computed, and a row is damaged.
         """
-        value = self._meta.find(_SEALED_MARK, transaction)
-        if value is not None:
-            count, ids = _SEALED.unpack(value)
-            if count == transaction.stat(self._sealed)["entries"]:
-                return SealedMark(count, ids)
+        mark = self._stored_mark(transaction)
+        if mark is not None and mark.count == transaction.stat(self._sealed)["entries"]:
+            return mark
         return SealedMark.of(state.arena for state in self.states(transaction, True))
+
+    def _stored_mark(self, transaction: Any) -> SealedMark | None:
+        value = self._meta.find(_SEALED_MARK, transaction)
+        return None if value is None else SealedMark(*_SEALED.unpack(value))
 
     def _put_mark(self, mark: SealedMark, transaction: Any) -> None:
         self._meta.put(_SEALED_MARK, _SEALED.pack(mark.count, mark.ids), transaction)
@@ -149,6 +151,11 @@ class ArenaTables:
         """All arenas that are dropped, each with the counters of its commits."""
         found = self._meta.below(_DROP, transaction)
         return {arena: CommitCounters(*COUNTERS.unpack(value)) for arena, value in found.items()}
+
+    def up_to_date(self, transaction: Any) -> bool:
+        """Whether the marks that indexes of older programs lack are there."""
+        marks = (self._meta.find(key, transaction) for key in (_NEXT, _SEALED_MARK))
+        return None not in marks and self.sealed_mark(transaction) == self._stored_mark(transaction)
 
     def bring_up_to_date(self, transaction: Any) -> None:
         """Store the marks that indexes of older programs lack."""

@@ -21,7 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -299,6 +299,41 @@ def _conform(directory: int) -> None:
             os.close(fd)
 
 
+def close_directory(root: Path, mode: int) -> None:
+    """Give a store's directory another mode, and what is in it none.
+
+    Raises:
+        OSError: the directory is not the caller's.
+    """
+    with _opened(root) as fd:
+        _change_mode(fd, mode)
+
+
+def correct(root: Path, path: str, mode: int) -> None:
+    """Give a file or directory of an existing store a mode, and the group that it needs for that.
+
+    Owners stay. As in `_conform`, no link is followed, and what has a second name is left alone.
+
+    Args:
+        root: the store's directory.
+        path: below it.
+        mode: without the group's bits, if the caller may not give the file to the group.
+
+    Raises:
+        OSError: it is not the caller's, or gone.
+    """
+    *directories, name = Path(path).parts
+    with ExitStack() as stack:
+        above = stack.enter_context(_opened(root))
+        for each in directories:
+            above = stack.enter_context(_opened(Path(each), above))
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        stack.callback(os.close, fd)
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+            _share(fd, os.fstat(above), mode)
+
+
 @contextmanager
 def _opened(path: Path, above: int | None = None) -> Iterator[int]:
     """A directory's descriptor; below an open directory, symbolic links are not followed."""
@@ -353,7 +388,12 @@ def _set(fd: int, above: os.stat_result, mode: int) -> None:
     if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (above.st_uid, above.st_gid):
         with suppress(OSError):  # root of a container, say
             os.chown(_target(fd), above.st_uid, above.st_gid)
-        status = os.fstat(fd)
+    _share(fd, above, mode)
+
+
+def _share(fd: int, above: os.stat_result, mode: int) -> None:
+    """Give a file or directory a mode, and the group of its parent directory if it needs that."""
+    status = os.fstat(fd)
     if mode & _GROUP and status.st_gid != above.st_gid:
         try:
             os.chown(_target(fd), -1, above.st_gid)

@@ -8,6 +8,7 @@ import msgspec
 from ventifs.store.arena_state import ArenaTotals, Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import Index
+from ventifs.store.reserve import reserve_space
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -29,6 +30,7 @@ class Stats(msgspec.Struct, frozen=True):
         arena_bytes: space the arena files take on disk.
         index_entries, index_bytes: block entries in the index, and its size.
         records: committed records.
+        reserve_bytes: space that the reserve takes on disk.
     """
 
     blocks: int
@@ -48,6 +50,7 @@ class Stats(msgspec.Struct, frozen=True):
     index_entries: int
     index_bytes: int
     records: int
+    reserve_bytes: int
 
 
 def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
@@ -75,6 +78,7 @@ def measured(root: Path, arenas: Arenas, index: Index) -> Stats:
         index_entries=figures.entries,
         index_bytes=index.size(),
         records=figures.records,
+        reserve_bytes=reserve_space(root),
     )
 
 

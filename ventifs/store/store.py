@@ -35,6 +35,8 @@ from ventifs.store.header import (
     ARENA_SIZE_MIN,
     HEADER_NAME,
     StoreHeader,
+    Unsupported,
+    header_under_lock,
     read_header,
     require_writable,
     write_header,
@@ -42,10 +44,17 @@ from ventifs.store.header import (
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Record, record_problem
 from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
-from ventifs.store.lock import store_lock
+from ventifs.store.lock import store_lock, writers_gate
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
+from ventifs.store.reserve import (
+    RESERVE_MAX,
+    RESERVE_NAME,
+    default_size,
+    replenish,
+    with_reserve,
+)
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured
 from ventifs.store.writer import WorkerBatch, Writer
@@ -83,7 +92,7 @@ def _refuse_occupied(root: Path) -> None:
     """
     if (root / HEADER_NAME).exists():
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
-    ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp")}
+    ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp"), root / RESERVE_NAME}
     ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
@@ -111,6 +120,8 @@ class Store:
         files: Files,
         give: "Callable[[WorkerBatch], None] | None",
         claims: Claims | None,
+        reserve: bool,
+        wait_s: float | None,
     ) -> None:
         """Use `open` or `create`."""
         keep_freed_clumps()
@@ -119,6 +130,7 @@ class Store:
         self.place = status.st_dev, status.st_ino
         self.header = header
         self.mode = mode
+        self.wait_s = wait_s
         self._files = files
         self._pending_max = pending_max
         self._give = give
@@ -132,7 +144,7 @@ class Store:
             self._reader = BlockReader(path, header.store_id, self._arenas, cache_bytes)
             self._resources.callback(self._reader.close)
             if mode == "write":
-                recover(self._arenas, self._index, files)
+                self._recover(reserve=reserve)
             self._writer = Writer(
                 self._arenas,
                 self._index,
@@ -153,6 +165,7 @@ class Store:
         *,
         arena_size: int = ARENA_SIZE_DEFAULT,
         access: Access = PRIVATE,
+        reserve: int | None = None,
         files: Files = _REAL_FILES,
     ) -> None:
         """Make a new, empty store in a directory that is empty or not there.
@@ -161,14 +174,18 @@ class Store:
             path: the directory; missing parents are created.
             arena_size: bytes at which arenas are sealed, 4 MiB to 3 GiB.
             access: which users may reach the store, whatever the umask; by default only its owner.
+            reserve: bytes of the reserve, with which versions can be forgotten on a full disk; 0
+                for none. By default 64 MiB, but at most 1 % of the file system.
             files: for tests.
 
         Raises:
-            ValueError: for an arena size out of range.
+            ValueError: for an arena size or a reserve out of range.
             VentifsError: when the directory holds anything, or cannot be written.
         """
         if not ARENA_SIZE_MIN <= arena_size <= ARENA_SIZE_MAX:
             raise ValueError(f"arena size {arena_size} is not between 4 MiB and 3 GiB")
+        if reserve is not None and not 0 <= reserve <= RESERVE_MAX:
+            raise ValueError(f"reserve {reserve} is not between 0 and 1 TiB")
         root = Path(path)
         with readable_errors(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -176,12 +193,14 @@ class Store:
             prepare(root, access)
             with store_lock(root, alone=True):
                 _refuse_occupied(root)  # again: another process may have created it meanwhile
-                header = StoreHeader.new(arena_size)
+                reserve = default_size(root) if reserve is None else reserve
+                header = StoreHeader.new(arena_size, reserve)
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
                     files.make_directory(directory)
                 _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
+                replenish(root, reserve, files)
                 write_header(root, header, files)
             files.sync_directory(root.parent)
 
@@ -197,6 +216,8 @@ class Store:
         files: Files = _REAL_FILES,
         give: "Callable[[WorkerBatch], None] | None" = None,
         claims: Claims | None = None,
+        reserve: bool = False,
+        wait_s: float | None = None,
     ) -> "Store":
         """Open a store.
 
@@ -213,11 +234,15 @@ class Store:
             give: called in a worker with each batch that it hands over by itself; passes the
                 batch to the parent.
             claims: the table of claimed blocks that a worker shares with its siblings.
+            reserve: on a full disk, use the store's reserve to index what a crash left; for what
+                then frees something.
+            wait_s: how many seconds to wait for each lock that is in use. By default a reclaim's
+                last step is waited for, which is short, and nothing else.
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
             IndexMissing: the index is missing, and `mode` is not "write".
-            Busy: a rebuild or repair is running.
+            Busy: a rebuild, repair or upgrade is running, for longer than `wait_s`.
             VentifsError: permissions, a read-only file system.
         """
         root = Path(path)
@@ -236,17 +261,39 @@ class Store:
             files=files,
             give=give,
             claims=claims,
+            reserve=reserve,
+            wait_s=wait_s,
         )
+
+    def _recover(self, *, reserve: bool) -> None:
+        """Index what a crash left out of the index, then make the reserve again if it is short."""
+
+        def step() -> None:
+            recover(self._arenas, self._index, self._files)
+
+        size = self.header.reserve
+        if reserve:
+            with_reserve(step, self.path, size, self._files)
+        else:
+            step()
+        replenish(self.path, size, self._files)
 
     def _enter(self) -> None:
         """Take the locks of a writer, and see that there is an index."""
         path = self.path / "index"
         if self.mode == "write" and index_missing(path):
-            with store_lock(self.path, alone=True):
+            with store_lock(self.path, alone=True, wait_s=self.wait_s or 0):
+                self.header = header_under_lock(self.path, self.header)
                 if index_missing(path):
                     _rebuild(self.path, self.header, self._files)
         if self.mode in ("write", "worker"):
-            self._resources.enter_context(store_lock(self.path, alone=False))
+            self._resources.enter_context(
+                store_lock(self.path, alone=False, wait_s=self.wait_s or 0)
+            )
+            self.header = header_under_lock(self.path, self.header)
+        if self.mode == "write" and self.header.reclaimed:
+            gate = writers_gate(self.path, wait_s=self.wait_s)
+            self._resources.enter_context(gate)
 
     @property
     def _index(self) -> Index:
@@ -429,6 +476,8 @@ class Store:
         self,
         puts: Sequence[tuple[bytes, bytes] | Record] = (),
         deletes: Sequence[Record] = (),
+        *,
+        from_reserve: bool = False,
     ) -> list[Record]:
         """Make every block put so far durable and findable, and change the records atomically.
 
@@ -439,6 +488,8 @@ class Store:
             puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; keys need not
                 be unique. A `Record` keeps its id; it is ignored if it was ever deleted.
             deletes: records to remove; one that is gone already is ignored.
+            from_reserve: on a full disk, use the space of the store's reserve. For commits that
+                free something, or lead to it, alone.
 
         Returns:
             The records added.
@@ -453,8 +504,16 @@ class Store:
             if problem := record_problem(len(record.key), len(record.value)):
                 raise ValueError(problem)
         self.check_writable()
+        changes = Changes(records, [record.id for record in deletes])
+
+        def step() -> None:
+            self._writer.commit(changes)
+
         with self._lock, self._all_or_nothing():
-            self._writer.commit(Changes(records, [record.id for record in deletes]))
+            if from_reserve:
+                with_reserve(step, self.path, self.header.reserve, self._files)
+            else:
+                step()
         return records
 
     def drop_arenas(self, doomed: Collection[bytes]) -> None:
@@ -466,11 +525,17 @@ class Store:
         Raises:
             Corrupt: an arena's journal cannot be read; nothing is dropped.
             VentifsError: an arena is not sealed and indexed, or dropped already.
+            Unsupported: programs that know no drops may write to the store.
             NoSpace: as `commit`.
         """
         from ventifs.store.dropping import drop_of  # rarely needed
 
         self.check_writable()
+        if not self.header.reclaimed:
+            raise Unsupported(
+                f"{self.path}: older programs may write to this store, which know nothing of "
+                "reclaiming; run 'ventifs upgrade' first"
+            )
         with self._lock, self._all_or_nothing():
             self._writer.commit(Changes())  # so that its own arena is no exception
             sealed = {state.arena for state in self._index.arena_states(sealed=True)}

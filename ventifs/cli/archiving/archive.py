@@ -342,7 +342,9 @@ def _standard_input(kind: str | None, options: Options, disk_options: DiskOption
 def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
     """Make the store, if none is named and the default one does not exist."""
     if not context.meta["store_named"] and not store.exists() and not dry_run:
-        Store.create(store)
+        from ventifs.cli.upkeep.reserve_option import default_reserve
+
+        Store.create(store, reserve=default_reserve())
         echo(f"made a store at {printable(store)}", err=True)
 
 

@@ -17,7 +17,7 @@ from ventifs.store.check import check as check_store
 from ventifs.store.check import repair as repair_store
 from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
-from ventifs.store.header import read_header, require_writable
+from ventifs.store.header import header_under_lock, read_header, require_writable
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index as rebuild
 from ventifs.store.store import warn_if_exposed
@@ -191,6 +191,7 @@ def rebuild_index(store: Path) -> int:
     require_writable(store, header)
     warn_if_exposed(store)
     with store_lock(store, alone=True), ByteProgress("reading arenas") as progress:
+        header = header_under_lock(store, header)
         damages = rebuild(store, header, Files(), progress)
     for arena, damage in damages:
         echo(f"arena {arena.hex()} at {damage.offset}: {damage.length} bytes are damaged")

@@ -10,11 +10,18 @@ from ventifs.cli.formatting import Size, count, exact, share, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.upkeep.reserve_option import VARIABLE, default_reserve, reserve_option
 from ventifs.cli.versions.list_versions import disk_json, disk_lines, disk_notes, kept_lines
 from ventifs.image.disk_facts import facts_of
 from ventifs.image.formats.kept_choice import all_kept
 from ventifs.store import Stats, Store, permissions
-from ventifs.store.header import ARENA_SIZE_DEFAULT, ARENA_SIZE_MAX, ARENA_SIZE_MIN
+from ventifs.store.header import (
+    ARENA_SIZE_DEFAULT,
+    ARENA_SIZE_MAX,
+    ARENA_SIZE_MIN,
+    read_header,
+)
+from ventifs.store.reserve import reserve_space, room_needed
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.versions.catalog import find_version, versions
@@ -30,13 +37,19 @@ from ventifs.tree.versions.exclusive import exclusive
     metavar="SIZE",
     help="Size at which arena files are sealed, 4MiB to 3GiB.  [default: 256MiB]",
 )
+@reserve_option(f"${VARIABLE}, else 64MiB, at most 1 % of the file system")
 @click.option("--shared", metavar="GROUP", help="Let this group read and write it.")
 @click.option("--readers", metavar="GROUP", help="Let this group read it.")
-def init(store: Path, arena_size: int, shared: str | None, readers: str | None) -> None:
+def init(
+    store: Path, arena_size: int, reserve: int | None, shared: str | None, readers: str | None
+) -> None:
     """Make a new, empty store.
 
     The directory must be empty or not there yet; missing parents are made. Only its owner can
     reach the store, unless a GROUP is given, whatever the umask of those who write to it.
+
+    The reserve is a file whose space lets versions be forgotten when the disk is full. Where there
+    is no room for it, the next command that writes to the store and finds room makes it.
     """
     if shared is not None and readers is not None:
         raise click.UsageError("--shared lets its group read too; give one of --shared, --readers")
@@ -47,8 +60,15 @@ def init(store: Path, arena_size: int, shared: str | None, readers: str | None) 
         access = permissions.shared(shared)
     elif readers is not None:
         access = permissions.readers(readers)
-    Store.create(store, arena_size=arena_size, access=access)
+    reserve = default_reserve() if reserve is None else reserve
+    Store.create(store, arena_size=arena_size, access=access, reserve=reserve)
     echo(f"made an empty store at {printable(store)}")
+    wanted = read_header(store).reserve
+    if reserve_space(store) < wanted:
+        echo(
+            f"note: there is no room for its reserve of {size(wanted)} yet; a command that writes "
+            f"makes it when {size(room_needed(wanted))} are free"
+        )
 
 
 @click.command(short_help="Show what the store holds and saves.")
@@ -132,4 +152,5 @@ def _table(figures: Stats) -> list[tuple[str, str]]:
         ("arena files", row(figures.arena_bytes, arenas)),
         ("index", row(figures.index_bytes, count(figures.index_entries, "entry", "entries"))),
         ("catalog", f"{'':>20}{count(figures.records, 'record')}"),
+        ("reserve", f"{size(figures.reserve_bytes):>9}"),
     ]

@@ -58,7 +58,7 @@ def forget(
     """
     rules = {rule: number for rule, number in keep.items() if number is not None}
     _check(wanted, rules)
-    with ventifs.open(store, "read" if dry_run else "write") as archive:
+    with ventifs.open(store, "read" if dry_run else "write", reserve=True) as archive:
         if rules:
             kept, doomed = archive.thin(*wanted, **rules, dry_run=dry_run)
         else:
