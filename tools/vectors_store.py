@@ -24,7 +24,7 @@ RECORD_IDS = [bytes([number]) * 16 for number in (1, 2, 3)]
 CREATED_NS = 1_700_000_000_123_456_789
 DATA, NODE, CATALOG, COMMIT, GAP = 1, 2, 3, 4, 5
 RAW, ZSTD = 0, 1
-PUT, DELETE = 1, 2
+PUT, DELETE, DROP = 1, 2, 3
 
 # A zstd frame written from RFC 8878, section 3.1.1: magic, single segment with a one-byte content
 # size of 100, one last block of type RLE and size 100, the byte `v`.
@@ -98,6 +98,11 @@ def put(number: int, key: bytes, value: bytes) -> bytes:
 def delete(number: int) -> bytes:
     """A catalog record that is deleted."""
     return struct.pack("<BHI", DELETE, 0, 0) + RECORD_IDS[number]
+
+
+def drop(arena: bytes, counters: list[int]) -> bytes:
+    """An arena that is dropped, with the sums of its commits' five counters."""
+    return struct.pack("<BHI", DROP, 0, 40) + arena + struct.pack("<5Q", *counters)
 
 
 def commit(
@@ -204,6 +209,17 @@ def structures() -> Json:
             ],
             "deletes": [RECORD_IDS[2].hex()],
             "hex": changes.hex(),
+        },
+        "catalog_drop": {
+            "source": "a record put, one deleted, and an arena dropped, in one payload",
+            "puts": [[b"name/web01".hex(), RECORD_IDS[0].hex(), b"a value".hex()]],
+            "deletes": [RECORD_IDS[2].hex()],
+            "drops": [[SEALED_ID.hex(), [10, 2**40, 30, 4, 500]]],
+            "hex": (
+                put(0, b"name/web01", b"a value")
+                + delete(2)
+                + drop(SEALED_ID, [10, 2**40, 30, 4, 500])
+            ).hex(),
         },
         "commit": {
             "source": "a commit of 3 records that relies on two arenas",

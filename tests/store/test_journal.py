@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from tests.support.damage import damaged
 from ventifs.errors import Corrupt
@@ -27,20 +28,28 @@ IDS = st.binary(min_size=16, max_size=16)
 RECORDS = st.builds(
     Record, key=st.binary(min_size=1, max_size=400), id=IDS, value=st.binary(max_size=600)
 )
-CHANGES = st.builds(Changes, puts=st.lists(RECORDS, max_size=8), deletes=st.lists(IDS, max_size=8))
+COUNTERS = st.builds(CommitCounters, U64, U64, U64, U64, U64)
+CHANGES = st.builds(
+    Changes,
+    puts=st.lists(RECORDS, max_size=8),
+    deletes=st.lists(IDS, max_size=8),
+    drops=st.dictionaries(IDS, COUNTERS, max_size=8),
+)
 COMMITS = st.builds(
     Commit,
     time_ns=U64,
     catalog_length=U32,
     records=U32,
-    counters=st.builds(CommitCounters, U64, U64, U64, U64, U64),
+    counters=COUNTERS,
     relies_on=st.lists(st.tuples(IDS, U64), max_size=5),
 )
 
 ID = bytes(range(16))
 SOME_CHANGES = Changes([Record(b"key", ID, b"value"), Record(b"k2", ID[::-1], b"")], [b"d" * 16])
+SOME_DROP = Changes([], [], {b"a" * 16: CommitCounters(1, 2, 3, 4, 5)})
 SOME_COMMIT = Commit(5, 100, 3, CommitCounters(1, 2, 3, 4, 5), [(ID, 1000), (ID[::-1], 2000)])
 SOME_PAYLOAD = b"".join(encode_changes(SOME_CHANGES, 4096))
+SOME_DROP_PAYLOAD = b"".join(encode_changes(SOME_DROP, 4096))
 
 
 def entry(operation: int, key: bytes, value: bytes) -> bytes:
@@ -61,7 +70,9 @@ def test_payloads_are_as_large_as_the_limit_allows(changes: Changes, size_max: i
         assert len(payload) <= size_max or len(decode_changes([payload])) == 1
     for left, right in pairwise(payloads):
         first = decode_changes([right])
-        smallest = len(entry(1, first.puts[0].key, first.puts[0].value)) if first.puts else 23
+        smallest = 23 if first.deletes else 63
+        if first.puts:
+            smallest = len(entry(1, first.puts[0].key, first.puts[0].value))
         assert len(left) + smallest > size_max
 
 
@@ -78,7 +89,7 @@ def test_no_changes_have_no_payload() -> None:
     assert len(SOME_CHANGES) == 3
 
 
-@given(damaged(SOME_PAYLOAD) | st.binary(max_size=100))
+@given(damaged(SOME_PAYLOAD) | damaged(SOME_DROP_PAYLOAD) | st.binary(max_size=100))
 def test_changes_that_are_accepted_encode_to_the_same_bytes(payload: bytes) -> None:
     try:
         changes = decode_changes([payload])
@@ -88,6 +99,10 @@ def test_changes_that_are_accepted_encode_to_the_same_bytes(payload: bytes) -> N
         entry(1, record.key, record.value).replace(ID, record.id, 1) for record in changes.puts
     ]
     parts += [struct.pack("<BHI", 2, 0, 0) + record_id for record_id in changes.deletes]
+    parts += [
+        struct.pack("<BHI", 3, 0, 40) + arena + struct.pack("<5Q", *astuple(counters))
+        for arena, counters in changes.drops.items()
+    ]
     assert sorted(b"".join(parts)) == sorted(payload)
     assert len(b"".join(parts)) == len(payload)
 
@@ -106,7 +121,10 @@ def test_a_cut_catalog_is_corrupt_but_between_its_records(size: int) -> None:
     "payload",
     [
         entry(0, b"key", b"value"),
-        entry(3, b"key", b"value"),
+        entry(4, b"key", b"value"),
+        entry(3, b"", b"v" * 39),
+        entry(3, b"k", b"v" * 40),
+        entry(3, b"", b"v" * 40) * 2,
         entry(1, b"", b"value"),
         entry(1, b"k" * (RECORD_KEY_MAX + 1), b"value"),
         entry(1, b"key", bytes(RECORD_VALUE_MAX + 1)),
@@ -116,7 +134,10 @@ def test_a_cut_catalog_is_corrupt_but_between_its_records(size: int) -> None:
     ],
     ids=[
         "operation 0",
-        "operation 3",
+        "operation 4",
+        "short drop",
+        "drop with key",
+        "two drops of one arena",
         "no key",
         "long key",
         "long value",

@@ -1,12 +1,18 @@
-"""The store's lock: shared by those who write, alone for rebuilds, gone with its holder."""
+"""The store's locks: shared by those who write, alone for rebuilds, gone with their holders."""
 
+import fcntl
+import logging
+import os
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from ventifs.errors import Busy, VentifsError
-from ventifs.store.lock import store_lock
+from tests.support.patience import PATIENCE_S, wait_until
+from ventifs.errors import Busy
+from ventifs.store.files import Files
+from ventifs.store.lock import GATES, gate_alone, store_lock, take, turn, writers_gate
 
 
 def test_writers_share_the_lock(tmp_path: Path) -> None:
@@ -18,7 +24,7 @@ def test_writers_share_the_lock(tmp_path: Path) -> None:
     ("held", "wanted", "who"),
     [
         (False, True, "another ventifs is writing"),
-        (True, False, "rebuild or repair is running"),
+        (True, False, "rebuild, repair or upgrade is running"),
         (True, True, "is in use"),
     ],
 )
@@ -29,6 +35,7 @@ def test_a_lock_held_alone_is_held_alone(
         with pytest.raises(Busy, match=who) as caught, store_lock(tmp_path, alone=wanted):
             pytest.fail("both hold it")
         assert str(caught.value).startswith(f"{tmp_path}: ")
+        assert str(caught.value).endswith("; try again when that is done, or wait with --wait")
 
 
 def test_a_lock_is_let_go_of_however_its_holder_leaves(tmp_path: Path) -> None:
@@ -40,10 +47,126 @@ def test_a_lock_is_let_go_of_however_its_holder_leaves(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_that_cannot_be_opened_names_its_path(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
+# --- waiting ------------------------------------------------------------------------------------
+
+
+def test_a_lock_in_use_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entered = threading.Event()
+
+    def wait() -> None:
+        with store_lock(tmp_path, alone=False, wait_s=PATIENCE_S):
+            entered.set()
+
+    with caplog.at_level(logging.WARNING):
+        with store_lock(tmp_path, alone=True):
+            waiter = threading.Thread(target=wait)
+            waiter.start()
+            wait_until(lambda: bool(caplog.messages))
+            assert not entered.is_set()
+        waiter.join(PATIENCE_S)
+    assert entered.is_set()
+    assert caplog.messages == [
+        f"{tmp_path}: the store is in use: a rebuild, repair or upgrade is running; waiting for it"
+    ]
+
+
+def test_waiting_has_an_end(tmp_path: Path) -> None:
     with (
-        pytest.raises(VentifsError, match=rf"{tmp_path}/lock: is a directory"),
-        store_lock(tmp_path, alone=False),
+        store_lock(tmp_path, alone=True),
+        pytest.raises(Busy),
+        store_lock(tmp_path, alone=False, wait_s=0.1),
     ):
-        pytest.fail("there is no lock to hold")
+        pytest.fail("both hold it")
+
+
+def test_what_is_locked_again_needs_no_waiting(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    take(fd, "file", "it is in use", alone=True, wait_s=0)
+    take(fd, "file", "it is in use", alone=False, wait_s=0)
+    os.close(fd)
+
+
+# --- gates --------------------------------------------------------------------------------------
+
+
+def test_writers_share_a_gate_and_use_the_other_once_it_turned(tmp_path: Path) -> None:
+    with writers_gate(tmp_path) as first, writers_gate(tmp_path) as second:
+        assert first == second == 0
+        assert turn(tmp_path, Files()) == 0
+        with writers_gate(tmp_path) as third:
+            assert third == 1
+            assert turn(tmp_path, Files()) == 1
+
+
+def test_a_gate_that_turned_empties_though_others_come(tmp_path: Path) -> None:
+    with ExitStack() as earlier, ExitStack() as later:
+        earlier.enter_context(writers_gate(tmp_path))
+        old = turn(tmp_path, Files())
+        later.enter_context(writers_gate(tmp_path))
+        with pytest.raises(Busy), gate_alone(tmp_path, old, wait_s=0):
+            pytest.fail("a writer of before is at work")
+        earlier.close()
+        with gate_alone(tmp_path, old, wait_s=0):
+            later.enter_context(writers_gate(tmp_path, wait_s=0))  # goes on
+
+
+def test_a_writer_waits_for_the_gate_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers: list[int] = []
+
+    def wait() -> None:
+        with writers_gate(tmp_path, wait_s=None) as number:
+            numbers.append(number)
+
+    with writers_gate(tmp_path):
+        pass
+    with caplog.at_level(logging.WARNING):
+        with gate_alone(tmp_path, 0):
+            waiter = threading.Thread(target=wait)
+            waiter.start()
+            wait_until(lambda: bool(caplog.messages))
+            turn(tmp_path, Files())  # so that the gate it waits for is not the one it needs
+        waiter.join(PATIENCE_S)
+    assert numbers == [1]
+    assert caplog.messages == [
+        f"{tmp_path}: the store is in use: space is being reclaimed, which takes a moment; "
+        "waiting for it"
+    ]
+
+
+def test_a_writer_need_not_wait_for_ever(tmp_path: Path) -> None:
+    with writers_gate(tmp_path):
+        pass
+    with (
+        gate_alone(tmp_path, 0),
+        pytest.raises(Busy, match="reclaimed"),
+        writers_gate(tmp_path, wait_s=0),
+    ):
+        pytest.fail("it is held alone")
+
+
+@pytest.mark.parametrize("pointer", [b"", b"0\n", b"2\n", b"\xff" * 100])
+def test_a_lost_pointer_is_the_first_gate(tmp_path: Path, pointer: bytes) -> None:
+    with writers_gate(tmp_path):
+        (tmp_path / GATES / "current").write_bytes(pointer)
+    with writers_gate(tmp_path) as number:
+        assert number == 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rebuild_holds_both_gates(tmp_path: Path, number: int) -> None:
+    if number:
+        turn(tmp_path, Files())
+    with (
+        writers_gate(tmp_path),  # without `lock`, which would be in the way before
+        pytest.raises(Busy),
+        store_lock(tmp_path, alone=True),
+    ):
+        pytest.fail("a writer is at work")
+    with (
+        store_lock(tmp_path, alone=True),
+        (tmp_path / GATES / str(number)).open() as file,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -129,6 +129,15 @@ def test_catalog_payload() -> None:
     assert [record.digest() for record in puts] == unhex(fields["digests"])
 
 
+def test_catalog_payload_with_a_drop() -> None:
+    fields, data = vector("catalog_drop")
+    drops = {bytes.fromhex(arena): CommitCounters(*sums) for arena, sums in fields["drops"]}
+    puts = [Record(*unhex(parts)) for parts in fields["puts"]]
+    changes = Changes(puts, unhex(fields["deletes"]), drops)
+    assert list(encode_changes(changes, 4096)) == [data]
+    assert decode_changes([data]) == changes
+
+
 def test_commit_payload() -> None:
     fields, data = vector("commit")
     relies_on = [(bytes.fromhex(arena), length) for arena, length in fields["relies_on"]]

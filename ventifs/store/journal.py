@@ -181,7 +181,11 @@ def decode_changes(payloads: Iterable[Buffer]) -> Changes:
                 puts.append(Record(key, record_id, value))
             elif operation == _DELETE and key_length == value_length == 0:
                 deletes.append(record_id)
-            elif operation == _DROP and whole and (key_length, len(value)) == (0, COUNTERS.size):
+            elif (
+                operation == _DROP
+                and (key_length, len(value)) == (0, COUNTERS.size)
+                and record_id not in drops
+            ):
                 drops[record_id] = CommitCounters(*COUNTERS.unpack(value))
             else:
                 raise Corrupt("catalog record contradicts itself")
