@@ -65,6 +65,7 @@ def _held(
         take(fd, what, in_use, alone=alone, wait_s=wait_s)
         yield
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
         os.close(fd)
 
 
