@@ -8,7 +8,7 @@ score:HEX (8 digits or more); a path starts after the first `:/`. A time without
 import re
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -41,6 +41,8 @@ _WHEN = re.compile(
 class NoSuchVersion(VentifsError):
     """A name, or a time, that matches no version."""
 
+
+VersionId = tuple[str, int]  # a version's name and time_ns
 
 ListedTrouble = tuple[
     bytes, str, bool
@@ -278,6 +280,21 @@ def versions(store: Store, name: str | None = None) -> list[Version]:
 def version_records(store: Store) -> list[Record]:
     """The records of all versions, by name and then by time, for `decode_version`."""
     return store.records(_PREFIX)
+
+
+def present(store: Store, wanted: Iterable[VersionId]) -> dict[VersionId, Version]:
+    """Versions as the catalog has them now, in the given order, each once.
+
+    Raises:
+        NoSuchVersion: one of them is not there.
+    """
+    there = {(version.name, version.time_ns): version for version in versions(store)}
+    found: dict[VersionId, Version] = {}
+    for name, time_ns in wanted:
+        if (name, time_ns) not in there:
+            raise NoSuchVersion(f"{name}@{time_text(time_ns)}: there is no such version any more")
+        found[name, time_ns] = there[name, time_ns]
+    return found
 
 
 def parse_time(text: str) -> tuple[int, int]:

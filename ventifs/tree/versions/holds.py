@@ -6,15 +6,21 @@ tags or comment change. It counts only while the catalog has that version.
 """
 
 import struct
+from collections.abc import Iterable
 
 import msgspec
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
 from ventifs.store.journal import Record
-from ventifs.tree.versions.catalog import TIME_NS_MAX, check_name, time_text
-
-VersionId = tuple[str, int]  # a version's name and time_ns
+from ventifs.tree.versions.catalog import (
+    TIME_NS_MAX,
+    VersionId,
+    check_name,
+    present,
+    time_text,
+)
+from ventifs.tree.versions.catalog_lock import catalog_lock
 
 _PREFIX = b"hold\0"
 _TIME = struct.Struct(">Q")
@@ -102,6 +108,51 @@ def _longer(one: Hold, other: Hold) -> Hold:
     return other
 
 
-def hold_records(store: Store, name: str, time_ns: int) -> list[Record]:
-    """The records that hold a version; more than one only if programs raced."""
-    return store.records(hold_key(name, time_ns))
+def records_of_holds(store: Store) -> dict[bytes, list[Record]]:
+    """The records of all holds by their keys, ended ones included; see `hold_key`.
+
+    A version has more than one only if programs without the catalog's lock raced.
+    """
+    found: dict[bytes, list[Record]] = {}
+    for record in store.records(_PREFIX):
+        found.setdefault(record.key, []).append(record)
+    return found
+
+
+def hold(
+    store: Store, wanted: Iterable[VersionId], until_ns: int | None = None, *, now_ns: int
+) -> None:
+    """Hold versions, in one commit; what held them before counts no more.
+
+    Raises:
+        NoSuchVersion: one of them is not there. Nothing is changed.
+        VentifsError: the hold would have ended before `now_ns`.
+    """
+    made = Hold(until_ns)
+    value = encode_hold(made)
+    if not made.active(now_ns):
+        assert until_ns is not None
+        raise VentifsError(
+            f"{time_text(until_ns)} is past, so this would hold nothing; name a later time"
+        )
+    with catalog_lock(store):
+        keys = [hold_key(*each) for each in present(store, wanted)]
+        there = records_of_holds(store)
+        replaced = [record for key in keys for record in there.get(key, [])]
+        store.commit([(key, value) for key in keys], replaced)
+
+
+def release(store: Store, wanted: Iterable[VersionId]) -> None:
+    """Remove the holds of versions, ended ones too, in one commit.
+
+    Raises:
+        NoSuchVersion: one of them is not there. Nothing is changed.
+        VentifsError: one of them has no hold. Nothing is changed.
+    """
+    with catalog_lock(store):
+        found = present(store, wanted)
+        there = records_of_holds(store)
+        for each, version in found.items():
+            if hold_key(*each) not in there:
+                raise VentifsError(f"{version}: this version is not held")
+        store.commit(deletes=[record for each in found for record in there[hold_key(*each)]])
