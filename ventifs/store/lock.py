@@ -88,6 +88,18 @@ def store_lock(root: Path, *, alone: bool, wait_s: float | None = 0) -> Iterator
         yield
 
 
+def gates_there(root: Path) -> bool:
+    """Whether a store has its gates."""
+    return all(gate.exists() for gate in _gates(root))
+
+
+def make_gates(root: Path, files: Files) -> None:
+    """Make the gates of a store that has none, so that a full disk keeps no writer out."""
+    files.make_directory(root / GATES)
+    for gate in _gates(root):
+        os.close(open_or_create(gate))
+
+
 @contextmanager
 def writers_gate(root: Path, *, wait_s: float | None = None) -> Iterator[int]:
     """Hold the gate that writers use now, shared; the caller holds the store's lock.

@@ -44,7 +44,7 @@ from ventifs.store.header import (
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Record, record_problem
 from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
-from ventifs.store.lock import store_lock, writers_gate
+from ventifs.store.lock import GATES, make_gates, store_lock, writers_gate
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
@@ -93,6 +93,7 @@ def _refuse_occupied(root: Path) -> None:
     if (root / HEADER_NAME).exists():
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
     ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp"), root / RESERVE_NAME}
+    ours |= {root / GATES, *(root / GATES / gate for gate in "01")}
     ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
@@ -200,6 +201,7 @@ class Store:
                     files.make_directory(directory)
                 _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
+                make_gates(root, files)
                 replenish(root, reserve, files)
                 write_header(root, header, files)
             files.sync_directory(root.parent)

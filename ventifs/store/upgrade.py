@@ -30,7 +30,7 @@ from ventifs.store.header import (
 )
 from ventifs.store.index import Index
 from ventifs.store.lmdb_environment import index_missing
-from ventifs.store.lock import store_lock
+from ventifs.store.lock import gates_there, make_gates, store_lock
 from ventifs.store.permissions import close_directory, correct
 from ventifs.store.reserve import (
     default_size,
@@ -265,6 +265,17 @@ def _complete_index(store: UpgradedStore) -> None:
         index.bring_up_to_date()
 
 
+# --- the gates ------------------------------------------------------------------------------------
+
+
+def _no_gates(store: UpgradedStore) -> str | None:
+    return None if gates_there(store.root) else "there are no locks for writers to use in turn"
+
+
+def _make_gates(store: UpgradedStore) -> None:
+    make_gates(store.root, store.files)
+
+
 # --- the header -----------------------------------------------------------------------------------
 
 
@@ -291,5 +302,6 @@ STEPS = [
     UpgradeStep("modes", _other_modes, _correct_modes, _modes_of_others),
     UpgradeStep("reserve", _reserve_to_change, _change_reserve, _no_room_for_reserve),
     UpgradeStep("index", _old_index, _complete_index),
+    UpgradeStep("gates", _no_gates, _make_gates),
     UpgradeStep("header", _old_header, _write_header),
 ]

@@ -24,6 +24,8 @@ from ventifs.tree.versions.catalog import (
     version_key,
     versions,
 )
+from ventifs.tree.versions.catalog_lock import UNLOCKED_BYTES, catalog_lock
+from ventifs.tree.versions.holds import hold_key
 from ventifs.tree.versions.troubles import encodable, fitted
 
 _LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest path of the kernel
@@ -73,9 +75,7 @@ def archive(
     with ExitStack() as stack:
         lock = None if rehearsal else stack.enter_context(RunLock(store, name))
         stack.callback(source.close)
-        # Checked under the lock, which keeps out other runs of this name.
-        if any(version.time_ns == stamp for version in versions(store, name)):
-            raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
+        _refuse_occupied(store, name, stamp)
         stored_before = store.stored_bytes
         run = ArchiveRun(store, name, lock, read_all=read_all, progress=progress)
         root, tally, troubles = source.archive(run)
@@ -92,13 +92,28 @@ def archive(
         version = fitted(version, troubles, None if rehearsal else ContentWriter(store))
         if rehearsal:
             return version, tally
-        puts, deletes = source.records(run)
         put = (version_key(name, stamp), encode_version(version))
-        record = store.commit([put, *puts], deletes)[0]
+        if tally.new_bytes > UNLOCKED_BYTES:
+            store.commit()
+        with catalog_lock(store):
+            _refuse_occupied(store, name, stamp)  # again: a copy takes no lock of the name
+            puts, deletes = source.records(run)
+            left = store.records(hold_key(name, stamp))  # by an older program's `forget`
+            record = store.commit([put, *puts], [*deletes, *left])[0]
         tally.stored_bytes = store.stored_bytes - stored_before
         committed = decode_version(record)
         source.committed(run, committed)
     return committed, tally
+
+
+def _refuse_occupied(store: Store, name: str, time_ns: int) -> None:
+    """Refuse a time of which the name has a version.
+
+    Raises:
+        VentifsError: it has one.
+    """
+    if any(version.time_ns == time_ns for version in versions(store, name)):
+        raise VentifsError(f"{name}@{time_text(time_ns)}: there is such a version already")
 
 
 def _label(text: str) -> str:

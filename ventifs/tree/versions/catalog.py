@@ -8,7 +8,7 @@ score:HEX (8 digits or more); a path starts after the first `:/`. A time without
 import re
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -31,7 +31,7 @@ _PREFIX = b"version\0"
 _TIME = struct.Struct(">Q")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME_MAX = 200
-_SCORE = re.compile(r"[0-9a-f]{8,64}")
+SCORE = re.compile(r"[0-9a-f]{8,64}")
 _WHEN = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
     r"(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?)?)?)?"
@@ -41,6 +41,8 @@ _WHEN = re.compile(
 class NoSuchVersion(VentifsError):
     """A name, or a time, that matches no version."""
 
+
+VersionId = tuple[str, int]  # a version's name and time_ns
 
 ListedTrouble = tuple[
     bytes, str, bool
@@ -280,6 +282,21 @@ def version_records(store: Store) -> list[Record]:
     return store.records(_PREFIX)
 
 
+def present(store: Store, wanted: Iterable[VersionId]) -> dict[VersionId, Version]:
+    """Versions as the catalog has them now, in the given order, each once.
+
+    Raises:
+        NoSuchVersion: one of them is not there.
+    """
+    there = {(version.name, version.time_ns): version for version in versions(store)}
+    found: dict[VersionId, Version] = {}
+    for name, time_ns in wanted:
+        if (name, time_ns) not in there:
+            raise NoSuchVersion(f"{name}@{time_text(time_ns)}: there is no such version any more")
+        found[name, time_ns] = there[name, time_ns]
+    return found
+
+
 def parse_time(text: str) -> tuple[int, int]:
     """The first nanosecond of a (partial) time, and the first after it.
 
@@ -398,7 +415,7 @@ def pick(times: Sequence[int], when: str) -> int | None:
 
 def _by_score(store: Store, text: str) -> Version:
     wanted = text.removeprefix("score:").lower()
-    if not _SCORE.fullmatch(wanted):
+    if not SCORE.fullmatch(wanted):
         raise VentifsError(f"{text!r}: a score is 64 hexadecimal digits, or the first 8 or more")
     found: dict[str, Version] = {}  # a version for each tree
     for version in versions(store):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import Version, check_name, decode_version, version_key, versions
+from ventifs.tree.versions.catalog_lock import UNLOCKED_BYTES, catalog_lock
+from ventifs.tree.versions.holds import hold_key
 from ventifs.tree.versions.reachable import Ref, RefKind, reach_version
 from ventifs.tree.versions.troubles import troubles_of
 
@@ -60,20 +62,38 @@ def copy(
     assert version.record is not None
     name = check_name(version.name if name is None else name)
     value = version.record.value
-    there = [found for found in versions(target, name) if found.time_ns == version.time_ns]
-    for found in there:
-        if found.record is None or found.record.value != value:
-            raise VentifsError(
-                f"{found}: {target.path} has another version of that name and time; "
-                "--name copies it under another name"
-            )
+    _equal(target, name, version)  # refuses another version before anything is sent
     deque(troubles_of(source, version), 0)  # raises for a forged list, which is not copied
     copied = _send(source, target, version, progress)
-    if there:
+    if copied.new_bytes > UNLOCKED_BYTES:
         target.commit()
-        return there[0], copied, True
-    [record] = target.commit([(version_key(name, version.time_ns), value)])
+    with catalog_lock(target):
+        there = _equal(target, name, version)
+        if there is not None:
+            target.commit()
+            return there, copied, True
+        left = target.records(hold_key(name, version.time_ns))  # by an older program's `forget`
+        [record] = target.commit([(version_key(name, version.time_ns), value)], left)
     return decode_version(record), copied, False
+
+
+def _equal(target: Store, name: str, version: Version) -> Version | None:
+    """The target's version of a name and a version's time; None if it has none.
+
+    Raises:
+        VentifsError: it has another one than `version`.
+    """
+    for found in versions(target, name):
+        if found.time_ns == version.time_ns:
+            assert found.record is not None
+            assert version.record is not None
+            if found.record.value != version.record.value:
+                raise VentifsError(
+                    f"{found}: {target.path} has another version of that name and time; "
+                    "--name copies it under another name"
+                )
+            return found
+    return None
 
 
 def _send(
