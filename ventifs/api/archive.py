@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
 
 from ventifs.api.path import ArchivedPath, as_patterns, given_path
-from ventifs.api.results import Added, Copied, Thinned
+from ventifs.api.results import Added, Copied, CopiedAll, NotCopied, Thinned
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ventifs.tree.archive.source import Source
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.process_pool import Pool
-    from ventifs.tree.versions.copy import CopiedBlocks
+    from ventifs.tree.versions.copy import CopiedBlocks, CopyAllProgress
 
     GivenSource = str | bytes | os.PathLike[str] | BinaryIO | Source
 
@@ -325,12 +325,66 @@ class Archive:
         from ventifs.tree.versions.copy import copy
 
         found = self.version(version) if isinstance(version, str) else version
-        if found.stored.record is None:
-            raise VentifsError(f"{found}: a rehearsed version is nowhere, and cannot be copied")
-        if found.is_in(to.store):
-            raise ValueError(f"{found} is in {to.store.path} itself")
+        _check_copied(found, to)
         made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
         return Copied(ArchivedVersion(to.store, made), sent, there)
+
+    def copy_all(
+        self,
+        to: "Archive",
+        *wanted: str | ArchivedVersion,
+        name: str | None = None,
+        repair: bool = False,
+        dry_run: bool = False,
+        progress: "CopyAllProgress | None" = None,
+        report: Callable[[Copied | NotCopied], None] | None = None,
+    ) -> CopiedAll:
+        """Copy many versions into another archive, which gets only the blocks that it lacks.
+
+        What several versions share is looked at once. What stops this at any moment loses nothing:
+        called again, it sends only the rest.
+
+        Args:
+            to: the other archive, open for writing; for a dry run, reading is enough.
+            wanted: versions; names, which mean all their versions here; patterns over names such as
+                "web*", which mean all versions of those names, or the one of that time of each
+                ("web*@latest"); or texts that name one version. All versions, if there are none.
+            name: what to call them there, if all have one name; their own, if None.
+            repair: also walk versions that are there already, and send what is missing of them.
+                Otherwise they cost nothing.
+            dry_run: write nothing. It does not read data, and so finds less damage.
+            progress: called now and then with what is done in all, and the version at work.
+            report: called for each version when it is done.
+
+        Returns:
+            All versions, those that are not copied with the reason: they do not keep the others
+            back.
+
+        Raises:
+            NoSuchVersion, VentifsError: a text means no version, or `name` is given for versions of
+                several names, nothing is sent; or the other archive cannot be read or written.
+            ValueError: the other archive is this one, or a version is in another than this.
+        """
+        from ventifs.api.copying import copy_all
+
+        self._check_open()
+        if self.store.place == to.store.place:
+            raise ValueError(f"{to.store.path} is this archive itself")
+        for each in wanted:
+            if isinstance(each, ArchivedVersion):
+                _check_copied(each, to)
+                if not each.is_in(self.store):
+                    raise ValueError(f"{each} is in another archive than {self.store.path}")
+        return copy_all(
+            self.store,
+            to.store,
+            wanted,
+            name=name,
+            repair=repair,
+            dry_run=dry_run,
+            progress=progress,
+            report=report,
+        )
 
     def serve(
         self,
@@ -425,3 +479,10 @@ class Archive:
         if not set("@:") & set(text):
             raise VentifsError(f"{text} names all its versions; {text}@latest is the latest")
         return self.version(text)
+
+
+def _check_copied(version: ArchivedVersion, to: Archive) -> None:
+    if version.stored.record is None:
+        raise VentifsError(f"{version}: a rehearsed version is nowhere, and cannot be copied")
+    if version.is_in(to.store):
+        raise ValueError(f"{version} is in {to.store.path} itself")

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from ventifs.api.version import ArchivedVersion
+from ventifs.errors import VentifsError
 from ventifs.tree.objects.records import Entry
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Copied(NamedTuple):
     """What a copy has made.
 
     Attributes:
-        version: the version in the other archive.
+        version: the version in the other archive; in a dry run, perhaps what would be it.
         blocks: blocks and bytes that were sent.
         there: whether it was there already; then only missing blocks were sent.
     """
@@ -65,3 +66,31 @@ class Copied(NamedTuple):
     version: ArchivedVersion
     blocks: "CopiedBlocks"
     there: bool
+
+
+class NotCopied(NamedTuple):
+    """A version that a copy has left out.
+
+    Attributes:
+        called: `NAME@TIME` in this archive; of a damaged record, its key.
+        error: why: `Corrupt` or `NotStored` if it is damaged here; otherwise the other archive has
+            another version of that name and time.
+    """
+
+    called: str
+    error: VentifsError
+
+
+class CopiedAll(NamedTuple):
+    """What a copy of many versions has made.
+
+    Attributes:
+        copied: the versions that are in the other archive now, those that were there already
+            included; in a dry run, that would be.
+        left: the versions that are not, with the reasons.
+        blocks: blocks and bytes that were sent in all.
+    """
+
+    copied: list[Copied]
+    left: list[NotCopied]
+    blocks: "CopiedBlocks"

@@ -38,7 +38,7 @@ COMMANDS = {
     "du": ("ventifs.cli.versions.browse", "du", "Sum up a directory of a version."),
     "restore": ("ventifs.cli.restoring.restore", "restore", "Bring a version back."),
     "export": ("ventifs.cli.restoring.export", "export", "Write a version as a tar stream."),
-    "copy": ("ventifs.cli.archiving.copy", "copy", "Copy a version into another store."),
+    "copy": ("ventifs.cli.archiving.copy", "copy", "Copy versions into another store."),
     "9p": ("ventifs.cli.serving.ninep", "ninep", "Look at and copy from any 9P server."),
     "forget": ("ventifs.cli.versions.forget", "forget", "Remove versions from the catalog."),
     "serve": ("ventifs.cli.serving.serve", "serve", "Serve versions over 9P."),
