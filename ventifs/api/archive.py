@@ -11,8 +11,11 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
 
+from ventifs.api.catalog_changes import CatalogChanges
+from ventifs.api.copying import Copying
 from ventifs.api.path import ArchivedPath, as_patterns, given_path
-from ventifs.api.results import Added, Copied, CopiedAll, NotCopied, Thinned
+from ventifs.api.results import Added, Thinned
+from ventifs.api.space_figures import SpaceFigures
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from ventifs.tree.archive.source import Source
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.process_pool import Pool
-    from ventifs.tree.versions.copy import CopiedBlocks, CopyAllProgress
 
     GivenSource = str | bytes | os.PathLike[str] | BinaryIO | Source
 
@@ -85,7 +87,7 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
     return Archive(Store.open(given_path(path), mode, level=level, cache_bytes=cache_bytes))
 
 
-class Archive:
+class Archive(CatalogChanges, Copying, SpaceFigures):
     """Versions of any number of names, in one store.
 
     Several processes may have one archive open in any mode at once. Runs under one name exclude
@@ -243,7 +245,7 @@ class Archive:
     def forget(
         self, *wanted: str | ArchivedVersion, force: bool = False, dry_run: bool = False
     ) -> Thinned:
-        """Remove versions from the catalog. Their blocks stay in the store.
+        """Remove versions from the catalog. Their blocks stay; `undelete` brings them back.
 
         Args:
             wanted: versions, or texts that name one; a bare name is refused, since it may be meant
@@ -252,17 +254,14 @@ class Archive:
             dry_run: change nothing; reading is enough for that.
 
         Raises:
-            NoSuchVersion, VentifsError: one of them is not there, or a name would lose its last
-                version without `force`. Nothing is removed.
+            NoSuchVersion, VentifsError: one of them is not there or held, or a name would lose its
+                last version without `force`. Nothing is removed.
             ValueError: a version is in another archive.
         """
         from ventifs.api.thinning import forget
 
         self._check_open()
-        found = [self._one(each) if isinstance(each, str) else each for each in wanted]
-        for each in found:
-            if not each.is_in(self.store):
-                raise ValueError(f"{each} is in another archive than {self.store.path}")
+        found = [self._given(each) for each in wanted]
         return forget(self.store, found, force=force, dry_run=dry_run)
 
     def thin(
@@ -275,7 +274,7 @@ class Archive:
         yearly: int = 0,
         dry_run: bool = False,
     ) -> Thinned:
-        """Forget the versions that no rule keeps, of the names given or of all names.
+        """Forget the versions that no rule and no hold keeps, of the names given or of all names.
 
         Args:
             names: whose versions are thinned.
@@ -299,92 +298,6 @@ class Archive:
             raise ValueError("a number of versions to keep cannot be negative")
         policy = Policy(last, daily, weekly, monthly, yearly)
         return thin(self.store, map(check_name, names), policy, dry_run=dry_run)
-
-    def copy(
-        self,
-        version: str | ArchivedVersion,
-        to: "Archive",
-        *,
-        name: str | None = None,
-        progress: "Callable[[CopiedBlocks], None] | None" = None,
-    ) -> Copied:
-        """Copy a version into another archive, which gets only the blocks that it lacks.
-
-        Args:
-            version: the one.
-            to: the other archive, open for writing.
-            name: what to call it there; its own name, if None.
-            progress: called now and then with what is done.
-
-        Raises:
-            NoSuchVersion: as `version`.
-            ValueError: the other archive is this one.
-            VentifsError: the other archive has another version of that name and time.
-            Corrupt, NotStored: where this archive is damaged; there is no new version.
-        """
-        from ventifs.tree.versions.copy import copy
-
-        found = self.version(version) if isinstance(version, str) else version
-        _check_copied(found, to)
-        made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
-        return Copied(ArchivedVersion(to.store, made), sent, there)
-
-    def copy_all(
-        self,
-        to: "Archive",
-        *wanted: str | ArchivedVersion,
-        name: str | None = None,
-        repair: bool = False,
-        dry_run: bool = False,
-        progress: "CopyAllProgress | None" = None,
-        report: Callable[[Copied | NotCopied], None] | None = None,
-    ) -> CopiedAll:
-        """Copy many versions into another archive, which gets only the blocks that it lacks.
-
-        What several versions share is looked at once. What stops this at any moment loses nothing:
-        called again, it sends only the rest.
-
-        Args:
-            to: the other archive, open for writing; for a dry run, reading is enough.
-            wanted: versions; names, which mean all their versions here; patterns over names such as
-                "web*", which mean all versions of those names, or the one of that time of each
-                ("web*@latest"); or texts that name one version. All versions, if there are none.
-            name: what to call them there, if all have one name; their own, if None.
-            repair: also walk versions that are there already, and send what is missing of them.
-                Otherwise they cost nothing.
-            dry_run: write nothing. It does not read data, and so finds less damage.
-            progress: called now and then with what is done in all, and the version at work.
-            report: called for each version when it is done.
-
-        Returns:
-            All versions, those that are not copied with the reason: they do not keep the others
-            back.
-
-        Raises:
-            NoSuchVersion, VentifsError: a text means no version, or `name` is given for versions of
-                several names, nothing is sent; or the other archive cannot be read or written.
-            ValueError: the other archive is this one, or a version is in another than this.
-        """
-        from ventifs.api.copying import copy_all
-
-        self._check_open()
-        if self.store.place == to.store.place:
-            raise ValueError(f"{to.store.path} is this archive itself")
-        for each in wanted:
-            if isinstance(each, ArchivedVersion):
-                _check_copied(each, to)
-                if not each.is_in(self.store):
-                    raise ValueError(f"{each} is in another archive than {self.store.path}")
-        return copy_all(
-            self.store,
-            to.store,
-            wanted,
-            name=name,
-            repair=repair,
-            dry_run=dry_run,
-            progress=progress,
-            report=report,
-        )
 
     def serve(
         self,
@@ -470,19 +383,3 @@ class Archive:
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.store.mode
         return f"<{type(self).__name__} {printable(self.store.path)} ({state})>"
-
-    def _check_open(self) -> None:
-        if self.store.closed:
-            raise VentifsError(f"{self.store.path}: the archive is closed")
-
-    def _one(self, text: str) -> ArchivedVersion:
-        if not set("@:") & set(text):
-            raise VentifsError(f"{text} names all its versions; {text}@latest is the latest")
-        return self.version(text)
-
-
-def _check_copied(version: ArchivedVersion, to: Archive) -> None:
-    if version.stored.record is None:
-        raise VentifsError(f"{version}: a rehearsed version is nowhere, and cannot be copied")
-    if version.is_in(to.store):
-        raise ValueError(f"{version} is in {to.store.path} itself")

@@ -9,6 +9,7 @@ from ventifs.tree.objects.records import Entry
 if TYPE_CHECKING:
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.versions.copy import CopiedBlocks
+    from ventifs.tree.versions.dead import Space
 
 KeptVersions = list[tuple[ArchivedVersion, list[str]]]  # with the rules that keep them
 
@@ -30,12 +31,24 @@ class Thinned(NamedTuple):
 
     Attributes:
         kept: the versions that stay of the names concerned, each with the rules that keep it, as
-            `daily 2026-11-23`; without rules if versions were named.
+            `daily 2026-11-23` or `held`; without rules if versions were named.
         forgotten: the versions that are not in the catalog any more.
     """
 
     kept: KeptVersions
     forgotten: list[ArchivedVersion]
+
+
+class ForgottenVersion(NamedTuple):
+    """A version that was forgotten.
+
+    Attributes:
+        version: as it was.
+        forgotten_ns: when, UTC nanoseconds since 1970.
+    """
+
+    version: ArchivedVersion
+    forgotten_ns: int
 
 
 class HistoryStep(NamedTuple):
@@ -94,3 +107,16 @@ class CopiedAll(NamedTuple):
     copied: list[Copied]
     left: list[NotCopied]
     blocks: "CopiedBlocks"
+
+
+class HeldAlone(NamedTuple):
+    """What versions and names hold that nothing else needs.
+
+    Attributes:
+        versions: each version, and what no other version needs.
+        names: for each of their names what no version of another name needs: at least what its
+            versions hold alone together.
+    """
+
+    versions: "list[tuple[ArchivedVersion, Space]]"
+    names: "dict[str, Space]"

@@ -1,19 +1,24 @@
 """Removes versions from the catalog: those named, or all that a policy does not keep.
 
-Always: what a name keeps for its next run goes with its last version, unless a run is at work or
-has committed a version meanwhile. Blocks stay in the store.
+Always: the catalog keeps their records as forgotten, see `undeleting`. Held versions stay. What a
+name keeps for its next run is forgotten with its last version, unless a run is at work or has
+committed a version meanwhile. Blocks stay in the store.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 
 from ventifs.api.results import KeptVersions, Thinned
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, VentifsError
-from ventifs.image.formats.kept_choice import left_over
+from ventifs.image.formats.kept_choice import forgetting_kept, records_kept
 from ventifs.store import Store
 from ventifs.tree.archive.run_lock import RunLock
 from ventifs.tree.versions.catalog import NoSuchVersion, find_version, versions
+from ventifs.tree.versions.catalog_lock import catalog_lock
+from ventifs.tree.versions.forgotten import forgetting
+from ventifs.tree.versions.holds import held
 from ventifs.tree.versions.retention import Policy, retained
 
 
@@ -22,6 +27,11 @@ def forget(
 ) -> Thinned:
     """See `Archive.forget`."""
     given = dict.fromkeys(map(str, wanted))
+    return _done(store, lambda now_ns: _named(store, given, now_ns, force=force), dry_run=dry_run)
+
+
+def _named(store: Store, given: dict[str, None], now_ns: int, *, force: bool) -> Thinned:
+    """What becomes of versions if those given are forgotten."""
     there: dict[str, ArchivedVersion] = {}
     kept: KeptVersions = []
     for name in sorted({text.partition("@")[0] for text in given}):
@@ -35,12 +45,26 @@ def forget(
     if gone:
         raise NoSuchVersion(f"{min(gone)}: there is no such version any more")
     doomed = [there[text] for text in given]
-    return _done(store, Thinned(kept, doomed), dry_run=dry_run)
+    holds = held(store)
+    for version in doomed:
+        hold = holds.get((version.name, version.time_ns))
+        if hold is not None and hold.active(now_ns):
+            raise VentifsError(
+                f"{version}: it is {hold}, and stays; 'ventifs release {version}' ends that"
+            )
+    return Thinned(kept, doomed)
 
 
 def thin(store: Store, names: Iterable[str], policy: Policy, *, dry_run: bool) -> Thinned:
     """See `Archive.thin`."""
+    given = list(names)
+    return _done(store, lambda now_ns: _thinned(store, given, policy, now_ns), dry_run=dry_run)
+
+
+def _thinned(store: Store, names: Iterable[str], policy: Policy, now_ns: int) -> Thinned:
+    """What becomes of versions if those are forgotten that neither a rule nor a hold keeps."""
     thinned = Thinned([], [])
+    holds = held(store)
     for name in sorted(
         {find_version(store, name).name for name in names}
         or {version.name for version in versions(store)}
@@ -48,39 +72,57 @@ def thin(store: Store, names: Iterable[str], policy: Policy, *, dry_run: bool) -
         of_name = _of(store, name)
         reasons = retained((version.time_ns for version in of_name), policy)
         for version in of_name:
-            if version.time_ns in reasons:
-                thinned.kept.append((version, reasons[version.time_ns]))
+            why = reasons.get(version.time_ns, [])
+            hold = holds.get((name, version.time_ns))
+            if hold is not None and hold.active(now_ns):
+                why = [*why, str(hold)]
+            if why:
+                thinned.kept.append((version, why))
             else:
                 thinned.forgotten.append(version)
-    return _done(store, thinned, dry_run=dry_run)
+    return thinned
 
 
 def _of(store: Store, name: str) -> list[ArchivedVersion]:
     return [ArchivedVersion(store, version) for version in versions(store, name)]
 
 
-def _done(store: Store, thinned: Thinned, *, dry_run: bool) -> Thinned:
-    if thinned.forgotten and not dry_run:
-        store.check_writable()
-        _commit(store, thinned)
+def _done(store: Store, plan: Callable[[int], Thinned], *, dry_run: bool) -> Thinned:
+    """Do what a plan says, given the time; it is made again when the catalog is locked.
+
+    What is kept with names that lose their last versions is forgotten, too. A run that is at work
+    may rely on it: then it stays.
+    """
+    now_ns = max(0, time.time_ns())
+    thinned = plan(now_ns)
+    if dry_run or not thinned.forgotten:
+        return thinned
+    store.check_writable()
+    with ExitStack() as stack:
+        locked = set()
+        for name in _names_emptied(thinned):
+            if records_kept(store, name):
+                with suppress(Busy):
+                    stack.enter_context(RunLock(store, name))
+                    locked.add(name)
+        stack.enter_context(catalog_lock(store))
+        thinned = plan(now_ns)
+        _commit(store, thinned, locked & set(_names_emptied(thinned)), now_ns)
     return thinned
 
 
-def _commit(store: Store, thinned: Thinned) -> None:
-    """Delete versions, and what is kept with names that have no more of them.
+def _names_emptied(thinned: Thinned) -> list[str]:
+    """The names that lose their last versions, sorted."""
+    kept = {version.name for version, _ in thinned.kept}
+    return sorted({version.name for version in thinned.forgotten} - kept)
 
-    A run that is at work, or has committed a version meanwhile, relies on what is kept: it stays.
-    """
+
+def _commit(store: Store, thinned: Thinned, unused: set[str], now_ns: int) -> None:
+    """Forget versions, and what is kept with names that have no more of them."""
     doomed = [version.stored for version in thinned.forgotten]
-    records = [version.record for version in doomed if version.record]
-    with ExitStack() as stack:
-        for name in sorted(
-            {each.name for each in doomed} - {each.name for each, _ in thinned.kept}
-        ):
-            if not left_over(store, [name]):
-                continue
-            with suppress(Busy):
-                stack.enter_context(RunLock(store, name))
-                there = {each.record for each in versions(store, name)}
-                records += left_over(store, [name]) if there <= set(records) else []
-        store.commit(deletes=records)
+    forgotten_ns, (puts, deletes) = forgetting(store, doomed, now_ns)
+    for name in sorted(unused):
+        kept = records_kept(store, name)
+        puts += forgetting_kept(kept, name, forgotten_ns)
+        deletes += kept
+    store.commit(puts, deletes)

@@ -47,14 +47,16 @@ def forget(
     dry_run: bool,
     **keep: int | None,
 ) -> None:
-    """Remove versions from the catalog. Their blocks stay in the store.
+    """Remove versions from the catalog. 'ventifs undelete' brings them back.
 
     Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX). If a name would then have no
-    version left, nothing is forgotten, unless --force is given.
+    version left, nothing is forgotten, unless --force is given. Versions that 'ventifs hold' keeps
+    are refused. The blocks of what is forgotten stay in the store: 'ventifs versions --forgotten'
+    lists what can come back.
 
     With --keep options, forgets all versions of each NAME (of every name, if none is given) except
-    those that at least one of the options keeps. Days, weeks, months and years are UTC's, and count
-    only if they have a version; the newest version of each is kept.
+    those that at least one of the options, or a hold, keeps. Days, weeks, months and years are UTC's,
+    and count only if they have a version; the newest version of each is kept.
     """
     rules = {rule: number for rule, number in keep.items() if number is not None}
     _check(wanted, rules)

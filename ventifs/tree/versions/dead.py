@@ -1,12 +1,12 @@
 """Finds how much of a store no version needs: an estimate at once, or exactly.
 
-The estimate compares what is stored with what the catalogued versions added to their store when
-they were archived, as their records say. What a version added, it still needs, so the rest was added
-by versions that are gone, by runs that ended early, or by copies. The rest is too high where the
-versions that are left share blocks with those that are gone, and where only some versions of another
-store were copied here. It is too low by the trailing zeros of blocks, which are not stored but
-counted by runs, and where blocks were added twice: after a repair, or here and where a version was
-copied from.
+The estimate compares what is stored with what the catalogued versions added to the store when they
+were archived, as their records say. A version needs what it added; the rest was added by versions
+that are gone, by runs that ended early, or by copies. The rest is too high where versions that are
+left share blocks with those that are gone, and where only some versions of another store were
+copied here. It is too low by the trailing zeros of blocks, which runs count and the store leaves
+out, and where blocks were added twice: after a repair, or both here and where a version was copied
+from.
 
 Exactly: all nodes of all versions are walked, each once, and every entry of the index is looked up
 among what was reached. Memory: about 150 bytes for each block of the store.
@@ -15,17 +15,15 @@ among what was reached. Memory: about 150 bytes for each block of the store.
 from collections.abc import Callable
 
 import msgspec
-from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.store import Score, Store
 from ventifs.store.journal import Record
 from ventifs.store.stats import Sizes
-from ventifs.tree.versions.catalog import Version, decode_version, versions
+from ventifs.tree.versions.catalog import Version, versions
+from ventifs.tree.versions.forgotten import forgotten
 from ventifs.tree.versions.reachable import reach_version
 
-_FORGOTTEN = b"forgotten\0"
-_TIME_SIZE = 8
 _LIVE, _FORGOTTEN_ALONE, _DEAD = range(3)
 
 MarkProgress = Callable[[int], None]  # number of blocks reached so far
@@ -37,7 +35,7 @@ class DeadEstimate(msgspec.Struct, frozen=True):
     Attributes:
         raw_bytes: blocks stored beyond `added_bytes`, before compression.
         stored_bytes: the same, if they compress as all blocks do together.
-        versions, added_bytes: the catalogued versions, and the bytes of new blocks in their records.
+        versions, added_bytes: the catalogued versions, and the new bytes that their records say.
         forgotten, forgotten_bytes: the same of forgotten versions that can be brought back.
     """
 
@@ -96,7 +94,7 @@ def estimated(store: Store) -> DeadEstimate:
         Corrupt: a version's record is damaged.
     """
     figures = store.stats()
-    there, gone = versions(store), forgotten_versions(store)
+    there, gone = versions(store), forgotten(store)
     added = sum(version.new_bytes for version in there)
     raw = max(0, figures.raw_bytes - added)
     stored = figures.stored_bytes - figures.gap_bytes
@@ -106,7 +104,7 @@ def estimated(store: Store) -> DeadEstimate:
         versions=len(there),
         added_bytes=added,
         forgotten=len(gone),
-        forgotten_bytes=sum(version.new_bytes for version in gone),
+        forgotten_bytes=sum(each.version.new_bytes for each in gone),
     )
 
 
@@ -122,7 +120,7 @@ def measured(store: Store, progress: MarkProgress | None = None) -> MarkedSpace:
     # Again while others commit: what is new is quick to walk, since the rest is known.
     while True:
         generation = store.generation
-        there, gone = versions(store), forgotten_versions(store)
+        there, gone = versions(store), forgotten(store)
         fresh = [version for version in there if version.record not in walked]
         for version in fresh:
             try:
@@ -134,11 +132,11 @@ def measured(store: Store, progress: MarkProgress | None = None) -> MarkedSpace:
         walked |= {version.record for version in there}
         if generation == store.generation:
             break
-    for version in gone:
+    for each in gone:
         try:
-            marks.reach(version, _FORGOTTEN_ALONE)
+            marks.reach(each.version, _FORGOTTEN_ALONE)
         except (Corrupt, NotStored):
-            unreadable.append(str(version))
+            unreadable.append(str(each))
     parts = store.sizes_by_part(marks.part_of)
     return MarkedSpace(
         live=_space(parts, _LIVE),
