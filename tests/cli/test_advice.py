@@ -25,6 +25,7 @@ KNOWN = {
     "init --store": "test_no_store",
     "ls": "test_a_directory_is_listed",
     "rebuild-index": "test_a_damaged_index",
+    "stats --exact": "test_what_is_dead_is_measured",
     "versions": "tests/cli/archiving/test_archive_command.py",
     "versions --json": "test_a_tree_is_found",
     "versions --store": "tests/store/test_permissions.py",
@@ -68,6 +69,11 @@ def test_a_tree_is_found(home: Path) -> None:
     (command,) = _advised(told)
     (version,) = parsed(home, *command.replace(" --json", "").split(), "--store", "s")
     run(home, "ls", "score:" + version["score"], "--store", "s")
+
+
+def test_what_is_dead_is_measured(home: Path) -> None:
+    (command,) = _advised(run(home, "stats", "--store", "s").stdout)
+    assert b" that no version holds" in run(home, *command.split(), "--store", "s").stdout
 
 
 def test_a_directory_is_listed(home: Path) -> None:

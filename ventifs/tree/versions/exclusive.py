@@ -132,8 +132,8 @@ class _Holders:
                 before = table.get(ref.score)
                 if before in (holder, _SEVERAL):
                     continue
-                if before is None and holder == _SEVERAL and not is_node:
-                    continue  # data that no version asked for has reached
+                if not (is_node or holder != _SEVERAL or before is not None or ref.score in nodes):
+                    continue  # data that no version asked for has reached: only that takes memory
                 after = self._joined(before, holder)
                 if after == before:
                     continue
