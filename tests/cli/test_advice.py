@@ -28,6 +28,7 @@ KNOWN = {
     "rebuild-index": "test_a_damaged_index",
     "release": "test_a_held_version_is_released",
     "undelete": "test_what_was_forgotten_is_listed",
+    "stats --exact": "test_what_is_dead_is_measured",
     "versions": "tests/cli/archiving/test_archive_command.py",
     "versions --forgotten": "test_what_was_forgotten_is_listed",
     "versions --json": "test_a_tree_is_found",
@@ -72,6 +73,11 @@ def test_a_tree_is_found(home: Path) -> None:
     (command,) = _advised(told)
     (version,) = parsed(home, *command.replace(" --json", "").split(), "--store", "s")
     run(home, "ls", "score:" + version["score"], "--store", "s")
+
+
+def test_what_is_dead_is_measured(home: Path) -> None:
+    (command,) = _advised(run(home, "stats", "--store", "s").stdout)
+    assert b" that no version holds" in run(home, *command.split(), "--store", "s").stdout
 
 
 def test_a_directory_is_listed(home: Path) -> None:

@@ -102,6 +102,10 @@ CASES: dict[str, list[str]] = {
         "copy t --to {store}",
         "copy disk --to {evil}/other --name {text}",
         "copy t --to {evil}/none",
+        "copy x{name}* --to {evil}/other",
+        "copy --all --to {evil}/other --dry-run",
+        "copy --all --to {evil}/other",
+        "copy t* --to {evil}/none",
     ],
     "9p ls": [
         "9p ls {address} /t/latest",
@@ -164,7 +168,15 @@ CASES: dict[str, list[str]] = {
         "mount tcp://127.0.0.1:1 web01 {evil}/m",
         "mount tcp://192.0.2.1 web01 /mnt --print -o uname={text}",
     ],
-    "stats": ["stats", "stats t", "stats disk", "stats x{name}"],
+    "stats": [
+        "stats",
+        "stats t",
+        "stats disk",
+        "stats x{name}",
+        "stats --exact",
+        "stats --versions",
+        "stats --versions x{name}",
+    ],
     "check": [
         "check",
         "check --read-data",

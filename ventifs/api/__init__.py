@@ -9,7 +9,15 @@ This package must not know printing and options; `serving.py` alone runs tasks, 
 
 from ventifs.api.archive import Archive, init, open  # noqa: A004
 from ventifs.api.path import ArchivedPath, NotADirectory, NotARegularFile
-from ventifs.api.results import Added, Copied, ForgottenVersion, Thinned
+from ventifs.api.results import (
+    Added,
+    Copied,
+    CopiedAll,
+    ForgottenVersion,
+    HeldAlone,
+    NotCopied,
+    Thinned,
+)
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.tree.objects.directory import NoSuchPath
@@ -22,13 +30,16 @@ __all__ = [
     "ArchivedVersion",
     "Busy",
     "Copied",
+    "CopiedAll",
     "Corrupt",
     "ForgottenVersion",
+    "HeldAlone",
     "NoSpace",
     "NoSuchPath",
     "NoSuchVersion",
     "NotADirectory",
     "NotARegularFile",
+    "NotCopied",
     "NotStored",
     "Thinned",
     "VentifsError",

@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
 
 from ventifs.api.catalog_changes import CatalogChanges
+from ventifs.api.copying import Copying
 from ventifs.api.path import ArchivedPath, as_patterns, given_path
-from ventifs.api.results import Added, Copied, Thinned
+from ventifs.api.results import Added, Thinned
+from ventifs.api.space_figures import SpaceFigures
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from ventifs.tree.archive.source import Source
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.process_pool import Pool
-    from ventifs.tree.versions.copy import CopiedBlocks
 
     GivenSource = str | bytes | os.PathLike[str] | BinaryIO | Source
 
@@ -96,7 +97,7 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
     return Archive(store)
 
 
-class Archive(CatalogChanges):
+class Archive(CatalogChanges, Copying, SpaceFigures):
     """Versions of any number of names, in one store.
 
     Several processes may have one archive open in any mode at once. Runs under one name exclude
@@ -307,38 +308,6 @@ class Archive(CatalogChanges):
             raise ValueError("a number of versions to keep cannot be negative")
         policy = Policy(last, daily, weekly, monthly, yearly)
         return thin(self.store, map(check_name, names), policy, dry_run=dry_run)
-
-    def copy(
-        self,
-        version: str | ArchivedVersion,
-        to: "Archive",
-        *,
-        name: str | None = None,
-        progress: "Callable[[CopiedBlocks], None] | None" = None,
-    ) -> Copied:
-        """Copy a version into another archive, which gets only the blocks that it lacks.
-
-        Args:
-            version: the one.
-            to: the other archive, open for writing.
-            name: what to call it there; its own name, if None.
-            progress: called now and then with what is done.
-
-        Raises:
-            NoSuchVersion: as `version`.
-            ValueError: the other archive is this one.
-            VentifsError: the other archive has another version of that name and time.
-            Corrupt, NotStored: where this archive is damaged; there is no new version.
-        """
-        from ventifs.tree.versions.copy import copy
-
-        found = self.version(version) if isinstance(version, str) else version
-        if found.stored.record is None:
-            raise VentifsError(f"{found}: a rehearsed version is nowhere, and cannot be copied")
-        if found.is_in(to.store):
-            raise ValueError(f"{found} is in {to.store.path} itself")
-        made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
-        return Copied(ArchivedVersion(to.store, made), sent, there)
 
     def serve(
         self,

@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from ventifs.api.version import ArchivedVersion
+from ventifs.errors import VentifsError
 from ventifs.tree.objects.records import Entry
 
 if TYPE_CHECKING:
     from ventifs.tree.archive.tally import Tally
     from ventifs.tree.versions.copy import CopiedBlocks
+    from ventifs.tree.versions.dead import Space
 
 KeptVersions = list[tuple[ArchivedVersion, list[str]]]  # with the rules that keep them
 
@@ -69,7 +71,7 @@ class Copied(NamedTuple):
     """What a copy has made.
 
     Attributes:
-        version: the version in the other archive.
+        version: the version in the other archive; in a dry run, perhaps what would be it.
         blocks: blocks and bytes that were sent.
         there: whether it was there already; then only missing blocks were sent.
     """
@@ -77,3 +79,44 @@ class Copied(NamedTuple):
     version: ArchivedVersion
     blocks: "CopiedBlocks"
     there: bool
+
+
+class NotCopied(NamedTuple):
+    """A version that a copy has left out.
+
+    Attributes:
+        called: `NAME@TIME` in this archive; of a damaged record, its key.
+        error: why: `Corrupt` or `NotStored` if it is damaged here; otherwise the other archive has
+            another version of that name and time.
+    """
+
+    called: str
+    error: VentifsError
+
+
+class CopiedAll(NamedTuple):
+    """What a copy of many versions has made.
+
+    Attributes:
+        copied: the versions that are in the other archive now, those that were there already
+            included; in a dry run, that would be.
+        left: the versions that are not, with the reasons.
+        blocks: blocks and bytes that were sent in all.
+    """
+
+    copied: list[Copied]
+    left: list[NotCopied]
+    blocks: "CopiedBlocks"
+
+
+class HeldAlone(NamedTuple):
+    """What versions and names hold that nothing else needs.
+
+    Attributes:
+        versions: each version, and what no other version needs.
+        names: for each of their names what no version of another name needs: at least what its
+            versions hold alone together.
+    """
+
+    versions: "list[tuple[ArchivedVersion, Space]]"
+    names: "dict[str, Space]"

@@ -38,7 +38,7 @@ COMMANDS = {
     "du": ("ventifs.cli.versions.browse", "du", "Sum up a directory of a version."),
     "restore": ("ventifs.cli.restoring.restore", "restore", "Bring a version back."),
     "export": ("ventifs.cli.restoring.export", "export", "Write a version as a tar stream."),
-    "copy": ("ventifs.cli.archiving.copy", "copy", "Copy a version into another store."),
+    "copy": ("ventifs.cli.archiving.copy", "copy", "Copy versions into another store."),
     "9p": ("ventifs.cli.serving.ninep", "ninep", "Look at and copy from any 9P server."),
     "forget": ("ventifs.cli.versions.forget", "forget", "Remove versions from the catalog."),
     "undelete": ("ventifs.cli.versions.undelete", "undelete", "Bring forgotten versions back."),
@@ -54,7 +54,7 @@ COMMANDS = {
     "serve": ("ventifs.cli.serving.serve", "serve", "Serve versions over 9P."),
     "servers": ("ventifs.cli.serving.servers", "servers", "Show what running servers do."),
     "mount": ("ventifs.cli.serving.mount", "mount", "Mount a version from a 9P server."),
-    "stats": ("ventifs.cli.upkeep.store", "stats", "Show what the store holds and saves."),
+    "stats": ("ventifs.cli.upkeep.stats", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.upkeep.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (
         "ventifs.cli.upkeep.check",

@@ -5,10 +5,11 @@ arena may have been dropped meanwhile and the block be elsewhere, or the index b
 is looked up again, twice, before anything counts as damaged.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock, local
+from typing import TypeVar
 
 import zstandard
 
@@ -21,7 +22,9 @@ from ventifs.store.index import Index
 from ventifs.store.keyed_locks import KeyedLocks
 from ventifs.store.lmdb_environment import IndexDamaged, file_of
 from ventifs.store.score import ZERO_SCORE, Score
-from ventifs.store.stats import Sizes, sizes_of
+from ventifs.store.stats import Sizes, sizes_by_part, sizes_of
+
+Measured = TypeVar("Measured")
 
 _LOOKS = 3  # the first, and two more
 
@@ -155,14 +158,28 @@ class BlockReader:
     def sizes(self, scores: Iterable[Score]) -> Sizes:
         """The space that blocks take; see `Store.sizes`."""
         wanted = sorted(set(scores) - {ZERO_SCORE})  # look-ups in order are cheaper
+        return self._looking_again(lambda: sizes_of(self._arenas, self._places(wanted)))
+
+    def sizes_by_part(self, part_of: Callable[[Score], int]) -> dict[int, tuple[int, Sizes]]:
+        """The space that all blocks take, in parts; see `Store.sizes_by_part`."""
+        self.follow_rebuild()
+
+        def measure() -> dict[int, tuple[int, Sizes]]:
+            entries = self.index.entries()
+            places = ((part_of(score), place) for score, place in entries if place is not None)
+            return sizes_by_part(self._arenas, places)
+
+        return self._looking_again(measure)
+
+    def _looking_again(self, measure: Callable[[], Measured]) -> Measured:
         for _ in range(_LOOKS - 1):
             try:
-                return sizes_of(self._arenas, self._places(wanted))
+                return measure()
             except Corrupt:
                 self._arenas.close()
                 self.index.look_again()
                 self.follow_rebuild()
-        return sizes_of(self._arenas, self._places(wanted))
+        return measure()
 
     def _places(self, scores: Iterable[Score]) -> Iterator[Place]:
         for score in scores:

@@ -1,68 +1,209 @@
 """`ventifs copy`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 import ventifs
+from ventifs import Archive, Copied, CopiedAll, NotCopied
 from ventifs.cli.formatting import count, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
 from ventifs.cli.store_option import json_option, store_option
 from ventifs.cli.versions.list_versions import as_json_object
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.text import printable
+from ventifs.tree.versions.chosen import is_pattern
+from ventifs.tree.versions.copy import CopiedBlocks
+
+_PARTLY = 3
 
 
-@click.command(short_help="Copy a version into another store.")
-@click.argument("wanted", metavar="VERSION")
+@click.command(short_help="Copy versions into another store.")
+@click.argument("wanted", nargs=-1, metavar="[VERSION...|PATTERN...]")
 @click.option(
     "--to",
     "target",
     required=True,
     metavar="STORE",
     type=click.Path(readable=False, path_type=Path),
-    help="The store it goes into; it must be there.",
+    help="The store they go into; it must be there.",
 )
 @store_option
 @json_option
-@click.option("--name", help="What to call it there.  [default: its name]")
-def copy(wanted: str, target: Path, *, store: Path, as_json: bool, name: str | None) -> None:
-    """Copy a version into another store, which gets only what it lacks.
+@click.option("--all", "every", is_flag=True, help="All versions: of every name, or of each NAME.")
+@click.option("--name", help="What to call them there, if they have one name.  [default: its name]")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Of many: also look at versions that are there, and send blocks that are missing.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be copied; reads no data.")
+def copy(
+    wanted: tuple[str, ...],
+    target: Path,
+    *,
+    store: Path,
+    as_json: bool,
+    every: bool,
+    name: str | None,
+    repair: bool,
+    dry_run: bool,
+) -> int:
+    """Copy versions into another store, which gets only what it lacks.
 
-    Time, comment, tags and source stay as they are. An interrupted copy is taken up by doing it
-    again; a version that is there already has lost blocks made good.
+    Copies each VERSION; for a PATTERN over names, such as 'web*', all versions of the names that
+    match, or with a time ('web*@latest') that one of each; with --all every version, or all of each
+    NAME. Time, comment, tags and source stay as they are.
+
+    An interrupted copy is taken up by doing it again. Of many, versions that are there already are
+    passed over at once, unless --repair is given; one VERSION by itself is always looked at, and
+    lost blocks are made good. Versions that are damaged, or that the other store has otherwise,
+    are left out and listed; the exit code is then 3.
     """
+    if not wanted and not every:
+        raise click.UsageError("name the versions to copy, or say --all")
+    alone = len(wanted) == 1 and not every and not is_pattern(wanted[0])
     with ventifs.open(store) as archive:
-        version = archive.version(wanted)
         if target.exists() and target.samefile(store):
             raise VentifsError(
                 f"{printable(target)}: this is the store the version is in; name another"
             )
+        if alone and not dry_run:
+            _copy_one(archive, wanted[0], target, name, as_json=as_json)
+            return 0
+        texts = wanted if every else [_one_version(text) for text in wanted]
+        shown = _Shown(target, dry_run=dry_run, quiet=as_json)
         with (
             EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
-            ventifs.open(target, "write") as receiving,
+            ventifs.open(target, "read" if dry_run else "write") as receiving,
         ):
-            copied, done, there = archive.copy(
-                version,
+            done = archive.copy_all(
                 receiving,
+                *texts,
                 name=name,
-                progress=lambda done: progress(done.blocks, done.new_bytes, b""),
+                repair=repair or alone,
+                dry_run=dry_run,
+                progress=lambda done, at: progress(done.blocks, done.new_bytes, f"{at}".encode()),
+                report=shown,
             )
-        disk = version.disk_facts()
+    if as_json:
+        _print_json(done, dry_run=dry_run)
+    else:
+        shown.end(done)
+    return _PARTLY if done.left else 0
+
+
+def _one_version(text: str) -> str:
+    """A text that means one version, if it is no pattern: a bare name means its latest."""
+    return text if is_pattern(text) or set("@:") & set(text) else f"{text}@latest"
+
+
+def _copy_one(
+    archive: Archive, wanted: str, target: Path, name: str | None, *, as_json: bool
+) -> None:
+    version = archive.version(wanted)
+    with (
+        EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
+        ventifs.open(target, "write") as receiving,
+    ):
+        copied, done, there = archive.copy(
+            version,
+            receiving,
+            name=name,
+            progress=lambda done: progress(done.blocks, done.new_bytes, b""),
+        )
     if as_json:
         facts = {
-            **as_json_object(copied.stored, disk),
+            **as_json_object(copied.stored, version.disk_facts()),
             "there_already": there,
             "copied_blocks": done.new_blocks,
             "copied_bytes": done.new_bytes,
         }
         print_json(facts)
-        return
-    sent = f"{count(done.new_blocks, 'block')}, {size(done.new_bytes)}"
-    if not there:
-        echo(f"copied {version} to {printable(target)} as {copied}: {sent} new there")
+    elif not there:
+        echo(f"copied {version} to {printable(target)} as {copied}: {_sent(done)} new there")
     elif done.new_blocks:
-        echo(f"{copied} is in {printable(target)} already; what it lacked is made good: {sent}")
+        echo(f"{copied} is in {printable(target)} already; {_made_good(done)}")
     else:
         echo(f"{copied} is in {printable(target)} already, and whole")
+
+
+def _sent(done: CopiedBlocks) -> str:
+    return f"{count(done.new_blocks, 'block')}, {size(done.new_bytes)}"
+
+
+def _made_good(done: CopiedBlocks) -> str:
+    return f"what it lacked is made good: {_sent(done)}"
+
+
+class _Shown:
+    """Prints each version when it is done, and at the end what was left out, and sums."""
+
+    def __init__(self, target: Path, *, dry_run: bool, quiet: bool) -> None:
+        self._target = printable(target)
+        self._dry_run = dry_run
+        self._quiet = quiet
+
+    def __call__(self, done: Copied | NotCopied) -> None:
+        """Print a version that was copied or repaired; those passed over are only counted."""
+        if self._quiet or isinstance(done, NotCopied):
+            return
+        if not done.there:
+            told = "would copy" if self._dry_run else "copied"
+            echo(f"{told} {done.version}: {_sent(done.blocks)} new there")
+        elif done.blocks.new_blocks and self._dry_run:
+            echo(f"{done.version} is there already; it lacks {_sent(done.blocks)}")
+        elif done.blocks.new_blocks:
+            echo(f"{done.version} is there already; {_made_good(done.blocks)}")
+
+    def end(self, done: CopiedAll) -> None:
+        """Print what was left out, on standard error, and sums."""
+        for left in done.left:
+            echo(f"not copied: {_reason(left)}", err=True)
+        there = sum(copied.there for copied in done.copied)
+        sums = [
+            f"{count(len(done.copied) - there, 'version')} copied to {self._target}",
+            *([f"{there:,} there already"] if there else []),
+            *([f"{len(done.left):,} left out"] if done.left else []),
+        ]
+        line = f"{', '.join(sums)}: {_sent(done.blocks)} new there"
+        echo(f"a dry run: {line} if this were done" if self._dry_run else line)
+
+
+def _reason(left: NotCopied) -> str:
+    text = str(left.error)
+    return text if left.called in text else f"{left.called}: {text}"
+
+
+def _print_json(done: CopiedAll, *, dry_run: bool) -> None:
+    print_json(
+        {
+            "dry_run": dry_run,
+            "versions": [_as_json(copied) for copied in done.copied],
+            "left": _left_json(done.left),
+            "copied_blocks": done.blocks.new_blocks,
+            "copied_bytes": done.blocks.new_bytes,
+        }
+    )
+
+
+def _as_json(copied: Copied) -> dict[str, object]:
+    return {
+        **as_json_object(copied.version.stored),
+        "there_already": copied.there,
+        "copied_blocks": copied.blocks.new_blocks,
+        "copied_bytes": copied.blocks.new_bytes,
+    }
+
+
+def _left_json(left: Sequence[NotCopied]) -> list[dict[str, object]]:
+    return [
+        {
+            "version": each.called,
+            "reason": str(each.error),
+            "damaged": isinstance(each.error, Corrupt | NotStored),
+        }
+        for each in left
+    ]

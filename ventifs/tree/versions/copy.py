@@ -1,27 +1,45 @@
-"""Copies a version into another store, which receives only the blocks that it lacks.
+"""Copies versions into another store, which receives only the blocks that it lacks.
 
 A node in the target does not prove that everything below it is there, too: a run may have been
-interrupted, or a block lost. So every node of the version is walked in the source, and every block
-is looked up in the target. Children are sent before their parents, the version's record last.
-Blocks are committed as the copy proceeds: an interrupted copy, when repeated, sends only the rest.
+interrupted, or a block lost. So every node of a version is walked in the source, and every block is
+looked up in the target. Nodes that several versions of one run share are walked once, so that many
+versions cost about as much as their union. Children are sent before their parents, a version's
+record last. Blocks and records are committed as the copy proceeds: an interrupted copy, when
+repeated, sends only the rest.
 
-Memory: about 100 bytes for each node of the version, and a batch of scores.
+A version that cannot be read, or that the target has otherwise, does not keep the others back.
+
+Memory: about 100 bytes for each node of the union, a batch of scores, and in a rehearsal about 100
+bytes for each block that the target lacks.
 """
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
-from ventifs.errors import VentifsError
-from ventifs.store import Store
-from ventifs.tree.versions.catalog import Version, check_name, decode_version, version_key, versions
+from ventifs.errors import Corrupt, NotStored, VentifsError
+from ventifs.store import Score, Store
+from ventifs.store.journal import Record
+from ventifs.tree.versions.catalog import (
+    Version,
+    check_name,
+    decode_version,
+    time_text,
+    version_key,
+    version_records,
+)
 from ventifs.tree.versions.catalog_lock import UNLOCKED_BYTES, catalog_lock
-from ventifs.tree.versions.holds import hold_key
+from ventifs.tree.versions.holds import hold_key, records_of_holds
 from ventifs.tree.versions.reachable import Ref, RefKind, reach_version
 from ventifs.tree.versions.troubles import troubles_of
 
-_COMMIT_EVERY = 1 << 30  # bytes of new blocks
+_COMMIT_EVERY = 1 << 30  # bytes of new blocks of one version
 _BATCH = 4096  # scores looked up at once
+# Of versions that are sent, and wait for the commit of their records: a commit takes some syncs.
+_WAITING_MAX = 32
+_WAITING_BYTES = 64 << 20  # new blocks
 
 
 @dataclass(slots=True)
@@ -29,7 +47,8 @@ class CopiedBlocks:
     """What a copy has done so far.
 
     Attributes:
-        blocks: blocks of the version, nodes included; a data block counts for each reference.
+        blocks: blocks looked up, nodes included; a data block counts for each reference, a node
+            that several versions share once.
         new_blocks, new_bytes: of these, what the target lacked.
     """
 
@@ -37,8 +56,40 @@ class CopiedBlocks:
     new_blocks: int = 0
     new_bytes: int = 0
 
+    def add(self, other: "CopiedBlocks") -> None:
+        """Add what was done elsewhere."""
+        self.blocks += other.blocks
+        self.new_blocks += other.new_blocks
+        self.new_bytes += other.new_bytes
+
+    def since(self, before: "CopiedBlocks") -> "CopiedBlocks":
+        """What was done after `before`."""
+        return CopiedBlocks(
+            *(now - then for now, then in zip(astuple(self), astuple(before), strict=True))
+        )
+
 
 CopyProgress = Callable[[CopiedBlocks], None]
+CopyAllProgress = Callable[[CopiedBlocks, Version], None]  # done in all; the version at work
+
+
+class CopyResult(NamedTuple):
+    """What became of one version.
+
+    Attributes:
+        version: the one in the source.
+        made: the one in the target; None where there is an error, and in a rehearsal where it is
+            not there.
+        blocks: what was sent for it.
+        there: whether the target had it before.
+        error: why it was not copied. `Corrupt` and `NotStored` are of the source.
+    """
+
+    version: Version
+    made: Version | None
+    blocks: CopiedBlocks
+    there: bool = False
+    error: VentifsError | None = None
 
 
 def copy(
@@ -59,71 +110,258 @@ def copy(
         VentifsError: the target has another version of that name and time; nothing is sent.
         Corrupt, NotStored: where the source is damaged; no version is made.
     """
-    assert version.record is not None
-    name = check_name(version.name if name is None else name)
-    value = version.record.value
-    _equal(target, name, version)  # refuses another version before anything is sent
-    deque(troubles_of(source, version), 0)  # raises for a forged list, which is not copied
-    copied = _send(source, target, version, progress)
-    if copied.new_bytes > UNLOCKED_BYTES:
-        target.commit()
-    with catalog_lock(target):
-        there = _equal(target, name, version)
-        if there is not None:
-            target.commit()
-            return there, copied, True
-        left = target.records(hold_key(name, version.time_ns))  # by an older program's `forget`
-        [record] = target.commit([(version_key(name, version.time_ns), value)], left)
-    return decode_version(record), copied, False
+    report = None if progress is None else lambda done, _: progress(done)
+    [done] = copy_all(source, target, [version], name=name, repair=True, progress=report)
+    if done.error is not None:
+        raise done.error
+    assert done.made is not None
+    return done.made, done.blocks, done.there
 
 
-def _equal(target: Store, name: str, version: Version) -> Version | None:
-    """The target's version of a name and a version's time; None if it has none.
+def copy_all(
+    source: Store,
+    target: Store,
+    wanted: Sequence[Version],
+    *,
+    name: str | None = None,
+    repair: bool = False,
+    rehearsal: bool = False,
+    progress: CopyAllProgress | None = None,
+) -> Iterator[CopyResult]:
+    """Copy versions of `source` into `target`, which is another store, open for writing.
+
+    Args:
+        source: where they are.
+        target: where they go; to be open for reading is enough for a rehearsal.
+        wanted: different versions, in the order in which they are copied.
+        name: what to call them there; they have one name then. Their own, if None.
+        repair: also walk versions that are there already, and send what the target lacks of them.
+            Otherwise they cost nothing.
+        rehearsal: write nothing. What is new is counted from the index and the heads of clumps;
+            that data can be read is not seen.
+        progress: called now and then.
+
+    Yields:
+        The result of each version, once it is durable; not quite in order.
 
     Raises:
-        VentifsError: it has another one than `version`.
+        NoSpace, VentifsError: the target cannot be read or written. Versions whose results were
+            yielded are there, and perhaps some more.
     """
-    for found in versions(target, name):
-        if found.time_ns == version.time_ns:
-            assert found.record is not None
-            assert version.record is not None
-            if found.record.value != version.record.value:
-                raise VentifsError(
-                    f"{found}: {target.path} has another version of that name and time; "
-                    "--name copies it under another name"
-                )
-            return found
-    return None
+    if name is not None:
+        check_name(name)
+    return _Copier(source, target, name, progress, repair=repair, rehearsal=rehearsal).run(wanted)
 
 
-def _send(
-    source: Store, target: Store, version: Version, progress: CopyProgress | None
-) -> CopiedBlocks:
-    copied = CopiedBlocks()
-    batch: list[Ref] = []
-    committed = 0
+class _SourceDamaged(Exception):
+    """The source lacks or cannot read something; the target's errors are not among these."""
 
-    for ref in reach_version(source, version, set()):
-        batch.append(ref)
-        if len(batch) == _BATCH:
-            _send_batch(source, target, batch, copied)
-            batch = []
-            if copied.new_bytes - committed >= _COMMIT_EVERY:
-                committed = copied.new_bytes
-                target.commit()
-            if progress is not None:
-                progress(copied)
-    _send_batch(source, target, batch, copied)
-    return copied
+    def __init__(self, error: Corrupt | NotStored) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
-def _send_batch(source: Store, target: Store, batch: list[Ref], copied: CopiedBlocks) -> None:
-    there = target.has_many([ref.score for ref in batch])
-    for ref, known in zip(batch, there, strict=True):
-        if not known:
-            block = source.get(ref.score)
-            score, new = target.put(block, node=ref.kind is not RefKind.DATA)
-            assert score == ref.score
-            copied.new_blocks += new
-            copied.new_bytes += len(block) if new else 0
-    copied.blocks += len(batch)
+class _Copier:
+    """One run of `copy_all`."""
+
+    def __init__(
+        self,
+        source: Store,
+        target: Store,
+        name: str | None,
+        progress: CopyAllProgress | None,
+        *,
+        repair: bool,
+        rehearsal: bool,
+    ) -> None:
+        self._target = target
+        self._name = name
+        self._repair = repair
+        self._rehearsal = rehearsal
+        self._there = _Catalog(target)
+        self._sender = _Sender(source, target, progress, rehearsal=rehearsal)
+        # Sent and not committed: blocks of the version, and whether it was there.
+        self._waiting: list[tuple[Version, CopiedBlocks]] = []
+
+    def run(self, wanted: Sequence[Version]) -> Iterator[CopyResult]:
+        for version in wanted:
+            there, error = self._found(version)
+            if error is not None:
+                yield CopyResult(version, None, CopiedBlocks(), error=error)
+                continue
+            if there is not None and not self._repair:
+                yield CopyResult(version, decode_version(there), CopiedBlocks(), there=True)
+                continue
+            try:
+                blocks = self._sender.send(version)
+            except _SourceDamaged as damaged:
+                yield CopyResult(version, None, CopiedBlocks(), error=damaged.error)
+                continue
+            if self._rehearsal:
+                made = None if there is None else decode_version(there)
+                yield CopyResult(version, made, blocks, there is not None)
+                continue
+            self._waiting.append((version, blocks))
+            new_bytes = sum(each.new_bytes for _, each in self._waiting)
+            if len(self._waiting) >= _WAITING_MAX or new_bytes >= _WAITING_BYTES:
+                yield from self._commit()
+        yield from self._commit()
+
+    def _called(self, version: Version) -> str:
+        return self._name or version.name
+
+    def _found(self, version: Version) -> tuple[Record | None, VentifsError | None]:
+        """The target's record of a version, and what is wrong if it has another."""
+        assert version.record is not None
+        name = self._called(version)
+        found = self._there.find(version_key(name, version.time_ns))
+        if all(record.value == version.record.value for record in found):
+            return (found[0] if found else None), None
+        return None, VentifsError(
+            f"{name}@{time_text(version.time_ns)}: {self._target.path} has another version of that "
+            "name and time; --name copies it under another name"
+        )
+
+    def _commit(self) -> list[CopyResult]:
+        """Commit the records of the versions that wait; return their results."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        if self._sender.uncommitted_bytes > UNLOCKED_BYTES:
+            self._sender.commit()
+        results: list[CopyResult] = []
+        with catalog_lock(self._target):
+            puts: list[tuple[bytes, bytes]] = []
+            left: list[Record] = []  # holds that an older program's `forget` left
+            holds = records_of_holds(self._target)
+            for version, blocks in waiting:
+                there, error = self._found(version)  # again: others may have committed it
+                made = None if there is None else decode_version(there)
+                results.append(CopyResult(version, made, blocks, there is not None, error))
+                if there is None and error is None:
+                    assert version.record is not None
+                    name, time_ns = self._called(version), version.time_ns
+                    puts.append((version_key(name, time_ns), version.record.value))
+                    left += holds.get(hold_key(name, time_ns), [])
+            made_now = iter(self._sender.commit(puts, left))
+        return [
+            result
+            if result.there or result.error is not None
+            else result._replace(made=decode_version(next(made_now)))
+            for result in results
+        ]
+
+
+class _Catalog:
+    """The records of the target, read again whenever they have changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._generation = b""
+        self._records: dict[bytes, list[Record]] = {}
+
+    def find(self, key: bytes) -> list[Record]:
+        """The records of a version; two, if programs without a lock have raced."""
+        generation = self._store.generation
+        if generation != self._generation:
+            self._records = {}
+            for record in version_records(self._store):
+                self._records.setdefault(record.key, []).append(record)
+            self._generation = generation
+        return self._records.get(key, [])
+
+
+class _Sender:
+    """Sends what versions refer to, or in a rehearsal counts it.
+
+    Always: what is in `_seen` and not in `_batch` was sent, with everything below it. So after an
+    error, the nodes above a block that could not be read are not in it any more, and every other
+    version that reaches the block meets the error, too.
+    """
+
+    def __init__(
+        self, source: Store, target: Store, progress: CopyAllProgress | None, *, rehearsal: bool
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._progress = progress
+        self._rehearsal = rehearsal
+        self._seen: set[Score] = set()
+        self._counted: set[Score] = set()  # in a rehearsal, the blocks that would have been sent
+        self._batch: list[Ref] = []
+        self._done = CopiedBlocks()
+        self._committed_bytes = 0
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of blocks sent since the last commit."""
+        return self._done.new_bytes - self._committed_bytes
+
+    def commit(
+        self, puts: Sequence[tuple[bytes, bytes]] = (), deletes: Sequence[Record] = ()
+    ) -> list[Record]:
+        """Commit what was sent, and change records of the target."""
+        records = self._target.commit(puts, deletes)
+        self._committed_bytes = self._done.new_bytes
+        return records
+
+    def send(self, version: Version) -> CopiedBlocks:
+        """Send what a version refers to and was not sent before; return what was done.
+
+        Raises:
+            _SourceDamaged: where the source is damaged.
+        """
+        before = CopiedBlocks(*astuple(self._done))
+        with closing(self._refs(version)) as refs:
+            try:
+                for ref in refs:
+                    self._batch.append(ref)
+                    if len(self._batch) == _BATCH:
+                        self._send_batch()
+                        if not self._rehearsal and self.uncommitted_bytes >= _COMMIT_EVERY:
+                            self.commit()
+                        if self._progress is not None:
+                            self._progress(self._done, version)
+                self._send_batch()
+            except _SourceDamaged:
+                self._seen.difference_update(ref.score for ref in self._batch)
+                self._batch = []
+                raise
+        return self._done.since(before)
+
+    def _refs(self, version: Version) -> Generator[Ref, None, None]:
+        try:
+            deque(troubles_of(self._source, version), 0)  # raises for a forged list
+            yield from reach_version(self._source, version, self._seen)
+        except (Corrupt, NotStored) as error:
+            raise _SourceDamaged(error) from error
+
+    def _send_batch(self) -> None:
+        there = self._target.has_many([ref.score for ref in self._batch])
+        self._done.blocks += len(self._batch)
+        missing = [ref for ref, known in zip(self._batch, there, strict=True) if not known]
+        if self._rehearsal:
+            self._count({ref.score for ref in missing} - self._counted)
+        else:
+            for ref in missing:
+                self._send_block(ref)
+        self._batch = []
+
+    def _count(self, new: set[Score]) -> None:
+        try:
+            sizes = self._source.sizes(new)
+        except (Corrupt, NotStored) as error:
+            raise _SourceDamaged(error) from error
+        self._counted |= new
+        self._done.new_blocks += len(new)
+        self._done.new_bytes += sizes.raw_bytes
+
+    def _send_block(self, ref: Ref) -> None:
+        try:
+            block = self._source.get(ref.score)
+        except (Corrupt, NotStored) as error:
+            raise _SourceDamaged(error) from error
+        score, new = self._target.put(block, node=ref.kind is not RefKind.DATA)
+        assert score == ref.score
+        self._done.new_blocks += new
+        self._done.new_bytes += len(block) if new else 0

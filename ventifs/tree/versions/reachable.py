@@ -51,7 +51,8 @@ def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
         store: where the blocks are.
         entry: a version's root, or any other.
         seen: nodes to leave out, with everything below them. Nodes that are met are added, which
-            takes about 100 bytes of memory each.
+            takes about 100 bytes of memory each. A walk that ends early, by an error or because the
+            generator is closed, takes those out again below which something was not yielded.
 
     Raises:
         Corrupt, NotStored: where nodes are damaged.
@@ -62,18 +63,21 @@ def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
 def _below(store: Store, top: Iterator[Ref], seen: set[Score]) -> Iterator[Ref]:
     """What `reach` yields for some references."""
     pending: list[tuple[Ref | None, Iterator[Ref]]] = [(None, top)]
-    while pending:
-        node, refs = pending[-1]
-        ref = next(refs, None)
-        if ref is None:
-            pending.pop()
-            if node is not None:
-                yield node
-        elif ref.kind is RefKind.DATA:
-            yield ref
-        elif ref.score not in seen:
-            seen.add(ref.score)
-            pending.append((ref, _of_node(store, ref)))
+    try:
+        while pending:
+            node, refs = pending[-1]
+            ref = next(refs, None)
+            if ref is None:
+                pending.pop()
+                if node is not None:
+                    yield node
+            elif ref.kind is RefKind.DATA:
+                yield ref
+            elif ref.score not in seen:
+                seen.add(ref.score)
+                pending.append((ref, below(store, ref)))
+    finally:
+        seen.difference_update(node.score for node, _ in pending if node is not None)
 
 
 def reach_version(store: Store, version: Version, seen: set[Score]) -> Iterator[Ref]:
@@ -81,11 +85,21 @@ def reach_version(store: Store, version: Version, seen: set[Score]) -> Iterator[
 
     Args, Raises: as `reach`.
     """
-    yield from _below(store, _of_content(version.beyond, RefKind.CONTENT), seen)
-    yield from reach(store, version.root, seen)
+    yield from _below(store, top(version), seen)
 
 
-def _of_node(store: Store, ref: Ref) -> Iterator[Ref]:
+def top(version: Version) -> Iterator[Ref]:
+    """What a version refers to directly: by its list of troubles, and by its root."""
+    yield from _of_content(version.beyond, RefKind.CONTENT)
+    yield from _of_entry(version.root)
+
+
+def below(store: Store, ref: Ref) -> Iterator[Ref]:
+    """What one node refers to directly.
+
+    Raises:
+        Corrupt, NotStored: the node is damaged.
+    """
     node = load(store.get, ref.score, None)
     for raw in node.items:
         data = bytes(raw)
