@@ -72,6 +72,7 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
     level: int = LEVEL_DEFAULT,
     cache_bytes: int = CACHE_BYTES_DEFAULT,
     reserve: bool = False,
+    wait_s: float | None = None,
 ) -> "Archive":
     """Open an archive, as a context manager.
 
@@ -82,17 +83,24 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
         cache_bytes: memory for blocks that were read.
         reserve: on a full disk, use the archive's reserve to open it for writing. For what then
             frees something, such as `forget`, which uses the reserve too.
+        wait_s: how many seconds to wait for each lock that others hold. By default for those that
+            are held for a moment only, as long as it takes, and not at all for others.
 
     Raises:
         VentifsError: there is no archive, or this user may not use it, or not in this mode.
-        Busy: its index is being rebuilt.
+        Busy: another process needs it alone, for a rebuild, repair or upgrade.
         Corrupt: its header is damaged.
         ValueError: another mode, or an empty path.
     """
     if mode not in get_args(OpenMode):
         raise ValueError(f"mode {mode!r}: 'read', 'write' or 'rehearse'")
     store = Store.open(
-        given_path(path), mode, level=level, cache_bytes=cache_bytes, reserve=reserve
+        given_path(path),
+        mode,
+        level=level,
+        cache_bytes=cache_bytes,
+        reserve=reserve,
+        wait_s=wait_s,
     )
     return Archive(store)
 

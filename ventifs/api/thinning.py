@@ -103,7 +103,7 @@ def _done(store: Store, plan: Callable[[int], Thinned], *, dry_run: bool) -> Thi
         for name in _names_emptied(thinned):
             if records_kept(store, name):
                 with suppress(Busy, NoSpace):  # on a full disk what is kept stays, too
-                    stack.enter_context(RunLock(store, name))
+                    stack.enter_context(RunLock(store, name, wait=False))
                     locked.add(name)
         stack.enter_context(catalog_lock(store))
         thinned = plan(now_ns)

@@ -41,7 +41,7 @@ def undelete(store: Store, chosen: Sequence[Forgotten]) -> list[ArchivedVersion]
         for name in sorted({each.version.name for each in chosen}):
             if not versions(store, name):
                 with suppress(Busy):
-                    stack.enter_context(RunLock(store, name))
+                    stack.enter_context(RunLock(store, name, wait=False))
                     locked.add(name)
         stack.enter_context(catalog_lock(store))
         puts, deletes = bringing_back(store, chosen)

@@ -44,4 +44,12 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+wait_option = click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait so long for every lock that is in use.  [default: only for what takes a moment]",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

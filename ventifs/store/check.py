@@ -144,7 +144,12 @@ def _decoded(message: dict[str, Any]) -> Report:
 
 
 def repair(
-    root: Path, report: Report, progress: ArenaProgress | None = None, files: Files | None = None
+    root: Path,
+    report: Report,
+    progress: ArenaProgress | None = None,
+    files: Files | None = None,
+    *,
+    wait_s: float = 0,
 ) -> Repair:
     """Make a new index without the damaged blocks; keeps every record that still has a copy.
 
@@ -155,6 +160,7 @@ def repair(
         report: the result of a check with `read_data`.
         progress: called with (bytes of arenas read, bytes in all).
         files: for tests.
+        wait_s: how many seconds to wait for others that use the store.
 
     Raises:
         Busy: while another process writes to the store.
@@ -168,13 +174,13 @@ def repair(
         for finding in report.findings
         if finding.what == "block" and finding.score and not finding.harmless
     ]
-    with store_lock(root, alone=True):
+    with store_lock(root, alone=True, wait_s=wait_s):
         header = header_under_lock(root, header)
         _unseal(root, header, report, files)
         rebuild_index(root, header, files, progress)
         _drop(root, header, damaged)
     done = Repair()
-    with Store.open(root, "write", files=files) as store:
+    with Store.open(root, "write", files=files, wait_s=wait_s) as store:
         scores = sorted({Score(bytes.fromhex(finding.score or "")) for finding in damaged})
         for score, there in zip(scores, store.has_many(scores), strict=True):
             (done.healed if there else done.lost).append(score.hex())

@@ -5,7 +5,7 @@ files more, for what must wait until every writer of a moment is done while othe
 flock is no queue, so shared locks that keep coming would starve an exclusive one. A pointer says
 which gate writers use. `turn` moves it, and from then on the other gate can only empty.
 
-A lock that is in use is waited for as long as its taker says. A message says so, once.
+A lock that is in use is waited for as long as its taker says. After a second a message says so.
 """
 
 import fcntl
@@ -25,6 +25,7 @@ log = logging.getLogger("ventifs.store")
 GATES = "gates"  # directory of a store
 _POINTER = "current"
 _STEP_S = 0.05  # between tries: flock knows no time limit
+_SILENT_S = 1.0  # of waiting, before a message says so
 
 
 def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) -> None:
@@ -40,18 +41,19 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
     Raises:
         Busy: it is held elsewhere in a conflicting mode.
     """
+    began = time.monotonic()
     operation = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
-    deadline = None if wait_s is None else time.monotonic() + wait_s
-    waiting = False
+    said = False
     while True:
         with suppress(BlockingIOError):
             fcntl.flock(fd, operation)
             return
-        if deadline is not None and time.monotonic() >= deadline:
+        waited_s = time.monotonic() - began
+        if wait_s is not None and waited_s >= wait_s:
             raise Busy(f"{what}: {in_use}; try again when that is done, or wait with --wait")
-        if not waiting:
+        if not said and waited_s >= _SILENT_S:
             log.warning("%s: %s; waiting for it", what, in_use)
-            waiting = True
+            said = True
         time.sleep(_STEP_S)
 
 

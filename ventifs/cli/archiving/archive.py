@@ -19,7 +19,7 @@ from ventifs.cli.formatting import count, size
 from ventifs.cli.options import jobs_option, pattern_options, patterns
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.image.disk import FORMATS
@@ -58,6 +58,7 @@ _Found: TypeAlias = "Path | TarSource | OpenDisk"
 @click.command(short_help="Archive a directory, tar or disk.")
 @click.argument("source", type=click.Path(readable=False))
 @store_option
+@wait_option
 @json_option
 @click.option("--name", required=True, help="What to call it: versions are NAME@TIME.")
 @click.option("--time", "when", metavar="TIME", help="The version's time.  [default: now]")
@@ -111,6 +112,7 @@ def archive(
     source: str,
     *,
     store: Path,
+    wait_s: float | None,
     as_json: bool,
     name: str,
     when: str | None,
@@ -191,7 +193,7 @@ def archive(
         else:
             to_archive = disk = found.source(stack, store, jobs=jobs, level=level)
         mode: OpenMode = "rehearse" if dry_run else "write"
-        opened = stack.enter_context(ventifs.open(store, mode, level=level))
+        opened = stack.enter_context(ventifs.open(store, mode, level=level, wait_s=wait_s))
         progress = stack.enter_context(_progress(opened, name, quiet=as_json))
         added, tally = opened.add(
             to_archive,

@@ -10,7 +10,7 @@ from ventifs import Archive, Copied, CopiedAll, NotCopied
 from ventifs.cli.formatting import count, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
-from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.list_versions import as_json_object
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.text import printable
@@ -31,6 +31,7 @@ _PARTLY = 3
     help="The store they go into; it must be there.",
 )
 @store_option
+@wait_option
 @json_option
 @click.option("--all", "every", is_flag=True, help="All versions: of every name, or of each NAME.")
 @click.option("--name", help="What to call them there, if they have one name.  [default: its name]")
@@ -45,6 +46,7 @@ def copy(
     target: Path,
     *,
     store: Path,
+    wait_s: float | None,
     as_json: bool,
     every: bool,
     name: str | None,
@@ -71,13 +73,13 @@ def copy(
                 f"{printable(target)}: this is the store the version is in; name another"
             )
         if alone and not dry_run:
-            _copy_one(archive, wanted[0], target, name, as_json=as_json)
+            _copy_one(archive, wanted[0], target, name, wait_s, as_json=as_json)
             return 0
         texts = wanted if every else [_one_version(text) for text in wanted]
         shown = _Shown(target, dry_run=dry_run, quiet=as_json)
         with (
             EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
-            ventifs.open(target, "read" if dry_run else "write") as receiving,
+            ventifs.open(target, "read" if dry_run else "write", wait_s=wait_s) as receiving,
         ):
             done = archive.copy_all(
                 receiving,
@@ -101,12 +103,18 @@ def _one_version(text: str) -> str:
 
 
 def _copy_one(
-    archive: Archive, wanted: str, target: Path, name: str | None, *, as_json: bool
+    archive: Archive,
+    wanted: str,
+    target: Path,
+    name: str | None,
+    wait_s: float | None,
+    *,
+    as_json: bool,
 ) -> None:
     version = archive.version(wanted)
     with (
         EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
-        ventifs.open(target, "write") as receiving,
+        ventifs.open(target, "write", wait_s=wait_s) as receiving,
     ):
         copied, done, there = archive.copy(
             version,

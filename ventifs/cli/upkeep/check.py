@@ -9,7 +9,7 @@ import click
 from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import ByteProgress, EntryProgress
-from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.store import Store
 from ventifs.store.audit import Finding, Report
 from ventifs.store.check import Repair
@@ -30,6 +30,7 @@ _SHOWN_MAX = 1000
 
 @click.command(short_help="Verify the store; mend it with --repair.")
 @store_option
+@wait_option
 @json_option
 @click.option("--read-data", is_flag=True, help="Read every byte and hash every block.")
 @click.option(
@@ -45,7 +46,9 @@ _SHOWN_MAX = 1000
     show_default=True,
     help="Arenas side by side.",
 )
-def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: int) -> int:
+def check(
+    store: Path, *, wait_s: float | None, as_json: bool, read_data: bool, repair: bool, jobs: int
+) -> int:
     """Verify the store; mend it with --repair.
 
     Without options: the structure of every arena, the index and the catalog against them, both
@@ -64,7 +67,7 @@ def check(store: Path, *, as_json: bool, read_data: bool, repair: bool, jobs: in
     mended = None
     if repair and harmful:
         with ByteProgress("rebuilding the index", quiet=as_json) as progress:
-            mended = repair_store(store, report, progress)
+            mended = repair_store(store, report, progress, wait_s=wait_s or 0)
     harms = _check_versions(store, report, mended, quiet=as_json)
     if as_json:
         _print_json(store, report, mended, harms, read_data=read_data or repair)
@@ -181,7 +184,8 @@ def _verdict(
 
 @click.command("rebuild-index", short_help="Make index and catalog anew from the arenas alone.")
 @store_option
-def rebuild_index(store: Path) -> int:
+@wait_option
+def rebuild_index(store: Path, *, wait_s: float | None) -> int:
     """Make index and catalog anew from the arenas alone.
 
     Reads and verifies every arena, and wants the store to itself. The old index stays in place
@@ -190,7 +194,10 @@ def rebuild_index(store: Path) -> int:
     header = read_header(store)
     require_writable(store, header)
     warn_if_exposed(store)
-    with store_lock(store, alone=True), ByteProgress("reading arenas") as progress:
+    with (
+        store_lock(store, alone=True, wait_s=wait_s or 0),
+        ByteProgress("reading arenas") as progress,
+    ):
         header = header_under_lock(store, header)
         damages = rebuild(store, header, Files(), progress)
     for arena, damage in damages:

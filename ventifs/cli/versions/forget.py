@@ -11,7 +11,7 @@ from ventifs import ArchivedVersion
 from ventifs.api.results import KeptVersions
 from ventifs.cli.formatting import count
 from ventifs.cli.output import echo, print_json
-from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.list_versions import as_json_object
 
 _RULES = {
@@ -34,6 +34,7 @@ def _keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Remove versions from the catalog.")
 @click.argument("wanted", nargs=-1, metavar="[VERSION...|NAME...]")
 @store_option
+@wait_option
 @json_option
 @_keep_options
 @click.option("--force", is_flag=True, help="Also the last version of a name.")
@@ -42,6 +43,7 @@ def forget(
     wanted: tuple[str, ...],
     *,
     store: Path,
+    wait_s: float | None,
     as_json: bool,
     force: bool,
     dry_run: bool,
@@ -60,7 +62,9 @@ def forget(
     """
     rules = {rule: number for rule, number in keep.items() if number is not None}
     _check(wanted, rules)
-    with ventifs.open(store, "read" if dry_run else "write", reserve=True) as archive:
+    with ventifs.open(
+        store, "read" if dry_run else "write", reserve=True, wait_s=wait_s
+    ) as archive:
         if rules:
             kept, doomed = archive.thin(*wanted, **rules, dry_run=dry_run)
         else:

@@ -6,7 +6,7 @@ import click
 
 import ventifs
 from ventifs import ArchivedVersion
-from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.named import print_versions, version_argument, versions_argument
 from ventifs.text import printable
 
@@ -14,6 +14,7 @@ from ventifs.text import printable
 @click.command(short_help="Add and remove tags of versions.")
 @versions_argument
 @store_option
+@wait_option
 @json_option
 @click.option("--add", multiple=True, metavar="TAG", help="A tag to add; may be repeated.")
 @click.option("--remove", multiple=True, metavar="TAG", help="A tag to remove; may be repeated.")
@@ -21,6 +22,7 @@ def tag(
     wanted: tuple[str, ...],
     *,
     store: Path,
+    wait_s: float | None,
     as_json: bool,
     add: tuple[str, ...],
     remove: tuple[str, ...],
@@ -32,7 +34,7 @@ def tag(
     """
     if not add and not remove:
         raise click.UsageError("say what to change, with --add TAG or --remove TAG")
-    with ventifs.open(store, "write") as archive:
+    with ventifs.open(store, "write", wait_s=wait_s) as archive:
         found = archive.tag(*wanted, add=add, remove=remove)
     print_versions(found, _tags_line, as_json=as_json)
 
@@ -46,10 +48,11 @@ def _tags_line(version: ArchivedVersion) -> str:
 @version_argument
 @click.argument("text")
 @store_option
+@wait_option
 @json_option
-def comment(wanted: str, text: str, *, store: Path, as_json: bool) -> None:
+def comment(wanted: str, text: str, *, store: Path, wait_s: float | None, as_json: bool) -> None:
     """Replace the comment of a VERSION by TEXT; an empty TEXT removes it."""
-    with ventifs.open(store, "write") as archive:
+    with ventifs.open(store, "write", wait_s=wait_s) as archive:
         found = archive.comment(wanted, text)
     print_versions([found], _comment_line, as_json=as_json)
 

@@ -6,13 +6,14 @@ import click
 
 import ventifs
 from ventifs.cli.output import echo
-from ventifs.cli.store_option import json_option, store_option
+from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.named import print_versions
 
 
 @click.command(short_help="Bring forgotten versions back.")
 @click.argument("wanted", nargs=-1, required=True, metavar="VERSION...|NAME...")
 @store_option
+@wait_option
 @json_option
 @click.option("--all", "every", is_flag=True, help="All forgotten versions of each NAME.")
 @click.option(
@@ -22,7 +23,13 @@ from ventifs.cli.versions.named import print_versions
     help="Only those forgotten then; a partial TIME, as 2026-11-30, is all of that day.",
 )
 def undelete(
-    wanted: tuple[str, ...], *, store: Path, as_json: bool, every: bool, during: str | None
+    wanted: tuple[str, ...],
+    *,
+    store: Path,
+    wait_s: float | None,
+    as_json: bool,
+    every: bool,
+    during: str | None,
 ) -> None:
     """Bring forgotten versions back into the catalog, as they were, but not held.
 
@@ -40,7 +47,7 @@ def undelete(
                 f"{text} names all its versions; --all brings all those back that were forgotten, "
                 f"and {text}@latest the latest of them"
             )
-    with ventifs.open(store, "write") as archive:
+    with ventifs.open(store, "write", wait_s=wait_s) as archive:
         found = archive.undelete(*wanted, every=every, forgotten=during)
     print_versions(found, lambda version: f"brought back {version}", as_json=as_json)
     if not found and not as_json:

@@ -6,16 +6,15 @@ as the stat cache; this module knows nothing of that but the directory and the f
 `NAME`, and names that begin with `.NAME~`, for no version's name has a tilde.
 """
 
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ventifs.errors import Busy
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
+from ventifs.store.lock import take
 from ventifs.store.permissions import make_directory, open_or_create
 
 LEFT_BY_RUNS = "statcache"  # directory of a store: locks, and what runs leave for the next ones
@@ -49,8 +48,13 @@ class RunLock:
         name: of the versions.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
-        """Take the lock of a version name, without waiting.
+    def __init__(self, store: Store, name: str, *, wait: bool = True) -> None:
+        """Take the lock of a version name.
+
+        Args:
+            store: the store.
+            name: of the versions.
+            wait: whether to wait for it as long as the store was opened to wait for locks.
 
         Raises:
             Busy: another run under this name is at work.
@@ -59,7 +63,7 @@ class RunLock:
         directory = store.path / LEFT_BY_RUNS
         with readable_errors(directory):
             make_directory(directory)
-        self._fd = _locked(directory / f".{name}.lock", name)
+        self._fd = _locked(directory / f".{name}.lock", name, (store.wait_s or 0) if wait else 0)
 
     def close(self) -> None:
         """Give up the lock. Idempotent."""
@@ -81,14 +85,13 @@ class RunLock:
         self.close()
 
 
-def _locked(path: Path, name: str) -> int:
+def _locked(path: Path, name: str, wait_s: float) -> int:
     with readable_errors(path):
-        lock = open_or_create(path)
+        fd = open_or_create(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Busy(
-            f"{name}: another run is archiving under this name; wait for it, or use another name"
-        ) from None
-    return lock
+        in_use = "another run is archiving under this name"
+        take(fd, name, in_use, alone=True, wait_s=wait_s)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
+from ventifs.store.lock import take
 from ventifs.store.permissions import open_or_create
 
 LOCK_NAME = "catalog.lock"
@@ -24,14 +25,17 @@ UNLOCKED_BYTES = 16 << 20  # more new blocks than this are committed before the 
 def catalog_lock(store: Store) -> Iterator[None]:
     """Hold the lock of a store's catalog; wait for it, which takes as long as a commit.
 
+    The store may have been opened with a limit to waiting.
+
     Concurrency: keeps out other threads of this process too. Not reentrant.
 
     Raises:
+        Busy: the limit is reached.
         VentifsError: the store is not open for writing, or the lock file cannot be opened.
     """
     store.check_writable()
     path = store.path / LOCK_NAME
-    fd = _locked(path)
+    fd = _locked(path, store.wait_s)
     try:
         yield
     finally:
@@ -39,13 +43,14 @@ def catalog_lock(store: Store) -> Iterator[None]:
         os.close(fd)
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, wait_s: float | None) -> int:
     """A descriptor of the lock file, locked."""
     while True:
         with readable_errors(path):
             fd = open_or_create(path)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                in_use = "another command is changing the catalog"
+                take(fd, str(path), in_use, alone=True, wait_s=wait_s)
                 if _is_at(fd, path):
                     return fd
             except BaseException:
