@@ -9,6 +9,7 @@ from tests.support.damage import flip
 from ventifs.errors import Corrupt
 from ventifs.store.appender import Appender
 from ventifs.store.arena import HEADER_SIZE
+from ventifs.store.arena_journal import committed_changes
 from ventifs.store.clump import ClumpKind
 from ventifs.store.journal import (
     Changes,
@@ -19,7 +20,6 @@ from ventifs.store.journal import (
     encode_changes,
     encode_commit,
 )
-from ventifs.store.recovery import committed_changes
 
 CHANGES = Changes([Record(b"key", bytes(16), b"value")], [b"d" * 16])
 

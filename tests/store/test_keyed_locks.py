@@ -74,7 +74,7 @@ def test_two_threads_that_miss_blocks_of_one_clump_read_it_once(
         first = pool.submit(store.get, scores[0])
         assert reading.wait(PATIENCE_S)
         second = pool.submit(store.get, scores[-1])
-        wait_until(lambda: len(store._turns._turns) >= 1 and _wanted(store))
+        wait_until(lambda: len(store._reader._turns._turns) >= 1 and _wanted(store))
         waiting.set()
         assert bytes(first.result(PATIENCE_S)) == blocks[0]
         assert bytes(second.result(PATIENCE_S)) == blocks[-1]
@@ -83,4 +83,4 @@ def test_two_threads_that_miss_blocks_of_one_clump_read_it_once(
 
 def _wanted(store: Store) -> bool:
     """Whether two threads are at the clump."""
-    return any(len(users) == 2 for _, users in list(store._turns._turns.values()))
+    return any(len(users) == 2 for _, users in list(store._reader._turns._turns.values()))

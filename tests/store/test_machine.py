@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support.damage import flip
+from tests.support.reclaiming import drop, sealed
 from tests.support.tiny import audited, tiny_store
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store, score_of
@@ -167,6 +168,17 @@ class StoreMachine(RuleBasedStateMachine):
         self._forget_damaged()
         with store_lock(self.root, alone=True):
             rebuild_index(self.root, read_header(self.root), Files())
+
+    @precondition(lambda self: self.committed and not self.damaged)
+    @rule(choice=CHOICE)
+    def reclaim(self, choice: int) -> None:
+        """Drop a sealed arena, after what lives in it was stored elsewhere."""
+        self.close(0)
+        self.close(1)
+        store = self._writer(0)
+        arenas = sealed(store)
+        if arenas:
+            drop(store, [self._one_of(dict.fromkeys(arenas), choice)], sorted(self.blocks))
 
     @precondition(lambda self: self.committed - self.damaged)
     @rule(choice=CHOICE)

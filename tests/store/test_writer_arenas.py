@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.arenafiles import incompressible
-from tests.support.writing import MIB, Site, add, sized
+from tests.support.writing import MIB, Site, add, commit, sized
 from ventifs.store import Score, WorkerBatch
 from ventifs.store.arena_state import ArenaState, ArenaTotals
 from ventifs.store.journal import CommitCounters, Record
@@ -23,15 +23,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_a_writer_goes_on_in_an_arena_that_nobody_has(site: Site) -> None:
     first = site.writer()
     add(first, b"one")
-    first.commit([], [])
+    commit(first)
     second = site.writer()
     add(second, b"two")
-    second.commit([], [])
+    commit(second)
     assert len(site.arenas.all_ids()) == 2  # the first writer lives: it has its arena
     first.close()
     third = site.writer()
     add(third, b"three")
-    third.commit([], [])
+    commit(third)
     assert len(site.arenas.all_ids()) == 2
     assert [state.totals.data_blocks for state in site.index.arena_states()].count(2) == 1
 
@@ -39,12 +39,12 @@ def test_a_writer_goes_on_in_an_arena_that_nobody_has(site: Site) -> None:
 def test_an_arena_left_nearly_full_is_sealed_by_the_next_writer(site: Site) -> None:
     first = site.writer(arena_size=4 * MIB)
     scores = add(first, *sized(MIB, MIB, MIB, 900_000))
-    first.commit([], [])
+    commit(first)
     assert site.arenas.sealed_ids() == []
     first.close()
     second = site.writer(arena_size=4 * MIB)
     scores += add(second, b"small")
-    second.commit([], [])
+    commit(second)
     assert (len(site.arenas.sealed_ids()), len(site.arenas.open_ids())) == (1, 1)
     assert all(site.index.known_many(scores))
 
@@ -66,7 +66,7 @@ def test_what_a_worker_hands_over_its_parent_commits(site: Site) -> None:
     assert not any(site.index.known_many(scores))
     parent.adopt(batch)
     assert set(parent.pending) == set(scores)
-    (record,) = parent.commit([(b"key", b"value")], [])
+    (record,) = commit(parent, [(b"key", b"value")])
     assert all(site.index.known_many(scores))
     ((_, _, commit),) = site.commits()
     assert {arena for arena, _ in commit.relies_on} == set(site.arenas.all_ids())
@@ -80,7 +80,7 @@ def test_batches_of_one_worker_add_up(site: Site) -> None:
     for number in range(6):
         scores += add(worker, incompressible(MIB, seed=number))
         parent.adopt(worker.hand_over())
-    parent.commit([(b"key", b"value")], [])
+    commit(parent, [(b"key", b"value")])
     assert all(site.index.known_many(scores))
     totals = ArenaTotals()
     for state in site.index.arena_states():

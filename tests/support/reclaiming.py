@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 
 from ventifs.store import Score, Store
 from ventifs.store.arenas import Arenas
+from ventifs.store.clump import ClumpKind
 from ventifs.store.header import StoreHeader
 
 
@@ -24,9 +25,7 @@ def copy_from(store: Store, doomed: Collection[bytes], scores: Iterable[Score]) 
     for score in scores:
         place = store._index.locate(score)
         if place is not None and place.arena in doomed:
-            block = bytes(store.get(score))
-            store._index.drop_block(score)
-            assert store.put(block) == (score, True)
+            store._add(score, bytes(store.get(score)), ClumpKind.DATA)
     store.commit()
 
 

@@ -1,5 +1,6 @@
 """Writers without a store around them, and the clumps that they have written."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.support.arenafiles import DECOMPRESSOR, STORE_ID, incompressible, new_arenas
@@ -9,7 +10,7 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
 from ventifs.store.index import Index
-from ventifs.store.journal import Commit, decode_commit
+from ventifs.store.journal import Changes, Commit, Record, decode_commit
 from ventifs.store.writer import Writer
 
 MIB = 1 << 20
@@ -62,6 +63,15 @@ def add(writer: Writer, *blocks: bytes, kind: ClumpKind = ClumpKind.DATA) -> lis
     for score, block in zip(scores, blocks, strict=True):
         writer.add(score, block, kind)
     return scores
+
+
+def commit(
+    writer: Writer, puts: Iterable[tuple[bytes, bytes]] = (), deletes: Sequence[bytes] = ()
+) -> list[Record]:
+    """Commit what was added, with records put and deleted; return those put."""
+    records = [Record.new(*put) for put in puts]
+    writer.commit(Changes(records, deletes))
+    return records
 
 
 def sized(*sizes: int) -> list[bytes]:

@@ -24,16 +24,12 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
+from ventifs.store.intake import ClumpIntake
 from ventifs.store.lmdb_environment import INDEX_NAME
 from ventifs.store.permissions import make_directory
-from ventifs.store.recovery import (
-    ClumpIntake,
-    drops_in,
-    left_by_a_copy,
-    read_sealed,
-    restore_whole,
-)
+from ventifs.store.recovery import drops_in
 from ventifs.store.score import Score
+from ventifs.store.whole_arenas import left_by_a_copy, read_sealed, restore_whole
 from ventifs.store.writer import move_sealed
 
 _BUCKETS = 256
