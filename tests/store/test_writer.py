@@ -199,4 +199,4 @@ def test_nothing_more_is_written_after_a_sync_that_failed(site: Site) -> None:
     with pytest.raises(VentifsError, match="open the store again"):
         commit(writer, [(b"key", b"value")])
     assert site.clumps() == before
-    assert (site.index.records(), site.commits()) == ([])
+    assert (site.index.records(), site.commits()) == ([], [])

@@ -68,9 +68,9 @@ def test_what_a_worker_hands_over_its_parent_commits(site: Site) -> None:
     assert set(parent.pending) == set(scores)
     (record,) = commit(parent, [(b"key", b"value")])
     assert all(site.index.known_many(scores))
-    ((_, _, commit),) = site.commits()
-    assert {arena for arena, _ in commit.relies_on} == set(site.arenas.all_ids())
-    assert commit.counters == site.index.counters() == CommitCounters(put_blocks=4)
+    ((_, _, made),) = site.commits()
+    assert {arena for arena, _ in made.relies_on} == set(site.arenas.all_ids())
+    assert made.counters == site.index.counters() == CommitCounters(put_blocks=4)
     assert site.index.records() == [Record(b"key", record.id, b"value")]
 
 

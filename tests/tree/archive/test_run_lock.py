@@ -18,7 +18,10 @@ from ventifs.tree.archive.statcache import StatCache
 from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import versions
 
-BUSY = "^n: another run is archiving under this name; try again when that is done, or wait with --wait$"
+BUSY = (
+    "^n: another run is archiving under this name; try again when that is done, "
+    "or wait with --wait$"
+)
 KINDS = ["directory", "tar"]
 
 

@@ -295,10 +295,10 @@ def test_a_look_at_the_beginning_brings_little(roomy: Store) -> None:
     shared = contents(roomy, MIB, 4 * MIB)
     drive = Driver()
     drive(Cursor(shared, content).read, 0, 4 * KIB)
-    before = roomy._cache.bytes
+    before = roomy.cached_bytes
     for load in shared.wishes():
         load.run()
-    assert roomy._cache.bytes - before <= 2 * 140 * KIB
+    assert roomy.cached_bytes - before <= 2 * 140 * KIB
 
 
 def test_many_readers_are_kept_ahead_of_less_each(roomy: Store) -> None:
