@@ -55,8 +55,8 @@ def forget(
     lists what can come back.
 
     With --keep options, forgets all versions of each NAME (of every name, if none is given) except
-    those that at least one of the options, or a hold, keeps. Days, weeks, months and years are UTC's,
-    and count only if they have a version; the newest version of each is kept.
+    those that at least one of the options, or a hold, keeps. Days, weeks, months and years are
+    UTC's, and count only if they have a version; the newest version of each is kept.
     """
     rules = {rule: number for rule, number in keep.items() if number is not None}
     _check(wanted, rules)
