@@ -7,7 +7,7 @@ from that to several names. A node is read again only when its holder has grown,
 times; what is below it grows with it.
 
 Memory: about 150 bytes for each block of the versions asked for, and for each node of the others,
-which have one for some hundred blocks.
+which have one for some hundred blocks; and as much again for each block that is in the result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
