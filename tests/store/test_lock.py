@@ -18,7 +18,7 @@ def test_writers_share_the_lock(tmp_path: Path) -> None:
     ("held", "wanted", "who"),
     [
         (False, True, "another ventifs is writing"),
-        (True, False, "rebuild or repair is running"),
+        (True, False, "a rebuild, repair or upgrade is running"),
         (True, True, "is in use"),
     ],
 )

@@ -13,7 +13,7 @@ from ventifs.store.permissions import open_or_create
 
 @contextmanager
 def store_lock(root: Path, *, alone: bool) -> Iterator[None]:
-    """Hold the store's lock: shared by writers, exclusive (`alone`) for rebuilds and repairs.
+    """Hold the store's lock: shared by writers, exclusive (`alone`) for rebuilds, repairs and upgrades.
 
     Raises:
         Busy: when the lock is held elsewhere in a conflicting mode.
@@ -26,7 +26,7 @@ def store_lock(root: Path, *, alone: bool) -> Iterator[None]:
         fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        who = "another ventifs is writing to it" if alone else "a rebuild or repair is running"
+        who = "another ventifs is writing to it" if alone else "a rebuild, repair or upgrade is running"
         raise Busy(f"{root}: the store is in use: {who}; try again when that is done") from None
     finally:
         os.close(fd)

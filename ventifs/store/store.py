@@ -243,7 +243,7 @@ class Store:
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
             IndexMissing: the index is missing, and `mode` is not "write".
-            Busy: a rebuild or repair is running.
+            Busy: a rebuild, repair or upgrade is running.
             VentifsError: permissions, a read-only file system.
         """
         root = Path(path)
