@@ -19,6 +19,8 @@ from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import findings
 from tests.support.trees import noise
 from ventifs.image.archive.disk_source import DiskSource
+from ventifs.store.reserve import reserve_space
+from ventifs.store.writer import Writer
 from ventifs.tree.archive.run_lock import RunLock
 
 
@@ -180,6 +182,43 @@ def test_forgetting(store: Path) -> None:
         assert archive.names() == []
         assert archive.forget() == ([], [])
     assert not findings(store)
+
+
+def test_only_what_forgets_uses_the_reserve(
+    store: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full until the space of the reserve is given back."""
+    commit = Writer.commit
+
+    def full(writer: Writer, *arguments: Any) -> Any:
+        if reserve_space(store):
+            raise ventifs.NoSpace(f"{store}: no space")
+        return commit(writer, *arguments)
+
+    with ventifs.open(store, "write", reserve=True) as archive:
+        _, second = archive.versions()
+        space = reserve_space(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "commit", full)
+            with pytest.raises(ventifs.NoSpace):
+                archive.add(source, "t", time_ns=5 * DAY_NS)
+            assert reserve_space(store) == space > 0
+            archive.forget("t@~1")
+            assert archive.versions() == [second]
+            assert reserve_space(store) == space
+            assert archive.thin(last=1).forgotten == []
+            archive.forget("t@latest", force=True)
+        assert archive.versions() == []
+    assert not findings(store)
+
+
+def test_an_archive_has_the_reserve_that_was_asked_for(tmp_path: Path) -> None:
+    ventifs.init(tmp_path / "some", reserve=100_000)
+    ventifs.init(tmp_path / "none", reserve=0)
+    assert reserve_space(tmp_path / "some") >= 100_000
+    assert reserve_space(tmp_path / "none") == 0
+    with pytest.raises(ValueError, match="reserve -1 is not between 0 and 1 TiB"):
+        ventifs.init(tmp_path / "less", reserve=-1)
 
 
 def test_what_was_forgotten_is_not_forgotten_again(store: Path) -> None:

@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import ventifs
 from tests.support.commanding import SCRIPT, parsed, run
+from ventifs.store.files import Files
+from ventifs.store.header import read_header, write_header
 
 # Whose advice is run below, or elsewhere, by the first words of it.
 KNOWN = {
@@ -29,6 +32,9 @@ KNOWN = {
     "release": "test_a_held_version_is_released",
     "undelete": "test_what_was_forgotten_is_listed",
     "stats --exact": "test_what_is_dead_is_measured",
+    "upgrade": "test_a_damaged_header",
+    "upgrade --reserve": "tests/cli/upkeep/test_upgrade_command.py",
+    "upgrade --store": "test_an_old_store",
     "versions": "tests/cli/archiving/test_archive_command.py",
     "versions --forgotten": "test_what_was_forgotten_is_listed",
     "versions --json": "test_a_tree_is_found",
@@ -153,6 +159,30 @@ def test_a_damaged_index(home: Path) -> None:
     run(home, *command.split(), "--store", "s")
     assert b"dir" in run(home, "ls", "t", "--store", "s").stdout
     run(home, "check", "--store", "s")
+
+
+def test_a_damaged_header(home: Path) -> None:
+    """A copy from before an upgrade is good enough, and the advice brings it up to date."""
+    header = home / "s" / "ventifs.store"
+    current = read_header(home / "s")
+    write_header(home / "s", replace(current, read_only_compatible=0, reserve=0), Files())
+    copy = header.read_bytes()
+    header.write_bytes(copy[:-1])
+    told = run(home, "ls", "t", "--store", "s", expected=1).stderr
+    assert b"put back a copy of this store's, however old, then run" in told
+    header.write_bytes(copy)
+    (command,) = _advised(told)
+    run(home, *command.split(), "--store", "s")
+    assert read_header(home / "s") == current
+    run(home, "check", "--store", "s")
+
+
+def test_an_old_store(home: Path) -> None:
+    root = home / "s"
+    write_header(root, replace(read_header(root), read_only_compatible=0), Files())
+    (command,) = _advised(run(home, "check", "--store", "s").stdout)
+    run(home, *shlex.split(command))
+    assert _advised(run(home, "check", "--store", "s").stdout) == []
 
 
 def test_missing_arenas(home: Path) -> None:

@@ -185,6 +185,12 @@ CASES: dict[str, list[str]] = {
         "check --store {evil}/broken",
     ],
     "rebuild-index": ["rebuild-index --store {evil}/other", "rebuild-index --store {evil}/none"],
+    "upgrade": [
+        "upgrade --store {evil}/other --dry-run",
+        "upgrade --store {evil}/other --reserve 1MiB",
+        "upgrade --store {evil}/none",
+        "upgrade --dry-run --reserve 1MiB",
+    ],
 }
 
 

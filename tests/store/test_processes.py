@@ -248,7 +248,7 @@ def test_nobody_opens_for_writing_during_a_rebuild_but_readers_go_on(root: Path,
         commit(store, b"before", recipes_of(1))
     holder = Peer(hold_alone, root)
     assert holder.ask("ready") == "ready"
-    with pytest.raises(Busy, match=r"a rebuild or repair is running; try again") as caught:
+    with pytest.raises(Busy, match=r"a rebuild, repair or upgrade is running; try again") as caught:
         Store.open(root, mode)  # type: ignore[arg-type]
     assert len(str(caught.value).splitlines()) == 1
     with Store.open(root) as reader:

@@ -156,6 +156,7 @@ def test_an_index_that_cannot_be_finished_does_not_replace_the_old_one(root: Pat
         "arenas",
         "index",
         "lock",
+        "reserve",
         "ventifs.store",
     ]
 

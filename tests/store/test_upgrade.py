@@ -253,18 +253,22 @@ def test_another_user_corrects_what_it_may_and_hears_of_the_rest(home: Path) -> 
     root = old_store(home / "store", access=KINDS["shared"], loose=False)
     root.chmod(0o2775)
     peer = Peer(as_another, root)
-    rehearsed, done, again = [peer.ask("run", dry_run) for dry_run in (True, False, False)]
+    rehearsed, done, own, again = [
+        peer.ask("run", dry_run) for dry_run in (True, False, False, False)
+    ]
     steps = [("access", True), ("reserve", False), ("header", False)]
     for found in (rehearsed, done):
         assert isinstance(found, list)
         assert [(step, left) for step, left, _ in found] == steps
+    assert isinstance(own, list)  # what it made itself in the open directory
+    assert [(step, left) for step, left, _ in own] == [("access", True), ("modes", False)]
     assert isinstance(again, list)
     assert len(again) == 1, again
     [(step, left, text)] = again
     assert (step, left) == ("access", True)
     assert text.endswith("; its owner ends that by running this")
     assert (root / HEADER_NAME).stat().st_gid == GROUP
-    assert [one.step for one in upgraded(root)] == ["access", "modes"]
+    assert [one.step for one in upgraded(root)] == ["access"]
     assert [
         path
         for path, what in wrong(root, "shared").items()

@@ -23,7 +23,7 @@ Targets = dict[tuple[str, str], str]  # by part and tool
 # image to archive and `$into` an empty directory.
 LINES = {
     "ventifs": {
-        "init": "exec ventifs init --store $repo",
+        "init": "exec env VENTIFS_RESERVE=0 ventifs init --store $repo",
         "archive": "exec ventifs archive $root --name root --store $repo",
         "image": "exec ventifs archive $root --name vm7 --store $repo",
         "image, all read": "exec ventifs archive $root --name vm7 --no-cache --store $repo",

@@ -300,7 +300,7 @@ def _conform(directory: int) -> None:
 
 
 def close_directory(root: Path, mode: int) -> None:
-    """Give a store's directory another mode, and what is in it none.
+    """Give a store's directory a mode; what is in it keeps its own.
 
     Raises:
         OSError: the directory is not the caller's.

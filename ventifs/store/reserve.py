@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ventifs.errors import NoSpace
-from ventifs.store.files import Files, readable_errors
+from ventifs.store.files import Files
 
 RESERVE_NAME = "reserve"
 RESERVE_MAX = 1 << 40
@@ -119,18 +119,25 @@ def with_reserve(action: Callable[[], T], root: Path, size: int, files: Files) -
         return action()
     except NoSpace as error:
         reason = str(error)
-        had = reserve_space(root)
-        if had == 0:
-            raise _without_reserve(reason) from None
     # Outside of the handler: the error's traceback would keep files open, and locked.
+    had = reserve_space(root)
+    if had == 0:
+        raise _without_reserve(reason)
     try:
-        with readable_errors(root / RESERVE_NAME):
-            _truncate(root, 0, files)
+        _give_back(root, reason, files)
         return action()
     except NoSpace as error:
-        raise NoSpace(f"{error} (its reserve of {had:,} bytes was not enough)") from None
+        raise NoSpace(f"{error} (a reserve of {had:,} bytes was given back for it)") from None
     finally:
         _take_back(root, min(had, size or had), files)
+
+
+def _give_back(root: Path, reason: str, files: Files) -> None:
+    try:
+        _truncate(root, 0, files)
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise NoSpace(f"{reason} (the store's reserve cannot be used: {why})") from None
 
 
 def _without_reserve(reason: str) -> NoSpace:

@@ -97,6 +97,7 @@ def upgrade(
     report: Callable[[Correction], object],
     *,
     reserve: int | None = None,
+    first_reserve: int | None = None,
     dry_run: bool = False,
     wait_s: float = 0,
     files: Files | None = None,
@@ -110,7 +111,8 @@ def upgrade(
         root: the store's directory.
         report: called after each thing that was done or left; in a dry run, for what would be.
         reserve: bytes that the reserve should have from now on, 0 for none. By default as many as
-            before, and in a store that never had one, as a new store.
+            before.
+        first_reserve: the same for a store that never had one; by default as a new store.
         dry_run: whether nothing is changed.
         wait_s: how many seconds to wait for others that use the store.
         files: for tests.
@@ -122,6 +124,8 @@ def upgrade(
     """
     header = read_header(root)
     require_writable(root, header)
+    if reserve is None:
+        reserve = _reserve_before(root, header, first_reserve)
     store = _store(root, header, reserve, files or Files())
     found = [found for step in STEPS for found in _corrections(step, store, dry_run=True)]
     if dry_run or all(one.left for one in found):
@@ -135,12 +139,14 @@ def upgrade(
                 report(one)
 
 
-def _store(root: Path, header: StoreHeader, reserve: int | None, files: Files) -> UpgradedStore:
-    if reserve is None:
-        reserve = header.reserve
-        if not reserve and not header.read_only_compatible & RECLAIMED:
-            with readable_errors(root):
-                reserve = default_size(root)
+def _reserve_before(root: Path, header: StoreHeader, first: int | None) -> int:
+    if header.reserve or header.read_only_compatible & RECLAIMED:
+        return header.reserve
+    with readable_errors(root):
+        return default_size(root) if first is None else first
+
+
+def _store(root: Path, header: StoreHeader, reserve: int, files: Files) -> UpgradedStore:
     bits = header.read_only_compatible | RECLAIMED
     wanted = replace(header, read_only_compatible=bits, reserve=reserve)
     return UpgradedStore(root, wanted, files)

@@ -17,7 +17,12 @@ from ventifs.store.check import check as check_store
 from ventifs.store.check import repair as repair_store
 from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
-from ventifs.store.header import header_under_lock, read_header, require_writable
+from ventifs.store.header import (
+    RECLAIMED,
+    header_under_lock,
+    read_header,
+    require_writable,
+)
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index as rebuild
 from ventifs.store.store import warn_if_exposed
@@ -100,6 +105,7 @@ def _print_json(
         "read_data": read_data,
         **asdict(report.summary),
         "findings": [asdict(finding) for finding in report.findings],
+        "features": read_header(store).features,
         "exposed": exposed(store),
         "odd_modes": [
             {
@@ -132,6 +138,11 @@ def _print_lines(
         echo(f"note: {open_to}")
     if odd := odd_line(store, odd_modes(store)):
         echo(f"note: {odd}")
+    if not read_header(store).read_only_compatible & RECLAIMED:
+        echo(
+            "note: the store is of an older program; "
+            f"'ventifs upgrade --store {shell_word(store)}' brings it up to date"
+        )
     seen = report.summary
     how = "every byte" if read_data else "structure"
     echo(

@@ -8,7 +8,7 @@ import click
 from ventifs.cli.formatting import count, exact
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import json_option, store_option, wait_option
-from ventifs.cli.upkeep.reserve_option import reserve_option
+from ventifs.cli.upkeep.reserve_option import VARIABLE, default_reserve, reserve_option
 from ventifs.store.header import read_header
 from ventifs.store.upgrade import Correction
 from ventifs.store.upgrade import upgrade as upgrade_store
@@ -21,7 +21,7 @@ _IN_PART = 3
 @store_option
 @wait_option
 @json_option
-@reserve_option("as it is; in a store that never had one, as a new store's")
+@reserve_option(f"as it is; in an older store ${VARIABLE}, else as in a new one")
 @click.option("--dry-run", is_flag=True, help="Only say what would be corrected.")
 def upgrade(
     store: Path, *, wait_s: float | None, as_json: bool, reserve: int | None, dry_run: bool
@@ -42,7 +42,14 @@ def upgrade(
         if not as_json:
             echo(_line(correction, dry_run=dry_run))
 
-    upgrade_store(store, report, reserve=reserve, dry_run=dry_run, wait_s=wait_s or 0)
+    upgrade_store(
+        store,
+        report,
+        reserve=reserve,
+        first_reserve=default_reserve(),
+        dry_run=dry_run,
+        wait_s=wait_s or 0,
+    )
     corrected = [correction for correction in found if not correction.left]
     left = [correction for correction in found if correction.left]
     if as_json:
