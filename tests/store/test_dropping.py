@@ -8,7 +8,7 @@ from msgspec.structs import asdict, replace
 
 from tests.support.arenafiles import incompressible
 from tests.support.damage import flip
-from tests.support.reclaiming import arenas_of, copy_from, drop, sealed
+from tests.support.dropping import arenas_of, copy_from, drop, sealed
 from tests.support.stores import findings, new_store, put_all
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store import Score, Store

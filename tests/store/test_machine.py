@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support.damage import flip
-from tests.support.reclaiming import drop, sealed
+from tests.support.dropping import drop, sealed
 from tests.support.tiny import audited, tiny_store
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store, score_of

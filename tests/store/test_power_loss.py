@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.reclaiming import arenas_of, copy_from, sealed
+from tests.support.dropping import arenas_of, copy_from, sealed
 from tests.support.recording import (
     Acknowledged,
     Disk,

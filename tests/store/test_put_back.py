@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.arenafiles import incompressible
-from tests.support.reclaiming import arenas_of, sealed
+from tests.support.dropping import arenas_of, sealed
 from tests.support.stores import findings, new_store, put_all
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store
