@@ -4,8 +4,10 @@ Always: what a name keeps for its next run goes with its last version, unless a 
 has committed a version meanwhile. Blocks stay in the store.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from datetime import tzinfo
 
 from ventifs.api.results import KeptVersions, Thinned
 from ventifs.api.version import ArchivedVersion
@@ -13,8 +15,9 @@ from ventifs.errors import Busy, VentifsError
 from ventifs.image.formats.kept_choice import left_over
 from ventifs.store import Store
 from ventifs.tree.archive.run_lock import RunLock
-from ventifs.tree.versions.catalog import NoSuchVersion, find_version, versions
-from ventifs.tree.versions.retention import Policy, retained
+from ventifs.tree.versions.catalog import NoSuchVersion, Version, find_version, versions
+from ventifs.tree.versions.holds import held
+from ventifs.tree.versions.retention import IN_FUTURE, Policy, retained
 
 
 def forget(
@@ -38,21 +41,64 @@ def forget(
     return _done(store, Thinned(kept, doomed), dry_run=dry_run)
 
 
-def thin(store: Store, names: Iterable[str], policy: Policy, *, dry_run: bool) -> Thinned:
+def thin(
+    store: Store,
+    names: Iterable[str],
+    policy: Policy,
+    *,
+    zone: tzinfo,
+    dry_run: bool,
+    clock: Callable[[], int] = time.time_ns,
+) -> Thinned:
     """See `Archive.thin`."""
+    thinned = _thinned(store, names, policy, zone, clock())
+    return _done(store, thinned, dry_run=dry_run)
+
+
+def _thinned(
+    store: Store, names: Iterable[str], policy: Policy, zone: tzinfo, now_ns: int
+) -> Thinned:
+    """What becomes of versions if those are forgotten that neither a rule nor a hold keeps."""
     thinned = Thinned([], [])
+    held_now = _held_now(store, now_ns)
     for name in sorted(
-        {find_version(store, name).name for name in names}
+        {find_version(store, name, now_ns).name for name in names}
         or {version.name for version in versions(store)}
     ):
-        of_name = _of(store, name)
-        reasons = retained((version.time_ns for version in of_name), policy)
+        of_name = versions(store, name)
+        reasons = retained(of_name, policy, zone=zone, now_ns=now_ns, held=held_now.get(name, {}))
+        _check_left(name, of_name, reasons)
         for version in of_name:
+            archived = ArchivedVersion(store, version)
             if version.time_ns in reasons:
-                thinned.kept.append((version, reasons[version.time_ns]))
+                thinned.kept.append((archived, reasons[version.time_ns]))
             else:
-                thinned.forgotten.append(version)
-    return _done(store, thinned, dry_run=dry_run)
+                thinned.forgotten.append(archived)
+    return thinned
+
+
+def _held_now(store: Store, now_ns: int) -> dict[str, dict[int, str]]:
+    """Why versions are held, by name and time."""
+    found: dict[str, dict[int, str]] = {}
+    for (name, time_ns), hold in held(store).items():
+        if hold.active(now_ns):
+            found.setdefault(name, {})[time_ns] = str(hold)
+    return found
+
+
+def _check_left(name: str, of_name: list[Version], reasons: dict[int, list[str]]) -> None:
+    """Check that a name keeps a version, other than by a wrong clock: a tag may be misspelt.
+
+    Raises:
+        VentifsError: it would lose all.
+    """
+    if all(IN_FUTURE in reasons.get(version.time_ns, [IN_FUTURE]) for version in of_name) and any(
+        version.time_ns not in reasons for version in of_name
+    ):
+        raise VentifsError(
+            f"{name}: no rule keeps any of its versions, so nothing is forgotten; keep its last "
+            "one, too, or name the versions to forget"
+        )
 
 
 def _of(store: Store, name: str) -> list[ArchivedVersion]:

@@ -41,7 +41,8 @@ from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.process_pool import Workers
 from ventifs.tree.tar.tar_source import TarSource
-from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
+from ventifs.tree.versions.catalog import Version, check_name, check_notes, tree_score
+from ventifs.tree.versions.times import parse_time
 
 if TYPE_CHECKING:  # else a directory waits for all that reads disks to be imported
     from ventifs.cli.archiving.archive_disk import OpenDisk

@@ -18,9 +18,9 @@ from ventifs.tree.versions.catalog import (
     VersionId,
     check_name,
     present,
-    time_text,
 )
 from ventifs.tree.versions.catalog_lock import catalog_lock
+from ventifs.tree.versions.times import time_text
 
 _PREFIX = b"hold\0"
 _TIME = struct.Struct(">Q")
