@@ -1,4 +1,4 @@
-"""Records what restic keeps of a year's snapshots: python3 -m tools.vectors_retention
+"""Record what restic keeps of a year's snapshots: `python3 -m tools.vectors_retention`.
 
 Makes 331 snapshots of an empty directory in a new repository, asks `restic forget --dry-run` what
 each of the policies below keeps, and writes tests/vectors/tree/retention_restic.json. Needs restic;

@@ -9,7 +9,7 @@ This package must not know printing and options; `serving.py` alone runs tasks, 
 
 from ventifs.api.archive import Archive, init, open  # noqa: A004
 from ventifs.api.path import ArchivedPath, NotADirectory, NotARegularFile
-from ventifs.api.results import Added, Copied, Thinned
+from ventifs.api.results import Added, Copied, ForgottenVersion, Thinned
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.tree.objects.directory import NoSuchPath
@@ -23,6 +23,7 @@ __all__ = [
     "Busy",
     "Copied",
     "Corrupt",
+    "ForgottenVersion",
     "NoSpace",
     "NoSuchPath",
     "NoSuchVersion",

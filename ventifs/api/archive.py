@@ -12,6 +12,7 @@ from datetime import tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
 
+from ventifs.api.catalog_changes import CatalogChanges
 from ventifs.api.path import ArchivedPath, as_patterns, given_path
 from ventifs.api.results import Added, Copied, Thinned
 from ventifs.api.version import ArchivedVersion
@@ -86,7 +87,7 @@ def open(  # noqa: A001, as `io.open` and `tarfile.open`
     return Archive(Store.open(given_path(path), mode, level=level, cache_bytes=cache_bytes))
 
 
-class Archive:
+class Archive(CatalogChanges):
     """Versions of any number of names, in one store.
 
     Several processes may have one archive open in any mode at once. Runs under one name exclude
@@ -244,7 +245,7 @@ class Archive:
     def forget(
         self, *wanted: str | ArchivedVersion, force: bool = False, dry_run: bool = False
     ) -> Thinned:
-        """Remove versions from the catalog. Their blocks stay in the store.
+        """Remove versions from the catalog. Their blocks stay; `undelete` brings them back.
 
         Args:
             wanted: versions, or texts that name one; a bare name is refused, since it may be meant
@@ -253,17 +254,14 @@ class Archive:
             dry_run: change nothing; reading is enough for that.
 
         Raises:
-            NoSuchVersion, VentifsError: one of them is not there, or a name would lose its last
-                version without `force`. Nothing is removed.
+            NoSuchVersion, VentifsError: one of them is not there or held, or a name would lose its
+                last version without `force`. Nothing is removed.
             ValueError: a version is in another archive.
         """
         from ventifs.api.thinning import forget
 
         self._check_open()
-        found = [self._one(each) if isinstance(each, str) else each for each in wanted]
-        for each in found:
-            if not each.is_in(self.store):
-                raise ValueError(f"{each} is in another archive than {self.store.path}")
+        found = [self._given(each) for each in wanted]
         return forget(self.store, found, force=force, dry_run=dry_run)
 
     def thin(
@@ -280,7 +278,7 @@ class Archive:
         timezone: str | tzinfo | None = None,
         dry_run: bool = False,
     ) -> Thinned:
-        """Forget the versions that no rule keeps, of the names given or of all names.
+        """Forget the versions that no rule and no hold keeps, of the names given or of all names.
 
         A version that is held, or lies in the future, is always kept. While there are fewer periods
         than a rule would keep, it keeps the oldest version too. Among the versions of a period
@@ -436,12 +434,3 @@ class Archive:
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.store.mode
         return f"<{type(self).__name__} {printable(self.store.path)} ({state})>"
-
-    def _check_open(self) -> None:
-        if self.store.closed:
-            raise VentifsError(f"{self.store.path}: the archive is closed")
-
-    def _one(self, text: str) -> ArchivedVersion:
-        if not set("@:") & set(text):
-            raise VentifsError(f"{text} names all its versions; {text}@latest is the latest")
-        return self.version(text)

@@ -29,12 +29,24 @@ class Thinned(NamedTuple):
 
     Attributes:
         kept: the versions that stay of the names concerned, each with the rules that keep it, as
-            `daily 2026-11-23`; without rules if versions were named.
+            `daily 2026-11-23` or `held`; without rules if versions were named.
         forgotten: the versions that are not in the catalog any more.
     """
 
     kept: KeptVersions
     forgotten: list[ArchivedVersion]
+
+
+class ForgottenVersion(NamedTuple):
+    """A version that was forgotten.
+
+    Attributes:
+        version: as it was.
+        forgotten_ns: when, UTC nanoseconds since 1970.
+    """
+
+    version: ArchivedVersion
+    forgotten_ns: int
 
 
 class HistoryStep(NamedTuple):

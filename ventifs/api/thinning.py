@@ -1,7 +1,8 @@
 """Removes versions from the catalog: those named, or all that a policy does not keep.
 
-Always: what a name keeps for its next run goes with its last version, unless a run is at work or
-has committed a version meanwhile. Blocks stay in the store.
+Always: the catalog keeps their records as forgotten, see `undeleting`. Held versions stay. What a
+name keeps for its next run is forgotten with its last version, unless a run is at work or has
+committed a version meanwhile. Blocks stay in the store.
 """
 
 import time
@@ -12,12 +13,15 @@ from datetime import tzinfo
 from ventifs.api.results import KeptVersions, Thinned
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, VentifsError
-from ventifs.image.formats.kept_choice import left_over
+from ventifs.image.formats.kept_choice import forgetting_kept, records_kept
 from ventifs.store import Store
 from ventifs.tree.archive.run_lock import RunLock
 from ventifs.tree.versions.catalog import NoSuchVersion, Version, find_version, versions
+from ventifs.tree.versions.catalog_lock import catalog_lock
+from ventifs.tree.versions.forgotten import forgetting
 from ventifs.tree.versions.holds import held
-from ventifs.tree.versions.retention import IN_FUTURE, Policy, retained
+from ventifs.tree.versions.retention import Policy, retained
+from ventifs.tree.versions.times import IN_FUTURE
 
 
 def forget(
@@ -25,6 +29,11 @@ def forget(
 ) -> Thinned:
     """See `Archive.forget`."""
     given = dict.fromkeys(map(str, wanted))
+    return _done(store, lambda now_ns: _named(store, given, now_ns, force=force), dry_run=dry_run)
+
+
+def _named(store: Store, given: dict[str, None], now_ns: int, *, force: bool) -> Thinned:
+    """What becomes of versions if those given are forgotten."""
     there: dict[str, ArchivedVersion] = {}
     kept: KeptVersions = []
     for name in sorted({text.partition("@")[0] for text in given}):
@@ -38,7 +47,14 @@ def forget(
     if gone:
         raise NoSuchVersion(f"{min(gone)}: there is no such version any more")
     doomed = [there[text] for text in given]
-    return _done(store, Thinned(kept, doomed), dry_run=dry_run)
+    holds = held(store)
+    for version in doomed:
+        hold = holds.get((version.name, version.time_ns))
+        if hold is not None and hold.active(now_ns):
+            raise VentifsError(
+                f"{version}: it is {hold}, and stays; 'ventifs release {version}' ends that"
+            )
+    return Thinned(kept, doomed)
 
 
 def thin(
@@ -51,8 +67,12 @@ def thin(
     clock: Callable[[], int] = time.time_ns,
 ) -> Thinned:
     """See `Archive.thin`."""
-    thinned = _thinned(store, names, policy, zone, clock())
-    return _done(store, thinned, dry_run=dry_run)
+    given = list(names)
+
+    def plan(now_ns: int) -> Thinned:
+        return _thinned(store, given, policy, zone, now_ns)
+
+    return _done(store, plan, dry_run=dry_run, clock=clock)
 
 
 def _thinned(
@@ -105,28 +125,48 @@ def _of(store: Store, name: str) -> list[ArchivedVersion]:
     return [ArchivedVersion(store, version) for version in versions(store, name)]
 
 
-def _done(store: Store, thinned: Thinned, *, dry_run: bool) -> Thinned:
-    if thinned.forgotten and not dry_run:
-        store.check_writable()
-        _commit(store, thinned)
+def _done(
+    store: Store,
+    plan: Callable[[int], Thinned],
+    *,
+    dry_run: bool,
+    clock: Callable[[], int] = time.time_ns,
+) -> Thinned:
+    """Do what a plan says, given the time; it is made again when the catalog is locked.
+
+    What is kept with names that lose their last versions is forgotten, too. A run that is at work
+    may rely on it: then it stays.
+    """
+    now_ns = max(0, clock())
+    thinned = plan(now_ns)
+    if dry_run or not thinned.forgotten:
+        return thinned
+    store.check_writable()
+    with ExitStack() as stack:
+        locked = set()
+        for name in _names_emptied(thinned):
+            if records_kept(store, name):
+                with suppress(Busy):
+                    stack.enter_context(RunLock(store, name))
+                    locked.add(name)
+        stack.enter_context(catalog_lock(store))
+        thinned = plan(now_ns)
+        _commit(store, thinned, locked & set(_names_emptied(thinned)), now_ns)
     return thinned
 
 
-def _commit(store: Store, thinned: Thinned) -> None:
-    """Delete versions, and what is kept with names that have no more of them.
+def _names_emptied(thinned: Thinned) -> list[str]:
+    """The names that lose their last versions, sorted."""
+    kept = {version.name for version, _ in thinned.kept}
+    return sorted({version.name for version in thinned.forgotten} - kept)
 
-    A run that is at work, or has committed a version meanwhile, relies on what is kept: it stays.
-    """
+
+def _commit(store: Store, thinned: Thinned, unused: set[str], now_ns: int) -> None:
+    """Forget versions, and what is kept with names that have no more of them."""
     doomed = [version.stored for version in thinned.forgotten]
-    records = [version.record for version in doomed if version.record]
-    with ExitStack() as stack:
-        for name in sorted(
-            {each.name for each in doomed} - {each.name for each, _ in thinned.kept}
-        ):
-            if not left_over(store, [name]):
-                continue
-            with suppress(Busy):
-                stack.enter_context(RunLock(store, name))
-                there = {each.record for each in versions(store, name)}
-                records += left_over(store, [name]) if there <= set(records) else []
-        store.commit(deletes=records)
+    forgotten_ns, (puts, deletes) = forgetting(store, doomed, now_ns)
+    for name in sorted(unused):
+        kept = records_kept(store, name)
+        puts += forgetting_kept(kept, name, forgotten_ns)
+        deletes += kept
+    store.commit(puts, deletes)

@@ -5,6 +5,7 @@ Concurrency: versions may be used from any thread, while their archive is open.
 
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ventifs.tree.process_pool import Pool
     from ventifs.tree.restore.restored import Restored
     from ventifs.tree.versions.diff import Change
+    from ventifs.tree.versions.holds import Hold
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -85,6 +87,19 @@ class ArchivedVersion:
     def score(self) -> str:
         """64 hexadecimal digits that name the tree: `score:` and these find a version, too."""
         return tree_score(self.stored.root).hex()
+
+    @property
+    def held(self) -> bool:
+        """Whether a hold keeps it from being forgotten, by the archive's catalog as it is now."""
+        hold = self.hold
+        return hold is not None and hold.active(time.time_ns())
+
+    @property
+    def hold(self) -> "Hold | None":
+        """Its hold, which may have ended; None if there is none. Read anew from the catalog."""
+        from ventifs.tree.versions.holds import held
+
+        return held(self.store).get((self.name, self.time_ns))
 
     def troubles(self) -> Iterator[ListedTrouble]:
         """What could not be archived, or not as it was: (path, reason, whether it is missing).

@@ -71,10 +71,12 @@ def forget(
     dry_run: bool,
     **keep: Any,
 ) -> None:
-    """Remove versions from the catalog. Their blocks stay in the store.
+    """Remove versions from the catalog. 'ventifs undelete' brings them back.
 
     Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX). If a name would then have no
-    version left, nothing is forgotten, unless --force is given.
+    version left, nothing is forgotten, unless --force is given. Versions that 'ventifs hold' keeps
+    are refused. The blocks of what is forgotten stay in the store: 'ventifs versions --forgotten'
+    lists what can come back.
 
     With --keep options, forgets all versions of each NAME (of every name, if none is given) except
     those that at least one of the options keeps. Hours, days, weeks, months and years are those of
@@ -82,9 +84,8 @@ def forget(
     with troubles only if all have troubles. While there are fewer than N, the oldest version is
     kept too. A SPAN has years, months, weeks, days and hours: 1y6m2w3d12h.
 
-    Versions that are held, and versions that lie in the future, are always kept, and no option
-    counts the latter; name them to forget them. Versions are named by UTC; their times in the zone
-    follow.
+    Versions that are held, or lie in the future, are always kept; the latter count for no option,
+    and are only forgotten by name. Versions are named by UTC; their times in the zone follow.
     """
     rules = {rule: value for rule, value in keep.items() if value not in (None, ())}
     _check(wanted, rules, timezone)

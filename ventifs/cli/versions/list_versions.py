@@ -1,6 +1,7 @@
 """`ventifs versions`."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Empty
 from ventifs.tree.versions.catalog import Version, tree_score
+from ventifs.tree.versions.forgotten import forgotten_of
+from ventifs.tree.versions.holds import Hold, held
+from ventifs.tree.versions.times import IN_FUTURE, in_future, time_text
 from ventifs.tree.versions.troubles import troubles_of
 
 
@@ -47,6 +51,7 @@ def as_json_object(
     return {
         "name": version.name,
         "time": version.when,
+        "in_future": in_future(version.time_ns),
         "score": tree_score(version.root).hex(),
         "paths": detail.paths,
         "bytes": detail.bytes,
@@ -62,6 +67,12 @@ def as_json_object(
         "troubles_more": more,
         **disk_json(facts, kept),
     }
+
+
+def hold_json(hold: Hold | None, now_ns: int) -> dict[str, Any]:
+    """What `--json` prints of a version's hold."""
+    ends = None if hold is None or hold.until_ns is None else time_text(hold.until_ns)
+    return {"held": hold is not None and hold.active(now_ns), "held_until": ends}
 
 
 def _disk(version: ArchivedVersion) -> Facts | None:
@@ -135,6 +146,9 @@ def disk_notes(facts: Facts) -> list[str]:
 @click.option(
     "--troubles", "with_troubles", is_flag=True, help="List everything that could not be archived."
 )
+@click.option(
+    "--forgotten", "of_forgotten", is_flag=True, help="List forgotten ones, which 'undelete' takes."
+)
 def versions(
     name: str | None,
     *,
@@ -142,37 +156,82 @@ def versions(
     as_json: bool,
     tags: tuple[str, ...],
     with_troubles: bool,
+    of_forgotten: bool,
 ) -> None:
     """List versions, by name and then by time.
 
     All of them, those of one NAME, or the one that NAME@TIME or score:HEX means. The size of one
     that is marked as a disk is the disk's. With --troubles every path that could not be archived,
     or not as it should be, follows its version; --json lists the first 200 of each without it.
+    With --forgotten those that 'ventifs forget' took out of the catalog, and when it did.
     """
     with ventifs.open(store) as archive:
-        found = [] if name and set("@:") & set(name) else archive.versions(name)
-        if name is not None and not found:
-            found = [archive.version(name)]  # or it says which there are
-        found = [version for version in found if set(tags) <= set(version.tags)]
+        listed = _forgotten(archive, name) if of_forgotten else _found(archive, name)
+        listed = [each for each in listed if set(tags) <= set(each[0].tags)]
+        found = [version for version, _ in listed]
         disks = [_disk(version) for version in found]
         if as_json:
             every = archive.store if with_troubles else None
-            kept = all_kept(archive.store)
+            kept = {} if of_forgotten else all_kept(archive.store)
             print_array(
-                as_json_object(version.stored, disk, kept.get(version.name), every)
-                for version, disk in zip(found, disks, strict=True)
+                {**as_json_object(version.stored, disk, kept.get(version.name), every), **more}
+                for (version, more), disk in zip(listed, disks, strict=True)
             )
         else:
-            _print(found, disks, with_troubles=with_troubles)
+            notes = [_catalog_note(more) for _, more in listed]
+            _print(found, disks, notes, with_troubles=with_troubles)
 
 
-def _print(found: list[ArchivedVersion], disks: list[Facts | None], *, with_troubles: bool) -> None:
+# A version, and what else `--json` prints of it.
+_Listed = tuple[ArchivedVersion, dict[str, Any]]
+
+
+def _found(archive: ventifs.Archive, name: str | None) -> list[_Listed]:
+    """The versions that are in the catalog, with their holds."""
+    found = [] if name and set("@:") & set(name) else archive.versions(name)
+    if name is not None and not found:
+        found = [archive.version(name)]  # or it says which there are
+    holds, now_ns = held(archive.store), time.time_ns()
+    return [
+        (version, hold_json(holds.get((version.name, version.time_ns)), now_ns))
+        for version in found
+    ]
+
+
+def _forgotten(archive: ventifs.Archive, name: str | None) -> list[_Listed]:
+    """The versions that were forgotten, with when they were."""
+    if name is not None:
+        forgotten_of(archive.store, name)  # raises if there are none
+    return [
+        (each.version, {"forgotten": time_text(each.forgotten_ns)})
+        for each in archive.forgotten(name)
+    ]
+
+
+def _catalog_note(facts: dict[str, Any]) -> str:
+    """What people should know about a version's place in the catalog."""
+    if "forgotten" in facts:
+        return f"forgotten {facts['forgotten']}"
+    if not facts["held"]:
+        return ""
+    return "held" if facts["held_until"] is None else f"held until {facts['held_until']}"
+
+
+def _print(
+    found: list[ArchivedVersion],
+    disks: list[Facts | None],
+    more: Sequence[str],
+    *,
+    with_troubles: bool,
+) -> None:
     width = max((len(str(version)) for version in found), default=0)
-    for version, disk in zip(found, disks, strict=True):
+    for version, disk, note in zip(found, disks, more, strict=True):
         stored = version.stored
         facts = as_json_object(stored, disk)
         total = facts["bytes"] if disk is None else disk.size  # the directory has it all twice
         notes = [
+            IN_FUTURE if version.in_future else "",
+            note,
             "" if disk is None else "disk",
             printable(version.comment),
             *(f"#{printable(tag)}" for tag in version.tags),

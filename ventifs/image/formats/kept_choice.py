@@ -2,14 +2,14 @@
 
 They are a record of the catalog, committed together with the version that they come from. The next
 run uses them. FORMAT.md has the layout. The record belongs to the name and not to a version, so it
-counts only while the name has versions, and is deleted with the last of them. It is not copied to
-other stores: it holds paths of this host, and another store must not choose how a disk is read
-here.
+counts only while the name has versions. It is forgotten with the last of them, and comes back when
+a version is brought back that was forgotten with it or before it. It is not copied to other stores:
+it holds paths of this host, and another store must not choose how a disk is read here.
 """
 
 import os
 import re
-from collections.abc import Iterable
+import struct
 from contextlib import suppress
 
 import msgspec
@@ -27,6 +27,8 @@ PATH_BYTES_MAX = 4095
 PATHS_MAX = 64
 
 _PREFIX = b"disk\0"
+_FORGOTTEN = b"forgotten-disk\0"
+_TIME = struct.Struct(">Q")
 _KINDS = ("file", "device")
 _SUFFIX_BYTES_MAX = 255
 _EXTENT = re.compile(rb"-(?:flat|f[0-9]{3,}|rdmp?|pt)\.vmdk\Z", re.IGNORECASE)
@@ -214,9 +216,44 @@ def check_kept(store: Store, name: str, kept: Kept | None) -> None:
         )
 
 
-def left_over(store: Store, names: Iterable[str]) -> list[Record]:
-    """The records of names whose last versions are being deleted."""
-    return [record for name in names for record in store.records(kept_key(name))]
+def records_kept(store: Store, name: str) -> list[Record]:
+    """The records of a name's settings, whether they count or not; more than one if runs raced."""
+    return store.records(kept_key(name))
+
+
+def forgetting_kept(kept: list[Record], name: str, forgotten_ns: int) -> list[tuple[bytes, bytes]]:
+    """The records to put when those that a name keeps go with its last version.
+
+    Args:
+        kept: all of the name's, which are deleted in the same commit.
+        name: theirs.
+        forgotten_ns: the time of forgetting of the name's last version.
+    """
+    return [(_forgotten_key(name, forgotten_ns), record.value) for record in kept[-1:]]
+
+
+def bringing_back_kept(
+    store: Store, name: str, forgotten_ns: int
+) -> tuple[list[tuple[bytes, bytes]], list[Record]]:
+    """The records to put and to delete when a name without versions gets forgotten ones back.
+
+    Args:
+        store: theirs.
+        name: it must have no versions.
+        forgotten_ns: the last time of forgetting of those that come back. What was forgotten then
+            comes back, or else what was forgotten first after it.
+    """
+    there = records_kept(store, name)
+    for record in [] if there else store.records(_forgotten_key(name)):
+        if record.key >= _forgotten_key(name, forgotten_ns):
+            return [(kept_key(name), record.value)], [record]
+    return [], []
+
+
+def _forgotten_key(name: str, forgotten_ns: int | None = None) -> bytes:
+    """The key of forgotten settings; without a time, what the keys of the name begin with."""
+    time = b"" if forgotten_ns is None else _TIME.pack(forgotten_ns)
+    return _FORGOTTEN + name.encode() + b"\0" + time
 
 
 def absolute(path: str, option: str) -> bytes:

@@ -2,11 +2,13 @@
 
 The lock is an flock of a file in the store's directory, so it ends with its process. All versions
 of ventifs use the same file. It also protects what runs leave for one another under the name, such
-as the stat cache; this module knows nothing of that but the directory.
+as the stat cache; this module knows nothing of that but the directory and the files' names:
+`NAME`, and names that begin with `.NAME~`, for no version's name has a tilde.
 """
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,27 @@ from ventifs.store.files import readable_errors
 from ventifs.store.permissions import make_directory, open_or_create
 
 LEFT_BY_RUNS = "statcache"  # directory of a store: locks, and what runs leave for the next ones
+
+
+def move_left(store: Store, name: str, new: str) -> None:
+    """Move what runs left under a name to a new name, in place of what they left there.
+
+    The caller has the locks of both names. A failure costs only time.
+    """
+    directory = store.path / LEFT_BY_RUNS
+    with suppress(OSError):
+        left = os.listdir(directory)
+        for each in left:
+            if _is_left(each, new):
+                (directory / each).unlink()
+        for each in left:
+            if _is_left(each, name):
+                (directory / each).replace(directory / each.replace(name, new, 1))
+
+
+def _is_left(file: str, name: str) -> bool:
+    """Whether a run under a name has left the file; locks and temporary files are others."""
+    return file == name or file.startswith(f".{name}~")
 
 
 class RunLock:

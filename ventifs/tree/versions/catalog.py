@@ -34,7 +34,7 @@ _PREFIX = b"version\0"
 _TIME = struct.Struct(">Q")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME_MAX = 200
-_SCORE = re.compile(r"[0-9a-f]{8,64}")
+SCORE = re.compile(r"[0-9a-f]{8,64}")
 
 
 class NoSuchVersion(VentifsError):
@@ -367,7 +367,7 @@ def pick(times: Sequence[int], when: str, now_ns: int) -> int | None:
 
 def _by_score(store: Store, text: str) -> Version:
     wanted = text.removeprefix("score:").lower()
-    if not _SCORE.fullmatch(wanted):
+    if not SCORE.fullmatch(wanted):
         raise VentifsError(f"{text!r}: a score is 64 hexadecimal digits, or the first 8 or more")
     found: dict[str, Version] = {}  # a version for each tree
     for version in versions(store):

@@ -15,6 +15,7 @@ from ventifs.store import Store
 from ventifs.store.journal import Record
 from ventifs.tree.versions.catalog import (
     TIME_NS_MAX,
+    Version,
     VersionId,
     check_name,
     present,
@@ -121,8 +122,8 @@ def records_of_holds(store: Store) -> dict[bytes, list[Record]]:
 
 def hold(
     store: Store, wanted: Iterable[VersionId], until_ns: int | None = None, *, now_ns: int
-) -> None:
-    """Hold versions, in one commit; what held them before counts no more.
+) -> list[Version]:
+    """Hold versions, in one commit, and return them; what held them before counts no more.
 
     Raises:
         NoSuchVersion: one of them is not there. Nothing is changed.
@@ -136,14 +137,16 @@ def hold(
             f"{time_text(until_ns)} is past, so this would hold nothing; name a later time"
         )
     with catalog_lock(store):
-        keys = [hold_key(*each) for each in present(store, wanted)]
+        found = present(store, wanted)
+        keys = [hold_key(*each) for each in found]
         there = records_of_holds(store)
         replaced = [record for key in keys for record in there.get(key, [])]
         store.commit([(key, value) for key in keys], replaced)
+    return list(found.values())
 
 
-def release(store: Store, wanted: Iterable[VersionId]) -> None:
-    """Remove the holds of versions, ended ones too, in one commit.
+def release(store: Store, wanted: Iterable[VersionId]) -> list[Version]:
+    """Remove the holds of versions, ended ones too, in one commit; return the versions.
 
     Raises:
         NoSuchVersion: one of them is not there. Nothing is changed.
@@ -156,3 +159,4 @@ def release(store: Store, wanted: Iterable[VersionId]) -> None:
             if hold_key(*each) not in there:
                 raise VentifsError(f"{version}: this version is not held")
         store.commit(deletes=[record for each in found for record in there[hold_key(*each)]])
+    return list(found.values())

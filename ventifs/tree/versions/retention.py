@@ -10,13 +10,13 @@ an hour that a change of the clock repeats counts as two, weeks are ISO's. Alway
 - The oldest version stays while a rule of periods has had fewer than N. If it has troubles, so does
   the oldest whole one.
 - A version that lies in the future is kept, and no rule counts it; nor is it what `within` goes
-  back from. Nor does a version that is held, or has one of the tags, take the place of another.
+  back from. A version that is held is kept, and counts like any other.
 
-The differences from restic (0.15 and later): restic does not look at troubles; it counts snapshots
-of the future; its periods are those of the offset that each snapshot was made at, so that a repeated
-hour is one; the month before the 31st of March begins, for its `within`, on the 3rd of March, not
-on the 28th of February; and several tags in one of its options must all be there. Versions of restic
-before 0.15 do not keep the oldest.
+The differences from restic: restic does not look at troubles; it counts snapshots of the future;
+its periods are those of the offset that each snapshot was made at, and a repeated hour is one; for
+its `within` the month before the 31st of March begins on the 3rd of March, not on the 28th of
+February; and its option may want several tags at once. Older versions of restic, such as Debian
+12's 0.14, do not keep the oldest.
 
 The differences from borg (1.2): borg keeps more where several rules are given, since its rules do
 not count versions that a finer rule keeps; a repeated hour is one; its `within` goes back from the
@@ -30,9 +30,8 @@ import msgspec
 
 from ventifs.errors import VentifsError
 from ventifs.tree.versions.catalog import Version
-from ventifs.tree.versions.times import Span, in_future, moment
+from ventifs.tree.versions.times import IN_FUTURE, Span, in_future, moment
 
-IN_FUTURE = "in the future"
 NO_RULE = "no rule keeps it"
 
 

@@ -19,6 +19,7 @@ from ventifs.errors import VentifsError
 # How far the clocks of hosts that share a store may differ: a version that another host has just
 # made is the latest at once. A clock that is set wrong is wrong by more.
 SKEW_NS = 60 * 10**9
+IN_FUTURE = "in the future"  # what users see of such a version
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHEN = re.compile(

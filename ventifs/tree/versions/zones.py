@@ -8,7 +8,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from io import BytesIO
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -70,8 +70,8 @@ def named_zone(text: str) -> tzinfo:
         return ZoneInfo(text)
     except _FAULTS:
         raise VentifsError(
-            f"{text[:100]!r}: this machine knows no such time zone; write it like Europe/Berlin, UTC or "
-            "+02:00 (Debian's package tzdata has the names)"
+            f"{text[:100]!r}: this machine knows no such time zone; write it like Europe/Berlin, "
+            "UTC or +02:00 (Debian's package tzdata has the names)"
         ) from None
 
 
@@ -96,8 +96,8 @@ def machine_zone(environ: Mapping[str, str] = os.environ, localtime: Path = _LOC
         return _of_name_or_rule(name)
     except (VentifsError, *_FAULTS):
         raise VentifsError(
-            f"TZ={printable(os.fsencode(text[:100]))}: this machine knows no such time zone; correct or "
-            "unset it, or name a zone with --timezone"
+            f"TZ={printable(os.fsencode(text[:100]))}: this machine knows no such time zone; "
+            "correct or unset it, or name a zone with --timezone"
         ) from None
 
 

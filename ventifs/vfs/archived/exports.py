@@ -1,9 +1,9 @@
 """The versions that a server offers at one moment: which there are, and what an aname means.
 
 `Catalog` keeps a snapshot, and looks at the store again when the last look is older than a second.
-That costs one look-up in the index as long as no version was added or removed. Which of them is the
-latest is asked of the clock each time: one that lay in the future becomes it unchanged. Hints at other
-names, as the command line gives them, are never sent to a peer.
+That costs one look-up in the index as long as no version was added or removed. Which one is the
+latest depends on the clock, too, and is never kept. Hints at other names, as the command line gives
+them, are never sent to a peer.
 """
 
 import logging
