@@ -21,11 +21,15 @@ KNOWN = {
     "check --repair": "test_missing_arenas",
     "export": "test_a_tar_for_a_terminal",
     "forget": "test_a_bare_name_is_not_forgotten",
+    "hold": "test_a_held_version_is_released",
     "init": "test_no_store",
     "init --store": "test_no_store",
     "ls": "test_a_directory_is_listed",
     "rebuild-index": "test_a_damaged_index",
+    "release": "test_a_held_version_is_released",
+    "undelete": "test_what_was_forgotten_is_listed",
     "versions": "tests/cli/archiving/test_archive_command.py",
+    "versions --forgotten": "test_what_was_forgotten_is_listed",
     "versions --json": "test_a_tree_is_found",
     "versions --store": "tests/store/test_permissions.py",
     "9p ls": "tests/cli/serving/test_ninep.py",
@@ -116,6 +120,31 @@ def test_a_version_of_the_future_is_forgotten(home: Path) -> None:
     (command,) = _advised(warned)
     run(home, *command.split(), "--store", "s")
     assert not any(each["in_future"] for each in parsed(home, "versions", "--store", "s"))
+
+
+def test_a_held_version_is_released(home: Path) -> None:
+    run(home, "hold", "t@latest", "--store", "s")
+    told = run(home, "forget", "t@latest", "--force", "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    run(home, *command.split(), "--store", "s")
+    run(home, "forget", "t@latest", "--force", "--store", "s")
+
+
+def test_what_was_forgotten_is_listed(home: Path) -> None:
+    run(home, "forget", "t@latest", "--force", "--store", "s")
+    told = run(home, "undelete", "t@2001", "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    (version,) = parsed(home, *command.split(), "--store", "s")
+    told = run(home, "undelete", "score:" + "0" * 64, "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    assert parsed(home, *command.split(), "--store", "s") == [version]
+    run(home, "undelete", "score:" + version["score"], "--store", "s")
+    run(home, "forget", "t@latest", "--force", "--store", "s")
+    run(home, "archive", "tree", "--name", "t", "--time", version["time"], "--store", "s")
+    told = run(home, "undelete", "t@latest", "--store", "s", expected=1).stderr
+    (command,) = _advised(told)
+    run(home, *command.split(), "--force", "--store", "s")
+    run(home, "undelete", "t@latest", "--store", "s")
 
 
 def test_a_damaged_index(home: Path) -> None:

@@ -38,7 +38,8 @@ def _leaves(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[str]:
             yield " ".join((*words, name))
 
 
-# What each is run with; `{new}` is another path every time, `{address}` a server's.
+# What each is run with; `{new}` is another path every time, `{address}` a server's, and `{how}` the
+# way in which the output fails.
 WORDS = {
     "init": "--store {new}",
     "archive": "tree --name {new}",
@@ -57,6 +58,12 @@ WORDS = {
     "9p stat": "{address} /",
     "9p get": "{address} /t/latest {new}",
     "forget": "--keep-last 9",
+    "undelete": "old-{how}@latest",
+    "hold": "t@latest",
+    "release": "held-{how}@latest",
+    "rename": "named-{how} {new}",
+    "tag": "held-{how}@latest --add a",
+    "comment": "held-{how}@latest text",
     "servers": "",
     "mount": "{address} t@latest /mnt --print",
     "stats": "",
@@ -77,6 +84,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "tree" / "more").write_bytes(b"more")
     run(home, "archive", "tree", "--name", "t", "--store", "s")
     run(home, "init", "--store", "other")
+    for how in ("broken", "full"):
+        for name in (f"old-{how}", f"held-{how}", f"named-{how}"):
+            run(home, "copy", "t", "--name", name, "--store", "s", "--to", "other")
+            run(home, "copy", name, "--store", "other", "--to", "s")
+        run(home, "forget", f"old-{how}@latest", "--force", "--store", "s")
+        run(home, "hold", f"held-{how}@latest", "--store", "s")
     return home
 
 
@@ -98,7 +111,7 @@ class Runner:
     ) -> "subprocess.CompletedProcess[bytes]":
         new = f"new{len(os.listdir(self._home))}"
         (self._home / f"{new}.was").touch()
-        text = (words or WORDS[name]).format(new=new, address=self._address)
+        text = (words or WORDS[name]).format(new=new, address=self._address, how=how)
         done = failing(self._home, how, *name.split(), *text.split())
         self.made = self._home / new
         return done

@@ -28,6 +28,8 @@ from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import NOFID, NONUNAME, NOTAG, Dialect, Tattach, Tversion
 from ventifs.store import Store
 from ventifs.text import printable
+from ventifs.tree.versions.catalog import versions
+from ventifs.tree.versions.forgotten import forgetting
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
 from ventifs.vfs.archived.served_versions import Split
 
@@ -67,7 +69,14 @@ CASES: dict[str, list[str]] = {
         "archive {evil}/none --name x",
         "archive {home}/tree/socket{name} --name x",
     ],
-    "versions": ["versions", "versions forged", "versions nothing", "versions --tag {text}"],
+    "versions": [
+        "versions",
+        "versions forged",
+        "versions nothing",
+        "versions --tag {text}",
+        "versions --forgotten",
+        "versions x{name} --forgotten",
+    ],
     "ls": ["ls t", "ls -lR t", "ls -0 t", "ls t:/{name}/none", "ls forged", "ls t:/file{name}"],
     "cat": ["cat t:/file{name}", "cat t:/link{name}", "cat t:/{name}", "cat broken:/lost{name}"],
     "log": ["log t", "log t:/file{name}", "log forged", "log t:/x{name}"],
@@ -130,6 +139,20 @@ CASES: dict[str, list[str]] = {
         "forget t --keep-tag {text} --dry-run",
         "forget x{name}",
     ],
+    "undelete": [
+        "undelete gone@latest",
+        "undelete x{name}@{name} --forgotten {text}",
+        "undelete --all x{name}",
+    ],
+    "hold": ["hold forged@latest", "hold t@latest --until {text}", "hold x{name}@latest"],
+    "release": ["release forged@latest", "release t@~1", "release x{name}@{name}"],
+    "rename": ["rename forged forged2", "rename forged2 forged", "rename t x{name}"],
+    "tag": [
+        "tag t@latest --add {text}",
+        "tag forged@latest --remove {text}",
+        "tag x{name} --add a",
+    ],
+    "comment": ["comment t@latest {text}", "comment forged@latest x", "comment x{name}@~1 a"],
     "serve": [
         "serve unix://{evil}/x",
         "serve --metrics {text} --stdio",
@@ -227,6 +250,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         hostile.version(store, "disk", hostile.disk(store))
         hostile.version(store, "forged", forging.directory(store, b"", []))
         hostile.version(store, "broken", hostile.damaged(store))
+        hostile.version(store, "gone", hostile.disk(store))
+        store.commit(*forgetting(store, versions(store, "gone"), 1)[1])
     variables = environment(
         home, VENTIFS_STORE=str(evil / "s"), TERM="xterm-256color", COLUMNS="2000", LC_ALL="C.UTF-8"
     )

@@ -366,23 +366,29 @@ def test_what_is_kept_goes_with_the_last_version_and_stays_in_its_store(home: Pa
     shutil.rmtree(home / "s/statcache", ignore_errors=True)
     _archive(home, "vm.img", "--time", "2026-01-03")  # it is no cache
     run(home, "forget", "vm@2026-01-01", "vm@2026-01-03", "--force", "--store", "s")
-    assert parsed(home, "stats", "--store", "s")["records"] == 0
+    with Store.open(home / "s") as store:
+        assert all(record.key.startswith(b"forgotten") for record in store.records())
     _archive(home, "vm.img", expected=1)
+    run(home, "undelete", "vm@2026-01-02", "--store", "s")
+    _archive(home, "vm.img", expected=0)  # with what the name had kept
 
 
 def test_forgetting_leaves_what_another_run_keeps(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other run commits between what is read here and what is deleted."""
+    """The other run commits between what is read here and what is locked."""
     _with_header(home, "vm.img", f"{home}/etc/shadow")
     _archive(home, "vm.img", "--format", "raw", "--time", "2026-01-01")
-    commit = thinning._commit
+    emptied = thinning._names_emptied
+    before = [lambda: _archive(home, "vm.img", "--time", "2026-01-02")]
 
-    def archived_then_committed(*words: Any) -> None:
-        _archive(home, "vm.img", "--time", "2026-01-02")
-        commit(*words)
+    def archived_then_emptied(*words: Any) -> list[str]:
+        names = emptied(*words)
+        while before:
+            before.pop()()
+        return names
 
-    monkeypatch.setattr(thinning, "_commit", archived_then_committed)
+    monkeypatch.setattr(thinning, "_names_emptied", archived_then_emptied)
     with ventifs.make_context("v", ["forget", "vm@latest", "--force", "--store", f"{home}/s"]) as c:
         ventifs.invoke(c)
     assert [each["time"][:10] for each in parsed(home, "versions", "--store", "s")] == [

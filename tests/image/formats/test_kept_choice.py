@@ -24,7 +24,7 @@ from ventifs.image.formats.kept_choice import (
     encode_kept,
     kept_key,
     kept_of,
-    left_over,
+    records_kept,
 )
 from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
@@ -138,7 +138,7 @@ def test_a_name_keeps_the_last_and_one_record(store: Path) -> None:
         _version(opened, "vm2", 2, RAW)
         assert all_kept(opened) == {"vm": other, "vm2": RAW}
         assert len(opened.records(kept_key("vm"))) == 1
-        opened.commit(deletes=left_over(opened, ["vm"]))
+        opened.commit(deletes=records_kept(opened, "vm"))
         assert kept_of(opened, "vm") is None
 
 
