@@ -306,14 +306,14 @@ class Archive(CatalogChanges):
         """
         from ventifs.api.thinning import thin
         from ventifs.tree.versions.retention import Policy
-        from ventifs.tree.versions.times import Span, parse_span
+        from ventifs.tree.versions.times import CalendarSpan, parse_span
         from ventifs.tree.versions.zones import zone_of
 
         self._check_open()
         numbers = last, hourly, daily, weekly, monthly, yearly
         if min(numbers) < 0:
             raise ValueError("a number of versions to keep cannot be negative")
-        span = parse_span(within) if within else Span()
+        span = parse_span(within) if within else CalendarSpan()
         policy = Policy(*numbers, span, (tags,) if isinstance(tags, str) else tuple(tags))
         wanted = map(check_name, names)
         return thin(self.store, wanted, policy, zone=zone_of(timezone), dry_run=dry_run)

@@ -366,8 +366,8 @@ def _warn_of_future(archive: Archive, name: str) -> None:
         more = f" (and {len(future) - 1:,} more)" if len(future) > 1 else ""
         echo(
             f"{future[0]}{more}: in the future by this machine's clock, which says "
-            f"{time_text(time.time_ns())[:19]}Z, so not the latest, and kept by every rule; "
-            f"if the clock is right, 'ventifs forget {future[0]}' removes it",
+            f"{time_text(time.time_ns())[:19]}Z: not the latest while there are others, and kept "
+            f"by every rule; if the clock is right, 'ventifs forget {future[0]}' removes it",
             err=True,
         )
 

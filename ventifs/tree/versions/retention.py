@@ -30,7 +30,7 @@ import msgspec
 
 from ventifs.errors import VentifsError
 from ventifs.tree.versions.catalog import Version
-from ventifs.tree.versions.times import IN_FUTURE, Span, in_future, moment
+from ventifs.tree.versions.times import IN_FUTURE, CalendarSpan, in_future, moment
 
 NO_RULE = "no rule keeps it"
 
@@ -52,7 +52,7 @@ class Policy(msgspec.Struct, frozen=True):
     weekly: int = 0
     monthly: int = 0
     yearly: int = 0
-    within: Span = Span()
+    within: CalendarSpan = CalendarSpan()
     tags: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -129,7 +129,7 @@ def retained(
 _Reasons = Iterable[tuple[int, str]]  # a time and why to keep it
 
 
-def _within(counted: list[int], span: Span, zone: tzinfo) -> _Reasons:
+def _within(counted: list[int], span: CalendarSpan, zone: tzinfo) -> _Reasons:
     if not (span and counted):
         return
     end_ns = span.before(counted[0], zone)

@@ -120,7 +120,7 @@ def moment(time_ns: int, zone: tzinfo = UTC) -> datetime:
     return (_EPOCH + timedelta(seconds=time_ns // 10**9)).astimezone(zone)
 
 
-class Span(msgspec.Struct, frozen=True):
+class CalendarSpan(msgspec.Struct, frozen=True):
     """A length of time by the calendar, as in `--keep-within 1y5m7d2h`; false if it is 0.
 
     Attributes:
@@ -133,7 +133,7 @@ class Span(msgspec.Struct, frozen=True):
     hours: int = 0
 
     def __bool__(self) -> bool:
-        return self != Span()
+        return self != CalendarSpan()
 
     def __str__(self) -> str:
         years, months = divmod(self.months, 12)
@@ -169,10 +169,16 @@ class Span(msgspec.Struct, frozen=True):
 
 
 _SPAN = re.compile(r"(?:[0-9]{1,6}[ymwdh])+")
-_UNITS = {"y": Span(12), "m": Span(1), "w": Span(0, 7), "d": Span(0, 1), "h": Span(0, 0, 1)}
+_UNITS = {
+    "y": CalendarSpan(12),
+    "m": CalendarSpan(1),
+    "w": CalendarSpan(0, 7),
+    "d": CalendarSpan(0, 1),
+    "h": CalendarSpan(0, 0, 1),
+}
 
 
-def parse_span(text: str) -> Span:
+def parse_span(text: str) -> CalendarSpan:
     """The span that a text means: numbers of y, m, w, d and h, each unit once; m is a month.
 
     Raises:
@@ -190,4 +196,4 @@ def parse_span(text: str) -> Span:
         months += number * unit.months
         days += number * unit.days
         hours += number * unit.hours
-    return Span(months, days, hours)
+    return CalendarSpan(months, days, hours)
