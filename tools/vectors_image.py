@@ -6,12 +6,22 @@ existing vector changes only together with the format.
 """
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from tools.vectors_tree import DIRECTORY, Blocks, block, directory, entry, pack, search_tree
+from tools.vectors_tree import (
+    DIRECTORY,
+    FORGOTTEN_NS,
+    Blocks,
+    block,
+    directory,
+    entry,
+    pack,
+    search_tree,
+)
 
 TARGET = Path(__file__).parent.parent / "tests" / "vectors" / "image" / "images.json"
 
@@ -173,9 +183,16 @@ def kept() -> list[dict[str, str]]:
     ]
 
 
+def forgotten_kept() -> list[dict[str, str]]:
+    """The first of these settings, forgotten with the last version of its name."""
+    key = b"forgotten-disk\0vm-1\0" + struct.pack(">Q", FORGOTTEN_NS)
+    return [{"key": key.hex(), "value": kept()[0]["value"]}]
+
+
 def text() -> str:
     """The file's text."""
-    return json.dumps({"small": version(), "kept": kept()}, indent=1) + "\n"
+    made = {"small": version(), "kept": kept(), "forgotten_kept": forgotten_kept()}
+    return json.dumps(made, indent=1) + "\n"
 
 
 if __name__ == "__main__":

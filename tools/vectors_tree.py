@@ -1,4 +1,4 @@
-"""Write the trees' golden vectors: `python tools/vectors_tree.py` makes trees.json.
+"""Write golden vectors: `python tools/vectors_tree.py` makes trees.json and catalog.json.
 
 Everything here is laid out by hand from ventifs/tree/FORMAT.md, with a MessagePack encoder of its
 own and BLAKE3; nothing is imported from ventifs, so that an encoder cannot vouch for itself. The
@@ -15,6 +15,7 @@ from typing import Any
 from blake3 import blake3
 
 TARGET = Path(__file__).parent.parent / "tests" / "vectors" / "tree" / "trees.json"
+CATALOG_TARGET = TARGET.with_name("catalog.json")
 
 Blocks = dict[str, str]  # score: bytes, both hexadecimal
 DIRECTORY, REGULAR, LINK = 0o40755, 0o100644, 0o120777
@@ -24,11 +25,14 @@ LATE_NS = 10_413_792_000 * 10**9  # the year 2300, past 2^63
 LATEST_NS = 15_000_000_000 * 10**9 + 1  # the year 2445, nearly the last that ext4 holds
 EARLY_NS = -(2_000_000_000 * 10**9) + 500_000_000  # the year 1906
 TROUBLES = 203  # three more than a record lists
+FORGOTTEN_NS = 1_800_000_000_000_000_001
 
 
 def pack(value: Any) -> bytes:
     """Encode as MessagePack, every integer and length in its shortest form."""
     match value:
+        case None:
+            return b"\xc0"
         case bool():
             return b"\xc3" if value else b"\xc2"
         case int():
@@ -211,10 +215,36 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+# A name and a time, and when the hold ends.
+HOLDS = [("guest", MTIME_NS, None), ("a.B_c-1", 0, FORGOTTEN_NS), ("z", 2**64 - 1, 0)]
+
+
+def catalog() -> dict[str, list[dict[str, str]]]:
+    """Records that hold versions, and one that keeps a forgotten version."""
+    holds = [
+        {
+            "key": (b"hold\0" + name.encode() + b"\0" + struct.pack(">Q", time_ns)).hex(),
+            "value": pack([until_ns]).hex(),
+        }
+        for name, time_ns, until_ns in HOLDS
+    ]
+    key = b"forgotten\0guest\0" + struct.pack(">QQ", MTIME_NS, FORGOTTEN_NS)
+    return {
+        "holds": holds,
+        "forgotten": [{"key": key.hex(), "value": troubles()["version"]}],
+    }
+
+
 def text() -> str:
-    """The file's text."""
+    """The text of trees.json."""
     return json.dumps({name: make() for name, make in VECTORS.items()}, indent=1) + "\n"
+
+
+def catalog_text() -> str:
+    """The text of catalog.json."""
+    return json.dumps(catalog(), indent=1) + "\n"
 
 
 if __name__ == "__main__":
     TARGET.write_text(text())
+    CATALOG_TARGET.write_text(catalog_text())

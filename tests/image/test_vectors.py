@@ -12,12 +12,20 @@ from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import new_store
 from tests.support.vectors import VECTORS, load_vectors
 from tools import vectors_image
-from tools.vectors_tree import MTIME_NS
+from tools.vectors_tree import FORGOTTEN_NS, MTIME_NS
 from ventifs.image.archive.archiver import ImageArchiver
 from ventifs.image.disk import Span
 from ventifs.image.disk_facts import disk_of, facts_of
 from ventifs.image.formats.advice import Following
-from ventifs.image.formats.kept_choice import Kept, SourceType, decode_kept, encode_kept, kept_key
+from ventifs.image.formats.kept_choice import (
+    Kept,
+    SourceType,
+    bringing_back_kept,
+    decode_kept,
+    encode_kept,
+    forgetting_kept,
+    kept_key,
+)
 from ventifs.image.survey_events import Ended, Event, FoundName, Inode, Noted, Volume
 from ventifs.store import Store
 from ventifs.store.journal import Record
@@ -132,3 +140,16 @@ def test_what_names_keep_is_as_its_vectors_say() -> None:
         assert (kept_key(name).hex(), encode_kept(kept).hex()) == (vector["key"], vector["value"])
         record = Record(bytes.fromhex(vector["key"]), bytes(16), bytes.fromhex(vector["value"]))
         assert decode_kept(record) == (name, kept)
+
+
+def test_what_names_kept_is_as_its_vectors_say(tmp_path: Path) -> None:
+    [vector] = load_vectors("image/images.json")["forgotten_kept"]
+    kept = [Record(bytes.fromhex(KEPT[0]["key"]), bytes(16), bytes.fromhex(KEPT[0]["value"]))]
+    put = (bytes.fromhex(vector["key"]), bytes.fromhex(vector["value"]))
+    assert forgetting_kept(kept, "vm-1", FORGOTTEN_NS) == [put]
+    with Store.open(new_store(tmp_path / "store"), "write") as store:
+        [record] = store.commit([put])
+        back = [(kept[0].key, kept[0].value)], [record]
+        assert bringing_back_kept(store, "vm-1", FORGOTTEN_NS) == back
+        assert bringing_back_kept(store, "vm-1", 0) == back
+        assert bringing_back_kept(store, "vm-1", FORGOTTEN_NS + 1) == ([], [])

@@ -26,8 +26,8 @@ def to_bring_back(
         if not every:
             found[find_forgotten(store, text, during)] = None
             continue
-        there = {version.time_ns for version in versions(store, text)}
         of_name = forgotten_of(store, text, during)
+        there = {version.time_ns for version in versions(store, text)}
         distinct = {each.version.time_ns: each for each in of_name}  # the last forgotten of each
         found |= {each: None for time_ns, each in distinct.items() if time_ns not in there}
     return list(found)
