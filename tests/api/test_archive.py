@@ -291,13 +291,13 @@ def test_thinning_by_a_clock_at_1970_forgets_nothing(store: Path) -> None:
     with ventifs.open(store, "write") as archive:
         archive.add(io.BytesIO(bytes(1024)), "t", time_ns=40 * DAY_NS)
         thinned = partial(thin, archive.store, ["t"], Policy(last=1), zone=UTC, dry_run=False)
-        assert [why for _, why in thinned(clock=lambda: DAY_NS // 2).kept] == [
+        assert [why for _, why in thinned(now_ns=DAY_NS // 2).kept] == [
             ["last 1"],
             ["in the future"],
             ["in the future"],
         ]
-        assert len(thinned(clock=lambda: 30 * DAY_NS).forgotten) == 1
-        assert [why for _, why in thinned(clock=lambda: 50 * DAY_NS).kept] == [["last 1"]]
+        assert len(thinned(now_ns=30 * DAY_NS).forgotten) == 1
+        assert [why for _, why in thinned(now_ns=50 * DAY_NS).kept] == [["last 1"]]
 
 
 def test_a_version_of_the_future_is_the_latest_only_if_all_are(store: Path) -> None:

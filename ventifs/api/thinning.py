@@ -64,7 +64,7 @@ def thin(
     *,
     zone: tzinfo,
     dry_run: bool,
-    clock: Callable[[], int] = time.time_ns,
+    now_ns: int | None = None,
 ) -> Thinned:
     """See `Archive.thin`."""
     given = list(names)
@@ -72,7 +72,7 @@ def thin(
     def plan(now_ns: int) -> Thinned:
         return _thinned(store, given, policy, zone, now_ns)
 
-    return _done(store, plan, dry_run=dry_run, clock=clock)
+    return _done(store, plan, dry_run=dry_run, now_ns=now_ns)
 
 
 def _thinned(
@@ -130,14 +130,14 @@ def _done(
     plan: Callable[[int], Thinned],
     *,
     dry_run: bool,
-    clock: Callable[[], int] = time.time_ns,
+    now_ns: int | None = None,
 ) -> Thinned:
     """Do what a plan says, given the time; it is made again when the catalog is locked.
 
     What is kept with names that lose their last versions is forgotten, too. A run that is at work
     may rely on it: then it stays.
     """
-    now_ns = max(0, clock())
+    now_ns = max(0, time.time_ns() if now_ns is None else now_ns)
     thinned = plan(now_ns)
     if dry_run or not thinned.forgotten:
         return thinned

@@ -37,8 +37,6 @@ from ventifs.tree.versions.catalog import (
     TIME_NS_MAX,
     VersionId,
     decode_version,
-    parse_time,
-    time_text,
     tree_score,
     version_key,
     version_records,
@@ -46,6 +44,7 @@ from ventifs.tree.versions.catalog import (
 )
 from ventifs.tree.versions.forgotten import forgotten
 from ventifs.tree.versions.holds import held
+from ventifs.tree.versions.times import parse_time, time_text
 
 NAMES = ("a", "a.b", "B-2")
 SECOND = 10**9
