@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.borgs import BorgRepository, why_no_borg
+from tools.vectors_retention import POLICIES, snapshots
 from ventifs.errors import VentifsError
 from ventifs.tree.objects.records import Directory, Empty, Entry
 from ventifs.tree.versions.catalog import Version
@@ -234,6 +235,12 @@ def test_a_year_as_restic_keeps_it(recorded: dict[str, Any]) -> None:
     assert mine == theirs
     left = {rule for rule in recorded["left"] if 0 not in theirs[rule]}
     assert oldest == left
+
+
+def test_the_record_is_of_the_year_and_the_policies_that_its_program_has() -> None:
+    made = [[time.strftime("%Y-%m-%dT%H:%M"), tags] for time, tags in snapshots()]
+    assert [[time[:16], tags] for time, tags in RECORDED["snapshots"]] == made
+    assert [each["options"] for each in RECORDED["policies"]] == POLICIES
 
 
 @pytest.fixture(scope="module")
