@@ -14,7 +14,6 @@ from tests.support.patience import PATIENCE_S, wait_until
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.objects.records import Directory, Empty, Entry
-from ventifs.tree.versions import catalog_lock as locking
 from ventifs.tree.versions.catalog import Version, encode_version, version_key, versions
 from ventifs.tree.versions.catalog_lock import LOCK_NAME, catalog_lock
 from ventifs.tree.versions.copy import copy
@@ -89,16 +88,15 @@ def test_a_lock_of_a_file_that_was_removed_is_none(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Removed between opening and locking: then another program locks the next file."""
-    flock, removed = fcntl.flock, []
+    flock, left = fcntl.flock, [(store / LOCK_NAME).unlink]
 
     def removing(fd: int, operation: int) -> None:
-        if not removed:
-            removed.append(fd)
-            (store / LOCK_NAME).unlink()
+        while left:
+            left.pop()()
         flock(fd, operation)
 
     with Store.open(store, "write") as opened:
-        monkeypatch.setattr(locking.fcntl, "flock", removing)
+        monkeypatch.setattr(fcntl, "flock", removing)
         with catalog_lock(opened):
             monkeypatch.undo()
             assert is_locked(store)
