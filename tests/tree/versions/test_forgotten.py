@@ -30,6 +30,7 @@ from ventifs.tree.versions.forgotten import (
     forgotten_key,
     forgotten_of,
 )
+from ventifs.tree.versions.holds import Hold, encode_hold, held, hold_key
 
 DAY_NS = 24 * 3600 * 10**9
 ROOT = Entry(b"", 0o40755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
@@ -175,6 +176,17 @@ def test_a_time_that_is_forgotten_again_is_another(store: Store) -> None:
     store.commit(*bringing_back(store, [first]))
     assert versions(store, "web")[1].comment == "1"
     assert len(forgotten_of(store, "web")) == 4
+
+
+def test_holds_go_with_their_versions_and_do_not_come_back(store: Store) -> None:
+    """One that ended; and one that an older program left over when it forgot its version."""
+    store.commit([(hold_key("db", 7), encode_hold(Hold(5)))])
+    forget(store, versions(store, "db"), 9)
+    assert held(store) == {}
+    store.commit([(hold_key("db", 7), encode_hold(Hold()))])
+    store.commit(*bringing_back(store, forgotten(store, "db")))
+    assert held(store) == {}
+    assert len(versions(store, "db")) == 1
 
 
 def test_at_the_end_of_time(store: Store) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.borgs import BorgRepository, why_no_borg
-from tools.vectors_retention import POLICIES, snapshots
+from tools import vectors_retention
 from ventifs.errors import VentifsError
 from ventifs.tree.objects.records import Directory, Empty, Entry
 from ventifs.tree.versions.catalog import Version
@@ -238,9 +238,9 @@ def test_a_year_as_restic_keeps_it(recorded: dict[str, Any]) -> None:
 
 
 def test_the_record_is_of_the_year_and_the_policies_that_its_program_has() -> None:
-    made = [[time.strftime("%Y-%m-%dT%H:%M"), tags] for time, tags in snapshots()]
+    made = [[time.strftime("%Y-%m-%dT%H:%M"), tags] for time, tags in vectors_retention.snapshots()]
     assert [[time[:16], tags] for time, tags in RECORDED["snapshots"]] == made
-    assert [each["options"] for each in RECORDED["policies"]] == POLICIES
+    assert [each["options"] for each in RECORDED["policies"]] == vectors_retention.POLICIES
 
 
 @pytest.fixture(scope="module")
