@@ -65,7 +65,7 @@ def encode_hold(hold: Hold) -> bytes:
         VentifsError: the hold ends before 1970 or after 2554.
     """
     if hold.until_ns is not None and not 0 <= hold.until_ns <= TIME_NS_MAX:
-        raise VentifsError("a hold ends between 1970 and 2554, or never")
+        raise VentifsError("a hold ends between 1970 and 2554, or never; name such a time, or none")
     return _encode(_StoredHold(hold.until_ns))
 
 
