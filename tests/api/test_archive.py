@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from tests.support.imaging import surveyed, volume_of
 from tests.support.memorydisk import MemoryDisk
 from tests.support.stores import findings
 from tests.support.trees import noise
+from ventifs.api.thinning import thin
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.store.reserve import reserve_space
 from ventifs.store.writer import Writer
 from ventifs.tree.archive.run_lock import RunLock
+from ventifs.tree.versions.retention import Policy
 
 
 def test_versions_are_found(archive: ventifs.Archive) -> None:
@@ -288,10 +291,65 @@ def test_thinning(store: Path) -> None:
         with pytest.raises(ventifs.NoSuchVersion):
             archive.thin("none", last=1)
         reasons = ["last 1", "monthly 1970-01"]
-        assert archive.thin(last=1, monthly=3, dry_run=True) == ([(second, reasons)], [first])
-        assert archive.thin("t", daily=2).forgotten == []
+        in_utc = partial(archive.thin, timezone="UTC")
+        assert in_utc(last=1, monthly=1, dry_run=True) == ([(second, reasons)], [first])
+        assert in_utc(monthly=3).kept == [
+            (first, ["monthly oldest"]),
+            (second, ["monthly 1970-01"]),
+        ]
+        assert in_utc("t", daily=2).forgotten == []
+        assert in_utc("t", within="1d", tags="second", dry_run=True) == (
+            [(second, ["within 1d", "tag second"])],
+            [first],
+        )
+        hours = archive.thin(hourly=1, timezone=timezone(timedelta(hours=5)), dry_run=True)
+        assert hours.kept == [(second, ["hourly 1970-01-02T05+05:00"])]
         assert archive.thin("t", last=1).forgotten == [first]
         assert archive.versions() == [second]
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ({"within": "soon"}, "not a length of time"),
+        ({"last": 1, "timezone": "Nowhere"}, "no such time zone"),
+        ({"within": "0d"}, "keep nothing"),
+        ({"tags": "first"}, "t: no rule keeps any of its versions"),
+    ],
+)
+def test_rules_that_make_no_sense_thin_nothing(
+    store: Path, rules: dict[str, Any], reason: str
+) -> None:
+    with ventifs.open(store, "write") as archive:
+        with pytest.raises(ventifs.VentifsError, match=reason):
+            archive.thin(**rules)
+        assert len(archive.versions()) == 2
+
+
+def test_thinning_by_a_clock_at_1970_forgets_nothing(store: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        archive.add(io.BytesIO(bytes(1024)), "t", time_ns=40 * DAY_NS)
+        thinned = partial(thin, archive.store, ["t"], Policy(last=1), zone=UTC, dry_run=False)
+        assert [why for _, why in thinned(now_ns=DAY_NS // 2).kept] == [
+            ["last 1"],
+            ["in the future"],
+            ["in the future"],
+        ]
+        assert len(thinned(now_ns=30 * DAY_NS).forgotten) == 1
+        assert [why for _, why in thinned(now_ns=50 * DAY_NS).kept] == [["last 1"]]
+
+
+def test_a_version_of_the_future_is_the_latest_only_if_all_are(store: Path) -> None:
+    century_ns = 36_525 * DAY_NS
+    with ventifs.open(store, "write") as archive:
+        archive.add(io.BytesIO(bytes(1024)), "t", time_ns=5 * century_ns)
+        archive.add(io.BytesIO(bytes(1024)), "late", time_ns=4 * century_ns)
+        late = archive.add(io.BytesIO(bytes(1024)), "late", time_ns=5 * century_ns).version
+        assert [each.in_future for each in archive.versions("t")] == [False, False, True]
+        assert archive["t"] == archive["t@1970"] == archive.versions("t")[1]
+        assert archive["t@~1"] == archive.versions("t")[0]
+        assert archive["late"] == late
+        assert next(archive["t"].root.history()).version == archive["t"]
 
 
 def test_copying(archive: ventifs.Archive, tmp_path: Path) -> None:

@@ -126,6 +126,14 @@ def test_a_bare_name_is_not_forgotten(home: Path, which: int) -> None:
     assert len(parsed(home, "versions", "--store", "s")) == 1
 
 
+def test_a_version_of_the_future_is_forgotten(home: Path) -> None:
+    run(home, "archive", "tree", "--name", "t", "--time", "2500-01-01", "--store", "s")
+    warned = run(home, "archive", "tree", "--name", "t", "--store", "s").stderr
+    (command,) = _advised(warned)
+    run(home, *command.split(), "--store", "s")
+    assert not any(each["in_future"] for each in parsed(home, "versions", "--store", "s"))
+
+
 def test_a_held_version_is_released(home: Path) -> None:
     run(home, "hold", "t@latest", "--store", "s")
     told = run(home, "forget", "t@latest", "--force", "--store", "s", expected=1).stderr

@@ -138,6 +138,9 @@ CASES: dict[str, list[str]] = {
     "forget": [
         "forget --keep-last 1 --dry-run",
         "forget forged@latest --force --dry-run",
+        "forget t --keep-within {text}",
+        "forget t --keep-daily 1 --timezone {text} --dry-run",
+        "forget t --keep-tag {text} --dry-run",
         "forget x{name}",
     ],
     "undelete": [

@@ -8,6 +8,7 @@ source stand in one place, `Archive.add`.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from datetime import tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Literal, Self, get_args
 
@@ -150,9 +151,9 @@ class Archive(CatalogChanges, Copying, SpaceFigures):
         """The version that a text names; `archive[text]` is the same.
 
         Args:
-            text: `NAME` and `NAME@latest` for the newest, `NAME@~2` for two before, `NAME@TIME`
-                for the last within a time that may be partial (`2026-11-23`), or `score:` with 8
-                digits or more.
+            text: `NAME` and `NAME@latest` for the newest that is not in the future, `NAME@~2` for
+                two before, `NAME@TIME` for the last within a time that may be partial
+                (`2026-11-23`), or `score:` with 8 digits or more.
 
         Raises:
             NoSuchVersion: there is none, or more than one; the message names the nearest.
@@ -286,36 +287,55 @@ class Archive(CatalogChanges, Copying, SpaceFigures):
         self,
         *names: str,
         last: int = 0,
+        hourly: int = 0,
         daily: int = 0,
         weekly: int = 0,
         monthly: int = 0,
         yearly: int = 0,
+        within: str = "",
+        tags: Iterable[str] = (),
+        timezone: str | tzinfo | None = None,
         dry_run: bool = False,
     ) -> Thinned:
         """Forget the versions that no rule and no hold keeps, of the names given or of all names.
 
+        A version that is held, or lies in the future, is always kept. While there are fewer periods
+        than a rule would keep, it keeps the oldest version too. Among the versions of a period
+        those without troubles come first; `last` keeps so many of these in any case.
+
         Args:
             names: whose versions are thinned.
             last: keep so many of the latest versions.
-            daily: keep the newest version of each of so many latest days that have one.
-            weekly: the same of ISO weeks. All times are UTC.
+            hourly: keep the newest version of each of so many latest hours that have one.
+            daily: the same of days.
+            weekly: the same of ISO weeks.
             monthly: the same of months.
             yearly: the same of years.
+            within: keep all that are newer than the latest less this: "30d", "36h", "1y5m7d2h".
+            tags: keep those with any of these tags; one alone may be given as it is.
+            timezone: whose hours, days and so on they are: a name such as "Europe/Berlin", an
+                offset such as "+02:00", or a `tzinfo`; None is the machine's own.
             dry_run: change nothing; reading is enough for that.
 
         Raises:
             NoSuchVersion: a name has no versions. Nothing is removed.
-            VentifsError: no rule keeps anything, or a name cannot be one.
+            VentifsError: no rule keeps anything, of all names or one of them; or a name, a length
+                of time or a zone cannot be one. Nothing is removed.
             ValueError: a number is negative.
         """
         from ventifs.api.thinning import thin
         from ventifs.tree.versions.retention import Policy
+        from ventifs.tree.versions.times import CalendarSpan, parse_span
+        from ventifs.tree.versions.zones import zone_of
 
         self._check_open()
-        if min(last, daily, weekly, monthly, yearly) < 0:
+        numbers = last, hourly, daily, weekly, monthly, yearly
+        if min(numbers) < 0:
             raise ValueError("a number of versions to keep cannot be negative")
-        policy = Policy(last, daily, weekly, monthly, yearly)
-        return thin(self.store, map(check_name, names), policy, dry_run=dry_run)
+        span = parse_span(within) if within else CalendarSpan()
+        policy = Policy(*numbers, span, (tags,) if isinstance(tags, str) else tuple(tags))
+        wanted = map(check_name, names)
+        return thin(self.store, wanted, policy, zone=zone_of(timezone), dry_run=dry_run)
 
     def serve(
         self,

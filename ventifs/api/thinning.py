@@ -8,6 +8,7 @@ committed a version meanwhile. Blocks stay in the store.
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from datetime import tzinfo
 
 from ventifs.api.results import KeptVersions, Thinned
 from ventifs.api.version import ArchivedVersion
@@ -15,11 +16,12 @@ from ventifs.errors import Busy, NoSpace, VentifsError
 from ventifs.image.formats.kept_choice import forgetting_kept, records_kept
 from ventifs.store import Store
 from ventifs.tree.archive.run_lock import RunLock
-from ventifs.tree.versions.catalog import NoSuchVersion, find_version, versions
+from ventifs.tree.versions.catalog import NoSuchVersion, Version, find_version, versions
 from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import forgetting
 from ventifs.tree.versions.holds import held
 from ventifs.tree.versions.retention import Policy, retained
+from ventifs.tree.versions.times import IN_FUTURE
 
 
 def forget(
@@ -55,45 +57,87 @@ def _named(store: Store, given: dict[str, None], now_ns: int, *, force: bool) ->
     return Thinned(kept, doomed)
 
 
-def thin(store: Store, names: Iterable[str], policy: Policy, *, dry_run: bool) -> Thinned:
+def thin(
+    store: Store,
+    names: Iterable[str],
+    policy: Policy,
+    *,
+    zone: tzinfo,
+    dry_run: bool,
+    now_ns: int | None = None,
+) -> Thinned:
     """See `Archive.thin`."""
     given = list(names)
-    return _done(store, lambda now_ns: _thinned(store, given, policy, now_ns), dry_run=dry_run)
+
+    def plan(now_ns: int) -> Thinned:
+        return _thinned(store, given, policy, zone, now_ns)
+
+    return _done(store, plan, dry_run=dry_run, now_ns=now_ns)
 
 
-def _thinned(store: Store, names: Iterable[str], policy: Policy, now_ns: int) -> Thinned:
+def _thinned(
+    store: Store, names: Iterable[str], policy: Policy, zone: tzinfo, now_ns: int
+) -> Thinned:
     """What becomes of versions if those are forgotten that neither a rule nor a hold keeps."""
     thinned = Thinned([], [])
-    holds = held(store)
+    held_now = _held_now(store, now_ns)
     for name in sorted(
-        {find_version(store, name).name for name in names}
+        {find_version(store, name, now_ns).name for name in names}
         or {version.name for version in versions(store)}
     ):
-        of_name = _of(store, name)
-        reasons = retained((version.time_ns for version in of_name), policy)
+        of_name = versions(store, name)
+        reasons = retained(of_name, policy, zone=zone, now_ns=now_ns, held=held_now.get(name, {}))
+        _check_left(name, of_name, reasons)
         for version in of_name:
-            why = reasons.get(version.time_ns, [])
-            hold = holds.get((name, version.time_ns))
-            if hold is not None and hold.active(now_ns):
-                why = [*why, str(hold)]
-            if why:
-                thinned.kept.append((version, why))
+            archived = ArchivedVersion(store, version)
+            if version.time_ns in reasons:
+                thinned.kept.append((archived, reasons[version.time_ns]))
             else:
-                thinned.forgotten.append(version)
+                thinned.forgotten.append(archived)
     return thinned
+
+
+def _held_now(store: Store, now_ns: int) -> dict[str, dict[int, str]]:
+    """Why versions are held, by name and time."""
+    found: dict[str, dict[int, str]] = {}
+    for (name, time_ns), hold in held(store).items():
+        if hold.active(now_ns):
+            found.setdefault(name, {})[time_ns] = str(hold)
+    return found
+
+
+def _check_left(name: str, of_name: list[Version], reasons: dict[int, list[str]]) -> None:
+    """Check that a name keeps a version, other than by a wrong clock: a tag may be misspelt.
+
+    Raises:
+        VentifsError: it would lose all.
+    """
+    if all(IN_FUTURE in reasons.get(version.time_ns, [IN_FUTURE]) for version in of_name) and any(
+        version.time_ns not in reasons for version in of_name
+    ):
+        raise VentifsError(
+            f"{name}: no rule keeps any of its versions, so nothing is forgotten; keep its last "
+            "one, too, or name the versions to forget"
+        )
 
 
 def _of(store: Store, name: str) -> list[ArchivedVersion]:
     return [ArchivedVersion(store, version) for version in versions(store, name)]
 
 
-def _done(store: Store, plan: Callable[[int], Thinned], *, dry_run: bool) -> Thinned:
+def _done(
+    store: Store,
+    plan: Callable[[int], Thinned],
+    *,
+    dry_run: bool,
+    now_ns: int | None = None,
+) -> Thinned:
     """Do what a plan says, given the time; it is made again when the catalog is locked.
 
     What is kept with names that lose their last versions is forgotten, too. A run that is at work
     may rely on it: then it stays.
     """
-    now_ns = max(0, time.time_ns())
+    now_ns = max(0, time.time_ns() if now_ns is None else now_ns)
     thinned = plan(now_ns)
     if dry_run or not thinned.forgotten:
         return thinned

@@ -15,6 +15,7 @@ from ventifs.errors import VentifsError
 from ventifs.image.disk_facts import DISK, Facts, facts_of
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import ListedTrouble, Version, tree_score
+from ventifs.tree.versions.times import in_future
 
 if TYPE_CHECKING:
     from ventifs.api.path import GivenPatterns, GivenSymlinks
@@ -58,6 +59,14 @@ class ArchivedVersion:
     def time_ns(self) -> int:
         """When it was archived: UTC nanoseconds since 1970."""
         return self.stored.time_ns
+
+    @property
+    def in_future(self) -> bool:
+        """Whether its time lies more than a minute after this machine's clock.
+
+        Such a version is the latest of its name only if all are, and is forgotten only by name.
+        """
+        return in_future(self.stored.time_ns)
 
     @property
     def source(self) -> str:

@@ -81,20 +81,23 @@ def test_the_log_of_a_path(home: Path) -> None:
 
 def test_a_policy_thins_one_name_or_all(home: Path) -> None:
     before = times(home)
-    words = ("forget", "t", "--keep-daily", "2", "--keep-yearly", "2")
+    words = ("forget", "t", "--keep-daily", "2", "--keep-yearly", "2", "--timezone", "UTC")
     told = run(home, *words, "--dry-run").stdout.decode().splitlines()
     assert told == [
+        "the days are those of UTC; versions are named by UTC",
         "would keep t@2025-12-31T00:00:00Z  (yearly 2025)",
         "would keep t@2026-01-02T00:00:00Z  (daily 2026-01-02)",
         "would keep t@2026-02-02T00:00:00Z  (daily 2026-02-02, yearly 2026)",
-        "would forget t@2026-01-01T00:00:00Z",
-        "would forget t@2026-01-01T12:00:00Z",
+        "would forget t@2026-01-01T00:00:00Z  (no rule keeps it)",
+        "would forget t@2026-01-01T12:00:00Z  (no rule keeps it)",
         "a dry run: 3 kept, 2 versions forgotten if this were done",
     ]
     assert times(home) == before
     facts = parsed(home, *words)
     assert [len(facts["kept"]), len(facts["forgotten"])] == [3, 2]
     assert facts["kept"][0]["reasons"] == ["yearly 2025"]
+    assert facts["forgotten"][0]["reasons"] == ["no rule keeps it"]
+    assert (facts["timezone"], facts["dry_run"]) == ("UTC", False)
     run(home, "rebuild-index")
     left = [time for time in before if not time.startswith("2026-01-01")]
     assert times(home, "t") == left
@@ -111,9 +114,91 @@ def test_named_versions_are_forgotten(home: Path) -> None:
         "2026-02-02T00:00:00Z",
         "2025-12-31T00:00:00Z",
     ]
+    assert [fact["reasons"] for fact in facts["forgotten"]] == [["named"]] * 2
+    assert "timezone" not in facts
     assert len(facts["kept"]) == 3
     assert b"--force" in run(home, "forget", "u@latest", expected=1).stderr
     assert len(times(home)) == 4
+
+
+@pytest.mark.parametrize(
+    ("zone", "called"), [("Europe/Berlin", "Europe/Berlin"), ("+0100", "+01:00"), ("", "TST-1")]
+)
+def test_days_are_those_of_a_zone(
+    home: Path, zone: str, called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(home, "archive", "tree", "--name", "t", "--time", "2026-02-01T23:30Z")
+    monkeypatch.setenv("TZ", "TST-1")
+    words = ["forget", "t", "--keep-within", "1h", "--keep-daily", "1", "--keep-tag", "n1"]
+    words += ["--timezone", zone] if zone else []
+    told = run(home, *words, "--dry-run").stdout.decode().splitlines()
+    assert told[0] == f"the days are those of {called}; versions are named by UTC"
+    assert told[3:5] == [
+        "would keep t@2026-02-01T23:30:00Z  2026-02-02 00:30:00+01:00  (within 1h)",
+        "would keep t@2026-02-02T00:00:00Z  2026-02-02 01:00:00+01:00  "
+        "(within 1h, daily 2026-02-02)",
+    ]
+    facts = parsed(home, *words)
+    assert facts["timezone"] == called
+    assert facts["kept"][0]["local_time"] == "2026-01-01T01:00:00+01:00"
+    assert facts["kept"][0]["reasons"] == ["tag n1"]
+    assert len(times(home, "t")) == 4
+
+
+def test_a_zone_that_the_machine_does_not_have_is_not_taken_for_utc(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berln")
+    refused = run(home, "forget", "t", "--keep-daily", "1", expected=1).stderr
+    assert b"TZ=Europe/Berln: this machine knows no such time zone" in refused
+    assert len(times(home)) == 6
+    run(home, "forget", "t", "--keep-daily", "1", "--timezone", "UTC")
+
+
+def test_a_held_version_is_kept_by_every_rule(home: Path) -> None:
+    run(home, "hold", "t@2026-01-01T12")
+    facts = parsed(home, "forget", "t", "--keep-last", "1")
+    assert [(fact["time"], fact["reasons"]) for fact in facts["kept"]] == [
+        ("2026-01-01T12:00:00Z", ["held"]),
+        ("2026-02-02T00:00:00Z", ["last 1"]),
+    ]
+
+
+def test_a_version_with_troubles_does_not_take_the_place_of_a_whole_one(home: Path) -> None:
+    stream = member("odd", kind=b"Q") + bytes(1024)
+    (home / "odd.tar").write_bytes(stream)
+    archive = ("archive", "odd.tar", "--name", "t", "--time", "2026-02-02T01", "--tag", "n0")
+    run(home, *archive, expected=3)
+    kept = parsed(home, "forget", "t", "--keep-daily", "1", "--timezone", "UTC")["kept"]
+    assert [fact["time"] for fact in kept] == ["2026-02-02T00:00:00Z"]
+
+
+def test_a_version_of_the_future_is_shown_and_kept_until_it_is_named(home: Path) -> None:
+    late = "t@2500-01-01T00:00:00Z"
+    made = run(home, "archive", "tree", "--name", "t", "--time", "2500-01-01")
+    assert made.stderr.startswith(late.encode() + b": in the future by this machine's clock")
+    for words in ("t", "t --dry-run", "t --json"):
+        again = run(home, "archive", "tree", "--name", *words.split())
+        assert len(again.stderr.splitlines()) == 1
+        assert again.stderr.startswith(late.encode() + b": in the future by this machine's clock")
+    assert run(home, "archive", "tree", "--name", "u").stderr == b""
+    lines = run(home, "versions", "t").stdout.decode().splitlines()
+    assert [line for line in lines if "in the future" in line] == [
+        line for line in lines if line.startswith(late)
+    ]
+    facts = parsed(home, "versions", "t")
+    assert [fact["in_future"] for fact in facts] == [False] * (len(facts) - 1) + [True]
+    assert parsed(home, "versions", "t@latest") == [facts[-2]]
+    assert parsed(home, "versions", "t@~1") == [facts[-3]]
+    assert parsed(home, "log", "t:/")[0]["version"] < late
+    kept = parsed(home, "forget", "--keep-last", "1")["kept"]
+    assert [fact["reasons"] for fact in kept] == [["last 1"], ["in the future"], ["last 1"]]
+    only = parsed(home, "forget", "t", "--keep-tag", "none", "--keep-last", "1")["kept"]
+    assert len(only) == 2
+    refused = run(home, "forget", "t", "--keep-tag", "none", expected=1).stderr
+    assert b"t: no rule keeps any of its versions" in refused
+    assert f"forgot {late}" in run(home, "forget", late).stdout.decode()
+    assert run(home, "archive", "tree", "--name", "t").stderr == b""
 
 
 @pytest.mark.parametrize(
@@ -135,10 +220,20 @@ def test_named_versions_are_forgotten(home: Path) -> None:
         ("t --keep-last 0 --keep-daily 0", 2, "would keep nothing"),
         ("t --keep-last -1", 2, "--keep-last"),
         ("tt --keep-last 1", 1, "did you mean t"),
+        ("t --keep-within 0d", 2, "would keep nothing"),
+        ("t --keep-within 1s", 1, "'1s' is not a length of time; write it like 30d"),
+        ("t --keep-within ", 1, "is not a length of time"),
+        ("t --keep-last 1 --timezone Nowhere/Town", 1, "'Nowhere/Town': this machine knows no"),
+        ("t@~1 --timezone UTC", 2, "--timezone is for --keep-..."),
+        ("t --keep-tag n7", 1, "t: no rule keeps any of its versions"),
+        ("--keep-tag n1", 1, "u: no rule keeps any of its versions"),
     ],
 )
 def test_what_makes_no_sense_is_refused(home: Path, words: str, code: int, message: str) -> None:
-    assert message in run(home, "forget", *words.split(), expected=code).stderr.decode()
+    assert (
+        message
+        in run(home, "forget", *(words.split(" ") if words else ()), expected=code).stderr.decode()
+    )
     assert len(times(home)) == 6
 
 

@@ -21,14 +21,13 @@ from ventifs.tree.versions.catalog import (
     decode_version,
     encode_version,
     find_version,
-    parse_time,
     pick,
     split_path,
-    time_text,
     tree_score,
     version_key,
     versions,
 )
+from ventifs.tree.versions.times import SKEW_NS, parse_time
 
 SECOND = 10**9
 ROOT = Entry(b"", 0o40755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
@@ -39,6 +38,8 @@ def ns(*when: int) -> int:
     moment = datetime(*when, tzinfo=UTC)  # type: ignore[misc,arg-type]
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1) * SECOND
 
+
+NOW = ns(2026, 11, 26)
 
 TIMES = [
     ns(2024, 2, 28, 23, 59, 59),
@@ -97,7 +98,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     ],
 )
 def test_a_version_is_found(store: Store, text: str, which: int) -> None:
-    assert find_version(store, text).time_ns == TIMES[which]
+    assert find_version(store, text, NOW).time_ns == TIMES[which]
 
 
 def test_every_version_is_found_by_what_it_is_called(store: Store) -> None:
@@ -134,14 +135,60 @@ def test_pick(when: str, place: int | None) -> None:
     six = parse_time("2026-11-23T06:00:00Z")[0]
     later = parse_time("2026-11-23T06:01Z")[0]
     times = [5, six, six + 5 * 10**8, later, parse_time("2026-11-25")[0]]
-    assert pick(times, when) == place
-    assert pick([], when) is None
+    assert pick(times, when, NOW) == place
+    assert pick([], when, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "latest"),
+    [
+        (TIMES[8], 8),
+        (TIMES[8] - SKEW_NS, 8),  # of a host whose clock is a little ahead
+        (TIMES[8] - SKEW_NS - 1, 7),
+        (TIMES[0], 0),
+        (TIMES[0] - SKEW_NS - 1, 8),  # a clock at 1970: all lie in the future
+        (0, 8),
+        (2**64, 8),
+    ],
+)
+def test_a_version_of_the_future_is_not_the_latest_while_others_are_there(
+    store: Store, now: int, latest: int
+) -> None:
+    for text in ("web01", "web01@latest", "web01@~0"):
+        assert find_version(store, text, now).time_ns == TIMES[latest]
+    if latest:
+        assert find_version(store, "web01@~1", now).time_ns == TIMES[latest - 1]
+        assert find_version(store, f"web01@~{latest}", now).time_ns == TIMES[0]
+    with pytest.raises(NoSuchVersion, match="only") as caught:
+        find_version(store, f"web01@~{latest + 1}", now)
+    later = len(TIMES) - latest - 1
+    assert (f"and {later} in the future" in str(caught.value)) == bool(later)
+    for version in versions(store, "web01"):  # whenever that is
+        assert find_version(store, str(version), now) == version
+
+
+def test_a_partial_time_means_the_last_of_it_that_is_not_in_the_future(store: Store) -> None:
+    now = ns(2026, 11, 23, 7)
+    assert find_version(store, "web01@2026-11-23", now).time_ns == TIMES[7]
+    assert find_version(store, "web01@2026", now).time_ns == TIMES[7]
+    assert find_version(store, "web01@2026-11-23T07", now).time_ns == TIMES[8]
+
+
+@given(st.lists(st.integers(0, 50), unique=True), st.integers(0, 60))
+def test_the_latest_by_looking_at_each(seconds: list[int], second: int) -> None:
+    times = sorted(each * SKEW_NS for each in seconds)
+    now = second * SKEW_NS
+    known = [time for time in times if time <= now + SKEW_NS] or times
+    for back in range(len(times) + 1):
+        found = pick(times, f"~{back}", now)
+        expected = known[-1 - back] if back < len(known) else None
+        assert (None if found is None else times[found]) == expected
 
 
 @pytest.mark.parametrize("when", ["", "~", "~x", "soon", "~-1", "~1e3"])
 def test_what_is_no_time_is_not_picked(when: str) -> None:
     with pytest.raises(VentifsError):
-        pick([1, 2], when)
+        pick([1, 2], when, NOW)
 
 
 def test_the_beginning_of_a_score_will_do_if_it_is_of_one_tree(
@@ -244,11 +291,6 @@ def test_what_is_no_time_is_refused(store: Store, when: str) -> None:
         find_version(store, f"web01@{when}")
 
 
-def test_a_zone_that_no_place_has_is_refused() -> None:
-    with pytest.raises(VentifsError, match="is not a time"):
-        parse_time("2026-11-23T06:00+99:99")
-
-
 @pytest.mark.parametrize("name", ["a", "0", "A.b_c-d", "x" * 200])
 def test_names_that_can_be(name: str) -> None:
     assert check_name(name) == name
@@ -294,43 +336,6 @@ def test_the_path_starts_after_the_first_colon_and_slash(
     text: str, version: str, path: bytes
 ) -> None:
     assert split_path(text) == (version, path)
-
-
-# --- times ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "first", "end"),
-    [
-        ("2024", ns(2024, 1, 1), ns(2025, 1, 1)),
-        ("2024-02", ns(2024, 2, 1), ns(2024, 3, 1)),
-        ("2025-02", ns(2025, 2, 1), ns(2025, 3, 1)),
-        ("2026-12", ns(2026, 12, 1), ns(2027, 1, 1)),
-        ("2026-11", ns(2026, 11, 1), ns(2026, 12, 1)),
-        ("2024-12-31", ns(2024, 12, 31), ns(2025, 1, 1)),
-        ("2026-11-23T06", ns(2026, 11, 23, 6), ns(2026, 11, 23, 7)),
-        ("2026-11-23T06:59", ns(2026, 11, 23, 6, 59), ns(2026, 11, 23, 7)),
-        ("2026-11-23T06:00:09", ns(2026, 11, 23, 6, 0, 9), ns(2026, 11, 23, 6, 0, 10)),
-        ("2026-11-23T06+05:30", ns(2026, 11, 23, 0, 30), ns(2026, 11, 23, 1, 30)),
-        ("1970-01-01T00:00:00.000000001", 1, 2),
-        ("1970-01-01T00:00:00.12", 120_000_000, 130_000_000),
-    ],
-)
-def test_a_partial_time_is_all_that_begins_with_it(text: str, first: int, end: int) -> None:
-    assert parse_time(text) == (first, end)
-
-
-@given(st.integers(0, 2**63 - 1))
-def test_a_time_comes_back_from_its_text(time_ns: int) -> None:
-    text = time_text(time_ns)
-    first, end = parse_time(text)
-    assert first <= time_ns < end
-    assert first == time_ns
-
-
-def test_times_before_1970_have_a_text() -> None:
-    assert time_text(-1) == "1969-12-31T23:59:59.999999999Z"
-    assert time_text(0) == "1970-01-01T00:00:00Z"
 
 
 # --- records ----------------------------------------------------------------------------------

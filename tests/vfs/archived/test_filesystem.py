@@ -441,6 +441,46 @@ def test_a_new_version_appears_and_nothing_below_an_old_one_changes(
         assert name.identity.number == drive.walk(root, b"web01").identity.number
 
 
+def test_the_latest_is_another_when_the_future_becomes_past(store: Path, source: Path) -> None:
+    for number in range(3):
+        archived(store, small(source, b"%d\n" % number), "web01", time_ns=TIMES[number])
+    now_ns = [TIMES[1]]
+    split = Split(8 << 20, 8 << 20, 64, 8 << 20)
+    with Store.open(store) as opened:
+        files = ArchiveFilesystem(opened, split, clock=Clock(), now_ns=lambda: now_ns[0])
+        drive = Driver()
+
+        def contents(*anames: bytes) -> list[bytes]:
+            return [drive.content(drive.walk(drive.attach(files, each), motd)) for each in anames]
+
+        motd = b"etc/motd"
+        root = drive.attach(files, b"")
+        name = drive.walk(root, b"web01")
+        latest = drive.walk(name, b"latest")
+        before = name.identity
+        ways = (b"web01@latest", b"web01:/", b"web01@~0", b"web01@~1")
+        assert contents(*ways) == [b"1\n", b"1\n", b"1\n", b"0\n"]
+        assert drive.content(drive.walk(root, b"web01/latest/etc/motd")) == b"1\n"
+        assert drive.names(name) == [*WHENS[:3], b"latest"]  # it can be named
+        assert drive.content(drive.walk(name, WHENS[2] + b"/etc/motd")) == b"2\n"
+        assert name.attributes().mtime_ns == root.attributes().mtime_ns == TIMES[1]
+        listed = {each: file.identity for each, file in name.open(os.O_RDONLY).entries(0)}
+        assert listed[b"latest"] == latest.identity != listed[WHENS[2]]
+
+        now_ns[0] = TIMES[2]
+        assert contents(*ways) == [b"2\n", b"2\n", b"2\n", b"1\n"]
+        assert drive.content(drive.walk(name, b"latest/etc/motd")) == b"2\n"
+        assert drive.content(drive.walk(latest, motd)) == b"1\n"  # whoever is in there stays
+        assert name.identity.number == before.number
+        assert name.identity.version != before.version  # a client's cache must not go on
+        assert name.attributes().mtime_ns == TIMES[2]
+        listed = {each: file.identity for each, file in name.open(os.O_RDONLY).entries(0)}
+        assert listed[b"latest"] != latest.identity
+
+        now_ns[0] = 0  # all lie in the future
+        assert contents(*ways) == [b"2\n", b"2\n", b"2\n", b"1\n"]
+
+
 @pytest.mark.parametrize("guarded", [False, True])
 def test_in_a_session_a_name_stands_for_what_it_stood_for_first(
     store: Path, source: Path, guarded: bool

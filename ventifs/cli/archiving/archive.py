@@ -2,8 +2,9 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -12,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 import ventifs
-from ventifs import Archive
+from ventifs import Archive, NoSuchVersion
 from ventifs.api.archive import OpenMode
 from ventifs.cli.archiving.disk_options import DiskOptions
 from ventifs.cli.formatting import count, size
@@ -41,7 +42,8 @@ from ventifs.tree.archive.worker import serving
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.process_pool import Workers
 from ventifs.tree.tar.tar_source import TarSource
-from ventifs.tree.versions.catalog import Version, check_name, check_notes, parse_time, tree_score
+from ventifs.tree.versions.catalog import Version, check_name, check_notes, tree_score
+from ventifs.tree.versions.times import parse_time, time_text
 
 if TYPE_CHECKING:  # else a directory waits for all that reads disks to be imported
     from ventifs.cli.archiving.archive_disk import OpenDisk
@@ -207,6 +209,7 @@ def archive(
         version = added.stored
         facts_of_disk = None if disk is None else disk.facts
         of_version = as_json_object(version, facts_of_disk, store=opened.store) if as_json else {}
+        _warn_of_future(opened, name)
     if as_json:
         facts = {
             **of_version,
@@ -353,11 +356,24 @@ def _make_store(context: click.Context, store: Path, *, dry_run: bool) -> None:
 def _progress(archive: Archive, name: str, *, quiet: bool) -> EntryProgress:
     """Progress towards as much as the previous version had."""
     entries = total = 0
-    for version in archive.versions(name)[-1:]:
-        detail = version.root.entry.detail
+    with suppress(NoSuchVersion):
+        detail = archive[name].root.entry.detail
         assert isinstance(detail, Directory)
         entries, total = detail.paths + 1, detail.bytes
     return EntryProgress("archiving", quiet=quiet, expected_entries=entries, expected_bytes=total)
+
+
+def _warn_of_future(archive: Archive, name: str) -> None:
+    """Report versions of the name that a wrong clock, then or now, puts into the future."""
+    future = [version for version in archive.versions(name) if version.in_future]
+    if future:
+        more = f" (and {len(future) - 1:,} more)" if len(future) > 1 else ""
+        echo(
+            f"{future[0]}{more}: in the future by this machine's clock, which says "
+            f"{time_text(time.time_ns())[:19]}Z: not the latest while there are others, and kept "
+            f"by every rule; if the clock is right, 'ventifs forget {future[0]}' removes it",
+            err=True,
+        )
 
 
 def _print_troubles(version: Version, missed: str) -> None:

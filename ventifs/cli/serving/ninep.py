@@ -34,7 +34,7 @@ from ventifs.ninep.protocol.messages import ALL, NONUNAME, Dialect
 from ventifs.ninep.protocol.trace import Tracer
 from ventifs.ninep.protocol.wire import QTDIR
 from ventifs.text import printable
-from ventifs.tree.versions.catalog import time_text
+from ventifs.tree.versions.times import time_text
 
 _FAILED = 1  # exit codes: some of it could not be read or made
 _LEFT = 3  # copied, but without what the user may not have

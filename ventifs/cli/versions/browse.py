@@ -18,7 +18,7 @@ from ventifs.errors import VentifsError
 from ventifs.image.disk_facts import facts_of
 from ventifs.text import printable
 from ventifs.tree.objects.records import Device, Directory, Entry, RegularFile, Symlink
-from ventifs.tree.versions.catalog import time_text
+from ventifs.tree.versions.times import time_text
 
 
 def find_path(archive: Archive, text: str) -> ArchivedPath:

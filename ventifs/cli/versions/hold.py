@@ -7,8 +7,8 @@ import click
 import ventifs
 from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.named import print_versions, versions_argument
-from ventifs.tree.versions.catalog import parse_time
 from ventifs.tree.versions.holds import Hold
+from ventifs.tree.versions.times import parse_time
 
 _DAY_NS = 24 * 3600 * 10**9
 

@@ -22,9 +22,10 @@ from ventifs.image.formats.kept_choice import Kept, all_kept
 from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Empty
-from ventifs.tree.versions.catalog import Version, time_text, tree_score
+from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.forgotten import forgotten_of
 from ventifs.tree.versions.holds import Hold, held
+from ventifs.tree.versions.times import IN_FUTURE, in_future, time_text
 from ventifs.tree.versions.troubles import troubles_of
 
 
@@ -50,6 +51,7 @@ def as_json_object(
     return {
         "name": version.name,
         "time": version.when,
+        "in_future": in_future(version.time_ns),
         "score": tree_score(version.root).hex(),
         "paths": detail.paths,
         "bytes": detail.bytes,
@@ -228,6 +230,7 @@ def _print(
         facts = as_json_object(stored, disk)
         total = facts["bytes"] if disk is None else disk.size  # the directory has it all twice
         notes = [
+            IN_FUTURE if version.in_future else "",
             note,
             "" if disk is None else "disk",
             printable(version.comment),

@@ -33,7 +33,8 @@ from ventifs.net.address import (
     VsockAddress,
 )
 from ventifs.text import one_line, printable, shell_word
-from ventifs.tree.versions.catalog import TIME_NS_MAX, parse_time, split_path
+from ventifs.tree.versions.catalog import TIME_NS_MAX, split_path
+from ventifs.tree.versions.times import parse_time
 from ventifs.vfs.archived.exports import Unknown, parse_aname
 
 MSIZE = 1_048_576

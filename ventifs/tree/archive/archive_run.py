@@ -20,12 +20,12 @@ from ventifs.tree.versions.catalog import (
     check_notes,
     decode_version,
     encode_version,
-    time_text,
     version_key,
     versions,
 )
 from ventifs.tree.versions.catalog_lock import UNLOCKED_BYTES, catalog_lock
 from ventifs.tree.versions.holds import hold_key
+from ventifs.tree.versions.times import time_text
 from ventifs.tree.versions.troubles import encodable, fitted
 
 _LABEL_MAX = 16 << 10  # characters of a source's label: four times the longest path of the kernel

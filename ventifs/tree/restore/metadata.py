@@ -25,7 +25,7 @@ from ventifs.tree.objects.records import (
     Xattrs,
     decode_xattrs,
 )
-from ventifs.tree.versions.catalog import time_text
+from ventifs.tree.versions.times import time_text
 
 NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _NOT_HELD = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}  # the file system cannot hold an attribute

@@ -3,13 +3,15 @@ r"""Versions: the store's records of archive runs, and the texts that users name
 A version's record has the key `version\0NAME\0` + time (8 bytes, big-endian), so that records list
 by name and then by time. Grammar: NAME, NAME@latest, NAME@~N, NAME@TIME, NAME@PARTIAL-TIME,
 score:HEX (8 digits or more); a path starts after the first `:/`. A time without a zone is UTC.
+NAME and NAME@latest are the newest version that does not lie in the future, see `times`; NAME@~N
+is counted from there.
 """
 
 import re
 import struct
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -26,16 +28,13 @@ from ventifs.tree.objects.records import (
     encode,
     encode_entry,
 )
+from ventifs.tree.versions.times import latest_place, parse_time, past_count, time_text
 
 _PREFIX = b"version\0"
 _TIME = struct.Struct(">Q")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME_MAX = 200
 SCORE = re.compile(r"[0-9a-f]{8,64}")
-_WHEN = re.compile(
-    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?"
-    r"(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?)?)?)?"
-)
 
 
 class NoSuchVersion(VentifsError):
@@ -112,6 +111,11 @@ class Version(msgspec.Struct, frozen=True):
     record: Record | None = None
 
     @property
+    def whole(self) -> bool:
+        """Whether everything was archived, and as it was."""
+        return not (self.troubles or self.troubles_more)
+
+    @property
     def when(self) -> str:
         """The time, as precise as needed, in the form that names the version."""
         return time_text(self.time_ns)
@@ -119,20 +123,6 @@ class Version(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """`NAME@TIME`."""
         return f"{self.name}@{self.when}"
-
-
-def time_text(time_ns: int) -> str:
-    """A time in ISO 8601, UTC, without trailing zeros of its fraction.
-
-    A time outside the years 1 to 9999, which only a 9P server can report, is `@` and its seconds.
-    """
-    seconds, fraction = divmod(time_ns, 10**9)
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    except OverflowError:
-        return f"@{seconds}"
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
-    return text + (f".{fraction:09}".rstrip("0") if fraction else "") + "Z"
 
 
 def check_name(name: str) -> str:
@@ -297,64 +287,19 @@ def present(store: Store, wanted: Iterable[VersionId]) -> dict[VersionId, Versio
     return found
 
 
-def parse_time(text: str) -> tuple[int, int]:
-    """The first nanosecond of a (partial) time, and the first after it.
-
-    Raises:
-        VentifsError: when it is not a time.
-    """
-    try:
-        return _parse_time(text)
-    except (ValueError, OverflowError) as error:
-        raise VentifsError(f"{text!r} is not a time: {error}") from None
-
-
-def _parse_time(text: str) -> tuple[int, int]:
-    match = _WHEN.fullmatch(text)
-    if match is None:
-        raise VentifsError(f"{text!r} is not a time; write it like 2026-11-23 or 2026-11-23T06:00Z")
-    year, month, day, hour, minute, second, fraction, zone = match.groups()
-    try:
-        start = datetime(
-            int(year),
-            int(month or 1),
-            int(day or 1),
-            int(hour or 0),
-            int(minute or 0),
-            int(second or 0),
-            tzinfo=UTC,
-        )
-    except ValueError as error:
-        raise VentifsError(f"{text!r} is not a time: {error}") from None
-    if second:
-        length = timedelta(seconds=1)
-    elif minute or hour:
-        length = timedelta(minutes=1) if minute else timedelta(hours=1)
-    elif day:
-        length = timedelta(days=1)
-    else:
-        following = (start.year + 1, 1) if not month else divmod(start.year * 12 + start.month, 12)
-        end = start.replace(year=following[0], month=1 if not month else following[1] + 1)
-        length = end - start
-    if zone and zone != "Z":
-        sign = 1 if zone[0] == "+" else -1
-        start -= sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    first = (start - epoch) // timedelta(seconds=1) * 10**9
-    if fraction:
-        first += int(fraction.ljust(9, "0"))
-        return first, first + 10 ** (9 - len(fraction))
-    return first, first + length // timedelta(seconds=1) * 10**9
-
-
 def split_path(text: str) -> tuple[str, bytes]:
     """Split a user's text into (version, path); the path starts after the first `:/`."""
     version, colon, path = text.partition(":/")
     return version.removesuffix(":"), path.encode("utf-8", "surrogateescape") if colon else b""
 
 
-def find_version(store: Store, text: str) -> Version:
+def find_version(store: Store, text: str, now_ns: int | None = None) -> Version:
     """The version that a user's text names.
+
+    Args:
+        store: where it is.
+        text: of the module's grammar.
+        now_ns: the time, which decides what is in the future; None is the clock's.
 
     Raises:
         NoSuchVersion: no single version matches; the message names the nearest, if any.
@@ -373,11 +318,16 @@ def find_version(store: Store, text: str) -> Version:
     of_name = versions(store, check_name(name))
     if not of_name:
         raise NoSuchVersion(_nearest_name(store, name))
-    found = pick([version.time_ns for version in of_name], when if at else "latest")
+    times = [version.time_ns for version in of_name]
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    found = pick(times, when if at else "latest", now_ns)
     if found is not None:
         return of_name[found]
     if when.startswith("~"):
-        there = f"only {len(of_name)} versions" if len(of_name) > 1 else "only one version"
+        counted = latest_place(times, now_ns) + 1
+        there = f"only {counted} versions" if counted > 1 else "only one version"
+        later = len(times) - counted
+        there += f", and {later} in the future" if later else ""
         raise NoSuchVersion(f"{text}: {name} has {there}")
     first, _ = parse_time(when)
     nearest = sorted(of_name, key=lambda version: abs(version.time_ns - first))[:3]
@@ -387,12 +337,14 @@ def find_version(store: Store, text: str) -> Version:
     )
 
 
-def pick(times: Sequence[int], when: str) -> int | None:
+def pick(times: Sequence[int], when: str, now_ns: int) -> int | None:
     """Which of a name's versions `when` refers to; O(log n).
 
     Args:
         times: of all of them, in order, in nanoseconds.
-        when: `latest`, `~N`, or a time, perhaps a partial one.
+        when: `latest`, `~N`, or a time, perhaps a partial one: that is the last within it, before
+            any that lies in the future.
+        now_ns: the time, which decides what is in the future.
 
     Returns:
         Its index in `times`, or None.
@@ -400,17 +352,17 @@ def pick(times: Sequence[int], when: str) -> int | None:
     Raises:
         VentifsError: for any other text.
     """
-    if when == "latest":
-        return len(times) - 1 if times else None
-    if re.fullmatch(r"~[0-9]{1,9}", when):
-        back = int(when[1:])
-        return len(times) - 1 - back if back < len(times) else None
+    if when == "latest" or re.fullmatch(r"~[0-9]{1,9}", when):
+        back = 0 if when == "latest" else int(when[1:])
+        place = latest_place(times, now_ns) - back
+        return place if place >= 0 else None
     first, end = parse_time(when)
     low, high = bisect_left(times, first), bisect_left(times, end)
     if low == high:
         return None
     exact = times[low] == first and time_text(first) == when
-    return low if exact else high - 1
+    past = past_count(times, now_ns)
+    return low if exact else (min(high, past) if past > low else high) - 1
 
 
 def _by_score(store: Store, text: str) -> Version:

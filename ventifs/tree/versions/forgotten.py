@@ -7,6 +7,7 @@ later one than before, whatever the clock says. What programs without these reco
 """
 
 import struct
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -21,14 +22,13 @@ from ventifs.tree.versions.catalog import (
     Version,
     check_name,
     decode_version,
-    parse_time,
     pick,
-    time_text,
     tree_score,
     version_key,
     versions,
 )
 from ventifs.tree.versions.holds import hold_key, records_of_holds
+from ventifs.tree.versions.times import parse_time, time_text
 
 _PREFIX = b"forgotten\0"
 _TIMES = struct.Struct(">QQ")
@@ -160,7 +160,7 @@ def find_forgotten(store: Store, text: str, during: str | None = None) -> Forgot
         raise VentifsError(f"{text}: name a version as NAME@TIME, NAME@~N or score:HEX")
     of_name = forgotten_of(store, name, during)
     distinct = {each.version.time_ns: each for each in of_name}  # the last forgotten of each time
-    found = pick(list(distinct), when)
+    found = pick(list(distinct), when, time.time_ns())
     if found is not None:
         return list(distinct.values())[found]
     present = [str(version) for version in versions(store, name)]

@@ -19,9 +19,9 @@ from ventifs.tree.versions.catalog import (
     VersionId,
     check_name,
     present,
-    time_text,
 )
 from ventifs.tree.versions.catalog_lock import catalog_lock
+from ventifs.tree.versions.times import time_text
 
 _PREFIX = b"hold\0"
 _TIME = struct.Struct(">Q")
@@ -65,7 +65,7 @@ def encode_hold(hold: Hold) -> bytes:
         VentifsError: the hold ends before 1970 or after 2554.
     """
     if hold.until_ns is not None and not 0 <= hold.until_ns <= TIME_NS_MAX:
-        raise VentifsError("a hold ends between 1970 and 2554, or never")
+        raise VentifsError("a hold ends between 1970 and 2554, or never; name such a time, or none")
     return _encode(_StoredHold(hold.until_ns))
 
 

@@ -1,14 +1,17 @@
 """The versions that a server offers at one moment: which there are, and what an aname means.
 
 `Catalog` keeps a snapshot, and looks at the store again when the last look is older than a second.
-That costs one look-up in the index as long as no version was added or removed. Hints at other
-names, as the command line gives them, are never sent to a peer.
+That costs one look-up in the index as long as no version was added or removed. Which one is the
+latest depends on the clock, too, and is never kept. Hints at other names, as the command line gives
+them, are never sent to a peer.
 """
 
 import logging
 import re
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -24,6 +27,7 @@ from ventifs.tree.versions.catalog import (
     tree_score,
     version_records,
 )
+from ventifs.tree.versions.times import latest_place
 from ventifs.vfs.interface import Cold, Load
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ FRESH_S = 1.0  # from one look at the store to the next; a new version is seen b
 LATEST = b"latest"
 SCORE = "score:"
 _SCORE = re.compile(r"[0-9a-f]{8,64}")
+_time_of = attrgetter("time_ns")
 
 
 class Offered(msgspec.Struct, frozen=True, eq=False):
@@ -118,14 +123,14 @@ def parse_aname(aname: bytes) -> Wanted:
     return Wanted(name, None if whole else "latest", path=path)
 
 
-def choose(versions: Sequence[Offered], when: str) -> Offered:
-    """The one of a name's versions that `when` refers to.
+def choose(versions: Sequence[Offered], when: str, now_ns: int) -> Offered:
+    """The one of a name's versions that `when` refers to at a time.
 
     Raises:
         Unknown: when it refers to none, or is invalid.
     """
     try:
-        found = pick([version.time_ns for version in versions], when)
+        found = pick([version.time_ns for version in versions], when, now_ns)
     except VentifsError as error:
         raise Unknown(str(error)) from None
     if found is None:
@@ -158,14 +163,18 @@ class Catalog:
     Concurrency: for the event loop's thread; its loads run anywhere.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], float], now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         """Start with no versions; the first load that `current` raises reads them.
 
         Args:
             store: whose versions are offered.
             clock: returns seconds; by it, `current` decides whether the last look at the store is
                 too old.
+            now_ns: returns UTC nanoseconds since 1970; by it, versions lie in the future.
         """
+        self.now_ns = now_ns
         self._store = store
         self._clock = clock
         self._checked = float("-inf")
@@ -180,6 +189,10 @@ class Catalog:
         if self._clock() - self._checked > FRESH_S:
             raise Cold(Load(("catalog",), self._look))
         return self.known
+
+    def latest(self, versions: Sequence[Offered]) -> int:
+        """Where in a name's versions the latest is now; -1 if there are none."""
+        return latest_place(versions, self.now_ns(), key=_time_of)
 
     def _look(self) -> None:
         known = self.known

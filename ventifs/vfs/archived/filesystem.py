@@ -24,9 +24,10 @@ class ArchiveFilesystem(ServedVersions):
         *,
         scores: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """See `ServedVersions`."""
-        super().__init__(store, split, scores=scores, clock=clock)
+        super().__init__(store, split, scores=scores, clock=clock, now_ns=now_ns)
         self._view = View(self, lambda name: True)
 
     def view(self, allowed: Callable[[str], bool]) -> View:

@@ -90,6 +90,7 @@ class ServedVersions:
         *,
         scores: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Serve an open store.
 
@@ -98,9 +99,10 @@ class ServedVersions:
             split: the memory it may use.
             scores: whether a tree can be reached by its score.
             clock: returns seconds.
+            now_ns: returns UTC nanoseconds since 1970, for what lies in the future.
         """
         self.scores = scores
-        self.catalog = Catalog(store, clock)
+        self.catalog = Catalog(store, clock, now_ns)
         self.token = token_of(b"exports", b"\0", store.header.store_id)
         self._trees = TreeLookup(store, split.nodes)
         self._contents = StoreContents(self._trees, split.ahead)

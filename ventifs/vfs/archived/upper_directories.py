@@ -87,7 +87,11 @@ class View:
         if not wanted.name:
             return None
         versions = self.versions(snapshot, wanted.name)
-        return None if wanted.when is None else choose(versions, wanted.when)
+        return (
+            None
+            if wanted.when is None
+            else choose(versions, wanted.when, self.files.catalog.now_ns())
+        )
 
     def session(self) -> "SessionView":
         """See `Filesystem`."""
@@ -186,8 +190,8 @@ class _Upper(ReadOnlyFile):
 
     @property
     def identity(self) -> Identity:
-        """See `File`; its version is made of the time of the newest version below."""
-        return Identity(DIRECTORY, self._changed_ns() % (2**32 - 1) + 1, number_of(self._token))
+        """See `File`; its version changes with what is listed, and with what `latest` means."""
+        return Identity(DIRECTORY, self._revision() % (2**32 - 1) + 1, number_of(self._token))
 
     @property
     def name(self) -> bytes:
@@ -200,8 +204,11 @@ class _Upper(ReadOnlyFile):
         return S_DIRECTORY
 
     def _changed_ns(self) -> int:
-        """The time of the newest version below."""
+        """The time of the latest version below."""
         raise NotImplementedError
+
+    def _revision(self) -> int:
+        return self._changed_ns()
 
     def _items(self, snapshot: OfferedSnapshot) -> Sequence[Any]:
         """What is in it, for `_list`; open directories of one generation share the sequence."""
@@ -298,8 +305,9 @@ class ExportRoot(_Upper):
         super().__init__(view, view.files.token)
 
     def _changed_ns(self) -> int:
-        known = self.view.files.catalog.known
-        return max((known.of_name[name][-1].time_ns for name in self.view.names(known)), default=0)
+        catalog = self.view.files.catalog
+        found = (catalog.known.of_name[name] for name in self.view.names(catalog.known))
+        return max((of_name[catalog.latest(of_name)].time_ns for of_name in found), default=0)
 
     def _items(self, snapshot: OfferedSnapshot) -> Sequence[str]:
         return self.view.listed(snapshot)
@@ -347,8 +355,14 @@ class NameDirectory(_Upper):
         return self if self._above is None else self._above
 
     def _changed_ns(self) -> int:
-        versions = self.view.files.catalog.known.of_name.get(self._text)
-        return versions[-1].time_ns if versions else 0
+        catalog = self.view.files.catalog
+        versions = catalog.known.of_name.get(self._text)
+        return versions[catalog.latest(versions)].time_ns if versions else 0
+
+    def _revision(self) -> int:
+        versions = self.view.files.catalog.known.of_name.get(self._text, ())
+        future = len(versions) - 1 - self.view.files.catalog.latest(versions)
+        return self._changed_ns() + future
 
     def _items(self, snapshot: OfferedSnapshot) -> Sequence[Offered]:
         return snapshot.of_name.get(self._text, ())
@@ -358,14 +372,14 @@ class NameDirectory(_Upper):
         for version in items:
             of_time.setdefault(version.when, version)  # the first of one time, as `pick` does
         if items:
-            of_time[LATEST] = items[-1]
+            of_time[LATEST] = items[self.view.files.catalog.latest(items)]
         root = self.view.files.root
         return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
 
     def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         versions = self.view.versions(snapshot, self._text)
         text = name.decode("utf-8", "surrogateescape")
-        found = choose(versions, text)
+        found = choose(versions, text, self.view.files.catalog.now_ns())
         if name not in (LATEST, found.when):
             raise Unknown("only whole times are listed")
         return self.view.files.root(found, self, name)
