@@ -166,14 +166,15 @@ def test_what_makes_no_sense_is_refused(store: Path, tmp_path: Path, name: str) 
         with pytest.raises(ventifs.VentifsError, match="not open for writing"):
             call(clone, "t@~1")
         assert archive.store.records() == before
-    for closed in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: call(archive, "t@latest"),
         archive.forgotten,
         lambda: archive.undelete("t@latest"),
         lambda: archive.rename("t", "u"),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(ventifs.VentifsError, match="the archive is closed"):
-            closed()
+            attempt()
 
 
 def keep(archive: ventifs.Archive, kept: Kept) -> None:

@@ -9,22 +9,21 @@ exactly what the model says; after a death, what it said before or after the ste
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.support.faults import FaultyFiles
+from tests.support.dying import Death, DyingFiles
 from tests.support.tiny import audited, tiny_store
 from ventifs.api.archive import Archive
-from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.store.files import Files
@@ -55,47 +54,6 @@ CHOICE = st.integers(0, 1 << 30)
 WRITER = st.integers(0, 1)
 MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # no waiting
 T = TypeVar("T")
-
-
-class Death(BaseException):
-    """The process dies here."""
-
-
-class DyingFiles(FaultyFiles):
-    """Files that die at one operation; nothing is written after that."""
-
-    def __init__(self) -> None:
-        super().__init__(self._die, "after", -1)
-        self.dead = False
-        self.durable: dict[int, int] = {}  # of files that were written to, by inode: bytes
-
-    def _die(self) -> None:
-        self.dead = True
-        raise Death
-
-    def _step(self, operation: Callable[..., T], *args: Any) -> T:
-        if self.dead:
-            raise Death
-        return super()._step(operation, *args)
-
-    def append(self, fd: int, parts: Sequence[Buffer], offset: int) -> int:
-        self.durable.setdefault(os.fstat(fd).st_ino, offset)
-        return super().append(fd, parts, offset)
-
-    def sync(self, fd: int) -> None:
-        def synced(fd: int) -> None:
-            Files.sync(self, fd)
-            self.durable[os.fstat(fd).st_ino] = os.fstat(fd).st_size
-
-        self._step(synced, fd)
-
-    def lose_power(self, root: Path) -> None:
-        """Take away what was not durable of a store's arenas."""
-        for path in (root / "arenas").glob("*/*.arena"):
-            status = path.stat()
-            length = self.durable.get(status.st_ino, status.st_size)
-            if status.st_size > length:
-                os.truncate(path, length)
 
 
 @dataclass(frozen=True)
