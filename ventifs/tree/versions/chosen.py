@@ -5,6 +5,7 @@ pattern over names as in a shell (`*`, `?`, `[...]`): it means all versions of t
 or with `@` and a time the version of that time of each of them.
 """
 
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -87,7 +88,10 @@ def _matching(catalog: dict[str, list[Version]], text: str) -> list[Version]:
         )
     if not at:
         return [version for of_name in matching for version in of_name]
-    picked = [(of_name, pick([each.time_ns for each in of_name], when)) for of_name in matching]
+    now_ns = time.time_ns()
+    picked = [
+        (of_name, pick([each.time_ns for each in of_name], when, now_ns)) for of_name in matching
+    ]
     found = [of_name[index] for of_name, index in picked if index is not None]
     if not found:
         raise NoSuchVersion(

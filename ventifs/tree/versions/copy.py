@@ -26,13 +26,13 @@ from ventifs.tree.versions.catalog import (
     Version,
     check_name,
     decode_version,
-    time_text,
     version_key,
     version_records,
 )
 from ventifs.tree.versions.catalog_lock import UNLOCKED_BYTES, catalog_lock
 from ventifs.tree.versions.holds import hold_key, records_of_holds
 from ventifs.tree.versions.reachable import Ref, RefKind, reach_version
+from ventifs.tree.versions.times import time_text
 from ventifs.tree.versions.troubles import troubles_of
 
 _COMMIT_EVERY = 1 << 30  # bytes of new blocks of one version
