@@ -73,11 +73,12 @@ def archive(
     with ExitStack() as stack:
         lock = None if rehearsal else stack.enter_context(RunLock(store, name))
         stack.callback(source.close)
-        # Checked under the lock, which keeps out other runs of this name.
-        if any(version.time_ns == stamp for version in versions(store, name)):
+        # Looked up under the lock, which keeps out other runs of this name.
+        earlier = versions(store, name)
+        if any(version.time_ns == stamp for version in earlier):
             raise VentifsError(f"{name}@{time_text(stamp)}: there is such a version already")
         stored_before = store.stored_bytes
-        run = ArchiveRun(store, name, lock, read_all=read_all, progress=progress)
+        run = ArchiveRun(store, name, lock, earlier, read_all=read_all, progress=progress)
         root, tally, troubles = source.archive(run)
         version = Version(
             name,
