@@ -147,7 +147,7 @@ class Index:
 
     @property
     def epoch(self) -> bytes:
-        """8 random bytes that change whenever blocks may have left the index."""
+        """8 random bytes that change whenever the index may lack blocks that a version needs."""
         return self._meta(b"epoch")
 
     @property

@@ -290,8 +290,7 @@ class StatCache:
                 detail = version.root.detail
                 assert isinstance(detail, Directory)  # as of every version
                 self.root = detail.content
-                if previous.directory(b"", self.root) is not None:
-                    return previous
+                return previous
         os.close(fd)
         return None
 
