@@ -87,19 +87,26 @@ def _changed(way: Way) -> Iterator[None]:
 
 
 def archive_by(
-    store: Path, source: Path, name: str, way: Way = WAY, *, time_ns: int | None = None
+    store: Path,
+    source: Path,
+    name: str,
+    way: Way = WAY,
+    *,
+    time_ns: int | None = None,
+    options: Options | None = None,
 ) -> Done:
     """Archive a directory; with `jobs` above 1 in a process that may fork."""
     with _changed(way), ExitStack() as stack:
         pool = None
         if way.jobs > 1:
-            task = partial(serving, store, Claims(), 1, partial(directory_handlers, Options()))
-            pool = stack.enter_context(Workers(way.jobs, task))
+            handlers = partial(directory_handlers, options or Options())
+            pool = stack.enter_context(
+                Workers(way.jobs, partial(serving, store, Claims(), 1, handlers))
+            )
         opened = stack.enter_context(Store.open(store, "write", pending_max=PENDING_MAX))
         stamp = time.monotonic_ns() if time_ns is None else time_ns
-        version, tally = archive(
-            opened, DirectorySource(source, pool=pool), name, time_ns=stamp, read_all=way.read_all
-        )
+        made = DirectorySource(source, options=options, pool=pool)
+        version, tally = archive(opened, made, name, time_ns=stamp, read_all=way.read_all)
     return Done(
         tree_score(version.root), tally.entries, tally.bytes, tally.new_bytes, version.troubles
     )

@@ -136,7 +136,7 @@ class Index:
 
     @property
     def epoch(self) -> bytes:
-        """8 random bytes that change with every rebuild."""
+        """8 random bytes that change whenever the index may lack blocks that a version needs."""
         with self._reading() as transaction:
             return self._meta.get(b"epoch", transaction)
 

@@ -600,7 +600,7 @@ class Store:
 
     @property
     def epoch(self) -> bytes:
-        """8 bytes that change when blocks may have left the store: a rebuild, a repair."""
+        """8 bytes that change when blocks that a version needs may be lost: a rebuild, a repair."""
         self._reader.follow_rebuild()
         return self._index.epoch
 

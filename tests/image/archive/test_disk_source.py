@@ -26,6 +26,7 @@ from tests.support.imaging import (
 )
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from tests.support.patience import PATIENCE_S
+from tests.support.reclaiming import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
 from ventifs.errors import Busy, VentifsError
@@ -94,6 +95,15 @@ def mke2fs(root: Path, image: Path, *options: str, kind: str = "ext4", size: str
 
 def version_of(store: Store, name: str) -> Version:
     return versions(store, name)[-1]
+
+
+def versions_of(store: Path, name: str = "vm") -> list[Version]:
+    with Store.open(store) as opened:
+        return versions(opened, name)
+
+
+def version_of_time(store: Path, time_ns: int) -> Version:
+    return next(version for version in versions_of(store) if version.time_ns == time_ns)
 
 
 def holds(store: Path, name: str, data: bytes) -> None:
@@ -256,6 +266,31 @@ def test_what_is_gone_is_made_again(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("settled")
+def test_what_was_seen_is_bound_to_the_root(store: Path, tmp_path: Path) -> None:
+    """Not to a version's record, notes or time; and blocks may go without a new epoch."""
+    (tmp_path / "tree").mkdir()
+    image = tmp_path / "a.img"
+    image.write_bytes(noise(100_000))
+    rerun(store, image)
+    with Store.open(store, "write") as opened:
+        [version] = versions(opened, "vm")
+    put_back(store, forget(store, version))
+    assert rerun(store, image)[1] == 0
+    forget(store, version_of_time(store, version.time_ns))
+    assert rerun(store, image)[1] == 0
+    with Store.open(store, "write") as opened:
+        archive(opened, DirectorySource(tmp_path / "tree"), "vm")
+    assert rerun(store, image)[1] == 0
+    for each in versions_of(store):
+        if tree_score(each.root) == tree_score(version.root):
+            forget(store, each)
+    assert drop_dead(store)
+    assert rerun(store, image)[1] > 0
+    holds(store, "vm", image.read_bytes())
+    nothing_is_missing(store)
+
+
+@pytest.mark.usefixtures("settled")
 def test_what_was_seen_is_only_a_hint(store: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.img"
     image.write_bytes(noise(100_000))
@@ -280,6 +315,7 @@ class Bitmapped:
         self.number = 0
         self.nodes: list[Event] = []
         self.drop_free = False
+        self.superseded = b""
 
     def run(self, name: str = "vm") -> tuple[bytes, list[Range]]:
         """Archive it; the score, and where it was read."""
@@ -311,6 +347,7 @@ class Bitmapped:
                 assert bytes_of(opened, content) == self.data
             assert harms(opened, version.root) == []
         self.dirty = []
+        self.superseded = source.superseded
         return tree_score(version.root), places
 
     def unchanged(self, mark: bytes) -> list[Range] | None:
@@ -424,6 +461,34 @@ def test_a_bitmap_counts_only_in_the_epoch_of_its_version(store: Path) -> None:
     assert vm.run()[1] == []
     rebuild_index(store, read_header(store), Files())
     assert vm.run()[1]
+
+
+def test_a_bitmap_counts_only_while_a_version_has_the_root(store: Path) -> None:
+    """What it calls unchanged is not read, so it must be there."""
+    vm = Bitmapped(store, noise(100_000))
+    vm.run()
+    vm.run()
+    forget(store, versions_of(store)[0])
+    assert vm.run()[1] == []
+    for version in versions_of(store):
+        forget(store, version)
+    drop_dead(store)
+    assert vm.run()[1]
+    nothing_is_missing(store)
+
+
+def test_the_last_mark_goes_also_when_its_version_has_gone(store: Path) -> None:
+    """Otherwise its bitmap would stay in the image, and slow down every write of the guest."""
+    vm = Bitmapped(store, noise(100_000))
+    for forgotten in (False, True):
+        vm.run()
+        assert vm.superseded == (b"%d" % (vm.number - 1) if vm.number > 1 else b"")
+        if forgotten:
+            for version in versions_of(store):
+                forget(store, version)
+            rebuild_index(store, read_header(store), Files())
+            vm.run()
+            assert vm.superseded == b"%d" % (vm.number - 1)
 
 
 def test_what_was_dropped_as_free_is_read_when_it_is_used(store: Path, tmp_path: Path) -> None:

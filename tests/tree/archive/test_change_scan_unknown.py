@@ -24,7 +24,10 @@ from ventifs.tree.archive.directory_worker import directory_handlers
 from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.statcache import PreviousCache
 from ventifs.tree.archive.worker import WorkerService
+from ventifs.tree.objects.directory import resolve
+from ventifs.tree.objects.records import Content, Directory
 from ventifs.tree.patterns import Patterns
+from ventifs.tree.versions.catalog import versions
 
 
 @pytest.fixture
@@ -37,6 +40,14 @@ def source(tmp_path: Path) -> Iterator[Path]:
         (directory / "file").write_bytes(b"before")
     yield tmp_path / "source"
     remove(tmp_path / "source")
+
+
+def content_of(store: Path, path: bytes) -> Content:
+    """The content of a directory of the last version."""
+    with Store.open(store) as opened:
+        detail = resolve(opened, versions(opened)[-1].root, path).detail
+    assert isinstance(detail, Directory)
+    return detail.content
 
 
 def moved_away_and_back(store: Path, source: Path) -> None:
@@ -121,7 +132,7 @@ def test_a_damaged_part_of_a_directory_hides_nothing_below_the_others(
     archive_by(store, source, "t", way)
     cache = store / "statcache" / "t"
     fd = os.open(cache, os.O_RDONLY)
-    seen = PreviousCache(fd).directory(b"d")
+    seen = PreviousCache(fd).directory(b"d", content_of(store, b"d"))
     os.close(fd)
     assert seen is not None
     flip(cache, seen.bounds[1][1] + 20)
@@ -154,7 +165,7 @@ def test_a_worker_does_not_rely_on_the_numbers_of_descriptors(
             for _ in range(2):
                 top = os.open(source, os.O_RDONLY)
                 fd = os.open(store / "statcache" / "t", os.O_RDONLY)
-                [units] = units_of(PreviousCache(fd))
+                [units] = units_of(PreviousCache(fd), content_of(store, b""))
                 findings.append(handle(statcache.encode(Compare(units)), [top, fd]))
                 os.close(fd)
                 os.close(top)

@@ -91,4 +91,4 @@ def test_a_stat_cache_is_written_only_under_the_lock_of_its_name(store: Path) ->
         RunLock(opened, "m") as lock,
         pytest.raises(AssertionError),
     ):
-        StatCache(opened, "n", lock)
+        StatCache(opened, "n", lock, [])

@@ -268,8 +268,8 @@ def test_a_stat_cache_that_cannot_be_read_hides_nothing(
     first = run(root, source)
     opened = StatCache._opened
 
-    def unreadable(cache: StatCache) -> PreviousCache | None:
-        previous = opened(cache)
+    def unreadable(cache: StatCache, earlier: list[Version]) -> PreviousCache | None:
+        previous = opened(cache, earlier)
         assert previous is not None
         fd = os.open(source, os.O_RDONLY)  # a directory: reading it is an error
         os.dup2(fd, previous.fd)

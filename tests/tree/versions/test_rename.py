@@ -192,5 +192,5 @@ def test_files_that_cannot_be_moved_cost_only_time(
         monkeypatch.setattr(Path, "replace", refuse)
         assert [version.name for version in rename(opened, "web", "new")] == ["new"]
         monkeypatch.setattr(Path, "replace", move)
-        assert statcache.StatCache(opened, "new", None).previous is None
+        assert statcache.StatCache(opened, "new", None, versions(opened, "new")).previous is None
         run(opened, tree, "new", 2)

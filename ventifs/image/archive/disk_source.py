@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.image.archive.archiver import ImageArchiver
-from ventifs.image.archive.image_stat import SeenImage, recall, remember, statuses
+from ventifs.image.archive.image_stat import SeenImage, recall, remember, statuses, version_of
 from ventifs.image.archive.previous_disk import PreviousDisk
 from ventifs.image.disk import Disk, ImageError
 from ventifs.image.disk_facts import Facts, disk_of, facts_of
@@ -21,7 +21,7 @@ from ventifs.tree.archive.source import Archived, ArchiveRun
 from ventifs.tree.archive.tally import Tally
 from ventifs.tree.objects.records import Empty, Entry, RegularFile
 from ventifs.tree.process_pool import Pool
-from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.troubles import Troubles, troubles_of
 
 Unchanged = Callable[[bytes], list[Range] | None]  # unchanged since a mark was set; None: not known
@@ -87,24 +87,26 @@ class DiskSource:
         if self._check is not None:
             self._check(store, name)
         seen = self._seen = self._now(store)
-        found = recall(store, name)
-        if found is not None and self._mark:
-            self.superseded = found[0].mark
-        if run.read_all:
-            found = None
-        if found is not None and seen.files and found[0].files == seen.files:
-            version, facts = found[1], self._facts(store, found[1])
-            troubles = self._troubles(store, version)
-            if facts is not None and troubles is not None and found[0].is_like(seen):
-                self.facts, self.reused = facts, True
-                return Archived(version.root, Tally(bytes=facts.size), troubles)
+        before, version = recall(store, name), None
+        if before is not None and self._mark:
+            self.superseded = before.mark
+        if before is not None and not run.read_all:
+            version = version_of(before, store, run.earlier)
+        previous: PreviousDisk | None = None
+        if before is not None and version is not None:
+            if seen.files and before.files == seen.files and before.is_like(seen):
+                facts, troubles = self._facts(store, version), self._troubles(store, version)
+                if facts is not None and troubles is not None:
+                    self.facts, self.reused = facts, True
+                    return Archived(version.root, Tally(bytes=facts.size), troubles)
+            previous = self._previous(store, seen, before, version)
         archiver = ImageArchiver(
             store,
             self._disk,
             pool=self._pool,
             drop_free=self._drop_free,
             progress=run.progress,
-            previous=None if found is None else self._previous(store, seen, *found),
+            previous=previous,
         )
         root = archiver.run(self._events)
         self.facts = archiver.facts
@@ -121,7 +123,7 @@ class DiskSource:
     def committed(self, run: ArchiveRun, version: Version) -> None:
         """See `tree.archive.source.Source`: record what was seen of the image's files."""
         if self._seen is not None:
-            remember(run.store, version.name, replace(self._seen, time_ns=version.time_ns))
+            remember(run.store, version.name, replace(self._seen, root=tree_score(version.root)))
 
     def close(self) -> None:
         """See `tree.archive.source.Source`: the caller closes the disk."""
@@ -133,7 +135,7 @@ class DiskSource:
         return SeenImage(
             store.header.store_id,
             store.epoch,
-            0,
+            b"",
             settled,
             self._drop_free,
             self._mark,
@@ -159,8 +161,8 @@ class DiskSource:
     ) -> PreviousDisk | None:
         """The disk as the last version of the name has it, with what is known to be unchanged.
 
-        The version must be from this epoch of the store: what counts as unchanged is not stored
-        again, so none of its blocks may have been lost since.
+        What counts as unchanged is not stored again, so the version must be in the catalog, and its
+        record from this epoch of the store: none of its blocks may have been lost since.
         """
         entry: Entry | None = None
         with suppress(Corrupt, NotStored):

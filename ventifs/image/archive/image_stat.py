@@ -1,10 +1,11 @@
 """Records the status of an image's files at the last run, so that an unchanged image is not read.
 
-There is one small disposable file for each version name, beside the stat caches. It counts only for
-the same store and epoch, and only while its version exists. The rule is the stat cache's: inode,
-size, mtime and ctime of every file that the image consists of are unchanged, and the ctimes lay
-2 s or more before the run began. The status of a device does not show changes, so a device never
-counts as unchanged.
+There is one small disposable file for each version name, beside the stat caches. Like them it is
+bound to the store's id, its epoch, and the root score of the version whose run wrote it, and counts
+only while a version of the name has that root (`tree.archive.statcache` has the reasons). The rule
+is the stat cache's, too: inode, size, mtime and ctime of every file that the image consists of are
+unchanged, and the ctimes lay 2 s or more before the run began. The status of a device does not show
+changes, so a device never counts as unchanged.
 """
 
 import os
@@ -20,7 +21,7 @@ from ventifs.store.permissions import create_file, make_directory
 from ventifs.tree.archive.run_lock import LEFT_BY_RUNS
 from ventifs.tree.archive.statcache import SETTLED_NS
 from ventifs.tree.objects.records import time_problem
-from ventifs.tree.versions.catalog import Version, versions
+from ventifs.tree.versions.catalog import Version, last_with_root
 
 READERS = 2  # goes up when parsers improve: then unchanged disks are read once more
 
@@ -32,7 +33,7 @@ class SeenImage(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         store_id, epoch: of the store.
-        time_ns: of the version.
+        root: the score of the version's tree.
         files: status of the image's files; empty if it cannot prove them unchanged.
         drop_free: whether the version has zeros for free space.
         mark: set before the image was read, to ask what is unchanged since; empty if there is none.
@@ -44,7 +45,7 @@ class SeenImage(msgspec.Struct, frozen=True, array_like=True):
 
     store_id: bytes
     epoch: bytes
-    time_ns: int
+    root: bytes
     files: list[Status]
     drop_free: bool
     mark: bytes = b""
@@ -83,15 +84,24 @@ def statuses(files: Sequence[os.stat_result], started_ns: int) -> list[Status]:
     return [(each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in files]
 
 
-def recall(store: Store, name: str) -> tuple[SeenImage, Version] | None:
-    """What the last run saw, and the version it made; None if anything is wrong with the record."""
+def recall(store: Store, name: str) -> SeenImage | None:
+    """What the last run of this store saw; None if anything is wrong with the record."""
     with suppress(OSError, msgspec.DecodeError):
         seen = _decode(_path(store, name).read_bytes())
-        if (seen.store_id, seen.epoch) == (store.header.store_id, store.epoch):
-            for version in versions(store, name):
-                if version.time_ns == seen.time_ns:
-                    return seen, version
+        if seen.store_id == store.header.store_id:
+            return seen
     return None
+
+
+def version_of(seen: SeenImage, store: Store, earlier: Sequence[Version]) -> Version | None:
+    """The version that a record is bound to; None if it does not count.
+
+    Args:
+        seen: the record.
+        store: where the version is.
+        earlier: all versions of the name, looked up after the lock of the name was taken.
+    """
+    return last_with_root(earlier, seen.root) if seen.epoch == store.epoch else None
 
 
 def remember(store: Store, name: str, seen: SeenImage) -> None:

@@ -75,9 +75,10 @@ def archive(
     with ExitStack() as stack:
         lock = None if rehearsal else stack.enter_context(RunLock(store, name))
         stack.callback(source.close)
-        _refuse_occupied(store, name, stamp)
+        # Looked up under the lock, which keeps out other runs of this name.
+        earlier = _of_other_times(store, name, stamp)
         stored_before = store.stored_bytes
-        run = ArchiveRun(store, name, lock, read_all=read_all, progress=progress)
+        run = ArchiveRun(store, name, lock, earlier, read_all=read_all, progress=progress)
         root, tally, troubles = source.archive(run)
         version = Version(
             name,
@@ -96,7 +97,7 @@ def archive(
         if tally.new_bytes > UNLOCKED_BYTES:
             store.commit()
         with catalog_lock(store):
-            _refuse_occupied(store, name, stamp)  # again: a copy takes no lock of the name
+            _of_other_times(store, name, stamp)  # again: a copy takes no lock of the name
             puts, deletes = source.records(run)
             left = store.records(hold_key(name, stamp))  # by an older program's `forget`
             record = store.commit([put, *puts], [*deletes, *left])[0]
@@ -106,14 +107,16 @@ def archive(
     return committed, tally
 
 
-def _refuse_occupied(store: Store, name: str, time_ns: int) -> None:
-    """Refuse a time of which the name has a version.
+def _of_other_times(store: Store, name: str, time_ns: int) -> list[Version]:
+    """The versions of a name, none of which may have a time.
 
     Raises:
-        VentifsError: it has one.
+        VentifsError: one has it.
     """
-    if any(version.time_ns == time_ns for version in versions(store, name)):
+    found = versions(store, name)
+    if any(version.time_ns == time_ns for version in found):
         raise VentifsError(f"{name}@{time_text(time_ns)}: there is such a version already")
+    return found
 
 
 def _label(text: str) -> str:

@@ -38,6 +38,7 @@ from ventifs.tree.objects.content import ContentWriter
 from ventifs.tree.objects.records import (
     INLINE_MAX,
     NAME_MAX,
+    Content,
     Directory,
     Entry,
     RegularFile,
@@ -126,7 +127,7 @@ class Archiver:
             top = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 self._look_ahead(top)
-                root = self._level(b"", b"", os.dup(top))
+                root = self._level(b"", b"", os.dup(top), self._cache.root)
                 root.scouted = self._scouted is not None
                 self._walk([root])
                 self._settle(top)
@@ -146,7 +147,7 @@ class Archiver:
         previous = self._cache.previous
         if previous is None or previous.worn:
             return
-        self._scouted = scout(self._pool, top, previous)
+        self._scouted = scout(self._pool, top, previous, self._cache.root)
         if self._scouted is not None:
             self._cache.carry_over()
 
@@ -199,15 +200,22 @@ class Archiver:
 
     # --- directories --------------------------------------------------------------------------
 
-    def _level(self, name: bytes, path: bytes, fd: int) -> _WalkLevel:
+    def _level(self, name: bytes, path: bytes, fd: int, content: Content | None) -> _WalkLevel:
         """A level for an open directory, its names read.
+
+        Args:
+            name: of the directory.
+            path: of the directory.
+            fd: of the directory; the level closes it.
+            content: what the previous run archived of it; None if nothing is known.
 
         Raises:
             OSError: when they cannot be read; `fd` is closed then.
         """
         try:
             frame = PendingDirectory(name, path, os.fstat(fd))
-            frame.seen = self._cache.directory(path)
+            if content is not None:
+                frame.seen = self._cache.directory(path, content)
             chunks, frame.several = self._scanner.chunks(path, fd, frame.seen)
         except OSError:
             os.close(fd)
@@ -234,7 +242,8 @@ class Archiver:
         below = _WalkLevel(PendingDirectory(name, path, status), -1, iter(()))
         if not elsewhere:
             try:
-                below = self._level(name, path, self._opener.open(name, level.fd))
+                fd = self._opener.open(name, level.fd)
+                below = self._level(name, path, fd, _content_of(entry) if entry else None)
             except OSError as error:
                 reason = f"directory cannot be read: {reason_of(error)}"
                 self._trouble(path, reason, missing=False)
@@ -245,7 +254,7 @@ class Archiver:
     def _take(self, level: _WalkLevel, name: bytes, slot: int, entry: bytes) -> None:
         """Take over an unchanged directory from the previous run."""
         detail = decode_entry(entry).detail
-        assert isinstance(detail, Directory)
+        assert isinstance(detail, Directory)  # the cache lists directories apart
         assert level.segment is not None
         self.tally.entries += detail.paths + 1
         self.tally.bytes += detail.bytes
@@ -442,6 +451,13 @@ def _wanted(name: bytes, status: os.stat_result, known: _Known) -> Wanted:
         return name, True, None
     detail = own_entry(entry).detail
     return name, True, detail.content if isinstance(detail, RegularFile) else None
+
+
+def _content_of(entry: bytes) -> Content:
+    """The content of a directory, by its encoded entry."""
+    detail = own_entry(entry).detail
+    assert isinstance(detail, Directory)  # the cache lists directories apart
+    return detail.content
 
 
 def _bytes_of(status: os.stat_result) -> int:

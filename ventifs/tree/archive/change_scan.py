@@ -20,6 +20,7 @@ from ventifs.tree.archive.scan import Options, Scanner
 from ventifs.tree.archive.statcache import NamedEntry, PreviousCache, SeenDirectory, raw_leaves
 from ventifs.tree.archive.worker import REQUESTS
 from ventifs.tree.objects.records import (
+    Content,
     Directory,
     Entry,
     encode,
@@ -98,8 +99,14 @@ class Scouted:
         return path not in self._to_walk
 
 
-def scout(pool: Pool, top: int, previous: PreviousCache) -> Scouted | None:
-    """Have everything below the root, whose descriptor is `top`, compared.
+def scout(pool: Pool, top: int, previous: PreviousCache, root: Content) -> Scouted | None:
+    """Have everything below the root compared.
+
+    Args:
+        pool: compares.
+        top: the root's descriptor.
+        previous: what the previous run saw.
+        root: the root's content then.
 
     Returns:
         What was found; None if the unknown paths are more than half as many as the units.
@@ -109,7 +116,7 @@ def scout(pool: Pool, top: int, previous: PreviousCache) -> Scouted | None:
     def take(reply: bytes) -> None:
         found.add(_decode_reply(reply))
 
-    for units in units_of(previous):
+    for units in units_of(previous, root):
         if len(found.unknown) > max(_UNKNOWN_MIN, asked // 2):
             break  # more than half will be unknown
         asked += len(units)
@@ -122,23 +129,23 @@ def scout(pool: Pool, top: int, previous: PreviousCache) -> Scouted | None:
     return None if 2 * len(found.unknown) > asked else found
 
 
-def units_of(previous: PreviousCache) -> Iterator[list[Unit]]:
+def units_of(previous: PreviousCache, root: Content) -> Iterator[list[Unit]]:
     """Units that cover all directories below the root that the previous run saw.
 
-    Each list of units is for one request.
+    `root` is the root's content then. Each list of units is for one request.
     """
     batch: list[Unit] = []
     names = size = 0
-    pending = [b""]
+    pending = [(b"", root)]
     while pending:
-        above = pending.pop()
-        for name, entry in _below(previous, previous.directory(above)):
+        above, content = pending.pop()
+        for name, entry in _below(previous, previous.directory(above, content)):
             path = above + b"/" + name if above else name
             detail = own_entry(entry).detail
             assert isinstance(detail, Directory)
             deep = detail.paths <= UNIT_NAMES
             if not deep:
-                pending.append(path)
+                pending.append((path, detail.content))
             batch.append(Unit(path, entry, deep))
             names += _UNIT_COST + (detail.paths if deep else 0)
             size += len(path) + len(entry)
@@ -233,11 +240,13 @@ class Scout:
         self, fd: int, path: bytes, entry: Entry, encoded: bytes, below: list[NamedEntry]
     ) -> bool:
         # Hot: for all names of a directory, a good part in system calls; see docs/performance.md.
-        seen, status = self._previous.directory(path), os.fstat(fd)
-        if seen is None or not isinstance(entry.detail, Directory):
+        if not isinstance(entry.detail, Directory):
+            return False
+        seen, status = self._previous.directory(path, entry.detail.content), os.fstat(fd)
+        if seen is None:
             return False
         self._missed = False
-        same = status.st_dev == self._device and seen.content == entry.detail.content
+        same = status.st_dev == self._device
         chunks, _ = self._scanner.chunks(path, fd, seen)
         for chunk in chunks:
             old = chunk.old

@@ -11,7 +11,7 @@ from ventifs.tree.archive.scan import Options
 from ventifs.tree.archive.source import Archived, ArchiveRun
 from ventifs.tree.archive.statcache import StatCache
 from ventifs.tree.process_pool import Pool
-from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.catalog import Version, tree_score
 
 
 class DirectorySource:
@@ -43,7 +43,9 @@ class DirectorySource:
         Raises:
             VentifsError: the directory cannot be read; the store's own problems.
         """
-        cache = self._cache = StatCache(run.store, run.name, run.lock, ask=not run.read_all)
+        cache = self._cache = StatCache(
+            run.store, run.name, run.lock, run.earlier, ask=not run.read_all
+        )
         archiver = Archiver(
             run.store, cache, options=self._options, pool=self._pool, progress=run.progress
         )
@@ -58,7 +60,7 @@ class DirectorySource:
         """See `source.Source`: put the stat cache in place."""
         assert self._cache is not None
         with suppress(OSError):  # the version is committed; the next run only reads more
-            self._cache.put_in_place()
+            self._cache.put_in_place(tree_score(version.root))
 
     def close(self) -> None:
         """See `source.Source`."""

@@ -4,6 +4,7 @@ A run archives any `Source`: a directory, a tar stream, a disk. It does not know
 The source does not know of versions, except for the one that is committed in the end.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ class ArchiveRun(msgspec.Struct, frozen=True):
         name: of the version.
         lock: keeps out other runs under the name; None in a rehearsal, which leaves nothing for
             the next run.
+        earlier: all versions of the name, looked up after the lock was taken; by time.
         read_all: whether everything is read, whatever the previous run saw.
         progress: called now and then.
     """
@@ -32,6 +34,7 @@ class ArchiveRun(msgspec.Struct, frozen=True):
     store: Store
     name: str
     lock: RunLock | None
+    earlier: Sequence[Version]
     read_all: bool = False
     progress: ArchiveProgress | None = None
 

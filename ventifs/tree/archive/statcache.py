@@ -7,9 +7,22 @@ device is left out, because snapshot mounts change it nightly.
 
 A run reads the old file, and puts a new one in place only after its version is committed. The new
 file holds all that the run saw, or the old file's records followed by those that changed. A file
-that is more than twice as large as when it was last written whole is written whole again. The file
-is bound to the store's id and epoch: when blocks may have left the store, nothing in it counts.
-Every record carries a check, so damage is a miss.
+that is more than twice as large as when it was last written whole is written whole again.
+
+What counts as unchanged is not stored again, so it must be in the store already. The file is
+therefore bound to the store's id, its epoch, and the root score of the version whose run wrote it.
+It counts only while a version of the name has that root, whatever its time and notes: forgetting
+the last such version voids the file, and putting one back makes it count again. The epoch is new
+after a rebuild or a repair, when blocks that a version needs may be lost. Within the file, a record
+counts only if it leads down from that root: a directory's content must be the one in the record of
+the directory above, and the root's content the version's. Other records may be older; they were
+carried over, and blocks that only they refer to may be gone. Every record carries a check, so
+damage is a miss.
+
+The version is looked up once, after the lock of the name is taken. If it is forgotten while the run
+is at work, its blocks stay, because forgetting removes none. What removes blocks must rely on the
+gate that every writer holds from before this look-up until after its commit: it may remove a block
+only if no version needs it, and no writer is at work that began before that was so.
 
 An entry counts only if its ctime lies more than 2 s before the file was read. A file that is
 changed within the clock's tick of being read is therefore read again next time.
@@ -25,14 +38,15 @@ from typing import IO
 import msgspec
 from blake3 import blake3
 
-from ventifs.store import Store
+from ventifs.store import Score, Store
 from ventifs.store.permissions import create_file
 from ventifs.tree.archive.run_lock import LEFT_BY_RUNS, RunLock
-from ventifs.tree.objects.records import Content, clamped_ns
+from ventifs.tree.objects.records import Content, Directory, Empty, clamped_ns
+from ventifs.tree.versions.catalog import Version, last_with_root
 
 SETTLED_NS = 2 * 10**9
 NOT_SETTLED = -1  # as a ctime: matches no file
-_MAGIC = b"vfstat\x00\x03"
+_MAGIC = b"vfstat\x00\x04"
 _CHECK_SIZE = 8
 _HEAD_SIZE = 8 + _CHECK_SIZE  # length, check
 _WINDOW = 1 << 20  # bytes read ahead and behind: neighbours in the tree are neighbours in the file
@@ -92,11 +106,13 @@ class SeenDirectory(msgspec.Struct, frozen=True, array_like=True):
 class _CacheFooter(msgspec.Struct, frozen=True, array_like=True):
     """The last record: the offset of each directory's record, by ascending hash of its path.
 
-    `whole_size` is the size of the file, without its footer, when a run last wrote all of it.
+    `root` is the score of the version whose run wrote the file. `whole_size` is the size of the
+    file, without its footer, when a run last wrote all of it.
     """
 
     store_id: bytes
     epoch: bytes
+    root: bytes
     whole_size: int
     hashes: bytes
     offsets: bytes
@@ -165,8 +181,13 @@ class PreviousCache:
         """Whether half of the file or more may be outdated records."""
         return self._size > 2 * self.footer.whole_size
 
-    def directory(self, path: bytes) -> SeenDirectory | None:
-        """What the run saw of a directory."""
+    def directory(self, path: bytes, content: Content) -> SeenDirectory | None:
+        """What the run saw of a directory; None unless it has this content.
+
+        Args:
+            path: below the archive's root.
+            content: as the record of the directory above has it; of the root, as the version has.
+        """
         wanted = _path_hash(path)
         at = bisect_left(self.hashes, wanted)
         if at == len(self.hashes) or self.hashes[at] != wanted:
@@ -176,7 +197,9 @@ class PreviousCache:
             seen = _decode_seen(data) if data else None
         except msgspec.DecodeError:
             return None
-        return seen if seen is not None and seen.path == path else None
+        if seen is None or seen.path != path or seen.content != content:
+            return None
+        return seen
 
     def segment(self, seen: SeenDirectory, number: int) -> SeenSegment | None:
         """One segment of a directory."""
@@ -218,21 +241,32 @@ class StatCache:
     Attributes:
         path: of the file.
         previous: the file that the previous run left; None if it is not used.
+        root: the content of the root of the version that `previous` is bound to.
         carries: whether the records of `previous` are kept, and this run adds to them.
     """
 
-    def __init__(self, store: Store, name: str, lock: RunLock | None, *, ask: bool = True) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        lock: RunLock | None,
+        earlier: Sequence[Version],
+        *,
+        ask: bool = True,
+    ) -> None:
         """The cache for a version name.
 
         Args:
             store: the store whose blocks it refers to.
             name: of the versions.
             lock: of the name, held until the cache is closed; None to gather nothing.
+            earlier: all versions of the name, looked up after the lock was taken.
             ask: whether to use what the previous run saw.
         """
         assert lock is None or lock.name == name
         self.path = store.path / LEFT_BY_RUNS / name
         self.previous: PreviousCache | None = None
+        self.root: Content = Empty()
         self._ids = store.header.store_id, store.epoch
         self._temporary = self.path.with_name(f".{name}.new")
         self._gathers = lock is not None
@@ -240,24 +274,29 @@ class StatCache:
         self._file: IO[bytes] | None = None
         self._places: dict[int, int] = {}  # offset of a directory's record, by its path's hash
         if ask:
-            self.previous = self._opened()
+            self.previous = self._opened(earlier)
 
-    def _opened(self) -> PreviousCache | None:
-        """The previous run's file; None if anything is wrong with it."""
+    def _opened(self, earlier: Sequence[Version]) -> PreviousCache | None:
+        """The previous run's file; None if it does not count, or anything is wrong with it."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         with suppress(OSError, msgspec.DecodeError):
             previous = PreviousCache(fd)
-            if (previous.footer.store_id, previous.footer.epoch) == self._ids:
+            footer = previous.footer
+            version = last_with_root(earlier, footer.root)
+            if (footer.store_id, footer.epoch) == self._ids and version is not None:
+                detail = version.root.detail
+                assert isinstance(detail, Directory)  # as of every version
+                self.root = detail.content
                 return previous
         os.close(fd)
         return None
 
-    def directory(self, path: bytes) -> SeenDirectory | None:
-        """What the previous run saw of a directory."""
-        return None if self.previous is None else self.previous.directory(path)
+    def directory(self, path: bytes, content: Content) -> SeenDirectory | None:
+        """What the previous run saw of a directory; as `PreviousCache.directory`."""
+        return None if self.previous is None else self.previous.directory(path, content)
 
     def segment(self, seen: SeenDirectory, number: int) -> SeenSegment | None:
         """One segment of a directory that the previous run saw."""
@@ -313,10 +352,18 @@ class StatCache:
             file.write(os.pread(self.previous.fd, length, start))
         return file
 
-    def put_in_place(self) -> None:
-        """Let the next run use what was gathered, once the version is committed."""
-        if self._file is None:
-            return  # all is carried over, nothing added
+    def put_in_place(self, root: Score) -> None:
+        """Let the next run use what was gathered, once a version with this root is committed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._gathers:
+            return
+        if self._file is None:  # all is carried over, nothing added
+            if self.previous is not None and self.previous.footer.root == root:
+                return
+            self._file = self._started()  # the root's own metadata has changed
         start, places = self._file.tell(), self._places
         whole_size = start
         if self.carries:
@@ -329,7 +376,7 @@ class StatCache:
         ordered = sorted(places.items())
         hashes = array("Q", [key for key, _ in ordered]).tobytes()
         offsets = array("Q", [place for _, place in ordered]).tobytes()
-        self._write(encode(_CacheFooter(*self._ids, whole_size, hashes, offsets)))
+        self._write(encode(_CacheFooter(*self._ids, root, whole_size, hashes, offsets)))
         if not self._gathers:
             return  # it could not be written
         self._file.write(start.to_bytes(8, "little"))

@@ -267,6 +267,11 @@ def versions(store: Store, name: str | None = None) -> list[Version]:
     return [decode_version(record) for record in store.records(prefix)]
 
 
+def last_with_root(of_name: Sequence[Version], score: bytes) -> Version | None:
+    """The last of a name's versions whose tree has this score; None if there is none."""
+    return next((each for each in reversed(of_name) if tree_score(each.root) == score), None)
+
+
 def version_records(store: Store) -> list[Record]:
     """The records of all versions, by name and then by time, for `decode_version`."""
     return store.records(_PREFIX)
