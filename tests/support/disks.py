@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -53,16 +53,25 @@ class LoopDisk(Disk):
         os.sync()
 
 
+def mounted_ext4(path: Path) -> AbstractContextManager[LoopDisk]:
+    """Mount a new ext4 of 64 MiB at `path`; skips the test where that is not allowed."""
+    return _mounted_image(path, 64 << 20, "mke2fs", "-q", "-t", "ext4", "-m", "0")
+
+
+def mounted_btrfs(path: Path) -> AbstractContextManager[LoopDisk]:
+    """Mount a new btrfs of 256 MiB at `path`; skips the test where that is not allowed."""
+    return _mounted_image(path, 256 << 20, "mkfs.btrfs", "-q")
+
+
 @contextmanager
-def mounted_ext4(path: Path, size: int = 64 << 20) -> Iterator[LoopDisk]:
-    """Mount a new ext4 at `path`; skips the test where that is not allowed."""
+def _mounted_image(path: Path, size: int, *mkfs: str) -> Iterator[LoopDisk]:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     path.mkdir()
     image = path.with_name(path.name + ".img")
     with image.open("wb") as file:
         file.truncate(size)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
+    subprocess.run([*mkfs, image], check=True)
     command = ["mount", "-o", "loop", str(image), str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:

@@ -10,11 +10,12 @@ read-only file system.
 """
 
 import errno
+import fcntl
 import os
 import re
 import resource
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -33,6 +34,7 @@ _MAP_SIZE = 1 << 40  # address space, not memory: room for 15 billion entries
 _READERS_MAX = 1022
 _LOCK_SIZE = (_READERS_MAX + 2) * 64  # of lock.mdb: a cache line a reader, and two of its own
 _NEARLY_FULL = 1 << 20
+_GET_FLAGS, _SET_FLAGS, _NO_COW = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h, 64 bits
 
 
 class IndexDamaged(VentifsError):
@@ -170,10 +172,22 @@ def _allocate_lock(path: Path) -> None:
     """Allocate LMDB's lock file: it is mapped, and a full disk would kill the process by SIGBUS."""
     fd = open_or_create(path)
     try:
-        if os.fstat(fd).st_blocks * 512 < _LOCK_SIZE:
+        status = os.fstat(fd)
+        if status.st_size == 0:
+            _write_in_place(fd)
+        if status.st_blocks * 512 < _LOCK_SIZE:
             os.posix_fallocate(fd, 0, _LOCK_SIZE)
     finally:
         os.close(fd)
+
+
+def _write_in_place(fd: int) -> None:
+    """Keep a file system that copies on write, as btrfs does, from doing so with an empty file."""
+    with suppress(OSError):  # a file system without that flag
+        flags = bytearray(8)
+        fcntl.ioctl(fd, _GET_FLAGS, flags)
+        flags[2] |= _NO_COW >> 16
+        fcntl.ioctl(fd, _SET_FLAGS, flags)
 
 
 _environments: dict[tuple[int, int, int], Environment] = {}  # a forked child starts with none

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.commanding import PATIENCE_S, SCRIPT, parsed, run
-from tests.support.disks import Disk, mounted, mounted_ext4
+from tests.support.disks import Disk, mounted, mounted_btrfs, mounted_ext4
 from tests.support.trees import noise, plain_tree
 from ventifs.store import Store
 from ventifs.store.files import Files
@@ -184,6 +184,16 @@ def test_versions_are_forgotten_on_a_full_disk(tmp_path: Path, disk: Disk) -> No
     disk.make_room()
     run(tmp_path, "archive", "tree", "--name", "web", "--store", store)
     assert reserve_space(store) >= 600 << 10
+
+
+@pytest.mark.slow
+def test_versions_are_forgotten_on_a_full_btrfs(tmp_path: Path) -> None:
+    """A file system that copies on write: no process is killed for what it has mapped."""
+    with mounted_btrfs(tmp_path / "disk") as disk:
+        store = with_versions(tmp_path, disk, "2MiB")
+        run(tmp_path, "forget", "web@~2", "--store", store)
+        assert len(parsed(tmp_path, "versions", "web", "--store", store)) == 10
+        assert b"no errors" in run(tmp_path, "check", "--read-data", "--store", store).stdout
 
 
 @pytest.mark.slow
