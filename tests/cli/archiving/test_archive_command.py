@@ -215,6 +215,7 @@ def test_what_is_said_of_a_version_is_kept(home: Path) -> None:
     assert kept["source"] == str(home / "tree")
     assert done["stored_bytes"] > 0
     assert done["entries"] == done["paths"] + 1
+    assert (kept.pop("held"), kept.pop("held_until")) == (False, None)  # said by the catalog
     assert {name: done[name] for name in kept} == kept
 
 
