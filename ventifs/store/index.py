@@ -444,6 +444,14 @@ class Index:
         with lmdb_errors(self.path), self._begin() as transaction:
             return self._records(transaction)
 
+    def has_record(self, key: bytes, record_id: bytes) -> bool:
+        """Whether a record is there, as one look-up.
+
+        It may be there even if this is false: in a damaged index, which `records` refuses.
+        """
+        with lmdb_errors(self.path), self._begin(self._tables[b"catalog"]) as transaction:
+            return transaction.get(key + record_id) is not None
+
     def _records(self, transaction: Any) -> list[Record]:
         digest = 0
         cursor = transaction.cursor(self._tables[b"catalog"])

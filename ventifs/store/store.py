@@ -45,10 +45,11 @@ from ventifs.store.header import (
 from ventifs.store.index import Index
 from ventifs.store.journal import Record, record_problem
 from ventifs.store.keyed_locks import KeyedLocks
+from ventifs.store.leases import Lease, Leases, make_leases_directory, sweep
 from ventifs.store.lmdb_environment import INDEX_NAME, IndexDamaged, file_of, index_missing
 from ventifs.store.lock import store_lock
 from ventifs.store.malloc_tuning import keep_freed_clumps
-from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
+from ventifs.store.permissions import LEASES, MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured, sizes_of
@@ -88,7 +89,7 @@ def _refuse_occupied(root: Path) -> None:
     if (root / HEADER_NAME).exists():
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
     ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp")}
-    ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
+    ours |= {root / "arenas" / "open", root / "arenas" / "sealed", root / LEASES}
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
             ours |= {index, index / "data.mdb", index / "lock.mdb"}
@@ -134,12 +135,15 @@ class Store:
         self._local = local()
         self._resources = ExitStack()
         self._closed = False
+        self._leases = Leases(path, self.place)
         try:
             self._index = self._opened_index()
             # A lambda, because a rebuild may have replaced `_index` by then.
             self._resources.callback(lambda: self._index.close())  # noqa: PLW0108
             if mode == "write":
                 recover(self._arenas, self._index, files)
+                make_leases_directory(path)
+                sweep(path)
             self._writer = Writer(
                 self._arenas,
                 self._index,
@@ -187,6 +191,7 @@ class Store:
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
                     files.make_directory(directory)
+                files.make_directory(root / LEASES)
                 _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
                 write_header(root, header, files)
@@ -523,6 +528,33 @@ class Store:
         self._follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
+    def has_record(self, key: bytes, record_id: bytes) -> bool:
+        """Whether a committed record is there still; cheaper than `records`.
+
+        Args:
+            key: the record's.
+            record_id: the record's.
+
+        Raises:
+            IndexDamaged: when the index has lost or changed any record.
+        """
+        self._follow_rebuild()
+        return self._index.has_record(key, record_id) or any(
+            record.id == record_id for record in self.records(key)
+        )
+
+    def lease(self, *roots: bytes) -> Lease:
+        """Keep what roots refer to from being reclaimed, while the lease is held.
+
+        The caller looks up afterwards whether the roots are still in the catalog: only then is
+        everything there, and stays there. Closing the store ends its leases.
+
+        Args:
+            roots: encoded root entries, of 1 byte to 256 KiB each.
+        """
+        self._check_open()
+        return self._leases.take(*roots)
+
     @property
     def closed(self) -> bool:
         """Whether it was closed: what is in memory may still be read, nothing else."""
@@ -611,6 +643,7 @@ class Store:
         """Release all resources without a commit; the next writer indexes what arenas hold."""
         with self._lock:
             self._closed = True
+            self._leases.close()
             self._resources.close()
             self._arenas.close()
 

@@ -19,6 +19,7 @@ from ventifs.text import printable
 from ventifs.tree.objects.records import Directory
 from ventifs.tree.versions.catalog import find_version, versions
 from ventifs.tree.versions.exclusive import exclusive
+from ventifs.tree.versions.leasing import leased
 
 
 @click.command(short_help="Make a new, empty store.")
@@ -82,9 +83,10 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
     ):
         version = find_version(opened, wanted)
         others = [other for other in versions(opened) if other.record != version.record]
-        only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
-        sizes = opened.sizes(only)
-        disk = facts_of(opened, version.root)
+        with leased(opened, version):
+            only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
+            sizes = opened.sizes(only)
+            disk = facts_of(opened, version.root)
         kept = all_kept(opened).get(version.name)
     detail = version.root.detail
     assert isinstance(detail, Directory)

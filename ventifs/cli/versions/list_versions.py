@@ -22,6 +22,7 @@ from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Empty
 from ventifs.tree.versions.catalog import Version, tree_score
+from ventifs.tree.versions.leasing import ForgottenMeanwhile
 from ventifs.tree.versions.troubles import troubles_of
 
 
@@ -66,7 +67,7 @@ def as_json_object(
 
 def _disk(version: ArchivedVersion) -> Facts | None:
     """What is known of a version's disk, if it is one's; damage is not for a listing to tell."""
-    with suppress(Corrupt, NotStored):
+    with suppress(Corrupt, NotStored, ForgottenMeanwhile):
         return version.disk_facts()
     return None
 
@@ -156,10 +157,14 @@ def versions(
         found = [version for version in found if set(tags) <= set(version.tags)]
         disks = [_disk(version) for version in found]
         if as_json:
-            every = archive.store if with_troubles else None
             kept = all_kept(archive.store)
             print_array(
-                as_json_object(version.stored, disk, kept.get(version.name), every)
+                as_json_object(
+                    version.stored,
+                    disk,
+                    kept.get(version.name),
+                    version.store if with_troubles else None,
+                )
                 for version, disk in zip(found, disks, strict=True)
             )
         else:

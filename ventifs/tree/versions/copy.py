@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ventifs.errors import VentifsError
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import Version, check_name, decode_version, version_key, versions
+from ventifs.tree.versions.leasing import leased
 from ventifs.tree.versions.reachable import Ref, RefKind, reach_version
 from ventifs.tree.versions.troubles import troubles_of
 
@@ -55,11 +56,23 @@ def copy(
 
     Raises:
         VentifsError: the target has another version of that name and time; nothing is sent.
+        ForgottenMeanwhile: the version is not in the source any more.
         Corrupt, NotStored: where the source is damaged; no version is made.
     """
     assert version.record is not None
+    with leased(source, version):
+        return _copy(source, target, version, version.record.value, name, progress)
+
+
+def _copy(
+    source: Store,
+    target: Store,
+    version: Version,
+    value: bytes,
+    name: str | None,
+    progress: CopyProgress | None,
+) -> tuple[Version, CopiedBlocks, bool]:
     name = check_name(version.name if name is None else name)
-    value = version.record.value
     there = [found for found in versions(target, name) if found.time_ns == version.time_ns]
     for found in there:
         if found.record is None or found.record.value != value:

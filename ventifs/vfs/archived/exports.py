@@ -178,8 +178,12 @@ class Catalog:
             Cold: with a load that looks at the store.
         """
         if self._clock() - self._checked > FRESH_S:
-            raise Cold(Load(("catalog",), self._look))
+            raise Cold(self.look())
         return self.known
+
+    def look(self) -> Load:
+        """A load that looks at the store."""
+        return Load(("catalog",), self._look)
 
     def _look(self) -> None:
         known = self.known

@@ -359,7 +359,7 @@ class NameDirectory(_Upper):
             of_time.setdefault(version.when, version)  # the first of one time, as `pick` does
         if items:
             of_time[LATEST] = items[-1]
-        root = self.view.files.root
+        root = self.view.files.listed
         return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
 
     def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
@@ -368,7 +368,7 @@ class NameDirectory(_Upper):
         found = choose(versions, text)
         if name not in (LATEST, found.when):
             raise Unknown("only whole times are listed")
-        return self.view.files.root(found, self, name)
+        return self.view.files.entered(found, self, name)
 
 
 class ScoreDirectory(_Upper):
@@ -395,11 +395,11 @@ class ScoreDirectory(_Upper):
         return self.view.scores(snapshot)
 
     def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
-        root = self.view.files.root
+        root = self.view.files.listed
         return [(one.score, partial(root, one, self, one.score)) for one in items]
 
     def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         if len(name) != 64:
             raise Unknown("no such score")
         found = by_score(snapshot, name.decode("ascii", "replace"), self.view.allowed)
-        return self.view.files.root(found, self, name)
+        return self.view.files.entered(found, self, name)
