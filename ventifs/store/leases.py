@@ -19,7 +19,7 @@ import re
 import stat
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -52,16 +52,27 @@ class Lease:
 
     Attributes:
         roots: what it keeps; none if this user cannot write leases.
+        confirmed: the roots were in the catalog after they were leased.
 
     Concurrency: any thread.
     """
 
-    __slots__ = ("_leases", "roots")
+    __slots__ = ("_leases", "confirmed", "roots")
 
-    def __init__(self, leases: "Leases", roots: tuple[bytes, ...]) -> None:
+    def __init__(self, leases: "Leases", roots: tuple[bytes, ...], *, confirmed: bool) -> None:
         """Use `Leases.take`."""
         self._leases = leases
         self.roots = roots
+        self.confirmed = confirmed
+
+    def confirm(self) -> None:
+        """Take note that the roots are in the catalog.
+
+        Until nothing holds them any more, further leases on them are confirmed at once, whatever is
+        forgotten meanwhile.
+        """
+        self.confirmed = True
+        self._leases.confirm(self.roots)
 
     def release(self) -> None:
         """Give the roots back. Idempotent, never raises."""
@@ -86,6 +97,7 @@ class Leases:
         self._place = place
         self._file: _OwnFile | None = None
         self._held: dict[bytes, int] = {}
+        self._confirmed: set[bytes] = set()  # of those held
         self._closed = False
 
     def take(self, *roots: bytes) -> Lease:
@@ -96,7 +108,7 @@ class Leases:
         """
         assert all(0 < len(root) <= ROOT_MAX for root in roots)
         taken: list[bytes] = []
-        failure = None
+        confirmed, failure = False, None
         with _lock:
             try:
                 if roots and not self._closed:
@@ -105,12 +117,19 @@ class Leases:
                         file.hold(root)
                         taken.append(root)
                         self._held[root] = self._held.get(root, 0) + 1
+                    confirmed = bool(roots) and self._confirmed.issuperset(roots)
             except OSError as error:
                 failure = error
         _settle()
         if failure is not None:
             _say(self._root / LEASES, failure)
-        return Lease(self, tuple(taken))
+        return Lease(self, tuple(taken), confirmed=confirmed)
+
+    def confirm(self, roots: Iterable[bytes]) -> None:
+        """See `Lease.confirm`."""
+        with _lock:
+            self._confirmed.update(root for root in roots if root in self._held)
+        _settle()
 
     def close(self) -> None:
         """Give everything back; the process's last one removes its file. Idempotent."""
@@ -136,6 +155,7 @@ class Leases:
             self._held[root] = held
         else:
             del self._held[root]
+            self._confirmed.discard(root)
         if self._file is not None and self._file.opened:
             self._file.drop(root, count)
 
@@ -154,6 +174,7 @@ class Leases:
             file.stores += 1
             self._file = file
             self._held.clear()
+            self._confirmed.clear()
         return file
 
 
@@ -380,7 +401,12 @@ def _files(directory: Path) -> list[Path]:
 
 def _leased_in(path: Path) -> list[bytes]:
     """The roots of one file; none if no process holds its lock."""
-    fd = os.open(path, _OPEN)
+    try:
+        fd = os.open(path, _OPEN)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return []
+        raise
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return []

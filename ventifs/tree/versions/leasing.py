@@ -29,6 +29,7 @@ class ForgottenMeanwhile(NoSuchVersion):
 def lease(store: Store, version: Version) -> Lease:
     """Keep a version's blocks from being reclaimed, until the lease is released or dropped.
 
+    A version that this store has leased already may have been forgotten since.
     A version without a record, as a rehearsal makes, gets a lease on nothing.
 
     Raises:
@@ -59,19 +60,19 @@ def lease_record(
         more: further entries to keep.
     """
     taken = store.lease(root, *more)
+    if taken.confirmed:
+        return taken
     try:
-        there = store.has_record(version_key(name, time_ns), record_id) or _is_there_otherwise(
-            store, time_ns, root
-        )
+        key = version_key(name, time_ns)
+        if not (store.has_record(key, record_id) or _is_there_otherwise(store, time_ns, root)):
+            raise ForgottenMeanwhile(
+                f"{name}@{time_text(time_ns)}: it was forgotten meanwhile; 'ventifs versions' "
+                "lists those there are"
+            )
     except BaseException:
         taken.release()
         raise
-    if not there:
-        taken.release()
-        raise ForgottenMeanwhile(
-            f"{name}@{time_text(time_ns)}: it was forgotten meanwhile; 'ventifs versions {name}' "
-            "lists those there are"
-        )
+    taken.confirm()
     return taken
 
 
