@@ -5,7 +5,7 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.support.conversing import answer_all
+from tests.support.conversing import Answer, answer_all
 from ventifs.store import Store
 from ventifs.store.leases import Lease, leased
 
@@ -24,7 +24,12 @@ def hold_leases(connection: Connection, root: Path) -> None:
             for each in roots:
                 held.pop(each).release()
 
-        answers = {"take": take, "release": release, "leased": lambda: leased(root), "fork": fork}
+        answers: dict[str, Answer] = {
+            "take": take,
+            "release": release,
+            "leased": lambda: leased(root),
+            "fork": fork,
+        }
         answer_all(connection, answers)
 
 
