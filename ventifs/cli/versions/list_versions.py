@@ -65,6 +65,11 @@ def as_json_object(
     }
 
 
+def _has_beyond(version: ArchivedVersion) -> bool:
+    """Whether further troubles than those of its record are in blocks."""
+    return not isinstance(version.stored.beyond, Empty)
+
+
 def _disk(version: ArchivedVersion) -> Facts | None:
     """What is known of a version's disk, if it is one's; damage is not for a listing to tell."""
     with suppress(Corrupt, NotStored, ForgottenMeanwhile):
@@ -163,7 +168,7 @@ def versions(
                     version.stored,
                     disk,
                     kept.get(version.name),
-                    version.store if with_troubles else None,
+                    version.store if with_troubles and _has_beyond(version) else None,
                 )
                 for version, disk in zip(found, disks, strict=True)
             )
