@@ -78,6 +78,14 @@ def test_what_is_made_from_a_version_keeps_it(
     assert leased(store) == []
 
 
+def test_a_closed_file_keeps_nothing(store: Path, archive: ventifs.Archive) -> None:
+    file = archive["t"].open("etc/hostname")
+    assert file.read() == b"web01.example\n"
+    assert len(leased(store)) == 1
+    file.close()
+    assert leased(store) == []
+
+
 def test_a_diff_keeps_both(store: Path, archive: ventifs.Archive) -> None:
     both = {root_of(archive["t"]), root_of(archive["t@~1"])}
     changes = archive["t@~1"].diff(archive["t"])

@@ -444,7 +444,12 @@ def test_what_cannot_be_known_is_an_error(root: Path, monkeypatch: pytest.Monkey
 # --- other stores, other users -------------------------------------------------------------------
 
 
-def test_an_older_store_gets_its_directory(root: Path) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    ["private", pytest.param("shared", marks=as_root), pytest.param("readers", marks=as_root)],
+)
+def test_an_older_store_gets_its_directory(tmp_path: Path, kind: str) -> None:
+    root = tiny_store(tmp_path / "store", access=KINDS[kind])
     (root / "leases").rmdir()
     assert leased(root) == []
     sweep(root)
@@ -453,7 +458,7 @@ def test_an_older_store_gets_its_directory(root: Path) -> None:
         assert leased(root) == list(held.roots) == [b"a"]
     (root / "leases").rmdir()
     Store.open(root, "write").close()
-    assert wrong(root, "private") == {}
+    assert wrong(root, kind) == {}
     assert files(root) == []
 
 

@@ -129,7 +129,8 @@ class ContentReader(io.RawIOBase):
         return data
 
     def close(self) -> None:
-        """Release the memory that reading on takes; idempotent. The archive stays open."""
+        """Release what reading on takes; idempotent. The archive stays open."""
+        self._keeps = None
         self._rest, self._pieces, self._next = b"", iter(()), -1
         super().close()
 
