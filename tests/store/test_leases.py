@@ -22,8 +22,9 @@ from tests.support.processes import Peer
 from tests.support.tiny import tiny_store
 from tests.support.vectors import load_vectors, unhex
 from ventifs.errors import VentifsError
-from ventifs.store import Store, leases, permissions
-from ventifs.store.leases import FILE_MAX, leased, sweep
+from ventifs.store import Store, lease_file, leases, permissions
+from ventifs.store.lease_file import FILE_MAX, ROOT_MAX
+from ventifs.store.leases import leased, sweep
 
 VECTOR = load_vectors("store/leases.json")
 ROOTS: list[bytes] = unhex(VECTOR["roots"])
@@ -109,7 +110,7 @@ def test_slots_are_used_again(root: Path) -> None:
 
 
 def test_a_root_may_be_as_long_as_a_record(root: Path) -> None:
-    roots = [b"x" * leases.ROOT_MAX, b"y"]
+    roots = [b"x" * ROOT_MAX, b"y"]
     with Store.open(root) as store:
         held = store.lease(*roots)
         assert leased(root) == roots
@@ -163,13 +164,13 @@ def test_the_garbage_collector_may_end_a_lease_at_any_moment(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may run in the thread that holds the lock, which must neither hang nor lose anything."""
-    write = leases._write
+    write = lease_file._write
 
     def collecting(fd: int, data: bytes, at: int) -> None:
         gc.collect()
         write(fd, data, at)
 
-    monkeypatch.setattr(leases, "_write", collecting)
+    monkeypatch.setattr(lease_file, "_write", collecting)
     with Store.open(root) as store:
         cycle: list[object] = [store.lease(b"in a cycle")]
         cycle.append(cycle)
@@ -316,7 +317,7 @@ def test_a_new_file_that_is_swept_before_it_is_locked_is_made_again(
             sweep(root)
         return fd
 
-    monkeypatch.setattr(leases, "create_file", swept)
+    monkeypatch.setattr(lease_file, "create_file", swept)
     with Store.open(root) as store:
         held = store.lease(b"a")
         assert files(root) == [made[2]]
@@ -337,7 +338,7 @@ def test_a_new_file_that_is_being_swept_is_left_for_another(
             fcntl.flock(sweepers[0], fcntl.LOCK_EX)
         return fd
 
-    monkeypatch.setattr(leases, "create_file", locked_first)
+    monkeypatch.setattr(lease_file, "create_file", locked_first)
     with Store.open(root) as store:
         held = store.lease(b"a")
         assert len(files(root)) == 1
@@ -357,7 +358,7 @@ def test_a_live_file_is_never_swept(root: Path) -> None:
 def test_a_slot_that_cannot_be_written_leaves_the_others(
     root: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write = leases._write
+    write = lease_file._write
 
     def full(fd: int, data: bytes, at: int) -> None:
         os.pwrite(fd, data[:fails_at], at)
@@ -367,11 +368,11 @@ def test_a_slot_that_cannot_be_written_leaves_the_others(
     with Store.open(root) as store:
         first, gone = store.lease(b"first"), store.lease(b"gone")
         gone.release()
-        monkeypatch.setattr(leases, "_write", full)
+        monkeypatch.setattr(lease_file, "_write", full)
         for name in (b"into a free slot", b"at the end, as it is too long for that" * 3):
             assert store.lease(name).roots == ()
         assert leased(root) == [b"first"]
-        monkeypatch.setattr(leases, "_write", write)
+        monkeypatch.setattr(lease_file, "_write", write)
         more = [store.lease(b"%d" % number * 50) for number in range(4)]
         assert len(more) == 4
         assert leased(root) == [b"first", *(b"%d" % number * 50 for number in range(4))]

@@ -16,30 +16,19 @@ import fcntl
 import logging
 import os
 import re
-import stat
-import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from blake3 import blake3
-
 from ventifs.errors import VentifsError
 from ventifs.store.exposure import shut_out
 from ventifs.store.files import readable_errors
-from ventifs.store.permissions import LEASES, create_file, make_directory
+from ventifs.store.lease_file import OPEN, ROOT_MAX, LeaseFile, leased_in
+from ventifs.store.permissions import LEASES, make_directory
 
-ROOT_MAX = 256 << 10  # bytes of a root: it stands in a record, which is no longer
-FILE_MAX = 256 << 20  # bytes of a lease file: a million roots
-_MAGIC = b"vflease\1"
-_SLOT = struct.Struct("<IBI16s")  # capacity, state, length, check
-_STATE_AT = 4
-_FREE, _HELD = b"\0", b"\1"
-_STEP = 64  # capacities are multiples of this, so that slots are used again
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.lease")
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # it may be another's FIFO
 
 Place = tuple[int, int]  # device and inode of a store's directory
 
@@ -51,19 +40,23 @@ class Lease:
     """Keeps roots from being reclaimed until it is released, or nothing refers to it any more.
 
     Attributes:
-        roots: what it keeps; none if this user cannot write leases.
         confirmed: the roots were in the catalog after they were leased.
 
     Concurrency: any thread.
     """
 
-    __slots__ = ("_leases", "confirmed", "roots")
+    __slots__ = ("_leases", "_taken", "confirmed")
 
     def __init__(self, leases: "Leases", roots: tuple[bytes, ...], *, confirmed: bool) -> None:
         """Use `Leases.take`."""
         self._leases = leases
-        self.roots = roots
+        self._taken = [roots] if roots else []  # a list, as only one thread can pop from it
         self.confirmed = confirmed
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """What it keeps: nothing after its release, or if this user cannot write leases."""
+        return next(iter(self._taken), ())
 
     def confirm(self) -> None:
         """Take note that the roots are in the catalog.
@@ -76,9 +69,8 @@ class Lease:
 
     def release(self) -> None:
         """Give the roots back. Idempotent, never raises."""
-        roots, self.roots = self.roots, ()
-        if roots:
-            _left.append((self._leases, roots))
+        with suppress(IndexError):
+            _left.append((self._leases, self._taken.pop()))
             _settle()
 
     def __del__(self) -> None:
@@ -95,7 +87,7 @@ class Leases:
         """Take none yet, in the store at `root`, whose directory is `place`."""
         self._root = root
         self._place = place
-        self._file: _OwnFile | None = None
+        self._file: LeaseFile | None = None
         self._held: dict[bytes, int] = {}
         self._confirmed: set[bytes] = set()  # of those held
         self._closed = False
@@ -142,6 +134,7 @@ class Leases:
                 file.stores -= 1
                 if not file.stores:
                     file.remove()
+                    _open.discard(file)
                     if _own.get(self._place) is file:
                         del _own[self._place]
         _settle()
@@ -159,7 +152,7 @@ class Leases:
         if self._file is not None and self._file.opened:
             self._file.drop(root, count)
 
-    def _own_file(self) -> "_OwnFile":
+    def _own_file(self) -> LeaseFile:
         """This process's file; the caller has the lock.
 
         Raises:
@@ -170,7 +163,8 @@ class Leases:
             file = _own.get(self._place)
             if file is None or not file.is_there():  # the store's directory may be a new one
                 sweep(self._root)
-                file = _own[self._place] = _OwnFile.create(self._root / LEASES)
+                file = _own[self._place] = LeaseFile.create(self._root / LEASES)
+                _open.add(file)
             file.stores += 1
             self._file = file
             self._held.clear()
@@ -178,134 +172,9 @@ class Leases:
         return file
 
 
-class _OwnFile:
-    """The lease file of this process in one store. Its users hold the module's lock.
-
-    Attributes:
-        stores: open stores that use it.
-    """
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.stores = 0
-        self._path = path
-        self._fd = fd
-        self._length = len(_MAGIC)
-        self._slots: dict[bytes, _SlotInUse] = {}
-        self._free: dict[int, list[int]] = {}  # offsets, by capacity
-
-    @classmethod
-    def create(cls, directory: Path) -> "_OwnFile":
-        """Make and lock a file.
-
-        Raises:
-            OSError: it cannot be made.
-        """
-        while True:
-            path = directory / f"{os.urandom(16).hex()}.lease"
-            try:
-                fd = create_file(path)
-            except FileNotFoundError:
-                make_directory(directory)
-                continue
-            file = cls(path, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Between creation and lock, another process may have swept it away.
-                if file.is_there():
-                    _write(fd, _MAGIC, 0)
-                    return file
-            except BlockingIOError:
-                pass
-            except BaseException:
-                file.remove()
-                raise
-            file.remove()
-
-    @property
-    def opened(self) -> bool:
-        """False in a forked child, whose parent has the file, and after `remove`."""
-        return self._fd >= 0
-
-    def is_there(self) -> bool:
-        """Whether its name still leads to it."""
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._path, follow_symlinks=False))
-        except FileNotFoundError:
-            return False
-
-    def hold(self, root: bytes) -> None:
-        """Count one more use of a root.
-
-        Raises:
-            OSError: it cannot be written, and is not counted.
-        """
-        slot = self._slots.get(root)
-        if slot is not None:
-            slot.uses += 1
-            return
-        capacity = -(-len(root) // _STEP) * _STEP
-        free = self._free.get(capacity)
-        at = free.pop() if free else self._length
-        end = at + _SLOT.size + capacity
-        head = _SLOT.pack(capacity, _HELD[0], len(root), _check(at, root))
-        try:
-            if end > FILE_MAX:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            _write(self._fd, head + root.ljust(capacity, b"\0"), at)
-        except BaseException:
-            if at < self._length:
-                self._set_free(at, capacity)
-            else:
-                with suppress(OSError):
-                    os.ftruncate(self._fd, self._length)
-            raise
-        self._length = max(self._length, end)
-        self._slots[root] = _SlotInUse(at, capacity)
-
-    def drop(self, root: bytes, count: int) -> None:
-        """Count fewer uses of a root; after the last, its slot is free."""
-        slot = self._slots[root]
-        slot.uses -= count
-        if slot.uses:
-            return
-        del self._slots[root]
-        self._set_free(slot.at, slot.capacity)
-        if not self._slots:
-            with suppress(OSError):
-                os.ftruncate(self._fd, len(_MAGIC))
-                self._length = len(_MAGIC)
-                self._free.clear()
-
-    def _set_free(self, at: int, capacity: int) -> None:
-        with suppress(OSError):  # then the root is kept a while longer, which costs only space
-            os.pwrite(self._fd, _FREE, at + _STATE_AT)
-        self._free.setdefault(capacity, []).append(at)
-
-    def remove(self) -> None:
-        """Remove the name, then the lock."""
-        with suppress(OSError):
-            self._path.unlink()
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Close it without unlocking it: in a forked child, its parent still has the lock."""
-        fd, self._fd = self._fd, -1
-        os.close(fd)
-
-
-class _SlotInUse:
-    """The slot of a root, and how many leases there are on it."""
-
-    __slots__ = ("at", "capacity", "uses")
-
-    def __init__(self, at: int, capacity: int) -> None:
-        self.at = at
-        self.capacity = capacity
-        self.uses = 1
-
-
 _lock = Lock()
-_own: dict[Place, _OwnFile] = {}
+_own: dict[Place, LeaseFile] = {}
+_open: set[LeaseFile] = set()  # also those of stores that are removed while they are open
 # Leases given back whose slots are not free yet. The garbage collector may end a lease while its
 # thread has the lock.
 _left: deque[tuple[Leases, tuple[bytes, ...]]] = deque()
@@ -329,8 +198,9 @@ def _forked() -> None:
     The child shares the parent's lock, so a file that the child kept open would stay locked after
     the parent's end.
     """
-    for file in _own.values():
+    for file in _open:
         file.abandon()
+    _open.clear()
     _own.clear()
     _left.clear()
     _lock.release()
@@ -352,7 +222,7 @@ def sweep(root: Path) -> None:
 
 
 def _sweep_one(path: Path) -> None:
-    fd = os.open(path, _OPEN)
+    fd = os.open(path, OPEN)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
@@ -381,7 +251,7 @@ def leased(root: Path) -> list[bytes]:
     found: dict[bytes, None] = {}
     for path in _files(root / LEASES):
         with readable_errors(path), suppress(FileNotFoundError):  # its process has ended
-            found.update(dict.fromkeys(_leased_in(path)))
+            found.update(dict.fromkeys(leased_in(path)))
     return list(found)
 
 
@@ -397,65 +267,6 @@ def _files(directory: Path) -> list[Path]:
         except FileNotFoundError:
             return []
     return [directory / name for name in sorted(names) if _FILE_NAME.fullmatch(name)]
-
-
-def _leased_in(path: Path) -> list[bytes]:
-    """The roots of one file; none if no process holds its lock."""
-    try:
-        fd = os.open(path, _OPEN)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            return []
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return []
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return list(_roots_in(_content(fd, path)))
-        return []
-    finally:
-        os.close(fd)
-
-
-def _content(fd: int, path: Path) -> bytes:
-    size = os.fstat(fd).st_size
-    if size > FILE_MAX:
-        raise VentifsError(
-            f"{path}: {size:,} bytes, more than a lease file may have: ventifs did not write it; "
-            "end the process that has locked it, and remove it"
-        )
-    pieces = []
-    at = 0
-    while at < size and (piece := os.pread(fd, size - at, at)):
-        pieces.append(piece)
-        at += len(piece)
-    return b"".join(pieces)
-
-
-def _roots_in(data: bytes) -> Iterator[bytes]:
-    if not data.startswith(_MAGIC):
-        return
-    at = len(_MAGIC)
-    while at + _SLOT.size <= len(data):
-        capacity, state, length, check = _SLOT.unpack_from(data, at)
-        start = at + _SLOT.size
-        root = data[start : start + length]
-        sound = 0 < length <= min(capacity, ROOT_MAX) and len(root) == length
-        if state == _HELD[0] and sound and check == _check(at, root):
-            yield root
-        at = start + capacity
-
-
-def _check(at: int, root: bytes) -> bytes:
-    return blake3(struct.pack("<QI", at, len(root)) + root).digest(16)
-
-
-def _write(fd: int, data: bytes, at: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, at)
-        data, at = data[written:], at + written
 
 
 def _say(directory: Path, error: OSError) -> None:
