@@ -17,17 +17,21 @@ from tests.support.leasing import files
 from tests.support.patience import PATIENCE_S, wait_in_trio_until, wait_until
 from tests.support.serve import Serve, ventifs
 from tests.support.sessions import EVERYTHING, PEER
+from tests.support.talking import Talk
 from tests.support.trees import noise
 from ventifs.cli.serving.front_end import local_sessions
 from ventifs.net.channel import socket_channel
 from ventifs.ninep.client.checks import RemoteError
 from ventifs.ninep.client.client import Client
 from ventifs.ninep.client.rpc import Disconnected
+from ventifs.ninep.protocol.messages import Tclunk, Twalk
 from ventifs.serving import settings
 from ventifs.store import Store
 from ventifs.store.leases import leased
 from ventifs.tree.objects.records import encode_entry
 from ventifs.tree.versions.catalog import find_version
+from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.served_versions import Split
 
 TCP = ("tcp://127.0.0.1:0", "--allow", "tcp *")
 OLD, NEW = b"2026-01-01T00:00:00Z", b"2026-01-02T00:00:00Z"
@@ -212,3 +216,29 @@ async def _read_both(store: Path) -> None:
                 for number, when in enumerate((OLD, NEW)):
                     assert await client.read(b"web/" + when + b"/large") == noise(3_000_000, number)
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("last", ["a walk that ends on its way", "a clunk in a directory"])
+def test_an_idle_session_lets_go_of_what_no_fid_needs(home: Path, last: str) -> None:
+    store = store_of(home)
+    split = Split.of(8 << 20)
+    with Store.open(store, cache_bytes=split.clumps) as opened:
+        files = ArchiveFilesystem(opened, split)
+        talk = Talk(files)
+        if last == "a clunk in a directory":
+            talk.ask(Twalk(0, 1, (b"web", b"latest", b"large")), Tclunk(1))
+        else:
+            walk = Twalk(0, 1, (b"web", b"latest", b"none"))
+            way = talk.ask(walk, walk)  # the second one needs no load
+            assert len(way.wqids) == 2
+        assert len(leased(store)) == 1
+        ventifs(home, "forget", f"web@{NEW.decode()}")
+        for _ in range(2):
+            files.tend()
+            for load in files.looks():
+                load.run()
+        assert len(leased(store)) == 1
+        talk.session.tidy()
+        files.tend()
+        assert leased(store) == []
+        talk.close()

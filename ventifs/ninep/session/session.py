@@ -176,7 +176,8 @@ class NinepSession:
         return self._taken + self._fids.memory
 
     def tidy(self) -> None:
-        """Let go of the directory that was left last; see `HeldDirectories`."""
+        """Let go of what the last request looked at, and of the directory that was left last."""
+        self._handlers.begin()
         self._fids.directories.forget_left()
 
     def close(self) -> None:
