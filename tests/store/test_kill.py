@@ -243,7 +243,13 @@ def test_a_rebuild_after_killed_rebuilds_leaves_nothing_of_them_behind(memory_pa
         assert run(crashing.rebuild, root, Point("files", "before", at)) == KILLED
     with store_lock(root, alone=True):
         rebuild_index(root, read_header(root), Files())
-    assert {path.name for path in root.iterdir()} == {"arenas", "index", "lock", "ventifs.store"}
+    assert {path.name for path in root.iterdir()} == {
+        "arenas",
+        "index",
+        "leases",
+        "lock",
+        "ventifs.store",
+    }
 
 
 @everywhere
