@@ -340,9 +340,43 @@ def store() -> Json:
     }
 
 
+def slot(at: int, root: bytes, *, held: bool = True) -> bytes:
+    """A slot of a lease file, at an offset."""
+    capacity = -(-len(root) // 64) * 64
+    length = len(root).to_bytes(4, "little")
+    checked = check(at.to_bytes(8, "little") + length + root)
+    return (
+        capacity.to_bytes(4, "little")
+        + bytes([held])
+        + length
+        + checked
+        + root
+        + bytes(capacity - len(root))
+    )
+
+
+def leases() -> Json:
+    """A lease file: three roots, of which the second was given back, and half of a fourth."""
+    roots = [b"first", b"second", bytes(range(65)), b"fourth"]
+    file = b"vflease\1"
+    for root in roots[:3]:
+        file += slot(len(file), root, held=root != b"second")
+    return {
+        "source": "tools/vectors_store.py, by hand from FORMAT.md, section Leases",
+        "roots": [root.hex() for root in roots],
+        "leased": [root.hex() for root in (roots[0], roots[2])],
+        "hex": file.hex(),
+        "half_written_hex": slot(len(file), roots[3])[:27].hex(),
+    }
+
+
 def outputs() -> dict[str, str]:
     """File name -> text of every file that this tool writes."""
-    made = {"structures.json": structures(), "store-v1.json": store()}
+    made = {
+        "structures.json": structures(),
+        "store-v1.json": store(),
+        "leases.json": leases(),
+    }
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 
 

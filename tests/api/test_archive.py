@@ -228,6 +228,7 @@ def test_what_was_forgotten_is_not_forgotten_again(store: Path) -> None:
     with ventifs.open(store, "write") as archive:
         first, second = archive.versions()
         assert first in archive
+        assert (first / "etc").is_dir()
         archive.forget(first)
         assert first not in archive
         assert second in archive

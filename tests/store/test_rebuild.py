@@ -155,6 +155,7 @@ def test_an_index_that_cannot_be_finished_does_not_replace_the_old_one(root: Pat
     assert sorted(path.name for path in root.iterdir()) == [
         "arenas",
         "index",
+        "leases",
         "lock",
         "reserve",
         "ventifs.store",

@@ -57,7 +57,7 @@ def home() -> Iterator[Path]:
         yield Path(directory)
 
 
-NEW = ["reserve", "index", "gates", "header"]  # what a store of before lacks
+NEW = ["reserve", "index", "locks", "header"]  # what a store of before lacks
 
 
 def old_store(root: Path, *, access: Access = KINDS["private"], loose: bool = True) -> Path:
@@ -67,7 +67,8 @@ def old_store(root: Path, *, access: Access = KINDS["private"], loose: bool = Tr
     with Store.open(root, "write") as store:
         put_recipes(store, [(number, 9_000) for number in range(20)])
         store.commit([(b"key", b"value")])
-    shutil.rmtree(root / "gates")
+    for directory in ("gates", "leases"):
+        shutil.rmtree(root / directory)
     index = Index(root / "index", read_header(root).store_id)
     with index._writing() as transaction:
         for mark in (b"next", b"sealed"):

@@ -31,8 +31,8 @@ def masked(umask: int) -> Iterator[None]:
 def expected(path: Path, kind: str) -> int:
     """The mode of a path in a store of a kind."""
     if path.is_dir():
-        return KINDS[kind].mode
-    if path.name == "lock.mdb" and kind == "readers":
+        return 0o2770 if path.name == "leases" and kind == "readers" else KINDS[kind].mode
+    if (path.name == "lock.mdb" or path.suffix == ".lease") and kind == "readers":
         return 0o660
     return _FILES[kind]
 

@@ -33,9 +33,17 @@ class ContentReader(io.RawIOBase):
 
     mode = "rb"
 
-    def __init__(self, store: Store, content: Content, name: str) -> None:
-        """Read `content`, whose blocks are in `store`, from its beginning."""
+    def __init__(self, store: Store, content: Content, name: str, *, keeps: object = None) -> None:
+        """Read `content`, whose blocks are in `store`, from its beginning.
+
+        Args:
+            store: where its blocks are.
+            content: the file's.
+            name: for users.
+            keeps: what has to stay as long as this object, such as a lease.
+        """
         super().__init__()
+        self._keeps = keeps
         self.name = name
         self._store = store
         self._content = content
@@ -121,7 +129,8 @@ class ContentReader(io.RawIOBase):
         return data
 
     def close(self) -> None:
-        """Release the memory that reading on takes; idempotent. The archive stays open."""
+        """Release what reading on takes; idempotent. The archive stays open."""
+        self._keeps = None
         self._rest, self._pieces, self._next = b"", iter(()), -1
         super().close()
 

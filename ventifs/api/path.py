@@ -269,8 +269,8 @@ class ArchivedPath:
         """
         store, content = self.version.store, self._names()
         if recursive:
-            return tree(store, self.entry)
-        return ((entry.name, entry) for entry in entries(store, content))
+            return self.version.keeping(tree(store, self.entry))
+        return self.version.keeping((entry.name, entry) for entry in entries(store, content))
 
     def _names(self) -> Content:
         detail = self.entry.detail
@@ -291,7 +291,7 @@ class ArchivedPath:
         Raises:
             NotARegularFile: it is something else; symbolic links are not followed.
         """
-        reader = ContentReader(self.version.store, self._content(), str(self))
+        reader = ContentReader(self.version.store, self._content(), str(self), keeps=self.version)
         return io.BufferedReader(reader, buffer_size)
 
     def read_bytes(self) -> bytes:
@@ -319,7 +319,7 @@ class ArchivedPath:
         """
         if offset < 0 or (length is not None and length < 0):
             raise ValueError("an offset or a length is negative")
-        return read(self.version.store, self._content(), offset, length)
+        return self.version.keeping(read(self.version.store, self._content(), offset, length))
 
     def write_to(self, stream: BinaryIO) -> None:
         """Write a regular file to a stream whose `write` takes all bytes, as buffered ones do.
@@ -357,7 +357,9 @@ class ArchivedPath:
         store = self.version.store
         if not other.version.is_in(store):
             raise ValueError(f"{other.version} is in another archive than {self.version}")
-        return diff(store, self.entry, other.entry)
+        _ = other.version.store  # leases it
+        found = diff(store, self.entry, other.entry)
+        return self.version.keeping(other.version.keeping(found))
 
     def history(self) -> Iterator["HistoryStep"]:
         """In which versions of the name, up to this one, the path changed: the newest first.

@@ -8,40 +8,48 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ventifs.api.path import BUFFER_SIZE_DEFAULT, AnyPath, ArchivedPath
 from ventifs.errors import VentifsError
 from ventifs.image.disk_facts import DISK, Facts, facts_of
 from ventifs.store import Store
+from ventifs.tree.objects.records import Empty, Listed
 from ventifs.tree.versions.catalog import ListedTrouble, Version, tree_score
+from ventifs.tree.versions.leasing import lease
 from ventifs.tree.versions.times import in_future
 
 if TYPE_CHECKING:
     from ventifs.api.path import GivenPatterns, GivenSymlinks
+    from ventifs.store.leases import Lease
     from ventifs.tree.process_pool import Pool
     from ventifs.tree.restore.restored import Restored
     from ventifs.tree.versions.diff import Change
     from ventifs.tree.versions.holds import Hold
 
+_T = TypeVar("_T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ArchivedVersion:
     """One version of an archive: a tree as one run saw it, and the record of that run.
 
+    From the first read on, what is in it cannot be reclaimed, even if it is forgotten, as long as
+    the archive is open and there is this object, or a path, file object or iterator made from it.
+
     Attributes:
         stored: the record, with further fields.
         called: the text by which it was found; messages name it so.
     """
 
-    __slots__ = ("_store", "called", "stored")
+    __slots__ = ("_lease", "_store", "called", "stored")
 
     def __init__(self, store: Store, stored: Version, called: str = "") -> None:
         """Use `Archive.version` or `Archive.versions`."""
         self._store = store
         self.stored = stored
         self.called = called or str(stored)
+        self._lease: Lease | None = None
 
     # --- what the record says -----------------------------------------------------------------
 
@@ -109,7 +117,8 @@ class ArchivedVersion:
         """
         from ventifs.tree.versions.troubles import troubles_of
 
-        return troubles_of(self.store, self.stored)
+        store = self._opened if isinstance(self.stored.beyond, Empty) else self.store
+        return self.keeping(troubles_of(store, self.stored))
 
     def disk_facts(self) -> Facts | None:
         """What is on the disk that was archived; None for a version of something else.
@@ -117,7 +126,9 @@ class ArchivedVersion:
         Raises:
             Corrupt, NotStored: where the archive is damaged.
         """
-        return facts_of(self.store, self.stored.root)
+        root = self.stored.root
+        in_record = isinstance(root.xattrs, Listed | Empty)  # then no block is read
+        return facts_of(self._opened if in_record else self.store, root)
 
     def disk(self) -> ArchivedPath | None:
         """The archived disk as one file; None for a version of something else.
@@ -132,14 +143,26 @@ class ArchivedVersion:
 
     @property
     def store(self) -> Store:
-        """The store that it is in.
+        """The store that it is in, to read this version from: it is leased.
 
         Raises:
             VentifsError: the archive is closed.
+            ForgottenMeanwhile: the version was forgotten before it was first read.
         """
+        store = self._opened
+        if self._lease is None:
+            self._lease = lease(store, self.stored)
+        return store
+
+    @property
+    def _opened(self) -> Store:
         if self._store.closed:
             raise VentifsError(f"{self._store.path}: the archive is closed")
         return self._store
+
+    def keeping(self, found: Iterator[_T]) -> Iterator[_T]:
+        """What an iterator yields that reads this version, which is leased meanwhile."""
+        yield from found
 
     @property
     def root(self) -> ArchivedPath:

@@ -162,6 +162,10 @@ class Connection(Runnable):
             self._fail(failure)
         self._scheduler.wake(self)
 
+    def tidy(self) -> None:
+        """Let its session go of files that no handle needs."""
+        self._session.tidy()
+
     def activity(self) -> SessionActivity:
         """The figures of its session."""
         session, user = self._session, self._filesystem.user
@@ -344,6 +348,11 @@ class Server:
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._deferred.run)
             task_status.started()
+
+    def tidy(self) -> None:
+        """Let all sessions go of files that no handle needs."""
+        for connection in self._connections:
+            connection.tidy()
 
     def start(
         self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]

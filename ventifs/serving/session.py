@@ -105,6 +105,9 @@ class Session(Protocol):
     def finish(self, load: Load, value: Any = None, error: BaseException | None = None) -> None:
         """Take what a load returned or raised; the result is dropped if no request waits for it."""
 
+    def tidy(self) -> None:
+        """Let go of files that no handle needs; called now and then."""
+
     def close(self) -> None:
         """The connection is gone: drop everything. Idempotent."""
 

@@ -39,6 +39,7 @@ CACHE_BYTES_DEFAULT = 256 << 20
 # docs/performance.md.
 SWITCH_S = 0.0002
 GARBAGE_THRESHOLD = 200_000  # objects; a server makes no cycles, and looking for them takes time
+TEND_S = 30.0  # from one look for versions that were forgotten to the next
 _VIEWS_MAX = 256  # kept for later peers with the same exports; each guest may have its own
 
 Access = Literal["trust", "mode"]
@@ -163,7 +164,20 @@ class LocalSessions:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Backend`."""
         with _SWITCHES:
-            await self.server.run(task_status)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tend)
+                try:
+                    await self.server.run(task_status)
+                finally:
+                    nursery.cancel_scope.cancel()
+
+    async def _tend(self) -> None:
+        """Give up leases on versions that were forgotten, and that no client uses any more."""
+        while True:
+            await trio.sleep(TEND_S)
+            self.server.tidy()
+            self._archive.tend()
+            self.server.loader.ahead(self._archive.looks())
 
     async def take(
         self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from ventifs.store.permissions import READERS_LOCK, directory_mode, file_mode, group_name
+from ventifs.store.permissions import (
+    LEASES,
+    READERS_LOCK,
+    directory_mode,
+    file_mode,
+    group_name,
+)
 from ventifs.text import command_word
 
 _HEADER_NAME = "ventifs.store"
@@ -117,14 +123,21 @@ def odd_modes(root: Path, mode: int | None = None) -> list[Odd]:
 
 
 def _odd(root: Path, path: str, status: os.stat_result, above: int) -> Odd | None:
-    mode = stat.S_IMODE(status.st_mode)
+    mode, below = stat.S_IMODE(status.st_mode), Path(os.path.relpath(path, root))
+    wanted = _wanted(above, below, folder=stat.S_ISDIR(status.st_mode))
     if stat.S_ISDIR(status.st_mode):
-        wanted = directory_mode(above)
         same = mode == wanted
     else:
-        wanted = file_mode(above, os.path.basename(path))
         same = not stat.S_ISREG(status.st_mode) or mode & _SHARING == wanted & _SHARING
-    return None if same else Odd(os.path.relpath(path, root), mode, wanted, status.st_uid)
+    return None if same else Odd(str(below), mode, wanted, status.st_uid)
+
+
+def _wanted(above: int, below: Path, *, folder: bool) -> int:
+    """The mode of a path below the directory of a store, which has the mode `above`."""
+    *directories, name = below.parts
+    for directory in directories:
+        above = directory_mode(above, directory)
+    return directory_mode(above, name) if folder else file_mode(above, name)
 
 
 def odd_line(root: Path, odd: list[Odd]) -> str:
@@ -144,14 +157,18 @@ def _mending(root: Path, owner: int) -> str:
     """The command that gives an owner's files in a store the modes of its kind."""
     mode, store = stat.S_IMODE(root.stat().st_mode), command_word(root)
     user = f" -user {user_name(owner)}"
-    directories, files = directory_mode(mode), file_mode(mode, "")
-    lock = file_mode(mode, READERS_LOCK)
+    directories, files = directory_mode(mode, ""), file_mode(mode, "")
+    lock, leases = file_mode(mode, READERS_LOCK), directory_mode(mode, LEASES)
     command = (
         f"find {store} -mindepth 1{user} -type d -exec chmod {directories:04o} {{}} + ; "
         f"find {store}{user} -type f -exec chmod {files:04o} {{}} +"
     )
     if lock != files:
-        command += f" ; find {store}{user} -name {READERS_LOCK} -exec chmod {lock:04o} {{}} +"
+        command += (
+            f" ; find {store}{user} -name {READERS_LOCK} -exec chmod {lock:04o} {{}} +"
+            f" ; find {store}{user} -name {LEASES} -exec chmod {leases:04o} {{}} +"
+            f" ; find {store}{user} -name \\*.lease -exec chmod {lock:04o} {{}} +"
+        )
     return command
 
 
@@ -171,7 +188,7 @@ def shut_out(path: Path) -> str:
         for found in _on_the_way(root, path):
             status = found.lstat()
             folder = stat.S_ISDIR(status.st_mode)
-            wanted = directory_mode(above) if folder else file_mode(above, found.name)
+            wanted = _wanted(above, found.relative_to(root), folder=folder)
             closed = wanted & _GROUP & ~status.st_mode
             if closed and not stat.S_ISLNK(status.st_mode) and status.st_uid != os.geteuid():
                 return (
@@ -210,9 +227,10 @@ def for_readers(root: Path) -> str:
     """The commands that make a store one that a group can read."""
     store = command_word(root)
     return (
+        f"mkdir -p {store}/{LEASES} && "
         f"chgrp -R GROUP {store} && chmod -R u=rwX,g=rX,o= {store} && "
         f"find {store} -type d -exec chmod g+s {{}} + && "
-        f"chmod g+w {store}/index/{READERS_LOCK}"
+        f"chmod g+w {store}/index/{READERS_LOCK} {store}/{LEASES}"
     )
 
 

@@ -336,6 +336,14 @@ class Index:
         with self._reading() as transaction:
             return self._records.records(transaction)
 
+    def has_record(self, key: bytes, record_id: bytes) -> bool:
+        """Whether a record is there, as one look-up.
+
+        It may be there even if this is false: in a damaged index, which `records` refuses.
+        """
+        with self._reading() as transaction:
+            return self._records.has(key, record_id, transaction)
+
     def snapshot(self) -> IndexSnapshot:
         """All arenas' states and all records as of one moment."""
         with self._reading() as transaction:

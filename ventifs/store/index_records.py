@@ -74,6 +74,10 @@ class RecordTables:
             raise IndexDamaged(self._path, "has a damaged catalog record")
         return record
 
+    def has(self, key: bytes, record_id: bytes, transaction: Any) -> bool:
+        """Whether a record is there, as one look-up."""
+        return transaction.get(key + record_id, db=self._catalog) is not None
+
     def records(self, transaction: Any) -> list[Record]:
         """All records, in order of key.
 

@@ -6,7 +6,8 @@ There are three kinds of stores:
 
     private   0700 and 0600: the owner
     shared    2770 and 0660: a group reads and writes
-    readers   2750 and 0640, the index's lock.mdb 0660: the owner writes, a group reads
+    readers   2750 and 0640: the owner writes, a group reads. Readers write to two things: the
+              index's lock.mdb, 0660, and leases/, 2770, with its files 0660
 
 The set-group-ID bit marks the two kinds that a group may reach. Nothing is created here with more
 access than it should have. A directory gets its name after its owner, group and mode are set. So
@@ -40,6 +41,7 @@ _RENAME_NOREPLACE = 1
 _MAKING = ".making-"
 
 READERS_LOCK = "lock.mdb"  # LMDB's: readers write to it
+LEASES = "leases"  # a directory: readers write to it
 MAKING = re.compile(re.escape(_MAKING) + "[0-9a-f]{16}")  # a directory without its final name
 
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -163,7 +165,7 @@ def make_directory(path: Path) -> None:
     """
     with _opened(path.parent) as above:
         while not _is_there(path.name, above):
-            made = _make_unnamed(above)
+            made = _make_unnamed(path.name, above)
             # Another process made the directory first, or removed this one as a leftover.
             with suppress(FileExistsError, FileNotFoundError):
                 _name_directory(made, path.name, above)
@@ -188,7 +190,7 @@ def _is_there(name: str, above: int) -> bool:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
     with suppress(FileNotFoundError), _opened(Path(name), above) as there:
         status, top = os.fstat(there), os.fstat(above)
-        wanted = directory_mode(top.st_mode)
+        wanted = directory_mode(top.st_mode, name)
         mine = {os.geteuid(), top.st_uid} if os.geteuid() == 0 else {os.geteuid()}
         if status.st_uid in mine and stat.S_IMODE(status.st_mode) != wanted:
             _set(there, top, wanted)
@@ -196,10 +198,10 @@ def _is_there(name: str, above: int) -> bool:
     return False  # it is gone again
 
 
-def _make_unnamed(above: int) -> str:
+def _make_unnamed(final: str, above: int) -> str:
     """Create a directory with access from its parent, and return its temporary name."""
     status = os.fstat(above)
-    mode = directory_mode(status.st_mode)
+    mode = directory_mode(status.st_mode, final)
     name = f"{_MAKING}{os.urandom(8).hex()}"
     # A caller outside the group cannot set the set-group-ID bit that the directory inherits.
     os.mkdir(name, mode & 0o777 if mode & stat.S_ISGID else 0o700, dir_fd=above)
@@ -291,7 +293,7 @@ def _conform(directory: int) -> None:
         try:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
-                _set(fd, above, directory_mode(above.st_mode))
+                _set(fd, above, directory_mode(above.st_mode, name))
                 _conform(fd)
             elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
                 _set(fd, above, file_mode(above.st_mode, name))
@@ -360,17 +362,21 @@ def _unnamed(directory: int) -> int | None:
         return None
 
 
-def directory_mode(above: int) -> int:
-    """The mode of a directory inside a directory of mode `above`."""
-    return above & (stat.S_ISGID | 0o777) & ~0o002
+def directory_mode(above: int, name: str) -> int:
+    """The mode of a directory inside a directory of mode `above`; others never write to it."""
+    mode = above & (stat.S_ISGID | 0o777) & ~0o002
+    return mode | _GROUP_WRITES if name == LEASES and _is_readable(above) else mode
 
 
 def file_mode(above: int, name: str) -> int:
     """The mode of a file in a directory of mode `above`; others can never write to it."""
     mode = above & 0o664
-    if name == READERS_LOCK and above & stat.S_ISGID and mode & _GROUP_READS:
-        mode |= _GROUP_WRITES
-    return mode
+    return mode | _GROUP_WRITES if name == READERS_LOCK and _is_readable(above) else mode
+
+
+def _is_readable(above: int) -> bool:
+    """Whether a directory of this mode is for a group that reads."""
+    return bool(above & stat.S_ISGID and above & _GROUP_READS)
 
 
 def _target(fd: int) -> int | str:

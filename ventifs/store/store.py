@@ -43,10 +43,11 @@ from ventifs.store.header import (
 )
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Record, record_problem
+from ventifs.store.leases import Lease, Leases, make_leases_directory, sweep
 from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
 from ventifs.store.lock import GATES, make_gates, store_lock, writers_gate
 from ventifs.store.malloc_tuning import keep_freed_clumps
-from ventifs.store.permissions import MAKING, PRIVATE, Access, prepare
+from ventifs.store.permissions import LEASES, MAKING, PRIVATE, Access, prepare
 from ventifs.store.recovery import recover
 from ventifs.store.reserve import (
     RESERVE_MAX,
@@ -93,7 +94,7 @@ def _refuse_occupied(root: Path) -> None:
     if (root / HEADER_NAME).exists():
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
     ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp"), root / RESERVE_NAME}
-    ours |= {root / GATES, *(root / GATES / gate for gate in "01")}
+    ours |= {root / LEASES, root / GATES, *(root / GATES / gate for gate in "01")}
     ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():
@@ -140,12 +141,15 @@ class Store:
         self._lock = RLock()
         self._resources = ExitStack()
         self._closed = False
+        self._leases = Leases(path, self.place)
         try:
             self._enter()
             self._reader = BlockReader(path, header.store_id, self._arenas, cache_bytes)
             self._resources.callback(self._reader.close)
             if mode == "write":
                 self._recover(reserve=reserve)
+                make_leases_directory(path)
+                sweep(path)
             self._writer = Writer(
                 self._arenas,
                 self._index,
@@ -199,6 +203,7 @@ class Store:
                 arenas = Arenas(root, header.store_id)
                 for directory in (root / "arenas", arenas.open_directory, arenas.sealed_directory):
                     files.make_directory(directory)
+                files.make_directory(root / LEASES)
                 _rebuild(root, header, files)
                 files.sync_directory(root / "arenas")
                 make_gates(root, files)
@@ -558,6 +563,33 @@ class Store:
         self._reader.follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
+    def has_record(self, key: bytes, record_id: bytes) -> bool:
+        """Whether a committed record is there still; cheaper than `records`.
+
+        Args:
+            key: the record's.
+            record_id: the record's.
+
+        Raises:
+            IndexDamaged: when the index has lost or changed any record.
+        """
+        self._reader.follow_rebuild()
+        return self._index.has_record(key, record_id) or any(
+            record.id == record_id for record in self.records(key)
+        )
+
+    def lease(self, *roots: bytes) -> Lease:
+        """Keep what roots refer to from being reclaimed, while the lease is held.
+
+        The caller looks up afterwards whether the roots are still in the catalog: only then is
+        everything there, and stays there. Closing the store ends its leases.
+
+        Args:
+            roots: encoded root entries, of 1 byte to 256 KiB each.
+        """
+        self._check_open()
+        return self._leases.take(*roots)
+
     @property
     def closed(self) -> bool:
         """Whether it was closed: what is in memory may still be read, nothing else."""
@@ -656,6 +688,7 @@ class Store:
         """Release all resources without a commit; the next writer indexes what arenas hold."""
         with self._lock:
             self._closed = True
+            self._leases.close()
             self._resources.close()
             self._arenas.close()
 

@@ -29,9 +29,10 @@ from ventifs.store.header import (
     write_header,
 )
 from ventifs.store.index import Index
+from ventifs.store.leases import make_leases_directory
 from ventifs.store.lmdb_environment import index_missing
 from ventifs.store.lock import gates_there, make_gates, store_lock
-from ventifs.store.permissions import close_directory, correct
+from ventifs.store.permissions import LEASES, close_directory, correct
 from ventifs.store.reserve import (
     default_size,
     has_room,
@@ -271,15 +272,18 @@ def _complete_index(store: UpgradedStore) -> None:
         index.bring_up_to_date()
 
 
-# --- the gates ------------------------------------------------------------------------------------
+# --- gates and leases -----------------------------------------------------------------------------
 
 
-def _no_gates(store: UpgradedStore) -> str | None:
-    return None if gates_there(store.root) else "there are no locks for writers to use in turn"
+def _no_locks(store: UpgradedStore) -> str | None:
+    if gates_there(store.root) and (store.root / LEASES).is_dir():
+        return None
+    return "the store lacks gates for writers, or a directory for leases of readers"
 
 
-def _make_gates(store: UpgradedStore) -> None:
+def _make_locks(store: UpgradedStore) -> None:
     make_gates(store.root, store.files)
+    make_leases_directory(store.root)
 
 
 # --- the header -----------------------------------------------------------------------------------
@@ -308,6 +312,6 @@ STEPS = [
     UpgradeStep("modes", _other_modes, _correct_modes, _modes_of_others),
     UpgradeStep("reserve", _reserve_to_change, _change_reserve, _no_room_for_reserve),
     UpgradeStep("index", _old_index, _complete_index),
-    UpgradeStep("gates", _no_gates, _make_gates),
+    UpgradeStep("locks", _no_locks, _make_locks),
     UpgradeStep("header", _old_header, _write_header),
 ]

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from tests.support.reclaiming import drop_dead, forget, nothing_is_missing, put_
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
 from ventifs.errors import Busy, VentifsError
+from ventifs.image.archive import disk_source
 from ventifs.image.archive import image_stat as seen_module
 from ventifs.image.archive.disk_source import DiskSource
 from ventifs.image.disk import ImageError
@@ -39,12 +41,13 @@ from ventifs.image.volumes.window import Window
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
+from ventifs.store.leases import leased
 from ventifs.store.rebuild import rebuild_index
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.archive.run_lock import RunLock
 from ventifs.tree.objects.directory import resolve
-from ventifs.tree.objects.records import Directory
+from ventifs.tree.objects.records import Directory, encode_entry
 from ventifs.tree.versions.catalog import Version, tree_score, version_records, versions
 
 MIB = 1 << 20
@@ -223,6 +226,58 @@ def test_a_changed_image_is_read(store: Path, tmp_path: Path) -> None:
     assert rerun(store, image)[1] == 0
     with image.open("r+b") as file:
         file.write(b"changed")
+    assert rerun(store, image)[1] > 0
+    holds(store, "vm", image.read_bytes())
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_last_version_is_leased_while_it_is_read_and_until_the_commit(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    image = mke2fs(filled(tmp_path / "root"), tmp_path / "a.img")
+    archive_file(store, image, "vm")
+    if changed:
+        with image.open("r+b") as file:
+            file.write(b"changed")
+    commit, load = Store.commit, Store._load
+    seen: list[list[bytes]] = []
+
+    def committing(self: Store, *arguments: Any, **more: Any) -> Any:
+        seen.append(leased(store))
+        return commit(self, *arguments, **more)
+
+    def loading(self: Store, score: Any) -> memoryview:
+        seen.append(leased(store))
+        return load(self, score)
+
+    monkeypatch.setattr(Store, "commit", committing)
+    monkeypatch.setattr(Store, "_load", loading)
+    assert (rerun(store, image)[1] > 0) is changed
+    with Store.open(store) as opened:
+        root = encode_entry(versions(opened)[0].root, root=True)
+    assert seen.pop() == []  # when the store is closed
+    assert seen
+    assert all(each == [root] for each in seen)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_last_version_that_is_forgotten_meanwhile_is_not_relied_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(noise(100_000))
+    rerun(store, image)
+    version_of = seen_module.version_of
+
+    def forgotten_then(seen: Any, opened: Store, earlier: Any) -> Version | None:
+        found = version_of(seen, opened, earlier)
+        assert found is not None
+        assert found.record is not None
+        opened.commit(deletes=[found.record])
+        return found
+
+    monkeypatch.setattr(disk_source, "version_of", forgotten_then)
     assert rerun(store, image)[1] > 0
     holds(store, "vm", image.read_bytes())
 

@@ -264,7 +264,7 @@ def test_an_attach_to_a_deep_path_takes_one_load(store: Path, source: Path) -> N
     with served(store, cache=1) as files:
         drive = Driver()
         assert drive.names(drive.attach(files, b"web01@latest:/a/b/c/d/e/f/g/h")) == [b"file"]
-        assert len(drive.loads) == 3  # the catalog, the path, the listing
+        assert len(drive.loads) == 4  # the catalog, the lease, the path, the listing
 
 
 def test_nothing_leads_out_of_an_attach(web: Path) -> None:

@@ -111,11 +111,17 @@ def restore(
             if kind not in (None, "raw"):
                 raise click.UsageError("--format is for image files; a device gets the disk itself")
             done, more = restore_device(
-                archive.store, pool, found.entry, target, overwrite=overwrite, quiet=as_json
+                found.version.store, pool, found.entry, target, overwrite=overwrite, quiet=as_json
             )
         elif kind not in (None, "raw"):
             done = restore_image(
-                archive.store, pool, found.entry, target, kind, overwrite=overwrite, quiet=as_json
+                found.version.store,
+                pool,
+                found.entry,
+                target,
+                kind,
+                overwrite=overwrite,
+                quiet=as_json,
             )
         else:
             done = _restore(
@@ -293,8 +299,15 @@ def _plan(
             echo(printable(path) or "/")
 
     with ventifs.open(store) as archive:
-        entry = _find(archive, what, selection).entry
-        plan = Plan(archive.store, entry, selection, report, target=target, symlinks=symlinks)
+        found = _find(archive, what, selection)
+        plan = Plan(
+            found.version.store,
+            found.entry,
+            selection,
+            report,
+            target=target,
+            symlinks=symlinks,
+        )
     for path, why in plan.failed:
         echo(f"{printable(path) or '/'}: cannot be restored: {why}", err=True)
     for path, link in plan.replaced:

@@ -136,8 +136,9 @@ def du(what: str, *, store: Path, as_json: bool) -> None:
     bytes; so the disk's size is told, too.
     """
     with ventifs.open(store) as archive:
-        entry = find_path(archive, what).entry
-        disk = facts_of(archive.store, entry)
+        found = find_path(archive, what)
+        entry = found.entry
+        disk = facts_of(found.version.store, entry)
     detail = entry.detail
     paths, total = (
         (detail.paths, detail.bytes) if isinstance(detail, Directory) else (0, entry.size)

@@ -25,6 +25,7 @@ from ventifs.tree.objects.records import Directory, Empty
 from ventifs.tree.versions.catalog import Version, tree_score
 from ventifs.tree.versions.forgotten import forgotten_of
 from ventifs.tree.versions.holds import Hold, held
+from ventifs.tree.versions.leasing import ForgottenMeanwhile
 from ventifs.tree.versions.times import IN_FUTURE, in_future, time_text
 from ventifs.tree.versions.troubles import troubles_of
 
@@ -75,9 +76,14 @@ def hold_json(hold: Hold | None, now_ns: int) -> dict[str, Any]:
     return {"held": hold is not None and hold.active(now_ns), "held_until": ends}
 
 
+def _has_beyond(version: ArchivedVersion) -> bool:
+    """Whether further troubles than those of its record are in blocks."""
+    return not isinstance(version.stored.beyond, Empty)
+
+
 def _disk(version: ArchivedVersion) -> Facts | None:
     """What is known of a version's disk, if it is one's; damage is not for a listing to tell."""
-    with suppress(Corrupt, NotStored):
+    with suppress(Corrupt, NotStored, ForgottenMeanwhile):
         return version.disk_facts()
     return None
 
@@ -171,10 +177,17 @@ def versions(
         found = [version for version, _ in listed]
         disks = [_disk(version) for version in found]
         if as_json:
-            every = archive.store if with_troubles else None
             kept = {} if of_forgotten else all_kept(archive.store)
             print_array(
-                {**as_json_object(version.stored, disk, kept.get(version.name), every), **more}
+                {
+                    **as_json_object(
+                        version.stored,
+                        disk,
+                        kept.get(version.name),
+                        version.store if with_troubles and _has_beyond(version) else None,
+                    ),
+                    **more,
+                }
                 for (version, more), disk in zip(listed, disks, strict=True)
             )
         else:

@@ -16,12 +16,14 @@ from ventifs.image.formats.kept_choice import Kept, changes
 from ventifs.image.survey_events import Range, Surveyed
 from ventifs.store import Store
 from ventifs.store.journal import Record
+from ventifs.store.leases import Lease
 from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.archive.source import Archived, ArchiveRun
 from ventifs.tree.archive.tally import Tally
 from ventifs.tree.objects.records import Empty, Entry, RegularFile
 from ventifs.tree.process_pool import Pool
 from ventifs.tree.versions.catalog import Version, tree_score
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, lease
 from ventifs.tree.versions.troubles import Troubles, troubles_of
 
 Unchanged = Callable[[bytes], list[Range] | None]  # unchanged since a mark was set; None: not known
@@ -74,6 +76,7 @@ class DiskSource:
         self._kept = kept
         self._check = check
         self._seen: SeenImage | None = None
+        self._lease: Lease | None = None  # on the last version of the name
         self._opened_ns = time.time_ns()
 
     def archive(self, run: ArchiveRun) -> Archived:
@@ -92,6 +95,11 @@ class DiskSource:
             self.superseded = before.mark
         if before is not None and not run.read_all:
             version = version_of(before, store, run.earlier)
+        if version is not None:
+            try:  # until the new version, which may take parts of this one, is committed
+                self._lease = lease(store, version)
+            except ForgottenMeanwhile:
+                version = None
         previous: PreviousDisk | None = None
         if before is not None and version is not None:
             if seen.files and before.files == seen.files and before.is_like(seen):
@@ -127,6 +135,8 @@ class DiskSource:
 
     def close(self) -> None:
         """See `tree.archive.source.Source`: the caller closes the disk."""
+        if self._lease is not None:
+            self._lease.release()
 
     def _now(self, store: Store) -> SeenImage:
         """The record of what this run sees."""

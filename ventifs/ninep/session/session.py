@@ -175,6 +175,11 @@ class NinepSession:
         """Bytes charged to the peer for this session, without the extra charges of single fids."""
         return self._taken + self._fids.memory
 
+    def tidy(self) -> None:
+        """Let go of what the last request looked at, and of the directory that was left last."""
+        self._handlers.begin()
+        self._fids.directories.forget_left()
+
     def close(self) -> None:
         """The connection is gone: drop every request and fid. Idempotent."""
         self._closed = True

@@ -31,6 +31,7 @@ from ventifs.tree.versions.catalog import (
 )
 from ventifs.tree.versions.catalog_lock import UNLOCKED_BYTES, catalog_lock
 from ventifs.tree.versions.holds import hold_key, records_of_holds
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, leased
 from ventifs.tree.versions.reachable import Ref, RefKind, reach_version
 from ventifs.tree.versions.times import time_text
 from ventifs.tree.versions.troubles import troubles_of
@@ -108,6 +109,7 @@ def copy(
 
     Raises:
         VentifsError: the target has another version of that name and time; nothing is sent.
+        ForgottenMeanwhile: the version is not in the source any more.
         Corrupt, NotStored: where the source is damaged; no version is made.
     """
     report = None if progress is None else lambda done, _: progress(done)
@@ -196,6 +198,9 @@ class _Copier:
                 blocks = self._sender.send(version)
             except _SourceDamaged as damaged:
                 yield CopyResult(version, None, CopiedBlocks(), error=damaged.error)
+                continue
+            except ForgottenMeanwhile as gone:
+                yield CopyResult(version, None, CopiedBlocks(), error=gone)
                 continue
             if self._rehearsal:
                 made = None if there is None else decode_version(there)
@@ -310,9 +315,10 @@ class _Sender:
 
         Raises:
             _SourceDamaged: where the source is damaged.
+            ForgottenMeanwhile: the source has it no more.
         """
         before = CopiedBlocks(*astuple(self._done))
-        with closing(self._refs(version)) as refs:
+        with leased(self._source, version), closing(self._refs(version)) as refs:
             try:
                 for ref in refs:
                     self._batch.append(ref)

@@ -13,6 +13,7 @@ among what was reached. Memory: about 150 bytes for each block of the store.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -22,6 +23,7 @@ from ventifs.store.journal import Record
 from ventifs.store.stats import Sizes
 from ventifs.tree.versions.catalog import Version, versions
 from ventifs.tree.versions.forgotten import forgotten
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, leased
 from ventifs.tree.versions.reachable import reach_version
 
 _LIVE, _FORGOTTEN_ALONE, _DEAD = range(3)
@@ -124,7 +126,8 @@ def measured(store: Store, progress: MarkProgress | None = None) -> MarkedSpace:
         fresh = [version for version in there if version.record not in walked]
         for version in fresh:
             try:
-                marks.reach(version, _LIVE)
+                with suppress(ForgottenMeanwhile), leased(store, version):
+                    marks.reach(version, _LIVE)
             except (Corrupt, NotStored) as error:
                 raise Corrupt(
                     f"{version}: {error}; 'ventifs check' lists what is damaged"

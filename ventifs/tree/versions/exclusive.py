@@ -11,11 +11,13 @@ which have one for some hundred blocks; and as much again for each block that is
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ventifs.errors import Corrupt, NotStored
 from ventifs.store import Score, Store
 from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, leased
 from ventifs.tree.versions.reachable import RefKind, below, reach_version, top
 
 ReferenceProgress = Callable[[int], None]  # number of references looked at so far
@@ -44,26 +46,31 @@ def exclusive(
 ) -> set[Score]:
     """The scores that `version` reaches and none of the others does, nodes included.
 
+    Others that are forgotten meanwhile need nothing.
+
     Raises:
+        ForgottenMeanwhile: `version` is not in the catalog any more.
         Corrupt, NotStored: where nodes of any of them are damaged.
     """
     looked_at = 0
 
     def scores(each: Version, seen: set[Score]) -> Iterator[Score]:
         nonlocal looked_at
-        for ref in reach_version(store, each, seen):
-            looked_at += 1
-            if progress is not None:
-                progress(looked_at)
-            yield ref.score
+        with leased(store, each):
+            for ref in reach_version(store, each, seen):
+                looked_at += 1
+                if progress is not None:
+                    progress(looked_at)
+                yield ref.score
 
     only = set(scores(version, set()))
     seen: set[Score] = set()
     for other in others:
         if not only:
             break
-        for score in scores(other, seen):
-            only.discard(score)
+        with suppress(ForgottenMeanwhile):
+            for score in scores(other, seen):
+                only.discard(score)
     return only
 
 
@@ -115,9 +122,10 @@ class _Holders:
         self._data: dict[Score, int] = {}
 
     def walk(self, version: Version, holder: int) -> None:
-        """Add a version as a holder of all that it reaches."""
+        """Add a version as a holder of all that it reaches, unless it is forgotten meanwhile."""
         try:
-            self._walk(version, holder)
+            with suppress(ForgottenMeanwhile), leased(self._store, version):
+                self._walk(version, holder)
         except (Corrupt, NotStored) as error:
             raise Corrupt(f"{version}: {error}; 'ventifs check' lists what is damaged") from error
 

@@ -15,6 +15,7 @@ from ventifs.tree.objects.directory import NoSuchPath, entries, resolve
 from ventifs.tree.objects.records import Directory, Entry
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.diff import ADDED, MODIFIED, REMOVED, compared
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, leased
 
 _NAMES_MAX = 20_000  # names of a directory that are searched for similar ones
 
@@ -48,7 +49,7 @@ def history(store: Store, versions: Sequence[Version], path: bytes) -> Iterator[
         Corrupt, NotStored: where the archive is damaged.
     """
     found = False
-    newest_first = ((version, _found(store, version, path)) for version in reversed(versions))
+    newest_first = _each(store, versions, path)
     nothing = (versions[0], None)  # there is nothing before the oldest
     for (version, new), (_, old) in pairwise(chain(newest_first, [nothing])):
         found = found or new is not None
@@ -59,11 +60,24 @@ def history(store: Store, versions: Sequence[Version], path: bytes) -> Iterator[
         raise NoSuchPath(_nearest(store, versions, path))
 
 
+def _each(
+    store: Store, versions: Sequence[Version], path: bytes
+) -> Iterator[tuple[Version, Entry | None]]:
+    """Each version, the newest first, and its entry of the path; not those forgotten meanwhile."""
+    for version in reversed(versions):
+        try:
+            entry = _found(store, version, path)
+        except ForgottenMeanwhile:
+            continue
+        yield version, entry
+
+
 def _found(store: Store, version: Version, path: bytes) -> Entry | None:
-    try:
-        return resolve(store, version.root, path)
-    except NoSuchPath:
-        return None
+    with leased(store, version):
+        try:
+            return resolve(store, version.root, path)
+        except NoSuchPath:
+            return None
 
 
 def _step(version: Version, path: bytes, old: Entry | None, new: Entry | None) -> Step | None:
@@ -86,21 +100,21 @@ def _nearest(store: Store, versions: Sequence[Version], path: bytes) -> str:
     names = [part for part in path.split(b"/") if part not in (b"", b".")]
     for depth in range(len(names) - 1, -1, -1):
         above, wanted = b"/".join(names[:depth]), names[depth]
-        for version in reversed(versions):
-            entry = _found(store, version, above)
+        for version, entry in _each(store, versions, above):
             if entry is not None:
                 return f"{name}: no version has /{printable(b'/'.join(names))}; " + _instead(
                     store, version, above, entry, wanted
                 )
-    raise AssertionError("every version has its root")
+    return f"{name}: its versions were forgotten meanwhile"
 
 
 def _instead(store: Store, version: Version, above: bytes, entry: Entry, wanted: bytes) -> str:
     place = f"/{printable(above)}"
     if not isinstance(entry.detail, Directory):
         return f"in {version}, {place} is no directory"
-    there = islice(entries(store, entry.detail.content), _NAMES_MAX)
-    names = [printable(child.name) for child in there]
+    with leased(store, version):
+        there = islice(entries(store, entry.detail.content), _NAMES_MAX)
+        names = [printable(child.name) for child in there]
     close = get_close_matches(printable(wanted), names, 3, 0.5)
     if not close:
         return f"{version} has {place}, but nothing of such a name in it"

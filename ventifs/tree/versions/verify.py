@@ -10,6 +10,7 @@ of these versions is sound.
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ventifs.errors import Corrupt, NotStored
@@ -37,6 +38,7 @@ from ventifs.tree.objects.records import (
     length_of,
 )
 from ventifs.tree.versions.catalog import Version
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, leased
 from ventifs.tree.versions.troubles import troubles_of
 
 _BATCH = 4096
@@ -71,7 +73,11 @@ class Verifier:
         self._found: list[Harm] = []
 
     def version(self, version: Version) -> Iterator[Harm]:
-        """What is wrong with one version."""
+        """What is wrong with one version; nothing if it was forgotten meanwhile."""
+        with suppress(ForgottenMeanwhile), leased(self._store, version):
+            yield from self._version(version)
+
+    def _version(self, version: Version) -> Iterator[Harm]:
         pending = [(b"", version.root)]
         seen: dict[bytes, DirectoryTotals] = {}
         harmed = False

@@ -187,12 +187,16 @@ class Catalog:
             Cold: with a load that looks at the store.
         """
         if self._clock() - self._checked > FRESH_S:
-            raise Cold(Load(("catalog",), self._look))
+            raise Cold(self.look())
         return self.known
 
     def latest(self, versions: Sequence[Offered]) -> int:
         """Where in a name's versions the latest is now; -1 if there are none."""
         return latest_place(versions, self.now_ns(), key=_time_of)
+
+    def look(self) -> Load:
+        """A load that looks at the store."""
+        return Load(("catalog",), self._look)
 
     def _look(self) -> None:
         known = self.known

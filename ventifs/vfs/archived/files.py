@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from ventifs.buffer import Buffer
+from ventifs.store.leases import Lease
 from ventifs.tree.objects.records import (
     Content,
     Device,
@@ -91,6 +92,14 @@ class Recent:
         file.known = known
         return known
 
+    def drop(self, gone: "set[ServedVersion]") -> None:
+        """Forget all files of some versions; O(n) in the files kept."""
+        below = [key for key in self.files if key[0].version in gone]
+        for key in below:
+            self.files.move_to_end(key, last=False)
+            self._forget_one()
+        self._directories.forget_left()
+
     def _begin(self, parent: "ArchivedDirectory") -> bool:
         """Count a file below a new directory, and forget other files if there is no room.
 
@@ -131,6 +140,8 @@ class ServedVersion:
         token: hashed from the version's record id, so that no two versions share an identity.
         root: the root directory's raw entry.
         statfs: of the whole version.
+        lease: keeps its blocks as long as any of its files is in memory; None until a client enters
+            it. Only its listed attributes can be read before.
     """
 
     __slots__ = (
@@ -138,6 +149,7 @@ class ServedVersion:
         "_home",
         "_tree",
         "contents",
+        "lease",
         "links",
         "recent",
         "root",
@@ -167,6 +179,7 @@ class ServedVersion:
         self.statfs = Statfs(
             blocks=-(-detail.bytes // 4096), files=detail.paths + 1, fsid=number_of(self.token)
         )
+        self.lease: Lease | None = None
         self._tree = detail.content
         self._home: RootDirectory | None = None
 
@@ -175,6 +188,10 @@ class ServedVersion:
         if self._home is None:
             self._home = RootDirectory(None, b"/", self.root, self.token, self)
         return self._home
+
+    def let_go(self) -> None:
+        """Drop what refers back to it, so that it ends with the last of its files."""
+        self._home = None
 
     def names_of(self, raw: bytes) -> int:
         """How many names a linked file has in this version.

@@ -7,8 +7,9 @@ to. A version's own files are in `files.py`, the directories above the versions 
 
 import errno
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from sys import getsizeof
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -16,6 +17,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ventifs.store import Store
+from ventifs.tree.versions.leasing import ForgottenMeanwhile, lease_record
 from ventifs.vfs.access.placed import PassThrough
 from ventifs.vfs.archived.entry_bytes import S_DIRECTORY, S_SYMLINK, type_of
 from ventifs.vfs.archived.exports import (
@@ -41,6 +43,7 @@ from ventifs.vfs.interface import (
 
 _ROOTS_BYTES = 4 << 20  # of attach points and roots of versions kept for the next attach
 _WAY_MAX = 32  # directories on the path to an attach point that is kept
+_ENTERING_MAX = 256  # versions that are kept for the clients that enter them
 _PATHS_BYTES_MAX = 1 << 20  # of entries on the paths of attaches that wait for loads
 _PATH_MAX = 4096  # bytes of the path in an aname: Linux's own limit
 _FILE_BYTES = 1100  # of a file that was used lately, with all that is known of it
@@ -102,6 +105,7 @@ class ServedVersions:
             now_ns: returns UTC nanoseconds since 1970, for what lies in the future.
         """
         self.scores = scores
+        self._store = store
         self.catalog = Catalog(store, clock, now_ns)
         self.token = token_of(b"exports", b"\0", store.header.store_id)
         self._trees = TreeLookup(store, split.nodes)
@@ -110,6 +114,8 @@ class ServedVersions:
         self._recent = Recent(split.files)
         self._versions: WeakValueDictionary[bytes, ServedVersion] = WeakValueDictionary()
         self._roots: OrderedDict[tuple[object, ...], RootDirectory] = OrderedDict()
+        # Versions that clients are entering: their leases must last until the clients' next try.
+        self._entering: deque[ServedVersion] = deque(maxlen=_ENTERING_MAX)
         self._paths = Paths()
         self._roots_bytes = 0
 
@@ -122,11 +128,66 @@ class ServedVersions:
         """Bytes of decoded nodes in memory."""
         return self._trees.nodes.bytes
 
-    def root(self, offered: Offered, parent: File | None, name: bytes) -> RootDirectory:
-        """The root directory of a version, under a name in `parent`, or on its own."""
+    def listed(self, offered: Offered, parent: File, name: bytes) -> RootDirectory:
+        """The root directory of a version, as an entry of `parent`; nothing in it can be read."""
         return self._root(
             (parent, name, offered.record_id, b""), lambda: self._new_root(offered, parent, name)
         )
+
+    def entered(self, offered: Offered, parent: File, name: bytes) -> RootDirectory:
+        """The root directory of a version, under a name in `parent`, for a client that walks there.
+
+        Raises:
+            Refused: ENOENT, if the version was forgotten meanwhile.
+            Cold: to be tried again.
+        """
+        root = self.listed(offered, parent, name)
+        self._require_lease(root.version, offered)
+        return root
+
+    def _require_lease(self, version: ServedVersion, offered: Offered) -> None:
+        """See that a version is leased.
+
+        Raises:
+            Refused, Cold: as `entered`.
+        """
+        if version.lease is None:
+            run = partial(self._take_lease, version, offered)
+            raise Cold(Load(("lease", offered.record_id), run))
+
+    def _take_lease(self, version: ServedVersion, offered: Offered) -> None:
+        """The load of `_require_lease`; for any thread."""
+        try:
+            version.lease = lease_record(
+                self._store, offered.name, offered.time_ns, offered.record_id, offered.root
+            )
+        except ForgottenMeanwhile:
+            raise Refused(errno.ENOENT) from None
+        self._entering.append(version)
+
+    def tend(self) -> None:
+        """Give up the leases that no client needs any more; to be called now and then.
+
+        The lease of a version that the catalog has costs nothing, so it stays as long as the caches
+        refer to the version. What the caches have of versions that were forgotten is dropped here:
+        their leases end with the last fid. Never waits.
+        """
+        known = self.catalog.known.of_record
+        leased = [(key, each) for key, each in list(self._versions.items()) if each.lease]
+        gone = {version for key, version in leased if key not in known}
+        if gone:
+            for key in [key for key, root in self._roots.items() if root.version in gone]:
+                self._roots_bytes -= self._roots.pop(key).weight
+            self._recent.drop(gone)
+            for version in gone:
+                version.let_go()
+        # Requests that wait for their version's lease have had it by now, or will ask again.
+        self._entering.clear()
+
+    def looks(self) -> list[Load]:
+        """The loads that `tend` needs the next time: a look at the catalog, if there are leases."""
+        leases = any(version.lease for version in list(self._versions.values()))
+        return [self.catalog.look()] if leases else []
 
     def _new_root(self, offered: Offered, parent: File | None, name: bytes) -> RootDirectory:
         version = self._version(offered)
@@ -188,6 +249,7 @@ class ServedVersions:
         self, offered: Offered, names: tuple[bytes, ...], pass_through: PassThrough | None
     ) -> RootDirectory:
         version = self._version(offered)
+        self._require_lease(version, offered)
         path = offered.record_id, names
         found = self._paths.of(path)
         way: list[ArchivedDirectory] = [version.home()]

@@ -373,7 +373,7 @@ class NameDirectory(_Upper):
             of_time.setdefault(version.when, version)  # the first of one time, as `pick` does
         if items:
             of_time[LATEST] = items[self.view.files.catalog.latest(items)]
-        root = self.view.files.root
+        root = self.view.files.listed
         return [(name, partial(root, version, self, name)) for name, version in of_time.items()]
 
     def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
@@ -382,7 +382,7 @@ class NameDirectory(_Upper):
         found = choose(versions, text, self.view.files.catalog.now_ns())
         if name not in (LATEST, found.when):
             raise Unknown("only whole times are listed")
-        return self.view.files.root(found, self, name)
+        return self.view.files.entered(found, self, name)
 
 
 class ScoreDirectory(_Upper):
@@ -409,11 +409,11 @@ class ScoreDirectory(_Upper):
         return self.view.scores(snapshot)
 
     def _list(self, items: Sequence[Offered]) -> list[tuple[bytes, Callable[[], File]]]:
-        root = self.view.files.root
+        root = self.view.files.listed
         return [(one.score, partial(root, one, self, one.score)) for one in items]
 
     def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         if len(name) != 64:
             raise Unknown("no such score")
         found = by_score(snapshot, name.decode("ascii", "replace"), self.view.allowed)
-        return self.view.files.root(found, self, name)
+        return self.view.files.entered(found, self, name)

@@ -1,0 +1,101 @@
+"""Leases on versions: a version that is read stays whole, whatever is forgotten meanwhile.
+
+Whatever reads a version's blocks takes a lease first. Always: the roots are leased before the
+catalog is looked at, so either a reclaimer sees the lease, or the version is refused. FORMAT.md of
+the store has the order in which a reclaimer looks.
+"""
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ventifs.store import Store
+from ventifs.store.leases import Lease
+from ventifs.tree.objects.records import Empty, Entry, RegularFile, encode_entry
+from ventifs.tree.versions.catalog import (
+    NoSuchVersion,
+    Version,
+    decode_version,
+    version_key,
+    version_records,
+)
+from ventifs.tree.versions.times import time_text
+
+
+class ForgottenMeanwhile(NoSuchVersion):
+    """A version that was found in the catalog, and forgotten before it was read."""
+
+
+def lease(store: Store, version: Version) -> Lease:
+    """Keep a version's blocks from being reclaimed, until the lease is released or dropped.
+
+    A version that this store has leased already may have been forgotten since.
+    A version without a record, as a rehearsal makes, gets a lease on nothing.
+
+    Raises:
+        ForgottenMeanwhile: the version is not in the catalog any more.
+        VentifsError: the store is closed.
+        IndexDamaged: the index has lost records.
+    """
+    if version.record is None:
+        return store.lease()
+    root = encode_entry(version.root, root=True)
+    roots = [root]
+    if not isinstance(version.beyond, Empty):
+        roots.append(encode_entry(_file_of_troubles(version), root=True))
+    return lease_record(store, version.name, version.time_ns, version.record.id, *roots)
+
+
+def lease_record(
+    store: Store, name: str, time_ns: int, record_id: bytes, root: bytes, *more: bytes
+) -> Lease:
+    """As `lease`, for a version of which only this is known.
+
+    Args:
+        store: where it is.
+        name: the version's.
+        time_ns: the version's.
+        record_id: of its record.
+        root: the encoded root entry.
+        more: further entries to keep.
+    """
+    taken = store.lease(root, *more)
+    if taken.confirmed:
+        return taken
+    try:
+        key = version_key(name, time_ns)
+        if not (store.has_record(key, record_id) or _is_there_otherwise(store, time_ns, root)):
+            raise ForgottenMeanwhile(
+                f"{name}@{time_text(time_ns)}: it was forgotten meanwhile; 'ventifs versions' "
+                "lists those there are"
+            )
+    except BaseException:
+        taken.release()
+        raise
+    taken.confirm()
+    return taken
+
+
+@contextmanager
+def leased(store: Store, version: Version) -> Iterator[None]:
+    """Hold a lease on a version; raises as `lease`."""
+    held = lease(store, version)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _is_there_otherwise(store: Store, time_ns: int, root: bytes) -> bool:
+    """Whether another record has the same version, as when it was renamed."""
+    for record in version_records(store):
+        if root in record.value:
+            version = decode_version(record)
+            if version.time_ns == time_ns and encode_entry(version.root, root=True) == root:
+                return True
+    return False
+
+
+def _file_of_troubles(version: Version) -> Entry:
+    """A nameless regular file with the content in which a version's further troubles are."""
+    return Entry(b"", stat.S_IFREG, 0, 0, 0, RegularFile(version.beyond), Empty(), b"")
