@@ -81,7 +81,7 @@ class Index:
             IndexDamaged: when it cannot be read or belongs to another store.
         """
         self.path = path
-        self._live: dict[int, bytes] = {}  # ids of arenas that have a row, by number
+        self._live: dict[bytes, bytes] = {}  # arenas with a row, by number as in entries
         environment = Environment.acquire(path, _TABLES, sync=sync, create=create)
         self._environment = environment
         self._begin: Callable[..., Any] = environment.lmdb.begin
@@ -162,13 +162,12 @@ class Index:
                 raise
         if value is None or crc32(value, crc32(score)) != CRC_RESIDUE:
             return False
-        number = int.from_bytes(value[:4], "little")
-        return number in self._live or self._is_live(number)
+        return value[:4] in self._live or self._is_live(value)
 
-    def _is_live(self, number: int) -> bool:
-        """Whether an arena has a row; remembers those that do."""
+    def _is_live(self, entry: bytes) -> bool:
+        """Whether an entry's arena has a row; remembers those that have."""
         with self._reading() as transaction:
-            return self._arena_of(number, transaction) is not None
+            return self._arena_of(entry, transaction) is not None
 
     def known_many(self, scores: Sequence[Score]) -> list[bool]:
         """`known` for each score, in sorted order, which is cheaper; see docs/performance.md."""
@@ -177,7 +176,7 @@ class Index:
             for score in sorted(set(scores)):
                 value = unguarded(score, transaction.get(score))
                 found[score] = value is not None and (
-                    self._arena_of(_ENTRY.unpack(value)[0], transaction) is not None
+                    self._arena_of(value, transaction) is not None
                 )
         return [found[score] for score in scores]
 
@@ -187,15 +186,16 @@ class Index:
             value = unguarded(score, transaction.get(score))
             if value is None or len(value) != _ENTRY.size:
                 return None
-            number, offset, position = _ENTRY.unpack(value)
-            arena = self._arena_of(number, transaction)
+            _, offset, position = _ENTRY.unpack(value)
+            arena = self._arena_of(value, transaction)
         return None if arena is None else Place(arena, offset, position)
 
-    def _arena_of(self, number: int, transaction: Any) -> bytes | None:
-        """The arena of a number; None without a row, which it loses when it is dropped."""
+    def _arena_of(self, entry: bytes, transaction: Any) -> bytes | None:
+        """The arena of an entry; None without a row, which an arena loses when it is dropped."""
+        number = entry[:4]
         arena = self._live.get(number)
         if arena is None:
-            state = self._arenas.state(number, transaction)
+            state = self._arenas.state(int.from_bytes(number, "little"), transaction)
             if state is None:
                 return None
             arena = self._live[number] = state.arena
@@ -234,8 +234,8 @@ class Index:
                 if opened is None or len(key) != 32 or len(opened) != _ENTRY.size:
                     some.append((Score(key), None))
                     continue
-                number, offset, position = _ENTRY.unpack(opened)
-                arena = self._arena_of(number, transaction)
+                _, offset, position = _ENTRY.unpack(opened)
+                arena = self._arena_of(opened, transaction)
                 if arena is not None:
                     some.append((Score(key), Place(arena, offset, position)))
         return some, None
