@@ -76,7 +76,7 @@ def test_a_sealed_arena_that_was_renamed_is_missed_by_name(root: Path) -> None:
     path.rename(path.with_name(path.name + ".bak"))
     with pytest.raises(Corrupt, match=path.stem) as caught:
         Store.open(root, "write")
-    assert "--repair" in str(caught.value)
+    assert "'ventifs rebuild-index'" in str(caught.value)
     path.with_name(path.name + ".bak").rename(path)
     Store.open(root, "write").close()
 
@@ -89,7 +89,7 @@ def test_stray_files_among_sealed_arenas_cost_nothing(
 
     for name in ("README", "00.arena.bak", ".nfs0001"):
         (root / "arenas/sealed" / name).write_bytes(b"")
-    monkeypatch.setattr(recovery, "_recover_sealed", never)
+    monkeypatch.setattr(recovery, "_take_in", never)
     with Store.open(root, "write") as store:
         assert [record.key for record in store.records()] == [b"key"]
         assert all(store.get(score_of(block)) == block for block in LARGES)
@@ -272,7 +272,7 @@ def test_an_index_that_is_moved_away_while_it_is_opened_is_followed_later(
 
     with Store.open(root, cache_bytes=0) as store:
         rebuild(root)
-        monkeypatch.setattr("ventifs.store.store.Index", opens)
+        monkeypatch.setattr("ventifs.store.block_reader.Index", opens)
         assert len(store.records()) == 1
         assert opened == 1
         away.rename(index)

@@ -278,7 +278,7 @@ def test_the_workload_seals_arenas_of_two_writers_and_deletes_what_it_adds_again
     assert len(sealed) >= 4
     assert {SyncDirectory, Rename, Unlink, Write} <= kinds
     keys = sorted(record.key for record in workload.promise.records)
-    assert keys == [b"first", b"last", b"of a worker", b"of a worker", b"third", b"two"]
+    assert keys == [b"after", b"first", b"last", b"of a worker", b"of a worker", b"third", b"two"]
 
 
 def test_the_catalog_comes_back_the_same_without_the_index(

@@ -154,6 +154,7 @@ def test_an_index_that_cannot_be_finished_does_not_replace_the_old_one(root: Pat
     assert contents(root) == before
     assert sorted(path.name for path in root.iterdir()) == [
         "arenas",
+        "gates",
         "index",
         "leases",
         "lock",

@@ -448,6 +448,11 @@ class Store:
             gathered = self._writer.gathered(score)
         return None if gathered is None else memoryview(gathered)
 
+    def _follow_rebuild(self) -> None:
+        """Look at the index that is in place now."""
+        self._check_open()
+        self._reader.follow_rebuild()
+
     def _check_open(self) -> None:
         if self._closed:
             raise VentifsError(f"{self.path}: the store is closed")
@@ -560,7 +565,7 @@ class Store:
         Raises:
             IndexDamaged: when the index has lost or changed any record.
         """
-        self._reader.follow_rebuild()
+        self._follow_rebuild()
         return [record for record in self._index.records() if record.key.startswith(prefix)]
 
     def has_record(self, key: bytes, record_id: bytes) -> bool:
@@ -573,7 +578,7 @@ class Store:
         Raises:
             IndexDamaged: when the index has lost or changed any record.
         """
-        self._reader.follow_rebuild()
+        self._follow_rebuild()
         return self._index.has_record(key, record_id) or any(
             record.id == record_id for record in self.records(key)
         )
@@ -603,7 +608,7 @@ class Store:
     @property
     def generation(self) -> bytes:
         """A value that stays equal while the committed records stay the same; costs one look-up."""
-        self._reader.follow_rebuild()
+        self._follow_rebuild()
         return self._index.catalog_mark
 
     def hand_over(self) -> WorkerBatch:
@@ -633,12 +638,12 @@ class Store:
     @property
     def epoch(self) -> bytes:
         """8 bytes that change when blocks that a version needs may be lost: a rebuild, a repair."""
-        self._reader.follow_rebuild()
+        self._follow_rebuild()
         return self._index.epoch
 
     def stats(self) -> Stats:
         """What the store holds and saves, as of the last commit."""
-        self._reader.follow_rebuild()
+        self._follow_rebuild()
         return measured(self.path, self._arenas, self._index)
 
     def sizes(self, scores: Iterable[Score]) -> Sizes:

@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tiny_store(home / "store")
     with Archive(Store.open(root, "write")) as archive:
         for name in ("web", "old", "held"):
-            for time_ns in (10**18, 2 * 10**18):
+            for time_ns in (10**18, 15 * 10**17):
                 archive.add(home / "tree", name, time_ns=time_ns)
         for name in ("web", "old"):
             archive.store.commit(*changes(archive.store, name, KEPT))
