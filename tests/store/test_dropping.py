@@ -2,6 +2,8 @@
 
 import shutil
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from msgspec.structs import asdict, replace
@@ -10,12 +12,18 @@ from tests.support.arenafiles import incompressible
 from tests.support.damage import flip
 from tests.support.dropping import arenas_of, copy_from, drop, sealed
 from tests.support.stores import findings, new_store, put_all
+from tests.support.tiny import audited
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store import Score, Store
+from ventifs.store import audit as audit_module
+from ventifs.store.arena import HEADER_SIZE, Arena, Clump
 from ventifs.store.arena_journal import ArenaJournal, read_journal
+from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
+from ventifs.store.audit import Report
 from ventifs.store.block_reader import Reclaimed
-from ventifs.store.check import check
+from ventifs.store.check import check, repair
+from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
 from ventifs.store.header import RECLAIMED, Unsupported, read_header, write_header
 from ventifs.store.index import Index
@@ -63,6 +71,16 @@ def with_deletion_of(store: Store, record: Record) -> bytes:
 
 def journal_of(arenas: Arenas, arena: bytes) -> ArenaJournal:
     return read_journal(arenas.reader(arena))
+
+
+def commits_in(path: Path) -> list[int]:
+    """The offsets of an arena's commits."""
+    arena = Arena.open(path)
+    return [
+        found.offset
+        for found in arena.scan(HEADER_SIZE, arena.clumps_end())
+        if isinstance(found, Clump) and found.head.kind is ClumpKind.COMMIT
+    ]
 
 
 def everything(root: Path, scores: list[Score]) -> tuple[list[Record], dict[str, int]]:
@@ -172,6 +190,104 @@ def test_an_unreadable_journal_counts_as_holding_every_record(root: Path) -> Non
             store.drop_arenas(arenas[1:2])
 
 
+def test_what_was_deleted_stays_deleted_when_an_older_index_is_put_back(
+    root: Path, tmp_path: Path
+) -> None:
+    """Its put and its deletion have gone with their arenas; the index still has the record."""
+    store, scores, arenas, records = three_arenas(root)
+    with store:
+        older = shutil.copytree(root / "index", tmp_path / "older")
+        store.commit(deletes=[records[b"in 0"]])
+        with_deletion = with_deletion_of(store, records[b"in 0"])
+        drop(store, arenas[:1], scores)
+        drop(store, [with_deletion], scores)
+        left = store.records()
+    shutil.rmtree(root / "index")
+    shutil.copytree(older, root / "index")
+    report = check(root)
+    assert report.rescued == []
+    assert any("it is older than arenas" in finding.reason for finding in report.findings)
+    with Store.open(root, "write") as store:
+        assert store.records() == left
+    assert findings(root) == []
+
+
+def test_a_deletion_outlives_an_arena_that_is_only_away(root: Path, tmp_path: Path) -> None:
+    store, scores, arenas, records = three_arenas(root)
+    with store:
+        store.commit(deletes=[records[b"in 0"]])
+        with_deletion = with_deletion_of(store, records[b"in 0"])
+    path = arenas_of(store).sealed_path(arenas[0])
+    path.rename(tmp_path / path.name)
+    rebuild(root)
+    with Store.open(root, "write") as store:
+        drop(store, [with_deletion], scores[4:])
+    (tmp_path / path.name).rename(path)
+    for again in (False, True):
+        if again:
+            rebuild(root)
+        with Store.open(root, "write") as store:
+            assert records[b"in 0"] not in store.records()
+
+
+def test_what_the_index_has_lost_of_deletions_the_journals_know(root: Path) -> None:
+    store, scores, arenas, records = three_arenas(root)
+    with store:
+        store.commit(deletes=[records[b"in 0"]])
+        with store._index._writing() as transaction:  # as a damaged page would hide it
+            transaction.delete(records[b"in 0"].id, db=store._index._environment.tables[b"deleted"])
+        drop(store, arenas[:1], scores)
+        assert records[b"in 0"] not in store.records()
+    rebuild(root)
+    with Store.open(root) as store:
+        assert records[b"in 0"] not in store.records()
+
+
+def test_a_repair_keeps_drops_that_only_the_index_knows(root: Path) -> None:
+    store, scores, arenas, records = three_arenas(root)
+    with store:
+        store.commit(deletes=[records[b"in 0"]])
+        copy_from(store, arenas[:1], scores)
+        store.drop_arenas(arenas[:1])  # its file stays
+        counters = store._index.counters()
+        [path] = arenas_of(store).open_directory.iterdir()
+        [at] = [offset for offset in commits_in(path) if arenas[0] in path.read_bytes()[:offset]][
+            -1:
+        ]
+    flip(path, at + 40)
+    report = check(root, read_data=True)
+    assert set(report.lost_drops) == set(arenas[:1])
+    repair(root, report)
+    with Store.open(root, "write") as store:
+        assert store._index.drops().keys() == set(arenas[:1])
+        assert records[b"in 0"] not in store.records()
+    rebuild(root)
+    with Store.open(root) as store:
+        assert store._index.drops().keys() == set(arenas[:1])
+        assert records[b"in 0"] not in store.records()
+        assert store._index.counters().put_blocks <= counters.put_blocks
+    assert findings(root) == []
+
+
+def test_an_arena_is_dropped_while_it_is_checked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scores, arenas, _ = three_arenas(root)
+    audited_arena = audit_module._audit_arena
+
+    def dropping(*arguments: Any) -> Report:
+        found = audited_arena(*arguments)
+        if arguments[-1] == max(arenas_of(store).all_ids()):
+            drop(store, arenas[:1], scores)
+        return found
+
+    monkeypatch.setattr(audit_module, "_audit_arena", dropping)
+    with store:
+        report = audited(root)
+    assert [finding for finding in report.findings if not finding.harmless] == []
+    assert report.rescued == report.forgotten == []
+
+
 # --- what is not taken any more -----------------------------------------------------------------
 
 
@@ -263,6 +379,15 @@ def test_only_sealed_arenas_are_dropped(root: Path) -> None:
             store.drop_arenas(arenas[:1])
 
 
+def test_an_arena_without_its_file_is_not_dropped(root: Path) -> None:
+    store, _, arenas, _ = three_arenas(root)
+    with store:
+        arenas_of(store).sealed_path(arenas[0]).unlink()
+        with pytest.raises(Corrupt, match="its file is missing"):
+            store.drop_arenas(arenas[:1])
+        assert store._index.drops() == {}
+
+
 def test_stores_that_older_programs_write_to_are_not_reclaimed(root: Path) -> None:
     store, _, arenas, _ = three_arenas(root)
     store.close()
@@ -319,6 +444,46 @@ def test_a_block_that_is_gone_was_reclaimed_only_where_a_drop_says_so(root: Path
         with pytest.raises(Corrupt) as damaged:
             reader.get(scores[5])
         assert damaged.value.arena == arenas[1].hex()
+
+
+def test_a_look_up_that_began_before_a_drop_does_not_revive_the_arena(root: Path) -> None:
+    """Another thread's read transaction sees the row that this one has removed."""
+    store, scores, arenas, _ = three_arenas(root)
+    with store:
+        index = store._index
+        index.look_again()
+        state, raced = index._arenas.state, False
+
+        def meanwhile(number: int, transaction: Any) -> ArenaState | None:
+            nonlocal raced
+            found = state(number, transaction)
+            if not raced:
+                raced = True
+                thread = Thread(target=lambda: store.drop_arenas(arenas[:1]))
+                thread.start()
+                thread.join()
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index._arenas, "state", meanwhile)
+            assert index.known(scores[0])
+        assert not index.known(scores[0])
+        assert store.put(BLOCKS[0]) == (scores[0], True)
+
+
+def test_a_reader_looks_again_where_a_repair_has_made_a_gap(root: Path) -> None:
+    store, scores, _, _ = three_arenas(root)
+    with store:
+        place = store._index.locate(scores[0])
+        assert place is not None
+    with Store.open(root, cache_bytes=0) as reader:
+        assert reader.get(scores[1]) == BLOCKS[1]
+        flip(arenas_of(reader).sealed_path(place.arena), place.offset + 8)
+        report = check(root, read_data=True)
+        assert repair(root, report).lost == [scores[0].hex()]
+        with Store.open(root, "write") as store:
+            assert store.put(BLOCKS[0]) == (scores[0], True)
+        assert reader.get(scores[0]) == BLOCKS[0]
 
 
 def test_the_index_of_an_older_program_gets_its_marks(root: Path) -> None:

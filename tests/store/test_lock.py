@@ -47,6 +47,23 @@ def test_a_lock_is_let_go_of_however_its_holder_leaves(tmp_path: Path) -> None:
         pass
 
 
+def test_a_child_that_lets_go_leaves_the_lock_to_its_parent(tmp_path: Path) -> None:
+    lock = store_lock(tmp_path, alone=False)
+    lock.__enter__()
+    child = os.fork()
+    if child == 0:
+        try:
+            lock.__exit__(None, None, None)
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(Busy), store_lock(tmp_path, alone=True):
+        pytest.fail("the parent still has it")
+    lock.__exit__(None, None, None)
+    with store_lock(tmp_path, alone=True):
+        pass
+
+
 # --- waiting ------------------------------------------------------------------------------------
 
 

@@ -134,9 +134,26 @@ def test_an_arena_shorter_than_the_index_says_is_refused(root: Path, tmp_path: P
     shutil.copy(path, tmp_path)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
-    with pytest.raises(Corrupt, match=r"the index counts on.*'ventifs rebuild-index'"):
+    with pytest.raises(Corrupt, match=r"are counted on: put back.*'ventifs rebuild-index'"):
         Store.open(root, "write")
     shutil.copy(tmp_path / path.name, path)
+
+
+def test_a_sealed_arena_shorter_than_an_older_index_says_is_refused(
+    root: Path, tmp_path: Path
+) -> None:
+    with Store.open(root) as store:
+        [growing] = arenas_of(store).open_ids()
+    older = copy_index(root, tmp_path / "older")
+    more(root, 100)
+    put_back(older, root)
+    path = root / f"arenas/sealed/{growing.hex()}.arena"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    with pytest.raises(Corrupt, match=r"has 1,000 bytes, and [0-9,]+ are counted on"):
+        Store.open(root, "write")
+    path.write_bytes(whole)
+    Store.open(root, "write").close()
 
 
 def test_an_arena_that_was_sealed_while_it_was_copied(root: Path, tmp_path: Path) -> None:

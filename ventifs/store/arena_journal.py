@@ -46,8 +46,7 @@ def read_journal(arena: Arena, start: int = HEADER_SIZE) -> ArenaJournal:
     decompressor = zstandard.ZstdDecompressor()
     for offset in _commits(arena, start, journal):
         try:
-            commit = decode_commit(arena.read_raw(offset, decompressor))
-            changes = committed_changes(arena, offset, commit, decompressor)
+            commit, changes = read_commit(arena, offset, decompressor)
         except Corrupt:
             journal.whole = False
             continue
@@ -78,6 +77,18 @@ def _scanned(arena: Arena, start: int, journal: ArenaJournal) -> Iterator[int]:
             journal.whole = False
         elif found.head.kind is ClumpKind.COMMIT:
             yield found.offset
+
+
+def read_commit(
+    arena: Arena, offset: int, decompressor: zstandard.ZstdDecompressor
+) -> tuple[Commit, Changes]:
+    """The commit clump at an offset, and what it makes valid.
+
+    Raises:
+        Corrupt: when it or its catalog clumps are damaged, or not what it says.
+    """
+    commit = decode_commit(arena.read_raw(offset, decompressor))
+    return commit, committed_changes(arena, offset, commit, decompressor)
 
 
 def committed_changes(

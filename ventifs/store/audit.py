@@ -10,8 +10,9 @@ audit begins, or a transaction of its own. Later changes are left to the next au
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,16 +23,18 @@ from blake3 import blake3
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.arena import HEADER_SIZE, Arena, Damage
-from ventifs.store.arena_journal import committed_changes
+from ventifs.store.arena_journal import read_commit
 from ventifs.store.arena_state import ArenaProgress, ArenaState, ArenaTotals, Place
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ClumpKind, Head, decompress, parse_head, verify
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index, IndexSnapshot
-from ventifs.store.journal import Record, decode_commit
+from ventifs.store.journal import CommitCounters, Record
+from ventifs.store.recovery import drops_in
 from ventifs.store.score import Score
 
 _LOOKUP_MAX = 4096
+_JOURNAL_HARM = {"commit", "catalog", "directory", "trailer", "gap", "arena"}  # may lose records
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,7 +75,8 @@ class Report:
         rescued: records that the index has and the arenas have lost.
         forgotten: records that the index knows to be deleted and the arenas do not.
         confirmed: index entries that lead to the block they name.
-        dropped: arenas from which nothing is taken.
+        drops: arenas from which nothing is taken, by the journals.
+        lost_drops: those that only the index still knows.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -80,7 +84,8 @@ class Report:
     rescued: list[Record] = field(default_factory=list)
     forgotten: list[Record] = field(default_factory=list)
     confirmed: int = 0
-    dropped: set[bytes] = field(default_factory=set)
+    drops: dict[bytes, CommitCounters] = field(default_factory=dict)
+    lost_drops: dict[bytes, CommitCounters] = field(default_factory=dict)
     puts: dict[bytes, Record] = field(default_factory=dict)
     deletes: set[bytes] = field(default_factory=set)
     relies_on: dict[bytes, int] = field(default_factory=dict)
@@ -91,7 +96,7 @@ class Report:
         self.confirmed += other.confirmed
         self.puts.update(other.puts)
         self.deletes |= other.deletes
-        self.dropped |= other.dropped
+        self.drops |= other.drops
         for arena, length in other.relies_on.items():
             self.relies_on[arena] = max(length, self.relies_on.get(arena, 0))
         self.summary.arenas += other.summary.arenas
@@ -126,33 +131,36 @@ def audit(
     states = {state.arena: state for state in snapshot.states}
     ids = arenas.all_ids()
     look = partial(_audit_arena, arenas, states, index, read_data)
-    report.dropped |= snapshot.dropped
-    unread = [arena_id for arena_id in ids if arena_id not in report.dropped]
+    unread = [arena_id for arena_id in ids if arena_id not in snapshot.dropped]
     total = sum(_length(arenas, arena_id) for arena_id in unread) if progress else 0
     found: dict[bytes, Report] = {}
     done = 0
     with ThreadPoolExecutor(jobs) as pool:
         for arena_id, one in zip(unread, pool.map(look, unread), strict=True):
             found[arena_id] = one
-            report.dropped |= one.dropped
+            report.drops |= one.drops
             done += one.summary.bytes
             if progress:
                 progress(done, total)
-    if index is not None:
-        report.dropped |= index.drops().keys()  # some may have been dropped meanwhile
+    dropped = report.drops.keys() | snapshot.dropped.keys()
+    if index is not None:  # some may have been dropped meanwhile, or since the index was as it is
+        dropped |= index.drops().keys() | drops_in(arenas, _not_indexed(arenas, states))
+    for arena_id in unread:
+        if arena_id in dropped:  # since the snapshot, which has the records that were in it
+            found[arena_id].findings, found[arena_id].summary = [], Summary()
+        report.join(found[arena_id])
     for arena_id in ids:
-        if arena_id not in report.dropped:
-            report.join(found[arena_id])
-        elif arenas.present(arena_id):
+        if arena_id in dropped and arenas.present(arena_id):
             report.findings.append(
                 Finding("arena", "it was dropped", arena=arena_id.hex(), harmless=True)
             )
-    for arena_id in sorted(states.keys() - set(ids) - report.dropped):
+    for arena_id in sorted(states.keys() - set(ids) - dropped):
         report.findings.append(Finding("arena", "its file is missing", arena=arena_id.hex()))
-    _audit_commits(arenas, None if index is None else states, report)
+    _audit_drops(snapshot, report)
+    _audit_commits(arenas, None if index is None else states, report, dropped)
     if index is not None:
         _audit_entries(arenas, index, report)
-        _audit_catalog(snapshot, report)
+        _audit_catalog(snapshot, report, older=not dropped <= snapshot.dropped.keys())
     return report
 
 
@@ -372,27 +380,53 @@ class _ArenaAudit:
 
     def _read_commit(self, offset: int) -> None:
         try:
-            commit = decode_commit(self.arena.read_raw(offset, _decompressor()))
-            changes = committed_changes(self.arena, offset, commit, _decompressor())
+            commit, changes = read_commit(self.arena, offset, _decompressor())
         except Corrupt as error:
             self._found("commit", error.reason, offset)
             return
         self.report.puts.update({record.id: record for record in changes.puts})
         self.report.deletes.update(changes.deletes)
-        self.report.dropped |= changes.drops.keys()
+        self.report.drops |= changes.drops
         for arena, length in commit.relies_on:
             known = self.report.relies_on.get(arena, 0)
             self.report.relies_on[arena] = max(known, length)
 
 
-def _audit_commits(arenas: Arenas, states: dict[bytes, ArenaState] | None, report: Report) -> None:
+def _not_indexed(arenas: Arenas, states: dict[bytes, ArenaState]) -> Iterator[tuple[Arena, int]]:
+    """What the next recovery reads: arenas, each from the offset up to which it is indexed."""
+    for arena_id in arenas.all_ids():
+        state = states.get(arena_id)
+        if state is not None and state.sealed:
+            continue
+        with suppress(Corrupt):  # it was removed meanwhile
+            arena = arenas.reader(arena_id)
+            start = HEADER_SIZE if state is None else max(state.length, HEADER_SIZE)
+            if arena.length() > start:
+                yield arena, start
+
+
+def _audit_drops(snapshot: IndexSnapshot, report: Report) -> None:
+    """Check that the journals have the drops that the index knows."""
+    for arena_id, counters in snapshot.dropped.items():
+        if arena_id not in report.drops:
+            reason = "only the index still knows that it was dropped"
+            report.findings.append(Finding("catalog", reason, arena=arena_id.hex()))
+            report.lost_drops[arena_id] = counters
+
+
+def _audit_commits(
+    arenas: Arenas,
+    states: dict[bytes, ArenaState] | None,
+    report: Report,
+    dropped: Collection[bytes],
+) -> None:
     """Check that the arenas that commits rely on are present up to the required length.
 
     Arenas that are dropped need not be. A missing part that the index does not expect either is
     harmless: a repair has given it up.
     """
     for arena_id, length in report.relies_on.items():
-        if arena_id in report.dropped:
+        if arena_id in dropped:
             continue
         try:
             present = arenas.reader(arena_id).length()
@@ -428,6 +462,8 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
             report.findings.append(Finding("index", "damaged entry", score.hex()))
             continue
         head = head_at(place.arena, place.offset)
+        if head is None and index.dropped(place.arena):
+            continue  # since the entry was read
         if head is None or not head.holds(place.position, score):
             report.findings.append(
                 Finding(
@@ -444,8 +480,12 @@ def _audit_entries(arenas: Arenas, index: Index, report: Report) -> None:
         report.findings.append(Finding("index", reason))
 
 
-def _audit_catalog(snapshot: IndexSnapshot, report: Report) -> None:
-    """Check that index and arenas list the same records."""
+def _audit_catalog(snapshot: IndexSnapshot, report: Report, *, older: bool) -> None:
+    """Check that index and arenas list the same records.
+
+    An index that is older than drops may list records that these have moved, and others whose
+    deletions have gone with the arenas: a repair must not bring them back.
+    """
     in_arenas = {key: record for key, record in report.puts.items() if key not in report.deletes}
     in_index = {record.id: record for record in snapshot.records}
     for record_id, record in in_arenas.items():
@@ -456,8 +496,14 @@ def _audit_catalog(snapshot: IndexSnapshot, report: Report) -> None:
         elif in_index.get(record_id) != record:
             reason = f"the index lacks record {record.key!r}"
             report.findings.append(Finding("catalog", reason))
+    damaged = any(
+        finding.what in _JOURNAL_HARM and not finding.harmless for finding in report.findings
+    )
     for record_id, record in in_index.items():
-        if record_id not in in_arenas:
+        if record_id not in in_arenas and older and not damaged:
+            reason = f"it is older than arenas, which moved or deleted record {record.key!r}"
+            report.findings.append(Finding("index", reason))
+        elif record_id not in in_arenas:
             reason = f"only the index still has record {record.key!r}: its arena is damaged"
             report.findings.append(Finding("catalog", reason))
             report.rescued.append(record)

@@ -107,7 +107,7 @@ class BlockReader:
         for _ in range(_LOOKS - 1):
             try:
                 return self._read_in_turn(score, place)
-            except Corrupt:
+            except (Corrupt, IndexDamaged):
                 place = self._look_again(score, place)
         try:
             return self._read_in_turn(score, place)

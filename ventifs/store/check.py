@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import astuple
+
 from ventifs.errors import VentifsError
 from ventifs.store.arena import Arena
 from ventifs.store.arena_state import ArenaProgress
@@ -27,7 +29,7 @@ from ventifs.store.header import (
     require_writable,
 )
 from ventifs.store.index import Index
-from ventifs.store.journal import Record
+from ventifs.store.journal import CommitCounters, Record
 from ventifs.store.lmdb_environment import IndexDamaged, IndexMissing
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
@@ -46,8 +48,8 @@ class Repair:
         lost: damaged blocks without another copy. The index no longer lists them, so they are
             stored again when they are next archived.
         healed: damaged blocks that have another copy, which is used now.
-        rescued: number of records and deletions that only the index still knew; they are written
-            to an arena again.
+        rescued: number of records, deletions and drops that only the index still knew; they are
+            written to an arena again.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -127,6 +129,7 @@ def _encoded(report: Report) -> dict[str, object]:
         "summary": asdict(report.summary),
         "rescued": _encoded_records(report.rescued),
         "forgotten": _encoded_records(report.forgotten),
+        "lost_drops": {arena.hex(): astuple(sums) for arena, sums in report.lost_drops.items()},
     }
 
 
@@ -140,6 +143,10 @@ def _decoded(message: dict[str, Any]) -> Report:
         summary=Summary(**message["summary"]),
         rescued=[Record(*map(bytes.fromhex, record)) for record in message["rescued"]],
         forgotten=[Record(*map(bytes.fromhex, record)) for record in message["forgotten"]],
+        lost_drops={
+            bytes.fromhex(arena): CommitCounters(*sums)
+            for arena, sums in message["lost_drops"].items()
+        },
     )
 
 
@@ -177,16 +184,16 @@ def repair(
     with store_lock(root, alone=True, wait_s=wait_s):
         header = header_under_lock(root, header)
         _unseal(root, header, report, files)
-        rebuild_index(root, header, files, progress)
+        rebuild_index(root, header, files, progress, dropped=report.lost_drops)
         _drop(root, header, damaged)
     done = Repair()
     with Store.open(root, "write", files=files, wait_s=wait_s) as store:
         scores = sorted({Score(bytes.fromhex(finding.score or "")) for finding in damaged})
         for score, there in zip(scores, store.has_many(scores), strict=True):
             (done.healed if there else done.lost).append(score.hex())
-        if report.rescued or report.forgotten:
-            store.commit(report.rescued, report.forgotten)
-            done.rescued = len(report.rescued) + len(report.forgotten)
+        if report.rescued or report.forgotten or report.lost_drops:
+            store.commit(report.rescued, report.forgotten, drops=report.lost_drops)
+            done.rescued = len(report.rescued) + len(report.forgotten) + len(report.lost_drops)
     return done
 
 

@@ -1,8 +1,9 @@
 """What a commit says that drops arenas, so that the rest of the journal means the same as before.
 
 The journal lives in the arenas, in any order, so nothing in it may go with an arena while it still
-has a meaning: a record that was not deleted, the drop of another arena, or the deletion of a record
-that an arena which stays has put. Those are put again, records with the ids that they have.
+has a meaning. Put again are: records that were not deleted, with the ids that they have; drops of
+other arenas; and deletions, but those whose record was put in the arenas that go, or was put in
+arenas dropped before, and in none that stays.
 """
 
 from collections.abc import Collection, Iterable
@@ -37,10 +38,11 @@ def drop_of(
         arenas: the store's; nobody may write to any meanwhile.
         doomed: ids of the sealed arenas that are to go.
         dropped: ids of those that went before.
-        deleted: ids of all records that the index knows to be deleted.
+        deleted: ids of all records that the index knows to be deleted. It forgets one when the
+            arenas with its put are dropped, which tells them from arenas that are only missing.
 
     Raises:
-        Corrupt: a journal that is to go cannot be read, and might hold what is still needed.
+        Corrupt: an arena is missing, or its journal cannot be read, and might hold what is needed.
     """
     going: list[ArenaJournal] = []
     staying: list[ArenaJournal] = []
@@ -56,25 +58,30 @@ def drop_of(
             raise Corrupt("its journal cannot be read, so it stays", arena=arena_id.hex())
         going.append(journal)
         drops[arena_id] = journal.counters
-    whole = all(journal.whole for journal in staying)
-    put_again = _union(journal.puts for journal in staying)
+    if missing := set(doomed) - drops.keys():
+        raise Corrupt("its file is missing", arena=min(missing).hex())
+    put_by_staying = _union(journal.puts for journal in staying)
+    deleted_by_going = _union(journal.deletes for journal in going)
+    deleted_by_staying = _union(journal.deletes for journal in staying)
+    gone = deleted | deleted_by_going | deleted_by_staying
     puts = {
         record.id: record
         for journal in going
         for record in journal.puts.values()
-        if record.id not in deleted and record.id not in put_again
+        if record.id not in gone and record.id not in put_by_staying
     }
-    needed = _union(journal.deletes for journal in going)
-    needed -= _union(journal.deletes for journal in staying)
-    if whole:
-        needed &= put_again
+    expunged: set[bytes] = set()
+    needless: set[bytes] = set()
+    if all(journal.whole for journal in staying):
+        expunged = gone & _union(journal.puts for journal in going) - put_by_staying
+        needless = expunged | (deleted_by_going - deleted - put_by_staying)
     for journal in going:
         drops |= {arena: drops.get(arena, count) for arena, count in journal.drops.items()}
     for journal in staying:
         for arena in journal.drops:
             drops.pop(arena, None)
-    expunged = sorted(deleted - put_again) if whole else []
-    return Drop(Changes(list(puts.values()), sorted(needed), drops), expunged)
+    deletes = sorted(deleted_by_going - deleted_by_staying - needless)
+    return Drop(Changes(list(puts.values()), deletes, drops), sorted(expunged))
 
 
 def _union(sets: Iterable[Iterable[bytes]]) -> set[bytes]:

@@ -45,13 +45,13 @@ class IndexSnapshot(msgspec.Struct, frozen=True):
 
     Attributes:
         deleted: the ids of records that were deleted.
-        dropped: the ids of arenas from which nothing is taken.
+        dropped: the arenas from which nothing is taken, each with its counters.
     """
 
     states: list[ArenaState] = msgspec.field(default_factory=list)
     records: list[Record] = msgspec.field(default_factory=list)
     deleted: set[bytes] = msgspec.field(default_factory=set)
-    dropped: set[bytes] = msgspec.field(default_factory=set)
+    dropped: dict[bytes, CommitCounters] = msgspec.field(default_factory=dict)
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -166,43 +166,52 @@ class Index:
 
     def _is_live(self, entry: bytes) -> bool:
         """Whether an entry's arena has a row; remembers those that have."""
+        live = self._live  # before the transaction: see `look_again`
         with self._reading() as transaction:
-            return self._arena_of(entry, transaction) is not None
+            return self._arena_of(entry, transaction, live) is not None
 
     def known_many(self, scores: Sequence[Score]) -> list[bool]:
         """`known` for each score, in sorted order, which is cheaper; see docs/performance.md."""
-        found = {}
+        found, live = {}, dict[bytes, bytes]()
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             for score in sorted(set(scores)):
                 value = unguarded(score, transaction.get(score))
                 found[score] = value is not None and (
-                    self._arena_of(value, transaction) is not None
+                    self._arena_of(value, transaction, live) is not None
                 )
         return [found[score] for score in scores]
 
     def locate(self, score: Score) -> Place | None:
         """Where a block is, or None when it is absent (or its entry damaged)."""
+        live = self._live
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             value = unguarded(score, transaction.get(score))
             if value is None or len(value) != _ENTRY.size:
                 return None
             _, offset, position = _ENTRY.unpack(value)
-            arena = self._arena_of(value, transaction)
+            arena = self._arena_of(value, transaction, live)
         return None if arena is None else Place(arena, offset, position)
 
-    def _arena_of(self, entry: bytes, transaction: Any) -> bytes | None:
-        """The arena of an entry; None without a row, which an arena loses when it is dropped."""
+    def _arena_of(self, entry: bytes, transaction: Any, live: dict[bytes, bytes]) -> bytes | None:
+        """The arena of an entry; None without a row, which an arena loses when it is dropped.
+
+        Rows that are met are kept in `live`.
+        """
         number = entry[:4]
-        arena = self._live.get(number)
+        arena = live.get(number)
         if arena is None:
             state = self._arenas.state(int.from_bytes(number, "little"), transaction)
             if state is None:
                 return None
-            arena = self._live[number] = state.arena
+            arena = live[number] = state.arena
         return arena
 
     def look_again(self) -> None:
-        """Forget which arenas there were: another process may have dropped some."""
+        """Forget which arenas there were: some may have been dropped, also by another process.
+
+        A look-up in another thread that began before may still note what it sees, but in the old
+        table, which it took before its transaction.
+        """
         self._live = {}
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
@@ -223,6 +232,7 @@ class Index:
     def _entries_from(self, start: bytes) -> tuple[list[tuple[Score, Place | None]], bytes | None]:
         """The next entries from the key `start` on, and the key after them, if there is one."""
         some: list[tuple[Score, Place | None]] = []
+        live: dict[bytes, bytes] = {}
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             cursor = transaction.cursor()
             if not cursor.set_range(start):
@@ -235,7 +245,7 @@ class Index:
                     some.append((Score(key), None))
                     continue
                 _, offset, position = _ENTRY.unpack(opened)
-                arena = self._arena_of(opened, transaction)
+                arena = self._arena_of(opened, transaction, live)
                 if arena is not None:
                     some.append((Score(key), Place(arena, offset, position)))
         return some, None
@@ -351,7 +361,7 @@ class Index:
                 self._arenas.states(transaction, None),
                 self._records.records(transaction),
                 self._records.deleted(transaction),
-                set(self._arenas.drops(transaction)),
+                self._arenas.drops(transaction),
             )
 
     def figures(self) -> Figures:

@@ -13,11 +13,11 @@ import zstandard
 
 from ventifs.errors import Corrupt
 from ventifs.store.arena import Arena, Clump, Damage
-from ventifs.store.arena_journal import committed_changes
+from ventifs.store.arena_journal import read_commit
 from ventifs.store.arena_state import ArenaState, ArenaTotals
-from ventifs.store.clump import ClumpKind, decompress
+from ventifs.store.clump import ClumpKind
 from ventifs.store.index import Index
-from ventifs.store.journal import Changes, CommitCounters, Record, decode_commit
+from ventifs.store.journal import Changes, CommitCounters, Record
 from ventifs.store.score import Score
 
 log = logging.getLogger("ventifs.store")
@@ -73,8 +73,7 @@ class ClumpIntake:
 
     def _read_commit(self, arena: Arena, clump: Clump) -> None:
         try:
-            commit = decode_commit(decompress(clump.head, clump.payload, self._decompressor))
-            changes = committed_changes(arena, clump.offset, commit, self._decompressor)
+            commit, changes = read_commit(arena, clump.offset, self._decompressor)
         except Corrupt as error:
             log.error(
                 "arena %s at %d: a commit cannot be read: %s",

@@ -183,7 +183,8 @@ def decode_changes(payloads: Iterable[Buffer]) -> Changes:
                 deletes.append(record_id)
             elif (
                 operation == _DROP
-                and (key_length, len(value)) == (0, COUNTERS.size)
+                and whole
+                and (key_length, value_length) == (0, COUNTERS.size)
                 and record_id not in drops
             ):
                 drops[record_id] = CommitCounters(*COUNTERS.unpack(value))

@@ -57,18 +57,28 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
         time.sleep(_STEP_S)
 
 
+def let_go(fd: int, holder: int) -> None:
+    """Close a locked file, and end its lock, unless this process is a child of the holder.
+
+    Children that were forked meanwhile have the descriptor, too: for them the lock is not closed.
+    """
+    if os.getpid() == holder:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
 @contextmanager
 def _held(
     path: Path, what: str, in_use: str, *, alone: bool, wait_s: float | None
 ) -> Iterator[None]:
+    holder = os.getpid()
     with readable_errors(path):
         fd = open_or_create(path)
     try:
         take(fd, what, in_use, alone=alone, wait_s=wait_s)
         yield
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
-        os.close(fd)
+        let_go(fd, holder)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ replaces it at the end.
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,6 +25,7 @@ from ventifs.store.files import Files, readable_errors
 from ventifs.store.header import StoreHeader
 from ventifs.store.index import Index
 from ventifs.store.intake import ClumpIntake
+from ventifs.store.journal import CommitCounters
 from ventifs.store.lmdb_environment import INDEX_NAME
 from ventifs.store.permissions import make_directory
 from ventifs.store.recovery import drops_in
@@ -81,9 +82,21 @@ def _items(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def rebuild_index(
-    root: Path, header: StoreHeader, files: Files, progress: ArenaProgress | None = None
+    root: Path,
+    header: StoreHeader,
+    files: Files,
+    progress: ArenaProgress | None = None,
+    *,
+    dropped: Mapping[bytes, CommitCounters] | None = None,
 ) -> list[tuple[bytes, Damage]]:
     """Build a new index and put it in place; the caller holds the store's lock exclusively.
+
+    Args:
+        root: the store's directory.
+        header: its header.
+        files: for tests.
+        progress: called after every arena.
+        dropped: arenas that were dropped, of which the journals have lost it.
 
     Returns:
         (arena id, damage) for everything in sealed arenas that could not be read.
@@ -100,7 +113,9 @@ def rebuild_index(
         make_directory(building)
         try:
             with closing(Index(building, header.store_id, create=True, sync=False)) as index:
-                damages = _fill(index, Arenas(root, header.store_id), files, progress)
+                damages = _fill(
+                    index, Arenas(root, header.store_id), files, progress, dropped or {}
+                )
                 index.sync()
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
@@ -121,14 +136,23 @@ def _put_in_place(building: Path, target: Path, files: Files) -> None:
 
 
 def _fill(
-    index: Index, arenas: Arenas, files: Files, progress: ArenaProgress | None
+    index: Index,
+    arenas: Arenas,
+    files: Files,
+    progress: ArenaProgress | None,
+    lost: Mapping[bytes, CommitCounters],
 ) -> list[tuple[bytes, Damage]]:
     with closing(_Sorter(index.path)) as sorter:
-        return _fill_sorted(index, arenas, files, progress, sorter)
+        return _fill_sorted(index, arenas, files, progress, lost, sorter)
 
 
 def _fill_sorted(
-    index: Index, arenas: Arenas, files: Files, progress: ArenaProgress | None, sorter: _Sorter
+    index: Index,
+    arenas: Arenas,
+    files: Files,
+    progress: ArenaProgress | None,
+    lost: Mapping[bytes, CommitCounters],
+    sorter: _Sorter,
 ) -> list[tuple[bytes, Damage]]:
     def sink(arena: bytes, entries: list[tuple[Score, int, int]]) -> None:
         sorter.add(index.number_of(arena), entries)
@@ -137,7 +161,8 @@ def _fill_sorted(
     damages: list[tuple[bytes, Damage]] = []
     everything = arenas.all_ids()
     dropped = drops_in(arenas, ((arenas.reader(arena), HEADER_SIZE) for arena in everything))
-    ids = [arena for arena in everything if arena not in dropped]
+    ids = [arena for arena in everything if arena not in dropped and arena not in lost]
+    intake.journal.drops.update(lost)
     sizes = {arena: arenas.reader(arena).length() for arena in ids}
     done, total = 0, sum(sizes.values())
     for arena_id in ids:

@@ -17,7 +17,7 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files
 from ventifs.store.index import Index
 from ventifs.store.intake import ClumpIntake
-from ventifs.store.whole_arenas import left_by_a_copy, read_sealed, restore_whole
+from ventifs.store.whole_arenas import left_by_a_copy, read_sealed, restore_whole, too_short
 from ventifs.store.writer import move_sealed
 
 log = logging.getLogger("ventifs.store")
@@ -62,11 +62,29 @@ def _take_in(
         if arena_id not in dropped:
             read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
     _recover_relied_on(arenas, index, intake, dropped)
+    if dropped - index.drops().keys():
+        intake.journal.deletes += _put_by_nobody(arenas, index, dropped)
     if intake.journal.states:
         intake.journal.settle(index)
     for state in intake.journal.states:
         if state.sealed:
             move_sealed(arenas, files, state.arena)
+
+
+def _put_by_nobody(arenas: Arenas, index: Index, dropped: Collection[bytes]) -> list[bytes]:
+    """The ids of records that an index older than drops lists, and that no arena which stays puts.
+
+    They were deleted: had they not been, the commits with the drops would have put them again.
+    The deletions may have gone with the arenas. Nothing, if not every journal can be read.
+    """
+    put: set[bytes] = set()
+    for arena_id in arenas.all_ids():
+        if arena_id not in dropped:
+            journal = read_journal(arenas.reader(arena_id))
+            if not journal.whole:
+                return []
+            put |= journal.puts.keys()
+    return [record.id for record in index.records() if record.id not in put]
 
 
 def drops_in(arenas: Arenas, unread: Iterable[tuple[Arena, int]]) -> set[bytes]:
@@ -107,11 +125,7 @@ def _open_arenas(
             continue
         state = index.arena_state(arena_id)  # again, now that it can no longer change
         if arena.length() < state.length:
-            raise Corrupt(
-                f"{arena.path}: it has {arena.length():,} bytes, and the index counts on "
-                f"{state.length:,}: put a whole copy back, or run 'ventifs rebuild-index' to go on "
-                "without the rest"
-            )
+            raise too_short(arena, state.length)
         if state.sealed or state.length < arena.length() or arena.length() == 0:
             behind.append((arena, state.length))
     return unmoved, behind
@@ -143,7 +157,7 @@ def _recover_relied_on(
     worker's arena is locked, but durable and final up to the length that the commit names.
 
     Raises:
-        Corrupt: such an arena is missing, and not dropped.
+        Corrupt: such an arena is missing, and not dropped, or too short.
     """
     read = {state.arena: state.length for state in intake.journal.states}
     for arena_id, length in intake.journal.relies_on.items():
@@ -153,6 +167,8 @@ def _recover_relied_on(
         if not arenas.present(arena_id):
             raise _missing([arena_id])
         arena = arenas.reader(arena_id)
+        if arena.length() < length:
+            raise too_short(arena, length)
         totals, damages = intake.read(arena, max(start, HEADER_SIZE), length)
         if damages:  # left to the process that locks the arena next
             log.error(

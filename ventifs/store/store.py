@@ -6,7 +6,7 @@ relied on. Killing any process at any moment changes or loses nothing that was c
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
@@ -42,7 +42,7 @@ from ventifs.store.header import (
     write_header,
 )
 from ventifs.store.index import Index
-from ventifs.store.journal import Changes, Record, record_problem
+from ventifs.store.journal import Changes, CommitCounters, Record, record_problem
 from ventifs.store.leases import Lease, Leases, make_leases_directory, sweep
 from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
 from ventifs.store.lock import GATES, make_gates, store_lock, writers_gate
@@ -489,6 +489,7 @@ class Store:
         puts: Sequence[tuple[bytes, bytes] | Record] = (),
         deletes: Sequence[Record] = (),
         *,
+        drops: Mapping[bytes, CommitCounters] | None = None,
         from_reserve: bool = False,
     ) -> list[Record]:
         """Make every block put so far durable and findable, and change the records atomically.
@@ -500,6 +501,7 @@ class Store:
             puts: (key of 1 to 400 bytes, value of up to 256 KiB) of records to add; keys need not
                 be unique. A `Record` keeps its id; it is ignored if it was ever deleted.
             deletes: records to remove; one that is gone already is ignored.
+            drops: arenas that were dropped before, of which the journal has lost it.
             from_reserve: on a full disk, use the space of the store's reserve. For commits that
                 free something, or lead to it, alone.
 
@@ -516,7 +518,7 @@ class Store:
             if problem := record_problem(len(record.key), len(record.value)):
                 raise ValueError(problem)
         self.check_writable()
-        changes = Changes(records, [record.id for record in deletes])
+        changes = Changes(records, [record.id for record in deletes], drops or {})
 
         def step() -> None:
             self._writer.commit(changes)

@@ -144,12 +144,22 @@ def _pieces(arena: Arena, damage: Damage) -> Iterator[bytes]:
         yield os.pread(arena.fd, length, damage.offset + start)
 
 
+def too_short(arena: Arena, length: int) -> Corrupt:
+    """The error for an arena that lacks bytes which the index, or a commit, counts on."""
+    return Corrupt(
+        f"{arena.path}: it has {arena.length():,} bytes, and {length:,} are counted on: put back a "
+        "whole copy, or run 'ventifs rebuild-index' to go on without the rest"
+    )
+
+
 def read_sealed(arenas: Arenas, arena_id: bytes, start: int, intake: ClumpIntake) -> list[Damage]:
     """Read a sealed arena from `start` into `intake`; return damage, but never write to it."""
     arena = arenas.reader(arena_id)
     if _is_foreign(arena, arenas):
         return []
     end = arena.clumps_end()
+    if end < start:
+        raise too_short(arena, start)
     totals, damages = intake.read(arena, max(start, HEADER_SIZE), end)
     intake.journal.states.append(ArenaState(arena_id, end, True, totals, start))
     for damage in damages:
@@ -174,6 +184,8 @@ def left_by_a_copy(arena: Arena, arenas: Arenas, files: Files) -> bool:
     if not sealed.exists():
         return False
     whole = Arena.open(sealed)
+    if os.path.samestat(os.fstat(arena.fd), os.fstat(whole.fd)):
+        return True  # it was moved there since it was locked
     for start in range(0, arena.length(), _PIECE):
         length = min(_PIECE, arena.length() - start)
         if os.pread(arena.fd, length, start) != os.pread(whole.fd, length, start):

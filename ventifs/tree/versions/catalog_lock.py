@@ -6,7 +6,6 @@ or sent. Order of locks: run locks, then this one; nothing else is locked while 
 do without it. Programs older than the lock do not know it.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from ventifs.store import Store
 from ventifs.store.files import readable_errors
-from ventifs.store.lock import take
+from ventifs.store.lock import let_go, take
 from ventifs.store.permissions import open_or_create
 
 LOCK_NAME = "catalog.lock"
@@ -35,12 +34,12 @@ def catalog_lock(store: Store) -> Iterator[None]:
     """
     store.check_writable()
     path = store.path / LOCK_NAME
+    holder = os.getpid()
     fd = _locked(path, store.wait_s)
     try:
         yield
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
-        os.close(fd)
+        let_go(fd, holder)
 
 
 def _locked(path: Path, wait_s: float | None) -> int:
