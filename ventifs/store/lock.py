@@ -24,7 +24,7 @@ log = logging.getLogger("ventifs.store")
 
 GATES = "gates"  # directory of a store
 _POINTER = "current"
-_STEP_S = 0.05  # between tries: flock knows no time limit
+_STEP_S, _STEP_MAX_S = 0.001, 0.05  # between tries: flock knows no time limit
 _SILENT_S = 1.0  # of waiting, before a message says so
 
 
@@ -43,7 +43,7 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
     """
     began = time.monotonic()
     operation = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
-    said = False
+    said, step_s = False, _STEP_S
     while True:
         with suppress(BlockingIOError):
             fcntl.flock(fd, operation)
@@ -54,7 +54,11 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
         if not said and waited_s >= _SILENT_S:
             log.warning("%s: %s; waiting for it", what, in_use)
             said = True
-        time.sleep(_STEP_S)
+            if wait_s is None:
+                operation &= ~fcntl.LOCK_NB
+                continue
+        time.sleep(step_s)
+        step_s = min(2 * step_s, _STEP_MAX_S)
 
 
 def let_go(fd: int, holder: int) -> None:
