@@ -87,8 +87,12 @@ class SealedMark(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, arenas: Iterable[bytes]) -> "SealedMark":
         """The mark of arenas, given by their ids."""
-        ids = list(arenas)
-        return cls(len(ids), _folded(b"".join(ids)))
+        return cls.of_joined(b"".join(arenas))
+
+    @classmethod
+    def of_joined(cls, ids: bytes) -> "SealedMark":
+        """The mark of arenas, given by their ids one after the other."""
+        return cls(len(ids) // ARENA_ID_SIZE, _folded(ids))
 
     def changed(self, arena: bytes, before: bool, after: bool) -> "SealedMark":
         """The mark after one arena, which was in the set or not, is in it or not."""

@@ -12,7 +12,7 @@ from ventifs.errors import Corrupt
 from ventifs.store.appender import lock_arena
 from ventifs.store.arena import HEADER_SIZE, Arena, ForeignArena
 from ventifs.store.arena_journal import read_journal
-from ventifs.store.arena_state import ArenaState, SealedMark
+from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files
 from ventifs.store.index import Index
@@ -139,9 +139,9 @@ def _compared(
     Either happens when an index, or arenas, were put back from a copy. Two sets with the same mark
     are the same; only others are compared by name.
     """
-    there = arenas.sealed_ids()
-    if SealedMark.of([*there, *unmoved]) == index.sealed_mark():
+    if arenas.sealed_mark(unmoved) == index.sealed_mark():
         return [], []
+    there = arenas.sealed_ids()
     known = {state.arena: state for state in index.arena_states(sealed=True)}
     additional = sorted(set(there) - known.keys() - index.drops().keys())
     missing = [state for state in known.values() if not arenas.present(state.arena)]
