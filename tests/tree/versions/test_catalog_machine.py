@@ -32,6 +32,7 @@ from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 from ventifs.tree.objects.directory import tree
+from ventifs.tree.objects.records import Entry
 from ventifs.tree.versions.catalog import (
     TIME_NS_MAX,
     VersionId,
@@ -99,6 +100,12 @@ def merged(expected: Value, tags: tuple[str, ...] | None, comment: str | None) -
         known.tags if tags is None else tags,
     )
     return None if wanted == known else wanted
+
+
+def root_and_notes(seen: Value) -> tuple[Entry, tuple[str, tuple[str, ...]]]:
+    assert isinstance(seen, bytes)
+    version = decode_version(Record(version_key("x", 0), bytes(16), seen))
+    return version.root, (version.comment, version.tags)
 
 
 class CatalogMachine(RuleBasedStateMachine):
@@ -334,8 +341,12 @@ class CatalogMachine(RuleBasedStateMachine):
 
         def change(model: Catalog) -> None:
             value = model.versions[wanted]
-            if model.elsewhere.setdefault(made, value) != value:
+            root, notes = root_and_notes(value)
+            known_root, known_notes = root_and_notes(model.elsewhere.get(made, value))
+            if root != known_root:
                 raise Refused
+            if made not in model.elsewhere or notes != known_notes:
+                model.elsewhere[made] = value
 
         def copy(archive: Archive) -> None:
             with Archive(Store.open(self.other, "write")) as other:
