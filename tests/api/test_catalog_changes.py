@@ -138,7 +138,10 @@ def test_a_renamed_name(store: Path, source: Path) -> None:
         archive.add(source, "t")
         with pytest.raises(ventifs.VentifsError, match="there are versions of this name"):
             archive.rename("new", "t")
-        with RunLock(archive.store, "u"), pytest.raises(ventifs.Busy, match=r"^u: another run"):
+        with (
+            RunLock(archive.store, "u"),
+            pytest.raises(ventifs.Busy, match=r"^u: another archive run"),
+        ):
             archive.rename("new", "u")
 
 

@@ -279,11 +279,19 @@ class CatalogMachine(RuleBasedStateMachine):
 
         self._do(which, change, lambda archive: archive.release(self._text(wanted)))
 
-    @rule(which=WRITER, name=st.sampled_from(NAMES), new=st.sampled_from(NAMES))
-    def rename(self, which: int, name: str, new: str) -> None:
+    @rule(
+        which=WRITER,
+        name=st.sampled_from(NAMES),
+        new=st.sampled_from(NAMES),
+        force=st.booleans(),
+    )
+    def rename(self, which: int, name: str, new: str, force: bool) -> None:
         def change(model: Catalog) -> None:
             there = {each for each, _ in model.versions}
-            if name == new or name not in there or new in there:
+            gone = {each[0] for each in model.forgotten}
+            if name == new or name not in there | gone or new in there:
+                raise Refused
+            if new in gone and not force:
                 raise Refused
             model.holds = {
                 (new if each == name else each, time_ns): until_ns
@@ -301,7 +309,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
         moved = {(new, *rest) for name_, *rest in self.model.forgotten if name_ == name}
         if not moved & self.model.forgotten.keys():  # which would be two of one key
-            self._do(which, change, lambda archive: archive.rename(name, new))
+            self._do(which, change, lambda archive: archive.rename(name, new, force=force))
 
     @precondition(lambda self: self.model.versions)
     @rule(
