@@ -222,7 +222,11 @@ class CatalogMachine(RuleBasedStateMachine):
         def change(model: Catalog) -> None:
             chosen = set()
             for name, time_ns in ids:
-                then = [each for each in model.forgotten if first <= each[2] < end]
+                then = [
+                    each for each in model.forgotten if each[0] == name and first <= each[2] < end
+                ]
+                if during:  # a time in full means the very one, if there is one of this name
+                    then = [each for each in then if each[2] == first] or then
                 chosen.add(self._last_forgotten(then, name, time_ns))
             if len({each[:2] for each in chosen} - model.versions.keys()) < len(chosen):
                 raise Refused

@@ -151,7 +151,8 @@ def find_forgotten(store: Store, text: str, during: str | None = None) -> Forgot
         store: where it was.
         text: `NAME@TIME`, `NAME@~N` or `NAME@latest`, which count the forgotten versions of the
             name, or `score:HEX`.
-        during: only those forgotten within this time, which may be partial.
+        during: only those forgotten within this time, which may be partial; a time as messages
+            and lists have it means just that one, if there is one.
 
     Raises:
         NoSuchVersion: no single one matches; the message says why.
