@@ -138,7 +138,10 @@ def test_a_renamed_name(store: Path, source: Path) -> None:
         archive.add(source, "t")
         with pytest.raises(ventifs.VentifsError, match="there are versions of this name"):
             archive.rename("new", "t")
-        with RunLock(archive.store, "u"), pytest.raises(ventifs.Busy, match=r"^u: another run"):
+        with (
+            RunLock(archive.store, "u"),
+            pytest.raises(ventifs.Busy, match=r"^u: another archive run"),
+        ):
             archive.rename("new", "u")
 
 
@@ -225,3 +228,28 @@ def test_a_run_at_work_decides_what_its_name_keeps(store: Path) -> None:
         with RunLock(archive.store, "t"):
             archive.undelete(first)
         assert kept_of(archive.store, "t") is None
+
+
+def test_what_went_meanwhile_is_said_before_what_is_the_last(store: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        first, second = archive.versions()
+        archive.forget(second)
+        with pytest.raises(ventifs.NoSuchVersion, match="there is no such version any more"):
+            archive.forget(second, first)
+        archive.forget(first, force=True)
+        with pytest.raises(ventifs.NoSuchVersion, match="there is no such version any more"):
+            archive.forget(first)
+        archive.undelete("t", every=True)
+        with pytest.raises(ventifs.VentifsError, match="a tag may not be empty"):
+            archive.tag("t@latest", add="")
+
+
+def test_a_score_of_several_versions_changes_none(store: Path, source: Path) -> None:
+    with ventifs.open(store, "write") as archive:
+        second = archive.versions()[-1]
+        archive.add(source, "again")
+        text = f"score:{second.score}"
+        assert archive["again"].score == second.score
+        assert archive[text].name == "again"
+        with pytest.raises(ventifs.NoSuchVersion, match=r"this could be again@.*, t@.*; name one"):
+            archive.hold(text)

@@ -52,7 +52,7 @@ def test_a_dry_run_shows_what_would_be(archive: Archive, other: Archive) -> None
 
 
 def test_what_is_left_is_named(archive: Archive, other: Archive, source: Path) -> None:
-    other.add(source, "t", time_ns=archive["t"].time_ns, comment="another")
+    other.add(source / "etc", "t", time_ns=archive["t"].time_ns)
     reported: list[Copied | NotCopied] = []
     done = archive.copy_all(other, report=reported.append)
     assert len(done.copied) == 1

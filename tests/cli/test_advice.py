@@ -153,10 +153,52 @@ def test_what_was_forgotten_is_listed(home: Path) -> None:
     run(home, "undelete", "score:" + version["score"], "--store", "s")
     run(home, "forget", "t@latest", "--force", "--store", "s")
     run(home, "archive", "tree", "--name", "t", "--time", version["time"], "--store", "s")
-    told = run(home, "undelete", "t@latest", "--store", "s", expected=1).stderr
+    listed = run(home, "versions", "t@1999", "--store", "s", expected=1).stderr
+    assert b"the nearest are" in listed
+
+
+@pytest.mark.parametrize("only", [True, False])
+@pytest.mark.parametrize("every", [True, False])
+def test_a_forgotten_version_whose_time_is_taken(home: Path, only: bool, every: bool) -> None:
+    """Both lines are run: the wanted version comes back, not the one that made room."""
+    run(home, "comment", "t@latest", "wanted", "--store", "s")
+    (version,) = parsed(home, "versions", "--store", "s")
+    if not only:
+        run(home, "archive", "tree", "--name", "t", "--time", "2001", "--store", "s")
+    run(home, "forget", "t@latest", "--force", "--store", "s")
+    (home / "tree" / "other").touch()
+    run(home, "archive", "tree", "--name", "t", "--time", version["time"], "--store", "s")
+    if every:
+        (command,) = _advised(run(home, "undelete", "--all", "t", "--store", "s").stdout)
+    else:
+        command = f"undelete t@{version['time']}"
+    forget, undelete = _advised(run(home, *command.split(), "--store", "s", expected=1).stderr)
+    assert ("--force" in forget.split()) == only
+    run(home, *forget.split(), "--store", "s")
+    run(home, *undelete.split(), "--store", "s")
+    back = parsed(home, "versions", "t@latest", "--store", "s")
+    assert [(each["comment"], each["score"]) for each in back] == [("wanted", version["score"])]
+    assert b"other" not in run(home, "ls", "t", "--store", "s").stdout
+
+
+@pytest.mark.parametrize("only", [True, False])
+@pytest.mark.parametrize("how", ["time", "latest", "score"])
+def test_what_is_named_was_forgotten(home: Path, only: bool, how: str) -> None:
+    if not only:
+        (home / "tree" / "other").touch()
+        run(home, "archive", "tree", "--name", "t", "--time", "2001", "--store", "s")
+        run(home, "archive", "tree", "--name", "u", "--time", "2001", "--store", "s")
+    *_, version = parsed(home, "versions", "t", "--store", "s")
+    word = {"time": f"t@{version['time']}", "score": f"score:{version['score']}"}.get(how, "t")
+    doomed = ["t@latest"] if only or how != "latest" else ["t@latest", "t@~1"]
+    run(home, "forget", *doomed, "--force", "--store", "s")
+    told = run(home, "ls", word, "--store", "s", expected=1).stderr
+    assert b"was forgotten 2" in told
     (command,) = _advised(told)
-    run(home, *command.split(), "--force", "--store", "s")
-    run(home, "undelete", "t@latest", "--store", "s")
+    assert run(home, *command.split(), "--store", "s").stdout.decode() == (
+        f"brought back t@{version['time']}\n"
+    )
+    run(home, "ls", word, "--store", "s")
 
 
 def test_a_damaged_index(home: Path) -> None:

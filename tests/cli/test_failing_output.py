@@ -67,6 +67,7 @@ WORDS = {
     "servers": "",
     "mount": "{address} t@latest /mnt --print",
     "stats": "",
+    "upgrade": "",
     "check": "",
     "rebuild-index": "",
 }

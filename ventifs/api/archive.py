@@ -238,7 +238,7 @@ class Archive(CatalogChanges, Copying, SpaceFigures):
         Raises:
             VentifsError: the source cannot be read, the name, comment or tags cannot be kept, the
                 name has a version of that time, or the archive is not open for writing.
-            Busy: another run is archiving under this name.
+            Busy: another run, or a rename, is at work under this name.
             NoSpace: the disk is full. In all cases there is no new version.
             ValueError: `pool` or what is to be left out is given for a source that has options of
                 its own.

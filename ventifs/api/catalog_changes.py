@@ -96,21 +96,27 @@ class CatalogChanges:
         freed = release(self.store, self._ids(wanted))
         return [ArchivedVersion(self.store, version) for version in freed]
 
-    def rename(self, name: str, new: str) -> list[ArchivedVersion]:
+    def rename(self, name: str, new: str, *, force: bool = False) -> list[ArchivedVersion]:
         """Give all versions of a name another one, forgotten ones too; return them.
 
         Holds and what is kept for the next run go with them, and that run is as fast as under the
         old name. Versions in memory keep the old name, which finds nothing any more.
 
+        Args:
+            name: the name; it may have only forgotten versions.
+            new: the new one.
+            force: even if the new name has forgotten versions, which then stay under it.
+
         Raises:
-            NoSuchVersion: the name has no versions.
+            NoSuchVersion: the name has no versions, and no forgotten ones.
             VentifsError: the new name cannot be one, is the same, or has versions.
             Busy: a run is at work under one of the names.
         """
         from ventifs.tree.versions.rename import rename
 
         self._check_open()
-        return [ArchivedVersion(self.store, version) for version in rename(self.store, name, new)]
+        renamed = rename(self.store, name, new, force=force)
+        return [ArchivedVersion(self.store, version) for version in renamed]
 
     def tag(
         self,
@@ -164,7 +170,8 @@ class CatalogChanges:
         """A version of this archive, or the one that a text names.
 
         Raises:
-            NoSuchVersion, VentifsError: as `Archive.version`, or a name stands alone.
+            NoSuchVersion, VentifsError: as `Archive.version`, or a name stands alone, or several
+                versions have the score.
             ValueError: the version is in another archive.
         """
         if isinstance(version, ArchivedVersion):
@@ -174,7 +181,7 @@ class CatalogChanges:
         if not set("@:") & set(version):
             check_name(version)
             raise VentifsError(f"{version} names all its versions; {version}@latest is the latest")
-        return ArchivedVersion(self.store, find_version(self.store, version), version)
+        return ArchivedVersion(self.store, find_version(self.store, version, single=True), version)
 
     def _check_open(self) -> None:
         if self.store.closed:

@@ -31,6 +31,8 @@ class Copying:
     ) -> Copied:
         """Copy a version into another archive, which gets only the blocks that it lacks.
 
+        A version that is there already gets the comment and tags that it has here.
+
         Args:
             version: the one.
             to: the other archive, open for writing.
@@ -40,15 +42,15 @@ class Copying:
         Raises:
             NoSuchVersion: as `version`.
             ValueError: the other archive is this one.
-            VentifsError: the other archive has another version of that name and time.
+            VentifsError: the other archive has another tree of that name and time.
             Corrupt, NotStored: where this archive is damaged; there is no new version.
         """
         from ventifs.tree.versions.copy import copy
 
         found = version if isinstance(version, ArchivedVersion) else self._found(version)
         _check_copied(found, to)
-        made, sent, there = copy(found.store, to.store, found.stored, name=name, progress=progress)
-        return Copied(ArchivedVersion(to.store, made), sent, there)
+        made, done = copy(found.store, to.store, found.stored, name=name, progress=progress)
+        return Copied(ArchivedVersion(to.store, made), done.blocks, done.there, done.noted)
 
     def copy_all(
         self,
@@ -62,7 +64,8 @@ class Copying:
     ) -> CopiedAll:
         """Copy many versions into another archive, which gets only the blocks that it lacks.
 
-        What several versions share is looked at once. What stops this at any moment loses nothing:
+        What several versions share is looked at once. Versions that are there already get the
+        comment and tags that they have here. What stops this at any moment loses nothing:
         called again, it sends only the rest.
 
         Args:
@@ -72,7 +75,7 @@ class Copying:
                 ("web*@latest"); or texts that name one version. All versions, if there are none.
             name: what to call them there, if all have one name; their own, if None.
             repair: also walk versions that are there already, and send what is missing of them.
-                Otherwise they cost nothing.
+                Otherwise they cost nothing, if their comments and tags are the same.
             dry_run: write nothing. It does not read data, and so finds less damage.
             progress: called now and then with what is done in all, and the version at work.
             report: called for each version when it is done.
@@ -172,7 +175,7 @@ def _noted(result: "CopyResult", target: Store, name: str | None) -> Copied | No
     if result.error is not None:
         return NotCopied(str(result.version), result.error)
     made = result.made or _would_be(result.version, name)
-    return Copied(ArchivedVersion(target, made), result.blocks, result.there)
+    return Copied(ArchivedVersion(target, made), result.blocks, result.there, result.noted)
 
 
 def _would_be(version: Version, name: str | None) -> Version:

@@ -74,11 +74,14 @@ class Copied(NamedTuple):
         version: the version in the other archive; in a dry run, perhaps what would be it.
         blocks: blocks and bytes that were sent.
         there: whether it was there already; then only missing blocks were sent.
+        noted: whether it was there with another comment or other tags, and got those of this
+            archive; in a dry run, would get.
     """
 
     version: ArchivedVersion
     blocks: "CopiedBlocks"
     there: bool
+    noted: bool = False
 
 
 class NotCopied(NamedTuple):
@@ -86,8 +89,9 @@ class NotCopied(NamedTuple):
 
     Attributes:
         called: `NAME@TIME` in this archive; of a damaged record, its key.
-        error: why: `Corrupt` or `NotStored` if it is damaged here; otherwise the other archive has
-            another version of that name and time.
+        error: why: `Corrupt` or `NotStored` if it is damaged here; `NoSuchVersion` if it was
+            forgotten meanwhile; otherwise the other archive has another tree, or a damaged record,
+            of that name and time.
     """
 
     called: str

@@ -35,17 +35,18 @@ def forget(
 def _named(store: Store, given: dict[str, None], now_ns: int, *, force: bool) -> Thinned:
     """What becomes of versions if those given are forgotten."""
     there: dict[str, ArchivedVersion] = {}
-    kept: KeptVersions = []
-    for name in sorted({text.partition("@")[0] for text in given}):
-        of_name = {str(version): version for version in _of(store, name)}
-        there |= of_name
-        left = [version for text, version in of_name.items() if text not in given]
-        if not left and not force:
-            raise VentifsError(f"{name}: this would forget its last version; --force does that")
-        kept += [(version, []) for version in left]
+    names = sorted({text.partition("@")[0] for text in given})
+    for name in names:
+        there |= {str(version): version for version in _of(store, name)}
     gone = given.keys() - there.keys()
     if gone:
         raise NoSuchVersion(f"{min(gone)}: there is no such version any more")
+    left = [version for text, version in there.items() if text not in given]
+    emptied = set(names) - {version.name for version in left}
+    if emptied and not force:
+        name = min(emptied)
+        raise VentifsError(f"{name}: this would forget its last version; --force does that")
+    kept: KeptVersions = [(version, []) for version in left]
     doomed = [there[text] for text in given]
     holds = held(store)
     for version in doomed:

@@ -189,7 +189,7 @@ def test_a_second_run_under_a_name_is_refused_and_under_another_is_not(home: Pat
         words = ["archive", "tree", "--store", "s", "--exclude", "[1-9]*", "--name"]
         refused = run(home, *words, "t", expected=1)
         [line] = refused.stderr.splitlines()
-        assert b"another run is archiving under this name" in line
+        assert b"another archive run or rename is at work under this name" in line
         run(home, *words, "u")
     finally:
         os.killpg(running.child.pid, signal.SIGCONT)

@@ -77,6 +77,42 @@ def test_what_cannot_be_done_is_said(home: Path, words: str, message: str) -> No
     assert parsed(home, "versions", "--store", "other") == []
 
 
+def test_notes_that_change_here_go_to_copies(many: Path) -> None:
+    run(many, "copy", "--all", "--to", "other")
+    run(many, "tag", "t@~1", "u@latest", "--add", "new")
+    run(many, "comment", "tt@latest", "words")
+    asked = ("copy", "--all", "--to", "other")
+    would = run(many, *asked, "--dry-run").stdout.decode().splitlines()
+    line = "t@2026-01-01T00:00:00Z is there already; its comment and tags would be made as "
+    assert would[0] == line + "they are here"
+    done = run(many, *asked).stdout.decode().splitlines()
+    assert [each.replace("would be", "are") for each in would[:-1]] == done[:-1]
+    assert done[-1].startswith(
+        "0 versions copied to other, 5 there already, 3 of these with new comments or tags: 0 "
+    )
+    listed = [parsed(many, "versions"), parsed(many, "versions", "--store", "other")]
+    assert listed[0] == listed[1]
+    assert not any(each["notes_replaced"] for each in parsed(many, *asked)["versions"])
+    run(many, "comment", "t@latest", "once more")
+    facts = parsed(many, "copy", "t", "--to", "other")
+    assert (facts["notes_replaced"], facts["comment"]) == (True, "once more")
+
+
+def test_a_dry_run_of_one_version_is_like_the_copy(home: Path) -> None:
+    asked = ("copy", "t@~1", "--to", "other")
+    for _ in range(2):
+        would = parsed(home, *asked, "--dry-run")
+        assert {**would, "dry_run": False} == parsed(home, *asked)
+    line = run(home, "copy", "t", "--to", "other", "--dry-run").stdout.decode()
+    done = run(home, "copy", "t", "--to", "other").stdout.decode()
+    assert line.replace("would copy", "copied") == done
+    (home / "empty").mkdir()
+    run(home, "archive", "empty", "--name", "v", "--time", "2026-01-02", "--store", "other")
+    for words in ((), ("--dry-run",)):
+        refused = run(home, "copy", "t", "--to", "other", "--name", "v", *words, expected=1)
+        assert b"other has another version of that name and time" in refused.stderr
+
+
 def in_other(home: Path) -> list[str]:
     return [
         f"{each['name']}@{each['time'][8:10]}"

@@ -55,7 +55,8 @@ def test_a_version_forgotten_twice_can_be_told_apart(home: Path) -> None:
     refused = run(home, "undelete", "t@2026-01-02", expected=1).stderr
     assert b"t@2026-01-02T00:00:00Z: there is a version of this name and time; " in refused
     assert said(home, "undelete", "--all", "t") == [
-        "nothing to bring back: there are versions of all those times"
+        "nothing to bring back: there are versions of all those times; "
+        "'ventifs undelete t@latest' says how to make room for one"
     ]
     run(home, "forget", "t@2026-01-02")
     run(home, "undelete", "t@2026-01-02", "--forgotten", first["forgotten"])
@@ -89,7 +90,11 @@ def test_held_versions_stay(home: Path) -> None:
         "t@2026-01-01T00:00:00Z: it is held, and stays; 'ventifs release t@2026-01-01T00:00:00Z' "
         "ends that"
     ) in refused
-    assert [each["time"] for each in parsed(home, "release", "t@~2")] == ["2026-01-01T00:00:00Z"]
+    [released] = parsed(home, "release", "t@~2")
+    assert (released["time"], released["held"]) == ("2026-01-01T00:00:00Z", False)
+    assert released["held_until"] is None
+    [held] = parsed(home, "hold", "t@~1", "--until", "2400")
+    assert (held["held"], held["held_until"]) == (True, "2401-01-01T00:00:00Z")
     assert said(home, "release", "t@~1") == ["released t@2026-01-02T00:00:00Z"]
     assert said(home, "forget", "--keep-last", "1")[-1] == "1 kept, 2 versions forgotten"
 
@@ -112,7 +117,7 @@ def test_a_hold_until_a_day_holds_to_its_end(home: Path, text: str, until: str) 
 def test_a_name_is_changed(home: Path) -> None:
     run(home, "forget", "t@~2")
     run(home, "hold", "t@latest")
-    assert said(home, "rename", "t", "new") == ["renamed t to new: 2 versions"]
+    assert said(home, "rename", "t", "new") == ["renamed t to new: 2 versions, 1 forgotten version"]
     assert [(each["name"], each["held"]) for each in parsed(home, "versions")] == [
         ("new", False),
         ("new", True),
@@ -124,6 +129,69 @@ def test_a_name_is_changed(home: Path) -> None:
     assert b"t: there are versions of this name, such as t@2026-01-05T00:00:00Z; choose" in (
         run(home, "rename", "newer", "t", expected=1).stderr
     )
+
+
+def test_a_name_that_has_only_forgotten_versions_is_changed(home: Path) -> None:
+    run(home, "forget", "t@~1", "t@~2")
+    run(home, "archive", "tree", "--name", "u", "--time", "2026-01-05")
+    run(home, "forget", "u@latest", "--force")
+    refused = run(home, "rename", "t", "u", expected=1).stderr
+    assert b"u: 1 forgotten version has this name, and would stay under it; choose" in refused
+    assert said(home, "rename", "t", "u", "--force") == [
+        "renamed t to u: 1 version, 2 forgotten versions",
+        "note: u has 1 forgotten version, which stays under this name",
+    ]
+    run(home, "forget", "u@latest", "--force")
+    assert said(home, "rename", "u", "v") == ["renamed u to v: 0 versions, 4 forgotten versions"]
+    assert len(said(home, "undelete", "--all", "v")) == 4
+
+
+def test_a_score_that_several_versions_have_changes_none(home: Path) -> None:
+    [first, *_] = before = parsed(home, "versions")
+    score = f"score:{first['score'][:12]}"
+    refusal = (
+        f"{score}: this could be t@2026-01-01T00:00:00Z, t@2026-01-02T00:00:00Z, "
+        "t@2026-01-03T00:00:00Z; name one by its time"
+    )
+    for words in (
+        ("forget", score),
+        ("hold", score),
+        ("release", score),
+        ("tag", score, "--add", "x"),
+        ("comment", score, "x"),
+    ):
+        assert refusal in run(home, *words, expected=1).stderr.decode()
+    assert parsed(home, "versions") == before
+    assert said(home, "ls", score)
+    run(home, "forget", "t@~1", "t@~2")
+    assert said(home, "hold", score) == ["t@2026-01-03T00:00:00Z is held"]
+
+
+def test_forgotten_versions_of_a_time_or_tree_are_listed(home: Path) -> None:
+    for _ in range(2):
+        run(home, "forget", "t@2026-01-02")
+        run(home, "archive", "tree", "--name", "t", "--time", "2026-01-02")
+    run(home, "forget", "t@2026-01-01")
+    every = parsed(home, "versions", "--forgotten", "t")
+    assert parsed(home, "versions", "--forgotten", "t@2026-01-02") == every[1:]
+    assert parsed(home, "versions", "--forgotten", "t@~1") == every[:1]
+    (home / "tree" / "more").touch()
+    run(home, "archive", "tree", "--name", "u", "--time", "2026-01-02")
+    [u] = parsed(home, "versions", "u")
+    run(home, "forget", "u@latest", "--force")
+    [found] = parsed(home, "versions", "--forgotten", f"score:{u['score'][:9]}")
+    assert found["name"] == "u"
+    refused = run(home, "versions", "--forgotten", "x", expected=1).stderr
+    assert b"x: no version of this name was forgotten; versions of t, u were; what" in refused
+
+
+def test_an_empty_tag_is_refused(home: Path) -> None:
+    refused = run(home, "tag", "t@latest", "--add", "", expected=1).stderr
+    assert b"a tag may not be empty" in refused
+    run(home, "archive", "tree", "--name", "t", "--tag", "", expected=1)
+    refused = run(home, "forget", "--keep-tag", "", expected=2).stderr
+    assert b"--keep-tag wants a tag, not an empty text" in refused
+    assert len(parsed(home, "versions")) == 3
 
 
 def test_tags_and_comments_are_changed(home: Path) -> None:
@@ -154,7 +222,10 @@ def test_tags_and_comments_are_changed(home: Path) -> None:
         ("undelete --all t --forgotten never", 1, "'never' is not a time"),
         ("undelete t:/etc@latest", 1, "name a version as NAME@TIME"),
         ("versions --forgotten t", 1, "t: no version of this name was forgotten"),
-        ("versions --forgotten t@latest", 1, "cannot name versions"),
+        ("versions --forgotten t@latest", 1, "t: no version of this name was forgotten"),
+        ("versions --forgotten score:1234567", 1, "a score is 64 hexadecimal digits"),
+        ("forget t --keep-last 1 --force", 2, "--force is for versions that are named"),
+        ("forget t@latest t@~1 t@~2 t@2020 --dry-run", 1, "t has no version of that time"),
         ("hold", 2, "Missing argument"),
         ("hold t", 2, "t names all its versions; t@latest is the latest"),
         ("hold t@~3", 1, "t has only 3 versions"),

@@ -587,7 +587,7 @@ def test_ctrl_c_makes_no_version(store: Path) -> None:
 
 def test_a_disk_is_archived_under_the_lock_of_its_name(store: Path) -> None:
     def interrupt(*_: object) -> None:
-        with pytest.raises(Busy, match="another run is archiving"):
+        with pytest.raises(Busy, match="another archive run or rename is at work"):
             RunLock(opened, "vm")
         raise KeyboardInterrupt
 
@@ -596,7 +596,7 @@ def test_a_disk_is_archived_under_the_lock_of_its_name(store: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             archive(opened, DiskSource(disk, iter(())), "vm", progress=interrupt)
         with RunLock(opened, "vm"):
-            with pytest.raises(Busy, match="another run is archiving"):
+            with pytest.raises(Busy, match="another archive run or rename is at work"):
                 archive(opened, DiskSource(disk, iter(())), "vm")
             with Store.open(store, "rehearse") as rehearsing:
                 archive(rehearsing, DiskSource(disk, iter(())), "vm")

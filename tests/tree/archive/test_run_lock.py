@@ -19,7 +19,7 @@ from ventifs.tree.tar.tar_source import TarSource
 from ventifs.tree.versions.catalog import versions
 
 BUSY = (
-    "^n: another run is archiving under this name; try again when that is done, "
+    "^n: another archive run or rename is at work under this name; try again when that is done, "
     "or wait with --wait$"
 )
 KINDS = ["directory", "tar"]

@@ -20,11 +20,12 @@ from ventifs.tree.versions.copy import copy
 from ventifs.tree.versions.notes import tag
 
 ROOT = Entry(b"", 0o40755, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
+OTHER_ROOT = Entry(b"", 0o40700, 0, 0, 0, Directory(Empty(), 0, 0), Empty(), b"")
 
 
-def put(root: Path, *times_ns: int) -> None:
-    with Store.open(root, "write") as opened:
-        made = [Version("web", time_ns, ROOT) for time_ns in times_ns]
+def put(store: Path, *times_ns: int, root: Entry = ROOT) -> None:
+    with Store.open(store, "write") as opened:
+        made = [Version("web", time_ns, root) for time_ns in times_ns]
         opened.commit([(version_key(v.name, v.time_ns), encode_version(v)) for v in made])
 
 
@@ -176,23 +177,25 @@ def test_a_run_does_not_make_a_version_that_came_meanwhile(
         archive.add(source, "web", time_ns=6)
 
 
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("arrives", ["the same", "other tags", "another tree"])
 def test_a_copy_does_not_make_a_version_that_came_meanwhile(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str
 ) -> None:
     put(store, 5)
     Store.create(tmp_path / "other")
 
     def arrive() -> None:
-        put(tmp_path / "other", 5)
-        if not same:
+        put(tmp_path / "other", 5, root=OTHER_ROOT if arrives == "another tree" else ROOT)
+        if arrives == "other tags":
             with Store.open(tmp_path / "other", "write") as opened:
                 tag(opened, [("web", 5)], ["another"], [])
 
     meanwhile(monkeypatch, "ventifs.tree.versions.copy", arrive)
     with Store.open(store) as opened, Store.open(tmp_path / "other", "write") as other:
-        if same:
-            assert copy(opened, other, versions(opened)[0])[2]
+        if arrives != "another tree":
+            made, done = copy(opened, other, versions(opened)[0])
+            assert (done.there, done.noted) == (True, arrives == "other tags")
+            assert made.tags == ()
         else:
             with pytest.raises(VentifsError, match="has another version of that name and time"):
                 copy(opened, other, versions(opened)[0])

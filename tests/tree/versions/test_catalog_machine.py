@@ -32,6 +32,7 @@ from ventifs.store.journal import Record
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
 from ventifs.tree.objects.directory import tree
+from ventifs.tree.objects.records import Entry
 from ventifs.tree.versions.catalog import (
     TIME_NS_MAX,
     VersionId,
@@ -99,6 +100,12 @@ def merged(expected: Value, tags: tuple[str, ...] | None, comment: str | None) -
         known.tags if tags is None else tags,
     )
     return None if wanted == known else wanted
+
+
+def root_and_notes(seen: Value) -> tuple[Entry, tuple[str, tuple[str, ...]]]:
+    assert isinstance(seen, bytes)
+    version = decode_version(Record(version_key("x", 0), bytes(16), seen))
+    return version.root, (version.comment, version.tags)
 
 
 class CatalogMachine(RuleBasedStateMachine):
@@ -215,7 +222,11 @@ class CatalogMachine(RuleBasedStateMachine):
         def change(model: Catalog) -> None:
             chosen = set()
             for name, time_ns in ids:
-                then = [each for each in model.forgotten if first <= each[2] < end]
+                then = [
+                    each for each in model.forgotten if each[0] == name and first <= each[2] < end
+                ]
+                if during:  # a time in full means the very one, if there is one of this name
+                    then = [each for each in then if each[2] == first] or then
                 chosen.add(self._last_forgotten(then, name, time_ns))
             if len({each[:2] for each in chosen} - model.versions.keys()) < len(chosen):
                 raise Refused
@@ -272,11 +283,19 @@ class CatalogMachine(RuleBasedStateMachine):
 
         self._do(which, change, lambda archive: archive.release(self._text(wanted)))
 
-    @rule(which=WRITER, name=st.sampled_from(NAMES), new=st.sampled_from(NAMES))
-    def rename(self, which: int, name: str, new: str) -> None:
+    @rule(
+        which=WRITER,
+        name=st.sampled_from(NAMES),
+        new=st.sampled_from(NAMES),
+        force=st.booleans(),
+    )
+    def rename(self, which: int, name: str, new: str, force: bool) -> None:
         def change(model: Catalog) -> None:
             there = {each for each, _ in model.versions}
-            if name == new or name not in there or new in there:
+            gone = {each[0] for each in model.forgotten}
+            if name == new or name not in there | gone or new in there:
+                raise Refused
+            if new in gone and not force:
                 raise Refused
             model.holds = {
                 (new if each == name else each, time_ns): until_ns
@@ -294,7 +313,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
         moved = {(new, *rest) for name_, *rest in self.model.forgotten if name_ == name}
         if not moved & self.model.forgotten.keys():  # which would be two of one key
-            self._do(which, change, lambda archive: archive.rename(name, new))
+            self._do(which, change, lambda archive: archive.rename(name, new, force=force))
 
     @precondition(lambda self: self.model.versions)
     @rule(
@@ -334,8 +353,12 @@ class CatalogMachine(RuleBasedStateMachine):
 
         def change(model: Catalog) -> None:
             value = model.versions[wanted]
-            if model.elsewhere.setdefault(made, value) != value:
+            root, notes = root_and_notes(value)
+            known_root, known_notes = root_and_notes(model.elsewhere.get(made, value))
+            if root != known_root:
                 raise Refused
+            if made not in model.elsewhere or notes != known_notes:
+                model.elsewhere[made] = value
 
         def copy(archive: Archive) -> None:
             with Archive(Store.open(self.other, "write")) as other:

@@ -45,7 +45,8 @@ def copied(
     source: Path, target: Path, which: int = -1, name: str | None = None
 ) -> tuple[Version, CopiedBlocks, bool]:
     with Store.open(source) as ours, Store.open(target, "write") as theirs:
-        return copy(ours, theirs, versions(ours)[which], name=name)
+        made, done = copy(ours, theirs, versions(ours)[which], name=name)
+        return made, done.blocks, done.there
 
 
 def whole(root: Path) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from msgspec.structs import replace
@@ -14,11 +15,14 @@ from tests.support.trees import archived, noise
 from ventifs.errors import Corrupt, NotStored, VentifsError
 from ventifs.store import Score, Store
 from ventifs.store.stats import Sizes
+from ventifs.tree.archive.file_reader import Trouble
 from ventifs.tree.objects.content import ContentWriter
-from ventifs.tree.versions.catalog import Version, version_key, versions
+from ventifs.tree.versions.catalog import Version, encode_version, version_key, versions
 from ventifs.tree.versions.copy import CopiedBlocks, CopyResult, copy, copy_all
 from ventifs.tree.versions.holds import held, hold
+from ventifs.tree.versions.notes import comment, tag
 from ventifs.tree.versions.reachable import reach_version
+from ventifs.tree.versions.troubles import Troubles, fitted, troubles_of
 from ventifs.tree.versions.verify import Verifier
 
 
@@ -91,6 +95,11 @@ def whole(root: Path) -> None:
         verifier = Verifier(store)
         assert [harm for version in versions(store) for harm in verifier.version(version)] == []
     assert findings(root) == []
+
+
+def copy_of_store(root: Path, to: Path) -> Path:
+    copytree(root, to / root.name)
+    return to / root.name
 
 
 def lose(root: Path, scores: set[Score]) -> None:
@@ -274,6 +283,84 @@ def test_a_rehearsal_counts_what_a_copy_sends(made: Path, target: Path) -> None:
         (each.version, each.blocks, each.there) for each in done
     ]
     assert sum(each.blocks.new_blocks for each in would) > 10
+
+
+@pytest.mark.parametrize("rehearsal", [False, True])
+def test_notes_follow_and_lost_blocks_with_them(
+    made: Path, target: Path, tmp_path: Path, rehearsal: bool
+) -> None:
+    """Those of the source, whatever the target's were; holds stay."""
+    source = copy_of_store(made, tmp_path)
+    ran(source, target)
+    with Store.open(source, "write") as store:
+        comment(store, ("n", 1), "words")
+        tag(store, [("n", 2), ("m", 0)], ["x"], [])
+    with Store.open(target, "write") as store:
+        tag(store, [("n", 2), ("m", 1)], ["y"], [])
+        hold(store, [("n", 2)], now_ns=0)
+    before = listed(target)
+    lost = set(sorted(scores_of(made)["n@1970-01-01T00:00:00.000000001Z"])[::3])
+    lose(target, lost)
+    results = ran(source, target, rehearsal=rehearsal)
+    assert {(each.version.name, each.version.time_ns) for each in results if each.noted} == {
+        ("n", 1),
+        ("n", 2),
+        ("m", 0),
+        ("m", 1),
+    }
+    assert all(each.there and each.error is None for each in results)
+    assert sum(each.blocks.new_blocks for each in results) == len(lost)
+    with Store.open(target) as store:
+        assert [*held(store)] == [("n", 2)]
+    if rehearsal:
+        assert listed(target) == before
+        return
+    assert listed(target) == listed(source)
+    with Store.open(target) as store:
+        verifier = Verifier(store)
+        assert [harm for version in versions(store) for harm in verifier.version(version)] == []
+    assert not any(each.noted for each in ran(source, target))
+
+
+def test_notes_that_moved_troubles_into_blocks_go_over(target: Path, tmp_path: Path) -> None:
+    """The record of the source lists fewer troubles than the target's, of as many."""
+    source = new_store(tmp_path / "troubled")
+    found = Troubles(Trouble(b"%03d" % number + b"p" * 1293, "r", False) for number in range(200))
+    with Store.open(source, "write") as store:
+        root = directory(store, b"", [])
+        bare = Version("n", 1, root, comment="")
+        version = fitted(bare, found, ContentWriter(store))
+        store.commit([(version_key("n", 1), encode_version(version))])
+    ran(source, target)
+    with Store.open(source, "write") as store:
+        now = comment(store, ("n", 1), "c" * 4000)
+    assert len(now.troubles) < len(version.troubles) == 200
+    [result] = ran(source, target)
+    assert (result.there, result.noted, result.error) == (True, True, None)
+    with Store.open(target) as store:
+        [copied] = versions(store)
+        assert replace(copied, record=None) == replace(now, record=None)
+        assert list(troubles_of(store, copied)) == list(found)
+
+
+def test_other_troubles_are_of_another_version(target: Path, tmp_path: Path) -> None:
+    source = new_store(tmp_path / "troubled")
+    for root, troubles in ((source, ()), (target, ((b"p", "r", False),))):
+        with Store.open(root, "write") as store:
+            version = Version("n", 1, directory(store, b"", []), troubles=troubles)
+            store.commit([(version_key("n", 1), encode_version(version))])
+    [result] = ran(source, target)
+    assert "another version" in str(result.error)
+
+
+def test_a_damaged_record_of_the_target_keeps_none_back(made: Path, target: Path) -> None:
+    with Store.open(target, "write") as store:
+        store.commit([(version_key("n", 1), b"nothing")])
+    results = ran(made, target)
+    [error] = [each.error for each in results if each.error]
+    assert "has a damaged record (" in str(error)
+    assert not isinstance(error, Corrupt)
+    assert sum(each.made is not None for each in results) == 5
 
 
 def test_what_another_process_commits_meanwhile_is_noticed(

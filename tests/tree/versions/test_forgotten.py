@@ -128,7 +128,10 @@ def test_what_a_text_means(store: Store, text: str, comment: str) -> None:
         ("web@~2", "has no forgotten version of that time; 'ventifs versions --forgotten web'"),
         ("web@1970-01-03", "which have no 'undelete', forgot cannot come back"),
         ("web@1970-01-03T00:00:00Z", "this version is not forgotten; it is in the catalog"),
-        ("db@latest", "db: no version of this name was forgotten; what older programs"),
+        (
+            "db@latest",
+            "db: no version of this name was forgotten; versions of web were; what older",
+        ),
         ("none@~1", "none: no version of this name was forgotten"),
         ("web", "web: name a version as NAME@TIME"),
         ("web:/x@1", "name a version as NAME@TIME"),

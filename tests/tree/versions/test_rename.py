@@ -91,7 +91,9 @@ def test_what_is_left_over_of_the_new_name_does_not_count(store: Path, tree: Pat
         opened.commit(*forgetting(opened, [run(opened, tree, "new", 2)], 9)[1])
         doomed = [version.record for version in versions(opened, "new") if version.record]
         opened.commit([(b"disk\0new\0", b"kept")], doomed)
-        rename(opened, "web", "new")
+        with pytest.raises(VentifsError, match=r"^new: 1 forgotten version has this name, and "):
+            rename(opened, "web", "new")
+        rename(opened, "web", "new", force=True)
         assert held(opened) == {("new", 1): Hold(9)}
         assert [record.key[:9] for record in opened.records()] == [
             b"forgotten",
@@ -146,7 +148,7 @@ def test_what_is_refused_changes_nothing(
 def test_a_run_at_work_keeps_its_name(store: Path, tree: Path, busy: str) -> None:
     with Store.open(store, "write") as opened:
         run(opened, tree, "web", 1)
-        with RunLock(opened, busy), pytest.raises(Busy, match=f"^{busy}: another run"):
+        with RunLock(opened, busy), pytest.raises(Busy, match=f"^{busy}: another archive run"):
             rename(opened, "web", "new")
         assert [version.name for version in versions(opened)] == ["web"]
         rename(opened, "web", "new")

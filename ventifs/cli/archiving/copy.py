@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 import ventifs
-from ventifs import Archive, Copied, CopiedAll, NotCopied
+from ventifs import Archive, ArchivedVersion, Copied, CopiedAll, NotCopied
 from ventifs.cli.formatting import count, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import EntryProgress
@@ -57,12 +57,14 @@ def copy(
 
     Copies each VERSION; for a PATTERN over names, such as 'web*', all versions of the names that
     match, or with a time ('web*@latest') that one of each; with --all every version, or all of each
-    NAME. Time, comment, tags and source stay as they are.
+    NAME. Time, comment, tags and source stay as they are. A version that is there already, with
+    another comment or other tags, gets those that it has here.
 
     An interrupted copy is taken up by doing it again. Of many, versions that are there already are
-    passed over at once, unless --repair is given; one VERSION by itself is always looked at, and
-    lost blocks are made good. Versions that are damaged, or that the other store has otherwise,
-    are left out and listed; the exit code is then 3.
+    passed over at once, unless --repair is given, or a comment or tag changed; one VERSION by
+    itself is always looked at, and lost blocks are made good. Versions that are damaged, or
+    forgotten meanwhile, or whose name and time have another tree in the other store, are left out
+    and listed; the exit code is then 3.
     """
     if not wanted and not every:
         raise click.UsageError("name the versions to copy, or say --all")
@@ -72,8 +74,8 @@ def copy(
             raise VentifsError(
                 f"{printable(target)}: this is the store the version is in; name another"
             )
-        if alone and not dry_run:
-            _copy_one(archive, wanted[0], target, name, wait_s, as_json=as_json)
+        if alone:
+            _copy_one(archive, wanted[0], target, name, wait_s, as_json=as_json, dry_run=dry_run)
             return 0
         texts = wanted if every else [_one_version(text) for text in wanted]
         shown = _Shown(target, dry_run=dry_run, quiet=as_json)
@@ -85,7 +87,7 @@ def copy(
                 receiving,
                 *texts,
                 name=name,
-                repair=repair or alone,
+                repair=repair,
                 dry_run=dry_run,
                 progress=lambda done, at: progress(done.blocks, done.new_bytes, f"{at}".encode()),
                 report=shown,
@@ -110,40 +112,61 @@ def _copy_one(
     wait_s: float | None,
     *,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     version = archive.version(wanted)
     with (
         EntryProgress("copying", quiet=as_json, things=("block", "blocks")) as progress,
-        ventifs.open(target, "write", wait_s=wait_s) as receiving,
+        ventifs.open(target, "read" if dry_run else "write", wait_s=wait_s) as receiving,
     ):
-        copied, done, there = archive.copy(
-            version,
-            receiving,
-            name=name,
-            progress=lambda done: progress(done.blocks, done.new_bytes, b""),
-        )
+
+        def report(done: CopiedBlocks, _: object = None) -> None:
+            progress(done.blocks, done.new_bytes, b"")
+
+        if dry_run:
+            every = archive.copy_all(
+                receiving, version, name=name, repair=True, dry_run=True, progress=report
+            )
+            for left in every.left:
+                raise left.error
+            [copied] = every.copied
+        else:
+            copied = archive.copy(version, receiving, name=name, progress=report)
     if as_json:
         facts = {
-            **as_json_object(copied.stored, version.disk_facts()),
-            "there_already": there,
-            "copied_blocks": done.new_blocks,
-            "copied_bytes": done.new_bytes,
+            **as_json_object(copied.version.stored, version.disk_facts()),
+            "dry_run": dry_run,
+            **_copied_json(copied),
         }
         print_json(facts)
-    elif not there:
-        echo(f"copied {version} to {printable(target)} as {copied}: {_sent(done)} new there")
-    elif done.new_blocks:
-        echo(f"{copied} is in {printable(target)} already; {_made_good(done)}")
     else:
-        echo(f"{copied} is in {printable(target)} already, and whole")
+        echo(_line_of_one(version, copied, printable(target), dry_run=dry_run))
+
+
+def _line_of_one(version: ArchivedVersion, copied: Copied, target: str, *, dry_run: bool) -> str:
+    if not copied.there:
+        said = "would copy" if dry_run else "copied"
+        sent = f"{_sent(copied.blocks)} new there"
+        return f"{said} {version} to {target} as {copied.version}: {sent}"
+    found = _found_there(copied, dry_run=dry_run)
+    return f"{copied.version} is in {target} already{found or ', and whole'}"
+
+
+def _found_there(copied: Copied, *, dry_run: bool) -> str:
+    """What was done about a version that was there already; empty for nothing."""
+    done = []
+    if copied.noted:
+        verb = "would be" if dry_run else "are"
+        done.append(f"its comment and tags {verb} made as they are here")
+    if copied.blocks.new_blocks and dry_run:
+        done.append(f"it lacks {_sent(copied.blocks)}")
+    elif copied.blocks.new_blocks:
+        done.append(f"what it lacked is made good: {_sent(copied.blocks)}")
+    return "".join(f"; {each}" for each in done)
 
 
 def _sent(done: CopiedBlocks) -> str:
     return f"{count(done.new_blocks, 'block')}, {size(done.new_bytes)}"
-
-
-def _made_good(done: CopiedBlocks) -> str:
-    return f"what it lacked is made good: {_sent(done)}"
 
 
 class _Shown:
@@ -161,19 +184,19 @@ class _Shown:
         if not done.there:
             told = "would copy" if self._dry_run else "copied"
             echo(f"{told} {done.version}: {_sent(done.blocks)} new there")
-        elif done.blocks.new_blocks and self._dry_run:
-            echo(f"{done.version} is there already; it lacks {_sent(done.blocks)}")
-        elif done.blocks.new_blocks:
-            echo(f"{done.version} is there already; {_made_good(done.blocks)}")
+        elif found := _found_there(done, dry_run=self._dry_run):
+            echo(f"{done.version} is there already{found}")
 
     def end(self, done: CopiedAll) -> None:
         """Print what was left out, on standard error, and sums."""
         for left in done.left:
             echo(f"not copied: {_reason(left)}", err=True)
         there = sum(copied.there for copied in done.copied)
+        noted = sum(copied.noted for copied in done.copied)
         sums = [
             f"{count(len(done.copied) - there, 'version')} copied to {self._target}",
             *([f"{there:,} there already"] if there else []),
+            *([f"{noted:,} of these with new comments or tags"] if noted else []),
             *([f"{len(done.left):,} left out"] if done.left else []),
         ]
         line = f"{', '.join(sums)}: {_sent(done.blocks)} new there"
@@ -200,7 +223,14 @@ def _print_json(done: CopiedAll, *, dry_run: bool) -> None:
 def _as_json(copied: Copied) -> dict[str, object]:
     return {
         **as_json_object(copied.version.stored),
+        **_copied_json(copied),
+    }
+
+
+def _copied_json(copied: Copied) -> dict[str, object]:
+    return {
         "there_already": copied.there,
+        "notes_replaced": copied.noted,
         "copied_blocks": copied.blocks.new_blocks,
         "copied_bytes": copied.blocks.new_bytes,
     }

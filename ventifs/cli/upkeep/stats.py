@@ -24,6 +24,7 @@ from ventifs.tree.objects.records import Directory
 from ventifs.tree.versions.catalog import find_version, versions
 from ventifs.tree.versions.dead import DeadEstimate, MarkedSpace, Space
 from ventifs.tree.versions.exclusive import exclusive
+from ventifs.tree.versions.leasing import leased
 
 _TableRow = tuple[str, str]  # what, and its figures
 
@@ -195,9 +196,10 @@ def _version_stats(store: Path, wanted: str, *, as_json: bool) -> None:
     ):
         version = find_version(opened, wanted)
         others = [other for other in versions(opened) if other.record != version.record]
-        only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
-        sizes = opened.sizes(only)
-        disk = facts_of(opened, version.root)
+        with leased(opened, version):
+            only = exclusive(opened, version, others, lambda done: progress(done, 0, b""))
+            sizes = opened.sizes(only)
+            disk = facts_of(opened, version.root)
         kept = all_kept(opened).get(version.name)
     detail = version.root.detail
     assert isinstance(detail, Directory)

@@ -76,22 +76,24 @@ def forget(
 ) -> None:
     """Remove versions from the catalog. 'ventifs undelete' brings them back.
 
-    Forgets each VERSION (NAME@latest, NAME@TIME, NAME@~N, score:HEX). If a name would then have no
-    version left, nothing is forgotten, unless --force is given. Versions that 'ventifs hold' keeps
-    are refused. The blocks of what is forgotten stay in the store: 'ventifs versions --forgotten'
-    lists what can come back.
+    Forgets each VERSION: NAME@latest, NAME@TIME, NAME@~N, or score:HEX if only one version has this
+    tree. If a name would then have no version left, nothing is forgotten, unless --force is given.
+    Versions that 'ventifs hold' keeps are refused. The blocks of what is forgotten stay in the
+    store: 'ventifs versions --forgotten' lists what can come back.
 
     With --keep options, forgets all versions of each NAME (of every name, if none is given) except
     those that at least one of the options keeps. Hours, days, weeks, months and years are those of
-    --timezone, and count only if they have a version. The newest version of each is kept, but one
-    with troubles only if all have troubles. While there are fewer than N, the oldest version is
-    kept too. A SPAN has years, months, weeks, days and hours: 1y6m2w3d12h.
+    --timezone, and count only if they have a version. Of each period the newest version without
+    troubles is kept; if all have troubles, the newest. While there are fewer than N, the oldest
+    version is kept too. A SPAN has years, months, weeks, days and hours: 1y6m2w3d12h.
 
     Versions that are held, or lie in the future, are always kept; the latter count for no option,
     and are only forgotten by name. Versions are named by UTC; their times in the zone follow.
     """
     rules = {rule: value for rule, value in keep.items() if value not in (None, ())}
     _check(wanted, rules, timezone)
+    if rules and force:
+        raise click.UsageError("--force is for versions that are named; with --keep-... leave it")
     mode: OpenMode = "read" if dry_run else "write"
     with ventifs.open(store, mode, reserve=True, wait_s=wait_s) as archive:
         if not rules:
@@ -117,6 +119,8 @@ def _check(wanted: tuple[str, ...], rules: dict[str, Any], timezone: str | None)
             raise click.UsageError("--timezone is for --keep-..., whose days are its")
         _refuse_bare(wanted)
         return
+    if "" in rules.get("tags", ()):
+        raise click.UsageError("--keep-tag wants a tag, not an empty text")
     for text in wanted:
         if set("@:") & set(text):
             raise click.UsageError(f"{text} is a version; --keep-... wants names, which it thins")

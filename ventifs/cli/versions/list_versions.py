@@ -23,7 +23,7 @@ from ventifs.store import Store
 from ventifs.text import printable
 from ventifs.tree.objects.records import Directory, Empty
 from ventifs.tree.versions.catalog import Version, tree_score
-from ventifs.tree.versions.forgotten import forgotten_of
+from ventifs.tree.versions.forgotten import find_forgotten, forgotten_of
 from ventifs.tree.versions.holds import Hold, held
 from ventifs.tree.versions.leasing import ForgottenMeanwhile
 from ventifs.tree.versions.times import IN_FUTURE, in_future, time_text
@@ -169,7 +169,8 @@ def versions(
     All of them, those of one NAME, or the one that NAME@TIME or score:HEX means. The size of one
     that is marked as a disk is the disk's. With --troubles every path that could not be archived,
     or not as it should be, follows its version; --json lists the first 200 of each without it.
-    With --forgotten those that 'ventifs forget' took out of the catalog, and when it did.
+    With --forgotten those that 'ventifs forget' took out of the catalog, and when it did; of
+    NAME@TIME all that were forgotten of that time.
     """
     with ventifs.open(store) as archive:
         listed = _forgotten(archive, name) if of_forgotten else _found(archive, name)
@@ -213,11 +214,16 @@ def _found(archive: ventifs.Archive, name: str | None) -> list[_Listed]:
 
 def _forgotten(archive: ventifs.Archive, name: str | None) -> list[_Listed]:
     """The versions that were forgotten, with when they were."""
-    if name is not None:
+    of_time: int | None = None
+    if name is not None and set("@:") & set(name):
+        found = find_forgotten(archive.store, name).version
+        name, of_time = found.name, found.time_ns
+    elif name is not None:
         forgotten_of(archive.store, name)  # raises if there are none
     return [
         (each.version, {"forgotten": time_text(each.forgotten_ns)})
         for each in archive.forgotten(name)
+        if of_time in (None, each.version.time_ns)
     ]
 
 

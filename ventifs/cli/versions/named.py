@@ -1,6 +1,6 @@
 """Versions that a command is to change: how they are named, and how they are printed after."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -33,11 +33,15 @@ def version_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_versions(
-    found: Iterable[ArchivedVersion], line: Callable[[ArchivedVersion], str], *, as_json: bool
+    found: Iterable[ArchivedVersion],
+    line: Callable[[ArchivedVersion], str],
+    *,
+    as_json: bool,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print a line for each version, or all of them as one JSON array."""
+    """Print a line for each version, or all of them as one JSON array, each with `more`."""
     if as_json:
-        print_array(as_json_object(version.stored) for version in found)
+        print_array({**as_json_object(version.stored), **(more or {})} for version in found)
         return
     for version in found:
         echo(line(version))

@@ -29,8 +29,8 @@ def tag(
 ) -> None:
     """Add and remove tags of versions; print the tags that each has then.
 
-    Each VERSION is NAME@latest, NAME@TIME, NAME@~N or score:HEX. A tag that is there already is not
-    added again; one that is not there need not be removed.
+    Each VERSION is NAME@latest, NAME@TIME, NAME@~N, or score:HEX if only one version has this tree.
+    A tag that is there already is not added again; one that is not there need not be removed.
     """
     if not add and not remove:
         raise click.UsageError("say what to change, with --add TAG or --remove TAG")
@@ -51,7 +51,10 @@ def _tags_line(version: ArchivedVersion) -> str:
 @wait_option
 @json_option
 def comment(wanted: str, text: str, *, store: Path, wait_s: float | None, as_json: bool) -> None:
-    """Replace the comment of a VERSION by TEXT; an empty TEXT removes it."""
+    """Replace the comment of a VERSION by TEXT; an empty TEXT removes it.
+
+    VERSION is NAME@latest, NAME@TIME, NAME@~N, or score:HEX if only one version has this tree.
+    """
     with ventifs.open(store, "write", wait_s=wait_s) as archive:
         found = archive.comment(wanted, text)
     print_versions([found], _comment_line, as_json=as_json)

@@ -51,4 +51,7 @@ def undelete(
         found = archive.undelete(*wanted, every=every, forgotten=during)
     print_versions(found, lambda version: f"brought back {version}", as_json=as_json)
     if not found and not as_json:
-        echo("nothing to bring back: there are versions of all those times")
+        echo(
+            "nothing to bring back: there are versions of all those times; "
+            f"'ventifs undelete {wanted[0]}@latest' says how to make room for one"
+        )

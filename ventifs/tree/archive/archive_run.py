@@ -61,7 +61,7 @@ def archive(
     Raises:
         VentifsError: when there is a version of that name and time; the store's and the source's
             own problems. No version is made.
-        Busy: another run is archiving under this name.
+        Busy: another run, or a rename, is at work under this name.
     """
     started = time.monotonic()
     stamp = time.time_ns() if time_ns is None else time_ns

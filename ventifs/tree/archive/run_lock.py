@@ -57,7 +57,7 @@ class RunLock:
             wait: whether to wait for it as long as the store was opened to wait for locks.
 
         Raises:
-            Busy: another run under this name is at work.
+            Busy: another run or a rename is at work under this name.
         """
         self.name = name
         directory = store.path / LEFT_BY_RUNS
@@ -89,7 +89,7 @@ def _locked(path: Path, name: str, wait_s: float) -> int:
     with readable_errors(path):
         fd = open_or_create(path)
     try:
-        in_use = "another run is archiving under this name"
+        in_use = "another archive run or rename is at work under this name"
         take(fd, name, in_use, alone=True, wait_s=wait_s)
     except BaseException:
         os.close(fd)

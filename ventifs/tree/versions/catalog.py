@@ -156,6 +156,8 @@ def check_notes(comment: str, tags: Sequence[str]) -> None:
     if len(tags) > TAGS_MAX:
         raise VentifsError(f"a version may have {TAGS_MAX} tags, not {len(tags):,}; give fewer")
     for tag in tags:
+        if not tag:
+            raise VentifsError("a tag may not be empty; leave it out, or give a word")
         if len(tag.encode()) > TAG_MAX:
             raise VentifsError(
                 f"tag {tag[:40]!r}...: a tag may have {TAG_MAX} bytes, this one has "
@@ -298,21 +300,26 @@ def split_path(text: str) -> tuple[str, bytes]:
     return version.removesuffix(":"), path.encode("utf-8", "surrogateescape") if colon else b""
 
 
-def find_version(store: Store, text: str, now_ns: int | None = None) -> Version:
+def find_version(
+    store: Store, text: str, now_ns: int | None = None, *, single: bool = False
+) -> Version:
     """The version that a user's text names.
 
     Args:
         store: where it is.
         text: of the module's grammar.
         now_ns: the time, which decides what is in the future; None is the clock's.
+        single: refuse a score that several versions have, for what changes them. Otherwise it
+            means the first of them, for they have one tree.
 
     Raises:
-        NoSuchVersion: no single version matches; the message names the nearest, if any.
+        NoSuchVersion: no single version matches; the message names the nearest, if any, or a
+            forgotten one.
         VentifsError: when the text does not follow the grammar.
     """
     name, at, when = text.partition("@")
     if text.startswith("score:"):
-        return _by_score(store, text)
+        return _by_score(store, text, single=single)
     if ":" in name:
         hint = (
             "name a version without a path here"
@@ -322,7 +329,7 @@ def find_version(store: Store, text: str, now_ns: int | None = None) -> Version:
         raise VentifsError(f"{text}: {hint}")
     of_name = versions(store, check_name(name))
     if not of_name:
-        raise NoSuchVersion(_nearest_name(store, name))
+        raise NoSuchVersion(_hint(store, text) or _hint(store, name) or _nearest_name(store, name))
     times = [version.time_ns for version in of_name]
     now_ns = time.time_ns() if now_ns is None else now_ns
     found = pick(times, when if at else "latest", now_ns)
@@ -335,6 +342,9 @@ def find_version(store: Store, text: str, now_ns: int | None = None) -> Version:
         there += f", and {later} in the future" if later else ""
         raise NoSuchVersion(f"{text}: {name} has {there}")
     first, _ = parse_time(when)
+    hint = _hint(store, text)
+    if hint:
+        raise NoSuchVersion(hint)
     nearest = sorted(of_name, key=lambda version: abs(version.time_ns - first))[:3]
     raise NoSuchVersion(
         f"{text}: {name} has no version of that time; the nearest are "
@@ -370,24 +380,40 @@ def pick(times: Sequence[int], when: str, now_ns: int) -> int | None:
     return low if exact else (min(high, past) if past > low else high) - 1
 
 
-def _by_score(store: Store, text: str) -> Version:
+def _hint(store: Store, text: str) -> str:
+    """The message if a text that means no version means a forgotten one, else empty."""
+    from ventifs.tree.versions.forgotten import forgotten_hint  # which imports this module
+
+    hint = forgotten_hint(store, text)
+    return f"{text}: there is no such version any more; {hint}" if hint else ""
+
+
+def _by_score(store: Store, text: str, *, single: bool) -> Version:
     wanted = text.removeprefix("score:").lower()
     if not SCORE.fullmatch(wanted):
         raise VentifsError(f"{text!r}: a score is 64 hexadecimal digits, or the first 8 or more")
     found: dict[str, Version] = {}  # a version for each tree
+    matching: list[str] = []
     for version in versions(store):
         score = tree_score(version.root).hex()
         if score.startswith(wanted):
             found.setdefault(score, version)
+            matching.append(str(version))
     if not found:
         raise NoSuchVersion(
-            f"{text}: no version has this tree; 'ventifs versions --json' has the scores"
+            _hint(store, text)
+            or f"{text}: no version has this tree; 'ventifs versions --json' has the scores"
         )
     if len(found) > 1:
         means = ", ".join(
             f"score:{score} ({version})" for score, version in list(found.items())[:5]
         )
         raise NoSuchVersion(f"{text}: this could be {means}")
+    if single and len(matching) > 1:
+        more = f" and {len(matching) - 5:,} more" if len(matching) > 5 else ""
+        raise NoSuchVersion(
+            f"{text}: this could be {', '.join(matching[:5])}{more}; name one by its time"
+        )
     return next(iter(found.values()))
 
 

@@ -7,7 +7,10 @@ versions cost about as much as their union. Children are sent before their paren
 record last. Blocks and records are committed as the copy proceeds: an interrupted copy, when
 repeated, sends only the rest.
 
-A version that cannot be read, or that the target has otherwise, does not keep the others back.
+A version that cannot be read, or that the target has otherwise, does not keep the others back. The
+target has it already if a version of that name and time has the same tree and troubles. If its
+comment or tags differ, the source's version is sent as if it were not there, and its record takes
+the place of the target's.
 
 Memory: about 100 bytes for each node of the union, a batch of scores, and in a rehearsal about 100
 bytes for each block that the target lacks.
@@ -83,6 +86,8 @@ class CopyResult(NamedTuple):
             not there.
         blocks: what was sent for it.
         there: whether the target had it before.
+        noted: whether it was there with another comment or other tags, and has the source's now;
+            in a rehearsal, would have.
         error: why it was not copied. `Corrupt` and `NotStored` are of the source.
     """
 
@@ -90,6 +95,23 @@ class CopyResult(NamedTuple):
     made: Version | None
     blocks: CopiedBlocks
     there: bool = False
+    noted: bool = False
+    error: VentifsError | None = None
+
+
+class _Match(NamedTuple):
+    """What the target has of a version's name and time.
+
+    Attributes:
+        records: all of them; more than one if programs without a lock have raced.
+        there: the version, if it is the same.
+        noted: whether its comment or tags differ.
+        error: what is wrong if it is another.
+    """
+
+    records: list[Record]
+    there: Version | None = None
+    noted: bool = False
     error: VentifsError | None = None
 
 
@@ -100,15 +122,15 @@ def copy(
     *,
     name: str | None = None,
     progress: CopyProgress | None = None,
-) -> tuple[Version, CopiedBlocks, bool]:
+) -> tuple[Version, CopyResult]:
     """Copy a version of `source` into `target`, which is another store, open for writing.
 
     Returns:
-        The version in the target, what was done, and whether the version was there already (then
-        only missing blocks were sent).
+        The version in the target, and what was done. If it was there already, only missing blocks
+        were sent.
 
     Raises:
-        VentifsError: the target has another version of that name and time; nothing is sent.
+        VentifsError: the target has another tree of that name and time; nothing is sent.
         ForgottenMeanwhile: the version is not in the source any more.
         Corrupt, NotStored: where the source is damaged; no version is made.
     """
@@ -117,7 +139,7 @@ def copy(
     if done.error is not None:
         raise done.error
     assert done.made is not None
-    return done.made, done.blocks, done.there
+    return done.made, done
 
 
 def copy_all(
@@ -138,7 +160,7 @@ def copy_all(
         wanted: different versions, in the order in which they are copied.
         name: what to call them there; they have one name then. Their own, if None.
         repair: also walk versions that are there already, and send what the target lacks of them.
-            Otherwise they cost nothing.
+            Otherwise they cost nothing, if their comments and tags are the same.
         rehearsal: write nothing. What is new is counted from the index and the heads of clumps;
             that data can be read is not seen.
         progress: called now and then.
@@ -187,12 +209,12 @@ class _Copier:
 
     def run(self, wanted: Sequence[Version]) -> Iterator[CopyResult]:
         for version in wanted:
-            there, error = self._found(version)
-            if error is not None:
-                yield CopyResult(version, None, CopiedBlocks(), error=error)
+            match = self._match(version)
+            if match.error is not None:
+                yield CopyResult(version, None, CopiedBlocks(), error=match.error)
                 continue
-            if there is not None and not self._repair:
-                yield CopyResult(version, decode_version(there), CopiedBlocks(), there=True)
+            if match.there is not None and not self._repair and not match.noted:
+                yield CopyResult(version, match.there, CopiedBlocks(), there=True)
                 continue
             try:
                 blocks = self._sender.send(version)
@@ -203,8 +225,8 @@ class _Copier:
                 yield CopyResult(version, None, CopiedBlocks(), error=gone)
                 continue
             if self._rehearsal:
-                made = None if there is None else decode_version(there)
-                yield CopyResult(version, made, blocks, there is not None)
+                there = match.there
+                yield CopyResult(version, there, blocks, there is not None, match.noted)
                 continue
             self._waiting.append((version, blocks))
             new_bytes = sum(each.new_bytes for _, each in self._waiting)
@@ -215,16 +237,25 @@ class _Copier:
     def _called(self, version: Version) -> str:
         return self._name or version.name
 
-    def _found(self, version: Version) -> tuple[Record | None, VentifsError | None]:
-        """The target's record of a version, and what is wrong if it has another."""
-        assert version.record is not None
+    def _match(self, version: Version) -> _Match:
+        """What the target has of a version's name and time."""
         name = self._called(version)
-        found = self._there.find(version_key(name, version.time_ns))
-        if all(record.value == version.record.value for record in found):
-            return (found[0] if found else None), None
-        return None, VentifsError(
-            f"{name}@{time_text(version.time_ns)}: {self._target.path} has another version of that "
-            "name and time; --name copies it under another name"
+        records = self._there.find(version_key(name, version.time_ns))
+        try:
+            found = [decode_version(record) for record in records]
+        except Corrupt as error:
+            return _Match(
+                records, error=VentifsError(self._refused(version, f"a damaged record ({error})"))
+            )
+        if not all(_same(version, each) for each in found):
+            return _Match(records, error=VentifsError(self._refused(version, "another version")))
+        noted = any((each.comment, each.tags) != (version.comment, version.tags) for each in found)
+        return _Match(records, found[0] if found else None, noted)
+
+    def _refused(self, version: Version, what: str) -> str:
+        return (
+            f"{self._called(version)}@{time_text(version.time_ns)}: {self._target.path} has {what} "
+            "of that name and time; --name copies it under another name"
         )
 
     def _commit(self) -> list[CopyResult]:
@@ -237,24 +268,41 @@ class _Copier:
         results: list[CopyResult] = []
         with catalog_lock(self._target):
             puts: list[tuple[bytes, bytes]] = []
-            left: list[Record] = []  # holds that an older program's `forget` left
+            left: list[Record] = []  # other notes; holds that an older program's `forget` left
             holds = records_of_holds(self._target)
             for version, blocks in waiting:
-                there, error = self._found(version)  # again: others may have committed it
-                made = None if there is None else decode_version(there)
-                results.append(CopyResult(version, made, blocks, there is not None, error))
-                if there is None and error is None:
+                match = self._match(version)  # again: others may have committed it
+                there = match.there
+                results.append(
+                    CopyResult(version, there, blocks, there is not None, match.noted, match.error)
+                )
+                if match.error is None and (there is None or match.noted):
                     assert version.record is not None
                     name, time_ns = self._called(version), version.time_ns
                     puts.append((version_key(name, time_ns), version.record.value))
-                    left += holds.get(hold_key(name, time_ns), [])
+                    left += match.records
+                    if there is None:
+                        left += holds.get(hold_key(name, time_ns), [])
             made_now = iter(self._sender.commit(puts, left))
         return [
             result
-            if result.there or result.error is not None
+            if result.error is not None or (result.there and not result.noted)
             else result._replace(made=decode_version(next(made_now)))
             for result in results
         ]
+
+
+def _same(one: Version, other: Version) -> bool:
+    """Whether two versions of one time have the same tree and troubles.
+
+    Their records may list a different number of the troubles: a longer comment leaves less room.
+    """
+    listed = zip(one.troubles, other.troubles, strict=False)
+    return (
+        one.root == other.root
+        and len(one.troubles) + one.troubles_more == len(other.troubles) + other.troubles_more
+        and all(ours == theirs for ours, theirs in listed)
+    )
 
 
 class _Catalog:

@@ -8,6 +8,7 @@ later one than before, whatever the clock says. What programs without these reco
 
 import struct
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -121,6 +122,7 @@ def bringing_back(store: Store, chosen: Sequence[Forgotten]) -> RecordChanges:
     """
     kept = {each.version.record for each in forgotten(store)}
     there = {(version.name, version.time_ns) for version in versions(store)}
+    many = Counter(name for name, _ in there)
     holds = records_of_holds(store)
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[Record] = []
@@ -129,9 +131,11 @@ def bringing_back(store: Store, chosen: Sequence[Forgotten]) -> RecordChanges:
         if record is None or record not in kept:
             raise NoSuchVersion(f"{each}: it is not among the forgotten versions any more")
         if (version.name, version.time_ns) in there:
+            force = "" if many[version.name] > 1 else " --force"
             raise VentifsError(
-                f"{version}: there is a version of this name and time; 'ventifs forget {version}' "
-                "makes room for the one that was forgotten"
+                f"{version}: there is a version of this name and time; "
+                f"'ventifs forget {version}{force}' makes room for the forgotten one, which "
+                f"'ventifs undelete {version} --forgotten {each.forgotten_when}' then brings back"
             )
         there.add((version.name, version.time_ns))
         puts.append((version_key(version.name, version.time_ns), record.value))
@@ -147,7 +151,8 @@ def find_forgotten(store: Store, text: str, during: str | None = None) -> Forgot
         store: where it was.
         text: `NAME@TIME`, `NAME@~N` or `NAME@latest`, which count the forgotten versions of the
             name, or `score:HEX`.
-        during: only those forgotten within this time, which may be partial.
+        during: only those forgotten within this time, which may be partial; a time as messages
+            and lists have it means just that one, if there is one.
 
     Raises:
         NoSuchVersion: no single one matches; the message says why.
@@ -172,6 +177,23 @@ def find_forgotten(store: Store, text: str, during: str | None = None) -> Forgot
     )
 
 
+def forgotten_hint(store: Store, text: str) -> str:
+    """Which forgotten version a user's text means that `catalog.find_version` finds none for.
+
+    Returns:
+        A clause that says how it comes back; empty where there is none, or it cannot be read.
+    """
+    try:
+        found = find_forgotten(store, text if set("@:") & set(text) else f"{text}@latest")
+    except VentifsError:
+        return ""
+    version = found.version
+    return (
+        f"{version} was forgotten {found.forgotten_when}; 'ventifs undelete {version}' brings it "
+        "back"
+    )
+
+
 def forgotten_of(store: Store, name: str, during: str | None = None) -> list[Forgotten]:
     """The forgotten versions of a name, as `forgotten`; at least one.
 
@@ -188,13 +210,20 @@ def forgotten_of(store: Store, name: str, during: str | None = None) -> list[For
     if found:
         return found
     then = "" if during is None else f" at {during}"
-    raise NoSuchVersion(f"{name}: no version of this name was forgotten{then}; {_GONE}")
+    names = sorted({each.version.name for each in _forgotten_during(forgotten(store), during)})
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    others = f"versions of {', '.join(names[:5])}{more} were; " if names else ""
+    raise NoSuchVersion(f"{name}: no version of this name was forgotten{then}; {others}{_GONE}")
 
 
 def _forgotten_during(found: list[Forgotten], during: str | None) -> list[Forgotten]:
     if during is None:
         return found
     first, end = parse_time(during)
+    if time_text(first) == during:  # in full, perhaps without zeros at the end
+        exactly = [each for each in found if each.forgotten_ns == first]
+        if exactly:
+            return exactly
     return [each for each in found if first <= each.forgotten_ns < end]
 
 

@@ -93,7 +93,9 @@ def _encoded(store: Store, version: Version) -> bytes:
     if version_size(version) <= RECORD_VALUE_MAX:
         return encode_version(version)
     if version.troubles_more and isinstance(version.beyond, Empty):  # of an older program
-        raise VentifsError(f"{version}: its troubles leave no room for this in its record")
+        raise VentifsError(
+            f"{version}: its troubles leave no room for this in its record; shorten it"
+        )
     found = Troubles((Trouble(*each) for each in troubles_of(store, version)), store)
     bare = replace(version, troubles=(), troubles_more=0, beyond=Empty())
     return encode_version(fitted(bare, found, ContentWriter(store)))

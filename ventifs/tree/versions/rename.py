@@ -13,19 +13,21 @@ from ventifs.store.journal import Record
 from ventifs.tree.archive.run_lock import RunLock, move_left
 from ventifs.tree.versions.catalog import Version, check_name, find_version, versions
 from ventifs.tree.versions.catalog_lock import catalog_lock
+from ventifs.tree.versions.forgotten import forgotten
 
 _PAST = b"forgotten"  # with which kinds begin that count without versions
 
 
-def rename(store: Store, name: str, new: str) -> list[Version]:
+def rename(store: Store, name: str, new: str, *, force: bool = False) -> list[Version]:
     """Give all versions of a name another one, in one commit; return them as they are now.
 
     The name's next archive run uses what the last one left. If the process dies after the commit,
     it may find nothing and read more.
 
     Raises:
-        NoSuchVersion: the name has no versions.
-        VentifsError: the new name cannot be one, is the same, or has versions.
+        NoSuchVersion: the name has no versions, and no forgotten ones.
+        VentifsError: the new name cannot be one, is the same, or has versions; or it has forgotten
+            ones, without `force`. With it, they stay under this name.
         Busy: a run is at work under one of the names.
     """
     for each in (name, new):
@@ -37,11 +39,21 @@ def rename(store: Store, name: str, new: str) -> list[Version]:
         for each in sorted((name, new)):
             stack.enter_context(RunLock(store, each))
         with catalog_lock(store):
-            find_version(store, name)
+            if not forgotten(store, name):
+                find_version(store, name)
             there = versions(store, new)
             if there:
                 raise VentifsError(
                     f"{new}: there are versions of this name, such as {there[-1]}; choose another"
+                )
+            gone = forgotten(store, new)
+            if gone and not force:
+                have = "1 forgotten version has"
+                if len(gone) > 1:
+                    have = f"{len(gone):,} forgotten versions have"
+                raise VentifsError(
+                    f"{new}: {have} this name, and would stay under it; choose another, or --force "
+                    "renames nevertheless"
                 )
             # What counts only with versions, and was left over by an older program's `forget`.
             left = [each for each in _records_of(store, new) if not each.key.startswith(_PAST)]
