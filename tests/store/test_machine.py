@@ -178,7 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
         store = self._writer(0)
         arenas = sealed(store)
         if arenas:
-            drop(store, [self._one_of(dict.fromkeys(arenas), choice)], sorted(self.blocks))
+            drop(store, [arenas[choice % len(arenas)]], sorted(self.blocks))
 
     @precondition(lambda self: self.committed - self.damaged)
     @rule(choice=CHOICE)

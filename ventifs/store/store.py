@@ -537,7 +537,7 @@ class Store:
         what is needed of them is elsewhere, and that no other process writes to the store.
 
         Raises:
-            Corrupt: an arena's journal cannot be read; nothing is dropped.
+            Corrupt: an arena's file is missing; nothing is dropped.
             VentifsError: an arena is not sealed and indexed, or dropped already.
             Unsupported: programs that know no drops may write to the store.
             NoSpace: as `commit`.
@@ -555,8 +555,7 @@ class Store:
             sealed = {state.arena for state in self._index.arena_states(sealed=True)}
             if unfit := set(doomed) - sealed:
                 raise VentifsError(f"arena {min(unfit).hex()} is not sealed, and cannot be dropped")
-            snapshot = self._index.snapshot()
-            drop = drop_of(self._arenas, doomed, snapshot.dropped, snapshot.deleted)
+            drop = drop_of(self._arenas, doomed, self._index.snapshot())
             self._writer.commit(drop.changes, drop.expunged)
             for arena in doomed:
                 self._arenas.forget_reader(arena)
