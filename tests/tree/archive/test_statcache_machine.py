@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from tests.support.archiving import Way, archive_by, wait_for_tick
 from tests.support.growing import CHANGING, Growing, Step, is_archived, steps
 from tests.support.reclaiming import drop_dead, forget, nothing_is_missing, put_back
+from tests.support.sizes import LONG
 from tests.support.stores import new_store
 from tests.support.trees import noise, remove
 from ventifs.store import Store
@@ -208,4 +209,6 @@ class StatCacheMachine(RuleBasedStateMachine):
 
 
 TestStatCacheMachine = pytest.mark.slow(StatCacheMachine.TestCase)
-TestStatCacheMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestStatCacheMachine.settings = settings(
+    max_examples=100 if LONG else 50, stateful_step_count=40, deadline=None
+)

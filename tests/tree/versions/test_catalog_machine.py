@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support.dying import Death, DyingFiles
+from tests.support.sizes import LONG
 from tests.support.tiny import audited, tiny_store
 from ventifs.api.archive import Archive
 from ventifs.errors import VentifsError
@@ -550,4 +551,6 @@ class CatalogMachine(RuleBasedStateMachine):
 
 
 TestCatalogMachine = pytest.mark.slow(CatalogMachine.TestCase)
-TestCatalogMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCatalogMachine.settings = settings(
+    max_examples=150 if LONG else 70, stateful_step_count=40, deadline=None
+)
