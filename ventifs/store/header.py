@@ -1,8 +1,8 @@
 """The store header: the small file that makes a directory a store.
 
 It has 256 bytes. `Store.create` writes it last. `upgrade` may replace it whole, under the store's
-exclusive lock; nothing else writes it. So whoever takes the lock reads it again. It holds the
-version and features that a program must know, and the parameters that decide scores and chunks.
+exclusive lock; nothing else writes it. So a process that takes the lock reads it again. It holds
+the version and features that a program must know, and the parameters that decide scores and chunks.
 FORMAT.md gives the layout.
 """
 

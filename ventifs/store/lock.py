@@ -64,7 +64,7 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
 def let_go(fd: int, holder: int) -> None:
     """Close a locked file, and end its lock, unless this process is a child of the holder.
 
-    Children that were forked meanwhile have the descriptor, too: for them the lock is not closed.
+    Children that were forked meanwhile have the descriptor too: closing it would not end the lock.
     """
     if os.getpid() == holder:
         fcntl.flock(fd, fcntl.LOCK_UN)
@@ -87,7 +87,9 @@ def _held(
 
 @contextmanager
 def store_lock(root: Path, *, alone: bool, wait_s: float | None = 0) -> Iterator[None]:
-    """Hold the store's lock: shared by writers; `alone`, with both gates, for rebuilds and so on.
+    """Hold the store's lock: shared, by writers, or `alone`, with both gates.
+
+    A rebuild, a repair, an upgrade and the creation of a store want it alone.
 
     Raises:
         Busy: when the lock is held elsewhere in a conflicting mode.
@@ -165,10 +167,6 @@ def _gates(root: Path) -> tuple[Path, Path]:
 def _pointed_at(root: Path) -> int:
     """The number of the gate in use. Locks end with a machine, so a lost pointer may be either."""
     path = root / GATES / _POINTER
-    try:
+    with readable_errors(path), suppress(FileNotFoundError):
         return int(path.read_bytes() == b"1\n")
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        with readable_errors(path):
-            raise error from None
+    return 0

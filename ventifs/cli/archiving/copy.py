@@ -182,8 +182,8 @@ class _Shown:
         if self._quiet or isinstance(done, NotCopied):
             return
         if not done.there:
-            told = "would copy" if self._dry_run else "copied"
-            echo(f"{told} {done.version}: {_sent(done.blocks)} new there")
+            verb = "would copy" if self._dry_run else "copied"
+            echo(f"{verb} {done.version}: {_sent(done.blocks)} new there")
         elif found := _found_there(done, dry_run=self._dry_run):
             echo(f"{done.version} is there already{found}")
 

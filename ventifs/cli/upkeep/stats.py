@@ -42,7 +42,7 @@ _TableRow = tuple[str, str]  # what, and its figures
 def stats(wanted: str | None, *, store: Path, as_json: bool, exactly: bool, each: bool) -> None:
     """Show what the store holds and saves.
 
-    Savings by zeros, by deduplication and by compression are told apart. Figures are as of the
+    Savings by zeros, by deduplication and by compression are listed apart. Figures are as of the
     last commit; sizes are in decimal units. Dead is what no version needs: as an estimate, from
     what versions added when they were archived, or with --exact measured, which reads the nodes of
     all versions, and tells apart what only forgotten versions hold.

@@ -170,8 +170,8 @@ def _print(thinned: Thinned, zone: tzinfo | None, *, as_json: bool, dry_run: boo
         for version, reasons in versions:
             there = "" if utc else f"  {_moment(version, zone)}"
             echo(f"{verb} {version}{there}  ({', '.join(reasons)})")
-    told = f"{len(thinned.kept):,} kept, {count(len(doomed), 'version')} forgotten"
-    echo(f"a dry run: {told} if this were done" if dry_run else told)
+    summary = f"{len(thinned.kept):,} kept, {count(len(doomed), 'version')} forgotten"
+    echo(f"a dry run: {summary} if this were done" if dry_run else summary)
 
 
 def _moment(version: ArchivedVersion, zone: tzinfo) -> datetime:
