@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,32 @@ class Index:
                     some.append((Score(key), Place(arena, offset, position)))
         return some, None
 
+    def stored_entries(self, start: bytes) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Entries as they are stored, from the key `start` on, and the key after them, if any.
+
+        For walks over millions of entries. `stored_place` decodes the values.
+        """
+        some: list[tuple[bytes, bytes]] = []
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
+            cursor = transaction.cursor()
+            if not cursor.set_range(start):
+                return some, None
+            some = list(islice(cursor, _WALK_ENTRIES))
+            return some, cursor.key() if len(some) == _WALK_ENTRIES and cursor.next() else None
+
+    def remove_leftovers(self, scores: Sequence[Score]) -> int:
+        """Remove the entries of blocks whose arena has no row; return how many there were."""
+        removed = 0
+        ordered = sorted(scores)
+        for start in range(0, len(ordered), BATCH_ENTRIES):
+            live: dict[bytes, bytes] = {}
+            with self._writing() as transaction:
+                for score in ordered[start : start + BATCH_ENTRIES]:
+                    value = unguarded(score, transaction.get(score, db=self._blocks))
+                    if value is not None and self._arena_of(value, transaction, live) is None:
+                        removed += transaction.delete(score, db=self._blocks)
+        return removed
+
     def entry_count(self) -> int:
         """How many blocks the index lists."""
         with self._reading() as transaction:
@@ -321,6 +348,11 @@ class Index:
         """The state of every arena the index knows, or only of sealed or unsealed ones."""
         with self._reading() as transaction:
             return self._arenas.states(transaction, sealed)
+
+    def numbered_states(self) -> dict[int, ArenaState]:
+        """The state of every arena the index knows, by the arena's number."""
+        with self._reading() as transaction:
+            return self._arenas.numbered(transaction)
 
     def sealed_mark(self) -> SealedMark:
         """The mark of the arenas that are sealed and wholly indexed."""

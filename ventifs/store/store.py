@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from blake3 import blake3
 
@@ -59,6 +59,9 @@ from ventifs.store.reserve import (
 from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured
 from ventifs.store.writer import WorkerBatch, Writer
+
+if TYPE_CHECKING:
+    from ventifs.store.dropping import Journals
 
 Mode = Literal["read", "write", "worker", "rehearse"]
 
@@ -530,11 +533,22 @@ class Store:
                 step()
         return records
 
-    def drop_arenas(self, doomed: Collection[bytes]) -> None:
+    def drop_arenas(
+        self,
+        doomed: Collection[bytes],
+        deletes: Collection[bytes] = (),
+        journals: "Journals | None" = None,
+    ) -> None:
         """Take nothing from some sealed arenas any more; their files stay where they are.
 
         Records in them are put again with their ids. Blocks are not: the caller has seen to it that
-        what is needed of them is elsewhere, and that no other process writes to the store.
+        what is needed of them is elsewhere, and that no other process changes records meanwhile.
+        On a full disk, the space of the store's reserve is used.
+
+        Args:
+            doomed: their ids.
+            deletes: ids of records that the same commit deletes.
+            journals: what of the arenas' journals was read before.
 
         Raises:
             Corrupt: an arena's file is missing; nothing is dropped.
@@ -542,7 +556,7 @@ class Store:
             Unsupported: programs that know no drops may write to the store.
             NoSpace: as `commit`.
         """
-        from ventifs.store.dropping import drop_of  # rarely needed
+        from ventifs.store.dropping import Journals, drop_of  # rarely needed
 
         self.check_writable()
         if not self.header.reclaimed:
@@ -550,13 +564,19 @@ class Store:
                 f"{self.path}: older programs may write to this store, which know nothing of "
                 "reclaiming; run 'ventifs upgrade' first"
             )
-        with self._lock, self._all_or_nothing():
+
+        def step() -> None:
             self._writer.commit(Changes())  # so that its own arena is no exception
             sealed = {state.arena for state in self._index.arena_states(sealed=True)}
             if unfit := set(doomed) - sealed:
                 raise VentifsError(f"arena {min(unfit).hex()} is not sealed, and cannot be dropped")
-            drop = drop_of(self._arenas, doomed, self._index.snapshot())
+            read = journals or Journals(self._arenas)
+            present = self._arenas.all_ids()
+            drop = drop_of(read, present, doomed, self._index.snapshot(), deletes)
             self._writer.commit(drop.changes, drop.expunged)
+
+        with self._lock, self._all_or_nothing():
+            with_reserve(step, self.path, self.header.reserve, self._files)
             for arena in doomed:
                 self._arenas.forget_reader(arena)
 
