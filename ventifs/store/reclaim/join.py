@@ -7,14 +7,16 @@ are sorted by arena then, and each arena's directory turns them into bits.
 Memory: a bit for each block of arenas in which something lives, and what the spills take.
 """
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from struct import Struct
 from zlib import crc32
 
 import msgspec
 
-from ventifs.errors import Corrupt, NotStored, VentifsError
+from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.store.appender import in_use
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arena_state import ArenaState
@@ -30,6 +32,7 @@ _NUMBER_SIZE = 4
 _LEFTOVERS_MAX = 100_000  # gathered before they are removed
 _LIVE = ord("1")
 IN_USE = "others write to it"
+YOUNG = "it was written lately, and others write to the store"
 
 
 class ArenaUse(msgspec.Struct):
@@ -45,6 +48,7 @@ class ArenaUse(msgspec.Struct):
             Clumps of the journal count as neither, gaps as dead.
         live: a bit for each block in order, the first one highest; empty if nothing lives here.
         problem: why it cannot be reclaimed; empty if it can.
+        gone: whether it has been freed.
     """
 
     arena: bytes
@@ -57,6 +61,12 @@ class ArenaUse(msgspec.Struct):
     dead_bytes: int = 0
     live: bytes = b""
     problem: str = ""
+    gone: bool = False
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it cannot be reclaimed because of damage."""
+        return self.problem not in ("", IN_USE, YOUNG)
 
     def flags(self) -> bytes:
         """For each block in order b"1" if it lives here, else b"0"."""
@@ -74,7 +84,8 @@ class ArenaUses:
 
     def __init__(self, index: Index, arenas: Arenas) -> None:
         """Look at the arenas there are."""
-        self.blocks = 0  # entries of the index
+        self.blocks = 0  # entries met
+        self.listed = index.entry_count()
         self._index = index
         self._arenas = arenas
         self._states = index.numbered_states()
@@ -82,6 +93,15 @@ class ArenaUses:
         self._uses = {number: self._unused(state) for number, state in self._states.items()}
         self._leftovers: list[Score] = []
         self.leftovers = 0  # entries of arenas that were dropped, removed by `remove_leftovers`
+
+    def pass_over(self, oldest_ns: int) -> None:
+        """Leave out arenas that were written later than a time: it may be what is written now."""
+        for use in self._uses.values():
+            if not use.problem:
+                with suppress(OSError, VentifsError):
+                    status = os.fstat(self._arenas.reader(use.arena).fd)
+                    if status.st_mtime_ns > oldest_ns:
+                        use.problem = YOUNG
 
     def all(self) -> list[ArenaUse]:
         """The use of every arena, the oldest first, by its number."""
@@ -180,7 +200,8 @@ class ArenaUses:
         raise Corrupt("the index has changed in an order that is not that of its keys")
 
     def _remove_leftovers(self) -> None:
-        self.leftovers += self._index.remove_leftovers(self._leftovers)
+        with suppress(NoSpace):  # the next reclaim finds them again
+            self.leftovers += self._index.remove_leftovers(self._leftovers)
         self._leftovers = []
 
     def _take_places(self, places: Spill) -> None:

@@ -3,7 +3,7 @@
 An arena costs its live bytes, which are copied, and yields its dead ones.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -65,16 +65,22 @@ def choose(uses: Sequence[ArenaUse], limits: Limits) -> Choice:
     return Choice(dead, repacked, unused, left)
 
 
-def batches(choice: Choice, room: int) -> Iterator[list[ArenaUse]]:
-    """The chosen arenas in batches: `room` bytes suffice to copy what lives in each.
+def batches(choice: Choice, room: Callable[[], int]) -> Iterator[list[ArenaUse]]:
+    """The chosen arenas in batches; the next one is asked for when the one before has gone.
 
-    Each batch that goes makes more room for the next one. Arenas for which there is not enough even
-    then are left out.
+    There is room to copy what lives in each batch; in one, if possible. Arenas for which there is
+    not enough at the end are left out.
+
+    Args:
+        choice: the arenas.
+        room: returns the bytes that copies may take at the moment.
     """
-    waiting: list[ArenaUse] = list(choice.repacked)
-    batch = list(choice.dead)
-    while True:
-        space, rest = room, []
+    batch, waiting = list(choice.dead), list(choice.repacked)
+    if batch and sum(use.live_bytes for use in waiting) > room():
+        yield batch
+        batch = []
+    while batch or waiting:
+        space, rest = room(), []
         for use in waiting:
             if use.live_bytes <= space:
                 batch.append(use)
@@ -84,7 +90,6 @@ def batches(choice: Choice, room: int) -> Iterator[list[ArenaUse]]:
         if not batch:
             return
         yield batch
-        room += yielded(batch)
         batch, waiting = [], rest
 
 
