@@ -45,7 +45,8 @@ class ArenaUse(msgspec.Struct):
         file_bytes: bytes of its file, directory and trailer included.
         blocks, live_blocks: blocks in it, and those that live here.
         live_bytes, dead_bytes: bytes of its clumps, divided by the raw bytes of their blocks.
-            Clumps of the journal count as neither, gaps as dead.
+            Gaps count as dead; clumps of the journal as neither, but as dead beside dead blocks
+            if nothing lives here.
         live: a bit for each block in order, the first one highest; empty if nothing lives here.
         problem: why it cannot be reclaimed; empty if it can.
         gone: whether it has been freed.
@@ -110,13 +111,14 @@ class ArenaUses:
     def _unused(self, state: ArenaState) -> ArenaUse:
         """An arena in which nothing lives, as far as is known."""
         totals = state.totals
+        blocks = totals.data_blocks + totals.node_blocks
         use = ArenaUse(
             state.arena,
             state.sealed,
             state.length,
             file_bytes=state.length,
-            blocks=totals.data_blocks + totals.node_blocks,
-            dead_bytes=totals.stored_bytes,
+            blocks=blocks,
+            dead_bytes=totals.stored_bytes if blocks or totals.gap_bytes else 0,
         )
         try:
             arena = self._arenas.reader(state.arena)
