@@ -83,6 +83,8 @@ class Index:
         """
         self.path = path
         self._live: dict[bytes, bytes] = {}  # arenas with a row, by number as in entries
+        self._hits: dict[bytes, bytes] = {}  # those of them that are not shunned
+        self._shunned: frozenset[bytes] = frozenset()
         environment = Environment.acquire(path, _TABLES, sync=sync, create=create)
         self._environment = environment
         self._begin: Callable[..., Any] = environment.lmdb.begin
@@ -150,7 +152,7 @@ class Index:
     # --- blocks -----------------------------------------------------------------------------
 
     def known(self, score: Score) -> bool:
-        """Whether the index has an undamaged entry for a block.
+        """Whether the index has an undamaged entry for a block, in an arena that is not shunned.
 
         The hot path of a put: one transaction, one look-up, one CRC; see docs/performance.md.
         """
@@ -163,13 +165,30 @@ class Index:
                 raise
         if value is None or crc32(value, crc32(score)) != CRC_RESIDUE:
             return False
-        return value[:4] in self._live or self._is_live(value)
+        return value[:4] in self._hits or self._is_hit(value)
 
-    def _is_live(self, entry: bytes) -> bool:
-        """Whether an entry's arena has a row; remembers those that have."""
-        live = self._live  # before the transaction: see `look_again`
+    def _is_hit(self, entry: bytes) -> bool:
+        """Whether an entry's arena has a row and is not shunned; remembers those of which it is."""
+        live, hits = self._live, self._hits  # before the transaction: see `look_again`
         with self._reading() as transaction:
-            return self._arena_of(entry, transaction, live) is not None
+            arena = self._arena_of(entry, transaction, live)
+        if arena is None or arena in self._shunned:
+            return False
+        hits[entry[:4]] = arena
+        return True
+
+    @property
+    def shunned(self) -> frozenset[bytes]:
+        """The arenas whose blocks are not known: what is put is stored again, elsewhere.
+
+        They can be read as ever: `locate` and `entries` find them.
+        """
+        return self._shunned
+
+    @shunned.setter
+    def shunned(self, arenas: frozenset[bytes]) -> None:
+        self._shunned = arenas
+        self._hits = {}
 
     def known_many(self, scores: Sequence[Score]) -> list[bool]:
         """`known` for each score, in sorted order, which is cheaper; see docs/performance.md."""
@@ -177,9 +196,8 @@ class Index:
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             for score in sorted(set(scores)):
                 value = unguarded(score, transaction.get(score))
-                found[score] = value is not None and (
-                    self._arena_of(value, transaction, live) is not None
-                )
+                arena = None if value is None else self._arena_of(value, transaction, live)
+                found[score] = arena is not None and arena not in self._shunned
         return [found[score] for score in scores]
 
     def locate(self, score: Score) -> Place | None:
@@ -213,7 +231,7 @@ class Index:
         A look-up in another thread that began before may still note what it sees, but in the old
         table, which it took before its transaction.
         """
-        self._live = {}
+        self._live, self._hits = {}, {}
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
         """Every entry in order of score; a damaged one has None as its place.

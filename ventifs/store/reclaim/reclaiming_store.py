@@ -15,6 +15,7 @@ from ventifs.store.lock import both_gates_alone, gate_alone, turn
 from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
 from ventifs.store.reclaim.copy import live_blocks
 from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
+from ventifs.store.recovery import recover
 from ventifs.store.reserve import replenish, with_reserve
 from ventifs.store.score import Score
 from ventifs.store.spill import Spill
@@ -175,7 +176,11 @@ class ReclaimingStore(Store):
 
     def recover_again(self) -> None:
         """Index what writers that died since left out of the index."""
-        self._recover(reserve=True)
+
+        def step() -> None:
+            recover(self._arenas, self._index, self._files)
+
+        with_reserve(step, self.path, self.header.reserve, self._files)
 
     def scores_in(self, doomed: Iterable[ArenaUse], scores: Spill) -> None:
         """Add the scores of all blocks in arenas, as far as they can be read."""
