@@ -20,8 +20,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ventifs.errors import NoSpace, VentifsError
-from ventifs.store import SCORE_SIZE, Store
+from ventifs.store import SCORE_SIZE, Mode, Store
 from ventifs.store.dropping import Journals
+from ventifs.store.files import Files
 from ventifs.store.journal import Record
 from ventifs.store.reclaim.join import ArenaUse, ArenaUses
 from ventifs.store.reclaim.plan import Choice, batches, choose, yielded
@@ -35,6 +36,7 @@ from ventifs.tree.versions.forgotten import Forgotten
 
 _PASSES = (1, 4, 16, 64, 256)  # over all nodes, while there is no room for the scores of one
 _REPLACED_MAX = 3
+_REAL_FILES = Files()
 _FREED_A_SECOND = 2 << 30  # bytes, about
 NEEDED = "something in it is needed again"
 
@@ -54,6 +56,7 @@ def reclaim(
     wait_s: float | None = None,
     observer: ReclaimObserver | None = None,
     also: AlsoDeleted | None = None,
+    files: Files = _REAL_FILES,
 ) -> Reclaimed:
     """Give back the space of a store that no version needs.
 
@@ -69,6 +72,7 @@ def reclaim(
             they take. New ones start meanwhile and are not waited for.
         observer: hears how far it is.
         also: returns further records that go with forgotten versions.
+        files: for tests.
 
     Raises:
         Busy: another reclaim, rebuild, repair or upgrade is running, or writers for too long.
@@ -77,10 +81,11 @@ def reclaim(
         NoSpace: there is not enough room, even for that; what was freed before stays so.
         VentifsError: the catalog has records that this program does not know.
     """
+    observer = observer or ReclaimObserver()
     for _ in range(_REPLACED_MAX - 1):
         with suppress(IndexReplaced):
-            return _reclaimed(root, grace_ns, limits, dry_run, wait_s, observer, also)
-    return _reclaimed(root, grace_ns, limits, dry_run, wait_s, observer, also)
+            return _reclaimed(root, grace_ns, limits, dry_run, wait_s, observer, also, files)
+    return _reclaimed(root, grace_ns, limits, dry_run, wait_s, observer, also, files)
 
 
 def _reclaimed(
@@ -89,13 +94,17 @@ def _reclaimed(
     limits: Limits,
     dry_run: bool,
     wait_s: float | None,
-    observer: ReclaimObserver | None,
+    observer: ReclaimObserver,
     also: AlsoDeleted | None,
+    files: Files,
 ) -> Reclaimed:
     began = time.monotonic()
-    mode = "read" if dry_run else "reclaim"
-    with ReclaimingStore.open(root, mode, wait_s=wait_s) as store, ExitStack() as stack:
-        work = _Reclaim(store, observer or ReclaimObserver(), stack)
+    mode: Mode = "read" if dry_run else "reclaim"
+    with (
+        ReclaimingStore.open(root, mode, wait_s=wait_s, files=files) as store,
+        ExitStack() as stack,
+    ):
+        work = _Reclaim(store, observer, stack)
         plan = work.plan(time.time_ns() - grace_ns, limits, dry_run=dry_run)
         work.observer.planned(plan)
         if not dry_run:
