@@ -238,7 +238,7 @@ class Store:
         claims: Claims | None = None,
         reserve: bool = False,
         wait_s: float | None = None,
-    ) -> "Store":
+    ) -> Self:
         """Open a store.
 
         Args:
