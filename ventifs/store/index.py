@@ -149,6 +149,12 @@ class Index:
         with self._reading() as transaction:
             return self._records.mark(transaction)
 
+    @property
+    def changes(self) -> int:
+        """How many write transactions there were; costs next to nothing."""
+        with lmdb_errors(self.path):
+            return int(self._environment.lmdb.info()["last_txnid"])
+
     # --- blocks -----------------------------------------------------------------------------
 
     def known(self, score: Score) -> bool:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import compress
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
 from ventifs.store.dropping import Journals
@@ -37,13 +38,16 @@ class ReclaimingStore(Store):
     Concurrency: one thread.
     """
 
+    _alone = False
+
     def uses(self) -> ArenaUses:
         """The use of all arenas, of which no live block is known yet."""
         self._follow_rebuild()
         uses = ArenaUses(self._index, self._arenas)
         try:
-            with both_gates_alone(self.path):
-                pass
+            with ExitStack() as stack:
+                if not self._alone:
+                    stack.enter_context(both_gates_alone(self.path))
         except Busy:  # what is being archived looks dead until its version is there
             uses.pass_over(time.time_ns() - _YOUNG_NS)
         except VentifsError:
@@ -99,28 +103,23 @@ class ReclaimingStore(Store):
         """
         left: LeftOut = {}
         since_commit = 0
-        with Spill(32) as copied:
-            for use in batch:
-                if not use.live_blocks:
-                    continue
-                try:
-                    for size in self._copy_arena(use, copied):
-                        since_commit += size
-                        progress(size)
-                        if since_commit >= _COMMIT_EVERY:
-                            self.commit(from_reserve=True)
-                            since_commit = 0
-                except (Corrupt, NoSpace) as error:
-                    left[use.arena] = str(error)
-            self.commit(from_reserve=True)
-            doomed = {use.arena for use in batch} - left.keys()
-            for arena in self.alive_in(doomed, copied):
-                left[arena] = "a block in it was not copied"
+        for use in batch:
+            if not use.live_blocks:
+                continue
+            try:
+                for size in self._copy_arena(use):
+                    since_commit += size
+                    progress(size)
+                    if since_commit >= _COMMIT_EVERY:
+                        self.commit(from_reserve=True)
+                        since_commit = 0
+            except (Corrupt, NoSpace) as error:
+                left[use.arena] = str(error)
+        self.commit(from_reserve=True)
         return left
 
-    def _copy_arena(self, use: ArenaUse, copied: Spill) -> Iterator[int]:
+    def _copy_arena(self, use: ArenaUse) -> Iterator[int]:
         for clump in live_blocks(self._arenas.reader(use.arena), use):
-            scores = [score for score, _ in clump.blocks]
             with self._lock, self._all_or_nothing():
                 if clump.frame is not None:
                     listed = [(score, len(block)) for score, block in clump.blocks]
@@ -131,18 +130,37 @@ class ReclaimingStore(Store):
                             self._writer.add(score, block, clump.kind)
             if self._writer.full(self._pending_max):
                 self.commit(from_reserve=True)
-            copied.add(scores)
             yield clump.size
 
-    def alive_in(self, doomed: Collection[bytes], live: Spill) -> set[bytes]:
-        """Which of some arenas live blocks are in, by the index."""
+    @property
+    def index_changes(self) -> int:
+        """Grows whenever a process changes the index."""
+        self._follow_rebuild()
+        return self._index.changes
+
+    def alive_in(
+        self, doomed: Collection[bytes], scores: Spill, live: Spill | None = None
+    ) -> set[bytes]:
+        """Which of some arenas live blocks are in, by the index.
+
+        Args:
+            doomed: ids of arenas.
+            scores: of blocks to look up.
+            live: those of them that live; None for all.
+        """
         found: set[bytes] = set()
-        for piece in live.pieces():
+        for piece in scores.pieces():
             for start in range(0, len(piece), _BATCH):
-                scores = [Score(score) for score in piece[start : start + _BATCH]]
-                places = self._index.locate_many(scores)
-                found |= {place.arena for place in places if place is not None}
-        return found.intersection(doomed)
+                looked_up = [Score(score) for score in piece[start : start + _BATCH]]
+                places = self._index.locate_many(looked_up)
+                here = {
+                    score: place.arena
+                    for score, place in zip(looked_up, places, strict=True)
+                    if place is not None and place.arena in doomed
+                }
+                lives = [True] * len(here) if live is None else live.holds(list(here))
+                found.update(compress(here.values(), lives))
+        return found
 
     @contextmanager
     def writers_apart(self, doomed: Collection[bytes], wait_s: float | None) -> Iterator[None]:
@@ -157,12 +175,27 @@ class ReclaimingStore(Store):
             NoSpace: there is no room for the announcement, with the reserve neither.
         """
         with ExitStack() as stack:
-            try:
-                stack.enter_context(both_gates_alone(self.path))
-            except Busy:
-                old = self._announced(sorted(doomed), stack)
-                stack.enter_context(gate_alone(self.path, old, wait_s=wait_s))
+            if not self._alone:
+                try:
+                    stack.enter_context(both_gates_alone(self.path))
+                except Busy:
+                    old = self._announced(sorted(doomed), stack)
+                    stack.enter_context(gate_alone(self.path, old, wait_s=wait_s))
             yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all other writers out.
+
+        Raises:
+            Busy: there are some.
+        """
+        with both_gates_alone(self.path):
+            self._alone = True
+            try:
+                yield
+            finally:
+                self._alone = False
 
     def _announced(self, doomed: Sequence[bytes], stack: ExitStack) -> int:
         """Announce arenas until `stack` ends; return the gate of the writers of this moment."""
@@ -182,12 +215,20 @@ class ReclaimingStore(Store):
 
         with_reserve(step, self.path, self.header.reserve, self._files)
 
-    def scores_in(self, doomed: Iterable[ArenaUse], scores: Spill) -> None:
-        """Add the scores of all blocks in arenas, as far as they can be read."""
-        for use in doomed:
-            with suppress(Corrupt):
+    def scores_in(self, batch: Iterable[ArenaUse], scores: Spill) -> LeftOut:
+        """Add the scores of all blocks in arenas; return the arenas that cannot be read.
+
+        Raises:
+            NoSpace: there is no room for temporary files.
+        """
+        left: LeftOut = {}
+        for use in batch:
+            try:
                 for _, head in heads_of(self._arenas.reader(use.arena), use):
                     scores.add([score for score, _ in head.blocks])
+            except Corrupt as error:
+                left[use.arena] = f"{error}; 'ventifs check --repair' mends that"
+        return left
 
     def condemn(self, doomed: Collection[bytes]) -> None:
         """Move dropped arenas away, durably, so that no other process opens them."""

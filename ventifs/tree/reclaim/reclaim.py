@@ -34,7 +34,7 @@ from ventifs.tree.reclaim.roots import Roots, references, roots_again, roots_bef
 from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import Forgotten
 
-_PASSES = (1, 4, 16, 64, 256)  # over all nodes, while there is no room for the scores of one
+_PASSES, _PASSES_MAX = (4, 16, 64), 256  # over all nodes, if there is no room for all scores
 _REPLACED_MAX = 3
 _REAL_FILES = Files()
 _FREED_A_SECOND = 2 << 30  # bytes, about
@@ -143,6 +143,7 @@ class _Reclaim:
         self._choice: Choice
         self._marks: Marks
         self._doomed: frozenset[bytes] = frozenset()  # records that go, or have gone
+        self._in_passes = False
         self._copied = 0  # bytes of what lives in the arenas that were copied
 
     # --- the plan -----------------------------------------------------------------------------
@@ -180,10 +181,16 @@ class _Reclaim:
 
     def _marked(self, *, dry_run: bool) -> ArenaUses:
         """What lives; in as few passes as there is room for, of memory and temporary files."""
-        for passes in _PASSES[:-1]:
+        with suppress(NoSpace):
+            return self._marked_in(1, dry_run=dry_run)
+        self._in_passes = True
+        if not dry_run:  # what lives is not known in the end, so nothing may come alive
+            self._stack.enter_context(self._store.alone())
+            self.roots = roots_again(self._store, [_id_of(each) for each in self.roots.doomed])
+        for passes in _PASSES:
             with suppress(NoSpace):
                 return self._marked_in(passes, dry_run=dry_run)
-        return self._marked_in(_PASSES[-1], dry_run=dry_run)
+        return self._marked_in(_PASSES_MAX, dry_run=dry_run)
 
     def _marked_in(self, passes: int, *, dry_run: bool) -> ArenaUses:
         """What lives, in passes that each keep the scores with some of the 256 first bytes."""
@@ -196,7 +203,6 @@ class _Reclaim:
             try:
                 marks.mark(references(self.roots))
                 uses.add(marks.live, first=first, end=first + step, remove_leftovers=not dry_run)
-                marks.live.close()
             except BaseException:
                 marks.close()
                 raise
@@ -213,7 +219,7 @@ class _Reclaim:
 
     def carry_out(self, wait_s: float | None, also: AlsoDeleted | None) -> None:
         """Copy, drop and free, in batches for which there is room."""
-        doomed = [each.version.record.id for each in self.roots.doomed if each.version.record]
+        doomed = [_id_of(each) for each in self.roots.doomed]
         if also is not None:
             doomed += [record.id for record in also(self._store, self.roots.doomed)]
         self._doomed = frozenset(doomed)
@@ -253,11 +259,12 @@ class _Reclaim:
     ) -> None:
         """Drop arenas of which everything that lives is elsewhere, with records; free them."""
         with Spill(SCORE_SIZE) as scores, ExitStack() as locks:
-            with suppress(NoSpace):  # the next reclaim removes the entries
-                self._store.scores_in(batch, scores)
+            batch = self._readable(batch, scores)
             arenas = {use.arena for use in batch}
+            changes, alive = self._store.index_changes, self._alive_in(arenas, scores)
             locks.enter_context(self._store.writers_apart(arenas, wait_s))
-            alive = self._alive_since(arenas)
+            if changes != self._store.index_changes:
+                alive |= self._alive_in(arenas, scores)
             locks.enter_context(catalog_lock(self._store))
             self._store.recover_again()
             if self._store.epoch != self._epoch:
@@ -272,6 +279,28 @@ class _Reclaim:
             self._free(gone)
             with suppress(NoSpace):
                 self._store.remove_entries(scores)
+
+    def _readable(self, batch: list[ArenaUse], scores: Spill) -> list[ArenaUse]:
+        """Arenas of which all scores are known, and were added to `scores`."""
+        try:
+            left = self._store.scores_in(batch, scores)
+        except NoSpace:
+            if not self._in_passes:
+                raise
+            return batch  # the next reclaim removes the entries of the index
+        self.left |= left
+        return [use for use in batch if use.arena not in left]
+
+    def _alive_in(self, arenas: Collection[bytes], scores: Spill) -> set[bytes]:
+        """The arenas in which something lives after all.
+
+        By what came since, and because the index leads there again: a writer that was at work
+        may have stored what it knew of them once more.
+        """
+        alive = self._alive_since(arenas)
+        if not self._in_passes:
+            alive |= self._store.alive_in(arenas, scores, self._marks.live)
+        return alive
 
     def _alive_since(self, arenas: Collection[bytes]) -> set[bytes]:
         """The arenas in which something is needed by what came since all was marked last."""
@@ -298,3 +327,9 @@ class _Reclaim:
             use.gone = True
         self.arenas += len(gone)
         self.freed_bytes += total
+
+
+def _id_of(version: Forgotten) -> bytes:
+    """The id of the record that keeps a forgotten version."""
+    assert version.version.record is not None
+    return version.version.record.id
