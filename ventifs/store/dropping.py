@@ -55,8 +55,8 @@ class Journals:
         for arena_id in self._arenas.sealed_ids():
             self.of(arena_id)
 
-    def of(self, arena_id: bytes) -> JournalIds:
-        """The journal of an arena.
+    def of(self, arena_id: bytes, indexed: int = 0) -> JournalIds:
+        """The journal of an arena, of which the index has all clumps below `indexed`.
 
         Raises:
             Corrupt: its file is missing.
@@ -64,7 +64,7 @@ class Journals:
         found = self._read.get(arena_id)
         if found is None:
             sealed = self._arenas.sealed_path(arena_id).exists()
-            journal = read_journal(self._arenas.reader(arena_id))
+            journal = read_journal(self._arenas.reader(arena_id), indexed=indexed)
             found = JournalIds(
                 frozenset(journal.puts),
                 frozenset(journal.deletes),
@@ -100,10 +100,11 @@ def drop_of(
     going: list[JournalIds] = []
     staying: list[JournalIds] = []
     drops = {}
+    indexed = {state.arena: state.length for state in snapshot.states}
     for arena_id in present:
         if arena_id in snapshot.dropped:
             continue
-        journal = journals.of(arena_id)
+        journal = journals.of(arena_id, indexed.get(arena_id, 0))
         if arena_id in doomed:
             going.append(journal)
             drops[arena_id] = journal.counters

@@ -262,7 +262,8 @@ class _Reclaim:
             batch = self._readable(batch, scores)
             arenas = {use.arena for use in batch}
             changes, alive = self._store.index_changes, self._alive_in(arenas, scores)
-            locks.enter_context(self._store.writers_apart(arenas, wait_s))
+            if batch:
+                locks.enter_context(self._store.writers_apart(arenas, wait_s))
             if changes != self._store.index_changes:
                 alive |= self._alive_in(arenas, scores)
             locks.enter_context(catalog_lock(self._store))
