@@ -220,6 +220,7 @@ def test_nothing_is_lost_when_there_is_no_space_to_merge_runs(
     with Spill(32, memory=TINY) as items:
         items.add(some[:3000])
         monkeypatch.setattr(spill, "_write_all", no_second_file)
+        monkeypatch.setattr(spill, "_WRITTEN_RUNS", 2)
         with pytest.raises(NoSpace, match=str(temporary)):
             items.add(some)
         found = set(all_of(items))
@@ -236,6 +237,7 @@ def test_no_directory_for_temporary_files(temporary: Path) -> None:
 def test_a_file_that_was_cut_is_refused() -> None:
     with Spill(32, memory=TINY) as items:
         items.add(scattered(10_000))
+        assert len(all_of(items)) == 10_000
         written = items._file._file
         assert written is not None
         os.ftruncate(written.fileno(), 100)
