@@ -99,6 +99,13 @@ class BlockReader:
             known = self.index.known_many(scores)
         return known
 
+    def locate_many(self, scores: Sequence[Score]) -> list[Place | None]:
+        """Where each block is; None for those that the store lacks."""
+        places = self.index.locate_many(scores)
+        if None in places and self.follow_rebuild():
+            places = self.index.locate_many(scores)
+        return places
+
     def read(self, score: Score, place: Place | None) -> memoryview:
         """A block, at a place or, with None, where the index has it.
 

@@ -217,6 +217,21 @@ class Index:
             arena = self._arena_of(value, transaction, live)
         return None if arena is None else Place(arena, offset, position)
 
+    def locate_many(self, scores: Sequence[Score]) -> list[Place | None]:
+        """`locate` for each score, in sorted order, which is cheaper, and as of one moment."""
+        found: dict[Score, Place] = {}
+        live: dict[bytes, bytes] = {}
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
+            for score in sorted(set(scores)):
+                value = unguarded(score, transaction.get(score))
+                if value is None or len(value) != _ENTRY.size:
+                    continue
+                _, offset, position = _ENTRY.unpack(value)
+                arena = self._arena_of(value, transaction, live)
+                if arena is not None:
+                    found[score] = Place(arena, offset, position)
+        return [found.get(score) for score in scores]
+
     def _arena_of(self, entry: bytes, transaction: Any, live: dict[bytes, bytes]) -> bytes | None:
         """The arena of an entry; None without a row, which an arena loses when it is dropped.
 

@@ -497,14 +497,28 @@ class Store:
 
     def has_many(self, scores: Sequence[Score]) -> list[bool]:
         """`has` for each score; cheaper than asking one by one."""
-        for score in scores:
-            if len(score) != SCORE_SIZE:
-                raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
+        self._check_scores(scores)
         self._check_open()
         pending = self._writer.pending  # read first: a commit moves blocks from it to the index
         waiting = [score in pending or score == ZERO_SCORE for score in scores]
         indexed = self._reader.known_many(scores)
         return [known or waits for known, waits in zip(indexed, waiting, strict=True)]
+
+    def locate_many(self, scores: Sequence[Score]) -> list[Place | None]:
+        """Where the index has each block, all as of one moment.
+
+        None stands for a block that is not committed, and for the zero block, which has no place.
+        A place is true until the block's arena is dropped. `get` verifies what is there.
+        """
+        self._check_scores(scores)
+        self._check_open()
+        return self._reader.locate_many(scores)
+
+    @staticmethod
+    def _check_scores(scores: Sequence[Score]) -> None:
+        for score in scores:
+            if len(score) != SCORE_SIZE:
+                raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
 
     # --- commits and records ------------------------------------------------------------------
 
