@@ -145,8 +145,16 @@ def writers_gate(root: Path, *, wait_s: float | None = None) -> Iterator[int]:
                 return
 
 
+def other_gate(root: Path) -> int:
+    """The number of the gate that writers do not use now."""
+    return 1 - _pointed_at(root)
+
+
 def turn(root: Path, files: Files) -> int:
-    """Make writers that come from now on use the other gate; return the number of the old one."""
+    """Make writers that come from now on use the other gate; return the number of the old one.
+
+    The caller has waited until nobody uses the other gate any more.
+    """
     old = _pointed_at(root)
     with readable_errors(root / GATES):
         files.make_directory(root / GATES)
