@@ -14,7 +14,7 @@ marked below it in vain costs space, not data. But bytes that are no node of the
 referrer names are refused here as well.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -162,27 +162,28 @@ def found_in(data: bytes | memoryview, role: bytes) -> Found:
         raise Corrupt("tree node is none, or too large")
     scores: list[bytes] = []
     nodes: list[bytes] = []
+    items: Sequence[_Record]
     try:
         if data[1]:  # the level, behind the head of an array of two
             inner = _inner(data[:-1])
-            level = inner.level if inner.items and inner.level else -1
+            items, sound = inner.items, 1 <= inner.level <= LEVEL_MAX
             nodes = [child.score + role for child in inner.items]
         elif role == _CONTENT:
-            leaf = _content_leaf(data[:-1])
-            level = leaf.level if leaf.items else -1
-            for item in leaf.items:
+            content = _content_leaf(data[:-1])
+            items, sound = content.items, content.level == 0
+            for item in content.items:
                 if type(item) is _ChunkRef:
                     scores.append(item.score)
                 elif type(item) is _SliceRef:
                     _of_content(item.content, scores, nodes)
         else:
             directory = _directory_leaf(data[:-1])
-            level = directory.level if directory.items else -1
+            items, sound = directory.items, directory.level == 0
             for entry in directory.items:
                 _of_entry(entry, scores, nodes)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Corrupt(f"tree node cannot be read: {error}") from None
-    if not 0 <= level <= LEVEL_MAX:
+    if not sound or not items:
         raise Corrupt("tree node is of the wrong level, or empty")
     return scores, nodes
 
@@ -198,7 +199,11 @@ def _of_content(content: _ContentRef, scores: list[bytes], nodes: list[bytes]) -
 def _of_entry(entry: _EntryRef, scores: list[bytes], nodes: list[bytes]) -> None:
     detail = entry.detail
     if type(detail) is _FileRef:
-        _of_content(detail.content, scores, nodes)
+        content = detail.content
+        if type(content) is _BlockRef:  # most entries; not by a call, which costs more
+            scores.append(content.score)
+        else:
+            _of_content(content, scores, nodes)
     elif type(detail) is _DirectoryRef and type(detail.content) is _TreeRef:
         nodes.append(detail.content.score + _DIRECTORY)
     xattrs = entry.xattrs
