@@ -599,12 +599,11 @@ def test_a_copy_made_during_a_reclaim_is_whole_or_refused(
             step()
     copied = Stored.__new__(Stored)
     vars(copied).update(vars(stored), root=copy, arenas=Arenas(copy, stored.arenas.store_id))
-    try:
-        Store.open(copy, "write").close()
-    except Corrupt:
-        # What is missing was gone by the time it was due, or was not there yet.
-        assert not copied.arenas.present(copied.doomed) or order.index("index") > 0
+    if order[0] in ("arenas/open", "arenas/sealed"):  # so the copy lacks an arena sealed meanwhile
+        with pytest.raises(Corrupt, match="arena files are missing"):
+            Store.open(copy, "write")
         return
+    Store.open(copy, "write").close()
     copied.everything_is_there()
     assert findings(copy) == []
 
