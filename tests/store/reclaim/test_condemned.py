@@ -34,6 +34,7 @@ from ventifs.store.reclaim.condemned import (
     decode_announcement,
     empty,
     encode_announcement,
+    make_room,
     withdraw,
 )
 
@@ -325,6 +326,11 @@ def _left_in_both_truncated(stored: Stored) -> None:
     os.truncate(stored.in_condemned, 0)
 
 
+def _left_in_both_as_one(stored: Stored) -> None:
+    make_room(stored.arenas, Files())
+    os.link(stored.in_sealed, stored.in_condemned)
+
+
 def _left_in_open(stored: Stored) -> None:
     """A repair moved it there, before the index was put back."""
     stored.in_sealed.rename(stored.arenas.open_path(stored.doomed))
@@ -336,6 +342,7 @@ LEFT = [
     _left_truncated,
     _left_in_both,
     _left_in_both_truncated,
+    _left_in_both_as_one,
     _left_in_open,
 ]
 
@@ -407,6 +414,19 @@ def test_space_is_free_while_a_server_has_the_file_open(stored: Stored) -> None:
         Store.open(stored.root, "write").close()
         assert os.fstat(file.fileno()).st_size == 0
         assert os.fstat(file.fileno()).st_nlink == 0
+
+
+@pytest.mark.parametrize("leave", [_left_in_sealed, _left_in_condemned])
+def test_a_backup_by_hard_links_keeps_what_it_has(
+    stored: Stored, tmp_path: Path, leave: Callable[[Stored], None]
+) -> None:
+    os.link(stored.in_sealed, tmp_path / "backup")
+    before = (tmp_path / "backup").read_bytes()
+    stored.drop()
+    leave(stored)
+    Store.open(stored.root, "write").close()
+    nothing_is_left(stored)
+    assert (tmp_path / "backup").read_bytes() == before
 
 
 class OneFails(Files):
