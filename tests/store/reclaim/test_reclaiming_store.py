@@ -13,7 +13,7 @@ from tests.support.patience import wait_until
 from tests.support.stores import findings, new_store
 from ventifs.errors import Busy
 from ventifs.store import Score, Store
-from ventifs.store.lock import other_gate
+from ventifs.store.lock import idle_gate
 from ventifs.store.reclaim.condemned import announced
 from ventifs.store.reclaim.copy import live_blocks
 from ventifs.store.reclaim.join import IN_USE, YOUNG, ArenaUse
@@ -204,15 +204,15 @@ def test_beside_writers_young_arenas_are_left(root: Path) -> None:
             assert {use.problem for use in uses_of(store, [])} == {""}
 
 
-def test_writers_that_come_get_the_other_gate(root: Path) -> None:
+def test_writers_that_come_get_the_idle_gate(root: Path) -> None:
     with ReclaimingStore.open(root, "reclaim") as store, ExitStack() as old:
         arena = store._arenas.sealed_ids()[0]
         writer = old.enter_context(Store.open(root, "write"))
         apart = ExitStack()
         waiting = Thread(target=lambda: apart.enter_context(store.writers_apart([arena], None)))
-        current = other_gate(root)
+        current = idle_gate(root)
         waiting.start()
-        wait_until(lambda: other_gate(root) != current)
+        wait_until(lambda: idle_gate(root) != current)
         assert announced(root) == {arena}
         here = [score for score in SCORES if writer._index.locate(score).arena == arena]  # type: ignore[union-attr]
         with Store.open(root, "write") as later:

@@ -12,7 +12,7 @@ from itertools import compress
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
 from ventifs.store.dropping import Journals
-from ventifs.store.lock import both_gates_alone, gate_alone, other_gate, turn
+from ventifs.store.lock import both_gates_alone, gate_alone, idle_gate, turn
 from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
 from ventifs.store.reclaim.copy import live_blocks
 from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
@@ -204,7 +204,7 @@ class ReclaimingStore(Store):
         first: once the pointer leads there, they cannot be told from those that come.
         """
         stack.callback(withdraw, self.path, self._files)
-        with gate_alone(self.path, other_gate(self.path), wait_s=wait_s):
+        with gate_alone(self.path, idle_gate(self.path), wait_s=wait_s):
             pass
 
         def step() -> int:
