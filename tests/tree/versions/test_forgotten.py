@@ -174,7 +174,9 @@ def test_a_time_that_is_forgotten_again_is_another(store: Store) -> None:
     assert find_forgotten(store, "web@~1").version.comment == "again 3"
     assert find_forgotten(store, "web@~1", "1970-04-11T00:00:00.000000000Z") == first
     assert find_forgotten(store, "web@1970-01-02", "1970-04-11").version.comment == "again 2"
-    with pytest.raises(NoSuchVersion, match="no version of this name is among those forgotten at 1971"):
+    with pytest.raises(
+        NoSuchVersion, match="no version of this name is among those forgotten at 1971"
+    ):
         find_forgotten(store, "web@latest", "1971")
     store.commit(*bringing_back(store, [first]))
     assert versions(store, "web")[1].comment == "1"
