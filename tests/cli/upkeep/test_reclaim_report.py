@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from ventifs import Reclaimed, ReclaimPlan
 from ventifs.cli.upkeep.reclaim import exit_code
 from ventifs.cli.upkeep.reclaim_report import Asked, ReclaimReport, done_lines, plan_lines
+from ventifs.tree.reclaim.reclaim import NEEDED
 from ventifs.tree.versions.times import CalendarSpan, parse_span
 
 PLAN = ReclaimPlan(
@@ -119,8 +120,8 @@ def asked(grace: str = "", limit: float = 0.05, repack: int | None = None) -> As
             replace(NOTHING, skipped_arenas=2, leased=2),
             asked(limit=0.001),
             [
-                f"nothing to do: {UNUSED}, of which 2 arenas are being written, or written just "
-                f"now; {NONE}; 2 versions that are gone are still read or served; their space "
+                f"nothing to do: {UNUSED}, in part in 2 arenas in use, written lately, or "
+                f"damaged; {NONE}; 2 versions that are gone are still read or served; their space "
                 "stays until that ends"
             ],
         ),
@@ -167,6 +168,12 @@ def test_a_plan(plan: ReclaimPlan, how: Asked, lines: list[str]) -> None:
 def test_what_was_done(done: Reclaimed, lines: list[str]) -> None:
     assert done_lines(done) == lines
     assert exit_code(done) == (3 if done.left else 0)
+
+
+def test_what_is_needed_again_is_rightly_left() -> None:
+    needed = f"arena 1f: {NEEDED}"
+    assert exit_code(replace(DONE, left=[needed])) == 0
+    assert exit_code(replace(DONE, left=[needed, "arena 2f: damaged"])) == 3
 
 
 def test_a_store_of_which_nothing_is_left() -> None:

@@ -127,7 +127,8 @@ def reclaim(
     those that write to the store and began before; what is read or mounted stays until that ends.
     An interrupted reclaim loses nothing, and running it again goes on. There is one at a time.
 
-    Exits with 3 if arenas were left that were to be freed; each is listed with the reason.
+    Exits with 3 if arenas were left that are to be freed, because they are damaged or there is no
+    room for copies; each is listed with the reason.
     """
     asked = Asked(grace, max_unused, max_repack, dry_run=dry_run)
     done = run_reclaim(store, asked, wait_s=wait_s, quiet=as_json)
@@ -165,8 +166,10 @@ def run_reclaim(
 
 
 def exit_code(done: Reclaimed) -> int:
-    """What a reclaim exits with: 3 if it has left something that was to be freed."""
-    return _PARTLY if done.left else 0
+    """What a reclaim exits with: 3 if it has left something that is to be freed."""
+    from ventifs.tree.reclaim.reclaim import NEEDED  # imported already, by the reclaim
+
+    return _PARTLY if any(not line.endswith(NEEDED) for line in done.left) else 0
 
 
 def reclaim_json(asked: Asked, done: Reclaimed) -> dict[str, Any]:

@@ -173,11 +173,8 @@ def _why_no_more(plan: ReclaimPlan, asked: Asked) -> str:
     if plan.unused_bytes <= allowed:
         return f"{unused}, within --max-unused {asked.unused_text}"
     if plan.skipped_arenas:
-        are = "is" if plan.skipped_arenas == 1 else "are"
-        return (
-            f"{unused}, of which {count(plan.skipped_arenas, 'arena')} {are} being written, or "
-            "written just now"
-        )
+        arenas = count(plan.skipped_arenas, "arena")
+        return f"{unused}, in part in {arenas} in use, written lately, or damaged"
     if asked.max_repack is not None:
         return f"{unused}, and --max-repack {size(asked.max_repack)} lets no more be copied"
     return unused
