@@ -185,3 +185,20 @@ def test_a_damaged_arena_cannot_be_reclaimed(root: Path) -> None:
         uses = {use.arena: use for use in joined(store, scores).all()}
         assert "directory" in uses[first].problem
         assert [arena for arena, use in uses.items() if use.problem] == [first]
+
+
+def test_blocks_that_a_writer_stores_again_meanwhile(root: Path) -> None:
+    """They live in an arena that was made since, and in none of those that were looked at."""
+    scores = [score_of(block) for block in BLOCKS]
+    with Store.open(root, "write") as store:
+        first, second = sealed(store)[:2]
+        there = {use.arena: use.live_blocks for use in joined(store, scores).all()}
+        uses = ArenaUses(store._index, arenas_of(store))
+        for arena in [use.arena for use in uses.all() if not use.sealed]:
+            assert store._writer.seal_open(arena, store._index.arena_state(arena).length)
+        copy_from(store, [first], scores)
+        uses.add(spilled(scores))
+        found = {use.arena: use.live_blocks for use in uses.all()}
+        assert found == {**there, first: 0}
+        assert there[first] > 0
+        assert there[second] == found[second]
