@@ -146,7 +146,10 @@ def writers_gate(root: Path, *, wait_s: float | None = None) -> Iterator[int]:
 
 
 def turn(root: Path, files: Files) -> int:
-    """Make writers that come from now on use the other gate; return the number of the old one."""
+    """Make writers that come from now on use the other gate; return the number of the old one.
+
+    The other one was emptied before: its writers would else pass for such as came afterwards.
+    """
     old = _pointed_at(root)
     with readable_errors(root / GATES):
         files.make_directory(root / GATES)
@@ -160,6 +163,19 @@ def gate_alone(root: Path, number: int, *, wait_s: float | None = None) -> Itera
     in_use = "other archives, copies or the like are writing to the store"
     with _held(_gates(root)[number], str(root), in_use, alone=True, wait_s=wait_s):
         yield
+
+
+def empty_the_other_gate(root: Path, *, wait_s: float | None = None) -> None:
+    """Wait for the writers of the gate that is not in use, before it is used again.
+
+    Those are writers from before the last `turn`, if the process that turned did not wait for them
+    to the end.
+
+    Raises:
+        Busy: there are some for longer than `wait_s`.
+    """
+    with gate_alone(root, 1 - _pointed_at(root), wait_s=wait_s):
+        pass
 
 
 @contextmanager

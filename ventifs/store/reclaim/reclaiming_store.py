@@ -12,7 +12,7 @@ from itertools import compress
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
 from ventifs.store.dropping import Journals
-from ventifs.store.lock import both_gates_alone, gate_alone, turn
+from ventifs.store.lock import both_gates_alone, empty_the_other_gate, gate_alone, turn
 from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
 from ventifs.store.reclaim.copy import live_blocks
 from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
@@ -179,6 +179,7 @@ class ReclaimingStore(Store):
                 try:
                     stack.enter_context(both_gates_alone(self.path))
                 except Busy:
+                    empty_the_other_gate(self.path, wait_s=wait_s)
                     old = self._announced(sorted(doomed), stack)
                     stack.enter_context(gate_alone(self.path, old, wait_s=wait_s))
             yield
