@@ -8,6 +8,8 @@ Always: a node is walked once for each of its roles, of a file's tree and of a d
 it is known as data. A block that is data in one place can be a node in another, and what is below
 it lives then. A reference that cannot be followed ends the marking: what is below it is not known.
 
+About 550,000 references a second and processor; see docs/performance.md.
+
 Nodes are decoded by records with what marking needs. A score vouches for a node's bytes, so it is
 not checked again that they are canonical: if they are not, readers refuse the node, and what is
 marked below it in vain costs space, not data. But bytes that are no node of the role that their
