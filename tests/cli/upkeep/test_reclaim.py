@@ -11,12 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 import ventifs
-from tests.support.commanding import PATIENCE_S, copy_of, parsed, run
+from tests.support.commanding import PATIENCE_S, SCRIPT, copy_of, parsed, run
+from tests.support.patience import wait_until
 from tests.support.stores import SMALL_ARENA
 from tests.support.trees import noise
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header, write_header
+from ventifs.store.reclaim.condemned import ANNOUNCEMENT
 
 FILE = 200_000
 PLANNED = {*ventifs.ReclaimPlan.__struct_fields__}
@@ -190,13 +192,42 @@ def test_there_is_one_at_a_time(home: Path) -> None:
     _is_whole(home, "gone", "kept", "thin")
 
 
+def _age(home: Path) -> None:
+    """Make arenas older than those that may be being written."""
+    for path in (home / "s" / "arenas").rglob("*.arena"):
+        os.utime(path, (0, 0))
+
+
 def test_a_writer_is_waited_for_as_long_as_is_said(home: Path) -> None:
     run(home, "forget", "gone@latest", "--force", "--store", "s")
+    _age(home)
     with Store.open(home / "s", "write"):
         lines = _reclaim(home, "--wait", "0", expected=1)
     assert lines[0].startswith("1 forgotten version goes for good: ")  # it had begun
     run(home, "undelete", "gone@latest", "--store", "s")
     _is_whole(home, "gone", "kept", "thin")
+
+
+def test_writers_that_come_meanwhile_go_on_and_are_not_waited_for(home: Path) -> None:
+    run(home, "forget", "gone@latest", "--force", "--store", "s")
+    _age(home)
+    with Store.open(home / "s", "write"):
+        reclaim = subprocess.Popen(
+            [SCRIPT, "reclaim", "--store", "s"],
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        wait_until((home / "s" / ANNOUNCEMENT).exists)
+        run(home, "archive", "gone", "--name", "again", "--store", "s")
+        assert reclaim.poll() is None
+        later = ventifs.open(home / "s", "write")
+    with later, reclaim:  # `later` uses the other gate
+        out, err = reclaim.communicate(timeout=PATIENCE_S)
+        assert reclaim.returncode == 0, err
+        assert out.splitlines()[-1].startswith(b"freed ")
+    (home / "gone").rename(home / "again")
+    _is_whole(home, "kept", "thin", "again")
 
 
 SIGNALLED = """
