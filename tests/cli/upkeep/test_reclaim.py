@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 import ventifs
 from tests.support.commanding import PATIENCE_S, SCRIPT, copy_of, parsed, run
+from tests.support.damage import flip
 from tests.support.patience import wait_until
 from tests.support.stores import SMALL_ARENA
 from tests.support.trees import noise
@@ -169,6 +170,42 @@ def test_without_copies_only_what_nothing_needs_is_freed(home: Path, options: li
     assert (facts["plan"]["doomed"], facts["plan"]["dead_arenas"]) == (0, 0)
     assert facts["arenas"] == facts["plan"]["repacked_arenas"] > 0
     assert facts["copied_bytes"] > 0
+    _is_whole(home, "kept", "thin")
+
+
+def test_a_damaged_arena_is_left_and_named(home: Path) -> None:
+    run(home, "forget", "gone@latest", "thin@~1", "--force", "--store", "s")
+    live = (home / "thin" / "1").read_bytes()[100_000:100_050]  # noise, which is stored as it is
+    arenas = [*(home / "s" / "arenas").rglob("*.arena")]
+    [(arena, offset)] = [(path, at) for path in arenas if (at := path.read_bytes().find(live)) >= 0]
+    flip(arena, offset)
+    lines = _reclaim(home, "--max-unused", "0", expected=3)
+    [note] = [line for line in lines if line.startswith("note: ")]
+    assert note.startswith(f"note: left: arena {arena.stem}: ")
+    assert lines[-1].startswith("freed ")
+    assert arena.exists()
+    run(home, "check", "--store", "s")
+    facts = json.loads(
+        run(home, "reclaim", "--max-unused", "0", "--json", "--store", "s", expected=3).stdout
+    )
+    assert [line.startswith(f"arena {arena.stem}: ") for line in facts["left"]] == [True]
+
+
+def test_what_is_read_stays_until_that_ends(home: Path) -> None:
+    with ventifs.open(home / "s") as archive:
+        read = archive["gone"]
+        with (read / "0").open() as file:
+            first = file.read(1000)
+            run(home, "forget", "gone@latest", "--force", "--store", "s")
+            lines = _reclaim(home)
+            assert lines[0].startswith("1 forgotten version goes for good: ")
+            assert lines[1].startswith("no space comes back: ")
+            assert lines[2] == (
+                "note: 1 version that is gone is still read or served; its space stays until that "
+                "ends"
+            )
+            assert first + file.read() == noise(FILE, 0)
+    assert _reclaim(home)[-1].startswith("freed ")
     _is_whole(home, "kept", "thin")
 
 
