@@ -20,8 +20,9 @@ from ventifs.errors import VentifsError
 from ventifs.store.arena import Arena
 from ventifs.store.arena_state import ArenaProgress
 from ventifs.store.arenas import Arenas
-from ventifs.store.audit import Finding, Report, Summary, audit
+from ventifs.store.audit import audit
 from ventifs.store.files import Files, readable_errors
+from ventifs.store.findings import Finding, Report, Summary
 from ventifs.store.header import (
     StoreHeader,
     header_under_lock,

@@ -11,12 +11,12 @@ from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import ByteProgress, EntryProgress
 from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.store import Store
-from ventifs.store.audit import Finding, Report
 from ventifs.store.check import Repair
 from ventifs.store.check import check as check_store
 from ventifs.store.check import repair as repair_store
 from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
+from ventifs.store.findings import Finding, Report
 from ventifs.store.header import (
     RECLAIMED,
     header_under_lock,
