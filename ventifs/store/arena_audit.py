@@ -21,6 +21,7 @@ from ventifs.store.findings import Finding, Report
 from ventifs.store.index import Index
 from ventifs.store.score import Score
 
+LACKS_BLOCK = "lacks this block"  # the reason of a finding about the index
 _LOOKUP_MAX = 4096
 
 _thread = local()
@@ -227,7 +228,7 @@ class _ArenaAudit:
                     "block", "damaged, and dropped from the index", offset, score, harmless=True
                 )
             elif place is None:
-                self._found("index", "lacks this block", offset, score)
+                self._found("index", LACKS_BLOCK, offset, score)
 
     def _sound_again(self, offset: int) -> bool:
         try:

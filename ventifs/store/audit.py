@@ -81,6 +81,10 @@ def audit(
     _audit_drops(snapshot, report)
     _audit_commits(arenas, None if index is None else states, report, dropped)
     if index is not None:
+        report.findings += (
+            Finding("index", reason, arena=arena_id.hex() or None)
+            for arena_id, reason in index.contradictions()
+        )
         _audit_entries(arenas, index, report)
         _audit_catalog(snapshot, report, older=not dropped <= snapshot.dropped.keys())
     return report

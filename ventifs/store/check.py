@@ -80,6 +80,7 @@ def check(
     report = audit(root, header, index=None, read_data=read_data, jobs=jobs, progress=progress)
     reason = _SIGNAL_NOTE.format(-code) if code < 0 else reason
     report.findings.append(Finding("index", reason))
+    report.index_read = False
     return report
 
 

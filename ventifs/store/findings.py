@@ -45,6 +45,7 @@ class Report:
         confirmed: index entries that lead to the block they name.
         drops: arenas from which nothing is taken, by the journals.
         lost_drops: those that only the index still knows.
+        index_read: whether the index could be read from end to end, whatever is wrong in it.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Report:
     rescued: list[Record] = field(default_factory=list)
     forgotten: list[Record] = field(default_factory=list)
     confirmed: int = 0
+    index_read: bool = True
     drops: dict[bytes, CommitCounters] = field(default_factory=dict)
     lost_drops: dict[bytes, CommitCounters] = field(default_factory=dict)
     puts: dict[bytes, Record] = field(default_factory=dict)

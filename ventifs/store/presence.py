@@ -14,6 +14,8 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Head
 from ventifs.store.score import Score
 
+MISSING = "is not in the store"  # the reason where the index has no entry
+
 
 def absent(
     arenas: Arenas, locate: Callable[[Score], Place | None], scores: Iterable[Score]
@@ -32,7 +34,7 @@ def absent(
     for score in scores:
         place = locate(score)
         if place is None:
-            found[score] = "is not in the store"
+            found[score] = MISSING
         else:
             places.append((place.arena, place.offset, place.position, score))
     places.sort()

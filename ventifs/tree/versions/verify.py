@@ -20,6 +20,7 @@ import msgspec
 
 from ventifs.errors import NotStored, VentifsError
 from ventifs.store import SCORE_SIZE, Score, Store
+from ventifs.store.presence import MISSING
 from ventifs.tree.objects.records import Empty
 from ventifs.tree.versions.catalog import Version
 from ventifs.tree.versions.forgotten import Forgotten
@@ -65,6 +66,8 @@ class Verifier:
     Attributes:
         paths: how many paths were checked; each directory that several have counts once.
         cut: versions of which more paths are harmed than the `PATHS_MAX` that are named.
+        misled: whether the index leads to any block that is not there, so that no archive would
+            store it anew.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Verifier:
         """
         self.paths = 0
         self.cut: list[str] = []
+        self.misled = False
         self._store = store
         self._damaged = damaged or {}
         self._unindexed = unindexed
@@ -173,6 +177,7 @@ class Verifier:
             return facts_of(self._store, node)
         except VentifsError as error:
             missing = isinstance(error, NotStored)
+            self.misled = self.misled or not missing
             self._unreadable[node] = self._not_indexed(_score(node)) if missing else str(error)
             self._known.pop(node, None)
             self._harmed.add(node)
@@ -192,12 +197,11 @@ class Verifier:
     def _look_up(self) -> None:
         """Confirm that the waiting blocks are where the index leads."""
         waiting, self._waiting = self._waiting, set()
-        lost = {
-            score: self._not_indexed(score)
-            if reason == "is not in the store"
-            else f"block {score.hex()} {reason}"
-            for score, reason in self._store.absent(waiting).items()
-        }
+        lost: dict[Score, str] = {}
+        for score, reason in self._store.absent(waiting).items():
+            missing = reason == MISSING
+            lost[score] = self._not_indexed(score) if missing else f"block {score.hex()} {reason}"
+            self.misled = self.misled or not missing
         if self._damaged:
             known = {score: self._damaged[score] for score in waiting & self._damaged.keys()}
             lost |= {score: f"block {score.hex()}: {why}" for score, why in known.items()}
@@ -208,7 +212,7 @@ class Verifier:
     def _not_indexed(self, score: Score) -> str:
         if score in self._unindexed:
             return f"block {score.hex()} is in an arena, but not in the index"
-        return f"block {score.hex()} is not in the store"
+        return f"block {score.hex()} {MISSING}"
 
     # --- what is harmed ------------------------------------------------------------------------
 
