@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,16 @@ from tests.support.tiny import audited
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
+from ventifs.store.index import Index
 from ventifs.store.journal import Record
 from ventifs.store.leases import Lease
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
+from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
 from ventifs.tree.objects.directory import build
 from ventifs.tree.objects.records import Block, Chunk, Entry, encode, encode_entry
 from ventifs.tree.reclaim.reclaim import reclaim
-from ventifs.tree.reclaim.results import Limits, Reclaimed, ReclaimObserver
+from ventifs.tree.reclaim.results import Limits, Reclaimed, ReclaimObserver, ReclaimPlan
 from ventifs.tree.versions.catalog import Version, versions
 from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import Forgotten, bringing_back, forgetting, forgotten
@@ -254,3 +256,41 @@ def assert_one_catalog(root: Path) -> None:
     with Store.open(root) as store:
         assert frozenset(store.records()) == before
         assert store._index.counters() == counted
+
+
+class At(ReclaimObserver):
+    """Does something once when the plan stands: between the marking and all the rest."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def planned(self, plan: ReclaimPlan) -> None:
+        self._action()
+
+
+class Stopped(BaseException):
+    """A reclaim was stopped, as if it had been killed."""
+
+
+def stopped_at(root: Path, step: str) -> None:
+    """Reclaim until before a step, a method of `ReclaimingStore`; then let it die."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(ReclaimingStore, step, stop)
+        reclaimed(root)
+
+
+def commit_and_die(store: Store, act: Callable[[], object]) -> None:
+    """Do something that ends with a commit, and die when that is in the arenas alone."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Index, "add_blocks", die)
+        patch.setattr(Index, "settle", die)
+        act()
+    store.abandon()
