@@ -145,10 +145,16 @@ def writers_gate(root: Path, *, wait_s: float | None = None) -> Iterator[int]:
                 return
 
 
+def idle_gate(root: Path) -> int:
+    """The number of the gate that writers which come now do not use; earlier ones still may."""
+    return 1 - _pointed_at(root)
+
+
 def turn(root: Path, files: Files) -> int:
     """Make writers that come from now on use the other gate; return the number of the old one.
 
-    The other one was emptied before: its writers would else pass for such as came afterwards.
+    Before this, the caller waits until nobody is left at the other gate, so that afterwards those
+    at it came after this. A process that turned and was killed may have left writers there.
     """
     old = _pointed_at(root)
     with readable_errors(root / GATES):
@@ -163,19 +169,6 @@ def gate_alone(root: Path, number: int, *, wait_s: float | None = None) -> Itera
     in_use = "other archives, copies or the like are writing to the store"
     with _held(_gates(root)[number], str(root), in_use, alone=True, wait_s=wait_s):
         yield
-
-
-def empty_the_other_gate(root: Path, *, wait_s: float | None = None) -> None:
-    """Wait for the writers of the gate that is not in use, before it is used again.
-
-    Those are writers from before the last `turn`, if the process that turned did not wait for them
-    to the end.
-
-    Raises:
-        Busy: there are some for longer than `wait_s`.
-    """
-    with gate_alone(root, 1 - _pointed_at(root), wait_s=wait_s):
-        pass
 
 
 @contextmanager
