@@ -133,10 +133,11 @@ def test_a_record_whose_put_and_delete_both_go_does_not_come_back(tmp_path: Path
     with Store.open(root, "write") as store:
         add(store, "before", 1, range(6))
         gone = add(store, "gone", 2, range(10, 16))
-        dead = add(store, "dead", 3, range(20, 26))
+        dead = [add(store, "dead", 3, range(20, 26))]  # the record of the one before lies there
         forget(store, gone)
-        forget(store, dead)
-        add(store, "after", 4, range(30, 36))
+        dead += [add(store, "dead", 4, range(30, 36))]
+        forget(store, *dead)
+        add(store, "after", 5, range(40, 46))
     with Store.open(root) as store:
         journals = {each: read_journal(arenas_of(store).reader(each)) for each in all_arenas(store)}
     before = arena_files(root)
