@@ -70,6 +70,19 @@ def test_a_block_is_known_when_it_is_there(index: Index) -> None:
     assert index.locate(absent[0]) is None
 
 
+def test_blocks_are_located_in_any_order(index: Index) -> None:
+    present, absent = scores(50), scores(50, seed=1)
+    index.add_blocks(A, [(score, 64, at) for at, score in enumerate(present[:25])])
+    index.add_blocks(B, [(score, 128, at) for at, score in enumerate(present[25:])])
+    mixed = [absent[0], present[3], present[49], absent[0], present[3]]
+    here, there = Place(A, 64, 3), Place(B, 128, 24)
+    assert index.locate_many(mixed) == [None, here, there, None, here]
+    assert index.locate_many([]) == []
+    every = present + absent
+    random.Random(0).shuffle(every)
+    assert index.locate_many(every) == [index.locate(score) for score in every]
+
+
 def test_entries_come_in_order_of_score(index: Index) -> None:
     some = scores(200)
     index.add_blocks(A, [(score, at, at) for at, score in enumerate(some)])

@@ -45,6 +45,7 @@ def test_a_damaged_entry_is_a_miss_wherever_it_is_damaged(tmp_path: Path, into: 
     index = Index(tmp_path / "index", STORE_ID)
     assert (index.known(bad), index.locate(bad)) == (False, None)
     assert index.known_many([bad, good]) == [False, True]
+    assert index.locate_many([bad, good]) == [None, Place(A, 64, 0)]
     assert dict(index.entries()) == {good: Place(A, 64, 0), bad: None}
     index.close()
 

@@ -12,7 +12,18 @@ import pytest
 from tests.support.patience import PATIENCE_S, wait_until
 from ventifs.errors import Busy
 from ventifs.store.files import Files
-from ventifs.store.lock import GATES, gate_alone, store_lock, take, turn, writers_gate
+from ventifs.store.lock import (
+    GATES,
+    RECLAIM_LOCK,
+    both_gates_alone,
+    gate_alone,
+    reclaimer_lives,
+    reclaimer_lock,
+    store_lock,
+    take,
+    turn,
+    writers_gate,
+)
 
 
 def test_writers_share_the_lock(tmp_path: Path) -> None:
@@ -187,3 +198,93 @@ def test_a_rebuild_holds_both_gates(tmp_path: Path, number: int) -> None:
         pytest.raises(BlockingIOError),
     ):
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_both_gates_are_had_at_once_or_not_at_all(tmp_path: Path, number: int) -> None:
+    if number:
+        turn(tmp_path, Files())
+    with (
+        writers_gate(tmp_path, wait_s=0),
+        pytest.raises(Busy, match="other archives, copies"),
+        both_gates_alone(tmp_path),
+    ):
+        pytest.fail("a writer is at work")
+    for gate in (0, 1):
+        with gate_alone(tmp_path, gate, wait_s=0):
+            pass
+    with both_gates_alone(tmp_path):
+        for gate in (0, 1):
+            with pytest.raises(Busy), gate_alone(tmp_path, gate, wait_s=0):
+                pytest.fail("it is held")
+    with writers_gate(tmp_path, wait_s=0) as used:
+        assert used == number
+
+
+def test_a_writer_that_comes_while_both_gates_are_held_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered = threading.Event()
+
+    def wait() -> None:
+        with writers_gate(tmp_path, wait_s=None):
+            entered.set()
+
+    with caplog.at_level(logging.WARNING):
+        with both_gates_alone(tmp_path):
+            waiter = threading.Thread(target=wait)
+            waiter.start()
+            wait_until(lambda: bool(caplog.messages))
+            assert not entered.is_set()
+        waiter.join(PATIENCE_S)
+    assert entered.is_set()
+
+
+# --- the reclaimer ------------------------------------------------------------------------------
+
+
+def test_there_is_one_reclaimer_at_a_time(tmp_path: Path) -> None:
+    assert not reclaimer_lives(tmp_path)
+    assert not (tmp_path / RECLAIM_LOCK).exists()
+    with reclaimer_lock(tmp_path):
+        assert reclaimer_lives(tmp_path)
+        with (
+            pytest.raises(Busy, match="another reclaim is running; try again") as caught,
+            reclaimer_lock(tmp_path),
+        ):
+            pytest.fail("both hold it")
+        assert str(caught.value).startswith(f"{tmp_path}: ")
+        assert reclaimer_lives(tmp_path)
+    assert (tmp_path / RECLAIM_LOCK).exists()
+    assert not reclaimer_lives(tmp_path)
+    with reclaimer_lock(tmp_path):
+        pass
+
+
+def test_a_look_whether_a_reclaimer_lives_keeps_none_away(tmp_path: Path) -> None:
+    """The lock is there, shared, for the moment of a look: a reclaimer waits for its end."""
+    with reclaimer_lock(tmp_path):
+        pass
+    looking = os.open(tmp_path / RECLAIM_LOCK, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not reclaimer_lives(tmp_path)
+    entered = threading.Event()
+
+    def reclaim() -> None:
+        with reclaimer_lock(tmp_path, wait_s=PATIENCE_S):
+            entered.set()
+
+    waiter = threading.Thread(target=reclaim)
+    waiter.start()
+    os.close(looking)
+    waiter.join(PATIENCE_S)
+    assert entered.is_set()
+
+
+def test_a_child_of_the_reclaimer_does_not_end_its_lock(tmp_path: Path) -> None:
+    with reclaimer_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if reclaimer_lives(tmp_path) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert reclaimer_lives(tmp_path)

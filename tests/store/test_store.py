@@ -12,9 +12,10 @@ from tests.support.stores import SMALL_ARENA, findings, new_store, put_all
 from ventifs.errors import Busy, Corrupt, NotStored, VentifsError
 from ventifs.store import ZERO_SCORE, Mode, Score, Store, score_of
 from ventifs.store.files import Files
-from ventifs.store.header import NotAStore, StoreHeader, Unsupported, write_header
+from ventifs.store.header import NotAStore, StoreHeader, Unsupported, read_header, write_header
 from ventifs.store.lmdb_environment import IndexMissing
 from ventifs.store.lock import store_lock
+from ventifs.store.rebuild import rebuild_index
 
 MIB = 1 << 20
 
@@ -220,6 +221,34 @@ def test_a_block_that_was_never_put_is_not_there(root: Path) -> None:
         assert store.has_many([]) == []
         with pytest.raises(ValueError, match="32 bytes"):
             store.has(Score(b"short"))
+
+
+def test_committed_blocks_have_places(root: Path) -> None:
+    blocks = mixed_blocks(20)
+    with Store.open(root, "write") as store:
+        found = put_all(store, blocks)
+        store.commit()
+        waiting, _ = store.put(b"not committed yet")
+        asked = [*found, ZERO_SCORE, waiting, *found[:1]]
+        places = store.locate_many(asked)
+        assert places == [store._index.locate(score) for score in asked]
+        assert None not in places[:-3]
+        assert places[-3:] == [None, None, places[0]]
+        with pytest.raises(ValueError, match="32 bytes"):
+            store.locate_many([Score(b"short")])
+    with pytest.raises(VentifsError, match="closed"):
+        store.locate_many(found)
+
+
+def test_blocks_are_located_in_the_index_that_is_there_now(root: Path) -> None:
+    block = b"put after the reader was opened"
+    with Store.open(root) as reader:
+        assert reader.locate_many([score_of(block)]) == [None]
+        with Store.open(root, "write") as store:
+            store.put(block)
+        with store_lock(root, alone=True):
+            rebuild_index(root, read_header(root), Files())
+        assert reader.locate_many([score_of(block)]) != [None]
 
 
 def test_cached_reads_nothing(root: Path) -> None:

@@ -58,6 +58,16 @@ def _locked(arena: Arena) -> bool:
         return False
 
 
+def in_use(arena: Arena) -> bool:
+    """Whether a process has locked an open arena, to write to it. Takes no lock that lasts."""
+    try:
+        fcntl.flock(arena.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(arena.fd, fcntl.LOCK_UN)
+    return False
+
+
 class NotDurable(VentifsError):
     """The disk did not confirm a write; a second try cannot help, as the data may be dropped."""
 

@@ -36,15 +36,15 @@ class ArenaJournal(msgspec.Struct):
     whole: bool = True
 
 
-def read_journal(arena: Arena, start: int = HEADER_SIZE) -> ArenaJournal:
+def read_journal(arena: Arena, start: int = HEADER_SIZE, indexed: int = 0) -> ArenaJournal:
     """The journal of an arena from the clump at `start` on.
 
-    A sealed arena is read by its directory, which costs a read for each commit; every other one is
-    read whole.
+    A sealed arena is read by its directory, which costs a read for each commit. Of every other one
+    the heads are read of clumps below `indexed`, which were verified before, and the rest whole.
     """
     journal = ArenaJournal()
     decompressor = zstandard.ZstdDecompressor()
-    for offset in _commits(arena, start, journal):
+    for offset in _commits(arena, start, indexed, journal):
         try:
             commit, changes = read_commit(arena, offset, decompressor)
         except Corrupt:
@@ -57,7 +57,7 @@ def read_journal(arena: Arena, start: int = HEADER_SIZE) -> ArenaJournal:
     return journal
 
 
-def _commits(arena: Arena, start: int, journal: ArenaJournal) -> list[int]:
+def _commits(arena: Arena, start: int, indexed: int, journal: ArenaJournal) -> list[int]:
     """The offsets of an arena's commit clumps; sets `whole`."""
     trailer = arena.trailer()
     if trailer is not None and start <= HEADER_SIZE:
@@ -68,7 +68,17 @@ def _commits(arena: Arena, start: int, journal: ArenaJournal) -> list[int]:
         else:
             journal.whole = all(kind is not ClumpKind.GAP for _, kind in kinds)
             return [offset for offset, kind in kinds if kind is ClumpKind.COMMIT]
-    return list(_scanned(arena, start, journal))
+    commits = []
+    try:
+        for offset, head in arena.heads(start, min(indexed, arena.length())):
+            if head.kind is ClumpKind.COMMIT:
+                commits.append(offset)
+            elif head.kind is ClumpKind.GAP:
+                journal.whole = False
+            start = offset + head.size
+    except Corrupt:
+        pass  # from here on it is read whole
+    return [*commits, *_scanned(arena, start, journal)]
 
 
 def _scanned(arena: Arena, start: int, journal: ArenaJournal) -> Iterator[int]:

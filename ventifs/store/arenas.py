@@ -1,13 +1,15 @@
 """Where a store's arenas are, and a bounded set of them open for reading.
 
 `arenas/open/ID.arena` may grow and may hold blocks the index lacks; `arenas/sealed/ID.arena` is
-immutable and was wholly indexed before it was moved there. Ids are 16 random bytes, 32 hexadecimal
+immutable and was wholly indexed before it was moved there. `arenas/condemned/ID.arena` was dropped
+before it was moved there, and is read no more. Ids are 16 random bytes, 32 hexadecimal
 digits in file names.
 """
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -32,6 +34,7 @@ class Arenas:
         """Open nothing yet."""
         self.open_directory = root / "arenas" / "open"
         self.sealed_directory = root / "arenas" / "sealed"
+        self.condemned_directory = root / "arenas" / "condemned"
         self.store_id = store_id
         self._readers: OrderedDict[bytes, Arena] = OrderedDict()
         self._lock = Lock()
@@ -44,13 +47,25 @@ class Arenas:
         """The path of an arena after it is sealed and indexed."""
         return self.sealed_directory / (arena_id.hex() + SUFFIX)
 
+    def condemned_path(self, arena_id: bytes) -> Path:
+        """The path of an arena after it is dropped, until it is removed."""
+        return self.condemned_directory / (arena_id.hex() + SUFFIX)
+
     def open_ids(self) -> list[bytes]:
         """Ids of the arenas in `open/`, sorted."""
-        return _ids(self.open_directory)
+        with readable_errors(self.open_directory):
+            return _ids(self.open_directory)
 
     def sealed_ids(self) -> list[bytes]:
         """Ids of the arenas in `sealed/`, sorted."""
-        return _ids(self.sealed_directory)
+        with readable_errors(self.sealed_directory):
+            return _ids(self.sealed_directory)
+
+    def condemned_ids(self) -> list[bytes]:
+        """Ids of the arenas in `condemned/`, sorted; none without that directory."""
+        with readable_errors(self.condemned_directory), suppress(FileNotFoundError):
+            return _ids(self.condemned_directory)
+        return []
 
     def sealed_mark(self, unmoved: Iterable[bytes]) -> SealedMark:
         """The mark of the arenas in `sealed/` and some more; cheap, for there may be 40,000."""
@@ -116,9 +131,7 @@ class Arenas:
 
 def _ids(directory: Path) -> list[bytes]:
     found = []
-    with readable_errors(directory):
-        names = os.listdir(directory)
-    for name in names:
+    for name in os.listdir(directory):
         if name.endswith(SUFFIX) and len(name) == _NAME_SIZE:
             try:
                 found.append(bytes.fromhex(name[:32]))

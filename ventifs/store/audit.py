@@ -129,7 +129,7 @@ def audit(
     # Arenas and records are compared as of one moment; writers may go on meanwhile.
     snapshot = IndexSnapshot() if index is None else index.snapshot()
     states = {state.arena: state for state in snapshot.states}
-    ids = arenas.all_ids()
+    ids, condemned = arenas.all_ids(), arenas.condemned_ids()  # before the drops are read
     look = partial(_audit_arena, arenas, states, index, read_data)
     unread = [arena_id for arena_id in ids if arena_id not in snapshot.dropped]
     total = sum(_length(arenas, arena_id) for arena_id in unread) if progress else 0
@@ -149,12 +149,8 @@ def audit(
         if arena_id in dropped:  # since the snapshot, which has the records that were in it
             found[arena_id].findings, found[arena_id].summary = [], Summary()
         report.join(found[arena_id])
-    for arena_id in ids:
-        if arena_id in dropped and arenas.present(arena_id):
-            report.findings.append(
-                Finding("arena", "it was dropped", arena=arena_id.hex(), harmless=True)
-            )
-    for arena_id in sorted(states.keys() - set(ids) - dropped):
+    report.findings += _leftovers(arenas, ids, condemned, dropped, states)
+    for arena_id in sorted(states.keys() - {*ids, *condemned} - dropped):
         report.findings.append(Finding("arena", "its file is missing", arena=arena_id.hex()))
     _audit_drops(snapshot, report)
     _audit_commits(arenas, None if index is None else states, report, dropped)
@@ -162,6 +158,29 @@ def audit(
         _audit_entries(arenas, index, report)
         _audit_catalog(snapshot, report, older=not dropped <= snapshot.dropped.keys())
     return report
+
+
+def _leftovers(
+    arenas: Arenas,
+    ids: Collection[bytes],
+    condemned: Collection[bytes],
+    dropped: Collection[bytes],
+    states: Collection[bytes],
+) -> Iterator[Finding]:
+    """What an interrupted reclaim left, or a copy that was made during one."""
+    for arena_id in sorted({*ids, *condemned}):
+        path = arenas.condemned_path(arena_id)
+        if arena_id in dropped:
+            if path.exists() or arenas.present(arena_id):
+                yield Finding("arena", "it was dropped", arena=arena_id.hex(), harmless=True)
+        elif arena_id in condemned and arena_id not in ids:
+            reason = (
+                "it is in arenas/condemned/, but was not dropped: the next command that writes "
+                "moves it back, if it is whole"
+            )
+            empty = path.exists() and path.stat().st_size == 0
+            harmless = empty and arena_id not in states
+            yield Finding("arena", reason, arena=arena_id.hex(), harmless=harmless)
 
 
 def _length(arenas: Arenas, arena_id: bytes) -> int:

@@ -53,12 +53,19 @@ class BlockReader:
         self._lock = RLock()
         self._local = local()
         self._opened = ExitStack()
+        self._shunned: frozenset[bytes] = frozenset()
         self.index = self._open()
 
     def _open(self) -> Index:
         index = Index(self._path, self._store_id)
         self._opened.callback(index.close)  # later: other threads may be using it
+        index.shunned = self._shunned
         return index
+
+    def shun(self, arenas: frozenset[bytes]) -> None:
+        """Take the blocks of some arenas for unknown, but read them; see `Index.shunned`."""
+        with self._lock:
+            self._shunned = self.index.shunned = arenas
 
     def close(self) -> None:
         """Release every index that was opened."""
@@ -91,6 +98,13 @@ class BlockReader:
         if not all(known) and self.follow_rebuild():
             known = self.index.known_many(scores)
         return known
+
+    def locate_many(self, scores: Sequence[Score]) -> list[Place | None]:
+        """Where each block is; None for those that the store lacks."""
+        places = self.index.locate_many(scores)
+        if None in places and self.follow_rebuild():
+            places = self.index.locate_many(scores)
+        return places
 
     def read(self, score: Score, place: Place | None) -> memoryview:
         """A block, at a place or, with None, where the index has it.

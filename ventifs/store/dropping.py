@@ -10,12 +10,13 @@ that go, or in arenas dropped before, and in none that stays.
 from collections.abc import Collection, Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from ventifs.errors import Corrupt
-from ventifs.store.arena_journal import ArenaJournal, read_journal
+from ventifs.store.arena_journal import read_journal
 from ventifs.store.arenas import Arenas
 from ventifs.store.index import IndexSnapshot
-from ventifs.store.journal import Changes
+from ventifs.store.journal import Changes, CommitCounters
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -31,25 +32,79 @@ class Drop(msgspec.Struct, frozen=True):
     expunged: list[bytes]
 
 
-def drop_of(arenas: Arenas, doomed: Collection[bytes], snapshot: IndexSnapshot) -> Drop:
+class JournalIds(msgspec.Struct, frozen=True):
+    """What of an arena's journal matters for a drop: as `ArenaJournal`, but records by id alone."""
+
+    puts: frozenset[bytes]
+    deletes: frozenset[bytes]
+    drops: dict[bytes, CommitCounters]
+    counters: CommitCounters
+    whole: bool
+
+
+class Journals:
+    """The journals of arenas; those of sealed arenas are read once, for these do not change."""
+
+    def __init__(self, arenas: Arenas) -> None:
+        """Read nothing yet."""
+        self._arenas = arenas
+        self._read: dict[bytes, JournalIds] = {}
+
+    def read_ahead(self) -> None:
+        """Read the journals of all arenas that are sealed now."""
+        for arena_id in self._arenas.sealed_ids():
+            self.of(arena_id)
+
+    def of(self, arena_id: bytes, indexed: int = 0) -> JournalIds:
+        """The journal of an arena, of which the index has all clumps below `indexed`.
+
+        Raises:
+            Corrupt: its file is missing.
+        """
+        found = self._read.get(arena_id)
+        if found is None:
+            sealed = self._arenas.sealed_path(arena_id).exists()
+            journal = read_journal(self._arenas.reader(arena_id), indexed=indexed)
+            found = JournalIds(
+                frozenset(journal.puts),
+                frozenset(journal.deletes),
+                journal.drops,
+                journal.counters,
+                journal.whole,
+            )
+            if sealed:
+                self._read[arena_id] = found
+        return found
+
+
+def drop_of(
+    journals: Journals,
+    present: Iterable[bytes],
+    doomed: Collection[bytes],
+    snapshot: IndexSnapshot,
+    deleting: Collection[bytes] = (),
+) -> Drop:
     """The commit that drops sealed arenas; reads every arena's journal.
 
     Args:
-        arenas: the store's; nobody may write to any meanwhile.
+        journals: the store's; nobody may commit changes of records meanwhile.
+        present: ids of all arenas that are there.
         doomed: ids of the sealed arenas that are to go.
         snapshot: what the index says. It forgets that a record was deleted when the arenas with its
             put are dropped, which tells them from arenas that are only missing.
+        deleting: ids of records that the same commit deletes.
 
     Raises:
         Corrupt: an arena that is to go is missing.
     """
-    going: list[ArenaJournal] = []
-    staying: list[ArenaJournal] = []
+    going: list[JournalIds] = []
+    staying: list[JournalIds] = []
     drops = {}
-    for arena_id in arenas.all_ids():
+    indexed = {state.arena: state.length for state in snapshot.states}
+    for arena_id in present:
         if arena_id in snapshot.dropped:
             continue
-        journal = read_journal(arenas.reader(arena_id))
+        journal = journals.of(arena_id, indexed.get(arena_id, 0))
         if arena_id in doomed:
             going.append(journal)
             drops[arena_id] = journal.counters
@@ -62,15 +117,20 @@ def drop_of(arenas: Arenas, doomed: Collection[bytes], snapshot: IndexSnapshot) 
         if arena_id not in dropped_by_staying:
             drops[arena_id] = counters
     put_by_staying = _union(journal.puts for journal in staying)
-    puts = [record for record in snapshot.records if record.id not in put_by_staying]
+    left = replace(
+        snapshot,
+        records=[record for record in snapshot.records if record.id not in deleting],
+        deleted=snapshot.deleted.union(deleting),
+    )
+    puts = [record for record in left.records if record.id not in put_by_staying]
     whole = all(journal.whole for journal in staying)
-    deletes, expunged = _deletions(going, staying, put_by_staying, snapshot, whole=whole)
-    return Drop(Changes(puts, sorted(deletes), drops), sorted(expunged))
+    deletes, expunged = _deletions(going, staying, put_by_staying, left, whole=whole)
+    return Drop(Changes(puts, sorted(deletes.union(deleting)), drops), sorted(expunged))
 
 
 def _deletions(
-    going: list[ArenaJournal],
-    staying: list[ArenaJournal],
+    going: list[JournalIds],
+    staying: list[JournalIds],
     put_by_staying: set[bytes],
     snapshot: IndexSnapshot,
     *,

@@ -242,6 +242,19 @@ def require_writable(root: Path, header: StoreHeader) -> None:
         )
 
 
+def require_reclaimed(root: Path, header: StoreHeader) -> None:
+    """Refuse to drop arenas of a store that programs may write to which do not know of drops.
+
+    Raises:
+        Unsupported: for such a store.
+    """
+    if not header.reclaimed:
+        raise Unsupported(
+            f"{root}: older programs may write to this store, which know nothing of reclaiming; "
+            "run 'ventifs upgrade' first"
+        )
+
+
 def header_under_lock(root: Path, before: StoreHeader) -> StoreHeader:
     """The header of a store that is about to be written, read again after its lock was taken.
 

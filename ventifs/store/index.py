@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ class Index:
         """
         self.path = path
         self._live: dict[bytes, bytes] = {}  # arenas with a row, by number as in entries
+        self._hits: dict[bytes, bytes] = {}  # those of them that are not shunned
+        self._shunned: frozenset[bytes] = frozenset()
         environment = Environment.acquire(path, _TABLES, sync=sync, create=create)
         self._environment = environment
         self._begin: Callable[..., Any] = environment.lmdb.begin
@@ -146,10 +149,16 @@ class Index:
         with self._reading() as transaction:
             return self._records.mark(transaction)
 
+    @property
+    def changes(self) -> int:
+        """How many write transactions there were; costs next to nothing."""
+        with lmdb_errors(self.path):
+            return int(self._environment.lmdb.info()["last_txnid"])
+
     # --- blocks -----------------------------------------------------------------------------
 
     def known(self, score: Score) -> bool:
-        """Whether the index has an undamaged entry for a block.
+        """Whether the index has an undamaged entry for a block, in an arena that is not shunned.
 
         The hot path of a put: one transaction, one look-up, one CRC; see docs/performance.md.
         """
@@ -162,13 +171,30 @@ class Index:
                 raise
         if value is None or crc32(value, crc32(score)) != CRC_RESIDUE:
             return False
-        return value[:4] in self._live or self._is_live(value)
+        return value[:4] in self._hits or self._is_hit(value)
 
-    def _is_live(self, entry: bytes) -> bool:
-        """Whether an entry's arena has a row; remembers those that have."""
-        live = self._live  # before the transaction: see `look_again`
+    def _is_hit(self, entry: bytes) -> bool:
+        """Whether an entry's arena has a row and is not shunned; remembers those of which it is."""
+        live, hits = self._live, self._hits  # before the transaction: see `look_again`
         with self._reading() as transaction:
-            return self._arena_of(entry, transaction, live) is not None
+            arena = self._arena_of(entry, transaction, live)
+        if arena is None or arena in self._shunned:
+            return False
+        hits[entry[:4]] = arena
+        return True
+
+    @property
+    def shunned(self) -> frozenset[bytes]:
+        """The arenas whose blocks are not known: what is put is stored again, elsewhere.
+
+        They can be read as ever: `locate` and `entries` find them.
+        """
+        return self._shunned
+
+    @shunned.setter
+    def shunned(self, arenas: frozenset[bytes]) -> None:
+        self._shunned = arenas
+        self._hits = {}
 
     def known_many(self, scores: Sequence[Score]) -> list[bool]:
         """`known` for each score, in sorted order, which is cheaper; see docs/performance.md."""
@@ -176,9 +202,8 @@ class Index:
         with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
             for score in sorted(set(scores)):
                 value = unguarded(score, transaction.get(score))
-                found[score] = value is not None and (
-                    self._arena_of(value, transaction, live) is not None
-                )
+                arena = None if value is None else self._arena_of(value, transaction, live)
+                found[score] = arena is not None and arena not in self._shunned
         return [found[score] for score in scores]
 
     def locate(self, score: Score) -> Place | None:
@@ -191,6 +216,21 @@ class Index:
             _, offset, position = _ENTRY.unpack(value)
             arena = self._arena_of(value, transaction, live)
         return None if arena is None else Place(arena, offset, position)
+
+    def locate_many(self, scores: Sequence[Score]) -> list[Place | None]:
+        """`locate` for each score, in sorted order, which is cheaper, and as of one moment."""
+        found: dict[Score, Place] = {}
+        live: dict[bytes, bytes] = {}
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
+            for score in sorted(set(scores)):
+                value = unguarded(score, transaction.get(score))
+                if value is None or len(value) != _ENTRY.size:
+                    continue
+                _, offset, position = _ENTRY.unpack(value)
+                arena = self._arena_of(value, transaction, live)
+                if arena is not None:
+                    found[score] = Place(arena, offset, position)
+        return [found.get(score) for score in scores]
 
     def _arena_of(self, entry: bytes, transaction: Any, live: dict[bytes, bytes]) -> bytes | None:
         """The arena of an entry; None without a row, which an arena loses when it is dropped.
@@ -212,7 +252,7 @@ class Index:
         A look-up in another thread that began before may still note what it sees, but in the old
         table, which it took before its transaction.
         """
-        self._live = {}
+        self._live, self._hits = {}, {}
 
     def entries(self) -> Iterator[tuple[Score, Place | None]]:
         """Every entry in order of score; a damaged one has None as its place.
@@ -249,6 +289,32 @@ class Index:
                 if arena is not None:
                     some.append((Score(key), Place(arena, offset, position)))
         return some, None
+
+    def stored_entries(self, start: bytes) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Entries as they are stored, from the key `start` on, and the key after them, if any.
+
+        For walks over millions of entries. `stored_place` decodes the values.
+        """
+        some: list[tuple[bytes, bytes]] = []
+        with lmdb_errors(self.path), self._begin(self._blocks) as transaction:
+            cursor = transaction.cursor()
+            if not cursor.set_range(start):
+                return some, None
+            some = list(islice(cursor, _WALK_ENTRIES))
+            return some, cursor.key() if len(some) == _WALK_ENTRIES and cursor.next() else None
+
+    def remove_leftovers(self, scores: Sequence[Score]) -> int:
+        """Remove the entries of blocks whose arena has no row; return how many there were."""
+        removed = 0
+        ordered = sorted(scores)
+        for start in range(0, len(ordered), BATCH_ENTRIES):
+            live: dict[bytes, bytes] = {}
+            with self._writing() as transaction:
+                for score in ordered[start : start + BATCH_ENTRIES]:
+                    value = unguarded(score, transaction.get(score, db=self._blocks))
+                    if value is not None and self._arena_of(value, transaction, live) is None:
+                        removed += transaction.delete(score, db=self._blocks)
+        return removed
 
     def entry_count(self) -> int:
         """How many blocks the index lists."""
@@ -321,6 +387,11 @@ class Index:
         """The state of every arena the index knows, or only of sealed or unsealed ones."""
         with self._reading() as transaction:
             return self._arenas.states(transaction, sealed)
+
+    def numbered_states(self) -> dict[int, ArenaState]:
+        """The state of every arena the index knows, by the arena's number."""
+        with self._reading() as transaction:
+            return self._arenas.numbered(transaction)
 
     def sealed_mark(self) -> SealedMark:
         """The mark of the arenas that are sealed and wholly indexed."""

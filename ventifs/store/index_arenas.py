@@ -84,7 +84,11 @@ class ArenaTables:
         Raises:
             IndexDamaged: one of them is damaged.
         """
-        found = []
+        return list(self.numbered(transaction, sealed).values())
+
+    def numbered(self, transaction: Any, sealed: bool | None = None) -> dict[int, ArenaState]:
+        """As `states`, by the arenas' numbers."""
+        found = {}
         for table in (self._sealed, self._open):
             if sealed is not None and sealed != (table is self._sealed):
                 continue
@@ -92,7 +96,8 @@ class ArenaTables:
                 value = unguarded(key, stored)
                 if value is None or len(value) != _ARENA.size:
                     raise IndexDamaged(self._path, "has a damaged arena record")
-                found.append(_decoded(value, sealed=table is self._sealed))
+                state = _decoded(value, sealed=table is self._sealed)
+                found[NUMBER.unpack(key)[0]] = state
         return found
 
     def put_state(self, number: int, state: ArenaState, transaction: Any) -> None:

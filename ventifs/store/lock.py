@@ -23,9 +23,11 @@ from ventifs.store.permissions import make_directory, open_or_create
 log = logging.getLogger("ventifs.store")
 
 GATES = "gates"  # directory of a store
+RECLAIM_LOCK = "reclaim.lock"
 _POINTER = "current"
 _STEP_S, _STEP_MAX_S = 0.001, 0.05  # between tries: flock knows no time limit
 _SILENT_S = 1.0  # of waiting, before a message says so
+_LOOK_S = 0.25  # to outlast the processes that only look whether a lock is held
 
 
 def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) -> None:
@@ -158,6 +160,60 @@ def gate_alone(root: Path, number: int, *, wait_s: float | None = None) -> Itera
     in_use = "other archives, copies or the like are writing to the store"
     with _held(_gates(root)[number], str(root), in_use, alone=True, wait_s=wait_s):
         yield
+
+
+@contextmanager
+def both_gates_alone(root: Path) -> Iterator[None]:
+    """Hold both gates alone, if no writer is at work; writers that come meanwhile wait.
+
+    Raises:
+        Busy: a writer holds one of them, and this holds neither.
+        VentifsError: one cannot be opened.
+    """
+    with readable_errors(root / GATES):
+        make_directory(root / GATES)
+    with ExitStack() as stack:
+        for number in (0, 1):
+            stack.enter_context(gate_alone(root, number, wait_s=0))
+        yield
+
+
+# --- the reclaimer ------------------------------------------------------------------------------
+
+
+@contextmanager
+def reclaimer_lock(root: Path, *, wait_s: float = 0) -> Iterator[None]:
+    """Be the one process that reclaims space; the caller holds the store's lock.
+
+    Raises:
+        Busy: another process reclaims, for longer than `wait_s`.
+        VentifsError: the lock file cannot be opened.
+    """
+    in_use = "another reclaim is running"
+    path, wait_s = root / RECLAIM_LOCK, max(wait_s, _LOOK_S)
+    with _held(path, str(root), in_use, alone=True, wait_s=wait_s):
+        yield
+
+
+def reclaimer_lives(root: Path) -> bool:
+    """Whether a process reclaims space, this one included.
+
+    Raises:
+        VentifsError: the lock file cannot be opened.
+    """
+    path = root / RECLAIM_LOCK
+    with readable_errors(path):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+    return False
 
 
 def _gates(root: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ replaces it at the end.
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -28,6 +28,7 @@ from ventifs.store.intake import ClumpIntake
 from ventifs.store.journal import CommitCounters
 from ventifs.store.lmdb_environment import INDEX_NAME
 from ventifs.store.permissions import make_directory
+from ventifs.store.reclaim.condemned import take_back
 from ventifs.store.recovery import drops_in
 from ventifs.store.score import Score
 from ventifs.store.whole_arenas import left_by_a_copy, read_sealed, restore_whole
@@ -91,6 +92,8 @@ def rebuild_index(
 ) -> list[tuple[bytes, Damage]]:
     """Build a new index and put it in place; the caller holds the store's lock exclusively.
 
+    The files of dropped arenas that an interrupted reclaim left are left to the next writer.
+
     Args:
         root: the store's directory.
         header: its header.
@@ -146,6 +149,20 @@ def _fill(
         return _fill_sorted(index, arenas, files, progress, lost, sorter)
 
 
+def _not_dropped(arenas: Arenas, files: Files, lost: Mapping[bytes, CommitCounters]) -> list[bytes]:
+    """The ids of the arenas to read, of those as well that a copy has among the condemned."""
+    there = arenas.all_ids()
+    dropped = _drops_in(arenas, there) | lost.keys()
+    unsure = (arena for arena in arenas.condemned_ids() if arena not in dropped)
+    back = take_back(arenas, unsure, files)
+    dropped |= _drops_in(arenas, back)
+    return [arena for arena in sorted({*there, *back}) if arena not in dropped]
+
+
+def _drops_in(arenas: Arenas, ids: Iterable[bytes]) -> set[bytes]:
+    return drops_in(arenas, ((arenas.reader(arena), HEADER_SIZE) for arena in ids))
+
+
 def _fill_sorted(
     index: Index,
     arenas: Arenas,
@@ -159,9 +176,7 @@ def _fill_sorted(
 
     intake = ClumpIntake(sink)
     damages: list[tuple[bytes, Damage]] = []
-    everything = arenas.all_ids()
-    dropped = drops_in(arenas, ((arenas.reader(arena), HEADER_SIZE) for arena in everything))
-    ids = [arena for arena in everything if arena not in dropped and arena not in lost]
+    ids = _not_dropped(arenas, files, lost)
     intake.journal.drops.update(lost)
     sizes = {arena: arenas.reader(arena).length() for arena in ids}
     done, total = 0, sum(sizes.values())

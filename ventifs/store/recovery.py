@@ -5,7 +5,7 @@ records last, in one transaction: a version never shows before its blocks.
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
 from ventifs.errors import Corrupt
@@ -17,27 +17,70 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.files import Files
 from ventifs.store.index import Index
 from ventifs.store.intake import ClumpIntake
+from ventifs.store.reclaim.condemned import finish, take_back
 from ventifs.store.whole_arenas import left_by_a_copy, read_sealed, restore_whole, too_short
 from ventifs.store.writer import move_sealed
 
 log = logging.getLogger("ventifs.store")
 
 
-def recover(arenas: Arenas, index: Index, files: Files) -> None:
+def recover(
+    arenas: Arenas,
+    index: Index,
+    files: Files,
+    *,
+    may_finish: Callable[[], bool] = lambda: True,
+) -> None:
     """Bring the index up to date with the arenas, and make unlocked open arenas whole.
 
-    Costs little when there is nothing to do: a listing of two directories and a look-up for each
-    open arena.
+    Then finishes what an interrupted reclaim left. Costs little when there is nothing to do: a
+    listing of three directories and a look-up for each open arena.
+
+    Args:
+        arenas: the store's.
+        index: the one in place.
+        files: for tests.
+        may_finish: whether no other process is reclaiming space; asked only at need.
 
     Raises:
-        Corrupt: an arena that the index or a commit counts on is missing or too short.
+        Corrupt: an arena that the index or a commit counts on is missing or too short. Nothing has
+            been removed.
         VentifsError: an arena cannot be written.
     """
+    condemned = arenas.condemned_ids()
     unmoved, behind = _open_arenas(arenas, index, files)
-    additional, missing = _compared(arenas, index, unmoved)
+    unknown, missing = _compared(arenas, index, unmoved)
+    if _taken_back(arenas, index, files, condemned, [*behind, *_whole(arenas, unknown)]):
+        unknown, missing = _compared(arenas, index, unmoved)
+    left = [*unknown, *(arena.id for arena, _ in behind)]
+    additional = sorted(unknown - index.drops().keys()) if unknown else []
     if behind or additional or missing:
-        _take_in(arenas, index, files, behind, additional, missing)
-    _refuse_missing(arenas, index.arena_states(sealed=False), ())
+        left += _take_in(arenas, index, files, behind, additional, missing)
+    lost = [each for each in index.arena_states(sealed=False) if not arenas.present(each.arena)]
+    if lost:
+        _refuse_missing(arenas, lost, index.drops())  # dropped meanwhile
+    if (condemned or left) and may_finish():
+        finish(arenas, index, files, left)
+
+
+def _whole(arenas: Arenas, sealed: Iterable[bytes]) -> Iterator[tuple[Arena, int]]:
+    """Sealed arenas that the index lacks, each with the offset from which it is read."""
+    return ((arenas.reader(arena_id), HEADER_SIZE) for arena_id in sealed)
+
+
+def _taken_back(
+    arenas: Arenas,
+    index: Index,
+    files: Files,
+    condemned: list[bytes],
+    unread: Iterable[tuple[Arena, int]],
+) -> bool:
+    """Whether files came back from `condemned/`: neither index nor unread journals drop them."""
+    unsure = [arena_id for arena_id in condemned if not index.dropped(arena_id)]
+    if not unsure:
+        return False
+    dropped = drops_in(arenas, unread)
+    return bool(take_back(arenas, (each for each in unsure if each not in dropped), files))
 
 
 def _take_in(
@@ -47,11 +90,15 @@ def _take_in(
     behind: list[tuple[Arena, int]],
     additional: list[bytes],
     missing: list[ArenaState],
-) -> None:
-    """Index arenas that the index lacks, or lacks the end of, but none that is dropped."""
+) -> set[bytes]:
+    """Index arenas that the index lacks, or lacks the end of, but none that is dropped.
+
+    Returns:
+        The arenas that are dropped without the index having known it.
+    """
     intake = ClumpIntake(index.add_blocks)
-    sealed = ((arenas.reader(arena_id), HEADER_SIZE) for arena_id in additional)
-    dropped = {*index.drops(), *drops_in(arenas, [*behind, *sealed])}
+    before = index.drops().keys()
+    dropped = {*before, *drops_in(arenas, [*behind, *_whole(arenas, additional)])}
     _refuse_missing(arenas, missing, dropped)
     for arena, start in behind:
         if arena.id not in dropped:
@@ -62,13 +109,14 @@ def _take_in(
         if arena_id not in dropped:
             read_sealed(arenas, arena_id, index.arena_state(arena_id).length, intake)
     _recover_relied_on(arenas, index, intake, dropped)
-    if dropped - index.drops().keys():
+    if dropped - before:
         intake.journal.deletes += _put_by_nobody(arenas, index, dropped)
     if intake.journal.states:
         intake.journal.settle(index)
     for state in intake.journal.states:
         if state.sealed:
             move_sealed(arenas, files, state.arena)
+    return dropped - before
 
 
 def _put_by_nobody(arenas: Arenas, index: Index, dropped: Collection[bytes]) -> list[bytes]:
@@ -133,19 +181,20 @@ def _open_arenas(
 
 def _compared(
     arenas: Arenas, index: Index, unmoved: list[bytes]
-) -> tuple[list[bytes], list[ArenaState]]:
+) -> tuple[set[bytes], list[ArenaState]]:
     """The sealed arenas that the index lacks, and those that it knows and that are not there.
+
+    The former may be dropped: an interrupted reclaim leaves their files.
 
     Either happens when an index, or arenas, were put back from a copy. Two sets with the same mark
     are the same; only others are compared by name.
     """
     if arenas.sealed_mark(unmoved) == index.sealed_mark():
-        return [], []
+        return set(), []
     there = arenas.sealed_ids()
     known = {state.arena: state for state in index.arena_states(sealed=True)}
-    additional = sorted(set(there) - known.keys() - index.drops().keys())
     missing = [state for state in known.values() if not arenas.present(state.arena)]
-    return additional, missing
+    return set(there) - known.keys(), missing
 
 
 def _recover_relied_on(

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from blake3 import blake3
 
@@ -35,9 +35,9 @@ from ventifs.store.header import (
     ARENA_SIZE_MIN,
     HEADER_NAME,
     StoreHeader,
-    Unsupported,
     header_under_lock,
     read_header,
+    require_reclaimed,
     require_writable,
     write_header,
 )
@@ -45,9 +45,17 @@ from ventifs.store.index import Index
 from ventifs.store.journal import Changes, CommitCounters, Record, record_problem
 from ventifs.store.leases import Lease, Leases, make_leases_directory, sweep
 from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
-from ventifs.store.lock import GATES, make_gates, store_lock, writers_gate
+from ventifs.store.lock import (
+    GATES,
+    make_gates,
+    reclaimer_lives,
+    reclaimer_lock,
+    store_lock,
+    writers_gate,
+)
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import LEASES, MAKING, PRIVATE, Access, prepare
+from ventifs.store.reclaim.condemned import announced, make_room, withdraw
 from ventifs.store.recovery import recover
 from ventifs.store.reserve import (
     RESERVE_MAX,
@@ -60,7 +68,10 @@ from ventifs.store.score import SCORE_SIZE, ZERO_SCORE, Score, zero_truncated
 from ventifs.store.stats import Sizes, Stats, measured
 from ventifs.store.writer import WorkerBatch, Writer
 
-Mode = Literal["read", "write", "worker", "rehearse"]
+if TYPE_CHECKING:
+    from ventifs.store.dropping import Journals
+
+Mode = Literal["read", "write", "worker", "rehearse", "reclaim"]
 
 CACHE_BYTES_DEFAULT = 64 << 20
 PENDING_DEFAULT = 250_000
@@ -146,7 +157,9 @@ class Store:
             self._enter()
             self._reader = BlockReader(path, header.store_id, self._arenas, cache_bytes)
             self._resources.callback(self._reader.close)
-            if mode == "write":
+            if mode in ("write", "worker"):
+                self._reader.shun(announced(path))  # a writer has its gate by now
+            if self.writes:
                 self._recover(reserve=reserve)
                 make_leases_directory(path)
                 sweep(path)
@@ -156,7 +169,7 @@ class Store:
                 files,
                 arena_size=header.arena_size,
                 level=level,
-                threaded=mode == "write",
+                threaded=self.writes,
             )
             self._resources.callback(self._writer.close)
         except BaseException:
@@ -225,14 +238,15 @@ class Store:
         claims: Claims | None = None,
         reserve: bool = False,
         wait_s: float | None = None,
-    ) -> "Store":
+    ) -> Self:
         """Open a store.
 
         Args:
             path: the store's directory.
             mode: "read"; "write", which first indexes what a crash left out of the index; "worker",
-                which stores blocks for a parent that commits them (`hand_over`); or "rehearse",
-                which reads, and accepts blocks only to report which would be new.
+                which stores blocks for a parent that commits them (`hand_over`); "rehearse", which
+                reads, and accepts blocks only to report which would be new; or "reclaim", which
+                writes without a gate, and of which there is one at a time.
             cache_bytes: bytes of decoded clumps to keep in memory.
             pending_max: blocks that may wait for the index. When there are more, the store commits
                 them, or passes them to `give`, by itself. About 200 bytes of memory each.
@@ -248,15 +262,19 @@ class Store:
 
         Raises:
             NotAStore, Unsupported, Corrupt: see `header.read_header`.
-            IndexMissing: the index is missing, and `mode` is not "write".
-            Busy: a rebuild, repair or upgrade is running, for longer than `wait_s`.
+            IndexMissing: the index is missing, and `mode` is neither "write" nor "reclaim".
+            Busy: a rebuild, repair or upgrade is running, for longer than `wait_s`; or, in mode
+                "reclaim", another reclaim.
+            Unsupported: also in mode "reclaim", before `ventifs upgrade` has prepared the store.
             VentifsError: permissions, a read-only file system.
         """
         root = Path(path)
         header = read_header(root)
-        if mode in ("write", "worker"):
+        if mode in ("write", "worker", "reclaim"):
             require_writable(root, header)
-        if mode == "write":
+        if mode == "reclaim":
+            require_reclaimed(root, header)
+        if mode in ("write", "reclaim"):
             warn_if_exposed(root)
         return cls(
             root,
@@ -274,9 +292,18 @@ class Store:
 
     def _recover(self, *, reserve: bool) -> None:
         """Index what a crash left out of the index, then make the reserve again if it is short."""
+        reclaims = self.mode == "reclaim"
 
         def step() -> None:
-            recover(self._arenas, self._index, self._files)
+            if reclaims:
+                withdraw(self.path, self._files)  # left by one that was killed
+                make_room(self._arenas, self._files)
+            recover(
+                self._arenas,
+                self._index,
+                self._files,
+                may_finish=lambda: reclaims or not reclaimer_lives(self.path),
+            )
 
         size = self.header.reserve
         if reserve:
@@ -286,14 +313,14 @@ class Store:
         replenish(self.path, size, self._files)
 
     def _enter(self) -> None:
-        """Take the locks of a writer, and see that there is an index."""
+        """Take the locks of a writer or a reclaimer, and see that there is an index."""
         path = self.path / "index"
-        if self.mode == "write" and index_missing(path):
+        if self.writes and index_missing(path):
             with store_lock(self.path, alone=True, wait_s=self.wait_s or 0):
                 self.header = header_under_lock(self.path, self.header)
                 if index_missing(path):
                     _rebuild(self.path, self.header, self._files)
-        if self.mode in ("write", "worker"):
+        if self.writes or self.mode == "worker":
             self._resources.enter_context(
                 store_lock(self.path, alone=False, wait_s=self.wait_s or 0)
             )
@@ -301,10 +328,17 @@ class Store:
         if self.mode == "write" and self.header.reclaimed:
             gate = writers_gate(self.path, wait_s=self.wait_s)
             self._resources.enter_context(gate)
+        if self.mode == "reclaim":
+            self._resources.enter_context(reclaimer_lock(self.path, wait_s=self.wait_s or 0))
 
     @property
     def _index(self) -> Index:
         return self._reader.index
+
+    @property
+    def writes(self) -> bool:
+        """Whether commits may be made with it."""
+        return self.mode in ("write", "reclaim")
 
     # --- blocks -----------------------------------------------------------------------------
 
@@ -376,7 +410,7 @@ class Store:
 
     def _relieve(self) -> None:
         """Make room for more pending blocks."""
-        if self.mode == "write":
+        if self.writes:
             self.commit()
         elif self.mode == "rehearse":
             self._writer.pending.clear()
@@ -463,14 +497,28 @@ class Store:
 
     def has_many(self, scores: Sequence[Score]) -> list[bool]:
         """`has` for each score; cheaper than asking one by one."""
-        for score in scores:
-            if len(score) != SCORE_SIZE:
-                raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
+        self._check_scores(scores)
         self._check_open()
         pending = self._writer.pending  # read first: a commit moves blocks from it to the index
         waiting = [score in pending or score == ZERO_SCORE for score in scores]
         indexed = self._reader.known_many(scores)
         return [known or waits for known, waits in zip(indexed, waiting, strict=True)]
+
+    def locate_many(self, scores: Sequence[Score]) -> list[Place | None]:
+        """Where the index has each block, all as of one moment.
+
+        None stands for a block that is not committed, and for the zero block, which has no place.
+        A place is true until the block's arena is dropped. `get` verifies what is there.
+        """
+        self._check_scores(scores)
+        self._check_open()
+        return self._reader.locate_many(scores)
+
+    @staticmethod
+    def _check_scores(scores: Sequence[Score]) -> None:
+        for score in scores:
+            if len(score) != SCORE_SIZE:
+                raise ValueError(f"a score has {SCORE_SIZE} bytes, not {len(score)}")
 
     # --- commits and records ------------------------------------------------------------------
 
@@ -481,7 +529,7 @@ class Store:
             VentifsError: it is not.
         """
         self._check_open()
-        if self.mode != "write":
+        if not self.writes:
             raise VentifsError(f"{self.path}: the store is not open for writing")
 
     def commit(
@@ -530,11 +578,22 @@ class Store:
                 step()
         return records
 
-    def drop_arenas(self, doomed: Collection[bytes]) -> None:
+    def drop_arenas(
+        self,
+        doomed: Collection[bytes],
+        deletes: Collection[bytes] = (),
+        journals: "Journals | None" = None,
+    ) -> None:
         """Take nothing from some sealed arenas any more; their files stay where they are.
 
         Records in them are put again with their ids. Blocks are not: the caller has seen to it that
-        what is needed of them is elsewhere, and that no other process writes to the store.
+        what is needed of them is elsewhere, and that no other process changes records meanwhile.
+        On a full disk, the space of the store's reserve is used.
+
+        Args:
+            doomed: their ids.
+            deletes: ids of records that the same commit deletes.
+            journals: what of the arenas' journals was read before.
 
         Raises:
             Corrupt: an arena's file is missing; nothing is dropped.
@@ -542,21 +601,23 @@ class Store:
             Unsupported: programs that know no drops may write to the store.
             NoSpace: as `commit`.
         """
-        from ventifs.store.dropping import drop_of  # rarely needed
+        from ventifs.store.dropping import Journals, drop_of  # rarely needed
 
         self.check_writable()
-        if not self.header.reclaimed:
-            raise Unsupported(
-                f"{self.path}: older programs may write to this store, which know nothing of "
-                "reclaiming; run 'ventifs upgrade' first"
-            )
-        with self._lock, self._all_or_nothing():
+        require_reclaimed(self.path, self.header)
+
+        def step() -> None:
             self._writer.commit(Changes())  # so that its own arena is no exception
             sealed = {state.arena for state in self._index.arena_states(sealed=True)}
             if unfit := set(doomed) - sealed:
                 raise VentifsError(f"arena {min(unfit).hex()} is not sealed, and cannot be dropped")
-            drop = drop_of(self._arenas, doomed, self._index.snapshot())
+            read = journals or Journals(self._arenas)
+            present = self._arenas.all_ids()
+            drop = drop_of(read, present, doomed, self._index.snapshot(), deletes)
             self._writer.commit(drop.changes, drop.expunged)
+
+        with self._lock, self._all_or_nothing():
+            with_reserve(step, self.path, self.header.reserve, self._files)
             for arena in doomed:
                 self._arenas.forget_reader(arena)
 
@@ -679,13 +740,13 @@ class Store:
         return self._reader.sizes_by_part(part_of)
 
     def close(self) -> None:
-        """Commit pending blocks (in mode "write"), and release all resources; idempotent.
+        """Commit pending blocks, if the store `writes`, and release all resources; idempotent.
 
         Raises:
             NoSpace, VentifsError: the commit failed; all resources are released nevertheless.
         """
         try:
-            if self.mode == "write" and not self._closed:
+            if self.writes and not self._closed:
                 self.commit()
         finally:
             self.abandon()

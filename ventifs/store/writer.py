@@ -148,6 +148,38 @@ class Writer:
         clump.add(score, block)
         self.pending[score] = None
 
+    def add_clump(self, kind: ClumpKind, blocks: list[tuple[Score, int]], packed: Packed) -> None:
+        """Add blocks that are compressed together already, also blocks that are known.
+
+        Raises:
+            NoSpace, VentifsError: as `add`.
+        """
+        self._check()
+        self._append(kind, blocks, packed)
+
+    def seal_open(self, arena_id: bytes, length: int) -> bool:
+        """Seal an open arena, which the next commit tells the index.
+
+        Args:
+            arena_id: the arena's.
+            length: bytes that it has, all of them indexed.
+
+        Returns:
+            Whether it is sealed: not if a process writes to it, or has since.
+
+        Raises:
+            NoSpace, VentifsError: it cannot be sealed, and is as before.
+        """
+        self._check()
+        arena = lock_arena(self._arenas.open_path(arena_id))
+        if arena is None:
+            return False
+        state = self._index.arena_state(arena_id)
+        if state.sealed or not state.length == length == arena.length():
+            return False
+        self._seal(Appender.resume(arena, self._files, state.totals))
+        return self._batch.states[-1].sealed
+
     def gathered(self, score: Score) -> bytes | None:
         """A block whose clump is still being gathered or compressed, if there is one."""
         for clump in (*self._gathering.values(), *(clump for clump, _ in self._sent)):
@@ -325,7 +357,12 @@ class Writer:
         self._write_gathered()
         counters = replace(self.counters)
         counters.add(self._batch.counters)
-        if self.pending or len(changes) or counters != CommitCounters():
+        if (
+            self.pending
+            or len(changes)
+            or counters != CommitCounters()
+            or any(state.sealed for state in self._batch.states)
+        ):
             undo = self._journal(changes, counters)
             self._tell_index(changes, counters, expunged, undo)
 

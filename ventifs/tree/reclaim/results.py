@@ -2,18 +2,9 @@
 
 import msgspec
 
+from ventifs.store.reclaim.plan import Limits
 
-class Limits(msgspec.Struct, frozen=True):
-    """How much a reclaim may leave, and how much it may copy.
-
-    Attributes:
-        max_unused: unused space that may be left: a share (float) of the bytes that are left, or
-            bytes (int). Arenas that nothing needs are freed in any case.
-        max_repack: bytes of live blocks that may be copied; None for any number.
-    """
-
-    max_unused: float | int = 0.05
-    max_repack: int | None = None
+__all__ = ["Limits", "ReclaimObserver", "ReclaimPlan", "Reclaimed"]
 
 
 class ReclaimPlan(msgspec.Struct, frozen=True):

@@ -58,8 +58,7 @@ class Troubles:
 
     def __init__(self, found: Iterable[Trouble] = (), store: Store | None = None) -> None:
         """Begin with the troubles `found`, of a run into `store`."""
-        writes = store is not None and store.mode == "write"
-        self._directory = store.path if store is not None and writes else None
+        self._directory = store.path if store is not None and store.writes else None
         self._waiting: list[ListedTrouble] = []
         self._runs: list[tuple[int, int]] = []  # begin and end of each sorted run in the file
         self._file: IO[bytes] | None = None

@@ -1,0 +1,284 @@
+"""Finds what lives where: a bit for each block of each arena, from live scores and the index.
+
+The live scores come sorted, and so do the entries of the index: one pass over both finds where the
+live blocks are. A block lives only where the index points; a second copy of it is dead. The places
+are sorted by arena then, and each arena's directory turns them into bits.
+
+Memory: a bit for each block of arenas in which something lives, and what the spills take.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import groupby
+from struct import Struct
+from zlib import crc32
+
+import msgspec
+
+from ventifs.errors import Corrupt, NoSpace, NotStored, VentifsError
+from ventifs.store.appender import in_use
+from ventifs.store.arena import HEADER_SIZE, Arena
+from ventifs.store.arena_state import ArenaState
+from ventifs.store.arenas import Arenas
+from ventifs.store.clump import ClumpKind, Head
+from ventifs.store.index import Index
+from ventifs.store.index_values import CRC_RESIDUE
+from ventifs.store.score import SCORE_SIZE, Score
+from ventifs.store.spill import Spill
+
+_PLACE = Struct("<IIH")  # as in the index: arena number, clump offset, position in the clump
+_NUMBER_SIZE = 4
+_LEFTOVERS_MAX = 100_000  # gathered before they are removed
+_LIVE = ord("1")
+IN_USE = "others write to it"
+YOUNG = "it was written lately, and others write to the store"
+
+
+class ArenaUse(msgspec.Struct):
+    """How much of an arena lives.
+
+    Attributes:
+        arena: its id.
+        sealed: whether it is sealed and wholly indexed.
+        length: bytes up to which it is indexed.
+        file_bytes: bytes of its file, directory and trailer included.
+        blocks, live_blocks: blocks in it, and those that live here.
+        live_bytes, dead_bytes: bytes of its clumps, divided by the raw bytes of their blocks.
+            Gaps count as dead; clumps of the journal as neither, but as dead beside dead blocks
+            if nothing lives here.
+        live: a bit for each block in order, the first one highest; empty if nothing lives here.
+        problem: why it cannot be reclaimed; empty if it can.
+        gone: whether it has been freed.
+    """
+
+    arena: bytes
+    sealed: bool
+    length: int
+    file_bytes: int
+    blocks: int
+    live_blocks: int = 0
+    live_bytes: int = 0
+    dead_bytes: int = 0
+    live: bytes = b""
+    problem: str = ""
+    gone: bool = False
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it cannot be reclaimed because of damage."""
+        return self.problem not in ("", IN_USE, YOUNG)
+
+    def flags(self) -> bytes:
+        """For each block in order b"1" if it lives here, else b"0"."""
+        if not self.live:
+            return b"0" * self.blocks
+        return format(int.from_bytes(self.live), f"0{8 * len(self.live)}b").encode()[: self.blocks]
+
+
+class ArenaUses:
+    """The use of all arenas that can be reclaimed, as of the moment it is made.
+
+    Those are the sealed ones, and of the open ones those that no process writes to and that are
+    wholly indexed. Others may write to the store meanwhile: what they add is in other arenas.
+    """
+
+    def __init__(self, index: Index, arenas: Arenas) -> None:
+        """Look at the arenas there are."""
+        self.blocks = 0  # entries met
+        self.listed = index.entry_count()
+        self._index = index
+        self._arenas = arenas
+        self._states = index.numbered_states()
+        self._rows = {number.to_bytes(_NUMBER_SIZE, "little") for number in self._states}
+        self._uses = {number: self._unused(state) for number, state in self._states.items()}
+        self._leftovers: list[Score] = []
+        self.leftovers = 0  # entries of arenas that were dropped, removed by `remove_leftovers`
+
+    def pass_over(self, oldest_ns: int) -> None:
+        """Leave out arenas that were written later than a time: it may be what is written now."""
+        for use in self._uses.values():
+            if not use.problem:
+                with suppress(OSError, VentifsError):
+                    status = os.fstat(self._arenas.reader(use.arena).fd)
+                    if status.st_mtime_ns > oldest_ns:
+                        use.problem = YOUNG
+
+    def all(self) -> list[ArenaUse]:
+        """The use of every arena, the oldest first, by its number."""
+        return [self._uses[number] for number in sorted(self._uses)]
+
+    def _unused(self, state: ArenaState) -> ArenaUse:
+        """An arena in which nothing lives, as far as is known."""
+        totals = state.totals
+        blocks = totals.data_blocks + totals.node_blocks
+        use = ArenaUse(
+            state.arena,
+            state.sealed,
+            state.length,
+            file_bytes=state.length,
+            blocks=blocks,
+            dead_bytes=totals.stored_bytes if blocks or totals.gap_bytes else 0,
+        )
+        try:
+            arena = self._arenas.reader(state.arena)
+            use.file_bytes = arena.length()
+        except VentifsError as error:
+            use.problem = str(error)
+            return use
+        if not state.sealed and (arena.length() != state.length or in_use(arena)):
+            use.problem = IN_USE
+        return use
+
+    def add(
+        self,
+        live: Spill,
+        *,
+        first: int = 0,
+        end: int = 256,
+        remove_leftovers: bool = False,
+        memory: int = 64 << 20,
+    ) -> None:
+        """Take in live scores, all those whose first byte is from `first` to `end` - 1.
+
+        Args:
+            live: of 32-byte scores.
+            first: the lowest first byte.
+            end: the highest one, plus one.
+            remove_leftovers: whether entries are removed that lead to arenas dropped before.
+            memory: bytes that the places of live blocks may take.
+
+        Raises:
+            NotStored: the index lacks a live block, or its entry is damaged.
+            NoSpace: there is no room for temporary files.
+        """
+        with Spill(_PLACE.size, memory=memory) as places:
+            start = bytes([first]) + bytes(SCORE_SIZE - 1)
+            for wanted, following in _with_following(live.pieces(), end):
+                places.add(self._places(start, following, wanted, remove=remove_leftovers))
+                start = following or b""
+            if remove_leftovers:
+                self._remove_leftovers()
+            self._take_places(places)
+
+    def _places(
+        self, start: bytes, following: bytes | None, wanted: list[bytes], *, remove: bool
+    ) -> list[bytes]:
+        """The places of live blocks, of all whose scores are from `start` to below `following`."""
+        alive, found, rows = set(wanted), [], self._rows
+        met = 0
+        for key, value in self._entries(start, following):
+            if key in alive:
+                if crc32(value, crc32(key)) != CRC_RESIDUE or value[:_NUMBER_SIZE] not in rows:
+                    continue  # as if there were none
+                met += 1
+                found.append(value[: _PLACE.size])
+            elif remove and value[:_NUMBER_SIZE] not in rows:
+                self._leftovers.append(Score(key))
+                if len(self._leftovers) >= _LEFTOVERS_MAX:
+                    self._remove_leftovers()
+        if met != len(wanted):
+            self._look_for(wanted)
+        return found
+
+    def _entries(self, start: bytes, following: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        key: bytes | None = start
+        while key is not None and (following is None or key < following):
+            entries, key = self._index.stored_entries(key)
+            if following is not None and entries and entries[-1][0] >= following:
+                entries = [entry for entry in entries if entry[0] < following]
+                key = None
+            self.blocks += len(entries)
+            yield from entries
+
+    def _look_for(self, wanted: list[bytes]) -> None:
+        """Raise for the first block that the index has no sound entry for."""
+        for score in wanted:
+            if not self._index.known(Score(score)):
+                raise NotStored(
+                    f"block {score.hex()} is needed and the index lacks it; "
+                    "'ventifs check' lists the versions that need it"
+                )
+        raise Corrupt("the index has changed in an order that is not that of its keys")
+
+    def _remove_leftovers(self) -> None:
+        with suppress(NoSpace):  # the next reclaim finds them again
+            self.leftovers += self._index.remove_leftovers(self._leftovers)
+        self._leftovers = []
+
+    def _take_places(self, places: Spill) -> None:
+        for number, group in groupby(_places_in(places), key=lambda place: place[0]):
+            use = self._uses.get(number)
+            if use is not None:
+                self._take(use, sorted(place[1:] for place in group))
+
+    def _take(self, use: ArenaUse, places: list[tuple[int, int]]) -> None:
+        """Count the live blocks of an arena, given by clump offset and position, in order."""
+        wanted: dict[int, list[int]] = {}
+        for offset, position in places:
+            wanted.setdefault(offset, []).append(position)
+        try:
+            _count(use, heads_of(self._arenas.reader(use.arena), use), wanted)
+        except VentifsError as error:
+            use.problem = use.problem or str(error)
+
+
+def heads_of(arena: Arena, use: ArenaUse) -> Iterator[tuple[int, Head]]:
+    """(offset, head) of an arena's clumps, in order.
+
+    Raises:
+        Corrupt: its directory, or a head, is damaged.
+    """
+    trailer = arena.trailer() if use.sealed else None
+    if trailer is not None:
+        return arena.directory(trailer)
+    return arena.heads(HEADER_SIZE, use.length)
+
+
+def _count(use: ArenaUse, heads: Iterable[tuple[int, Head]], wanted: dict[int, list[int]]) -> None:
+    """Set the bits of live blocks, by clump offset, and add to the figures of their arena."""
+    flags = bytearray()
+    live_bytes = dead_bytes = live_blocks = 0
+    for offset, head in heads:
+        count = len(head.blocks)
+        positions = wanted.pop(offset, ())
+        if not count:
+            dead_bytes += head.size if head.kind is ClumpKind.GAP else 0
+            continue
+        clump, raw = bytearray(b"0" * count), 0
+        for position in positions:
+            if position >= count:
+                raise Corrupt(f"a clump lacks block {position}", arena=use.arena.hex())
+            clump[position] = _LIVE
+            raw += head.blocks[position][1]
+        share = head.size if len(positions) == count else head.size * raw // head.raw_length
+        live_blocks += len(positions)
+        live_bytes += share
+        dead_bytes += head.size - share
+        flags += clump
+    if wanted:
+        raise Corrupt(f"no clump begins at {min(wanted)}", arena=use.arena.hex())
+    before = int.from_bytes(use.live)  # of other passes
+    use.dead_bytes = use.dead_bytes - live_bytes if use.live else dead_bytes
+    use.blocks = len(flags)
+    use.live_blocks += live_blocks
+    use.live_bytes += live_bytes
+    flags += b"0" * (-len(flags) % 8)
+    use.live = (before | int(bytes(flags), 2)).to_bytes(len(flags) // 8)
+
+
+def _with_following(
+    pieces: Iterable[list[bytes]], end: int
+) -> Iterator[tuple[list[bytes], bytes | None]]:
+    """Pieces, each with the lowest score that belongs to the next one; the last with the end."""
+    before: list[bytes] = []
+    for piece in pieces:
+        if before:
+            yield before, piece[0]
+        before = piece
+    yield before, bytes([end]) + bytes(SCORE_SIZE - 1) if end < 256 else None
+
+
+def _places_in(places: Spill) -> Iterator[tuple[int, int, int]]:
+    for piece in places.pieces():
+        yield from _PLACE.iter_unpack(b"".join(piece))

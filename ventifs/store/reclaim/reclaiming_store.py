@@ -1,0 +1,265 @@
+"""A store that is open to give space back: the steps of a reclaim that concern blocks and arenas.
+
+The layers above mark what lives, and say in what order the steps are taken. FORMAT.md, section
+Reclaiming, has the protocol and says why it is safe.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import compress
+
+from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
+from ventifs.store.dropping import Journals
+from ventifs.store.lock import both_gates_alone, gate_alone, turn
+from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
+from ventifs.store.reclaim.copy import live_blocks
+from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
+from ventifs.store.recovery import recover
+from ventifs.store.reserve import replenish, with_reserve
+from ventifs.store.score import Score
+from ventifs.store.spill import Spill
+from ventifs.store.store import Store
+
+_ROOM_MARGIN = 64 << 20  # bytes that copies leave free, or a tenth of what is free
+_BATCH = 4096  # scores looked up at a time
+_COMMIT_EVERY = 1 << 30  # bytes of copies
+_YOUNG_NS = 24 * 3600 * 10**9
+_SAMPLE = 8 << 20  # bytes read to find out how long copying takes
+_WRITING = 2.0  # times as long as reading alone takes copying
+
+LeftOut = dict[bytes, str]  # arenas that leave the plan, and why
+
+
+class ReclaimingStore(Store):
+    """As `Store`, in mode "reclaim"; in mode "read" it only measures.
+
+    Concurrency: one thread.
+    """
+
+    _alone = False
+
+    def uses(self) -> ArenaUses:
+        """The use of all arenas, of which no live block is known yet."""
+        self._follow_rebuild()
+        uses = ArenaUses(self._index, self._arenas)
+        try:
+            with ExitStack() as stack:
+                if not self._alone:
+                    stack.enter_context(both_gates_alone(self.path))
+        except Busy:  # what is being archived looks dead until its version is there
+            uses.pass_over(time.time_ns() - _YOUNG_NS)
+        except VentifsError:
+            pass  # a dry run by a user that may only read
+        return uses
+
+    def journals(self) -> Journals:
+        """The journals of all arenas that are sealed now, read so that the flip need not."""
+        journals = Journals(self._arenas)
+        journals.read_ahead()
+        return journals
+
+    def room(self) -> int:
+        """Bytes that copies may take on the disk."""
+        status = os.statvfs(self.path)
+        free = status.f_bavail * status.f_frsize
+        return max(0, free - min(_ROOM_MARGIN, free // 10))
+
+    def seal(self, batch: Sequence[ArenaUse]) -> LeftOut:
+        """Seal the open arenas of a batch, so that they can be copied and dropped.
+
+        Returns:
+            Those that others have begun to write to.
+        """
+        self.check_writable()
+        left: LeftOut = {}
+
+        def step() -> None:
+            for use in batch:
+                if not use.sealed:
+                    use.sealed = self._writer.seal_open(use.arena, use.length)
+                if not use.sealed:
+                    left[use.arena] = IN_USE
+            self.commit()
+
+        with self._lock, self._all_or_nothing():
+            with_reserve(step, self.path, self.header.reserve, self._files)
+        return left
+
+    def copy(self, batch: Sequence[ArenaUse], progress: Callable[[int], None]) -> LeftOut:
+        """Store what lives in arenas once more, elsewhere, and commit it.
+
+        Args:
+            batch: the arenas, sealed.
+            progress: called with the bytes of each clump copied.
+
+        Returns:
+            Those in which a live block is damaged, or for which there was no room.
+
+        Raises:
+            VentifsError: the copies cannot be committed. What was copied costs space until the
+                next reclaim.
+        """
+        left: LeftOut = {}
+        since_commit = 0
+        for use in batch:
+            if not use.live_blocks:
+                continue
+            try:
+                for size in self._copy_arena(use):
+                    since_commit += size
+                    progress(size)
+                    if since_commit >= _COMMIT_EVERY:
+                        self.commit(from_reserve=True)
+                        since_commit = 0
+            except (Corrupt, NoSpace) as error:
+                left[use.arena] = str(error)
+        self.commit(from_reserve=True)
+        return left
+
+    def _copy_arena(self, use: ArenaUse) -> Iterator[int]:
+        for clump in live_blocks(self._arenas.reader(use.arena), use):
+            with self._lock, self._all_or_nothing():
+                if clump.frame is not None:
+                    listed = [(score, len(block)) for score, block in clump.blocks]
+                    self._writer.add_clump(clump.kind, listed, clump.frame)
+                else:
+                    for score, block in clump.blocks:
+                        if score not in self._writer.pending:
+                            self._writer.add(score, block, clump.kind)
+            if self._writer.full(self._pending_max):
+                self.commit(from_reserve=True)
+            yield clump.size
+
+    @property
+    def index_changes(self) -> int:
+        """Grows whenever a process changes the index."""
+        self._follow_rebuild()
+        return self._index.changes
+
+    def alive_in(
+        self, doomed: Collection[bytes], scores: Spill, live: Spill | None = None
+    ) -> set[bytes]:
+        """Which of some arenas live blocks are in, by the index.
+
+        Args:
+            doomed: ids of arenas.
+            scores: of blocks to look up.
+            live: those of them that live; None for all.
+        """
+        found: set[bytes] = set()
+        for piece in scores.pieces():
+            for start in range(0, len(piece), _BATCH):
+                looked_up = [Score(score) for score in piece[start : start + _BATCH]]
+                places = self._index.locate_many(looked_up)
+                here = {
+                    score: place.arena
+                    for score, place in zip(looked_up, places, strict=True)
+                    if place is not None and place.arena in doomed
+                }
+                lives = [True] * len(here) if live is None else live.holds(list(here))
+                found.update(compress(here.values(), lives))
+        return found
+
+    @contextmanager
+    def writers_apart(self, doomed: Collection[bytes], wait_s: float | None) -> Iterator[None]:
+        """Wait until no process that writes can rely on a block in some arenas.
+
+        Either none writes, and those that come meanwhile wait. Or the arenas are announced as
+        condemned, the writers of this moment are waited for, and those that come meanwhile store
+        again what they find in these arenas.
+
+        Raises:
+            Busy: others write for longer than `wait_s`.
+            NoSpace: there is no room for the announcement, with the reserve neither.
+        """
+        with ExitStack() as stack:
+            if not self._alone:
+                try:
+                    stack.enter_context(both_gates_alone(self.path))
+                except Busy:
+                    old = self._announced(sorted(doomed), stack)
+                    stack.enter_context(gate_alone(self.path, old, wait_s=wait_s))
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all other writers out.
+
+        Raises:
+            Busy: there are some.
+        """
+        with both_gates_alone(self.path):
+            self._alone = True
+            try:
+                yield
+            finally:
+                self._alone = False
+
+    def _announced(self, doomed: Sequence[bytes], stack: ExitStack) -> int:
+        """Announce arenas until `stack` ends; return the gate of the writers of this moment."""
+        stack.callback(withdraw, self.path, self._files)
+
+        def step() -> int:
+            announce(self.path, doomed, self._files)
+            return turn(self.path, self._files)
+
+        return with_reserve(step, self.path, self.header.reserve, self._files)
+
+    def recover_again(self) -> None:
+        """Index what writers that died since left out of the index."""
+
+        def step() -> None:
+            recover(self._arenas, self._index, self._files)
+
+        with_reserve(step, self.path, self.header.reserve, self._files)
+
+    def scores_in(self, batch: Iterable[ArenaUse], scores: Spill) -> LeftOut:
+        """Add the scores of all blocks in arenas; return the arenas that cannot be read.
+
+        Raises:
+            NoSpace: there is no room for temporary files.
+        """
+        left: LeftOut = {}
+        for use in batch:
+            try:
+                for _, head in heads_of(self._arenas.reader(use.arena), use):
+                    scores.add([score for score, _ in head.blocks])
+            except Corrupt as error:
+                left[use.arena] = f"{error}; 'ventifs check --repair' mends that"
+        return left
+
+    def condemn(self, doomed: Collection[bytes]) -> None:
+        """Move dropped arenas away, durably, so that no other process opens them."""
+        condemn(self._arenas, doomed, self._files)
+
+    def empty(self, doomed: Sequence[ArenaUse], progress: Callable[[int], None]) -> None:
+        """Give the space of condemned arenas back."""
+        for use in doomed:
+            empty(self._arenas, [use.arena], self._files)
+            progress(use.file_bytes)
+
+    def replenish(self) -> None:
+        """Make the reserve again, if it was used and there is room now."""
+        replenish(self.path, self.header.reserve, self._files)
+
+    def remove_entries(self, scores: Spill) -> int:
+        """Remove the index's entries of blocks in dropped arenas; return how many there were."""
+        return sum(
+            self._index.remove_leftovers([Score(score) for score in piece])
+            for piece in scores.pieces()
+        )
+
+    def seconds_a_byte(self, batch: Iterable[ArenaUse]) -> float:
+        """About how long copying takes, from reading a sample of what lives in arenas."""
+        began, size = time.perf_counter(), 0
+        for use in batch:
+            with suppress(VentifsError):
+                for clump in live_blocks(self._arenas.reader(use.arena), use):
+                    size += clump.size
+                    if size >= _SAMPLE:
+                        break
+            if size >= _SAMPLE:
+                break
+        return _WRITING * (time.perf_counter() - began) / max(size, 1)
