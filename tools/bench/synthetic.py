@@ -112,7 +112,7 @@ def make_arenas(root: Path, count: int) -> None:
             file.write(header)
             first, end = number * PER_ARENA, min((number + 1) * PER_ARENA, count)
             parts = [encode_directory_start(header)]
-            parts += (entry(order, at, end) for at in range(first, end, PER_CLUMP))
+            parts += (entry(order, at) for at in range(first, end, PER_CLUMP))
             directory = b"".join(parts)
             file.seek(arena_length(first, end))
             file.write(directory)
@@ -128,19 +128,19 @@ def make_arenas(root: Path, count: int) -> None:
 
 def arena_length(first: int, end: int) -> int:
     """Where the clumps end of an arena with the blocks at these places."""
-    return HEADER_SIZE + -(-(end - first) // PER_CLUMP) * _CLUMP_SIZE
+    return HEADER_SIZE + (end - first) // PER_CLUMP * _CLUMP_SIZE
 
 
-def entry(order: Order, place: int, end: int) -> bytes:
+def entry(order: Order, place: int) -> bytes:
     """The entry of a clump in the directory; the clump begins with the block at a place."""
-    places = range(place, min(place + PER_CLUMP, end))
+    places = range(place, place + PER_CLUMP)
     head = _HEAD.pack(
         MAGIC,
         ClumpKind.DATA,
         ClumpCodec.ZSTD,
-        len(places),
-        len(places) * BLOCK_BYTES,
-        _CLUMP_SIZE - _HEAD.size - len(places) * _BLOCK.size,
+        PER_CLUMP,
+        PER_CLUMP * BLOCK_BYTES,
+        PAYLOAD,
         bytes(16),
     )
     listed = [_BLOCK.pack(order.score(order.rank(at)), BLOCK_BYTES) for at in places]
@@ -157,7 +157,7 @@ def make_index(root: Path, count: int) -> None:
         first, end = number * PER_ARENA, min((number + 1) * PER_ARENA, count)
         length = arena_length(first, end)
         totals = ArenaTotals(
-            clumps=-(-(end - first) // PER_CLUMP),
+            clumps=(end - first) // PER_CLUMP,
             data_blocks=end - first,
             data_bytes=(end - first) * BLOCK_BYTES,
             stored_bytes=length - HEADER_SIZE,
