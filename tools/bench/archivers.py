@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -158,14 +158,16 @@ class Tool:
             )
         return Started(task, child, started)
 
-    def finish(self, started: "Started", *, sampling: bool = False) -> Run:
-        """Wait for a task to end; a failure ends the bench."""
+    def finish(
+        self, started: "Started", *, sampling: bool = False, allowed: Container[int] = (0,)
+    ) -> Run:
+        """Wait for a task to end; an exit code that is not allowed ends the bench."""
         child = started.child
         peak = sampled(child.pid) if sampling else 0
         _, status, usage = os.wait4(child.pid, 0)
         wall_s = time.perf_counter() - started.at
         child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
+        if child.returncode not in allowed:
             said = self.log.read_text(errors="replace")
             sys.exit(f"{self.name} {started.task} failed with {child.returncode}:\n{said}")
         return Run(wall_s, usage.ru_utime + usage.ru_stime, peak)
