@@ -17,6 +17,7 @@ from ventifs.store.lock import (
     RECLAIM_LOCK,
     both_gates_alone,
     gate_alone,
+    idle_gate,
     reclaimer_lives,
     reclaimer_lock,
     store_lock,
@@ -136,6 +137,19 @@ def test_a_gate_that_turned_empties_though_others_come(tmp_path: Path) -> None:
         earlier.close()
         with gate_alone(tmp_path, old, wait_s=0):
             later.enter_context(writers_gate(tmp_path, wait_s=0))  # goes on
+
+
+def test_a_writer_left_at_the_idle_gate_is_found_there(tmp_path: Path) -> None:
+    """A reclaim turned, was killed, and another one comes while the writer is still at work."""
+    with ExitStack() as stack:
+        stack.enter_context(writers_gate(tmp_path))
+        assert idle_gate(tmp_path) == 1
+        turn(tmp_path, Files())
+        assert idle_gate(tmp_path) == 0
+        with pytest.raises(Busy), gate_alone(tmp_path, idle_gate(tmp_path), wait_s=0):
+            pytest.fail("the writer of before the turn is at work")
+    with gate_alone(tmp_path, idle_gate(tmp_path), wait_s=0):
+        assert turn(tmp_path, Files()) == 1
 
 
 def test_a_writer_waits_for_the_gate_and_says_so(

@@ -145,8 +145,17 @@ def writers_gate(root: Path, *, wait_s: float | None = None) -> Iterator[int]:
                 return
 
 
+def idle_gate(root: Path) -> int:
+    """The number of the gate that writers which come now do not use; earlier ones still may."""
+    return 1 - _pointed_at(root)
+
+
 def turn(root: Path, files: Files) -> int:
-    """Make writers that come from now on use the other gate; return the number of the old one."""
+    """Make writers that come from now on use the other gate; return the number of the old one.
+
+    Before this, the caller waits until nobody is left at the other gate, so that afterwards those
+    at it came after this. A process that turned and was killed may have left writers there.
+    """
     old = _pointed_at(root)
     with readable_errors(root / GATES):
         files.make_directory(root / GATES)

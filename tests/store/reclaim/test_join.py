@@ -79,7 +79,10 @@ def test_it_agrees_with_a_look_at_every_block(root: Path, passes: int) -> None:
         for use in uses:
             flags, blocks, live_bytes, dead_bytes = looked_at(store, use, live)
             assert (use.flags(), use.live_blocks) == (flags, blocks)
-            assert (use.live_bytes, use.problem) == (pytest.approx(live_bytes, abs=60 * passes - 60), "")
+            assert (use.live_bytes, use.problem) == (
+                pytest.approx(live_bytes, abs=60 * passes - 60),
+                "",
+            )
             assert use.dead_bytes == pytest.approx(dead_bytes, abs=60 * passes - 60)
         assert sum(use.live_blocks for use in uses) == 150
 
@@ -182,3 +185,20 @@ def test_a_damaged_arena_cannot_be_reclaimed(root: Path) -> None:
         uses = {use.arena: use for use in joined(store, scores).all()}
         assert "directory" in uses[first].problem
         assert [arena for arena, use in uses.items() if use.problem] == [first]
+
+
+def test_blocks_that_a_writer_stores_again_meanwhile(root: Path) -> None:
+    """They live in an arena that was made since, and in none of those that were looked at."""
+    scores = [score_of(block) for block in BLOCKS]
+    with Store.open(root, "write") as store:
+        first, second = sealed(store)[:2]
+        there = {use.arena: use.live_blocks for use in joined(store, scores).all()}
+        uses = ArenaUses(store._index, arenas_of(store))
+        for arena in [use.arena for use in uses.all() if not use.sealed]:
+            assert store._writer.seal_open(arena, store._index.arena_state(arena).length)
+        copy_from(store, [first], scores)
+        uses.add(spilled(scores))
+        found = {use.arena: use.live_blocks for use in uses.all()}
+        assert found == {**there, first: 0}
+        assert there[first] > 0
+        assert there[second] == found[second]

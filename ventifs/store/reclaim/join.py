@@ -29,6 +29,7 @@ from ventifs.store.spill import Spill
 
 _PLACE = Struct("<IIH")  # as in the index: arena number, clump offset, position in the clump
 _NUMBER_SIZE = 4
+_LOOKED_UP = 4096  # scores at a time
 _LEFTOVERS_MAX = 100_000  # gathered before they are removed
 _LIVE = ord("1")
 IN_USE = "others write to it"
@@ -170,7 +171,7 @@ class ArenaUses:
         for key, value in self._entries(start, following):
             if key in alive:
                 if crc32(value, crc32(key)) != CRC_RESIDUE or value[:_NUMBER_SIZE] not in rows:
-                    continue  # as if there were none
+                    continue  # damaged, or in an arena that was made since
                 met += 1
                 found.append(value[: _PLACE.size])
             elif remove and value[:_NUMBER_SIZE] not in rows:
@@ -178,7 +179,7 @@ class ArenaUses:
                 if len(self._leftovers) >= _LEFTOVERS_MAX:
                     self._remove_leftovers()
         if met != len(wanted):
-            self._look_for(wanted)
+            return self._places_missed(wanted)
         return found
 
     def _entries(self, start: bytes, following: bytes | None) -> Iterator[tuple[bytes, bytes]]:
@@ -191,15 +192,29 @@ class ArenaUses:
             self.blocks += len(entries)
             yield from entries
 
-    def _look_for(self, wanted: list[bytes]) -> None:
-        """Raise for the first block that the index has no sound entry for."""
-        for score in wanted:
-            if not self._index.known(Score(score)):
-                raise NotStored(
-                    f"block {score.hex()} is needed and the index lacks it; "
-                    "'ventifs check' lists the versions that need it"
-                )
-        raise Corrupt("the index has changed in an order that is not that of its keys")
+    def _places_missed(self, wanted: list[bytes]) -> list[bytes]:
+        """The places of live blocks, each looked up, as of now.
+
+        What a writer stores a second time meanwhile leads to another arena, which may be new: it
+        lives there, and in none of these.
+
+        Raises:
+            NotStored: the index has no sound entry for one.
+        """
+        numbers = {use.arena: number for number, use in self._uses.items()}
+        found = []
+        for start in range(0, len(wanted), _LOOKED_UP):
+            scores = [Score(score) for score in wanted[start : start + _LOOKED_UP]]
+            for score, place in zip(scores, self._index.locate_many(scores), strict=True):
+                if place is None:
+                    raise NotStored(
+                        f"block {score.hex()} is needed and the index lacks it; "
+                        "'ventifs check' lists the versions that need it"
+                    )
+                number = numbers.get(place.arena)
+                if number is not None:
+                    found.append(_PLACE.pack(number, place.offset, place.position))
+        return found
 
     def _remove_leftovers(self) -> None:
         with suppress(NoSpace):  # the next reclaim finds them again
@@ -216,7 +231,10 @@ class ArenaUses:
         """Count the live blocks of an arena, given by clump offset and position, in order."""
         wanted: dict[int, list[int]] = {}
         for offset, position in places:
-            wanted.setdefault(offset, []).append(position)
+            if offset < use.length:
+                wanted.setdefault(offset, []).append(position)
+            else:  # written since
+                use.problem = use.problem or IN_USE
         try:
             _count(use, heads_of(self._arenas.reader(use.arena), use), wanted)
         except VentifsError as error:

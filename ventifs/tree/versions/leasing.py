@@ -39,11 +39,16 @@ def lease(store: Store, version: Version) -> Lease:
     """
     if version.record is None:
         return store.lease()
-    root = encode_entry(version.root, root=True)
-    roots = [root]
+    roots = roots_of(version)
+    return lease_record(store, version.name, version.time_ns, version.record.id, *roots)
+
+
+def roots_of(version: Version) -> list[bytes]:
+    """The encoded root entries that a lease on a version keeps: its own first."""
+    roots = [encode_entry(version.root, root=True)]
     if not isinstance(version.beyond, Empty):
         roots.append(encode_entry(_file_of_troubles(version), root=True))
-    return lease_record(store, version.name, version.time_ns, version.record.id, *roots)
+    return roots
 
 
 def lease_record(
