@@ -36,8 +36,8 @@ class Recipe(msgspec.Struct, frozen=True):
     """
 
     nights: int = 30
-    scale: float = 0.4
-    change: float = 0.015
+    scale: float = 0.25
+    change: float = 0.01
     seed: int = 14
 
 

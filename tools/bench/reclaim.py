@@ -66,6 +66,8 @@ class Bench:
 
     def fresh(self, name: str) -> Tool:
         """A tool with a fresh copy of its repository, which the page cache holds."""
+        for each in self.tools.values():
+            remove(each.home)
         tool = self.tools[name]
         tool.bring_back()
         subprocess.run(
