@@ -8,6 +8,7 @@ separate runs, since sampling it costs time.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -163,8 +164,12 @@ class Tool:
     ) -> Run:
         """Wait for a task to end; an exit code that is not allowed ends the bench."""
         child = started.child
-        peak = sampled(child.pid) if sampling else 0
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            peak = sampled(child.pid) if sampling else 0
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:  # a signal does not reach a session of its own
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
         wall_s = time.perf_counter() - started.at
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode not in allowed:
