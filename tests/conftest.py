@@ -5,6 +5,7 @@ No example has a deadline, and none is refused as slow to make: that is the mach
 
 import os
 import signal
+import sys
 
 from hypothesis import HealthCheck, settings
 
@@ -15,6 +16,10 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# Tests start thousands of processes, each of which would compile the whole program again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A test makes many stores, and pytest keeps them for a while: their reserves are small.
 reserve.DEFAULT_MAX = 64 << 10
