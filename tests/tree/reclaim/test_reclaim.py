@@ -296,10 +296,9 @@ def at_turn(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> No
     """Do something when the arenas are announced, and the writers before that are waited for."""
     from ventifs.store.lock import turn
 
-    def turned(*where: Any) -> int:
-        old = turn(*where)
+    def turned(*where: Any) -> None:
+        turn(*where)
         action()
-        return old
 
     monkeypatch.setattr("ventifs.store.reclaim.reclaiming_store.turn", turned)
 

@@ -154,11 +154,10 @@ def record(root: Path, *, busy: bool) -> Recorded:
     with pytest.MonkeyPatch.context() as patch:
         noting(files, patch)
 
-        def turned(*where: Any) -> int:
-            old = turn(*where)
+        def turned(*where: Any) -> None:
+            turn(*where)
             assert isinstance(observer, Beside)
             observer.turned()
-            return old
 
         patch.setattr("ventifs.store.reclaim.reclaiming_store.turn", turned)
         reclaimed(root, observer=observer, files=files)
