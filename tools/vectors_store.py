@@ -370,12 +370,27 @@ def leases() -> Json:
     }
 
 
+def announcement() -> Json:
+    """An announcement of three arenas, and one of none."""
+    ids = [bytes(range(16)), b"\x80" * 16, b"\xff" * 16]
+    bodies = [
+        b"vfcond\0\1" + len(each).to_bytes(4, "little") + b"".join(each) for each in (ids, [])
+    ]
+    return {
+        "source": "tools/vectors_store.py, by hand from FORMAT.md, section Reclaiming",
+        "arenas": [arena.hex() for arena in ids],
+        "hex": (bodies[0] + check(bodies[0])).hex(),
+        "none_hex": (bodies[1] + check(bodies[1])).hex(),
+    }
+
+
 def outputs() -> dict[str, str]:
     """File name -> text of every file that this tool writes."""
     made = {
         "structures.json": structures(),
         "store-v1.json": store(),
         "leases.json": leases(),
+        "condemned.json": announcement(),
     }
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 

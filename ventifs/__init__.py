@@ -25,10 +25,14 @@ if TYPE_CHECKING:
         NotARegularFile,
         NotCopied,
         NotStored,
+        Reclaimed,
+        ReclaimObserver,
+        ReclaimPlan,
         Thinned,
         VentifsError,
         init,
         open,  # noqa: A004
+        reclaim,
     )
 
 __version__ = "0.1.0"
@@ -51,10 +55,14 @@ __all__ = [
     "NotARegularFile",
     "NotCopied",
     "NotStored",
+    "ReclaimObserver",
+    "ReclaimPlan",
+    "Reclaimed",
     "Thinned",
     "VentifsError",
     "init",
     "open",
+    "reclaim",
 ]
 
 

@@ -36,7 +36,7 @@ def test_what_is_forgotten_is_listed_and_comes_back(store: Path) -> None:
         assert archive.undelete("t@latest") == [second]
         assert [version.tags for version in archive] == [(), ("second",)]
         assert archive.forgotten() == []
-        with pytest.raises(ventifs.NoSuchVersion, match="no version of this name was forgotten"):
+        with pytest.raises(ventifs.NoSuchVersion, match="no version of this name is forgotten"):
             archive.undelete("t@latest")
     assert not findings(store)
 
@@ -66,7 +66,7 @@ def test_a_time_of_forgetting_chooses(
             archive.add(source, "t", time_ns=0, comment=f"{day}")
         assert [each.version.comment for each in archive.forgotten()] == ["first", "20000", "20001"]
         archive.forget("t@~1")
-        with pytest.raises(ventifs.NoSuchVersion, match="was forgotten at 1999-12"):
+        with pytest.raises(ventifs.NoSuchVersion, match="among those forgotten at 1999-12"):
             archive.undelete("t@1970", forgotten="1999-12")
         [back] = archive.undelete("t@1970", forgotten="2024-10-05")
         assert back.comment == "20000"

@@ -30,6 +30,8 @@ KNOWN = {
     "ls": "test_a_directory_is_listed",
     "rebuild-index": "test_a_damaged_index",
     "release": "test_a_held_version_is_released",
+    "reclaim": "test_what_is_dead_is_measured",
+    "reclaim --dry-run": "test_a_reclaim_is_announced",
     "undelete": "test_what_was_forgotten_is_listed",
     "stats --exact": "test_what_is_dead_is_measured",
     "upgrade": "test_a_damaged_header",
@@ -83,7 +85,20 @@ def test_a_tree_is_found(home: Path) -> None:
 
 def test_what_is_dead_is_measured(home: Path) -> None:
     (command,) = _advised(run(home, "stats", "--store", "s").stdout)
-    assert b" that no version holds" in run(home, *command.split(), "--store", "s").stdout
+    told = run(home, *command.split(), "--store", "s").stdout
+    assert b" that no version holds\n" in told  # nothing is dead, and nothing is advised
+    run(home, "forget", "t@latest", "--force", "--store", "s")
+    (command,) = _advised(run(home, *command.split(), "--store", "s").stdout)
+    run(home, *command.split(), "--store", "s")
+    assert parsed(home, "versions", "--forgotten", "--store", "s") == []
+
+
+def test_a_reclaim_is_announced(home: Path) -> None:
+    told = run(home, "forget", "t@latest", "--force", "--dry-run", "--reclaim", "--store", "s")
+    (command,) = _advised(told.stdout)
+    run(home, "forget", "t@latest", "--force", "--store", "s")
+    said = run(home, *command.split(), "--store", "s").stdout
+    assert b"1 forgotten version would go for good" in said
 
 
 def test_a_directory_is_listed(home: Path) -> None:

@@ -66,6 +66,7 @@ WORDS = {
     "comment": "held-{how}@latest text",
     "servers": "",
     "mount": "{address} t@latest /mnt --print",
+    "reclaim": "--grace 1d",
     "stats": "",
     "upgrade": "",
     "check": "",

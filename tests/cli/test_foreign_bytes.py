@@ -142,6 +142,7 @@ CASES: dict[str, list[str]] = {
         "forget t --keep-daily 1 --timezone {text} --dry-run",
         "forget t --keep-tag {text} --dry-run",
         "forget x{name}",
+        "forget forged@latest --force --dry-run --reclaim",
     ],
     "undelete": [
         "undelete gone@latest",
@@ -179,6 +180,15 @@ CASES: dict[str, list[str]] = {
         "stats --exact",
         "stats --versions",
         "stats --versions x{name}",
+    ],
+    "reclaim": [
+        "reclaim --dry-run --max-unused 0",
+        "reclaim --dry-run --grace 1d",
+        "reclaim --grace {text}",
+        "reclaim --max-unused {text}",
+        "reclaim --store {evil}/none",
+        "reclaim --store {evil}/broken",
+        "reclaim --store {evil}/other",
     ],
     "check": [
         "check",

@@ -7,16 +7,18 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tests.support.dropping import copy_from
 from tests.support.ledger import Recipe, encoded, made, put_recipes
 from tests.support.sharing import shared
 from ventifs.errors import VentifsError
-from ventifs.store import Mode, Store
-from ventifs.store.audit import Report
+from ventifs.store import Mode, Score, Store
 from ventifs.store.check import repair
 from ventifs.store.files import Files
+from ventifs.store.findings import Report
 from ventifs.store.header import read_header
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
+from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
 
 Answer = Callable[..., object]
 
@@ -64,6 +66,26 @@ def hold_alone(connection: Connection, root: Path) -> None:
             rebuild_index(root, read_header(root), Files())
 
         answer_all(connection, {"rebuild": rebuild, "ready": lambda: "ready"})
+
+
+def reclaim(connection: Connection, root: Path) -> None:
+    """Hold a store open as the process that reclaims space does, and take steps as requested."""
+    files = Files()
+    with Store.open(root, "reclaim") as store:
+
+        def announce_them(arenas: list[bytes]) -> None:
+            announce(root, arenas, files)
+
+        def drop(arenas: list[bytes], scores: list[Score]) -> None:
+            copy_from(store, arenas, scores)
+            store.drop_arenas(arenas)
+
+        def remove(arenas: list[bytes]) -> None:
+            condemn(store._arenas, arenas, files)
+            empty(store._arenas, arenas, files)
+            withdraw(root, files)
+
+        answer_all(connection, {"announce": announce_them, "drop": drop, "remove": remove})
 
 
 def operate(connection: Connection, root: Path) -> None:

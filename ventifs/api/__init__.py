@@ -9,6 +9,7 @@ This package must not know printing and options; `serving.py` alone runs tasks, 
 
 from ventifs.api.archive import Archive, init, open  # noqa: A004
 from ventifs.api.path import ArchivedPath, NotADirectory, NotARegularFile
+from ventifs.api.reclaiming import reclaim
 from ventifs.api.results import (
     Added,
     Copied,
@@ -21,6 +22,7 @@ from ventifs.api.results import (
 from ventifs.api.version import ArchivedVersion
 from ventifs.errors import Busy, Corrupt, NoSpace, NotStored, VentifsError
 from ventifs.tree.objects.directory import NoSuchPath
+from ventifs.tree.reclaim.results import Reclaimed, ReclaimObserver, ReclaimPlan
 from ventifs.tree.versions.catalog import NoSuchVersion
 
 __all__ = [
@@ -41,8 +43,12 @@ __all__ = [
     "NotARegularFile",
     "NotCopied",
     "NotStored",
+    "ReclaimObserver",
+    "ReclaimPlan",
+    "Reclaimed",
     "Thinned",
     "VentifsError",
     "init",
     "open",
+    "reclaim",
 ]

@@ -264,7 +264,9 @@ class Archive(CatalogChanges, Copying, SpaceFigures):
     def forget(
         self, *wanted: str | ArchivedVersion, force: bool = False, dry_run: bool = False
     ) -> Thinned:
-        """Remove versions from the catalog. Their blocks stay; `undelete` brings them back.
+        """Remove versions from the catalog; `undelete` brings them back.
+
+        Their blocks stay until `ventifs.reclaim` frees them.
 
         Args:
             wanted: versions, or texts that name one; a bare name is refused, since it may be meant

@@ -39,7 +39,7 @@ class CatalogChanges:
     ) -> list[ArchivedVersion]:
         """Bring forgotten versions back as they were, but for holds.
 
-        What programs without this forgot cannot come back.
+        What was reclaimed, or forgotten by programs without this, cannot come back.
 
         Args:
             wanted: texts as for `version`, of which each names a forgotten version: `~N` and

@@ -2,7 +2,7 @@
 
 Always: the catalog keeps their records as forgotten, see `undeleting`. Held versions stay. What a
 name keeps for its next run is forgotten with its last version, unless a run is at work or has
-committed a version meanwhile. Blocks stay in the store.
+committed a version meanwhile. Blocks stay in the store until they are reclaimed.
 """
 
 import time

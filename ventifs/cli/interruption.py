@@ -21,6 +21,7 @@ MESSAGES = {
     signal.SIGTERM: "ventifs: terminated; nothing committed was lost",
 }
 
+_more = ""  # what the command that runs adds to a message
 _raises = False  # whether the next signal is an exception
 _silent = False  # whether a signal ends the process without a message
 
@@ -44,6 +45,17 @@ def begin() -> None:
     """Make the next signal raise an exception: the command runs now."""
     global _raises  # noqa: PLW0603  # signals are the process's
     _raises = True
+
+
+def explain(text: str) -> None:
+    """Add a clause to the message of a signal that interrupts this command."""
+    global _more  # noqa: PLW0603
+    _more = f"; {text}"
+
+
+def message(number: signal.Signals) -> str:
+    """What is printed when a signal has interrupted the command."""
+    return MESSAGES[number] + _more
 
 
 def end() -> None:
@@ -78,7 +90,7 @@ def _end_at_once(number: signal.Signals) -> None:
     global _silent  # noqa: PLW0603
     if not _silent:
         _silent = True
-        _say(MESSAGES[number])
+        _say(message(number))
     os._exit(EXIT_CODES[number])
 
 

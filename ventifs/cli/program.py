@@ -19,7 +19,7 @@ import click
 
 from ventifs import __version__
 from ventifs.cli import interruption
-from ventifs.cli.interruption import EXIT_CODES, MESSAGES, Terminated
+from ventifs.cli.interruption import EXIT_CODES, Terminated
 from ventifs.cli.output import LogLine, echo
 from ventifs.cli.streams import Output, take_over
 from ventifs.errors import VentifsError
@@ -54,6 +54,11 @@ COMMANDS = {
     "serve": ("ventifs.cli.serving.serve", "serve", "Serve versions over 9P."),
     "servers": ("ventifs.cli.serving.servers", "servers", "Show what running servers do."),
     "mount": ("ventifs.cli.serving.mount", "mount", "Mount a version from a 9P server."),
+    "reclaim": (
+        "ventifs.cli.upkeep.reclaim",
+        "reclaim",
+        "Free the space of what no version needs.",
+    ),
     "stats": ("ventifs.cli.upkeep.stats", "stats", "Show what the store holds and saves."),
     "check": ("ventifs.cli.upkeep.check", "check", "Verify the store; mend it with --repair."),
     "rebuild-index": (
@@ -141,7 +146,7 @@ def _run(output: Output) -> tuple[int, bool]:
 
 def _interrupted(output: Output, number: Signals) -> int:
     output.discard()
-    echo(MESSAGES[number], err=True)
+    echo(interruption.message(number), err=True)
     return EXIT_CODES[number]
 
 

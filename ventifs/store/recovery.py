@@ -7,6 +7,7 @@ records last, in one transaction: a version never shows before its blocks.
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 
 from ventifs.errors import Corrupt
 from ventifs.store.appender import lock_arena
@@ -50,7 +51,7 @@ def recover(
     condemned = arenas.condemned_ids()
     unmoved, behind = _open_arenas(arenas, index, files)
     unknown, missing = _compared(arenas, index, unmoved)
-    if _taken_back(arenas, index, files, condemned, [*behind, *_whole(arenas, unknown)]):
+    if _taken_back(arenas, index, files, condemned, chain(behind, _whole(arenas, unknown))):
         unknown, missing = _compared(arenas, index, unmoved)
     left = [*unknown, *(arena.id for arena, _ in behind)]
     additional = sorted(unknown - index.drops().keys()) if unknown else []
@@ -98,7 +99,7 @@ def _take_in(
     """
     intake = ClumpIntake(index.add_blocks)
     before = index.drops().keys()
-    dropped = {*before, *drops_in(arenas, [*behind, *_whole(arenas, additional)])}
+    dropped = {*before, *drops_in(arenas, chain(behind, _whole(arenas, additional)))}
     _refuse_missing(arenas, missing, dropped)
     for arena, start in behind:
         if arena.id not in dropped:

@@ -13,7 +13,6 @@ import tempfile
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain, compress, islice
 from operator import ne
 from types import TracebackType
@@ -26,13 +25,14 @@ PIECE_MAX = 1 << 16  # items of one list that `pieces` yields
 _ITEMS_MIN = 1024  # in memory, however small the budget
 _GATHERED_MAX = 1 << 15  # more are sorted slower, as the processor's caches do not hold them
 _PAGE = 4096  # items read at a time; memory keeps the first of each page
+_WORTH_A_PAGE = 16  # items to look up; fewer are looked up one by one
 _HELD_RUNS = 32  # in memory: fewer are not merged
 _WRITTEN_RUNS = 16  # in the file
 _WAYS = 256  # parts into which a range that is too large for memory is divided, at most
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Run:
+class SortedRun:
     """Sorted, unique items: in a temporary file or in memory.
 
     Attributes:
@@ -54,38 +54,46 @@ class Run:
         data = self._read(first * size, (end - first) * size)
         return [data[at : at + size] for at in range(0, len(data), size)]
 
+    def item(self, at: int) -> bytes:
+        """The item with this ordinal."""
+        return self._read(at * self._size, self._size)
+
     def place(self, item: bytes) -> int:
         """The ordinal of the first item that is not below `item`."""
         page = bisect_left(self._fences, item)
         if page == 0:
             return 0
-        size, read = self._size, self._read
-        return bisect_left(
-            range(self.count),
-            item,
-            (page - 1) * _PAGE + 1,
-            min(page * _PAGE, self.count),
-            key=lambda at: read(at * size, size),
-        )
+        low, high = (page - 1) * _PAGE + 1, min(page * _PAGE, self.count)
+        return bisect_left(range(self.count), item, low, high, key=self.item)
 
     def found(self, items: Sequence[bytes]) -> set[bytes]:
-        """Those of some ascending items that are in it; reads only the pages they could be in."""
+        """Those of some ascending items that are in it; reads only where they could be."""
         found: set[bytes] = set()
         at = bisect_left(items, self._fences[0])
         while at < len(items):
-            page = bisect_right(self._fences, items[at]) - 1
-            following = page + 1
-            end = len(items)
-            if following < len(self._fences):
-                end = bisect_left(items, self._fences[following], at)
-            first = page * _PAGE
-            there = self.items(first, min(first + _PAGE, self.count))
-            found.update(set(items[at:end]).intersection(there))
+            page = bisect_right(self._fences, items[at])  # the first one behind the item
+            end = bisect_left(items, self._fences[page], at) if page < self.pages else len(items)
+            wanted = items[at:end]
+            if len(wanted) < _WORTH_A_PAGE:
+                found.update(item for item in wanted if self._has(item))
+            else:
+                there = self.items((page - 1) * _PAGE, min(page * _PAGE, self.count))
+                found.update(set(wanted).intersection(there))
             at = end
         return found
 
+    def _has(self, item: bytes) -> bool:
+        place = self.place(item)
+        return place < self.count and self.item(place) == item
+
+    @property
+    def pages(self) -> int:
+        """Number of pages."""
+        return len(self._fences)
+
 
 Read = Callable[[int, int], bytes]
+RunPart = tuple[SortedRun, int, int]  # a run, and the ordinals of the first item and the one after
 
 
 class Spill:
@@ -116,9 +124,9 @@ class Spill:
         self._gathered_max = min(self._merged_max, _GATHERED_MAX)
         self._held_max = max(memory // 4 // item_size, _ITEMS_MIN)
         self._gathered: list[bytes] = []
-        self._held: list[Run] = []  # runs in memory
+        self._held: list[SortedRun] = []  # runs in memory
         self._file = _RunFile(item_size)
-        self._written: list[Run] = []  # runs in the file; the first is the result of a merge
+        self._written: list[SortedRun] = []  # runs in the file; the first is the result of a merge
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +202,7 @@ class Spill:
         if sum(run.count for run in self._held) > self._held_max:
             self._spill()
 
-    def _joined(self, runs: Sequence[Run]) -> Run:
+    def _joined(self, runs: Sequence[SortedRun]) -> SortedRun:
         """Some runs as one in memory."""
         parts: list[bytes] = []
         fences: list[bytes] = []
@@ -224,50 +232,50 @@ class Spill:
                 raise
             self._file = file  # a reader of the old one keeps it open
 
-    def _merged(self, runs: Sequence[Run]) -> Iterator[list[bytes]]:
+    def _merged(self, runs: Sequence[SortedRun]) -> Iterator[list[bytes]]:
         """What `pieces` yields, for some runs."""
-        ends = [run.count for run in runs]
-        yield from self._range(runs, [0] * len(runs), ends, 0, 1 << 8 * self._size)
+        yield from self._range([(run, 0, run.count) for run in runs])
 
-    def _range(
-        self, runs: Sequence[Run], starts: list[int], ends: list[int], low: int, high: int
-    ) -> Iterator[list[bytes]]:
-        """The items of some runs with ordinals from `starts` to `ends`, between two numbers.
+    def _range(self, parts: Sequence[RunPart]) -> Iterator[list[bytes]]:
+        """The items of parts of runs, each once.
 
-        An item is taken as a number, big-endian: those here are at least `low` and below `high`.
+        What is too large for memory is divided between its lowest and its highest item, taken as
+        numbers, until it is not.
         """
-        parts = [part for part in zip(runs, starts, ends, strict=True) if part[1] < part[2]]
+        parts = [(run, start, end) for run, start, end in parts if start < end]
+        total = sum(end - start for _, start, end in parts)
         if len(parts) == 1:
-            run, start, end = parts[0]
+            [(run, start, end)] = parts
             for at in range(start, end, PIECE_MAX):
                 yield run.items(at, min(at + PIECE_MAX, end))
             return
-        total = sum(end - start for _, start, end in parts)
-        most = self._merged_max
-        if total <= most or high - low == 1:
-            items = list(chain.from_iterable(run.items(start, end) for run, start, end in parts))
-            items.sort()  # takes sorted runs as they are, and merges them
-            items = _unique(items)
-            for at in range(0, len(items), PIECE_MAX):
-                yield items[at : at + PIECE_MAX]
-            return
-        runs = [run for run, _, _ in parts]
-        starts, lasts = [start for _, start, _ in parts], [end for _, _, end in parts]
-        ways = min(max(-(-2 * total // most), 4), _WAYS, high - low)
-        for way in range(1, ways + 1):
-            bound = low + (high - low) * way // ways
-            if way < ways:
-                key = bound.to_bytes(self._size, "big")
-                ends = [run.place(key) for run in runs]
-            else:
-                ends = lasts
-            before = low + (high - low) * (way - 1) // ways
-            yield from self._range(runs, starts, ends, before, bound)
-            starts = ends
+        if total > self._merged_max:
+            low = _number(min(run.item(start) for run, start, _ in parts))
+            width = _number(max(run.item(end - 1) for run, _, end in parts)) + 1 - low
+            if width > 1:
+                ways = min(max(2 * total // self._merged_max, 4), _WAYS, width)
+                bounds = [low + width * way // ways for way in range(1, ways)]
+                keys = [bound.to_bytes(self._size, "big") for bound in bounds]
+                for key in [*keys, None]:
+                    ends = [end if key is None else run.place(key) for run, _, end in parts]
+                    yield from self._range(
+                        [(run, start, to) for (run, start, _), to in zip(parts, ends, strict=True)]
+                    )
+                    parts = [(run, to, end) for (run, _, end), to in zip(parts, ends, strict=True)]
+                return
+        items = list(chain.from_iterable(run.items(start, end) for run, start, end in parts))
+        items.sort()  # finds the sorted runs in it, and merges them
+        items = _unique(items)
+        for at in range(0, len(items), PIECE_MAX):
+            yield items[at : at + PIECE_MAX]
 
 
-def _in_memory(size: int, joined: bytes, fences: list[bytes]) -> Run:
-    return Run(size, fences, len(joined) // size, lambda at, length: joined[at : at + length])
+def _number(item: bytes) -> int:
+    return int.from_bytes(item, "big")
+
+
+def _in_memory(size: int, joined: bytes, fences: list[bytes]) -> SortedRun:
+    return SortedRun(size, fences, len(joined) // size, lambda at, length: joined[at : at + length])
 
 
 def _unique(items: list[bytes]) -> list[bytes]:
@@ -290,7 +298,7 @@ class _RunFile:
             self._file = None
         self._end = 0
 
-    def write(self, pieces: Iterable[list[bytes]]) -> Run:
+    def write(self, pieces: Iterable[list[bytes]]) -> SortedRun:
         """Append a run.
 
         Raises:
@@ -298,30 +306,38 @@ class _RunFile:
         """
         fences: list[bytes] = []
         count, start = 0, self._end
-        with _errors():
-            if self._file is None:
-                # Unbuffered: on a full disk, closing would try to write a buffer again, and fail.
-                self._file = tempfile.TemporaryFile(prefix="ventifs-", buffering=0)  # noqa: SIM115
-                weakref.finalize(self, self._file.close)
-            file = self._file
-            try:
-                for piece in pieces:
-                    fences += piece[-count % _PAGE :: _PAGE]
-                    count += len(piece)
-                    self._end += _write_all(file, b"".join(piece), self._end)
-            except BaseException:
-                self._end = start
-                os.ftruncate(file.fileno(), start)
-                raise
+        try:
+            file = self._opened()
+            for piece in pieces:
+                fences += piece[-count % _PAGE :: _PAGE]
+                count += len(piece)
+                self._end += _write_all(file, b"".join(piece), self._end)
+        except BaseException as error:
+            self._end = start
+            if self._file is not None:
+                os.ftruncate(self._file.fileno(), start)
+            if isinstance(error, OSError):
+                raise _explained(error) from error
+            raise
 
         def read(at: int, length: int) -> bytes:
             return self._read(start + at, length)
 
-        return Run(self._size, fences, count, read)
+        return SortedRun(self._size, fences, count, read)
+
+    def _opened(self) -> IO[bytes]:
+        if self._file is None:
+            # Unbuffered: on a full disk, closing would try to write a buffer again, and fail.
+            self._file = tempfile.TemporaryFile(prefix="ventifs-", buffering=0)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+        return self._file
 
     def _read(self, offset: int, length: int) -> bytes:
         assert self._file is not None, "closed"
-        data = os.pread(self._file.fileno(), length, offset)
+        try:
+            data = os.pread(self._file.fileno(), length, offset)
+        except OSError as error:
+            raise _explained(error) from error
         if len(data) != length:
             raise VentifsError("a temporary file has become shorter; run the command again")
         return data
@@ -335,15 +351,9 @@ def _write_all(file: IO[bytes], data: bytes, offset: int) -> int:
     return done
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn an OSError into a message that names the directory of temporary files."""
-    try:
-        yield
-    except OSError as error:
-        place = tempfile.tempdir or "temporary file"  # no directory can be written to
-        kind = NoSpace if error.errno in _FULL else VentifsError
-        reason = os.strerror(error.errno or 0).lower()
-        raise kind(
-            f"{place}: {reason}, for a list of blocks; name a directory with room in TMPDIR"
-        ) from error
+def _explained(error: OSError) -> VentifsError:
+    """The exception for a failure of the temporary file, which names its directory."""
+    place = tempfile.tempdir or "temporary file"  # no directory can be written to
+    kind = NoSpace if error.errno in _FULL else VentifsError
+    reason = os.strerror(error.errno or 0).lower()
+    return kind(f"{place}: {reason}, for a list of blocks; name a directory with room in TMPDIR")

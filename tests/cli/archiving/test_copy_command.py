@@ -285,7 +285,10 @@ def test_what_is_dead_is_estimated_and_measured(many: Path) -> None:
     assert "  dead, about " in told
     assert "1 forgotten version in it; 'ventifs stats --exact' measures" in told
     exactly = run(many, "stats", "--exact").stdout.decode()
-    assert "of it, 2 blocks that only 1 forgotten version held\n" in exactly
+    assert (
+        "of it, 2 blocks that only 1 forgotten version held; 'ventifs reclaim' frees them\n"
+        in exactly
+    )
     assert "of it, 0 blocks that no version holds\n" in exactly
 
 

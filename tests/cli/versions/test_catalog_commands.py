@@ -182,7 +182,7 @@ def test_forgotten_versions_of_a_time_or_tree_are_listed(home: Path) -> None:
     [found] = parsed(home, "versions", "--forgotten", f"score:{u['score'][:9]}")
     assert found["name"] == "u"
     refused = run(home, "versions", "--forgotten", "x", expected=1).stderr
-    assert b"x: no version of this name was forgotten; versions of t, u were; what" in refused
+    assert b"x: no version of this name is forgotten; versions of t, u are; what" in refused
 
 
 def test_an_empty_tag_is_refused(home: Path) -> None:
@@ -217,12 +217,12 @@ def test_tags_and_comments_are_changed(home: Path) -> None:
     [
         ("undelete", 2, "Missing argument"),
         ("undelete t", 2, "--all brings all those back that were forgotten, and t@latest"),
-        ("undelete t@latest", 1, "t: no version of this name was forgotten; what older programs"),
+        ("undelete t@latest", 1, "t: no version of this name is forgotten; what was reclaimed, or"),
         ("undelete --all t@latest", 1, "cannot name versions"),
         ("undelete --all t --forgotten never", 1, "'never' is not a time"),
         ("undelete t:/etc@latest", 1, "name a version as NAME@TIME"),
-        ("versions --forgotten t", 1, "t: no version of this name was forgotten"),
-        ("versions --forgotten t@latest", 1, "t: no version of this name was forgotten"),
+        ("versions --forgotten t", 1, "t: no version of this name is forgotten"),
+        ("versions --forgotten t@latest", 1, "t: no version of this name is forgotten"),
         ("versions --forgotten score:1234567", 1, "a score is 64 hexadecimal digits"),
         ("forget t --keep-last 1 --force", 2, "--force is for versions that are named"),
         ("forget t@latest t@~1 t@~2 t@2020 --dry-run", 1, "t has no version of that time"),

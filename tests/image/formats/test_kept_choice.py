@@ -19,16 +19,20 @@ from ventifs.image.formats.kept_choice import (
     SourceType,
     absolute,
     all_kept,
+    bringing_back_kept,
     changes,
     decode_kept,
     encode_kept,
+    forgetting_kept,
     kept_key,
     kept_of,
     records_kept,
+    useless_kept,
 )
 from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
 from ventifs.tree.versions.catalog import Version, encode_version, version_key, versions
+from ventifs.tree.versions.forgotten import forgotten, forgotten_key
 
 RAW = Kept("raw", SourceType("file", b".img"), Following())
 _PATHS = st.binary(max_size=40).map(lambda path: b"/" + path)
@@ -149,6 +153,57 @@ def test_a_record_counts_only_while_its_name_has_versions(store: Path) -> None:
         opened.commit(deletes=[one.record for one in versions(opened) if one.record])
         assert opened.records(kept_key("vm"))
         assert kept_of(opened, "vm") is None
+
+
+# Times of forgetting: of versions that stay, of those that go for good, of settings; what goes.
+@pytest.mark.parametrize(
+    ("staying", "doomed", "settings", "useless"),
+    [
+        ([], [], [5], [5]),  # the version is back, without its settings: a run was at work
+        ([], [5], [5], [5]),
+        ([5], [], [5], []),
+        ([5], [], [3, 5, 7], [3]),
+        ([9, 5], [3, 4], [3, 4, 7, 9], [3, 4]),
+        ([], [3, 5], [1, 3, 5, 9], [1, 3, 5, 9]),
+        ([9], [9], [9], []),
+        ([9], [3], [], []),
+    ],
+)
+def test_settings_that_nothing_brings_back_are_useless(
+    store: Path, staying: list[int], doomed: list[int], settings: list[int], useless: list[int]
+) -> None:
+    with Store.open(store, "write") as opened:
+        root = image(opened, MemoryDisk(0, {})).root
+        value = encode_version(Version("vm", 1, root))
+        going = [(forgotten_key("vm", number, when), value) for number, when in enumerate(doomed)]
+        there = [
+            (forgotten_key("vm", 100 + number, when), value) for number, when in enumerate(staying)
+        ]
+        others = [(forgotten_key(name, 1, 8), value) for name in ("v", "vm-1")]
+        kept = [Record(kept_key("vm"), bytes(16), encode_kept(RAW))]
+        puts = [put for when in settings for put in forgetting_kept(kept, "vm", when)]
+        ends = forgetting_kept(kept, "vm-1", 8)
+        odd = [(b"forgotten-disk\0x\0later", b""), (b"forgotten-disk\0x", b"")]
+        records = opened.commit([*going, *there, *others, *puts, *ends, *odd])
+        ids = {record.id for record in records[: len(doomed)]}
+        gone = [
+            each
+            for each in forgotten(opened)
+            if each.version.record and each.version.record.id in ids
+        ]
+        assert len(gone) == len(doomed)
+        found = useless_kept(opened, gone)
+        assert {(each.key, each.value) for each in found} == {
+            put for when in useless for put in forgetting_kept(kept, "vm", when)
+        }
+        opened.commit(deletes=[*found, *records[: len(doomed)]])
+        back = set()
+        for each in forgotten(opened, "vm"):
+            while (changes := bringing_back_kept(opened, "vm", each.forgotten_ns))[1]:
+                opened.commit(deletes=changes[1])
+                back |= {record.key for record in changes[1]}
+        left = {put[0] for when in settings for put in forgetting_kept(kept, "vm", when)}
+        assert back == left - {record.key for record in found}
 
 
 def test_paths_are_kept_as_given_but_absolute(

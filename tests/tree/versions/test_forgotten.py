@@ -126,13 +126,13 @@ def test_what_a_text_means(store: Store, text: str, comment: str) -> None:
     ("text", "message"),
     [
         ("web@~2", "has no forgotten version of that time; 'ventifs versions --forgotten web'"),
-        ("web@1970-01-03", "which have no 'undelete', forgot cannot come back"),
+        ("web@1970-01-03", "which have no 'undelete', cannot come back"),
         ("web@1970-01-03T00:00:00Z", "this version is not forgotten; it is in the catalog"),
         (
             "db@latest",
-            "db: no version of this name was forgotten; versions of web were; what older",
+            "db: no version of this name is forgotten; versions of web are; what was",
         ),
-        ("none@~1", "none: no version of this name was forgotten"),
+        ("none@~1", "none: no version of this name is forgotten"),
         ("web", "web: name a version as NAME@TIME"),
         ("web:/x@1", "name a version as NAME@TIME"),
         ("web@1970:/etc", "is not a time"),
@@ -174,7 +174,9 @@ def test_a_time_that_is_forgotten_again_is_another(store: Store) -> None:
     assert find_forgotten(store, "web@~1").version.comment == "again 3"
     assert find_forgotten(store, "web@~1", "1970-04-11T00:00:00.000000000Z") == first
     assert find_forgotten(store, "web@1970-01-02", "1970-04-11").version.comment == "again 2"
-    with pytest.raises(NoSuchVersion, match="no version of this name was forgotten at 1971"):
+    with pytest.raises(
+        NoSuchVersion, match="no version of this name is among those forgotten at 1971"
+    ):
         find_forgotten(store, "web@latest", "1971")
     store.commit(*bringing_back(store, [first]))
     assert versions(store, "web")[1].comment == "1"

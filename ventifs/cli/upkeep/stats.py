@@ -45,7 +45,7 @@ def stats(wanted: str | None, *, store: Path, as_json: bool, exactly: bool, each
     Savings by zeros, by deduplication and by compression are listed apart. Figures are as of the
     last commit; sizes are in decimal units. Dead is what no version needs: as an estimate, from
     what versions added when they were archived, or with --exact measured, which reads the nodes of
-    all versions, and tells apart what only forgotten versions hold.
+    all versions, and tells apart what only forgotten versions hold. 'ventifs reclaim' frees both.
 
     Of a VERSION: what is in it (of a disk: its partitions and volumes, and what was noted), and
     what only it holds, as blocks and as it is stored; this reads the nodes of all versions. With
@@ -111,16 +111,16 @@ def _estimate_rows(figures: Stats, estimate: DeadEstimate) -> list[_TableRow]:
 
 
 def _marked_rows(figures: Stats, marked: MarkedSpace) -> list[_TableRow]:
-    def row(space: Space, note: str) -> str:
-        return _row(
-            space.stored_bytes, f"of it, {count(space.blocks, 'block')}{note}", figures.stored_bytes
-        )
+    def row(space: Space, note: str, advice: str = "") -> str:
+        note = f"of it, {count(space.blocks, 'block')}{note}{advice if space.blocks else ''}"
+        return _row(space.stored_bytes, note, figures.stored_bytes)
 
+    frees = "; 'ventifs reclaim' frees them"
     rows = [("  live", row(marked.live, f" of {count(marked.versions, 'version')}"))]
     if marked.forgotten_versions:
         gone = count(marked.forgotten_versions, "forgotten version")
-        rows.append(("  forgotten", row(marked.forgotten, f" that only {gone} held")))
-    return [*rows, ("  dead", row(marked.dead, " that no version holds"))]
+        rows.append(("  forgotten", row(marked.forgotten, f" that only {gone} held", frees)))
+    return [*rows, ("  dead", row(marked.dead, " that no version holds", frees))]
 
 
 def _print_alone(store: Path, name: str | None, *, as_json: bool) -> None:

@@ -10,10 +10,12 @@ import click
 import ventifs
 from ventifs import ArchivedVersion, Thinned
 from ventifs.api.archive import OpenMode
+from ventifs.api.results import KeptVersions
 from ventifs.cli.formatting import count
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import json_option, store_option, wait_option
 from ventifs.cli.versions.list_versions import as_json_object
+from ventifs.store.header import read_header, require_reclaimed
 from ventifs.tree.versions.retention import NO_RULE
 from ventifs.tree.versions.times import moment, parse_span
 from ventifs.tree.versions.zones import zone_of
@@ -63,6 +65,13 @@ def _keep_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--force", is_flag=True, help="Also the last version of a name.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be forgotten.")
+@click.option(
+    "--reclaim",
+    "reclaiming",
+    is_flag=True,
+    help="Then free the space of all that is forgotten, also of what was forgotten before; without "
+    "--wait it waits for running archives as long as they take.",
+)
 def forget(
     wanted: tuple[str, ...],
     *,
@@ -72,14 +81,17 @@ def forget(
     timezone: str | None,
     force: bool,
     dry_run: bool,
+    reclaiming: bool,
     **keep: Any,
-) -> None:
-    """Remove versions from the catalog. 'ventifs undelete' brings them back.
+) -> int:
+    """Remove versions from the catalog. 'ventifs undelete' brings them back until a reclaim.
 
     Forgets each VERSION: NAME@latest, NAME@TIME, NAME@~N, or score:HEX if only one version has this
     tree. If a name would then have no version left, nothing is forgotten, unless --force is given.
     Versions that 'ventifs hold' keeps are refused. The blocks of what is forgotten stay in the
-    store: 'ventifs versions --forgotten' lists what can come back.
+    store until 'ventifs reclaim' frees them: 'ventifs versions --forgotten' lists what can come
+    back. With --reclaim that is done at once, with a grace of 0: nothing that was forgotten, now or
+    before, can come back then.
 
     With --keep options, forgets all versions of each NAME (of every name, if none is given) except
     those that at least one of the options keeps. Hours, days, weeks, months and years are those of
@@ -94,15 +106,66 @@ def forget(
     _check(wanted, rules, timezone)
     if rules and force:
         raise click.UsageError("--force is for versions that are named; with --keep-... leave it")
+    if reclaiming:
+        require_reclaimed(store, read_header(store))
     mode: OpenMode = "read" if dry_run else "write"
+    zone = zone_of(timezone) if rules else None
     with ventifs.open(store, mode, reserve=True, wait_s=wait_s) as archive:
-        if not rules:
-            forgotten = archive.forget(*wanted, force=force, dry_run=dry_run)
-            _print(forgotten, None, as_json=as_json, dry_run=dry_run)
-            return
-        zone = zone_of(timezone)
-        thinned = archive.thin(*wanted, **rules, timezone=zone, dry_run=dry_run)
-    _print(thinned, zone, as_json=as_json, dry_run=dry_run)
+        if zone is None:
+            done = archive.forget(*wanted, force=force, dry_run=dry_run)
+        else:
+            done = archive.thin(*wanted, **rules, timezone=zone, dry_run=dry_run)
+        there = len(archive.forgotten()) if reclaiming else 0
+    if as_json:
+        facts = _facts(done, zone, dry_run=dry_run)
+    else:
+        _print(done, zone, dry_run=dry_run)
+        facts = {}
+    code = 0
+    try:
+        if reclaiming:
+            before = there - (0 if dry_run else len(done.forgotten))
+            if not as_json:
+                _announce(before, dry_run=dry_run)
+            facts["reclaim"] = None
+            if not dry_run:
+                code, facts["reclaim"] = _reclaim(store, done, wait_s=wait_s, quiet=as_json)
+    finally:  # what was forgotten is, whatever became of the reclaim
+        if as_json:
+            print_json(facts)
+    return code
+
+
+def _announce(before: int, *, dry_run: bool) -> None:
+    """Print what `--reclaim` takes that was not forgotten by this command."""
+    verb = "was" if before == 1 else "were"
+    also = f", also of {count(before, 'version')} that {verb} forgotten before" if before else ""
+    if dry_run:
+        echo(
+            f"then space would be reclaimed{also}; how much is known only when they are forgotten: "
+            "'ventifs reclaim --dry-run' says it then"
+        )
+    elif before:
+        echo(f"space is reclaimed{also}")
+
+
+def _reclaim(
+    store: Path, done: Thinned, *, wait_s: float | None, quiet: bool
+) -> tuple[int, dict[str, Any]]:
+    """Free the space of all forgotten versions; return the exit code, and what `--json` prints."""
+    from ventifs.cli.upkeep.reclaim import exit_code, reclaim_json, run_reclaim
+    from ventifs.cli.upkeep.reclaim_report import Asked
+
+    asked = Asked()
+    goes_on = "'ventifs reclaim' goes on"
+    reclaimed = run_reclaim(
+        store,
+        asked,
+        wait_s=wait_s,
+        quiet=quiet,
+        after_signal=f"the versions are forgotten, and {goes_on}" if done.forgotten else goes_on,
+    )
+    return exit_code(reclaimed), reclaim_json(asked, reclaimed)
 
 
 def _check(wanted: tuple[str, ...], rules: dict[str, Any], timezone: str | None) -> None:
@@ -143,18 +206,25 @@ def _refuse_bare(wanted: tuple[str, ...]) -> None:
             )
 
 
-def _print(thinned: Thinned, zone: tzinfo | None, *, as_json: bool, dry_run: bool) -> None:
-    """Print what was done; `zone` is that of the rules, None if versions were named."""
+def _facts(thinned: Thinned, zone: tzinfo | None, *, dry_run: bool) -> dict[str, Any]:
+    """What `--json` prints; `zone` is that of the rules, None if versions were named."""
+    return {
+        "dry_run": dry_run,
+        **({} if zone is None else {"timezone": str(zone)}),
+        "kept": [_as_json(*each, zone) for each in thinned.kept],
+        "forgotten": [_as_json(*each, zone) for each in _doomed(thinned, zone)],
+    }
+
+
+def _doomed(thinned: Thinned, zone: tzinfo | None) -> KeptVersions:
+    """The versions that are forgotten, with the reason."""
     reason = _NAMED if zone is None else NO_RULE
-    doomed = [(version, [reason]) for version in thinned.forgotten]
-    if as_json:
-        facts: dict[str, Any] = {"dry_run": dry_run}
-        if zone is not None:
-            facts["timezone"] = str(zone)
-        facts["kept"] = [_as_json(*each, zone) for each in thinned.kept]
-        facts["forgotten"] = [_as_json(*each, zone) for each in doomed]
-        print_json(facts)
-        return
+    return [(version, [reason]) for version in thinned.forgotten]
+
+
+def _print(thinned: Thinned, zone: tzinfo | None, *, dry_run: bool) -> None:
+    """Print what was done, for people; `zone` as for `_facts`."""
+    doomed = _doomed(thinned, zone)
     if zone is None:
         for version, _ in doomed:
             echo(f"{'would forget' if dry_run else 'forgot'} {version}")

@@ -38,8 +38,8 @@ def undelete(
     that was forgotten last comes back; --forgotten names another. With --all, those of each NAME
     come back, except where the name has a version of that time.
 
-    Nothing that this program forgets is removed from the store, so all of it can come back. What
-    older programs forgot cannot.
+    What was forgotten can come back until 'ventifs reclaim' frees its space. What older programs
+    forgot cannot.
     """
     for text in [] if every else wanted:
         if not set("@:") & set(text):

@@ -3,13 +3,15 @@
 They are a record of the catalog, committed together with the version that they come from. The next
 run uses them. FORMAT.md has the layout. The record belongs to the name and not to a version, so it
 counts only while the name has versions. It is forgotten with the last of them, and comes back when
-a version is brought back that was forgotten with it or before it. It is not copied to other stores:
-it holds paths of this host, and another store must not choose how a disk is read here.
+a version is brought back that was forgotten with it or before it. A reclaim deletes it when there
+is no such version any more. It is not copied to other stores: it holds paths of this host, and
+another store must not choose how a disk is read here.
 """
 
 import os
 import re
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -21,6 +23,7 @@ from ventifs.store import Store
 from ventifs.store.journal import RECORD_VALUE_MAX, Record
 from ventifs.text import printable
 from ventifs.tree.versions.catalog import check_name, versions
+from ventifs.tree.versions.forgotten import Forgotten, forgotten
 
 VERSION = 1
 PATH_BYTES_MAX = 4095
@@ -248,6 +251,34 @@ def bringing_back_kept(
         if record.key >= _forgotten_key(name, forgotten_ns):
             return [(kept_key(name), record.value)], [record]
     return [], []
+
+
+def useless_kept(store: Store, doomed: Sequence[Forgotten]) -> list[Record]:
+    """The records of forgotten settings that no forgotten version which stays can bring back.
+
+    Settings come back with a version of their name that was forgotten when they were, or before,
+    see `bringing_back_kept`. So they are of no use when all that was forgotten of the name by then
+    is gone, or back in the catalog. Records whose keys are not understood stay.
+
+    Args:
+        store: whose catalog's lock the caller holds, if it is going to delete them.
+        doomed: forgotten versions that go for good in the same commit.
+
+    Raises:
+        Corrupt: the record of a forgotten version is damaged.
+    """
+    going = {each.version.record for each in doomed}
+    first: dict[bytes, int] = {}  # the first time of forgetting of what stays, by name
+    for each in forgotten(store):
+        if each.version.record not in going:
+            name = each.version.name.encode()
+            first[name] = min(first.get(name, each.forgotten_ns), each.forgotten_ns)
+    found = []
+    for record in store.records(_FORGOTTEN):
+        name, _, when = record.key.removeprefix(_FORGOTTEN).partition(b"\0")
+        if len(when) == _TIME.size and (name not in first or _TIME.unpack(when)[0] < first[name]):
+            found.append(record)
+    return found
 
 
 def _forgotten_key(name: str, forgotten_ns: int | None = None) -> bytes:

@@ -165,7 +165,7 @@ def condemn(arenas: Arenas, ids: Collection[bytes], files: Files) -> None:
         for source in (arenas.sealed_path(arena_id), arenas.open_path(arena_id)):
             with readable_errors(source), suppress(FileNotFoundError):
                 source.stat()
-                _cut(target, files)  # what a copy of the store brought back has a file there
+                _remove(target, files)  # where a copy of the store has brought `source` back
                 files.rename(source, target)
         arenas.forget_reader(arena_id)
     for directory in (arenas.condemned_directory, arenas.sealed_directory, arenas.open_directory):
@@ -176,7 +176,7 @@ def condemn(arenas: Arenas, ids: Collection[bytes], files: Files) -> None:
 def empty(arenas: Arenas, ids: Collection[bytes], files: Files) -> None:
     """Remove the files of dropped arenas from where `condemn` has moved them; idempotent.
 
-    They are cut to nothing first. So their space is free even while a server has them open.
+    They are cut to nothing first, so their space is free even while a server has them open.
 
     Args:
         arenas: the store's.
@@ -191,19 +191,21 @@ def empty(arenas: Arenas, ids: Collection[bytes], files: Files) -> None:
     for arena_id in sorted(ids):
         path = arenas.condemned_path(arena_id)
         with readable_errors(path):
-            _cut(path, files)
-            files.unlink(path)
+            _remove(path, files)
     with readable_errors(arenas.condemned_directory), suppress(FileNotFoundError):
         files.sync_directory(arenas.condemned_directory)
 
 
-def _cut(path: Path, files: Files) -> None:
+def _remove(path: Path, files: Files) -> None:
+    """Cut a file to nothing and remove it; one with a second name, as in a backup, is not cut."""
     with suppress(FileNotFoundError):
         fd = os.open(path, _WRITE)
         try:
-            files.truncate(fd, 0)
+            if os.fstat(fd).st_nlink == 1:
+                files.truncate(fd, 0)
         finally:
             os.close(fd)
+        files.unlink(path)
 
 
 # --- what an interrupted reclaim left -----------------------------------------------------------
@@ -260,9 +262,9 @@ def finish(arenas: Arenas, index: Index, files: Files, left: Iterable[bytes] = (
         files: for tests.
         left: ids of arenas that may be dropped and have a file in `sealed/` or `open/`.
     """
+    gone = {arena_id for arena_id in (*left, *arenas.condemned_ids()) if index.dropped(arena_id)}
     try:
-        condemn(arenas, [arena_id for arena_id in left if index.dropped(arena_id)], files)
-        there = arenas.condemned_ids()
-        empty(arenas, [arena_id for arena_id in there if index.dropped(arena_id)], files)
+        condemn(arenas, gone, files)
+        empty(arenas, gone, files)
     except VentifsError as error:
         log.warning("%s; space that was reclaimed is not free yet", error)

@@ -231,7 +231,10 @@ class ArenaUses:
         """Count the live blocks of an arena, given by clump offset and position, in order."""
         wanted: dict[int, list[int]] = {}
         for offset, position in places:
-            wanted.setdefault(offset, []).append(position)
+            if offset < use.length:
+                wanted.setdefault(offset, []).append(position)
+            else:  # written since
+                use.problem = use.problem or IN_USE
         try:
             _count(use, heads_of(self._arenas.reader(use.arena), use), wanted)
         except VentifsError as error:

@@ -12,7 +12,7 @@ from itertools import compress
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
 from ventifs.store.dropping import Journals
-from ventifs.store.lock import both_gates_alone, gate_alone, turn
+from ventifs.store.lock import both_gates_alone, gate_alone, idle_gate, turn
 from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
 from ventifs.store.reclaim.copy import live_blocks
 from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
@@ -179,7 +179,7 @@ class ReclaimingStore(Store):
                 try:
                     stack.enter_context(both_gates_alone(self.path))
                 except Busy:
-                    old = self._announced(sorted(doomed), stack)
+                    old = self._announced(sorted(doomed), stack, wait_s)
                     stack.enter_context(gate_alone(self.path, old, wait_s=wait_s))
             yield
 
@@ -197,15 +197,23 @@ class ReclaimingStore(Store):
             finally:
                 self._alone = False
 
-    def _announced(self, doomed: Sequence[bytes], stack: ExitStack) -> int:
-        """Announce arenas until `stack` ends; return the gate of the writers of this moment."""
+    def _announced(self, doomed: Sequence[bytes], stack: ExitStack, wait_s: float | None) -> int:
+        """Announce arenas until `stack` ends; return the gate of the writers of this moment.
+
+        Those that use the other gate, since an earlier reclaim was interrupted, are waited for
+        first: once the pointer leads there, they cannot be told from those that come.
+        """
         stack.callback(withdraw, self.path, self._files)
+        idle = idle_gate(self.path)
+        with gate_alone(self.path, idle, wait_s=wait_s):
+            pass
 
-        def step() -> int:
+        def step() -> None:
             announce(self.path, doomed, self._files)
-            return turn(self.path, self._files)
+            turn(self.path, idle, self._files)
 
-        return with_reserve(step, self.path, self.header.reserve, self._files)
+        with_reserve(step, self.path, self.header.reserve, self._files)
+        return 1 - idle
 
     def recover_again(self) -> None:
         """Index what writers that died since left out of the index."""

@@ -20,9 +20,9 @@ carried over, and blocks that only they refer to may be gone. Every record carri
 damage is a miss.
 
 The version is looked up once, after the lock of the name is taken. If it is forgotten while the run
-is at work, its blocks stay, because forgetting removes none. What removes blocks must rely on the
-gate that every writer holds from before this look-up until after its commit: it may remove a block
-only if no version needs it, and no writer is at work that began before that was so.
+is at work, its blocks stay all the same: forgetting removes none, and a reclaim relies on the gate
+that every writer holds from before this look-up until after its commit. It removes a block only if
+no version needs it, and no writer is at work that began before that was so.
 
 An entry counts only if its ctime lies more than 2 s before the file was read. A file that is
 changed within the clock's tick of being read is therefore read again next time.

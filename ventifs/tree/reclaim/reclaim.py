@@ -30,7 +30,7 @@ from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
 from ventifs.store.spill import Spill
 from ventifs.tree.reclaim.mark import Marks
 from ventifs.tree.reclaim.results import Limits, Reclaimed, ReclaimObserver, ReclaimPlan
-from ventifs.tree.reclaim.roots import Roots, references, roots_again, roots_before
+from ventifs.tree.reclaim.roots import Roots, roots_again, roots_before
 from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import Forgotten
 
@@ -201,7 +201,7 @@ class _Reclaim:
                 self._store, first=first, end=first + step, progress=self._heard(uses)
             )
             try:
-                marks.mark(references(self.roots))
+                marks.mark(self.roots.references())
                 uses.add(marks.live, first=first, end=first + step, remove_leftovers=not dry_run)
             except BaseException:
                 marks.close()
@@ -309,7 +309,7 @@ class _Reclaim:
         while True:
             generation = self._store.generation
             roots = roots_again(self._store, self._doomed)
-            with self._marks.since(references(roots)) as live:
+            with self._marks.since(roots.references()) as live:
                 alive |= self._store.alive_in(arenas, live)
             if generation == self._store.generation:
                 return alive

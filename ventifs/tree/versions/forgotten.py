@@ -3,7 +3,8 @@ r"""Forgotten versions: their records are kept, so that they can be brought back
 The record of a forgotten version has the key `forgotten\0NAME\0` + the version's time + the time of
 forgetting (8 bytes each, big-endian), and the value that the version's record had. All that one
 commit forgets has the same time of forgetting. A name and time that is forgotten once more gets a
-later one than before, whatever the clock says. What programs without these records forgot is gone.
+later one than before, whatever the clock says. A reclaim deletes the records of what it frees: then
+the version is gone, as is what programs without these records forgot.
 """
 
 import struct
@@ -33,7 +34,9 @@ from ventifs.tree.versions.times import parse_time, time_text
 
 _PREFIX = b"forgotten\0"
 _TIMES = struct.Struct(">QQ")
-_GONE = "what older programs, which have no 'undelete', forgot cannot come back"
+_GONE = (
+    "what was reclaimed, or forgotten by older programs, which have no 'undelete', cannot come back"
+)
 
 RecordChanges = tuple[list[tuple[bytes, bytes]], list[Record]]  # to put and to delete
 
@@ -209,11 +212,11 @@ def forgotten_of(store: Store, name: str, during: str | None = None) -> list[For
     found = _forgotten_during(forgotten(store, name), during)
     if found:
         return found
-    then = "" if during is None else f" at {during}"
+    how = "forgotten" if during is None else f"among those forgotten at {during}"
     names = sorted({each.version.name for each in _forgotten_during(forgotten(store), during)})
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    others = f"versions of {', '.join(names[:5])}{more} were; " if names else ""
-    raise NoSuchVersion(f"{name}: no version of this name was forgotten{then}; {others}{_GONE}")
+    others = f"versions of {', '.join(names[:5])}{more} are; " if names else ""
+    raise NoSuchVersion(f"{name}: no version of this name is {how}; {others}{_GONE}")
 
 
 def _forgotten_during(found: list[Forgotten], during: str | None) -> list[Forgotten]:

@@ -57,7 +57,7 @@ def reach(store: Store, entry: Entry, seen: set[Score]) -> Iterator[Ref]:
     Raises:
         Corrupt, NotStored: where nodes are damaged.
     """
-    return _below(store, _of_entry(entry), seen)
+    return _below(store, of_entry(entry), seen)
 
 
 def _below(store: Store, top: Iterator[Ref], seen: set[Score]) -> Iterator[Ref]:
@@ -91,7 +91,7 @@ def reach_version(store: Store, version: Version, seen: set[Score]) -> Iterator[
 def top(version: Version) -> Iterator[Ref]:
     """What a version refers to directly: by its list of troubles, and by its root."""
     yield from _of_content(version.beyond, RefKind.CONTENT)
-    yield from _of_entry(version.root)
+    yield from of_entry(version.root)
 
 
 def below(store: Store, ref: Ref) -> Iterator[Ref]:
@@ -106,7 +106,7 @@ def below(store: Store, ref: Ref) -> Iterator[Ref]:
         if node.level:
             yield Ref(Score(decode_child(data).score), ref.kind)
         elif ref.kind is RefKind.DIRECTORY:
-            yield from _of_entry(decode_entry(data))
+            yield from of_entry(decode_entry(data))
         else:
             item = decode_item(data)
             if isinstance(item, Chunk):
@@ -115,7 +115,8 @@ def below(store: Store, ref: Ref) -> Iterator[Ref]:
                 yield from _of_content(item.content, RefKind.CONTENT)
 
 
-def _of_entry(entry: Entry) -> Iterator[Ref]:
+def of_entry(entry: Entry) -> Iterator[Ref]:
+    """What an entry refers to directly: by its content and by its extended attributes."""
     if not isinstance(entry.xattrs, Listed):
         yield from _of_content(entry.xattrs, RefKind.CONTENT)
     if isinstance(entry.detail, RegularFile):
