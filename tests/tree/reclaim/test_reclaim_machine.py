@@ -624,7 +624,9 @@ class ReclaimMachine(RuleBasedStateMachine):
 
     def _catalog(self) -> tuple[dict[VersionId, bytes], dict[ForgottenId, bytes]]:
         store = self.reader.store
-        there = {(each.name, each.time_ns): bytes(tree_score(each.root)) for each in versions(store)}
+        there = {
+            (each.name, each.time_ns): bytes(tree_score(each.root)) for each in versions(store)
+        }
         gone = {
             (each.version.name, each.version.time_ns, each.forgotten_ns): bytes(
                 tree_score(each.version.root)
@@ -714,9 +716,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         if archive is None:
             wait_s = 0 if self.acting else None
             files = self.files[which]
-            store = Store.open(
-                self.root, "write", cache_bytes=1 << 20, files=files, wait_s=wait_s
-            )
+            store = Store.open(self.root, "write", cache_bytes=1 << 20, files=files, wait_s=wait_s)
             archive = self.writers[which] = Archive(store)
         return archive
 
