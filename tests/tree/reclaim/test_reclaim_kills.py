@@ -23,7 +23,7 @@ from tests.support.patience import pause, wait_until
 from tests.support.processes import KILLED, finished, kill, kill_all, start
 from tests.support.sizes import LONG
 from tests.support.tiny import audited, tiny_store
-from tests.support.turnover import LogReader, content, read_tree, write_tree
+from tests.support.turnover import Log, LogReader, content, read_tree, write_tree
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
@@ -68,6 +68,7 @@ class Siege:
         self.logs = [LogReader(home / f"w{number}.log") for number in range(WRITERS)]
         self._mount()
         self.writers = [self._writer(number) for number in range(WRITERS)]
+        self.kills = Log(home / "kills.log")
         self.reclaims = LogReader(home / "reclaim.log")
         self.progress()
 
@@ -114,6 +115,7 @@ class Siege:
     def kill_a_reclaimer(self) -> None:
         """Start one, and let it die at a random operation, or kill it at a random moment."""
         point = self._point()
+        self.kills.note(str(point or "from outside"))
         before = self.reclaims.count()
         child = start(
             turnover.reclaim_until_killed,
