@@ -41,19 +41,16 @@ INDEX_CALLS_MAX = 30
 EVENTS_MAX = 30  # lines that a reclaimer logs before it is killed from outside
 
 
-@pytest.fixture(autouse=True)
-def _no_child_outlives_its_test() -> Iterator[None]:
-    yield
-    kill_all()
-
-
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A directory in memory, if there is one: a kill loses nothing that waits to be written."""
     memory = Path("/dev/shm")
     place = memory if os.access(memory, os.W_OK) else None
     with TemporaryDirectory(prefix="ventifs-", dir=place) as directory:
-        yield Path(directory)
+        try:
+            yield Path(directory)
+        finally:
+            kill_all()
 
 
 class Siege:
