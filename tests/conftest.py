@@ -5,7 +5,9 @@ No example has a deadline, and none is refused as slow to make: that is the mach
 
 import os
 import signal
+import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from ventifs.store import reserve
@@ -16,6 +18,10 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# Tests start thousands of processes, each of which would compile the whole program again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A test makes many stores, and pytest keeps them for a while: their reserves are small.
 reserve.DEFAULT_MAX = 64 << 10
 os.environ["VENTIFS_RESERVE"] = "64KiB"
@@ -23,3 +29,10 @@ os.environ["VENTIFS_RESERVE"] = "64KiB"
 # Shells start what runs in the background with it ignored, and commands under test inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow modules first where processes share the tests: none is to wait for others at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)

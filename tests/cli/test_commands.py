@@ -15,15 +15,15 @@ from typing import Any
 import click
 import pytest
 
+from tests.support import forked
 from tests.support.damage import flip
+from tests.support.forked import SCRIPT
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import same
 from ventifs.cli.main import main
 from ventifs.cli.program import COMMANDS, ventifs
 from ventifs.text import printable
-
-SCRIPT = Path(sys.executable).parent / "ventifs"
 
 
 @pytest.fixture
@@ -42,14 +42,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def run(
     home: Path, *words: str | Path, expected: int = 0, **more: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    done = subprocess.run(
-        [SCRIPT, *words],
-        env=environment(home, **more),
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-        cwd=home,
-    )
+    done = forked.run(words, env=environment(home, **more), cwd=home, timeout_s=PATIENCE_S)
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done

@@ -18,8 +18,8 @@ from tests.support.uml import Uml
 
 pytestmark = pytest.mark.slow
 _LOOKING = f"{sys.executable} -I -S {looking.__file__}"
-# Of the files, so many parts are read: together all of them, or half of them.
-_PARTS = len(DIALECTS) * (1 if LONG else 2)
+# Of the files, so many parts are read: together all of them, or a third of them.
+_PARTS = len(DIALECTS) * (1 if LONG else 3)
 PARTS = {dialect: (number, _PARTS) for number, dialect in enumerate(DIALECTS)}
 
 

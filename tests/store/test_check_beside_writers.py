@@ -14,9 +14,9 @@ from tests.support.tiny import tiny_store
 from ventifs.store import Store, audit
 from ventifs.store.appender import Appender
 from ventifs.store.arenas import Arenas
-from ventifs.store.audit import Report
 from ventifs.store.check import check
 from ventifs.store.files import Files
+from ventifs.store.findings import Report
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 

@@ -13,8 +13,8 @@ from tests.support.tiny import audited, made_up_blocks
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store
 from ventifs.store.arena import Arena
-from ventifs.store.audit import Finding
 from ventifs.store.check import check
+from ventifs.store.findings import Finding
 from ventifs.store.header import HEADER_NAME, HEADER_SIZE, read_header
 
 BITS = 48  # tried in each larger region

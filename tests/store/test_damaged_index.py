@@ -15,9 +15,9 @@ from tests.support.index_reader import Flip, Outcome, Plan, read_damaged
 from tests.support.tiny import audited, made_up_blocks, tiny_store
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena_state import Place
-from ventifs.store.audit import Finding
 from ventifs.store.check import check, repair
 from ventifs.store.files import Files
+from ventifs.store.findings import Finding
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.store.lock import store_lock

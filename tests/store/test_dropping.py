@@ -14,17 +14,17 @@ from tests.support.dropping import arenas_of, copy_from, drop, sealed
 from tests.support.stores import findings, new_store, put_all
 from tests.support.tiny import audited
 from ventifs.errors import Corrupt, NotStored, VentifsError
-from ventifs.store import Score, Store
+from ventifs.store import Score, Store, arena_audit
 from ventifs.store import audit as audit_module
 from ventifs.store.arena import HEADER_SIZE, Arena, Clump
 from ventifs.store.arena_journal import ArenaJournal, read_journal
 from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
-from ventifs.store.audit import Report
 from ventifs.store.block_reader import Reclaimed
 from ventifs.store.check import check, repair
 from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
+from ventifs.store.findings import Report
 from ventifs.store.header import RECLAIMED, Unsupported, read_header, write_header
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, Record
@@ -277,7 +277,7 @@ def test_an_arena_is_dropped_while_it_is_checked(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, scores, arenas, _ = three_arenas(root)
-    audited_arena = audit_module._audit_arena
+    audited_arena = arena_audit.audit_arena
 
     def dropping(*arguments: Any) -> Report:
         found = audited_arena(*arguments)
@@ -285,7 +285,7 @@ def test_an_arena_is_dropped_while_it_is_checked(
             drop(store, arenas[:1], scores)
         return found
 
-    monkeypatch.setattr(audit_module, "_audit_arena", dropping)
+    monkeypatch.setattr(audit_module, "audit_arena", dropping)
     with store:
         report = audited(root)
     assert [finding for finding in report.findings if not finding.harmless] == []

@@ -27,6 +27,13 @@ from ventifs.store.lock import (
 )
 
 
+def turned(root: Path) -> int:
+    """Turn to the other gate; return the number of the old one."""
+    idle = idle_gate(root)
+    turn(root, idle, Files())
+    return 1 - idle
+
+
 def test_writers_share_the_lock(tmp_path: Path) -> None:
     with store_lock(tmp_path, alone=False), store_lock(tmp_path, alone=False):
         pass
@@ -121,16 +128,16 @@ def test_what_is_locked_again_needs_no_waiting(tmp_path: Path) -> None:
 def test_writers_share_a_gate_and_use_the_other_once_it_turned(tmp_path: Path) -> None:
     with writers_gate(tmp_path) as first, writers_gate(tmp_path) as second:
         assert first == second == 0
-        assert turn(tmp_path, Files()) == 0
+        assert turned(tmp_path) == 0
         with writers_gate(tmp_path) as third:
             assert third == 1
-            assert turn(tmp_path, Files()) == 1
+            assert turned(tmp_path) == 1
 
 
 def test_a_gate_that_turned_empties_though_others_come(tmp_path: Path) -> None:
     with ExitStack() as earlier, ExitStack() as later:
         earlier.enter_context(writers_gate(tmp_path))
-        old = turn(tmp_path, Files())
+        old = turned(tmp_path)
         later.enter_context(writers_gate(tmp_path))
         with pytest.raises(Busy), gate_alone(tmp_path, old, wait_s=0):
             pytest.fail("a writer of before is at work")
@@ -144,12 +151,12 @@ def test_a_writer_left_at_the_idle_gate_is_found_there(tmp_path: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(writers_gate(tmp_path))
         assert idle_gate(tmp_path) == 1
-        turn(tmp_path, Files())
+        turned(tmp_path)
         assert idle_gate(tmp_path) == 0
         with pytest.raises(Busy), gate_alone(tmp_path, idle_gate(tmp_path), wait_s=0):
             pytest.fail("the writer of before the turn is at work")
     with gate_alone(tmp_path, idle_gate(tmp_path), wait_s=0):
-        assert turn(tmp_path, Files()) == 1
+        assert turned(tmp_path) == 1
 
 
 def test_a_writer_waits_for_the_gate_and_says_so(
@@ -168,7 +175,7 @@ def test_a_writer_waits_for_the_gate_and_says_so(
             waiter = threading.Thread(target=wait)
             waiter.start()
             wait_until(lambda: bool(caplog.messages))
-            turn(tmp_path, Files())  # so that the gate it waits for is not the one it needs
+            turned(tmp_path)  # so that the gate it waits for is not the one it needs
         waiter.join(PATIENCE_S)
     assert numbers == [1]
     assert caplog.messages == [
@@ -199,7 +206,7 @@ def test_a_lost_pointer_is_the_first_gate(tmp_path: Path, pointer: bytes) -> Non
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_rebuild_holds_both_gates(tmp_path: Path, number: int) -> None:
     if number:
-        turn(tmp_path, Files())
+        turned(tmp_path)
     with (
         writers_gate(tmp_path),  # without `lock`, which would be in the way before
         pytest.raises(Busy),
@@ -217,7 +224,7 @@ def test_a_rebuild_holds_both_gates(tmp_path: Path, number: int) -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_both_gates_are_had_at_once_or_not_at_all(tmp_path: Path, number: int) -> None:
     if number:
-        turn(tmp_path, Files())
+        turned(tmp_path)
     with (
         writers_gate(tmp_path, wait_s=0),
         pytest.raises(Busy, match="other archives, copies"),

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.damage import flip
 from tests.support.dropping import drop, sealed
+from tests.support.sizes import LONG
 from tests.support.tiny import audited, tiny_store
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store, score_of
@@ -323,4 +324,6 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)
-TestStoreMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestStoreMachine.settings = settings(
+    max_examples=200 if LONG else 100, stateful_step_count=50, deadline=None
+)

@@ -14,9 +14,9 @@ from tests.support.stores import findings, new_store
 from ventifs.errors import Busy
 from ventifs.store import Store
 from ventifs.store.appender import lock_arena
-from ventifs.store.audit import Report
 from ventifs.store.check import repair
 from ventifs.store.files import Files
+from ventifs.store.findings import Report
 from ventifs.store.header import read_header
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index

@@ -10,9 +10,9 @@ from tests.support.regions import Region, Whole, whole_store
 from tests.support.tiny import made_up_blocks, tiny_store
 from ventifs.errors import Busy, Corrupt, NotStored
 from ventifs.store import Score, Store, score_of
-from ventifs.store.audit import Finding
 from ventifs.store.check import check, repair
 from ventifs.store.clump import ClumpKind
+from ventifs.store.findings import Finding
 
 
 @pytest.fixture(autouse=True)

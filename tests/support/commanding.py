@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support import forked
+from tests.support.forked import SCRIPT as SCRIPT
 from tests.support.patience import PATIENCE_S as PATIENCE_S
-
-SCRIPT = Path(sys.executable).parent / "ventifs"
 
 
 def run(
@@ -17,14 +16,8 @@ def run(
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run `ventifs` in a directory that also holds the user's data."""
     kept = {name: value for name, value in os.environ.items() if name != "VENTIFS_STORE"}
-    done = subprocess.run(
-        [SCRIPT, *words],
-        env={**kept, "XDG_DATA_HOME": str(home / "data")},
-        cwd=home,
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    env = {**kept, "XDG_DATA_HOME": str(home / "data")}
+    done = forked.run(words, env=env, cwd=home, timeout_s=PATIENCE_S)
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done

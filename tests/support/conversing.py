@@ -12,9 +12,9 @@ from tests.support.ledger import Recipe, encoded, made, put_recipes
 from tests.support.sharing import shared
 from ventifs.errors import VentifsError
 from ventifs.store import Mode, Score, Store
-from ventifs.store.audit import Report
 from ventifs.store.check import repair
 from ventifs.store.files import Files
+from ventifs.store.findings import Report
 from ventifs.store.header import read_header
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index

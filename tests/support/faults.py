@@ -95,7 +95,14 @@ class FaultyFiles(Files):
         self._step(super().make_directory, path)
 
 
-INDEX_METHODS = ("add_blocks", "settle", "append_blocks", "number_of", "sync")
+INDEX_METHODS = (
+    "add_blocks",
+    "settle",
+    "append_blocks",
+    "number_of",
+    "sync",
+    "remove_leftovers",
+)
 
 
 def armed(point: Point) -> Files:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import Arena
-from ventifs.store.audit import Report, audit
+from ventifs.store.audit import audit
+from ventifs.store.findings import Report
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.store.journal import Record

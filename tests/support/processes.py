@@ -19,6 +19,7 @@ _context.set_forkserver_preload(
         "tests.support.crashing",
         "tests.support.conversing",
         "tests.support.archiving",
+        "tests.support.reclaims",
     ]
 )
 

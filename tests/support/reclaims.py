@@ -2,32 +2,35 @@
 
 import os
 import random
+import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.dropping import arenas_of
+from tests.support.faults import Point, armed
 from tests.support.forging import commit_version, directory, directory_of, file, totals, tree_of
 from tests.support.tiny import audited
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
+from ventifs.store.index import Index
 from ventifs.store.journal import Record
 from ventifs.store.leases import Lease
 from ventifs.store.lock import store_lock
 from ventifs.store.rebuild import rebuild_index
+from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
 from ventifs.tree.objects.directory import build
-from ventifs.tree.objects.records import Block, Chunk, Entry, encode
+from ventifs.tree.objects.records import Block, Chunk, Entry, encode, encode_entry
 from ventifs.tree.reclaim.reclaim import reclaim
-from ventifs.tree.reclaim.results import Limits, Reclaimed, ReclaimObserver
+from ventifs.tree.reclaim.results import Limits, Reclaimed, ReclaimObserver, ReclaimPlan
 from ventifs.tree.versions.catalog import Version, versions
 from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import Forgotten, bringing_back, forgetting, forgotten
 from ventifs.tree.versions.holds import hold
-from ventifs.tree.versions.leasing import lease
 from ventifs.tree.versions.reachable import RefKind, reach, reach_version
 
 LONG_AGO_NS = 10**18
@@ -121,24 +124,36 @@ class World:
         root: its directory.
         leased: the root entry of a forgotten version that a living process reads.
         numbers: of all its blocks.
-        lease: holds that; None after the process has ended.
     """
 
     root: Path
     leased: Entry
     numbers: list[int]
-    lease: Lease | None
-    reader: Store
+    _reader: Store | None = None
+    _lease: Lease | None = None
+
+    def take_lease(self) -> None:
+        """Let a process begin to read the leased version, as if from before it was forgotten."""
+        self._reader = Store.open(self.root)
+        self._lease = self._reader.lease(encode_entry(self.leased, root=True))
 
     def end_lease(self) -> None:
         """The process that reads ends."""
-        self.reader.abandon()
-        self.lease = None
+        if self._reader is not None:
+            self._reader.abandon()
+        self._reader = self._lease = None
 
     def read_leased(self, store: Store) -> None:
         """Read all of the leased version."""
         for ref in reach(store, self.leased, set()):
             bytes(store.get(ref.score))
+
+    def copied(self, root: Path) -> "World":
+        """A copy of the store, elsewhere, with a process that reads there."""
+        shutil.copytree(self.root, root)
+        copy = World(root, self.leased, self.numbers)
+        copy.take_lease()
+        return copy
 
 
 def make_world(root: Path, *, reserve: int = 0) -> World:
@@ -157,14 +172,13 @@ def make_world(root: Path, *, reserve: int = 0) -> World:
             if night % 2:
                 add(store, f"kept{night}", 20 + night, [200 + night, *numbers[:2]])
         hold(store, [("night4", 14)], now_ns=1)
-    reader = Store.open(root)
-    taken = lease(reader, made[1])
-    with Store.open(root, "write") as store:
         forget(store, alone, made[0], made[1], made[3])
         forget(store, made[2], at_ns=time.time_ns())
     age(root)
     everything = sorted({*range(100, 116), *(n for night in nights for n in night), 201, 203, 205})
-    return World(root, made[1].root, everything, taken, reader)
+    world = World(root, made[1].root, everything)
+    world.take_lease()
+    return world
 
 
 def reclaimed(
@@ -185,6 +199,11 @@ def reclaimed(
         observer=observer,
         files=files or Files(),
     )
+
+
+def reclaim_and_die(root: Path, point: Point) -> None:
+    """Reclaim, and die at `point`; for a child."""
+    reclaimed(root, files=armed(point))
 
 
 def arena_files(root: Path) -> set[str]:
@@ -221,13 +240,12 @@ def assert_whole(root: Path) -> None:
 
 
 def assert_nothing_dropped_is_left(root: Path) -> None:
-    """No file of a dropped arena is there, nor an announcement."""
+    """No file of a dropped arena is there."""
     with Store.open(root) as store:
         arenas = arenas_of(store)
         there = {*arenas.all_ids(), *arenas.condemned_ids()}
         assert not there & store._index.drops().keys()
         assert arenas.condemned_ids() == []
-    assert not (root / "condemned").exists()
 
 
 def assert_one_catalog(root: Path) -> None:
@@ -238,3 +256,41 @@ def assert_one_catalog(root: Path) -> None:
     with Store.open(root) as store:
         assert frozenset(store.records()) == before
         assert store._index.counters() == counted
+
+
+class At(ReclaimObserver):
+    """Does something once when the plan stands: between the marking and all the rest."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def planned(self, plan: ReclaimPlan) -> None:
+        self._action()
+
+
+class Stopped(BaseException):
+    """A reclaim was stopped, as if it had been killed."""
+
+
+def stopped_at(root: Path, step: str) -> None:
+    """Reclaim until before a step, a method of `ReclaimingStore`; then let it die."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(ReclaimingStore, step, stop)
+        reclaimed(root)
+
+
+def commit_and_die(store: Store, act: Callable[[], object]) -> None:
+    """Do something that ends with a commit, and die when that is in the arenas alone."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Index, "add_blocks", die)
+        patch.setattr(Index, "settle", die)
+        act()
+    store.abandon()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support import forked
 from tests.support.patience import PATIENCE_S as PATIENCE_S
 from tests.support.patience import wait_until
 
@@ -40,14 +41,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def ventifs(home: Path, *words: str, expected: int = 0) -> "subprocess.CompletedProcess[bytes]":
     """Run a command to its end."""
-    done = subprocess.run(
-        [*VENTIFS, *words],
-        env=environment(home),
-        cwd=home,
-        check=False,
-        capture_output=True,
-        timeout=PATIENCE_S,
-    )
+    done = forked.run(words, env=environment(home), cwd=home, timeout_s=PATIENCE_S)
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done

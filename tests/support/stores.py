@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ventifs.store import Score, Store
-from ventifs.store.audit import Finding
 from ventifs.store.check import check
+from ventifs.store.findings import Finding
 
 SMALL_ARENA = 4 << 20
 

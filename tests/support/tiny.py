@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ventifs.store import Store
-from ventifs.store.audit import Report, audit
+from ventifs.store.audit import audit
 from ventifs.store.files import Files
+from ventifs.store.findings import Report
 from ventifs.store.header import read_header
 from ventifs.store.index import Index
 from ventifs.store.permissions import PRIVATE, Access

@@ -8,19 +8,23 @@ separate runs, since sampling it costs time.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 SAMPLES_EVERY_S = 0.02
 Targets = dict[tuple[str, str], str]  # by part and tool
 
 # The tasks of each tool, as shell lines: `$repo` is its repository, `$root` the directory or
-# image to archive and `$into` an empty directory.
+# image to archive and `$into` an empty directory. The last three are those of history.py: a night's
+# version of the source `$name` at `$time`, `$fate` being kept or gone; then what is gone is
+# forgotten, and its space given back but for `$unused` per cent.
 LINES = {
     "ventifs": {
         "init": "exec env VENTIFS_RESERVE=0 ventifs init --store $repo",
@@ -28,6 +32,12 @@ LINES = {
         "image": "exec ventifs archive $root --name vm7 --store $repo",
         "image, all read": "exec ventifs archive $root --name vm7 --no-cache --store $repo",
         "restore": "exec ventifs restore root $into --store $repo",
+        "night": "exec ventifs archive $root --name $name --time $time --tag $fate --store $repo",
+        "thin": "exec ventifs forget --keep-tag kept --store $repo",
+        "reclaim": "exec ventifs reclaim --max-unused $unused% --store $repo --json",
+        "command": "exec ventifs $words",
+        "waiting": "exec python -m tools.bench.waits $waits"
+        " archive $root --name small --store $repo",
     },
     "borg": {
         "init": "exec borg init --encryption none $repo",
@@ -36,6 +46,11 @@ LINES = {
         "image, all read": "exec borg create --compression zstd,3 --files-cache disabled"
         " $repo::{utcnow:%s.%f} $root",
         "restore": "cd $into; exec borg extract $repo::$(borg list --last 1 --short $repo)",
+        "night": "exec borg create --compression zstd,3 --timestamp ${time%Z}"
+        " $repo::$name-$time-$fate $root",
+        "thin": "exec borg delete --glob-archives '*-gone' $repo",
+        "reclaim": "exec borg compact --threshold $unused $repo",
+        "info": "exec borg info --json $repo",
     },
     "restic": {
         "init": "exec restic init --repo $repo",
@@ -43,6 +58,10 @@ LINES = {
         "image": "exec restic backup --repo $repo $root",
         "image, all read": "exec restic backup --force --repo $repo $root",
         "restore": "exec restic restore latest --repo $repo --target $into",
+        "night": 'time=${time/T/ }; exec restic backup --time "${time%Z}" --tag $fate'
+        " --repo $repo $root",
+        "thin": "exec restic forget --group-by '' --keep-tag kept --repo $repo",
+        "reclaim": "exec restic prune --max-unused $unused% --repo $repo",
     },
     "casync": {
         "init": "mkdir $repo",
@@ -73,6 +92,19 @@ class Run:
     source: int = 0  # of what was archived, where the speed matters
 
 
+class Started(NamedTuple):
+    """A task that runs."""
+
+    task: str
+    child: "subprocess.Popen[bytes]"
+    at: float  # of the clock for wall time
+
+    def runs(self) -> bool:
+        """Whether it has not ended yet; its cost is still to be had afterwards."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.child.pid, flags) is None
+
+
 class Tool:
     """One tool; its repository, caches and settings are below one directory."""
 
@@ -87,9 +119,20 @@ class Tool:
         self.log = scratch / "log"
 
     def run(
-        self, task: str, root: Path, into: Path | None = None, *, sampling: bool = False
+        self,
+        task: str,
+        root: Path,
+        into: Path | None = None,
+        *,
+        sampling: bool = False,
+        **values: str,
     ) -> Run:
         """Run a task, timed, or with its memory sampled; a failure ends the bench."""
+        os.sync()
+        return self.finish(self.start(task, root, into, **values), sampling=sampling)
+
+    def start(self, task: str, root: Path, into: Path | None = None, **values: str) -> "Started":
+        """Start a task, with more variables for its line; `finish` must follow."""
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "LC_ALL": "C.UTF-8",
@@ -102,8 +145,8 @@ class Tool:
             "RESTIC_PASSWORD": "bench",
             "RESTIC_CACHE_DIR": str(self.home / "cache"),
             "PYTHONPATH": str(self.checkout),
+            **values,
         }
-        os.sync()
         with self.log.open("wb") as log:
             started = time.perf_counter()
             child = subprocess.Popen(
@@ -114,13 +157,24 @@ class Tool:
                 stderr=log,
                 start_new_session=True,
             )
+        return Started(task, child, started)
+
+    def finish(
+        self, started: "Started", *, sampling: bool = False, allowed: Container[int] = (0,)
+    ) -> Run:
+        """Wait for a task to end; an exit code that is not allowed ends the bench."""
+        child = started.child
+        try:
             peak = sampled(child.pid) if sampling else 0
             _, status, usage = os.wait4(child.pid, 0)
-            wall_s = time.perf_counter() - started
+        except BaseException:  # a signal does not reach a session of its own
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+        wall_s = time.perf_counter() - started.at
         child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
+        if child.returncode not in allowed:
             said = self.log.read_text(errors="replace")
-            sys.exit(f"{self.name} {task} failed with {child.returncode}:\n{said}")
+            sys.exit(f"{self.name} {started.task} failed with {child.returncode}:\n{said}")
         return Run(wall_s, usage.ru_utime + usage.ru_stime, peak)
 
     def fresh(self) -> None:

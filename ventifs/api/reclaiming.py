@@ -59,10 +59,13 @@ def reclaim(
         ValueError: a limit, the grace or the time to wait is none.
     """
     from ventifs.image.formats.kept_choice import useless_kept
+    from ventifs.store.header import read_header, require_reclaimed
     from ventifs.tree.reclaim.reclaim import reclaim as reclaim_store
 
+    root = given_path(path)
+    require_reclaimed(root, read_header(root))  # also in a dry run, for it could not be done
     return reclaim_store(
-        given_path(path),
+        root,
         grace_ns=int(_not_negative("grace_s", grace_s) * 10**9),
         limits=_limits(max_unused, max_repack),
         dry_run=dry_run,

@@ -21,6 +21,7 @@ from ventifs.store.clump import ClumpKind, DecodedClump, decompress, verify
 from ventifs.store.index import Index
 from ventifs.store.keyed_locks import KeyedLocks
 from ventifs.store.lmdb_environment import IndexDamaged, file_of
+from ventifs.store.presence import absent
 from ventifs.store.score import ZERO_SCORE, Score
 from ventifs.store.stats import Sizes, sizes_by_part, sizes_of
 
@@ -168,6 +169,18 @@ class BlockReader:
         except AttributeError:
             decompressor = self._local.decompressor = zstandard.ZstdDecompressor()
         return decompressor
+
+    def absent(self, scores: Iterable[Score]) -> dict[Score, str]:
+        """The blocks that are not where the index leads; see `Store.absent`."""
+        found = absent(self._arenas, self.locate, sorted(scores))
+        for _ in range(_LOOKS - 1):
+            if not found:
+                break
+            self._arenas.close()
+            self.index.look_again()
+            self.follow_rebuild()
+            found = absent(self._arenas, self.locate, sorted(found))
+        return found
 
     def sizes(self, scores: Iterable[Score]) -> Sizes:
         """The space that blocks take; see `Store.sizes`."""

@@ -20,8 +20,9 @@ from ventifs.errors import VentifsError
 from ventifs.store.arena import Arena
 from ventifs.store.arena_state import ArenaProgress
 from ventifs.store.arenas import Arenas
-from ventifs.store.audit import Finding, Report, Summary, audit
+from ventifs.store.audit import audit
 from ventifs.store.files import Files, readable_errors
+from ventifs.store.findings import Finding, Report, Summary
 from ventifs.store.header import (
     StoreHeader,
     header_under_lock,
@@ -79,6 +80,7 @@ def check(
     report = audit(root, header, index=None, read_data=read_data, jobs=jobs, progress=progress)
     reason = _SIGNAL_NOTE.format(-code) if code < 0 else reason
     report.findings.append(Finding("index", reason))
+    report.index_read = False
     return report
 
 

@@ -408,6 +408,15 @@ class Index:
         with self._reading() as transaction:
             return self._arenas.drops(transaction)
 
+    def contradictions(self) -> list[tuple[bytes, str]]:
+        """What is wrong between the tables of arenas: an arena's id, or nothing, and the reason.
+
+        Raises:
+            IndexDamaged: a row is damaged in a way that leaves its arena unknown.
+        """
+        with self._reading() as transaction:
+            return self._arenas.contradictions(transaction)
+
     def records(self) -> list[Record]:
         """All committed records, in order of key.
 

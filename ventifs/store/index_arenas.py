@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import astuple
 
 from ventifs.store.arena_state import ArenaState, ArenaTotals, SealedMark
+from ventifs.store.clump import ARENA_ID_SIZE
 from ventifs.store.index_values import Meta, guarded, unguarded
 from ventifs.store.journal import COUNTERS, CommitCounters
 from ventifs.store.lmdb_environment import IndexDamaged
@@ -37,16 +38,32 @@ class ArenaTables:
     # --- numbers ------------------------------------------------------------------------------
 
     def number_of(self, arena: bytes, transaction: Any) -> int:
-        """The arena's 32-bit number, assigned now if it has none; never one that was used."""
-        value = unguarded(arena, transaction.get(arena, db=self._numbers))
-        if value is not None:
-            return int(NUMBER.unpack(value)[0])
+        """The arena's 32-bit number, assigned now if it has none; never one that was used.
+
+        Raises:
+            IndexDamaged: its row is damaged.
+        """
+        known = self._known_number(arena, transaction)
+        if known is not None:
+            return known
         number = self.next_number(transaction)
         key = NUMBER.pack(number)
         self._meta.put(_NEXT, NUMBER.pack(number + 1), transaction)
         transaction.put(arena, guarded(arena, key), db=self._numbers)
         self.put_state(number, ArenaState(arena, 0, False, ArenaTotals()), transaction)
         return number
+
+    def _known_number(self, arena: bytes, transaction: Any) -> int | None:
+        """The arena's number; None if it has none.
+
+        Raises:
+            IndexDamaged: its row is damaged, so the arena would pass for an unknown one.
+        """
+        stored = transaction.get(arena, db=self._numbers)
+        value = unguarded(arena, stored)
+        if value is None and stored is not None:
+            raise IndexDamaged(self._path, f"has a damaged number of arena {arena.hex()}")
+        return None if value is None else int(NUMBER.unpack(value)[0])
 
     def next_number(self, transaction: Any) -> int:
         """The lowest number above all that were ever assigned.
@@ -73,10 +90,18 @@ class ArenaTables:
         return None
 
     def state_of(self, arena: bytes, transaction: Any) -> ArenaState:
-        """An arena's state by its id; of length 0, if the index does not know it."""
-        value = unguarded(arena, transaction.get(arena, db=self._numbers))
-        state = None if value is None else self.state(NUMBER.unpack(value)[0], transaction)
-        return state or ArenaState(arena, 0, False, ArenaTotals())
+        """An arena's state by its id; of length 0, if the index does not know it.
+
+        Raises:
+            IndexDamaged: it has a number, and the row of either is damaged.
+        """
+        number = self._known_number(arena, transaction)
+        if number is None:
+            return ArenaState(arena, 0, False, ArenaTotals())
+        state = self.state(number, transaction)
+        if state is None or state.arena != arena:
+            raise IndexDamaged(self._path, f"has a damaged record of arena {arena.hex()}")
+        return state
 
     def states(self, transaction: Any, sealed: bool | None) -> list[ArenaState]:
         """The states of all arenas, or of the sealed or the unsealed ones.
@@ -95,7 +120,8 @@ class ArenaTables:
             for key, stored in transaction.cursor(table):
                 value = unguarded(key, stored)
                 if value is None or len(value) != _ARENA.size:
-                    raise IndexDamaged(self._path, "has a damaged arena record")
+                    number = int.from_bytes(key, "big")
+                    raise IndexDamaged(self._path, f"has a damaged record of arena number {number}")
                 state = _decoded(value, sealed=table is self._sealed)
                 found[NUMBER.unpack(key)[0]] = state
         return found
@@ -134,17 +160,21 @@ class ArenaTables:
     # --- dropped arenas -----------------------------------------------------------------------
 
     def drop(self, drops: Mapping[bytes, CommitCounters], transaction: Any) -> None:
-        """Remove the rows of arenas, and remember that they are dropped."""
+        """Remove the rows of arenas, and remember that they are dropped.
+
+        Raises:
+            IndexDamaged: a row is damaged; the caller gives the transaction up.
+        """
         for arena, counters in drops.items():
             value = COUNTERS.pack(*astuple(counters))
             self._meta.put(_DROP + arena, value, transaction)
-            stored = unguarded(arena, transaction.get(arena, db=self._numbers))
-            if stored is None:
+            number = self._known_number(arena, transaction)
+            if number is None:
                 continue
             mark = self.sealed_mark(transaction)
             self._meta.put(_NEXT, NUMBER.pack(self.next_number(transaction)), transaction)
-            was_sealed = transaction.delete(stored, db=self._sealed)
-            transaction.delete(stored, db=self._open)
+            was_sealed = transaction.delete(NUMBER.pack(number), db=self._sealed)
+            transaction.delete(NUMBER.pack(number), db=self._open)
             transaction.delete(arena, db=self._numbers)
             self._put_mark(mark.changed(arena, was_sealed, False), transaction)
 
@@ -156,6 +186,37 @@ class ArenaTables:
         """All arenas that are dropped, each with the counters of its commits."""
         found = self._meta.below(_DROP, transaction)
         return {arena: CommitCounters(*COUNTERS.unpack(value)) for arena, value in found.items()}
+
+    # --- what contradicts itself ----------------------------------------------------------------
+
+    def contradictions(self, transaction: Any) -> list[tuple[bytes, str]]:
+        """What is wrong between the tables: an arena's id, or nothing, and the reason.
+
+        Raises:
+            IndexDamaged: a row of `open`, `sealed` or of the drops is damaged.
+        """
+        found: list[tuple[bytes, str]] = []
+        numbers: dict[bytes, int] = {}
+        for key, stored in transaction.cursor(self._numbers):
+            arena, value = bytes(key), unguarded(key, stored)
+            if value is None:
+                found.append((arena, "its number is damaged"))
+            else:
+                (numbers[arena],) = NUMBER.unpack(value)
+        damaged, drops = {arena for arena, _ in found}, self.drops(transaction)
+        for table in (self._open, self._sealed):
+            for key, stored in transaction.cursor(table):
+                arena = bytes(stored[:ARENA_ID_SIZE])
+                if numbers.pop(arena, None) != NUMBER.unpack(key)[0] and arena not in damaged:
+                    found.append((arena, "it has a record that its number does not lead to"))
+                if arena in drops:
+                    found.append((arena, "it has a record, but it was dropped"))
+        found += [(arena, "its number leads to no record") for arena in numbers]
+        mark = self._stored_mark(transaction)
+        right = SealedMark.of(state.arena for state in self.states(transaction, True))
+        if mark is not None and mark.count == right.count and mark != right:
+            found.append((b"", "its mark of the sealed arenas is of others"))
+        return found
 
     def up_to_date(self, transaction: Any) -> bool:
         """Whether the marks that indexes of older programs lack are there."""

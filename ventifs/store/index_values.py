@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from ventifs.store.clump import ARENA_ID_SIZE
 from ventifs.store.lmdb_environment import IndexDamaged
 
 CRC_RESIDUE = 0x2144DF1C  # crc32 of any bytes followed by their own crc32, little-endian
@@ -24,6 +25,13 @@ def unguarded(key: bytes, value: bytes | None) -> bytes | None:
     if value is None or crc32(value, crc32(key)) != CRC_RESIDUE:
         return None
     return value[:-4]
+
+
+def _named(key: bytes) -> str:
+    """A key of `Meta` for messages: a word, with an arena's id behind it in some."""
+    if len(key) <= ARENA_ID_SIZE:
+        return key.decode()
+    return f"{key[:-ARENA_ID_SIZE].decode()} of arena {key[-ARENA_ID_SIZE:].hex()}"
 
 
 class Meta:
@@ -43,7 +51,7 @@ class Meta:
         stored = transaction.get(key, db=self._table)
         value = unguarded(key, stored)
         if value is None and stored is not None:
-            raise IndexDamaged(self._path, f"lacks its {key[:8].decode(errors='replace')}")
+            raise IndexDamaged(self._path, f"has a damaged {_named(key)}")
         return value
 
     def get(self, key: bytes, transaction: Any) -> bytes:
@@ -54,7 +62,7 @@ class Meta:
         """
         value = self.find(key, transaction)
         if value is None:
-            raise IndexDamaged(self._path, f"lacks its {key.decode()}")
+            raise IndexDamaged(self._path, f"lacks its {_named(key)}")
         return value
 
     def put(self, key: bytes, value: bytes, transaction: Any) -> None:
@@ -76,6 +84,6 @@ class Meta:
                 break
             value = unguarded(key, stored)
             if value is None:
-                raise IndexDamaged(self._path, f"has a damaged {prefix.decode()}")
+                raise IndexDamaged(self._path, f"has a damaged {_named(key)}")
             found[key[len(prefix) :]] = value
         return found

@@ -150,17 +150,15 @@ def idle_gate(root: Path) -> int:
     return 1 - _pointed_at(root)
 
 
-def turn(root: Path, files: Files) -> int:
-    """Make writers that come from now on use the other gate; return the number of the old one.
+def turn(root: Path, number: int, files: Files) -> None:
+    """Make writers that come from now on use the gate with a number, 0 or 1. Idempotent.
 
-    Before this, the caller waits until nobody is left at the other gate, so that afterwards those
-    at it came after this. A process that turned and was killed may have left writers there.
+    Before this, the caller waits until nobody is left at that gate, so that afterwards those at it
+    came after this. A process that turned and was killed may have left writers there.
     """
-    old = _pointed_at(root)
     with readable_errors(root / GATES):
         files.make_directory(root / GATES)
-        files.write_whole(root / GATES / _POINTER, [b"%d\n" % (1 - old)])
-    return old
+        files.write_whole(root / GATES / _POINTER, [b"%d\n" % number])
 
 
 @contextmanager

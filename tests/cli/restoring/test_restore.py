@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import forked
 from tests.support.damage import flip
+from tests.support.forked import SCRIPT
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.trees import noise, plain_tree, remove
 from tests.support.walker import look_at, same
 
-SCRIPT = Path(sys.executable).parent / "ventifs"
 # As another user it would start this interpreter, which may stand where he cannot read.
 AS_NOBODY = """
 import os
@@ -41,14 +42,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(home: Path, *words: str, expected: int = 0) -> "subprocess.CompletedProcess[bytes]":
-    done = subprocess.run(
-        [SCRIPT, *words],
-        env={**os.environ, "VENTIFS_STORE": "s"},
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-        cwd=home,
-    )
+    env = {**os.environ, "VENTIFS_STORE": "s"}
+    done = forked.run(words, env=env, cwd=home, timeout_s=PATIENCE_S)
     assert done.returncode == expected, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done

@@ -11,12 +11,15 @@ import pytest
 from msgspec.structs import replace
 
 import ventifs
-from tests.support.commanding import PATIENCE_S, copy_of, parsed, run
+from tests.support.commanding import PATIENCE_S, SCRIPT, copy_of, parsed, run
+from tests.support.damage import flip
+from tests.support.patience import wait_until
 from tests.support.stores import SMALL_ARENA
 from tests.support.trees import noise
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header, write_header
+from ventifs.store.reclaim.condemned import ANNOUNCEMENT
 
 FILE = 200_000
 PLANNED = {*ventifs.ReclaimPlan.__struct_fields__}
@@ -170,6 +173,42 @@ def test_without_copies_only_what_nothing_needs_is_freed(home: Path, options: li
     _is_whole(home, "kept", "thin")
 
 
+def test_a_damaged_arena_is_left_and_named(home: Path) -> None:
+    run(home, "forget", "gone@latest", "thin@~1", "--force", "--store", "s")
+    live = (home / "thin" / "1").read_bytes()[100_000:100_050]  # noise, which is stored as it is
+    arenas = [*(home / "s" / "arenas").rglob("*.arena")]
+    [(arena, offset)] = [(path, at) for path in arenas if (at := path.read_bytes().find(live)) >= 0]
+    flip(arena, offset)
+    lines = _reclaim(home, "--max-unused", "0", expected=3)
+    [note] = [line for line in lines if line.startswith("note: ")]
+    assert note.startswith(f"note: left: arena {arena.stem}: ")
+    assert lines[-1].startswith("freed ")
+    assert arena.exists()
+    run(home, "check", "--store", "s")
+    facts = json.loads(
+        run(home, "reclaim", "--max-unused", "0", "--json", "--store", "s", expected=3).stdout
+    )
+    assert [line.startswith(f"arena {arena.stem}: ") for line in facts["left"]] == [True]
+
+
+def test_what_is_read_stays_until_that_ends(home: Path) -> None:
+    with ventifs.open(home / "s") as archive:
+        read = archive["gone"]
+        with (read / "0").open() as file:
+            first = file.read(1000)
+            run(home, "forget", "gone@latest", "--force", "--store", "s")
+            lines = _reclaim(home)
+            assert lines[0].startswith("1 forgotten version goes for good: ")
+            assert lines[1].startswith("no space comes back: ")
+            assert lines[2] == (
+                "note: 1 version that is gone is still read or served; its space stays until that "
+                "ends"
+            )
+            assert first + file.read() == noise(FILE, 0)
+    assert _reclaim(home)[-1].startswith("freed ")
+    _is_whole(home, "kept", "thin")
+
+
 @pytest.mark.parametrize(
     "words", ["reclaim", "reclaim --dry-run", "forget gone@latest --force --reclaim"]
 )
@@ -190,13 +229,42 @@ def test_there_is_one_at_a_time(home: Path) -> None:
     _is_whole(home, "gone", "kept", "thin")
 
 
+def _age(home: Path) -> None:
+    """Make arenas older than those that may be being written."""
+    for path in (home / "s" / "arenas").rglob("*.arena"):
+        os.utime(path, (0, 0))
+
+
 def test_a_writer_is_waited_for_as_long_as_is_said(home: Path) -> None:
     run(home, "forget", "gone@latest", "--force", "--store", "s")
+    _age(home)
     with Store.open(home / "s", "write"):
         lines = _reclaim(home, "--wait", "0", expected=1)
     assert lines[0].startswith("1 forgotten version goes for good: ")  # it had begun
     run(home, "undelete", "gone@latest", "--store", "s")
     _is_whole(home, "gone", "kept", "thin")
+
+
+def test_writers_that_come_meanwhile_go_on_and_are_not_waited_for(home: Path) -> None:
+    run(home, "forget", "gone@latest", "--force", "--store", "s")
+    _age(home)
+    with Store.open(home / "s", "write"):
+        reclaim = subprocess.Popen(
+            [SCRIPT, "reclaim", "--store", "s"],
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        wait_until((home / "s" / ANNOUNCEMENT).exists)
+        run(home, "archive", "gone", "--name", "again", "--store", "s")
+        assert reclaim.poll() is None
+        later = ventifs.open(home / "s", "write")
+    with later, reclaim:  # `later` uses the other gate
+        out, err = reclaim.communicate(timeout=PATIENCE_S)
+        assert reclaim.returncode == 0, err
+        assert out.splitlines()[-1].startswith(b"freed ")
+    (home / "gone").rename(home / "again")
+    _is_whole(home, "kept", "thin", "again")
 
 
 SIGNALLED = """

@@ -16,7 +16,7 @@ from tests.support.growing import is_archived
 from tests.support.processes import Peer, kill_all
 from tests.support.trees import remove
 from ventifs.store import Store
-from ventifs.tree.archive import statcache
+from ventifs.tree.archive import change_scan, statcache
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.change_scan import Compare, Comparison, units_of
 from ventifs.tree.archive.directory_source import DirectorySource
@@ -141,6 +141,32 @@ def test_a_damaged_part_of_a_directory_hides_nothing_below_the_others(
     is_archived(store, "t", source)
 
 
+@pytest.mark.parametrize("unit_names", [1, change_scan.UNIT_NAMES])
+@pytest.mark.parametrize("segment_max", [3, 1000])
+def test_a_read_of_the_cache_that_fails_once_hides_nothing(
+    store: Path, source: Path, unit_names: int, segment_max: int
+) -> None:
+    """Whichever read it is: the walk may read the same record later, and find it sound."""
+    way = Way(segment_max=segment_max, unit_names=unit_names)
+    for number in range(7):
+        (source / "d" / "e" / f"sub{number}").mkdir()
+    archive_by(store, source, "t", way)
+    read, reads, at = PreviousCache._record, 0, 0
+
+    def failing(self: PreviousCache, offset: int) -> bytes | None:
+        nonlocal reads
+        reads += 1
+        return None if reads == at else read(self, offset)
+
+    while reads >= at:
+        at, reads = at + 1, 0
+        (source / "d" / "e" / "f" / "file").write_bytes(b"after %d" % at)
+        with mock.patch.object(PreviousCache, "_record", failing):
+            archive_by(store, source, "t", way)
+        is_archived(store, "t", source)
+    assert at > 5
+
+
 def test_long_paths_and_names_fit_in_what_workers_are_asked(store: Path, source: Path) -> None:
     long = source / ("x" * 250) / ("y" * 250)
     for number in range(2001):
@@ -165,7 +191,7 @@ def test_a_worker_does_not_rely_on_the_numbers_of_descriptors(
             for _ in range(2):
                 top = os.open(source, os.O_RDONLY)
                 fd = os.open(store / "statcache" / "t", os.O_RDONLY)
-                [units] = units_of(PreviousCache(fd), content_of(store, b""))
+                [units] = units_of(PreviousCache(fd), content_of(store, b""), set())
                 findings.append(handle(statcache.encode(Compare(units)), [top, fd]))
                 os.close(fd)
                 os.close(top)

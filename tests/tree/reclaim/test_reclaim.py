@@ -1,10 +1,16 @@
 """What a reclaim frees and what it leaves; and what happens beside it, one case at a time."""
 
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.damage import flip
+from tests.support.dropping import arenas_of
 from tests.support.reclaims import (
+    At,
     World,
     add,
     arena_files,
@@ -13,39 +19,190 @@ from tests.support.reclaims import (
     assert_one_catalog,
     assert_whole,
     block,
+    commit_and_die,
+    create,
+    forget,
     forgotten_names,
     make_world,
     names,
     read_all,
+    rebuild,
     reclaimed,
+    records_of,
+    stopped_at,
+    undelete,
 )
-from ventifs.errors import Busy
-from ventifs.store import Store
+from ventifs.errors import Busy, Corrupt, NotStored
+from ventifs.store import Score, Store, score_of
+from ventifs.store.arena_journal import read_journal
+from ventifs.store.check import check, repair
+from ventifs.store.reclaim.condemned import ANNOUNCEMENT
+from ventifs.tree.versions.catalog import versions
+from ventifs.tree.versions.forgotten import Forgotten, forgotten
+from ventifs.tree.versions.reachable import RefKind, reach_version
 
 KEPT = ["kept1", "kept3", "kept5", "night4", "night5"]
+ALONE = range(100, 116)  # blocks of a version that was forgotten, and of no other
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return make_world(tmp_path / "store")
+def world(tmp_path: Path) -> Iterator[World]:
+    world = make_world(tmp_path / "store")
+    yield world
+    world.end_lease()
 
 
-def test_what_was_forgotten_before_the_grace_goes_and_the_rest_stays(world: World) -> None:
-    before = arena_files(world.root)
-    done = reclaimed(world.root)
-    print(done)
-    assert done.plan.dead_arenas > 1
-    assert done.plan.repacked_arenas > 1
-    assert done.arenas == done.plan.dead_arenas + done.plan.repacked_arenas
-    assert len(before - arena_files(world.root)) == done.arenas
+def assert_as_meant(world: World, *more: str) -> None:
+    """After a reclaim there is what should be, and nothing else."""
     with Store.open(world.root, "write") as store:
-        assert names(store) == KEPT
+        assert names(store) == sorted([*KEPT, *more])
         assert forgotten_names(store) == ["night2"]
+        read_all(store)
         world.read_leased(store)
         assert_known_is_readable(store, world.numbers)
     assert_whole(world.root)
     assert_nothing_dropped_is_left(world.root)
     assert_one_catalog(world.root)
+    with Store.open(world.root) as store:
+        read_all(store)
+        world.read_leased(store)
+
+
+def doomed(store: Store, name: str) -> Forgotten:
+    return next(each for each in forgotten(store) if each.version.name == name)
+
+
+def test_what_was_forgotten_before_the_grace_goes_and_the_rest_stays(world: World) -> None:
+    before = arena_files(world.root)
+    done = reclaimed(world.root)
+    assert done.plan.dead_arenas > 1
+    assert done.plan.repacked_arenas > 1
+    assert done.arenas == done.plan.dead_arenas + done.plan.repacked_arenas
+    assert len(before - arena_files(world.root)) == done.arenas
+    assert done.left == []
+    assert_as_meant(world)
+
+
+def test_what_was_leased_goes_when_its_reader_has_ended(world: World) -> None:
+    reclaimed(world.root)
+    with Store.open(world.root) as store:
+        assert "night1" not in forgotten_names(store)
+        world.read_leased(store)
+    world.end_lease()
+    assert reclaimed(world.root).freed_bytes > 0
+    with Store.open(world.root) as store, pytest.raises(NotStored):
+        world.read_leased(store)
+    assert_whole(world.root)
+
+
+def test_a_second_reclaim_finds_nothing_to_do(world: World) -> None:
+    reclaimed(world.root)
+    before = arena_files(world.root)
+    done = reclaimed(world.root)
+    assert (done.arenas, done.copied_bytes, done.plan.blocks) == (0, 0, done.plan.live_blocks)
+    assert arena_files(world.root) == before
+
+
+def test_an_observer_can_stop_it_before_anything_is_changed(world: World) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    before, files = records_of(world.root), arena_files(world.root)
+    with pytest.raises(KeyboardInterrupt):
+        reclaimed(world.root, observer=At(stop))
+    assert (records_of(world.root), arena_files(world.root)) == (before, files)
+
+
+def test_counts_of_what_was_put_stay_the_same(world: World) -> None:
+    def counts() -> tuple[int, ...]:
+        with Store.open(world.root) as store:
+            found = store.stats()
+        return found.put_blocks, found.put_bytes, found.known_blocks, found.known_bytes
+
+    before = counts()
+    reclaimed(world.root)
+    assert counts() == before
+    rebuild(world.root)
+    assert counts() == before
+    with Store.open(world.root) as store:
+        read_all(store)
+
+
+def test_a_record_whose_put_and_delete_both_go_does_not_come_back(tmp_path: Path) -> None:
+    root = create(tmp_path / "store")  # each version fills more than half of an arena
+    with Store.open(root, "write") as store:
+        add(store, "before", 1, range(6))
+        gone = add(store, "gone", 2, range(10, 16))
+        dead = [add(store, "dead", 3, range(20, 26))]  # the record of the one before lies there
+        forget(store, gone)
+        dead += [add(store, "dead", 4, range(30, 36))]
+        forget(store, *dead)
+        add(store, "after", 5, range(40, 46))
+    with Store.open(root) as store:
+        journals = {each: read_journal(arenas_of(store).reader(each)) for each in all_arenas(store)}
+    before = arena_files(root)
+    reclaimed(root)
+    dropped = {bytes.fromhex(name[:32]) for name in before - arena_files(root)}
+    assert gone.record is not None
+    [put] = [each for each, journal in journals.items() if gone.record.id in journal.puts]
+    [deleted] = [each for each, journal in journals.items() if gone.record.id in journal.deletes]
+    assert put != deleted
+    assert {put, deleted} <= dropped
+    for _ in range(2):
+        with Store.open(root, "write") as store:
+            assert (names(store), forgotten_names(store)) == (["after", "before"], [])
+            read_all(store)
+        rebuild(root)
+    assert_whole(root)
+
+
+def all_arenas(store: Store) -> list[bytes]:
+    return arenas_of(store).all_ids()
+
+
+# --- interrupted, and then something else -------------------------------------------------------
+
+STEPS = ["seal", "copy", "writers_apart", "drop_arenas", "condemn", "empty", "remove_entries"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_rebuild_before_any_step_and_another_reclaim(world: World, step: str) -> None:
+    stopped_at(world.root, step)
+    rebuild(world.root)
+    with Store.open(world.root, "write") as store:
+        read_all(store)
+        world.read_leased(store)
+    reclaimed(world.root)
+    assert_as_meant(world)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_repair_before_any_step_and_another_reclaim(world: World, step: str) -> None:
+    stopped_at(world.root, step)
+    done = repair(world.root, check(world.root, read_data=True))
+    assert (done.lost, done.rescued) == ([], 0)
+    with Store.open(world.root, "write") as store:
+        read_all(store)
+        world.read_leased(store)
+    reclaimed(world.root)
+    assert_as_meant(world)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_index_from_before_any_step_is_put_back_afterwards(world: World, step: str) -> None:
+    stopped_at(world.root, step)
+    index = (world.root / "index" / "data.mdb").read_bytes()
+    reclaimed(world.root)
+    put_back(world.root, index)
+    assert_as_meant(world)
+    reclaimed(world.root)
+    assert_as_meant(world)
+
+
+def put_back(root: Path, index: bytes) -> None:
+    shutil.rmtree(root / "index")
+    (root / "index").mkdir()
+    (root / "index" / "data.mdb").write_bytes(index)
 
 
 # --- writers beside it --------------------------------------------------------------------------
@@ -54,13 +211,207 @@ def test_what_was_forgotten_before_the_grace_goes_and_the_rest_stays(world: Worl
 def test_a_writer_is_waited_for_by_a_second_reclaim_after_the_first_gave_up(world: World) -> None:
     """The first one has turned the gates already, so that the second turns them back."""
     with Store.open(world.root, "write") as writer:
-        for number in range(100, 116):
+        for number in ALONE:
             assert not writer.put(block(number))[1]
         for _ in range(2):
             with pytest.raises(Busy):
                 reclaimed(world.root)
-        add(writer, "late", 50, range(100, 116))
+        add(writer, "late", 50, ALONE)
     with Store.open(world.root, "write") as store:
         read_all(store)
     reclaimed(world.root)
-    assert_whole(world.root)
+    assert_as_meant(world, "late")
+
+
+def test_a_version_that_makes_dead_blocks_live_again_keeps_their_arenas(world: World) -> None:
+    def archive() -> None:
+        with Store.open(world.root, "write") as writer:
+            add(writer, "late", 50, ALONE)
+
+    done = reclaimed(world.root, observer=At(archive))
+    assert done.left
+    assert 0 < done.arenas < done.plan.dead_arenas + done.plan.repacked_arenas
+    assert_as_meant(world, "late")
+
+
+def test_a_writer_killed_after_its_commit_clump_has_committed(world: World) -> None:
+    def archive() -> None:
+        writer = Store.open(world.root, "write")
+        commit_and_die(writer, lambda: add(writer, "late", 50, [*ALONE, 400]))
+
+    assert reclaimed(world.root, observer=At(archive)).left
+    assert_as_meant(world, "late")
+
+
+def test_a_worker_outlives_its_parent_that_has_committed(world: World) -> None:
+    workers = []
+
+    def archive() -> None:
+        writer = Store.open(world.root, "write")
+        worker = Store.open(world.root, "worker")
+        workers.append(worker)
+        for number in [*ALONE, 400, 401]:
+            worker.put(block(number))
+        writer.adopt(worker.hand_over())
+        commit_and_die(writer, lambda: add(writer, "late", 50, [*ALONE, 400, 401]))
+
+    assert reclaimed(world.root, observer=At(archive)).left
+    assert_as_meant_beside_worker(world)
+    for worker in workers:
+        worker.abandon()
+    assert_as_meant(world, "late")
+
+
+def assert_as_meant_beside_worker(world: World) -> None:
+    with Store.open(world.root, "write") as store:
+        assert "late" in names(store)
+        read_all(store)
+
+
+def test_an_undeleted_version_stays(world: World) -> None:
+    def bring_back() -> None:
+        with Store.open(world.root, "write") as store:
+            undelete(store, doomed(store, "alone"))
+
+    done = reclaimed(world.root, observer=At(bring_back))
+    assert done.left
+    assert_as_meant(world, "alone")
+
+
+def test_a_version_that_is_forgotten_again_meanwhile_can_be_brought_back(world: World) -> None:
+    def forget_again() -> None:
+        with Store.open(world.root, "write") as store:
+            undelete(store, doomed(store, "alone"))
+            forget(store, *[each for each in versions(store) if each.name == "alone"])
+
+    reclaimed(world.root, observer=At(forget_again))
+    with Store.open(world.root, "write") as store:
+        assert forgotten_names(store) == ["alone", "night2"]
+        read_all(store)
+        undelete(store, doomed(store, "alone"))
+    assert_as_meant(world, "alone")
+
+
+def at_turn(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something when the arenas are announced, and the writers before that are waited for."""
+    from ventifs.store.lock import turn
+
+    def turned(*where: Any) -> None:
+        turn(*where)
+        action()
+
+    monkeypatch.setattr("ventifs.store.reclaim.reclaiming_store.turn", turned)
+
+
+@pytest.mark.parametrize("when", ["before the flip", "after it"])
+def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
+    world: World, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, late = list[Store](), list[Store]()
+
+    def begin() -> None:
+        early.append(Store.open(world.root, "write"))
+
+    def come() -> None:
+        late.append(Store.open(world.root, "write"))
+        assert late[0].has_many([score_of(block(number)) for number in ALONE]) == [False] * 16
+        assert all(late[0].put(block(number))[1] for number in ALONE)
+        if when == "before the flip":
+            add(late[0], "late", 50, ALONE)
+        early[0].close()
+
+    at_turn(monkeypatch, come)
+    done = reclaimed(world.root, observer=At(begin))
+    assert done.left == []
+    if when == "after it":
+        add(late[0], "late", 50, ALONE)
+    late[0].close()
+    assert not (world.root / ANNOUNCEMENT).exists()
+    assert_as_meant(world, "late")
+
+
+def test_an_announcement_left_by_a_kill_announces_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(world.root, "write"):
+        monkeypatch.setattr("ventifs.store.reclaim.reclaiming_store.withdraw", lambda *_: None)
+        with pytest.raises(Busy):
+            reclaimed(world.root)
+        monkeypatch.undo()
+    assert (world.root / ANNOUNCEMENT).exists()
+    with Store.open(world.root, "write") as writer:
+        assert not any(writer.put(block(number))[1] for number in ALONE)
+    reclaimed(world.root)
+    assert not (world.root / ANNOUNCEMENT).exists()
+    assert_as_meant(world)
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def place_of(root: Path, score: Score) -> tuple[Path, int]:
+    """The file that a block is in, and an offset in the compressed bytes of its clump."""
+    with Store.open(root) as store:
+        place = store._index.locate(score)
+        assert place is not None
+        arena = arenas_of(store).reader(place.arena)
+        head = arena.read_head(place.offset)
+        return arena.path, place.offset + head.size - 5
+
+
+def test_the_arena_of_a_damaged_live_block_stays_and_others_go(
+    world: World, tmp_path: Path
+) -> None:
+    copy = world.copied(tmp_path / "copy")
+    reclaimed(copy.root)
+    copy.end_lease()
+    freed = arena_files(world.root) - arena_files(copy.root)
+    places = [place_of(world.root, score_of(block(number))) for number in range(12, 24)]
+    path, offset = next(place for place in places if place[0].name in freed)
+    flip(path, offset)
+    done = reclaimed(world.root)
+    [left] = done.left
+    assert path.name[:32] in left
+    assert done.arenas > 1
+    assert path.name in arena_files(world.root)
+    assert_nothing_dropped_is_left(world.root)
+    with Store.open(world.root) as store, pytest.raises(Corrupt):
+        read_all(store)
+
+
+def test_a_damaged_dead_block_goes_with_its_arena(world: World) -> None:
+    path, offset = place_of(world.root, score_of(block(110)))
+    flip(path, offset)
+    assert reclaimed(world.root).left == []
+    assert path.name not in arena_files(world.root)
+    assert_as_meant(world)
+
+
+def a_node(root: Path) -> Score:
+    with Store.open(root) as store:
+        [version] = [each for each in versions(store) if each.name == "kept3"]
+        refs = reach_version(store, version, set())
+        return next(ref.score for ref in refs if ref.kind is RefKind.DIRECTORY)
+
+
+def test_a_damaged_node_that_a_version_needs_stops_it(world: World) -> None:
+    flip(*place_of(world.root, a_node(world.root)))
+    assert_stops(world, Corrupt)
+
+
+@pytest.mark.parametrize("what", ["block", "node"])
+def test_a_needed_block_that_the_index_lacks_stops_it(world: World, what: str) -> None:
+    score = score_of(block(203)) if what == "block" else a_node(world.root)
+    with Store.open(world.root, "write") as store:
+        store._index.drop_block(score)
+    assert score.hex() in assert_stops(world, NotStored)
+
+
+def assert_stops(world: World, error: type[Exception]) -> str:
+    """A reclaim fails and changes nothing; what it says, in one line."""
+    before, files = records_of(world.root), arena_files(world.root)
+    with pytest.raises(error) as caught:
+        reclaimed(world.root)
+    assert (records_of(world.root), arena_files(world.root)) == (before, files)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)

@@ -1,7 +1,7 @@
 """`ventifs check` and `ventifs rebuild-index`."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -10,13 +10,14 @@ from ventifs.cli.formatting import count, exact, size
 from ventifs.cli.output import echo, print_json
 from ventifs.cli.progress import ByteProgress, EntryProgress
 from ventifs.cli.store_option import json_option, store_option, wait_option
-from ventifs.store import Store
-from ventifs.store.audit import Finding, Report
+from ventifs.store import Score, Store
+from ventifs.store.arena_audit import LACKS_BLOCK
 from ventifs.store.check import Repair
 from ventifs.store.check import check as check_store
 from ventifs.store.check import repair as repair_store
 from ventifs.store.exposure import exposed, odd_line, odd_modes
 from ventifs.store.files import Files
+from ventifs.store.findings import Finding, Report
 from ventifs.store.header import (
     RECLAIMED,
     header_under_lock,
@@ -28,7 +29,8 @@ from ventifs.store.rebuild import rebuild_index as rebuild
 from ventifs.store.store import warn_if_exposed
 from ventifs.text import printable, shell_word
 from ventifs.tree.versions.catalog import versions
-from ventifs.tree.versions.verify import Harm, Verifier
+from ventifs.tree.versions.forgotten import forgotten
+from ventifs.tree.versions.verify import PATHS_MAX, Harm, Verifier
 
 _SHOWN_MAX = 1000
 
@@ -57,9 +59,10 @@ def check(
     """Verify the store; mend it with --repair.
 
     Without options: the structure of every arena, the index and the catalog against them, both
-    ways, and that everything versions refer to is there. Damage names the versions and paths that
-    it harms. Exits with 1 when anything is wrong. That others can read the store is a note, and so
-    are files with other modes than its kind.
+    ways, and that everything versions refer to is where the index leads. Damage names the versions
+    and paths that it harms, at most 1,000 paths of each version. Exits with 1 when anything is
+    wrong. Notes only: what forgotten versions lack, which 'undelete' can bring back; that others
+    can read the store; files with other modes than its kind.
 
     A repair drops damaged blocks from the index, or turns to another copy where there is one, so
     that the next archive stores them anew instead of trusting them. It also makes arenas whole
@@ -79,26 +82,61 @@ def check(
     else:
         _print_lines(store, report, mended, harms, read_data=read_data or repair)
     wrong = bool(mended.lost) if mended else bool(harmful)
-    return 1 if wrong or harms else 0
+    return 1 if wrong or harms.found else 0
 
 
-def _check_versions(
-    store: Path, report: Report, mended: Repair | None, *, quiet: bool
-) -> list[Harm]:
-    """The damage to versions; empty while the index is damaged, when none can be determined."""
-    if mended is None and any(finding.what == "index" for finding in report.findings):
-        return []
-    harms: list[Harm] = []
+@dataclass(slots=True)
+class _Harms:
+    """The damage to versions.
+
+    Attributes:
+        found: of versions in the catalog.
+        forgotten: of forgotten versions, each with its time of forgetting.
+        cut: versions of which more paths are harmed than are named.
+        misled: whether the index leads to any block that is not there.
+    """
+
+    found: list[Harm] = field(default_factory=list)
+    forgotten: list[tuple[Harm, str]] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    misled: bool = False
+
+
+def _check_versions(store: Path, report: Report, mended: Repair | None, *, quiet: bool) -> _Harms:
+    """The damage to versions; empty if the index cannot be read, when none can be determined."""
+    harms = _Harms()
+    if mended is None and not report.index_read:
+        return harms
+    damaged, unindexed = ({}, set()) if mended else _lost_blocks(report)
     with EntryProgress("checking versions", quiet=quiet) as progress, Store.open(store) as opened:
-        verifier = Verifier(opened)
+        verifier = Verifier(opened, damaged=damaged, unindexed=unindexed)
         for version in versions(opened):
-            harms += verifier.version(version)
+            harms.found += verifier.version(version)
             progress(verifier.paths, 0, str(version).encode())
+        for each in forgotten(opened):
+            found = verifier.forgotten(each)
+            harms.forgotten += ((harm, each.forgotten_when) for harm in found)
+            progress(verifier.paths, 0, str(each.version).encode())
+        harms.cut, harms.misled = verifier.cut, verifier.misled
     return harms
 
 
+def _lost_blocks(report: Report) -> tuple[dict[Score, str], set[Score]]:
+    """The blocks that are damaged where the index leads, and those that it lacks."""
+    damaged: dict[Score, str] = {}
+    unindexed: set[Score] = set()
+    for finding in report.findings:
+        if finding.score and not finding.harmless:
+            score = Score(bytes.fromhex(finding.score))
+            if finding.what == "block":
+                damaged[score] = finding.reason
+            elif finding.reason == LACKS_BLOCK:
+                unindexed.add(score)
+    return damaged, unindexed
+
+
 def _print_json(
-    store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
+    store: Path, report: Report, mended: Repair | None, harms: _Harms, *, read_data: bool
 ) -> None:
     facts = {
         **exact(os.fsencode(store), "store"),
@@ -116,24 +154,38 @@ def _print_json(
             for odd in odd_modes(store)
         ],
         "repair": asdict(mended) if mended else None,
-        "harmed": [
-            {"version": harm.version, **exact(harm.path), "reason": harm.reason} for harm in harms
+        "harmed": [_facts(harm) for harm in harms.found],
+        "harmed_forgotten": [
+            {**_facts(harm), "forgotten": forgotten_when}
+            for harm, forgotten_when in harms.forgotten
         ],
+        "more_harmed_paths": harms.cut,
     }
     print_json(facts)
 
 
+def _facts(harm: Harm) -> dict[str, object]:
+    return {"version": harm.version, **exact(harm.path), "reason": harm.reason}
+
+
 def _print_lines(
-    store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
+    store: Path, report: Report, mended: Repair | None, harms: _Harms, *, read_data: bool
 ) -> None:
     for finding in report.findings[:_SHOWN_MAX]:
         echo(_line(finding))
     if len(report.findings) > _SHOWN_MAX:
         echo(f"... and {len(report.findings) - _SHOWN_MAX:,} more; --json lists them all")
-    for harm in harms[:_SHOWN_MAX]:
-        echo(f"harmed: {harm.version}:/{printable(harm.path)}: {harm.reason}")
-    if len(harms) > _SHOWN_MAX:
-        echo(f"... and {len(harms) - _SHOWN_MAX:,} more paths; --json lists them all")
+    for harm in harms.found[:_SHOWN_MAX]:
+        echo(f"harmed: {_harm_line(harm)}")
+    if len(harms.found) > _SHOWN_MAX:
+        echo(f"... and {len(harms.found) - _SHOWN_MAX:,} more; --json lists them")
+    for label in harms.cut:
+        echo(f"harmed: {label}: more paths than the {PATHS_MAX:,} that are named")
+    for harm, when in harms.forgotten[:_SHOWN_MAX]:
+        echo(f"note: forgotten {when}: {_harm_line(harm)}")
+    if len(harms.forgotten) > _SHOWN_MAX:
+        more = len(harms.forgotten) - _SHOWN_MAX
+        echo(f"note: ... and {more:,} more of forgotten versions; --json lists them")
     if open_to := exposed(store):
         echo(f"note: {open_to}")
     if odd := odd_line(store, odd_modes(store)):
@@ -153,6 +205,10 @@ def _print_lines(
         echo(line)
 
 
+def _harm_line(harm: Harm) -> str:
+    return f"{harm.version}:/{printable(harm.path)}: {harm.reason}"
+
+
 def _line(finding: Finding) -> str:
     place = [] if finding.arena is None else [f"arena {finding.arena}"]
     place += [] if finding.offset is None else [f"at {finding.offset}"]
@@ -162,7 +218,7 @@ def _line(finding: Finding) -> str:
 
 
 def _verdict(
-    store: Path, report: Report, mended: Repair | None, harms: list[Harm], *, read_data: bool
+    store: Path, report: Report, mended: Repair | None, harms: _Harms, *, read_data: bool
 ) -> list[str]:
     harmful = [finding for finding in report.findings if not finding.harmless]
     if mended is not None:
@@ -173,16 +229,17 @@ def _verdict(
         if mended.lost:
             lines += ["next: archive the same sources again, which stores the lost blocks anew"]
         return lines
-    if not harmful and harms:
-        return [
-            f"{count(len(harms), 'path')} of versions harmed",
-            "next: archive the same sources again; what is the same is whole again then",
-        ]
+    mend = f"ventifs check --repair --store {shell_word(store)}"
+    if not harmful and harms.found:
+        paths = len({(harm.version, harm.path) for harm in harms.found})
+        remedy = "archive the same sources again; what is the same is whole again then"
+        if harms.misled:
+            remedy = f"{mend}, so that the index no longer leads to what is not there"
+        return [f"{count(paths, 'path')} of versions harmed", f"next: {remedy}"]
     if not harmful:
         harmless = len(report.findings)
         return ["no errors" + (f" ({harmless} old damages that do no harm)" if harmless else "")]
     kinds = {finding.what for finding in harmful}
-    mend = f"ventifs check --repair --store {shell_word(store)}"
     if kinds <= {"index", "catalog"} and not report.rescued:
         remedy = f"ventifs rebuild-index --store {shell_word(store)}"
     elif any(finding.reason == "its file is missing" for finding in harmful):

@@ -124,8 +124,10 @@ def reclaim(
     limits.
 
     Archives, copies and servers go on meanwhile, and others may begin. At the end it waits for
-    those that write to the store and began before; what is read or mounted stays until that ends.
-    An interrupted reclaim loses nothing, and running it again goes on. There is one at a time.
+    those that write to the store and began before. If any of them is at work when it begins, it
+    leaves arenas that were written in the last 24 hours to the next reclaim. What is read or
+    mounted stays until that ends. An interrupted reclaim loses nothing, and running it again goes
+    on. There is one at a time.
 
     Exits with 3 if arenas were left that are to be freed, because they are damaged or there is no
     room for copies; each is listed with the reason.

@@ -204,14 +204,16 @@ class ReclaimingStore(Store):
         first: once the pointer leads there, they cannot be told from those that come.
         """
         stack.callback(withdraw, self.path, self._files)
-        with gate_alone(self.path, idle_gate(self.path), wait_s=wait_s):
+        idle = idle_gate(self.path)
+        with gate_alone(self.path, idle, wait_s=wait_s):
             pass
 
-        def step() -> int:
+        def step() -> None:
             announce(self.path, doomed, self._files)
-            return turn(self.path, self._files)
+            turn(self.path, idle, self._files)
 
-        return with_reserve(step, self.path, self.header.reserve, self._files)
+        with_reserve(step, self.path, self.header.reserve, self._files)
+        return 1 - idle
 
     def recover_again(self) -> None:
         """Index what writers that died since left out of the index."""

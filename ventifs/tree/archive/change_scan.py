@@ -9,6 +9,7 @@ on nothing there. A directory that holds a name of a hard-linked file always cou
 because the entries of such a file depend on all of its names.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -17,11 +18,12 @@ import msgspec
 
 from ventifs.tree.archive.file_reader import Opener, entry_of, live_xattrs
 from ventifs.tree.archive.scan import Options, Scanner
-from ventifs.tree.archive.statcache import NamedEntry, PreviousCache, SeenDirectory, raw_leaves
+from ventifs.tree.archive.statcache import NamedEntry, PreviousCache, raw_leaves
 from ventifs.tree.archive.worker import REQUESTS
 from ventifs.tree.objects.records import (
     Content,
     Directory,
+    Empty,
     Entry,
     encode,
     listed_xattrs,
@@ -109,14 +111,16 @@ def scout(pool: Pool, top: int, previous: PreviousCache, root: Content) -> Scout
         root: the root's content then.
 
     Returns:
-        What was found; None if the unknown paths are more than half as many as the units.
+        What was found; None if the unknown paths are more than half as many as the units, or the
+        root is one of them.
     """
     found, asked = Scouted(), 0
+    unread: set[bytes] = set()
 
     def take(reply: bytes) -> None:
         found.add(_decode_reply(reply))
 
-    for units in units_of(previous, root):
+    for units in units_of(previous, root, unread):
         if len(found.unknown) > max(_UNKNOWN_MIN, asked // 2):
             break  # more than half will be unknown
         asked += len(units)
@@ -126,20 +130,28 @@ def scout(pool: Pool, top: int, previous: PreviousCache, root: Content) -> Scout
         else:  # too large, because of very long paths
             found.add([Comparison([], [unit.path for unit in units])])
     pool.drain()
-    return None if 2 * len(found.unknown) > asked else found
+    found.add([Comparison([], sorted(unread))])
+    return None if b"" in unread or 2 * len(found.unknown) > asked else found
 
 
-def units_of(previous: PreviousCache, root: Content) -> Iterator[list[Unit]]:
+def units_of(previous: PreviousCache, root: Content, unread: set[bytes]) -> Iterator[list[Unit]]:
     """Units that cover all directories below the root that the previous run saw.
 
-    `root` is the root's content then. Each list of units is for one request.
+    Args:
+        previous: what it saw.
+        root: the root's content then.
+        unread: receives the paths of directories of which not all subdirectories could be read.
+            The walk may read them later, and must not take them for compared.
+
+    Yields:
+        units for one request.
     """
     batch: list[Unit] = []
     names = size = 0
     pending = [(b"", root)]
     while pending:
         above, content = pending.pop()
-        for name, entry in _below(previous, previous.directory(above, content)):
+        for name, entry in _below(previous, above, content, unread):
             path = above + b"/" + name if above else name
             detail = own_entry(entry).detail
             assert isinstance(detail, Directory)
@@ -156,12 +168,30 @@ def units_of(previous: PreviousCache, root: Content) -> Iterator[list[Unit]]:
         yield batch
 
 
-def _below(previous: PreviousCache, seen: SeenDirectory | None) -> Iterator[NamedEntry]:
-    for number in range(seen.count if seen is not None else 0):
-        assert seen is not None
+def _below(
+    previous: PreviousCache, path: bytes, content: Content, unread: set[bytes]
+) -> Iterator[NamedEntry]:
+    seen = previous.directory(path, content)
+    if seen is None:
+        if not isinstance(content, Empty):
+            unread.add(path)
+        return
+    for number in range(seen.count):
         segment = previous.segment(seen, number)
-        if segment is not None:
+        if segment is None:
+            unread.add(path)
+        else:
             yield from segment.below()
+
+
+def all_unknown(request: Compare) -> bytes:
+    """The encoded reply to a request where nothing could be compared."""
+    return _encode([Comparison([], [unit.path]) for unit in request.units])
+
+
+def _unread() -> OSError:
+    """A record of the cache cannot be read now; the walk may read it, so below all is unknown."""
+    return OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class Scout:
@@ -244,14 +274,18 @@ class Scout:
             return False
         seen, status = self._previous.directory(path, entry.detail.content), os.fstat(fd)
         if seen is None:
-            return False
+            if isinstance(entry.detail.content, Empty):
+                return False
+            raise _unread()
         self._missed = False
         same = status.st_dev == self._device
         chunks, _ = self._scanner.chunks(path, fd, seen)
         for chunk in chunks:
             old = chunk.old
-            if old is None:  # new, or damaged: the walk knows none of its subdirectories either
-                same = False
+            if old is None:
+                if seen.count:
+                    raise _unread()
+                same = False  # all of its names are new
                 continue
             named = old.below()
             below += named

@@ -6,7 +6,9 @@ They read leaves, and compare units with the live tree.
 import time
 from collections.abc import Callable, Sequence
 
-from ventifs.tree.archive.change_scan import Compare, Scout
+from msgspec import DecodeError
+
+from ventifs.tree.archive.change_scan import Compare, Scout, all_unknown
 from ventifs.tree.archive.file_reader import Opener, allow_many_descriptors
 from ventifs.tree.archive.read_batches import BatchReader, ReadLeaves
 from ventifs.tree.archive.scan import Options
@@ -45,5 +47,9 @@ class _DirectoryWorker:
     def compare(self, request: Compare, descriptors: Sequence[int]) -> bytes:
         top, previous = descriptors
         if self._scout is None:
-            self._scout = Scout(PreviousCache(previous), self._options, Opener())
+            try:
+                cache = PreviousCache(previous)
+            except (OSError, DecodeError):
+                return all_unknown(request)
+            self._scout = Scout(cache, self._options, Opener())
         return self._scout.compare(request, top, previous)

@@ -24,9 +24,11 @@ from ventifs.tree.objects.records import Child, decode_child, encode_child
 NODE_ITEMS_MIN = 4
 NODE_SIZE_MAX = 64 << 10
 LEVEL_MAX = 40  # with 4 items a node, more than any real tree has
-_NODE_OVERHEAD = 16
+NODE_OVERHEAD = 16
 _MASK = 127  # of the hash's first byte: 128 items a node on average
 _END = b"\xc1"  # closes a node: MessagePack never uses it, and a block must not end in a zero
+
+_SALTS = [bytes([level]) for level in range(LEVEL_MAX + 1)]
 
 Get = Callable[[Score], memoryview]
 Put = Callable[[bytes], Score]  # stores a node
@@ -41,6 +43,11 @@ class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 _encode_node = msgspec.msgpack.Encoder().encode
 _decode_node = msgspec.msgpack.Decoder(Node).decode
+
+
+def ends_node(level: int, item: bytes) -> bool:
+    """Whether an item ends its node, if that has enough items."""
+    return not blake3(_SALTS[level] + item).digest(1)[0] & _MASK
 
 
 class Builder:
@@ -65,7 +72,7 @@ class Builder:
         self._score = Score(b"")  # of the last node
         # Of the node being gathered: items and their bytes, totals before it, its last key.
         self._items: list[bytes] = []
-        self._size = _NODE_OVERHEAD
+        self._size = NODE_OVERHEAD
         self._before = 0, 0
         self._key = b""
 
@@ -95,7 +102,7 @@ class Builder:
         child = Child(self._score, count, total, self._key)
         self._above.add(encode_child(child), length=total, key=self._key, count=count)
         self._items = []
-        self._size = _NODE_OVERHEAD
+        self._size = NODE_OVERHEAD
         self._before = self.count, self.total
 
     def finish(self) -> Score:

@@ -19,6 +19,7 @@ from ventifs.tree.versions.catalog import (
     version_key,
     version_records,
 )
+from ventifs.tree.versions.forgotten import Forgotten, forgotten_key
 from ventifs.tree.versions.times import time_text
 
 
@@ -68,8 +69,7 @@ def lease_record(
     if taken.confirmed:
         return taken
     try:
-        key = version_key(name, time_ns)
-        if not (store.has_record(key, record_id) or _is_there_otherwise(store, time_ns, root)):
+        if not _is_there(store, name, time_ns, record_id, root):
             raise ForgottenMeanwhile(
                 f"{name}@{time_text(time_ns)}: it was forgotten meanwhile; 'ventifs versions' "
                 "lists those there are"
@@ -89,6 +89,44 @@ def leased(store: Store, version: Version) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+@contextmanager
+def leased_forgotten(store: Store, each: Forgotten) -> Iterator[None]:
+    """Hold a lease on a forgotten version.
+
+    Raises:
+        ForgottenMeanwhile: it is not kept any more, or was brought back.
+        VentifsError, IndexDamaged: as `lease`.
+    """
+    held = store.lease(*roots_of(each.version))
+    try:
+        if not keeps(store, each):
+            raise ForgottenMeanwhile(f"{each.version}: it is not among the forgotten any more")
+        yield
+    finally:
+        held.release()
+
+
+def is_there(store: Store, version: Version) -> bool:
+    """Whether a version is in the catalog, perhaps renamed; also if it never had a record."""
+    if version.record is None:
+        return True
+    root = encode_entry(version.root, root=True)
+    return _is_there(store, version.name, version.time_ns, version.record.id, root)
+
+
+def keeps(store: Store, each: Forgotten) -> bool:
+    """Whether a forgotten version is kept still."""
+    version = each.version
+    key = forgotten_key(version.name, version.time_ns, each.forgotten_ns)
+    return version.record is not None and store.has_record(key, version.record.id)
+
+
+def _is_there(store: Store, name: str, time_ns: int, record_id: bytes, root: bytes) -> bool:
+    return store.has_record(version_key(name, time_ns), record_id) or _is_there_otherwise(
+        store, time_ns, root
+    )
 
 
 def _is_there_otherwise(store: Store, time_ns: int, root: bytes) -> bool:
