@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, ignore_patterns, rmtree
 from typing import Any, TypeVar
 
 import pytest
@@ -51,7 +51,7 @@ from tests.support.recording import (
     possible_disks,
 )
 from tests.support.sizes import LONG
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
 from ventifs.store.index import Index
 from ventifs.store.journal import Record
@@ -395,3 +395,90 @@ def test_a_reclaim_that_is_killed_at_any_operation_loses_nothing(
         if code == 0:
             break
     assert at > 3
+
+
+# --- copies of a store that is reclaimed --------------------------------------------------------
+
+PARTS = ("arenas/condemned", "arenas/open", "arenas/sealed", "index")
+
+
+class Snapshots(ReclaimObserver):
+    """Copies of a store before a reclaim, in its middle, and afterwards."""
+
+    def __init__(self, root: Path, target: Path) -> None:
+        self.taken: list[Path] = []
+        self._root = root
+        self._target = target
+
+    def planned(self, plan: ReclaimPlan) -> None:
+        self.take()
+
+    def take(self) -> None:
+        self.taken.append(self._target / f"snapshot{len(self.taken)}")
+        copytree(self._root, self.taken[-1])
+
+    def around(self, name: str, patch: pytest.MonkeyPatch, *, before: bool) -> None:
+        """Take one before or after a step."""
+        step = getattr(ReclaimingStore, name)
+
+        def taking(store: ReclaimingStore, *what: Any) -> Any:
+            if before:
+                self.take()
+            result = step(store, *what)
+            if not before:
+                self.take()
+            return result
+
+        patch.setattr(ReclaimingStore, name, taking)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [PARTS, PARTS[::-1]], ids=["by name", "index first"])
+def test_a_copy_made_in_the_middle_is_whole_or_says_what_it_lacks(
+    order: tuple[str, ...],
+    template: World,
+    both: tuple[Records, Records],
+    memory_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One part is copied after the other, each at any moment of the reclaim."""
+    caplog.set_level(logging.CRITICAL)
+    world = template.copied(memory_path / "store")
+    snapshots = Snapshots(world.root, memory_path)
+    with pytest.MonkeyPatch.context() as patch:
+        snapshots.around("writers_apart", patch, before=True)
+        snapshots.around("drop_arenas", patch, before=False)
+        snapshots.around("condemn", patch, before=False)
+        reclaimed(world.root, observer=snapshots)
+    snapshots.take()
+    world.end_lease()
+    outcomes = {True: 0, False: 0}
+    moments = list(itertools.combinations_with_replacement(snapshots.taken, len(order)))
+    for moment in moments[:: 1 if LONG else 9]:
+        copy = World(memory_path / "copy", template.leased, template.numbers)
+        compose(copy.root, dict(zip(order, moment, strict=True)))
+        whole = is_whole_or_refused(copy.root)
+        outcomes[whole] += 1
+        if whole:
+            assert_recovers(copy, both)
+            assert_goes_on(copy, set(), ["night2"])
+        rmtree(copy.root)
+    assert outcomes[True] > outcomes[False] > 0
+
+
+def compose(root: Path, parts: dict[str, Path]) -> None:
+    """Make a store of parts from different moments."""
+    copytree(parts["index"], root, ignore=ignore_patterns("arenas", "index"))
+    for part, snapshot in parts.items():
+        if (snapshot / part).exists():
+            copytree(snapshot / part, root / part)
+
+
+def is_whole_or_refused(root: Path) -> bool:
+    """Whether a writer opens a copy; else it names the arenas that are missing."""
+    try:
+        Store.open(root, "write").close()
+    except Corrupt as error:
+        assert "arena files are missing" in error.reason  # noqa: PT017, one of two outcomes
+        return False
+    return True
