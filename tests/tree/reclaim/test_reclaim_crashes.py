@@ -22,6 +22,7 @@ import pytest
 from tests.support.faults import FaultyFiles, Point, When, Where
 from tests.support.processes import KILLED, kill_all, run
 from tests.support.reclaims import (
+    At,
     World,
     add,
     arena_files,
@@ -272,6 +273,39 @@ def test_a_power_cut_anywhere_in_a_reclaim_costs_nothing(
     recorded = request.getfixturevalue(how)
     tried = survive(recorded, memory_path / "cut", every=1 if LONG else 7, chances=2 if LONG else 1)
     assert tried > 30
+
+
+@pytest.mark.slow
+def test_a_power_cut_in_the_reclaim_after_another_costs_nothing_either(
+    busy: Recorded, memory_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    tried = 0
+    for cut in range(5, len(busy.files.log), 11 if LONG else 37):
+        rng = random.Random(f"{SEED} again {cut}")
+        *_, disk = possible_disks(busy.files.log, busy.files.base, cut, rng, chances=1)
+        disk.index = rng.choice([disk.index, None])
+        again = recorded_again(disk, busy, memory_path / str(cut))
+        tried += survive(again, memory_path / "cut", every=2 if LONG else 11, chances=1)
+    assert tried > 20
+
+
+def recorded_again(disk: Disk, recorded: Recorded, root: Path) -> Recorded:
+    """Another reclaim of what a power cut has left."""
+    disk.write_to(root)
+    world = World(root, recorded.world.leased, recorded.world.numbers)
+    if disk.index is None:
+        Store.open(root, "write").abandon()
+    world.take_lease()
+    files = RecordingFiles(root)
+    with pytest.MonkeyPatch.context() as patch:
+        noting(files, patch)
+        observer = At(lambda: files.acknowledged(records_of(root)))
+        reclaimed(root, observer=observer, files=files)
+        files.note_index()
+    world.end_lease()
+    with Store.open(root) as store:
+        return Recorded(world, files, set(), names(store), forgotten_names(store))
 
 
 def test_what_is_recorded_copies_drops_and_frees(quiet: Recorded, busy: Recorded) -> None:
