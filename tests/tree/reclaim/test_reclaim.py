@@ -32,6 +32,7 @@ from tests.support.reclaims import (
     make_world,
     names,
     read_all,
+    read_whole,
     rebuild,
     reclaimed,
     records_of,
@@ -520,3 +521,60 @@ def test_a_dry_run_says_what_a_reclaim_then_does_and_changes_nothing(world: Worl
     assert {path.name for path, data in after.items() if before.get(path) != data} <= {"lock.mdb"}
     done = reclaimed(world.root)
     assert replace(done.plan, seconds=0.0) == replace(plan, seconds=0.0)
+
+
+# --- readers beside it --------------------------------------------------------------------------
+
+
+def test_readers_from_before_read_on_what_they_have_leased(world: World) -> None:
+    """A server that knows where blocks were finds where they are now."""
+    with Store.open(world.root, cache_bytes=1) as reader:
+        kept = versions(reader)
+        for version in kept:
+            read_whole(reader, version)
+        world.read_leased(reader)
+        done = reclaimed(world.root)
+        assert done.plan.repacked_arenas > 0
+        for version in kept:
+            read_whole(reader, version)
+        world.read_leased(reader)
+
+
+def test_what_is_forgotten_while_it_runs_can_still_be_brought_back(world: World) -> None:
+    def forget_one() -> None:
+        with Store.open(world.root, "write") as store:
+            [version] = [each for each in versions(store) if each.name == "night5"]
+            forget(store, version)
+
+    reclaimed(world.root, grace_ns=0, observer=At(forget_one))
+    with Store.open(world.root, "write") as store:
+        assert forgotten_names(store) == ["night5"]
+        read_all(store)
+    assert reclaimed(world.root, grace_ns=0).freed_bytes > 0
+    with Store.open(world.root) as store:
+        assert forgotten_names(store) == []
+    assert_whole(world.root)
+
+
+def test_only_one_reclaims_at_a_time(world: World) -> None:
+    def another() -> None:
+        with pytest.raises(Busy, match="another reclaim"):
+            reclaimed(world.root)
+
+    reclaimed(world.root, observer=At(another))
+    assert_as_meant(world)
+
+
+def test_no_record_of_a_dropped_arena_needs_its_file(world: World) -> None:
+    """Reclaimed again and again, with something forgotten each time, and rebuilt in between."""
+    world.end_lease()
+    for number in range(6):
+        with Store.open(world.root, "write") as store:
+            add(store, f"more{number}", 100 + number, range(600 + 5 * number, 610 + 5 * number))
+            forget(store, versions(store)[number])
+        reclaimed(world.root)
+        if number % 2:
+            rebuild(world.root)
+        assert_whole(world.root)
+        assert_nothing_dropped_is_left(world.root)
+        assert_one_catalog(world.root)
