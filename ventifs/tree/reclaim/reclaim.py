@@ -101,7 +101,7 @@ def _reclaimed(
     began = time.monotonic()
     mode: Mode = "read" if dry_run else "reclaim"
     with (
-        ReclaimingStore.open(root, mode, wait_s=wait_s, files=files) as store,
+        ReclaimingStore.open(root, mode, wait_s=wait_s, files=files, reserve=True) as store,
         ExitStack() as stack,
     ):
         work = _Reclaim(store, observer, stack)
