@@ -14,7 +14,7 @@ from tests.support.dropping import arenas_of, copy_from, drop, sealed
 from tests.support.stores import findings, new_store, put_all
 from tests.support.tiny import audited
 from ventifs.errors import Corrupt, NotStored, VentifsError
-from ventifs.store import Score, Store, arena_audit
+from ventifs.store import Score, Store, arena_audit, recovery
 from ventifs.store import audit as audit_module
 from ventifs.store.arena import HEADER_SIZE, Arena, Clump
 from ventifs.store.arena_journal import ArenaJournal, read_journal
@@ -214,6 +214,36 @@ def test_what_was_deleted_stays_deleted_when_an_older_index_is_put_back(
     with Store.open(root, "write") as store:
         assert store.records() == left
     assert findings(root) == []
+
+
+def test_what_others_commit_while_an_older_index_catches_up_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their records are in arenas that were not there when the journals were read."""
+    store, scores, arenas, _ = three_arenas(root)
+    with store:
+        copy_from(store, arenas[:1], scores)
+        older = shutil.copytree(root / "index", tmp_path / "older")
+        store.drop_arenas(arenas[:1])
+        before = store.records()
+    shutil.rmtree(root / "index")
+    shutil.copytree(older, root / "index")
+    late: list[Record] = []
+
+    def read(arena: Arena, *places: int) -> ArenaJournal:
+        journal = read_journal(arena, *places)
+        if not late and not places:  # all drops are known
+            late.append(Record.new(b"late", b""))
+            with Store.open(root, "write") as other:
+                other.commit(late)
+        return journal
+
+    monkeypatch.setattr(recovery, "read_journal", read)
+    with Store.open(root, "write") as store:
+        assert store.records() == sorted([*before, *late])
+    rebuild(root)
+    with Store.open(root) as store:
+        assert store.records() == sorted([*before, *late])
 
 
 def test_a_deletion_outlives_an_arena_that_is_only_away(root: Path, tmp_path: Path) -> None:
