@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.clock import Clock
 from tests.support.dying import Death, DyingFiles
+from tests.support.faults import When
 from tests.support.sizes import LONG
 from tests.support.tiny import audited, tiny_store
 from tests.support.turnover import Tree, read_tree
@@ -248,7 +249,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         script=SCRIPT,
         waiting=st.lists(CHOICE, max_size=3),
         busy=st.booleans(),
-        dies=st.sampled_from(["", "", "before", "after", "torn"]),
+        dies=st.sampled_from([None, None, "before", "after", "torn"]),
         at=st.integers(1, OPERATIONS_MAX),
         power=st.booleans(),
     )
@@ -260,7 +261,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         script: Script,
         waiting: list[int],
         busy: bool,
-        dies: str,
+        dies: When | None,
         at: int,
         power: bool,
     ) -> None:
@@ -624,7 +625,9 @@ class ReclaimMachine(RuleBasedStateMachine):
 
     def _catalog(self) -> tuple[dict[VersionId, bytes], dict[ForgottenId, bytes]]:
         store = self.reader.store
-        there = {(each.name, each.time_ns): bytes(tree_score(each.root)) for each in versions(store)}
+        there = {
+            (each.name, each.time_ns): bytes(tree_score(each.root)) for each in versions(store)
+        }
         gone = {
             (each.version.name, each.version.time_ns, each.forgotten_ns): bytes(
                 tree_score(each.version.root)
@@ -714,9 +717,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         if archive is None:
             wait_s = 0 if self.acting else None
             files = self.files[which]
-            store = Store.open(
-                self.root, "write", cache_bytes=1 << 20, files=files, wait_s=wait_s
-            )
+            store = Store.open(self.root, "write", cache_bytes=1 << 20, files=files, wait_s=wait_s)
             archive = self.writers[which] = Archive(store)
         return archive
 
