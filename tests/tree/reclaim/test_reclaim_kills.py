@@ -190,6 +190,7 @@ class Siege:
         reclaim(self.root, limits=Limits(max_unused=0.0))
         self._wait_for(self.guest_log, "read", _count(self.guest_log, "read") + 2, self.guest)
         kill(self.guest)
+        kill(self.server)
         self.sound()
         done = reclaim(self.root, limits=Limits(max_unused=0.0))
         assert done.plan.doomed == done.plan.leased == 0
