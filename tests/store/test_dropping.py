@@ -20,7 +20,7 @@ from ventifs.store.arena import HEADER_SIZE, Arena, Clump
 from ventifs.store.arena_journal import ArenaJournal, read_journal
 from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
-from ventifs.store.block_reader import Reclaimed
+from ventifs.store.block_reader import ReclaimedMeanwhile
 from ventifs.store.check import check, repair
 from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
@@ -475,7 +475,7 @@ def test_a_block_that_is_gone_was_reclaimed_only_where_a_drop_says_so(root: Path
             with arenas_of(store).sealed_path(arena).open("r+b") as file:
                 file.truncate(0)
         store.drop_arenas(arenas[:1])
-        with pytest.raises(Reclaimed, match="was reclaimed while it was read") as caught:
+        with pytest.raises(ReclaimedMeanwhile, match="was reclaimed while it was read") as caught:
             reader.get(scores[1])
         assert len(str(caught.value).splitlines()) == 1
         with pytest.raises(Corrupt) as damaged:

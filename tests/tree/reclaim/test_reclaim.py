@@ -1,15 +1,21 @@
 """What a reclaim frees and what it leaves; and what happens beside it, one case at a time."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.damage import flip
+from tests.support.disks import Disk, mounted, mounted_ext4
 from tests.support.dropping import arenas_of
 from tests.support.reclaims import (
+    EVERYTHING,
+    GRACE_NS,
+    LONG_AGO_NS,
     At,
     World,
     add,
@@ -26,19 +32,24 @@ from tests.support.reclaims import (
     make_world,
     names,
     read_all,
+    read_whole,
     rebuild,
     reclaimed,
     records_of,
     stopped_at,
     undelete,
 )
-from ventifs.errors import Busy, Corrupt, NotStored
+from ventifs.errors import Busy, Corrupt, NoSpace, NotStored
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena_journal import read_journal
 from ventifs.store.check import check, repair
 from ventifs.store.reclaim.condemned import ANNOUNCEMENT
+from ventifs.store.reclaim.join import ArenaUses
+from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
+from ventifs.tree.reclaim.reclaim import reclaim
+from ventifs.tree.reclaim.results import Limits
 from ventifs.tree.versions.catalog import versions
-from ventifs.tree.versions.forgotten import Forgotten, forgotten
+from ventifs.tree.versions.forgotten import Forgotten, forgetting, forgotten
 from ventifs.tree.versions.reachable import RefKind, reach_version
 
 KEPT = ["kept1", "kept3", "kept5", "night4", "night5"]
@@ -229,7 +240,7 @@ def test_a_version_that_makes_dead_blocks_live_again_keeps_their_arenas(world: W
             add(writer, "late", 50, ALONE)
 
     done = reclaimed(world.root, observer=At(archive))
-    assert done.left
+    assert done.in_use
     assert 0 < done.arenas < done.plan.dead_arenas + done.plan.repacked_arenas
     assert_as_meant(world, "late")
 
@@ -239,7 +250,7 @@ def test_a_writer_killed_after_its_commit_clump_has_committed(world: World) -> N
         writer = Store.open(world.root, "write")
         commit_and_die(writer, lambda: add(writer, "late", 50, [*ALONE, 400]))
 
-    assert reclaimed(world.root, observer=At(archive)).left
+    assert reclaimed(world.root, observer=At(archive)).in_use
     assert_as_meant(world, "late")
 
 
@@ -255,7 +266,7 @@ def test_a_worker_outlives_its_parent_that_has_committed(world: World) -> None:
         writer.adopt(worker.hand_over())
         commit_and_die(writer, lambda: add(writer, "late", 50, [*ALONE, 400, 401]))
 
-    assert reclaimed(world.root, observer=At(archive)).left
+    assert reclaimed(world.root, observer=At(archive)).in_use
     assert_as_meant_beside_worker(world)
     for worker in workers:
         worker.abandon()
@@ -274,7 +285,7 @@ def test_an_undeleted_version_stays(world: World) -> None:
             undelete(store, doomed(store, "alone"))
 
     done = reclaimed(world.root, observer=At(bring_back))
-    assert done.left
+    assert done.in_use
     assert_as_meant(world, "alone")
 
 
@@ -415,3 +426,155 @@ def assert_stops(world: World, error: type[Exception]) -> str:
     assert (records_of(world.root), arena_files(world.root)) == (before, files)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
+
+
+# --- no room ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[mounted, mounted_ext4], ids=["tmpfs", "ext4"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    with request.param(tmp_path / "disk") as disk:
+        yield disk
+
+
+def test_a_full_disk_gets_room_again_by_forgetting_and_reclaiming(disk: Disk) -> None:
+    world = make_world(disk.path / "store", reserve=2 << 20)
+    world.end_lease()
+    disk.fill()
+    with Store.open(world.root, "write", reserve=True) as store:
+        [version] = [each for each in versions(store) if each.name == "night5"]
+        _, (puts, deletes) = forgetting(store, [version], LONG_AGO_NS)
+        store.commit(puts, deletes, from_reserve=True)
+    disk.fill()
+    before = room(disk)
+    done = reclaimed(world.root, limits=Limits(max_unused=0, max_repack=0))
+    assert done.plan.dead_arenas > 1
+    assert (done.arenas, done.copied_bytes) == (done.plan.dead_arenas, 0)
+    assert room(disk) > before
+    with Store.open(world.root) as store:
+        assert names(store) == [name for name in KEPT if name != "night5"]
+        assert forgotten_names(store) == ["night2"]
+        read_all(store)
+    disk.make_room()
+    assert_whole(world.root)
+    assert_nothing_dropped_is_left(world.root)
+    assert reclaimed(world.root).plan.repacked_arenas > 0
+    assert_whole(world.root)
+
+
+def room(disk: Disk) -> int:
+    return os.statvfs(disk.path).f_bavail
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 4])
+def test_without_room_for_scores_it_marks_in_passes_and_frees_the_same(
+    world: World, refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_places = ArenaUses.add
+    left = refusals
+
+    def add_or_refuse(uses: ArenaUses, *args: Any, **options: Any) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise NoSpace("no room for temporary files")
+        add_places(uses, *args, **options)
+
+    monkeypatch.setattr(ArenaUses, "add", add_or_refuse)
+    done = reclaimed(world.root)
+    monkeypatch.undo()
+    assert done.arenas == done.plan.dead_arenas + done.plan.repacked_arenas > 3
+    assert_as_meant(world)
+
+
+def test_batches_for_which_there_is_room_each_wait_for_the_writers_of_their_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch turns the gate; a writer that came with the one before is waited for."""
+    writers = [Store.open(world.root, "write")]
+    held = list[int]()
+
+    def come() -> None:
+        """One more comes, and all before it end."""
+        writers.append(Store.open(world.root, "write"))
+        held.append(len(writers))
+        number = 500 + len(writers)
+        for each in writers[:-1]:
+            if not each.closed:
+                add(each, f"by{number}", number, [number, *ALONE])
+                each.close()
+
+    at_turn(monkeypatch, come)
+    monkeypatch.setattr(ReclaimingStore, "room", lambda _: 30_000)
+    reclaimed(world.root)
+    monkeypatch.undo()
+    assert len(held) > 1
+    writers[-1].close()
+    reclaimed(world.root)
+    assert_as_meant(world, *(f"by{500 + number}" for number in held))
+
+
+def test_a_dry_run_says_what_a_reclaim_then_does_and_changes_nothing(world: World) -> None:
+    before = {path: path.read_bytes() for path in world.root.rglob("*") if path.is_file()}
+    plan = reclaim(world.root, grace_ns=GRACE_NS, limits=EVERYTHING, dry_run=True).plan
+    after = {path: path.read_bytes() for path in world.root.rglob("*") if path.is_file()}
+    assert {path.name for path, data in after.items() if before.get(path) != data} <= {"lock.mdb"}
+    done = reclaimed(world.root)
+    assert replace(done.plan, seconds=0.0) == replace(plan, seconds=0.0)
+
+
+# --- readers beside it --------------------------------------------------------------------------
+
+
+def test_readers_from_before_read_on_what_they_have_leased(world: World) -> None:
+    """A server that knows where blocks were finds where they are now."""
+    with Store.open(world.root, cache_bytes=1) as reader:
+        kept = versions(reader)
+        for version in kept:
+            read_whole(reader, version)
+        world.read_leased(reader)
+        done = reclaimed(world.root)
+        assert done.plan.repacked_arenas > 0
+        for version in kept:
+            read_whole(reader, version)
+        world.read_leased(reader)
+
+
+def test_what_is_forgotten_while_it_runs_can_still_be_brought_back(world: World) -> None:
+    def forget_one() -> None:
+        with Store.open(world.root, "write") as store:
+            [version] = [each for each in versions(store) if each.name == "night5"]
+            forget(store, version)
+
+    reclaimed(world.root, grace_ns=0, observer=At(forget_one))
+    with Store.open(world.root, "write") as store:
+        assert forgotten_names(store) == ["night5"]
+        read_all(store)
+    assert reclaimed(world.root, grace_ns=0).freed_bytes > 0
+    with Store.open(world.root) as store:
+        assert forgotten_names(store) == []
+    assert_whole(world.root)
+
+
+def test_only_one_reclaims_at_a_time(world: World) -> None:
+    def another() -> None:
+        with pytest.raises(Busy, match="another reclaim"):
+            reclaimed(world.root)
+
+    reclaimed(world.root, observer=At(another))
+    assert_as_meant(world)
+
+
+def test_no_record_of_a_dropped_arena_needs_its_file(world: World) -> None:
+    """Reclaimed again and again, with something forgotten each time, and rebuilt in between."""
+    world.end_lease()
+    for number in range(6):
+        with Store.open(world.root, "write") as store:
+            add(store, f"more{number}", 100 + number, range(600 + 5 * number, 610 + 5 * number))
+            forget(store, versions(store)[number])
+        reclaimed(world.root)
+        if number % 2:
+            rebuild(world.root)
+        assert_whole(world.root)
+        assert_nothing_dropped_is_left(world.root)
+        assert_one_catalog(world.root)

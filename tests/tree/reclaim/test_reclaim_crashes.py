@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, ignore_patterns, rmtree
 from typing import Any, TypeVar
 
 import pytest
@@ -22,6 +22,7 @@ import pytest
 from tests.support.faults import FaultyFiles, Point, When, Where
 from tests.support.processes import KILLED, kill_all, run
 from tests.support.reclaims import (
+    At,
     World,
     add,
     arena_files,
@@ -51,7 +52,7 @@ from tests.support.recording import (
     possible_disks,
 )
 from tests.support.sizes import LONG
-from ventifs.errors import VentifsError
+from ventifs.errors import Corrupt, VentifsError
 from ventifs.store import Store
 from ventifs.store.index import Index
 from ventifs.store.journal import Record
@@ -274,6 +275,39 @@ def test_a_power_cut_anywhere_in_a_reclaim_costs_nothing(
     assert tried > 30
 
 
+@pytest.mark.slow
+def test_a_power_cut_in_the_reclaim_after_another_costs_nothing_either(
+    busy: Recorded, memory_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    tried = 0
+    for cut in range(5, len(busy.files.log), 11 if LONG else 37):
+        rng = random.Random(f"{SEED} again {cut}")
+        *_, disk = possible_disks(busy.files.log, busy.files.base, cut, rng, chances=1)
+        disk.index = rng.choice([disk.index, None])
+        again = recorded_again(disk, busy, memory_path / str(cut))
+        tried += survive(again, memory_path / "cut", every=2 if LONG else 11, chances=1)
+    assert tried > 20
+
+
+def recorded_again(disk: Disk, recorded: Recorded, root: Path) -> Recorded:
+    """Another reclaim of what a power cut has left."""
+    disk.write_to(root)
+    world = World(root, recorded.world.leased, recorded.world.numbers)
+    if disk.index is None:
+        Store.open(root, "write").abandon()
+    world.take_lease()
+    files = RecordingFiles(root)
+    with pytest.MonkeyPatch.context() as patch:
+        noting(files, patch)
+        observer = At(lambda: files.acknowledged(records_of(root)))
+        reclaimed(root, observer=observer, files=files)
+        files.note_index()
+    world.end_lease()
+    with Store.open(root) as store:
+        return Recorded(world, files, set(), names(store), forgotten_names(store))
+
+
 def test_what_is_recorded_copies_drops_and_frees(quiet: Recorded, busy: Recorded) -> None:
     for recorded in (quiet, busy):
         assert recorded.freed
@@ -395,3 +429,90 @@ def test_a_reclaim_that_is_killed_at_any_operation_loses_nothing(
         if code == 0:
             break
     assert at > 3
+
+
+# --- copies of a store that is reclaimed --------------------------------------------------------
+
+PARTS = ("arenas/condemned", "arenas/open", "arenas/sealed", "index")
+
+
+class Snapshots(ReclaimObserver):
+    """Copies of a store before a reclaim, in its middle, and afterwards."""
+
+    def __init__(self, root: Path, target: Path) -> None:
+        self.taken: list[Path] = []
+        self._root = root
+        self._target = target
+
+    def planned(self, plan: ReclaimPlan) -> None:
+        self.take()
+
+    def take(self) -> None:
+        self.taken.append(self._target / f"snapshot{len(self.taken)}")
+        copytree(self._root, self.taken[-1])
+
+    def around(self, name: str, patch: pytest.MonkeyPatch, *, before: bool) -> None:
+        """Take one before or after a step."""
+        step = getattr(ReclaimingStore, name)
+
+        def taking(store: ReclaimingStore, *what: Any) -> Any:
+            if before:
+                self.take()
+            result = step(store, *what)
+            if not before:
+                self.take()
+            return result
+
+        patch.setattr(ReclaimingStore, name, taking)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [PARTS, PARTS[::-1]], ids=["by name", "index first"])
+def test_a_copy_made_in_the_middle_is_whole_or_says_what_it_lacks(
+    order: tuple[str, ...],
+    template: World,
+    both: tuple[Records, Records],
+    memory_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One part is copied after the other, each at any moment of the reclaim."""
+    caplog.set_level(logging.CRITICAL)
+    world = template.copied(memory_path / "store")
+    snapshots = Snapshots(world.root, memory_path)
+    with pytest.MonkeyPatch.context() as patch:
+        snapshots.around("writers_apart", patch, before=True)
+        snapshots.around("drop_arenas", patch, before=False)
+        snapshots.around("condemn", patch, before=False)
+        reclaimed(world.root, observer=snapshots)
+    snapshots.take()
+    world.end_lease()
+    outcomes = {True: 0, False: 0}
+    moments = list(itertools.combinations_with_replacement(snapshots.taken, len(order)))
+    for moment in moments[:: 1 if LONG else 9]:
+        copy = World(memory_path / "copy", template.leased, template.numbers)
+        compose(copy.root, dict(zip(order, moment, strict=True)))
+        whole = is_whole_or_refused(copy.root)
+        outcomes[whole] += 1
+        if whole:
+            assert_recovers(copy, both)
+            assert_goes_on(copy, set(), ["night2"])
+        rmtree(copy.root)
+    assert outcomes[True] > outcomes[False] > 0
+
+
+def compose(root: Path, parts: dict[str, Path]) -> None:
+    """Make a store of parts from different moments."""
+    copytree(parts["index"], root, ignore=ignore_patterns("arenas", "index"))
+    for part, snapshot in parts.items():
+        if (snapshot / part).exists():
+            copytree(snapshot / part, root / part)
+
+
+def is_whole_or_refused(root: Path) -> bool:
+    """Whether a writer opens a copy; else it names the arenas that are missing."""
+    try:
+        Store.open(root, "write").close()
+    except Corrupt as error:
+        assert "arena files are missing" in error.reason  # noqa: PT017, one of two outcomes
+        return False
+    return True
