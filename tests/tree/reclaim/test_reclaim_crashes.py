@@ -289,8 +289,8 @@ def test_a_power_cut_anywhere_in_a_reclaim_costs_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     recorded = request.getfixturevalue(how)
-    tried = survive(recorded, memory_path / "cut", every=1 if LONG else 7, chances=2 if LONG else 1)
-    assert tried > 30
+    tried = survive(recorded, memory_path / "cut", every=1 if LONG else 13, chances=2 if LONG else 1)
+    assert tried > 12
 
 
 @pytest.mark.slow
@@ -299,13 +299,13 @@ def test_a_power_cut_in_the_reclaim_after_another_costs_nothing_either(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     tried = 0
-    for cut in range(5, len(busy.files.log), 11 if LONG else 37):
+    for cut in range(5, len(busy.files.log), 11 if LONG else 53):
         rng = random.Random(f"{SEED} again {cut}")
         *_, disk = possible_disks(busy.files.log, busy.files.base, cut, rng, chances=1)
         disk.index = rng.choice([disk.index, None])
         again = recorded_again(disk, busy, memory_path / str(cut))
-        tried += survive(again, memory_path / "cut", every=2 if LONG else 11, chances=1)
-    assert tried > 20
+        tried += survive(again, memory_path / "cut", every=2 if LONG else 17, chances=1)
+    assert tried > 12
 
 
 def recorded_again(disk: Disk, recorded: Recorded, root: Path) -> Recorded:
@@ -407,7 +407,7 @@ def test_a_reclaim_that_fails_at_any_operation_loses_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     failed = 0
-    for at in itertools.count(1, 1 if LONG else 5):
+    for at in itertools.count(1, 1 if LONG else 8):
         world = template.copied(memory_path / "store")
         files = WAYS[way](at)
         try:
@@ -423,7 +423,7 @@ def test_a_reclaim_that_fails_at_any_operation_loses_nothing(
         rmtree(world.root)
         if files.count < at:
             break
-    assert failed > (40 if LONG else 6)
+    assert failed > (20 if LONG else 1)
 
 
 @pytest.mark.slow
@@ -440,7 +440,7 @@ def test_a_reclaim_that_is_killed_at_any_operation_loses_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.CRITICAL)
-    for at in itertools.count(1, 1 if LONG or where == "index" else 6):
+    for at in itertools.count(1, 1 if LONG or where == "index" else 9):
         world = template.copied(memory_path / "store")
         code = run(reclaim_and_die, world.root, Point(where, when, at))
         assert code in (0, KILLED)
