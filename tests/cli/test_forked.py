@@ -95,6 +95,8 @@ def test_another_locale_is_left_to_the_script(home: Path, monkeypatch: pytest.Mo
         raise AssertionError("it was to be forked")
 
     monkeypatch.setattr(forked, "_server", forbidden)
+    now = forked._of_a_start(os.environ), forked._rights()
+    monkeypatch.setattr(forked, "_at_first", lambda: now)
     assert by_fork(home, "versions", PYTHONIOENCODING="ascii").returncode == 0
     with pytest.raises(AssertionError, match="it was to be forked"):
         by_fork(home, "versions")

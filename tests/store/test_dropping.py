@@ -14,13 +14,13 @@ from tests.support.dropping import arenas_of, copy_from, drop, sealed
 from tests.support.stores import findings, new_store, put_all
 from tests.support.tiny import audited
 from ventifs.errors import Corrupt, NotStored, VentifsError
-from ventifs.store import Score, Store, arena_audit
+from ventifs.store import Score, Store, arena_audit, recovery
 from ventifs.store import audit as audit_module
 from ventifs.store.arena import HEADER_SIZE, Arena, Clump
 from ventifs.store.arena_journal import ArenaJournal, read_journal
 from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
-from ventifs.store.block_reader import Reclaimed
+from ventifs.store.block_reader import ReclaimedMeanwhile
 from ventifs.store.check import check, repair
 from ventifs.store.clump import ClumpKind
 from ventifs.store.files import Files
@@ -214,6 +214,36 @@ def test_what_was_deleted_stays_deleted_when_an_older_index_is_put_back(
     with Store.open(root, "write") as store:
         assert store.records() == left
     assert findings(root) == []
+
+
+def test_what_others_commit_while_an_older_index_catches_up_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their records are in arenas that were not there when the journals were read."""
+    store, scores, arenas, _ = three_arenas(root)
+    with store:
+        copy_from(store, arenas[:1], scores)
+        older = shutil.copytree(root / "index", tmp_path / "older")
+        store.drop_arenas(arenas[:1])
+        before = store.records()
+    shutil.rmtree(root / "index")
+    shutil.copytree(older, root / "index")
+    late: list[Record] = []
+
+    def read(arena: Arena, *places: int) -> ArenaJournal:
+        journal = read_journal(arena, *places)
+        if not late and not places:  # all drops are known
+            late.append(Record.new(b"late", b""))
+            with Store.open(root, "write") as other:
+                other.commit(late)
+        return journal
+
+    monkeypatch.setattr(recovery, "read_journal", read)
+    with Store.open(root, "write") as store:
+        assert store.records() == sorted([*before, *late])
+    rebuild(root)
+    with Store.open(root) as store:
+        assert store.records() == sorted([*before, *late])
 
 
 def test_a_deletion_outlives_an_arena_that_is_only_away(root: Path, tmp_path: Path) -> None:
@@ -445,7 +475,7 @@ def test_a_block_that_is_gone_was_reclaimed_only_where_a_drop_says_so(root: Path
             with arenas_of(store).sealed_path(arena).open("r+b") as file:
                 file.truncate(0)
         store.drop_arenas(arenas[:1])
-        with pytest.raises(Reclaimed, match="was reclaimed while it was read") as caught:
+        with pytest.raises(ReclaimedMeanwhile, match="was reclaimed while it was read") as caught:
             reader.get(scores[1])
         assert len(str(caught.value).splitlines()) == 1
         with pytest.raises(Corrupt) as damaged:

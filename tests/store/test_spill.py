@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import tempfile
+import tracemalloc
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -130,12 +131,35 @@ def test_items_that_differ_only_in_their_last_bytes_are_read_in_parts(memory: in
         assert all_of(items) == alike
 
 
-def test_memory_holds_a_small_part_of_what_is_read() -> None:
-    """The lists that are yielded come from ranges that the budget bounds."""
-    with Spill(32, memory=200_000) as items:
-        for seed in range(20):
-            items.add(scattered(5000, seed))
-        assert max(len(piece) for piece in items.pieces()) <= 1024
+@pytest.mark.parametrize(("memory", "size"), [(1 << 20, 32), (2 << 20, 55)])
+def test_memory_is_what_was_granted(memory: int, size: int) -> None:
+    numbers = random.Random(0)
+    tracemalloc.start()
+    try:
+        with Spill(size, memory=memory) as items:
+            items.add(numbers.randbytes(size) for _ in range(100_000))
+            last: list[bytes] = []
+            for piece in items.pieces():
+                last = piece
+            assert items.holds(last) == [True] * len(last)
+            assert items._written
+            _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1.2 * memory
+
+
+def test_many_are_looked_up_as_few_are() -> None:
+    there, absent = scattered(30_000), scattered(30_000, 1)
+    with Spill(32, memory=TINY) as items:
+        items.add(there)
+        assert items.holds(sorted(there)) == [True] * 30_000
+        assert items.holds(sorted(absent)) == [False] * 30_000
+        known = set(there)
+        both = sorted(there + absent)
+        assert items.holds(both) == [item in known for item in both]
+        few = both[:: len(both) // 10]
+        assert items.holds(few) == [item in known for item in few]
 
 
 @pytest.mark.parametrize("size", [1, 2, 33, 55])

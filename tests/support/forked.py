@@ -46,7 +46,7 @@ def run(
         subprocess.TimeoutExpired: the command wrote nothing for `timeout_s`, and was killed.
     """
     command = [SCRIPT, *words]
-    if _of_a_start(env) != _of_a_start(os.environ) or _rights() != _rights_at_first():
+    if (_of_a_start(env), _rights()) != _at_first():
         return subprocess.run(
             command, env=env, cwd=cwd, capture_output=True, timeout=timeout_s, check=False
         )
@@ -85,15 +85,17 @@ def _of_a_start(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _rights() -> tuple[object, ...]:
-    status = Path("/proc/thread-self/status").read_text()
-    kept = [line for line in status.splitlines() if line.startswith(("Cap", "Sig", "NoNewPrivs"))]
-    kept = [line for line in kept if not line.startswith(("SigQ", "SigPnd"))]
-    return os.getresuid(), os.getresgid(), os.getgroups(), kept
+    """What else a process takes over from the one that starts it, but for what is in a request."""
+    status = Path("/proc/thread-self/status").read_text().splitlines()
+    kept = ("Cap", "NoNewPrivs", "SigBlk", "SigIgn")
+    lines = [line for line in status if line.startswith(kept)]
+    return os.getresuid(), os.getresgid(), os.getgroups(), lines
 
 
 @cache
-def _rights_at_first() -> tuple[object, ...]:
-    return _rights()
+def _at_first() -> tuple[object, ...]:
+    """What the process to fork from was started with."""
+    return _of_a_start(os.environ), _rights()
 
 
 def _umask() -> int:
@@ -122,11 +124,10 @@ def _read(out: int, errors: int, timeout_s: float) -> tuple[bytes, bytes] | None
 @cache
 def _server() -> socket.socket:
     """Start the process to fork from; it ends with this one."""
-    _rights_at_first()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         words = [sys.executable, "-P", __file__, str(theirs.fileno())]
-        server = subprocess.Popen(words, pass_fds=[theirs.fileno()])
+        server = subprocess.Popen(words, pass_fds=[theirs.fileno()], cwd="/")
     this = os.getpid()
 
     def end() -> None:
@@ -180,6 +181,7 @@ def _command(connection: int, out: int, errors: int) -> list[str]:
             asking.sendall(b"%d\n" % pid)
             asking.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             os._exit(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, number in ((out, 1), (errors, 2)):
         os.dup2(stream, number)
         os.close(stream)
@@ -197,6 +199,7 @@ def _command(connection: int, out: int, errors: int) -> list[str]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))  # the program of this checkout
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests and their commands
     _import_everything()
     from ventifs.cli.main import main
 

@@ -20,6 +20,7 @@ _context.set_forkserver_preload(
         "tests.support.conversing",
         "tests.support.archiving",
         "tests.support.reclaims",
+        "tests.support.turnover",
     ]
 )
 

@@ -16,6 +16,7 @@ need.
 import argparse
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tools.bench.history import TOOLS, History, Recipe, tell
 
 UNUSED = "5"  # per cent
 BORG_CHUNK_HEAD = 41  # bytes of each chunk in a segment, besides what `borg info` counts
+NOISE = 1 << 30  # bytes; arenas have a quarter of it
 NODES_A_SECOND = 300_000
 
 Figures = dict[str, Any]
@@ -132,6 +134,7 @@ class Bench:
         """Compare dry runs with what is freed and copied then, and measure the marking."""
         tell("plan: what is wholly dead")
         tool = self.fresh("ventifs")
+        self._forget_noise(tool)
         dead, _, freed, _ = self._plan_and_do(tool, "--max-repack", "0")
         planned = dead["dead_bytes"]
         tell("plan: all")
@@ -150,8 +153,8 @@ class Bench:
         print(f"plan: {plan['references']:,} references, {plan['blocks']:,} blocks")
         exact = "exact" if planned == freed else f"{100 * (freed / max(planned, 1) - 1):+.2f} %"
         print(
-            f"  wholly dead arenas: {planned / 1e6:.1f} MB planned, {freed / 1e6:.1f} MB freed: "
-            f"{exact}   (target: exact)"
+            f"  {dead['dead_arenas']} wholly dead arenas: {planned / 1e6:.1f} MB planned, "
+            f"{freed / 1e6:.1f} MB freed: {exact}   (target: exact)"
         )
         for what, expected, found in (
             ("freed", plan["dead_bytes"] + plan["repacked_bytes"], gone),
@@ -169,6 +172,16 @@ class Bench:
             f"(target: {NODES_A_SECOND:,})",
             flush=True,
         )
+
+    def _forget_noise(self, tool: Tool) -> None:
+        """Archive and forget what nothing else shares, enough to fill some arenas alone."""
+        noise, rng = self.scratch / "noise", random.Random(1)
+        noise.mkdir()
+        for number in range(NOISE >> 24):
+            (noise / f"file{number}").write_bytes(rng.randbytes(1 << 24))
+        self._command(tool, f"archive {noise} --name noise")
+        self._command(tool, "forget --force noise@latest")
+        remove(noise)
 
     def _plan_and_do(self, tool: Tool, *options: str) -> tuple[Figures, Run, int, int]:
         """(the plan of a dry run, its cost, bytes of arenas gone after a run, bytes appended)."""

@@ -30,7 +30,7 @@ Measured = TypeVar("Measured")
 _LOOKS = 3  # the first, and two more
 
 
-class Reclaimed(NotStored):
+class ReclaimedMeanwhile(NotStored):
     """A block's arena was dropped while the block was read: no version refers to it any more."""
 
 
@@ -112,7 +112,7 @@ class BlockReader:
 
         Raises:
             NotStored: the store has no such block.
-            Reclaimed: it had, when this began.
+            ReclaimedMeanwhile: it had, when this began.
             Corrupt: its bytes are damaged.
             IndexDamaged: the index contradicts the arenas.
         """
@@ -128,7 +128,7 @@ class BlockReader:
             return self._read_in_turn(score, place)
         except Corrupt as error:
             if self.index.dropped(place.arena):
-                raise Reclaimed(
+                raise ReclaimedMeanwhile(
                     f"block {score.hex()} was reclaimed while it was read: no version refers to it"
                 ) from error
             raise

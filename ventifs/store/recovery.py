@@ -126,6 +126,7 @@ def _put_by_nobody(arenas: Arenas, index: Index, dropped: Collection[bytes]) -> 
     They were deleted: had they not been, the commits with the drops would have put them again.
     The deletions may have gone with the arenas. Nothing, if not every journal can be read.
     """
+    listed = index.records()  # first: others may commit more while the journals are read
     put: set[bytes] = set()
     for arena_id in arenas.all_ids():
         if arena_id not in dropped:
@@ -133,7 +134,7 @@ def _put_by_nobody(arenas: Arenas, index: Index, dropped: Collection[bytes]) -> 
             if not journal.whole:
                 return []
             put |= journal.puts.keys()
-    return [record.id for record in index.records() if record.id not in put]
+    return [record.id for record in listed if record.id not in put]
 
 
 def drops_in(arenas: Arenas, unread: Iterable[tuple[Arena, int]]) -> set[bytes]:

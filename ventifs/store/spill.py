@@ -122,6 +122,7 @@ class Spill:
         cost = (item_size + 33 + 15) // 16 * 16 + 9
         self._merged_max = max(memory // 4 // cost, _ITEMS_MIN)
         self._gathered_max = min(self._merged_max, _GATHERED_MAX)
+        self._piece_max = min(self._merged_max, PIECE_MAX)
         self._held_max = max(memory // 4 // item_size, _ITEMS_MIN)
         self._gathered: list[bytes] = []
         self._held: list[SortedRun] = []  # runs in memory
@@ -246,8 +247,8 @@ class Spill:
         total = sum(end - start for _, start, end in parts)
         if len(parts) == 1:
             [(run, start, end)] = parts
-            for at in range(start, end, PIECE_MAX):
-                yield run.items(at, min(at + PIECE_MAX, end))
+            for at in range(start, end, self._piece_max):
+                yield run.items(at, min(at + self._piece_max, end))
             return
         if total > self._merged_max:
             low = _number(min(run.item(start) for run, start, _ in parts))
@@ -266,8 +267,8 @@ class Spill:
         items = list(chain.from_iterable(run.items(start, end) for run, start, end in parts))
         items.sort()  # finds the sorted runs in it, and merges them
         items = _unique(items)
-        for at in range(0, len(items), PIECE_MAX):
-            yield items[at : at + PIECE_MAX]
+        for at in range(0, len(items), self._piece_max):
+            yield items[at : at + self._piece_max]
 
 
 def _number(item: bytes) -> int:

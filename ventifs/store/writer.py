@@ -168,6 +168,7 @@ class Writer:
             Whether it is sealed: not if a process writes to it, or has since.
 
         Raises:
+            Corrupt: a clump in it is damaged, so that it cannot be sealed.
             NoSpace, VentifsError: it cannot be sealed, and is as before.
         """
         self._check()
@@ -177,8 +178,8 @@ class Writer:
         state = self._index.arena_state(arena_id)
         if state.sealed or not state.length == length == arena.length():
             return False
-        self._seal(Appender.resume(arena, self._files, state.totals))
-        return self._batch.states[-1].sealed
+        self._sealed(Appender.resume(arena, self._files, state.totals))
+        return True
 
     def gathered(self, score: Score) -> bytes | None:
         """A block whose clump is still being gathered or compressed, if there is one."""
@@ -247,11 +248,20 @@ class Writer:
     def _seal(self, appender: Appender) -> None:
         """Seal an arena; its lock is held until the index knows it."""
         try:
+            self._sealed(appender)
+        except Corrupt as error:  # it stays unsealed, and this writer appends no more to it
+            log.error("it cannot be sealed: %s; 'ventifs check' tells more", error)
+            self._keep(appender)
+
+    def _sealed(self, appender: Appender) -> None:
+        try:
             appender.seal()
         except NotDurable as error:
             raise self.break_off(error) from error
-        except Corrupt as error:  # it stays unsealed, and this writer appends no more to it
-            log.error("it cannot be sealed: %s; 'ventifs check' tells more", error)
+        self._keep(appender)
+
+    def _keep(self, appender: Appender) -> None:
+        """Keep an arena locked, to which no more is appended, until the index knows its state."""
         self._batch.add(WorkerBatch([appender.state()]))
         self._done.append(appender)
 

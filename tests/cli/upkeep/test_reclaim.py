@@ -25,7 +25,7 @@ FILE = 200_000
 PLANNED = {*ventifs.ReclaimPlan.__struct_fields__}
 PRINTED = {
     *("grace", "max_unused", "max_repack", "plan", "dry_run", "forgotten"),
-    *("arenas", "freed_bytes", "copied_bytes", "left", "seconds"),
+    *("arenas", "freed_bytes", "copied_bytes", "left", "in_use", "seconds"),
 }
 
 

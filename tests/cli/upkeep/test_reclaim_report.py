@@ -40,7 +40,7 @@ NOTHING = replace(
     copied_bytes=0,
     freed_bytes=0,
 )
-DONE = Reclaimed(PLAN, False, ["a", "b", "c"], 20, 1_190_000_000, 119_000_000, [], 4.06)
+DONE = Reclaimed(PLAN, False, ["a", "b", "c"], 20, 1_190_000_000, 119_000_000, [], [], 4.06)
 DRY = Asked(dry_run=True)
 GOES = "3 forgotten versions go for good: forgotten longer ago than the grace of 0"
 NONE = "none is forgotten (the grace is 0)"
@@ -171,9 +171,10 @@ def test_what_was_done(done: Reclaimed, lines: list[str]) -> None:
 
 
 def test_what_is_needed_again_is_rightly_left() -> None:
-    needed = f"arena 1f: {NEEDED}"
-    assert exit_code(replace(DONE, left=[needed])) == 0
-    assert exit_code(replace(DONE, left=[needed, "arena 2f: damaged"])) == 3
+    done = replace(DONE, in_use=[f"arena 1f: {NEEDED}"])
+    assert exit_code(done) == 0
+    assert done_lines(done)[0] == f"note: left: arena 1f: {NEEDED}"
+    assert exit_code(replace(done, left=["arena 2f: damaged"])) == 3
 
 
 def test_a_store_of_which_nothing_is_left() -> None:

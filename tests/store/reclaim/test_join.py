@@ -200,3 +200,15 @@ def test_blocks_that_a_writer_stores_again_meanwhile(root: Path) -> None:
         assert found == {**there, first: 0}
         assert there[first] > 0
         assert there[second] == found[second]
+
+
+def test_the_first_blocks_of_an_arena_that_held_records_alone(tmp_path: Path) -> None:
+    """They are written after the arenas were looked at."""
+    root = new_store(tmp_path / "store")
+    with Store.open(root, "write") as store:
+        store.commit([(b"key", b"value")])
+        uses = ArenaUses(store._index, arenas_of(store))
+        score, _ = store.put(BLOCKS[0])
+        store.commit()
+        uses.add(spilled([score]))
+        assert [(use.blocks, use.problem) for use in uses.all()] == [(0, IN_USE)]

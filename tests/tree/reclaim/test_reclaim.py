@@ -275,7 +275,7 @@ def test_a_version_that_makes_dead_blocks_live_again_keeps_their_arenas(world: W
             add(writer, "late", 50, ALONE)
 
     done = reclaimed(world.root, observer=At(archive))
-    assert done.left
+    assert done.in_use
     assert 0 < done.arenas < done.plan.dead_arenas + done.plan.repacked_arenas
     assert_as_meant(world, "late")
 
@@ -285,7 +285,7 @@ def test_a_writer_killed_after_its_commit_clump_has_committed(world: World) -> N
         writer = Store.open(world.root, "write")
         commit_and_die(writer, lambda: add(writer, "late", 50, [*ALONE, 400]))
 
-    assert reclaimed(world.root, observer=At(archive)).left
+    assert reclaimed(world.root, observer=At(archive)).in_use
     assert_as_meant(world, "late")
 
 
@@ -301,7 +301,7 @@ def test_a_worker_outlives_its_parent_that_has_committed(world: World) -> None:
         writer.adopt(worker.hand_over())
         commit_and_die(writer, lambda: add(writer, "late", 50, [*ALONE, 400, 401]))
 
-    assert reclaimed(world.root, observer=At(archive)).left
+    assert reclaimed(world.root, observer=At(archive)).in_use
     assert_as_meant_beside_worker(world)
     for worker in workers:
         worker.abandon()
@@ -320,7 +320,7 @@ def test_an_undeleted_version_stays(world: World) -> None:
             undelete(store, doomed(store, "alone"))
 
     done = reclaimed(world.root, observer=At(bring_back))
-    assert done.left
+    assert done.in_use
     assert_as_meant(world, "alone")
 
 

@@ -197,7 +197,7 @@ def done_lines(done: Reclaimed) -> list[str]:
         lines = [f"would go for good: {each}" for each in done.forgotten]
         unused = f"; {share(plan.unused_bytes, left)} of the store would be unused" if left else ""
         return [*lines, f"a dry run: nothing was changed{unused if frees else ''}"]
-    lines = [f"note: left: {line}" for line in done.left]
+    lines = [f"note: left: {line}" for line in (*done.left, *done.in_use)]
     back = plan.doomed - len(done.forgotten)
     if back > 0:
         came = "came back meanwhile, and stays" if back == 1 else "came back meanwhile, and stay"
@@ -205,7 +205,9 @@ def done_lines(done: Reclaimed) -> list[str]:
     took = f"{done.seconds:.1f} s" if done.seconds < 60 else duration(done.seconds)
     if frees:
         unused = f"; {share(plan.unused_bytes, left)} of the store is unused" if left else ""
-        lines.append(f"freed {size(done.freed_bytes)} in {took}{'' if done.left else unused}")
+        lines.append(
+            f"freed {size(done.freed_bytes)} in {took}{'' if done.left or done.in_use else unused}"
+        )
     elif plan.doomed:
         gone = count(len(done.forgotten), "forgotten version")
         are = "is" if len(done.forgotten) == 1 else "are"

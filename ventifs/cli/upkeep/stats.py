@@ -246,7 +246,7 @@ def _table(figures: Stats, dead: list[_TableRow]) -> list[_TableRow]:
         ("archived", row(put, count(figures.put_blocks, "block"))),
         ("  zeros saved", row(figures.zero_bytes)),
         ("  duplicates saved", row(figures.known_bytes, count(figures.known_blocks, "block"))),
-        ("  compression saved", row(raw - stored)),
+        ("  compression saved", row(max(0, raw - stored))),
         ("stored", row(stored, blocks)),
         *dead,
         ("arena files", row(figures.arena_bytes, arenas)),

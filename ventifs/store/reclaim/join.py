@@ -235,6 +235,8 @@ class ArenaUses:
                 wanted.setdefault(offset, []).append(position)
             else:  # written since
                 use.problem = use.problem or IN_USE
+        if not wanted:
+            return
         try:
             _count(use, heads_of(self._arenas.reader(use.arena), use), wanted)
         except VentifsError as error:

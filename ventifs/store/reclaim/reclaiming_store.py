@@ -28,6 +28,7 @@ _COMMIT_EVERY = 1 << 30  # bytes of copies
 _YOUNG_NS = 24 * 3600 * 10**9
 _SAMPLE = 8 << 20  # bytes read to find out how long copying takes
 _WRITING = 2.0  # times as long as reading alone takes copying
+_MEND = "'ventifs check --repair' mends that"
 
 LeftOut = dict[bytes, str]  # arenas that leave the plan, and why
 
@@ -70,17 +71,23 @@ class ReclaimingStore(Store):
         """Seal the open arenas of a batch, so that they can be copied and dropped.
 
         Returns:
-            Those that others have begun to write to.
+            Those that others have begun to write to, or that are damaged.
         """
         self.check_writable()
         left: LeftOut = {}
 
+        def seal(use: ArenaUse) -> None:
+            try:
+                use.sealed = self._writer.seal_open(use.arena, use.length)
+                if not use.sealed:
+                    left[use.arena] = IN_USE
+            except Corrupt as error:
+                left[use.arena] = f"{error}; {_MEND}"
+
         def step() -> None:
             for use in batch:
                 if not use.sealed:
-                    use.sealed = self._writer.seal_open(use.arena, use.length)
-                if not use.sealed:
-                    left[use.arena] = IN_USE
+                    seal(use)
             self.commit()
 
         with self._lock, self._all_or_nothing():
@@ -235,7 +242,7 @@ class ReclaimingStore(Store):
                 for _, head in heads_of(self._arenas.reader(use.arena), use):
                     scores.add([score for score, _ in head.blocks])
             except Corrupt as error:
-                left[use.arena] = f"{error}; 'ventifs check --repair' mends that"
+                left[use.arena] = f"{error}; {_MEND}"
         return left
 
     def condemn(self, doomed: Collection[bytes]) -> None:

@@ -24,7 +24,7 @@ from ventifs.store import SCORE_SIZE, Mode, Store
 from ventifs.store.dropping import Journals
 from ventifs.store.files import Files
 from ventifs.store.journal import Record
-from ventifs.store.reclaim.join import ArenaUse, ArenaUses
+from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses
 from ventifs.store.reclaim.plan import Choice, batches, choose, yielded
 from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
 from ventifs.store.spill import Spill
@@ -112,11 +112,12 @@ def _reclaimed(
         return Reclaimed(
             plan=plan,
             dry_run=dry_run,
-            forgotten=[str(each) for each in work.roots.doomed],
+            forgotten=[str(each) for each in work.forgotten],
             arenas=work.arenas,
             freed_bytes=work.freed_bytes - work.copied_bytes,
             copied_bytes=work.copied_bytes,
-            left=[f"arena {arena.hex()}: {reason}" for arena, reason in work.left.items()],
+            left=work.left_because(in_use=False),
+            in_use=work.left_because(in_use=True),
             seconds=time.monotonic() - began,
         )
 
@@ -126,6 +127,7 @@ class _Reclaim:
 
     Attributes:
         roots: what was there at the beginning.
+        forgotten: the forgotten versions that go, or have gone.
         left: arenas that are not reclaimed though something in them is dead, and why.
         arenas, freed_bytes: what was given back.
         copied_bytes: what was appended to arenas.
@@ -137,6 +139,7 @@ class _Reclaim:
         self.arenas = self.freed_bytes = self.copied_bytes = 0
         self.left: dict[bytes, str] = {}
         self.roots: Roots
+        self.forgotten: list[Forgotten] = []
         self._store = store
         self._stack = stack
         self._epoch = store.epoch
@@ -146,12 +149,21 @@ class _Reclaim:
         self._in_passes = False
         self._copied = 0  # bytes of what lives in the arenas that were copied
 
+    def left_because(self, *, in_use: bool) -> list[str]:
+        """The arenas that are left, a line each: those in use, or the others."""
+        return [
+            f"arena {arena.hex()}: {reason}"
+            for arena, reason in self.left.items()
+            if (reason in (NEEDED, IN_USE)) == in_use
+        ]
+
     # --- the plan -----------------------------------------------------------------------------
 
     def plan(self, forgotten_until_ns: int, limits: Limits, *, dry_run: bool) -> ReclaimPlan:
         """Mark and choose."""
         self.roots = roots_before(self._store, forgotten_until_ns)
         found = self._marked(dry_run=dry_run)
+        self.forgotten = self.roots.doomed
         uses = found.all()
         self._choice = choice = choose(uses, limits)
         for use in uses:
@@ -271,6 +283,8 @@ class _Reclaim:
             if self._store.epoch != self._epoch:
                 raise IndexReplaced(f"{self._store.path}: the index was replaced; try again")
             alive |= self._alive_since(arenas)
+            if doomed:
+                self.forgotten = roots_again(self._store, doomed).doomed
             self.left |= dict.fromkeys(alive, NEEDED)
             gone = [use for use in batch if use.arena not in alive]
             if gone or doomed:

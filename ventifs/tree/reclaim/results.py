@@ -52,11 +52,15 @@ class Reclaimed(msgspec.Struct, frozen=True):
     Attributes:
         plan: what it set out to do.
         dry_run: whether it only planned.
-        forgotten: the forgotten versions that are gone for good, or would be.
+        forgotten: the forgotten versions that are gone for good, or would be; not those that came
+            back meanwhile.
         arenas: number of arenas freed.
         freed_bytes: bytes of arena files freed, less what was copied.
         copied_bytes: bytes appended to arenas.
-        left: arenas that left the plan, each with the reason, in a line.
+        left: arenas that were to be freed and are not, because they are damaged or there was no
+            room for copies; each with the reason, in a line.
+        in_use: arenas that left the plan because something in them is needed again, or others
+            write to them; the next reclaim looks at them again.
         seconds: how long it took.
     """
 
@@ -67,6 +71,7 @@ class Reclaimed(msgspec.Struct, frozen=True):
     freed_bytes: int
     copied_bytes: int
     left: list[str]
+    in_use: list[str]
     seconds: float
 
 
