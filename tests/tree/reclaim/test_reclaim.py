@@ -91,7 +91,7 @@ def test_what_was_forgotten_before_the_grace_goes_and_the_rest_stays(world: Worl
     assert done.plan.repacked_arenas > 1
     assert done.arenas == done.plan.dead_arenas + done.plan.repacked_arenas
     assert len(before - arena_files(world.root)) == done.arenas
-    assert done.left == []
+    assert done.left == done.in_use == []
     assert_as_meant(world)
 
 
@@ -120,7 +120,7 @@ def test_an_open_arena_that_is_written_to_meanwhile_stays(tmp_path: Path) -> Non
             add(two, "late2", 51, range(210, 213))
 
     done = reclaimed(world.root, observer=At(write))
-    assert done.left
+    assert done.in_use
     assert done.arenas < 2
     with Store.open(world.root, "write") as store:
         assert names(store) == ["kept", "late1", "late2", "stays"]
@@ -369,7 +369,7 @@ def test_arenas_to_which_the_index_leads_again_stay(
 
     at_turn(monkeypatch, end)
     done = reclaimed(world.root, observer=At(begin))
-    assert len(done.left) == done.plan.repacked_arenas
+    assert len(done.in_use) == done.plan.repacked_arenas
     assert done.arenas == done.plan.dead_arenas
     assert_as_meant(world)
 
@@ -393,7 +393,7 @@ def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
 
     at_turn(monkeypatch, come)
     done = reclaimed(world.root, observer=At(begin))
-    assert done.left == []
+    assert done.left == done.in_use == []
     if when == "after it":
         add(late[0], "late", 50, ALONE)
     late[0].close()

@@ -289,7 +289,9 @@ def test_a_power_cut_anywhere_in_a_reclaim_costs_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     recorded = request.getfixturevalue(how)
-    tried = survive(recorded, memory_path / "cut", every=1 if LONG else 13, chances=2 if LONG else 1)
+    tried = survive(
+        recorded, memory_path / "cut", every=1 if LONG else 13, chances=2 if LONG else 1
+    )
     assert tried > 12
 
 
@@ -423,7 +425,7 @@ def test_a_reclaim_that_fails_at_any_operation_loses_nothing(
         rmtree(world.root)
         if files.count < at:
             break
-    assert failed > (20 if LONG else 1)
+    assert failed > (15 if LONG else 1)
 
 
 @pytest.mark.slow
