@@ -326,10 +326,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         files.when, files.at = dies or "after", at if dies else -1
         limits = Limits(max_unused=max_unused, max_repack=max_repack)
         self.late_choice = late
-        self._reclaim(grace, limits, sorted(script), waiting, files)
-        if files.dead and power:
-            self._close_all()
-            files.lose_power(self.root)
+        self._reclaim(grace, limits, sorted(script), waiting, files, power=power)
 
     @rule(
         seeds=st.lists(CHOICE, min_size=2, max_size=4),
@@ -447,7 +444,7 @@ class ReclaimMachine(RuleBasedStateMachine):
             assert [each for each in audited(self.root).findings if not each.harmless] == []
             self._look_at_all()
             if not self.hurt & self._scores():
-                self._reclaim(10**18, Limits(max_unused=0.0), [], [], DyingFiles())
+                self._reclaim(10**18, Limits(max_unused=0.0), [], [], DyingFiles(), power=False)
                 left = reclaim(self.root, grace_ns=10**18, dry_run=True).plan
                 assert left.blocks == left.live_blocks
                 assert left.unused_bytes == 0
@@ -577,7 +574,14 @@ class ReclaimMachine(RuleBasedStateMachine):
     # --- a reclaim ----------------------------------------------------------------------------
 
     def _reclaim(
-        self, grace: int, limits: Limits, script: Script, waiting: list[int], files: DyingFiles
+        self,
+        grace: int,
+        limits: Limits,
+        script: Script,
+        waiting: list[int],
+        files: DyingFiles,
+        *,
+        power: bool,
     ) -> None:
         self.script, self.waiting_script, self.operations = script, list(waiting), 0
         self.old, self.gone, self.brought_back = set(self.model.forgotten), set(), set()
@@ -597,6 +601,8 @@ class ReclaimMachine(RuleBasedStateMachine):
         if files.dead:
             self._close_all()
             gc.collect()  # a process that dies keeps no arena locked
+            if power:
+                files.lose_power(self.root)
             self._writer(0)  # recovers, and finishes what was begun
             assert list(self.root.glob("arenas/condemned/*")) == []
         self._see_what_is_gone(old, done)
