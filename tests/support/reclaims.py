@@ -298,7 +298,7 @@ class Stopped(BaseException):
 def stopped_at(root: Path, step: str) -> None:
     """Reclaim until before a step, a method of `ReclaimingStore`; then let it die."""
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):

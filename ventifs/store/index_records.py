@@ -84,10 +84,10 @@ class RecordTables:
         Raises:
             IndexDamaged: when they are not exactly those that were put and not deleted.
         """
-        digest = 0
-        records = [self._record(*row) for row in transaction.cursor(self._catalog)]
-        for record in records:
-            digest ^= _digest(record)
+        digest, records = 0, []
+        for key, value in transaction.cursor(self._catalog):
+            records.append(self._record(key, value))
+            digest ^= int.from_bytes(value[-DIGEST_SIZE:], "big")  # which is the record's
         listed = len(records), digest.to_bytes(DIGEST_SIZE, "big")
         if listed != _CATALOG.unpack(self.mark(transaction)):
             raise IndexDamaged(self._path, "has lost catalog records")
