@@ -282,6 +282,17 @@ def test_there_is_one_reclaimer_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_fifo_in_the_place_of_a_file_keeps_none_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / RECLAIM_LOCK)
+    assert not reclaimer_lives(tmp_path)
+    with reclaimer_lock(tmp_path):
+        assert reclaimer_lives(tmp_path)
+    (tmp_path / GATES).mkdir()
+    os.mkfifo(tmp_path / GATES / "current")
+    with writers_gate(tmp_path, wait_s=0) as gate:
+        assert gate == 0
+
+
 def test_a_look_whether_a_reclaimer_lives_keeps_none_away(tmp_path: Path) -> None:
     """The lock is there, shared, for the moment of a look: a reclaimer waits for its end."""
     with reclaimer_lock(tmp_path):
