@@ -23,7 +23,8 @@ class ReclaimPlan(msgspec.Struct, frozen=True):
         copied_bytes: about how much is copied.
         freed_bytes: about how much comes back: dead_bytes + repacked_bytes - copied_bytes.
         unused_bytes: bytes of blocks that nothing needs, and that stay.
-        skipped_arenas: arenas with such blocks that others write to, or have written just now.
+        skipped_arenas: arenas with such blocks that are damaged, or that others write to, or, while
+            others write, that were written in the last 24 hours.
         seconds: about how long copying and freeing take.
     """
 
