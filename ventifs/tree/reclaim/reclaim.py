@@ -246,7 +246,10 @@ class _Reclaim:
             self._flip([], doomed, journals, wait_s)
         for use in self._choice.repacked:
             if not use.gone and use.arena not in self.left:
-                self.left[use.arena] = "there is no room for a copy of what lives in it"
+                self.left[use.arena] = (
+                    f"there is no room to copy the {use.live_bytes:,} bytes that are needed in it; "
+                    "make room, or forget more, and run it again"
+                )
         self._store.replenish()
 
     def _copy(self, batch: list[ArenaUse], total: int) -> None:
