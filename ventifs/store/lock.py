@@ -53,7 +53,8 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
             return
         waited_s = time.monotonic() - began
         if wait_s is not None and waited_s >= wait_s:
-            raise Busy(f"{what}: {in_use}; try again when that is done, or wait with --wait")
+            wait = "wait longer" if said else "wait with --wait"
+            raise Busy(f"{what}: {in_use}; try again when that is done, or {wait}")
         if not said and waited_s >= _SILENT_S:
             log.warning("%s: %s; waiting for it", what, in_use)
             said = True
