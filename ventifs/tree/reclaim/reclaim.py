@@ -70,7 +70,7 @@ def reclaim(
         dry_run: only plan; changes nothing, and needs no right to write.
         wait_s: how many seconds to wait for archive runs that are at work; by default as long as
             they take. New ones start meanwhile and are not waited for.
-        observer: hears how far it is.
+        observer: is notified of progress.
         also: returns further records that go with forgotten versions.
         files: for tests.
 

@@ -77,7 +77,7 @@ class Reclaimed(msgspec.Struct, frozen=True):
 
 
 class ReclaimObserver:
-    """Hears how far a reclaim is. The methods do nothing: override what is of interest."""
+    """Is notified of progress. The methods do nothing: override what is of interest."""
 
     def marking(self, references: int, blocks: int) -> None:
         """`references` were followed so far, in a store of `blocks` blocks. Called often."""
