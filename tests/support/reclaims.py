@@ -181,6 +181,29 @@ def make_world(root: Path, *, reserve: int = 0) -> World:
     return world
 
 
+def make_open_world(root: Path) -> World:
+    """Make a store that has only open arenas, of three writers at a time.
+
+    In one nothing lives, in one there are a forgotten version and one that stays, and in one is all
+    the rest.
+    """
+    create(root, arena_size=400 << 10)
+    with (
+        Store.open(root, "write") as one,
+        Store.open(root, "write") as two,
+        Store.open(root, "write") as three,
+    ):
+        kept = add(one, "kept", 1, range(8))
+        gone = add(two, "gone", 2, range(100, 110))
+        add(two, "stays", 3, range(10, 14))
+        dead = add(three, "dead", 4, range(120, 128))
+        forget(one, gone, dead)
+    age(root)
+    world = World(root, kept.root, [*range(14), *range(100, 110), *range(120, 128)])
+    world.take_lease()
+    return world
+
+
 def reclaimed(
     root: Path,
     *,
@@ -275,7 +298,7 @@ class Stopped(BaseException):
 def stopped_at(root: Path, step: str) -> None:
     """Reclaim until before a step, a method of `ReclaimingStore`; then let it die."""
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):

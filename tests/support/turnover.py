@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,35 @@ class Log:
         os.write(self._fd, line.encode() + b"\n")
 
 
+class LogReader:
+    """What a child has logged so far."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self.lines: list[str] = []
+        self._file = path.open("rb")
+        self._rest = b""
+        self._counts: Counter[str] = Counter()
+
+    def count(self, word: str = "") -> int:
+        """The number of lines that begin with a word; of all lines, if it is empty."""
+        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
+        for line in map(bytes.decode, whole):
+            self.lines.append(line)
+            self._counts[line.partition(" ")[0]] += 1
+        return self._counts[word] if word else len(self.lines)
+
+    @property
+    def end(self) -> str:
+        """The last lines, for a message."""
+        self.count()
+        return "\n".join(self.lines[-40:])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def _for_ever(log: Log, step: Callable[[], object]) -> NoReturn:
     """Repeat a step until it fails, which is logged, or hangs."""
     try:
@@ -96,7 +126,7 @@ def archive_until_killed(
 
     def step() -> None:
         with ventifs.open(root, "write") as archive:
-            for _ in range(rng.randint(1, 4)):
+            for _ in range(rng.randint(1, 3)):
                 source = rng.choice(sources)
                 name = rng.choice([writer, f"{writer}.{source.name}"])
                 read_all = rng.random() < 0.5
@@ -105,7 +135,7 @@ def archive_until_killed(
                 _forget_some(archive, writer, rng, log)
                 if rng.random() < 0.2:
                     _bring_one_back(archive, writer, rng, log)
-        pause(rng.uniform(0, 0.1))
+        pause(rng.uniform(0, 0.3))
 
     _for_ever(log, step)
 
@@ -204,6 +234,6 @@ def read_until_killed(address: str, aname: bytes, name: str, log_path: Path) -> 
                 for path, data in expected.items():
                     assert await client.read(path) == data, path
                 log.note("read")
-                await trio.to_thread.run_sync(pause, 0.01)
+                await trio.to_thread.run_sync(pause, 0.05)
 
     _for_ever(log, lambda: trio.run(read))

@@ -36,11 +36,14 @@ class ArenaJournal(msgspec.Struct):
     whole: bool = True
 
 
-def read_journal(arena: Arena, start: int = HEADER_SIZE, indexed: int = 0) -> ArenaJournal:
+def read_journal(
+    arena: Arena, start: int = HEADER_SIZE, indexed: int | None = None
+) -> ArenaJournal:
     """The journal of an arena from the clump at `start` on.
 
-    A sealed arena is read by its directory, which costs a read for each commit. Of every other one
-    the heads are read of clumps below `indexed`, which were verified before, and the rest whole.
+    A sealed arena is read by its directory, which costs a read for each commit. Every other one is
+    read whole; or, with `indexed`, only the heads of clumps below that offset, which were verified
+    when they were indexed, and none of what comes after them.
     """
     journal = ArenaJournal()
     decompressor = zstandard.ZstdDecompressor()
@@ -57,8 +60,10 @@ def read_journal(arena: Arena, start: int = HEADER_SIZE, indexed: int = 0) -> Ar
     return journal
 
 
-def _commits(arena: Arena, start: int, indexed: int, journal: ArenaJournal) -> list[int]:
+def _commits(arena: Arena, start: int, indexed: int | None, journal: ArenaJournal) -> list[int]:
     """The offsets of an arena's commit clumps; sets `whole`."""
+    if indexed is not None:
+        return _indexed(arena, start, indexed, journal)
     trailer = arena.trailer()
     if trailer is not None and start <= HEADER_SIZE:
         try:
@@ -68,21 +73,25 @@ def _commits(arena: Arena, start: int, indexed: int, journal: ArenaJournal) -> l
         else:
             journal.whole = all(kind is not ClumpKind.GAP for _, kind in kinds)
             return [offset for offset, kind in kinds if kind is ClumpKind.COMMIT]
+    return list(_scanned(arena, start, arena.clumps_end(), journal))
+
+
+def _indexed(arena: Arena, start: int, end: int, journal: ArenaJournal) -> list[int]:
     commits = []
     try:
-        for offset, head in arena.heads(start, min(indexed, arena.length())):
+        for offset, head in arena.heads(start, end):
             if head.kind is ClumpKind.COMMIT:
                 commits.append(offset)
             elif head.kind is ClumpKind.GAP:
                 journal.whole = False
             start = offset + head.size
-    except Corrupt:
-        pass  # from here on it is read whole
-    return [*commits, *_scanned(arena, start, journal)]
+    except Corrupt:  # from here on it is read whole
+        commits += _scanned(arena, start, end, journal)
+    return commits
 
 
-def _scanned(arena: Arena, start: int, journal: ArenaJournal) -> Iterator[int]:
-    for found in arena.scan(start, arena.clumps_end()):
+def _scanned(arena: Arena, start: int, end: int, journal: ArenaJournal) -> Iterator[int]:
+    for found in arena.scan(start, end):
         if isinstance(found, Damage) or found.head.kind is ClumpKind.GAP:
             journal.whole = False
         elif found.head.kind is ClumpKind.COMMIT:

@@ -3,8 +3,9 @@
 The journal lives in the arenas, in any order, so nothing in it may go with an arena while it still
 has a meaning. What the catalog is the index says, which checks it by a digest; so an arena may go
 whose own journal cannot be read any more. Put again are: records that no arena which stays puts,
-with their ids; drops of other arenas; and deletions, but those whose record was put in the arenas
-that go, or in arenas dropped before, and in none that stays.
+with their ids; drops of other arenas; deletions, but those whose record was put in the arenas that
+go, or in arenas dropped before, and in none that stays; and deletions of what an arena that stays
+puts and the catalog does not list.
 """
 
 from collections.abc import Collection, Iterable
@@ -43,27 +44,26 @@ class JournalIds(msgspec.Struct, frozen=True):
 
 
 class Journals:
-    """The journals of arenas; those of sealed arenas are read once, for these do not change."""
+    """The journals of arenas, each read once as far as it goes."""
 
     def __init__(self, arenas: Arenas) -> None:
         """Read nothing yet."""
         self._arenas = arenas
-        self._read: dict[bytes, JournalIds] = {}
+        self._read: dict[bytes, tuple[int | None, JournalIds]] = {}
 
     def read_ahead(self) -> None:
         """Read the journals of all arenas that are sealed now."""
         for arena_id in self._arenas.sealed_ids():
-            self.of(arena_id)
+            self.of(arena_id, None)
 
-    def of(self, arena_id: bytes, indexed: int = 0) -> JournalIds:
-        """The journal of an arena, of which the index has all clumps below `indexed`.
+    def of(self, arena_id: bytes, indexed: int | None) -> JournalIds:
+        """The journal of an arena: all of it, or what is below `indexed`.
 
         Raises:
             Corrupt: its file is missing.
         """
-        found = self._read.get(arena_id)
-        if found is None:
-            sealed = self._arenas.sealed_path(arena_id).exists()
+        end, found = self._read.get(arena_id, (None, None))
+        if found is None or end != indexed:
             journal = read_journal(self._arenas.reader(arena_id), indexed=indexed)
             found = JournalIds(
                 frozenset(journal.puts),
@@ -72,8 +72,7 @@ class Journals:
                 journal.counters,
                 journal.whole,
             )
-            if sealed:
-                self._read[arena_id] = found
+            self._read[arena_id] = indexed, found
         return found
 
 
@@ -84,10 +83,11 @@ def drop_of(
     snapshot: IndexSnapshot,
     deleting: Collection[bytes] = (),
 ) -> Drop:
-    """The commit that drops sealed arenas; reads every arena's journal.
+    """The commit that drops sealed arenas; reads every arena's journal, as far as it is indexed.
 
     Args:
-        journals: the store's; nobody may commit changes of records meanwhile.
+        journals: the store's. Nobody may commit changes of records meanwhile, and what was
+            committed must be in the index.
         present: ids of all arenas that are there.
         doomed: ids of the sealed arenas that are to go.
         snapshot: what the index says. It forgets that a record was deleted when the arenas with its
@@ -100,7 +100,7 @@ def drop_of(
     going: list[JournalIds] = []
     staying: list[JournalIds] = []
     drops = {}
-    indexed = {state.arena: state.length for state in snapshot.states}
+    indexed = {state.arena: None if state.sealed else state.length for state in snapshot.states}
     for arena_id in present:
         if arena_id in snapshot.dropped:
             continue

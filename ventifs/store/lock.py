@@ -24,6 +24,7 @@ log = logging.getLogger("ventifs.store")
 
 GATES = "gates"  # directory of a store
 RECLAIM_LOCK = "reclaim.lock"
+RECOVERY_LOCK = "recovery.lock"
 _POINTER = "current"
 _LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # also at a FIFO, which never waits
 _STEP_S, _STEP_MAX_S = 0.001, 0.05  # between tries: flock knows no time limit
@@ -165,7 +166,11 @@ def turn(root: Path, number: int, files: Files) -> None:
 
 @contextmanager
 def gate_alone(root: Path, number: int, *, wait_s: float | None = None) -> Iterator[None]:
-    """Hold a gate alone: when this begins, every writer that used it is done."""
+    """Hold a gate alone: when this begins, every writer that used it is done.
+
+    Raises:
+        Busy: some are not, for longer than `wait_s`.
+    """
     in_use = "other archives, copies or the like are writing to the store"
     with _held(_gates(root)[number], str(root), in_use, alone=True, wait_s=wait_s):
         yield
@@ -184,6 +189,21 @@ def both_gates_alone(root: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for number in (0, 1):
             stack.enter_context(gate_alone(root, number, wait_s=0))
+        yield
+
+
+@contextmanager
+def recovery_lock(root: Path) -> Iterator[None]:
+    """Be the one process that indexes what a crash left; wait for another that does.
+
+    What an arena holds that another process is just reading may drop arenas. So nothing counts as
+    known before that is done.
+
+    Raises:
+        VentifsError: the lock file cannot be opened.
+    """
+    in_use = "another process indexes what a crash left"
+    with _held(root / RECOVERY_LOCK, str(root), in_use, alone=True, wait_s=None):
         yield
 
 

@@ -31,7 +31,7 @@ def recover(
     files: Files,
     *,
     may_finish: Callable[[], bool] = lambda: True,
-) -> None:
+) -> bool:
     """Bring the index up to date with the arenas, and make unlocked open arenas whole.
 
     Then finishes what an interrupted reclaim left. Costs little when there is nothing to do: a
@@ -43,13 +43,16 @@ def recover(
         files: for tests.
         may_finish: whether no other process is reclaiming space; asked only at need.
 
+    Returns:
+        Whether all arenas were looked at: no process has one locked.
+
     Raises:
         Corrupt: an arena that the index or a commit counts on is missing or too short. Nothing has
             been removed.
         VentifsError: an arena cannot be written.
     """
     condemned = arenas.condemned_ids()
-    unmoved, behind = _open_arenas(arenas, index, files)
+    unmoved, behind, locked = _open_arenas(arenas, index, files)
     unknown, missing = _compared(arenas, index, unmoved)
     if _taken_back(arenas, index, files, condemned, chain(behind, _whole(arenas, unknown))):
         unknown, missing = _compared(arenas, index, unmoved)
@@ -62,6 +65,7 @@ def recover(
         _refuse_missing(arenas, lost, index.drops())  # dropped meanwhile
     if (condemned or left) and may_finish():
         finish(arenas, index, files, left)
+    return not locked
 
 
 def _whole(arenas: Arenas, sealed: Iterable[bytes]) -> Iterator[tuple[Arena, int]]:
@@ -156,29 +160,34 @@ def drops_in(arenas: Arenas, unread: Iterable[tuple[Arena, int]]) -> set[bytes]:
 
 def _open_arenas(
     arenas: Arenas, index: Index, files: Files
-) -> tuple[list[bytes], list[tuple[Arena, int]]]:
+) -> tuple[list[bytes], list[tuple[Arena, int]], bool]:
     """What is in `open/`: arenas that the index has as sealed, and locked ones that it lacks.
 
     Returns:
-        The ids of the former; the latter, each with the offset up to which it is indexed.
+        The ids of the former; the latter, each with the offset up to which it is indexed; and
+        whether other processes have locked some.
 
     Raises:
         Corrupt: an arena is shorter than the index says.
     """
     unmoved: list[bytes] = []
     behind: list[tuple[Arena, int]] = []
+    locked = False
     for arena_id in arenas.open_ids():
         if index.arena_state(arena_id).sealed:
             unmoved.append(arena_id)
         arena = lock_arena(arenas.open_path(arena_id))
-        if arena is None or left_by_a_copy(arena, arenas, files):
+        if arena is None:
+            locked = True  # or moved meanwhile
+            continue
+        if left_by_a_copy(arena, arenas, files):
             continue
         state = index.arena_state(arena_id)  # again, now that it can no longer change
         if arena.length() < state.length:
             raise too_short(arena, state.length)
         if state.sealed or state.length < arena.length() or arena.length() == 0:
             behind.append((arena, state.length))
-    return unmoved, behind
+    return unmoved, behind, locked
 
 
 def _compared(

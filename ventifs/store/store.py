@@ -50,12 +50,13 @@ from ventifs.store.lock import (
     make_gates,
     reclaimer_lives,
     reclaimer_lock,
+    recovery_lock,
     store_lock,
     writers_gate,
 )
 from ventifs.store.malloc_tuning import keep_freed_clumps
 from ventifs.store.permissions import LEASES, MAKING, PRIVATE, Access, prepare
-from ventifs.store.reclaim.condemned import announced, make_room, withdraw
+from ventifs.store.reclaim.condemned import announced, make_room, withdraw, withdraw_left
 from ventifs.store.recovery import recover
 from ventifs.store.reserve import (
     RESERVE_MAX,
@@ -296,14 +297,18 @@ class Store:
 
         def step() -> None:
             if reclaims:
-                withdraw(self.path, self._files)  # left by one that was killed
                 make_room(self._arenas, self._files)
-            recover(
-                self._arenas,
-                self._index,
-                self._files,
-                may_finish=lambda: reclaims or not reclaimer_lives(self.path),
-            )
+            with recovery_lock(self.path):
+                unlocked = recover(
+                    self._arenas,
+                    self._index,
+                    self._files,
+                    may_finish=lambda: reclaims or not reclaimer_lives(self.path),
+                )
+            if unlocked and reclaims:
+                withdraw(self.path, self._files)  # left by one that was killed
+            elif unlocked:
+                withdraw_left(self.path, self._files)
 
         size = self.header.reserve
         if reserve:

@@ -172,10 +172,12 @@ class Writer:
             NoSpace, VentifsError: it cannot be sealed, and is as before.
         """
         self._check()
+        if not self._is_indexed(self._index.arena_state(arena_id)):
+            return False
         arena = lock_arena(self._arenas.open_path(arena_id))
         if arena is None:
             return False
-        state = self._index.arena_state(arena_id)
+        state = self._index.arena_state(arena_id)  # again, now that it can no longer change
         if state.sealed or not state.length == length == arena.length():
             return False
         self._sealed(Appender.resume(arena, self._files, state.totals))
@@ -273,7 +275,7 @@ class Writer:
         """Lock and resume an arena that is not full and is wholly indexed; None without one."""
         known = {state.arena: state for state in self._index.arena_states(sealed=False)}
         for arena_id in self._arenas.open_ids():
-            if arena_id not in known:
+            if arena_id not in known or not self._is_indexed(known[arena_id]):
                 continue
             arena = lock_arena(self._arenas.open_path(arena_id))
             if arena is None:
@@ -286,6 +288,16 @@ class Writer:
                 return appender
             self._seal(appender)
         return None
+
+    def _is_indexed(self, state: ArenaState) -> bool:
+        """Whether an arena seems to be wholly indexed. Of others, only a recovery takes the lock.
+
+        A recovery passes over arenas that are locked, also over what a crash left in them.
+        """
+        try:
+            return self._arenas.open_path(state.arena).stat().st_size == state.length
+        except OSError:
+            return False
 
     def _write_gathered(self) -> None:
         for clump in list(self._gathering.values()):

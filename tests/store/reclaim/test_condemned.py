@@ -36,6 +36,7 @@ from ventifs.store.reclaim.condemned import (
     encode_announcement,
     make_room,
     withdraw,
+    withdraw_left,
 )
 
 VECTOR = load_vectors("store/condemned.json")
@@ -143,7 +144,7 @@ def test_what_is_not_in_order_was_not_written_by_ventifs(
         decode_announcement(data)
 
 
-def test_an_announcement_counts_while_the_reclaimer_lives(tmp_path: Path) -> None:
+def test_an_announcement_counts_until_it_is_withdrawn(tmp_path: Path) -> None:
     assert announced(tmp_path) == frozenset()
     with reclaimer_lock(tmp_path):
         assert announced(tmp_path) == frozenset()
@@ -151,8 +152,10 @@ def test_an_announcement_counts_while_the_reclaimer_lives(tmp_path: Path) -> Non
         assert announced(tmp_path) == set(IDS)
         announce(tmp_path, IDS[:1], Files())
         assert announced(tmp_path) == set(IDS[:1])
-    assert announced(tmp_path) == frozenset()
+    assert announced(tmp_path) == set(IDS[:1])
     with reclaimer_lock(tmp_path):
+        assert announced(tmp_path) == set(IDS[:1])
+        withdraw_left(tmp_path, Files())
         assert announced(tmp_path) == set(IDS[:1])
         withdraw(tmp_path, Files())
         withdraw(tmp_path, Files())
@@ -226,16 +229,31 @@ def test_a_writer_of_before_goes_on_trusting_what_it_finds(stored: Stored) -> No
     peer.end()
 
 
-def test_the_announcement_of_a_reclaimer_that_was_killed_does_not_count(stored: Stored) -> None:
+def test_the_announcement_of_a_killed_reclaimer_counts_until_all_is_indexed(stored: Stored) -> None:
     peer = Peer(reclaim, stored.root)
     peer.ask("announce", [stored.doomed])
     peer.kill()
     assert (stored.root / ANNOUNCEMENT).exists()
     with Store.open(stored.root, "write") as store:
+        assert not any(store.has_many(stored.in_doomed))
+        assert not (stored.root / ANNOUNCEMENT).exists()
+    with Store.open(stored.root, "write") as store:
         assert all(store.has_many(stored.in_doomed))
     assert findings(stored.root) == []
-    Store.open(stored.root, "reclaim").close()
-    assert not (stored.root / ANNOUNCEMENT).exists()
+
+
+def test_it_counts_as_long_as_an_arena_is_locked_that_may_hold_the_drop(stored: Stored) -> None:
+    with Store.open(stored.root, "write") as other:
+        other.put(b"so that it has an arena")
+        other.commit()
+        announce(stored.root, [stored.doomed], Files())
+        for _ in range(2):
+            with Store.open(stored.root, "write") as store:
+                assert not any(store.has_many(stored.in_doomed))
+    with Store.open(stored.root, "write") as store:
+        assert not any(store.has_many(stored.in_doomed))
+    with Store.open(stored.root, "write") as store:
+        assert all(store.has_many(stored.in_doomed))
 
 
 def test_a_worker_stores_again_what_is_condemned(stored: Stored) -> None:

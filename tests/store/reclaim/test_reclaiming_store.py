@@ -62,8 +62,8 @@ def take(store: ReclaimingStore, live: list[Score]) -> list[ArenaUse]:
     assert store.copy(batch, lambda _: None) == {}
     ids = [use.arena for use in batch]
     scores = Spill(32)
-    assert store.scores_in(batch, scores) == {}
-    assert store.alive_in(ids, scores, spilled(live)) == set()
+    with store.scores_in(batch, scores, spilled(live)) as here:
+        assert store.alive_in(ids, here) == set()
     store.drop_arenas(ids)
     store.condemn(ids)
     store.empty(batch, lambda _: None)
@@ -129,9 +129,9 @@ def test_a_copy_alone_costs_space_and_nothing_else(root: Path) -> None:
 
 def test_an_interrupted_copy_is_found_by_the_next(root: Path) -> None:
     with ReclaimingStore.open(root, "reclaim") as store:
-        copies = store._copy_arena(uses_of(store, SCORES)[0])
-        next(copies)
-        next(copies)
+        clumps = store._read(uses_of(store, SCORES)[0], {})
+        store._add_live(next(clumps))
+        store._add_live(next(clumps))
         store.abandon()
     with ReclaimingStore.open(root, "reclaim") as store:
         take(store, SCORES)
@@ -157,8 +157,8 @@ def test_an_arena_with_a_damaged_directory_stays(store: ReclaimingStore) -> None
     trailer = store._arenas.reader(use.arena).trailer()
     assert trailer is not None
     flip(store._arenas.sealed_path(use.arena), trailer.directory_offset + 100)
-    left = store.scores_in([use], Spill(32))
-    assert "check --repair" in left[use.arena]
+    store.scores_in([use], Spill(32), Spill(32)).close()
+    assert "check --repair" in use.problem
 
 
 def test_a_block_that_the_index_leads_back_to_keeps_its_arena(store: ReclaimingStore) -> None:
@@ -168,16 +168,14 @@ def test_a_block_that_the_index_leads_back_to_keeps_its_arena(store: ReclaimingS
     assert before is not None
     store.seal(batch)
     store.copy(batch, lambda _: None)
-    scores, live = Spill(32), spilled(SCORES)
-    store.scores_in(batch, scores)
+    live = store.scores_in(batch, Spill(32), spilled(SCORES))
     ids = {use.arena for use in batch}
     changes = store.index_changes
-    assert store.alive_in(ids, scores, live) == set()
+    assert store.alive_in(ids, live) == set()
     assert store.index_changes == changes
     store._index.add_blocks(before.arena, [(SCORES[3], before.offset, before.position)])
     assert store.index_changes != changes
-    assert store.alive_in(ids, scores, live) == {before.arena}
-    assert store.alive_in(ids, scores, spilled([])) == set()
+    assert store.alive_in(ids, live) == {before.arena}
     assert store.alive_in(ids, spilled([SCORES[3]])) == {before.arena}
     assert store.alive_in(ids, spilled([SCORES[4]])) == set()
 

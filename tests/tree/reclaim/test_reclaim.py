@@ -30,6 +30,7 @@ from tests.support.reclaims import (
     create,
     forget,
     forgotten_names,
+    make_open_world,
     make_world,
     names,
     read_all,
@@ -91,8 +92,42 @@ def test_what_was_forgotten_before_the_grace_goes_and_the_rest_stays(world: Worl
     assert done.plan.repacked_arenas > 1
     assert done.arenas == done.plan.dead_arenas + done.plan.repacked_arenas
     assert len(before - arena_files(world.root)) == done.arenas
-    assert done.left == []
+    assert done.left == done.in_use == []
     assert_as_meant(world)
+
+
+def test_open_arenas_that_nobody_writes_to_are_sealed_and_go(tmp_path: Path) -> None:
+    world = make_open_world(tmp_path / "store")
+    opened = {path.name for path in (world.root / "arenas" / "open").iterdir()}
+    assert opened == arena_files(world.root)
+    done = reclaimed(world.root)
+    assert (done.plan.dead_arenas, done.plan.repacked_arenas, done.left) == (1, 1, [])
+    assert len(opened - arena_files(world.root)) == 2
+    with Store.open(world.root, "write") as store:
+        assert names(store) == ["kept", "stays"]
+        read_all(store)
+        assert_known_is_readable(store, world.numbers)
+    assert_whole(world.root)
+    assert_one_catalog(world.root)
+    world.end_lease()
+
+
+def test_an_open_arena_that_is_written_to_meanwhile_stays(tmp_path: Path) -> None:
+    world = make_open_world(tmp_path / "store")
+
+    def write() -> None:
+        with Store.open(world.root, "write") as one, Store.open(world.root, "write") as two:
+            add(one, "late1", 50, range(200, 203))
+            add(two, "late2", 51, range(210, 213))
+
+    done = reclaimed(world.root, observer=At(write))
+    assert done.in_use
+    assert done.arenas < 2
+    with Store.open(world.root, "write") as store:
+        assert names(store) == ["kept", "late1", "late2", "stays"]
+        read_all(store)
+    assert_whole(world.root)
+    world.end_lease()
 
 
 def test_what_was_leased_goes_when_its_reader_has_ended(world: World) -> None:
@@ -315,6 +350,31 @@ def at_turn(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> No
     monkeypatch.setattr("ventifs.store.reclaim.reclaiming_store.turn", turned)
 
 
+def test_arenas_to_which_the_index_leads_again_stay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that was at work indexes at last what it had read of arenas when it began."""
+    slow = list[Store]()
+    found = dict[bytes, list[tuple[Score, int, int]]]()
+
+    def begin() -> None:
+        slow.append(Store.open(world.root, "write"))
+        for score, place in slow[0]._index.entries():
+            assert place is not None
+            found.setdefault(place.arena, []).append((score, place.offset, place.position))
+
+    def end() -> None:
+        for arena, entries in found.items():
+            slow[0]._index.add_blocks(arena, entries)
+        slow[0].close()
+
+    at_turn(monkeypatch, end)
+    done = reclaimed(world.root, observer=At(begin))
+    assert len(done.in_use) == done.plan.repacked_arenas
+    assert done.arenas == done.plan.dead_arenas
+    assert_as_meant(world)
+
+
 @pytest.mark.parametrize("when", ["before the flip", "after it"])
 def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
     world: World, when: str, monkeypatch: pytest.MonkeyPatch
@@ -334,7 +394,7 @@ def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
 
     at_turn(monkeypatch, come)
     done = reclaimed(world.root, observer=At(begin))
-    assert done.left == []
+    assert done.left == done.in_use == []
     if when == "after it":
         add(late[0], "late", 50, ALONE)
     late[0].close()
@@ -342,7 +402,7 @@ def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
     assert_as_meant(world, "late")
 
 
-def test_an_announcement_left_by_a_kill_announces_nothing(
+def test_an_announcement_left_by_a_kill_counts_until_all_is_indexed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Store.open(world.root, "write"):
@@ -352,9 +412,11 @@ def test_an_announcement_left_by_a_kill_announces_nothing(
         monkeypatch.undo()
     assert (world.root / ANNOUNCEMENT).exists()
     with Store.open(world.root, "write") as writer:
+        assert not (world.root / ANNOUNCEMENT).exists()
+        assert writer.put(block(ALONE[0]))[1]
+    with Store.open(world.root, "write") as writer:
         assert not any(writer.put(block(number))[1] for number in ALONE)
     reclaimed(world.root)
-    assert not (world.root / ANNOUNCEMENT).exists()
     assert_as_meant(world)
 
 

@@ -32,6 +32,7 @@ from tests.support.reclaims import (
     assert_whole,
     block,
     forgotten_names,
+    make_open_world,
     make_world,
     names,
     read_all,
@@ -145,9 +146,15 @@ def noting(files: RecordingFiles, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReclaimingStore, "drop_arenas", dropped)
 
 
-def record(root: Path, *, busy: bool) -> Recorded:
-    """Make a store and reclaim it, alone or beside writers."""
-    world = make_world(root)
+def record(
+    root: Path,
+    make: Callable[[Path], World] = make_world,
+    *,
+    busy: bool = False,
+    room: int = 1 << 30,
+) -> Recorded:
+    """Make a store and reclaim it, alone or beside writers; with room for copies of some bytes."""
+    world = make(root)
     files = RecordingFiles(root)
     files.acknowledged(records_of(root))
     before = arena_files(root)
@@ -161,6 +168,7 @@ def record(root: Path, *, busy: bool) -> Recorded:
             observer.turned()
 
         patch.setattr("ventifs.store.reclaim.reclaiming_store.turn", turned)
+        patch.setattr(ReclaimingStore, "room", lambda _: room)
         reclaimed(root, observer=observer, files=files)
         files.note_index()
     with Store.open(root) as store:
@@ -183,7 +191,17 @@ def memory_path() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    return record(tmp_path_factory.mktemp("quiet") / "store", busy=False)
+    return record(tmp_path_factory.mktemp("quiet") / "store")
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return record(tmp_path_factory.mktemp("batches") / "store", room=30_000)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return record(tmp_path_factory.mktemp("opened") / "store", make_open_world)
 
 
 @pytest.fixture(scope="module")
@@ -265,14 +283,16 @@ def survive(recorded: Recorded, root: Path, *, every: int, chances: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["quiet", "busy"])
+@pytest.mark.parametrize("how", ["quiet", "busy", "batches", "opened"])
 def test_a_power_cut_anywhere_in_a_reclaim_costs_nothing(
     how: str, memory_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     recorded = request.getfixturevalue(how)
-    tried = survive(recorded, memory_path / "cut", every=1 if LONG else 7, chances=2 if LONG else 1)
-    assert tried > 30
+    tried = survive(
+        recorded, memory_path / "cut", every=1 if LONG else 13, chances=2 if LONG else 1
+    )
+    assert tried > 12
 
 
 @pytest.mark.slow
@@ -281,13 +301,13 @@ def test_a_power_cut_in_the_reclaim_after_another_costs_nothing_either(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     tried = 0
-    for cut in range(5, len(busy.files.log), 11 if LONG else 37):
+    for cut in range(5, len(busy.files.log), 11 if LONG else 53):
         rng = random.Random(f"{SEED} again {cut}")
         *_, disk = possible_disks(busy.files.log, busy.files.base, cut, rng, chances=1)
         disk.index = rng.choice([disk.index, None])
         again = recorded_again(disk, busy, memory_path / str(cut))
-        tried += survive(again, memory_path / "cut", every=2 if LONG else 11, chances=1)
-    assert tried > 20
+        tried += survive(again, memory_path / "cut", every=2 if LONG else 17, chances=1)
+    assert tried > 12
 
 
 def recorded_again(disk: Disk, recorded: Recorded, root: Path) -> Recorded:
@@ -308,12 +328,16 @@ def recorded_again(disk: Disk, recorded: Recorded, root: Path) -> Recorded:
         return Recorded(world, files, set(), names(store), forgotten_names(store))
 
 
-def test_what_is_recorded_copies_drops_and_frees(quiet: Recorded, busy: Recorded) -> None:
-    for recorded in (quiet, busy):
+def test_what_is_recorded_copies_drops_and_frees(
+    quiet: Recorded, busy: Recorded, batches: Recorded
+) -> None:
+    for recorded in (quiet, busy, batches):
         assert recorded.freed
         assert recorded.forgotten == ["night2"]
         assert {Rename, Truncate, Unlink, SyncDirectory} <= set(map(type, recorded.files.log))
-    assert quiet.names == ["kept1", "kept3", "kept5", "night4", "night5"]
+    flips = [event for event in batches.files.log if isinstance(event, Acknowledged)]
+    assert len(flips) > 2
+    assert quiet.names == batches.names == ["kept1", "kept3", "kept5", "night4", "night5"]
     assert busy.names == ["early", *quiet.names[:3], "late", *quiet.names[3:]]
 
 
@@ -385,7 +409,7 @@ def test_a_reclaim_that_fails_at_any_operation_loses_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     failed = 0
-    for at in itertools.count(1, 1 if LONG else 5):
+    for at in itertools.count(1, 1 if LONG else 8):
         world = template.copied(memory_path / "store")
         files = WAYS[way](at)
         try:
@@ -401,7 +425,7 @@ def test_a_reclaim_that_fails_at_any_operation_loses_nothing(
         rmtree(world.root)
         if files.count < at:
             break
-    assert failed > (40 if LONG else 6)
+    assert failed > (15 if LONG else 1)
 
 
 @pytest.mark.slow
@@ -418,7 +442,7 @@ def test_a_reclaim_that_is_killed_at_any_operation_loses_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.CRITICAL)
-    for at in itertools.count(1, 1 if LONG or where == "index" else 6):
+    for at in itertools.count(1, 1 if LONG or where == "index" else 9):
         world = template.copied(memory_path / "store")
         code = run(reclaim_and_die, world.root, Point(where, when, at))
         assert code in (0, KILLED)

@@ -8,7 +8,6 @@ each kill the store is sound, every version in the catalog reads bit for bit, an
 
 import os
 import random
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -24,7 +23,7 @@ from tests.support.patience import pause, wait_until
 from tests.support.processes import KILLED, finished, kill, kill_all, start
 from tests.support.sizes import LONG
 from tests.support.tiny import audited, tiny_store
-from tests.support.turnover import content, read_tree, write_tree
+from tests.support.turnover import Log, LogReader, content, read_tree, write_tree
 from ventifs.store import Store
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
@@ -37,15 +36,9 @@ from ventifs.tree.versions.leasing import ForgottenMeanwhile
 
 KILLS = int(os.environ.get("VENTIFS_KILLS") or (1000 if LONG else 30))
 WRITERS = 4
-OPERATIONS_MAX = 150  # of files, until a reclaimer dies; a reclaim has about 60
-INDEX_CALLS_MAX = 40
-EVENTS_MAX = 60  # lines that a reclaimer logs before it is killed from outside
-
-
-@pytest.fixture(autouse=True)
-def _no_child_outlives_its_test() -> Iterator[None]:
-    yield
-    kill_all()
+OPERATIONS_MAX = 120  # of files, until a reclaimer dies; a reclaim has about 60
+INDEX_CALLS_MAX = 30
+EVENTS_MAX = 30  # lines that a reclaimer logs before it is killed from outside
 
 
 @pytest.fixture
@@ -54,7 +47,10 @@ def home() -> Iterator[Path]:
     memory = Path("/dev/shm")
     place = memory if os.access(memory, os.W_OK) else None
     with TemporaryDirectory(prefix="ventifs-", dir=place) as directory:
-        yield Path(directory)
+        try:
+            yield Path(directory)
+        finally:
+            kill_all()
 
 
 class Siege:
@@ -66,10 +62,11 @@ class Siege:
         self.root = tiny_store(home / "store", arena_size=256 << 10)
         names = [f"{writer}{letter}" for writer in range(WRITERS) for letter in "ab"]
         self.sources = [write_tree(home / "sources" / name, content(name)) for name in names]
+        self.logs = [LogReader(home / f"w{number}.log") for number in range(WRITERS)]
         self._mount()
         self.writers = [self._writer(number) for number in range(WRITERS)]
-        self.reclaim_log = home / "reclaim.log"
-        self.reclaim_log.touch()
+        self.kills = Log(home / "kills.log")
+        self.reclaims = LogReader(home / "reclaim.log")
         self.progress()
 
     def _mount(self) -> None:
@@ -80,15 +77,17 @@ class Siege:
             version = archive.add(guest, "guest").version
             archive.add(self.sources[1], "after", comment=self.sources[1].name)
         address = f"unix://{self.home}/socket"
-        log = self.home / "serve.log"
-        self.server = start(turnover.serve_until_killed, self.root, address, log)
-        self._wait_for(log, "listening", 1, self.server)
-        self.guest_log = self.home / "guest.log"
-        self.guest_log.touch()
-        self.guest = start(
-            turnover.read_until_killed, address, str(version).encode(), "guest", self.guest_log
+        self.served = LogReader(self.home / "serve.log")
+        self.server = start(
+            turnover.serve_until_killed, self.root, address, self.home / "serve.log"
         )
-        self._wait_for(self.guest_log, "attached", 1, self.guest)
+        self._wait_for(self.served, "listening", 1, self.server)
+        self.reads = LogReader(self.home / "guest.log")
+        aname = str(version).encode()
+        self.guest = start(
+            turnover.read_until_killed, address, aname, "guest", self.home / "guest.log"
+        )
+        self._wait_for(self.reads, "attached", 1, self.guest)
         with ventifs.open(self.root, "write") as archive:
             archive.forget(str(version), force=True)
 
@@ -99,28 +98,26 @@ class Siege:
             turnover.archive_until_killed,
             self.root,
             self.sources,
-            self._log_of(number),
+            self.home / f"w{number}.log",
             f"w{number}",
             self.rng.getrandbits(40),
         )
 
-    def _log_of(self, number: int) -> Path:
-        return self.home / f"w{number}.log"
-
-    def _wait_for(self, log: Path, word: str, times: int, child: BaseProcess) -> None:
+    def _wait_for(self, log: LogReader, word: str, times: int, child: BaseProcess) -> None:
         def failure() -> str:
-            return "" if child.is_alive() else f"{log.name} ends:\n{_text(log)[-4000:]}"
+            return "" if child.is_alive() else f"a child ends:\n{log.end}"
 
-        wait_until(lambda: _count(log, word) >= times, unless=failure)
+        wait_until(lambda: log.count(word) >= times, unless=failure)
 
     def kill_a_reclaimer(self) -> None:
         """Start one, and let it die at a random operation, or kill it at a random moment."""
         point = self._point()
-        before = len(_text(self.reclaim_log).splitlines())
+        self.kills.note(str(point or "from outside"))
+        before = self.reclaims.count()
         child = start(
             turnover.reclaim_until_killed,
             self.root,
-            self.reclaim_log,
+            self.home / "reclaim.log",
             self.rng.getrandbits(40),
             point,
         )
@@ -128,12 +125,10 @@ class Siege:
             self._kill_a_writer()
         if point is None:
             due = before + self.rng.randint(0, EVENTS_MAX)
-            wait_until(
-                lambda: len(_text(self.reclaim_log).splitlines()) >= due or not child.is_alive()
-            )
+            wait_until(lambda: self.reclaims.count() >= due or not child.is_alive())
             pause(self.rng.uniform(0, 0.02))
             child.kill()
-        assert finished(child) == KILLED, (point, _text(self.reclaim_log)[-4000:])
+        assert finished(child) == KILLED, (point, self.reclaims.end)
 
     def _point(self) -> Point | None:
         where = self.rng.choice(["files", "files", "index", "outside"])
@@ -148,7 +143,7 @@ class Siege:
 
     def _kill_a_writer(self) -> None:
         number = self.rng.randrange(WRITERS)
-        assert self.writers[number].is_alive(), _text(self._log_of(number))[-4000:]
+        assert self.writers[number].is_alive(), self.logs[number].end
         kill(self.writers[number])
         self.writers[number] = self._writer(number)
 
@@ -156,11 +151,14 @@ class Siege:
 
     def progress(self) -> None:
         """Writers and the guest go on."""
-        before = [_count(self._log_of(number), "added") for number in range(WRITERS)]
-        reads = _count(self.guest_log, "read")
-        for number, writer in enumerate(self.writers):
-            self._wait_for(self._log_of(number), "added", before[number] + 1, writer)
-        self._wait_for(self.guest_log, "read", reads + 2, self.guest)
+        due = [log.count("added") + 1 for log in self.logs]
+        self.read_again()
+        for log, times, writer in zip(self.logs, due, self.writers, strict=True):
+            self._wait_for(log, "added", times, writer)
+
+    def read_again(self) -> None:
+        """The guest reads everything from the beginning."""
+        self._wait_for(self.reads, "read", self.reads.count("read") + 2, self.guest)
 
     def sound(self) -> None:
         """`check` finds no harm, and every version is there and reads bit for bit."""
@@ -177,8 +175,9 @@ class Siege:
     def _required(self) -> set[str]:
         """The versions that were acknowledged, and that nothing has begun to forget."""
         wanted: dict[str, bool] = {}
-        for number in range(WRITERS):
-            for line in _text(self._log_of(number)).splitlines():
+        for log in self.logs:
+            log.count()
+            for line in log.lines:
                 what, _, version = line.partition(" ")
                 wanted[version] = what == "added"
         return {version for version, there in wanted.items() if there}
@@ -188,7 +187,7 @@ class Siege:
         for writer in self.writers:
             kill(writer)
         reclaim(self.root, limits=Limits(max_unused=0.0))
-        self._wait_for(self.guest_log, "read", _count(self.guest_log, "read") + 2, self.guest)
+        self.read_again()
         kill(self.guest)
         kill(self.server)
         self.sound()
@@ -207,15 +206,12 @@ class Siege:
     @property
     def arenas_freed(self) -> int:
         """By reclaims that came to their end."""
-        return sum(map(int, re.findall(r"^done (\d+)", _text(self.reclaim_log), re.MULTILINE)))
+        self.reclaims.count()
+        return sum(int(line.split()[1]) for line in self.reclaims.lines if line.startswith("done"))
 
-
-def _text(log: Path) -> str:
-    return log.read_text() if log.exists() else ""
-
-
-def _count(log: Path, word: str) -> int:
-    return len(re.findall(rf"^{word}\b", _text(log), re.MULTILINE))
+    def close(self) -> None:
+        for log in [*self.logs, self.reclaims, self.served, self.reads]:
+            log.close()
 
 
 def _records(root: Path) -> list[Record]:
@@ -233,3 +229,4 @@ def test_reclaimers_killed_beside_writers_and_a_guest_lose_nothing(home: Path, s
         siege.progress()
     siege.end()
     assert siege.arenas_freed > 0
+    siege.close()

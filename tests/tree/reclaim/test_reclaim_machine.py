@@ -7,6 +7,7 @@ rebuilt and repaired. After each step a reader sees the catalog of the model, an
 versions bit for bit; what bit flips have hit may be refused, but is never wrong.
 """
 
+import gc
 import logging
 import os
 import random
@@ -19,6 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.clock import Clock
 from tests.support.dying import Death, DyingFiles
 from tests.support.faults import When
+from tests.support.patience import PATIENCE_S
 from tests.support.sizes import LONG
 from tests.support.tiny import audited, tiny_store
 from tests.support.turnover import Tree, read_tree
@@ -56,7 +59,7 @@ from ventifs.tree.versions.leasing import ForgottenMeanwhile
 from ventifs.tree.versions.reachable import reach
 from ventifs.tree.versions.times import time_text
 
-NAMES = ("a", "b")
+NAMES, LATE = ("a", "b"), "late"
 PATHS = [b"%d" % number for number in range(4)] + [b"d/%d" % number for number in range(4)]
 SECOND = 10**9
 START_NS = 1_900_000_000 * SECOND
@@ -111,6 +114,48 @@ class InterruptedFiles(DyingFiles):
         return super()._step(operation, *args)
 
 
+class LateArchive:
+    """An archive run in a thread that stops in the middle until it may end."""
+
+    def __init__(self, root: Path, source: Path, time_ns: int, after: int) -> None:
+        """It stops when it has reported progress so many times."""
+        self.time_ns = time_ns
+        self._root, self._source, self._left = root, source, after
+        self._stopped, self._may_end = Event(), Event()
+        self._failure: Exception | None = None
+        self._thread = Thread(target=self._run)
+
+    def start(self) -> bool:
+        """Run until it stops; return whether it is in the middle."""
+        self._thread.start()
+        assert self._stopped.wait(PATIENCE_S)
+        return self._left < 0
+
+    def end(self) -> Exception | None:
+        """Run to the end; return what it fails with."""
+        self._may_end.set()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+        return self._failure
+
+    def _run(self) -> None:
+        try:
+            with Archive(Store.open(self._root, "write", wait_s=0)) as archive:
+                archive.add(
+                    self._source, LATE, time_ns=self.time_ns, read_all=True, progress=self._stop
+                )
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._stopped.set()
+
+    def _stop(self, *_: object) -> None:
+        self._left -= 1
+        if self._left == -1:
+            self._stopped.set()
+            assert self._may_end.wait(PATIENCE_S)
+
+
 class ReclaimMachine(RuleBasedStateMachine):
     """A store, another one that is copied to, and the model."""
 
@@ -131,7 +176,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.root = tiny_store(self.directory / "store", arena_size=ARENA)
         self.other = tiny_store(self.directory / "other", arena_size=ARENA)
         self.sources: dict[str, Tree] = {}
-        for name in NAMES:
+        for name in (*NAMES, LATE):
             (self.directory / name / "d").mkdir(parents=True)
             self.sources[name] = {}
         self.trees: dict[bytes, Tree] = {}  # what was archived, by score
@@ -152,6 +197,8 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.within = False  # a reclaim
         self.acting = False  # in between
         self.earlier: list[int] | None = None  # the writers that it waits for
+        self.late_choice: int | None = None
+        self.late: LateArchive | None = None
         self.turned = False  # it waits, so that nobody else need wait
         self.old: set[ForgottenId] = set()  # what was forgotten when it began
         self.gone: set[ForgottenId] = set()
@@ -248,6 +295,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         max_repack=st.sampled_from([None, None, None, 0, 40_000]),
         script=SCRIPT,
         waiting=st.lists(CHOICE, max_size=3),
+        late=st.sampled_from([None, 0, 1, 2, 3]),
         busy=st.booleans(),
         dies=st.sampled_from([None, None, "before", "after", "torn"]),
         at=st.integers(1, OPERATIONS_MAX),
@@ -260,6 +308,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         max_repack: int | None,
         script: Script,
         waiting: list[int],
+        late: int | None,
         busy: bool,
         dies: When | None,
         at: int,
@@ -276,10 +325,29 @@ class ReclaimMachine(RuleBasedStateMachine):
         files = InterruptedFiles(self._interrupted)
         files.when, files.at = dies or "after", at if dies else -1
         limits = Limits(max_unused=max_unused, max_repack=max_repack)
-        self._reclaim(grace, limits, sorted(script), waiting, files)
-        if files.dead and power:
-            self._close_all()
-            files.lose_power(self.root)
+        self.late_choice = late
+        self._reclaim(grace, limits, sorted(script), waiting, files, power=power)
+
+    @rule(
+        seeds=st.lists(CHOICE, min_size=2, max_size=4),
+        left=st.integers(0, 1),
+        waiting=st.lists(CHOICE, max_size=2),
+        late=CHOICE,
+        dies=st.sampled_from([None, None, "after"]),
+        at=st.integers(1, OPERATIONS_MAX),
+    )
+    def reclaim_what_comes_back(
+        self,
+        seeds: list[int],
+        left: int,
+        waiting: list[int],
+        late: int,
+        dies: When | None,
+        at: int,
+    ) -> None:
+        """While it waits, an archive of what is about to go begins, which ends after the flip."""
+        self.nights(0, seeds, left)
+        self.reclaim(0, 0.0, None, [], waiting, late, True, dies, at, False)
 
     @rule(grace=st.sampled_from([0, 4 * SECOND]))
     def dry_run(self, grace: int) -> None:
@@ -376,7 +444,7 @@ class ReclaimMachine(RuleBasedStateMachine):
             assert [each for each in audited(self.root).findings if not each.harmless] == []
             self._look_at_all()
             if not self.hurt & self._scores():
-                self._reclaim(10**18, Limits(max_unused=0.0), [], [], DyingFiles())
+                self._reclaim(10**18, Limits(max_unused=0.0), [], [], DyingFiles(), power=False)
                 left = reclaim(self.root, grace_ns=10**18, dry_run=True).plan
                 assert left.blocks == left.live_blocks
                 assert left.unused_bytes == 0
@@ -506,7 +574,14 @@ class ReclaimMachine(RuleBasedStateMachine):
     # --- a reclaim ----------------------------------------------------------------------------
 
     def _reclaim(
-        self, grace: int, limits: Limits, script: Script, waiting: list[int], files: DyingFiles
+        self,
+        grace: int,
+        limits: Limits,
+        script: Script,
+        waiting: list[int],
+        files: DyingFiles,
+        *,
+        power: bool,
     ) -> None:
         self.script, self.waiting_script, self.operations = script, list(waiting), 0
         self.old, self.gone, self.brought_back = set(self.model.forgotten), set(), set()
@@ -522,10 +597,12 @@ class ReclaimMachine(RuleBasedStateMachine):
             event("a reclaim is refused")
         finally:
             self.within, self.earlier = False, None
+            self._end_late()
         if files.dead:
-            self.close(THIRD)
-            for which in (0, 1):
-                self.close(which)
+            self._close_all()
+            gc.collect()  # a process that dies keeps no arena locked
+            if power:
+                files.lose_power(self.root)
             self._writer(0)  # recovers, and finishes what was begun
             assert list(self.root.glob("arenas/condemned/*")) == []
         self._see_what_is_gone(old, done)
@@ -544,6 +621,8 @@ class ReclaimMachine(RuleBasedStateMachine):
 
     def _note_what_is_gone(self) -> None:
         there, left = self._catalog()
+        if self.late is not None:
+            there.pop((LATE, self.late.time_ns), None)
         assert there == self.model.versions
         assert left.keys() <= self.model.forgotten.keys()
         self.gone |= self.model.forgotten.keys() - left.keys()
@@ -563,6 +642,8 @@ class ReclaimMachine(RuleBasedStateMachine):
         if self.earlier is None:
             self.earlier = [which for which in range(3) if self.writers[which] is not None]
             event("a reclaim waits")
+            if self.late_choice is not None:
+                self._begin_late(self.late_choice)
         if self.waiting_script:
             choice = self.waiting_script.pop()
             late = random.Random(choice).choice([*self.earlier, THIRD])
@@ -571,6 +652,30 @@ class ReclaimMachine(RuleBasedStateMachine):
             self.turned = False
         elif self.earlier:
             self.close(self.earlier.pop())
+
+    def _begin_late(self, choice: int) -> None:
+        """Begin to archive, by the other gate, what is about to go; it goes on after the flip."""
+        self.now_ns += SECOND
+        gone = sorted(set(self.model.forgotten.values()) - self.hurt)
+        self.sources[LATE] = dict(self.trees[gone[choice % len(gone)]]) if gone else {}
+        self._write(LATE)
+        self.late = LateArchive(self.root, self.directory / LATE, self.now_ns, choice % 4)
+        if not self.late.start():
+            self._end_late()
+
+    def _end_late(self) -> None:
+        if self.late is not None:
+            self._note_what_is_gone()
+            late, self.late = self.late, None
+            failure = late.end()
+            assert failure is None or (isinstance(failure, VentifsError) and self._may_refuse())
+            event("a late version" if failure is None else "a late version is refused")
+            if failure is None:
+                each = LATE, late.time_ns
+                self._adopt(
+                    replace(self.model, versions={**self.model.versions, each: b"?"}),
+                    {each: dict(self.sources[LATE])},
+                )
 
     def _in_between(self, choice: int, which: int = THIRD) -> None:
         """Others do something."""
@@ -764,5 +869,5 @@ class ReclaimMachine(RuleBasedStateMachine):
 
 TestReclaimMachine = pytest.mark.slow(ReclaimMachine.TestCase)
 TestReclaimMachine.settings = settings(
-    max_examples=400 if LONG else 40, stateful_step_count=40, deadline=None
+    max_examples=1000 if LONG else 60, stateful_step_count=40, deadline=None
 )

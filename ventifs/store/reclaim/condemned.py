@@ -1,8 +1,8 @@
 """Condemned arenas: those that a reclaim is about to drop, and the files of those that are dropped.
 
 FORMAT.md, section Reclaiming, has the bytes and the order. Before the drop, an announcement names
-the arenas; writers that come meanwhile store again what they find in them. It counts only while the
-process lives that reclaims space, so one that a kill left behind announces nothing. After the drop,
+the arenas; writers that come meanwhile store again what they find in them. One that a kill left
+counts until a writer has indexed all that the killed process may have committed. After the drop,
 the files are moved to `arenas/condemned/`, emptied and removed. If that is interrupted, the next
 writer does it.
 
@@ -25,7 +25,7 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ARENA_ID_SIZE
 from ventifs.store.files import Files, explained, readable_errors
 from ventifs.store.index import Index
-from ventifs.store.lock import reclaimer_lives
+from ventifs.store.lock import reclaimer_lives, reclaimer_lock
 
 log = logging.getLogger("ventifs.store")
 
@@ -66,26 +66,35 @@ def withdraw(root: Path, files: Files) -> None:
 
 
 def announced(root: Path) -> frozenset[bytes]:
-    """The arenas that a living process is about to drop; for a writer that has its gate.
+    """The arenas that a process is about to drop, or was when it ended; for a writer with its gate.
 
     Raises:
         Busy: such a process lives, and its announcement cannot be read or is damaged.
     """
     path = root / ANNOUNCEMENT
     try:
-        data = _read(path)
+        return decode_announcement(_read(path))
     except FileNotFoundError:
         return frozenset()
-    except OSError as error:
-        if reclaimer_lives(root):
-            raise _unknown(str(explained(error, path))) from error
-        return frozenset()
-    if not reclaimer_lives(root):
-        return frozenset()
-    try:
-        return decode_announcement(data)
-    except Corrupt as error:
-        raise _unknown(f"{path}: {error.reason}") from error
+    except (OSError, Corrupt) as error:
+        if not reclaimer_lives(root):
+            return frozenset()
+        reason = (
+            str(explained(error, path))
+            if isinstance(error, OSError)
+            else (f"{path}: {error.reason}")
+        )
+        raise _unknown(reason) from error
+
+
+def withdraw_left(root: Path, files: Files) -> None:
+    """Remove the announcement of a process that has ended, unless another reclaims by now.
+
+    The caller has indexed all that such a process may have left in arenas.
+    """
+    if (root / ANNOUNCEMENT).exists() and not reclaimer_lives(root):
+        with suppress(VentifsError), reclaimer_lock(root):
+            withdraw(root, files)
 
 
 def _read(path: Path) -> bytes:

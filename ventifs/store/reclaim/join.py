@@ -74,6 +74,7 @@ class ArenaUse(msgspec.Struct):
         """For each block in order b"1" if it lives here, else b"0"."""
         if not self.live:
             return b"0" * self.blocks
+        # A number in binary is the fastest way from bits to bytes.
         return format(int.from_bytes(self.live), f"0{8 * len(self.live)}b").encode()[: self.blocks]
 
 
@@ -93,8 +94,9 @@ class ArenaUses:
         self._states = index.numbered_states()
         self._rows = {number.to_bytes(_NUMBER_SIZE, "little") for number in self._states}
         self._uses = {number: self._unused(state) for number, state in self._states.items()}
+        self._numbers = {state.arena: number for number, state in self._states.items()}
         self._leftovers: list[Score] = []
-        self.leftovers = 0  # entries of arenas that were dropped, removed by `remove_leftovers`
+        self.leftovers = 0  # entries that led to arenas dropped before, and were removed
 
     def pass_over(self, oldest_ns: int) -> None:
         """Leave out arenas that were written later than a time: it may be what is written now."""
@@ -167,20 +169,17 @@ class ArenaUses:
     ) -> list[bytes]:
         """The places of live blocks, of all whose scores are from `start` to below `following`."""
         alive, found, rows = set(wanted), [], self._rows
-        met = 0
         for key, value in self._entries(start, following):
             if key in alive:
                 if crc32(value, crc32(key)) != CRC_RESIDUE or value[:_NUMBER_SIZE] not in rows:
                     continue  # damaged, or in an arena that was made since
-                met += 1
+                alive.remove(key)
                 found.append(value[: _PLACE.size])
             elif remove and value[:_NUMBER_SIZE] not in rows:
                 self._leftovers.append(Score(key))
                 if len(self._leftovers) >= _LEFTOVERS_MAX:
                     self._remove_leftovers()
-        if met != len(wanted):
-            return self._places_missed(wanted)
-        return found
+        return [*found, *self._places_missed(sorted(alive))] if alive else found
 
     def _entries(self, start: bytes, following: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         key: bytes | None = start
@@ -192,7 +191,7 @@ class ArenaUses:
             self.blocks += len(entries)
             yield from entries
 
-    def _places_missed(self, wanted: list[bytes]) -> list[bytes]:
+    def _places_missed(self, missed: list[bytes]) -> list[bytes]:
         """The places of live blocks, each looked up, as of now.
 
         What a writer stores a second time meanwhile leads to another arena, which may be new: it
@@ -201,10 +200,9 @@ class ArenaUses:
         Raises:
             NotStored: the index has no sound entry for one.
         """
-        numbers = {use.arena: number for number, use in self._uses.items()}
         found = []
-        for start in range(0, len(wanted), _LOOKED_UP):
-            scores = [Score(score) for score in wanted[start : start + _LOOKED_UP]]
+        for start in range(0, len(missed), _LOOKED_UP):
+            scores = [Score(score) for score in missed[start : start + _LOOKED_UP]]
             for score, place in zip(scores, self._index.locate_many(scores), strict=True):
                 if place is None:
                     raise NotStored(
@@ -212,7 +210,7 @@ class ArenaUses:
                         "'ventifs check' lists the versions that need it, and says how to mend "
                         "them: forget those that cannot be mended"
                     )
-                number = numbers.get(place.arena)
+                number = self._numbers.get(place.arena)
                 if number is not None:
                     found.append(_PLACE.pack(number, place.offset, place.position))
         return found

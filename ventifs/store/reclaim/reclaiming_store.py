@@ -12,13 +12,14 @@ from itertools import compress
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
 from ventifs.store.dropping import Journals
-from ventifs.store.lock import both_gates_alone, gate_alone, idle_gate, turn
+from ventifs.store.index import Index
+from ventifs.store.lock import both_gates_alone, gate_alone, idle_gate, recovery_lock, turn
 from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
-from ventifs.store.reclaim.copy import live_blocks
+from ventifs.store.reclaim.copy import LiveBlocks, live_blocks
 from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
 from ventifs.store.recovery import recover
 from ventifs.store.reserve import replenish, with_reserve
-from ventifs.store.score import Score
+from ventifs.store.score import SCORE_SIZE, Score
 from ventifs.store.spill import Spill
 from ventifs.store.store import Store
 
@@ -26,6 +27,8 @@ _ROOM_MARGIN = 64 << 20  # bytes that copies leave free, or a tenth of what is f
 _BATCH = 4096  # scores looked up at a time
 _COMMIT_EVERY = 1 << 30  # bytes of copies
 _YOUNG_NS = 24 * 3600 * 10**9
+_MEMORY = 16 << 20  # bytes of scores that live in arenas that are to go
+_EMPTIED = 64  # arenas at a time: each time, their directory is synced
 _SAMPLE = 8 << 20  # bytes read to find out how long copying takes
 _WRITING = 2.0  # times as long as reading alone takes copying
 _MEND = "'ventifs check --repair' mends that"
@@ -40,10 +43,12 @@ class ReclaimingStore(Store):
     """
 
     _alone = False
+    _looked_at: Index | None = None
 
     def uses(self) -> ArenaUses:
         """The use of all arenas, of which no live block is known yet."""
         self._follow_rebuild()
+        self._looked_at = self._index
         uses = ArenaUses(self._index, self._arenas)
         try:
             with ExitStack() as stack:
@@ -91,7 +96,7 @@ class ReclaimingStore(Store):
             self.commit()
 
         with self._lock, self._all_or_nothing():
-            with_reserve(step, self.path, self.header.reserve, self._files)
+            self._with_reserve(step)
         return left
 
     def copy(self, batch: Sequence[ArenaUse], progress: Callable[[int], None]) -> LeftOut:
@@ -113,31 +118,39 @@ class ReclaimingStore(Store):
         for use in batch:
             if not use.live_blocks:
                 continue
+            clumps = self._read(use, left)
             try:
-                for size in self._copy_arena(use):
-                    since_commit += size
-                    progress(size)
+                for clump in clumps:
+                    self._add_live(clump)
+                    since_commit += clump.size
+                    progress(clump.size)
                     if since_commit >= _COMMIT_EVERY:
                         self.commit(from_reserve=True)
                         since_commit = 0
-            except (Corrupt, NoSpace) as error:
+            except NoSpace as error:
                 left[use.arena] = str(error)
         self.commit(from_reserve=True)
         return left
 
-    def _copy_arena(self, use: ArenaUse) -> Iterator[int]:
-        for clump in live_blocks(self._arenas.reader(use.arena), use):
-            with self._lock, self._all_or_nothing():
-                if clump.frame is not None:
-                    listed = [(score, len(block)) for score, block in clump.blocks]
-                    self._writer.add_clump(clump.kind, listed, clump.frame)
-                else:
-                    for score, block in clump.blocks:
-                        if score not in self._writer.pending:
-                            self._writer.add(score, block, clump.kind)
-            if self._writer.full(self._pending_max):
-                self.commit(from_reserve=True)
-            yield clump.size
+    def _read(self, use: ArenaUse, left: LeftOut) -> Iterator[LiveBlocks]:
+        """What lives in an arena; if that cannot be read, the reason is added to `left`."""
+        try:
+            yield from live_blocks(self._arenas.reader(use.arena), use)
+        except VentifsError as error:
+            left[use.arena] = str(error)
+
+    def _add_live(self, clump: LiveBlocks) -> None:
+        """Store live blocks once more."""
+        with self._lock, self._all_or_nothing():
+            if clump.frame is not None:
+                listed = [(score, len(block)) for score, block in clump.blocks]
+                self._writer.add_clump(clump.kind, listed, clump.frame)
+            else:
+                for score, block in clump.blocks:
+                    if score not in self._writer.pending:
+                        self._writer.add(score, block, clump.kind)
+        if self._writer.full(self._pending_max):
+            self.commit(from_reserve=True)
 
     @property
     def index_changes(self) -> int:
@@ -145,50 +158,75 @@ class ReclaimingStore(Store):
         self._follow_rebuild()
         return self._index.changes
 
-    def alive_in(
-        self, doomed: Collection[bytes], scores: Spill, live: Spill | None = None
-    ) -> set[bytes]:
-        """Which of some arenas live blocks are in, by the index.
-
-        Args:
-            doomed: ids of arenas.
-            scores: of blocks to look up.
-            live: those of them that live; None for all.
-        """
+    def alive_in(self, doomed: Collection[bytes], live: Spill) -> set[bytes]:
+        """Which of some arenas live blocks are in, by the index."""
         found: set[bytes] = set()
-        for piece in scores.pieces():
+        for piece in live.pieces():
             for start in range(0, len(piece), _BATCH):
-                looked_up = [Score(score) for score in piece[start : start + _BATCH]]
-                places = self._index.locate_many(looked_up)
-                here = {
-                    score: place.arena
-                    for score, place in zip(looked_up, places, strict=True)
-                    if place is not None and place.arena in doomed
-                }
-                lives = [True] * len(here) if live is None else live.holds(list(here))
-                found.update(compress(here.values(), lives))
-        return found
+                scores = [Score(score) for score in piece[start : start + _BATCH]]
+                places = self._index.locate_many(scores)
+                found.update(place.arena for place in places if place is not None)
+        return found.intersection(doomed)
 
     @contextmanager
-    def writers_apart(self, doomed: Collection[bytes], wait_s: float | None) -> Iterator[None]:
+    def writers_apart(
+        self, doomed: Collection[bytes], wait_s: float | None, *, wait: bool = False
+    ) -> Iterator[bool]:
         """Wait until no process that writes can rely on a block in some arenas.
 
-        Either none writes, and those that come meanwhile wait. Or the arenas are announced as
-        condemned, the writers of this moment are waited for, and those that come meanwhile store
-        again what they find in these arenas.
+        The arenas are announced as condemned. Then either no process writes, and those that come
+        meanwhile wait. Or the writers of this moment are waited for, and those that come meanwhile
+        store again what they find in these arenas.
+
+        After an exception the announcement stays: what was committed may not be in the index, and
+        writers must not rely on what it says until it is.
+
+        Args:
+            doomed: the arenas.
+            wait_s: how many seconds to wait; None for as long as it takes.
+            wait: whether to let others write meanwhile in any case.
+
+        Yields:
+            Whether others may write meanwhile.
 
         Raises:
             Busy: others write for longer than `wait_s`.
             NoSpace: there is no room for the announcement, with the reserve neither.
         """
-        with ExitStack() as stack:
-            if not self._alone:
-                try:
-                    stack.enter_context(both_gates_alone(self.path))
-                except Busy:
-                    old = self._announced(sorted(doomed), stack, wait_s)
-                    stack.enter_context(gate_alone(self.path, old, wait_s=wait_s))
-            yield
+        with ExitStack() as gates:
+            try:
+                shared = self._take_gates(gates, doomed, wait_s, wait=wait)
+            except BaseException:
+                withdraw(self.path, self._files)
+                raise
+            yield shared
+            withdraw(self.path, self._files)
+
+    def _take_gates(
+        self, gates: ExitStack, doomed: Collection[bytes], wait_s: float | None, *, wait: bool
+    ) -> bool:
+        if self._alone or not wait:
+            with suppress(Busy):
+                if not self._alone:
+                    gates.enter_context(both_gates_alone(self.path))
+                self._with_reserve(lambda: announce(self.path, doomed, self._files))
+                return False
+        # Writers of the idle gate, since an earlier reclaim was interrupted, are waited for first:
+        # once the pointer leads there, they cannot be told from those that come.
+        idle = idle_gate(self.path)
+        with gate_alone(self.path, idle, wait_s=wait_s):
+            pass
+
+        def step() -> None:
+            announce(self.path, doomed, self._files)
+            turn(self.path, idle, self._files)
+
+        self._with_reserve(step)
+        gates.enter_context(gate_alone(self.path, 1 - idle, wait_s=wait_s))
+        return True
+
+    def _with_reserve(self, step: Callable[[], None]) -> None:
+        with_reserve(step, self.path, self.header.reserve, self._files)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -204,46 +242,41 @@ class ReclaimingStore(Store):
             finally:
                 self._alone = False
 
-    def _announced(self, doomed: Sequence[bytes], stack: ExitStack, wait_s: float | None) -> int:
-        """Announce arenas until `stack` ends; return the gate of the writers of this moment.
-
-        Those that use the other gate, since an earlier reclaim was interrupted, are waited for
-        first: once the pointer leads there, they cannot be told from those that come.
-        """
-        stack.callback(withdraw, self.path, self._files)
-        idle = idle_gate(self.path)
-        with gate_alone(self.path, idle, wait_s=wait_s):
-            pass
-
-        def step() -> None:
-            announce(self.path, doomed, self._files)
-            turn(self.path, idle, self._files)
-
-        with_reserve(step, self.path, self.header.reserve, self._files)
-        return 1 - idle
-
     def recover_again(self) -> None:
         """Index what writers that died since left out of the index."""
 
         def step() -> None:
-            recover(self._arenas, self._index, self._files)
+            with recovery_lock(self.path):
+                recover(self._arenas, self._index, self._files)
 
-        with_reserve(step, self.path, self.header.reserve, self._files)
+        self._with_reserve(step)
 
-    def scores_in(self, batch: Iterable[ArenaUse], scores: Spill) -> LeftOut:
-        """Add the scores of all blocks in arenas; return the arenas that cannot be read.
+    def replaced(self) -> bool:
+        """Whether another index came into place since the use of arenas was looked at."""
+        self._follow_rebuild()
+        return self._index is not self._looked_at
+
+    def scores_in(self, batch: Iterable[ArenaUse], scores: Spill, live: Spill) -> Spill:
+        """Add the scores of all blocks in arenas to `scores`; return those of them that live.
+
+        Sets the problem of arenas that cannot be read.
 
         Raises:
             NoSpace: there is no room for temporary files.
         """
-        left: LeftOut = {}
+        alive = Spill(SCORE_SIZE, memory=_MEMORY)
         for use in batch:
             try:
                 for _, head in heads_of(self._arenas.reader(use.arena), use):
                     scores.add([score for score, _ in head.blocks])
-            except Corrupt as error:
-                left[use.arena] = f"{error}; {_MEND}"
-        return left
+            except NoSpace:
+                alive.close()
+                raise
+            except VentifsError as error:
+                use.problem = f"{error}; {_MEND}"
+        for piece in scores.pieces():
+            alive.add(compress(piece, live.holds(piece)))
+        return alive
 
     def condemn(self, doomed: Collection[bytes]) -> None:
         """Move dropped arenas away, durably, so that no other process opens them."""
@@ -251,9 +284,10 @@ class ReclaimingStore(Store):
 
     def empty(self, doomed: Sequence[ArenaUse], progress: Callable[[int], None]) -> None:
         """Give the space of condemned arenas back."""
-        for use in doomed:
-            empty(self._arenas, [use.arena], self._files)
-            progress(use.file_bytes)
+        for start in range(0, len(doomed), _EMPTIED):
+            some = doomed[start : start + _EMPTIED]
+            empty(self._arenas, [use.arena for use in some], self._files)
+            progress(sum(use.file_bytes for use in some))
 
     def replenish(self) -> None:
         """Make the reserve again, if it was used and there is room now."""

@@ -15,8 +15,8 @@ removes the files.
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from ventifs.errors import NoSpace, VentifsError
@@ -32,11 +32,13 @@ from ventifs.tree.reclaim.mark import Marks
 from ventifs.tree.reclaim.results import Limits, Reclaimed, ReclaimObserver, ReclaimPlan
 from ventifs.tree.reclaim.roots import Roots, roots_again, roots_before
 from ventifs.tree.versions.catalog_lock import catalog_lock
-from ventifs.tree.versions.forgotten import Forgotten
+from ventifs.tree.versions.forgotten import Forgotten, forgotten
 
 _PASSES, _PASSES_MAX = (4, 16, 64), 256  # over all nodes, if there is no room for all scores
 _REPLACED_MAX = 3
 _REAL_FILES = Files()
+_ROUNDS_MAX = 3  # of marking what came; with the catalog locked, the first is the last
+_MEMORY = 16 << 20  # bytes of scores that are looked up again
 _FREED_A_SECOND = 2 << 30  # bytes, about
 NEEDED = "something in it is needed again"
 
@@ -112,7 +114,7 @@ def _reclaimed(
         return Reclaimed(
             plan=plan,
             dry_run=dry_run,
-            forgotten=[str(each) for each in work.forgotten],
+            forgotten=work.forgotten,
             arenas=work.arenas,
             freed_bytes=work.freed_bytes - work.copied_bytes,
             copied_bytes=work.copied_bytes,
@@ -126,7 +128,6 @@ class _Reclaim:
     """One reclaim.
 
     Attributes:
-        roots: what was there at the beginning.
         forgotten: the forgotten versions that go, or have gone.
         left: arenas that are not reclaimed though something in them is dead, and why.
         arenas, freed_bytes: what was given back.
@@ -138,15 +139,17 @@ class _Reclaim:
         self.observer = observer
         self.arenas = self.freed_bytes = self.copied_bytes = 0
         self.left: dict[bytes, str] = {}
-        self.roots: Roots
-        self.forgotten: list[Forgotten] = []
+        self.forgotten: list[str] = []
         self._store = store
         self._stack = stack
-        self._epoch = store.epoch
         self._choice: Choice
         self._marks: Marks
-        self._doomed: frozenset[bytes] = frozenset()  # records that go, or have gone
+        self._marked_as_of = b""  # the catalog's generation
+        self._doomed: frozenset[bytes] = frozenset()  # records of forgotten versions
+        self._forgot = False  # whether they are deleted
         self._in_passes = False
+        self._here = stack.enter_context(closing(Spill(SCORE_SIZE, memory=_MEMORY)))
+        self._fresh = stack.enter_context(Spill(SCORE_SIZE, memory=_MEMORY))
         self._copied = 0  # bytes of what lives in the arenas that were copied
 
     def left_because(self, *, in_use: bool) -> list[str]:
@@ -161,9 +164,11 @@ class _Reclaim:
 
     def plan(self, forgotten_until_ns: int, limits: Limits, *, dry_run: bool) -> ReclaimPlan:
         """Mark and choose."""
-        self.roots = roots_before(self._store, forgotten_until_ns)
-        found = self._marked(dry_run=dry_run)
-        self.forgotten = self.roots.doomed
+        self._marked_as_of = self._store.generation
+        roots = roots_before(self._store, forgotten_until_ns)
+        self._doomed = frozenset(map(_id_of, roots.doomed))
+        self.forgotten = list(map(str, roots.doomed))
+        found, roots = self._marked(roots, dry_run=dry_run)
         uses = found.all()
         self._choice = choice = choose(uses, limits)
         for use in uses:
@@ -172,10 +177,10 @@ class _Reclaim:
         copied = sum(use.live_bytes for use in choice.repacked)
         freed = yielded([*choice.dead, *choice.repacked])
         return ReclaimPlan(
-            versions=len(self.roots.versions),
-            kept=len(self.roots.kept),
-            doomed=len(self.roots.doomed),
-            leased=self.roots.leased_alone,
+            versions=len(roots.versions),
+            kept=len(roots.kept),
+            doomed=len(roots.doomed),
+            leased=roots.leased_alone,
             references=self._marks.references,
             blocks=found.blocks,
             live_blocks=sum(use.live_blocks for use in uses),
@@ -191,20 +196,25 @@ class _Reclaim:
             seconds=copied * self._store.seconds_a_byte(choice.repacked) + freed / _FREED_A_SECOND,
         )
 
-    def _marked(self, *, dry_run: bool) -> ArenaUses:
-        """What lives; in as few passes as there is room for, of memory and temporary files."""
+    def _marked(self, roots: Roots, *, dry_run: bool) -> tuple[ArenaUses, Roots]:
+        """What lives; in as few passes as there is room for, of memory and temporary files.
+
+        Returns:
+            The use of arenas, and the roots that were marked.
+        """
         with suppress(NoSpace):
-            return self._marked_in(1, dry_run=dry_run)
+            return self._marked_in(1, roots, dry_run=dry_run), roots
         self._in_passes = True
         if not dry_run:  # what lives is not known in the end, so nothing may come alive
             self._stack.enter_context(self._store.alone())
-            self.roots = roots_again(self._store, [_id_of(each) for each in self.roots.doomed])
+            self._marked_as_of = self._store.generation
+            roots = roots_again(self._store, self._doomed)
         for passes in _PASSES:
             with suppress(NoSpace):
-                return self._marked_in(passes, dry_run=dry_run)
-        return self._marked_in(_PASSES_MAX, dry_run=dry_run)
+                return self._marked_in(passes, roots, dry_run=dry_run), roots
+        return self._marked_in(_PASSES_MAX, roots, dry_run=dry_run), roots
 
-    def _marked_in(self, passes: int, *, dry_run: bool) -> ArenaUses:
+    def _marked_in(self, passes: int, roots: Roots, *, dry_run: bool) -> ArenaUses:
         """What lives, in passes that each keep the scores with some of the 256 first bytes."""
         uses = self._store.uses()
         step = 256 // passes
@@ -213,7 +223,7 @@ class _Reclaim:
                 self._store, first=first, end=first + step, progress=self._heard(uses)
             )
             try:
-                marks.mark(self.roots.references())
+                marks.mark(roots.references())
                 uses.add(marks.live, first=first, end=first + step, remove_leftovers=not dry_run)
             except BaseException:
                 marks.close()
@@ -231,105 +241,148 @@ class _Reclaim:
 
     def carry_out(self, wait_s: float | None, also: AlsoDeleted | None) -> None:
         """Copy, drop and free, in batches for which there is room."""
-        doomed = [_id_of(each) for each in self.roots.doomed]
-        if also is not None:
-            doomed += [record.id for record in also(self._store, self.roots.doomed)]
-        self._doomed = frozenset(doomed)
-        journals = self._store.journals()
-        total = sum(use.live_bytes for use in self._choice.repacked)
-        for batch in batches(self._choice, self._store.room):
-            self._copy(batch, total)
-            staying = [use for use in batch if use.arena not in self.left]
-            self._flip(staying, doomed, journals, wait_s)
-            doomed = []
-        if doomed:
-            self._flip([], doomed, journals, wait_s)
-        for use in self._choice.repacked:
-            if not use.gone and use.arena not in self.left:
+        store, choice = self._store, self._choice
+        journals = store.journals()
+        self._leave(store.seal([*choice.dead, *choice.repacked]))
+        total = sum(use.live_bytes for use in choice.repacked)
+        for batch in batches(choice, store.room):
+            self._copy(self._staying(batch), total)
+            self._flip(self._staying(batch), journals, wait_s, also)
+        if self._doomed and not self._forgot:
+            self._flip([], journals, wait_s, also)
+        for use in self._staying(choice.repacked):
+            if not use.gone:
                 self.left[use.arena] = (
                     f"there is no room to copy the {use.live_bytes:,} bytes that are needed in it; "
                     "make room, or forget more, and run it again"
                 )
-        self._store.replenish()
+        store.replenish()
+
+    def _leave(self, left: Mapping[bytes, str]) -> None:
+        """Take arenas out of the plan."""
+        self.left |= left
+
+    def _staying(self, batch: Iterable[ArenaUse]) -> list[ArenaUse]:
+        """The arenas that have not left the plan."""
+        return [use for use in batch if use.arena not in self.left]
 
     def _copy(self, batch: list[ArenaUse], total: int) -> None:
         """Copy what lives in arenas."""
-        self.left |= self._store.seal(batch)
         before = self._store.stored_bytes
 
         def progress(size: int) -> None:
             self._copied += size
             self.observer.copying(self._copied, total)
 
-        batch = [use for use in batch if use.arena not in self.left]
-        self.left |= self._store.copy(batch, progress)
+        self._leave(self._store.copy(batch, progress))
         self.copied_bytes += self._store.stored_bytes - before
 
     def _flip(
         self,
         batch: list[ArenaUse],
-        doomed: Sequence[bytes],
         journals: Journals,
         wait_s: float | None,
+        also: AlsoDeleted | None,
     ) -> None:
         """Drop arenas of which everything that lives is elsewhere, with records; free them."""
+        store = self._store
         with Spill(SCORE_SIZE) as scores, ExitStack() as locks:
             batch = self._readable(batch, scores)
-            arenas = {use.arena for use in batch}
-            changes, alive = self._store.index_changes, self._alive_in(arenas, scores)
+            journals.read_ahead()
+            store.recover_again()  # what may take long, before others have to wait
             if batch:
-                locks.enter_context(self._store.writers_apart(arenas, wait_s))
-            if changes != self._store.index_changes:
-                alive |= self._alive_in(arenas, scores)
-            locks.enter_context(catalog_lock(self._store))
-            self._store.recover_again()
-            if self._store.epoch != self._epoch:
-                raise IndexReplaced(f"{self._store.path}: the index was replaced; try again")
-            alive |= self._alive_since(arenas)
-            if doomed:
-                self.forgotten = roots_again(self._store, doomed).doomed
-            self.left |= dict.fromkeys(alive, NEEDED)
-            gone = [use for use in batch if use.arena not in alive]
-            if gone or doomed:
-                self._store.drop_arenas([use.arena for use in gone], doomed, journals)
-                self._store.condemn([use.arena for use in gone])
+                self._keep_writers_apart(locks, batch, wait_s)
+            journals.read_ahead()
+            store.recover_again()
+            locks.enter_context(catalog_lock(store))
+            # If this ends early, the drop may be in an arena and not in the index. The arena is
+            # unlocked first: so who writes next finds it there.
+            locks.push(self._ended)
+            store.recover_again()
+            if store.replaced():
+                raise IndexReplaced(f"{store.path}: the index was replaced; try again")
+            self._leave(dict.fromkeys(self._alive_since(batch), NEEDED))
+            gone = self._staying(batch)
+            deletes = self._records_that_go(also)
+            if gone or deletes:
+                store.drop_arenas([use.arena for use in gone], deletes, journals)
             locks.close()
+            store.condemn([use.arena for use in gone])
             self._free(gone)
             with suppress(NoSpace):
-                self._store.remove_entries(scores)
+                store.remove_entries(scores)
+
+    def _ended(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._store.abandon()
 
     def _readable(self, batch: list[ArenaUse], scores: Spill) -> list[ArenaUse]:
-        """Arenas of which all scores are known, and were added to `scores`."""
+        """Arenas of which all scores are known, and were added to `scores`; sets `_here`."""
+        self._here.close()
         try:
-            left = self._store.scores_in(batch, scores)
+            self._here = self._store.scores_in(batch, scores, self._marks.live)
         except NoSpace:
             if not self._in_passes:
                 raise
             return batch  # the next reclaim removes the entries of the index
-        self.left |= left
-        return [use for use in batch if use.arena not in left]
+        self._leave({use.arena: use.problem for use in batch if use.problem})
+        return self._staying(batch)
 
-    def _alive_in(self, arenas: Collection[bytes], scores: Spill) -> set[bytes]:
-        """The arenas in which something lives after all.
+    def _keep_writers_apart(
+        self, locks: ExitStack, batch: list[ArenaUse], wait_s: float | None
+    ) -> None:
+        """Take locks so that no writer relies on what is in arenas; those with live blocks leave.
 
-        By what came since, and because the index leads there again: a writer that was at work
-        may have stored what it knew of them once more.
+        What came since is marked. And the index may lead to an arena that goes for a block that
+        lives elsewhere: a writer that was at work may have stored once more what it knew.
         """
-        alive = self._alive_since(arenas)
-        if not self._in_passes:
-            alive |= self._store.alive_in(arenas, scores, self._marks.live)
-        return alive
+        store, arenas = self._store, {use.arena for use in batch}
+        for wait in (False, False, True):
+            changes = store.index_changes
+            self._look_for_life(batch)
+            shared = locks.enter_context(store.writers_apart(arenas, wait_s, wait=wait))
+            if changes == store.index_changes:
+                return
+            if shared:
+                self._look_for_life(batch)
+                return
+            locks.close()  # to look at all again takes too long while others wait
 
-    def _alive_since(self, arenas: Collection[bytes]) -> set[bytes]:
-        """The arenas in which something is needed by what came since all was marked last."""
+    def _look_for_life(self, batch: list[ArenaUse]) -> None:
+        alive = self._alive_since(batch)
+        if not self._in_passes:
+            arenas = [use.arena for use in batch]
+            alive |= self._store.alive_in(arenas, self._here)
+            alive |= self._store.alive_in(arenas, self._fresh)
+        self._leave(dict.fromkeys(alive, NEEDED))
+
+    def _alive_since(self, batch: list[ArenaUse]) -> set[bytes]:
+        """Mark what came since that was done last; return the arenas in which some of it is.
+
+        As long as the catalog stays the same, nothing comes: leases are taken on what is in it.
+        """
         alive: set[bytes] = set()
-        while True:
+        for _ in range(_ROUNDS_MAX):
             generation = self._store.generation
+            if generation == self._marked_as_of:
+                break
             roots = roots_again(self._store, self._doomed)
             with self._marks.since(roots.references()) as live:
-                alive |= self._store.alive_in(arenas, live)
-            if generation == self._store.generation:
-                return alive
+                for piece in live.pieces():
+                    self._fresh.add(piece)
+                alive |= self._store.alive_in([use.arena for use in batch], live)
+            self._marked_as_of = generation
+        return alive
+
+    def _records_that_go(self, also: AlsoDeleted | None) -> list[bytes]:
+        """The records of forgotten versions that go, and others with them; the first time alone."""
+        if self._forgot or not self._doomed:
+            return []
+        self._forgot = True
+        there = [each for each in forgotten(self._store) if _id_of(each) in self._doomed]
+        self.forgotten = [str(each) for each in there]
+        others = [] if also is None else also(self._store, there)
+        return [*map(_id_of, there), *(record.id for record in others)]
 
     def _free(self, gone: list[ArenaUse]) -> None:
         total = sum(use.file_bytes for use in gone)
