@@ -117,10 +117,10 @@ def gates_there(root: Path) -> bool:
 
 
 def make_gates(root: Path, files: Files) -> None:
-    """Make the gates of a store that has none, so that a full disk keeps no writer out."""
+    """Make the locks of a store that has none, so that a full disk keeps no writer out."""
     files.make_directory(root / GATES)
-    for gate in _gates(root):
-        os.close(open_or_create(gate))
+    for path in (*_gates(root), root / RECOVERY_LOCK):
+        os.close(open_or_create(path))
 
 
 @contextmanager
