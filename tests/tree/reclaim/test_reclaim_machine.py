@@ -69,7 +69,7 @@ WRITER = st.integers(0, 1)
 THIRD = 2  # the writer that comes in the middle of a reclaim
 MOUNTS_MAX = 3
 OPERATIONS_MAX = 90  # of a reclaim, on files
-MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # no waiting
+MEMORY = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
 T = TypeVar("T")
 
 ForgottenId = tuple[str, int, int]  # name, time_ns, forgotten_ns
@@ -172,7 +172,8 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.patch.setattr(read_batches, "SETTLED_NS", -(10**19))  # caches what it has just read
         waits = SimpleNamespace(monotonic=self.clock, sleep=lambda _: self._waiting())
         self.patch.setattr("ventifs.store.lock.time", waits)
-        self.directory = Path(tempfile.mkdtemp(prefix="ventifs-", dir=MEMORY))
+        self.directory = MEMORY / f"ventifs-machine-{os.getpid()}"  # sources' paths are archived
+        rmtree(self.directory, ignore_errors=True)
         self.root = tiny_store(self.directory / "store", arena_size=ARENA)
         self.other = tiny_store(self.directory / "other", arena_size=ARENA)
         self.sources: dict[str, Tree] = {}
@@ -808,7 +809,7 @@ class ReclaimMachine(RuleBasedStateMachine):
                 self.sources[name].pop(path, None)
 
     def _write(self, name: str) -> None:
-        """Write a source; each change makes a new file."""
+        """Write a source; each change makes a new file, and what comes back is the same."""
         for path in PATHS:
             file = self.directory / name / os.fsdecode(path)
             data = self.sources[name].get(path)
@@ -816,6 +817,9 @@ class ReclaimMachine(RuleBasedStateMachine):
                 file.unlink()
             if data is not None and not file.exists():
                 file.write_bytes(data)
+                os.utime(file, ns=(0, START_NS))
+        for directory in (self.directory / name / "d", self.directory / name):
+            os.utime(directory, ns=(0, START_NS))
 
     def _writer(self, which: int) -> Archive:
         archive = self.writers[which]
