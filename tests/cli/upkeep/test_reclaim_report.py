@@ -120,8 +120,9 @@ def asked(grace: str = "", limit: float = 0.05, repack: int | None = None) -> As
             replace(NOTHING, skipped_arenas=2, leased=2),
             asked(limit=0.001),
             [
-                f"nothing to do: {UNUSED}, in part in 2 arenas in use, written lately, or "
-                f"damaged; {NONE}; 2 versions that are gone are still read or served; their space "
+                f"nothing to do: {UNUSED}, in part in 2 arenas that others write to or have "
+                "written lately, or that are damaged: run it when nothing is archived; 'ventifs "
+                f"check' finds damage; {NONE}; 2 versions that are gone are still read or served; their space "
                 "stays until that ends"
             ],
         ),

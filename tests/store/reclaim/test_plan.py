@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ventifs.store.reclaim.join import IN_USE, ArenaUse
-from ventifs.store.reclaim.plan import Limits, batches, choose, yielded
+from ventifs.store.reclaim.plan import Limits, batches, choose, fitting, yielded
 
 MIB = 1 << 20
 
@@ -100,3 +100,13 @@ def test_a_choice_keeps_its_limits(
         rest = [each for each in uses if each.live_blocks and each.dead_bytes]
         left = [each for each in rest if each not in chosen]
         assert not left or choice.unused_bytes <= limits.allowed(choice.left_bytes)
+
+
+def test_a_plan_has_what_there_is_room_for() -> None:
+    choice = choose([use("a", 0, 9), use("b", 5, 5), use("c", 16, 4), use("d", 60, 40)], Limits(0))
+    assert fitting(choice, 1 << 40) == choice
+    fits = fitting(choice, 0)  # 10 MiB when a has gone, and 6 more when b has
+    assert (names(fits.dead), names(fits.repacked)) == ("a", "bc")
+    assert fits.unused_bytes == 40 * MIB
+    assert fits.left_bytes == choice.left_bytes + 41 * MIB
+    assert names(fitting(choose(choice.repacked, Limits(0)), 4 * MIB).repacked) == ""

@@ -45,6 +45,8 @@ class UnusedLimit(click.ParamType[float]):
             if percent > 100:
                 self.fail(f"{value!r} is more than all; give at most 100%", param, ctx)
             return percent / 100
+        if text.isdecimal() and int(text):
+            self.fail(f"{value!r} has no unit; write it like {text}% or {text}GiB", param, ctx)
         try:
             return Size().convert(text, param, ctx)
         except click.BadParameter:

@@ -13,6 +13,8 @@ from ventifs.cli.output import echo
 from ventifs.cli.progress import ByteProgress, EntryProgress
 from ventifs.tree.versions.times import CalendarSpan
 
+_LINES_MAX = 20  # of versions that would go, or of arenas that are left
+
 
 class Asked(msgspec.Struct, frozen=True):
     """What a reclaim was asked for.
@@ -168,13 +170,15 @@ def _why_no_more(plan: ReclaimPlan, asked: Asked) -> str:
         return "all that is stored is needed"
     part = share(plan.unused_bytes, plan.arena_bytes)
     unused = f"{part} of the store ({size(plan.unused_bytes)}) is unused"
-    limit = asked.max_unused
-    allowed = limit if isinstance(limit, int) else limit * plan.arena_bytes
-    if plan.unused_bytes <= allowed:
+    limit, left = asked.max_unused, max(1, plan.arena_bytes - plan.freed_bytes)
+    if plan.unused_bytes <= (limit * left if isinstance(limit, float) else limit):
         return f"{unused}, within --max-unused {asked.unused_text}"
     if plan.skipped_arenas:
         arenas = count(plan.skipped_arenas, "arena")
-        return f"{unused}, in part in {arenas} in use, written lately, or damaged"
+        return (
+            f"{unused}, in part in {arenas} that others write to or have written lately, or that "
+            "are damaged: run it when nothing is archived; 'ventifs check' finds damage"
+        )
     if asked.max_repack is not None:
         return f"{unused}, and --max-repack {size(asked.max_repack)} lets no more be copied"
     return unused
@@ -188,16 +192,23 @@ def _leased(plan: ReclaimPlan) -> list[str]:
     return [f"{gone} {are} still read or served; {their} space stays until that ends"]
 
 
+def _some(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    rest = len(lines) - _LINES_MAX
+    return lines if rest <= 1 else [*lines[:_LINES_MAX], f"and {rest:,} more; --json lists all"]
+
+
 def done_lines(done: Reclaimed) -> list[str]:
     """What was done, a line each; none if there was nothing to do."""
     plan = done.plan
     frees = bool(plan.dead_arenas or plan.repacked_arenas)
     left = plan.arena_bytes - plan.freed_bytes
     if done.dry_run:
-        lines = [f"would go for good: {each}" for each in done.forgotten]
+        lines = _some([f"would go for good: {each}" for each in done.forgotten])
         unused = f"; {share(plan.unused_bytes, left)} of the store would be unused" if left else ""
+        lines += _some([f"note: left: {line}" for line in done.left])
         return [*lines, f"a dry run: nothing was changed{unused if frees else ''}"]
-    lines = [f"note: left: {line}" for line in (*done.left, *done.in_use)]
+    lines = _some([f"note: left: {line}" for line in (*done.left, *done.in_use)])
     back = plan.doomed - len(done.forgotten)
     if back > 0:
         came = "came back meanwhile, and stays" if back == 1 else "came back meanwhile, and stay"

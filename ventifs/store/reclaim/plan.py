@@ -93,6 +93,24 @@ def batches(choice: Choice, room: Callable[[], int]) -> Iterator[list[ArenaUse]]
         batch, waiting = [], rest
 
 
+def fitting(choice: Choice, room: int) -> Choice:
+    """What of a choice can be done if copies may take `room` bytes at first."""
+    done: list[ArenaUse] = []
+
+    def left() -> int:
+        return room + yielded(done)
+
+    for batch in batches(choice, left):
+        done.extend(batch)
+    rest = [use for use in choice.repacked if use not in done]
+    return Choice(
+        choice.dead,
+        [use for use in choice.repacked if use in done],
+        choice.unused_bytes + sum(use.dead_bytes for use in rest),
+        choice.left_bytes + yielded(rest),
+    )
+
+
 def yielded(batch: Iterable[ArenaUse]) -> int:
     """About how many bytes come back when arenas go and what lives in them is copied."""
     return sum(use.file_bytes - use.live_bytes for use in batch)

@@ -15,7 +15,7 @@ removes the files.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ventifs.store.dropping import Journals
 from ventifs.store.files import Files
 from ventifs.store.journal import Record
 from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses
-from ventifs.store.reclaim.plan import Choice, batches, choose, yielded
+from ventifs.store.reclaim.plan import Choice, batches, choose, fitting, yielded
 from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
 from ventifs.store.spill import Spill
 from ventifs.tree.reclaim.mark import Marks
@@ -170,10 +170,10 @@ class _Reclaim:
         self.forgotten = list(map(str, roots.doomed))
         found, roots = self._marked(roots, dry_run=dry_run)
         uses = found.all()
-        self._choice = choice = choose(uses, limits)
-        for use in uses:
-            if use.damaged:
-                self.left[use.arena] = use.problem
+        chosen = choose(uses, limits)
+        self._choice = choice = fitting(chosen, self._store.room())
+        self.left = {use.arena: use.problem for use in uses if use.damaged}
+        self._leave_out(use for use in chosen.repacked if use not in choice.repacked)
         copied = sum(use.live_bytes for use in choice.repacked)
         freed = yielded([*choice.dead, *choice.repacked])
         return ReclaimPlan(
@@ -243,24 +243,23 @@ class _Reclaim:
         """Copy, drop and free, in batches for which there is room."""
         store, choice = self._store, self._choice
         journals = store.journals()
-        self._leave(store.seal([*choice.dead, *choice.repacked]))
+        self.left |= store.seal([*choice.dead, *choice.repacked])
         total = sum(use.live_bytes for use in choice.repacked)
         for batch in batches(choice, store.room):
             self._copy(self._staying(batch), total)
             self._flip(self._staying(batch), journals, wait_s, also)
         if self._doomed and not self._forgot:
             self._flip([], journals, wait_s, also)
-        for use in self._staying(choice.repacked):
-            if not use.gone:
-                self.left[use.arena] = (
-                    f"there is no room to copy the {use.live_bytes:,} bytes that are needed in it; "
-                    "make room, or forget more, and run it again"
-                )
+        self._leave_out(use for use in self._staying(choice.repacked) if not use.gone)
         store.replenish()
 
-    def _leave(self, left: Mapping[bytes, str]) -> None:
-        """Take arenas out of the plan."""
-        self.left |= left
+    def _leave_out(self, uses: Iterable[ArenaUse]) -> None:
+        """Take arenas out of the plan for which there is no room."""
+        for use in uses:
+            self.left[use.arena] = (
+                f"there is no room to copy the {use.live_bytes:,} bytes that are needed in it; "
+                "make room, or forget more, and run it again"
+            )
 
     def _staying(self, batch: Iterable[ArenaUse]) -> list[ArenaUse]:
         """The arenas that have not left the plan."""
@@ -274,7 +273,7 @@ class _Reclaim:
             self._copied += size
             self.observer.copying(self._copied, total)
 
-        self._leave(self._store.copy(batch, progress))
+        self.left |= self._store.copy(batch, progress)
         self.copied_bytes += self._store.stored_bytes - before
 
     def _flip(
@@ -301,7 +300,7 @@ class _Reclaim:
             store.recover_again()
             if store.replaced():
                 raise IndexReplaced(f"{store.path}: the index was replaced; try again")
-            self._leave(dict.fromkeys(self._alive_since(batch), NEEDED))
+            self.left |= dict.fromkeys(self._alive_since(batch), NEEDED)
             gone = self._staying(batch)
             deletes = self._records_that_go(also)
             if gone or deletes:
@@ -325,7 +324,7 @@ class _Reclaim:
             if not self._in_passes:
                 raise
             return batch  # the next reclaim removes the entries of the index
-        self._leave({use.arena: use.problem for use in batch if use.problem})
+        self.left |= {use.arena: use.problem for use in batch if use.problem}
         return self._staying(batch)
 
     def _keep_writers_apart(
@@ -354,7 +353,7 @@ class _Reclaim:
             arenas = [use.arena for use in batch]
             alive |= self._store.alive_in(arenas, self._here)
             alive |= self._store.alive_in(arenas, self._fresh)
-        self._leave(dict.fromkeys(alive, NEEDED))
+        self.left |= dict.fromkeys(alive, NEEDED)
 
     def _alive_since(self, batch: list[ArenaUse]) -> set[bytes]:
         """Mark what came since that was done last; return the arenas in which some of it is.
