@@ -244,7 +244,16 @@ def test_a_rebuild_after_killed_rebuilds_leaves_nothing_of_them_behind(memory_pa
     with store_lock(root, alone=True):
         rebuild_index(root, read_header(root), Files())
     there = {path.name for path in root.iterdir()}
-    assert there == {"arenas", "gates", "index", "leases", "lock", "reserve", "ventifs.store"}
+    assert there == {
+        "arenas",
+        "gates",
+        "index",
+        "leases",
+        "lock",
+        "recovery.lock",
+        "reserve",
+        "ventifs.store",
+    }
 
 
 @everywhere

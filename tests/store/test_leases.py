@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -428,6 +430,26 @@ def test_a_huge_file_is_refused_by_name(root: Path) -> None:
         leased(root)
     os.close(fd)
     assert leased(root) == []
+
+
+def test_slots_that_claim_more_than_they_have_cost_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[bytes] = []
+    copied: list[int] = []
+
+    class Watched(bytes):
+        def __getitem__(self, key: Any) -> Any:
+            piece = super().__getitem__(key)
+            copied.append(len(piece))
+            return piece
+
+    slots = [(0, 1), (0, 2**32 - 1), (64, 65), (2**31, 1000), (2**32 - 1, ROOT_MAX + 1)]
+    monkeypatch.setattr(lease_file, "_check", lambda at, root: hashed.append(root))
+    for capacity, length in slots:
+        slot = struct.pack("<IBI16s", capacity, 1, length, b"")
+        assert list(lease_file._roots_in(Watched(b"vflease\1" + slot + bytes(500)))) == []
+    assert (hashed, copied) == ([], [])
 
 
 def test_what_cannot_be_known_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,10 +106,17 @@ def test_a_lock_in_use_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFi
     ]
 
 
-def test_waiting_has_an_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("silent_s", "advice"), [(PATIENCE_S, "wait with --wait"), (0, "wait longer")]
+)
+def test_waiting_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_s: float, advice: str
+) -> None:
+    """The message does not advise what was done: a wait that was noticed had its limit."""
+    monkeypatch.setattr("ventifs.store.lock._SILENT_S", silent_s)
     with (
         store_lock(tmp_path, alone=True),
-        pytest.raises(Busy),
+        pytest.raises(Busy, match=f"try again when that is done, or {advice}$"),
         store_lock(tmp_path, alone=False, wait_s=0.1),
     ):
         pytest.fail("both hold it")
@@ -280,6 +287,17 @@ def test_there_is_one_reclaimer_at_a_time(tmp_path: Path) -> None:
     assert not reclaimer_lives(tmp_path)
     with reclaimer_lock(tmp_path):
         pass
+
+
+def test_a_fifo_in_the_place_of_a_file_keeps_none_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / RECLAIM_LOCK)
+    assert not reclaimer_lives(tmp_path)
+    with reclaimer_lock(tmp_path):
+        assert reclaimer_lives(tmp_path)
+    (tmp_path / GATES).mkdir()
+    os.mkfifo(tmp_path / GATES / "current")
+    with writers_gate(tmp_path, wait_s=0) as gate:
+        assert gate == 0
 
 
 def test_a_look_whether_a_reclaimer_lives_keeps_none_away(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def test_an_index_that_cannot_be_finished_does_not_replace_the_old_one(root: Pat
         "index",
         "leases",
         "lock",
+        "recovery.lock",
         "reserve",
         "ventifs.store",
     ]

@@ -1,7 +1,7 @@
 """`ventifs.reclaim`: space comes back that no version needs.
 
-A function, and no method of `Archive`: it waits until all who write to the store at that moment are
-done, and an archive that is open for writing is one of them.
+A function, and no method of `Archive`: it waits for all processes that write to the store at that
+moment, and an archive that is open for writing makes this process one of them.
 """
 
 import math
@@ -43,7 +43,7 @@ def reclaim(
         wait_s: seconds to wait for each lock that others hold. By default runs that write to the
             store are waited for as long as they take (others may begin meanwhile), and other locks
             only if they are held for a moment.
-        observer: hears how far it is; an exception that it raises ends the reclaim.
+        observer: is notified of progress; an exception that it raises ends the reclaim.
 
     Returns:
         What was planned, and what was done.

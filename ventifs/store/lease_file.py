@@ -205,10 +205,11 @@ def _roots_in(data: bytes) -> Iterator[bytes]:
     while at + _SLOT.size <= len(data):
         capacity, state, length, check = _SLOT.unpack_from(data, at)
         start = at + _SLOT.size
-        root = data[start : start + length]
-        sound = 0 < length <= min(capacity, ROOT_MAX) and len(root) == length
-        if state == _HELD[0] and sound and check == _check(at, root):
-            yield root
+        fits = 0 < length <= min(capacity, ROOT_MAX, len(data) - start)
+        if state == _HELD[0] and fits:  # only then copied: a hostile file has lengths of 4 GiB
+            root = data[start : start + length]
+            if check == _check(at, root):
+                yield root
         at = start + capacity
 
 

@@ -26,6 +26,7 @@ GATES = "gates"  # directory of a store
 RECLAIM_LOCK = "reclaim.lock"
 RECOVERY_LOCK = "recovery.lock"
 _POINTER = "current"
+_LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # also at a FIFO, which never waits
 _STEP_S, _STEP_MAX_S = 0.001, 0.05  # between tries: flock knows no time limit
 _SILENT_S = 1.0  # of waiting, before a message says so
 _LOOK_S = 0.25  # to outlast the processes that only look whether a lock is held
@@ -53,7 +54,8 @@ def take(fd: int, what: str, in_use: str, *, alone: bool, wait_s: float | None) 
             return
         waited_s = time.monotonic() - began
         if wait_s is not None and waited_s >= wait_s:
-            raise Busy(f"{what}: {in_use}; try again when that is done, or wait with --wait")
+            wait = "wait longer" if said else "wait with --wait"
+            raise Busy(f"{what}: {in_use}; try again when that is done, or {wait}")
         if not said and waited_s >= _SILENT_S:
             log.warning("%s: %s; waiting for it", what, in_use)
             said = True
@@ -115,10 +117,10 @@ def gates_there(root: Path) -> bool:
 
 
 def make_gates(root: Path, files: Files) -> None:
-    """Make the gates of a store that has none, so that a full disk keeps no writer out."""
+    """Make the locks of a store that has none, so that a full disk keeps no writer out."""
     files.make_directory(root / GATES)
-    for gate in _gates(root):
-        os.close(open_or_create(gate))
+    for path in (*_gates(root), root / RECOVERY_LOCK):
+        os.close(open_or_create(path))
 
 
 @contextmanager
@@ -231,7 +233,7 @@ def reclaimer_lives(root: Path) -> bool:
     path = root / RECLAIM_LOCK
     with readable_errors(path):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, _LOOK)
         except FileNotFoundError:
             return False
         try:
@@ -251,5 +253,9 @@ def _pointed_at(root: Path) -> int:
     """The number of the gate in use. Locks end with a machine, so a lost pointer may be either."""
     path = root / GATES / _POINTER
     with readable_errors(path), suppress(FileNotFoundError):
-        return int(path.read_bytes() == b"1\n")
+        fd = os.open(path, _LOOK)
+        try:
+            return int(os.read(fd, 2) == b"1\n")
+        finally:
+            os.close(fd)
     return 0

@@ -47,6 +47,7 @@ from ventifs.store.leases import Lease, Leases, make_leases_directory, sweep
 from ventifs.store.lmdb_environment import INDEX_NAME, index_missing
 from ventifs.store.lock import (
     GATES,
+    RECOVERY_LOCK,
     make_gates,
     reclaimer_lives,
     reclaimer_lock,
@@ -107,6 +108,7 @@ def _refuse_occupied(root: Path) -> None:
         raise VentifsError(f"{root}: there is a ventifs store already; it is untouched")
     ours = {root / "arenas", root / "lock", root / (HEADER_NAME + ".tmp"), root / RESERVE_NAME}
     ours |= {root / LEASES, root / GATES, *(root / GATES / gate for gate in "01")}
+    ours |= {root / RECOVERY_LOCK}
     ours |= {root / "arenas" / "open", root / "arenas" / "sealed"}
     for index in root.glob("index*"):
         if INDEX_NAME.fullmatch(index.name) and index.is_dir():

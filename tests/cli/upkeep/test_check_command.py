@@ -181,6 +181,21 @@ def test_what_check_says_next_makes_the_versions_whole_again(home: Path) -> None
     assert checked(home, expected=0)["harmed"] == []
 
 
+def test_what_check_and_reclaim_say_lets_space_be_reclaimed_again(home: Path) -> None:
+    """Sources that are gone cannot be archived again, so the versions must go."""
+    overwritten(home)
+    run(home, "check", "--repair", "--store", "s", expected=1)
+    refused = run(home, "reclaim", "--store", "s", expected=1).stderr.decode()
+    assert f"block {SCORE.hex()} is needed and the index lacks it; 'ventifs check' lists" in refused
+    assert "forget those that cannot be mended" in refused
+    report = run(home, "check", "--store", "s", expected=1).stdout.decode().splitlines()
+    assert "forget the versions that stay harmed, for 'ventifs reclaim' refuses" in report[-1]
+    harmed = {line.removeprefix("harmed: ").split(":/")[0] for line in report if "harmed: " in line}
+    run(home, "forget", *harmed, "--store", "s")
+    run(home, "reclaim", "--store", "s")
+    assert b"\nno errors" in run(home, "check", "--store", "s").stdout
+
+
 def test_what_only_a_forgotten_version_lacks_is_a_note(home: Path) -> None:
     with Store.open(home / "s", "write") as store:
         both = versions(store)[:2]

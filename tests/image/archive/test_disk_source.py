@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import processes
+from tests.support.dead_blocks import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.imaging import (
     DIRECTORY,
     archive_file,
@@ -27,7 +28,6 @@ from tests.support.imaging import (
 )
 from tests.support.memorydisk import FileDisk, MemoryDisk
 from tests.support.patience import PATIENCE_S
-from tests.support.reclaiming import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.stores import findings, new_store
 from tests.support.trees import noise
 from ventifs.errors import Busy, VentifsError

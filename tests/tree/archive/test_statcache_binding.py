@@ -13,10 +13,10 @@ import pytest
 from blake3 import blake3
 
 from tests.support.archiving import WAY, Done, Way, archive_by, archive_when_asked, wait_for_tick
+from tests.support.dead_blocks import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.growing import is_archived
 from tests.support.processes import Peer, kill_all
 from tests.support.reading import names_read
-from tests.support.reclaiming import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.stores import new_store
 from ventifs.store import Store
 from ventifs.store.files import Files

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from tests.support.archiving import Way, archive_by, wait_for_tick
+from tests.support.dead_blocks import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.growing import CHANGING, Growing, Step, is_archived, steps
-from tests.support.reclaiming import drop_dead, forget, nothing_is_missing, put_back
 from tests.support.sizes import LONG
 from tests.support.stores import new_store
 from tests.support.trees import noise, remove

@@ -1,6 +1,7 @@
 """What a reclaim frees and what it leaves; and what happens beside it, one case at a time."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -517,10 +518,15 @@ def test_a_full_disk_gets_room_again_by_forgetting_and_reclaiming(disk: Disk) ->
         assert names(store) == [name for name in KEPT if name != "night5"]
         assert forgotten_names(store) == ["night2"]
         read_all(store)
+    disk.fill()
+    done = reclaimed(world.root)
+    assert (len(done.left), done.copied_bytes) == (done.plan.repacked_arenas, 0)
+    for line in done.left:
+        assert re.search(r": there is no room to copy the [0-9,]+ bytes .*; make room", line)
     disk.make_room()
     assert_whole(world.root)
     assert_nothing_dropped_is_left(world.root)
-    assert reclaimed(world.root).plan.repacked_arenas > 0
+    assert reclaimed(world.root).arenas > 0
     assert_whole(world.root)
 
 

@@ -232,7 +232,10 @@ def _verdict(
     mend = f"ventifs check --repair --store {shell_word(store)}"
     if not harmful and harms.found:
         paths = len({(harm.version, harm.path) for harm in harms.found})
-        remedy = "archive the same sources again; what is the same is whole again then"
+        remedy = (
+            "archive the same sources again; what is the same is whole again then; forget the "
+            "versions that stay harmed, for 'ventifs reclaim' refuses as long as they are there"
+        )
         if harms.misled:
             remedy = f"{mend}, so that the index no longer leads to what is not there"
         return [f"{count(paths, 'path')} of versions harmed", f"next: {remedy}"]

@@ -207,7 +207,8 @@ class ArenaUses:
                 if place is None:
                     raise NotStored(
                         f"block {score.hex()} is needed and the index lacks it; "
-                        "'ventifs check' lists the versions that need it"
+                        "'ventifs check' lists the versions that need it, and says how to mend "
+                        "them: forget those that cannot be mended"
                     )
                 number = self._numbers.get(place.arena)
                 if number is not None:

@@ -38,7 +38,10 @@ _CLUMP = ARENA_ID_SIZE + 4  # bytes that tell a clump: arena, offset
 _AT = _CLUMP + 2  # bytes that tell a place: clump, position
 _PLACED_ITEM = _AT + _NODE_ITEM  # in the order of reading
 _WAITING_MAX = 1 << 14  # scores gathered before they are added
-_REMEDY = "'ventifs check' lists the versions that need it"
+_REMEDY = (
+    "'ventifs check' lists the versions that need it, and says how to mend them: forget those that "
+    "cannot be mended; if it lists none, a running process reads or serves one that is gone"
+)
 
 _Named = Annotated[bytes, msgspec.Meta(min_length=SCORE_SIZE, max_length=SCORE_SIZE)]
 

@@ -72,7 +72,7 @@ def reclaim(
         dry_run: only plan; changes nothing, and needs no right to write.
         wait_s: how many seconds to wait for archive runs that are at work; by default as long as
             they take. New ones start meanwhile and are not waited for.
-        observer: hears how far it is.
+        observer: is notified of progress.
         also: returns further records that go with forgotten versions.
         files: for tests.
 
@@ -252,7 +252,10 @@ class _Reclaim:
             self._flip([], journals, wait_s, also)
         for use in self._staying(choice.repacked):
             if not use.gone:
-                self.left[use.arena] = "there is no room for a copy of what lives in it"
+                self.left[use.arena] = (
+                    f"there is no room to copy the {use.live_bytes:,} bytes that are needed in it; "
+                    "make room, or forget more, and run it again"
+                )
         store.replenish()
 
     def _leave(self, left: Mapping[bytes, str]) -> None:

@@ -23,7 +23,8 @@ class ReclaimPlan(msgspec.Struct, frozen=True):
         copied_bytes: about how much is copied.
         freed_bytes: about how much comes back: dead_bytes + repacked_bytes - copied_bytes.
         unused_bytes: bytes of blocks that nothing needs, and that stay.
-        skipped_arenas: arenas with such blocks that others write to, or have written just now.
+        skipped_arenas: arenas with such blocks that are damaged, or that others write to, or, while
+            others write, that were written in the last 24 hours.
         seconds: about how long copying and freeing take.
     """
 
@@ -76,7 +77,7 @@ class Reclaimed(msgspec.Struct, frozen=True):
 
 
 class ReclaimObserver:
-    """Hears how far a reclaim is. The methods do nothing: override what is of interest."""
+    """Is notified of progress. The methods do nothing: override what is of interest."""
 
     def marking(self, references: int, blocks: int) -> None:
         """`references` were followed so far, in a store of `blocks` blocks. Called often."""

@@ -1,4 +1,7 @@
-"""Takes from a store what no version needs, as reclaiming will, and checks what is left."""
+"""Drops what no version needs from the index alone, and checks what is left.
+
+For tests of what an archive run relies on: a reclaim has the same effect, but waits for the run.
+"""
 
 from pathlib import Path
 
