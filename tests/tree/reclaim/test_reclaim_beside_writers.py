@@ -1,7 +1,7 @@
 """Archives beside a reclaim wait for its flip at most, and for nothing else: shown by locks alone.
 
 While a reclaim waits for the writers that were there before, others get the other gate at once.
-While it holds both gates, they wait, and are let in before any space is given back.
+While it holds both gates, they wait, and are let in before any file is touched.
 """
 
 from collections.abc import Callable
@@ -72,40 +72,36 @@ def test_writers_that_come_while_it_waits_for_others_wait_for_nothing(
 
 
 class Watched(Files):
-    """Files that call functions before arenas are moved away and before they are emptied."""
+    """Files that call functions when arenas are announced, and before they are moved away."""
 
-    def __init__(self, moving: Callable[[], None], emptying: Callable[[], None]) -> None:
-        self._moving, self._emptying = moving, emptying
+    def __init__(self, announcing: Callable[[], None], moving: Callable[[], None]) -> None:
+        self._announcing, self._moving = announcing, moving
 
     def rename(self, source: Path, target: Path) -> None:
         if target.parent.name == "condemned":
             self._moving()
         super().rename(source, target)
-
-    def truncate(self, fd: int, length: int) -> None:
-        if length == 0:
-            self._emptying()
-        super().truncate(fd, length)
+        if target.name == "condemned":
+            self._announcing()
 
 
-def test_writers_that_come_in_the_flip_are_let_in_before_space_is_given_back(root: Path) -> None:
+def test_writers_that_come_in_the_flip_are_let_in_before_files_go(root: Path) -> None:
     moments: list[str] = []
     with ThreadPoolExecutor(1) as pool:
         waiting = []
 
+        def announcing() -> None:
+            """Both gates are held."""
+            with pytest.raises(Busy, match="which takes a moment"):
+                archived(root, "one", "refused", 0)
+            waiting.append(pool.submit(archived, root, "one", "late", None))
+            moments.append("announced")
+
         def moving() -> None:
-            """The drop is committed, and both gates are held."""
-            if not moments:
-                with pytest.raises(Busy, match="which takes a moment"):
-                    archived(root, "one", "refused", 0)
-                waiting.append(pool.submit(archived, root, "one", "late", None))
+            assert waiting[0].result(PATIENCE_S) > 100_000
             moments.append("moved")
 
-        def emptying() -> None:
-            assert waiting[0].result(PATIENCE_S) > 0
-            moments.append("emptied")
-
-        done: Reclaimed = reclaim(root, limits=ALL, files=Watched(moving, emptying))
+        done: Reclaimed = reclaim(root, limits=ALL, files=Watched(announcing, moving))
     assert done.arenas > 1
-    assert moments == ["moved"] * done.arenas + ["emptied"] * done.arenas
+    assert moments == ["announced"] + ["moved"] * done.arenas
     assert sound(root) == ["late one", "n three"]
