@@ -122,8 +122,8 @@ def asked(grace: str = "", limit: float = 0.05, repack: int | None = None) -> As
             [
                 f"nothing to do: {UNUSED}, in part in 2 arenas that others write to or have "
                 "written lately, or that are damaged: run it when nothing is archived; 'ventifs "
-                f"check' finds damage; {NONE}; 2 versions that are gone are still read or served; their space "
-                "stays until that ends"
+                f"check' finds damage; {NONE}; 2 versions that are gone are still read or "
+                "served; their space stays until that ends"
             ],
         ),
         (NOTHING, asked(limit=0.001), [f"nothing to do: {UNUSED}; {NONE}"]),
