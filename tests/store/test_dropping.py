@@ -234,8 +234,10 @@ def test_what_others_commit_while_an_older_index_catches_up_stays(
         journal = read_journal(arena, *places)
         if not late and not places:  # all drops are known
             late.append(Record.new(b"late", b""))
-            with Store.open(root, "write") as other:
-                other.commit(late)
+            with pytest.MonkeyPatch.context() as patch:  # as if it had been open before
+                patch.setattr(Store, "_recover", lambda *_, **__: None)
+                with Store.open(root, "write") as other:
+                    other.commit(late)
         return journal
 
     monkeypatch.setattr(recovery, "read_journal", read)
@@ -320,6 +322,30 @@ def test_an_arena_is_dropped_while_it_is_checked(
         report = audited(root)
     assert [finding for finding in report.findings if not finding.harmless] == []
     assert report.rescued == report.forgotten == []
+
+
+def test_arenas_with_records_and_deletions_go_before_a_check_reads_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scores, arenas, records = three_arenas(root)
+    audited_arena = arena_audit.audit_arena
+    doomed: list[bytes] = []
+
+    def dropping(*arguments: Any) -> Report:
+        if doomed:
+            drop(store, doomed, scores)
+            doomed.clear()
+        return audited_arena(*arguments)
+
+    monkeypatch.setattr(audit_module, "audit_arena", dropping)
+    with store:
+        store.commit(deletes=[records[b"in 1"]])
+        doomed += [arenas[0], with_deletion_of(store, records[b"in 1"])]
+        report = audited(root)
+        assert doomed == []
+        assert [finding for finding in report.findings if not finding.harmless] == []
+        assert report.rescued == report.forgotten == []
+    assert findings(root) == []
 
 
 # --- what is not taken any more -----------------------------------------------------------------
