@@ -325,5 +325,5 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)
 TestStoreMachine.settings = settings(
-    max_examples=200 if LONG else 100, stateful_step_count=50, deadline=None
+    max_examples=200 if LONG else 80, stateful_step_count=50, deadline=None
 )
