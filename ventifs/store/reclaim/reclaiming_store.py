@@ -211,8 +211,8 @@ class ReclaimingStore(Store):
                     gates.enter_context(both_gates_alone(self.path))
                 self._with_reserve(lambda: announce(self.path, doomed, self._files))
                 return False
-        # Writers of the idle gate, since an earlier reclaim was interrupted, are waited for first:
-        # once the pointer leads there, they cannot be told from those that come.
+        # An interrupted reclaim may have left writers at the idle gate. They are waited for before
+        # the turn: afterwards they look like writers that came after the announcement.
         idle = idle_gate(self.path)
         with gate_alone(self.path, idle, wait_s=wait_s):
             pass

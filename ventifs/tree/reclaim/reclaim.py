@@ -294,8 +294,8 @@ class _Reclaim:
             journals.read_ahead()
             store.recover_again()
             locks.enter_context(catalog_lock(store))
-            # If this ends early, the drop may be in an arena and not in the index. The arena is
-            # unlocked first: so who writes next finds it there.
+            # If this ends early, the drop may be in an arena and not in the index. So the arena is
+            # unlocked before the gates: the next writer reads the drop before it trusts the index.
             locks.push(self._ended)
             store.recover_again()
             if store.replaced():
