@@ -5,13 +5,14 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import create_string_buffer
 from pathlib import Path
 
 import pytest
 
+from tests.support.privileges import refusal
 from tests.support.threads import in_thread
 from ventifs.vfs.live import syscalls
 from ventifs.vfs.live.syscalls import Statx
@@ -28,14 +29,6 @@ def opened(path: Path, flags: int = O_PATH) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def refusal(work: Callable[[], object]) -> int | None:
-    with pytest.raises(OSError) as raised:
-        work()
-    assert raised.value.errno is not None
-    assert raised.value.strerror
-    return raised.value.errno
 
 
 def lines_of(status: str, *beginnings: str) -> list[str]:

@@ -122,7 +122,7 @@ class Statx(NamedTuple):
 # btime, ctime, mtime of 16 bytes each, and the numbers of two devices
 _STATX = Struct("=4xI8xIIIH2xQQQ8xqI4xqI4xqI4xqI4xIIII")
 _unpack_statx = _STATX.unpack_from
-_makedev = lru_cache(256)(os.makedev)
+_makedev = os.makedev
 _new_tuple = tuple.__new__
 
 
