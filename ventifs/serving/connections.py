@@ -20,8 +20,9 @@ from ventifs.net.admission import identity
 from ventifs.net.allow_list import Exports
 from ventifs.net.channel import Channel
 from ventifs.net.peer import Peer
-from ventifs.serving.activity import SessionActivity, Totals
+from ventifs.serving.activity import Process, SessionActivity, Totals
 from ventifs.serving.deferred_close import DeferredClose
+from ventifs.serving.handover import Begun, Handover, PassOn
 from ventifs.serving.loader import Loader, Result
 from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
@@ -88,12 +89,18 @@ class Connection(Runnable):
         front_end: FrontEnd,
         share: Share,
         deferred: DeferredClose,
+        begun: Begun | None = None,
     ) -> None:
-        """Make the session; `share` is its peer's, with the session's `first_bytes` taken."""
+        """Make the session; `share` is its peer's, with the session's `first_bytes` taken.
+
+        With `begun` the session goes on that another process had.
+        """
         super().__init__(channel.reads, channel.writes)
         self.peer = peer
+        self.channel = channel
         self.started = time.time()
-        self._channel = channel
+        self.begun: Begun | None = None
+        self._continued = begun is not None
         self._filesystem = _Noting(filesystem)
         self._names = front_end.requests
         self._session = front_end.session(
@@ -124,7 +131,7 @@ class Connection(Runnable):
             self._scheduler.remove(self)
             self._loader.drop(self)
             self._session.close()
-            self._channel.close(politely=self._ending)
+            self.channel.close(politely=self._ending)
             told = self.activity()
             event(
                 "closed",
@@ -241,12 +248,12 @@ class Connection(Runnable):
             self._finish("stopped")
         if self._ending or not self.readable or not session.hungry:
             return False
-        data = self._channel.read(READ_MAX)
+        data = self.channel.read(READ_MAX)
         if data is None:
             self.readable = False
             return False
         if not data:
-            if not self._channel.half_closes:
+            if not self.channel.half_closes:
                 self._finish("closed by peer")
                 return False
             self.readable = False
@@ -260,7 +267,7 @@ class Connection(Runnable):
 
     def _send(self, replies: list[Buffer]) -> None:
         waited = bool(self._unsent)
-        self._unsent = self._channel.write(replies)
+        self._unsent = self.channel.write(replies)
         if self._unsent:
             if not waited:
                 self._unsent = thrifty(self._unsent)

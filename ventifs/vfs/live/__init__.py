@@ -1,0 +1,1 @@
+"""Live directories of this host as a file system."""
