@@ -31,7 +31,9 @@ from ventifs.tree.versions.catalog import version_records
 from ventifs.vfs.access.groups import AccountBook
 from ventifs.vfs.access.guard import GuardedFilesystem, Squash
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.no_versions import NoVersions
 from ventifs.vfs.archived.served_versions import Split
+from ventifs.vfs.archived.upper_directories import View
 from ventifs.vfs.interface import Filesystem
 from ventifs.vfs.live.export import LiveExport
 from ventifs.vfs.memory_budget import Budget
@@ -146,6 +148,7 @@ class Switches:
     """Makes the interpreter's switch interval `SWITCH_S` while any server of the process runs."""
 
     def __init__(self) -> None:
+        """Start with none."""
         self._servers = 0
         self._before_s = 0.0
         self._lock = Lock()
@@ -171,7 +174,7 @@ class LocalSessions:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
     def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
-        """Open the store, and serve it by a front end.
+        """Open the store, if there is one, and serve it by a front end.
 
         Raises:
             VentifsError: there is no store, or it cannot be read.
@@ -179,13 +182,18 @@ class LocalSessions:
         self.workers = self.restarts = 0
         self.pass_on: PassOn | None = None
         self._settings = settings
-        split = Split.of(settings.cache_bytes)
-        self._store = Store.open(settings.store, cache_bytes=split.clumps)
-        self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
+        self._store: Store | None = None
+        self._archive: ArchiveFilesystem | None = None
         self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
         self._accounts = AccountBook()  # for all views: a tree's users are the same for all peers
-        if not version_records(self._store):
-            event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
+        self._live = [export.name for export in settings.live]
+        if settings.store:
+            split = Split.of(settings.cache_bytes)
+            self._store = Store.open(settings.store, cache_bytes=split.clumps)
+            self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
+            if not version_records(self._store):
+                note = "no versions yet; ventifs archive makes them"
+                event("empty", store=settings.store, note=note)
         self.server = Server(
             front_end,
             self._filesystem_for,
@@ -203,7 +211,8 @@ class LocalSessions:
         traceback: TracebackType | None,
     ) -> None:
         """Close the store."""
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Backend`."""
@@ -220,8 +229,9 @@ class LocalSessions:
         while True:
             await trio.sleep(TEND_S)
             self.server.tidy()
-            self._archive.tend()
-            self.server.loader.ahead(self._archive.looks())
+            if self._archive is not None:
+                self._archive.tend()
+                self.server.loader.ahead(self._archive.looks())
 
     async def take(
         self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
@@ -245,7 +255,7 @@ class LocalSessions:
         """See `Backend`."""
         server = self.server
         process = server.figures()
-        if self._store is not None:
+        if self._store is not None and self._archive is not None:
             process.cache_bytes = self._store.cached_bytes + self._archive.node_bytes
             process.cache_bytes_max = self._settings.cache_bytes
         return process
@@ -262,7 +272,10 @@ class LocalSessions:
         return made
 
     def _made(self, exports: Exports) -> Filesystem:
-        view = self._archive.view(exports)
+        if self._archive is None:
+            view = View(NoVersions(), exports, self._live)
+        else:
+            view = self._archive.view(exports, self._live)
         if exports.as_nobody:
             return GuardedFilesystem(view, self._accounts, squash=Squash.ALL)
         if self._settings.access == "mode":

@@ -121,9 +121,7 @@ def _decoded(packet: bytes, kind: Any) -> Any:
     return msgspec.convert(json.loads(packet.decode("utf-8", "surrogatepass")), kind)
 
 
-async def send(
-    packets: socket.socket, message: Order | Report, fds: Sequence[int] = ()
-) -> None:
+async def send(packets: socket.socket, message: Order | Report, fds: Sequence[int] = ()) -> None:
     """Send a message, and with it descriptors, which stay open here.
 
     Raises:

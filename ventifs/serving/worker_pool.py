@@ -28,6 +28,7 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 30.0  # before a worker is started again; doubl
 _SOUND_S = 60.0  # after a life this long the pause is the shortest again
 _LINGER_S = 2.0  # beyond its grace, before it is killed
 
+
 class WorkerPool:
     """Workers; a `Backend`.
 

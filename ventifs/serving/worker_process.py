@@ -20,9 +20,9 @@ import trio
 from trio.lowlevel import notify_closing, wait_readable
 
 import ventifs
+from ventifs.net.allow_list import Exports
 from ventifs.net.channel import Channel, descriptors, received_channel
 from ventifs.net.peer import Peer
-from ventifs.net.allow_list import Exports
 from ventifs.serving.activity import Process, Totals, together
 from ventifs.serving.handover import Begun, Handover, PassOn
 from ventifs.serving.log import event
