@@ -29,6 +29,7 @@ from ventifs.serving.log import event
 from ventifs.serving.session import FrontEnd
 from ventifs.serving.settings import SWITCHES, Settings, client_bytes_default
 from ventifs.vfs.interface import Filesystem, Load, Refused, User
+from ventifs.vfs.live.capabilities import drop_privileges
 from ventifs.vfs.live.export import LiveExport, Squashing
 from ventifs.vfs.memory_budget import Budget
 
@@ -164,16 +165,23 @@ class BusyExport:
         return []
 
 
-def prepare_process() -> None:
-    """Make this process fit to serve live files: modes as clients send them, many descriptors.
+def prepare_process(*, root: bool) -> None:
+    """Make this process fit to serve live files: its umask, descriptors and capabilities.
 
-    It ends with its parent even if threads wait for a disk: then `worker.py` cannot end it, and
-    what the kernel sends at a parent's death is not sent to a process that has changed its user.
+    It also ends with its parent, whatever it does: the kernel forgets PR_SET_PDEATHSIG of a thread
+    that changes its user, and the event loop may wait for a disk.
+
+    Args:
+        root: whether root in a guest is to be root here.
+
+    Raises:
+        OSError: the kernel refuses.
     """
-    os.umask(0)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
+    drop_privileges(root=root)
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -1,1 +1,1 @@
-"""Live directories of this host as a file system."""
+"""Directories of the host, served as they are now."""
