@@ -23,11 +23,11 @@ from ventifs.net.channel import Channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process, SessionActivity, Totals
 from ventifs.serving.deferred_close import DeferredClose
-from ventifs.serving.handover import Begun, Handover, PassOn
+from ventifs.serving.handover import Departure, PassOn
 from ventifs.serving.loader import Loader, Result
 from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
-from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, StreamError
+from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, Handover, StreamError
 from ventifs.text import printable
 from ventifs.vfs.interface import File, Filesystem, User
 from ventifs.vfs.memory_budget import Budget, Share
@@ -94,7 +94,7 @@ class Connection(Runnable):
         front_end: FrontEnd,
         share: Share,
         deferred: DeferredClose,
-        begun: Begun | None = None,
+        begun: Handover | None = None,
     ) -> None:
         """Make the session; `share` is its peer's, with the session's `first_bytes` taken.
 
@@ -104,12 +104,12 @@ class Connection(Runnable):
         self.peer = peer
         self.channel = channel
         self.started = time.time()
-        self.left: Begun | None = None
+        self.left: Handover | None = None
         self._begun = begun
         self._filesystem = _Noting(filesystem)
         self._names = front_end.requests
         self._session = front_end.session(
-            self._filesystem, clock=loader.clock, share=share, leave=deferred.add, begun=begun
+            self._filesystem, clock=loader.clock, share=share, leave=deferred.add, agreed=begun.agreed if begun else None
         )
         self._loader = loader
         self._scheduler = scheduler
@@ -165,7 +165,7 @@ class Connection(Runnable):
         except OSError as error:  # such as a device that epoll does not take
             self._fail(error)
         if self._begun is not None:
-            self._session.receive(self._begun.unread)
+            self._session.receive(self._begun.data)
         if self._ending or self._begun is not None:  # `end` was called before
             self._scheduler.wake(self)
 
@@ -260,7 +260,7 @@ class Connection(Runnable):
             return session.more or not session.in_flight
         return session.more or (self.readable and session.hungry)
 
-    def _leave(self, left: Begun) -> None:
+    def _leave(self, left: Handover) -> None:
         """End here, so that another process goes on, unless this server stops."""
         if not self._ending:
             self.left = left
@@ -408,7 +408,7 @@ class Server:
         exports: Exports,
         over: Callable[[], None],
         pass_on: PassOn | None = None,
-        begun: Begun | None = None,
+        begun: Handover | None = None,
         filesystem: Filesystem | None = None,
     ) -> None:
         """Begin a session, in a task of its own.
@@ -481,11 +481,11 @@ class Server:
         if connection.left is None:
             over()
             return
-        handover = Handover(connection.channel, connection.peer, exports, over, connection.left)
+        departure = Departure(connection.channel, connection.peer, exports, over, connection.left)
         if pass_on is None:
-            handover.refuse()
+            departure.refuse()
         else:
-            pass_on(handover)
+            pass_on(departure)
 
 
 def _text(name: bytes) -> str:

@@ -13,7 +13,7 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.serving.activity import LiveActivity, Process, Totals, together
-from ventifs.serving.handover import Handover
+from ventifs.serving.handover import Departure
 from ventifs.serving.log import event
 from ventifs.serving.settings import Settings
 from ventifs.serving.worker_ipc import Configure, Stop
@@ -41,9 +41,9 @@ class _Process:
         self._failure = ""
         self._ids = 0
 
-    async def serve(self, handover: Handover, nursery: trio.Nursery) -> None:
+    async def serve(self, departure: Departure, nursery: trio.Nursery) -> None:
         """Hand a connection to the process; start that if there is none."""
-        channel, peer, exports, over, begun = handover
+        channel, peer, exports, over, begun = departure
         self._ids += 1
         number = self._ids
         try:
@@ -173,13 +173,13 @@ class LiveExports:
             finally:
                 self._nursery = None
 
-    def take(self, handover: Handover) -> None:
+    def take(self, departure: Departure) -> None:
         """Hand a connection to the process of its export; see `PassOn`."""
-        process = self._processes.get(handover.begun.export)
+        process = self._processes.get(departure.handover.export)
         if process is None or self._nursery is None:
-            handover.refuse()
+            departure.refuse()
         else:
-            self._nursery.start_soon(process.serve, handover, self._nursery)
+            self._nursery.start_soon(process.serve, departure, self._nursery)
 
     async def ask(self) -> list[tuple[LiveActivity, Process]]:
         """The figures of all exports, in their order."""

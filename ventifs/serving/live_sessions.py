@@ -23,10 +23,10 @@ from ventifs.net.channel import Channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
 from ventifs.serving.connections import Server
-from ventifs.serving.handover import Begun, PassOn
+from ventifs.serving.handover import PassOn
 from ventifs.serving.loader import Loader
 from ventifs.serving.log import event
-from ventifs.serving.session import FrontEnd
+from ventifs.serving.session import FrontEnd, Handover
 from ventifs.serving.settings import SWITCHES, Settings, client_bytes_default
 from ventifs.vfs.interface import Filesystem, Load, Refused, User
 from ventifs.vfs.live.capabilities import drop_privileges
@@ -99,7 +99,7 @@ class LiveSessions:
         exports: Exports,
         over: Callable[[], None],
         pass_on: PassOn | None = None,
-        begun: Begun | None = None,
+        begun: Handover | None = None,
     ) -> None:
         """Serve a channel; see `Server.start`."""
         if self._export.sharing == "shared":
@@ -114,7 +114,7 @@ class LiveSessions:
         peer: Peer,
         exports: Exports,
         over: Callable[[], None],
-        begun: Begun | None,
+        begun: Handover | None,
     ) -> None:
         """Serve a channel alone; if another connection stays, its attaches get EBUSY."""
         with trio.move_on_after(FREE_S):

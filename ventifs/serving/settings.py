@@ -23,9 +23,9 @@ from ventifs.net.channel import Channel, socket_channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
 from ventifs.serving.connections import Server
-from ventifs.serving.handover import Begun, PassOn
+from ventifs.serving.handover import PassOn
 from ventifs.serving.log import LineFormatter, event
-from ventifs.serving.session import FrontEnd
+from ventifs.serving.session import FrontEnd, Handover
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import version_records
 from ventifs.vfs.access.groups import AccountBook
@@ -122,7 +122,7 @@ class ProcessSessions(Protocol):
         exports: Exports,
         over: Callable[[], None],
         pass_on: PassOn | None = None,
-        begun: Begun | None = None,
+        begun: Handover | None = None,
     ) -> None:
         """Serve a channel; see `Server.start`."""
 
@@ -246,7 +246,7 @@ class LocalSessions:
         exports: Exports,
         over: Callable[[], None],
         pass_on: PassOn | None = None,
-        begun: Begun | None = None,
+        begun: Handover | None = None,
     ) -> None:
         """Serve a channel; see `Server.start`."""
         self.server.start(channel, peer, exports, over, pass_on, begun)

@@ -22,7 +22,7 @@ import trio
 
 from ventifs.errors import VentifsError
 from ventifs.net.channel import Channel, descriptors, received_channel
-from ventifs.serving.handover import Handover
+from ventifs.serving.handover import Departure
 from ventifs.serving.log import event
 from ventifs.serving.settings import GARBAGE_THRESHOLD, ProcessSessions, start_log
 from ventifs.serving.worker_ipc import (
@@ -106,8 +106,8 @@ class Worker:
         passed = partial(self._passed, take.id)
         sessions.start(channel, take.peer, take.exports, over, passed, take.begun)
 
-    def _passed(self, number: int, handover: Handover) -> None:
-        channel, peer, exports, _, begun = handover
+    def _passed(self, number: int, departure: Departure) -> None:
+        channel, peer, exports, _, begun = departure
         self._report_soon(Pass(number, peer, exports, channel.half_closes, begun), channel)
 
     def _report_soon(self, report: Report, channel: Channel | None = None) -> None:

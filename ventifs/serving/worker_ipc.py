@@ -20,7 +20,7 @@ from ventifs.errors import VentifsError
 from ventifs.net.allow_list import Exports
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
-from ventifs.serving.handover import Begun
+from ventifs.serving.session import Handover
 from ventifs.serving.settings import Settings
 
 PACKET_MAX = 160 << 10  # bytes; the kernel's default room for one is 208 KiB
@@ -58,7 +58,7 @@ class Take(msgspec.Struct, tag=True):
     peer: Peer
     exports: Exports
     half_closes: bool = False
-    begun: Begun | None = None
+    begun: Handover | None = None
 
 
 class Ask(msgspec.Struct, tag=True):
@@ -96,7 +96,7 @@ class Pass(msgspec.Struct, tag=True):
     peer: Peer
     exports: Exports
     half_closes: bool
-    begun: Begun
+    begun: Handover
 
 
 class Told(msgspec.Struct, tag=True):

@@ -24,8 +24,9 @@ from ventifs.net.allow_list import Exports
 from ventifs.net.channel import Channel, descriptors, received_channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process, Totals, together
-from ventifs.serving.handover import Begun, Handover, PassOn
+from ventifs.serving.handover import Departure, PassOn
 from ventifs.serving.log import event
+from ventifs.serving.session import Handover
 from ventifs.serving.worker_ipc import (
     LEFT_TO_PARENT,
     Ask,
@@ -155,11 +156,11 @@ class WorkerProcess:
                 over()
             return
         channel = received_channel(fds, half_closes=report.half_closes)
-        handover = Handover(channel, report.peer, report.exports, over, report.begun)
+        departure = Departure(channel, report.peer, report.exports, over, report.begun)
         if pass_on is None:
-            handover.refuse()
+            departure.refuse()
         else:
-            pass_on(handover)
+            pass_on(departure)
 
     async def take(
         self,
@@ -168,7 +169,7 @@ class WorkerProcess:
         peer: Peer,
         exports: Exports,
         over: Callable[[], None],
-        begun: Begun | None = None,
+        begun: Handover | None = None,
     ) -> bool:
         """Hand it a connection, of which this process keeps its own descriptors.
 

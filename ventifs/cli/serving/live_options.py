@@ -16,8 +16,7 @@ from ventifs.ninep.mount.options import LiveMount, MountError, mount_line
 from ventifs.serving.settings import Squashed
 from ventifs.store import Store
 from ventifs.store.header import read_header
-from ventifs.tree.versions.catalog import version_records
-from ventifs.vfs.archived.exports import Catalog
+from ventifs.tree.versions.catalog import versions
 from ventifs.vfs.live.export import ExportError, LiveExport, check_names, parse_export
 from ventifs.vfs.live.exposure import OpenExport, Own, check_exposure, open_export
 
@@ -47,7 +46,7 @@ def served_store(store: Path, named: bool, exports: Sequence[LiveExport]) -> str
     read_header(store)  # is it a store? checked first, since workers open it
     if exports:
         with Store.open(store) as opened:
-            check_names(exports, version_names(opened))
+            check_names(exports, [each.name for each in exports if versions(opened, each.name)])
     return str(store)
 
 

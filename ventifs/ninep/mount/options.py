@@ -240,9 +240,7 @@ def fstab_line(
     return " ".join([*map(_escaped, (source, directory)), "9p", _escaped(text), "0", "0"])
 
 
-def unit_line(
-    address: Address, aname: str, directory: str, live: LiveMount | None = None
-) -> str:
+def unit_line(address: Address, aname: str, directory: str, live: LiveMount | None = None) -> str:
     """The command of a systemd unit's `ExecStart=` that mounts by `ventifs mount`."""
     return " ".join(map(_unit_word, _ventifs_words(address, aname, directory, live)))
 
