@@ -17,6 +17,7 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 from weakref import ref
 
@@ -55,8 +56,8 @@ class Pinned(Protocol):
 
     pin: Descriptor | None
 
-    def evict(self) -> None:
-        """Take note of what the file is found by, and let its pin go."""
+    def evict(self) -> bool:
+        """Let its pin go, and return whether it did: it must be found again by something."""
 
 
 def pins_allowed() -> int:
@@ -98,10 +99,9 @@ class Pins:
 
     def touch(self, pin: Descriptor) -> None:
         """Take note that a pin is used."""
-        try:
-            self._files.move_to_end(pin.fd)
-        except KeyError:
-            pass  # it cannot be evicted
+        if pin.fd in self._files:  # else it cannot be evicted
+            with suppress(KeyError):  # a thread has evicted it meanwhile
+                self._files.move_to_end(pin.fd)
 
     def forget(self, pin: Descriptor) -> None:
         """Take note that the file of a pin is gone."""
@@ -150,6 +150,5 @@ class Pins:
             pin = None if file is None else file.pin
             if file is None or pin is None or pin.fd != fd or pin.opens:
                 return
-            if os.fstat(fd).st_nlink:
-                file.evict()
+            if os.fstat(fd).st_nlink and file.evict():
                 self.evictions += 1

@@ -18,16 +18,12 @@ import errno
 import os
 import stat
 from functools import partial
-from typing import NoReturn
 
 from ventifs.vfs.interface import (
-    DIRECTORY,
     AttributeChanges,
     Attributes,
     File,
     Identity,
-    ReadOnlyFile,
-    ReadOnlyOpened,
     Refused,
     Statfs,
     check_reading,
@@ -42,6 +38,7 @@ from ventifs.vfs.live.syscalls import link_by_fd, open_beneath
 from ventifs.vfs.live.tree import PATH_ONLY
 
 NAME_MAX = 255
+_CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _TRIES = 16  # of what somebody else undoes meanwhile
@@ -107,18 +104,19 @@ class LiveFile:
 
     def hold(self) -> None:
         """Take note that it is open; it must be pinned."""
-        pin = self.pin
+        pin, access = self.pin, self.access
         assert pin is not None
-        access = self.access
-        access.tree.pins.hold(pin)
+        if self.above is not None:
+            access.tree.pins.hold(pin)
         access.locks.opened(number_in(self.mark))
 
     def release(self) -> None:
         """Take note that it is open once less."""
-        access, pin = self.access, self.pin
+        pin, access = self.pin, self.access
         access.locks.closed(number_in(self.mark))
         assert pin is not None, "what is open is not evicted"
-        access.tree.pins.release(self, pin)
+        if self.above is not None:
+            access.tree.pins.release(self, pin)
 
     # What it is
 
@@ -201,12 +199,12 @@ class LiveFile:
         try:
             fd = open_beneath(pin.fd, name, PATH_ONLY)
         except BlockingIOError:  # the name is not in memory
-            return access.tree.pace.run(partial(self._find, pin, name))
+            return access.tree.pace.run(partial(self.find, pin, name))
         except OSError as error:
             return self._odd(pin, name, error)
         return self._child(fd, name)
 
-    def _find(self, pin: Descriptor, name: bytes) -> File:
+    def find(self, pin: Descriptor, name: bytes) -> File:
         """The file of a name. May wait for the disk."""
         access = self.access
         access.act()
@@ -241,9 +239,7 @@ class LiveFile:
         pin, access = self.pinned(), self.access
         access.act()
         up = Descriptor(
-            access.tree.pins.with_room(
-                os.open, b"..", PATH_ONLY | os.O_DIRECTORY, dir_fd=pin.fd
-            )
+            access.tree.pins.with_room(os.open, b"..", PATH_ONLY | os.O_DIRECTORY, dir_fd=pin.fd)
         )
         mark = access.tree.mark(up.fd, b"")
         above.pinned()
@@ -312,9 +308,7 @@ class LiveFile:
 
     # Changing the directory
 
-    def create(
-        self, name: bytes, flags: int, mode: int, gid: int
-    ) -> "tuple[LiveFile, LiveOpened]":
+    def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[LiveFile, LiveOpened]":
         """See `File`; without O_EXCL, what is there already is opened."""
         access = self.access
         pin = self._changing(name)
@@ -332,7 +326,7 @@ class LiveFile:
                 made = self._child(fd, name)
                 return made, LiveOpened(made, made.pinned(), passed)
             try:
-                found = self._find(pin, name)
+                found = self.find(pin, name)
             except FileNotFoundError:
                 continue
             if not isinstance(found, LiveFile):
@@ -345,14 +339,14 @@ class LiveFile:
         pin = self._changing(name)
         self.access.act_in(gid)
         os.mkdir(name, mode, dir_fd=pin.fd)
-        return self._find(pin, name)
+        return self.find(pin, name)
 
     def symlink(self, name: bytes, target: bytes, gid: int) -> File:
         """See `File`; the target is the guest's business."""
         pin = self._changing(name)
         self.access.act_in(gid)
         os.symlink(target, name, dir_fd=pin.fd)
-        return self._find(pin, name)
+        return self.find(pin, name)
 
     def mknod(self, name: bytes, mode: int, rdev: int, gid: int) -> File:
         """See `File`; the kernel lets only root make devices."""
@@ -361,7 +355,7 @@ class LiveFile:
         pin = self._changing(name)
         self.access.act_in(gid)
         os.mknod(name, mode, rdev, dir_fd=pin.fd)
-        return self._find(pin, name)
+        return self.find(pin, name)
 
     def link(self, file: File, name: bytes) -> None:
         """See `File`."""
@@ -440,6 +434,31 @@ class LiveFile:
         if not isinstance(file, LiveFile) or file.access.tree is not self.access.tree:
             raise Refused(errno.EXDEV)
         return file
+
+
+def root_of(access: Access) -> LiveFile:
+    """The root of an attach to the export's directory."""
+    root = access.tree.root
+    access.root = LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
+    return access.root
+
+
+def root_at(access: Access, names: list[bytes]) -> LiveFile:
+    """The root of an attach to a path. May wait for the disk.
+
+    Raises:
+        Refused: EXDEV for a mount point, ENOENT for `.` and `..`.
+    """
+    at = root_of(access)
+    for name in names:
+        if name in (b".", b".."):
+            raise Refused(errno.ENOENT)
+        found = at.find(at.pinned(), name)
+        if not isinstance(found, LiveFile):
+            raise Refused(errno.EXDEV, _CROSSED)
+        at = found
+    access.root = LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
+    return access.root
 
 
 def _check_name(name: bytes) -> None:

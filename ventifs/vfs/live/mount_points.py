@@ -14,7 +14,6 @@ from blake3 import blake3
 from ventifs.buffer import Buffer
 from ventifs.vfs.interface import (
     DIRECTORY,
-    AttributeChanges,
     Attributes,
     File,
     Identity,

@@ -199,7 +199,7 @@ class LiveListing(LiveOpened):
                 return
             whole = False
             try:
-                for ino, cookie, kind, name in left:  # noqa: B020, PLR1704
+                for ino, cookie, kind, name in left:  # noqa: PLR1704
                     if name == b"..":
                         identity = self._above()
                     else:
