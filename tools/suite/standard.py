@@ -95,7 +95,7 @@ def fsmark(setting: Setting) -> None:
 _XFS_IO = """
 xfs_io -f -c 'pwrite -q -S 0x61 0 64k' -c 'pwrite -q -S 0x62 1000 3000' -c fsync a
 xfs_io -c 'truncate 10000' -c 'truncate 40000' -c fdatasync a
-xfs_io -c 'pwrite -q -S 0x63 -b 1000 39999 100000' -c 'pwrite -q -S 0x64 -V 2 20000 50000' a
+xfs_io -c 'pwrite -q -S 0x63 -b 1000 39999 100000' -c 'pwrite -q -S 0x64 -V 2 20000 49152' a
 xfs_io -f -t -c 'pwrite -q -S 0x65 0 100' b
 xfs_io -a -c 'pwrite -q -S 0x66 0 50' b
 xfs_io -r -c 'pread -q -v 0 8192' a >/dev/null
@@ -116,7 +116,7 @@ def xfs_io(setting: Setting) -> None:
     wanted[1000:4000] = b"b" * 3000
     wanted[10000:] = bytes(29999)
     wanted += b"c" * 100000
-    wanted[20000:70000] = b"d" * 50000
+    wanted[20000:69152] = b"d" * 49152
     script = _XFS_IO
     if setting.maps:
         script += _MAPPED

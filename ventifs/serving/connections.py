@@ -8,6 +8,7 @@ file and no address: the session (`session.py`) knows what bytes mean, and `acce
 which peers may connect.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
 from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, Handover, StreamError
 from ventifs.text import printable
-from ventifs.vfs.interface import File, Filesystem, User
+from ventifs.vfs.interface import File, Filesystem, Refused, User
 from ventifs.vfs.memory_budget import Budget, Share
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to be sent
@@ -135,9 +136,11 @@ class Connection(Runnable):
             await self._over.wait()
         finally:
             self._scheduler.remove(self)
-            self._loader.drop(self)
+            taken = self._loader.drop(self)
             told = self.activity()
             self._session.close()
+            for load in taken:
+                self._session.finish(load, error=Refused(errno.ECANCELED))
             if self.left is not None:
                 event("handed_over", peer=self.peer, export=self.left.export)
             else:
@@ -181,7 +184,8 @@ class Connection(Runnable):
                 self._session.finish(load, value, error)
         except Exception as failure:
             self._fail(failure)
-        self._scheduler.wake(self)
+        if not self._over.is_set():
+            self._scheduler.wake(self)
 
     def tidy(self) -> None:
         """Let its session go of files that no handle needs."""
