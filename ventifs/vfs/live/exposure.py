@@ -135,13 +135,15 @@ def _check_own(export: LiveExport, where: _Where, own: Own) -> None:
     shown = f"live export '{export.name}': {printable(export.directory)}"
     thing = f"{own.what} {printable(own.path)}"
     for path in {own.path, os.path.realpath(own.path)}:
-        start = path if own.kind == "directory" else os.path.dirname(path)
-        there = os.path.isdir(start)
-        with _nearest(start) as fd:
-            place = _where(fd)
-            if where.holds(place):
+        with _nearest(os.path.dirname(path)) as fd:
+            if where.holds(_where(fd)):
                 raise Unfit(f"{shown}: contains {thing}; export a directory beside it")
-            if own.kind == "directory" and there and place.holds(where):
+        if own.kind == "directory" and os.path.isdir(path):
+            with _nearest(path) as fd:
+                found = _where(fd)
+            if where.holds(found):
+                raise Unfit(f"{shown}: contains {thing}; export a directory beside it")
+            if found.holds(where):
                 raise Unfit(f"{shown}: lies in {thing}; export a directory outside of it")
 
 
