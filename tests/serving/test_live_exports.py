@@ -19,7 +19,7 @@ from tests.support.serve import ventifs
 from tests.support.sessions import CODEC, Caller, frames
 from tests.support.standin import POISON, failing_main, standin_main
 from ventifs.cli.serving.front_end import local_sessions, worker_main
-from ventifs.net.address import UnixAddress
+from ventifs.net.address import parse_address
 from ventifs.net.allow_list import AllowList, Exports, parse_rule
 from ventifs.net.channel import DescriptorChannel, socket_channel
 from ventifs.net.listen import listen
@@ -34,6 +34,7 @@ from ventifs.serving.worker_pool import WorkerPool
 from ventifs.vfs.live.export import LiveExport, Squashing
 from ventifs.vfs.live.exposure import open_export
 
+_TCP_REPAIR = 19  # linux/tcp.h
 VERSION = (m.NOTAG, m.Tversion(8192, b"9P2000.L"))
 
 
@@ -44,16 +45,23 @@ def attach(aname: str, fid: int = 0) -> m.Tattach:
 class Running:
     """A server in this process, and its clients."""
 
-    def __init__(self, directory: Path, live: LiveExports) -> None:
-        self.directory = directory
+    def __init__(self, listener: socket.socket, live: LiveExports) -> None:
+        self._family, self._at = listener.family, listener.getsockname()
         self.live = live
         self.orders, self.next_order = trio.open_memory_channel[str](2)
         self.callers: list[Caller] = []
+        self._stopped = False
+
+    async def stop(self) -> None:
+        """Order the server to stop, once: a second order would end it at once."""
+        if not self._stopped:
+            self._stopped = True
+            await self.orders.send("stop")
 
     def connect(self) -> Caller:
         """A new connection."""
-        connected = socket.socket(socket.AF_UNIX)
-        connected.connect(str(self.directory / "s"))
+        connected = socket.socket(self._family)
+        connected.connect(self._at)
         self.callers.append(Caller(connected))
         return self.callers[-1]
 
@@ -98,6 +106,7 @@ class Setting:
         self.store = str(home / "data" / "ventifs")
         self.directory = directory
         self.exports = tuple(LiveExport(name, str(directory / name)) for name in ("one", "two"))
+        self.address = f"unix://{directory}/s"
         self.main = standin_main
         self.workers = 0
         self.allow = AllowList()
@@ -111,8 +120,8 @@ class Setting:
 
         async def main() -> None:
             live = LiveExports(settings, directories, self.main)
-            running = Running(self.directory, live)
-            listeners = listen(UnixAddress(str(self.directory / "s")))
+            listeners = listen(parse_address(self.address))
+            running = Running(listeners[0], live)
             plan = ServicePlan(self.store, (), listeners, self.allow, live=live, grace_s=0.5)
             ready = trio.Event()
 
@@ -125,7 +134,7 @@ class Setting:
                     nursery.start_soon(serve, plan, backend, ready.set, orders)
                     await ready.wait()
                     await test(running)
-                    await running.orders.send("stop")
+                    await running.stop()
             for caller in running.callers:
                 caller.close()
 
@@ -356,6 +365,20 @@ def test_exclusive_is_for_one_connection_at_a_time(setting: Setting) -> None:
         assert "in-one" in await names(first)
         first.close()
         assert "in-one" in await names(await server.attached("one"))  # as unmounting and mounting
+
+    setting.serving(test)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can end a connection without a word")
+def test_a_machine_that_started_anew_gets_its_exclusive_export_again(setting: Setting) -> None:
+    setting.exports = (LiveExport("one", str(setting.directory / "one"), sharing="exclusive"),)
+    setting.address = "tcp://127.0.0.1:0"
+
+    async def test(server: Running) -> None:
+        first = await server.attached("one")
+        first.socket.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        first.close()  # sends nothing, as a machine that loses its power
+        assert "in-one" in await names(await server.attached("one"))
 
     setting.serving(test)
 
