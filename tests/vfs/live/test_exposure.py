@@ -130,7 +130,10 @@ def test_exports_do_not_overlap(tmp_path: Path) -> None:
     )
     assert refused(("one", tmp_path / "a"), ("two", tmp_path / "a/b")) == expected
     assert refused(("two", tmp_path / "a/b"), ("one", tmp_path / "a")) == expected
-    assert "lies in" in refused(("one", tmp_path / "a"), ("two", tmp_path / "a"))
+    assert refused(("one", tmp_path / "a"), ("two", tmp_path / "a/b/..")) == (
+        "live export 'one': is the same directory as 'two'; leave it out, and let clients attach to "
+        "'two'"
+    )
 
 
 @as_root

@@ -116,9 +116,13 @@ def check_exposure(opened: Sequence[OpenExport], own: Sequence[Own], uid: int) -
         for other, there in zip(opened[:number], places[:number], strict=True):
             if where.holds(there) or there.holds(where):
                 upper, lower = (each, other) if where.holds(there) else (other, each)
+                name, path = upper.export.name, ":/PATH"
+                how = "lies in"
+                if where.line[0] == there.line[0]:
+                    how, path = "is the same directory as", ""
                 raise Unfit(
-                    f"live export '{lower.export.name}': lies in '{upper.export.name}'; leave it "
-                    f"out, and let clients attach to '{upper.export.name}:/PATH'"
+                    f"live export '{lower.export.name}': {how} '{name}'; leave it out, and let "
+                    f"clients attach to '{name}{path}'"
                 )
     if uid == 0:
         for each, where in zip(opened, places, strict=True):
