@@ -55,7 +55,9 @@ class Load(msgspec.Struct, eq=False):
 
     Attributes:
         key: equal for loads that do the same; of those that wait at one time, one is run for all.
-            None for work that is done once, for this one operation, and returns its result.
+            None for work that is done once, for this one operation, and returns its result. One
+            with a key may run for another client when the operation that made it is gone, so it
+            must not use what that operation had open, unless the key is of that alone.
         run: does the work.
         waiters: the loader's: the clients that wait for this run, each with its loads of this key.
         started: the loader's: whether a thread has begun it.
@@ -440,7 +442,10 @@ class Opened(Protocol):
         """The lock that conflicts with this one; of kind UNLOCKED if none does."""
 
     def close(self) -> None:
-        """Release it; never raises, never waits."""
+        """Release it; never raises, never waits.
+
+        Not called while a thread works for an operation of it, also of a client that is gone.
+        """
 
 
 class ReadOnlyFile:
