@@ -277,6 +277,30 @@ def test_a_process_that_died_begins_again_at_the_next_attach(
     assert died == {"live": "one", "how": "was ended by SIGKILL", "connections": 2}
 
 
+def test_a_connection_that_has_moved_outlives_the_worker_that_it_came_from(
+    setting: Setting,
+) -> None:
+    setting.workers = 1
+
+    async def test(server: Running) -> None:
+        one, archived = await server.attached("one"), await server.attached("web@latest")
+        [worker] = _workers_of(os.getpid())
+        kill_stranger(worker)
+        assert await archived.hung_up()
+        assert "in-one" in await names(one)
+
+    setting.serving(test)
+
+
+def _workers_of(parent: int) -> set[int]:
+    """The children of a process that have an index open: its workers."""
+    found = set()
+    for path in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if "data.mdb" in Path(f"/proc/{path}/maps").read_text():
+            found.add(int(path))
+    return found
+
+
 def test_an_attach_that_ends_the_process_is_tried_once(setting: Setting) -> None:
     async def test(server: Running) -> None:
         poison = setting.directory / "one" / POISON

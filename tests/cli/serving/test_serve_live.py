@@ -118,6 +118,7 @@ def test_a_directory_is_served_without_a_store(home: Path) -> None:
             assert isinstance(guest.create("new", 1), m.Rlcreate)
             assert guest.ask(m.Twrite(1, 0, b"written")) == m.Rwrite(7)
             assert (home / "live/web/new").read_bytes() == b"written"
+        assert ventifs(home, "9p", "ls", f"unix://{home}/run/s").stdout == b"web\n"
         assert server.stop() == 0
     assert "export_died" not in server.log
     assert not (home / "data").exists()
