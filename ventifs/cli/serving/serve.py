@@ -182,9 +182,8 @@ def serve(
         raise click.UsageError("--stdio serves one client; no addresses, --workers or --metrics")
     if squash != "none" and access == "trust" and not live:
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
-    named = click.get_current_context().meta["store_named"]
     settings = Settings(
-        store=served_store(store, named, live),
+        store=served_store(store, click.get_current_context().meta, live),
         cache_bytes=cache,
         client_bytes=clients * workers // parts,
         access=access,

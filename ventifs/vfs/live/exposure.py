@@ -116,9 +116,13 @@ def check_exposure(opened: Sequence[OpenExport], own: Sequence[Own], uid: int) -
         for other, there in zip(opened[:number], places[:number], strict=True):
             if where.holds(there) or there.holds(where):
                 upper, lower = (each, other) if where.holds(there) else (other, each)
+                name, path = upper.export.name, ":/PATH"
+                how = "lies in"
+                if where.line[0] == there.line[0]:
+                    how, path = "is the same directory as", ""
                 raise Unfit(
-                    f"live export '{lower.export.name}': lies in '{upper.export.name}'; leave it "
-                    f"out, and let clients attach to '{upper.export.name}:/PATH'"
+                    f"live export '{lower.export.name}': {how} '{name}'; leave it out, and let "
+                    f"clients attach to '{name}{path}'"
                 )
     if uid == 0:
         for each, where in zip(opened, places, strict=True):
@@ -135,13 +139,15 @@ def _check_own(export: LiveExport, where: _Where, own: Own) -> None:
     shown = f"live export '{export.name}': {printable(export.directory)}"
     thing = f"{own.what} {printable(own.path)}"
     for path in {own.path, os.path.realpath(own.path)}:
-        start = path if own.kind == "directory" else os.path.dirname(path)
-        there = os.path.isdir(start)
-        with _nearest(start) as fd:
-            place = _where(fd)
-            if where.holds(place):
+        with _nearest(os.path.dirname(path)) as fd:
+            if where.holds(_where(fd)):
                 raise Unfit(f"{shown}: contains {thing}; export a directory beside it")
-            if own.kind == "directory" and there and place.holds(where):
+        if own.kind == "directory" and os.path.isdir(path):
+            with _nearest(path) as fd:
+                found = _where(fd)
+            if where.holds(found):
+                raise Unfit(f"{shown}: contains {thing}; export a directory beside it")
+            if found.holds(where):
                 raise Unfit(f"{shown}: lies in {thing}; export a directory outside of it")
 
 
