@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.support.patience import wait_until
-from tests.support.segment import GUEST, HOST, Segment, end, tail
+from tests.support.segment import FIRST, HOST, SECOND, Segment, end, tail
 
 PORT = 564
 
@@ -99,8 +100,39 @@ def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> S
     it gets a hosts file. It lets peers write, so the directories, which others use too, are mounted
     read-only.
     """
+    return _diod(segment, log, directories, directories, port, [])
+
+
+def writable_diod(
+    segment: Segment,
+    log: Path,
+    *directories: Path,
+    port: int = PORT,
+    wrapped: Sequence[str] = (),
+) -> Server:
+    """As `diod`, but peers may write.
+
+    Args:
+        segment: the network.
+        log: where its errors go.
+        directories: what it serves.
+        port: where it listens.
+        wrapped: a command that runs it.
+    """
+    return _diod(segment, log, directories, (), port, wrapped)
+
+
+def _diod(
+    segment: Segment,
+    log: Path,
+    directories: Sequence[Path],
+    read_only: Sequence[Path],
+    port: int,
+    wrapped: Sequence[str],
+) -> Server:
     hosts = log.with_suffix(".hosts")
-    hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{GUEST} guest\n")
+    guests = "".join(f"{link.guest} guest-{link.tap}\n" for link in (FIRST, SECOND))
+    hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{guests}")
     exports = [word for directory in directories for word in ("-e", str(directory))]
     return Server(
         segment,
@@ -112,8 +144,9 @@ def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> S
         _ALONE,
         "-",
         hosts,
-        *directories,
+        *read_only,
         "--",
+        *wrapped,
         "diod",
         "-f",
         "-n",
