@@ -51,13 +51,21 @@ class Driver:
         return whole
 
     def entries(self, file: File, start: int = 0) -> Iterator[tuple[bytes, File]]:
-        """A directory's entries; continues a listing that was interrupted by `Cold`."""
-        opened = self(file.open, 0)
+        """A directory's entries but for dots, from an ordinal on, as a listing shows them.
+
+        Continues a listing that was interrupted by `Cold`.
+        """
+        opened, cookie, passed = self(file.open, 0), 0, 0
         for _ in range(100_000):
             try:
-                for entry in opened.entries(start):
-                    start += 1
-                    yield entry
+                for after, name, identity, kind in opened.entries(cookie):
+                    if name not in {b".", b".."}:
+                        passed += 1
+                        if passed > start:
+                            child = self(opened.listed, name)
+                            assert (child.identity, child.kind) == (identity, kind)
+                            yield name, child
+                    cookie = after
             except Cold as cold:
                 self.loads.append(cold.load)
                 cold.load.run()

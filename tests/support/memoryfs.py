@@ -36,6 +36,7 @@ Weather = Callable[[str], str]
 """From the name of a call to "" (at once), "cold" or "blocking"."""
 
 _ACCESS = 3
+COOKIE_STEP = 1 << 40
 
 
 class Inode:
@@ -144,21 +145,23 @@ class MemoryFile:
         return self.inode.mode >> 12
 
     def attributes(self) -> Attributes:
-        def work() -> Attributes:
-            i = self.inode
-            return Attributes(
-                i.mode,
-                i.uid,
-                i.gid,
-                i.nlink,
-                i.rdev,
-                len(i.data),
-                i.times[1],
-                i.times[0],
-                i.times[2],
-            )
+        return self._ready("attributes", self.status)  # type: ignore[no-any-return]
 
-        return self._ready("attributes", work)  # type: ignore[no-any-return]
+    def status(self) -> Attributes:
+        """The attributes, whatever the weather."""
+        i = self.inode
+        return Attributes(
+            i.mode,
+            i.uid,
+            i.gid,
+            i.nlink,
+            i.rdev,
+            len(i.data),
+            i.times[1],
+            i.times[0],
+            i.times[2],
+            -(-len(i.data) // 4096) * 8,
+        )
 
     def _directory(self) -> dict[bytes, Inode]:
         if not st.S_ISDIR(self.inode.mode):
@@ -304,22 +307,24 @@ class MemoryFile:
         self._ready("remove", work)
 
     def setattr(self, changes: AttributeChanges) -> None:
-        def work() -> None:
-            i = self.inode
-            if changes.mode is not None:
-                i.mode = st.S_IFMT(i.mode) | changes.mode
-            i.uid = changes.uid if changes.uid is not None else i.uid
-            i.gid = changes.gid if changes.gid is not None else i.gid
-            if changes.size is not None:
-                if changes.size > 1 << 24:
-                    raise Refused(errno.EFBIG)
-                i.data[:] = i.data[: changes.size].ljust(changes.size, b"\0")
-            for at, time in ((0, changes.atime_ns), (1, changes.mtime_ns)):
-                if time is not None:
-                    i.times[at] = time
-            i.version += 1
+        self._ready("setattr", partial(self.change, changes))
 
-        self._ready("setattr", work)
+    def change(self, changes: AttributeChanges) -> None:
+        """Change attributes, whatever the weather."""
+        i = self.inode
+        if changes.mode is not None:
+            i.mode = st.S_IFMT(i.mode) | changes.mode
+        i.uid = changes.uid if changes.uid is not None else i.uid
+        i.gid = changes.gid if changes.gid is not None else i.gid
+        if changes.size is not None:
+            if changes.size > 1 << 24:
+                raise Refused(errno.EFBIG)
+            i.data[:] = i.data[: changes.size].ljust(changes.size, b"\0")
+        for at, time in ((0, changes.atime_ns), (1, changes.mtime_ns)):
+            if time is not None:
+                i.times[at] = time
+        i.times[2] += changes.ctime
+        i.version += 1
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         def work() -> None:
@@ -365,18 +370,34 @@ class MemoryOpened:
 
         return self._ready("read", work, offset, count)  # type: ignore[no-any-return]
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+    def attributes(self) -> Attributes:
+        return self._ready("attributes", self.file.status)  # type: ignore[no-any-return]
+
+    def setattr(self, changes: AttributeChanges) -> None:
+        self._ready("setattr", partial(self.file.change, changes))
+
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
         assert not self.closed, "entries of a closed directory"
         if not st.S_ISDIR(self.inode.mode):
             raise Refused(errno.ENOTDIR)
-        for name, inode in sorted(self.inode.children.items())[start:]:
+        whole = [(b".", self.file), (b"..", self.file.parent)]
+        for name, inode in sorted(self.inode.children.items()):
+            whole.append((name, MemoryFile(self.fs, inode, name, self.file)))
+        # Cookies are no ordinals: nothing may count on that.
+        for at, (name, file) in enumerate(whole, 1):
+            if at * COOKIE_STEP <= cookie:
+                continue
             key = ("entries", self.inode.path, name)
-            if self.fs.weather("entries") == "cold" and key not in self.fs.warm:
+            dots = name in {b".", b".."}
+            if not dots and self.fs.weather("entries") == "cold" and key not in self.fs.warm:
                 raise Cold(Load(key, partial(self.fs.warm.add, key)))  # it never blocks
             self.fs.warm.discard(key)
-            yield name, MemoryFile(self.fs, inode, name, self.file)
+            yield at * COOKIE_STEP, name, file.identity, file.kind
 
-    def write(self, offset: int, data: bytes) -> int:
+    def listed(self, name: bytes) -> MemoryFile:
+        return self.file.walk(name)
+
+    def write(self, offset: int, data: Buffer) -> int:
         def work() -> int:
             if self.flags & _ACCESS == os.O_RDONLY:
                 raise Refused(errno.EBADF)

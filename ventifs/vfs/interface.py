@@ -3,9 +3,11 @@
 Modes, flags and errnos are Linux's, whatever dialect the session speaks. Methods are plain and
 synchronous, and one thread's event loop calls them, so none of them ever waits. A method that lacks
 something in memory raises `Cold` with a load. It is called again, with the same arguments, when a
-thread has run the load. A method that has effects, or must touch the disk itself, raises `Blocking`
-with its work. A thread runs that work once, and what it returns or raises is the method's result. A
-file system never knows sessions, fids, tags or sockets.
+thread has run the load. If that load has no key, it is not called again: what the load returns or
+raises is the method's result. A method that has effects and must touch the disk itself raises
+`Blocking` with its work, whose result is the method's too. A method that waits for something else
+than a disk, such as a lock, raises `Waiting`. A file system never knows sessions, fids, tags or
+sockets.
 """
 
 import errno
@@ -28,6 +30,7 @@ BATCH = 8
 # received those of AT_ONCE other hops, and all threads together may add as many.
 RESULTS_MAX = 2 * AT_ONCE * BATCH
 
+NOW = -1  # of a time in `AttributeChanges`: the server's current time
 DIRECTORY, SYMLINK, FILE = 0x80, 0x02, 0x00  # kinds of an `Identity`; 9P sends them as they are
 
 
@@ -52,7 +55,7 @@ class Load(msgspec.Struct, eq=False):
 
     Attributes:
         key: equal for loads that do the same; of those that wait at one time, one is run for all.
-            None for work that is to be done once, for this one operation.
+            None for work that is done once, for this one operation, and returns its result.
         run: does the work.
         waiters: the loader's: the clients that wait for this run, each with its loads of this key.
         started: the loader's: whether a thread has begun it.
@@ -65,7 +68,11 @@ class Load(msgspec.Struct, eq=False):
 
 
 class Cold(Exception):
-    """An operation lacks something in memory; it can be tried again after `load`."""
+    """An operation without effects needs a thread.
+
+    It can be tried again after `load`. A load without a key is the operation itself: its result
+    is the operation's, or is closed if no client waits for it any more.
+    """
 
     def __init__(self, load: Load) -> None:
         """Ask for a load."""
@@ -74,12 +81,59 @@ class Cold(Exception):
 
 
 class Blocking(Exception):
-    """A thread must do an operation, once: `work` is all of it."""
+    """A thread must do an operation that has effects, once: `work` is all of it.
+
+    It is not done at all if the client has gone before a thread begins it.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         """Ask for a thread."""
         super().__init__(work)
         self.work = work
+
+
+class Wait(msgspec.Struct, eq=False):
+    """What an operation waits for that is not a disk, such as a lock that another holds.
+
+    The driver calls `attempt` in the event loop, at growing pauses. Its first result that is not
+    None is the operation's result; after `seconds` it is `otherwise`. What `attempt` raises is the
+    result too. Exactly one of these ends a wait: such a result, `seconds`, or `cancel`.
+
+    Attributes:
+        attempt: tries the operation once; never waits.
+        seconds: how long to try, from the time that the driver gets it.
+        otherwise: the operation's result when it was tried in vain.
+        cancel: called once if no client waits any more (a flush, a new version, the end of the
+            session), instead of a result; never raises, never waits.
+        over: set by the session: it takes no result any more, and the driver drops the wait.
+    """
+
+    attempt: Callable[[], Any]
+    seconds: float
+    otherwise: Any
+    cancel: Callable[[], None]
+    over: bool = False
+
+
+class Waiting(Exception):
+    """An operation waits for something that is not a disk; see `Wait`."""
+
+    def __init__(self, wait: Wait) -> None:
+        """Ask for attempts."""
+        super().__init__(wait)
+        self.wait = wait
+
+
+class Elsewhere(Exception):
+    """An attach is to an export that another process serves: the connection goes there.
+
+    Raised by `Filesystem.attach` alone.
+    """
+
+    def __init__(self, export: str) -> None:
+        """Name the export, without what follows it in the aname."""
+        super().__init__(export)
+        self.export = export
 
 
 class Identity(NamedTuple):
@@ -116,6 +170,7 @@ class Attributes(msgspec.Struct):
     Attributes:
         mode: with the type's bits.
         rdev: as makedev(3) packs it.
+        blocks: what it takes on the disk, in units of 512 bytes: less than `size` if it has holes.
         memo: for the front end, to keep what it computed from these attributes. A file whose
             attributes do not change returns the same object each time, which saves that work.
     """
@@ -129,6 +184,7 @@ class Attributes(msgspec.Struct):
     mtime_ns: int
     atime_ns: int
     ctime_ns: int
+    blocks: int
     blksize: int = 4096
     memo: bytes | None = None
 
@@ -150,7 +206,10 @@ class AttributeChanges(msgspec.Struct, frozen=True):
     """What a setattr is to change; None leaves a field as it is.
 
     Attributes:
-        atime_ns, mtime_ns: nanoseconds since 1970; -1 is the server's current time.
+        mode: permission bits, without the type's.
+        atime_ns, mtime_ns: nanoseconds since 1970; `NOW` is the server's current time.
+        ctime: the client asks for a new ctime; nothing more is to be done if something else
+            changes too, since that changes the ctime anyway.
     """
 
     mode: int | None = None
@@ -159,6 +218,7 @@ class AttributeChanges(msgspec.Struct, frozen=True):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    ctime: bool = False
 
 
 class Lock(msgspec.Struct, frozen=True):
@@ -177,6 +237,7 @@ class Lock(msgspec.Struct, frozen=True):
 
 
 UNLOCKED = 2
+LOCK_BLOCK, LOCK_RECLAIM = 1, 2  # flags of a Tlock
 LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)  # status of a Tlock
 
 
@@ -189,6 +250,7 @@ class Filesystem(Protocol):
         Raises:
             Refused: ENOENT for a name that is not there, or that this peer may not reach.
             Cold: to be tried again.
+            Elsewhere: another process serves it.
         """
 
     def session(self) -> "Filesystem":
@@ -303,7 +365,7 @@ class File(Protocol):
         """Remove this file."""
 
     def setattr(self, changes: AttributeChanges) -> None:
-        """Change attributes."""
+        """Change attributes; of a file that is open, `Opened.setattr` is called instead."""
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute as setxattr(2); an empty value removes it.
@@ -315,8 +377,14 @@ class File(Protocol):
 class Opened(Protocol):
     """An open file of one fid, so that it can remember where reading goes on.
 
-    Raises what the methods of `File` raise.
+    Raises what the methods of `File` raise; `lock` also `Waiting`.
     """
+
+    def attributes(self) -> Attributes:
+        """What fstat(2) reports of it, also when it has no name any more."""
+
+    def setattr(self, changes: AttributeChanges) -> None:
+        """Change attributes, also when it has no name any more."""
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Bytes in pieces, `count` of them unless the file ends before.
@@ -327,21 +395,46 @@ class Opened(Protocol):
             Refused: EISDIR for a directory, EBADF when it was opened for writing alone.
         """
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
-        """A directory's entries, without `.` and `..`, from the one at ordinal `start` on.
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
+        """A directory's entries from a cookie on, `.` and `..` first: nothing of them is opened.
 
-        The iterator may raise `Cold` too; the entries before that stay valid. It must not raise
-        `Blocking`, and a directory that was listed is listed again from any ordinal.
+        Of each: the cookie of what comes after it, its name, its identity, and its type as
+        `File.kind` has it. Cookies are the file system's own, 64 bits; 0 is the beginning, and a
+        directory that was listed is listed again from any cookie that it gave. A client may send
+        any other number: it gets some entries, none, or EINVAL.
+
+        The iterator may raise `Cold` with a load that has a key; the entries before that stay
+        valid. It never raises `Blocking`.
+
+        Raises:
+            Refused: ENOTDIR when this is no directory, EINVAL for a cookie that it never gave.
         """
 
-    def write(self, offset: int, data: bytes) -> int:
-        """Write, and return how many bytes were written."""
+    def listed(self, name: bytes) -> File:
+        """The file of an entry, for its attributes and its target alone.
+
+        It may refuse everything else. The name is mostly the one that `entries` gave last.
+
+        Raises:
+            Refused: ENOENT, when it is gone.
+        """
+
+    def write(self, offset: int, data: Buffer) -> int:
+        """Write, and return how many bytes were written.
+
+        The data is valid until the operation is done, also in a thread.
+        """
 
     def fsync(self, *, data_only: bool) -> None:
         """Bring it to the disk."""
 
     def lock(self, lock: Lock, flags: int) -> int:
-        """Take or give back a lock; returns one of the LOCK_ statuses."""
+        """Take or give back a lock; returns one of the LOCK_ statuses.
+
+        Args:
+            lock: which.
+            flags: LOCK_BLOCK if the client is ready to wait, LOCK_RECLAIM.
+        """
 
     def getlock(self, lock: Lock) -> Lock:
         """The lock that conflicts with this one; of kind UNLOCKED if none does."""
@@ -372,7 +465,15 @@ class ReadOnlyOpened:
 
     __slots__ = ()
 
-    def write(self, offset: int, data: bytes) -> NoReturn:
+    def setattr(self, changes: AttributeChanges) -> NoReturn:
+        """Refuse."""
+        raise Refused(errno.EROFS)
+
+    def listed(self, name: bytes) -> File:
+        """Refuse: it is no directory."""
+        raise Refused(errno.ENOTDIR)
+
+    def write(self, offset: int, data: Buffer) -> NoReturn:
         """Refuse."""
         raise Refused(errno.EROFS)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.ninep.session.test_session import refusal
-from tests.support.memoryfs import MemoryFilesystem
+from tests.support.memoryfs import COOKIE_STEP, MemoryFilesystem
 from tests.support.talking import Talk
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.wire import Qid
@@ -53,7 +53,7 @@ def test_getattr() -> None:
         0,
         20,
         4096,
-        1,
+        8,
         low,
         NS - 1,
         5,
@@ -159,8 +159,8 @@ def test_a_directory_is_listed_in_pieces_of_any_size(count: int) -> None:
     talk.ask(m.Twalk(0, 5, (b"d",)), m.Tlopen(5, 0))
     assert names_of(talk, 5, count) == [b".", b"..", *names]
     assert names_of(talk, 5, count) == [b".", b"..", *names]  # 0 begins again
-    [middle, *_] = talk.codec.dirents(talk.ask(m.Treaddir(5, 302, count)).data)
-    assert (middle.name, middle.offset) == (b"300", 303)
+    [middle, *_] = talk.codec.dirents(talk.ask(m.Treaddir(5, 302 * COOKIE_STEP, count)).data)
+    assert (middle.name, middle.offset) == (b"300", 303 * COOKIE_STEP)
 
 
 def test_entries_say_what_they_are() -> None:
@@ -181,7 +181,7 @@ def test_entries_say_what_they_are() -> None:
         (b"p", 1),
         (b"s", 12),
     ]
-    assert [d.offset for d in found] == list(range(1, 10))
+    assert [d.offset for d in found] == [at * COOKIE_STEP for at in range(1, 10)]
     assert found[5].qid == talk.ask(m.Tgetattr(1, 1)).qid
 
 
@@ -191,11 +191,10 @@ def test_a_listing_is_empty_only_at_its_end() -> None:
     fs.add("x" * 255, st.S_IFREG | 0o644)
     talk.ask(m.Twalk(0, 5, ()), m.Tlopen(5, 0))
     assert refusal(talk.ask(m.Treaddir(5, 0, 24))) == errno.EINVAL
-    assert refusal(talk.ask(m.Treaddir(5, 2, 24 + 254))) == errno.EINVAL
-    assert len(talk.ask(m.Treaddir(5, 2, 24 + 255)).data) == 24 + 255
-    for offset in (3, 4, (1 << 63) - 1):
+    assert refusal(talk.ask(m.Treaddir(5, 2 * COOKIE_STEP, 24 + 254))) == errno.EINVAL
+    assert len(talk.ask(m.Treaddir(5, 2 * COOKIE_STEP, 24 + 255)).data) == 24 + 255
+    for offset in (3 * COOKIE_STEP, (1 << 63) - 1, (1 << 64) - 1):  # it is the file system's
         assert talk.ask(m.Treaddir(5, offset, 4000)).data == b""
-    assert refusal(talk.ask(m.Treaddir(5, 1 << 63, 4000))) == errno.EINVAL
     assert refusal(talk.ask(m.Treaddir(0, 0, 4000))) == errno.EBADF
     talk.ask(m.Twalk(0, 6, (b"x" * 255,)), m.Tlopen(6, 0))
     assert refusal(talk.ask(m.Treaddir(6, 0, 4000))) == errno.ENOTDIR
@@ -217,7 +216,7 @@ def test_what_came_before_something_cold_is_listed_first() -> None:
     fs.weather = after_two
     [(_, reply)] = talk.send((1, m.Treaddir(5, 0, 4000)))
     assert [d.name for d in talk.codec.dirents(reply.data)] == [b".", b"..", b"0", b"1"]  # type: ignore[attr-defined]
-    assert talk.send((1, m.Treaddir(5, 4, 4000))) == []
+    assert talk.send((1, m.Treaddir(5, 4 * COOKIE_STEP, 4000))) == []
     [(_, reply)] = talk.work()
     assert [d.name for d in talk.codec.dirents(reply.data)] == [b"2"]  # type: ignore[attr-defined]
 
@@ -229,7 +228,7 @@ def test_a_cold_listing_does_not_begin_with_its_dots_alone(offset: int) -> None:
         fs.add(f"d/{i}", st.S_IFREG | 0o644)
     talk.ask(m.Twalk(0, 5, (b"d",)), m.Tlopen(5, 0))
     fs.weather = lambda call: "cold" if call == "entries" else ""
-    assert talk.send((1, m.Treaddir(5, offset, 4000))) == []
+    assert talk.send((1, m.Treaddir(5, offset * COOKIE_STEP, 4000))) == []
     [(_, reply)] = talk.work()
     names = [dirent.name for dirent in talk.codec.dirents(reply.data)]  # type: ignore[attr-defined]
     assert names == [b".", b"..", b"0"][offset:]

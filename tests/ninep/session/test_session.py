@@ -335,7 +335,7 @@ class OneDirectory(ReadOnlyFile):
         return self
 
     def attributes(self) -> Attributes:
-        return Attributes(0o40755, 0, 0, 1, 0, 0, 0, 0, 0)
+        return Attributes(0o40755, 0, 0, 1, 0, 0, 0, 0, 0, 0)
 
     def open(self, flags: int) -> ReadOnlyOpened:
         return _OPENED

@@ -24,7 +24,17 @@ from ventifs.vfs.archived.exports import OfferedSnapshot
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
 from ventifs.vfs.archived.served_versions import Split
 from ventifs.vfs.errnos import errno_of
-from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, Cold, File, Opened, Refused, User
+from ventifs.vfs.interface import (
+    DIRECTORY,
+    FILE,
+    SYMLINK,
+    Cold,
+    File,
+    Identity,
+    Opened,
+    Refused,
+    User,
+)
 
 SECOND = 10**9
 NOON = 1_790_000_000 * SECOND
@@ -464,7 +474,7 @@ def test_the_latest_is_another_when_the_future_becomes_past(store: Path, source:
         assert drive.names(name) == [*WHENS[:3], b"latest"]  # it can be named
         assert drive.content(drive.walk(name, WHENS[2] + b"/etc/motd")) == b"2\n"
         assert name.attributes().mtime_ns == root.attributes().mtime_ns == TIMES[1]
-        listed = {each: file.identity for each, file in name.open(os.O_RDONLY).entries(0)}
+        listed = {each: identity for _, each, identity, _ in name.open(os.O_RDONLY).entries(0)}
         assert listed[b"latest"] == latest.identity != listed[WHENS[2]]
 
         now_ns[0] = TIMES[2]
@@ -474,7 +484,7 @@ def test_the_latest_is_another_when_the_future_becomes_past(store: Path, source:
         assert name.identity.number == before.number
         assert name.identity.version != before.version  # a client's cache must not go on
         assert name.attributes().mtime_ns == TIMES[2]
-        listed = {each: file.identity for each, file in name.open(os.O_RDONLY).entries(0)}
+        listed = {each: identity for _, each, identity, _ in name.open(os.O_RDONLY).entries(0)}
         assert listed[b"latest"] != latest.identity
 
         now_ns[0] = 0  # all lie in the future
@@ -655,7 +665,7 @@ def test_open_directories_keep_no_snapshot(store: Path, source: Path) -> None:
         before = sum(isinstance(each, OfferedSnapshot) for each in gc.get_objects())
         drive = Driver()
         held: list[Opened] = []
-        listed: list[list[tuple[bytes, File]]] = []
+        listed: list[list[tuple[int, bytes, Identity, int]]] = []
         for number, time_ns in enumerate(TIMES):
             small(source, b"%d" % number)
             archived(store, source, "web01", time_ns=time_ns)
@@ -671,10 +681,10 @@ def test_open_directories_keep_no_snapshot(store: Path, source: Path) -> None:
         assert sum(isinstance(each, OfferedSnapshot) for each in gc.get_objects()) - before <= 1
         for opened, entries in zip(held, listed, strict=True):
             for start in range(1, len(entries)):
-                again = [(name, file.identity.number) for name, file in opened.entries(start)]
-                assert again == [(name, file.identity.number) for name, file in entries[start:]]
-        assert len(listed[0]) == 3
-        assert len(listed[-1]) == 3
+                again = [(*each[:2], each[2].number) for each in opened.entries(start)]
+                assert again == [(*each[:2], each[2].number) for each in entries[start:]]
+        assert [cookie for cookie, *_ in listed[0]] == [1, 2, 3, 4, 5]
+        assert len(listed[-1]) == 5
 
 
 def test_a_session_is_held_to_a_version_whatever_the_path(web: Path, source: Path) -> None:

@@ -20,6 +20,8 @@ from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.in_flight import Raised
 from ventifs.vfs.interface import (
     DIRECTORY,
+    AttributeChanges,
+    Attributes,
     Blocking,
     Cold,
     File,
@@ -71,23 +73,28 @@ def check_new_name(name: bytes) -> None:
 class Held(ReadOnlyOpened):
     """Bytes that are read through a fid as if they were a file."""
 
-    __slots__ = ("_data", "_fids")
+    __slots__ = ("_data", "_fids", "_file")
 
-    def __init__(self, data: bytes, fids: Fids) -> None:
-        """Hold them.
+    def __init__(self, file: File, data: bytes, fids: Fids) -> None:
+        """Hold them; attributes are those of `file`.
 
         Raises:
             Refused: ENFILE or ENOMEM, when too much is held.
         """
         fids.must_hold(len(data))
+        self._file = file
         self._data = data
         self._fids = fids
+
+    def attributes(self) -> Attributes:
+        """Those of the file."""
+        return self._file.attributes()
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Some of them."""
         return [self._data[offset : offset + count]]
 
-    def entries(self, start: int) -> Any:
+    def entries(self, cookie: int) -> Any:
         """Refuse: they are no directory."""
         raise Refused(errno.ENOTDIR)
 
@@ -110,9 +117,21 @@ class OpenDirectory(ReadOnlyOpened):
         """Refuse, as Linux does."""
         raise Refused(errno.EISDIR)
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
-        return self._opened.entries(start)
+        return self._opened.attributes()
+
+    def setattr(self, changes: AttributeChanges) -> None:  # type: ignore[override]
+        """See `Opened`."""
+        self._opened.setattr(changes)
+
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
+        """See `Opened`."""
+        return self._opened.entries(cookie)
+
+    def listed(self, name: bytes) -> File:
+        """See `Opened`."""
+        return self._opened.listed(name)
 
     def fsync(self, *, data_only: bool) -> None:
         """See `Opened`."""

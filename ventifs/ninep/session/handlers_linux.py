@@ -15,7 +15,6 @@ from ventifs.ninep.protocol.codec import READ_OVERHEAD
 from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.handlers import (
     COUNT,
-    OFFSET_MAX,
     Body,
     Handlers,
     Held,
@@ -46,6 +45,7 @@ LISTING_MAX = 512  # entries of one reply: about as long as a turn; see docs/per
 # does not matter: files are the same, cached or not.
 OPEN_FLAGS = 0o4010000 | 0o200000 | 0o400000 | 0o3 | 0o100 | 0o200 | 0o1000 | 0o2000
 
+_DOTS = (b".", b"..")
 _S = 1_000_000_000
 _U64 = (1 << 64) - 1
 _GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
@@ -55,10 +55,10 @@ _DIRENT = struct.Struct("<BIQQBH")
 class NewXattr(ReadOnlyOpened):
     """An extended attribute that is being written, and is set when its fid is clunked."""
 
-    __slots__ = ("_fids", "flags", "name", "size", "value")
+    __slots__ = ("_fids", "_file", "flags", "name", "size", "value")
 
-    def __init__(self, name: bytes, size: int, flags: int, fids: Fids) -> None:
-        """Expect `size` bytes.
+    def __init__(self, file: File, name: bytes, size: int, flags: int, fids: Fids) -> None:
+        """Expect `size` bytes, for an attribute of `file`.
 
         Raises:
             Refused: E2BIG, or ENFILE or ENOMEM, when too much is held.
@@ -66,21 +66,26 @@ class NewXattr(ReadOnlyOpened):
         if size > XATTR_SIZE_MAX:
             raise Refused(errno.E2BIG)
         fids.must_hold(size)
+        self._file = file
         self.name = name
         self.size = size
         self.flags = flags
         self.value = bytearray()
         self._fids = fids
 
+    def attributes(self) -> Attributes:
+        """Those of the file."""
+        return self._file.attributes()
+
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Refuse."""
         raise Refused(errno.EBADF)
 
-    def entries(self, start: int) -> Any:
+    def entries(self, cookie: int) -> Any:
         """Refuse."""
         raise Refused(errno.ENOTDIR)
 
-    def write(self, offset: int, data: bytes) -> int:  # type: ignore[override]
+    def write(self, offset: int, data: Buffer) -> int:  # type: ignore[override]
         """Take the next bytes of the value."""
         if offset != len(self.value):
             raise Refused(errno.EINVAL)
@@ -110,7 +115,7 @@ class LinuxHandlers(Handlers):
 
     def getattr(self, fid: Fid, message: m.Tgetattr) -> Body:
         """Report what stat(2) does: always all of it, whatever the request asks for."""
-        attributes = self.call(fid.file.attributes)
+        attributes = self.call((fid.opened or fid.file).attributes)
         if attributes.memo is None:
             attributes.memo = _rgetattr(fid.file, attributes)
         return attributes.memo
@@ -232,43 +237,29 @@ class LinuxHandlers(Handlers):
         return m.Rreadlink(self.call(fid.file.readlink))
 
     def readdir(self, fid: Fid, message: m.Treaddir) -> Body:
-        """Read a directory from an offset on; after `.` it is 1, after `..` 2, after the next 3."""
+        """Read a directory from an offset on, which is a cookie of the file system."""
         opened = self.opened(fid)
         if type(opened) is not OpenDirectory:
             raise Refused(errno.ENOTDIR)
-        if message.offset > OFFSET_MAX:
-            raise Refused(errno.EINVAL)
-        room = min(message.count, self.msize - READ_OVERHEAD)
-        data: list[Buffer] = [b""]
-        left = room
+        data: list[bytes] = []
+        left = min(message.count, self.msize - READ_OVERHEAD)
         try:
-            for cookie, name, file in self._entries(fid.file, opened, message.offset):
+            for cookie, name, identity, kind in opened.entries(message.offset):
                 left -= _DIRENT.size + len(name)
                 if left < 0:
-                    if len(data) == 1:
+                    if not data:
                         raise Refused(errno.EINVAL)
-                    left += _DIRENT.size + len(name)
                     break
-                data.append(_DIRENT.pack(*file.identity, cookie, file.kind, len(name)) + name)
-                if len(data) > LISTING_MAX:
+                data.append(_DIRENT.pack(*identity, cookie, kind, len(name)) + name)
+                if len(data) == LISTING_MAX:
                     break
         except Exception:
             # Otherwise send what there is: the next request meets the error, or waits. `.` and `..`
             # alone are not worth a reply.
-            if len(data) <= 1 + max(2 - message.offset, 0):
+            if len(data) <= 2 and all(entry[_DIRENT.size :] in _DOTS for entry in data):
                 raise
         body = b"".join(data)
         return [COUNT(len(body)), body]
-
-    def _entries(self, file: File, listing: OpenDirectory, offset: int) -> Any:
-        if offset == 0:
-            yield 1, b".", file
-        if offset <= 1:
-            yield 2, b"..", self.call(file.walk, b"..")
-        cookie = max(offset, 2)
-        for name, child in listing.entries(cookie - 2):
-            cookie += 1
-            yield cookie, name, child
 
     def fsync(self, fid: Fid, message: m.Tfsync) -> Body:
         """Bring a file to the disk."""
@@ -292,15 +283,15 @@ class LinuxHandlers(Handlers):
             value = self.call(fid.file.xattr, message.name)
         else:
             value = b"".join([name + b"\0" for name in self.call(fid.file.xattr_names)])
-        made = self.fids.made_open(fid.file, Held(value, self.fids))
+        made = self.fids.made_open(fid.file, Held(fid.file, value, self.fids))
         self.fids.table[message.newfid] = made
         return m.Rxattrwalk(len(value))
 
     def xattrcreate(self, fid: Fid, message: m.Txattrcreate) -> Body:
         """Let fid be an extended attribute that is written next."""
-        self.closed(fid)
+        file = self.closed(fid)
         check_name(message.name)
-        new = NewXattr(message.name, message.attr_size, message.flags, self.fids)
+        new = NewXattr(file, message.name, message.attr_size, message.flags, self.fids)
         self.fids.opened(fid, new)
         return b""
 
@@ -353,7 +344,7 @@ def _rgetattr(file: File, a: Attributes) -> bytes:
         a.rdev,
         a.size,
         a.blksize,
-        (a.size + 511) // 512,
+        a.blocks,
         *times,
         0,
         0,

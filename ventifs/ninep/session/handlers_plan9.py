@@ -7,6 +7,7 @@ special file nothing. 9P2000.u distinguishes them by bits of the mode and an ext
 import errno
 import os
 import stat as st
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar
 
@@ -50,6 +51,8 @@ _ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY)  # of OREAD, OWRITE
 _SPECIAL = DMDEVICE | DMNAMEDPIPE | DMSOCKET
 _NONE32 = 0xFFFFFFFF  # "don't touch"
 _NONE64 = 0xFFFFFFFFFFFFFFFF
+_DOTS = (b".", b"..")
+_GONE = frozenset({errno.ENOENT, errno.ESTALE})
 _S = 1_000_000_000
 NO_GID = _NONE32  # of files that are created: a request names no group
 LISTING_MAX = 128  # stats of one reply: about as long as a turn; see docs/performance.md
@@ -72,22 +75,22 @@ class Listing(OpenDirectory):
         super().__init__(opened)
         self._fids = fids
         self.room = -1
-        self._last = (0, 0)  # the offset that was reached last, and the ordinal of what is there
+        self._last = (0, 0)  # the offset that was reached last, and the cookie of what is there
         self._earlier: dict[int, int] | None = None  # the same of offsets before; most need none
 
-    def ordinal(self, offset: int) -> int | None:
-        """The ordinal of the entry at an offset; None when no read ended there."""
+    def cookie(self, offset: int) -> int | None:
+        """The cookie of the entry at an offset; None when no read ended there."""
         if offset == 0:
             return 0
         if offset == self._last[0]:
             return self._last[1]
         return self._earlier.get(offset) if self._earlier else None
 
-    def reached(self, offset: int, ordinal: int) -> None:
+    def reached(self, offset: int, cookie: int) -> None:
         """Remember that a read ended here; of too many places the oldest is forgotten."""
-        if self.ordinal(offset) is not None:
+        if self.cookie(offset) is not None:
             return
-        (before, there), self._last = self._last, (offset, ordinal)
+        (before, there), self._last = self._last, (offset, cookie)
         if not before:
             return
         earlier = self._earlier = self._earlier or {}
@@ -139,7 +142,7 @@ class Plan9Handlers(Handlers):
             return self.call(file.open, flags)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise Refused(errno.EACCES)
-        return Held(self.call(file.readlink) if kind == st.S_IFLNK else b"", self.fids)
+        return Held(file, self.call(file.readlink) if kind == st.S_IFLNK else b"", self.fids)
 
     def _readable(self, file: File, opened: Opened) -> Opened:
         return Listing(opened, self.fids) if file.identity.kind == DIRECTORY else opened
@@ -171,20 +174,20 @@ class Plan9Handlers(Handlers):
         opened = self.opened(fid)
         if type(opened) is not Listing:
             return super().read(fid, message)
-        ordinal = opened.ordinal(message.offset)
-        if ordinal is None:
+        cookie = opened.cookie(message.offset)
+        if cookie is None:
             raise Refused(errno.EINVAL)
         left = min(message.count, self.msize - READ_OVERHEAD)
         data: list[bytes] = []
         try:
-            for _, file in opened.entries(ordinal):
-                stat = self._record(file, first=not data)
+            for after, stat in self._stats(opened, cookie):
                 if len(stat) > left:
                     if not data and message.count != opened.room:
                         raise Refused(errno.EINVAL)  # an empty reply would be the directory's end
                     break
                 left -= len(stat)
                 data.append(stat)
+                cookie = after
                 if len(data) >= LISTING_MAX:
                     break
         except Exception:
@@ -192,14 +195,36 @@ class Plan9Handlers(Handlers):
                 raise  # otherwise the next request meets the error, or waits
         body = b"".join(data)
         opened.room = message.count - len(body)
-        opened.reached(message.offset + len(body), ordinal + len(data))
+        opened.reached(message.offset + len(body), cookie)
         return [COUNT(len(body)), body]
 
-    def _record(self, file: File, *, first: bool) -> bytes:
-        # A record after the first may be left for the next reply: its calls are made again then.
-        call: Any = self.call if first else _now
-        attributes = call(file.attributes)
-        target = self._target(file, attributes, call)
+    def _stats(self, opened: Listing, cookie: int) -> Iterator[tuple[int, bytes]]:
+        """The stat of each entry from a cookie on, with the cookie after it."""
+        # When the request runs again, what was found first must be the same, even if the directory
+        # has changed. A later one may be left for the next reply: its calls are made again then.
+        first = None
+        while first is None:
+            entry = self.call(_next, opened, cookie)
+            if entry is None:
+                return
+            cookie, name = entry
+            first = self._stat_in(opened, name, self.call)
+        yield cookie, first
+        for after, name, _, _ in opened.entries(cookie):
+            stat = self._stat_in(opened, name, _now) if name not in _DOTS else None
+            if stat is not None:
+                yield after, stat
+
+    def _stat_in(self, opened: Listing, name: bytes, call: Any) -> bytes | None:
+        """The stat of an entry; None when it is gone by now."""
+        try:
+            file: File = call(opened.listed, name)
+            attributes = call(file.attributes)
+            target = self._target(file, attributes, call)
+        except (Refused, OSError) as error:
+            if error.errno in _GONE:
+                return None
+            raise
         return self.codec.encode_record(self._stat_of(file, attributes, target))
 
     def _target(self, file: File, attributes: Attributes, call: Any) -> bytes:
@@ -286,8 +311,16 @@ class UnixHandlers(Plan9Handlers):
         return self.fids.of(int(text))
 
 
-def _now(method: Any) -> Any:
-    return method()
+def _next(opened: Opened, cookie: int) -> tuple[int, bytes] | None:
+    """The next entry of a directory but for dots: the cookie after it, and its name."""
+    for after, name, _, _ in opened.entries(cookie):
+        if name not in _DOTS:
+            return after, name
+    return None
+
+
+def _now(method: Any, *args: Any) -> Any:
+    return method(*args)
 
 
 def _flags(mode: int) -> int:

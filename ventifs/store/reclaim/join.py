@@ -24,6 +24,7 @@ from ventifs.store.arenas import Arenas
 from ventifs.store.clump import ClumpKind, Head
 from ventifs.store.index import Index
 from ventifs.store.index_values import CRC_RESIDUE
+from ventifs.store.reclaim.spent import spent
 from ventifs.store.score import SCORE_SIZE, Score
 from ventifs.store.spill import Spill
 
@@ -47,7 +48,7 @@ class ArenaUse(msgspec.Struct):
         blocks, live_blocks: blocks in it, and those that live here.
         live_bytes, dead_bytes: bytes of its clumps, divided by the raw bytes of their blocks.
             Gaps count as dead; clumps of the journal as neither, but as dead beside dead blocks
-            if nothing lives here.
+            if nothing lives here, and alone if the arena is spent.
         live: a bit for each block in order, the first one highest; empty if nothing lives here.
         problem: why it cannot be reclaimed; empty if it can.
         gone: whether it has been freed.
@@ -95,6 +96,9 @@ class ArenaUses:
         self._rows = {number.to_bytes(_NUMBER_SIZE, "little") for number in self._states}
         self._uses = {number: self._unused(state) for number, state in self._states.items()}
         self._numbers = {state.arena: number for number, state in self._states.items()}
+        for arena in spent(arenas, index, self._states.values()):
+            use = self._uses[self._numbers[arena]]
+            use.dead_bytes = use.file_bytes
         self._leftovers: list[Score] = []
         self.leftovers = 0  # entries that led to arenas dropped before, and were removed
 

@@ -45,6 +45,11 @@ _encode_node = msgspec.msgpack.Encoder().encode
 _decode_node = msgspec.msgpack.Decoder(Node).decode
 
 
+def node_block(level: int, items: list[bytes]) -> bytes:
+    """The block of a node that has these items."""
+    return _encode_node(Node(level, [msgspec.Raw(item) for item in items])) + _END
+
+
 def ends_node(level: int, item: bytes) -> bool:
     """Whether an item ends its node, if that has enough items."""
     return not blake3(_SALTS[level] + item).digest(1)[0] & _MASK
@@ -93,8 +98,7 @@ class Builder:
 
     def _cut(self) -> None:
         """Write the gathered items as a node."""
-        raws = [msgspec.Raw(item) for item in self._items]
-        self._score = self._put(_encode_node(Node(self._level, raws)) + _END)
+        self._score = self._put(node_block(self._level, self._items))
         self._nodes += 1
         if self._above is None:
             self._above = Builder(self._put, self._level + 1)

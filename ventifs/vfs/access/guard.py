@@ -312,7 +312,7 @@ class GuardedDirectory(GuardedFile):
         return _GuardedListing(self._inner.open(flags), self)
 
     def listed(self, inner: File) -> File:
-        """The file that a listing of this directory returns for a file in it.
+        """The file that a listing of this directory shows for a file in it.
 
         A file of another tree is `Sealed`: that tree's users are read only when a user walks there.
         Otherwise a listing of a name's versions would read the accounts of each.
@@ -340,15 +340,21 @@ class _GuardedListing(ReadOnlyOpened):
         self._inner = inner
         self._directory = directory
 
+    def attributes(self) -> Attributes:
+        """See `Opened`."""
+        return self._inner.attributes()
+
     def read(self, offset: int, count: int) -> list[Buffer]:
         """See `Opened`."""
         raise Refused(errno.EISDIR)
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
         """See `Opened`."""
-        listed = self._directory.listed
-        for name, inner in self._inner.entries(start):
-            yield name, listed(inner)
+        return self._inner.entries(cookie)
+
+    def listed(self, name: bytes) -> File:
+        """See `Opened`."""
+        return self._directory.listed(self._inner.listed(name))
 
     def close(self) -> None:
         """See `Opened`."""
@@ -409,7 +415,7 @@ class Unseen(Sealed):
 
     def attributes(self) -> Attributes:
         """See `File`; the client's kernel lets every user in, and the server checks each."""
-        return Attributes(stat.S_IFDIR | 0o755, 0, 0, 1, 0, 4096, 0, 0, 0)
+        return Attributes(stat.S_IFDIR | 0o755, 0, 0, 1, 0, 4096, 0, 0, 0, 8)
 
     def readlink(self) -> NoReturn:
         """See `File`."""

@@ -11,7 +11,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from ventifs.buffer import Buffer
 from ventifs.store.leases import Lease
 from ventifs.tree.objects.records import (
     Content,
@@ -22,6 +21,7 @@ from ventifs.tree.objects.records import (
     RegularFile,
     Symlink,
     Xattrs,
+    length_of,
     own_entry,
 )
 from ventifs.vfs.archived.entry_bytes import (
@@ -34,7 +34,9 @@ from ventifs.vfs.archived.entry_bytes import (
 )
 from ventifs.vfs.archived.identities import identity_of, number_of, token_of
 from ventifs.vfs.archived.link_counts import LinkCounts, claim_of
+from ventifs.vfs.archived.opened_entries import OpenedEntries, dots
 from ventifs.vfs.archived.reader import OpenedContent, StoreContents
+from ventifs.vfs.archived.room import DIRECTORY_BLOCKS, DIRECTORY_SIZE, blocks_of
 from ventifs.vfs.archived.tree_lookup import TreeLookup
 from ventifs.vfs.held_directories import HeldDirectories
 from ventifs.vfs.interface import (
@@ -42,14 +44,12 @@ from ventifs.vfs.interface import (
     File,
     Identity,
     ReadOnlyFile,
-    ReadOnlyOpened,
     Refused,
     Statfs,
     check_reading,
 )
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, RAW_BYTES, ROOT_BYTES, Budget
 
-DIRECTORY_SIZE = 4096
 _DIRECTORIES_MIN = 4096  # room for those above recent files, however few files are kept
 
 
@@ -252,12 +252,16 @@ class ArchivedFile(ReadOnlyFile):
         detail, mtime = entry.detail, entry.mtime_ns
         nlink = version.names_of(self.raw) if entry.link else 1
         if isinstance(detail, Directory):
-            size = DIRECTORY_SIZE
+            size, blocks = DIRECTORY_SIZE, DIRECTORY_BLOCKS
+        elif isinstance(detail, RegularFile):
+            size = length_of(detail.content)
+            blocks = blocks_of(detail.content)
         else:
-            size = len(detail.target) if isinstance(detail, Symlink) else entry.size
+            size = len(detail.target) if isinstance(detail, Symlink) else 0
+            blocks = 0  # file systems keep it in the inode
         rdev = os.makedev(detail.major, detail.minor) if isinstance(detail, Device) else 0
         attributes = Attributes(
-            entry.mode, entry.uid, entry.gid, nlink, rdev, size, mtime, mtime, mtime
+            entry.mode, entry.uid, entry.gid, nlink, rdev, size, mtime, mtime, mtime, blocks
         )
         self._know(version).attributes = attributes
         return attributes
@@ -283,7 +287,7 @@ class ArchivedFile(ReadOnlyFile):
             raise Refused(errno.ENOTDIR)
         detail = own_entry(self.raw).detail if kind == S_REGULAR else None
         content = detail.content if isinstance(detail, RegularFile) else Empty()
-        return OpenedContent(self._version().contents, content)
+        return OpenedContent(self, self._version().contents, content)
 
     def readlink(self) -> bytes:
         """See `File`."""
@@ -448,23 +452,34 @@ class RootDirectory(ArchivedDirectory):
         return self._way
 
 
-class OpenedDirectory(ReadOnlyOpened):
+class OpenedDirectory(OpenedEntries):
     """An open directory."""
 
     __slots__ = ("_directory",)
 
     def __init__(self, directory: ArchivedDirectory) -> None:
         """Of `directory`."""
+        super().__init__()
         self._directory = directory
 
-    def read(self, offset: int, count: int) -> list[Buffer]:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
-        raise Refused(errno.EISDIR)
+        return self._directory.attributes()
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
-        """See `Opened`."""
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
+        """See `Opened`; cookies are ordinals: 1 after `.`, 2 after `..`, 3 after the next."""
         directory = self._directory
+        yield from dots(directory, cookie)
+        cookie = max(cookie, 2)
         files, child = directory.version.recent.files, directory.child
-        for name, raw in directory.version.trees.entries(directory.content(), start):
-            file = files.get((directory, name))
-            yield name, child(name, raw) if file is None else file
+        try:
+            for name, raw in directory.version.trees.entries(directory.content(), cookie - 2):
+                file = files.get((directory, name)) or child(name, raw)
+                self._last = file
+                cookie += 1
+                yield cookie, name, file.identity, type_of(raw)
+        finally:
+            self._last = None
+
+    def _find(self, name: bytes) -> File:
+        return self._directory.walk(name)

@@ -26,7 +26,16 @@ from ventifs.tree.objects.records import (
 from ventifs.vfs.archived.node_cache import ContentLeaf
 from ventifs.vfs.archived.ranges import PIECES_MAX, BlockSource, take, take_runs
 from ventifs.vfs.archived.tree_lookup import Missing, TreeLookup
-from ventifs.vfs.interface import RESULTS_MAX, Cold, File, Load, ReadOnlyOpened, Refused
+from ventifs.vfs.interface import (
+    RESULTS_MAX,
+    Attributes,
+    Cold,
+    File,
+    Identity,
+    Load,
+    ReadOnlyOpened,
+    Refused,
+)
 
 # Bytes to read ahead for a sequential reader, once it has read a few times. They cover a step that
 # takes several times as long as most, because its thread waits for a core or the interpreter: half
@@ -367,8 +376,17 @@ class Cursor:
 class OpenedContent(Cursor, ReadOnlyOpened):
     """An open regular file, or an empty one in the place of a special file."""
 
-    __slots__ = ()
+    __slots__ = ("_file",)
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
+    def __init__(self, file: File, contents: StoreContents, content: Content) -> None:
+        """Of a file, whose content is read from its beginning."""
+        super().__init__(contents, content)
+        self._file = file
+
+    def attributes(self) -> Attributes:
+        """See `Opened`."""
+        return self._file.attributes()
+
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
         """See `Opened`."""
         raise Refused(errno.ENOTDIR)

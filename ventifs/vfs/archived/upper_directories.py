@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from ventifs.buffer import Buffer
 from ventifs.vfs.access.placed import PassThrough
 from ventifs.vfs.archived.entry_bytes import S_DIRECTORY
 from ventifs.vfs.archived.exports import (
@@ -24,8 +23,9 @@ from ventifs.vfs.archived.exports import (
     choose,
     parse_aname,
 )
-from ventifs.vfs.archived.files import DIRECTORY_SIZE
 from ventifs.vfs.archived.identities import number_of, token_of
+from ventifs.vfs.archived.opened_entries import OpenedEntries, dots
+from ventifs.vfs.archived.room import DIRECTORY_BLOCKS, DIRECTORY_SIZE
 from ventifs.vfs.archived.served_versions import ServedVersions
 from ventifs.vfs.interface import (
     DIRECTORY,
@@ -34,7 +34,6 @@ from ventifs.vfs.interface import (
     Identity,
     Load,
     ReadOnlyFile,
-    ReadOnlyOpened,
     Refused,
     Statfs,
     User,
@@ -227,7 +226,9 @@ class _Upper(ReadOnlyFile):
     def attributes(self) -> Attributes:
         """See `File`."""
         changed = self._changed_ns()
-        return Attributes(0o40555, 0, 0, 1, 0, DIRECTORY_SIZE, changed, changed, changed)
+        return Attributes(
+            0o40555, 0, 0, 1, 0, DIRECTORY_SIZE, changed, changed, changed, DIRECTORY_BLOCKS
+        )
 
     def walk(self, name: bytes) -> File:
         """See `File`."""
@@ -270,7 +271,7 @@ class _Upper(ReadOnlyFile):
         return Statfs(fsid=number_of(self.view.files.token))
 
 
-class _OpenedUpper(ReadOnlyOpened):
+class _OpenedUpper(OpenedEntries):
     """An open directory above the versions: what was there when reading began.
 
     It keeps the names or versions that it lists, and never a whole snapshot.
@@ -279,20 +280,33 @@ class _OpenedUpper(ReadOnlyOpened):
     __slots__ = ("_directory", "_items")
 
     def __init__(self, directory: _Upper) -> None:
+        super().__init__()
         self._directory = directory
         self._items: Sequence[Any] | None = None
 
-    def read(self, offset: int, count: int) -> list[Buffer]:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
-        raise Refused(errno.EISDIR)
+        return self._directory.attributes()
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
-        """See `Opened`."""
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
+        """See `Opened`; cookies are ordinals: 1 after `.`, 2 after `..`, 3 after the next."""
         directory = self._directory
-        if start == 0 or self._items is None:
+        yield from dots(directory, cookie)
+        start = max(cookie - 2, 0)
+        if cookie == 0 or self._items is None:
             self._items = directory._items(directory.view.files.catalog.current())
-        for name, make in directory._list(self._items)[start:]:
-            yield name, make()
+        try:
+            for ordinal, (name, make) in enumerate(directory._list(self._items)[start:], start):
+                file = self._last = make()
+                yield ordinal + 3, name, file.identity, file.kind
+        finally:
+            self._last = None
+
+    def _find(self, name: bytes) -> File:
+        for each, make in self._directory._list(self._items or ()):
+            if each == name:
+                return make()
+        raise Refused(errno.ENOENT)
 
 
 class ExportRoot(_Upper):
