@@ -10,6 +10,7 @@ import select
 import socket
 import stat
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -118,6 +119,24 @@ class DescriptorChannel:
             for _ in range(256):  # 16 MiB, more than a socket holds
                 if not os.read(self.reads, _DISCARDED):
                     return
+
+
+def received_channel(fds: Sequence[int], *, half_closes: bool) -> DescriptorChannel:
+    """A channel over the descriptors of another process's channel, which it takes over.
+
+    Args:
+        fds: as `descriptors` listed them there.
+        half_closes: see `Channel`.
+
+    Raises:
+        OSError: one of them is not open.
+    """
+    return DescriptorChannel(fds[0], fds[-1], half_closes=half_closes)
+
+
+def descriptors(channel: Channel) -> list[int]:
+    """The descriptors of a channel, each once."""
+    return list(dict.fromkeys([channel.reads, channel.writes]))
 
 
 def socket_channel(connection: socket.socket) -> DescriptorChannel:
