@@ -34,6 +34,7 @@ def laid_out(top: Path) -> tuple[Path, Path]:
         os.symlink(content, place / "link")
         (place / "empty").mkdir()
     (outside / "canary-name").write_bytes(SECRET)
+    os.utime(outside / "canary-name", (0, 1))
     (export / "to-outside").symlink_to(outside)
     (export / "d" / "to-file").symlink_to(outside / "f")
     return export, outside
