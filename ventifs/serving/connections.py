@@ -26,6 +26,7 @@ from ventifs.serving.loader import Loader, Result
 from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
 from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, StreamError
+from ventifs.serving.waits import Waits
 from ventifs.text import printable
 from ventifs.vfs.interface import File, Filesystem, User
 from ventifs.vfs.memory_budget import Budget, Share
@@ -84,6 +85,7 @@ class Connection(Runnable):
         peer: Peer,
         filesystem: Filesystem,
         loader: Loader,
+        waits: Waits,
         scheduler: Scheduler,
         front_end: FrontEnd,
         share: Share,
@@ -100,6 +102,7 @@ class Connection(Runnable):
             self._filesystem, clock=loader.clock, share=share, leave=deferred.add
         )
         self._loader = loader
+        self._waits = waits
         self._scheduler = scheduler
         self._unsent: list[Buffer] = []  # of the last turn
         self._warm = 0  # turns since it last needed a load
@@ -223,6 +226,8 @@ class Connection(Runnable):
         if loads := session.loads():
             self._loader.submit(self, loads)
             self._warm = 0
+        if waits := session.waits():
+            self._waits.add(self, waits)
         if wished := self._filesystem.ahead():
             self._loader.ahead(wished)
             self._warm = 0
@@ -317,6 +322,7 @@ class Server:
         self.loader = Loader(clock=clock)
         self.budget = budget or Budget()
         self.refused = 0
+        self._waits = Waits()
         self._deferred = DeferredClose()
         self._scheduler = Scheduler(self.loader.busy)
         self.totals = Totals()
@@ -345,6 +351,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
+            nursery.start_soon(self._waits.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._deferred.run)
             task_status.started()
@@ -377,6 +384,7 @@ class Server:
             peer,
             filesystem,
             self.loader,
+            self._waits,
             self._scheduler,
             self._front_end,
             share,

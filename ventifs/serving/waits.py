@@ -23,7 +23,7 @@ from ventifs.vfs.interface import Wait
 
 PAUSE_FIRST_S = 0.005
 PAUSE_MAX_S = 0.1
-RATE_MAX = 5000  # tries a second: about a hundredth of a core, see docs/performance.md
+RATE_MAX = 5000  # tries a second: 3% of a core, see docs/performance.md
 AT_ONCE = 64  # tries between two chances of other tasks
 
 
