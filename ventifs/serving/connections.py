@@ -295,7 +295,7 @@ class Server:
 
     Attributes:
         totals: what the sessions did that have ended.
-        loader: of all sessions.
+        loader, waits: of all sessions.
         budget: memory for what clients make this process hold.
         refused: connections that there was no memory for.
         started: in seconds since 1970.
@@ -322,7 +322,7 @@ class Server:
         self.loader = Loader(clock=clock)
         self.budget = budget or Budget()
         self.refused = 0
-        self._waits = Waits()
+        self.waits = Waits()
         self._deferred = DeferredClose()
         self._scheduler = Scheduler(self.loader.busy)
         self.totals = Totals()
@@ -351,7 +351,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
-            nursery.start_soon(self._waits.run)
+            nursery.start_soon(self.waits.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._deferred.run)
             task_status.started()
@@ -384,7 +384,7 @@ class Server:
             peer,
             filesystem,
             self.loader,
-            self._waits,
+            self.waits,
             self._scheduler,
             self._front_end,
             share,
