@@ -88,8 +88,8 @@ def show(name: str, runs: Runs, figure: str, target: Target) -> None:
     said = ", ".join(filter(None, (f"{least:g}" if least else "", more)))
     style = ",.2f" if figure == "seconds" else ",.0f"
     ours, theirs = f"{medians['ventifs']:>8{style}}", f"{medians[other]:>7{style}}"
-    line = f"{name:29}{ours} {unit:5}{other:>12} {theirs}"
-    print(f"{line} {ratio:6.2f} ({said}) {verdict:5}".ljust(90) + costs(runs), flush=True)
+    line = f"{name:32}{ours} {unit:5}{other:>12} {theirs}"
+    print(f"{line} {ratio:6.2f} ({said}) {verdict:5}".ljust(101) + costs(runs), flush=True)
 
 
 def costs(runs: Runs) -> str:
@@ -98,6 +98,8 @@ def costs(runs: Runs) -> str:
     Of what a guest did, which counts no replies: each server's CPU seconds.
     """
     ours_first = [its for its in reversed(runs.values()) if "server_cpu_s" in its[0]]
+    if not ours_first:
+        return ""
     if "p99_us" not in ours_first[0][0]:
         cpu = [f"{median(result['server_cpu_s'] for result in its):.2f}" for its in ours_first]
         return f"CPU {' '.join(cpu)} s"
