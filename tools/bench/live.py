@@ -34,12 +34,12 @@ PROGRAMS = ("diod", "fio", "dbench", "bonnie++", "postmark", "git")
 
 CREATE: dict[int, Target] = {1: (0.8, "aim 1"), 16: (1.0, "aim 2; 5,000/s")}
 CALLS: dict[int, Target] = {1: (0.9, ""), 8: (1.5, ""), 32: (2.0, "")}
-CALL_NAMES = {"getattr": "getattr", "walk": "walk+clunk", "read": "read 65,512"}
+CALL_NAMES = {"getattr": "getattr", "walk": "walk+clunk", "read": "read 64 KiB"}
 RAW: dict[str, Target] = {
-    **{f"raw create, depth {depth}": target for depth, target in CREATE.items()},
-    **{f"raw create by Tremove, depth {depth}": target for depth, target in CREATE.items()},
+    **{f"raw create depth {depth}": target for depth, target in CREATE.items()},
+    **{f"raw create by Tremove depth {depth}": target for depth, target in CREATE.items()},
     **{
-        f"raw {name}, depth {depth}": target
+        f"raw {name} depth {depth}": target
         for name in CALL_NAMES.values()
         for depth, target in CALLS.items()
     },
@@ -74,13 +74,13 @@ class Bench(Rounds):
             for depth in CREATE:
                 theirs = "create-remove"
                 mine = theirs if isinstance(ours, Diod) else "create"
-                self._row(f"raw create, depth {depth}", (ours, mine), (diod, theirs), depth)
+                self._row(f"raw create depth {depth}", (ours, mine), (diod, theirs), depth)
             for depth in CREATE:
-                name = f"raw create by Tremove, depth {depth}"
+                name = f"raw create by Tremove depth {depth}"
                 self._row(name, (ours, "create-remove"), (diod, "create-remove"), depth)
             for workload, name in CALL_NAMES.items():
                 for depth in CALLS:
-                    title = f"raw {name}, depth {depth}"
+                    title = f"raw {name} depth {depth}"
                     self._row(title, (ours, workload), (diod, workload), depth)
 
     def _row(

@@ -102,10 +102,10 @@ WORK = {
     "guest create 4 KiB and unlink": Work(
         WRITING, f"/usr/bin/python3 -c {shlex.quote(_CREATE)} $files"
     ),
-    "guest fio read, depth 1": _fio("read", 1),
-    "guest fio read, depth 16": _fio("read", 16),
-    "guest fio write, depth 1": _fio("write", 1),
-    "guest fio write, depth 16": _fio("write", 16),
+    "guest fio read depth 1": _fio("read", 1),
+    "guest fio read depth 16": _fio("read", 16),
+    "guest fio write depth 1": _fio("write", 1),
+    "guest fio write depth 16": _fio("write", 16),
     "guest dbench 1": _dbench(1),
     "guest dbench 4": _dbench(4),
     "guest postmark": Work(
