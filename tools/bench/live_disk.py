@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from tools.bench.rounds import run, tell
 
 DISK_BYTES = 12 << 30  # of a sparse file
 INODES = 600_000
+UNMOUNTED_WITHIN_S = 20.0
 USER = 1000  # of the raw client
 SMALL = 64  # files
 PARTS = ("etc", "usr/bin", "usr/sbin", "usr/share", "usr/include", "var")  # of the Debian root
@@ -70,7 +73,16 @@ def mounted_disk(scratch: Path) -> Iterator[Path]:
     try:
         yield top
     finally:
-        run(["umount", str(top)])
+        unmount(top)
+
+
+def unmount(top: Path) -> None:
+    """Unmount a disk; processes of a server that was killed may use it for a moment."""
+    ends = time.monotonic() + UNMOUNTED_WITHIN_S
+    while subprocess.run(["umount", top], check=False, capture_output=True).returncode:
+        if time.monotonic() > ends:
+            sys.exit(f"{top} is in use and stays mounted: end what uses it, and unmount it")
+        time.sleep(0.1)
 
 
 def make_contents(root: Path, top: Path, scratch: Path, scale: float, *, whole: bool) -> Contents:

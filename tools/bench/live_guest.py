@@ -130,14 +130,16 @@ TARGETS: dict[str, Target] = {name: work.target for name, work in WORK.items()}
 class Guest:
     """A guest with both servers of the tree."""
 
-    def __init__(self, contents: Contents, directory: Path, options: Namespace) -> None:
-        """Start all three."""
+    def __init__(self, contents: Contents, options: Namespace, stack: ExitStack) -> None:
+        """Start all three, to end with the stack."""
         self.contents, self.options = contents, options
-        self._stack = ExitStack()
-        network = self._stack.enter_context(Segment())
+        directory = contents.tar.parent
+        network = stack.enter_context(Segment())
         self.anames = {"ventifs": "live", "diod": str(contents.tree)}
-        diod = servers.diod(
-            network, directory / "diod.log", contents.tree, port=PORTS["diod"], writable=True
+        diod = stack.enter_context(
+            servers.diod(
+                network, directory / "diod.log", contents.tree, port=PORTS["diod"], writable=True
+            )
         )
         log, port = directory / "ventifs.log", PORTS["ventifs"]
         if options.again:
@@ -145,17 +147,8 @@ class Guest:
             ours = servers.diod(network, log, contents.tree, port=port, writable=True)
         else:
             ours = servers.live(network, log, {"live": contents.tree}, port=port)
-        self.servers = {
-            "ventifs": self._stack.enter_context(ours),
-            "diod": self._stack.enter_context(diod),
-        }
-        self.uml = self._stack.enter_context(Uml(network, directory / "guest"))
-
-    def __enter__(self) -> "Guest":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self.servers = {"ventifs": stack.enter_context(ours), "diod": diod}
+        self.uml = stack.enter_context(Uml(network, directory / "guest"))
 
     def run(self, server: str, work: Work) -> Result:
         """Do work on a new mount of a server."""
@@ -196,7 +189,8 @@ def measure(rounds: Rounds, chosen: set[str], contents: Contents, options: Names
     names = [name for name in WORK if name in chosen]
     if not names:
         return
-    with Guest(contents, contents.tar.parent, options) as guest:
+    with ExitStack() as stack:
+        guest = Guest(contents, options, stack)
         for name in names:
             work = WORK[name]
             said: set[str] = set()
