@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.support import servers
 from tests.support.memory import family
