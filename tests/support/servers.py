@@ -81,9 +81,16 @@ def ventifs(segment: Segment, log: Path, store: Path, *options: str, port: int =
     )
 
 
-def live(segment: Segment, log: Path, directories: dict[str, Path], port: int = PORT) -> Server:
+def live(
+    segment: Segment,
+    log: Path,
+    directories: dict[str, Path],
+    *,
+    port: int = PORT,
+    sharing: str = "shared",
+) -> Server:
     """`ventifs serve --live` of directories by name, which everybody in the segment may change."""
-    exports = [f"--live={name}={directory},rw" for name, directory in directories.items()]
+    exports = [f"--live={name}={directory},rw,{sharing}" for name, directory in directories.items()]
     return Server(
         segment,
         log,

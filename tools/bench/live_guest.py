@@ -145,7 +145,8 @@ class Guest:
             self.anames["ventifs"] = self.anames["diod"]
             ours = servers.diod(network, log, contents.tree, port=port, writable=True)
         else:
-            ours = servers.live(network, log, {"live": contents.tree}, port=port)
+            trees = {"live": contents.tree}
+            ours = servers.live(network, log, trees, port=port, sharing=options.sharing)
         self.servers = {"ventifs": stack.enter_context(ours), "diod": diod}
         self.uml = stack.enter_context(Uml(network, directory / "guest"))
 

@@ -79,7 +79,8 @@ def measure(rounds: Rounds, chosen: set[str], contents: Contents, options: Names
             server = servers.diod(network, directory / "log", contents.tree, writable=True)
         else:
             aname, msize = "live", Live.msize_max
-            server = servers.live(network, directory / "log", {"live": contents.tree})
+            trees = {"live": contents.tree}
+            server = servers.live(network, directory / "log", trees, sharing=options.sharing)
         with server:
             script = _MOUNTS.format(
                 guest=GUEST,
