@@ -153,7 +153,8 @@ def why_not(chosen: set[str]) -> str:
     return in_guests or emulated or (f"needs {missing}" if missing else "")
 
 
-def main() -> None:
+def parsed() -> tuple[argparse.Namespace, set[str]]:
+    """The arguments, and the rows that they choose."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("root", type=Path, help="a Debian root")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="thrice as many raw")
@@ -184,6 +185,11 @@ def main() -> None:
         chosen = chosen_rows(options.only)
     except ValueError as unknown:
         parser.error(f"no row begins with {unknown}; rows are:\n  " + "\n  ".join(TARGETS))
+    return options, chosen
+
+
+def main() -> None:
+    options, chosen = parsed()
     if why := why_not(chosen):
         sys.exit(f"tools/bench/live: {why}")
     with (
@@ -195,8 +201,8 @@ def main() -> None:
             options.root.absolute(), top, Path(scratch), options.scale, whole=bool(guests)
         )
         print(
-            f"{os.cpu_count()} cores, {options.rounds} rounds, raw {options.seconds:g} s over Unix "
-            f"sockets, guests at {options.scale:g}, {options.sharing}, cache={options.cache}, medians"
+            f"{os.cpu_count()} cores, {options.rounds} rounds; raw {options.seconds:g} s over Unix "
+            f"sockets; guests {options.scale:g}, {options.sharing}, cache={options.cache}; medians"
         )
         bench = Bench(contents, Path(scratch), options, chosen)
         bench.raw()
