@@ -21,7 +21,7 @@ from ventifs.store.appender import in_use
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import ClumpKind, Head
+from ventifs.store.clump import ClumpKind, Head, Outline, outline
 from ventifs.store.index import Index
 from ventifs.store.index_values import CRC_RESIDUE
 from ventifs.store.reclaim.spent import spent
@@ -32,7 +32,7 @@ _PLACE = Struct("<IIH")  # as in the index: arena number, clump offset, position
 _NUMBER_SIZE = 4
 _LOOKED_UP = 4096  # scores at a time
 _LEFTOVERS_MAX = 100_000  # gathered before they are removed
-_LIVE = ord("1")
+_DIGITS = bytes.maketrans(b"\0\1", b"01")
 IN_USE = "others write to it"
 YOUNG = "it was written lately, and others write to the store"
 
@@ -241,7 +241,7 @@ class ArenaUses:
         if not wanted:
             return
         try:
-            _count(use, heads_of(self._arenas.reader(use.arena), use), wanted)
+            _count(use, outlines_of(self._arenas.reader(use.arena), use), wanted)
         except VentifsError as error:
             use.problem = use.problem or str(error)
 
@@ -258,27 +258,45 @@ def heads_of(arena: Arena, use: ArenaUse) -> Iterator[tuple[int, Head]]:
     return arena.heads(HEADER_SIZE, use.length)
 
 
-def _count(use: ArenaUse, heads: Iterable[tuple[int, Head]], wanted: dict[int, list[int]]) -> None:
+def outlines_of(arena: Arena, use: ArenaUse) -> Iterator[tuple[int, Outline]]:
+    """(offset, outline) of an arena's clumps, in order.
+
+    Raises:
+        Corrupt: its directory, or a head, is damaged.
+    """
+    trailer = arena.trailer() if use.sealed else None
+    if trailer is not None:
+        return arena.outlines(trailer)
+    return ((offset, outline(head.listed)) for offset, head in arena.heads(HEADER_SIZE, use.length))
+
+
+def _count(
+    use: ArenaUse, clumps: Iterable[tuple[int, Outline]], wanted: dict[int, list[int]]
+) -> None:
     """Set the bits of live blocks, by clump offset, and add to the figures of their arena."""
     flags = bytearray()
     live_bytes = dead_bytes = live_blocks = 0
-    for offset, head in heads:
-        count = len(head.blocks)
+    for offset, clump in clumps:
+        count, size = clump.count, clump.size
         positions = wanted.pop(offset, ())
-        if not count:
-            dead_bytes += head.size if head.kind is ClumpKind.GAP else 0
+        if not positions:
+            flags += bytes(count)
+            dead_bytes += size if count or clump.kind == ClumpKind.GAP else 0
             continue
-        clump, raw = bytearray(b"0" * count), 0
-        for position in positions:
-            if position >= count:
-                raise Corrupt(f"a clump lacks block {position}", arena=use.arena.hex())
-            clump[position] = _LIVE
-            raw += head.blocks[position][1]
-        share = head.size if len(positions) == count else head.size * raw // head.raw_length
+        if positions[-1] >= count:
+            raise Corrupt(f"a clump lacks block {positions[-1]}", arena=use.arena.hex())
+        share = size
+        if len(positions) == count:
+            flags += b"\1" * count
+        else:
+            bits = bytearray(count)
+            for position in positions:
+                bits[position] = 1
+            flags += bits
+            share = size * clump.length_of(positions) // max(clump.raw_length, 1)
         live_blocks += len(positions)
         live_bytes += share
-        dead_bytes += head.size - share
-        flags += clump
+        dead_bytes += size - share
     if wanted:
         raise Corrupt(f"no clump begins at {min(wanted)}", arena=use.arena.hex())
     before = int.from_bytes(use.live)  # of other passes
@@ -286,8 +304,8 @@ def _count(use: ArenaUse, heads: Iterable[tuple[int, Head]], wanted: dict[int, l
     use.blocks = len(flags)
     use.live_blocks += live_blocks
     use.live_bytes += live_bytes
-    flags += b"0" * (-len(flags) % 8)
-    use.live = (before | int(bytes(flags), 2)).to_bytes(len(flags) // 8)
+    flags += bytes(-len(flags) % 8)
+    use.live = (before | int(flags.translate(_DIGITS), 2)).to_bytes(len(flags) // 8)
 
 
 def _with_following(
