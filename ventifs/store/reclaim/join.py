@@ -8,9 +8,11 @@ Memory: a bit for each block of arenas in which something lives, and what the sp
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
+from operator import itemgetter
 from struct import Struct
 from zlib import crc32
 
@@ -172,20 +174,32 @@ class ArenaUses:
         self, start: bytes, following: bytes | None, wanted: list[bytes], *, remove: bool
     ) -> list[bytes]:
         """The places of live blocks, of all whose scores are from `start` to below `following`."""
-        alive, found, rows = set(wanted), [], self._rows
-        for key, value in self._entries(start, following):
-            if key in alive:
-                if crc32(value, crc32(key)) != CRC_RESIDUE or value[:_NUMBER_SIZE] not in rows:
-                    continue  # damaged, or in an arena that was made since
-                alive.remove(key)
-                found.append(value[: _PLACE.size])
-            elif remove and value[:_NUMBER_SIZE] not in rows:
-                self._leftovers.append(Score(key))
+        alive, rows = set(wanted), self._rows
+        found: list[bytes] = []
+        for entries in self._entries(start, following):
+            # Of an entry that is damaged, or in an arena that was made since, the block is missed.
+            sound = [
+                (key, value)
+                for key, value in entries
+                if key in alive
+                and value[:_NUMBER_SIZE] in rows
+                and crc32(value, crc32(key)) == CRC_RESIDUE
+            ]
+            found += [value[: _PLACE.size] for _, value in sound]
+            if remove and not {value[:_NUMBER_SIZE] for _, value in entries} <= rows:
+                self._leftovers += [
+                    Score(key)
+                    for key, value in entries
+                    if value[:_NUMBER_SIZE] not in rows and key not in alive
+                ]
                 if len(self._leftovers) >= _LEFTOVERS_MAX:
                     self._remove_leftovers()
+            alive.difference_update(key for key, _ in sound)
         return [*found, *self._places_missed(sorted(alive))] if alive else found
 
-    def _entries(self, start: bytes, following: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def _entries(
+        self, start: bytes, following: bytes | None
+    ) -> Iterator[list[tuple[bytes, bytes]]]:
         key: bytes | None = start
         while key is not None and (following is None or key < following):
             entries, key = self._index.stored_entries(key)
@@ -193,7 +207,7 @@ class ArenaUses:
                 entries = [entry for entry in entries if entry[0] < following]
                 key = None
             self.blocks += len(entries)
-            yield from entries
+            yield entries
 
     def _places_missed(self, missed: list[bytes]) -> list[bytes]:
         """The places of live blocks, each looked up, as of now.
@@ -225,19 +239,19 @@ class ArenaUses:
         self._leftovers = []
 
     def _take_places(self, places: Spill) -> None:
-        for number, group in groupby(_places_in(places), key=lambda place: place[0]):
+        for number, group in groupby(_places_in(places), key=itemgetter(0)):
             use = self._uses.get(number)
             if use is not None:
-                self._take(use, sorted(place[1:] for place in group))
+                self._take(use, group)
 
-    def _take(self, use: ArenaUse, places: list[tuple[int, int]]) -> None:
-        """Count the live blocks of an arena, given by clump offset and position, in order."""
-        wanted: dict[int, list[int]] = {}
-        for offset, position in places:
-            if offset < use.length:
-                wanted.setdefault(offset, []).append(position)
-            else:  # written since
-                use.problem = use.problem or IN_USE
+    def _take(self, use: ArenaUse, places: Iterable[tuple[int, int, int]]) -> None:
+        """Count the live blocks of an arena, given by arena number, clump offset and position."""
+        wanted: defaultdict[int, list[int]] = defaultdict(list)
+        for _, offset, position in places:
+            wanted[offset].append(position)
+        for offset in [offset for offset in wanted if offset >= use.length]:
+            use.problem = use.problem or IN_USE  # written since
+            del wanted[offset]
         if not wanted:
             return
         try:
@@ -283,8 +297,8 @@ def _count(
             flags += bytes(count)
             dead_bytes += size if count or clump.kind == ClumpKind.GAP else 0
             continue
-        if positions[-1] >= count:
-            raise Corrupt(f"a clump lacks block {positions[-1]}", arena=use.arena.hex())
+        if max(positions) >= count:
+            raise Corrupt(f"a clump lacks block {max(positions)}", arena=use.arena.hex())
         share = size
         if len(positions) == count:
             flags += b"\1" * count
