@@ -9,7 +9,7 @@ Memory: a bit for each block of arenas in which something lives, and what the sp
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -147,6 +147,7 @@ class ArenaUses:
         end: int = 256,
         remove_leftovers: bool = False,
         memory: int = 64 << 20,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
         """Take in live scores, all those whose first byte is from `first` to `end` - 1.
 
@@ -156,6 +157,7 @@ class ArenaUses:
             end: the highest one, plus one.
             remove_leftovers: whether entries are removed that lead to arenas dropped before.
             memory: bytes that the places of live blocks may take.
+            pause: called often, with no lock held and no transaction open.
 
         Raises:
             NotStored: the index lacks a live block, or its entry is damaged.
@@ -166,6 +168,7 @@ class ArenaUses:
             for wanted, following in _with_following(live.pieces(), end):
                 places.add(self._places(start, following, wanted, remove=remove_leftovers))
                 start = following or b""
+                pause()
             if remove_leftovers:
                 self._remove_leftovers()
             self._take_places(places)
