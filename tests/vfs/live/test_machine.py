@@ -7,7 +7,6 @@ evicted and found again all the time; in some runs threads do all that may need 
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,10 +25,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tests.support.live import Guest, Live, live_export, type_of
+from tests.support.live import Guest, live_export
 from tests.support.privileges import open_directory
 from tests.support.sizes import LONG
-from ventifs.vfs.interface import File, Opened, Refused
+from ventifs.vfs.interface import File, Refused
 
 LONGEST = "d" * 255
 NAMES = st.sampled_from(["a", "b", "c", "LONGEST"])
