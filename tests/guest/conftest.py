@@ -43,7 +43,7 @@ def exported(
 ) -> Iterator[Exported]:
     """Two versions of a real root, served."""
     base = base_of(tmp_path_factory)
-    with exporting(network, base, scratch / "server.log", guest_roots()) as served:
+    with exporting(network, base, scratch, guest_roots()) as served:
         yield served
 
 

@@ -32,12 +32,18 @@ def command(*words: str | Path) -> list[str | Path]:
 
 def archive(store: Path, source: Path, name: str) -> str:
     """Archive a directory; return the version, as `NAME@TIME`."""
+    return f"{name}@{_archived(store, source, name)['time']}"
+
+
+def _archived(store: Path, source: Path, name: str) -> dict[str, Any]:
+    """Archive a directory; return the output of `archive --json`."""
     done = subprocess.run(
         command("archive", source, "--name", name, "--json", "--store", store),
         check=True,
         stdout=subprocess.PIPE,
     )
-    return f"{name}@{json.loads(done.stdout)['time']}"
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,37 @@ class Exported:
         )
 
 
-def _archived(roots: Sequence[Path], directory: Path) -> str:
-    """Archive roots into a new store below a directory; return the versions, one per line."""
+@contextmanager
+def archived_roots(
+    base: Path, roots: Sequence[Path], store: Path
+) -> Iterator[tuple[dict[str, Any], ...]]:
+    """Make a store in which the roots are versions of `NAME`.
+
+    It is a copy of one that the processes of a run share, since a root takes its seconds to
+    archive. Yields the output of `archive --json` for each root.
+    """
+    with shared(base, "roots", partial(_archive_all, roots)) as (directory, facts):
+        subprocess.run(["cp", "-a", directory / "store", store], check=True)
+        yield tuple(json.loads(facts))
+
+
+def _archive_all(roots: Sequence[Path], directory: Path) -> str:
     store = directory / "store"
     subprocess.run(command("init", "--store", store), check=True, stdout=subprocess.DEVNULL)
-    return "\n".join(archive(store, root, NAME) for root in roots)
+    return json.dumps([_archived(store, root, NAME) for root in roots])
 
 
 @contextmanager
 def exporting(
-    segment: Segment, base: Path, log: Path, roots: tuple[Path, ...]
+    segment: Segment, base: Path, scratch: Path, roots: tuple[Path, ...]
 ) -> Iterator[Exported]:
-    """Archive roots into a store that the processes of a run share, and serve it at `HOST`."""
-    with shared(base, "exported", partial(_archived, roots)) as (directory, facts):
-        store, versions = directory / "store", tuple(facts.splitlines())
-        with ventifs(segment, log, store, *EVERYBODY) as server:
-            yield Exported(store, roots, versions, server)
+    """Archive roots into a store of the test's process below `scratch`, and serve it at `HOST`."""
+    store, log = scratch / "store", scratch / "server.log"
+    with (
+        archived_roots(base, roots, store) as facts,
+        ventifs(segment, log, store, *EVERYBODY) as server,
+    ):
+        yield Exported(store, roots, tuple(f"{NAME}@{each['time']}" for each in facts), server)
 
 
 def expected(seen: Look, dialect: str, *, contents: bool = True) -> Look:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support.roots import ext4_image, guest_roots, mounted
+from tests.support.serving import NAME, archived_roots
+from tests.support.sharing import base_of
 from tests.support.sizes import LONG
 from tests.support.trees import copied, remove
 from tests.support.walker import look_at, same
@@ -38,7 +40,7 @@ def ventifs(store: Path, *words: str | Path, stdin: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Archived:
-    """A store in which both roots are versions of `root`."""
+    """A store in which both roots are versions of `NAME`."""
 
     store: Path
     roots: tuple[Path, Path]
@@ -46,15 +48,14 @@ class Archived:
     scratch: Path
 
 
-@pytest.fixture(scope="module")
-def archived() -> Iterator[Archived]:
-    first, second = guest_roots()
+@pytest.fixture(scope="session")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archived]:
+    roots = guest_roots()
     scratch = Path(tempfile.mkdtemp(prefix="guest-root-"))  # pytest keeps its own directories
     store = scratch / "store"
     try:
-        subprocess.run([SCRIPT, "init", "--store", store], check=True, stdout=subprocess.DEVNULL)
-        facts = [ventifs(store, "archive", root, "--name", "root") for root in (first, second)]
-        yield Archived(store, (first, second), (facts[0], facts[1]), scratch)
+        with archived_roots(base_of(tmp_path_factory), roots, store) as (first, second):
+            yield Archived(store, roots, (first, second), scratch)
     finally:
         remove(scratch)
 
@@ -79,7 +80,7 @@ def test_the_roots_are_worth_the_trouble(archived: Archived) -> None:
 @pytest.mark.parametrize("number", [0, 1] if LONG else [1])
 def test_a_root_comes_back_the_same(archived: Archived, number: int) -> None:
     target = archived.scratch / "restored"
-    version = f"root@{archived.facts[number]['time']}"
+    version = f"{NAME}@{archived.facts[number]['time']}"
     try:
         ventifs(archived.store, "restore", version, target)
         same(archived.roots[number], target)
@@ -95,7 +96,7 @@ def test_an_upgraded_root_costs_what_is_new(archived: Archived) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--no-cache",)], ids=["cached", "read"])
 def test_an_unchanged_root_costs_nothing(archived: Archived, options: tuple[str, ...]) -> None:
-    again = ventifs(archived.store, "archive", archived.roots[1], "--name", "root", *options)
+    again = ventifs(archived.store, "archive", archived.roots[1], "--name", NAME, *options)
     assert again["new_bytes"] == 0
     assert again["score"] == archived.facts[1]["score"]
 
@@ -128,7 +129,7 @@ def test_a_tar_of_it_and_what_is_exported_are_the_same_tree(archived: Archived) 
     fact = ventifs(store, "archive", root, "--name", "no-sockets", *patterns)
     attributes = ["--xattrs", "--xattrs-include=*"]
     tar: list[str | Path] = ["tar", "--format=pax", *attributes, "-C", root, "-c", "."]
-    version = f"root@{archived.facts[0]['time']}"
+    version = f"{NAME}@{archived.facts[0]['time']}"
     export: list[str | Path] = [SCRIPT, "export", version, "--store", store]
     for command, expected in ((tar, 0), (export, 3 if sockets else 0)):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as peer:
