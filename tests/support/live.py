@@ -257,7 +257,7 @@ def live_export(path: Path | None = None, **options: Any) -> Iterator[Live]:
         if left:
             gc.collect()  # of failed operations, whose tracebacks are cycles
             left = _more_than(before)
-        assert not (left and live.counts_descriptors), f"descriptors are left open: {left}"
+        assert not (left and live.counts_descriptors), f"descriptors are left open: {list(left.items())[:9]}"
     finally:
         os.umask(umask)
 
