@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,6 @@ from tests.support import processes
 from tests.support.live import Guest, Live, descriptors, live_export, needs_root
 from tests.support.sizes import LONG
 from ventifs.vfs.interface import Opened
-from ventifs.vfs.live import tree as tree_module
 from ventifs.vfs.live.actor import OneUser
 from ventifs.vfs.live.descriptors import PINS_MAX, pins_allowed
 from ventifs.vfs.live.marks import handle_in
@@ -22,7 +22,7 @@ from ventifs.vfs.live.tree import LiveTree
 @pytest.fixture(params=["as root", "as a user", "without handles"])
 def live(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
     """An export with two pins, by each of the ways in which files are found again."""
-    options = {}
+    options: dict[str, Any] = {}
     if request.param != "as root":
         options["acting"] = OneUser()
     elif os.geteuid():
@@ -148,8 +148,8 @@ def test_roots_stay(live: Live, guest: Guest) -> None:
     listing = inner.open(inner.root)
     listing.close()
     evict_all(guest)
-    assert guest.root.pin is not None
-    assert inner.root.pin is not None
+    roots: list[Any] = [guest.root, inner.root]
+    assert all(root.pin is not None for root in roots)
     guest.rename("d", "moved")
     assert inner.names() == []
 
@@ -175,8 +175,8 @@ def test_a_disk_that_fails_is_not_taken_for_a_missing_file(
         raise OSError(errno.EIO, "broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tree_module, "open_handle", broken)
-        patch.setattr(tree_module, "open_beneath", broken)
+        patch.setattr("ventifs.vfs.live.tree.open_handle", broken)
+        patch.setattr("ventifs.vfs.live.tree.open_beneath", broken)
         assert guest.refused(file.attributes) == errno.EIO
     assert guest.stat(file).size == 1
 
