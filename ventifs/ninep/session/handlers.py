@@ -10,12 +10,12 @@ returned or raised before. Knows nothing of tags, frames and waiting.
 import errno
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import READ_OVERHEAD, MessageCodec
-from ventifs.ninep.protocol.wire import Qid
+from ventifs.ninep.protocol.wire import Qid, WireError
 from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.in_flight import Raised
 from ventifs.vfs.interface import (
@@ -39,10 +39,13 @@ MessageHandler = Callable[[Any, Any], Body]
 T = TypeVar("T")
 
 NAME_MAX = 255
+TARGET_MAX = 4095  # bytes of a symbolic link's target: Linux's own
+VIEW_MIN = 32 << 10  # bytes of a Twrite: a copy of less takes no longer than a view
 OFFSET_MAX = (1 << 63) - 1
 WRITE_OVERHEAD = 23  # of a Twrite: all but its data
 
 COUNT = struct.Struct("<I").pack  # of the data of a reply
+_WRITE = struct.Struct("<IQI")  # the fields of a Twrite before its data
 _QID = struct.Struct("<BIQ").pack
 _WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
 
@@ -68,6 +71,41 @@ def check_new_name(name: bytes) -> None:
     check_name(name)
     if name in {b".", b".."}:
         raise Refused(errno.EINVAL)
+
+
+def check_target(target: bytes) -> None:
+    """Check that a symbolic link can have a target.
+
+    Raises:
+        Refused: as symlink(2) does, ENOENT, EINVAL or ENAMETOOLONG.
+    """
+    if not target:
+        raise Refused(errno.ENOENT)
+    if b"\0" in target:
+        raise Refused(errno.EINVAL)
+    if len(target) > TARGET_MAX:
+        raise Refused(errno.ENAMETOOLONG)
+
+
+def decode_write(data: bytes, at: int, end: int) -> m.Twrite:
+    """A Twrite from its fields; its data is a view, if it is long and most of what came.
+
+    A view keeps all of `data` in memory, so that much is at most twice what the frame is counted
+    as. What it saves: docs/performance.md.
+
+    Raises:
+        WireError: its data is shorter or longer than it says.
+    """
+    start = at + _WRITE.size
+    if start > end:
+        raise WireError("Twrite: the message ends too early")
+    fid, offset, count = _WRITE.unpack_from(data, at)
+    if count != end - start:
+        raise WireError(f"Twrite: {count} bytes of data, {end - start} in the message")
+    if count < VIEW_MIN or 2 * count < len(data):
+        return m.Twrite(fid, offset, data[start:end])
+    view: Any = memoryview(data)[start:end]
+    return m.Twrite(fid, offset, view)
 
 
 class Held(ReadOnlyOpened):
@@ -132,6 +170,10 @@ class OpenDirectory(ReadOnlyOpened):
     def listed(self, name: bytes) -> File:
         """See `Opened`."""
         return self._opened.listed(name)
+
+    def write(self, offset: int, data: Buffer) -> NoReturn:
+        """Refuse, as Linux does."""
+        raise Refused(errno.EBADF)
 
     def fsync(self, *, data_only: bool) -> None:
         """See `Opened`."""
