@@ -47,7 +47,7 @@ def test_an_open_fid_is_asked_itself_when_its_name_is_gone(name: bytes) -> None:
         asked.append("attributes")
         return Attributes(0o100600, 1, 2, 0, 0, 5, 0, 0, 0, 8)
 
-    inner = getattr(opened, "_opened", opened)
+    inner = getattr(opened, "opened", opened)
     inner.attributes, inner.setattr = attributes, asked.append  # type: ignore[union-attr, method-assign]
     assert talk.ask(m.Tgetattr(fid, 0x7FF)).nlink == 0
     assert talk.ask(setattr_of(fid, 1, mode=0o600)) == m.Rsetattr()

@@ -143,13 +143,17 @@ class Held(ReadOnlyOpened):
 
 
 class OpenDirectory(ReadOnlyOpened):
-    """An open directory: read by its entries alone. A session may have a million of them."""
+    """An open directory: read by its entries alone. A session may have a million of them.
 
-    __slots__ = ("_opened",)
+    Attributes:
+        opened: what the file system opened.
+    """
+
+    __slots__ = ("opened",)
 
     def __init__(self, opened: Opened) -> None:
         """Wrap what the file system opened."""
-        self._opened = opened
+        self.opened = opened
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Refuse, as Linux does."""
@@ -157,19 +161,19 @@ class OpenDirectory(ReadOnlyOpened):
 
     def attributes(self) -> Attributes:
         """See `Opened`."""
-        return self._opened.attributes()
+        return self.opened.attributes()
 
     def setattr(self, changes: AttributeChanges) -> None:  # type: ignore[override]
         """See `Opened`."""
-        self._opened.setattr(changes)
+        self.opened.setattr(changes)
 
     def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
         """See `Opened`."""
-        return self._opened.entries(cookie)
+        return self.opened.entries(cookie)
 
     def listed(self, name: bytes) -> File:
         """See `Opened`."""
-        return self._opened.listed(name)
+        return self.opened.listed(name)
 
     def write(self, offset: int, data: Buffer) -> NoReturn:
         """Refuse, as Linux does."""
@@ -177,19 +181,19 @@ class OpenDirectory(ReadOnlyOpened):
 
     def fsync(self, *, data_only: bool) -> None:
         """See `Opened`."""
-        self._opened.fsync(data_only=data_only)
+        self.opened.fsync(data_only=data_only)
 
     def lock(self, lock: Lock, flags: int) -> int:
         """See `Opened`."""
-        return self._opened.lock(lock, flags)
+        return self.opened.lock(lock, flags)
 
     def getlock(self, lock: Lock) -> Lock:
         """See `Opened`."""
-        return self._opened.getlock(lock)
+        return self.opened.getlock(lock)
 
     def close(self) -> None:
         """See `Opened`."""
-        self._opened.close()
+        self.opened.close()
 
 
 class Handlers:

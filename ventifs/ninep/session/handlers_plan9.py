@@ -228,17 +228,22 @@ class Plan9Handlers(Handlers):
             cookie, name = entry
             first = self._stat_in(opened, name, self.call)
         yield cookie, first
-        for after, name, _, _ in opened.entries(cookie):
-            stat = self._stat_in(opened, name, _now) if name not in _DOTS else None
+        within = opened.opened
+        for after, name, _, _ in within.entries(cookie):
+            stat = self._stat_in(within, name, None) if name not in _DOTS else None
             if stat is not None:
                 yield after, stat
 
-    def _stat_in(self, opened: Listing, name: bytes, call: Any) -> bytes | None:
+    def _stat_in(self, opened: Opened, name: bytes, call: Any) -> bytes | None:
         """The stat of an entry; None when it is gone by now."""
         try:
-            file: File = call(opened.listed, name)
-            attributes = call(file.attributes)
-            target = self._target(file, attributes, call)
+            if call is None:  # nearly all, so without a call of a call
+                file = opened.listed(name)
+                attributes = file.attributes()
+            else:
+                file = call(opened.listed, name)
+                attributes = call(file.attributes)
+            target = self._target(file, attributes, call or _now)
         except (Refused, OSError) as error:
             if error.errno in _GONE:
                 return None
