@@ -24,6 +24,7 @@ from ventifs.vfs.interface import (
     Attributes,
     Blocking,
     Cold,
+    Elsewhere,
     File,
     Filesystem,
     Identity,
@@ -32,6 +33,7 @@ from ventifs.vfs.interface import (
     ReadOnlyOpened,
     Refused,
     User,
+    Waiting,
 )
 
 Body = m.Message | bytes | list[Buffer]
@@ -252,6 +254,21 @@ class Handlers:
         value = method(*args)
         self.outcomes.append(value)
         return value
+
+    def call_and_go_on(self, method: Callable[..., T], /, *args: Any) -> T:
+        """As `call`, for a handler that goes on after an error: that is raised again, too.
+
+        `call` need not remember errors, since most handlers end with the first one.
+        """
+        if not self._again:
+            try:
+                return self.call(method, *args)
+            except (Cold, Blocking, Waiting, Elsewhere):
+                raise
+            except Exception as error:
+                self.outcomes.append(Raised(error))
+                raise
+        return self.call(method, *args)
 
     def identity(self, file: File) -> Identity:
         """A file's identity, as this dialect has it."""

@@ -226,7 +226,7 @@ class Plan9Handlers(Handlers):
             if entry is None:
                 return
             cookie, name = entry
-            first = self._stat_in(opened, name, self.call)
+            first = self._stat_in(opened, name, self.call_and_go_on)
         yield cookie, first
         within = opened.opened
         for after, name, _, _ in within.entries(cookie):
@@ -246,6 +246,7 @@ class Plan9Handlers(Handlers):
             target = self._target(file, attributes, call or _now)
         except (Refused, OSError) as error:
             if error.errno in _GONE:
+                error.__traceback__ = None  # it is kept: see `Handlers.call_and_go_on`
                 return None
             raise
         return self.codec.encode_record(self._stat_of(file, attributes, target))

@@ -220,6 +220,7 @@ class NinepSession:
         self._closed = True
         self._input = Input()
         self._flight.reset()
+        self._handlers.begin()
         self._fids.clear()
         self._fids.share.give(self._taken)
         self._taken = 0
