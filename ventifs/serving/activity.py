@@ -99,18 +99,42 @@ class Process(msgspec.Struct):
     loads_shared: int = 0
 
 
+class LiveActivity(msgspec.Struct):
+    """One live export.
+
+    Attributes:
+        directory: as it was named at the start.
+        writable, sharing: see `LiveExport`.
+        pid: of its process; None if it has none now.
+        restarts: how many times its process was started again.
+        connections: that its process has.
+        answers: whether its process answered when it was last asked; if not, its disk may hang.
+    """
+
+    name: str
+    directory: str
+    writable: bool
+    sharing: str
+    pid: int | None
+    restarts: int
+    connections: int
+    answers: bool
+
+
 class Activity(msgspec.Struct):
     """A whole server.
 
     Attributes:
         pid: of the process that listens.
         started: in seconds since 1970.
-        store: its directory.
+        store: its directory; empty without one.
         addresses: where it listens.
         workers: processes that have sessions; 0 when the listening process has them itself.
         restarts: how many times a worker that had died was started again.
         refused: connections that were refused.
-        process: the figures of all workers together, or of the listening process.
+        process: the figures of all workers together, or of the listening process; with those of the
+            live exports' processes.
+        live: the live exports.
     """
 
     pid: int
@@ -121,6 +145,7 @@ class Activity(msgspec.Struct):
     restarts: int
     refused: int
     process: Process
+    live: list[LiveActivity] = []
 
 
 def together(processes: Iterable[Process]) -> Process:

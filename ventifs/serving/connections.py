@@ -12,6 +12,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import trio
@@ -21,12 +22,14 @@ from ventifs.net.admission import identity
 from ventifs.net.allow_list import Exports
 from ventifs.net.channel import Channel
 from ventifs.net.peer import Peer
-from ventifs.serving.activity import SessionActivity, Totals
+from ventifs.serving.activity import Process, SessionActivity, Totals
 from ventifs.serving.deferred_close import DeferredClose
+from ventifs.serving.handover import Departure, PassOn
 from ventifs.serving.loader import Loader, Result
 from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
-from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, StreamError
+from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, Handover, StreamError
+from ventifs.serving.waits import Waits
 from ventifs.text import printable
 from ventifs.vfs.interface import File, Filesystem, Refused, User
 from ventifs.vfs.memory_budget import Budget, Share
@@ -76,6 +79,10 @@ class _Noting:
 class Connection(Runnable):
     """One session, from its first byte to its last.
 
+    Attributes:
+        channel: its bytes'; when it has `left`, the channel is still open.
+        left: with what another process is to go on with it, since that one serves the export.
+
     Concurrency: `run` is its one task, the scheduler calls `step`; everything runs in the event
     loop's thread.
     """
@@ -86,22 +93,34 @@ class Connection(Runnable):
         peer: Peer,
         filesystem: Filesystem,
         loader: Loader,
+        waits: Waits,
         scheduler: Scheduler,
         front_end: FrontEnd,
         share: Share,
         deferred: DeferredClose,
+        begun: Handover | None = None,
     ) -> None:
-        """Make the session; `share` is its peer's, with the session's `first_bytes` taken."""
+        """Make the session; `share` is its peer's, with the session's `first_bytes` taken.
+
+        With `begun` the session goes on that another process had.
+        """
         super().__init__(channel.reads, channel.writes)
         self.peer = peer
+        self.channel = channel
         self.started = time.time()
-        self._channel = channel
+        self.left: Handover | None = None
+        self._begun = begun
         self._filesystem = _Noting(filesystem)
         self._names = front_end.requests
         self._session = front_end.session(
-            self._filesystem, clock=loader.clock, share=share, leave=deferred.add
+            self._filesystem,
+            clock=loader.clock,
+            share=share,
+            leave=deferred.add,
+            agreed=begun.agreed if begun else None,
         )
         self._loader = loader
+        self._waits = waits
         self._scheduler = scheduler
         self._unsent: list[Buffer] = []  # of the last turn
         self._warm = 0  # turns since it last needed a load
@@ -112,9 +131,10 @@ class Connection(Runnable):
         self._bytes_in = 0
 
     async def run(self, handshake_s: float) -> None:
-        """Serve until the session is over; then close the channel, and log the reason."""
+        """Serve until the session is over or has left; close the channel, and log the reason."""
         began = trio.current_time()
-        event("opened", peer=self.peer)
+        if self._begun is None:
+            event("opened", peer=self.peer)
         try:
             self._join()
             with trio.move_on_after(handshake_s):
@@ -125,31 +145,39 @@ class Connection(Runnable):
         finally:
             self._scheduler.remove(self)
             taken = self._loader.drop(self)
+            told = self.activity()
             self._session.close()
             for load in taken:
                 self._session.finish(load, error=Refused(errno.ECANCELED))
-            self._channel.close(politely=self._ending)
-            told = self.activity()
-            event(
-                "closed",
-                peer=self.peer,
-                reason=self._reason,
-                dialect=told.dialect,
-                export=told.export,
-                user=told.user,
-                operations=told.operations,
-                errors=told.errors,
-                bytes_in=told.bytes_in,
-                bytes_out=told.bytes_out,
-                seconds=trio.current_time() - began,
-            )
+            if self.left is not None:
+                event("handed_over", peer=self.peer, export=self.left.export)
+            else:
+                self.channel.close(politely=self._ending)
+                self._log_end(told, trio.current_time() - began)
+
+    def _log_end(self, told: SessionActivity, seconds: float) -> None:
+        event(
+            "closed",
+            peer=self.peer,
+            reason=self._reason,
+            dialect=told.dialect,
+            export=told.export,
+            user=told.user,
+            operations=told.operations,
+            errors=told.errors,
+            bytes_in=told.bytes_in,
+            bytes_out=told.bytes_out,
+            seconds=seconds,
+        )
 
     def _join(self) -> None:
         try:
             self._scheduler.add(self)
         except OSError as error:  # such as a device that epoll does not take
             self._fail(error)
-        if self._ending:  # `end` was called before
+        if self._begun is not None:
+            self._session.receive(self._begun.data)
+        if self._ending or self._begun is not None:  # `end` was called before
             self._scheduler.wake(self)
 
     def end(self) -> None:
@@ -213,6 +241,9 @@ class Connection(Runnable):
                 self._send(self._unsent)
             if self._unsent or self._over.is_set():
                 return False
+            if self._session.elsewhere is not None:
+                self._leave(self._session.elsewhere)
+                return False
             return (self._session.more or self._input()) and self._turn()
         except Exception as error:
             self._fail(error)
@@ -228,6 +259,8 @@ class Connection(Runnable):
         if loads := session.loads():
             self._loader.submit(self, loads)
             self._warm = 0
+        if waits := session.waits():
+            self._waits.add(self, waits)
         if wished := self._filesystem.ahead():
             self._loader.ahead(wished)
             self._warm = 0
@@ -235,9 +268,17 @@ class Connection(Runnable):
             self._loader.warm = self._loader.clock()
         if self._unsent:
             return False
+        if session.elsewhere is not None:
+            return True
         if self._ending:
             return session.more or not session.in_flight
         return session.more or (self.readable and session.hungry)
+
+    def _leave(self, left: Handover) -> None:
+        """End here, so that another process goes on, unless this server stops."""
+        if not self._ending:
+            self.left = left
+        self._finish("stopped")
 
     def _input(self) -> bool:
         """Read from the channel; return whether the session is to have a turn."""
@@ -246,12 +287,12 @@ class Connection(Runnable):
             self._finish("stopped")
         if self._ending or not self.readable or not session.hungry:
             return False
-        data = self._channel.read(READ_MAX)
+        data = self.channel.read(READ_MAX)
         if data is None:
             self.readable = False
             return False
         if not data:
-            if not self._channel.half_closes:
+            if not self.channel.half_closes:
                 self._finish("closed by peer")
                 return False
             self.readable = False
@@ -265,7 +306,7 @@ class Connection(Runnable):
 
     def _send(self, replies: list[Buffer]) -> None:
         waited = bool(self._unsent)
-        self._unsent = self._channel.write(replies)
+        self._unsent = self.channel.write(replies)
         if self._unsent:
             if not waited:
                 self._unsent = thrifty(self._unsent)
@@ -295,7 +336,7 @@ class Server:
 
     Attributes:
         totals: what the sessions did that have ended.
-        loader: of all sessions.
+        loader, waits: of all sessions.
         budget: memory for what clients make this process hold.
         refused: connections that there was no memory for.
         started: in seconds since 1970.
@@ -309,6 +350,7 @@ class Server:
         handshake_s: float = HANDSHAKE_S,
         clock: Callable[[], float] = perf_counter,
         budget: Budget | None = None,
+        loader: Loader | None = None,
     ) -> None:
         """Serve each peer the file system that `filesystem_for` returns for it and its exports.
 
@@ -318,10 +360,12 @@ class Server:
             handshake_s: seconds that a connection has for its first request.
             clock: returns seconds; for the end of turns, and for what `Loader` measures.
             budget: memory for what peers make this process hold; unlimited by default.
+            loader: with threads; by default those that suit an archive.
         """
-        self.loader = Loader(clock=clock)
+        self.loader = loader or Loader(clock=clock)
         self.budget = budget or Budget()
         self.refused = 0
+        self.waits = Waits()
         self._deferred = DeferredClose()
         self._scheduler = Scheduler(self.loader.busy)
         self.totals = Totals()
@@ -345,11 +389,25 @@ class Server:
             connection.add_to(totals)
         return totals
 
+    def figures(self) -> Process:
+        """What the sessions do and did, without the caches of their files."""
+        return Process(
+            sessions=[connection.activity() for connection in self._connections],
+            totals=self.now(),
+            refused=self.refused,
+            client_bytes=self.budget.held,
+            client_bytes_max=self.budget.bytes_max,
+            loads=self.loader.runs,
+            loads_ahead=self.loader.ahead_runs,
+            loads_shared=self.loader.shared,
+        )
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the channels that `start` gets, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
+            nursery.start_soon(self.waits.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._deferred.run)
             task_status.started()
@@ -360,11 +418,27 @@ class Server:
             connection.tidy()
 
     def start(
-        self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
+        self,
+        channel: Channel,
+        peer: Peer,
+        exports: Exports,
+        over: Callable[[], None],
+        pass_on: PassOn | None = None,
+        begun: Handover | None = None,
+        filesystem: Filesystem | None = None,
     ) -> None:
-        """Begin a session, in a task of its own; call `over` when it has ended.
+        """Begin a session, in a task of its own.
 
         A peer that has no memory left for a session is refused.
+
+        Args:
+            channel: which this owns from now on.
+            peer: the client.
+            exports: what it may reach.
+            over: called when the session has ended, unless it is passed on.
+            pass_on: takes the connection if another process serves what its client attaches to.
+            begun: how far the session got in another process.
+            filesystem: to serve instead of the one for this peer.
         """
         assert self._nursery is not None, "the server does not run"
         share = self.budget.share_of(identity(peer))
@@ -376,19 +450,22 @@ class Server:
             channel.close()
             over()
             return
-        filesystem = self._filesystem_for(peer, exports).session()
+        served = filesystem or self._filesystem_for(peer, exports)
         connection = Connection(
             channel,
             peer,
-            filesystem,
+            served.session(),
             self.loader,
+            self.waits,
             self._scheduler,
             self._front_end,
             share,
             self._deferred,
+            begun,
         )
         self._connections.add(connection)
-        self._nursery.start_soon(self._run, connection, over)
+        end = partial(self._end, connection, exports, over, pass_on)
+        self._nursery.start_soon(self._run, connection, end)
 
     async def drain(self, grace_s: float = GRACE_S) -> None:
         """Let every session answer what it has read, for at most `grace_s` seconds."""
@@ -400,16 +477,32 @@ class Server:
                     self._empty = trio.Event()
                 await self._empty.wait()
 
-    async def _run(self, connection: Connection, over: Callable[[], None]) -> None:
+    async def _run(self, connection: Connection, end: Callable[[], None]) -> None:
         try:
             await connection.run(self._handshake_s)
         finally:
             self._connections.discard(connection)
             connection.add_to(self.totals)
-            self.totals.sessions += 1
-            over()
+            self.totals.sessions += connection.left is None
+            end()
             if not self._connections:
                 self._empty.set()
+
+    def _end(
+        self,
+        connection: Connection,
+        exports: Exports,
+        over: Callable[[], None],
+        pass_on: PassOn | None,
+    ) -> None:
+        if connection.left is None:
+            over()
+            return
+        departure = Departure(connection.channel, connection.peer, exports, over, connection.left)
+        if pass_on is None:
+            departure.refuse()
+        else:
+            pass_on(departure)
 
 
 def _text(name: bytes) -> str:

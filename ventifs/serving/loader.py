@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import trio
 from trio.lowlevel import TrioToken, current_trio_token
 
-from ventifs.vfs.interface import AT_ONCE, BATCH, Load
+from ventifs.vfs.interface import AT_ONCE, BATCH, Load, Wait
 
 # Only one thread works while sessions that need no loads have turns, the last within this time. A
 # second one helps a cold reader little, and takes the interpreter from the loop twice as often,
@@ -35,14 +35,14 @@ from ventifs.vfs.interface import AT_ONCE, BATCH, Load
 WARM_S = 0.005
 AHEAD_MAX = 64  # loads that no session waits for yet; older ones are of readers that went on
 
-Result = tuple[Load, Any, BaseException | None]
+Result = tuple[Load | Wait, Any, BaseException | None]
 
 
 class Waiter(Protocol):
-    """Something that waits for loads: a connection. Hashable by identity."""
+    """Something that waits: a connection. Hashable by identity."""
 
     def finished(self, results: list[Result]) -> None:
-        """Take the results of loads. Called in the event loop; neither waits nor raises."""
+        """Take results. Called in the event loop; neither waits nor raises."""
 
 
 class Loader:
@@ -65,10 +65,20 @@ class Loader:
         *,
         at_once: int = AT_ONCE,
         batch: int = BATCH,
+        warm_s: float = WARM_S,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """Run at most `at_once` hops at a time, of at most `batch` loads each."""
+        """Run at most `at_once` hops at a time, of at most `batch` loads each.
+
+        Args:
+            at_once: threads.
+            batch: loads.
+            warm_s: seconds after a turn of a session that needs no loads in which one thread works
+                alone; 0 where loads hold the interpreter only for a moment.
+            clock: returns seconds.
+        """
         self.clock = clock
+        self._warm_s = warm_s
         self.runs = self.hops = self.shared = self.ahead_runs = 0
         self.warm = 0.0
         self._at_once = at_once
@@ -199,7 +209,7 @@ class Loader:
     def _next(self) -> list[Load]:
         """Wait for the loads of the next hop; none when the loader ends."""
         while not self._ended:
-            beside_s = self.warm + WARM_S - self.clock() if self._hopping else 0
+            beside_s = self.warm + self._warm_s - self.clock() if self._hopping else 0
             if beside_s > 0:  # only one thread is to work
                 self._changed.wait(beside_s if self._queues or self._ahead else None)
             elif loads := self._taken():

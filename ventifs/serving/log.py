@@ -31,11 +31,20 @@ def event(name: str, *, level: int = logging.INFO, **fields: Any) -> None:
 class LineFormatter(logging.Formatter):
     """Records as lines of fields."""
 
-    def __init__(self, *, as_json: bool = False, worker: int | None = None) -> None:
-        """Write JSON or key=value; `worker` numbers the process, when there are several."""
+    def __init__(
+        self, *, as_json: bool = False, worker: int | None = None, live: str | None = None
+    ) -> None:
+        """Write JSON or key=value.
+
+        Args:
+            as_json: which.
+            worker: the number of the process, when there are several.
+            live: the live export that the process serves.
+        """
         super().__init__()
         self._as_json = as_json
-        self._worker = worker
+        own = {"worker": worker, "live": live}
+        self._process = {name: value for name, value in own.items() if value is not None}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
@@ -48,8 +57,7 @@ class LineFormatter(logging.Formatter):
             fields.update(record.fields)
         else:
             fields.update(event="message", text=record.getMessage(), source=record.name)
-        if self._worker is not None:
-            fields["worker"] = self._worker
+        fields |= self._process
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         fields = {name: value for name, value in fields.items() if value is not None}

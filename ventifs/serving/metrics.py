@@ -145,6 +145,31 @@ _METRICS: tuple[tuple[str, str, str, _Samples], ...] = (  # name, type, help, sa
         "Workers that died and were started anew.",
         _one(lambda a: a.restarts),
     ),
+    ("ventifs_live_exports", "gauge", "Live exports.", _one(lambda a: len(a.live))),
+    (
+        "ventifs_live_processes",
+        "gauge",
+        "Processes of live exports.",
+        _one(lambda a: sum(each.pid is not None for each in a.live)),
+    ),
+    (
+        "ventifs_live_silent",
+        "gauge",
+        "Processes of live exports that do not answer, as when their disk hangs.",
+        _one(lambda a: sum(not each.answers for each in a.live)),
+    ),
+    (
+        "ventifs_live_connections",
+        "gauge",
+        "Connections to live exports.",
+        _one(lambda a: sum(each.connections for each in a.live)),
+    ),
+    (
+        "ventifs_live_restarts_total",
+        "counter",
+        "Processes of live exports that were started anew.",
+        _one(lambda a: sum(each.restarts for each in a.live)),
+    ),
 )
 
 

@@ -20,9 +20,10 @@ from ventifs.net.allow_list import AllowList, Exports
 from ventifs.net.channel import Channel
 from ventifs.net.peer import STDIO, Peer
 from ventifs.serving.acceptor import Acceptor
-from ventifs.serving.activity import Activity
+from ventifs.serving.activity import Activity, together
 from ventifs.serving.connections import GRACE_S
 from ventifs.serving.control import serve_control
+from ventifs.serving.live_exports import LiveExports
 from ventifs.serving.log import event
 from ventifs.serving.metrics import serve_metrics
 from ventifs.serving.settings import Backend, LocalSessions
@@ -49,12 +50,13 @@ class ServicePlan(msgspec.Struct, frozen=True):
     """Where a server is reached, and by which peers.
 
     Attributes:
-        store: the directory of the store, for display.
+        store: the directory of the store, for display; empty without one.
         addresses: where it listens, for display.
         listeners: listening sockets for clients.
         allow: which exports each peer may reach.
         control: the listening control socket.
         metrics: listening sockets for scrapes.
+        live: the live exports, beside the versions.
         grace_s: seconds for requests in flight when the server stops.
     """
 
@@ -64,6 +66,7 @@ class ServicePlan(msgspec.Struct, frozen=True):
     allow: AllowList
     control: socket.socket | None = None
     metrics: Sequence[socket.socket] = ()
+    live: LiveExports | None = None
     grace_s: float = GRACE_S
 
 
@@ -86,6 +89,9 @@ async def serve(
     """
     started = time.time()
     admission = Admission()
+    live = plan.live
+    if live is not None:
+        backend.pass_on = live.take
 
     async def take(connection: socket.socket, peer: Peer, exports: Exports) -> None:
         await backend.take(connection, peer, exports, partial(admission.leave, peer))
@@ -93,7 +99,8 @@ async def serve(
     acceptor = Acceptor(plan.allow, admission, take)
 
     async def ask() -> Activity:
-        process = await backend.ask()
+        asked = [] if live is None else await live.ask()
+        process = together([await backend.ask(), *(process for _, process in asked)])
         return Activity(
             pid=os.getpid(),
             started=started,
@@ -103,10 +110,13 @@ async def serve(
             restarts=backend.restarts,
             refused=acceptor.refused + process.refused,
             process=process,
+            live=[each for each, _ in asked],
         )
 
     with orders() as next_order:
         async with trio.open_nursery() as nursery:
+            if live is not None:
+                await nursery.start(live.run)
             await nursery.start(backend.run)
             accepting = trio.CancelScope()
             nursery.start_soon(_accept, acceptor, plan.listeners, accepting)
@@ -118,21 +128,33 @@ async def serve(
             event("stopping", signal=await next_order())
             nursery.start_soon(_end_at_once, next_order, nursery.cancel_scope)
             accepting.cancel()
-            await backend.drain(plan.grace_s)
+            await _drain(backend, live, plan.grace_s)
             nursery.cancel_scope.cancel()
     event("stopped", seconds=time.time() - started)
 
 
-async def serve_channel(channel: Channel, local: LocalSessions, allow: AllowList) -> None:
+async def serve_channel(
+    channel: Channel, local: LocalSessions, allow: AllowList, live: LiveExports | None = None
+) -> None:
     """Serve one session, with the peer `STDIO`, until it is over or a signal comes."""
     over = trio.Event()
     with signals() as next_order:
         async with trio.open_nursery() as nursery:
+            if live is not None:
+                await nursery.start(live.run)
             await nursery.start(local.run)
-            local.start(channel, STDIO, allow.exports(STDIO), over.set)
-            nursery.start_soon(_drain_at_order, next_order, local, nursery.cancel_scope)
+            pass_on = None if live is None else live.take
+            local.start(channel, STDIO, allow.exports(STDIO), over.set, pass_on)
+            nursery.start_soon(_drain_at_order, next_order, local, live, nursery.cancel_scope)
             await over.wait()
             nursery.cancel_scope.cancel()
+
+
+async def _drain(backend: Backend, live: LiveExports | None, grace_s: float) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(backend.drain, grace_s)
+        if live is not None:
+            nursery.start_soon(live.drain, grace_s)
 
 
 def first_of(error: BaseException) -> BaseException:
@@ -159,12 +181,15 @@ async def _end_at_once(next_order: NextOrder, scope: trio.CancelScope) -> None:
 
 
 async def _drain_at_order(
-    next_order: NextOrder, local: LocalSessions, scope: trio.CancelScope
+    next_order: NextOrder,
+    local: LocalSessions,
+    live: LiveExports | None,
+    scope: trio.CancelScope,
 ) -> None:
     await next_order()
     with trio.CancelScope() as draining:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_at_once, next_order, scope)
-            await local.drain(GRACE_S)
+            await _drain(local, live, GRACE_S)
             draining.cancel()
     scope.cancel()

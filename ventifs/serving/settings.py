@@ -1,7 +1,8 @@
 """The settings of a server, and the sessions of this process over an open store.
 
 Owns how a store, its file system and the sessions are put together, in a server that is one process
-and in each worker. `Backend` is what the rest of a server sees of local sessions and of workers.
+and in each worker. `Backend` is what the rest of a server sees of local sessions and of workers,
+`ProcessSessions` what a process has that serves alone. `live_sessions.py` has those of an export.
 """
 
 import logging
@@ -22,15 +23,19 @@ from ventifs.net.channel import Channel, socket_channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
 from ventifs.serving.connections import Server
+from ventifs.serving.handover import PassOn
 from ventifs.serving.log import LineFormatter, event
-from ventifs.serving.session import FrontEnd
+from ventifs.serving.session import FrontEnd, Handover
 from ventifs.store import Store
 from ventifs.tree.versions.catalog import version_records
 from ventifs.vfs.access.groups import AccountBook
 from ventifs.vfs.access.guard import GuardedFilesystem, Squash
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
+from ventifs.vfs.archived.no_versions import NoVersions
 from ventifs.vfs.archived.served_versions import Split
+from ventifs.vfs.archived.upper_directories import View
 from ventifs.vfs.interface import Filesystem
+from ventifs.vfs.live.export import LiveExport
 from ventifs.vfs.memory_budget import Budget
 
 CACHE_BYTES_DEFAULT = 256 << 20
@@ -50,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What is served, and how.
 
     Attributes:
-        store: the directory of the store.
+        store: the directory of the store; empty if only live exports are served.
         cache_bytes: bytes of memory for decoded data.
         client_bytes: bytes of memory for what clients hold: fids, open files, messages. 0 is an
             eighth of what the machine has.
@@ -60,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True):
         message_bytes: bytes of the largest message; 0 is the front end's own limit.
         log_json: whether log lines are JSON.
         trace: whether every message is written to standard output.
+        live: directories that processes of their own serve.
     """
 
     store: str
@@ -71,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True):
     message_bytes: int = 0
     log_json: bool = False
     trace: bool = False
+    live: tuple[LiveExport, ...] = ()
 
 
 class Backend(Protocol):
@@ -79,10 +86,13 @@ class Backend(Protocol):
     Attributes:
         workers: processes that have sessions; 0 when this one has them.
         restarts: how many times a worker was started again so far.
+        pass_on: takes connections that attach to live exports; without it they end. To be set
+            before `run`.
     """
 
     workers: int
     restarts: int
+    pass_on: PassOn | None
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled; reports started when it can take connections."""
@@ -99,10 +109,46 @@ class Backend(Protocol):
         """Let sessions answer what is in flight, for at most `grace_s` seconds."""
 
 
-class _Switches:
+class ProcessSessions(Protocol):
+    """All sessions of a process that serves alone; a context manager that closes what is open."""
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """See `Backend`."""
+
+    def start(
+        self,
+        channel: Channel,
+        peer: Peer,
+        exports: Exports,
+        over: Callable[[], None],
+        pass_on: PassOn | None = None,
+        begun: Handover | None = None,
+    ) -> None:
+        """Serve a channel; see `Server.start`."""
+
+    async def ask(self) -> Process:
+        """See `Backend`."""
+
+    async def drain(self, grace_s: float) -> None:
+        """See `Backend`."""
+
+    def __enter__(self) -> object:
+        """Return itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close what is open."""
+
+
+class Switches:
     """Makes the interpreter's switch interval `SWITCH_S` while any server of the process runs."""
 
     def __init__(self) -> None:
+        """Start with none."""
         self._servers = 0
         self._before_s = 0.0
         self._lock = Lock()
@@ -121,27 +167,33 @@ class _Switches:
                 sys.setswitchinterval(self._before_s)
 
 
-_SWITCHES = _Switches()
+SWITCHES = Switches()
 
 
 class LocalSessions:
     """The sessions of this process over an open store; a `Backend`, and a context manager."""
 
     def __init__(self, settings: Settings, front_end: FrontEnd) -> None:
-        """Open the store, and serve it by a front end.
+        """Open the store, if there is one, and serve it by a front end.
 
         Raises:
             VentifsError: there is no store, or it cannot be read.
         """
         self.workers = self.restarts = 0
+        self.pass_on: PassOn | None = None
         self._settings = settings
-        split = Split.of(settings.cache_bytes)
-        self._store = Store.open(settings.store, cache_bytes=split.clumps)
-        self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
+        self._store: Store | None = None
+        self._archive: ArchiveFilesystem | None = None
         self._views: OrderedDict[Exports, Filesystem] = OrderedDict()
         self._accounts = AccountBook()  # for all views: a tree's users are the same for all peers
-        if not version_records(self._store):
-            event("empty", store=settings.store, note="no versions yet; ventifs archive makes them")
+        self._live = [export.name for export in settings.live]
+        if settings.store:
+            split = Split.of(settings.cache_bytes)
+            self._store = Store.open(settings.store, cache_bytes=split.clumps)
+            self._archive = ArchiveFilesystem(self._store, split, scores=settings.scores)
+            if not version_records(self._store):
+                note = "no versions yet; ventifs archive makes them"
+                event("empty", store=settings.store, note=note)
         self.server = Server(
             front_end,
             self._filesystem_for,
@@ -159,11 +211,12 @@ class LocalSessions:
         traceback: TracebackType | None,
     ) -> None:
         """Close the store."""
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Backend`."""
-        with _SWITCHES:
+        with SWITCHES:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tend)
                 try:
@@ -176,36 +229,36 @@ class LocalSessions:
         while True:
             await trio.sleep(TEND_S)
             self.server.tidy()
-            self._archive.tend()
-            self.server.loader.ahead(self._archive.looks())
+            if self._archive is not None:
+                self._archive.tend()
+                self.server.loader.ahead(self._archive.looks())
 
     async def take(
         self, connection: socket.socket, peer: Peer, exports: Exports, over: Callable[[], None]
     ) -> None:
         """See `Backend`."""
-        self.start(socket_channel(connection), peer, exports, over)
+        self.start(socket_channel(connection), peer, exports, over, self.pass_on)
 
     def start(
-        self, channel: Channel, peer: Peer, exports: Exports, over: Callable[[], None]
+        self,
+        channel: Channel,
+        peer: Peer,
+        exports: Exports,
+        over: Callable[[], None],
+        pass_on: PassOn | None = None,
+        begun: Handover | None = None,
     ) -> None:
-        """Serve a channel."""
-        self.server.start(channel, peer, exports, over)
+        """Serve a channel; see `Server.start`."""
+        self.server.start(channel, peer, exports, over, pass_on, begun)
 
     async def ask(self) -> Process:
         """See `Backend`."""
         server = self.server
-        return Process(
-            sessions=[connection.activity() for connection in server.connections],
-            totals=server.now(),
-            cache_bytes=self._store.cached_bytes + self._archive.node_bytes,
-            cache_bytes_max=self._settings.cache_bytes,
-            refused=server.refused,
-            client_bytes=server.budget.held,
-            client_bytes_max=server.budget.bytes_max,
-            loads=server.loader.runs,
-            loads_ahead=server.loader.ahead_runs,
-            loads_shared=server.loader.shared,
-        )
+        process = server.figures()
+        if self._store is not None and self._archive is not None:
+            process.cache_bytes = self._store.cached_bytes + self._archive.node_bytes
+            process.cache_bytes_max = self._settings.cache_bytes
+        return process
 
     async def drain(self, grace_s: float) -> None:
         """See `Backend`."""
@@ -219,7 +272,10 @@ class LocalSessions:
         return made
 
     def _made(self, exports: Exports) -> Filesystem:
-        view = self._archive.view(exports)
+        if self._archive is None:
+            view = View(NoVersions(), exports, self._live)
+        else:
+            view = self._archive.view(exports, self._live)
         if exports.as_nobody:
             return GuardedFilesystem(view, self._accounts, squash=Squash.ALL)
         if self._settings.access == "mode":
@@ -233,8 +289,8 @@ def client_bytes_default() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 
 
-def start_log(*, as_json: bool, worker: int | None = None) -> None:
+def start_log(*, as_json: bool, worker: int | None = None, live: str | None = None) -> None:
     """Log everything to standard error, as lines of fields."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(as_json=as_json, worker=worker))
+    handler.setFormatter(LineFormatter(as_json=as_json, worker=worker, live=live))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,5 +1,7 @@
 """A worker: a process of its own that serves the connections that its parent hands it.
 
+What it serves follows from its first order: the versions of a store, or one live export.
+
 It starts as a fresh process, and ends when its parent's end of the socket closes, for whatever
 reason. It ignores the signals that end a server, since a terminal and a service manager send them
 to every process at once: the parent handles them.
@@ -19,8 +21,10 @@ from functools import partial
 import trio
 
 from ventifs.errors import VentifsError
+from ventifs.net.channel import Channel, descriptors, received_channel
+from ventifs.serving.handover import Departure
 from ventifs.serving.log import event
-from ventifs.serving.settings import GARBAGE_THRESHOLD, LocalSessions, Settings, start_log
+from ventifs.serving.settings import GARBAGE_THRESHOLD, ProcessSessions, start_log
 from ventifs.serving.worker_ipc import (
     LEFT_TO_PARENT,
     SESSIONS_TOLD,
@@ -28,11 +32,13 @@ from ventifs.serving.worker_ipc import (
     Configure,
     NotReady,
     Over,
+    Pass,
     Ready,
     Report,
     Stop,
     Take,
     Told,
+    TooLarge,
     receive_order,
     send,
 )
@@ -41,76 +47,101 @@ from ventifs.text import escaping
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+Opens = Callable[[Configure, list[int]], ProcessSessions]
+"""Opens what a process serves; raises VentifsError or OSError when that cannot be."""
+
+
 class Worker:
     """Carries out the orders of the parent."""
 
-    def __init__(
-        self, packets: socket.socket, open_local: Callable[[Settings], LocalSessions]
-    ) -> None:
-        """Receive orders from a socket; `open_local` opens the store."""
-        self._open_local = open_local
+    def __init__(self, packets: socket.socket, opens: Opens) -> None:
+        """Receive orders from a socket; `opens` gets the first."""
+        self._opens = opens
         self._packets = packets
         # Unbounded, but each report answers an order of the parent.
-        self._reports, self._unsent = trio.open_memory_channel[Report](sys.maxsize)
+        self._reports, self._unsent = trio.open_memory_channel[tuple[Report, Channel | None]](
+            sys.maxsize
+        )
 
     async def run(self) -> None:
         """Work until the order to stop, or until the parent has gone."""
-        first, _ = await receive_order(self._packets)
+        first, fds = await receive_order(self._packets)
         if not isinstance(first, Configure):
             return
-        start_log(as_json=first.settings.log_json, worker=first.number)
+        number = None if first.export else first.number
+        start_log(as_json=first.settings.log_json, worker=number, live=first.export or None)
         try:
-            local = self._open_local(first.settings)
+            sessions = self._opens(first, fds)
         except (VentifsError, OSError) as error:
             await send(self._packets, NotReady(str(error)))
             return
-        with local:
+        with sessions:
             async with trio.open_nursery() as nursery:
-                await nursery.start(local.run)
+                await nursery.start(sessions.run)
                 nursery.start_soon(self._report)
-                self._reports.send_nowait(Ready())
-                await self._obey(local)
+                self._report_soon(Ready())
+                await self._obey(sessions)
                 nursery.cancel_scope.cancel()
 
-    async def _obey(self, local: LocalSessions) -> None:
+    async def _obey(self, sessions: ProcessSessions) -> None:
         while True:
-            order, fd = await receive_order(self._packets)
+            order, fds = await receive_order(self._packets)
             match order:
-                case Take(id, peer, exports) if fd is not None:
-                    over = partial(self._reports.send_nowait, Over(id))
-                    await local.take(socket.socket(fileno=fd), peer, exports, over)
+                case Take() if fds:
+                    self._take(sessions, order, fds)
                 case Take(id, peer):  # this process had no room for its descriptor
                     event("refused", level=logging.WARNING, peer=peer, reason="too many open files")
-                    self._reports.send_nowait(Over(id))
+                    self._report_soon(Over(id))
                 case Ask(number):
-                    await self._tell(local, number)
+                    await self._tell(sessions, number)
                 case Stop(grace_s):
-                    await local.drain(grace_s)
+                    await sessions.drain(grace_s)
                     return
                 case None:
                     return
 
-    async def _tell(self, local: LocalSessions, number: int) -> None:
-        process = await local.ask()
-        sessions, process.sessions = process.sessions, []
-        for start in range(0, len(sessions), SESSIONS_TOLD):
-            part = type(process)(sessions=sessions[start : start + SESSIONS_TOLD])
-            self._reports.send_nowait(Told(number, part, last=False))
-        self._reports.send_nowait(Told(number, process, last=True))
+    def _take(self, sessions: ProcessSessions, take: Take, fds: list[int]) -> None:
+        channel = received_channel(fds, half_closes=take.half_closes)
+        over = partial(self._report_soon, Over(take.id))
+        passed = partial(self._passed, take.id)
+        sessions.start(channel, take.peer, take.exports, over, passed, take.begun)
+
+    def _passed(self, number: int, departure: Departure) -> None:
+        channel, peer, exports, _, begun = departure
+        self._report_soon(Pass(number, peer, exports, channel.half_closes, begun), channel)
+
+    def _report_soon(self, report: Report, channel: Channel | None = None) -> None:
+        self._reports.send_nowait((report, channel))
+
+    async def _tell(self, sessions: ProcessSessions, number: int) -> None:
+        process = await sessions.ask()
+        those, process.sessions = process.sessions, []
+        for start in range(0, len(those), SESSIONS_TOLD):
+            part = type(process)(sessions=those[start : start + SESSIONS_TOLD])
+            self._report_soon(Told(number, part, last=False))
+        self._report_soon(Told(number, process, last=True))
 
     async def _report(self) -> None:
-        async for report in self._unsent:
+        async for report, channel in self._unsent:
             try:
-                await send(self._packets, report)
+                await send(self._packets, report, [] if channel is None else descriptors(channel))
+            except TooLarge as error:  # a client that sends much before it is attached
+                assert isinstance(report, Pass)
+                reason = f"too much sent: {error}"
+                event("refused", level=logging.WARNING, peer=report.peer, reason=reason)
+                self._report_soon(Over(report.id))
             except OSError:  # the parent has gone: `_obey` ends everything
                 return
+            finally:
+                if channel is not None:
+                    channel.close()
 
 
-def run_worker(open_local: Callable[[Settings], LocalSessions]) -> None:
+def run_worker(opens: Opens) -> None:
     """Serve until the order to stop, or the parent's end: all that a worker process does.
 
     Args:
-        open_local: opens the store, and chooses the protocol that serves it.
+        opens: opens what is served, and chooses the protocol that serves it.
     """
     parent, fd = int(sys.argv[1]), int(sys.argv[2])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -124,4 +155,4 @@ def run_worker(open_local: Callable[[Settings], LocalSessions]) -> None:
         sys.stderr = escaping(sys.stderr)
     with socket.socket(fileno=fd) as packets:
         packets.setblocking(False)
-        trio.run(Worker(packets, open_local).run)
+        trio.run(Worker(packets, opens).run)

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
@@ -17,7 +17,14 @@ from ventifs.cli.formatting import Size
 from ventifs.cli.interruption import AtOnce
 from ventifs.cli.options import InputFile
 from ventifs.cli.output import echo
-from ventifs.cli.serving.front_end import local_sessions, worker_main
+from ventifs.cli.serving.front_end import live_main, local_sessions, worker_main
+from ventifs.cli.serving.live_options import (
+    open_exports,
+    own_paths,
+    parse_live,
+    print_mounts,
+    served_store,
+)
 from ventifs.cli.store_option import environment, store_option
 from ventifs.errors import VentifsError
 from ventifs.net.address import Address, parse_address
@@ -29,6 +36,7 @@ from ventifs.net.peer import STDIO
 from ventifs.ninep.mount.options import mount_line
 from ventifs.ninep.session.limits import SessionLimits
 from ventifs.serving.control import control_address, control_addresses
+from ventifs.serving.live_exports import LiveExports
 from ventifs.serving.log import event
 from ventifs.serving.service import ServicePlan, first_of, serve_channel
 from ventifs.serving.service import serve as serve_plan
@@ -41,7 +49,6 @@ from ventifs.serving.settings import (
     start_log,
 )
 from ventifs.serving.worker_pool import WorkerPool
-from ventifs.store.header import read_header
 
 _WORKERS_MAX = 64
 _CACHE_MIN = 16 << 20  # per worker
@@ -51,9 +58,17 @@ _RULES_FILE = InputFile(encoding="utf-8", errors="surrogateescape")
 _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
 
 
-@click.command(short_help="Serve versions over 9P.")
+@click.command(short_help="Serve versions and directories over 9P.")
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @store_option
+@click.option(
+    "--live",
+    "live_texts",
+    multiple=True,
+    metavar="NAME=DIR[,rw][,exclusive]",
+    help="Serve a directory of this machine as it is now, under a name; for one client at a time "
+    "if exclusive.  A comma in DIR is written twice.  May be repeated.",
+)
 @click.option("--stdio", is_flag=True, help="Serve standard input and output, one client, instead.")
 @click.option(
     "--allow",
@@ -83,7 +98,7 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
     type=click.Choice(["none", "root", "all"]),
     default="none",
     show_default=True,
-    help="Who is nobody, when the server checks.",
+    help="Who is nobody, when the server checks, and in live directories.",
 )
 @click.option("--scores", is_flag=True, help="Serve versions by score, too: score:HEX.")
 @click.option(
@@ -92,7 +107,7 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
     default=1,
     show_default=True,
     metavar="N",
-    help="Processes that serve; they divide the memory.",
+    help="Processes that serve versions; they divide the memory.",
 )
 @click.option(
     "--cache",
@@ -124,6 +139,7 @@ def serve(
     addresses: tuple[str, ...],
     *,
     store: Path,
+    live_texts: tuple[str, ...],
     stdio: bool,
     rules: tuple[str, ...],
     rule_files: tuple[TextIO, ...],
@@ -138,7 +154,7 @@ def serve(
     metrics: str | None,
     log_json: bool,
 ) -> None:
-    """Serve versions over 9P, read-only.
+    """Serve versions over 9P, read-only, and live directories.
 
     ADDRESS is tcp://HOST:PORT, unix:///PATH or vsock://CID:PORT, or Plan 9's tcp!HOST!PORT; several
     may be given, and sockets that systemd hands over are served beside them. With none, it is a
@@ -147,36 +163,44 @@ def serve(
     TCP proves nobody's identity: who reaches an address can say it is anybody. Without --allow only
     what nobody may read is served over TCP and vsock. New versions appear by themselves. SIGTERM
     and SIGINT end it when what was asked is answered; a second one ends it at once.
+
+    --live needs no store: without --store, and where there is none by default, only the
+    directories are served. A directory is read-only unless rw follows it.
     """
+    live = parse_live(live_texts, squash)
     if cache < workers * _CACHE_MIN:
         raise click.BadParameter("each worker needs 16MiB", param_hint="--cache")
     clients = client_bytes_default() if client_memory is None else client_memory
-    if clients < workers * _CLIENTS_MIN:
-        raise click.BadParameter("each worker needs 4MiB", param_hint="--client-memory")
+    parts = workers + len(live)
+    if clients < parts * _CLIENTS_MIN:
+        raise click.BadParameter(
+            "each worker and live directory needs 4MiB", param_hint="--client-memory"
+        )
     if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):
         raise click.UsageError("--stdio serves one client; no addresses, --workers or --metrics")
-    if squash != "none" and access == "trust":
+    if squash != "none" and access == "trust" and not live:
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
-    read_header(store)  # is it a store? checked first, since workers open it
     settings = Settings(
-        store=str(store),
+        store=served_store(store, click.get_current_context().meta, live),
         cache_bytes=cache,
-        client_bytes=clients,
+        client_bytes=clients * workers // parts,
         access=access,
         squash=squash,
         scores=scores,
         message_bytes=msize,
         log_json=log_json,
         trace=trace,
+        live=live,
     )
     allow = _allow_list(rules, rule_files)
+    allow_files = [file.name for file in rule_files]
     start_log(as_json=log_json)
     if stdio:
-        _serve_stdio(settings, allow)
+        _serve_stdio(settings, allow, allow_files)
     else:
-        _serve_addresses(settings, allow, addresses, workers, metrics)
+        _serve_addresses(settings, allow, allow_files, addresses, workers, metrics)
 
 
 def _allow_list(rules: Iterable[str], files: Iterable[TextIO]) -> AllowList:
@@ -185,16 +209,34 @@ def _allow_list(rules: Iterable[str], files: Iterable[TextIO]) -> AllowList:
     return AllowList(tuple(given)) if given or files else AllowList()
 
 
-def _serve_stdio(settings: Settings, allow: AllowList) -> None:
+def _serve_stdio(settings: Settings, allow: AllowList, allow_files: Sequence[str]) -> None:
     if not allow.exports(STDIO):
         raise VentifsError("the allow list gives standard input nothing; add --allow 'stdio *'")
-    with local_sessions(settings) as sessions:
+    with ExitStack() as stack:
+        live = _live_exports(stack, settings, (), allow_files)
+        sessions = stack.enter_context(local_sessions(settings))
         channel = standard_channel()
-        _run(serve_channel, channel, sessions, allow)
+        _run(serve_channel, channel, sessions, allow, live)
+
+
+def _live_exports(
+    stack: ExitStack, settings: Settings, addresses: Iterable[Address], allow_files: Iterable[str]
+) -> LiveExports | None:
+    """The live exports, with their directories open, if there are any; each gets its memory."""
+    if not settings.live:
+        return None
+    own = own_paths(settings.store, addresses, allow_files, environment())
+    opened = open_exports(stack, settings.live, own)
+    return LiveExports(settings, opened, live_main)
 
 
 def _serve_addresses(
-    settings: Settings, allow: AllowList, texts: Iterable[str], workers: int, metrics: str | None
+    settings: Settings,
+    allow: AllowList,
+    allow_files: Sequence[str],
+    texts: Iterable[str],
+    workers: int,
+    metrics: str | None,
 ) -> None:
     environ = environment()
     addresses: list[Address] = [parse_address(text) for text in texts]
@@ -211,6 +253,8 @@ def _serve_addresses(
         served = list(dict.fromkeys(map(local_address, listeners)))
         for warning in allow.warnings(served):
             event("warning", level=logging.WARNING, note=warning)
+        own_sockets = [*served, *map(local_address, scrapes)]
+        live = _live_exports(stack, settings, own_sockets, allow_files)
         plan = ServicePlan(
             store=settings.store,
             addresses=[str(address) for address in served],
@@ -218,6 +262,7 @@ def _serve_addresses(
             allow=allow,
             control=control,
             metrics=scrapes,
+            live=live,
         )
         backend = (
             WorkerPool(settings, workers, worker_main)
@@ -230,9 +275,10 @@ def _serve_addresses(
                 echo(f"listening on {address}")
             for address in dict.fromkeys(map(local_address, scrapes)):
                 echo(f"metrics at {address}")
-            if by_default:
+            if by_default and settings.store:
                 line = mount_line(served[0], "/", now_ns=time.time_ns())
                 echo(f"mount it, as root, with: {line}")
+            print_mounts(served[0], settings.live)
             sys.stdout.flush()
             _notify(environ, "READY=1")
 

@@ -12,7 +12,7 @@ from ventifs.cli.output import echo, print_json
 from ventifs.cli.store_option import environment, json_option
 from ventifs.errors import VentifsError
 from ventifs.net.listen import default_address
-from ventifs.serving.activity import Activity, SessionActivity
+from ventifs.serving.activity import Activity, LiveActivity, SessionActivity
 from ventifs.serving.control import servers as running
 
 
@@ -42,7 +42,7 @@ def _lines(server: Activity) -> list[str]:
     workers = f", {count(server.workers, 'worker')}" if server.workers else ""
     restarts = f", {count(server.restarts, 'restart')}" if server.restarts else ""
     return [
-        f"{server.store} at {', '.join(server.addresses)}",
+        f"{server.store or 'live exports'} at {', '.join(server.addresses)}",
         f"  running    {duration(time.time() - server.started)}, "
         f"process {server.pid}{workers}{restarts}",
         f"  answered   {count(sum(totals.operations.values()), 'operation')}, "
@@ -51,10 +51,22 @@ def _lines(server: Activity) -> list[str]:
         f"{size(process.cache_bytes_max)}",
         f"  memory     clients hold {size(process.client_bytes)} of "
         f"{size(process.client_bytes_max)}, each at most half",
+        *map(_live_line, server.live),
         f"  sessions   {len(process.sessions):,} now, {totals.sessions:,} over, "
         f"{server.refused:,} refused",
         *(f"    {line}" for line in map(_session_line, process.sessions)),
     ]
+
+
+def _live_line(live: LiveActivity) -> str:
+    written = "read and written" if live.writable else "read"
+    process = "no process" if live.pid is None else f"process {live.pid}"
+    silent = "" if live.answers else " that does not answer: its disk may hang"
+    restarts = f", {count(live.restarts, 'restart')}" if live.restarts else ""
+    return (
+        f"  live       {live.name}: {live.directory}, {live.sharing}, {written}; "
+        f"{count(live.connections, 'connection')}, {process}{silent}{restarts}"
+    )
 
 
 def _session_line(session: SessionActivity) -> str:

@@ -33,13 +33,17 @@ from ventifs.net.address import (
     VsockAddress,
 )
 from ventifs.text import one_line, printable, shell_word
-from ventifs.tree.versions.catalog import TIME_NS_MAX, split_path
+from ventifs.tree.versions.catalog import TIME_NS_MAX, check_name, split_path
 from ventifs.tree.versions.times import parse_time
 from ventifs.vfs.archived.exports import Unknown, parse_aname
+from ventifs.vfs.live.export import Sharing
 
 MSIZE = 1_048_576
 """Bytes of the largest message asked for: the most that kernels take over sockets. Older ones, and
 the server, bring it down to what they can."""
+
+_LIVE_CACHES: dict[Sharing, str] = {"shared": "none", "exclusive": "mmap"}
+_LOCK_S = 1  # from one try for a lock to the next; the server answers each within this time
 
 FLAGS = {  # mount(8)'s words and mount(2)'s numbers
     "ro": 0x1,
@@ -111,25 +115,44 @@ def names_one_version(aname: str, now_ns: int) -> bool:
         return False
 
 
-def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
+class LiveMount(Struct, frozen=True):
+    """That what is mounted is a live export, and how.
+
+    Attributes:
+        sharing: of the export.
+        writable: whether to mount it for writing.
+    """
+
+    sharing: Sharing
+    writable: bool = False
+
+
+def mount_options(
+    aname: str, now_ns: int, more: str = "", live: LiveMount | None = None
+) -> MountOptions:
     """The options to mount `aname` with; options of mount(8) in `more` take precedence.
 
     A version that never changes is cached for good (`cache=loose`). Anything else is not cached,
-    since with `cache=loose` the kernel never asks the server again.
+    since with `cache=loose` the kernel never asks the server again. A live export that nobody else
+    has is cached for mapped files too (`cache=mmap`).
 
     Raises:
         MountError: `aname` has a comma, a newline or a NUL; or an option of `more` has a quote
-            that it may not have, is `rw`, or is chosen by this module alone.
+            that it may not have, is `rw` for a version, or is chosen by this module alone.
     """
     if any(character in aname for character in ",\n\0"):
         raise _unfit(aname, "a comma cannot be mounted")
     flags = dict.fromkeys(["ro", "nosuid", "nodev"])
+    if live is not None and live.writable:
+        del flags["ro"]
     values: dict[str, str | None] = {
         "version": "9p2000.L",
         "msize": str(MSIZE),
         "cache": "loose" if names_one_version(aname, now_ns) else "none",
         "access": "user",
     }
+    if live is not None:
+        values |= {"cache": _LIVE_CACHES[live.sharing], "locktimeout": str(_LOCK_S)}
     fstab: list[str] = []
     for option in _OPTION.findall(more):
         key, equals, value = option.partition("=")
@@ -138,7 +161,13 @@ def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
                 f"option {printable(option)}: leave out the quote; only labels have any"
             )
         if key == "rw":
-            raise MountError("option rw: a version is never written; leave it out")
+            if live is None:
+                raise MountError(
+                    "option rw: a version is never written; leave it out, or name the kind of a "
+                    "live export: --live shared"
+                )
+            flags.pop("ro", None)
+            continue
         if key in _OURS:
             raise MountError(f"option {key}: follows from the address and version; leave it out")
         if key in FLAGS:
@@ -152,16 +181,23 @@ def mount_options(aname: str, now_ns: int, more: str = "") -> MountOptions:
     return MountOptions(tuple(flags), values | {"aname": aname}, tuple(dict.fromkeys(fstab)))
 
 
-def mount_line(address: Address, aname: str, directory: str = "/mnt", *, now_ns: int) -> str:
+def mount_line(
+    address: Address,
+    aname: str,
+    directory: str = "/mnt",
+    *,
+    now_ns: int,
+    live: LiveMount | None = None,
+) -> str:
     """A command to paste into a guest's shell; an address of all hosts is written `HOST`.
 
     Raises:
         MountError: as `mount_options`; or mount(8) cannot pass the options on.
     """
-    options = mount_options(aname, now_ns)
+    options = mount_options(aname, now_ns, live=live)
     native = _native(address)
     if native is None:
-        words = ["ventifs", "mount", str(_from_guest(address)), aname, directory]
+        words = _ventifs_words(address, aname, directory, live)
     else:
         source, transport = native
         _check_for_libmount(options, transport)
@@ -170,15 +206,21 @@ def mount_line(address: Address, aname: str, directory: str = "/mnt", *, now_ns:
 
 
 def fstab_line(
-    address: Address, aname: str, directory: str, *, now_ns: int, more: str = ""
+    address: Address,
+    aname: str,
+    directory: str,
+    *,
+    now_ns: int,
+    more: str = "",
+    live: LiveMount | None = None,
 ) -> str | None:
     """The line of /etc/fstab; None where the kernel cannot open the connection by itself.
 
     Raises:
         MountError: no version can have this name, or fstab cannot express the options.
     """
-    check_aname(aname)
-    options = mount_options(aname, now_ns, more)
+    check_aname(aname, live)
+    options = mount_options(aname, now_ns, more, live)
     native = _native(address)
     if native is None:
         return None
@@ -198,21 +240,39 @@ def fstab_line(
     return " ".join([*map(_escaped, (source, directory)), "9p", _escaped(text), "0", "0"])
 
 
-def unit_line(address: Address, aname: str, directory: str) -> str:
+def unit_line(address: Address, aname: str, directory: str, live: LiveMount | None = None) -> str:
     """The command of a systemd unit's `ExecStart=` that mounts by `ventifs mount`."""
-    words = ["ventifs", "mount", str(_from_guest(address)), aname, directory]
-    return " ".join(map(_unit_word, words))
+    return " ".join(map(_unit_word, _ventifs_words(address, aname, directory, live)))
 
 
-def check_aname(aname: str) -> None:
-    """Check that `aname` can name a version; only the server knows whether that exists.
+def _ventifs_words(
+    address: Address, aname: str, directory: str, live: LiveMount | None
+) -> list[str]:
+    """The words of `ventifs mount`."""
+    kind = [] if live is None else ["--live", live.sharing]
+    written = ["-o", "rw"] if live is not None and live.writable else []
+    return ["ventifs", "mount", *kind, *written, str(_from_guest(address)), aname, directory]
 
-    A path that begins with `/` is a name of another kind of server, and passes.
+
+def check_aname(aname: str, live: LiveMount | None = None) -> None:
+    """Check that `aname` can name a version, or a live export if it is to be one.
+
+    Only the server knows whether that exists. A path that begins with `/` is a name of another kind
+    of server, and passes.
 
     Raises:
-        MountError: it cannot name a version.
+        MountError: it cannot.
     """
     if aname.startswith("/"):
+        return
+    if live is not None:
+        name, _ = split_path(aname)
+        try:
+            check_name(name)
+        except VentifsError as error:
+            raise MountError(
+                f"'{printable(aname)}' can be no live export ({error}); write NAME or NAME:/PATH"
+            ) from None
         return
     try:
         when = parse_aname(os.fsencode(aname)).when

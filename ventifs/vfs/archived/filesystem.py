@@ -1,7 +1,7 @@
 """Archived versions as a `Filesystem`: the root lists names, a name lists its versions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ventifs.store import Store
 from ventifs.vfs.access.placed import PassThrough
@@ -30,13 +30,15 @@ class ArchiveFilesystem(ServedVersions):
         super().__init__(store, split, scores=scores, clock=clock, now_ns=now_ns)
         self._view = View(self, lambda name: True)
 
-    def view(self, allowed: Callable[[str], bool]) -> View:
+    def view(self, allowed: Callable[[str], bool], live: Iterable[str] = ()) -> View:
         """A view of the names for which `allowed` returns true, and of nothing else.
+
+        `live` are the names of live exports; see `View`.
 
         Peers that may reach the same names should share one view, since each view keeps the files
         that were reached through its list of names.
         """
-        return View(self, allowed)
+        return View(self, allowed, live)
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
         """See `placed.Attachable`."""

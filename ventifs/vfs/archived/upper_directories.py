@@ -3,14 +3,20 @@
 The root lists names; a name lists its versions by time; `score`, if it is served, lists trees by
 score. These directories are read anew each time, so that new versions appear; what is below a
 version never changes. A name that a peer may not reach looks like a name that does not exist.
+
+The root lists live exports, too, of which this package knows only the names: attaching to one
+raises `Elsewhere`, and walking there is refused with EXDEV.
 """
 
 import errno
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+from ventifs.tree.versions.catalog import split_path
 from ventifs.vfs.access.placed import PassThrough
 from ventifs.vfs.archived.entry_bytes import S_DIRECTORY
 from ventifs.vfs.archived.exports import (
@@ -24,12 +30,14 @@ from ventifs.vfs.archived.exports import (
     parse_aname,
 )
 from ventifs.vfs.archived.identities import number_of, token_of
+from ventifs.vfs.archived.no_versions import NoVersions
 from ventifs.vfs.archived.opened_entries import OpenedEntries, dots
 from ventifs.vfs.archived.room import DIRECTORY_BLOCKS, DIRECTORY_SIZE
 from ventifs.vfs.archived.served_versions import ServedVersions
 from ventifs.vfs.interface import (
     DIRECTORY,
     Attributes,
+    Elsewhere,
     File,
     Identity,
     Load,
@@ -39,17 +47,36 @@ from ventifs.vfs.interface import (
     User,
 )
 
+log = logging.getLogger(__name__)
+
 _SCORES = "score"
+_LOGGED_S = 60.0  # from one line about a live name to the next
 _BOUND_MAX = 1024  # names that a session binds to versions; more are not bound
 
 
 class View:
     """The names of a `ServedVersions` that some peers may reach; a `Filesystem` itself."""
 
-    def __init__(self, files: ServedVersions, allowed: Callable[[str], bool]) -> None:
-        """Show the names for which `allowed` returns true."""
+    def __init__(
+        self,
+        files: ServedVersions | NoVersions,
+        allowed: Callable[[str], bool],
+        live: Iterable[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show the names for which `allowed` returns true.
+
+        Args:
+            files: the versions.
+            allowed: whether these peers may reach a name.
+            live: the names of live exports, which hide versions of the same name.
+            clock: returns seconds; limits the lines of the log.
+        """
         self.files = files
         self.allowed = allowed
+        self.live = frozenset(name for name in live if allowed(name))
+        self._clock = clock
+        self._logged: dict[str, float] = {}  # live names that were walked to, and when
         # With the generation that they are of: a view that is not used must not keep a whole
         # snapshot.
         self._names: tuple[bytes, list[str]] = b"", []
@@ -59,6 +86,7 @@ class View:
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
         """See `placed.Attachable`; `parse_aname` has the grammar, and an empty name is the root."""
+        self.depart(aname)
         try:
             return self._attach(aname, pass_through)
         except Unknown:
@@ -70,6 +98,27 @@ class View:
         if offered is not None:
             return self.files.attached(offered, wanted.path, pass_through)
         return NameDirectory(self, wanted.name, None) if wanted.name else self.root
+
+    def depart(self, aname: bytes) -> None:
+        """Raise `Elsewhere` if an aname is a live export's, with a path or without."""
+        if self.live:
+            name, _ = split_path(aname.decode("utf-8", "surrogateescape").removeprefix("/"))
+            if name in self.live:
+                raise Elsewhere(name)
+
+    def refuse_walk(self, name: str) -> NoReturn:
+        """Refuse to walk to a live name, with a line in the log, but not each time.
+
+        Raises:
+            Refused: EXDEV.
+        """
+        now = self._clock()
+        if now - self._logged.get(name, float("-inf")) > _LOGGED_S:
+            self._logged[name] = now
+            log.warning(
+                "a client looks from / into live export '%s'; it can mount aname=%s", name, name
+            )
+        raise Refused(errno.EXDEV)
 
     def offered(self, wanted: Wanted) -> Offered | None:
         """The version that an aname means now; None for a directory above the versions.
@@ -107,7 +156,7 @@ class View:
             Unknown: when there are none, or this peer may not reach them.
         """
         found = snapshot.of_name.get(name)
-        if found is None or not self.allowed(name):
+        if found is None or name in self.live or not self.allowed(name):
             raise Unknown("no such name")
         return found
 
@@ -116,7 +165,7 @@ class View:
         if self._names[0] != snapshot.generation:
             self._names = (
                 snapshot.generation,
-                [name for name in snapshot.of_name if self.allowed(name)],
+                [name for name in snapshot.of_name if name not in self.live and self.allowed(name)],
             )
         return self._names[1]
 
@@ -124,6 +173,8 @@ class View:
         """The names in the root directory, in order."""
         if self._listed[0] != snapshot.generation:
             names = self.names(snapshot)
+            if self.live:
+                names = sorted([*names, *self.live])
             if self.files.scores:
                 names = [_SCORES, *(name for name in names if name != _SCORES)]
             self._listed = snapshot.generation, names
@@ -158,6 +209,7 @@ class SessionView:
 
     def attach(self, user: User, aname: bytes, pass_through: PassThrough | None = None) -> File:
         """See `placed.Attachable`."""
+        self._view.depart(aname)
         try:
             wanted = parse_aname(aname)
             key = wanted.name, wanted.when, wanted.score
@@ -328,16 +380,14 @@ class ExportRoot(_Upper):
         return self.view.listed(snapshot)
 
     def _list(self, items: Sequence[str]) -> list[tuple[bytes, Callable[[], File]]]:
-        scores = self.view.files.scores
-        return [
-            (
-                name.encode(),
-                partial(ScoreDirectory, self.view)
-                if scores and name == _SCORES
-                else partial(NameDirectory, self.view, name, self),
-            )
-            for name in items
-        ]
+        return [(name.encode(), partial(self._made, name)) for name in items]
+
+    def _made(self, name: str) -> File:
+        if name in self.view.live:
+            return LiveName(self.view, name, self)
+        if name == _SCORES and self.view.files.scores:
+            return ScoreDirectory(self.view)
+        return NameDirectory(self.view, name, self)
 
     def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
         if name == _SCORES.encode() and self.view.files.scores:
@@ -346,6 +396,8 @@ class ExportRoot(_Upper):
             text = name.decode("ascii")
         except UnicodeDecodeError:
             raise Unknown("no such name") from None
+        if text in self.view.live:
+            self.view.refuse_walk(text)
         self.view.versions(snapshot, text)
         return NameDirectory(self.view, text, self)
 
@@ -398,6 +450,38 @@ class NameDirectory(_Upper):
         if name not in (LATEST, found.when):
             raise Unknown("only whole times are listed")
         return self.view.files.entered(found, self, name)
+
+
+class LiveName(_Upper):
+    """A live export as an entry of the root, which cannot be walked to."""
+
+    __slots__ = ("_above", "_text")
+
+    def __init__(self, view: View, text: str, above: ExportRoot) -> None:
+        """Of a name."""
+        super().__init__(view, token_of(view.files.token, b"live", text.encode()))
+        self._text = text
+        self._above = above
+
+    @property
+    def name(self) -> bytes:
+        """See `File`."""
+        return self._text.encode()
+
+    def _parent(self) -> File:
+        return self._above
+
+    def _changed_ns(self) -> int:
+        return 0
+
+    def _items(self, snapshot: OfferedSnapshot) -> Sequence[Any]:
+        return ()
+
+    def _list(self, items: Sequence[Any]) -> list[tuple[bytes, Callable[[], File]]]:
+        return []
+
+    def _find(self, snapshot: OfferedSnapshot, name: bytes) -> File:
+        raise Unknown("another process has it")
 
 
 class ScoreDirectory(_Upper):

@@ -1,0 +1,1 @@
+"""Directories of the host, served as they are now."""

@@ -1,0 +1,96 @@
+"""Attributes of live files: reading them, and changing them as setattr asks for.
+
+A file is given by a descriptor, mostly one of O_PATH, and never by a path; what takes no such
+descriptor goes through `/proc/self/fd`. The kernel checks that the thread's user may do each thing,
+and clears set-uid and set-gid bits and `security.capability` where it must.
+"""
+
+import os
+import stat
+
+from ventifs.vfs.interface import AttributeChanges, Attributes, Statfs
+from ventifs.vfs.live.syscalls import chown_empty, set_times, statx
+
+
+def proc_path(fd: int) -> bytes:
+    """A path to the file of a descriptor; it leads to a symbolic link itself."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def attributes_of(fd: int) -> Attributes:
+    """The attributes of a descriptor's file."""
+    status = statx(fd)
+    return Attributes(
+        status.mode,
+        status.uid,
+        status.gid,
+        status.nlink,
+        status.rdev,
+        status.size,
+        status.mtime_ns,
+        status.atime_ns,
+        status.ctime_ns,
+        status.blocks,
+        status.blksize,
+    )
+
+
+def statfs_of(fd: int) -> Statfs:
+    """The attributes of the file system of a descriptor's file."""
+    found = os.fstatvfs(fd)
+    return Statfs(
+        found.f_frsize,
+        found.f_blocks,
+        found.f_bfree,
+        found.f_bavail,
+        found.f_files,
+        found.f_ffree,
+        found.f_fsid & (1 << 64) - 1,
+        found.f_namemax,
+    )
+
+
+def change(fd: int, changes: AttributeChanges, writing: int | None = None) -> None:
+    """Change attributes, in the order in which one does not undo another.
+
+    The size comes first, since it is what fails most; a change of owner clears set-uid bits, so the
+    mode comes after it; all others change times.
+
+    Args:
+        fd: of the file, of O_PATH or not.
+        changes: what to change.
+        writing: a descriptor that is open for writing, if there is one. Through it, a change of
+            size needs no permission.
+
+    Raises:
+        OSError: what comes first fails, what comes later is not done.
+    """
+    if changes.size is not None:
+        if writing is not None:
+            os.ftruncate(writing, changes.size)
+        else:
+            os.truncate(proc_path(fd), changes.size)
+    if changes.uid is not None or changes.gid is not None:
+        uid = -1 if changes.uid is None else changes.uid
+        chown_empty(fd, uid, -1 if changes.gid is None else changes.gid)
+    if changes.mode is not None:
+        os.chmod(proc_path(fd), changes.mode)
+    if changes.atime_ns is not None or changes.mtime_ns is not None:
+        set_times(fd, changes.atime_ns, changes.mtime_ns)
+    if changes.ctime and changes == _CTIME_ALONE:
+        _change_ctime(fd)
+
+
+_CTIME_ALONE = AttributeChanges(ctime=True)
+
+
+def _change_ctime(fd: int) -> None:
+    """Change the ctime alone.
+
+    Changing the owner to what it is does that for every user, but clears set-uid and set-gid bits.
+    """
+    mode = os.fstat(fd).st_mode
+    if mode & (stat.S_ISUID | stat.S_ISGID):
+        os.chmod(proc_path(fd), stat.S_IMODE(mode))
+    else:
+        chown_empty(fd, -1, -1)

@@ -1,0 +1,469 @@
+"""Live files: what a fid points at. Each pins its inode, and every operation is of that inode.
+
+A server may have a million of them, so that a `LiveFile` is small: what it shares with the files of
+its attach (`Access`), its pin, its directory, and its mark (`marks.py`). Nothing refers to a file
+but fids, the files below it, and what is open; so its descriptor is closed as soon as it is not
+used any more. Invariants:
+
+- a step is one component, never a symbolic link's target, and never leads outside the root or to
+  another mount;
+- a name is looked up, made or removed in a directory's descriptor as the user of the fid, so that
+  the kernel checks what that user may do;
+- only regular files and directories are opened.
+
+This module knows no fids and no messages.
+"""
+
+import errno
+import os
+import stat
+from functools import partial
+
+from ventifs.vfs.interface import (
+    AttributeChanges,
+    Attributes,
+    File,
+    Identity,
+    Refused,
+    Statfs,
+    check_reading,
+)
+from ventifs.vfs.live.access import Access
+from ventifs.vfs.live.attributes import attributes_of, change, proc_path, statfs_of
+from ventifs.vfs.live.descriptors import Descriptor
+from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
+from ventifs.vfs.live.mount_points import MountPoint
+from ventifs.vfs.live.opened import LiveListing, LiveOpened
+from ventifs.vfs.live.syscalls import link_by_fd, open_beneath
+from ventifs.vfs.live.tree import PATH_ONLY
+
+NAME_MAX = 255
+_CROSSED = "a mount point is not exported"
+_REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_TRIES = 16  # of what somebody else undoes meanwhile
+
+
+class LiveFile:
+    """A file of a live export.
+
+    Attributes:
+        access: what it shares with the other files of its attach.
+        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
+        above: the directory that it was found in; None for a root.
+        mark: what it is known by.
+    """
+
+    __slots__ = ("__weakref__", "above", "access", "mark", "pin")
+
+    weight = 0
+
+    def __init__(
+        self, access: Access, pin: Descriptor, above: "LiveFile | None", mark: bytes
+    ) -> None:
+        """Count its pin, unless it is a root: those stay."""
+        self.access = access
+        self.pin: Descriptor | None = pin
+        self.above = above
+        self.mark = mark
+        if above is not None:
+            access.tree.pins.keep(self, pin)
+
+    def __del__(self) -> None:
+        pin = self.pin
+        if pin is not None:
+            self.access.tree.pins.forget(pin)
+
+    # Its pin
+
+    def pinned(self) -> Descriptor:
+        """Its pin, found again if it was evicted.
+
+        Raises:
+            Cold: a thread has to find it.
+            Refused: ESTALE, when it is gone.
+        """
+        pin = self.pin
+        tree = self.access.tree
+        if pin is not None:
+            tree.pins.touch(pin)
+            return pin
+        tree.pace.bring(self, partial(tree.found, self))
+        return self.pinned()
+
+    def evict(self) -> bool:
+        """See `descriptors.Pinned`."""
+        pin = self.pin
+        if pin is None:
+            return False
+        mark = self.access.tree.evictable(pin.fd, self.mark)
+        if mark is None:
+            return False
+        self.mark, self.pin = mark, None
+        return True
+
+    def hold(self) -> None:
+        """Take note that it is open; it must be pinned."""
+        pin, access = self.pin, self.access
+        assert pin is not None
+        if self.above is not None:
+            access.tree.pins.hold(pin)
+        access.locks.opened(number_in(self.mark))
+
+    def release(self) -> None:
+        """Take note that it is open once less."""
+        pin, access = self.pin, self.access
+        access.locks.closed(number_in(self.mark))
+        assert pin is not None, "what is open is not evicted"
+        if self.above is not None:
+            access.tree.pins.release(self, pin)
+
+    # What it is
+
+    @property
+    def identity(self) -> Identity:
+        """See `File`."""
+        return identity_in(self.mark)
+
+    @property
+    def kind(self) -> int:
+        """See `File`."""
+        return type_in(self.mark)
+
+    @property
+    def name(self) -> bytes:
+        """See `File`: the name that it was found under."""
+        return name_in(self.mark)
+
+    def attributes(self) -> Attributes:
+        """See `File`."""
+        return attributes_of(self.pinned().fd)
+
+    def statfs(self) -> Statfs:
+        """See `File`."""
+        return statfs_of(self.pinned().fd)
+
+    def readlink(self) -> bytes:
+        """See `File`."""
+        if type_in(self.mark) != _LINK:
+            raise Refused(errno.EINVAL)
+        return os.readlink(b"", dir_fd=self.pinned().fd)
+
+    def setattr(self, changes: AttributeChanges) -> None:
+        """See `File`."""
+        self.access.check_writable()
+        if changes.size is not None:
+            self._check_sized()
+        fd = self.pinned().fd
+        self.access.act()
+        change(fd, changes)
+
+    def _check_sized(self) -> None:
+        """See that it has a size that can be changed; nothing else is ever opened."""
+        kind = type_in(self.mark)
+        if kind != _REGULAR:
+            raise Refused(errno.EISDIR if kind == _DIRECTORY else errno.EINVAL)
+
+    # Extended attributes
+
+    def xattr_names(self) -> list[bytes]:
+        """See `File`."""
+        fd = self.pinned().fd
+        self.access.act()
+        return [os.fsencode(name) for name in os.listxattr(proc_path(fd))]
+
+    def xattr(self, name: bytes) -> bytes:
+        """See `File`."""
+        fd = self.pinned().fd
+        self.access.act()
+        return os.getxattr(proc_path(fd), name)
+
+    def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
+        """See `File`."""
+        self.access.check_writable()
+        path = proc_path(self.pinned().fd)
+        self.access.act()
+        if value:
+            os.setxattr(path, name, value, flags)
+        else:
+            os.removexattr(path, name)
+
+    # Walking
+
+    def walk(self, name: bytes) -> File:
+        """See `File`."""
+        if name == b"..":
+            return self._parent()
+        pin, access = self.pinned(), self.access
+        access.act()
+        try:
+            fd = open_beneath(pin.fd, name, PATH_ONLY)
+        except BlockingIOError:  # the name is not in memory
+            return access.tree.pace.run(partial(self.find, pin, name))
+        except OSError as error:
+            return self._odd(pin, name, error)
+        return self._child(fd, name)
+
+    def find(self, pin: Descriptor, name: bytes) -> File:
+        """The file of a name. May wait for the disk."""
+        access = self.access
+        access.act()
+        try:
+            fd = access.tree.pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
+        except OSError as error:
+            return self._odd(pin, name, error)
+        return self._child(fd, name)
+
+    def _odd(self, pin: Descriptor, name: bytes, error: OSError) -> File:
+        """What stands for a name that could not be opened for a reason other than its lack."""
+        if error.errno == errno.EXDEV:
+            return MountPoint(self, name)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            pins = self.access.tree.pins
+            fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
+            return self._child(fd, name)
+        raise error
+
+    def _child(self, fd: int, name: bytes) -> "LiveFile":
+        pin = Descriptor(fd)
+        access = self.access
+        return LiveFile(access, pin, self, access.tree.mark(fd, name))
+
+    def _parent(self) -> "LiveFile":
+        """The directory that it is in now, which may not be the one that it was found in."""
+        above = self.above
+        if above is None:
+            return self
+        if type_in(self.mark) != _DIRECTORY:
+            raise Refused(errno.ENOTDIR)
+        pin, access = self.pinned(), self.access
+        access.act()
+        up = Descriptor(
+            access.tree.pins.with_room(os.open, b"..", PATH_ONLY | os.O_DIRECTORY, dir_fd=pin.fd)
+        )
+        mark = access.tree.mark(up.fd, b"")
+        above.pinned()
+        if same(mark) == same(above.mark):
+            return above
+        return self.placed(up, mark)
+
+    def placed(self, pin: Descriptor, mark: bytes) -> "LiveFile":
+        """The file of a descriptor, walked to from the root along the path that it has now.
+
+        Raises:
+            Refused: ESTALE, when it is not beneath the root, or moves all the time.
+        """
+        root = self.access.root
+        assert root.pin is not None
+        for _ in range(_TRIES):
+            top = os.readlink(proc_path(root.pin.fd)).rstrip(b"/") + b"/"
+            path = os.readlink(proc_path(pin.fd))
+            if path + b"/" == top:
+                return root
+            if not path.startswith(top):
+                break
+            at = root
+            self.access.tree.acting.as_server()
+            try:
+                for name in path[len(top) :].split(b"/"):
+                    assert at.pin is not None
+                    fd = open_beneath(at.pin.fd, name, PATH_ONLY, cached=False)
+                    at = at._child(fd, name)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    continue
+                raise
+            if same(at.mark) == same(mark):
+                return at
+        raise Refused(errno.ESTALE)
+
+    # Opening
+
+    def open(self, flags: int) -> LiveOpened:
+        """See `File`."""
+        access = self.access
+        kind = type_in(self.mark)
+        if kind == _LINK:
+            raise Refused(errno.ELOOP)
+        if not access.tree.writable:
+            check_reading(flags)
+        if kind == _DIRECTORY:
+            return self._list(flags)
+        if flags & os.O_DIRECTORY:
+            raise Refused(errno.ENOTDIR)
+        if kind != _REGULAR:
+            raise Refused(errno.ENXIO, "a FIFO, socket or device is not opened on the host")
+        flags = access.opening(flags)
+        pin = self.pinned()
+        access.act()
+        return LiveOpened(self, Descriptor(access.tree.reopen(pin, flags)), flags)
+
+    def _list(self, flags: int) -> LiveListing:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            raise Refused(errno.EISDIR)
+        pin, access = self.pinned(), self.access
+        access.act()
+        descriptor = Descriptor(access.tree.reopen(pin, os.O_RDONLY | os.O_DIRECTORY))
+        return LiveListing(self, descriptor, os.O_RDONLY)
+
+    # Changing the directory
+
+    def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[LiveFile, LiveOpened]":
+        """See `File`; without O_EXCL, what is there already is opened."""
+        access = self.access
+        pin = self._changing(name)
+        passed = access.opening(flags)
+        for _ in range(_TRIES):
+            access.act_in(gid)
+            try:
+                fd = access.tree.pins.with_room(
+                    os.open, name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd
+                )
+            except FileExistsError:
+                if flags & os.O_EXCL:
+                    raise
+            else:
+                made = self._child(fd, name)
+                return made, LiveOpened(made, made.pinned(), passed)
+            try:
+                found = self.find(pin, name)
+            except FileNotFoundError:
+                continue
+            if not isinstance(found, LiveFile) or type_in(found.mark) == _DIRECTORY:
+                raise Refused(errno.EISDIR)
+            return found, found.open(flags & ~os.O_CREAT)
+        raise Refused(errno.EAGAIN)
+
+    def mkdir(self, name: bytes, mode: int, gid: int) -> File:
+        """See `File`."""
+        pin = self._changing(name)
+        self.access.act_in(gid)
+        os.mkdir(name, mode, dir_fd=pin.fd)
+        return self.find(pin, name)
+
+    def symlink(self, name: bytes, target: bytes, gid: int) -> File:
+        """See `File`; the target is the guest's business."""
+        pin = self._changing(name)
+        self.access.act_in(gid)
+        os.symlink(target, name, dir_fd=pin.fd)
+        return self.find(pin, name)
+
+    def mknod(self, name: bytes, mode: int, rdev: int, gid: int) -> File:
+        """See `File`; the kernel lets only root make devices."""
+        if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
+            raise Refused(errno.EINVAL)
+        pin = self._changing(name)
+        self.access.act_in(gid)
+        os.mknod(name, mode, rdev, dir_fd=pin.fd)
+        return self.find(pin, name)
+
+    def link(self, file: File, name: bytes) -> None:
+        """See `File`."""
+        pin = self._changing(name)
+        target = self._beside(file).pinned()
+        self.access.act()
+        link_by_fd(target.fd, pin.fd, name)
+
+    def renameat(self, name: bytes, directory: File, newname: bytes) -> None:
+        """See `File`."""
+        _check_name(name)
+        to = self._beside(directory)
+        target = to._changing(newname)
+        pin = self.pinned()
+        self.access.act()
+        os.rename(name, newname, src_dir_fd=pin.fd, dst_dir_fd=target.fd)
+
+    def unlink(self, name: bytes, *, directory: bool) -> None:
+        """See `File`."""
+        pin = self._changing(name)
+        self.access.act()
+        (os.rmdir if directory else os.unlink)(name, dir_fd=pin.fd)
+
+    # Changing its own name
+
+    def rename(self, directory: File | None, name: bytes) -> None:
+        """See `File`: the name that it was found under, or the one that it has now."""
+        self.access.check_writable()
+        above = self._found_in()
+        to = above if directory is None else self._beside(directory)
+        above.renameat(self.name, to, name)
+        self.above, self.mark = to, with_name(self.mark, name)
+
+    def remove(self) -> None:
+        """See `File`: the name that it was found under, or the one that it has now."""
+        self.access.check_writable()
+        above = self._found_in()
+        above.unlink(self.name, directory=type_in(self.mark) == _DIRECTORY)
+
+    def _found_in(self) -> "LiveFile":
+        """The directory in which it has the name of its mark, which is set right if need be.
+
+        Raises:
+            Refused: EBUSY for a root, ESTALE when no name of it is known.
+        """
+        above = self.above
+        if above is None:
+            raise Refused(errno.EBUSY)
+        pin, tree = self.pinned(), self.access.tree
+        tree.acting.as_server()
+        try:
+            fd = Descriptor(open_beneath(above.pinned().fd, self.name, PATH_ONLY, cached=False))
+            if same(tree.mark(fd.fd, b"")) == same(self.mark):
+                return above
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV):
+                raise
+        now = self.placed(pin, self.mark)
+        if now.above is None:
+            raise Refused(errno.EBUSY)
+        self.above, self.mark = now.above, with_name(self.mark, now.name)
+        return now.above
+
+    def _changing(self, name: bytes) -> Descriptor:
+        """The pin of this directory, if a name in it may be changed."""
+        self.access.check_writable()
+        _check_name(name)
+        if type_in(self.mark) != _DIRECTORY:
+            raise Refused(errno.ENOTDIR)
+        return self.pinned()
+
+    def _beside(self, file: File) -> "LiveFile":
+        """Another file of the same export."""
+        if isinstance(file, MountPoint):
+            raise Refused(errno.EXDEV)
+        if not isinstance(file, LiveFile) or file.access.tree is not self.access.tree:
+            raise Refused(errno.EXDEV)
+        return file
+
+
+def root_of(access: Access) -> LiveFile:
+    """The root of an attach to the export's directory."""
+    root = access.tree.root
+    access.root = LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
+    return access.root
+
+
+def root_at(access: Access, names: list[bytes]) -> LiveFile:
+    """The root of an attach to a path. May wait for the disk.
+
+    Raises:
+        Refused: EXDEV for a mount point, ENOENT for `.` and `..`.
+    """
+    at = root_of(access)
+    for name in names:
+        if name in (b".", b".."):
+            raise Refused(errno.ENOENT)
+        found = at.find(at.pinned(), name)
+        if not isinstance(found, LiveFile):
+            raise Refused(errno.EXDEV, _CROSSED)
+        at = found
+    access.root = LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
+    return access.root
+
+
+def _check_name(name: bytes) -> None:
+    """See that a name is one component; sessions have checked that already."""
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise Refused(errno.EINVAL)
+    if len(name) > NAME_MAX:
+        raise Refused(errno.ENAMETOOLONG)
