@@ -195,9 +195,7 @@ class Guest:
             cookie = found[-1][0]
         return found
 
-    def some_entries(
-        self, opened: Opened, cookie: int, most: int
-    ) -> list[tuple[int, bytes, int]]:
+    def some_entries(self, opened: Opened, cookie: int, most: int) -> list[tuple[int, bytes, int]]:
         """At most so many entries; like a reply without room for one more, it looks at that."""
 
         def listed() -> list[tuple[int, bytes, int]]:
