@@ -270,6 +270,29 @@ def test_jobs_of_a_client_that_went_are_dropped() -> None:
     run(test, files)
 
 
+@pytest.mark.parametrize("weather", ["own", "blocking"])
+def test_a_client_that_goes_leaves_nothing_behind(weather: str) -> None:
+    """Neither what threads have begun, nor what they have not: see `Loader.drop`."""
+    files = filesystem()
+
+    async def test(served: Serving) -> None:
+        caller = await served.connect().attach()
+        await open_large(caller)
+        go, entered = holding(files)
+        files.weather = lambda call: weather
+        opens = [(tag, Twalk(0, tag, ())) for tag in range(10, 20)]
+        await caller.send(*opens, *[(tag + 10, Tlopen(tag, 0)) for tag, _ in opens])
+        await caller.send(*[(tag, Tread(1, tag, 9)) for tag in range(30, 60)])
+        await until(lambda: served.server.loader.queued > 20 and entered.acquire(blocking=False))
+        caller.close()
+        await until(lambda: served.over == 1)
+        go.set()
+        await until(lambda: not served.server.loader.busy())
+        await until(lambda: (files.opened, served.server.budget.held) == (0, 0))
+
+    run(test, files)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

@@ -8,6 +8,7 @@ file and no address: the session (`session.py`) knows what bytes mean, and `acce
 which peers may connect.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
 from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, Handover, StreamError
 from ventifs.text import printable
-from ventifs.vfs.interface import File, Filesystem, User
+from ventifs.vfs.interface import File, Filesystem, Refused, User
 from ventifs.vfs.memory_budget import Budget, Share
 
 HANDSHAKE_S = 30  # for the first request to come whole, and its reply to be sent
@@ -109,7 +110,11 @@ class Connection(Runnable):
         self._filesystem = _Noting(filesystem)
         self._names = front_end.requests
         self._session = front_end.session(
-            self._filesystem, clock=loader.clock, share=share, leave=deferred.add, agreed=begun.agreed if begun else None
+            self._filesystem,
+            clock=loader.clock,
+            share=share,
+            leave=deferred.add,
+            agreed=begun.agreed if begun is not None else None,
         )
         self._loader = loader
         self._scheduler = scheduler
@@ -128,21 +133,28 @@ class Connection(Runnable):
             event("opened", peer=self.peer)
         try:
             self._join()
-            with trio.move_on_after(handshake_s):
-                await self._greeted.wait()
-            if not self._greeted.is_set():
-                self._finish(f"no request in {handshake_s:g} s")
+            if self._begun is None:  # else the request came whole, and may wait for a disk
+                await self._greet(handshake_s)
             await self._over.wait()
         finally:
             self._scheduler.remove(self)
-            self._loader.drop(self)
             told = self.activity()
+            taken = self._loader.drop(self)
             self._session.close()
+            for load in taken:
+                self._session.finish(load, error=Refused(errno.ECANCELED))
             if self.left is not None:
                 event("handed_over", peer=self.peer, export=self.left.export)
             else:
                 self.channel.close(politely=self._ending)
                 self._log_end(told, trio.current_time() - began)
+
+    async def _greet(self, handshake_s: float) -> None:
+        """Wait for the first replies to be sent, but not for ever."""
+        with trio.move_on_after(handshake_s):
+            await self._greeted.wait()
+        if not self._greeted.is_set():
+            self._finish(f"no request in {handshake_s:g} s")
 
     def _log_end(self, told: SessionActivity, seconds: float) -> None:
         event(
@@ -181,7 +193,8 @@ class Connection(Runnable):
                 self._session.finish(load, value, error)
         except Exception as failure:
             self._fail(failure)
-        self._scheduler.wake(self)
+        if not self._over.is_set():
+            self._scheduler.wake(self)
 
     def tidy(self) -> None:
         """Let its session go of files that no handle needs."""

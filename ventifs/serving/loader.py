@@ -129,18 +129,21 @@ class Loader:
                 self._forget(self._ahead.popleft())
             self._changed.notify(len(self._ahead))
 
-    def drop(self, client: Waiter) -> None:
-        """Forget a client that is gone: it gets no more results.
+    def drop(self, client: Waiter) -> list[Load]:
+        """Take back the loads of a client that is gone and that have not begun; return them.
 
-        Loads that only it waits for are not begun, unless they were wished for by `ahead` too.
+        They are not begun for this client any more. It still gets the results of those that have
+        begun: what they opened is the client's to close, and until then they may use its files.
         """
+        taken: list[Load] = []
         with self._changed:
             for load in self._queues.pop(client, ()):
-                load.waiters.pop(client, None)
+                if load.started:
+                    continue
+                taken += load.waiters.pop(client, ())
                 if load not in self._ahead:
                     self._forget(load)
-            for load in self._running:
-                load.waiters.pop(client, None)
+        return taken
 
     async def run(self) -> None:
         """Work until cancelled; loads that have begun are finished first."""

@@ -191,6 +191,11 @@ class Handlers:
         last = self._again[0] if self._again else None
         return last.error if type(last) is Raised else None
 
+    @property
+    def unused(self) -> list[Any]:
+        """Outcomes of earlier runs that this run has not come to."""
+        return self._again
+
     def call(self, method: Callable[..., T], /, *args: Any) -> T:
         """Call a method of the file system, or return or raise again what it did before."""
         if self._again:
