@@ -29,6 +29,7 @@ from ventifs.serving.loader import Loader, Result
 from ventifs.serving.log import event
 from ventifs.serving.scheduler import Runnable, Scheduler
 from ventifs.serving.session import READ_MAX, WASTE_MAX, FrontEnd, Handover, StreamError
+from ventifs.serving.waits import Waits
 from ventifs.text import printable
 from ventifs.vfs.interface import File, Filesystem, Refused, User
 from ventifs.vfs.memory_budget import Budget, Share
@@ -91,6 +92,7 @@ class Connection(Runnable):
         peer: Peer,
         filesystem: Filesystem,
         loader: Loader,
+        waits: Waits,
         scheduler: Scheduler,
         front_end: FrontEnd,
         share: Share,
@@ -117,6 +119,7 @@ class Connection(Runnable):
             agreed=begun.agreed if begun is not None else None,
         )
         self._loader = loader
+        self._waits = waits
         self._scheduler = scheduler
         self._unsent: list[Buffer] = []  # of the last turn
         self._warm = 0  # turns since it last needed a load
@@ -260,6 +263,8 @@ class Connection(Runnable):
         if loads := session.loads():
             self._loader.submit(self, loads)
             self._warm = 0
+        if waits := session.waits():
+            self._waits.add(self, waits)
         if wished := self._filesystem.ahead():
             self._loader.ahead(wished)
             self._warm = 0
@@ -335,7 +340,7 @@ class Server:
 
     Attributes:
         totals: what the sessions did that have ended.
-        loader: of all sessions.
+        loader, waits: of all sessions.
         budget: memory for what clients make this process hold.
         refused: connections that there was no memory for.
         started: in seconds since 1970.
@@ -364,6 +369,7 @@ class Server:
         self.loader = loader or Loader(clock=clock)
         self.budget = budget or Budget()
         self.refused = 0
+        self.waits = Waits()
         self._deferred = DeferredClose()
         self._scheduler = Scheduler(self.loader.busy)
         self.totals = Totals()
@@ -405,6 +411,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.loader.run)
+            nursery.start_soon(self.waits.run)
             nursery.start_soon(self._scheduler.run)
             nursery.start_soon(self._deferred.run)
             task_status.started()
@@ -453,6 +460,7 @@ class Server:
             peer,
             served.session(),
             self.loader,
+            self.waits,
             self._scheduler,
             self._front_end,
             share,

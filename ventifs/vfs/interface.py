@@ -99,15 +99,18 @@ class Wait(msgspec.Struct, eq=False):
 
     The driver calls `attempt` in the event loop, at growing pauses. Its first result that is not
     None is the operation's result; after `seconds` it is `otherwise`. What `attempt` raises is the
-    result too. Exactly one of these ends a wait: such a result, `seconds`, or `cancel`.
+    result too. `attempt` is not called again after a result, an exception, or `cancel`.
 
     Attributes:
         attempt: tries the operation once; never waits.
         seconds: how long to try, from the time that the driver gets it.
         otherwise: the operation's result when it was tried in vain.
-        cancel: called once if no client waits any more (a flush, a new version, the end of the
-            session), instead of a result; never raises, never waits.
+        cancel: called once if `attempt` has had no result when the wait ends: by the driver after
+            `seconds`, by the session if no client waits any more (a flush, a new version, the end
+            of the session). Never raises, never waits.
         over: set by the session: it takes no result any more, and the driver drops the wait.
+        soon: set by the driver, and None before and after: to be called when another attempt may
+            have a result; the driver makes one at once.
     """
 
     attempt: Callable[[], Any]
@@ -115,6 +118,7 @@ class Wait(msgspec.Struct, eq=False):
     otherwise: Any
     cancel: Callable[[], None]
     over: bool = False
+    soon: Callable[[], None] | None = None
 
 
 class Waiting(Exception):
