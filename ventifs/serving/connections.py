@@ -116,7 +116,7 @@ class Connection(Runnable):
             clock=loader.clock,
             share=share,
             leave=deferred.add,
-            agreed=begun.agreed if begun is not None else None,
+            agreed=begun.agreed if begun else None,
         )
         self._loader = loader
         self._waits = waits
@@ -141,8 +141,8 @@ class Connection(Runnable):
             await self._over.wait()
         finally:
             self._scheduler.remove(self)
-            told = self.activity()
             taken = self._loader.drop(self)
+            told = self.activity()
             self._session.close()
             for load in taken:
                 self._session.finish(load, error=Refused(errno.ECANCELED))

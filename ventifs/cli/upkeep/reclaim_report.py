@@ -11,6 +11,7 @@ from ventifs import Reclaimed, ReclaimObserver, ReclaimPlan
 from ventifs.cli.formatting import count, duration, share, size
 from ventifs.cli.output import echo
 from ventifs.cli.progress import ByteProgress, EntryProgress
+from ventifs.cli.upkeep.making_way import MakingWay
 from ventifs.tree.versions.times import CalendarSpan
 
 _LINES_MAX = 20  # of versions that would go, or of arenas that are left
@@ -56,6 +57,7 @@ class ReclaimReport(ReclaimObserver):
         """Print what becomes of what was `asked`, or nothing if `quiet`."""
         self._asked = asked
         self._quiet = quiet
+        self._make_way = MakingWay()
         self._steps = ExitStack()
         self._entries: EntryProgress | None = None
         self._bytes: tuple[str, ByteProgress] | None = None
@@ -96,6 +98,10 @@ class ReclaimReport(ReclaimObserver):
     def freed(self, done: int, total: int) -> None:
         """Show how much is freed."""
         self._show("freeing", done, total)
+
+    def may_pause(self) -> None:
+        """Make way for others."""
+        self._make_way()
 
     def end(self, done: Reclaimed) -> None:
         """Print what was done."""

@@ -329,7 +329,7 @@ class LiveFile:
                 found = self.find(pin, name)
             except FileNotFoundError:
                 continue
-            if not isinstance(found, LiveFile):
+            if not isinstance(found, LiveFile) or type_in(found.mark) == _DIRECTORY:
                 raise Refused(errno.EISDIR)
             return found, found.open(flags & ~os.O_CREAT)
         raise Refused(errno.EAGAIN)
