@@ -44,7 +44,8 @@ from ventifs.ninep.protocol.messages import (
     Twalk,
 )
 from ventifs.ninep.session.limits import SessionLimits
-from ventifs.serving.connections import HANDSHAKE_S, WARM_TURNS
+from ventifs.serving.connection import WARM_TURNS
+from ventifs.serving.connections import HANDSHAKE_S
 
 GETATTR = Tgetattr(0, 0x7FF)
 SIZE = 1 << 20
