@@ -44,7 +44,8 @@ from ventifs.ninep.protocol.messages import (
     Twalk,
 )
 from ventifs.ninep.session.limits import SessionLimits
-from ventifs.serving.connections import HANDSHAKE_S, WARM_TURNS
+from ventifs.serving.connection import WARM_TURNS
+from ventifs.serving.connections import HANDSHAKE_S
 
 GETATTR = Tgetattr(0, 0x7FF)
 SIZE = 1 << 20
@@ -259,13 +260,36 @@ def test_jobs_of_a_client_that_went_are_dropped() -> None:
         go, entered = holding(files)
         await caller.send(*((tag, GETATTR) for tag in range(30)))
         await until(lambda: served.server.loader.queued > 0 and entered.acquire(blocking=False))
-        begun = served.server.loader.runs
         caller.close()
         await until(lambda: served.over == 1)
+        begun = served.server.loader.runs
         assert served.server.loader.queued == 0
         go.set()
         assert isinstance(await other.ask(GETATTR), Rgetattr)
         assert served.server.loader.runs == begun + 1
+
+    run(test, files)
+
+
+@pytest.mark.parametrize("weather", ["own", "blocking"])
+def test_a_client_that_goes_leaves_nothing_behind(weather: str) -> None:
+    """Neither what threads have begun, nor what they have not: see `Loader.drop`."""
+    files = filesystem()
+
+    async def test(served: Serving) -> None:
+        caller = await served.connect().attach()
+        await open_large(caller)
+        go, entered = holding(files)
+        files.weather = lambda call: weather
+        opens = [(tag, Twalk(0, tag, ())) for tag in range(10, 20)]
+        await caller.send(*opens, *[(tag + 10, Tlopen(tag, 0)) for tag, _ in opens])
+        await caller.send(*[(tag, Tread(1, tag, 9)) for tag in range(30, 60)])
+        await until(lambda: served.server.loader.queued > 20 and entered.acquire(blocking=False))
+        caller.close()
+        await until(lambda: served.over == 1)
+        go.set()
+        await until(lambda: not served.server.loader.busy())
+        await until(lambda: (files.opened, served.server.budget.held) == (0, 0))
 
     run(test, files)
 

@@ -377,19 +377,24 @@ def test_jobs_of_who_is_gone_are_dropped() -> None:
     _with_loader(test, at_once=1)
 
 
-def test_who_is_gone_is_not_told_of_what_ran_meanwhile() -> None:
+def test_a_client_that_is_gone_gets_what_has_begun_and_takes_back_the_rest() -> None:
+    """What a load opened is its client's to close, and while it runs, files must stay open."""
+
     async def test(loader: Loader) -> None:
         gate, keyed, gone, stays = Gate(), Gate(), Waiter(), Waiter()
+        never = [Load(None, lambda: None), Load("never", lambda: None)]
         loader.submit(gone, [Load(None, gate.run)])
         loader.submit(gone, [Load("k", keyed.run)])
         await until(lambda: gate.entered.is_set() and keyed.entered.is_set())
         loader.submit(stays, [Load("k", lambda: None)])
-        loader.drop(gone)
+        loader.submit(gone, never)
+        assert loader.drop(gone) == never
+        assert loader.drop(gone) == []
         gate.open()
         keyed.open()
         await until(lambda: stays.values == ["gate"])
         await wait_all_tasks_blocked()
-        assert gone.told == []
+        assert gone.values == ["gate", "gate"]
 
     _with_loader(test, batch=1)
 

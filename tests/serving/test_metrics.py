@@ -12,7 +12,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support.sessions import PATIENCE_S, until
 from ventifs.net.address import TcpAddress
 from ventifs.net.listen import listen
-from ventifs.serving.activity import Activity, Process, SessionActivity, Totals, together
+from ventifs.serving.activity import (
+    Activity,
+    LiveActivity,
+    Process,
+    SessionActivity,
+    Totals,
+    together,
+)
 from ventifs.serving.metrics import serve_metrics, text
 
 _SAMPLE = re.compile(r'([a-z_]+)(\{[a-z]+="([^"\\\n]|\\.)*"\})? (\d+(\.\d+)?)')
@@ -54,6 +61,11 @@ def _activity() -> Activity:
         restarts=3,
         refused=4,
         process=process,
+        live=[
+            LiveActivity("a", "/a", True, "shared", 5, restarts=18, connections=19, answers=True),
+            LiveActivity("b", "/b", False, "shared", 6, restarts=1, connections=1, answers=False),
+            LiveActivity("c", "/c", False, "exclusive", None, 0, connections=0, answers=True),
+        ],
     )
 
 
@@ -100,6 +112,11 @@ def test_every_line_is_one_that_prometheus_reads() -> None:
         "ventifs_client_memory_limit_bytes": 22,
         "ventifs_workers": 2,
         "ventifs_worker_restarts_total": 3,
+        "ventifs_live_exports": 3,
+        "ventifs_live_processes": 2,
+        "ventifs_live_silent": 1,
+        "ventifs_live_connections": 20,
+        "ventifs_live_restarts_total": 19,
     }
 
 

@@ -11,6 +11,7 @@ from tests.support.patience import PATIENCE_S
 from ventifs.net.allow_list import AllowList, Exports
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
+from ventifs.serving.handover import PassOn
 from ventifs.serving.service import ServicePlan, serve
 
 
@@ -19,6 +20,7 @@ class SlowToBegin:
 
     def __init__(self) -> None:
         self.workers = self.restarts = 0
+        self.pass_on: PassOn | None = None
         self.drained = False
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

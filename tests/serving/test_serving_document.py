@@ -13,9 +13,11 @@ import ventifs.serving
 from ventifs.net.address import parse_address
 from ventifs.net.admission import CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX
 from ventifs.net.allow_list import parse_rule
-from ventifs.ninep.mount.options import fstab_line, mount_line, mount_options
+from ventifs.ninep.mount.options import LiveMount, fstab_line, mount_line, mount_options
 from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, SessionLimits
 from ventifs.serving.settings import client_bytes_default
+from ventifs.vfs.live import exposure
+from ventifs.vfs.live.export import LiveExport, parse_export
 from ventifs.vfs.memory_budget import DIRECTORY_BYTES, GUARDED_DIRECTORY_BYTES, RAW_BYTES
 
 _LATER_NS = 2_000_000_000 * 10**9  # in 2033, when the days it names are over
@@ -26,15 +28,46 @@ _BLOCKS = [
 ]
 _LINES = [line.strip() for block in _BLOCKS for line in block.splitlines()]
 _ANAME = "web01@2026-11-23"
+_LIVE = {
+    "web": LiveMount("shared", writable=True),
+    "db": LiveMount("exclusive", writable=True),
+}
 
 
 def test_mount_lines_are_those_that_are_printed() -> None:
     lines = [shlex.split(line, comments=True) for line in _LINES if line.startswith("mount -t 9p")]
-    assert len(lines) == 3
+    assert len(lines) == 5
     for words in lines:
         source = words[-2]
         address = parse_address(f"unix://{source}" if source.startswith("/") else f"tcp://{source}")
-        assert words == shlex.split(mount_line(address, _ANAME, "/mnt", now_ns=_LATER_NS))
+        [aname] = re.findall(r"aname=([^,]+)", words[4])
+        live = _LIVE.get(aname)
+        assert words == shlex.split(mount_line(address, aname, "/mnt", now_ns=_LATER_NS, live=live))
+    assert set(_LIVE) < set(re.findall(r"aname=([^, ]+)", _TEXT))
+
+
+def test_live_directories_are_written_as_they_are_taken() -> None:
+    found = dict(re.findall(r"--live (\w+)(=\S+)", _TEXT))
+    for name, live in _LIVE.items():
+        export = parse_export(name + found[name].rstrip("`"))
+        assert (export.sharing, export.writable) == (live.sharing, live.writable)
+    assert parse_export("a=/srv/a,,b").directory == "/srv/a,b"
+    assert "`--live a=/srv/a,,b` serves `/srv/a,b`" in _TEXT
+    words = "ventifs mount --live shared -o rw tcp://192.0.2.1 web /mnt"
+    assert words in _LINES
+
+
+def test_roots_remedies_are_those_of_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(exposure, "_way_to_harm", lambda *_: b"/srv/web")
+        with pytest.raises(exposure.NotExportable) as caught:
+            exposure._check_writable(
+                exposure.OpenExport(LiveExport("web", "/srv/web", writable=True), -1),
+                exposure._Where([], None),
+            )
+    remedies = re.findall(r"'((?:install|mount) [^']+)'", str(caught.value))
+    assert len(remedies) == 2
+    assert set(remedies) <= set(_LINES)
 
 
 def test_the_fstab_line_is_the_one_that_is_printed() -> None:
@@ -91,11 +124,13 @@ def test_limits_are_those_of_the_code() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     units = [block for block in _BLOCKS if block.startswith("[Unit]")]
-    assert len(units) == 3
-    paths = []
+    assert len(units) == 4
+    paths: list[Path] = []
     for unit in units:
         kind = next(kind for kind in ("Mount", "Automount", "Service") if f"[{kind}]" in unit)
-        path = tmp_path / ("mnt." + kind.lower())
+        path = tmp_path / (
+            f"mnt{len(paths)}." + kind.lower() if kind == "Service" else "mnt." + kind.lower()
+        )
         path.write_text(unit.replace("/usr/local/bin/ventifs", "/bin/true"))
         paths.append(path)
     done = subprocess.run(

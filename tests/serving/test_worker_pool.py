@@ -22,7 +22,7 @@ from tests.support.patience import PATIENCE_S, wait_in_trio_until, wait_until
 from tests.support.processes import kill_stranger
 from tests.support.serve import Serve, ventifs
 from tests.support.sessions import CODEC, Caller, frames
-from ventifs.cli.serving.front_end import local_sessions, worker_main
+from ventifs.cli.serving.front_end import worker_main, worker_sessions
 from ventifs.errors import VentifsError
 from ventifs.net.allow_list import Exports
 from ventifs.net.peer import STDIO
@@ -389,7 +389,7 @@ def test_a_worker_that_cannot_be_started_anew_is_tried_again(
             super().__init__(*words, **settings)
 
     started: list[int] = []
-    monkeypatch.setattr("ventifs.serving.worker_pool.subprocess.Popen", Scarce)
+    monkeypatch.setattr("ventifs.serving.worker_process.subprocess.Popen", Scarce)
     monkeypatch.setattr("ventifs.serving.worker_pool.PAUSE_MIN_S", 0.01)
 
     async def main() -> None:
@@ -419,11 +419,11 @@ def test_a_connection_that_a_worker_has_no_room_for_is_over(
             ours.setblocking(False)
             theirs.setblocking(False)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(Worker(theirs, local_sessions).run)
+                nursery.start_soon(Worker(theirs, worker_sessions).run)
                 await send(ours, Configure(Settings(store=str(store)), 1))
-                assert isinstance(await receive_report(ours), Ready)
+                assert isinstance((await receive_report(ours))[0], Ready)
                 await send(ours, Take(7, STDIO, Exports(("web",))))
-                assert await receive_report(ours) == Over(7)
+                assert await receive_report(ours) == (Over(7), [])
                 ours.close()
 
     store = home / "data" / "ventifs"

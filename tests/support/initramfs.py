@@ -63,7 +63,7 @@ def scripted(
         (root / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, root / "bin" / "busybox")
     listed = []
-    for module in _with_dependencies(release(kernel), modules):
+    for module in with_dependencies(release(kernel), modules):
         shutil.copy(module, root / "modules")
         listed.append(module.name)
     (root / "modules" / "list").write_text("".join(f"{name}\n" for name in listed))
@@ -74,15 +74,21 @@ def scripted(
     (root / "script").write_text(script)
     (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
-    return _packed(root)
+    return packed(root)
 
 
-def _with_dependencies(kernel: str, modules: Iterable[str]) -> list[Path]:
-    """The files of modules, each after those that it depends on."""
+def with_dependencies(kernel: str, modules: Iterable[str], base: Path = Path("/")) -> list[Path]:
+    """The files of modules, each after those that it depends on.
+
+    Args:
+        kernel: the kernel's release.
+        modules: names of modules.
+        base: the directory that has `lib/modules`.
+    """
     files: dict[Path, None] = {}
     for module in modules:
         done = subprocess.run(
-            ["/sbin/modprobe", "--set-version", kernel, "--show-depends", module],
+            ["/sbin/modprobe", "-d", base, "--set-version", kernel, "--show-depends", module],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,7 +110,8 @@ def _with_libraries(programs: Iterable[Path]) -> set[Path]:
     return files
 
 
-def _packed(root: Path) -> Path:
+def packed(root: Path) -> Path:
+    """A directory as an image, beside it."""
     image = root.with_suffix(".cpio")
     names = sorted(os.fsencode(path.relative_to(root)) for path in root.rglob("*"))
     with image.open("wb") as file:

@@ -1,7 +1,8 @@
 """A file system in memory for sessions to serve: writable, cold or blocking on demand.
 
 It is a model: small, obviously right, and it caches nothing. `weather` decides for each call
-whether it returns at once, raises `Cold`, or raises `Blocking`.
+whether it returns at once, raises `Cold`, raises `Cold` with the whole call as its load, or raises
+`Blocking`.
 """
 
 import errno
@@ -15,6 +16,7 @@ from ventifs.buffer import Buffer
 from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
+    LOCK_BLOCK,
     LOCK_BLOCKED,
     LOCK_SUCCESS,
     SYMLINK,
@@ -23,6 +25,7 @@ from ventifs.vfs.interface import (
     Attributes,
     Blocking,
     Cold,
+    Elsewhere,
     File,
     Identity,
     Load,
@@ -30,12 +33,15 @@ from ventifs.vfs.interface import (
     Refused,
     Statfs,
     User,
+    Wait,
+    Waiting,
 )
 
 Weather = Callable[[str], str]
-"""From the name of a call to "" (at once), "cold" or "blocking"."""
+"""From the name of a call to "" (at once), "cold", "own" or "blocking"."""
 
 _ACCESS = 3
+XATTR_CREATE, XATTR_REPLACE = os.XATTR_CREATE, os.XATTR_REPLACE
 COOKIE_STEP = 1 << 40
 
 
@@ -65,7 +71,11 @@ class MemoryFilesystem:
         opened: the number of files that are open now.
         synced: the number of calls of fsync.
         allowed: the attach names that exist.
+        elsewhere: the attach names that another process serves.
+        cancelled: the number of waits for locks that were cancelled.
     """
+
+    plain_writes = True
 
     def __init__(self, weather: Weather = lambda call: "") -> None:
         self.weather = weather
@@ -73,6 +83,8 @@ class MemoryFilesystem:
         self.opened = 0
         self.synced = 0
         self.allowed = {b"": b"/"}
+        self.elsewhere: set[bytes] = set()
+        self.cancelled = 0
         self._paths = 0
         self.root = self.inode(st.S_IFDIR | 0o755)
         self.synced_data_only = 0
@@ -98,12 +110,16 @@ class MemoryFilesystem:
         if weather == "cold" and key not in self.warm:
             raise Cold(Load(key, lambda: self.warm.add(key)))
         self.warm.discard(key)
+        if weather == "own":
+            raise Cold(Load(None, work))
         if weather == "blocking":
             raise Blocking(work)
         return work()
 
     def attach(self, user: User, aname: bytes) -> "MemoryFile":
         def work() -> MemoryFile:
+            if aname in self.elsewhere:
+                raise Elsewhere(aname.decode())
             if aname not in self.allowed:
                 raise Refused(errno.ENOENT)
             return MemoryFile(self, self.root, b"/", None)
@@ -228,7 +244,11 @@ class MemoryFile:
 
     def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, MemoryOpened]":
         def work() -> tuple[File, MemoryOpened]:
-            made = self._add(name, st.S_IFREG | mode, gid)
+            inode = self._directory().get(name)
+            if inode is None or flags & os.O_EXCL:
+                made = self._add(name, st.S_IFREG | mode, gid)
+            else:
+                made = MemoryFile(self.fs, inode, name, self)
             return made, MemoryOpened(made, flags)
 
         return self._ready("create", work, name)  # type: ignore[no-any-return]
@@ -328,9 +348,11 @@ class MemoryFile:
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         def work() -> None:
-            if not value:
-                if name not in self.inode.xattrs:
-                    raise Refused(errno.ENODATA)
+            if flags & XATTR_CREATE and name in self.inode.xattrs:
+                raise Refused(errno.EEXIST)
+            if flags & XATTR_REPLACE and name not in self.inode.xattrs:
+                raise Refused(errno.ENODATA)
+            if not value and flags & XATTR_REPLACE:
                 del self.inode.xattrs[name]
             else:
                 self.inode.xattrs[name] = value
@@ -437,6 +459,16 @@ class MemoryOpened:
                 self.inode.locks.append(lock)
             return LOCK_SUCCESS
 
+        if flags & LOCK_BLOCK and lock.kind != UNLOCKED and self._in_the_way(lock):
+
+            def attempt() -> int | None:
+                assert not self.closed, "a lock of a closed file"
+                return None if self._in_the_way(lock) else work()
+
+            def cancel() -> None:
+                self.fs.cancelled += 1
+
+            raise Waiting(Wait(attempt, 1.0, LOCK_BLOCKED, cancel))
         return self._ready("lock", work)  # type: ignore[no-any-return]
 
     def getlock(self, lock: Lock) -> Lock:

@@ -8,6 +8,7 @@ test run, even if that is killed.
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,18 +20,31 @@ GUEST = "192.0.2.2"
 NETWORK, PREFIX = "192.0.2.0", 24
 TAP = "tap0"  # the device behind a guest's network card
 
+
+@dataclass(frozen=True)
+class Link:
+    """What one guest is connected by: a tap device, and the addresses of its two ends."""
+
+    tap: str
+    host: str
+    guest: str
+    network: str
+    mac: str
+
+
+FIRST = Link(TAP, HOST, GUEST, NETWORK, "52:54:00:00:02:02")
+SECOND = Link("tap1", "198.51.100.1", "198.51.100.2", "198.51.100.0", "52:54:00:51:02:02")
+
 # The namespace lives as long as this shell, which ends when our end of its input is closed.
 # A tap seems to send SIGIO before it wakes epoll. A fast User-mode Linux guest looks in between,
 # sees nothing, and misses the packet until another one arrives; a server that answers while the
 # guest is awake causes this now and then. So TCP retransmits after 5 ms; the default of 200 ms
 # would be much of the time in which such a guest reads a tree, see docs/performance.md.
-_HOLD = f"""
-ip link set lo up &&
-ip tuntap add {TAP} mode tap &&
-ip address add {HOST}/{PREFIX} dev {TAP} &&
-ip link set {TAP} up &&
-ip route change {NETWORK}/{PREFIX} dev {TAP} rto_min 5ms &&
-echo ready && read -r nothing
+_LINK = f"""
+ip tuntap add {{0.tap}} mode tap &&
+ip address add {{0.host}}/{PREFIX} dev {{0.tap}} &&
+ip link set {{0.tap}} up &&
+ip route change {{0.network}}/{PREFIX} dev {{0.tap}} rto_min 5ms &&
 """
 _DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -48,15 +62,20 @@ def why_not() -> str:
 class Segment:
     """A network namespace with a tap device, and the processes in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *links: Link) -> None:
         """Make it.
+
+        Args:
+            links: the links of its guests; by default the first alone.
 
         Raises:
             RuntimeError: the host does not allow it; the message holds the reason.
         """
         self._started: list[subprocess.Popen[Any]] = []
+        made = "".join(_LINK.format(link) for link in links or (FIRST,))
+        hold = f"ip link set lo up &&{made}echo ready && read -r nothing"
         self._holder = subprocess.Popen(
-            [*_DIE_WITH_US, "unshare", "--net", "sh", "-c", _HOLD],
+            [*_DIE_WITH_US, "unshare", "--net", "sh", "-c", hold],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,7 +9,8 @@ from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tatt
 from ventifs.ninep.session.fids import LeftFids
 from ventifs.ninep.session.limits import SessionLimits
 from ventifs.ninep.session.session import NinepSession
-from ventifs.vfs.interface import Load
+from ventifs.serving.session import Agreed
+from ventifs.vfs.interface import Load, Wait
 from ventifs.vfs.memory_budget import Share
 
 Reply = tuple[int, Message]
@@ -32,6 +33,7 @@ class Talk:
 
     Attributes:
         jobs: the loads that the session has requested and that have not run.
+        waits: the waits that the session has handed out.
         largest: the size of the largest reply, in bytes.
     """
 
@@ -46,15 +48,24 @@ class Talk:
         clock: Clock | None = None,
         share: Share | None = None,
         leave: Callable[[LeftFids], None] = LeftFids.all,
+        agreed: Agreed | None = None,
     ) -> None:
         self.session = NinepSession(
-            filesystem, limits=limits, clock=clock or Clock(), share=share, leave=leave
+            filesystem,
+            limits=limits,
+            clock=clock or Clock(),
+            share=share,
+            leave=leave,
+            agreed=agreed,
         )
         self.dialect = dialect
         self.codec = MessageCodec.of(dialect)
         self.jobs: list[Load] = []
+        self.waits: list[Wait] = []
         self.largest = 0
         self._rest = b""
+        if agreed is not None:
+            return
         self.send((NOTAG, Tversion(msize, dialect.version)))
         if attach:
             self.send((0, Tattach(0, NOFID, b"me", b"", 1000)))
@@ -74,6 +85,7 @@ class Talk:
         while True:
             out += b"".join(self.session.turn())
             self.jobs += self.session.loads()
+            self.waits += self.session.waits()
             if not self.session.more:
                 break
         replies = []
@@ -96,6 +108,13 @@ class Talk:
             run(self.session, first, *equal)
             replies += self.turns()
         return replies
+
+    def give_up(self) -> list[Reply]:
+        """End all waits in vain; return the replies."""
+        waits, self.waits = self.waits, []
+        for wait in waits:
+            self.session.finish(wait, wait.otherwise)
+        return self.turns()
 
     def ask(self, *messages: Message) -> Any:
         """Send requests one by one, run their loads, and return the reply to the last one."""

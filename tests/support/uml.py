@@ -1,30 +1,19 @@
 """A User-mode Linux guest: a real kernel with its own 9P client, which boots fast without KVM.
 
 The guest's root is the host's own, read-only through hostfs, so that it has the host's Python and
-coreutils and nothing needs to be built. Its directory (`Uml.directory`) is shared with the host,
-and is the only part of the host that it can write. `mnt` below it is a tmpfs of the guest's own,
-for mount points and copies; every script starts there.
-
-An agent, the guest's init, runs scripts one after the other, as root. The host requests them over a
-serial line and finds their output in the shared directory. For the boot time see
-docs/performance.md.
+coreutils and nothing needs to be built. tests/support/agent.py has what can be done with it. For
+the boot time see docs/performance.md.
 """
 
 import os
-import re
-import select
-import shlex
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from tests.support.patience import PATIENCE_S
-from tests.support.segment import GUEST, PREFIX, TAP, Segment, end, missing_programs, tail
+from tests.support.agent import Done as Done
+from tests.support.agent import Guest, served
+from tests.support.agent import GuestDied as GuestDied
+from tests.support.segment import FIRST, Link, Segment, missing_programs
 
 MEMORY = "2048M"
 MODULES = Path("/usr/lib/uml/modules")
@@ -37,44 +26,15 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 directory=$1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mkdir -p /dev/shm
+mount -t tmpfs shm /dev/shm
 mount -t hostfs none "$directory" -o "$directory"
 mount -t tmpfs mnt "$directory/mnt"
 cd "$directory/mnt"
-export HOME=$PWD TMPDIR=$PWD
 mkdir -p .modules/lib
 ln -s {MODULES} .modules/lib/modules
-modprobe -d .modules -a 9p 9pnet_fd overlay
-ip link set lo up
-ip address add {GUEST}/{PREFIX} dev vec0
-ip link set vec0 up
-exec </dev/ttyS0 >/dev/ttyS0
-stty raw -echo
-echo ready
-while read -r number; do
-    status=0
-    sh "$directory/$number.sh" >"$directory/$number.out" 2>&1 </dev/null || status=$?
-    sync "$directory/$number.out"
-    echo "done $number $status"
-done
-poweroff -f
+modprobe -d .modules -a 9p 9pnet_fd overlay loop
 """
-
-
-class GuestDied(AssertionError):
-    """The guest ended, hung or panicked; the message ends with the end of its console output."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """The result of a script: its exit status, and its output and errors together."""
-
-    status: int
-    output: bytes
-
-    @property
-    def text(self) -> str:
-        """The output as text."""
-        return self.output.decode(errors="surrogateescape")
 
 
 def why_not() -> str:
@@ -85,33 +45,34 @@ def why_not() -> str:
     return ""
 
 
-class Uml:
+class Uml(Guest):
     """A running guest in a segment."""
 
-    def __init__(self, segment: Segment, directory: Path) -> None:
-        """Boot it; `directory` must be new or empty.
+    def __init__(self, segment: Segment, directory: Path, link: Link = FIRST) -> None:
+        """Boot it.
+
+        Args:
+            segment: the network that it is in.
+            directory: the shared directory, new or empty.
+            link: what it is connected by; no other guest is.
 
         Raises:
             GuestDied: the guest does not boot.
         """
-        self.directory = directory
-        self._console = directory / "console.log"
-        self._said = b""
-        self._scripts = 0
         (directory / "mnt").mkdir(parents=True)
         (directory / "home").mkdir()
         agent = directory / "agent"
-        agent.write_text(_AGENT)
+        agent.write_text(_AGENT + served(link, "vec0", "/dev/ttyS0"))
         agent.chmod(0o755)
-        self._line, theirs = socket.socketpair()
+        line, theirs = socket.socketpair()
         fd = theirs.fileno()
         # The guest's idle loop may miss a packet that arrives as it falls asleep. Without
         # `nohz=off` nothing wakes it until TCP retransmits, which takes long, see
         # docs/performance.md.
         # The PID namespace ends the guest's processes with its kernel: they are traced processes of
         # the host, which would outlive a killed kernel.
-        with self._console.open("wb") as console, theirs:
-            self._process = segment.start(
+        with (directory / "console.log").open("wb") as console, theirs:
+            process = segment.start(
                 "unshare",
                 "--pid",
                 "--mount-proc",
@@ -128,7 +89,7 @@ class Uml:
                 "con0=null,fd:1",
                 f"ssl0=fd:{fd}",
                 "ssl=null",
-                f"vec0:transport=tap,ifname={TAP},gro=1",
+                f"vec0:transport=tap,ifname={link.tap},gro=1",
                 "panic=-1",
                 "nohz=off",
                 "--",
@@ -140,87 +101,4 @@ class Uml:
                 env={**os.environ, "HOME": str(directory / "home")},
                 cwd=directory,
             )
-        try:
-            self._heard("ready", PATIENCE_S)
-        except BaseException:
-            self.kill()
-            raise
-
-    @property
-    def alive(self) -> bool:
-        """Whether the guest still runs."""
-        return self._process.poll() is None
-
-    def run(self, script: str, *, patience_s: float = PATIENCE_S) -> Done:
-        """Run a shell script in the guest to its end.
-
-        Raises:
-            GuestDied: the script does not end within `patience_s`, or the guest ends first; the
-                guest is killed then.
-        """
-        self._scripts += 1
-        number = self._scripts
-        (self.directory / f"{number}.sh").write_text(script)
-        output = self.directory / f"{number}.out"
-        try:
-            self._line.sendall(b"%d\n" % number)
-            told = self._heard(f"done {number} (\\d+)", patience_s)
-        except BaseException as failure:
-            self.kill()
-            if isinstance(failure, GuestDied | OSError):
-                said = tail(output) if output.exists() else ""
-                raise GuestDied(f"{failure}\nof the script:\n{script}\n{said}") from None
-            raise
-        return Done(int(told[1]), output.read_bytes())
-
-    def succeed(self, script: str, *, patience_s: float = PATIENCE_S) -> str:
-        """Run a script whose commands must all succeed; return its output."""
-        done = self.run(f"set -eu\n{script}", patience_s=patience_s)
-        assert done.status == 0, f"{script!r} ended with {done.status}:\n{done.text}"
-        return done.text
-
-    @contextmanager
-    def mounted(self, name: str, server: str, options: str) -> Iterator[Path]:
-        """Mount a 9P server at the new directory `name`; yields its path in the guest."""
-        place, quoted = self.directory / "mnt" / name, shlex.quote(name)
-        words = f"mkdir {quoted}\nmount -i -t 9p -o {shlex.quote(options)} {server} {quoted}"
-        self.succeed(words)
-        try:
-            yield place
-        finally:
-            if self.alive:
-                self.succeed(f"umount {quoted}\nrmdir {quoted}")
-
-    def kill(self) -> None:
-        """Kill the guest, whatever it does."""
-        end(self._process)
-        self._line.close()
-
-    def _heard(self, pattern: str, patience_s: float) -> "re.Match[str]":
-        """Wait for a line from the agent."""
-        while b"\n" not in self._said:  # a line comes in one or few pieces
-            if not select.select([self._line], [], [], patience_s)[0]:
-                raise GuestDied(f"the guest hangs: no answer for {patience_s} s{self._last()}")
-            try:
-                data = self._line.recv(4096)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                raise GuestDied(f"the guest has ended{self._last()}")
-            self._said += data
-        line, _, self._said = self._said.partition(b"\n")
-        found = re.fullmatch(pattern, line.decode().strip())
-        if found is None:
-            raise GuestDied(f"the guest's agent said {line!r}{self._last()}")
-        return found
-
-    def _last(self) -> str:
-        return f"; its console:\n{tail(self._console)}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
-        self.kill()
+        super().__init__(directory, process, line)

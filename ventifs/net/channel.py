@@ -10,14 +10,15 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
 
 _DISCARDED = 64 << 10  # bytes, at once
+_PROBES_MAX = 127  # without an answer: the most that Linux allows
 _SLICES_MAX = os.sysconf("SC_IOV_MAX")
 
 
@@ -143,6 +144,33 @@ def socket_channel(connection: socket.socket) -> DescriptorChannel:
     """A channel over a connected socket, which it takes over."""
     fd = connection.detach()
     return DescriptorChannel(fd, fd)
+
+
+@contextmanager
+def probing(channel: Channel) -> Iterator[None]:
+    """Ask the other end of a TCP connection whether it is there; wait within this for the answer.
+
+    A machine that has started anew does not know the connection, and resets it. One that does not
+    answer, as a guest that is paused, keeps it. Other connections are closed by their kernel.
+    """
+    level, idle = socket.IPPROTO_TCP, socket.TCP_KEEPIDLE
+    try:
+        connection = socket.socket(fileno=os.dup(channel.reads))
+    except OSError:  # it is no socket, or closed
+        yield
+        return
+    with connection:
+        if connection.family not in {socket.AF_INET, socket.AF_INET6}:
+            yield
+            return
+        before = connection.getsockopt(level, idle)
+        connection.setsockopt(level, socket.TCP_KEEPCNT, _PROBES_MAX)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(level, idle, 1)  # if it has been idle for longer, asks at once
+        try:
+            yield
+        finally:
+            connection.setsockopt(level, idle, before)
 
 
 def standard_channel() -> DescriptorChannel:

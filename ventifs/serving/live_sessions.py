@@ -19,7 +19,7 @@ from typing import NoReturn, Protocol, Self
 import trio
 
 from ventifs.net.allow_list import Exports
-from ventifs.net.channel import Channel
+from ventifs.net.channel import Channel, probing
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
 from ventifs.serving.connections import Server
@@ -36,7 +36,7 @@ from ventifs.vfs.memory_budget import Budget
 # Threads wait for the disk most of the time, and hold the interpreter for a moment: more of them
 # keep more of a disk busy. See docs/performance.md.
 LIVE_AT_ONCE = 8
-FREE_S = 1.0  # for a client that unmounts and mounts at once to be seen gone
+FREE_S = 1.0  # for a client that has unmounted, or whose machine has started anew, to be gone
 
 
 class LiveTrees(Protocol):
@@ -59,7 +59,7 @@ class LiveSessions:
         self._export = export
         self._trees = trees
         self._busy = BusyExport(export.name)
-        self._held = False  # by a connection, if the export is exclusive
+        self._holder: Channel | None = None  # that has it for itself, if the export is exclusive
         self._freed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.server = Server(
@@ -118,17 +118,18 @@ class LiveSessions:
     ) -> None:
         """Serve a channel alone; if another connection stays, its attaches get EBUSY."""
         with trio.move_on_after(FREE_S):
-            while self._held:
-                await self._freed.wait()
-        if self._held:
+            while self._holder is not None:
+                with probing(self._holder):
+                    await self._freed.wait()
+        if self._holder is not None:
             event("busy", peer=peer, note="another connection has this exclusive export")
             self.server.start(channel, peer, exports, over, begun=begun, filesystem=self._busy)
             return
-        self._held = True
+        self._holder = channel
         self.server.start(channel, peer, exports, lambda: self._free(over), begun=begun)
 
     def _free(self, over: Callable[[], None]) -> None:
-        self._held = False
+        self._holder = None
         self._freed.set()
         self._freed = trio.Event()
         over()

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import trio
 from trio.lowlevel import TrioToken, current_trio_token
 
-from ventifs.vfs.interface import AT_ONCE, BATCH, Load
+from ventifs.vfs.interface import AT_ONCE, BATCH, Load, Wait
 
 # Only one thread works while sessions that need no loads have turns, the last within this time. A
 # second one helps a cold reader little, and takes the interpreter from the loop twice as often,
@@ -35,14 +35,14 @@ from ventifs.vfs.interface import AT_ONCE, BATCH, Load
 WARM_S = 0.005
 AHEAD_MAX = 64  # loads that no session waits for yet; older ones are of readers that went on
 
-Result = tuple[Load, Any, BaseException | None]
+Result = tuple[Load | Wait, Any, BaseException | None]
 
 
 class Waiter(Protocol):
-    """Something that waits for loads: a connection. Hashable by identity."""
+    """Something that waits: a connection. Hashable by identity."""
 
     def finished(self, results: list[Result]) -> None:
-        """Take the results of loads. Called in the event loop; neither waits nor raises."""
+        """Take results. Called in the event loop; neither waits nor raises."""
 
 
 class Loader:
@@ -129,18 +129,21 @@ class Loader:
                 self._forget(self._ahead.popleft())
             self._changed.notify(len(self._ahead))
 
-    def drop(self, client: Waiter) -> None:
-        """Forget a client that is gone: it gets no more results.
+    def drop(self, client: Waiter) -> list[Load]:
+        """Take back the loads of a client that is gone and that have not begun; return them.
 
-        Loads that only it waits for are not begun, unless they were wished for by `ahead` too.
+        They are not begun for this client any more. It still gets the results of those that have
+        begun: what they opened is the client's to close, and until then they may use its files.
         """
+        taken: list[Load] = []
         with self._changed:
             for load in self._queues.pop(client, ()):
-                load.waiters.pop(client, None)
+                if load.started:
+                    continue
+                taken += load.waiters.pop(client, ())
                 if load not in self._ahead:
                     self._forget(load)
-            for load in self._running:
-                load.waiters.pop(client, None)
+        return taken
 
     async def run(self) -> None:
         """Work until cancelled; loads that have begun are finished first."""

@@ -43,7 +43,8 @@ class LineFormatter(logging.Formatter):
         """
         super().__init__()
         self._as_json = as_json
-        self._process = {"worker": worker, "live": live}
+        own = {"worker": worker, "live": live}
+        self._process = {name: value for name, value in own.items() if value is not None}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""

@@ -11,7 +11,7 @@ import msgspec
 
 from ventifs.buffer import Buffer
 from ventifs.errors import VentifsError
-from ventifs.vfs.interface import Filesystem, Load
+from ventifs.vfs.interface import Filesystem, Load, Wait
 from ventifs.vfs.memory_budget import Share
 
 # Bytes that a session is given at once, at most. Buffers that are too large for the C library's
@@ -45,6 +45,33 @@ class SessionCounters(msgspec.Struct):
     colds: int = 0
 
 
+class Agreed(msgspec.Struct, frozen=True):
+    """What a session has agreed on with its client.
+
+    Attributes:
+        version: of the protocol, as `Session.dialect` has it.
+        msize: bytes of the largest message; 0 for a protocol that agrees on none.
+    """
+
+    version: str
+    msize: int
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """What another process needs to go on with a connection.
+
+    Attributes:
+        export: which of its exports the client attaches to.
+        agreed: for `FrontEnd.session`.
+        data: what the client has sent and the session has not answered, the attach first; the new
+            session receives it first.
+    """
+
+    export: str
+    agreed: Agreed
+    data: bytes
+
+
 class Leftover(Protocol):
     """What a session leaves behind, if it takes long to close; it is closed in portions."""
 
@@ -56,14 +83,19 @@ class Session(Protocol):
     """The server's side of one connection.
 
     The driver alternates `receive` and `turn`, sends the replies of a turn before the next turn,
-    has `loads` run, and passes their results to `finish`. At the end it calls `close`. All calls
-    come from one thread.
+    has `loads` run, tries `waits`, and passes the results of both to `finish`. At the end it calls
+    `close`; results of loads that threads have then are passed to `finish` even after that. All
+    calls come from one thread.
 
     Attributes:
         counters: what it has done.
+        elsewhere: set when the session has stopped because another process is to go on with the
+            connection. The driver sends the replies that there are, calls `close`, and hands the
+            connection over. The session reads nothing more (`hungry`), and nothing is in flight.
     """
 
     counters: SessionCounters
+    elsewhere: Handover | None
 
     @property
     def dialect(self) -> str | None:
@@ -102,8 +134,16 @@ class Session(Protocol):
     def loads(self) -> list[Load]:
         """Loads to be run by threads, each handed out once."""
 
-    def finish(self, load: Load, value: Any = None, error: BaseException | None = None) -> None:
-        """Take what a load returned or raised; the result is dropped if no request waits for it."""
+    def waits(self) -> list[Wait]:
+        """Waits for the driver to try, each handed out once; see `vfs.interface.Wait`."""
+
+    def finish(
+        self, on: Load | Wait, value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Take what a load or a wait returned or raised.
+
+        The result is dropped if no request waits for it; what it opened is closed then.
+        """
 
     def tidy(self) -> None:
         """Let go of files that no handle needs; called now and then."""
@@ -130,6 +170,7 @@ class FrontEnd(Protocol):
         clock: Callable[[], float],
         share: Share,
         leave: Callable[[Leftover], None],
+        agreed: Agreed | None = None,
     ) -> Session:
         """Make a new session.
 
@@ -138,4 +179,7 @@ class FrontEnd(Protocol):
             clock: returns seconds, for what ends a turn.
             share: of the peer's memory, of which `first_bytes` were taken for this session.
             leave: takes over what is still to be closed.
+            agreed: what another process's session agreed on with the client, if this one goes on.
+                Memory for it is taken from the share; if there is too little, the session's first
+                turn raises `StreamError`.
         """

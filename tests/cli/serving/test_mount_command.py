@@ -36,6 +36,17 @@ def test_the_line_for_fstab(tmp_path: Path) -> None:
             1,
             "option rw: a version is never written; leave it out",
         ),
+        (
+            "vsock://host web01:/a /mnt --print --live exclusive -o rw",
+            1,
+            "run: ventifs mount --live exclusive -o rw vsock://host:564 web01:/a /mnt",
+        ),
+        (
+            "tcp://192.0.2.1 web01@latest mnt --print --live shared",
+            1,
+            "'web01@latest' can be no live export",
+        ),
+        ("tcp://192.0.2.1 web01 mnt --live both", 2, "Invalid value for '--live'"),
         ("vsock://host web01 /mnt --print", 1, "run: ventifs mount vsock://host:564 web01 /mnt"),
         ("tcp://192.0.2.1 web01 mnt --timeout 0", 2, "Invalid value for '--timeout'"),
         ("tcp://192.0.2.1 web01", 2, "Missing argument 'DIR'"),

@@ -275,7 +275,7 @@ class Odd(ReadOnlyFile):
         self.kind = 4
 
     def attributes(self) -> Attributes:
-        return Attributes(0o40755, 0, 0, 1, 0, 4096, 0, 0, 0)
+        return Attributes(0o40755, 0, 0, 1, 0, 4096, 0, 0, 0, 8)
 
     def walk(self, name: bytes) -> File:
         if name == b"..":
@@ -307,9 +307,14 @@ class OddOpened(ReadOnlyOpened):
     def read(self, offset: int, count: int) -> list[Buffer]:
         return [b"evil"] if offset == 0 else []
 
-    def entries(self, start: int) -> Iterator[tuple[bytes, File]]:
-        for name in list(self.file.names)[start:]:
-            yield name, self.file.walk(name)
+    def attributes(self) -> Attributes:
+        return self.file.attributes()
+
+    def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
+        for ordinal, name in enumerate([b".", b"..", *self.file.names], 1):
+            if ordinal > cookie:
+                file = self.file if ordinal <= 2 else self.file.walk(name)
+                yield ordinal, name, file.identity, file.kind
 
 
 class OddFilesystem:
@@ -336,7 +341,7 @@ class OddRegular(Odd):
         self.kind = mode >> 12
 
     def attributes(self) -> Attributes:
-        return Attributes(self.mode, 0, 0, 1, 0, 0, 1 << 75, 0, 0)
+        return Attributes(self.mode, 0, 0, 1, 0, 0, 1 << 75, 0, 0, 0)
 
 
 @pytest.mark.parametrize("name", [b"../evil", b"/tmp/evil", b"a/b", b"", b"nul\0nul"])

@@ -7,11 +7,13 @@ import pytest
 
 from ventifs.net.address import parse_address
 from ventifs.ninep.mount.options import (
+    LiveMount,
     MountError,
     fstab_line,
     mount_line,
     mount_options,
     names_one_version,
+    unit_line,
 )
 
 NOON_NS = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()) * 10**9
@@ -146,3 +148,46 @@ def test_lines_for_fstab() -> None:
     )
     for address in "vsock://host", "tcp://store", "tcp://[::1]":
         assert fstab_line(parse_address(address), "web01", "/mnt", now_ns=NOON_NS) is None
+
+
+@pytest.mark.parametrize(
+    ("live", "flags", "cache"),
+    [
+        (LiveMount("shared"), "ro,nosuid,nodev", "none"),
+        (LiveMount("shared", writable=True), "nosuid,nodev", "none"),
+        (LiveMount("exclusive", writable=True), "nosuid,nodev", "mmap"),
+    ],
+)
+def test_a_live_export_is_mounted_as_its_kind_needs(
+    live: LiveMount, flags: str, cache: str
+) -> None:
+    options = f"version=9p2000.L,msize=1048576,cache={cache},access=user,locktimeout=1"
+    tcp, vsock = parse_address("tcp://192.0.2.1"), parse_address("vsock://any")
+    line = mount_line(tcp, "web:/a", now_ns=NOON_NS, live=live)
+    assert line == (
+        f"mount -t 9p -o {flags},trans=tcp,port=564,{options},aname=web:/a 192.0.2.1 /mnt"
+    )
+    assert fstab_line(tcp, "web", "/mnt", now_ns=NOON_NS, live=live) == (
+        f"192.0.2.1 /mnt 9p {flags},trans=tcp,port=564,{options},aname=web,_netdev,nofail 0 0"
+    )
+    written = "-o rw " if live.writable else ""
+    words = f"ventifs mount --live {live.sharing} {written}vsock://host:564 web /mnt"
+    assert mount_line(vsock, "web", now_ns=NOON_NS, live=live) == words
+    assert unit_line(vsock, "web", "/mnt", live) == words
+
+
+def test_writing_is_chosen_for_live_exports_alone() -> None:
+    live = LiveMount("shared")
+    assert mount_options("web", NOON_NS, "rw", live).flags == ("nosuid", "nodev")
+    assert mount_options("web", NOON_NS, "ro", LiveMount("shared", writable=True)).number == 7
+    assert mount_options("web", NOON_NS, "cache=loose", live).values["cache"] == "loose"
+    with pytest.raises(MountError, match="leave it out, or name the kind of a live export: --live"):
+        mount_options("web", NOON_NS, "rw")
+
+
+@pytest.mark.parametrize("aname", ["web@latest", "a/b", "", "score:01234567"])
+def test_what_can_be_no_live_export_gets_no_line_in_fstab(aname: str) -> None:
+    with pytest.raises(MountError, match=r"can be no live export .*; write NAME or NAME:/PATH"):
+        fstab_line(
+            parse_address("tcp://192.0.2.1"), aname, "/mnt", now_ns=1, live=LiveMount("shared")
+        )

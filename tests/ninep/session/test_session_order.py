@@ -296,6 +296,73 @@ def test_work_that_nobody_has_begun_is_not_begun_after_a_version() -> None:
     assert fs.root.children == {}
 
 
+@pytest.mark.parametrize("when", ["not handed out", "begun", "done"])
+def test_a_flush_closes_what_its_request_opens(when: str) -> None:
+    """And answers at once: an open without effects needs no reply."""
+    talk, fs = talk_in(open="own")
+    ask, flush = talk.frames((1, m.Tlopen(1, 0))), talk.frames((9, m.Tflush(1)))
+    if when == "not handed out":
+        talk.session.receive(ask + flush)
+        assert talk.turns() == [(9, m.Rflush())]
+        assert talk.jobs == []
+    else:
+        talk.session.receive(ask)
+        assert talk.turns() == []
+        if when == "done":
+            [job] = talk.jobs
+            value = job.run()
+            assert fs.opened == 2
+        talk.session.receive(flush)
+        assert talk.turns() == [(9, m.Rflush())]
+        if when == "done":
+            talk.session.finish(job, value)
+        else:
+            talk.work()
+    assert talk.turns() == []
+    assert fs.opened == 1  # fid 2
+    fs.weather = Weather()
+    assert talk.ask(m.Tlopen(1, 0)).qid.path == 2  # the fid is as it was
+
+
+@pytest.mark.parametrize("weather", ["cold", "own", "blocking"])
+@pytest.mark.parametrize("end", ["flush", "version", "close"])
+def test_no_file_is_closed_that_a_thread_works_with(weather: str, end: str) -> None:
+    talk, fs = talk_in(read=weather)
+    assert talk.send((1, m.Tread(2, 0, 9))) == []
+    if end == "close":
+        talk.close()
+    elif end == "version":
+        talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")))
+    else:
+        talk.send((9, m.Tflush(1)), (3, m.Tclunk(2)))
+    assert fs.opened == 1
+    talk.work()
+    assert fs.opened == 0
+    assert not talk.session.more
+
+
+@pytest.mark.parametrize("end", ["flush", "version", "close"])
+def test_a_link_that_is_dropped_leaves_the_other_fid_open(end: str) -> None:
+    talk, fs = talk_in(link="own", rename="own")
+    talk.ask(m.Twalk(0, 3, (b"f",)))
+    assert talk.send((1, m.Tlink(0, 2, b"new")), (3, m.Trename(3, 2, b"new"))) == []
+    link, rename = talk.jobs
+    if end == "flush":
+        assert tags(talk.send((9, m.Tflush(1)), (10, m.Tflush(3)))) == [9, 10]
+        talk.session.finish(link)
+        talk.session.finish(rename)
+        fs.weather = Weather()
+        assert talk.ask(m.Tread(2, 0, 9)).data == b"hello"
+        return
+    if end == "close":
+        talk.close()
+    else:
+        talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")))
+    talk.session.finish(link)
+    talk.session.finish(rename)
+    assert fs.opened == 0
+
+
 @pytest.mark.parametrize("when", ["begun", "done", "never"])
 def test_what_a_thread_opens_for_a_session_that_is_gone_is_closed(when: str) -> None:
     talk, fs = talk_in(open="blocking", create="blocking")
@@ -466,4 +533,5 @@ def test_every_kind_of_call_can_be_done_by_a_thread_or_after_a_load() -> None:
     assert warm[-1] == m.Rwalk(tuple(warm[-1].wqids))  # type: ignore[attr-defined]
     assert isinstance(warm[-1].wqids[0], Qid)
     assert story("cold") == warm
+    assert story("own") == warm
     assert story("blocking") == warm

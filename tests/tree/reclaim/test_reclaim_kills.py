@@ -36,6 +36,9 @@ from ventifs.tree.versions.leasing import ForgottenMeanwhile
 
 KILLS = int(os.environ.get("VENTIFS_KILLS") or (1000 if LONG else 30))
 WRITERS = 4
+# A writer resumes an arena that has room for 256 KiB. In smaller
+# ones every commit makes an arena, and a thousand kills tens of thousands.
+ARENA_SIZE = 384 << 10
 OPERATIONS_MAX = 120  # of files, until a reclaimer dies; a reclaim has about 60
 INDEX_CALLS_MAX = 30
 EVENTS_MAX = 30  # lines that a reclaimer logs before it is killed from outside
@@ -59,7 +62,7 @@ class Siege:
     def __init__(self, home: Path, seed: int) -> None:
         self.home = home
         self.rng = random.Random(seed)
-        self.root = tiny_store(home / "store", arena_size=256 << 10)
+        self.root = tiny_store(home / "store", arena_size=ARENA_SIZE)
         names = [f"{writer}{letter}" for writer in range(WRITERS) for letter in "ab"]
         self.sources = [write_tree(home / "sources" / name, content(name)) for name in names]
         self.logs = [LogReader(home / f"w{number}.log") for number in range(WRITERS)]

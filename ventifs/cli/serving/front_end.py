@@ -23,9 +23,18 @@ def local_sessions(settings: Settings) -> LocalSessions:
     return LocalSessions(settings, _front_end(settings))
 
 
+def worker_sessions(configure: Configure, fds: list[int]) -> LocalSessions:
+    """The sessions of a worker, over an open store if there is one.
+
+    Raises:
+        VentifsError: there is no store, or it cannot be read.
+    """
+    return local_sessions(configure.settings)
+
+
 def worker_main() -> None:
     """Run as a worker process, until the parent orders it to stop or ends."""
-    run_worker(lambda configure, fds: local_sessions(configure.settings))
+    run_worker(worker_sessions)
 
 
 def live_sessions(configure: Configure, fds: list[int]) -> LiveSessions:

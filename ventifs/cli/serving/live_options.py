@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,13 +36,19 @@ def parse_live(texts: Iterable[str], squash: Squashed) -> tuple[LiveExport, ...]
     return exports
 
 
-def served_store(store: Path, named: bool, exports: Sequence[LiveExport]) -> str:
+def served_store(store: Path, meta: dict[str, Any], exports: Sequence[LiveExport]) -> str:
     """The store to serve beside live exports; empty if none was named and none is there.
+
+    Args:
+        store: the one that was chosen.
+        meta: the command's; without a store, no failure names one.
+        exports: the live ones.
 
     Raises:
         VentifsError: it is no store, or versions have a live export's name.
     """
-    if exports and not named and not store.exists():
+    if exports and not meta["store_named"] and not store.exists():
+        del meta["store"]
         return ""
     read_header(store)  # is it a store? checked first, since workers open it
     if exports:
@@ -63,7 +70,7 @@ def open_exports(
         own: what ventifs uses.
 
     Raises:
-        Unfit: one cannot be served, or must not be.
+        NotExportable: one cannot be served, or must not be.
     """
     opened = []
     for export in exports:

@@ -173,18 +173,16 @@ def serve(
     clients = client_bytes_default() if client_memory is None else client_memory
     parts = workers + len(live)
     if clients < parts * _CLIENTS_MIN:
-        raise click.BadParameter(
-            "each worker and live directory needs 4MiB", param_hint="--client-memory"
-        )
+        what = "each worker and live directory" if live else "each worker"
+        raise click.BadParameter(f"{what} needs 4MiB", param_hint="--client-memory")
     if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):
         raise click.UsageError("--stdio serves one client; no addresses, --workers or --metrics")
     if squash != "none" and access == "trust" and not live:
         raise click.UsageError("--squash needs --access mode: with trust, clients' kernels check")
-    named = click.get_current_context().meta["store_named"]
     settings = Settings(
-        store=served_store(store, named, live),
+        store=served_store(store, click.get_current_context().meta, live),
         cache_bytes=cache,
         client_bytes=clients * workers // parts,
         access=access,

@@ -6,7 +6,7 @@ from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import ALL, MESSAGES
 from ventifs.ninep.session.limits import MSIZE_FIRST, SessionLimits
 from ventifs.ninep.session.session import NinepSession, Trace
-from ventifs.serving.session import Leftover
+from ventifs.serving.session import Agreed, Leftover
 from ventifs.vfs.interface import Filesystem
 from ventifs.vfs.memory_budget import Share
 
@@ -37,6 +37,7 @@ class NinepFrontEnd:
         clock: Callable[[], float],
         share: Share,
         leave: Callable[[Leftover], None],
+        agreed: Agreed | None = None,
     ) -> NinepSession:
         """See `FrontEnd`."""
         return NinepSession(
@@ -46,4 +47,5 @@ class NinepFrontEnd:
             clock=clock,
             share=share,
             leave=leave,
+            agreed=agreed,
         )

@@ -1,6 +1,7 @@
 """Requests in flight: those that were not answered at once, and the order in which they go on.
 
-A request waits for a load, for work in a thread, or for fids that earlier requests change. Rules:
+A request waits for a load, for work in a thread, for something else that the driver tries again and
+again (`Wait`), or for fids that earlier requests change. Rules:
 
 - It waits while an earlier request that is not done changes a fid that it names, or while an
   earlier request that has not begun names a fid that it changes. So a request that names the new
@@ -9,7 +10,10 @@ A request waits for a load, for work in a thread, or for fids that earlier reque
   another request (its work is a thread's, its fid is freed, or one of its several effects has
   happened) is answered after that request. Flushes of one request, and flushes of these flushes,
   are answered in the order in which they came.
-- A Tversion drops everything. What a thread opens for a dropped request is closed.
+- A Tversion drops everything.
+- While a thread has a load of a request, the fid of that request stays in use, even if the request
+  is dropped: no file is closed that a thread works with. What a thread opens for a dropped request
+  is closed.
 
 Knows nothing of the meaning of messages, nor of bytes.
 """
@@ -22,7 +26,7 @@ import msgspec
 
 from ventifs.ninep.protocol.messages import Message
 from ventifs.ninep.session.fids import Fid, Uses
-from ventifs.vfs.interface import Load
+from ventifs.vfs.interface import Load, Wait
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -45,6 +49,7 @@ class PendingRequest(msgspec.Struct, eq=False):
         tries: how many times it ran and had to wait.
         effects: it has changed something, or is about to: its reply must be sent.
         dropped: no client waits for it any more.
+        on: the load or wait that it waits for now.
         flushes: tags of the flushes to be answered after it, in order.
         target: of a flush, the request it waits for.
     """
@@ -62,6 +67,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     tries: int = 0
     effects: bool = False
     dropped: bool = False
+    on: Load | Wait | None = None
     flushes: list[int] = []
     target: "PendingRequest | None" = None
 
@@ -75,8 +81,8 @@ class InFlight:
         size: bytes of their frames.
         changing: numbers of fids that requests change which have begun, or are ready to.
         waiting: requests that wait for fids, in order of arrival.
-        loads: those that are not finished, and the requests that wait for each: for some none is
-            left.
+        loads: those that are not finished, and waits, with the requests that wait for each; of
+            loads that threads have, the dropped ones too.
     """
 
     def __init__(self) -> None:
@@ -88,8 +94,9 @@ class InFlight:
         self.waiting: list[PendingRequest] = []
         self._wait_named: set[int] = set()
         self._wait_changed: set[int] = set()
-        self.loads: dict[Load, list[PendingRequest]] = {}
+        self.loads: dict[Load | Wait, list[PendingRequest]] = {}
         self._new: list[Load] = []
+        self._new_waits: list[Wait] = []
 
     def must_wait(self, named: frozenset[int], changed: frozenset[int]) -> bool:
         """Whether a request that uses these fids waits for earlier ones."""
@@ -111,7 +118,7 @@ class InFlight:
             request.effects = True
         if load not in self.loads:
             self._enter_load(load)
-        self.loads[load].append(request)
+        self._put_on(load, request)
 
     def suspend_for_work(self, request: PendingRequest, work: Callable[[], Any]) -> None:
         """Let a request wait for its own work."""
@@ -119,31 +126,59 @@ class InFlight:
         request.effects = True
         load = Load(None, work)
         self._enter_load(load)
-        self.loads[load].append(request)
+        self._put_on(load, request)
+
+    def suspend_for_wait(self, request: PendingRequest, wait: Wait) -> None:
+        """Let a request wait for something that the driver tries again and again."""
+        self._begin(request)
+        self.loads[wait] = []
+        self._new_waits.append(wait)
+        self._put_on(wait, request)
 
     def new_loads(self) -> list[Load]:
         """Loads that are not yet handed out, each handed out once."""
+        if not self._new:
+            return []
         new, self._new = self._new, []
         return new
 
-    def finish(self, load: Load, value: Any, error: BaseException | None) -> None:
-        """Take the result of a load. One that is unknown, or finished already, changes nothing."""
-        requests = self.loads.pop(load, ())
+    def new_waits(self) -> list[Wait]:
+        """Waits that are not yet handed out, each handed out once."""
+        if not self._new_waits:
+            return []
+        new, self._new_waits = self._new_waits, []
+        return [wait for wait in new if not wait.over]
+
+    def finish(self, on: Load | Wait, value: Any, error: BaseException | None) -> None:
+        """Take the result of a load or wait; an unknown or finished one changes nothing."""
+        requests = self.loads.pop(on, ())
         for request in requests:
+            request.on = None
             if error is not None:
                 request.outcomes.append(Raised(error))
-            elif load.key is None:
+            elif isinstance(on, Wait) or on.key is None:
                 request.outcomes.append(value)
+            if isinstance(on, Wait):
+                on.over = request.effects = True  # the client must learn that it has the lock
             if request.dropped:
                 self._discard(request)
             else:
                 self.ready.append(request)
 
     def done(self, request: PendingRequest) -> list[int]:
-        """Remove a request that is answered, or never will be; return tags of flushes to answer."""
+        """Remove a request that is answered; return the tags of flushes to answer."""
+        if request.tries and request.fid is not None:
+            request.fid.release()
+        return self._remove(request)
+
+    def _remove(self, request: PendingRequest) -> list[int]:
         del self.tags[request.tag]
         self.size -= request.size
-        self._release(request)
+        if request in self.waiting:
+            self.waiting.remove(request)
+            self._let_go()
+        elif request.changed:
+            self._settle(request)
         for tag in request.flushes:
             self.size -= self.tags.pop(tag).size
         return request.flushes
@@ -163,21 +198,19 @@ class InFlight:
         return False
 
     def reset(self) -> None:
-        """Drop everything. Work that a thread may have begun keeps its fid until it is done."""
+        """Drop everything; what threads have keeps its fids until it is done."""
         for request in self.tags.values():
             request.dropped = True
-        for load, requests in list(self.loads.items()):
-            if load.key is not None or load in self._new:
+        for on, requests in list(self.loads.items()):
+            if self._recall(on):
+                del self.loads[on]
                 for request in requests:
                     self._discard(request)
-                requests.clear()
-            if load in self._new:
-                del self.loads[load]
         for request in self.ready:
             self._discard(request)
         self.tags, self.ready, self.size = {}, deque(), 0
         self.changing.clear()
-        self.waiting, self._new = [], []
+        self.waiting, self._new, self._new_waits = [], [], []
         self._index()
 
     def _enter(self, request: PendingRequest) -> None:
@@ -199,19 +232,28 @@ class InFlight:
 
     def _drop(self, request: PendingRequest) -> None:
         request.dropped = True
-        for requests in self.loads.values():
-            if request in requests:
-                requests.remove(request)
-        self.done(request)
+        self._remove(request)
+        if request in self.ready:
+            self.ready.remove(request)
+        on = request.on
+        if on is None:
+            self._discard(request)
+        elif self._recall(on):
+            self.loads[on].remove(request)
+            if not self.loads[on]:
+                del self.loads[on]
+                if not isinstance(on, Wait):
+                    self._new.remove(on)
+            self._discard(request)
 
-    def _release(self, request: PendingRequest) -> None:
-        if request.tries and request.fid is not None:
-            request.fid.release()
-        if request in self.waiting:
-            self.waiting.remove(request)
-            self._let_go()
-        elif request.changed:
-            self._settle(request)
+    def _recall(self, on: Load | Wait) -> bool:
+        """Whether no thread has, or will get, what a request waits for; a wait ends."""
+        if isinstance(on, Wait):
+            if not on.over:
+                on.over = True
+                on.cancel()
+            return True
+        return on in self._new
 
     def _settle(self, request: PendingRequest) -> None:
         """Take note that a request changes fids no more, and let those go on that waited."""
@@ -244,12 +286,22 @@ class InFlight:
         self.loads[load] = []
         self._new.append(load)
 
+    def _put_on(self, on: Load | Wait, request: PendingRequest) -> None:
+        self.loads[on].append(request)
+        request.on = on
+
     def _discard(self, request: PendingRequest) -> None:
         """Close what was opened for a dropped request, and let go of its fid."""
         if request.tries and request.fid is not None:
             request.fid.release()
-        for outcome in request.outcomes:
-            made = outcome[-1] if isinstance(outcome, tuple) and outcome else outcome
-            close = getattr(made, "close", None)
-            if close is not None:
-                close()
+        close_opened(request.outcomes)
+
+
+def close_opened(outcomes: list[Any]) -> None:
+    """Close what calls of the file system opened, and no fid got."""
+    for outcome in outcomes:
+        made = outcome[-1] if isinstance(outcome, tuple) and outcome else outcome
+        close = getattr(made, "close", None)
+        if close is not None and not isinstance(made, Fid):  # a fid of a Tlink is not its own
+            close()
+    outcomes.clear()

@@ -8,6 +8,10 @@ its peer's share before it holds them. With too little memory it agrees on small
 refuses new fids. Fids that are still being closed stay charged until `LeftFids` gives their memory
 back. The file system's caches are not charged: they have bounds of their own. The session knows no
 sockets, no threads and no clock but the one that ends a turn.
+
+A connection can go on in another process: a session that is asked for an export which is served
+elsewhere stops before that request (`elsewhere`), and another session begins with the version that
+was agreed on.
 """
 
 import errno
@@ -22,15 +26,24 @@ from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, Mes
 from ventifs.ninep.protocol.framing import Input
 from ventifs.ninep.protocol.wire import Decode, WireError
 from ventifs.ninep.session.fids import USES, Fid, Fids, LeftFids, Uses
-from ventifs.ninep.session.handlers import Body, Handlers
+from ventifs.ninep.session.handlers import Body, Handlers, decode_write
 from ventifs.ninep.session.handlers_linux import LinuxHandlers
 from ventifs.ninep.session.handlers_plan9 import Plan9Handlers, UnixHandlers
-from ventifs.ninep.session.in_flight import InFlight, PendingRequest
+from ventifs.ninep.session.in_flight import InFlight, PendingRequest, close_opened
 from ventifs.ninep.session.limits import MSIZE_FIRST, SessionLimits
 from ventifs.ninep.session.output import SMALL, TurnOutput
-from ventifs.serving.session import SessionCounters, StreamError
+from ventifs.serving.session import Agreed, Handover, SessionCounters, StreamError
 from ventifs.vfs.errnos import errno_of
-from ventifs.vfs.interface import Blocking, Cold, Filesystem, Load, Refused
+from ventifs.vfs.interface import (
+    Blocking,
+    Cold,
+    Elsewhere,
+    Filesystem,
+    Load,
+    Refused,
+    Wait,
+    Waiting,
+)
 from ventifs.vfs.memory_budget import Share
 
 Trace = Callable[[bool, bytes], None]
@@ -53,8 +66,14 @@ class NinepSession:
     """The server's side of one connection.
 
     The driver alternates `receive` and `turn`, sends the replies of a turn before the next turn,
-    has `loads` run, and passes their results to `finish`. At the end it must call `close`, since
-    the garbage collector does not close fids. All calls come from one thread.
+    has `loads` run, tries `waits`, and passes the results of both to `finish`. At the end it must
+    call `close`, since the garbage collector does not close fids; results of loads that threads
+    have then are passed to `finish` even after that. All calls come from one thread.
+
+    Attributes:
+        counters: what it has done.
+        elsewhere: set when the session has stopped, because another process goes on with the
+            connection.
     """
 
     def __init__(
@@ -66,6 +85,7 @@ class NinepSession:
         clock: Callable[[], float] = perf_counter,
         share: Share | None = None,
         leave: Callable[[LeftFids], None] = LeftFids.all,
+        agreed: Agreed | None = None,
     ) -> None:
         """Serve a file system.
 
@@ -77,7 +97,11 @@ class NinepSession:
             share: of the peer's memory; unlimited by default. The caller has taken the
                 `session_bytes` of `MSIZE_FIRST` from it for this session.
             leave: see `Fids`.
+            agreed: what another session agreed on with the client, if this one continues it. If
+                the peer's share has no memory for messages of that size, the first turn raises
+                `StreamError`.
         """
+        self.elsewhere: Handover | None = None
         self.counters = SessionCounters()
         self._filesystem = filesystem
         self._limits = limits or SessionLimits()
@@ -96,15 +120,17 @@ class NinepSession:
         self._input = Input()
         self._output = TurnOutput(self._limits.turn_bytes)  # of this turn
         self._budget = 0
+        self._lacking = ""  # why it cannot go on as agreed
         self._no_version()
+        if agreed is not None:
+            self._continue(agreed)
 
     # Input
 
     def receive(self, data: bytes) -> None:
         """Take bytes as they came, however they were cut."""
-        if self._closed:
-            return
-        self._input.receive(data)
+        if not self._closed:
+            self._input.receive(data)
 
     @property
     def _full(self) -> bool:
@@ -121,7 +147,7 @@ class NinepSession:
     @property
     def hungry(self) -> bool:
         """Whether more input is to be read."""
-        if self._closed or self._full:
+        if self._closed or self.elsewhere is not None or self._full:
             return False
         source = self._input
         if source.at == len(source.data) and not source.tail:
@@ -131,7 +157,7 @@ class NinepSession:
     @property
     def more(self) -> bool:
         """Whether another turn would do something, without more input or finished loads."""
-        if self._closed:
+        if self._closed or self.elsewhere is not None:
             return False
         if self._flight.ready:
             return True
@@ -143,15 +169,24 @@ class NinepSession:
         except WireError:
             return True  # the next turn raises it
 
-    # Work in threads
+    # Work in threads, and waits
 
     def loads(self) -> list[Load]:
         """Loads to be run by threads, each handed out once."""
         return self._flight.new_loads()
 
-    def finish(self, load: Load, value: Any = None, error: BaseException | None = None) -> None:
-        """Take what a load returned or raised; the result is dropped if no request waits for it."""
-        self._flight.finish(load, value, error)
+    def waits(self) -> list[Wait]:
+        """Waits to be tried again and again, each handed out once."""
+        return self._flight.new_waits()
+
+    def finish(
+        self, on: Load | Wait, value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Take what a load or a wait returned or raised.
+
+        The result is dropped if no request waits for it; what it opened is closed then.
+        """
+        self._flight.finish(on, value, error)
 
     @property
     def dialect(self) -> str | None:
@@ -185,6 +220,7 @@ class NinepSession:
         self._closed = True
         self._input = Input()
         self._flight.reset()
+        self._handlers.begin()
         self._fids.clear()
         self._fids.share.give(self._taken)
         self._taken = 0
@@ -198,11 +234,13 @@ class NinepSession:
             StreamError: when the stream cannot go on. Earlier turns have returned all replies that
                 there were; requests in flight are not answered.
         """
+        if self._lacking:
+            raise StreamError(self._lacking)
         limits, flight = self._limits, self._flight
         deadline = self._clock() + limits.turn_s
         self._budget = limits.turn_requests
         over = False
-        while not self._closed and not over:
+        while not self._closed and not over and self.elsewhere is None:
             if flight.ready:
                 self._budget -= 1
                 self._resume(flight.ready.popleft())
@@ -326,10 +364,14 @@ class NinepSession:
         error: Exception,
     ) -> None:
         """A request could not be answered at once: it has to wait, or is refused."""
-        if isinstance(error, (Cold, Blocking)):
+        if isinstance(error, (Cold, Blocking, Waiting)):
             request = self._in_flight(tag, number, message, size, entry)
             request.fid = fid
             self._suspend(request, error)
+        elif isinstance(error, Elsewhere):
+            request = self._in_flight(tag, number, message, size, entry)
+            if not self._hand_over(request, error.export):
+                self._fail(tag, Refused(errno.EXDEV))
         else:
             self._fail(tag, error)
 
@@ -359,21 +401,22 @@ class NinepSession:
         named, changed = entry[2].of(message)
         return PendingRequest(tag, number, message, size, entry[1], entry[2], named, changed)
 
-    def _suspend(self, request: PendingRequest, missing: Cold | Blocking) -> None:
+    def _suspend(self, request: PendingRequest, missing: Cold | Blocking | Waiting) -> None:
         error = self._handlers.unheard
         if error is None and request.tries > TRIES_MAX:
             error = RuntimeError("a file system asks for loads without end")
-        if error is not None:
-            self._handlers.begin()
-            self._fail(request.tag, error)
-            self._done(request)
-            return
         request.outcomes = self._handlers.outcomes
         self._handlers.begin()
-        if isinstance(missing, Cold):
+        if error is not None:
+            close_opened(request.outcomes)
+            self._fail(request.tag, error)
+            self._done(request)
+        elif isinstance(missing, Cold):
             self._flight.suspend_for_load(request, missing.load)
-        else:
+        elif isinstance(missing, Blocking):
             self._flight.suspend_for_work(request, missing.work)
+        else:
+            self._flight.suspend_for_wait(request, missing.wait)
 
     def _resume(self, request: PendingRequest) -> None:
         """Run a request again, or, if it waited for fids, for the first time."""
@@ -383,10 +426,15 @@ class NinepSession:
                 request.fid = self._fids.of(getattr(request.message, request.uses.named[0]))
             handlers.begin(request.outcomes)
             body = request.handle(request.fid, request.message)
-        except (Cold, Blocking) as missing:
+        except (Cold, Blocking, Waiting) as missing:
             self._suspend(request, missing)
             return
+        except Elsewhere as elsewhere:
+            if self._hand_over(request, elsewhere.export):
+                return
+            self._fail(request.tag, Refused(errno.EXDEV))
         except Exception as error:
+            close_opened(handlers.unused)
             self._fail(request.tag, error)
         else:
             self._reply(request.tag, request.number, body)
@@ -397,6 +445,27 @@ class NinepSession:
         """Remove an answered request, and answer the flushes that waited for it."""
         for tag in self._flight.done(request):
             self._reply(tag, m.Tflush.type, b"")
+
+    def _hand_over(self, attach: PendingRequest, export: str) -> bool:
+        """Stop before a Tattach that another process answers; return whether that can be.
+
+        It can if there are no fids, and all requests in flight wait for the Tattach.
+        """
+        flight, source, version = self._flight, self._input, self.dialect
+        unanswered = [attach, *(each for each in flight.tags.values() if each is not attach)]
+        begun = [each for each in unanswered[1:] if each not in flight.waiting]
+        if self._fids.table or begun or version is None:
+            return False
+        encode = self._handlers.codec.encode
+        pieces: list[Buffer] = [encode(each.message, each.tag) for each in unanswered]
+        pieces.append(source.tail or memoryview(source.data)[source.at :])
+        self.elsewhere = Handover(export, Agreed(version, self._msize), b"".join(pieces))
+        for each in unanswered:
+            self.counters.requests[each.number] -= 1  # the other session counts it
+        flight.reset()
+        self._handlers.begin()
+        self._input = Input()
+        return True
 
     # What the session answers itself
 
@@ -414,17 +483,31 @@ class NinepSession:
         msize = min(message.msize, self._limits.msize_max)
         agreed = made is not None and msize >= MSIZE_MIN
         msize = self._afforded(msize) if agreed else msize
-        self._msize = msize if agreed else MSIZE_FIRST
-        self._frames_max = self._limits.in_flight_bytes(self._msize)
-        self._handlers = (made or Plan9Handlers)(self._filesystem, self._fids, self._msize)
-        if agreed:
-            self._fill(self._handlers)
-        else:
+        self._begin(made or Plan9Handlers, msize if agreed else MSIZE_FIRST)
+        if not agreed:
             self._no_version()
         if made is not None and not agreed:
             raise Refused(errno.EIO)  # as diod answers an msize below its own least
         version = message.version if agreed else b"unknown"
         self._reply(tag, m.Tversion.type, m.Rversion(msize, version))
+
+    def _begin(self, made: type[Handlers], msize: int) -> None:
+        """Begin with a dialect, and messages of a size that memory was taken for."""
+        self._msize = msize
+        self._frames_max = self._limits.in_flight_bytes(msize)
+        self._handlers = made(self._filesystem, self._fids, msize)
+        self._fill(self._handlers)
+
+    def _continue(self, agreed: Agreed) -> None:
+        """Go on where another session stopped."""
+        made = DIALECTS[agreed.version.encode()]
+        if self._afforded(agreed.msize) < agreed.msize:
+            self._lacking = (
+                f"no memory for messages of {agreed.msize} bytes, which were agreed on: "
+                "--client-memory gives more"
+            )
+        else:
+            self._begin(made, agreed.msize)
 
     def _afforded(self, msize: int) -> int:
         """Take memory for messages of `msize`, or less if the peer lacks it; return the size."""
@@ -448,7 +531,8 @@ class NinepSession:
         self._table = [None] * 256
         for record, handle in (handlers.handlers() | own).items():
             for_fid = record not in _WITHOUT_FID
-            self._table[record.type] = (decoders[record.type], handle, USES[record], for_fid)
+            decode = decode_write if record is m.Twrite else decoders[record.type]
+            self._table[record.type] = (decode, handle, USES[record], for_fid)
 
     def _flush(self, tag: int, message: m.Tflush) -> None:
         """Cancel a request; the flush is answered when that request can send no reply any more."""

@@ -14,7 +14,7 @@ class EmptyCatalog:
 
     def __init__(self) -> None:
         """Start, as it stays, with no versions."""
-        self.known = OfferedSnapshot()
+        self.known = OfferedSnapshot(b"none")  # no generation is that of no list yet
 
     def now_ns(self) -> int:
         """UTC nanoseconds since 1970."""
