@@ -176,8 +176,7 @@ def test_what_is_in_memory_is_read_at_once(live: Live, guest: Guest) -> None:
     guest.read(opened)
     before = live.threaded
     assert guest.read(opened) == b"12345"
-    if live.tree.nowait is not False:
-        assert live.threaded == before
+    assert live.threaded == before
     opened.close()
 
 
@@ -209,7 +208,7 @@ def test_what_is_partly_in_memory_is_read_whole(
     opened.close()
 
 
-def test_a_file_system_that_cannot_tell_is_read_by_threads(
+def test_a_file_system_that_cannot_tell_is_read_at_its_pace(
     live: Live, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest.put("file", b"12345")
@@ -223,8 +222,12 @@ def test_a_file_system_that_cannot_tell_is_read_by_threads(
 
     monkeypatch.setattr(os, "preadv", preadv)
     opened = guest.open("file")
-    for _ in range(3):
+    for slow in (False, True):
+        before = live.threaded
+        if slow:
+            live.all_in_threads()
         assert guest.read(opened) == b"12345"
+        assert live.threaded == before + slow
     assert tried.count(os.RWF_NOWAIT) == 1
     opened.close()
 
@@ -232,7 +235,8 @@ def test_a_file_system_that_cannot_tell_is_read_by_threads(
 def test_a_file_that_is_clunked_while_a_thread_reads(guest: Guest) -> None:
     guest.put("file", b"12345")
     opened = guest.open("file")
-    opened._file.access.tree.nowait = False
+    guest.live.tree.nowait = False
+    guest.live.all_in_threads()
     with pytest.raises(Cold) as cold:
         opened.read(0, 100)
     opened.close()

@@ -18,11 +18,12 @@ from ventifs.vfs.interface import (
     LOCK_RECLAIM,
     NOW,
     UNLOCKED,
+    AnyAttributes,
     AttributeChanges,
-    Attributes,
     Identity,
     Lock,
     Refused,
+    StatxAttributes,
 )
 
 GETATTR_BASIC = 0x7FF  # mode, nlink, uid, gid, rdev, atime, mtime, ctime, ino, size, blocks
@@ -55,6 +56,7 @@ _NODES = frozenset({st.S_IFREG, st.S_IFCHR, st.S_IFBLK, st.S_IFIFO, st.S_IFSOCK}
 _S = 1_000_000_000
 _U64 = (1 << 64) - 1
 _GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
+_STATX_GETATTR = struct.Struct("<QBIQI8sQQQQQ16s16s16s32x")
 
 
 def open_flags(flags: int) -> int:
@@ -149,8 +151,23 @@ def lock_of(message: m.Tlock | m.Tgetlock) -> Lock:
     return Lock(message.kind, message.start, message.length, message.proc_id, message.client_id)
 
 
-def getattr_body(identity: Identity, a: Attributes) -> bytes:
-    """The fields of an Rgetattr."""
+def getattr_body(identity: Identity, a: AnyAttributes) -> bytes:
+    """The fields of an Rgetattr; those of statx(2) have the same bytes."""
+    if type(a) is StatxAttributes:
+        return _STATX_GETATTR.pack(
+            GETATTR_BASIC,
+            *identity,
+            a.mode,
+            a.owner,
+            a.nlink,
+            a.rdev if a.rdev_major or a.rdev_minor else 0,
+            a.size,
+            a.blksize,
+            a.blocks,
+            a.atime,
+            a.mtime,
+            a.ctime,
+        )
     times: list[int] = []
     for time_ns in (a.atime_ns, a.mtime_ns, a.ctime_ns):
         times += (time_ns // _S & _U64, time_ns % _S)

@@ -41,6 +41,7 @@ from ventifs.vfs.access.permission import (
 from ventifs.vfs.access.placed import Attachable, Placed
 from ventifs.vfs.interface import (
     DIRECTORY,
+    AnyAttributes,
     Attributes,
     File,
     Identity,
@@ -221,7 +222,7 @@ class GuardedFile(ReadOnlyFile):
         """See `File`."""
         return self._inner.kind
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> AnyAttributes:
         """See `File`; a user that could walk here may have them."""
         return self._inner.attributes()
 
@@ -283,7 +284,7 @@ class GuardedDirectory(GuardedFile):
         super().__init__(inner, who)
         self._guard = guard
         self._home = home
-        self._seen: Attributes | None = None  # what `_may` was computed from
+        self._seen: AnyAttributes | None = None  # what `_may` was computed from
         self._may = False
 
     def walk(self, name: bytes) -> File:
@@ -340,7 +341,7 @@ class _GuardedListing(ReadOnlyOpened):
         self._inner = inner
         self._directory = directory
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> AnyAttributes:
         """See `Opened`."""
         return self._inner.attributes()
 

@@ -8,31 +8,13 @@ and clears set-uid and set-gid bits and `security.capability` where it must.
 import os
 import stat
 
-from ventifs.vfs.interface import AttributeChanges, Attributes, Statfs
-from ventifs.vfs.live.syscalls import chown_empty, set_times, statx
+from ventifs.vfs.interface import AttributeChanges, Statfs
+from ventifs.vfs.live.syscalls import chown_empty, set_times
 
 
 def proc_path(fd: int) -> bytes:
     """A path to the file of a descriptor; it leads to a symbolic link itself."""
     return b"/proc/self/fd/%d" % fd
-
-
-def attributes_of(fd: int) -> Attributes:
-    """The attributes of a descriptor's file."""
-    status = statx(fd)
-    return Attributes(
-        status.mode,
-        status.uid,
-        status.gid,
-        status.nlink,
-        status.rdev,
-        status.size,
-        status.mtime_ns,
-        status.atime_ns,
-        status.ctime_ns,
-        status.blocks,
-        status.blksize,
-    )
 
 
 def statfs_of(fd: int) -> Statfs:

@@ -27,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Each pin keeps about 1.7 KiB of the kernel's memory: its inode, its name and its open file.
-PINS_MAX = 65_536
+PINS_MAX = 16_384
 _EVICTED_AT_ONCE = 32  # when the process has no descriptor left
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -75,6 +75,7 @@ class Pins:
     Attributes:
         pins_max: how many there are at most.
         evictions: how many were evicted so far.
+        crowded: whether there are so many that some may be evicted soon.
 
     Concurrency: methods are for any thread.
     """
@@ -83,6 +84,7 @@ class Pins:
         """Keep up to `pins_max`."""
         self.pins_max = pins_max
         self.evictions = 0
+        self.crowded = False
         self._files: OrderedDict[int, ref[Pinned]] = OrderedDict()  # by number of the descriptor
         self._lock = threading.Lock()  # between evicting a file and opening it
 
@@ -91,21 +93,25 @@ class Pins:
         return len(self._files)
 
     def keep(self, file: Pinned, pin: Descriptor) -> None:
-        """Count the new pin of a file; evict others if there are too many."""
-        files = self._files
-        files[pin.fd] = ref(file)
-        while len(files) > self.pins_max:
-            self._evict_one()
+        """Count the new pin of a file; evict others if there are too many.
+
+        It is counted until its number is used again: nothing has to be done when the file goes.
+        """
+        files, fd = self._files, pin.fd
+        if fd in files:  # of a file that is gone
+            del files[fd]
+        files[fd] = ref(file)
+        count = len(files)
+        self.crowded = 2 * count > self.pins_max
+        if count > self.pins_max:
+            while len(files) > self.pins_max:
+                self._evict_one()
 
     def touch(self, pin: Descriptor) -> None:
-        """Take note that a pin is used."""
+        """Take note that a pin is used; there is no need to as long as they are not `crowded`."""
         if pin.fd in self._files:  # else it cannot be evicted
             with suppress(KeyError):  # a thread has evicted it meanwhile
                 self._files.move_to_end(pin.fd)
-
-    def forget(self, pin: Descriptor) -> None:
-        """Take note that the file of a pin is gone."""
-        self._files.pop(pin.fd, None)
 
     def hold(self, file: Pinned, pin: Descriptor) -> bool:
         """Keep a file's pin from being evicted until `release`, as often as this is called.
@@ -142,7 +148,7 @@ class Pins:
 
     def _evict_some(self) -> bool:
         before = self.evictions
-        for _ in range(min(_EVICTED_AT_ONCE, len(self._files))):
+        while self._files and self.evictions < before + _EVICTED_AT_ONCE:
             self._evict_one()
         return self.evictions > before
 

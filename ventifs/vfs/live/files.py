@@ -21,20 +21,20 @@ from functools import partial
 
 from ventifs.vfs.interface import (
     AttributeChanges,
-    Attributes,
     File,
     Identity,
     Refused,
     Statfs,
+    StatxAttributes,
     check_reading,
 )
 from ventifs.vfs.live.access import Access
-from ventifs.vfs.live.attributes import attributes_of, change, proc_path, statfs_of
+from ventifs.vfs.live.attributes import change, proc_path, statfs_of
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
 from ventifs.vfs.live.mount_points import MountPoint
 from ventifs.vfs.live.opened import LiveListing, LiveOpened
-from ventifs.vfs.live.syscalls import link_by_fd, open_beneath
+from ventifs.vfs.live.syscalls import attributes_of, link_by_fd, look_up, open_beneath
 from ventifs.vfs.live.tree import PATH_ONLY
 
 NAME_MAX = 255
@@ -46,34 +46,29 @@ _TRIES = 16  # of what somebody else undoes meanwhile
 
 
 class LiveFile:
-    """A file of a live export.
+    """A file of a live export that is no directory.
 
     Attributes:
-        access: what it shares with the other files of its attach.
-        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
         above: the directory that it was found in; None for a root.
         mark: what it is known by.
+        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
     """
 
-    __slots__ = ("__weakref__", "above", "access", "mark", "pin")
+    __slots__ = ("__weakref__", "above", "mark", "pin")
 
     weight = 0
 
-    def __init__(
-        self, access: Access, pin: Descriptor, above: "LiveFile | None", mark: bytes
-    ) -> None:
-        """Count its pin, unless it is a root: those stay."""
-        self.access = access
+    def __init__(self, above: "LiveFile", pin: Descriptor, mark: bytes) -> None:
+        """In a directory."""
+        self.above: LiveFile | None = above
         self.pin: Descriptor | None = pin
-        self.above = above
         self.mark = mark
-        if above is not None:
-            access.tree.pins.keep(self, pin)
 
-    def __del__(self) -> None:
-        pin = self.pin
-        if pin is not None:
-            self.access.tree.pins.forget(pin)
+    @property
+    def access(self) -> Access:
+        """What it shares with the other files of its attach: its directory has it."""
+        assert self.above is not None, "roots have their own"
+        return self.above.access
 
     # Its pin
 
@@ -90,7 +85,8 @@ class LiveFile:
         pin = self.pin
         tree = self.access.tree
         if pin is not None:
-            tree.pins.touch(pin)
+            if tree.pins.crowded:
+                tree.pins.touch(pin)
             return pin
         tree.pace.bring(self, partial(tree.found, self))
         return self.pinned()
@@ -140,7 +136,7 @@ class LiveFile:
         """See `File`: the name that it was found under."""
         return name_in(self.mark)
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> StatxAttributes:
         """See `File`."""
         pin = self.pinned()
         return attributes_of(pin.fd)
@@ -205,7 +201,7 @@ class LiveFile:
         pin, access = self.pinned(), self.access
         access.act()
         try:
-            fd = open_beneath(pin.fd, name, PATH_ONLY)
+            fd = look_up(pin.fd, name)
         except BlockingIOError:  # the name is not in memory
             return access.tree.pace.run(partial(self.find, pin, name))
         except OSError as error:
@@ -235,9 +231,15 @@ class LiveFile:
         return self._child(fd, name)
 
     def _child(self, fd: int, name: bytes) -> "LiveFile":
-        pin = Descriptor(fd)
-        access = self.access
-        return LiveFile(access, pin, self, access.tree.mark(fd, name))
+        pin, access = Descriptor(fd), self.access
+        mark = access.tree.mark(fd, name)
+        file: LiveFile
+        if type_in(mark) == _DIRECTORY:
+            file = LiveAccessible(access, self, pin, mark)
+        else:
+            file = LiveFile(self, pin, mark)
+        access.tree.pins.keep(file, pin)
+        return file
 
     def _parent(self) -> "LiveFile":
         """The directory that it is in now, which may not be the one that it was found in."""
@@ -454,10 +456,25 @@ class LiveFile:
         return file
 
 
+class LiveAccessible(LiveFile):
+    """A directory of a live export, or the root of an attach: what has an `Access` of its own."""
+
+    __slots__ = ("access",)
+
+    def __init__(
+        self, access: Access, above: LiveFile | None, pin: Descriptor, mark: bytes
+    ) -> None:
+        """In a directory; a root is in none, and its pin is not to be counted."""
+        self.access = access  # type: ignore[misc]
+        self.above = above
+        self.pin = pin
+        self.mark = mark
+
+
 def root_of(access: Access) -> LiveFile:
     """The root of an attach to the export's directory."""
     root = access.tree.root
-    return LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
+    return LiveAccessible(access, None, root, access.tree.mark(root.fd, b"/"))
 
 
 def root_at(access: Access, names: list[bytes]) -> LiveFile:
@@ -474,7 +491,7 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    return LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
+    return LiveAccessible(access, None, at.pinned(), with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:

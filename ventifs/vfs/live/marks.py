@@ -7,17 +7,15 @@ of one file as long as either of them is pinned, or their handles are equal.
 
 import stat
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, Identity
 
-if TYPE_CHECKING:
-    from ventifs.vfs.live.syscalls import Statx
-
-_MARK = Struct("<BIQB")  # type as readdir(3) has it, version, number, length of the handle
-_UNPACK = _MARK.unpack_from
+# The identity as it is; the type as readdir(3) has it; the length of the handle
+_MARK = Struct("<BIQBB")
+_IDENTITY = Struct("<BIQ").unpack_from
 _NUMBER = Struct("<Q").unpack_from
-_SAME = 13  # bytes: type, version, number
+_TYPE = 13
+_SAME = 14  # bytes: identity and type
 _SIZE = _MARK.size
 _KINDS = [FILE] * 16
 _KINDS[stat.S_IFDIR >> 12] = DIRECTORY
@@ -25,18 +23,19 @@ _KINDS[stat.S_IFLNK >> 12] = SYMLINK
 _NEW = tuple.__new__
 
 
-def version_of(birth_ns: int) -> int:
+def version_of(birth_s: int, birth_ns: int) -> int:
     """The version of a file that was made at a time: the same as long as it exists, never 0.
 
     It holds no time of modification: Linux's client takes files of different versions for
     different ones.
     """
-    return (birth_ns ^ birth_ns >> 32) & 0xFFFF_FFFF or 1
+    return (birth_s * 1_000_003 ^ birth_ns) & 0xFFFF_FFFF or 1
 
 
-def mark_of(status: "Statx", number: int, name: bytes) -> bytes:
+def mark_of(mode: int, version: int, number: int, name: bytes) -> bytes:
     """The mark of a file, without a handle."""
-    return _MARK.pack(status.mode >> 12, version_of(status.btime_ns), number, 0) + name
+    kind = mode >> 12
+    return _MARK.pack(_KINDS[kind], version, number, kind, 0) + name
 
 
 def with_handle(mark: bytes, handle: bytes) -> bytes:
@@ -66,7 +65,7 @@ def name_in(mark: bytes) -> bytes:
 
 def type_in(mark: bytes) -> int:
     """The type as readdir(3) has it."""
-    return mark[0]
+    return mark[_TYPE]
 
 
 def number_in(mark: bytes) -> int:
@@ -77,5 +76,4 @@ def number_in(mark: bytes) -> int:
 
 def identity_in(mark: bytes) -> Identity:
     """The identity."""
-    kind, version, number, _ = _UNPACK(mark)
-    return _NEW(Identity, (_KINDS[kind], version, number))
+    return _NEW(Identity, _IDENTITY(mark))

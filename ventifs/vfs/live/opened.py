@@ -19,7 +19,6 @@ from ventifs.vfs.interface import (
     FILE,
     SYMLINK,
     AttributeChanges,
-    Attributes,
     Blocking,
     Cold,
     File,
@@ -27,12 +26,13 @@ from ventifs.vfs.interface import (
     Load,
     Lock,
     Refused,
+    StatxAttributes,
 )
-from ventifs.vfs.live.attributes import attributes_of, change
+from ventifs.vfs.live.attributes import change
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.leftovers import Leftover
 from ventifs.vfs.live.marks import number_in
-from ventifs.vfs.live.syscalls import entries_of, list_directory
+from ventifs.vfs.live.syscalls import attributes_of, entries_of, list_directory
 
 if TYPE_CHECKING:
     from ventifs.vfs.live.files import LiveFile
@@ -80,7 +80,7 @@ class LiveOpened:
         tree.acting.as_server()
         return tree.reopen(self._open, mode)
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> StatxAttributes:
         """See `Opened`."""
         return attributes_of(self._open.fd)
 
@@ -99,11 +99,14 @@ class LiveOpened:
             raise Refused(errno.EINVAL)  # as the kernel does
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
-        if self._file.access.tree.nowait is not False:
+        tree, work = self._file.access.tree, partial(_read, descriptor, offset, count)
+        if tree.nowait:
             found = self._read_now(descriptor, offset, count)
             if found is not None:
                 return found
-        raise Cold(Load(None, partial(_read, descriptor, offset, count)))
+            if tree.nowait:
+                raise Cold(Load(None, work))
+        return tree.pace.run(work)
 
     def _read_now(self, descriptor: Descriptor, offset: int, count: int) -> list[Buffer] | None:
         """Read if that needs no disk; None if it does, or if the kernel cannot tell."""

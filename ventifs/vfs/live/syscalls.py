@@ -19,6 +19,8 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple, NoReturn
 
+from ventifs.vfs.interface import StatxAttributes
+
 _NUMBERS = {
     "x86_64": (303, 304, 217, 116, 122, 123, 125, 126),
     "aarch64": (264, 265, 61, 159, 151, 152, 90, 91),
@@ -134,6 +136,32 @@ def statx(fd: int) -> Statx:
     return _unpacked(buffer)
 
 
+_unpack_kept = Struct("=4xI8xI8sI8xQQ8x16s16x16s16sII").unpack_from
+_unpack_mark = Struct("=28xH2xQ40xqI44xII").unpack_from
+
+
+def attributes_of(fd: int) -> StatxAttributes:
+    """The attributes of a descriptor's file, not unpacked."""
+    buffer = _buffers.statx
+    if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
+        _fail()
+    return StatxAttributes(*_unpack_kept(buffer))
+
+
+def facts_of(fd: int) -> tuple[int, int, int, int, int, int]:
+    """What never changes of a descriptor's file.
+
+    Returns:
+        Its mode, whose type alone stays; inode number; birth in seconds and nanoseconds; and its
+        device's major and minor number.
+    """
+    buffer = _buffers.statx
+    if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
+        _fail()
+    facts: tuple[int, int, int, int, int, int] = _unpack_mark(buffer)
+    return facts
+
+
 def statx_at(directory: int, name: bytes) -> Statx:
     """The attributes of a name in a directory; of a symbolic link itself."""
     buffer = _buffers.statx
@@ -173,6 +201,17 @@ def _unpacked(buffer: Any) -> Statx:
 def _how(flags: int, mode: int, resolve: int) -> bytes:
     """A struct open_how."""
     return _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+
+
+_LOOK_UP = _OPEN_HOW.pack(os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+
+
+def look_up(directory: int, name: bytes) -> int:
+    """Open a name in a directory by O_PATH if that needs no disk; see `open_beneath`."""
+    fd = _syscall(_OPENAT2, directory, name, _LOOK_UP, _OPEN_HOW_SIZE)
+    if fd < 0:
+        _fail()
+    return fd
 
 
 def open_beneath(

@@ -18,8 +18,8 @@ from ventifs.vfs.live.actor import Acting, acting_here
 from ventifs.vfs.live.attributes import proc_path
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.leftovers import Leftovers
-from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
-from ventifs.vfs.live.syscalls import handle_of, open_beneath, open_handle, statx
+from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, version_of, with_handle
+from ventifs.vfs.live.syscalls import facts_of, handle_of, open_beneath, open_handle
 
 if TYPE_CHECKING:
     from ventifs.vfs.live.files import LiveFile
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATH_ONLY = os.O_PATH | os.O_NOFOLLOW
-SLOW_S = 0.0005  # longer than anything takes that needs no disk
-THREADED = 64  # operations that threads do, after one that was slow
+SLOW_S = 0.001  # longer than anything takes that needs no disk, unless others take the core
+THREADED = 16  # operations that threads do after one that was slow
 
 # qid.path: inode numbers of the root's device as they are, others with a prefix in their upper bits
 _PREFIX_BITS = 48
@@ -98,7 +98,7 @@ class LiveTree:
         pins: the descriptors of its files.
         leftovers: what listings have read and not used yet.
         pace: of operations that may need a disk.
-        nowait: whether reads can be tried without waiting; None while that is not known.
+        nowait: whether the kernel can say that a read would wait for a disk; False once it cannot.
     """
 
     def __init__(
@@ -136,12 +136,13 @@ class LiveTree:
         self.pins = Pins(pins_allowed() if pins_max is None else pins_max)
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
-        self.nowait: bool | None = None
+        self.nowait = True
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
-        status = statx(self.root.fd)
-        self._device = status.dev
+        _, _, birth_s, birth_ns, major, minor = facts_of(self.root.fd)
+        self._device_numbers = major, minor
+        self._device = os.makedev(major, minor)
         self._prefixes: dict[int, int] = {}
-        self._births = status.btime_ns != 0
+        self._births = (birth_s, birth_ns) != (0, 0)
         self._handles = self._has_handles()
         self._mount = self._mount_of() if self.acting.switches and self._handles else None
 
@@ -178,11 +179,10 @@ class LiveTree:
 
     def mark(self, fd: int, name: bytes) -> bytes:
         """The mark of a descriptor's file."""
-        status = statx(fd)
-        ino = status.ino
-        if status.dev != self._device or not 0 < ino < _HASHED:
-            ino = self.number(status.dev, ino)
-        return mark_of(status, ino, name)
+        mode, ino, birth_s, birth_ns, major, minor = facts_of(fd)
+        if (major, minor) != self._device_numbers or not 0 < ino < _HASHED:
+            ino = self.number(os.makedev(major, minor), ino)
+        return mark_of(mode, version_of(birth_s, birth_ns), ino, name)
 
     def number_beside(self, number: int, ino: int) -> int:
         """The number of an inode on the device of another file, whose number is given."""
