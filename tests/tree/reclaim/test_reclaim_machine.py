@@ -340,6 +340,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         left=st.integers(0, 1),
         waiting=st.lists(CHOICE, max_size=2),
         late=CHOICE,
+        last=st.none() | CHOICE,
         dies=st.sampled_from([None, None, "after"]),
         at=st.integers(1, OPERATIONS_MAX),
     )
@@ -349,12 +350,13 @@ class ReclaimMachine(RuleBasedStateMachine):
         left: int,
         waiting: list[int],
         late: int,
+        last: int | None,
         dies: When | None,
         at: int,
     ) -> None:
         """While it waits, an archive of what is about to go begins, which ends after the flip."""
         self.nights(0, seeds, left)
-        self.reclaim(0, 0.0, None, [], waiting, late, True, dies, at, False)
+        self.reclaim(0, 0.0, None, [], waiting, late, last, True, dies, at, False)
 
     @rule(grace=st.sampled_from([0, 4 * SECOND]))
     def dry_run(self, grace: int) -> None:
