@@ -116,8 +116,8 @@ WORK = {
     ),
     "guest bonnie++": Work(
         WRITING,
-        "bonnie++ -d . -u root -f -q -r $(($mib / 16)) -s $(($mib / 8)):64k"
-        " -n $(($some / 500)):16384:1024",
+        "bonnie++ -d . -u root -f -q -r $(($mib / 32)) -s $(($mib / 16)):64k"
+        " -n $(($some / 1000 + 1)):16384:1024",
     ),
     "guest untar": Work(WRITING, "tar -xf $tar"),
     # Linux's client gives inodes other numbers than the host: git would read what is not in its
