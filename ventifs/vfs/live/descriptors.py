@@ -17,7 +17,6 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 from weakref import ref
 
@@ -99,9 +98,12 @@ class Pins:
 
     def touch(self, pin: Descriptor) -> None:
         """Take note that a pin is used."""
-        if pin.fd in self._files:  # else it cannot be evicted
-            with suppress(KeyError):  # a thread has evicted it meanwhile
-                self._files.move_to_end(pin.fd)
+        if pin.opens:
+            return  # it cannot be evicted
+        try:
+            self._files.move_to_end(pin.fd)
+        except KeyError:
+            return  # nor can this one, or a thread has evicted it meanwhile
 
     def forget(self, pin: Descriptor) -> None:
         """Take note that the file of a pin is gone."""

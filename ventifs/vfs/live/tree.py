@@ -19,7 +19,7 @@ from ventifs.vfs.live.attributes import proc_path
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.leftovers import Leftovers
 from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
-from ventifs.vfs.live.syscalls import handle_of, open_beneath, open_handle, statx
+from ventifs.vfs.live.syscalls import born, handle_of, open_beneath, open_handle, statx
 
 if TYPE_CHECKING:
     from ventifs.vfs.live.files import LiveFile
@@ -178,11 +178,10 @@ class LiveTree:
 
     def mark(self, fd: int, name: bytes) -> bytes:
         """The mark of a descriptor's file."""
-        status = statx(fd)
-        ino = status.ino
-        if status.dev != self._device or not 0 < ino < _HASHED:
-            ino = self.number(status.dev, ino)
-        return mark_of(status, ino, name)
+        mode, ino, btime_ns, device = born(fd)
+        if device != self._device or not 0 < ino < _HASHED:
+            ino = self.number(device, ino)
+        return mark_of(mode, btime_ns, ino, name)
 
     def number_beside(self, number: int, ino: int) -> int:
         """The number of an inode on the device of another file, whose number is given."""
