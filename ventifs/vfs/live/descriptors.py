@@ -109,17 +109,24 @@ class Pins:
         """Take note that the file of a pin is gone."""
         self._files.pop(pin.fd, None)
 
-    def hold(self, pin: Descriptor) -> None:
-        """Keep a pin from being evicted, as often as this is called."""
+    def hold(self, file: Pinned, pin: Descriptor) -> bool:
+        """Keep a file's pin from being evicted until `release`, as often as this is called.
+
+        Returns:
+            False if it is not the file's pin any more.
+        """
         with self._lock:
+            if file.pin is not pin:
+                return False
             pin.opens += 1
             self._files.pop(pin.fd, None)
+            return True
 
     def release(self, file: Pinned, pin: Descriptor) -> None:
         """End one `hold`."""
         with self._lock:
             pin.opens -= 1
-            if not pin.opens and file.pin is pin:
+            if not pin.opens:
                 self._files[pin.fd] = ref(file)
 
     def with_room(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

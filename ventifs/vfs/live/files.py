@@ -106,16 +106,17 @@ class LiveFile:
         self.mark, self.pin = mark, None
         return True
 
-    def hold(self) -> None:
-        """Take note that it is open; it must be pinned."""
-        pin, access = self.pin, self.access
-        assert pin is not None
-        if self.above is not None:
-            access.tree.pins.hold(pin)
-        access.locks.opened(number_in(self.mark))
+    def hold(self) -> Descriptor:
+        """Its pin, which is not evicted until `release`, as often as this is called."""
+        pins = self.access.tree.pins
+        while True:
+            pin = self.pinned()
+            if self.above is None or pins.hold(self, pin):
+                self.access.locks.opened(number_in(self.mark))
+                return pin
 
     def release(self) -> None:
-        """Take note that it is open once less."""
+        """End one `hold`."""
         pin, access = self.pin, self.access
         access.locks.closed(number_in(self.mark))
         assert pin is not None, "what is open is not evicted"
@@ -305,17 +306,22 @@ class LiveFile:
         if kind != _REGULAR:
             raise Refused(errno.ENXIO, "a FIFO, socket or device is not opened on the host")
         flags = access.opening(flags)
-        pin = self.pinned()
-        access.act()
-        return LiveOpened(self, Descriptor(access.tree.reopen(pin, flags)), flags)
+        return LiveOpened(self, self._reopened(flags), flags)
 
     def _list(self, flags: int) -> LiveListing:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             raise Refused(errno.EISDIR)
-        pin, access = self.pinned(), self.access
-        access.act()
-        descriptor = Descriptor(access.tree.reopen(pin, os.O_RDONLY | os.O_DIRECTORY))
-        return LiveListing(self, descriptor, os.O_RDONLY)
+        return LiveListing(self, self._reopened(os.O_RDONLY | os.O_DIRECTORY), os.O_RDONLY)
+
+    def _reopened(self, flags: int) -> Descriptor:
+        """Open it as the user, and hold its pin."""
+        pin, access = self.hold(), self.access
+        try:
+            access.act()
+            return Descriptor(access.tree.reopen(pin, flags))
+        except BaseException:
+            self.release()
+            raise
 
     # Changing the directory
 
@@ -335,7 +341,7 @@ class LiveFile:
                     raise
             else:
                 made = self._child(fd, name)
-                return made, LiveOpened(made, made.pinned(), passed)
+                return made, LiveOpened(made, made.hold(), passed)
             try:
                 found = self.find(pin, name)
             except FileNotFoundError:

@@ -52,17 +52,16 @@ class LiveOpened:
     __slots__ = ("_descriptor", "_file", "_flags")
 
     def __init__(self, file: "LiveFile", descriptor: Descriptor, flags: int) -> None:
-        """Keep its file pinned until it is closed.
+        """Release the hold on its file when it is closed.
 
         Args:
-            file: which is pinned.
+            file: which is held.
             descriptor: as it was opened; that of the pin, if the file was made so.
             flags: of open(2).
         """
         self._file = file
         self._descriptor: Descriptor | None = descriptor
         self._flags = flags
-        file.hold()
 
     @property
     def _open(self) -> Descriptor:
