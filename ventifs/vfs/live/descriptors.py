@@ -107,11 +107,32 @@ class Pins:
         """Take note that the file of a pin is gone."""
         self._files.pop(pin.fd, None)
 
-    def hold(self, pin: Descriptor) -> None:
-        """Keep a pin from being evicted, as often as this is called."""
+    def restore(self, file: Pinned, pin: Descriptor) -> Descriptor:
+        """Give an evicted file the pin that was found; return that of another thread if it has one.
+
+        There is only one, so that what holds it keeps the file from being evicted.
+        """
         with self._lock:
-            pin.opens += 1
-            self._files.pop(pin.fd, None)
+            found = file.pin
+            if found is not None:
+                return found
+            file.pin = pin
+        self.keep(file, pin)
+        return pin
+
+    def hold(self, file: Pinned, pin: Descriptor) -> None:
+        """Keep a file from being evicted, as often as this is called.
+
+        Args:
+            file: one that was pinned a moment ago.
+            pin: its pin then, which it gets again if it has been evicted since.
+        """
+        with self._lock:
+            held = file.pin
+            if held is None:
+                held = file.pin = pin
+            held.opens += 1
+            self._files.pop(held.fd, None)
 
     def release(self, file: Pinned, pin: Descriptor) -> None:
         """End one `hold`."""

@@ -106,12 +106,11 @@ class LiveFile:
         self.mark, self.pin = mark, None
         return True
 
-    def hold(self) -> None:
-        """Take note that it is open; it must be pinned."""
-        pin, access = self.pin, self.access
-        assert pin is not None
+    def hold(self, pin: Descriptor) -> None:
+        """Take note that it is open; `pin` is what `pinned` has returned."""
+        access = self.access
         if self.above is not None:
-            access.tree.pins.hold(pin)
+            access.tree.pins.hold(self, pin)
         access.locks.opened(number_in(self.mark))
 
     def release(self) -> None:
@@ -211,7 +210,7 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
         """The file of a name. May wait for the disk."""
@@ -223,7 +222,7 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
     def _odd(self, pin: Descriptor, name: bytes, number: int) -> File:
         """What stands for a name that is there, but could not be opened."""
@@ -231,12 +230,11 @@ class LiveFile:
             return MountPoint(self, name)
         pins = self.access.tree.pins
         fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
-    def _child(self, fd: int, name: bytes) -> "LiveFile":
-        pin = Descriptor(fd)
+    def _child(self, pin: Descriptor, name: bytes) -> "LiveFile":
         access = self.access
-        return LiveFile(access, pin, self, access.tree.mark(fd, name))
+        return LiveFile(access, pin, self, access.tree.mark(pin.fd, name))
 
     def _parent(self) -> "LiveFile":
         """The directory that it is in now, which may not be the one that it was found in."""
@@ -271,13 +269,13 @@ class LiveFile:
                 return root
             if not path.startswith(top):
                 break
-            at = root
+            at, above = root, root.pin
             self.access.tree.acting.as_server()
             try:
                 for name in path[len(top) :].split(b"/"):
-                    assert at.pin is not None
-                    fd = open_beneath(at.pin.fd, name, PATH_ONLY, cached=False)
-                    at = at._child(fd, name)
+                    fd = open_beneath(above.fd, name, PATH_ONLY, cached=False)
+                    above = Descriptor(fd)
+                    at = at._child(above, name)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
@@ -305,7 +303,7 @@ class LiveFile:
         flags = access.opening(flags)
         pin = self.pinned()
         access.act()
-        return LiveOpened(self, Descriptor(access.tree.reopen(pin, flags)), flags)
+        return LiveOpened(self, pin, Descriptor(access.tree.reopen(pin, flags)), flags)
 
     def _list(self, flags: int) -> LiveListing:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
@@ -313,7 +311,7 @@ class LiveFile:
         pin, access = self.pinned(), self.access
         access.act()
         descriptor = Descriptor(access.tree.reopen(pin, os.O_RDONLY | os.O_DIRECTORY))
-        return LiveListing(self, descriptor, os.O_RDONLY)
+        return LiveListing(self, pin, descriptor, os.O_RDONLY)
 
     # Changing the directory
 
@@ -332,8 +330,9 @@ class LiveFile:
                 if flags & os.O_EXCL:
                     raise
             else:
-                made = self._child(fd, name)
-                return made, LiveOpened(made, made.pinned(), passed)
+                opened = Descriptor(fd)
+                made = self._child(opened, name)
+                return made, LiveOpened(made, opened, opened, passed)
             try:
                 found = self.find(pin, name)
             except FileNotFoundError:

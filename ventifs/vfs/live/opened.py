@@ -51,18 +51,21 @@ class LiveOpened:
 
     __slots__ = ("_descriptor", "_file", "_flags")
 
-    def __init__(self, file: "LiveFile", descriptor: Descriptor, flags: int) -> None:
+    def __init__(
+        self, file: "LiveFile", pin: Descriptor, descriptor: Descriptor, flags: int
+    ) -> None:
         """Keep its file pinned until it is closed.
 
         Args:
-            file: which is pinned.
+            file: the file.
+            pin: its pin.
             descriptor: as it was opened; that of the pin, if the file was made so.
             flags: of open(2).
         """
         self._file = file
         self._descriptor: Descriptor | None = descriptor
         self._flags = flags
-        file.hold()
+        file.hold(pin)
 
     @property
     def _open(self) -> Descriptor:
@@ -167,9 +170,11 @@ class LiveListing(LiveOpened):
 
     __slots__ = ("_at", "_lock")
 
-    def __init__(self, file: "LiveFile", descriptor: Descriptor, flags: int) -> None:
+    def __init__(
+        self, file: "LiveFile", pin: Descriptor, descriptor: Descriptor, flags: int
+    ) -> None:
         """See `LiveOpened`."""
-        super().__init__(file, descriptor, flags)
+        super().__init__(file, pin, descriptor, flags)
         self._at = 0  # where the descriptor is
         self._lock = threading.Lock()  # of that
 

@@ -245,9 +245,7 @@ class LiveTree:
         handle = handle_in(mark)
         if same(self.mark(pin.fd, b"")) != same(mark) or (handle and handle_of(pin.fd) != handle):
             raise Refused(errno.ESTALE)
-        file.pin = pin
-        self.pins.keep(file, pin)
-        return pin
+        return self.pins.restore(file, pin)
 
 
 def _hashed(*numbers: int) -> int:
