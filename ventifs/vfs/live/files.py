@@ -260,7 +260,9 @@ class LiveFile:
         Raises:
             Refused: ESTALE, when it is not beneath the root, or moves all the time.
         """
-        root = self.access.root
+        root = self
+        while root.above is not None:
+            root = root.above
         assert root.pin is not None
         for _ in range(_TRIES):
             top = os.readlink(proc_path(root.pin.fd)).rstrip(b"/") + b"/"
@@ -448,8 +450,7 @@ class LiveFile:
 def root_of(access: Access) -> LiveFile:
     """The root of an attach to the export's directory."""
     root = access.tree.root
-    access.root = LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
-    return access.root
+    return LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
 
 
 def root_at(access: Access, names: list[bytes]) -> LiveFile:
@@ -466,8 +467,7 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    access.root = LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
-    return access.root
+    return LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:
