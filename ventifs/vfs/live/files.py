@@ -463,11 +463,11 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
     for name in names:
         if name in (b".", b".."):
             raise Refused(errno.ENOENT)
-        found = at.find(at.pinned(), name)
+        found = at.find(at.pin or access.tree.found(at), name)
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    return LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
+    return LiveFile(access, at.pin or access.tree.found(at), None, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:
