@@ -153,6 +153,18 @@ def born(fd: int) -> Born:
     buffer = _buffers.statx
     if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
         _fail()
+    return _born_in(buffer)
+
+
+def born_at(directory: int, name: bytes) -> Born:
+    """What a name in a directory is known by; a symbolic link itself."""
+    buffer = _buffers.statx
+    if _waiting_statx(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, buffer) < 0:
+        _fail()
+    return _born_in(buffer)
+
+
+def _born_in(buffer: Any) -> Born:
     mode, ino, btime, btime_ns, major, minor = _unpack_born(buffer)
     return _new_tuple(Born, (mode, ino, btime * 1_000_000_000 + btime_ns, _makedev(major, minor)))
 
