@@ -151,12 +151,13 @@ def lock_of(message: m.Tlock | m.Tgetlock) -> Lock:
 
 def getattr_body(identity: Identity, a: Attributes) -> bytes:
     """The fields of an Rgetattr."""
-    times: list[int] = []
-    for time_ns in (a.atime_ns, a.mtime_ns, a.ctime_ns):
-        times += (time_ns // _S & _U64, time_ns % _S)
+    kind, version, path = identity
+    atime_ns, mtime_ns, ctime_ns = a.atime_ns, a.mtime_ns, a.ctime_ns
     return _GETATTR.pack(
         GETATTR_BASIC,
-        *identity,
+        kind,
+        version,
+        path,
         a.mode,
         a.uid,
         a.gid,
@@ -165,7 +166,12 @@ def getattr_body(identity: Identity, a: Attributes) -> bytes:
         a.size,
         a.blksize,
         a.blocks,
-        *times,
+        atime_ns // _S & _U64,
+        atime_ns % _S,
+        mtime_ns // _S & _U64,
+        mtime_ns % _S,
+        ctime_ns // _S & _U64,
+        ctime_ns % _S,
         0,
         0,
         0,

@@ -9,7 +9,7 @@ import os
 import stat
 
 from ventifs.vfs.interface import AttributeChanges, Attributes, Statfs
-from ventifs.vfs.live.syscalls import chown_empty, set_times, statx
+from ventifs.vfs.live.syscalls import chown_empty, set_times
 
 
 def proc_path(fd: int) -> bytes:
@@ -19,19 +19,19 @@ def proc_path(fd: int) -> bytes:
 
 def attributes_of(fd: int) -> Attributes:
     """The attributes of a descriptor's file."""
-    status = statx(fd)
+    status = os.fstat(fd)
     return Attributes(
-        status.mode,
-        status.uid,
-        status.gid,
-        status.nlink,
-        status.rdev,
-        status.size,
-        status.mtime_ns,
-        status.atime_ns,
-        status.ctime_ns,
-        status.blocks,
-        status.blksize,
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_rdev,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_atime_ns,
+        status.st_ctime_ns,
+        status.st_blocks,
+        status.st_blksize,
     )
 
 

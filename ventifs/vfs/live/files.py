@@ -17,6 +17,7 @@ This module knows no fids and no messages.
 import errno
 import os
 import stat
+from contextlib import suppress
 from functools import partial
 
 from ventifs.vfs.interface import (
@@ -42,6 +43,7 @@ _CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _ODD = frozenset({errno.EXDEV, errno.EMFILE, errno.ENFILE})
+_NO_NAMES = (b"", b".", b"..")
 _TRIES = 16  # of what somebody else undoes meanwhile
 
 
@@ -60,14 +62,22 @@ class LiveFile:
     weight = 0
 
     def __init__(
-        self, access: Access, pin: Descriptor, above: "LiveFile | None", mark: bytes
+        self,
+        access: Access,
+        pin: Descriptor,
+        above: "LiveFile | None",
+        mark: bytes,
+        held: bool = False,
     ) -> None:
-        """Count its pin, unless it is a root: those stay."""
+        """Count its pin, unless it is a root: those stay. One that is `held` is open."""
         self.access = access
         self.pin: Descriptor | None = pin
         self.above = above
         self.mark = mark
-        if above is not None:
+        if held:
+            access.tree.pins.hold_new(pin)
+            access.locks.opened(number_in(mark))
+        elif above is not None:
             access.tree.pins.keep(self, pin)
 
     def __del__(self) -> None:
@@ -88,10 +98,10 @@ class LiveFile:
             Refused: ESTALE, when it is gone.
         """
         pin = self.pin
-        tree = self.access.tree
         if pin is not None:
-            tree.pins.touch(pin)
+            pin.used = True
             return pin
+        tree = self.access.tree
         tree.pace.bring(self, partial(tree.found, self))
         return self.pinned()
 
@@ -212,7 +222,7 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
         """The file of a name. May wait for the disk."""
@@ -224,7 +234,7 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
     def _odd(self, pin: Descriptor, name: bytes, number: int) -> File:
         """What stands for a name that is there, but could not be opened."""
@@ -232,12 +242,11 @@ class LiveFile:
             return MountPoint(self, name)
         pins = self.access.tree.pins
         fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
-    def _child(self, fd: int, name: bytes) -> "LiveFile":
-        pin = Descriptor(fd)
+    def _child(self, pin: Descriptor, name: bytes) -> "LiveFile":
         access = self.access
-        return LiveFile(access, pin, self, access.tree.mark(fd, name))
+        return LiveFile(access, pin, self, access.tree.mark(pin.fd, name))
 
     def _parent(self) -> "LiveFile":
         """The directory that it is in now, which may not be the one that it was found in."""
@@ -274,13 +283,13 @@ class LiveFile:
                 return root
             if not path.startswith(top):
                 break
-            at = root
+            at, above = root, root.pin
             self.access.tree.acting.as_server()
             try:
                 for name in path[len(top) :].split(b"/"):
-                    assert at.pin is not None
-                    fd = open_beneath(at.pin.fd, name, PATH_ONLY, cached=False)
-                    at = at._child(fd, name)
+                    fd = open_beneath(above.fd, name, PATH_ONLY, cached=False)
+                    above = Descriptor(fd)
+                    at = at._child(above, name)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
@@ -333,15 +342,18 @@ class LiveFile:
         for _ in range(_TRIES):
             access.act_in(gid)
             try:
-                fd = access.tree.pins.with_room(
-                    os.open, name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd
-                )
+                fd = os.open(name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
+            except OSError as error:
+                if not access.tree.pins.makes_room(error):
+                    raise
+                continue
             else:
-                made = self._child(fd, name)
-                return made, LiveOpened(made, made.hold(), passed)
+                opened = Descriptor(fd)
+                made = LiveFile(access, opened, self, access.tree.mark(fd, name), held=True)
+                return made, LiveOpened(made, opened, passed)
             try:
                 found = self.find(pin, name)
             except FileNotFoundError:
@@ -421,16 +433,11 @@ class LiveFile:
         above = self.above
         if above is None:
             raise Refused(errno.EBUSY)
-        pin, tree = self.pinned(), self.access.tree
-        tree.acting.as_server()
-        try:
-            up = above.pinned()
-            fd = Descriptor(open_beneath(up.fd, self.name, PATH_ONLY, cached=False))
-            if same(tree.mark(fd.fd, b"")) == same(self.mark):
+        pin, up, access = self.pinned(), above.pinned(), self.access
+        access.act()
+        with suppress(OSError):  # if that user cannot find it there, the server looks for it
+            if same(access.tree.mark_at(up.fd, self.name)) == same(self.mark):
                 return above
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV):
-                raise
         now = self.placed(pin, self.mark)
         if now.above is None:
             raise Refused(errno.EBUSY)
@@ -439,8 +446,10 @@ class LiveFile:
 
     def _changing(self, name: bytes) -> Descriptor:
         """The pin of this directory, if a name in it may be changed."""
-        self.access.check_writable()
-        _check_name(name)
+        if not self.access.tree.writable:
+            raise Refused(errno.EROFS)
+        if name in _NO_NAMES or b"/" in name or b"\0" in name or len(name) > NAME_MAX:
+            _check_name(name)
         if type_in(self.mark) != _DIRECTORY:
             raise Refused(errno.ENOTDIR)
         return self.pinned()
@@ -470,16 +479,16 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
     for name in names:
         if name in (b".", b".."):
             raise Refused(errno.ENOENT)
-        found = at.find(at.pinned(), name)
+        found = at.find(at.pin or access.tree.found(at), name)
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    return LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
+    return LiveFile(access, at.pin or access.tree.found(at), None, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:
     """See that a name is one component; sessions have checked that already."""
-    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+    if name in _NO_NAMES or b"/" in name or b"\0" in name:
         raise Refused(errno.EINVAL)
     if len(name) > NAME_MAX:
         raise Refused(errno.ENAMETOOLONG)

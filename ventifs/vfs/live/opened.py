@@ -93,17 +93,25 @@ class LiveOpened:
         change(fd, changes, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
 
     def read(self, offset: int, count: int) -> list[Buffer]:
-        """See `Opened`: at once if all of it is in memory, else by a thread."""
+        """See `Opened`: at once if all of it is in memory, else by a thread.
+
+        File systems that cannot say what is in memory, as tmpfs and overlayfs, are read as `Pace`
+        has it.
+        """
         descriptor = self._open
         if count > OFFSET_MAX - offset:
             raise Refused(errno.EINVAL)  # as the kernel does
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
-        if self._file.access.tree.nowait is not False:
+        tree = self._file.access.tree
+        if tree.nowait is not False:
             found = self._read_now(descriptor, offset, count)
             if found is not None:
                 return found
-        raise Cold(Load(None, partial(_read, descriptor, offset, count)))
+        work = partial(_read, descriptor, offset, count)
+        if tree.nowait is False:
+            return tree.pace.run(work)
+        raise Cold(Load(None, work))
 
     def _read_now(self, descriptor: Descriptor, offset: int, count: int) -> list[Buffer] | None:
         """Read if that needs no disk; None if it does, or if the kernel cannot tell."""
@@ -167,9 +175,11 @@ class LiveListing(LiveOpened):
 
     __slots__ = ("_at", "_lock")
 
-    def __init__(self, file: "LiveFile", descriptor: Descriptor, flags: int) -> None:
+    def __init__(
+        self, file: "LiveFile", pin: Descriptor, descriptor: Descriptor, flags: int
+    ) -> None:
         """See `LiveOpened`."""
-        super().__init__(file, descriptor, flags)
+        super().__init__(file, pin, descriptor, flags)
         self._at = 0  # where the descriptor is
         self._lock = threading.Lock()  # of that
 

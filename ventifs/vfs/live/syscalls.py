@@ -134,6 +134,41 @@ def statx(fd: int) -> Statx:
     return _unpacked(buffer)
 
 
+class Born(NamedTuple):
+    """What a file is known by: see `Statx`."""
+
+    mode: int
+    ino: int
+    btime_ns: int
+    dev: int
+
+
+# the mode, the inode, the time of birth and the device of a struct statx
+_BORN = Struct("=28xH2xQ40xqI44xII")
+_unpack_born = _BORN.unpack_from
+
+
+def born(fd: int) -> Born:
+    """What the file of a descriptor is known by; the descriptor may be one of O_PATH."""
+    buffer = _buffers.statx
+    if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
+        _fail()
+    return _born_in(buffer)
+
+
+def born_at(directory: int, name: bytes) -> Born:
+    """What a name in a directory is known by; a symbolic link itself."""
+    buffer = _buffers.statx
+    if _waiting_statx(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, buffer) < 0:
+        _fail()
+    return _born_in(buffer)
+
+
+def _born_in(buffer: Any) -> Born:
+    mode, ino, btime, btime_ns, major, minor = _unpack_born(buffer)
+    return _new_tuple(Born, (mode, ino, btime * 1_000_000_000 + btime_ns, _makedev(major, minor)))
+
+
 def statx_at(directory: int, name: bytes) -> Statx:
     """The attributes of a name in a directory; of a symbolic link itself."""
     buffer = _buffers.statx
