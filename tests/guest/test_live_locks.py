@@ -178,3 +178,14 @@ def test_locks_end_with_their_process_and_with_their_mount(mounted: Mounted) -> 
         assert mounted.seen_by_the_host() == WRITE
         mounted.go()
     assert mounted.seen_by_the_host() == UNLOCKED
+
+
+def test_a_lock_of_a_process_that_ends_is_the_guests_alone_then(mounted: Mounted) -> None:
+    """Linux's client gives it back though another process has the file open: see SERVING.md."""
+    told = mounted.guest.succeed("""
+        exec 9<>one/file
+        flock 9
+        flock -n one/file true || echo here
+        flock -n two/file true && echo nowhere else
+    """)
+    assert told.split("\n") == ["here", "nowhere else", ""]

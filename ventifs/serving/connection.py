@@ -53,6 +53,7 @@ class _Noting:
     def __init__(self, filesystem: Filesystem) -> None:
         self._filesystem = filesystem
         self.ahead = filesystem.ahead  # without a call between: it is called after each turn
+        self.plain_writes: bool = getattr(filesystem, "plain_writes", False)
         self.user: User | None = None
         self.aname = b""
 
