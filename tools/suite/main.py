@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -190,12 +191,9 @@ def main() -> None:
         if told.json:
             lines = json.dumps([asdict(result) for result in results], indent=1)
             told.json.write_text(f"{lines}\n")
-        failed = [result for result in results if result.result == "failed"]
-        passed = [result for result in results if result.result == "passed"]
-        print(
-            f"{len(passed)} passed, {len(failed)} failed, {len(results) - len(passed) - len(failed)} skipped"
-        )
-        sys.exit(1 if failed else 0)
+        ends = Counter(result.result for result in results)
+        print(", ".join(f"{ends[end]} {end}" for end in ("passed", "failed", "skipped")))
+        sys.exit(1 if ends["failed"] else 0)
     sys.exit(130)
 
 
