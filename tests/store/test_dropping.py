@@ -348,6 +348,58 @@ def test_arenas_with_records_and_deletions_go_before_a_check_reads_them(
     assert findings(root) == []
 
 
+def test_an_arena_with_a_drop_goes_before_a_check_reads_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scores, arenas, _ = three_arenas(root)
+    audited_arena = arena_audit.audit_arena
+    doomed: list[bytes] = []
+
+    def dropping(*arguments: Any) -> Report:
+        if doomed:
+            drop(store, doomed, scores)
+            doomed.clear()
+        return audited_arena(*arguments)
+
+    monkeypatch.setattr(audit_module, "audit_arena", dropping)
+    with store:
+        drop(store, arenas[:1], scores)
+        put_all(store, [incompressible(900_000, seed=seed) for seed in range(90, 94)])
+        store.commit()
+        doomed += [
+            arena
+            for arena in sealed(store)
+            if arenas[0] in read_journal(arenas_of(store).reader(arena)).drops
+        ]
+        assert len(doomed) == 1
+        report = audited(root)
+        assert doomed == []
+        assert [finding for finding in report.findings if not finding.harmless] == []
+        assert report.lost_drops == {}
+    assert findings(root) == []
+
+
+def test_a_second_copy_of_what_was_dropped_does_no_harm(root: Path) -> None:
+    """Nothing needs these blocks, and the index led to the copies that went."""
+    store, scores, arenas, _ = three_arenas(root)
+    with store:
+        inner = [score for score in scores if store.locate_many([score])[0] is not None]
+        copy_from(store, arenas[:1], inner)
+        put_all(store, [incompressible(900_000, seed=seed) for seed in range(90, 94)])
+        store.commit()
+        copies = set(sealed(store)) - set(arenas)
+        store.drop_arenas(copies)
+        for arena in copies:
+            store._files.unlink(arenas_of(store).sealed_path(arena))
+    found = audited(root).findings
+    assert {(finding.reason, finding.harmless) for finding in found} == {
+        (arena_audit.LACKS_BLOCK, True)
+    }
+    assert {finding.arena for finding in found} == {arenas[0].hex()}
+    rebuild(root)
+    assert findings(root) == []
+
+
 # --- what is not taken any more -----------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ def boot(
     network: Sequence[str | Path] = ("user", "id=net", "restrict=on"),
     disk: Path | None = None,
     segment: Segment | None = None,
+    devices: Sequence[str] = (),
 ) -> str:
     """Boot a guest with one virtio network card until it powers off; return its console output.
 
@@ -52,6 +53,7 @@ def boot(
         network: the arguments of QEMU's `-netdev`, with the id `net`; the default leads nowhere.
         disk: a raw image, which the guest may write, as /dev/vda.
         segment: the network that QEMU runs in, if not in the host's.
+        devices: more of QEMU's options.
 
     Raises:
         BootFailed: the guest runs longer than `LONG_PATIENCE_S`.
@@ -76,6 +78,7 @@ def boot(
         "virtio-rng-pci",
         "-netdev",
         ",".join(map(str, network)),
+        *devices,
         *(["-drive", f"file={disk},format=raw,if=virtio"] if disk else []),
         "-kernel",
         kernel,

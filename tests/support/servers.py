@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.patience import wait_until
-from tests.support.segment import FIRST, HOST, SECOND, Segment, end, tail
+from tests.support.segment import FIRST, HOST, NETWORK, PREFIX, SECOND, Segment, end, tail
 
 PORT = 564
 
@@ -82,7 +82,32 @@ def ventifs(segment: Segment, log: Path, store: Path, *options: str, port: int =
     )
 
 
-# `$1` is a hosts file; the directories come before a `--`, the command after it.
+def live(
+    segment: Segment,
+    log: Path,
+    directories: dict[str, Path],
+    *,
+    port: int = PORT,
+    sharing: str = "shared",
+) -> Server:
+    """`ventifs serve --live` of directories by name, which everybody in the segment may change."""
+    exports = [f"--live={name}={directory},rw,{sharing}" for name, directory in directories.items()]
+    return Server(
+        segment,
+        log,
+        sys.executable,
+        "-m",
+        "ventifs.cli.main",
+        "serve",
+        f"tcp://{HOST}:{port}",
+        *exports,
+        "--allow",
+        f"{NETWORK}/{PREFIX} *",
+        port=port,
+    )
+
+
+# `$1` is a hosts file; the directories to protect come before a `--`, the command after it.
 _ALONE = """
 mount --bind "$1" /etc/hosts && shift
 while [ "$1" != -- ]; do
@@ -93,43 +118,20 @@ exec "$@"
 """
 
 
-def diod(segment: Segment, log: Path, *directories: Path, port: int = PORT) -> Server:
-    """Debian's diod over directories, read-only; the path of each is its `aname`.
-
-    It runs in a mount namespace of its own, for two reasons. It drops peers without a host name, so
-    it gets a hosts file. It lets peers write, so the directories, which others use too, are mounted
-    read-only.
-    """
-    return _diod(segment, log, directories, directories, port, [])
-
-
-def writable_diod(
+def diod(
     segment: Segment,
     log: Path,
     *directories: Path,
     port: int = PORT,
+    writable: bool = False,
     wrapped: Sequence[str] = (),
 ) -> Server:
-    """As `diod`, but peers may write.
+    """Debian's diod over directories; the path of each is its `aname`.
 
-    Args:
-        segment: the network.
-        log: where its errors go.
-        directories: what it serves.
-        port: where it listens.
-        wrapped: a command that runs it.
+    It runs in a mount namespace of its own, for two reasons. It drops peers without a host name, so
+    it gets a hosts file. It lets peers write, so the directories, which others use too, are mounted
+    read-only unless they are to be `writable`. `wrapped` is a command that runs it.
     """
-    return _diod(segment, log, directories, (), port, wrapped)
-
-
-def _diod(
-    segment: Segment,
-    log: Path,
-    directories: Sequence[Path],
-    read_only: Sequence[Path],
-    port: int,
-    wrapped: Sequence[str],
-) -> Server:
     hosts = log.with_suffix(".hosts")
     guests = "".join(f"{link.guest} guest-{link.tap}\n" for link in (FIRST, SECOND))
     hosts.write_text(f"127.0.0.1 localhost\n{HOST} host\n{guests}")
@@ -144,12 +146,13 @@ def _diod(
         _ALONE,
         "-",
         hosts,
-        *read_only,
+        *(() if writable else directories),
         "--",
         *wrapped,
         "diod",
         "-f",
         "-n",
+        *(["-N"] if writable else []),  # whoever writes needs no name on this host
         "-L",
         "stderr",
         "-l",

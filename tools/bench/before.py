@@ -17,7 +17,8 @@ from statistics import median, quantiles
 
 from tools.bench.archivers import Run, Tool, remove
 from tools.bench.contestants import Before, Result, Ventifs
-from tools.bench.ninep import DEPTHS, ENTRIES, LARGE, READ_SMALL, Bench, tell
+from tools.bench.ninep import DEPTHS, ENTRIES, LARGE, READ_SMALL, Bench
+from tools.bench.rounds import tell
 
 PARTS = ("archive", "serve")
 UNITS = {"ops_s": "/s", "bytes_s": "MB/s"}

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from tools.bench.archivers import Started, Tool
-from tools.bench.contestants import Place, Result, Server, Ventifs
+from tools.bench.contestants import Place, Result, Server, Ventifs, compiled_load
 from tools.bench.history import tell
 from tools.bench.ninep import readable
 from tools.bench.waits import read_waits
@@ -108,11 +108,9 @@ class Beside:
             trees={"root1": self.root, "A": self.root},
             store=self.tool.repo,
             scratch=self.scratch,
-            load=self.scratch / "load",
+            load=compiled_load(self.scratch),
             unix=False,
         )
-        source = str(Path(__file__).with_name("load.c"))
-        subprocess.run(["gcc", "-O2", "-o", place.load, source], check=True)
         small = readable(self.root, "usr/bin")[:64]
         large = max(
             readable(self.root, "usr/lib"), key=lambda path: (self.root / path).stat().st_size

@@ -188,21 +188,39 @@ class Ventifs(Server):
 
     def command(self) -> list[str]:
         """The command line of `ventifs serve` with one process."""
+        return [*VENTIFS, "serve", "--store", str(self.place.store), *self._where()]
+
+    def _where(self) -> list[str]:
         unix = self.place.unix
         allowing = [] if unix else ["--allow", "127.0.0.1 *"]  # else only what user nobody may read
-        return [
-            *VENTIFS,
-            "serve",
-            "--store",
-            str(self.place.store),
-            *allowing,
-            *self._options,
-            f"{'unix' if unix else 'tcp'}://{self.address}",
-        ]
+        return [*allowing, *self._options, f"{'unix' if unix else 'tcp'}://{self.address}"]
 
     def aname(self, tree: str) -> str:
         """The last version of the tree."""
         return f"{tree}@latest"
+
+
+class Live(Ventifs):
+    """`ventifs serve` of the directories as they are now, which clients may change."""
+
+    def command(self) -> list[str]:
+        """The command line of `ventifs serve --live`."""
+        lives = [
+            word
+            for name, directory in self.place.trees.items()
+            for word in ("--live", f"{name}={directory},rw")
+        ]
+        return [*VENTIFS, "serve", *lives, *self._where()]
+
+    def aname(self, tree: str) -> str:
+        """The name of the tree."""
+        return tree
+
+
+class DiodAgain(Diod):
+    """diod in the place of ventifs: what ratios are without any difference."""
+
+    name = "ventifs"
 
 
 class Before(Ventifs):
@@ -240,6 +258,13 @@ class Bare(Server):
     def aname(self, tree: str) -> str:
         """The tree; the server ignores the name."""
         return tree
+
+
+def compiled_load(directory: Path) -> Path:
+    """Compile the load generator into a directory; its path."""
+    source, load = Path(__file__).with_name("load.c"), directory / "load"
+    subprocess.run(["gcc", "-O2", "-o", load, source], check=True)
+    return load
 
 
 def free_address(place: Place) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from tools.bench.archivers import Run, Tool, Turns, bytes_below
-from tools.bench.contestants import VENTIFS, Diod, Place, Result, Server, Ventifs
+from tools.bench.contestants import VENTIFS, Diod, Place, Result, Server, Ventifs, compiled_load
 
 NAMES = ("ventifs", "borg", "restic", "casync")
 LARGE = ("-m", 1 << 20, "-k", 512 << 10)
@@ -174,10 +174,9 @@ class Bench(Turns):
             trees={"vm7": served, "plain": served},
             store=self.scratch / "store",
             scratch=self.scratch,
-            load=self.scratch / "load",
+            load=compiled_load(self.scratch),
             unix=False,
         )
-        run(["gcc", "-O2", "-o", str(place.load), str(Path(__file__).with_name("load.c"))])
         run([*VENTIFS, "init", "--store", str(place.store)])
         for source, name in ((plain, "vm7"), (served, "plain")):
             run([*VENTIFS, "archive", str(source), "--name", name, "--store", str(place.store)])

@@ -19,9 +19,18 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { REQUEST_MAX = 4096, DEPTH_MAX = 1024, CLIENTS_MAX = 1024, FIRST_SLOT_FID = 1 << 20 };
+enum {
+    REQUEST_MAX = 4096, WRITTEN = 4096, /* without and beside what a Twrite holds */
+    DEPTH_MAX = 1024, CLIENTS_MAX = 1024, FIRST_SLOT_FID = 1 << 20,
+    CREATED_MODE = 0644,
+};
 
-/* What each workload does with an item: walk, getattr, clunk, read; `fids` walks and keeps. */
+/* What each workload does with an item: walk, getattr, clunk, read; `fids` walks and keeps.
+ *
+ * Items of `create` are directories: a file is created in one, written, and unlinked. Its steps are
+ * Twalk (of no name), Tlcreate, Tgetattr, Twrite, Tclunk and Tunlinkat. `create-remove` unlinks by
+ * Twalk and Tremove, as Linux does where there is no Tunlinkat (diod 1.0.24).
+ */
 static const struct workload {
     const char *name, *steps;
     bool opens;  /* the paths, to read them */
@@ -36,6 +45,8 @@ static const struct workload {
     {"sequential", "r", true, false, true, false},
     {"list", "wgc", true, true, true, false},
     {"fids", "w", true, true, true, true},
+    {"create", "dngpcu", false, false, false, false},
+    {"create-remove", "dngpcfm", false, false, false, false},
 };
 
 struct item {
@@ -56,6 +67,8 @@ struct slot {
     unsigned step, item;
     uint32_t newfid, count;
     uint64_t offset, started_ns;
+    uint64_t qid_path;    /* of the item, or of the file that was created */
+    uint64_t file;        /* the number in its name */
 };
 
 struct client {
@@ -80,6 +93,8 @@ static struct item *items;
 static size_t items_count;
 static bool stopping;
 static struct tally main_tally, probe_tally;
+static uint64_t files; /* created so far */
+static unsigned char written[WRITTEN];
 
 static uint64_t now_ns(void) {
     struct timespec time;
@@ -158,10 +173,16 @@ static void error(struct client *client, struct slot *slot, const char *what) {
         fprintf(stderr, "load: %s: %s\n", items[slot->item].path, what);
 }
 
+static void put_file_name(struct client *client, const struct slot *slot) {
+    char name[64];
+    int length = snprintf(name, sizeof name, "load-%d-%lu", getpid(), slot->file);
+    put_string(&client->p9, name, (size_t)length);
+}
+
 static void put_step(struct client *client, struct slot *slot) {
     unsigned tag = (unsigned)(slot - client->slots);
     const struct item *item = &items[slot->item];
-    bool walked = work->steps[0] == 'w';
+    bool walked = work->steps[0] == 'w' || work->steps[0] == 'd';
     size_t start;
     switch (work->steps[slot->step]) {
     case 'g':
@@ -178,9 +199,50 @@ static void put_step(struct client *client, struct slot *slot) {
         put_string(&client->p9, item->name, strlen(item->name));
         end(&client->p9, start);
         return;
-    case 'c':
-        start = begin(&client->p9, TCLUNK, tag);
+    case 'd':
+        start = begin(&client->p9, TWALK, tag);
+        put_number(&client->p9, item->fid, 4);
         put_number(&client->p9, slot->newfid, 4);
+        put_number(&client->p9, 0, 2);
+        end(&client->p9, start);
+        return;
+    case 'n':
+        slot->file = files++;
+        start = begin(&client->p9, TLCREATE, tag);
+        put_number(&client->p9, slot->newfid, 4);
+        put_file_name(client, slot);
+        put_number(&client->p9, O_CREAT | O_WRONLY, 4);
+        put_number(&client->p9, CREATED_MODE, 4);
+        put_number(&client->p9, uid, 4);
+        end(&client->p9, start);
+        return;
+    case 'p':
+        start = begin(&client->p9, TWRITE, tag);
+        put_number(&client->p9, slot->newfid, 4);
+        put_number(&client->p9, 0, 8);
+        put_number(&client->p9, WRITTEN, 4);
+        put(&client->p9, written, WRITTEN);
+        end(&client->p9, start);
+        return;
+    case 'f':
+        start = begin(&client->p9, TWALK, tag);
+        put_number(&client->p9, item->fid, 4);
+        put_number(&client->p9, slot->newfid, 4);
+        put_number(&client->p9, 1, 2);
+        put_file_name(client, slot);
+        end(&client->p9, start);
+        return;
+    case 'm':
+    case 'c':
+        start = begin(&client->p9, work->steps[slot->step] == 'm' ? TREMOVE : TCLUNK, tag);
+        put_number(&client->p9, slot->newfid, 4);
+        end(&client->p9, start);
+        return;
+    case 'u':
+        start = begin(&client->p9, TUNLINKAT, tag);
+        put_number(&client->p9, item->fid, 4);
+        put_file_name(client, slot);
+        put_number(&client->p9, 0, 4);
         end(&client->p9, start);
     }
 }
@@ -241,6 +303,7 @@ static void start_next(struct client *client, struct slot *slot, uint64_t now) {
     if (!slot->busy)
         return;
     slot->step = 0;
+    slot->qid_path = items[slot->item].qid_path;
     slot->started_ns = now;
     client->in_flight++;
     put_step(client, slot);
@@ -256,17 +319,33 @@ static void count_op(struct tally *tally, uint64_t took_ns) {
 }
 
 /* What is wrong with a reply to a slot's step, or NULL. */
-static const char *wrong(const struct slot *slot, const unsigned char *reply, uint32_t size) {
+static const char *wrong(struct slot *slot, const unsigned char *reply, uint32_t size) {
     const struct item *item = &items[slot->item];
     switch (work->steps[slot->step]) {
     case 'g':
         if (reply[4] != TGETATTR + 1 || size != RGETATTR_SIZE)
             return "no Rgetattr";
-        return u64_at(reply + HEADER + 8 + 5) == item->qid_path ? NULL : "getattr: another qid";
+        return u64_at(reply + HEADER + 8 + 5) == slot->qid_path ? NULL : "getattr: another qid";
+    case 'd':
+        return reply[4] == TWALK + 1 && size == HEADER + 2 ? NULL : "no Rwalk of no name";
+    case 'n':
+        if (reply[4] != TLCREATE + 1 || size != HEADER + QID_SIZE + 4)
+            return "no Rlcreate";
+        slot->qid_path = u64_at(reply + HEADER + 5);
+        return NULL;
+    case 'p':
+        if (reply[4] != TWRITE + 1 || size != HEADER + 4 || u32_at(reply + HEADER) != WRITTEN)
+            return "no Rwrite of all that was given";
+        return NULL;
+    case 'm':
+        return reply[4] == TREMOVE + 1 && size == HEADER ? NULL : "no Rremove";
+    case 'u':
+        return reply[4] == TUNLINKAT + 1 && size == HEADER ? NULL : "no Runlinkat";
+    case 'f':
     case 'w':
         if (reply[4] != TWALK + 1 || size != HEADER + 2 + QID_SIZE || u16_at(reply + HEADER) != 1)
             return "no Rwalk of one name";
-        return u64_at(reply + HEADER + 2 + 5) == item->qid_path ? NULL : "walk: another qid";
+        return u64_at(reply + HEADER + 2 + 5) == slot->qid_path ? NULL : "walk: another qid";
     case 'r':
         if (reply[4] != TREAD + 1 || size != RREAD_HEADER + slot->count
             || u32_at(reply + HEADER) != slot->count)
@@ -441,7 +520,7 @@ static void prepare(struct client *client, unsigned its_depth, struct tally *tal
     client->tally = tally;
     client->slots = calloc(its_depth, sizeof *client->slots);
     client->p9.in = allocated(NULL, msize);
-    client->p9.out = allocated(NULL, (size_t)its_depth * REQUEST_MAX);
+    client->p9.out = allocated(NULL, (size_t)its_depth * (REQUEST_MAX + WRITTEN));
     client->next_fid = FIRST_SLOT_FID;
     client->p9.msize = msize;
     connect_to(&client->p9, address);
@@ -458,7 +537,9 @@ static void prepare(struct client *client, unsigned its_depth, struct tally *tal
 }
 
 static void usage(void) {
-    fputs("usage: load [OPTIONS] ADDRESS getattr|walk|read|random|sequential|list|fids < PATHS\n"
+    fputs("usage: load [OPTIONS] ADDRESS WORKLOAD < PATHS\n"
+          "  WORKLOAD  getattr, walk, read, random, sequential, list, fids, create\n"
+          "            or create-remove (without Tunlinkat)\n"
           "  ADDRESS   IPV4:PORT or /PATH of a Unix socket\n"
           "  -a ANAME  what to attach to           -u UID      as whom (0)\n"
           "  -d DEPTH  requests in flight (1)      -c CLIENTS  connections (1)\n"

@@ -13,7 +13,6 @@ import json
 import os
 import random
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from tools.bench.contestants import VENTIFS, Bare, Diod, Place, Result, Server, Ventifs
+from tools.bench.contestants import VENTIFS, Bare, Diod, Place, Result, Ventifs, compiled_load
+from tools.bench.rounds import Rounds, Runs, row, run
 from tools.bench.stored import clumps, decoding_seconds
 
 DEPTHS = (1, 8, 32)
@@ -61,31 +61,27 @@ TARGETS = {
     "disk: 4 KiB anywhere, depth 1": (0, "5,000/s"),
 }
 
-Runs = dict[str, list[Result]]
 
-
-class Bench:
+class Bench(Rounds):
     """All parts, below one directory on the disk to measure."""
 
     def __init__(
         self, root: Path, scratch: Path, *, unix: bool, rounds: int, seconds: float
     ) -> None:
         """Make the synthetic tree, archive both, compile the generator."""
-        self.rounds, self.seconds = rounds, seconds
-        self.results: dict[str, object] = {}
+        super().__init__(rounds, seconds, TARGETS)
         synthetic = scratch / "synthetic"
         self.place = Place(
             trees={"root": root, "synthetic": synthetic},
             store=scratch / "store",
             scratch=scratch,
-            load=scratch / "load",
+            load=compiled_load(scratch),
             unix=unix,
         )
         make_synthetic(synthetic)
         run([*VENTIFS, "init", "--store", str(self.place.store)])
         for name in self.place.trees:
             self._archive(name)
-        run(["gcc", "-O2", "-o", str(self.place.load), str(Path(__file__).with_name("load.c"))])
         self.small = readable(root, "usr/bin")[:64]
         by_size = sorted(readable(root, "usr"), key=lambda path: (root / path).stat().st_size)
         self.large = by_size[-4:]
@@ -102,43 +98,6 @@ class Bench:
                 str(self.place.store),
             ]
         )
-
-    def compare(
-        self,
-        name: str,
-        ours: Callable[[], Result],
-        theirs: Callable[[], Result],
-        other: str,
-        figure: str = "ops_s",
-        rounds: int = 0,
-    ) -> None:
-        """Measure by turns, and print a row."""
-        runs: Runs = {other: [], "ventifs": []}
-        for number in range(rounds or self.rounds):
-            tell(f"{name}, round {number + 1}")
-            runs[other].append(theirs())
-            runs["ventifs"].append(ours())
-        tell("")
-        self.results[name] = runs
-        show(name, runs, figure)
-
-    def rates(
-        self,
-        name: str,
-        workload: str,
-        one: Server,
-        other: Server,
-        paths: list[str],
-        *options: object,
-        tree: str = "root",
-        figure: str = "ops_s",
-    ) -> None:
-        """Compare two running servers by one workload."""
-
-        def run_of(server: Server) -> Callable[[], Result]:
-            return lambda: server.load(workload, tree, paths, "-s", self.seconds, *options)
-
-        self.compare(name, run_of(one), run_of(other), other.name, figure)
 
     def warm(self) -> None:
         """Measure getattr, walk and clunk, and reads of cached files."""
@@ -381,62 +340,6 @@ def readable(root: Path, below: str) -> list[str]:
             if stat.S_ISREG(info.st_mode) and info.st_mode & 0o004 and dense:
                 found.append(str(path.relative_to(root)))
     return sorted(found)
-
-
-def run(command: list[str]) -> None:
-    """Run a command that must succeed, without its output."""
-    done = subprocess.run(
-        command,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"{command[0]} failed with {done.returncode}:\n{done.stdout}")
-
-
-def tell(what: str) -> None:
-    """Show the current step, if standard error is a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr)
-
-
-def row(name: str, figure: str, target: str) -> None:
-    """Print a line of the table."""
-    print(f"{name:46}{figure:>16}" + (f"   ({target})" if target else ""), flush=True)
-
-
-def show(name: str, runs: Runs, figure: str) -> None:
-    """Print a comparison of two servers; in pairs of figures, ours comes first."""
-    other = next(iter(runs))
-    scale, unit = (1e6, "MB/s") if figure == "bytes_s" else (1, "/s")
-    rates = {who: median(result[figure] for result in its) / scale for who, its in runs.items()}
-    ratio = median(
-        our[figure] / their[figure] for our, their in zip(runs["ventifs"], runs[other], strict=True)
-    )
-    least, more = TARGETS[name]
-    verdict = "BELOW" if least and ratio < least else ""
-    target = ", ".join(filter(None, (f"{least:g}" if least else "", more)))
-    line = f"{name:29}{rates['ventifs']:>8,.0f} {unit:5}{other:>12} {rates[other]:>7,.0f}"
-    print(f"{line} {ratio:6.2f} ({target}) {verdict:5}".ljust(90) + costs(runs), flush=True)
-
-
-def costs(runs: Runs) -> str:
-    """The p99s, each server's CPU time per reply, and the generator's in per cent of ours."""
-    ours_first = [its for its in reversed(runs.values()) if "server_cpu_s" in its[0]]
-    p99 = [f"{median(result['p99_us'] for result in its):,.0f}" for its in ours_first]
-    cpu = [f"{median(cpu_us(result) for result in its):.1f}" for its in ours_first]
-    load = median(
-        result["cpu_total_s"] / max(result["server_cpu_s"], 0.01) for result in ours_first[0]
-    )
-    return f"p99 {' '.join(p99)} us, CPU {' '.join(cpu)} us, load {load:.0%}"
-
-
-def cpu_us(result: Result) -> float:
-    """A server's CPU time per reply in microseconds, including set-up and warming."""
-    return float(result["server_cpu_s"]) * 1e6 / int(result["replies_total"])
 
 
 def show_fairness(name: str, runs: list[Result]) -> None:

@@ -20,8 +20,9 @@
 #include <unistd.h>
 
 enum {
-    RLERROR = 7, TLOPEN = 12, TGETATTR = 24, TREADDIR = 40, TVERSION = 100, TATTACH = 104,
-    TWALK = 110, TREAD = 116, TCLUNK = 120, /* an answer is its request plus one */
+    RLERROR = 7, TLOPEN = 12, TLCREATE = 14, TGETATTR = 24, TREADDIR = 40, TUNLINKAT = 76,
+    TVERSION = 100, TATTACH = 104, TWALK = 110, TREAD = 116, TWRITE = 118,
+    TCLUNK = 120, TREMOVE = 122, /* an answer is its request plus one */
     HEADER = 7, RREAD_HEADER = 11, IO_HEADER = 24, RGETATTR_SIZE = 160, QID_SIZE = 13,
     NO_TAG = 0xffff, NO_FID = -1, ROOT_FID = 0,
     NAMES_MAX = 16,
@@ -98,7 +99,7 @@ static void end(struct p9 *p9, size_t start) {
     memcpy(p9->out + start, &size, 4);
 }
 
-/* Requests are small and their replies are read: a send that blocks never waits for us. */
+/* Replies are read, or are small where requests are not: a send that blocks never waits for us. */
 static void flush(struct p9 *p9) {
     for (size_t sent = 0; sent < p9->out_length;) {
         size_t left = p9->out_length - sent;

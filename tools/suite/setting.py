@@ -19,7 +19,7 @@ from tests.support.agent import Guest
 from tests.support.emulated import Emulated, Kernel
 from tests.support.initramfs import kernels
 from tests.support.segment import FIRST, HOST, SECOND, Link, Segment
-from tests.support.servers import PORT, Server, writable_diod
+from tests.support.servers import PORT, Server, diod
 from tests.support.serving import command
 from tests.support.trees import remove
 from tests.support.uml import Uml
@@ -188,7 +188,7 @@ class Setting:
         limit = ["prlimit", f"--nofile={FILES_MAX}:{FILES_MAX}"] if few_files else []
         if self.server == "diod":
             served = self._paths.values()
-            with writable_diod(self.network, self.log, *served, wrapped=limit) as server:
+            with diod(self.network, self.log, *served, writable=True, wrapped=limit) as server:
                 yield server
             return
         exports = [f"data={self.export},rw,{KINDS[self.kind].sharing}"]

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import trio
 from trio.lowlevel import TrioToken, current_trio_token
 
-from ventifs.vfs.interface import AT_ONCE, BATCH, Load
+from ventifs.vfs.interface import AT_ONCE, BATCH, Load, Wait
 
 # Only one thread works while sessions that need no loads have turns, the last within this time. A
 # second one helps a cold reader little, and takes the interpreter from the loop twice as often,
@@ -35,14 +35,14 @@ from ventifs.vfs.interface import AT_ONCE, BATCH, Load
 WARM_S = 0.005
 AHEAD_MAX = 64  # loads that no session waits for yet; older ones are of readers that went on
 
-Result = tuple[Load, Any, BaseException | None]
+Result = tuple[Load | Wait, Any, BaseException | None]
 
 
 class Waiter(Protocol):
-    """Something that waits for loads: a connection. Hashable by identity."""
+    """Something that waits: a connection. Hashable by identity."""
 
     def finished(self, results: list[Result]) -> None:
-        """Take the results of loads. Called in the event loop; neither waits nor raises."""
+        """Take results. Called in the event loop; neither waits nor raises."""
 
 
 class Loader:

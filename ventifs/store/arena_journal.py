@@ -67,12 +67,12 @@ def _commits(arena: Arena, start: int, indexed: int | None, journal: ArenaJourna
     trailer = arena.trailer()
     if trailer is not None and start <= HEADER_SIZE:
         try:
-            kinds = [(offset, head.kind) for offset, head in arena.directory(trailer)]
+            kinds = [(offset, clump.kind) for offset, clump in arena.outlines(trailer)]
         except Corrupt:
             pass
         else:
-            journal.whole = all(kind is not ClumpKind.GAP for _, kind in kinds)
-            return [offset for offset, kind in kinds if kind is ClumpKind.COMMIT]
+            journal.whole = all(kind != ClumpKind.GAP for _, kind in kinds)
+            return [offset for offset, kind in kinds if kind == ClumpKind.COMMIT]
     return list(_scanned(arena, start, arena.clumps_end(), journal))
 
 

@@ -10,12 +10,13 @@ audit begins, or a transaction of its own. Later changes are left to the next au
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from ventifs.errors import Corrupt, VentifsError
 from ventifs.store.arena import HEADER_SIZE, Arena
-from ventifs.store.arena_audit import audit_arena
+from ventifs.store.arena_audit import LACKS_BLOCK, audit_arena
 from ventifs.store.arena_state import ArenaProgress, ArenaState, ArenaTotals
 from ventifs.store.arenas import Arenas
 from ventifs.store.clump import Head
@@ -71,10 +72,11 @@ def audit(
         if arena_id in dropped:  # since the snapshot, which has the records that were in it
             found[arena_id].findings, found[arena_id].summary = [], Summary()
         report.join(found[arena_id])
+    if dropped:
+        report.findings = list(map(_weighed, report.findings))
     report.findings += _leftovers(arenas, ids, condemned, dropped, states)
     for arena_id in sorted(states.keys() - {*ids, *condemned} - dropped):
         report.findings.append(Finding("arena", "its file is missing", arena=arena_id.hex()))
-    _audit_drops(snapshot, report)
     _audit_commits(arenas, None if index is None else states, report, dropped)
     if index is not None:
         report.findings += (
@@ -82,11 +84,22 @@ def audit(
             for arena_id, reason in index.contradictions()
         )
         _audit_entries(arenas, index, report)
-        # Arenas that were dropped since the snapshot may be gone with what they put and deleted;
-        # where that was put again is beyond the snapshot.
+        # Arenas that were dropped since the snapshot may be gone with what they put, deleted and
+        # dropped; where that was put again is beyond the snapshot.
         if index.drops().keys() <= snapshot.dropped.keys():
+            _audit_drops(snapshot, report)
             _audit_catalog(snapshot, report, older=not dropped <= snapshot.dropped.keys())
     return report
+
+
+def _weighed(finding: Finding) -> Finding:
+    """A finding of a store that arenas were dropped from.
+
+    There a block that the index lacks may be the second copy of one that was dropped with the
+    arena to which the index led, since nothing needed it. If a version needs it all the same, the
+    check of versions says so.
+    """
+    return replace(finding, harmless=True) if finding.reason == LACKS_BLOCK else finding
 
 
 def _leftovers(

@@ -8,7 +8,7 @@ are not valid here.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 import msgspec
@@ -28,6 +28,7 @@ CHECK_SIZE = 16
 MAGIC = b"vfC\x01"
 _HEAD = struct.Struct("<4sBBHII")  # magic, kind, codec, blocks, raw length, payload length
 _BLOCK = struct.Struct("<32sI")  # score, length
+_LENGTH = struct.Struct("<I")  # of a block, behind its score
 _PLACE = struct.Struct("<16sQ")  # arena id, offset: what the checksum begins with
 HEAD_SIZE = _HEAD.size + CHECK_SIZE
 LISTED_BLOCK_SIZE = _BLOCK.size
@@ -127,6 +128,45 @@ def parse_head(data: Buffer) -> Head:
     return Head(
         kind, codec, raw_length, payload_length, listed[_HEAD.size : HEAD_SIZE], blocks, listed
     )
+
+
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """What a directory's entry says of a clump, its blocks not decoded: cheap, for many clumps.
+
+    Unlike those of a `Head`, its fields may contradict each other: the directory's fingerprint
+    vouches for them, and nothing else does.
+
+    Attributes:
+        kind: as in `ClumpKind`, or a number that is none.
+        count: how many blocks are listed.
+        size: bytes that the whole clump takes in its arena.
+        listed: header and list as they are in the file.
+    """
+
+    kind: int
+    count: int
+    raw_length: int
+    size: int
+    listed: bytes
+
+    def scores(self) -> list[bytes]:
+        """The scores of its blocks, in order."""
+        listed = self.listed
+        return [
+            listed[at : at + SCORE_SIZE] for at in range(HEAD_SIZE, len(listed), LISTED_BLOCK_SIZE)
+        ]
+
+    def length_of(self, positions: Iterable[int]) -> int:
+        """Raw bytes of some of its blocks together."""
+        start = HEAD_SIZE + SCORE_SIZE
+        unpack, listed = _LENGTH.unpack_from, self.listed
+        return sum(unpack(listed, start + LISTED_BLOCK_SIZE * at)[0] for at in positions)
+
+
+def outline(listed: bytes) -> Outline:
+    """The outline of a clump whose header and list are `listed`."""
+    _, kind, _, count, raw_length, payload_length = _HEAD.unpack_from(listed)
+    return Outline(kind, count, raw_length, len(listed) + payload_length, listed)
 
 
 class Packed(msgspec.Struct, frozen=True):

@@ -99,15 +99,18 @@ class Wait(msgspec.Struct, eq=False):
 
     The driver calls `attempt` in the event loop, at growing pauses. Its first result that is not
     None is the operation's result; after `seconds` it is `otherwise`. What `attempt` raises is the
-    result too. Exactly one of these ends a wait: such a result, `seconds`, or `cancel`.
+    result too. `attempt` is not called again after a result, an exception, or `cancel`.
 
     Attributes:
         attempt: tries the operation once; never waits.
         seconds: how long to try, from the time that the driver gets it.
         otherwise: the operation's result when it was tried in vain.
-        cancel: called once if no client waits any more (a flush, a new version, the end of the
-            session), instead of a result; never raises, never waits.
+        cancel: called once if `attempt` has had no result when the wait ends: by the driver after
+            `seconds`, by the session if no client waits any more (a flush, a new version, the end
+            of the session). Never raises, never waits.
         over: set by the session: it takes no result any more, and the driver drops the wait.
+        soon: set by the driver, and None before and after: to be called when another attempt may
+            have a result; the driver makes one at once.
     """
 
     attempt: Callable[[], Any]
@@ -115,6 +118,7 @@ class Wait(msgspec.Struct, eq=False):
     otherwise: Any
     cancel: Callable[[], None]
     over: bool = False
+    soon: Callable[[], None] | None = None
 
 
 class Waiting(Exception):
@@ -244,7 +248,11 @@ LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)  # status of a Tlo
 
 
 class Filesystem(Protocol):
-    """Trees that a session may attach to; several sessions may share one file system."""
+    """Trees that a session may attach to; several sessions may share one file system.
+
+    One that declares `plain_writes = True` is also written by protocols whose requests say less
+    than Linux's own calls do, such as 9P2000: no group of a new file, no O_EXCL.
+    """
 
     def attach(self, user: User, aname: bytes) -> "File":
         """The directory, or file, that a name stands for; its `..` is itself.
@@ -313,7 +321,11 @@ class File(Protocol):
         """
 
     def open(self, flags: int) -> "Opened":
-        """Open this file, with the flags that open has on Linux.
+        """Open this file.
+
+        Args:
+            flags: of open(2), with this machine's numbers: the access mode, O_TRUNC, O_APPEND,
+                O_DIRECTORY, O_DSYNC, O_SYNC. No flag that concerns a name.
 
         Raises:
             Refused: EROFS for writing where nothing can be written, ELOOP for a symbolic link.
@@ -332,6 +344,9 @@ class File(Protocol):
     def xattr(self, name: bytes) -> bytes:
         """One extended attribute.
 
+        Args:
+            name: 1 to 255 bytes, without NUL; it may have a slash.
+
         Raises:
             Refused: ENODATA when it has none of this name.
         """
@@ -340,16 +355,36 @@ class File(Protocol):
         """The attributes of the file system that it is in."""
 
     def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, Opened]":
-        """Create a regular file in this directory, and open it."""
+        """Create a regular file in this directory, and open it.
+
+        Args:
+            name: of the file.
+            flags: as of `open`, and O_CREAT; without O_EXCL, a file that exists is opened.
+            mode: permission bits, 0 to 0o7777, whatever the access mode of `flags`.
+            gid: the group that the client wants; 2^32 - 1 if it names none.
+        """
 
     def mkdir(self, name: bytes, mode: int, gid: int) -> "File":
         """Create a directory in this one."""
 
     def symlink(self, name: bytes, target: bytes, gid: int) -> "File":
-        """Create a symbolic link in this directory."""
+        """Create a symbolic link in this directory.
+
+        Args:
+            name: of the link.
+            target: 1 to 4095 bytes, without NUL; anything else goes.
+            gid: as of `create`.
+        """
 
     def mknod(self, name: bytes, mode: int, rdev: int, gid: int) -> "File":
-        """Create a special file, or an empty regular one, in this directory."""
+        """Create a special file, or an empty regular one, in this directory.
+
+        Args:
+            name: of the file.
+            mode: with the type's bits: a regular file, a device, a FIFO or a socket.
+            rdev: of a device, as makedev(3) packs it.
+            gid: as of `create`.
+        """
 
     def link(self, file: "File", name: bytes) -> None:
         """Give `file` a name in this directory."""
@@ -370,9 +405,15 @@ class File(Protocol):
         """Change attributes; of a file that is open, `Opened.setattr` is called instead."""
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
-        """Set an extended attribute as setxattr(2); an empty value removes it.
+        """Set an extended attribute as setxattr(2), or remove it.
 
-        That holds whatever the flags: Linux's client removes one by XATTR_REPLACE and no bytes.
+        No bytes with XATTR_REPLACE remove it: so Linux's client removes. No bytes otherwise set an
+        empty value, as they do on a local file system.
+
+        Args:
+            name: 1 to 255 bytes, without NUL; it may have a slash.
+            value: up to 65,536 bytes.
+            flags: 0, XATTR_CREATE or XATTR_REPLACE.
         """
 
 

@@ -260,7 +260,11 @@ def test_over_standard_input_and_output(home: Path) -> None:
         ours,
         theirs,
         subprocess.Popen(
-            words, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment(home)
+            words,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            env=environment(home),
         ) as server,
     ):
         theirs.close()
@@ -304,9 +308,12 @@ class Frozen:
         self.place.mkdir()
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         subprocess.run(["mount", "-o", "loop,nosuid,nodev", image, self.place], check=True)
-        stack.callback(subprocess.run, ["umount", "-l", self.place], check=True)
+        stack.callback(self._unmount)
         stack.callback(self.thaw)
         self._frozen = False
+
+    def _unmount(self) -> None:
+        subprocess.run(["umount", "-l", self.place], check=True)
 
     def freeze(self) -> None:
         subprocess.run(["fsfreeze", "-f", self.place], check=True)

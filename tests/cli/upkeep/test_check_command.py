@@ -17,6 +17,7 @@ from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arena_state import Place
 from ventifs.store.index import Index
+from ventifs.store.journal import CommitCounters
 from ventifs.tree.archive.archive_run import archive
 from ventifs.tree.archive.directory_source import DirectorySource
 from ventifs.tree.versions.catalog import versions
@@ -169,7 +170,7 @@ def test_what_check_says_next_makes_the_versions_whole_again(home: Path) -> None
     lines = run(home, "check", "--store", "s", expected=1).stdout.decode().splitlines()
     assert any(line.startswith("harmed: t@") and ":/dir/file: block " in line for line in lines)
     assert lines[-1].startswith("next: ventifs check --repair --store ")
-    assert lines[-1].endswith("so that the index no longer leads to what is not there")
+    assert lines[-1].endswith("so that the index leads to what is there")
     run(home, "check", "--repair", "--store", "s", expected=1)
     lines = run(home, "check", "--store", "s", expected=1).stdout.decode().splitlines()
     assert lines[-1].startswith("next: archive the same sources again")
@@ -179,6 +180,22 @@ def test_what_check_says_next_makes_the_versions_whole_again(home: Path) -> None
     (home / "tree" / "other").write_bytes(noise(4000, TIMES[1]))
     archived(home, TIMES[0] - 2)
     assert checked(home, expected=0)["harmed"] == []
+
+
+def test_a_block_that_a_reclaimed_store_lacks_in_its_index_is_found_and_mended(home: Path) -> None:
+    """There an arena may well have blocks that the index lacks, but none that a version needs."""
+    with Store.open(home / "s", "write") as store:
+        store.commit(drops={b"gone before.....": CommitCounters()})
+    assert checked(home, expected=0)["harmed"] == []
+    dropped_from_the_index(home)
+    found = checked(home)
+    assert [each["harmless"] for each in found["findings"]] == [True]
+    assert {each["path"] for each in found["harmed"]} == {"dir/file"}
+    lines = run(home, "check", "--store", "s", expected=1).stdout.decode().splitlines()
+    assert lines[-1].startswith("next: ventifs check --repair --store ")
+    run(home, "check", "--repair", "--store", "s")
+    found = checked(home, expected=0)
+    assert (found["findings"], found["harmed"]) == ([], [])
 
 
 def test_what_check_and_reclaim_say_lets_space_be_reclaimed_again(home: Path) -> None:

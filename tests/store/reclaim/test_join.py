@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def spilled(scores: Iterable[bytes]) -> Spill:
     return spill
 
 
-def joined(store: Store, live: Iterable[bytes], passes: int = 1, **options: bool) -> ArenaUses:
+def joined(store: Store, live: Iterable[bytes], passes: int = 1, **options: Any) -> ArenaUses:
     uses = ArenaUses(store._index, arenas_of(store))
     step = 256 // passes
     for first in range(0, 256, step):

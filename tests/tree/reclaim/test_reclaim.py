@@ -48,9 +48,11 @@ from ventifs.store.check import check, repair
 from ventifs.store.reclaim.condemned import ANNOUNCEMENT
 from ventifs.store.reclaim.join import ArenaUses
 from ventifs.store.reclaim.reclaiming_store import ReclaimingStore
+from ventifs.store.spill import Spill
 from ventifs.tree.reclaim.reclaim import reclaim
-from ventifs.tree.reclaim.results import Limits
+from ventifs.tree.reclaim.results import Limits, ReclaimObserver, ReclaimPlan
 from ventifs.tree.versions.catalog import versions
+from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import Forgotten, forgetting, forgotten
 from ventifs.tree.versions.reachable import RefKind, reach_version
 
@@ -158,6 +160,60 @@ def test_an_observer_can_stop_it_before_anything_is_changed(world: World) -> Non
     with pytest.raises(KeyboardInterrupt):
         reclaimed(world.root, observer=At(stop))
     assert (records_of(world.root), arena_files(world.root)) == (before, files)
+
+
+class Pausing(ReclaimObserver):
+    """Others can write in every pause, at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.pauses: list[str] = []
+        self.step = "marking"
+        self._root = root
+
+    def planned(self, plan: ReclaimPlan) -> None:
+        self.step = "copying"
+
+    def may_pause(self) -> None:
+        self.pauses.append(self.step)
+        with Store.open(self._root, "write") as store, catalog_lock(store):
+            pass
+
+
+def test_nobody_waits_for_it_when_it_may_pause(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came meanwhile is marked when others wait, or soon will."""
+    observer, scores_in = Pausing(world.root), ReclaimingStore.scores_in
+
+    def meanwhile(*arguments: Any) -> Spill:
+        observer.step = "flipping"
+        with Store.open(world.root, "write") as store:
+            add(store, "meanwhile", 77, range(300, 303))
+        return scores_in(*arguments)
+
+    monkeypatch.setattr(ReclaimingStore, "scores_in", meanwhile)
+    reclaimed(world.root, observer=observer)
+    assert set(observer.pauses) == {"marking", "copying"}
+    with Store.open(world.root) as store:
+        assert "meanwhile" in names(store)
+
+
+def test_it_may_not_pause_where_it_keeps_others_out_from_the_beginning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses, full = ArenaUses.add, [True]
+
+    def add(*arguments: Any, **options: Any) -> None:
+        if full:
+            full.clear()
+            raise NoSpace("no room for a list of blocks")
+        uses(*arguments, **options)
+
+    monkeypatch.setattr(ArenaUses, "add", add)
+    observer = Pausing(world.root)
+    reclaimed(world.root, observer=observer)
+    assert full == []
+    assert set(observer.pauses) == {"marking"}  # of the first try
 
 
 def test_counts_of_what_was_put_stay_the_same(world: World) -> None:
@@ -400,6 +456,31 @@ def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
     late[0].close()
     assert not (world.root / ANNOUNCEMENT).exists()
     assert_as_meant(world, "late")
+
+
+def test_a_version_that_comes_back_just_before_the_catalog_is_locked_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last look that the catalog's lock is not held for, by a writer of the new gate."""
+    early = list[Store]()
+    recover_again, calls = ReclaimingStore.recover_again, list[int]()
+
+    def before_the_lock(store: ReclaimingStore) -> None:
+        recover_again(store)
+        calls.append(1)
+        if len(calls) == 2:
+            with Store.open(world.root, "write") as late:
+                undelete(late, doomed(late, "alone"))
+
+    def end() -> None:
+        early[0].close()
+
+    at_turn(monkeypatch, end)
+    monkeypatch.setattr(ReclaimingStore, "recover_again", before_the_lock)
+    done = reclaimed(world.root, observer=At(lambda: early.append(Store.open(world.root, "write"))))
+    assert len(calls) == 3
+    assert done.in_use
+    assert_as_meant(world, "alone")
 
 
 def test_an_announcement_left_by_a_kill_counts_until_all_is_indexed(

@@ -7,10 +7,10 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -25,13 +25,8 @@ from ventifs.vfs.interface import (
     Refused,
     Waiting,
 )
-from ventifs.vfs.live.locks import (
-    CLIENT_ID_MAX,
-    OFFSET_MAX,
-    WAITERS_MAX,
-    ExportLocks,
-    LockedRanges,
-)
+from ventifs.vfs.live.lock_owners import OFFSET_MAX
+from ventifs.vfs.live.locks import CLIENT_ID_MAX, SOON_MAX, WAITERS_MAX, ExportLocks
 
 NOBODY = 65534
 INODE = 17
@@ -104,7 +99,7 @@ def export() -> Iterator[ExportLocks]:
     before = descriptors()
     made = ExportLocks(64)
     yield made
-    assert (made.descriptors, made.ranges, made.owners) == (0, 0, {})
+    assert (made.descriptors, made.ranges, made.owners, made.waiting) == (0, 0, {}, {})
     assert descriptors() == before
 
 
@@ -325,6 +320,39 @@ def test_another_sessions_waiting_requests_do_not_count(
     third.end()
 
 
+@pytest.mark.parametrize("how", ["unlock", "downgrade", "clunk", "end"])
+def test_what_gives_a_lock_back_has_those_tried_that_wait_for_it(
+    guest: Guest, other: Guest, how: str
+) -> None:
+    guest.lock(WRITE, 10, 10)
+    guest.lock(WRITE, 20, 10, process=2)
+    waits = [other.wait(READ, start, 5).wait for start in (6, 10, 15, 20, 25)]
+    tried: list[int] = []
+    for number, wait in enumerate(waits[:-1]):
+        wait.soon = partial(tried.append, number)
+    if how in ("unlock", "downgrade"):
+        guest.lock(UNLOCKED if how == "unlock" else READ, 11, 6)
+        assert tried == [1, 2]
+    else:
+        guest.clunk() if how == "clunk" else guest.locks.close()
+        assert sorted(tried) == [0, 1, 2, 3]
+    for wait in waits:
+        wait.cancel()
+
+
+def test_few_of_those_that_wait_are_tried_at_once(guest: Guest, other: Guest) -> None:
+    guest.lock(WRITE)
+    waits = [other.wait(READ).wait for _ in range(SOON_MAX + 5)]
+    tried: list[int] = []
+    for number, wait in enumerate(waits):
+        wait.soon = partial(tried.append, number)
+    waits[0].cancel()
+    guest.lock(UNLOCKED)
+    assert tried == list(range(1, SOON_MAX + 1))
+    for wait in waits[1:]:
+        wait.cancel()
+
+
 def test_a_request_that_may_not_wait_is_answered_at_once(guest: Guest, other: Guest) -> None:
     guest.lock(WRITE)
     assert other.lock(WRITE) == LOCK_BLOCKED
@@ -352,7 +380,7 @@ def test_an_attempt_that_fails_keeps_nothing(
         raise OSError(errno.ENOLCK, "no locks")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="no locks"):
-        patched.setattr("ventifs.vfs.live.locks.fcntl.fcntl", fail)
+        patched.setattr("ventifs.vfs.live.lock_owners.fcntl.fcntl", fail)
         wait.attempt()
     assert (descriptors(), other.locks.waiting) == (before - 1, 0)
 
@@ -520,32 +548,6 @@ def test_a_name_of_a_client_has_a_limit(guest: Guest) -> None:
     refused(errno.EINVAL, lambda: guest.lock(READ, client=b"n" * (CLIENT_ID_MAX + 1)))
 
 
-RANGES = st.tuples(st.integers(0, 12), st.integers(1, 12), st.sampled_from([READ, WRITE, UNLOCKED]))
-
-
-@given(st.lists(RANGES, max_size=20))
-def test_ranges_are_those_of_a_table_of_bytes(changes: list[tuple[int, int, int]]) -> None:
-    table = [UNLOCKED] * 24
-    ranges = LockedRanges([])
-    for start, length, kind in changes:
-        table[start : start + length] = [kind] * length
-        ranges = ranges.change(start, start + length, kind)
-        assert ranges.held == joined(table)
-
-
-def joined(table: list[int]) -> list[tuple[int, int, int]]:
-    """The ranges of a table of bytes."""
-    found: list[tuple[int, int, int]] = []
-    for at, kind in enumerate(table):
-        if kind == UNLOCKED:
-            continue
-        if found and found[-1][1:] == (at, kind):
-            found[-1] = (found[-1][0], at + 1, kind)
-        else:
-            found.append((at, at + 1, kind))
-    return found
-
-
 # Who is in the way
 
 
@@ -609,7 +611,7 @@ def test_what_waits_counts_as_a_descriptor(path: Path) -> None:
     refused(errno.ENOLCK, lambda: waiter.lock(WRITE, process=3, flags=LOCK_BLOCK))
     for wait in waits:
         wait.cancel()
-    assert waiter.wait(WRITE, process=3).wait.cancel() is None
+    waiter.wait(WRITE, process=3).wait.cancel()
     holder.end()
     waiter.end()
 

@@ -7,7 +7,6 @@ evicted and found again all the time; in some runs threads do all that may need 
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,10 +25,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tests.support.live import Guest, Live, live_export, type_of
+from tests.support.live import Guest, live_export
 from tests.support.privileges import open_directory
 from tests.support.sizes import LONG
-from ventifs.vfs.interface import File, Opened, Refused
+from ventifs.vfs.interface import File, Refused
 
 LONGEST = "d" * 255
 NAMES = st.sampled_from(["a", "b", "c", "LONGEST"])
@@ -41,9 +40,7 @@ OFFSETS = st.one_of(st.integers(0, 20_000), st.sampled_from([1 << 32, (1 << 63) 
 FLAGS = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
 EXTRA = st.sampled_from([0, 0, 0, os.O_TRUNC, os.O_APPEND, os.O_DIRECTORY, os.O_EXCL])
 DATA = st.binary(max_size=5000)
-TIMES = st.one_of(
-    st.none(), st.integers(-(10**18), 4 * 10**18), st.just(1_700_000_000_123_456_789)
-)
+TIMES = st.one_of(st.none(), st.integers(-(10**18), 4 * 10**18), st.just(1_700_000_000_123_456_789))
 XATTRS = st.sampled_from([b"user.a", b"user.b", b"user.LONG", b"trusted.t", b"odd"])
 VALUES = st.sampled_from([b"", b"1", b"LONG"])
 GID = os.getegid()
@@ -372,9 +369,7 @@ class Both(RuleBasedStateMachine):
     @rule(opened=opens, offset=OFFSETS, count=st.integers(1, 200_000))
     def read(self, opened: int, offset: int, count: int) -> None:
         file, fd, _ = self._kept[opened]
-        self.same(
-            lambda: self.guest.read(file, offset, count), lambda: os.pread(fd, count, offset)
-        )
+        self.same(lambda: self.guest.read(file, offset, count), lambda: os.pread(fd, count, offset))
 
     @rule(opened=opens, size=OFFSETS)
     def truncate(self, opened: int, size: int) -> None:

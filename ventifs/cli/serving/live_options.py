@@ -70,7 +70,7 @@ def open_exports(
         own: what ventifs uses.
 
     Raises:
-        Unfit: one cannot be served, or must not be.
+        NotExportable: one cannot be served, or must not be.
     """
     opened = []
     for export in exports:

@@ -173,9 +173,8 @@ def serve(
     clients = client_bytes_default() if client_memory is None else client_memory
     parts = workers + len(live)
     if clients < parts * _CLIENTS_MIN:
-        raise click.BadParameter(
-            "each worker and live directory needs 4MiB", param_hint="--client-memory"
-        )
+        what = "each worker and live directory" if live else "each worker"
+        raise click.BadParameter(f"{what} needs 4MiB", param_hint="--client-memory")
     if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):

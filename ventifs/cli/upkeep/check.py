@@ -73,7 +73,7 @@ def check(
         report = check_store(store, read_data=read_data or repair, jobs=jobs, progress=progress)
     harmful = [finding for finding in report.findings if not finding.harmless]
     mended = None
-    if repair and harmful:
+    if repair and (harmful or _lost_blocks(report)[1]):
         with ByteProgress("rebuilding the index", quiet=as_json) as progress:
             mended = repair_store(store, report, progress, wait_s=wait_s or 0)
     harms = _check_versions(store, report, mended, quiet=as_json)
@@ -93,7 +93,7 @@ class _Harms:
         found: of versions in the catalog.
         forgotten: of forgotten versions, each with its time of forgetting.
         cut: versions of which more paths are harmed than are named.
-        misled: whether the index leads to any block that is not there.
+        misled: whether the index leads to any block that is not there, or lacks any that is.
     """
 
     found: list[Harm] = field(default_factory=list)
@@ -117,7 +117,8 @@ def _check_versions(store: Path, report: Report, mended: Repair | None, *, quiet
             found = verifier.forgotten(each)
             harms.forgotten += ((harm, each.forgotten_when) for harm in found)
             progress(verifier.paths, 0, str(each.version).encode())
-        harms.cut, harms.misled = verifier.cut, verifier.misled
+        harms.cut = verifier.cut
+        harms.misled = verifier.misled or bool(unindexed and harms.found)
     return harms
 
 
@@ -126,12 +127,10 @@ def _lost_blocks(report: Report) -> tuple[dict[Score, str], set[Score]]:
     damaged: dict[Score, str] = {}
     unindexed: set[Score] = set()
     for finding in report.findings:
-        if finding.score and not finding.harmless:
-            score = Score(bytes.fromhex(finding.score))
-            if finding.what == "block":
-                damaged[score] = finding.reason
-            elif finding.reason == LACKS_BLOCK:
-                unindexed.add(score)
+        if finding.score and finding.reason == LACKS_BLOCK:  # also a harmless one: see `audit`
+            unindexed.add(Score(bytes.fromhex(finding.score)))
+        elif finding.score and finding.what == "block" and not finding.harmless:
+            damaged[Score(bytes.fromhex(finding.score))] = finding.reason
     return damaged, unindexed
 
 
@@ -237,7 +236,7 @@ def _verdict(
             "versions that stay harmed, for 'ventifs reclaim' refuses as long as they are there"
         )
         if harms.misled:
-            remedy = f"{mend}, so that the index no longer leads to what is not there"
+            remedy = f"{mend}, so that the index leads to what is there"
         return [f"{count(paths, 'path')} of versions harmed", f"next: {remedy}"]
     if not harmful:
         harmless = len(report.findings)

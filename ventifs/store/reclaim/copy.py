@@ -4,7 +4,9 @@ A clump in which everything lives is handed on with its compressed frame as it i
 the live blocks are.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import zstandard
@@ -16,6 +18,8 @@ from ventifs.store.reclaim.join import ArenaUse, heads_of
 from ventifs.store.score import Score
 
 _LIVE = ord("1")
+_AHEAD_BYTES = 1 << 20  # of clumps, read by a thread at a time
+_AHEAD = 3  # times as many bytes are in memory
 
 
 class LiveBlocks(msgspec.Struct, frozen=True):
@@ -53,6 +57,35 @@ def live_blocks(arena: Arena, use: ArenaUse) -> Iterator[LiveBlocks]:
                 raise Corrupt(
                     error.reason, score=error.score, arena=arena.id.hex(), offset=offset
                 ) from None
+
+
+def read_ahead(clumps: Iterator[LiveBlocks]) -> Generator[LiveBlocks, None, None]:
+    """The same clumps, read by a thread while the caller uses those before.
+
+    Reading, decompressing and hashing release the GIL, as appending does: two processors share
+    the work. The thread ends with the iterator, which must be exhausted or closed.
+
+    Raises:
+        Corrupt: as `live_blocks`; clumps just before the damaged one may be left out.
+    """
+
+    def some() -> list[LiveBlocks]:
+        found, size = [], 0
+        for clump in clumps:
+            found.append(clump)
+            size += clump.size
+            if size >= _AHEAD_BYTES:
+                break
+        return found
+
+    with ThreadPoolExecutor(1, "ventifs-reader") as thread:
+        try:
+            waiting = deque(thread.submit(some) for _ in range(_AHEAD))
+            while found := waiting.popleft().result():
+                waiting.append(thread.submit(some))
+                yield from found
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(

@@ -8,9 +8,11 @@ Memory: a bit for each block of arenas in which something lives, and what the sp
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
+from operator import itemgetter
 from struct import Struct
 from zlib import crc32
 
@@ -21,7 +23,7 @@ from ventifs.store.appender import in_use
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arena_state import ArenaState
 from ventifs.store.arenas import Arenas
-from ventifs.store.clump import ClumpKind, Head
+from ventifs.store.clump import ClumpKind, Head, Outline, outline
 from ventifs.store.index import Index
 from ventifs.store.index_values import CRC_RESIDUE
 from ventifs.store.reclaim.spent import spent
@@ -32,7 +34,7 @@ _PLACE = Struct("<IIH")  # as in the index: arena number, clump offset, position
 _NUMBER_SIZE = 4
 _LOOKED_UP = 4096  # scores at a time
 _LEFTOVERS_MAX = 100_000  # gathered before they are removed
-_LIVE = ord("1")
+_DIGITS = bytes.maketrans(b"\0\1", b"01")
 IN_USE = "others write to it"
 YOUNG = "it was written lately, and others write to the store"
 
@@ -145,6 +147,7 @@ class ArenaUses:
         end: int = 256,
         remove_leftovers: bool = False,
         memory: int = 64 << 20,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
         """Take in live scores, all those whose first byte is from `first` to `end` - 1.
 
@@ -154,6 +157,7 @@ class ArenaUses:
             end: the highest one, plus one.
             remove_leftovers: whether entries are removed that lead to arenas dropped before.
             memory: bytes that the places of live blocks may take.
+            pause: called often, with no lock held and no transaction open.
 
         Raises:
             NotStored: the index lacks a live block, or its entry is damaged.
@@ -164,6 +168,7 @@ class ArenaUses:
             for wanted, following in _with_following(live.pieces(), end):
                 places.add(self._places(start, following, wanted, remove=remove_leftovers))
                 start = following or b""
+                pause()
             if remove_leftovers:
                 self._remove_leftovers()
             self._take_places(places)
@@ -172,20 +177,32 @@ class ArenaUses:
         self, start: bytes, following: bytes | None, wanted: list[bytes], *, remove: bool
     ) -> list[bytes]:
         """The places of live blocks, of all whose scores are from `start` to below `following`."""
-        alive, found, rows = set(wanted), [], self._rows
-        for key, value in self._entries(start, following):
-            if key in alive:
-                if crc32(value, crc32(key)) != CRC_RESIDUE or value[:_NUMBER_SIZE] not in rows:
-                    continue  # damaged, or in an arena that was made since
-                alive.remove(key)
-                found.append(value[: _PLACE.size])
-            elif remove and value[:_NUMBER_SIZE] not in rows:
-                self._leftovers.append(Score(key))
+        alive, rows = set(wanted), self._rows
+        found: list[bytes] = []
+        for entries in self._entries(start, following):
+            # Of an entry that is damaged, or in an arena that was made since, the block is missed.
+            sound = [
+                (key, value)
+                for key, value in entries
+                if key in alive
+                and value[:_NUMBER_SIZE] in rows
+                and crc32(value, crc32(key)) == CRC_RESIDUE
+            ]
+            found += [value[: _PLACE.size] for _, value in sound]
+            if remove and not {value[:_NUMBER_SIZE] for _, value in entries} <= rows:
+                self._leftovers += [
+                    Score(key)
+                    for key, value in entries
+                    if value[:_NUMBER_SIZE] not in rows and key not in alive
+                ]
                 if len(self._leftovers) >= _LEFTOVERS_MAX:
                     self._remove_leftovers()
+            alive.difference_update(key for key, _ in sound)
         return [*found, *self._places_missed(sorted(alive))] if alive else found
 
-    def _entries(self, start: bytes, following: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    def _entries(
+        self, start: bytes, following: bytes | None
+    ) -> Iterator[list[tuple[bytes, bytes]]]:
         key: bytes | None = start
         while key is not None and (following is None or key < following):
             entries, key = self._index.stored_entries(key)
@@ -193,7 +210,7 @@ class ArenaUses:
                 entries = [entry for entry in entries if entry[0] < following]
                 key = None
             self.blocks += len(entries)
-            yield from entries
+            yield entries
 
     def _places_missed(self, missed: list[bytes]) -> list[bytes]:
         """The places of live blocks, each looked up, as of now.
@@ -225,23 +242,23 @@ class ArenaUses:
         self._leftovers = []
 
     def _take_places(self, places: Spill) -> None:
-        for number, group in groupby(_places_in(places), key=lambda place: place[0]):
+        for number, group in groupby(_places_in(places), key=itemgetter(0)):
             use = self._uses.get(number)
             if use is not None:
-                self._take(use, sorted(place[1:] for place in group))
+                self._take(use, group)
 
-    def _take(self, use: ArenaUse, places: list[tuple[int, int]]) -> None:
-        """Count the live blocks of an arena, given by clump offset and position, in order."""
-        wanted: dict[int, list[int]] = {}
-        for offset, position in places:
-            if offset < use.length:
-                wanted.setdefault(offset, []).append(position)
-            else:  # written since
-                use.problem = use.problem or IN_USE
+    def _take(self, use: ArenaUse, places: Iterable[tuple[int, int, int]]) -> None:
+        """Count the live blocks of an arena, given by arena number, clump offset and position."""
+        wanted: defaultdict[int, list[int]] = defaultdict(list)
+        for _, offset, position in places:
+            wanted[offset].append(position)
+        for offset in [offset for offset in wanted if offset >= use.length]:
+            use.problem = use.problem or IN_USE  # written since
+            del wanted[offset]
         if not wanted:
             return
         try:
-            _count(use, heads_of(self._arenas.reader(use.arena), use), wanted)
+            _count(use, outlines_of(self._arenas.reader(use.arena), use), wanted)
         except VentifsError as error:
             use.problem = use.problem or str(error)
 
@@ -258,27 +275,45 @@ def heads_of(arena: Arena, use: ArenaUse) -> Iterator[tuple[int, Head]]:
     return arena.heads(HEADER_SIZE, use.length)
 
 
-def _count(use: ArenaUse, heads: Iterable[tuple[int, Head]], wanted: dict[int, list[int]]) -> None:
+def outlines_of(arena: Arena, use: ArenaUse) -> Iterator[tuple[int, Outline]]:
+    """(offset, outline) of an arena's clumps, in order.
+
+    Raises:
+        Corrupt: its directory, or a head, is damaged.
+    """
+    trailer = arena.trailer() if use.sealed else None
+    if trailer is not None:
+        return arena.outlines(trailer)
+    return ((offset, outline(head.listed)) for offset, head in arena.heads(HEADER_SIZE, use.length))
+
+
+def _count(
+    use: ArenaUse, clumps: Iterable[tuple[int, Outline]], wanted: dict[int, list[int]]
+) -> None:
     """Set the bits of live blocks, by clump offset, and add to the figures of their arena."""
     flags = bytearray()
     live_bytes = dead_bytes = live_blocks = 0
-    for offset, head in heads:
-        count = len(head.blocks)
+    for offset, clump in clumps:
+        count, size = clump.count, clump.size
         positions = wanted.pop(offset, ())
-        if not count:
-            dead_bytes += head.size if head.kind is ClumpKind.GAP else 0
+        if not positions:
+            flags += bytes(count)
+            dead_bytes += size if count or clump.kind == ClumpKind.GAP else 0
             continue
-        clump, raw = bytearray(b"0" * count), 0
-        for position in positions:
-            if position >= count:
-                raise Corrupt(f"a clump lacks block {position}", arena=use.arena.hex())
-            clump[position] = _LIVE
-            raw += head.blocks[position][1]
-        share = head.size if len(positions) == count else head.size * raw // head.raw_length
+        if max(positions) >= count:
+            raise Corrupt(f"a clump lacks block {max(positions)}", arena=use.arena.hex())
+        share = size
+        if len(positions) == count:
+            flags += b"\1" * count
+        else:
+            bits = bytearray(count)
+            for position in positions:
+                bits[position] = 1
+            flags += bits
+            share = size * clump.length_of(positions) // max(clump.raw_length, 1)
         live_blocks += len(positions)
         live_bytes += share
-        dead_bytes += head.size - share
-        flags += clump
+        dead_bytes += size - share
     if wanted:
         raise Corrupt(f"no clump begins at {min(wanted)}", arena=use.arena.hex())
     before = int.from_bytes(use.live)  # of other passes
@@ -286,8 +321,8 @@ def _count(use: ArenaUse, heads: Iterable[tuple[int, Head]], wanted: dict[int, l
     use.blocks = len(flags)
     use.live_blocks += live_blocks
     use.live_bytes += live_bytes
-    flags += b"0" * (-len(flags) % 8)
-    use.live = (before | int(bytes(flags), 2)).to_bytes(len(flags) // 8)
+    flags += bytes(-len(flags) % 8)
+    use.live = (before | int(flags.translate(_DIGITS), 2)).to_bytes(len(flags) // 8)
 
 
 def _with_following(

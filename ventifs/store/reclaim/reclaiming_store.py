@@ -6,8 +6,8 @@ Reclaiming, has the protocol and says why it is safe.
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import compress
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
@@ -15,8 +15,8 @@ from ventifs.store.dropping import Journals
 from ventifs.store.index import Index
 from ventifs.store.lock import both_gates_alone, gate_alone, idle_gate, recovery_lock, turn
 from ventifs.store.reclaim.condemned import announce, condemn, empty, withdraw
-from ventifs.store.reclaim.copy import LiveBlocks, live_blocks
-from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, heads_of
+from ventifs.store.reclaim.copy import LiveBlocks, live_blocks, read_ahead
+from ventifs.store.reclaim.join import IN_USE, ArenaUse, ArenaUses, outlines_of
 from ventifs.store.recovery import recover
 from ventifs.store.reserve import replenish, with_reserve
 from ventifs.store.score import SCORE_SIZE, Score
@@ -118,24 +118,25 @@ class ReclaimingStore(Store):
         for use in batch:
             if not use.live_blocks:
                 continue
-            clumps = self._read(use, left)
             try:
-                for clump in clumps:
-                    self._add_live(clump)
-                    since_commit += clump.size
-                    progress(clump.size)
-                    if since_commit >= _COMMIT_EVERY:
-                        self.commit(from_reserve=True)
-                        since_commit = 0
+                with closing(self._read(use, left)) as clumps:
+                    for clump in clumps:
+                        self._add_live(clump)
+                        since_commit += clump.size
+                        progress(clump.size)
+                        if since_commit >= _COMMIT_EVERY:
+                            self.commit(from_reserve=True)
+                            since_commit = 0
             except NoSpace as error:
                 left[use.arena] = str(error)
         self.commit(from_reserve=True)
         return left
 
-    def _read(self, use: ArenaUse, left: LeftOut) -> Iterator[LiveBlocks]:
+    def _read(self, use: ArenaUse, left: LeftOut) -> Generator[LiveBlocks, None, None]:
         """What lives in an arena; if that cannot be read, the reason is added to `left`."""
         try:
-            yield from live_blocks(self._arenas.reader(use.arena), use)
+            with closing(read_ahead(live_blocks(self._arenas.reader(use.arena), use))) as clumps:
+                yield from clumps
         except VentifsError as error:
             left[use.arena] = str(error)
 
@@ -164,8 +165,7 @@ class ReclaimingStore(Store):
         for piece in live.pieces():
             for start in range(0, len(piece), _BATCH):
                 scores = [Score(score) for score in piece[start : start + _BATCH]]
-                places = self._index.locate_many(scores)
-                found.update(place.arena for place in places if place is not None)
+                found |= self._index.arenas_of(scores)
         return found.intersection(doomed)
 
     @contextmanager
@@ -267,8 +267,8 @@ class ReclaimingStore(Store):
         alive = Spill(SCORE_SIZE, memory=_MEMORY)
         for use in batch:
             try:
-                for _, head in heads_of(self._arenas.reader(use.arena), use):
-                    scores.add([score for score, _ in head.blocks])
+                for _, clump in outlines_of(self._arenas.reader(use.arena), use):
+                    scores.add(clump.scores())
             except NoSpace:
                 alive.close()
                 raise

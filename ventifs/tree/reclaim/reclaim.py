@@ -147,7 +147,8 @@ class _Reclaim:
         self._marked_as_of = b""  # the catalog's generation
         self._doomed: frozenset[bytes] = frozenset()  # records of forgotten versions
         self._forgot = False  # whether they are deleted
-        self._in_passes = False
+        self._in_passes = False  # with both gates, unless it is a dry run
+        self._flipping = False
         self._here = stack.enter_context(closing(Spill(SCORE_SIZE, memory=_MEMORY)))
         self._fresh = stack.enter_context(Spill(SCORE_SIZE, memory=_MEMORY))
         self._copied = 0  # bytes of what lives in the arenas that were copied
@@ -224,7 +225,13 @@ class _Reclaim:
             )
             try:
                 marks.mark(roots.references())
-                uses.add(marks.live, first=first, end=first + step, remove_leftovers=not dry_run)
+                uses.add(
+                    marks.live,
+                    first=first,
+                    end=first + step,
+                    remove_leftovers=not dry_run,
+                    pause=self._pause,
+                )
             except BaseException:
                 marks.close()
                 raise
@@ -234,8 +241,16 @@ class _Reclaim:
         return uses
 
     def _heard(self, uses: ArenaUses) -> Callable[[int], None]:
-        blocks = uses.listed
-        return lambda references: self.observer.marking(references, blocks)
+        def progress(references: int) -> None:
+            self.observer.marking(references, uses.listed)
+            self._pause()
+
+        return progress
+
+    def _pause(self) -> None:
+        """Let the observer pause, unless others wait for a lock that is held, or soon will."""
+        if not (self._in_passes or self._flipping):
+            self.observer.may_pause()
 
     # --- carrying it out ----------------------------------------------------------------------
 
@@ -247,7 +262,9 @@ class _Reclaim:
         total = sum(use.live_bytes for use in choice.repacked)
         for batch in batches(choice, store.room):
             self._copy(self._staying(batch), total)
+            self._flipping = True
             self._flip(self._staying(batch), journals, wait_s, also)
+            self._flipping = False
         if self._doomed and not self._forgot:
             self._flip([], journals, wait_s, also)
         self._leave_out(use for use in self._staying(choice.repacked) if not use.gone)
@@ -272,6 +289,7 @@ class _Reclaim:
         def progress(size: int) -> None:
             self._copied += size
             self.observer.copying(self._copied, total)
+            self._pause()
 
         self.left |= self._store.copy(batch, progress)
         self.copied_bytes += self._store.stored_bytes - before

@@ -90,3 +90,9 @@ class ReclaimObserver:
 
     def freed(self, done: int, total: int) -> None:
         """Bytes of arenas given back so far, and in all."""
+
+    def may_pause(self) -> None:
+        """No other process waits for this one at the moment: a pause costs only time.
+
+        Called often while blocks are marked and copied.
+        """

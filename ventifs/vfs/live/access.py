@@ -11,7 +11,6 @@ from ventifs.vfs.interface import Refused
 from ventifs.vfs.live.actor import Actor
 
 if TYPE_CHECKING:
-    from ventifs.vfs.live.files import LiveFile
     from ventifs.vfs.live.locks import SessionLocks
     from ventifs.vfs.live.tree import LiveTree
 
@@ -26,22 +25,15 @@ class Access:
         tree: the export's.
         actor: the user that operations are done as.
         locks: the session's.
-        claim: kept while any file of the attach is; see `filesystem.py`.
-        root: its root; set right after it was made.
     """
 
-    __slots__ = ("_other", "actor", "claim", "locks", "root", "tree")
+    __slots__ = ("_other", "actor", "locks", "tree")
 
-    root: "LiveFile"
-
-    def __init__(
-        self, tree: "LiveTree", actor: Actor, locks: "SessionLocks", claim: object = None
-    ) -> None:
+    def __init__(self, tree: "LiveTree", actor: Actor, locks: "SessionLocks") -> None:
         """Serve a tree to one user of a session."""
         self.tree = tree
         self.actor = actor
         self.locks = locks
-        self.claim = claim
         self._other = actor  # the user with another group, as that was used last
 
     def act(self) -> None:

@@ -41,6 +41,7 @@ NAME_MAX = 255
 _CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_ODD = frozenset({errno.EXDEV, errno.EMFILE, errno.ENFILE})
 _TRIES = 16  # of what somebody else undoes meanwhile
 
 
@@ -78,6 +79,9 @@ class LiveFile:
 
     def pinned(self) -> Descriptor:
         """Its pin, found again if it was evicted.
+
+        Keep it as long as its number is used: other threads evict too, and what is opened next gets
+        the number.
 
         Raises:
             Cold: a thread has to find it.
@@ -137,26 +141,29 @@ class LiveFile:
 
     def attributes(self) -> Attributes:
         """See `File`."""
-        return attributes_of(self.pinned().fd)
+        pin = self.pinned()
+        return attributes_of(pin.fd)
 
     def statfs(self) -> Statfs:
         """See `File`."""
-        return statfs_of(self.pinned().fd)
+        pin = self.pinned()
+        return statfs_of(pin.fd)
 
     def readlink(self) -> bytes:
         """See `File`."""
         if type_in(self.mark) != _LINK:
             raise Refused(errno.EINVAL)
-        return os.readlink(b"", dir_fd=self.pinned().fd)
+        pin = self.pinned()
+        return os.readlink(b"", dir_fd=pin.fd)
 
     def setattr(self, changes: AttributeChanges) -> None:
         """See `File`."""
         self.access.check_writable()
         if changes.size is not None:
             self._check_sized()
-        fd = self.pinned().fd
+        pin = self.pinned()
         self.access.act()
-        change(fd, changes)
+        change(pin.fd, changes)
 
     def _check_sized(self) -> None:
         """See that it has a size that can be changed; nothing else is ever opened."""
@@ -168,25 +175,25 @@ class LiveFile:
 
     def xattr_names(self) -> list[bytes]:
         """See `File`."""
-        fd = self.pinned().fd
+        pin = self.pinned()
         self.access.act()
-        return [os.fsencode(name) for name in os.listxattr(proc_path(fd))]
+        return [os.fsencode(name) for name in os.listxattr(proc_path(pin.fd))]
 
     def xattr(self, name: bytes) -> bytes:
         """See `File`."""
-        fd = self.pinned().fd
+        pin = self.pinned()
         self.access.act()
-        return os.getxattr(proc_path(fd), name)
+        return os.getxattr(proc_path(pin.fd), name)
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         """See `File`."""
         self.access.check_writable()
-        path = proc_path(self.pinned().fd)
+        pin = self.pinned()
         self.access.act()
         if value:
-            os.setxattr(path, name, value, flags)
+            os.setxattr(proc_path(pin.fd), name, value, flags)
         else:
-            os.removexattr(path, name)
+            os.removexattr(proc_path(pin.fd), name)
 
     # Walking
 
@@ -201,7 +208,9 @@ class LiveFile:
         except BlockingIOError:  # the name is not in memory
             return access.tree.pace.run(partial(self.find, pin, name))
         except OSError as error:
-            return self._odd(pin, name, error)
+            if error.errno not in _ODD:
+                raise
+            return self._odd(pin, name, error.errno)
         return self._child(fd, name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
@@ -211,18 +220,18 @@ class LiveFile:
         try:
             fd = access.tree.pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
         except OSError as error:
-            return self._odd(pin, name, error)
+            if error.errno not in _ODD:
+                raise
+            return self._odd(pin, name, error.errno)
         return self._child(fd, name)
 
-    def _odd(self, pin: Descriptor, name: bytes, error: OSError) -> File:
-        """What stands for a name that could not be opened for a reason other than its lack."""
-        if error.errno == errno.EXDEV:
+    def _odd(self, pin: Descriptor, name: bytes, number: int) -> File:
+        """What stands for a name that is there, but could not be opened."""
+        if number == errno.EXDEV:
             return MountPoint(self, name)
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            pins = self.access.tree.pins
-            fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
-            return self._child(fd, name)
-        raise error
+        pins = self.access.tree.pins
+        fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
+        return self._child(fd, name)
 
     def _child(self, fd: int, name: bytes) -> "LiveFile":
         pin = Descriptor(fd)
@@ -253,7 +262,9 @@ class LiveFile:
         Raises:
             Refused: ESTALE, when it is not beneath the root, or moves all the time.
         """
-        root = self.access.root
+        root = self
+        while root.above is not None:
+            root = root.above
         assert root.pin is not None
         for _ in range(_TRIES):
             top = os.readlink(proc_path(root.pin.fd)).rstrip(b"/") + b"/"
@@ -407,7 +418,8 @@ class LiveFile:
         pin, tree = self.pinned(), self.access.tree
         tree.acting.as_server()
         try:
-            fd = Descriptor(open_beneath(above.pinned().fd, self.name, PATH_ONLY, cached=False))
+            up = above.pinned()
+            fd = Descriptor(open_beneath(up.fd, self.name, PATH_ONLY, cached=False))
             if same(tree.mark(fd.fd, b"")) == same(self.mark):
                 return above
         except OSError as error:
@@ -439,8 +451,7 @@ class LiveFile:
 def root_of(access: Access) -> LiveFile:
     """The root of an attach to the export's directory."""
     root = access.tree.root
-    access.root = LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
-    return access.root
+    return LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
 
 
 def root_at(access: Access, names: list[bytes]) -> LiveFile:
@@ -457,8 +468,7 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    access.root = LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
-    return access.root
+    return LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:

@@ -7,7 +7,6 @@ Always:
   kernel decides about conflicts: between owners, between exports, and with processes of the host.
 - A descriptor is closed with the owner's last lock, with its session's last open fid of the inode,
   or with the session. An owner without locks has one only while a request of it waits.
-- `LockedRanges` has the locks that the kernel has for that descriptor.
 - Descriptors and ranges are limited for an export, and to half of that for one session; waiting
   requests are limited for a session.
 
@@ -20,14 +19,10 @@ Knows no fids, no paths and no users. One thread calls everything, and nothing w
 """
 
 import errno
-import fcntl
 import os
-import struct
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from functools import partial
-from operator import itemgetter
-from typing import Protocol
+from itertools import islice
 
 from ventifs.vfs.interface import (
     LOCK_BLOCK,
@@ -40,158 +35,23 @@ from ventifs.vfs.interface import (
     Wait,
     Waiting,
 )
+from ventifs.vfs.live.lock_owners import (
+    OFFSET_MAX,
+    READ,
+    WRITE,
+    Lockable,
+    LockOwner,
+    Range,
+    length_of,
+)
 
 # Only SIGKILL ends the wait of Linux's client for a reply, so `flock -w` needs one soon. The client
 # asks again after its `locktimeout`.
 HELD_S = 1.0
 WAITERS_MAX = 64  # requests of one session that wait; further ones are answered at once
+SOON_MAX = 16  # waiting requests that are tried at once when others give locks back
 RANGES_MAX = 16384  # of an export: the kernel goes through all locks of an inode for each request
 CLIENT_ID_MAX = 255  # bytes; Linux sends the name of its host, at most 64
-OFFSET_MAX = (1 << 63) - 1
-
-READ, WRITE = 0, 1  # kinds of a `Lock`, beside UNLOCKED; fcntl has the same numbers for its types
-
-_FLOCK = struct.Struct("@hhqqi0q")
-# Errors of opening a file for reading and writing, after which one of the two may be possible.
-_LESS_MAY_DO = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY, errno.EISDIR, errno.ENXIO}
-)
-_START, _END = itemgetter(0), itemgetter(1)
-_Range = tuple[int, int, int]  # start, end, kind; the byte at the end is no part
-
-
-class Lockable(Protocol):
-    """An open file, through which a lock is asked for."""
-
-    def fileno(self) -> int:
-        """Its descriptor, which is not O_PATH; it gets no lock."""
-
-    def reopen(self, mode: int) -> int:
-        """A new descriptor of the same file, as the server may open it; the caller closes it.
-
-        Args:
-            mode: O_RDONLY, O_WRONLY or O_RDWR. O_NONBLOCK is added, so that nothing waits.
-
-        Raises:
-            OSError: it cannot be opened so; EAGAIN while a lease on it is being broken.
-        """
-
-
-class LockedRanges:
-    """The locks of one owner: ranges that do not overlap, joined where those of a kind touch.
-
-    Attributes:
-        held: in order.
-    """
-
-    __slots__ = ("held",)
-
-    def __init__(self, held: list[_Range]) -> None:
-        """Take ranges as they are."""
-        self.held = held
-
-    def change(self, start: int, end: int, kind: int) -> "LockedRanges":
-        """What there is after a lock, or an unlock, of the bytes from `start` to before `end`."""
-        held = self.held
-        first, last = bisect_left(held, start, key=_END), bisect_right(held, end, key=_START)
-        joined_start, joined_end = start, end
-        before: list[_Range] = []
-        after: list[_Range] = []
-        for its_start, its_end, its_kind in held[first:last]:
-            if its_kind == kind:
-                joined_start, joined_end = min(joined_start, its_start), max(joined_end, its_end)
-                continue
-            if its_start < start:
-                before.append((its_start, min(its_end, start), its_kind))
-            if its_end > end:
-                after.append((max(its_start, end), its_end, its_kind))
-        middle = [] if kind == UNLOCKED else [(joined_start, joined_end, kind)]
-        return LockedRanges([*held[:first], *before, *middle, *after, *held[last:]])
-
-
-class LockOwner:
-    """One owner, and its descriptor.
-
-    Attributes:
-        client_id, proc_id, inode: which owner of its session.
-        ranges: its locks.
-        waiting: its requests that wait.
-        gone: it is closed.
-    """
-
-    __slots__ = ("_fd", "_mode", "client_id", "gone", "inode", "proc_id", "ranges", "waiting")
-
-    def __init__(self, client_id: bytes, proc_id: int, inode: Hashable) -> None:
-        """Hold nothing yet."""
-        self.client_id = client_id
-        self.proc_id = proc_id
-        self.inode = inode
-        self.ranges = LockedRanges([])
-        self.waiting = 0
-        self.gone = False
-        self._fd = -1
-        self._mode = os.O_RDONLY
-
-    def change(self, file: Lockable, start: int, end: int, kind: int) -> bool:
-        """Lock or unlock, if that is possible now; return whether it was.
-
-        Raises:
-            OSError: it never will be: the file cannot be opened for it, or cannot be locked.
-        """
-        try:
-            if kind != UNLOCKED:
-                self._provide(file, kind)
-            self._set(start, end, kind)
-        except BlockingIOError:
-            return False
-        return True
-
-    def conflict(
-        self, file: Lockable, start: int, end: int, kind: int
-    ) -> tuple[_Range, int] | None:
-        """The lock of another that is in the way; with its process, which is -1 for an OFD lock."""
-        fd = file.fileno() if self._fd < 0 else self._fd
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(start, end, kind))
-        found, _, at, length, pid = _FLOCK.unpack(answer)
-        if found == fcntl.F_UNLCK:
-            return None
-        return (at, at + length if length else OFFSET_MAX + 1, found), pid
-
-    def close(self) -> None:
-        """Give everything back. Idempotent."""
-        self.gone = True
-        self.ranges = LockedRanges([])
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _provide(self, file: Lockable, kind: int) -> None:
-        """Have a descriptor for locks of this kind: Linux wants one that can read, or write.
-
-        A write lock through a fid that is open for reading alone is one of flock(2). If the owner
-        has read locks then, they move to another descriptor, and may be lost on the way: flock(2)
-        says so of its conversions.
-
-        For read locks through such a fid the file is not opened for writing: the host could not
-        execute it meanwhile.
-        """
-        if self._fd >= 0 and self._mode in (os.O_RDWR, _mode_for(kind)):
-            return
-        fd, mode = _reopened(file, kind)
-        old, self._fd, self._mode = self._fd, fd, mode
-        if old < 0:
-            return
-        os.close(old)
-        before, self.ranges = self.ranges, LockedRanges([])
-        for each in before.held:
-            try:
-                self._set(*each)
-            except BlockingIOError:
-                continue
-
-    def _set(self, start: int, end: int, kind: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _flock(start, end, kind))
-        self.ranges = self.ranges.change(start, end, kind)
 
 
 class ExportLocks:
@@ -202,6 +62,7 @@ class ExportLocks:
         ranges_max: ranges, of all sessions together.
         descriptors, ranges: how many there are.
         owners: by inode.
+        waiting: requests that wait, by inode, in order of arrival.
     """
 
     def __init__(self, descriptors_max: int, ranges_max: int = RANGES_MAX) -> None:
@@ -211,17 +72,63 @@ class ExportLocks:
         self.descriptors = 0
         self.ranges = 0
         self.owners: dict[Hashable, list[LockOwner]] = {}
+        self.waiting: dict[Hashable, dict[LockRequest, Wait]] = {}
 
     def session(self) -> "SessionLocks":
         """The locks of one more session."""
         return SessionLocks(self)
 
-    def holder(self, inode: Hashable, held: _Range) -> LockOwner | None:
+    def holder(self, inode: Hashable, held: Range) -> LockOwner | None:
         """The owner that has a lock."""
         for owner in self.owners.get(inode, ()):
             if held in owner.ranges.held:
                 return owner
         return None
+
+    def released(self, inode: Hashable, start: int, end: int) -> None:
+        """Have the first requests tried again at once that waited for some of these bytes."""
+        waiting = self.waiting.get(inode, {}).items()
+        overlapping = (wait for request, wait in waiting if request.overlaps(start, end))
+        for wait in islice(overlapping, SOON_MAX):
+            if wait.soon is not None:
+                wait.soon()
+
+
+class LockRequest:
+    """A request for a lock, which may have to wait."""
+
+    __slots__ = ("_file", "_locks", "_range", "owner")
+
+    def __init__(
+        self, locks: "SessionLocks", owner: LockOwner, file: Lockable, lock: Range
+    ) -> None:
+        """Ask for nothing yet."""
+        self.owner = owner
+        self._locks = locks
+        self._file = file
+        self._range = lock
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether it is for any of these bytes."""
+        return self._range[0] < end and start < self._range[1]
+
+    def attempt(self) -> bool:
+        """Lock, if that is possible now; return whether it was."""
+        return self._locks.change(self.owner, self._file, *self._range)
+
+    def again(self) -> int | None:
+        """One more attempt, while it waits."""
+        if self.owner.gone:  # its session has closed the file, or has ended
+            status: int | None = LOCK_ERROR
+        else:
+            try:
+                status = LOCK_SUCCESS if self.attempt() else None
+            except BaseException:
+                self._locks.end(self)
+                raise
+        if status is not None:
+            self._locks.end(self)
+        return status
 
 
 class SessionLocks:
@@ -272,18 +179,17 @@ class SessionLocks:
         owner = self._owner(inode, lock)
         if lock.kind == UNLOCKED:
             if owner is not None and owner.ranges.held:
-                self._change(owner, file, start, end, UNLOCKED)
+                self.change(owner, file, start, end, UNLOCKED)
                 self._settle(owner)
             return LOCK_SUCCESS
         if owner is None:
             owner = self._new(inode, lock)
-        attempt = partial(self._attempt, owner, file, start, end, lock.kind)
+        request = LockRequest(self, owner, file, (start, end, lock.kind))
         try:
-            taken = attempt()
-            if taken is not None:
-                return taken
+            if request.attempt():
+                return LOCK_SUCCESS
             if flags & LOCK_BLOCK and self.waiting < WAITERS_MAX:
-                raise Waiting(self._wait(owner, attempt))
+                raise Waiting(self._wait(request))
             return LOCK_BLOCKED
         finally:
             self._settle(owner)
@@ -309,46 +215,47 @@ class SessionLocks:
         held, pid = found
         holder = self._export.holder(inode, held) if pid < 0 else None
         at, to, kind = held
-        length = _length(at, to)
+        length = length_of(at, to)
         if holder is not None:
             return Lock(kind, at, length, holder.proc_id, holder.client_id)
         return Lock(kind, at, length, max(pid, 0), os.uname().nodename.encode())
 
+    def change(self, owner: LockOwner, file: Lockable, start: int, end: int, kind: int) -> bool:
+        """Lock or unlock within the limits, if that is possible now; return whether it was."""
+        before = len(owner.ranges.held)
+        more = len(owner.ranges.change(start, end, kind).held) - before
+        export = self._export
+        if more > 0 and (
+            export.ranges + more > export.ranges_max or self._ranges + more > export.ranges_max // 2
+        ):
+            raise Refused(errno.ENOLCK, "guests have locked too many ranges")
+        try:
+            changed = owner.change(file, start, end, kind)
+        finally:
+            self._count(len(owner.ranges.held) - before)
+        if kind != WRITE and changed:
+            export.released(owner.inode, start, end)
+        return changed
+
     # Waiting
 
-    def _wait(self, owner: LockOwner, attempt: Callable[[], int | None]) -> Wait:
+    def _wait(self, request: LockRequest) -> Wait:
+        """Let a request wait."""
         self.waiting += 1
-        owner.waiting += 1
-        return Wait(
-            attempt=partial(self._again, owner, attempt),
-            seconds=HELD_S,
-            otherwise=LOCK_BLOCKED,
-            cancel=partial(self._end, owner),
-        )
+        request.owner.waiting += 1
+        wait = Wait(request.again, HELD_S, LOCK_BLOCKED, partial(self.end, request))
+        self._export.waiting.setdefault(request.owner.inode, {})[request] = wait
+        return wait
 
-    def _again(self, owner: LockOwner, attempt: Callable[[], int | None]) -> int | None:
-        """One more attempt of a waiting request."""
-        try:
-            taken = attempt()
-        except BaseException:
-            self._end(owner)
-            raise
-        if taken is not None:
-            self._end(owner)
-        return taken
-
-    def _end(self, owner: LockOwner) -> None:
-        """A request waits no more."""
+    def end(self, request: LockRequest) -> None:
+        """Let a request wait no more."""
+        owner, waiting = request.owner, self._export.waiting
         self.waiting -= 1
         owner.waiting -= 1
+        del waiting[owner.inode][request]
+        if not waiting[owner.inode]:
+            del waiting[owner.inode]
         self._settle(owner)
-
-    def _attempt(
-        self, owner: LockOwner, file: Lockable, start: int, end: int, kind: int
-    ) -> int | None:
-        if owner.gone:
-            return LOCK_ERROR  # its session has closed the file, or has ended
-        return LOCK_SUCCESS if self._change(owner, file, start, end, kind) else None
 
     # Owners
 
@@ -369,19 +276,6 @@ class SessionLocks:
         export.descriptors += 1
         return owner
 
-    def _change(self, owner: LockOwner, file: Lockable, start: int, end: int, kind: int) -> bool:
-        before = len(owner.ranges.held)
-        more = len(owner.ranges.change(start, end, kind).held) - before
-        export = self._export
-        if more > 0 and (
-            export.ranges + more > export.ranges_max or self._ranges + more > export.ranges_max // 2
-        ):
-            raise Refused(errno.ENOLCK, "guests have locked too many ranges")
-        try:
-            return owner.change(file, start, end, kind)
-        finally:
-            self._count(len(owner.ranges.held) - before)
-
     def _count(self, ranges: int) -> None:
         self._ranges += ranges
         self._export.ranges += ranges
@@ -397,7 +291,8 @@ class SessionLocks:
 
     def _forget(self, owner: LockOwner) -> None:
         inode, export = owner.inode, self._export
-        self._count(-len(owner.ranges.held))
+        ranges = owner.ranges.held
+        self._count(-len(ranges))
         owner.close()
         self._descriptors -= 1
         export.descriptors -= 1
@@ -408,23 +303,8 @@ class SessionLocks:
         everyones.remove(owner)
         if not everyones:
             del export.owners[inode]
-
-
-def _mode_for(kind: int) -> int:
-    return os.O_WRONLY if kind == WRITE else os.O_RDONLY
-
-
-def _reopened(file: Lockable, kind: int) -> tuple[int, int]:
-    """A descriptor for locks of a kind, for the other kind too if the file is open for writing."""
-    its_mode = fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_ACCMODE
-    if kind == WRITE or its_mode != os.O_RDONLY:
-        try:
-            return file.reopen(os.O_RDWR), os.O_RDWR
-        except OSError as error:
-            if error.errno not in _LESS_MAY_DO:
-                raise
-    mode = _mode_for(kind)
-    return file.reopen(mode), mode
+        if ranges:
+            export.released(inode, ranges[0][0], ranges[-1][1])
 
 
 def _range(lock: Lock) -> tuple[int, int]:
@@ -434,12 +314,3 @@ def _range(lock: Lock) -> tuple[int, int]:
     if lock.length > OFFSET_MAX - lock.start + 1:
         raise Refused(errno.EOVERFLOW)
     return lock.start, lock.start + lock.length if lock.length else OFFSET_MAX + 1
-
-
-def _length(start: int, end: int) -> int:
-    """The length of a range as fcntl has it: 0 is all from its start on."""
-    return 0 if end > OFFSET_MAX else end - start
-
-
-def _flock(start: int, end: int, kind: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)

@@ -96,7 +96,8 @@ class LiveOpened:
     def read(self, offset: int, count: int) -> list[Buffer]:
         """See `Opened`: at once if all of it is in memory, else by a thread."""
         descriptor = self._open
-        count = min(count, OFFSET_MAX - offset)
+        if count > OFFSET_MAX - offset:
+            raise Refused(errno.EINVAL)  # as the kernel does
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
         if self._file.access.tree.nowait is not False:
