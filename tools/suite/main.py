@@ -29,7 +29,7 @@ from tools.suite.setting import (
 )
 from tools.suite.suites import SUITES
 
-_WORK = Path("/var/tmp/ventifs-suites")
+WORK = Path("/var/tmp/ventifs-suites")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--kernel", action="append", help="instead of those of each suite")
     made.add_argument("--scale", type=float, default=1, help="how much each does; 1 is all")
     made.add_argument("--options", default="", help="more mount options")
-    made.add_argument("--work", type=Path, default=_WORK, help="for what is made once")
+    made.add_argument("--work", type=Path, default=WORK, help="for what is made once")
     made.add_argument("--keep", action="store_true", help="keep the directories of failures")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     return made
