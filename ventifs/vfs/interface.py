@@ -195,70 +195,6 @@ class Attributes(msgspec.Struct):
     memo: bytes | None = None
 
 
-class StatxAttributes(msgspec.Struct):
-    """Attributes as statx(2) fills them in: a front end that sends them so need not unpack them.
-
-    It has what `Attributes` has; all that is not stored is computed when it is asked for.
-
-    Attributes:
-        owner: uid and gid, 4 bytes each.
-        atime, mtime, ctime: seconds and nanoseconds, 8 bytes each.
-        rdev_major, rdev_minor: of a device.
-        memo: see `Attributes`.
-    """
-
-    blksize: int
-    nlink: int
-    owner: bytes
-    mode: int
-    size: int
-    blocks: int
-    atime: bytes
-    ctime: bytes
-    mtime: bytes
-    rdev_major: int
-    rdev_minor: int
-    memo: bytes | None = None
-
-    @property
-    def uid(self) -> int:
-        """See `Attributes`."""
-        return int.from_bytes(self.owner[:4], "little")
-
-    @property
-    def gid(self) -> int:
-        """See `Attributes`."""
-        return int.from_bytes(self.owner[4:], "little")
-
-    @property
-    def rdev(self) -> int:
-        """See `Attributes`."""
-        return os.makedev(self.rdev_major, self.rdev_minor)
-
-    @property
-    def atime_ns(self) -> int:
-        """See `Attributes`."""
-        return _ns(self.atime)
-
-    @property
-    def mtime_ns(self) -> int:
-        """See `Attributes`."""
-        return _ns(self.mtime)
-
-    @property
-    def ctime_ns(self) -> int:
-        """See `Attributes`."""
-        return _ns(self.ctime)
-
-
-def _ns(time: bytes) -> int:
-    seconds = int.from_bytes(time[:8], "little", signed=True)
-    return seconds * 1_000_000_000 + int.from_bytes(time[8:], "little")
-
-
-AnyAttributes = Attributes | StatxAttributes
-
-
 class Statfs(msgspec.Struct, frozen=True):
     """What statfs(2) reports, except the type, which the front end adds."""
 
@@ -374,7 +310,7 @@ class File(Protocol):
     def kind(self) -> int:
         """Its type as readdir(3) reports it, DT_REG and so on; never raises, for listings."""
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """What stat(2) reports of it."""
 
     def walk(self, name: bytes) -> "File":
@@ -487,7 +423,7 @@ class Opened(Protocol):
     Raises what the methods of `File` raise; `lock` also `Waiting`.
     """
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """What fstat(2) reports of it, also when it has no name any more."""
 
     def setattr(self, changes: AttributeChanges) -> None:

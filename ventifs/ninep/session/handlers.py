@@ -20,8 +20,8 @@ from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.in_flight import Raised
 from ventifs.vfs.interface import (
     DIRECTORY,
-    AnyAttributes,
     AttributeChanges,
+    Attributes,
     Blocking,
     Cold,
     Elsewhere,
@@ -126,7 +126,7 @@ class Held(ReadOnlyOpened):
         self._data = data
         self._fids = fids
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """Those of the file."""
         return self._file.attributes()
 
@@ -161,7 +161,7 @@ class OpenDirectory(ReadOnlyOpened):
         """Refuse, as Linux does."""
         raise Refused(errno.EISDIR)
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
         return self.opened.attributes()
 

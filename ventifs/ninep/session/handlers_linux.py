@@ -34,7 +34,7 @@ from ventifs.ninep.session.linux_fields import (
     node_mode,
     open_flags,
 )
-from ventifs.vfs.interface import DIRECTORY, AnyAttributes, File, ReadOnlyOpened, Refused
+from ventifs.vfs.interface import DIRECTORY, Attributes, File, ReadOnlyOpened, Refused
 
 V9FS_MAGIC = 0x01021997  # statfs.f_type, as every server sends it
 UNLINK_DIRECTORY = 0x200  # AT_REMOVEDIR
@@ -66,7 +66,7 @@ class NewXattr(ReadOnlyOpened):
         self.value = bytearray()
         self._fids = fids
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """Those of the file."""
         return self._file.attributes()
 

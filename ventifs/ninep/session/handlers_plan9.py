@@ -43,8 +43,8 @@ from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
     SYMLINK,
-    AnyAttributes,
     AttributeChanges,
+    Attributes,
     File,
     Filesystem,
     Identity,
@@ -251,11 +251,11 @@ class Plan9Handlers(Handlers):
             raise
         return self.codec.encode_record(self._stat_of(file, attributes, target))
 
-    def _target(self, file: File, attributes: AnyAttributes, call: Any) -> bytes:
+    def _target(self, file: File, attributes: Attributes, call: Any) -> bytes:
         """The target in a symbolic link's stat: none in this dialect."""
         return b""
 
-    def _stat_of(self, file: File, attributes: AnyAttributes, target: bytes) -> m.Stat:
+    def _stat_of(self, file: File, attributes: Attributes, target: bytes) -> m.Stat:
         return stat_of(self.qid(file), file.name, attributes, target, self.dialect)
 
     def stat(self, fid: Fid, message: m.Tstat) -> Body:
@@ -316,7 +316,7 @@ class UnixHandlers(Plan9Handlers):
     def _opening(self, file: File, flags: int) -> Opened:
         return self.call(file.open, flags)
 
-    def _target(self, file: File, attributes: AnyAttributes, call: Any) -> bytes:
+    def _target(self, file: File, attributes: Attributes, call: Any) -> bytes:
         if not st.S_ISLNK(attributes.mode):
             return b""
         target: bytes = call(file.readlink)

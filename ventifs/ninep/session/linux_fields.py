@@ -18,12 +18,11 @@ from ventifs.vfs.interface import (
     LOCK_RECLAIM,
     NOW,
     UNLOCKED,
-    AnyAttributes,
     AttributeChanges,
+    Attributes,
     Identity,
     Lock,
     Refused,
-    StatxAttributes,
 )
 
 GETATTR_BASIC = 0x7FF  # mode, nlink, uid, gid, rdev, atime, mtime, ctime, ino, size, blocks
@@ -56,7 +55,6 @@ _NODES = frozenset({st.S_IFREG, st.S_IFCHR, st.S_IFBLK, st.S_IFIFO, st.S_IFSOCK}
 _S = 1_000_000_000
 _U64 = (1 << 64) - 1
 _GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
-_STATX_GETATTR = struct.Struct("<QBIQI8sQQQQQ16s16s16s32x")
 
 
 def open_flags(flags: int) -> int:
@@ -151,29 +149,15 @@ def lock_of(message: m.Tlock | m.Tgetlock) -> Lock:
     return Lock(message.kind, message.start, message.length, message.proc_id, message.client_id)
 
 
-def getattr_body(identity: Identity, a: AnyAttributes) -> bytes:
-    """The fields of an Rgetattr; those of statx(2) have the same bytes."""
-    if type(a) is StatxAttributes:
-        return _STATX_GETATTR.pack(
-            GETATTR_BASIC,
-            *identity,
-            a.mode,
-            a.owner,
-            a.nlink,
-            a.rdev if a.rdev_major or a.rdev_minor else 0,
-            a.size,
-            a.blksize,
-            a.blocks,
-            a.atime,
-            a.mtime,
-            a.ctime,
-        )
-    times: list[int] = []
-    for time_ns in (a.atime_ns, a.mtime_ns, a.ctime_ns):
-        times += (time_ns // _S & _U64, time_ns % _S)
+def getattr_body(identity: Identity, a: Attributes) -> bytes:
+    """The fields of an Rgetattr."""
+    kind, version, path = identity
+    atime_ns, mtime_ns, ctime_ns = a.atime_ns, a.mtime_ns, a.ctime_ns
     return _GETATTR.pack(
         GETATTR_BASIC,
-        *identity,
+        kind,
+        version,
+        path,
         a.mode,
         a.uid,
         a.gid,
@@ -182,7 +166,12 @@ def getattr_body(identity: Identity, a: AnyAttributes) -> bytes:
         a.size,
         a.blksize,
         a.blocks,
-        *times,
+        atime_ns // _S & _U64,
+        atime_ns % _S,
+        mtime_ns // _S & _U64,
+        mtime_ns % _S,
+        ctime_ns // _S & _U64,
+        ctime_ns % _S,
         0,
         0,
         0,

@@ -9,7 +9,7 @@ import stat as st
 
 from ventifs.ninep.protocol.messages import NONUNAME, Dialect, Stat
 from ventifs.ninep.protocol.wire import Qid
-from ventifs.vfs.interface import AnyAttributes, Refused
+from ventifs.vfs.interface import Attributes, Refused
 
 DMDIR = 0x80000000
 DMSYMLINK, DMLINK = 0x02000000, 0x01000000  # .u, as all that follow
@@ -30,7 +30,7 @@ _S = 1_000_000_000
 _TIME_MAX = 0xFFFFFFFF - 1  # all ones is "don't touch" in a Twstat that sends it back
 
 
-def stat_of(qid: Qid, name: bytes, a: AnyAttributes, target: bytes, dialect: Dialect) -> Stat:
+def stat_of(qid: Qid, name: bytes, a: Attributes, target: bytes, dialect: Dialect) -> Stat:
     """The record of a file; `target` is a symbolic link's."""
     kind = st.S_IFMT(a.mode)
     mode, extension = a.mode & 0o777, b""

@@ -41,7 +41,6 @@ from ventifs.vfs.access.permission import (
 from ventifs.vfs.access.placed import Attachable, Placed
 from ventifs.vfs.interface import (
     DIRECTORY,
-    AnyAttributes,
     Attributes,
     File,
     Identity,
@@ -222,7 +221,7 @@ class GuardedFile(ReadOnlyFile):
         """See `File`."""
         return self._inner.kind
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """See `File`; a user that could walk here may have them."""
         return self._inner.attributes()
 
@@ -284,7 +283,7 @@ class GuardedDirectory(GuardedFile):
         super().__init__(inner, who)
         self._guard = guard
         self._home = home
-        self._seen: AnyAttributes | None = None  # what `_may` was computed from
+        self._seen: Attributes | None = None  # what `_may` was computed from
         self._may = False
 
     def walk(self, name: bytes) -> File:
@@ -341,7 +340,7 @@ class _GuardedListing(ReadOnlyOpened):
         self._inner = inner
         self._directory = directory
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
         return self._inner.attributes()
 

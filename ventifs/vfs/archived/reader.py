@@ -28,7 +28,7 @@ from ventifs.vfs.archived.ranges import PIECES_MAX, BlockSource, take, take_runs
 from ventifs.vfs.archived.tree_lookup import Missing, TreeLookup
 from ventifs.vfs.interface import (
     RESULTS_MAX,
-    AnyAttributes,
+    Attributes,
     Cold,
     File,
     Identity,
@@ -383,7 +383,7 @@ class OpenedContent(Cursor, ReadOnlyOpened):
         super().__init__(contents, content)
         self._file = file
 
-    def attributes(self) -> AnyAttributes:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
         return self._file.attributes()
 

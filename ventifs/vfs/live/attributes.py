@@ -8,13 +8,31 @@ and clears set-uid and set-gid bits and `security.capability` where it must.
 import os
 import stat
 
-from ventifs.vfs.interface import AttributeChanges, Statfs
+from ventifs.vfs.interface import AttributeChanges, Attributes, Statfs
 from ventifs.vfs.live.syscalls import chown_empty, set_times
 
 
 def proc_path(fd: int) -> bytes:
     """A path to the file of a descriptor; it leads to a symbolic link itself."""
     return b"/proc/self/fd/%d" % fd
+
+
+def attributes_of(fd: int) -> Attributes:
+    """The attributes of a descriptor's file."""
+    status = os.fstat(fd)
+    return Attributes(
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_rdev,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_atime_ns,
+        status.st_ctime_ns,
+        status.st_blocks,
+        status.st_blksize,
+    )
 
 
 def statfs_of(fd: int) -> Statfs:

@@ -15,9 +15,7 @@ import errno
 import os
 import resource
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 from weakref import ref
 
@@ -26,8 +24,10 @@ import msgspec
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Each pin keeps about 1.7 KiB of the kernel's memory: its inode, its name and its open file.
+# Each pin keeps about 1.7 KiB of the kernel's memory: its inode, its name and its open file. What
+# was evicted is found again in some 10 microseconds: docs/performance.md.
 PINS_MAX = 16_384
+_LOOKED_AT_MAX = 1024  # of the pins that were used lately; then the next is evicted, used or not
 _EVICTED_AT_ONCE = 32  # when the process has no descriptor left
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -37,11 +37,11 @@ class Descriptor(msgspec.Struct, gc=False, eq=False):
 
     Attributes:
         fd: its number.
-        opens: of a pin: how many open files need it to stay.
+        used: of a pin: whether it was used lately. Whatever uses one sets this.
     """
 
     fd: int
-    opens: int = 0
+    used: bool = True
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -70,12 +70,15 @@ def pins_allowed() -> int:
 
 
 class Pins:
-    """The pins of one export that can be evicted, those used longest ago first.
+    """The pins of one export that can be evicted.
+
+    They are evicted as CLOCK does it: a hand goes round all of them, and takes the first that was
+    not used since it came by. Using one is then a single assignment, and the list takes 8 bytes for
+    each: docs/performance.md.
 
     Attributes:
         pins_max: how many there are at most.
         evictions: how many were evicted so far.
-        crowded: whether there are so many that some may be evicted soon.
 
     Concurrency: methods are for any thread.
     """
@@ -84,34 +87,62 @@ class Pins:
         """Keep up to `pins_max`."""
         self.pins_max = pins_max
         self.evictions = 0
-        self.crowded = False
-        self._files: OrderedDict[int, ref[Pinned]] = OrderedDict()  # by number of the descriptor
-        self._lock = threading.Lock()  # between evicting a file and opening it
+        self._files: list[ref[Pinned] | None] = []  # by number of the descriptor
+        self._count = 0  # of those that are not None
+        self._hand = 0
+        self._holds: dict[int, int] = {}  # of what is held: how often, by number of the descriptor
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
-        """How many can be evicted now."""
-        return len(self._files)
+        """How many can be evicted now, with those of files that are gone."""
+        return self._count
 
     def keep(self, file: Pinned, pin: Descriptor) -> None:
         """Count the new pin of a file; evict others if there are too many.
 
-        It is counted until its number is used again: nothing has to be done when the file goes.
+        Nothing has to be done when a file goes: it is counted until the hand comes by, or until
+        another descriptor has its number.
         """
-        files, fd = self._files, pin.fd
-        if fd in files:  # of a file that is gone
-            del files[fd]
-        files[fd] = ref(file)
-        count = len(files)
-        self.crowded = 2 * count > self.pins_max
-        if count > self.pins_max:
-            while len(files) > self.pins_max:
-                self._evict_one()
+        fd, files = pin.fd, self._files
+        with self._lock:
+            if fd >= len(files) or files[fd] is None:
+                self._add(file, pin)
+            else:  # the common case: the number was another file's
+                files[fd] = ref(file)
+            while self._count > self.pins_max:
+                self._evict_one(pin)
 
-    def touch(self, pin: Descriptor) -> None:
-        """Take note that a pin is used; there is no need to as long as they are not `crowded`."""
-        if pin.fd in self._files:  # else it cannot be evicted
-            with suppress(KeyError):  # a thread has evicted it meanwhile
-                self._files.move_to_end(pin.fd)
+    def _add(self, file: Pinned, pin: Descriptor) -> None:
+        fd, files = pin.fd, self._files
+        if fd >= len(files):
+            files.extend([None] * (fd + 1 - len(files)))
+        self._count += files[fd] is None
+        files[fd] = ref(file)
+
+    def forget(self, pin: Descriptor) -> None:
+        """Take note that a pin must not be evicted."""
+        fd, files = pin.fd, self._files
+        with self._lock:
+            if fd < len(files) and files[fd] is not None:
+                files[fd] = None
+                self._count -= 1
+
+    def restore(self, file: Pinned, pin: Descriptor) -> Descriptor:
+        """Give an evicted file the pin that was found; return that of another thread if it has one.
+
+        There is only one, so that what holds it keeps the file from being evicted.
+        """
+        with self._lock:
+            found = file.pin
+            if found is not None:
+                return found
+            file.pin = pin
+            self.keep(file, pin)
+        return pin
+
+    def hold_new(self, pin: Descriptor) -> None:
+        """Keep the pin of a file that is being made from being evicted until `release`."""
+        self._holds[pin.fd] = 1
 
     def hold(self, file: Pinned, pin: Descriptor) -> bool:
         """Keep a file's pin from being evicted until `release`, as often as this is called.
@@ -122,16 +153,19 @@ class Pins:
         with self._lock:
             if file.pin is not pin:
                 return False
-            pin.opens += 1
-            self._files.pop(pin.fd, None)
+            self._holds[pin.fd] = self._holds.get(pin.fd, 0) + 1
+            self.forget(pin)
             return True
 
     def release(self, file: Pinned, pin: Descriptor) -> None:
         """End one `hold`."""
+        holds = self._holds
         with self._lock:
-            pin.opens -= 1
-            if not pin.opens:
-                self._files[pin.fd] = ref(file)
+            left = holds.pop(pin.fd) - 1
+            if left:
+                holds[pin.fd] = left
+            else:
+                self._add(file, pin)
 
     def with_room(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what makes a descriptor; evict pins if there is no room for one.
@@ -143,25 +177,41 @@ class Pins:
             try:
                 return call(*args, **kwargs)
             except OSError as error:
-                if error.errno not in _NONE_LEFT or not self._evict_some():
+                if not self.makes_room(error):
                     raise
 
-    def _evict_some(self) -> bool:
+    def makes_room(self, error: OSError) -> bool:
+        """Evict pins if a call has failed for want of descriptors; return whether it did."""
+        if error.errno not in _NONE_LEFT:
+            return False
         before = self.evictions
-        while self._files and self.evictions < before + _EVICTED_AT_ONCE:
-            self._evict_one()
+        with self._lock:
+            while self._count and self.evictions < before + _EVICTED_AT_ONCE:
+                self._evict_one(None)
         return self.evictions > before
 
-    def _evict_one(self) -> None:
-        """Evict the pin that was used longest ago; one without a name is let alone for ever."""
-        with self._lock:
-            try:
-                fd, reference = self._files.popitem(last=False)
-            except KeyError:
-                return
+    def _evict_one(self, spared: Descriptor | None) -> None:
+        """Evict a pin that was not used lately; one without a name is let alone for ever."""
+        files, looked_at = self._files, 0
+        while self._count:
+            fd = self._hand
+            self._hand = fd + 1 if fd + 1 < len(files) else 0
+            reference = files[fd]
+            if reference is None:
+                continue
             file = reference()
             pin = None if file is None else file.pin
-            if file is None or pin is None or pin.fd != fd or pin.opens:
+            if file is None or pin is None or pin.fd != fd:
+                files[fd] = None  # the file is gone
+                self._count -= 1
                 return
+            looked_at += 1
+            if pin is spared or (pin.used and looked_at < _LOOKED_AT_MAX):
+                pin.used = pin is spared
+                if pin is not spared or self._count > 1:
+                    continue
+                return
+            self.forget(pin)
             if os.fstat(fd).st_nlink and file.evict():
                 self.evictions += 1
+            return

@@ -17,24 +17,25 @@ This module knows no fids and no messages.
 import errno
 import os
 import stat
+from contextlib import suppress
 from functools import partial
 
 from ventifs.vfs.interface import (
     AttributeChanges,
+    Attributes,
     File,
     Identity,
     Refused,
     Statfs,
-    StatxAttributes,
     check_reading,
 )
 from ventifs.vfs.live.access import Access
-from ventifs.vfs.live.attributes import change, proc_path, statfs_of
+from ventifs.vfs.live.attributes import attributes_of, change, proc_path, statfs_of
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
 from ventifs.vfs.live.mount_points import MountPoint
 from ventifs.vfs.live.opened import LiveListing, LiveOpened
-from ventifs.vfs.live.syscalls import attributes_of, link_by_fd, look_up, open_beneath
+from ventifs.vfs.live.syscalls import link_by_fd, look_up, open_beneath
 from ventifs.vfs.live.tree import PATH_ONLY
 
 NAME_MAX = 255
@@ -42,6 +43,7 @@ _CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _ODD = frozenset({errno.EXDEV, errno.EMFILE, errno.ENFILE})
+_NO_NAMES = (b"", b".", b"..")
 _TRIES = 16  # of what somebody else undoes meanwhile
 
 
@@ -59,7 +61,7 @@ class LiveFile:
     weight = 0
 
     def __init__(self, above: "LiveFile", pin: Descriptor, mark: bytes) -> None:
-        """In a directory."""
+        """In a directory; the caller counts its pin, or holds it."""
         self.above: LiveFile | None = above
         self.pin: Descriptor | None = pin
         self.mark = mark
@@ -67,7 +69,7 @@ class LiveFile:
     @property
     def access(self) -> Access:
         """What it shares with the other files of its attach: its directory has it."""
-        assert self.above is not None, "roots have their own"
+        assert self.above is not None, "a root has its own"
         return self.above.access
 
     # Its pin
@@ -83,11 +85,10 @@ class LiveFile:
             Refused: ESTALE, when it is gone.
         """
         pin = self.pin
-        tree = self.access.tree
         if pin is not None:
-            if tree.pins.crowded:
-                tree.pins.touch(pin)
+            pin.used = True
             return pin
+        tree = self.access.tree
         tree.pace.bring(self, partial(tree.found, self))
         return self.pinned()
 
@@ -136,7 +137,7 @@ class LiveFile:
         """See `File`: the name that it was found under."""
         return name_in(self.mark)
 
-    def attributes(self) -> StatxAttributes:
+    def attributes(self) -> Attributes:
         """See `File`."""
         pin = self.pinned()
         return attributes_of(pin.fd)
@@ -187,10 +188,10 @@ class LiveFile:
         self.access.check_writable()
         pin = self.pinned()
         self.access.act()
-        if value:
-            os.setxattr(proc_path(pin.fd), name, value, flags)
-        else:
+        if not value and flags & os.XATTR_REPLACE:
             os.removexattr(proc_path(pin.fd), name)
+        else:
+            os.setxattr(proc_path(pin.fd), name, value, flags)
 
     # Walking
 
@@ -208,7 +209,7 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
         """The file of a name. May wait for the disk."""
@@ -220,7 +221,7 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
     def _odd(self, pin: Descriptor, name: bytes, number: int) -> File:
         """What stands for a name that is there, but could not be opened."""
@@ -228,11 +229,11 @@ class LiveFile:
             return MountPoint(self, name)
         pins = self.access.tree.pins
         fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
-        return self._child(fd, name)
+        return self._child(Descriptor(fd), name)
 
-    def _child(self, fd: int, name: bytes) -> "LiveFile":
-        pin, access = Descriptor(fd), self.access
-        mark = access.tree.mark(fd, name)
+    def _child(self, pin: Descriptor, name: bytes) -> "LiveFile":
+        access = self.access
+        mark = access.tree.mark(pin.fd, name)
         file: LiveFile
         if type_in(mark) == _DIRECTORY:
             file = LiveAccessible(access, self, pin, mark)
@@ -276,13 +277,13 @@ class LiveFile:
                 return root
             if not path.startswith(top):
                 break
-            at = root
+            at, above = root, root.pin
             self.access.tree.acting.as_server()
             try:
                 for name in path[len(top) :].split(b"/"):
-                    assert at.pin is not None
-                    fd = open_beneath(at.pin.fd, name, PATH_ONLY, cached=False)
-                    at = at._child(fd, name)
+                    fd = open_beneath(above.fd, name, PATH_ONLY, cached=False)
+                    above = Descriptor(fd)
+                    at = at._child(above, name)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
@@ -335,15 +336,20 @@ class LiveFile:
         for _ in range(_TRIES):
             access.act_in(gid)
             try:
-                fd = access.tree.pins.with_room(
-                    os.open, name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd
-                )
+                fd = os.open(name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
+            except OSError as error:
+                if not access.tree.pins.makes_room(error):
+                    raise
+                continue
             else:
-                made = self._child(fd, name)
-                return made, LiveOpened(made, made.hold(), passed)
+                opened = Descriptor(fd)
+                made = LiveFile(self, opened, access.tree.mark(fd, name))
+                access.tree.pins.hold_new(opened)
+                access.locks.opened(number_in(made.mark))
+                return made, LiveOpened(made, opened, passed)
             try:
                 found = self.find(pin, name)
             except FileNotFoundError:
@@ -423,16 +429,11 @@ class LiveFile:
         above = self.above
         if above is None:
             raise Refused(errno.EBUSY)
-        pin, tree = self.pinned(), self.access.tree
-        tree.acting.as_server()
-        try:
-            up = above.pinned()
-            fd = Descriptor(open_beneath(up.fd, self.name, PATH_ONLY, cached=False))
-            if same(tree.mark(fd.fd, b"")) == same(self.mark):
+        pin, up, access = self.pinned(), above.pinned(), self.access
+        access.act()
+        with suppress(OSError):  # if that user cannot find it there, the server looks for it
+            if same(access.tree.mark_at(up.fd, self.name)) == same(self.mark):
                 return above
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV):
-                raise
         now = self.placed(pin, self.mark)
         if now.above is None:
             raise Refused(errno.EBUSY)
@@ -441,8 +442,10 @@ class LiveFile:
 
     def _changing(self, name: bytes) -> Descriptor:
         """The pin of this directory, if a name in it may be changed."""
-        self.access.check_writable()
-        _check_name(name)
+        if not self.access.tree.writable:
+            raise Refused(errno.EROFS)
+        if name in _NO_NAMES or b"/" in name or b"\0" in name or len(name) > NAME_MAX:
+            _check_name(name)
         if type_in(self.mark) != _DIRECTORY:
             raise Refused(errno.ENOTDIR)
         return self.pinned()
@@ -464,7 +467,7 @@ class LiveAccessible(LiveFile):
     def __init__(
         self, access: Access, above: LiveFile | None, pin: Descriptor, mark: bytes
     ) -> None:
-        """In a directory; a root is in none, and its pin is not to be counted."""
+        """In a directory; a root is in none, and its pin is not counted: it stays."""
         self.access = access  # type: ignore[misc]
         self.above = above
         self.pin = pin
@@ -487,16 +490,17 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
     for name in names:
         if name in (b".", b".."):
             raise Refused(errno.ENOENT)
-        found = at.find(at.pinned(), name)
+        found = at.find(at.pin or access.tree.found(at), name)
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    return LiveAccessible(access, None, at.pinned(), with_name(at.mark, b"/"))
+    pin = at.pin or access.tree.found(at)
+    return LiveAccessible(access, None, pin, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:
     """See that a name is one component; sessions have checked that already."""
-    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+    if name in _NO_NAMES or b"/" in name or b"\0" in name:
         raise Refused(errno.EINVAL)
     if len(name) > NAME_MAX:
         raise Refused(errno.ENAMETOOLONG)

@@ -10,12 +10,10 @@ from struct import Struct
 
 from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, Identity
 
-# The identity as it is; the type as readdir(3) has it; the length of the handle
-_MARK = Struct("<BIQBB")
-_IDENTITY = Struct("<BIQ").unpack_from
+_MARK = Struct("<BIQB")  # type as readdir(3) has it, version, number, length of the handle
+_UNPACK = _MARK.unpack_from
 _NUMBER = Struct("<Q").unpack_from
-_TYPE = 13
-_SAME = 14  # bytes: identity and type
+_SAME = 13  # bytes: type, version, number
 _SIZE = _MARK.size
 _KINDS = [FILE] * 16
 _KINDS[stat.S_IFDIR >> 12] = DIRECTORY
@@ -23,19 +21,18 @@ _KINDS[stat.S_IFLNK >> 12] = SYMLINK
 _NEW = tuple.__new__
 
 
-def version_of(birth_s: int, birth_ns: int) -> int:
+def version_of(birth_ns: int) -> int:
     """The version of a file that was made at a time: the same as long as it exists, never 0.
 
     It holds no time of modification: Linux's client takes files of different versions for
     different ones.
     """
-    return (birth_s * 1_000_003 ^ birth_ns) & 0xFFFF_FFFF or 1
+    return (birth_ns ^ birth_ns >> 32) & 0xFFFF_FFFF or 1
 
 
-def mark_of(mode: int, version: int, number: int, name: bytes) -> bytes:
+def mark_of(mode: int, birth_ns: int, number: int, name: bytes) -> bytes:
     """The mark of a file, without a handle."""
-    kind = mode >> 12
-    return _MARK.pack(_KINDS[kind], version, number, kind, 0) + name
+    return _MARK.pack(mode >> 12, version_of(birth_ns), number, 0) + name
 
 
 def with_handle(mark: bytes, handle: bytes) -> bytes:
@@ -65,7 +62,7 @@ def name_in(mark: bytes) -> bytes:
 
 def type_in(mark: bytes) -> int:
     """The type as readdir(3) has it."""
-    return mark[_TYPE]
+    return mark[0]
 
 
 def number_in(mark: bytes) -> int:
@@ -76,4 +73,5 @@ def number_in(mark: bytes) -> int:
 
 def identity_in(mark: bytes) -> Identity:
     """The identity."""
-    return _NEW(Identity, _IDENTITY(mark))
+    kind, version, number, _ = _UNPACK(mark)
+    return _NEW(Identity, (_KINDS[kind], version, number))

@@ -19,6 +19,7 @@ from ventifs.vfs.interface import (
     FILE,
     SYMLINK,
     AttributeChanges,
+    Attributes,
     Blocking,
     Cold,
     File,
@@ -26,13 +27,12 @@ from ventifs.vfs.interface import (
     Load,
     Lock,
     Refused,
-    StatxAttributes,
 )
-from ventifs.vfs.live.attributes import change
+from ventifs.vfs.live.attributes import attributes_of, change
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.leftovers import Leftover
 from ventifs.vfs.live.marks import number_in
-from ventifs.vfs.live.syscalls import attributes_of, entries_of, list_directory
+from ventifs.vfs.live.syscalls import entries_of, list_directory
 
 if TYPE_CHECKING:
     from ventifs.vfs.live.files import LiveFile
@@ -80,7 +80,7 @@ class LiveOpened:
         tree.acting.as_server()
         return tree.reopen(self._open, mode)
 
-    def attributes(self) -> StatxAttributes:
+    def attributes(self) -> Attributes:
         """See `Opened`."""
         return attributes_of(self._open.fd)
 
@@ -93,7 +93,11 @@ class LiveOpened:
         change(fd, changes, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
 
     def read(self, offset: int, count: int) -> list[Buffer]:
-        """See `Opened`: at once if all of it is in memory, else by a thread."""
+        """See `Opened`: at once if all of it is in memory, else by a thread.
+
+        File systems that cannot say what is in memory, as tmpfs and overlayfs, are read as `Pace`
+        has it.
+        """
         descriptor = self._open
         if count > OFFSET_MAX - offset:
             raise Refused(errno.EINVAL)  # as the kernel does

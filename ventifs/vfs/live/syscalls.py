@@ -19,8 +19,6 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple, NoReturn
 
-from ventifs.vfs.interface import StatxAttributes
-
 _NUMBERS = {
     "x86_64": (303, 304, 217, 116, 122, 123, 125, 126),
     "aarch64": (264, 265, 61, 159, 151, 152, 90, 91),
@@ -136,30 +134,39 @@ def statx(fd: int) -> Statx:
     return _unpacked(buffer)
 
 
-_unpack_kept = Struct("=4xI8xI8sI8xQQ8x16s16x16s16sII").unpack_from
-_unpack_mark = Struct("=28xH2xQ40xqI44xII").unpack_from
+class Born(NamedTuple):
+    """What a file is known by: see `Statx`."""
+
+    mode: int
+    ino: int
+    btime_ns: int
+    dev: int
 
 
-def attributes_of(fd: int) -> StatxAttributes:
-    """The attributes of a descriptor's file, not unpacked."""
+# the mode, the inode, the time of birth and the device of a struct statx
+_BORN = Struct("=28xH2xQ40xqI44xII")
+_unpack_born = _BORN.unpack_from
+
+
+def born(fd: int) -> Born:
+    """What the file of a descriptor is known by; the descriptor may be one of O_PATH."""
     buffer = _buffers.statx
     if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
         _fail()
-    return StatxAttributes(*_unpack_kept(buffer))
+    return _born_in(buffer)
 
 
-def facts_of(fd: int) -> tuple[int, int, int, int, int, int]:
-    """What never changes of a descriptor's file.
-
-    Returns:
-        Its mode, whose type alone stays; inode number; birth in seconds and nanoseconds; and its
-        device's major and minor number.
-    """
+def born_at(directory: int, name: bytes) -> Born:
+    """What a name in a directory is known by; a symbolic link itself."""
     buffer = _buffers.statx
-    if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
+    if _waiting_statx(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, buffer) < 0:
         _fail()
-    facts: tuple[int, int, int, int, int, int] = _unpack_mark(buffer)
-    return facts
+    return _born_in(buffer)
+
+
+def _born_in(buffer: Any) -> Born:
+    mode, ino, btime, btime_ns, major, minor = _unpack_born(buffer)
+    return _new_tuple(Born, (mode, ino, btime * 1_000_000_000 + btime_ns, _makedev(major, minor)))
 
 
 def statx_at(directory: int, name: bytes) -> Statx:

@@ -18,8 +18,16 @@ from ventifs.vfs.live.actor import Acting, acting_here
 from ventifs.vfs.live.attributes import proc_path
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.leftovers import Leftovers
-from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, version_of, with_handle
-from ventifs.vfs.live.syscalls import facts_of, handle_of, open_beneath, open_handle
+from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
+from ventifs.vfs.live.syscalls import (
+    Born,
+    born,
+    born_at,
+    handle_of,
+    open_beneath,
+    open_handle,
+    statx,
+)
 
 if TYPE_CHECKING:
     from ventifs.vfs.live.files import LiveFile
@@ -138,11 +146,10 @@ class LiveTree:
         self.pace = Pace(clock)
         self.nowait = True
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
-        _, _, birth_s, birth_ns, major, minor = facts_of(self.root.fd)
-        self._device_numbers = major, minor
-        self._device = os.makedev(major, minor)
+        status = statx(self.root.fd)
+        self._device = status.dev
         self._prefixes: dict[int, int] = {}
-        self._births = (birth_s, birth_ns) != (0, 0)
+        self._births = status.btime_ns != 0
         self._handles = self._has_handles()
         self._mount = self._mount_of() if self.acting.switches and self._handles else None
 
@@ -179,10 +186,17 @@ class LiveTree:
 
     def mark(self, fd: int, name: bytes) -> bytes:
         """The mark of a descriptor's file."""
-        mode, ino, birth_s, birth_ns, major, minor = facts_of(fd)
-        if (major, minor) != self._device_numbers or not 0 < ino < _HASHED:
-            ino = self.number(os.makedev(major, minor), ino)
-        return mark_of(mode, version_of(birth_s, birth_ns), ino, name)
+        return self._mark(born(fd), name)
+
+    def mark_at(self, directory: int, name: bytes) -> bytes:
+        """The mark of a name in a directory. May wait for the disk."""
+        return self._mark(born_at(directory, name), name)
+
+    def _mark(self, status: Born, name: bytes) -> bytes:
+        mode, ino, btime_ns, device = status
+        if device != self._device or not 0 < ino < _HASHED:
+            ino = self.number(device, ino)
+        return mark_of(mode, btime_ns, ino, name)
 
     def number_beside(self, number: int, ino: int) -> int:
         """The number of an inode on the device of another file, whose number is given."""
@@ -245,9 +259,7 @@ class LiveTree:
         handle = handle_in(mark)
         if same(self.mark(pin.fd, b"")) != same(mark) or (handle and handle_of(pin.fd) != handle):
             raise Refused(errno.ESTALE)
-        file.pin = pin
-        self.pins.keep(file, pin)
-        return pin
+        return self.pins.restore(file, pin)
 
 
 def _hashed(*numbers: int) -> int:
