@@ -421,3 +421,48 @@ def test_a_listing_of_an_unreadable_directory(live: Live, guest: Guest) -> None:
         live.path.chmod(0o311)
     assert guest.refused(guest.root.open, os.O_RDONLY) == errno.EACCES
     live.path.chmod(0o755)
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_what_a_disk_refuses_is_passed_on(
+    guest: Guest, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotas too, which not every kernel here has."""
+    file = guest.put("file", b"1")
+    opened = guest.open("file", os.O_RDWR)
+    root = guest.root
+    real = os.open
+
+    def refuses(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    def creates(path: bytes, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        return refuses() if flags & os.O_CREAT else real(path, flags, *rest, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        for name in ("pwrite", "mkdir", "symlink", "mknod", "rename", "unlink", "rmdir"):
+            patch.setattr(os, name, refuses)
+        for name in ("fsync", "fdatasync", "setxattr", "ftruncate", "truncate", "chmod"):
+            patch.setattr(os, name, refuses)
+        patch.setattr(os, "open", creates)
+        refused = [
+            guest.refused(opened.write, 0, b"2"),
+            guest.refused(opened.write, 0, bytes(1 << 20)),
+            guest.refused(opened.fsync, data_only=True),
+            guest.refused(opened.fsync, data_only=False),
+            guest.refused(guest.create, "new"),
+            guest.refused(guest.mkdir, "new"),
+            guest.refused(root.symlink, b"new", b"x", 0),
+            guest.refused(root.mknod, b"new", 0o10600, 0, 0),
+            guest.refused(root.renameat, b"file", root, b"new"),
+            guest.refused(root.unlink, b"file", directory=False),
+            guest.refused(root.unlink, b"file", directory=True),
+            guest.refused(file.set_xattr, b"user.a", b"1", 0),
+            guest.refused(guest.set, file, size=0),
+            guest.refused(guest.set, opened, size=0),
+            guest.refused(guest.set, file, mode=0),
+        ]
+    assert refused == [number] * len(refused)
+    opened.close()
+    assert guest.names() == [b"file"]
+    assert guest.content("file") == b"1"
