@@ -233,6 +233,7 @@ def test_a_file_that_is_clunked_while_a_thread_reads(guest: Guest) -> None:
     guest.put("file", b"12345")
     opened = guest.open("file")
     opened._file.access.tree.nowait = False
+    guest.live.all_in_threads()
     with pytest.raises(Cold) as cold:
         opened.read(0, 100)
     opened.close()

@@ -89,7 +89,7 @@ class Pins:
         self._files: list[ref[Pinned] | None] = []  # by number of the descriptor
         self._count = 0  # of those that are not None
         self._hand = 0
-        self._holds: dict[int, int] = {}  # of what is held: how often, by number of the descriptor
+        self._holds: dict[int, int] = {}  # how often one is held, by number of the descriptor
         self._lock = (
             threading.RLock()
         )  # a file may end, and be forgotten, wherever one is looked at

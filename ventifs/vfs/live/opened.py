@@ -175,11 +175,9 @@ class LiveListing(LiveOpened):
 
     __slots__ = ("_at", "_lock")
 
-    def __init__(
-        self, file: "LiveFile", pin: Descriptor, descriptor: Descriptor, flags: int
-    ) -> None:
+    def __init__(self, file: "LiveFile", descriptor: Descriptor, flags: int) -> None:
         """See `LiveOpened`."""
-        super().__init__(file, pin, descriptor, flags)
+        super().__init__(file, descriptor, flags)
         self._at = 0  # where the descriptor is
         self._lock = threading.Lock()  # of that
 
