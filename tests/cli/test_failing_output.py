@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.support import forked
 from tests.support.commanding import run
 from tests.support.damage import flip
 from tests.support.patience import wait_until
@@ -134,18 +135,20 @@ def failing_stream(how: str) -> Iterator[int]:
 
 def failing(home: Path, how: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
     """Run with a standard output that is `broken`, `full` or `closed`."""
-    redirected = 'exec "$@"' + (" >&-" if how == "closed" else "")
-    with failing_stream("broken" if how == "broken" else "full") as stream:
+    variables = {**environment(home), "VENTIFS_STORE": str(home / "s")}
+    if how == "closed":  # what Python finds when it starts matters
         done = subprocess.run(
-            ["sh", "-c", redirected, "sh", *VENTIFS, *words],
+            ["sh", "-c", 'exec "$@" >&-', "sh", *VENTIFS, *words],
             cwd=home,
             stdin=subprocess.DEVNULL,
-            stdout=stream,
             stderr=subprocess.PIPE,
             check=False,
             timeout=PATIENCE_S,
-            env={**environment(home), "VENTIFS_STORE": str(home / "s")},
+            env=variables,
         )
+    else:
+        with failing_stream(how) as stream:
+            done = forked.run(words, env=variables, cwd=home, timeout_s=PATIENCE_S, stdout=stream)
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
     return done
@@ -296,17 +299,21 @@ def test_a_failing_standard_error_changes_nothing(
     new = f"err{len(os.listdir(home))}"
     (home / f"{new}.was").touch()
     text = words.format(new=new, address=runner._address)
-    redirected = 'exec "$@"' + (" 2>&-" if how == "closed" else "")
-    with failing_stream("broken" if how == "broken" else "full") as stream:
+    variables = {**environment(home), "VENTIFS_STORE": "s"}
+    if how == "closed":
         done = subprocess.run(
-            ["sh", "-c", redirected, "sh", *VENTIFS, *text.split()],
+            ["sh", "-c", 'exec "$@" 2>&-', "sh", *VENTIFS, *text.split()],
             cwd=home,
             check=False,
-            env={**environment(home), "VENTIFS_STORE": "s"},
+            env=variables,
             stdout=subprocess.PIPE,
-            stderr=stream,
             timeout=PATIENCE_S,
         )
+    else:
+        with failing_stream(how) as stream:
+            done = forked.run(
+                text.split(), env=variables, cwd=home, timeout_s=PATIENCE_S, stderr=stream
+            )
     assert done.returncode == {"nonsense": 2, "ls none": 1}.get(words, 0)
 
 

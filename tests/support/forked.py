@@ -38,9 +38,23 @@ _LATER = ("rich.console", "rich.progress", "rich.table", "trio", "platformdirs.u
 
 
 def run(
-    words: Sequence[str | bytes | Path], *, env: Mapping[str, str], cwd: Path, timeout_s: float
+    words: Sequence[str | bytes | Path],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    timeout_s: float,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run `ventifs` with its output captured, as `subprocess.run` does.
+
+    Args:
+        words: its arguments.
+        env: its environment.
+        cwd: its directory.
+        timeout_s: how long it may write nothing.
+        stdout: a descriptor that it gets as its output, which is not captured then.
+        stderr: one for its errors.
 
     Raises:
         subprocess.TimeoutExpired: the command wrote nothing for `timeout_s`, and was killed.
@@ -48,7 +62,13 @@ def run(
     command = [SCRIPT, *words]
     if (_of_a_start(env), _rights()) != _at_first():
         return subprocess.run(
-            command, env=env, cwd=cwd, capture_output=True, timeout=timeout_s, check=False
+            command,
+            env=env,
+            cwd=cwd,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout_s,
+            check=False,
         )
     request = {
         "words": [os.fsencode(word).hex() for word in words],
@@ -61,7 +81,11 @@ def run(
     ours, theirs = socket.socketpair()
     out, out_end = os.pipe()
     errors, errors_end = os.pipe()
-    passed = [theirs.fileno(), out_end, errors_end]
+    passed = [
+        theirs.fileno(),
+        out_end if stdout == subprocess.PIPE else stdout,
+        errors_end if stderr == subprocess.PIPE else stderr,
+    ]
     try:
         server.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed))])
     finally:

@@ -17,6 +17,7 @@ def git(setting: Setting) -> None:
     common = host("git", "rev-parse", "--path-format=absolute", "--git-common-dir", cwd=repository)
     head = host("git", "rev-parse", "HEAD", cwd=repository).strip()
     files = setting.many(300, 20)
+    depth = "" if setting.scale >= 1 else "--depth 2"
     with setting.ready() as path:
         said = setting.run(
             f"""
@@ -26,7 +27,7 @@ def git(setting: Setting) -> None:
             export GIT_CONFIG_KEY_2=user.email GIT_CONFIG_VALUE_2=suite@example.org
             git init -q clone
             cd clone
-            git fetch -q file://{shlex.quote(common.strip())} {head}
+            git fetch -q {depth} file://{shlex.quote(common.strip())} {head}
             git checkout -q -b main FETCH_HEAD
             git archive HEAD | sha256sum
             git status --porcelain

@@ -127,8 +127,8 @@ def _verify(directory: Path, lines: list[str]) -> int:
     """Compare a directory with the log of what was done in it; the last file is in doubt."""
     done: dict[int, list[str]] = {}
     for line in lines:
-        what, number = line.split()
-        done.setdefault(int(number), []).append(what)
+        what, _, which = line.partition(" ")
+        done.setdefault(int(which), []).append(what)
     for number, steps in done.items():
         plain, renamed = directory / str(number), directory / f"{number}.renamed"
         found = [path for path in (plain, renamed) if path.exists()]

@@ -6,7 +6,8 @@ from tools.suite.setting import Setting
 def posix(setting: Setting) -> None:
     """What POSIX and Linux say of each call: inside/posix.py."""
     with setting.ready() as path:
-        setting.run(f"chmod 755 {path}\n{setting.inside('posix.py', path)}")
+        words = [] if setting.server == "local" else ["--whole-seconds"]
+        setting.run(f"chmod 755 {path}\n{setting.inside('posix.py', path, *words)}")
 
 
 def fsx(setting: Setting) -> None:

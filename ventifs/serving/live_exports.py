@@ -18,6 +18,7 @@ from ventifs.serving.log import event
 from ventifs.serving.settings import Settings
 from ventifs.serving.worker_ipc import Configure, Stop
 from ventifs.serving.worker_process import WorkerProcess, how_ended
+from ventifs.text import printable
 from ventifs.vfs.live.exposure import OpenExport
 
 PAUSE_S = 0.25  # from the end of a process to the start of the next
@@ -70,7 +71,7 @@ class _Process:
         return (
             LiveActivity(
                 name=self.export.name,
-                directory=self.export.directory,
+                directory=printable(self.export.directory),
                 writable=self.export.writable,
                 sharing=self.export.sharing,
                 pid=None if running is None else running.process.pid,

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -21,15 +22,32 @@ from tests.support.walker import same
 FILES, FILE_SIZE = 60, 4 << 20
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A store at `s`; at `tree` what takes some seconds to archive."""
-    (tmp_path / "tree").mkdir()
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What takes some seconds to archive."""
+    made = tmp_path_factory.mktemp("large") / "tree"
+    made.mkdir()
     for number in range(FILES):
-        (tmp_path / "tree" / f"{number:02}").write_bytes(os.urandom(FILE_SIZE))
+        (made / f"{number:02}").write_bytes(os.urandom(FILE_SIZE))
+    yield made
+    remove(made)
+
+
+@pytest.fixture(scope="module")
+def score(tree: Path) -> Iterator[str]:
+    """The score of the tree, as a run that is not interrupted stores it."""
+    home = tree.parent
+    run(home, "init", "--store", "whole")
+    yield parsed(home, "archive", "tree", "--name", "t", "--store", "whole")["score"]
+    remove(home / "whole")
+
+
+@pytest.fixture
+def home(tmp_path: Path, tree: Path) -> Path:
+    """A store at `s`, and at `tree` what takes some seconds to archive."""
+    (tmp_path / "tree").symlink_to(tree)
     run(tmp_path, "init", "--store", "s")
-    yield tmp_path
-    remove(tmp_path / "tree")
+    return tmp_path
 
 
 class Running:
@@ -75,17 +93,20 @@ def _stored(home: Path) -> int:
     return sizes
 
 
-def taken_up(home: Path) -> None:
-    """No version was made, the store is whole, and the next run need not store all anew."""
+def taken_up(home: Path, score: str) -> None:
+    """No version was made, the store is whole, and the next run need not store all anew.
+
+    That run's version has the score of the tree, and every block of the store its own, so that what
+    comes back is the tree.
+    """
     assert parsed(home, "versions", "--store", "s") == []
     assert findings(home / "s") == []
     assert parsed(home, "stats", "--store", "s")["records"] == 0
     again = parsed(home, "archive", "tree", "--name", "t", "--store", "s", "--jobs", "2")
     assert again["new_bytes"] < FILES * FILE_SIZE - (6 << 20)
     assert again["troubles"] == []
+    assert again["score"] == score
     assert findings(home / "s") == []
-    run(home, "restore", "t", "back", "--store", "s")
-    same(home / "tree", home / "back")
 
 
 @pytest.mark.parametrize(
@@ -98,44 +119,52 @@ def taken_up(home: Path) -> None:
     ],
 )
 def test_a_signal_ends_it_at_once(
-    home: Path, number: signal.Signals, all_get_it: bool, code: int, word: bytes
+    home: Path, score: str, number: signal.Signals, all_get_it: bool, code: int, word: bytes
 ) -> None:
     running = Running(home)
     (os.killpg if all_get_it else os.kill)(running.child.pid, number)
     ended, lines = running.ended()
     assert (ended, len(lines)) == (code, 1), lines
     assert word in lines[0]
-    taken_up(home)
+    taken_up(home, score)
 
 
-def test_a_worker_that_is_killed_ends_the_run(home: Path) -> None:
+def test_a_worker_that_is_killed_ends_the_run(home: Path, score: str) -> None:
     running = Running(home)
     os.kill(running.workers[1], signal.SIGKILL)
     code, lines = running.ended()
     assert (code, len(lines)) == (1, 1), lines
     assert b"a worker process ended early (killed by signal 9)" in lines[0]
     assert b"run the command again" in lines[0]
-    taken_up(home)
+    taken_up(home, score)
+    run(home, "restore", "t", "back", "--store", "s")
+    same((home / "tree").resolve(), home / "back")
 
 
-def test_what_another_worker_was_to_store_when_it_died_is_stored_anew(home: Path) -> None:
+def test_what_another_worker_was_to_store_when_it_died_is_stored_anew(
+    home: Path, tree: Path
+) -> None:
     """Of two equal files read side by side, each block is stored by one worker only."""
-    for number in range(FILES // 2, FILES):
-        (home / "tree" / f"{number:02}").unlink()
+    (home / "tree").unlink()
+    (home / "tree").mkdir()
     for number in range(FILES // 2):
-        subprocess.run(["cp", f"{number:02}", f"{number:02}+"], cwd=home / "tree", check=True)
+        for copy in (f"{number:02}", f"{number:02}+"):
+            shutil.copyfile(tree / f"{number:02}", home / "tree" / copy)
     running = Running(home)
     os.kill(running.workers[0], signal.SIGKILL)
     assert running.ended()[0] == 1
-    taken_up(home)
+    run(home, "init", "--store", "whole")
+    whole = parsed(home, "archive", "tree", "--name", "t", "--store", "whole")
+    taken_up(home, whole["score"])
+    remove(home / "tree")
 
 
-def test_workers_die_with_their_parent(home: Path) -> None:
+def test_workers_die_with_their_parent(home: Path, score: str) -> None:
     running = Running(home)
     running.child.kill()
     running.child.communicate(timeout=PATIENCE_S)
     running.no_worker_is_left()
-    taken_up(home)
+    taken_up(home, score)
 
 
 def test_a_version_that_was_there_stays_the_last(home: Path) -> None:
@@ -163,7 +192,7 @@ def test_a_disk_that_is_full_is_told_in_a_line(home: Path) -> None:
         assert findings(home / "disk" / "s") == []
         run(home, *words)
         run(home, "restore", "t", "back", "--store", "disk/s")
-        same(home / "tree", home / "back")
+        same((home / "tree").resolve(), home / "back")
         assert findings(home / "disk" / "s") == []
 
 
@@ -179,7 +208,7 @@ def test_a_worker_that_may_not_write_on_is_told_in_a_line(home: Path) -> None:
     assert findings(home / "s") == []
     run(home, "archive", "tree", "--name", "t", "--store", "s", "--jobs", "2")
     run(home, "restore", "t", "back", "--store", "s")
-    same(home / "tree", home / "back")
+    same((home / "tree").resolve(), home / "back")
 
 
 def test_a_second_run_under_a_name_is_refused_and_under_another_is_not(home: Path) -> None:

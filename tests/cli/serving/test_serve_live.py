@@ -158,6 +158,18 @@ def test_a_comma_in_a_directory(home: Path) -> None:
         assert guest.read("motd") == b"comma\n"
 
 
+def test_a_directory_of_any_name_is_served_and_shown_escaped(home: Path) -> None:
+    odd = home / os.fsdecode(b"live/\xff\x1b[31m\n")
+    (home / "live/db").rename(odd)
+    with serving(home, "--live", f"db={odd}", lines=3), Guest(home, "db", os.getuid()) as guest:
+        assert guest.read("motd") == b"hello from db\n"
+        shown = ventifs(home, "servers").stdout
+        assert rb"live/\xff\x1b[31m\n, shared, read; 1 connection" in shown
+        assert b"\x1b" not in shown
+        [server] = json.loads(ventifs(home, "servers", "--json").stdout)
+        assert server["live"][1]["connections"] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -103,8 +103,8 @@ def test_requests_of_any_kind(
 
         def work() -> None:
             gc.collect()  # what other tests have left
-            open_before = descriptors()
             with served(export, pins_max=pins_max) as live:
+                open_before = descriptors()
                 talk = LiveTalk(live, uid, dialect=dialect, msize=4096, limits=LIMITS)
                 for requests, jobs in drawn:
                     talk.send(*requests)
@@ -117,8 +117,7 @@ def test_requests_of_any_kind(
                 assert talk.session._fids.held == 0
                 del talk
                 assert len(live.tree.pins) == 0
-            del live
-            assert descriptors().items() - open_before.items() == set()
+                assert descriptors().items() - open_before.items() == set()
 
         with no_bugs(), no_collection():
             in_thread(work)
@@ -147,8 +146,8 @@ def test_any_bytes(pieces: list[bytes], dialect: Dialect, uid: int) -> None:
 
         def work() -> None:
             gc.collect()  # what other tests have left
-            open_before = descriptors()
             with served(export) as live:
+                open_before = descriptors()
                 talk = LiveTalk(live, uid, dialect=dialect)
                 try:
                     for piece in pieces:
@@ -159,8 +158,7 @@ def test_any_bytes(pieces: list[bytes], dialect: Dialect, uid: int) -> None:
                     pass
                 talk.close()
                 del talk
-            del live
-            assert descriptors().items() - open_before.items() == set()
+                assert descriptors().items() - open_before.items() == set()
 
         with no_bugs(), no_collection():
             in_thread(work)

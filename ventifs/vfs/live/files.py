@@ -201,10 +201,10 @@ class LiveFile:
         self.access.check_writable()
         pin = self.pinned()
         self.access.act()
-        if value:
-            os.setxattr(proc_path(pin.fd), name, value, flags)
-        else:
+        if not value and flags & os.XATTR_REPLACE:
             os.removexattr(proc_path(pin.fd), name)
+        else:
+            os.setxattr(proc_path(pin.fd), name, value, flags)
 
     # Walking
 
