@@ -345,8 +345,10 @@ def test_attributes_of_the_system_are_root_s(live: Live) -> None:
     assert set(root.run(root.at("file").xattr_names)) == {b"trusted.a", b"security.capability"}
     assert b"trusted.a" not in alice.run(file.xattr_names)
     assert alice.refused(file.xattr, b"trusted.a") == errno.ENODATA
+    assert alice.refused(file.set_xattr, b"security.capability", CAPABILITY, 0) == errno.EPERM
+    bob = live.attach(1001).at("file")
     assert (
-        alice.refused(file.set_xattr, b"security.capability", b"", os.XATTR_REPLACE) == errno.EPERM
+        alice.refused(bob.set_xattr, b"security.capability", b"", os.XATTR_REPLACE) == errno.EPERM
     )
 
 

@@ -73,28 +73,40 @@ def change(
         if writing is not None:
             os.ftruncate(writing, changes.size)
         else:
-            try:
-                os.truncate(proc_path(fd), changes.size)
-            except PermissionError:
-                if not resize(access, fd, changes.size):
-                    raise
+            _change_size(fd, changes.size, access)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         chown_empty(fd, uid, -1 if changes.gid is None else changes.gid)
     if changes.mode is not None:
-        try:
-            os.chmod(proc_path(fd), changes.mode)
-        except PermissionError:
-            if not clear_set_ids(access, fd, changes.mode):
-                raise
+        _change_mode(fd, changes.mode, access)
     if changes.atime_ns is not None or changes.mtime_ns is not None:
-        try:
-            set_times(fd, changes.atime_ns, changes.mtime_ns)
-        except PermissionError:
-            if not touch(access, fd, changes.atime_ns, changes.mtime_ns):
-                raise
+        _change_times(fd, changes.atime_ns, changes.mtime_ns, access)
     if changes.ctime and changes == _CTIME_ALONE:
         _change_ctime(fd)
+
+
+def _change_size(fd: int, size: int, access: "Access") -> None:
+    try:
+        os.truncate(proc_path(fd), size)
+    except PermissionError:
+        if not resize(access, fd, size):
+            raise
+
+
+def _change_mode(fd: int, mode: int, access: "Access") -> None:
+    try:
+        os.chmod(proc_path(fd), mode)
+    except PermissionError:
+        if not clear_set_ids(access, fd, mode):
+            raise
+
+
+def _change_times(fd: int, atime_ns: int | None, mtime_ns: int | None, access: "Access") -> None:
+    try:
+        set_times(fd, atime_ns, mtime_ns)
+    except PermissionError:
+        if not touch(access, fd, atime_ns, mtime_ns):
+            raise
 
 
 _CTIME_ALONE = AttributeChanges(ctime=True)

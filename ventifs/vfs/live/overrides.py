@@ -87,19 +87,18 @@ def clear_set_ids(access: "Access", fd: int, mode: int) -> bool:
     """Clear set-id bits, if a mode asks for that alone and the user may write the file.
 
     The kernel clears them in one step, so that a change of the mode by others is not undone. It
-    also removes `security.capability`, as the write that follows does. Set-gid of a file that its
-    group may not execute has no effect; it stays until that write, to which the kernel's own rules
-    apply.
+    also removes `security.capability`, as the write that follows does. Set-gid has no effect on a
+    file that its group may not execute, and kernels differ about it: there it may be asked for or
+    not, and stays as it is until that write.
 
     Returns:
         Whether the mode was such, and the user may.
     """
-    status = os.fstat(fd)
-    present = stat.S_IMODE(status.st_mode)
-    effective = _SET_IDS if present & stat.S_IXGRP else stat.S_ISUID
-    if mode not in (present & ~effective, present & ~_SET_IDS) or not _may_write(access, fd):
+    present = stat.S_IMODE(os.fstat(fd).st_mode)
+    ignored = 0 if present & stat.S_IXGRP else stat.S_ISGID
+    if mode | ignored != present & ~_SET_IDS | ignored or not _may_write(access, fd):
         return False
-    if mode != present:
+    if present & ~mode:
         with _as_server(access):
             chown_empty(fd, -1, -1)
     return True
