@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 OFFSET_MAX = (1 << 63) - 1
 # Larger writes, and reads, are done by threads. See docs/performance.md.
-WRITE_INLINE_MAX = 256 << 10
+WRITE_INLINE_MAX = 512 << 10
 _SIZED = 64 << 10  # reads that ask for more are cut to the file's size before memory is taken
 _LISTED = 32 << 10  # bytes of one call of the kernel
 _KINDS = [FILE] * 16
