@@ -99,8 +99,9 @@ class LiveOpened:
         has it.
         """
         descriptor = self._open
-        if count > OFFSET_MAX - offset:
-            raise Refused(errno.EINVAL)  # as the kernel does
+        if count > OFFSET_MAX - offset:  # errnos as the kernel has them
+            unreadable = self._flags & os.O_ACCMODE == os.O_WRONLY
+            raise Refused(errno.EBADF if unreadable else errno.EINVAL)
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
         tree, work = self._file.access.tree, partial(_read, descriptor, offset, count)
