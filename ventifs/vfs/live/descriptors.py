@@ -90,8 +90,8 @@ class Pins:
         self._files: list[ref[Pinned] | None] = []  # by number of the descriptor
         self._count = 0  # of those that are not None
         self._hand = 0
-        self._holds: dict[int, int] = {}  # of what is held: how often, by number of the descriptor
-        self._lock = threading.RLock()
+        self._holds: dict[int, int] = {}  # how often one is held, by number of the descriptor
+        self._lock = threading.RLock()  # within it a file may end, which is forgotten then
 
     def __len__(self) -> int:
         """How many can be evicted now, with those of files that are gone."""
@@ -114,8 +114,8 @@ class Pins:
 
     def _add(self, file: Pinned, pin: Descriptor) -> None:
         fd, files = pin.fd, self._files
-        if fd >= len(files):
-            files.extend([None] * (fd + 1 - len(files)))
+        while fd >= len(files):
+            files.append(None)
         self._count += files[fd] is None
         files[fd] = ref(file)
 
@@ -191,7 +191,10 @@ class Pins:
         return self.evictions > before
 
     def _evict_one(self, spared: Descriptor | None) -> None:
-        """Evict a pin that was not used lately; one without a name is let alone for ever."""
+        """Evict a pin that was not used lately, but not the one that is spared.
+
+        One without a name is not evicted, and let alone for ever.
+        """
         files, looked_at = self._files, 0
         while self._count:
             fd = self._hand
@@ -205,12 +208,14 @@ class Pins:
                 files[fd] = None  # the file is gone
                 self._count -= 1
                 return
-            looked_at += 1
-            if pin is spared or (pin.used and looked_at < _LOOKED_AT_MAX):
-                pin.used = pin is spared
-                if pin is not spared or self._count > 1:
+            if pin is spared:
+                if self._count > 1:
                     continue
                 return
+            looked_at += 1
+            if pin.used and looked_at < _LOOKED_AT_MAX:
+                pin.used = False
+                continue
             self.forget(pin)
             if os.fstat(fd).st_nlink and file.evict():
                 self.evictions += 1

@@ -148,6 +148,7 @@ class LiveTree:
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
         status = statx(self.root.fd)
         self._device = status.dev
+        self._here = born(self.root.fd)[4]  # the same device
         self._prefixes: dict[int, int] = {}
         self._births = status.btime_ns != 0
         self._handles = self._has_handles()
@@ -193,10 +194,10 @@ class LiveTree:
         return self._mark(born_at(directory, name), name)
 
     def _mark(self, status: Born, name: bytes) -> bytes:
-        mode, ino, btime_ns, device = status
-        if device != self._device or not 0 < ino < _HASHED:
-            ino = self.number(device, ino)
-        return mark_of(mode, btime_ns, ino, name)
+        mode, ino, birth_s, birth_ns, device = status
+        if device != self._here or not 0 < ino < _HASHED:
+            ino = self.number(os.makedev(device & 0xFFFF_FFFF, device >> 32), ino)
+        return mark_of(mode, birth_s * 1_000_000_000 + birth_ns, ino, name)
 
     def number_beside(self, number: int, ino: int) -> int:
         """The number of an inode on the device of another file, whose number is given."""
