@@ -88,14 +88,14 @@ class Pins:
         self.pins_max = pins_max
         self.evictions = 0
         self._files: list[ref[Pinned] | None] = []  # by number of the descriptor
-        self._count = 0  # of those that are not None
+        self._count = 0  # of those that are not None, also of files that are gone
         self._hand = 0
         self._holds: dict[int, int] = {}  # how often one is held, by number of the descriptor
         self._lock = threading.RLock()  # within it a file may end, which is forgotten then
 
     def __len__(self) -> int:
-        """How many can be evicted now, with those of files that are gone."""
-        return self._count
+        """How many can be evicted now; O(n)."""
+        return sum(reference is not None and reference() is not None for reference in self._files)
 
     def keep(self, file: Pinned, pin: Descriptor) -> None:
         """Count the new pin of a file; evict others if there are too many.
