@@ -30,6 +30,7 @@ class LiveDirectory:
     Attributes:
         tree: its files.
         locks: what its sessions have locked.
+        acts_as_users: whether files are used as the user who asks; if not, as the server's own.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class LiveDirectory:
             clock=clock,
         )
         self.locks = ExportLocks(max(8, self.tree.pins.pins_max // _LOCKS_SHARE))
+        self.acts_as_users = self.tree.acting.switches
         self._name = os.fsencode(export.name)
         self._accounts = accounts or HostAccounts(self.tree.acting)
         self._views: dict[Squashing, LiveFilesystem] = {}
