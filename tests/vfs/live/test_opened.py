@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +11,8 @@ import pytest
 
 from tests.support.limits import file_size_limit
 from tests.support.live import AS_ROOT, Guest, Live, live_export, needs_root
-from ventifs.vfs.interface import Blocking, Cold
+from tests.support.locking import READ, WRITE
+from ventifs.vfs.interface import LOCK_SUCCESS, Blocking, Cold, Lock
 from ventifs.vfs.live.leftovers import KEPT_MAX
 from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX
 
@@ -417,3 +419,39 @@ def test_a_listing_of_an_unreadable_directory(live: Live, guest: Guest) -> None:
         live.path.chmod(0o311)
     assert guest.refused(guest.root.open, os.O_RDONLY) == errno.EACCES
     live.path.chmod(0o755)
+
+
+# Locks
+
+
+def _executes(live: Live) -> bool:
+    """Whether the host can execute the file `true`, which it cannot while it is being written."""
+    return subprocess.run([live.path / "true"], check=False).returncode == 0
+
+
+def test_a_read_only_export_gives_no_write_locks() -> None:
+    with live_export(writable=False) as live:
+        shutil.copy(shutil.which("true") or "", live.path / "true")
+        guest = live.attach()
+        opened = guest.open("true")
+        assert guest.refused(opened.lock, Lock(WRITE, 0, 0, 1, b"guest"), 0) == errno.EROFS
+        assert guest.run(opened.lock, Lock(READ, 0, 0, 1, b"guest"), 0) == LOCK_SUCCESS
+        assert _executes(live)
+        opened.close()
+        del opened
+
+
+@needs_root
+def test_who_may_not_write_a_file_gets_no_write_lock_of_it(live: Live) -> None:
+    shutil.copy(shutil.which("true") or "", live.path / "true")
+    (live.path / "own").touch()
+    os.chown(live.path / "own", 1000, 1000)
+    live.path.chmod(0o777)
+    guest, lock = live.attach(1000), Lock(WRITE, 0, 0, 1, b"guest")
+    opened = guest.open("true")
+    assert guest.refused(opened.lock, lock, 0) == errno.EACCES
+    assert _executes(live)
+    opened.close()
+    for opened in guest.open("own"), guest.create("new", 0o444)[1]:
+        assert guest.run(opened.lock, lock, 0) == LOCK_SUCCESS
+        opened.close()
