@@ -13,7 +13,7 @@ import pytest
 from tests.support.live import AS_ROOT, NAME, Guest, Live, live_export, needs_root, type_of
 from tests.support.talking import Talk
 from ventifs.ninep.protocol import messages as m
-from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, User
+from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, AttributeChanges, User
 
 LONGEST = "n" * 255
 
@@ -402,6 +402,17 @@ def test_files_that_are_renamed_into_each_other_have_a_way_up(guest: Guest) -> N
     assert guest.run(y.walk, b"..").identity == x.identity
     guest.run(y.remove)
     assert guest.names("x") == []
+
+
+@needs_root
+def test_a_file_that_is_renamed_into_another_users_directory_acts_as_before(live: Live) -> None:
+    live.path.chmod(0o777)
+    root, guest = live.attach(0), live.attach(1000)
+    root.mkdir("d", 0o777)
+    file = guest.put("file")
+    guest.run(file.rename, root.at("d"), b"file")
+    assert guest.refused(file.set_xattr, b"trusted.test", b"1", 0) == errno.EPERM
+    assert guest.refused(file.setattr, AttributeChanges(uid=0)) == errno.EPERM
 
 
 def test_a_session_that_renamed_files_holds_nothing_of_them_afterwards(live: Live) -> None:
