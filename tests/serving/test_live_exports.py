@@ -558,11 +558,13 @@ def test_stopping_ends_the_process_in_order(
 ) -> None:
     async def test(server: Running) -> None:
         caller = await server.attached("one")
-        await server.orders.send("stop")
+        await server.stop()
         assert await caller.hung_up()
 
     setting.serving(test)
     assert "export_died" not in caplog.messages
-    [closed] = [line for line in capfd.readouterr().err.splitlines() if "event=closed" in line]
+    said = capfd.readouterr().err
+    assert said.count("event=closed") == 1, said
+    [closed] = [line for line in said.splitlines() if "event=closed" in line]
     assert "reason=stopped" in closed
     assert closed.endswith("live=one")

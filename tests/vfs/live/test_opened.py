@@ -8,11 +8,13 @@ from contextlib import suppress
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.limits import file_size_limit
 from tests.support.live import AS_ROOT, Guest, Live, live_export, needs_root
 from ventifs.vfs.interface import Blocking, Cold
 from ventifs.vfs.live.leftovers import KEPT_MAX
 from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX
+from ventifs.vfs.live.tree import SLOW_S
 
 MIB = 1 << 20
 
@@ -176,8 +178,7 @@ def test_what_is_in_memory_is_read_at_once(live: Live, guest: Guest) -> None:
     guest.read(opened)
     before = live.threaded
     assert guest.read(opened) == b"12345"
-    if live.tree.nowait is not False:
-        assert live.threaded == before
+    assert live.threaded == before
     opened.close()
 
 
@@ -209,10 +210,11 @@ def test_what_is_partly_in_memory_is_read_whole(
     opened.close()
 
 
-def test_a_file_system_that_cannot_tell_is_read_by_threads(
-    live: Live, guest: Guest, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_file_system_that_cannot_tell_is_read_by_threads_if_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    guest.put("file", b"12345")
+    """As tmpfs and overlayfs, which do not know RWF_NOWAIT."""
     real, tried = os.preadv, []
 
     def preadv(fd: int, buffers: tuple[bytearray], offset: int, flags: int = 0) -> int:
@@ -222,17 +224,25 @@ def test_a_file_system_that_cannot_tell_is_read_by_threads(
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", preadv)
-    opened = guest.open("file")
-    for _ in range(3):
-        assert guest.read(opened) == b"12345"
-    assert tried.count(os.RWF_NOWAIT) == 1
-    opened.close()
+    with live_export(clock=Clock(step_s=2 * SLOW_S if slow else 0.0)) as live:
+        guest = live.attach()
+        guest.put("file", b"12345")
+        opened = guest.open("file")
+        live.tree.pace._threaded = 0
+        before = live.threaded
+        for _ in range(3):
+            assert guest.read(opened) == b"12345"
+        assert tried.count(os.RWF_NOWAIT) == 1
+        assert live.threaded - before == (2 if slow else 0)  # the first one was slow
+        opened.close()
+        del opened
 
 
 def test_a_file_that_is_clunked_while_a_thread_reads(guest: Guest) -> None:
     guest.put("file", b"12345")
     opened = guest.open("file")
-    opened._file.access.tree.nowait = False
+    guest.live.tree.nowait = False
+    guest.live.all_in_threads()
     with pytest.raises(Cold) as cold:
         opened.read(0, 100)
     opened.close()
@@ -417,3 +427,48 @@ def test_a_listing_of_an_unreadable_directory(live: Live, guest: Guest) -> None:
         live.path.chmod(0o311)
     assert guest.refused(guest.root.open, os.O_RDONLY) == errno.EACCES
     live.path.chmod(0o755)
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_what_a_disk_refuses_is_passed_on(
+    guest: Guest, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotas too, which not every kernel here has."""
+    file = guest.put("file", b"1")
+    opened = guest.open("file", os.O_RDWR)
+    root = guest.root
+    real = os.open
+
+    def refuses(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    def creates(path: bytes, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        return refuses() if flags & os.O_CREAT else real(path, flags, *rest, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        for name in ("pwrite", "mkdir", "symlink", "mknod", "rename", "unlink", "rmdir"):
+            patch.setattr(os, name, refuses)
+        for name in ("fsync", "fdatasync", "setxattr", "ftruncate", "truncate", "chmod"):
+            patch.setattr(os, name, refuses)
+        patch.setattr(os, "open", creates)
+        refused = [
+            guest.refused(opened.write, 0, b"2"),
+            guest.refused(opened.write, 0, bytes(1 << 20)),
+            guest.refused(opened.fsync, data_only=True),
+            guest.refused(opened.fsync, data_only=False),
+            guest.refused(guest.create, "new"),
+            guest.refused(guest.mkdir, "new"),
+            guest.refused(root.symlink, b"new", b"x", 0),
+            guest.refused(root.mknod, b"new", 0o10600, 0, 0),
+            guest.refused(root.renameat, b"file", root, b"new"),
+            guest.refused(root.unlink, b"file", directory=False),
+            guest.refused(root.unlink, b"file", directory=True),
+            guest.refused(file.set_xattr, b"user.a", b"1", 0),
+            guest.refused(guest.set, file, size=0),
+            guest.refused(guest.set, opened, size=0),
+            guest.refused(guest.set, file, mode=0),
+        ]
+    assert refused == [number] * len(refused)
+    opened.close()
+    assert guest.names() == [b"file"]
+    assert guest.content("file") == b"1"

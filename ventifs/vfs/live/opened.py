@@ -103,15 +103,14 @@ class LiveOpened:
             raise Refused(errno.EINVAL)  # as the kernel does
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
-        tree = self._file.access.tree
-        if tree.nowait is not False:
+        tree, work = self._file.access.tree, partial(_read, descriptor, offset, count)
+        if tree.nowait:
             found = self._read_now(descriptor, offset, count)
             if found is not None:
                 return found
-        work = partial(_read, descriptor, offset, count)
-        if tree.nowait is False:
-            return tree.pace.run(work)
-        raise Cold(Load(None, work))
+            if tree.nowait:
+                raise Cold(Load(None, work))
+        return tree.pace.run(work)
 
     def _read_now(self, descriptor: Descriptor, offset: int, count: int) -> list[Buffer] | None:
         """Read if that needs no disk; None if it does, or if the kernel cannot tell."""
