@@ -43,7 +43,7 @@ class LiveTrees(Protocol):
     """An export's directory as file systems."""
 
     def view(self, squash: Squashing) -> Filesystem:
-        """The file system as those see it whose users become nobody in this way."""
+        """The file system for clients some of whose users become `nobody`: which, `squash` says."""
 
     def close(self) -> None:
         """Close what is open; no session is left."""

@@ -170,7 +170,7 @@ def _check_writable(opened: OpenExport, where: _Where) -> None:
 
 
 def _remedy(way: bytes) -> str:
-    """The commands after which `way` harms nobody; a mount point cannot be moved."""
+    """The commands that make `way` harmless; a mount point cannot be moved."""
     way = os.path.realpath(way)
     quoted = command_word(os.fsdecode(way))
     remount = f"mount -o remount,bind,nosuid,nodev {quoted}"
