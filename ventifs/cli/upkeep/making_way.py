@@ -82,7 +82,7 @@ class MakingWay:
 
 
 def pause_for(began: Usage, now: Usage, processors: int) -> float:
-    """Seconds to pause for what happened between two moments; 0 if there were processors for all."""
+    """Seconds to pause for what happened between two moments; 0 if processors were free."""
     elapsed = max(now.now - began.now, 1e-9)
     own = now.own - began.own
     others = (now.all - began.all - own) / elapsed
