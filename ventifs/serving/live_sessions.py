@@ -55,7 +55,7 @@ class LiveTrees(Protocol):
     acts_as_users: bool
 
     def view(self, squash: Squashing) -> Filesystem:
-        """The file system as those see it whose users become nobody in this way."""
+        """The file system for clients some of whose users become `nobody`: which, `squash` says."""
 
     def close(self) -> None:
         """Close what is open; no session is left."""

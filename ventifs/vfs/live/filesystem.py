@@ -71,7 +71,7 @@ class LiveDirectory:
         self._views: dict[Squashing, LiveFilesystem] = {}
 
     def view(self, squash: Squashing) -> "LiveFilesystem":
-        """The file system as those see it whose users become nobody in this way."""
+        """The file system for clients some of whose users become `nobody`: which, `squash` says."""
         if squash not in self._views:
             users = Users(self.tree.acting, self._accounts, squash=Squash(squash))
             self._views[squash] = LiveFilesystem(self._name, self.tree, users, self.locks)
