@@ -165,7 +165,7 @@ class Pins:
             if left:
                 holds[pin.fd] = left
             else:
-                self._add(file, pin)
+                self.keep(file, pin)
 
     def with_room(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what makes a descriptor; evict pins if there is no room for one.
