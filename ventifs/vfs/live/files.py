@@ -484,12 +484,13 @@ def root_at(access: Access, names: list[bytes]) -> LiveFile:
     """The root of an attach to a path. May wait for the disk.
 
     Raises:
-        Refused: EXDEV for a mount point, ENOENT for `.` and `..`.
+        Refused: EXDEV for a mount point, ENOENT for `.` and `..`, EINVAL for a NUL.
     """
     at = root_of(access)
     for name in names:
         if name in (b".", b".."):
             raise Refused(errno.ENOENT)
+        _check_name(name)
         found = at.find(at.pin or access.tree.found(at), name)
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)

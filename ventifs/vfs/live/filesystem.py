@@ -121,7 +121,7 @@ class LiveSession:
         Raises:
             Refused: EXDEV for the name of another export, and for a mount point.
         """
-        name, _, path = aname.partition(b":")
+        name, _, path = aname.removeprefix(b"/").partition(b":")
         if name != self._name:
             raise Refused(errno.EXDEV)
         access = Access(self._tree, self._users.actor(user), self._locks)
