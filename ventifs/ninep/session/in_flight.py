@@ -233,7 +233,7 @@ class InFlight:
         self._enter(request)
         if request.tries == 0:
             if request.fid is not None:
-                request.fid.users += 1
+                request.fid.use()
             self.changing |= request.changed
         request.tries += 1
         if request.uses.freed:
