@@ -36,7 +36,8 @@ def copies(setting: Setting) -> str:
             "grep -v 'socket ignored' ../tar.err >&2 || rm ../tar.err"
         )
         setting.run(
-            f"rsync -aHAX --numeric-ids {path}/tar/ back; diff -r --no-dereference back {path}/tar"
+            f"rsync -aH --numeric-ids {path}/tar/ back\n"
+            f"diff -r --no-dereference back {path}/tar\nrm -r back"
         )
     found = []
     for copier in ("cp", "rsync", "tar"):

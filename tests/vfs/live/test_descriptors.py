@@ -388,7 +388,7 @@ def test_what_is_held_is_not_counted() -> None:
     first = files[0]
     assert first.pin is not None
     pins.release(first, first.pin)
-    assert len(pins) == 2  # another one has given way
+    assert len(pins) == 2
     last = Evictable(pins)
     assert len(pins) == 2
     assert last.pin is not None

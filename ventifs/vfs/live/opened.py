@@ -75,10 +75,18 @@ class LiveOpened:
         return self._open.fd
 
     def reopen(self, mode: int) -> int:
-        """See `locks.Lockable`: as the server."""
-        tree = self._file.access.tree
-        tree.acting.as_server()
-        return tree.reopen(self._open, mode)
+        """See `locks.Lockable`: for writing as the user, unless it is open for that already.
+
+        So who may not write a file gets no write lock of it, and does not keep the host from
+        executing it.
+        """
+        access = self._file.access
+        if mode != os.O_RDONLY and self._flags & os.O_ACCMODE == os.O_RDONLY:
+            access.check_writable()
+            access.act()
+        else:
+            access.tree.acting.as_server()
+        return access.tree.reopen(self._open, mode)
 
     def attributes(self) -> Attributes:
         """See `Opened`."""
