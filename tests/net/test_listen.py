@@ -21,6 +21,7 @@ from ventifs.net.address import (
     TcpAddress,
     UnixAddress,
     VsockAddress,
+    parse_address,
 )
 from ventifs.net.dial import TransportError, connect
 from ventifs.net.listen import default_address, forsake, inherited, listen, local_address
@@ -318,6 +319,25 @@ def test_a_refused_connection_is_told() -> None:
 )
 def test_the_address_when_none_is_named(environment: dict[str, str], uid: int, path: str) -> None:
     assert default_address(environment, uid) == UnixAddress(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "remedy"),
+    [
+        ("unix:///srv/9p.sock", "_listen_unix", "choose a directory that you may write"),
+        ("tcp://127.0.0.1:564", "_listen_tcp", "ports below 1024 are root's; choose another one"),
+    ],
+)
+def test_what_is_not_permitted_has_a_remedy_for_the_address(
+    address: str, kind: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(f"ventifs.net.listen.{kind}", deny)
+    with pytest.raises(TransportError) as caught:
+        listen(parse_address(address))
+    assert str(caught.value) == f"{address}: cannot listen: permission denied; {remedy}"
 
 
 def test_no_address_can_be_found() -> None:

@@ -246,12 +246,15 @@ def test_the_figures_name_each_directory(home: Path) -> None:
 
 
 def test_workers_and_directories_divide_the_memory(home: Path) -> None:
-    """Two workers and two directories get a quarter each; one directory has no process yet."""
+    """Two workers and two directories get a quarter each, also while they have no process."""
     words = ("--live", f"db={home}/live/db", "--workers", "2", "--client-memory", "40MiB")
-    with serving(home, *words, lines=3), Guest(home, "web", os.getuid()) as guest:
-        guest.read("motd")
-        [server] = json.loads(ventifs(home, "servers", "--json").stdout)
-        assert server["process"]["client_bytes_max"] == 30 << 20
+    with serving(home, *words, lines=3):
+        for names in (), ("web",), ("web", "db"):
+            with ExitStack() as guests:
+                for name in names:
+                    guests.enter_context(Guest(home, name, os.getuid())).read("motd")
+                [server] = json.loads(ventifs(home, "servers", "--json").stdout)
+                assert server["process"]["client_bytes_max"] == 40 << 20
 
 
 def test_its_process_ends_with_the_server_however_that_ends(home: Path) -> None:
