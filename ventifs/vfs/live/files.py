@@ -211,6 +211,9 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
+        if fd >= access.tree.pins.numbers_max:
+            os.close(fd)
+            return self._odd(pin, name, errno.EMFILE)
         return self._child(Descriptor(fd), name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
@@ -334,7 +337,9 @@ class LiveFile:
         """See `File`; without O_EXCL, what is there already is opened."""
         access = self.access
         pin = self._changing(name)
-        passed = access.opening(flags)
+        passed, pins = access.opening(flags), access.tree.pins
+        if pins.short:
+            pins.check_room(pin.fd)
         for _ in range(_TRIES):
             access.act_in(gid)
             try:
@@ -343,13 +348,14 @@ class LiveFile:
                 if flags & os.O_EXCL:
                     raise
             except OSError as error:
-                if not access.tree.pins.makes_room(error):
+                if not pins.makes_room(error):
                     raise
                 continue
             else:
+                pins.short |= fd >= pins.numbers_max
                 opened = Descriptor(fd)
                 made = LiveFile(self, opened, access.tree.mark(fd, name))
-                access.tree.pins.hold_new(opened)
+                pins.hold_new(opened)
                 access.locks.opened(number_in(made.mark))
                 return made, LiveOpened(made, opened, passed)
             try:
