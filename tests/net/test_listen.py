@@ -322,7 +322,7 @@ def test_the_address_when_none_is_named(environment: dict[str, str], uid: int, p
 
 def test_no_address_can_be_found() -> None:
     for environment in {}, {"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": "here"}:
-        with pytest.raises(TransportError, match="XDG_RUNTIME_DIR is not set; name an address"):
+        with pytest.raises(TransportError, match="XDG_RUNTIME_DIR names no directory"):
             default_address(environment, 1000)
     with pytest.raises(AddressError, match="longer than 107 bytes"):
         default_address({"XDG_RUNTIME_DIR": "/" + "a" * 100}, 1000)

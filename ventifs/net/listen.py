@@ -130,7 +130,7 @@ def default_address(environment: Mapping[str, str], uid: int) -> UnixAddress:
         directory = Path(user) / "ventifs"
     else:
         raise TransportError(
-            "XDG_RUNTIME_DIR is not set; name an address, such as unix:///DIRECTORY/9p.sock"
+            "XDG_RUNTIME_DIR names no directory for your sockets; set it to one of yours"
         )
     address = parse_address(f"unix://{directory / '9p.sock'}")
     assert isinstance(address, UnixAddress)

@@ -183,3 +183,27 @@ def test_squashed_users(live: Live, squash: str, uid: int, becomes: int) -> None
     assert owner(live, "file")[0] == becomes
     if becomes:
         assert guest.refused(guest.set, "file", uid=0) == errno.EPERM
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_name_is_removed_without_becoming_the_server(
+    live: Live, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    """Changing the user takes as long as all the rest; only a file that was moved is looked for."""
+    alice = live.attach(1000)
+    file = alice.put("file")
+    if moved:
+        (live.path / "file").rename(live.path / "elsewhere")
+    changes: list[str] = []
+    as_server = live.tree.acting.as_server
+
+    def counted() -> None:
+        changes.append("server")
+        as_server()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.tree.acting, "as_server", counted)
+        file.remove()
+        assert bool(changes) == moved
+    as_server()
+    assert os.listdir(live.path) == []

@@ -14,7 +14,7 @@ from tests.support.live import Guest, Live, descriptors, live_export, needs_root
 from tests.support.sizes import LONG
 from ventifs.vfs.interface import Opened
 from ventifs.vfs.live.actor import OneUser
-from ventifs.vfs.live.descriptors import PINS_MAX, pins_allowed
+from ventifs.vfs.live.descriptors import PINS_MAX, Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.marks import handle_in
 from ventifs.vfs.live.tree import LiveTree
 
@@ -40,11 +40,13 @@ def guest(live: Live) -> Guest:
 
 def evict_all(guest: Guest) -> None:
     """Let others take the place of all pins."""
-    for name in ("evicting-1", "evicting-2"):
+    names = [f"evicting-{number}" for number in range(4)]  # the hand passes all others twice
+    for name in names:
         if not (guest.live.path / name).exists():
             (guest.live.path / name).touch()
-    held = [guest.at(name) for name in ("evicting-1", "evicting-2")]
-    assert len(guest.live.tree.pins) == len(held)
+    held = [guest.at(name) for name in names]
+    assert len(guest.live.tree.pins) == 2
+    assert sum(file.pin is not None for file in held) == 2
 
 
 def test_what_was_evicted_is_found_again(live: Live, guest: Guest) -> None:
@@ -316,3 +318,79 @@ def test_files_are_found_as_the_server(live: Live) -> None:
     assert alice.content(file) == b"1"
     if live.tree.acting.switches:
         assert alice.refused(alice.at("d").walk, b"file") == errno.EACCES
+
+
+# The clock's hand
+
+
+class Evictable:
+    """A file that lets its pin go."""
+
+    def __init__(self, pins: Pins) -> None:
+        self.pin: Descriptor | None = Descriptor(os.open("/", os.O_PATH))
+        pins.keep(self, self.pin)
+
+    def evict(self) -> bool:
+        self.pin = None
+        return True
+
+
+def pinned(files: list[Evictable]) -> list[int]:
+    return [number for number, file in enumerate(files) if file.pin is not None]
+
+
+def test_what_was_used_since_the_hand_came_by_stays() -> None:
+    pins = Pins(8)
+    files = [Evictable(pins) for _ in range(9)]  # all were used, so that all marks are cleared
+    left = pinned(files)
+    assert len(left) == len(pins) == 8
+    assert left[-1] == 8  # the new one is spared
+    used = [files[number] for number in left[::2]]
+    for _ in range(3):
+        for file in used:
+            assert file.pin is not None
+            file.pin.used = True
+        files.append(Evictable(pins))
+    assert all(file.pin is not None for file in used)
+    assert pins.evictions == 4
+
+
+def test_an_eviction_looks_at_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ventifs.vfs.live.descriptors._LOOKED_AT_MAX", 3)
+    pins = Pins(8)
+    files = [Evictable(pins) for _ in range(9)]
+    assert pins.evictions == 1
+    assert [file.pin.used for file in files if file.pin is not None].count(False) == 2
+
+
+def test_one_pin_that_is_allowed_is_the_newest() -> None:
+    pins = Pins(1)
+    files = [Evictable(pins) for _ in range(5)]
+    assert pinned(files) == [4]
+    files.clear()
+
+
+def test_what_is_held_is_not_counted() -> None:
+    pins = Pins(2)
+    files = [Evictable(pins) for _ in range(2)]
+    for file in files:
+        assert file.pin is not None
+        assert pins.hold(file, file.pin)
+        assert pins.hold(file, file.pin)
+    assert len(pins) == 0
+    more = [Evictable(pins) for _ in range(3)]
+    assert pinned(files) == [0, 1]
+    assert len(pinned(more)) == 2
+    for file in files:
+        assert file.pin is not None
+        pins.release(file, file.pin)
+        assert len(pins) == 2
+    first = files[0]
+    assert first.pin is not None
+    pins.release(first, first.pin)
+    assert len(pins) == 2
+    last = Evictable(pins)
+    assert len(pins) == 2
+    assert last.pin is not None
+    stale = Descriptor(os.dup(last.pin.fd))
+    assert not pins.hold(last, stale)

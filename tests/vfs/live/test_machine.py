@@ -327,10 +327,10 @@ class Both(RuleBasedStateMachine):
 
         def theirs() -> None:
             path = f"/proc/self/fd/{fd}"
-            if value:
-                os.setxattr(path, name, value, flags)
-            else:
+            if not value and flags & os.XATTR_REPLACE:  # as Linux's client removes one
                 os.removexattr(path, name)
+            else:
+                os.setxattr(path, name, value, flags)
 
         self.both(lambda: self.guest.run(file.set_xattr, name, value, flags), theirs)
 

@@ -2,17 +2,24 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
+from tests.support.clock import Clock
 from tests.support.limits import file_size_limit
-from tests.support.live import AS_ROOT, Guest, Live, live_export, needs_root
-from ventifs.vfs.interface import Blocking, Cold
+from tests.support.live import AS_ROOT, NAME, Guest, Live, live_export, needs_root
+from tests.support.locking import READ, WRITE
+from tests.support.talking import Talk
+from ventifs.ninep.protocol import messages as m
+from ventifs.ninep.session.limits import SessionLimits
+from ventifs.vfs.interface import LOCK_SUCCESS, Blocking, Cold, Lock
 from ventifs.vfs.live.leftovers import KEPT_MAX
-from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX
+from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX, LiveOpened
+from ventifs.vfs.live.tree import SLOW_S
 
 MIB = 1 << 20
 
@@ -58,7 +65,8 @@ def test_what_is_open_for_one_thing_does_not_do_the_other(guest: Guest) -> None:
     guest.put("file", b"1")
     reads, writes = guest.open("file", os.O_RDONLY), guest.open("file", os.O_WRONLY)
     assert guest.refused(reads.write, 0, b"2") == errno.EBADF
-    assert guest.refused(writes.read, 0, 1) == errno.EBADF
+    for offset in (0, OFFSET_MAX):
+        assert guest.refused(writes.read, offset, 1) == errno.EBADF
     assert guest.refused(reads.entries, 0) == errno.ENOTDIR
     assert guest.refused(reads.listed, b"x") == errno.ENOTDIR
     reads.close()
@@ -176,8 +184,7 @@ def test_what_is_in_memory_is_read_at_once(live: Live, guest: Guest) -> None:
     guest.read(opened)
     before = live.threaded
     assert guest.read(opened) == b"12345"
-    if live.tree.nowait is not False:
-        assert live.threaded == before
+    assert live.threaded == before
     opened.close()
 
 
@@ -209,10 +216,11 @@ def test_what_is_partly_in_memory_is_read_whole(
     opened.close()
 
 
-def test_a_file_system_that_cannot_tell_is_read_by_threads(
-    live: Live, guest: Guest, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_file_system_that_cannot_tell_is_read_by_threads_if_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    guest.put("file", b"12345")
+    """As tmpfs and overlayfs, which do not know RWF_NOWAIT."""
     real, tried = os.preadv, []
 
     def preadv(fd: int, buffers: tuple[bytearray], offset: int, flags: int = 0) -> int:
@@ -222,17 +230,25 @@ def test_a_file_system_that_cannot_tell_is_read_by_threads(
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", preadv)
-    opened = guest.open("file")
-    for _ in range(3):
-        assert guest.read(opened) == b"12345"
-    assert tried.count(os.RWF_NOWAIT) == 1
-    opened.close()
+    with live_export(clock=Clock(step_s=2 * SLOW_S if slow else 0.0)) as live:
+        guest = live.attach()
+        guest.put("file", b"12345")
+        opened = guest.open("file")
+        live.tree.pace._threaded = 0
+        before = live.threaded
+        for _ in range(3):
+            assert guest.read(opened) == b"12345"
+        assert tried.count(os.RWF_NOWAIT) == 1
+        assert live.threaded - before == (2 if slow else 0)  # the first one was slow
+        opened.close()
+        del opened
 
 
 def test_a_file_that_is_clunked_while_a_thread_reads(guest: Guest) -> None:
     guest.put("file", b"12345")
     opened = guest.open("file")
-    opened._file.access.tree.nowait = False
+    guest.live.tree.nowait = False
+    guest.live.all_in_threads()
     with pytest.raises(Cold) as cold:
         opened.read(0, 100)
     opened.close()
@@ -417,3 +433,117 @@ def test_a_listing_of_an_unreadable_directory(live: Live, guest: Guest) -> None:
         live.path.chmod(0o311)
     assert guest.refused(guest.root.open, os.O_RDONLY) == errno.EACCES
     live.path.chmod(0o755)
+
+
+# Locks
+
+
+def _executes(live: Live) -> bool:
+    """Whether the host can execute the file `true`, which it cannot while it is being written."""
+    return subprocess.run([live.path / "true"], check=False).returncode == 0
+
+
+def test_a_read_only_export_gives_no_write_locks() -> None:
+    with live_export(writable=False) as live:
+        shutil.copy(shutil.which("true") or "", live.path / "true")
+        guest = live.attach()
+        opened = guest.open("true")
+        assert guest.refused(opened.lock, Lock(WRITE, 0, 0, 1, b"guest"), 0) == errno.EROFS
+        assert guest.run(opened.lock, Lock(READ, 0, 0, 1, b"guest"), 0) == LOCK_SUCCESS
+        assert _executes(live)
+        opened.close()
+        del opened
+
+
+@needs_root
+def test_who_may_not_write_a_file_gets_no_write_lock_of_it(live: Live) -> None:
+    shutil.copy(shutil.which("true") or "", live.path / "true")
+    (live.path / "own").touch()
+    os.chown(live.path / "own", 1000, 1000)
+    live.path.chmod(0o777)
+    guest, lock = live.attach(1000), Lock(WRITE, 0, 0, 1, b"guest")
+    opened = guest.open("true")
+    assert guest.refused(opened.lock, lock, 0) == errno.EACCES
+    assert _executes(live)
+    opened.close()
+    for opened in guest.open("own"), guest.create("new", 0o444)[1]:
+        assert guest.run(opened.lock, lock, 0) == LOCK_SUCCESS
+        opened.close()
+
+
+# What threads have read
+
+
+@pytest.mark.parametrize("end", ["", "flush", "version"])
+def test_what_threads_have_read_and_nobody_takes_is_limited(
+    live: Live, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A client that does not read its replies must not fill the memory with a sparse file."""
+    (live.path / "sparse").touch()
+    os.truncate(live.path / "sparse", 1 << 40)
+    monkeypatch.setattr(LiveOpened, "_read_now", lambda *_: None)
+    limits = SessionLimits(in_flight_bytes_max=1 << 16)
+    talk = Talk(live.directory.view("none").session(), attach=False, limits=limits)
+    uid = 0 if AS_ROOT else os.geteuid()
+    talk.ask(
+        m.Tattach(0, m.NOFID, b"", NAME, uid), m.Twalk(0, 1, (b"sparse",)), m.Tlopen(1, os.O_RDONLY)
+    )
+    reads = [(tag, m.Tread(1, tag * 8000, 8000)) for tag in range(200)]
+    assert talk.send(*reads) == []
+    assert talk.session.in_flight == -(-(1 << 16) // 8000)
+    assert not talk.session.hungry
+    if not end:
+        assert len(talk.work()) == 200
+    elif end == "flush":
+        talk.session.receive(talk.frames(*[(1000 + tag, m.Tflush(tag)) for tag, _ in reads]))
+        talk.work()
+    else:
+        talk.session.receive(talk.frames((m.NOTAG, m.Tversion(8192, b"9P2000.L"))))
+        talk.work()
+    assert talk.session.hungry
+    assert talk.session._flight.results == 0
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_what_a_disk_refuses_is_passed_on(
+    guest: Guest, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotas too, which not every kernel here has."""
+    file = guest.put("file", b"1")
+    opened = guest.open("file", os.O_RDWR)
+    root = guest.root
+    real = os.open
+
+    def refuses(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    def creates(path: bytes, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        return refuses() if flags & os.O_CREAT else real(path, flags, *rest, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        for name in ("pwrite", "mkdir", "symlink", "mknod", "rename", "unlink", "rmdir"):
+            patch.setattr(os, name, refuses)
+        for name in ("fsync", "fdatasync", "setxattr", "ftruncate", "truncate", "chmod"):
+            patch.setattr(os, name, refuses)
+        patch.setattr(os, "open", creates)
+        refused = [
+            guest.refused(opened.write, 0, b"2"),
+            guest.refused(opened.write, 0, bytes(1 << 20)),
+            guest.refused(opened.fsync, data_only=True),
+            guest.refused(opened.fsync, data_only=False),
+            guest.refused(guest.create, "new"),
+            guest.refused(guest.mkdir, "new"),
+            guest.refused(root.symlink, b"new", b"x", 0),
+            guest.refused(root.mknod, b"new", 0o10600, 0, 0),
+            guest.refused(root.renameat, b"file", root, b"new"),
+            guest.refused(root.unlink, b"file", directory=False),
+            guest.refused(root.unlink, b"file", directory=True),
+            guest.refused(file.set_xattr, b"user.a", b"1", 0),
+            guest.refused(guest.set, file, size=0),
+            guest.refused(guest.set, opened, size=0),
+            guest.refused(guest.set, file, mode=0),
+        ]
+    assert refused == [number] * len(refused)
+    opened.close()
+    assert guest.names() == [b"file"]
+    assert guest.content("file") == b"1"

@@ -76,9 +76,12 @@ def test_statx_has_the_fields_of_stat(tmp_path: Path, kind: str) -> None:
             os.mkfifo(path)
     with opened(path) as fd:
         found = syscalls.statx(fd)
+        born = syscalls.born(fd)
     assert found._replace(btime_ns=0) == as_os_reports(path)
+    device = os.major(found.dev) | os.minor(found.dev) << 32
+    assert born == (found.mode, found.ino, *divmod(found.btime_ns, 1_000_000_000), device)
     with opened(tmp_path) as top:
-        assert syscalls.statx_at(top, b"it") == found
+        assert syscalls.born_at(top, b"it") == born
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero", "/dev", "/proc", "/proc/self/status"])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.support.clock import Clock
 from tests.support.live import Live, live_export
 from ventifs.vfs.interface import Cold
-from ventifs.vfs.live.syscalls import open_beneath
 from ventifs.vfs.live.tree import SLOW_S, THREADED, Pace
 
 
@@ -131,14 +130,11 @@ def test_names_that_are_not_in_memory(
     live: Live, threads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looked up at once or by a thread, found or not: the result is the same."""
-    real = open_beneath
 
-    def uncached(directory: int, name: bytes, flags: int, cached: bool = True) -> int:
-        if cached:
-            raise BlockingIOError(errno.EAGAIN, "not cached")
-        return real(directory, name, flags, cached=False)
+    def uncached(directory: int, name: bytes) -> int:
+        raise BlockingIOError(errno.EAGAIN, "not cached")
 
-    monkeypatch.setattr("ventifs.vfs.live.files.open_beneath", uncached)
+    monkeypatch.setattr("ventifs.vfs.live.files.look_up", uncached)
     guest = live.attach()
     if threads:
         live.all_in_threads()

@@ -24,8 +24,9 @@ import msgspec
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Each pin keeps about 1.7 KiB of the kernel's memory: its inode, its name and its open file.
-PINS_MAX = 65_536
+# Each pin keeps about 1.7 KiB of the kernel's memory: its inode, its name and its open file. What
+# was evicted is found again in some 10 microseconds: docs/performance.md.
+PINS_MAX = 16_384
 _LOOKED_AT_MAX = 1024  # of the pins that were used lately; then the next is evicted, used or not
 _EVICTED_AT_ONCE = 32  # when the process has no descriptor left
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
@@ -89,31 +90,37 @@ class Pins:
         self._files: list[ref[Pinned] | None] = []  # by number of the descriptor
         self._count = 0  # of those that are not None
         self._hand = 0
-        self._holds: dict[int, int] = {}  # of what is held: how often, by number of the descriptor
-        self._lock = (
-            threading.RLock()
-        )  # a file may end, and be forgotten, wherever one is looked at
+        self._holds: dict[int, int] = {}  # how often one is held, by number of the descriptor
+        self._lock = threading.RLock()  # within it a file may end, which is forgotten then
 
     def __len__(self) -> int:
-        """How many can be evicted now."""
+        """How many can be evicted now, with those of files that are gone."""
         return self._count
 
     def keep(self, file: Pinned, pin: Descriptor) -> None:
-        """Count the new pin of a file; evict others if there are too many."""
+        """Count the new pin of a file; evict others if there are too many.
+
+        Nothing has to be done when a file goes: it is counted until the hand comes by, or until
+        another descriptor has its number.
+        """
+        fd, files = pin.fd, self._files
         with self._lock:
-            self._add(file, pin)
+            if fd >= len(files) or files[fd] is None:
+                self._add(file, pin)
+            else:  # the common case: the number was another file's
+                files[fd] = ref(file)
             while self._count > self.pins_max:
                 self._evict_one(pin)
 
     def _add(self, file: Pinned, pin: Descriptor) -> None:
         fd, files = pin.fd, self._files
-        if fd >= len(files):
-            files.extend([None] * (fd + 1 - len(files)))
+        while fd >= len(files):
+            files.append(None)
         self._count += files[fd] is None
         files[fd] = ref(file)
 
     def forget(self, pin: Descriptor) -> None:
-        """Take note that the file of a pin is gone, or that it must not be evicted."""
+        """Take note that a pin must not be evicted."""
         fd, files = pin.fd, self._files
         with self._lock:
             if fd < len(files) and files[fd] is not None:
@@ -158,7 +165,7 @@ class Pins:
             if left:
                 holds[pin.fd] = left
             else:
-                self._add(file, pin)
+                self.keep(file, pin)
 
     def with_room(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what makes a descriptor; evict pins if there is no room for one.
@@ -179,12 +186,15 @@ class Pins:
             return False
         before = self.evictions
         with self._lock:
-            for _ in range(min(_EVICTED_AT_ONCE, self._count)):
+            while self._count and self.evictions < before + _EVICTED_AT_ONCE:
                 self._evict_one(None)
         return self.evictions > before
 
     def _evict_one(self, spared: Descriptor | None) -> None:
-        """Evict a pin that was not used lately; one without a name is let alone for ever."""
+        """Evict a pin that was not used lately, but not the one that is spared.
+
+        One without a name is not evicted, and let alone for ever.
+        """
         files, looked_at = self._files, 0
         while self._count:
             fd = self._hand
@@ -195,15 +205,17 @@ class Pins:
             file = reference()
             pin = None if file is None else file.pin
             if file is None or pin is None or pin.fd != fd:
-                files[fd] = None  # it is about to be forgotten
+                files[fd] = None  # the file is gone
                 self._count -= 1
                 return
-            looked_at += 1
-            if pin is spared or (pin.used and looked_at < _LOOKED_AT_MAX):
-                pin.used = pin is spared
-                if pin is not spared or self._count > 1:
+            if pin is spared:
+                if self._count > 1:
                     continue
                 return
+            looked_at += 1
+            if pin.used and looked_at < _LOOKED_AT_MAX:
+                pin.used = False
+                continue
             self.forget(pin)
             if os.fstat(fd).st_nlink and file.evict():
                 self.evictions += 1

@@ -35,7 +35,7 @@ from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
 from ventifs.vfs.live.mount_points import MountPoint
 from ventifs.vfs.live.opened import LiveListing, LiveOpened
-from ventifs.vfs.live.syscalls import link_by_fd, open_beneath
+from ventifs.vfs.live.syscalls import link_by_fd, look_up, open_beneath
 from ventifs.vfs.live.tree import PATH_ONLY
 
 NAME_MAX = 255
@@ -48,42 +48,31 @@ _TRIES = 16  # of what somebody else undoes meanwhile
 
 
 class LiveFile:
-    """A file of a live export.
+    """A file of a live export that is no directory.
 
     Attributes:
-        access: what it shares with the other files of its attach.
-        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
-        above: the directory that it was found in; None for a root.
+        above: the directory that it was found in, wherever it is now; None for a root. It never
+            changes: files that go round in a circle would have no root, a file acts as the user of
+            its directory, and sessions count by it.
         mark: what it is known by.
+        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
     """
 
-    __slots__ = ("__weakref__", "above", "access", "mark", "pin")
+    __slots__ = ("__weakref__", "above", "mark", "pin")
 
     weight = 0
 
-    def __init__(
-        self,
-        access: Access,
-        pin: Descriptor,
-        above: "LiveFile | None",
-        mark: bytes,
-        held: bool = False,
-    ) -> None:
-        """Count its pin, unless it is a root: those stay. One that is `held` is open."""
-        self.access = access
+    def __init__(self, above: "LiveFile", pin: Descriptor, mark: bytes) -> None:
+        """In a directory; the caller counts its pin, or holds it."""
+        self.above: LiveFile | None = above
         self.pin: Descriptor | None = pin
-        self.above = above
         self.mark = mark
-        if held:
-            access.tree.pins.hold_new(pin)
-            access.locks.opened(number_in(mark))
-        elif above is not None:
-            access.tree.pins.keep(self, pin)
 
-    def __del__(self) -> None:
-        pin = self.pin
-        if pin is not None:
-            self.access.tree.pins.forget(pin)
+    @property
+    def access(self) -> Access:
+        """What it shares with the other files of its attach: its directory has it."""
+        assert self.above is not None, "a root has its own"
+        return self.above.access
 
     # Its pin
 
@@ -215,7 +204,7 @@ class LiveFile:
         pin, access = self.pinned(), self.access
         access.act()
         try:
-            fd = open_beneath(pin.fd, name, PATH_ONLY)
+            fd = look_up(pin.fd, name)
         except BlockingIOError:  # the name is not in memory
             return access.tree.pace.run(partial(self.find, pin, name))
         except OSError as error:
@@ -246,7 +235,14 @@ class LiveFile:
 
     def _child(self, pin: Descriptor, name: bytes) -> "LiveFile":
         access = self.access
-        return LiveFile(access, pin, self, access.tree.mark(pin.fd, name))
+        mark = access.tree.mark(pin.fd, name)
+        file: LiveFile
+        if type_in(mark) == _DIRECTORY:
+            file = LiveAccessible(access, self, pin, mark)
+        else:
+            file = LiveFile(self, pin, mark)
+        access.tree.pins.keep(file, pin)
+        return file
 
     def _parent(self) -> "LiveFile":
         """The directory that it is in now, which may not be the one that it was found in."""
@@ -352,7 +348,9 @@ class LiveFile:
                 continue
             else:
                 opened = Descriptor(fd)
-                made = LiveFile(access, opened, self, access.tree.mark(fd, name), held=True)
+                made = LiveFile(self, opened, access.tree.mark(fd, name))
+                access.tree.pins.hold_new(opened)
+                access.locks.opened(number_in(made.mark))
                 return made, LiveOpened(made, opened, passed)
             try:
                 found = self.find(pin, name)
@@ -413,19 +411,19 @@ class LiveFile:
     def rename(self, directory: File | None, name: bytes) -> None:
         """See `File`: the name that it was found under, or the one that it has now."""
         self.access.check_writable()
-        above = self._found_in()
+        above, old = self._found_in()
         to = above if directory is None else self._beside(directory)
-        above.renameat(self.name, to, name)
-        self.above, self.mark = to, with_name(self.mark, name)
+        above.renameat(old, to, name)
+        self.mark = with_name(self.mark, name)
 
     def remove(self) -> None:
         """See `File`: the name that it was found under, or the one that it has now."""
         self.access.check_writable()
-        above = self._found_in()
-        above.unlink(self.name, directory=type_in(self.mark) == _DIRECTORY)
+        above, name = self._found_in()
+        above.unlink(name, directory=type_in(self.mark) == _DIRECTORY)
 
-    def _found_in(self) -> "LiveFile":
-        """The directory in which it has the name of its mark, which is set right if need be.
+    def _found_in(self) -> "tuple[LiveFile, bytes]":
+        """A directory that it is in now, and its name there.
 
         Raises:
             Refused: EBUSY for a root, ESTALE when no name of it is known.
@@ -437,12 +435,11 @@ class LiveFile:
         access.act()
         with suppress(OSError):  # if that user cannot find it there, the server looks for it
             if same(access.tree.mark_at(up.fd, self.name)) == same(self.mark):
-                return above
+                return above, self.name
         now = self.placed(pin, self.mark)
         if now.above is None:
             raise Refused(errno.EBUSY)
-        self.above, self.mark = now.above, with_name(self.mark, now.name)
-        return now.above
+        return now.above, now.name
 
     def _changing(self, name: bytes) -> Descriptor:
         """The pin of this directory, if a name in it may be changed."""
@@ -463,27 +460,44 @@ class LiveFile:
         return file
 
 
+class LiveAccessible(LiveFile):
+    """A directory of a live export, or the root of an attach: what has an `Access` of its own."""
+
+    __slots__ = ("access",)
+
+    def __init__(
+        self, access: Access, above: LiveFile | None, pin: Descriptor, mark: bytes
+    ) -> None:
+        """In a directory; a root is in none, and its pin is not counted: it stays."""
+        self.access = access  # type: ignore[misc]
+        self.above = above
+        self.pin = pin
+        self.mark = mark
+
+
 def root_of(access: Access) -> LiveFile:
     """The root of an attach to the export's directory."""
     root = access.tree.root
-    return LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
+    return LiveAccessible(access, None, root, access.tree.mark(root.fd, b"/"))
 
 
 def root_at(access: Access, names: list[bytes]) -> LiveFile:
     """The root of an attach to a path. May wait for the disk.
 
     Raises:
-        Refused: EXDEV for a mount point, ENOENT for `.` and `..`.
+        Refused: EXDEV for a mount point, ENOENT for `.` and `..`, EINVAL for a NUL.
     """
     at = root_of(access)
     for name in names:
         if name in (b".", b".."):
             raise Refused(errno.ENOENT)
+        _check_name(name)
         found = at.find(at.pin or access.tree.found(at), name)
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    return LiveFile(access, at.pin or access.tree.found(at), None, with_name(at.mark, b"/"))
+    pin = at.pin or access.tree.found(at)
+    return LiveAccessible(access, None, pin, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATH_ONLY = os.O_PATH | os.O_NOFOLLOW
-SLOW_S = 0.0005  # longer than anything takes that needs no disk
-THREADED = 64  # operations that threads do, after one that was slow
+SLOW_S = 0.001  # longer than anything takes that needs no disk, unless others take the core
+THREADED = 16  # operations that threads do after one that was slow
 
 # qid.path: inode numbers of the root's device as they are, others with a prefix in their upper bits
 _PREFIX_BITS = 48
@@ -106,7 +106,7 @@ class LiveTree:
         pins: the descriptors of its files.
         leftovers: what listings have read and not used yet.
         pace: of operations that may need a disk.
-        nowait: whether reads can be tried without waiting; None while that is not known.
+        nowait: whether the kernel can say that a read would wait for a disk; False once it cannot.
     """
 
     def __init__(
@@ -136,7 +136,6 @@ class LiveTree:
             OSError: the directory, or `/proc/self/fd`, cannot be opened.
         """
         self.writable = writable
-        self.exclusive = exclusive
         self.appends = not exclusive
         self.acting = acting or acting_here()
         self.acting.as_server()
@@ -144,10 +143,11 @@ class LiveTree:
         self.pins = Pins(pins_allowed() if pins_max is None else pins_max)
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
-        self.nowait: bool | None = None
+        self.nowait = True
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
         status = statx(self.root.fd)
         self._device = status.dev
+        self._here = born(self.root.fd)[4]  # the same device
         self._prefixes: dict[int, int] = {}
         self._births = status.btime_ns != 0
         self._handles = self._has_handles()
@@ -193,10 +193,10 @@ class LiveTree:
         return self._mark(born_at(directory, name), name)
 
     def _mark(self, status: Born, name: bytes) -> bytes:
-        mode, ino, btime_ns, device = status
-        if device != self._device or not 0 < ino < _HASHED:
-            ino = self.number(device, ino)
-        return mark_of(mode, btime_ns, ino, name)
+        mode, ino, birth_s, birth_ns, device = status
+        if device != self._here or not 0 < ino < _HASHED:
+            ino = self.number(os.makedev(device & 0xFFFF_FFFF, device >> 32), ino)
+        return mark_of(mode, birth_s * 1_000_000_000 + birth_ns, ino, name)
 
     def number_beside(self, number: int, ino: int) -> int:
         """The number of an inode on the device of another file, whose number is given."""
