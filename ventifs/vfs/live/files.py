@@ -30,12 +30,13 @@ from ventifs.vfs.interface import (
     check_reading,
 )
 from ventifs.vfs.live.access import Access
-from ventifs.vfs.live.attributes import attributes_of, change, proc_path, statfs_of
+from ventifs.vfs.live.attributes import attributes_of, change, statfs_of
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
 from ventifs.vfs.live.mount_points import MountPoint
 from ventifs.vfs.live.opened import LiveListing, LiveOpened
-from ventifs.vfs.live.syscalls import link_by_fd, look_up, open_beneath
+from ventifs.vfs.live.overrides import open_executable, remove_capability
+from ventifs.vfs.live.syscalls import link_by_fd, look_up, open_beneath, proc_path
 from ventifs.vfs.live.tree import PATH_ONLY
 
 NAME_MAX = 255
@@ -114,10 +115,12 @@ class LiveFile:
                 self.access.locks.opened(number_in(self.mark))
                 return pin
 
-    def release(self) -> None:
-        """End one `hold`."""
-        pin, access = self.pin, self.access
-        access.locks.closed(number_in(self.mark))
+    def release(self, writer: Descriptor | None = None) -> None:
+        """End one `hold`, and that a descriptor was open for writing."""
+        pin, access, number = self.pin, self.access, number_in(self.mark)
+        access.locks.closed(number)
+        if writer is not None:
+            access.writers.discard(number, writer)
         assert pin is not None, "what is open is not evicted"
         if self.above is not None:
             access.tree.pins.release(self, pin)
@@ -163,7 +166,7 @@ class LiveFile:
             self._check_sized()
         pin = self.pinned()
         self.access.act()
-        change(pin.fd, changes)
+        change(pin.fd, changes, self.access)
 
     def _check_sized(self) -> None:
         """See that it has a size that can be changed; nothing else is ever opened."""
@@ -191,7 +194,11 @@ class LiveFile:
         pin = self.pinned()
         self.access.act()
         if not value and flags & os.XATTR_REPLACE:
-            os.removexattr(proc_path(pin.fd), name)
+            try:
+                os.removexattr(proc_path(pin.fd), name)
+            except PermissionError:
+                if not remove_capability(self.access, pin.fd, name):
+                    raise
         else:
             os.setxattr(proc_path(pin.fd), name, value, flags)
 
@@ -314,7 +321,10 @@ class LiveFile:
         if kind != _REGULAR:
             raise Refused(errno.ENXIO, "a FIFO, socket or device is not opened on the host")
         flags = access.opening(flags)
-        return LiveOpened(self, self._reopened(flags), flags)
+        opened = self._reopened(flags)
+        if flags & os.O_ACCMODE:
+            access.writers.add(number_in(self.mark), opened)
+        return LiveOpened(self, opened, flags)
 
     def _list(self, flags: int) -> LiveListing:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
@@ -326,7 +336,15 @@ class LiveFile:
         pin, access = self.hold(), self.access
         try:
             access.act()
-            return Descriptor(access.tree.reopen(pin, flags))
+            try:
+                fd = access.tree.reopen(pin, flags)
+            except PermissionError:
+                executable = type_in(self.mark) == _REGULAR
+                found = open_executable(access, pin, flags) if executable else None
+                if found is None:
+                    raise
+                fd = found
+            return Descriptor(fd)
         except BaseException:
             self.release()
             raise
@@ -356,7 +374,10 @@ class LiveFile:
                 opened = Descriptor(fd)
                 made = LiveFile(self, opened, access.tree.mark(fd, name))
                 pins.hold_new(opened)
-                access.locks.opened(number_in(made.mark))
+                number = number_in(made.mark)
+                access.locks.opened(number)
+                if passed & os.O_ACCMODE:
+                    access.writers.add(number, opened)
                 return made, LiveOpened(made, opened, passed)
             try:
                 found = self.find(pin, name)

@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakValueDictionary
 
 from ventifs.vfs.access.guard import Squash
 from ventifs.vfs.interface import Cold, File, Load, Refused, User
 from ventifs.vfs.live.access import Access
-from ventifs.vfs.live.actor import Acting
+from ventifs.vfs.live.actor import Acting, Actor
 from ventifs.vfs.live.export import LiveExport, Squashing
 from ventifs.vfs.live.files import root_at, root_of
 from ventifs.vfs.live.locks import ExportLocks, SessionLocks
@@ -114,6 +115,7 @@ class LiveSession:
         self._tree = tree
         self._users = users
         self._locks = locks
+        self._accesses: WeakValueDictionary[Actor, Access] = WeakValueDictionary()
 
     def attach(self, user: User, aname: bytes) -> File:
         """See `Filesystem`; `NAME` is the export's directory, `NAME:/PATH` one of its files.
@@ -126,11 +128,18 @@ class LiveSession:
         name, _, path = aname.removeprefix(b"/").partition(b":")
         if name != self._name:
             raise Refused(errno.EXDEV)
-        access = Access(self._tree, self._users.actor(user), self._locks)
+        access = self._access(self._users.actor(user))
         names = [name for name in path.split(b"/") if name]
         if not names:
             return root_of(access)
         raise Cold(Load(None, partial(root_at, access, names)))
+
+    def _access(self, actor: Actor) -> Access:
+        """The user's, which all its attaches share."""
+        access = self._accesses.get(actor)
+        if access is None:
+            access = self._accesses[actor] = Access(self._tree, actor, self._locks)
+        return access
 
     def session(self) -> "LiveSession":
         """See `Filesystem`: itself."""

@@ -98,7 +98,7 @@ class LiveOpened:
         access = self._file.access
         access.check_writable()
         access.act()
-        change(fd, changes, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
+        change(fd, changes, access, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """See `Opened`: at once if all of it is in memory, else by a thread.
@@ -173,9 +173,10 @@ class LiveOpened:
 
     def close(self) -> None:
         """See `Opened`. Idempotent."""
-        if self._descriptor is not None:
+        descriptor = self._descriptor
+        if descriptor is not None:
             self._descriptor = None
-            self._file.release()
+            self._file.release(descriptor if self._flags & os.O_ACCMODE else None)
 
 
 class LiveListing(LiveOpened):

@@ -33,9 +33,10 @@ _NUMBERS = {
     _CAPGET,
     _CAPSET,
 ) = map(ctypes.c_long, _NUMBERS.get(platform.machine(), _NUMBERS["x86_64"]))
-_OPENAT2 = ctypes.c_long(437)  # the same on both
+_OPENAT2, _FACCESSAT2 = ctypes.c_long(437), ctypes.c_long(439)  # the same on both
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x400, 0x1000
+_AT_EACCESS = 0x200
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _HANDLE_MAX = 128  # MAX_HANDLE_SZ
 _STATX_WANTED = 0xFFF  # STATX_BASIC_STATS | STATX_BTIME
@@ -337,13 +338,31 @@ def _timespec(time_ns: int | None) -> tuple[int, int]:
     return divmod(time_ns, 1_000_000_000)
 
 
+def proc_path(fd: int) -> bytes:
+    """A path to the file of a descriptor; it leads to a symbolic link itself."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def permitted(fd: int, wanted: int) -> bool:
+    """Whether this thread may use a descriptor's file, which may be one of O_PATH, as it acts now.
+
+    It counts as which user and group the thread uses files, and what its effective capabilities
+    are, unlike with access(2). Nothing may be executed on a mount with `noexec`.
+
+    Args:
+        fd: the descriptor.
+        wanted: os.R_OK, os.W_OK, os.X_OK, or several.
+    """
+    flags = _AT_EACCESS | _AT_EMPTY_PATH
+    return not _waiting_syscall(_FACCESSAT2, fd, b"", wanted, flags)
+
+
 def link_by_fd(fd: int, directory: int, name: bytes) -> None:
     """Give a descriptor's file, which may be one of O_PATH or a symbolic link, another name.
 
     The kernel checks that the calling thread's user may do so, as for link(2).
     """
-    path = b"/proc/self/fd/%d" % fd
-    if _linkat(_AT_FDCWD, path, directory, name, _AT_SYMLINK_FOLLOW) < 0:
+    if _linkat(_AT_FDCWD, proc_path(fd), directory, name, _AT_SYMLINK_FOLLOW) < 0:
         _fail()
 
 

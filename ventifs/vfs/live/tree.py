@@ -15,7 +15,6 @@ from blake3 import blake3
 
 from ventifs.vfs.interface import Cold, Load, Refused
 from ventifs.vfs.live.actor import Acting, acting_here
-from ventifs.vfs.live.attributes import proc_path
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.leftovers import Leftovers
 from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
@@ -26,6 +25,7 @@ from ventifs.vfs.live.syscalls import (
     handle_of,
     open_beneath,
     open_handle,
+    proc_path,
     statx,
 )
 
