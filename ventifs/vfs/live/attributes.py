@@ -70,14 +70,7 @@ def change(
         OSError: what comes first fails, what comes later is not done.
     """
     if changes.size is not None:
-        if writing is not None:
-            os.ftruncate(writing, changes.size)
-        else:
-            try:
-                os.truncate(proc_path(fd), changes.size)
-            except PermissionError:
-                if not resize(access, fd, changes.size):
-                    raise
+        _resize(fd, changes.size, access, writing)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         chown_empty(fd, uid, -1 if changes.gid is None else changes.gid)
@@ -95,6 +88,17 @@ def change(
                 raise
     if changes.ctime and changes == _CTIME_ALONE:
         _change_ctime(fd)
+
+
+def _resize(fd: int, size: int, access: "Access", writing: int | None) -> None:
+    if writing is not None:
+        os.ftruncate(writing, size)
+        return
+    try:
+        os.truncate(proc_path(fd), size)
+    except PermissionError:
+        if not resize(access, fd, size):
+            raise
 
 
 _CTIME_ALONE = AttributeChanges(ctime=True)
