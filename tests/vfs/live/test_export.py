@@ -18,6 +18,7 @@ GOOD = [
     ("a=/b,,,,c,rw", LiveExport("a", "/b,,c", writable=True)),
     ("a=/b/../c/", LiveExport("a", "/c")),
     ("a=b", LiveExport("a", os.path.abspath("b"))),
+    ("a=/link/..", LiveExport("a", "/link/..")),
     ("a=/\udcff", LiveExport("a", "/\udcff")),
 ]
 BAD = [
