@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support.commanding import PATIENCE_S, SCRIPT, parsed, run
+from tests.support.commanding import parsed, run
 from tests.support.modes import GROUP, UMASKS, names, wrong
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to any group")
@@ -19,18 +19,12 @@ OPTIONS = {"private": [], "shared": ["--shared", str(GROUP)], "readers": ["--rea
 
 def masked(home: Path, umask: int, *words: str | Path) -> str:
     """Run a command under a umask; its standard error."""
-    done = subprocess.run(
-        [SCRIPT, *words],
-        cwd=home,
-        umask=umask,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XDG_DATA_HOME": str(home / "data"), "VENTIFS_STORE": ""},
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    before = os.umask(umask)
+    try:
+        done = run(home, *words)
+    finally:
+        os.umask(before)
+    return done.stderr.decode()
 
 
 @pytest.fixture

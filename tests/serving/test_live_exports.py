@@ -17,7 +17,7 @@ from tests.support.patience import PATIENCE_S, wait_in_trio_until
 from tests.support.processes import kill_stranger
 from tests.support.serve import ventifs
 from tests.support.sessions import CODEC, Caller, frames
-from tests.support.standin import POISON, failing_main, standin_main
+from tests.support.standin import POISON, failing_main, own_user_main, standin_main
 from ventifs.cli.serving.front_end import local_sessions, worker_main
 from ventifs.net.address import parse_address
 from ventifs.net.allow_list import AllowList, Exports, parse_rule
@@ -31,7 +31,7 @@ from ventifs.serving.service import ServicePlan, serve
 from ventifs.serving.session import Agreed, Handover
 from ventifs.serving.settings import Backend, Settings
 from ventifs.serving.worker_pool import WorkerPool
-from ventifs.vfs.live.export import LiveExport, Squashing
+from ventifs.vfs.live.export import LiveExport, Sharing, Squashing
 from ventifs.vfs.live.exposure import open_export
 
 _TCP_REPAIR = 19  # linux/tcp.h
@@ -487,6 +487,21 @@ def test_the_process_is_prepared_and_squashes_as_it_was_told(
     setting.serving(test)
 
 
+async def attached_over_tcp(server: Running, name: str) -> tuple[Caller, m.Message]:
+    """A connection of a peer that no list names, and the reply to its attach.
+
+    A pair of sockets takes the place of TCP.
+    """
+    ours, theirs = socket.socketpair()
+    caller = Caller(ours)
+    server.callers.append(caller)
+    peer = Peer("tcp", ip="192.0.2.1", port=1)
+    handover = Handover(name, Agreed("9P2000.L", 8192), frames((1, attach(name))))
+    exports = AllowList().exports(peer)
+    server.live.take(Departure(socket_channel(theirs), peer, exports, lambda: None, handover))
+    return caller, (await caller.reply())[1]
+
+
 def test_whom_no_list_names_is_nobody_there(setting: Setting) -> None:
     """Over TCP, of which a pair of sockets takes the place here."""
 
@@ -503,6 +518,23 @@ def test_whom_no_list_names_is_nobody_there(setting: Setting) -> None:
         assert not over.is_set()
         caller.close()
         await over.wait()
+
+    setting.serving(test)
+
+
+@pytest.mark.parametrize("sharing", ["shared", "exclusive"])
+def test_who_is_nobody_never_acts_as_the_servers_own_user(
+    setting: Setting, sharing: Sharing
+) -> None:
+    """A process that is not root's cannot act as nobody; nor do such peers keep others out."""
+    setting.main = own_user_main
+    setting.exports = (LiveExport("one", str(setting.directory / "one"), sharing=sharing),)
+
+    async def test(server: Running) -> None:
+        caller, reply = await attached_over_tcp(server, "one")
+        assert reply == m.Rlerror(errno.EACCES)
+        assert await caller.ask(attach("one")) == m.Rlerror(errno.EACCES)
+        assert "in-one" in await names(await server.attached("one"))
 
     setting.serving(test)
 

@@ -10,13 +10,14 @@ import pytest
 from tests.support.arenafiles import incompressible
 from tests.support.blocks import mixed_blocks
 from tests.support.damage import flip, overwrite, truncate
-from tests.support.stores import findings, new_store, put_all
+from tests.support.stores import new_store, put_all
 from ventifs.errors import Busy, NotStored
 from ventifs.store import Score, Store, score_of
 from ventifs.store.arena import HEADER_SIZE, Arena
 from ventifs.store.arenas import Arenas
 from ventifs.store.check import check, repair
 from ventifs.store.clump import ClumpKind
+from ventifs.store.findings import Finding
 from ventifs.store.header import NotAStore, read_header
 from ventifs.store.index import Index
 from ventifs.store.journal import Changes, CommitCounters, Record
@@ -48,6 +49,12 @@ def clump_end(arena: Arena, kind: ClumpKind) -> tuple[int, int, list[str]]:
         if head.kind is kind:
             return offset, offset + head.size - 1, [score.hex() for score, _ in head.blocks]
     raise AssertionError(kind)
+
+
+def findings(root: Path, *, read_data: bool = True) -> list[Finding]:
+    """The findings of a check that do harm."""
+    report = check(root, read_data=read_data)
+    return [finding for finding in report.findings if not finding.harmless]
 
 
 def found(root: Path, *, read_data: bool = True) -> list[tuple[str, str | None, int | None]]:

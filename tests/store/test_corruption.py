@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.damage import flip
 from tests.support.regions import Region, Whole, whole_store
+from tests.support.sizes import LONG
 from tests.support.tiny import audited, made_up_blocks
 from ventifs.errors import Corrupt
 from ventifs.store import Score, Store
@@ -17,7 +18,7 @@ from ventifs.store.check import check
 from ventifs.store.findings import Finding
 from ventifs.store.header import HEADER_NAME, HEADER_SIZE, read_header
 
-BITS = 48  # tried in each larger region
+BITS = 48 if LONG else 24  # tried in each larger region
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def flips(whole: Whole, start: str) -> Iterator[Region]:
     assert regions
     rng = random.Random(start)
     for region in regions:
-        for at, mask in region.bits(rng, 80 if region.head is None else BITS):
+        for at, mask in region.bits(rng, 2 * BITS if region.head is None else BITS):
             with flipped(region.path, at, mask):
                 try:
                     yield region

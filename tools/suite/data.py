@@ -154,11 +154,11 @@ def postgres(setting: Setting) -> None:
             start
             run createdb -h $sockets bench
             run pgbench -h $sockets -i -q -s {scale} bench 2>&1 | tail -1
-            run pgbench -h $sockets -c 4 -t {transactions} bench 2>&1 | grep processed
+            run pgbench -n -h $sockets -c 4 -t {transactions} bench 2>&1 | grep processed
             kill -9 $(head -1 /mnt/data/postmaster.pid)
             while pgrep -u {user.pw_uid} postgres >/dev/null; do sleep 0.2; done
             start
-            run pgbench -h $sockets -c 2 -t {transactions} bench 2>&1 | grep processed
+            run pgbench -n -h $sockets -c 2 -t {transactions} bench 2>&1 | grep processed
             run psql -h $sockets -At bench -c "select (select sum(abalance) from pgbench_accounts)
                 = (select sum(bbalance) from pgbench_branches), (select count(*)
                 from pgbench_history) = {transactions * 6}"  >$sockets/sums

@@ -12,6 +12,7 @@ def posix(setting: Setting) -> None:
 
 def fsx(setting: Setting) -> None:
     """Random operations on one file, of several seeds: inside/fsx.py."""
+    # With cache=none a mapping may be older than the file: Linux 6.12's are, on any server.
     mapped = ["--map"] if setting.maps else []
     operations = setting.many(3000, 300)
     with setting.ready() as path:

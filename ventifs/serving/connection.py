@@ -134,7 +134,7 @@ class Connection(Runnable):
         finally:
             self._scheduler.remove(self)
             taken = self._loader.drop(self)
-            told = self.activity()
+            activity = self.activity()
             self._session.close()
             for load in taken:
                 self._session.finish(load, error=Refused(errno.ECANCELED))
@@ -142,7 +142,7 @@ class Connection(Runnable):
                 event("handed_over", peer=self.peer, export=self.left.export)
             else:
                 self.channel.close(politely=self._ending)
-                self._log_end(told, trio.current_time() - began)
+                self._log_end(activity, trio.current_time() - began)
 
     async def _greet(self, handshake_s: float) -> None:
         """Wait for the first replies to be sent, but not for ever."""
@@ -151,18 +151,18 @@ class Connection(Runnable):
         if not self._greeted.is_set():
             self._finish(f"no request in {handshake_s:g} s")
 
-    def _log_end(self, told: SessionActivity, seconds: float) -> None:
+    def _log_end(self, activity: SessionActivity, seconds: float) -> None:
         event(
             "closed",
             peer=self.peer,
             reason=self._reason,
-            dialect=told.dialect,
-            export=told.export,
-            user=told.user,
-            operations=told.operations,
-            errors=told.errors,
-            bytes_in=told.bytes_in,
-            bytes_out=told.bytes_out,
+            dialect=activity.dialect,
+            export=activity.export,
+            user=activity.user,
+            operations=activity.operations,
+            errors=activity.errors,
+            bytes_in=activity.bytes_in,
+            bytes_out=activity.bytes_out,
             seconds=seconds,
         )
 

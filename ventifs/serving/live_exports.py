@@ -63,11 +63,15 @@ class _Process:
             channel.close()
 
     async def ask(self) -> tuple[LiveActivity, Process]:
-        """Its figures; those of a process that does not answer are the last."""
+        """Its figures; those of a process that does not answer are the last.
+
+        Without a process, clients hold nothing of the memory that the next one will have.
+        """
         running = self.running
-        answer = await running.ask() if running is not None else Process()
+        absent = Process(client_bytes_max=self._settings.client_bytes)
+        answer = await running.ask() if running is not None else absent
         if running is not None and running.ended:
-            answer = Process()  # it is in `lost`
+            answer = absent  # what it did is in `lost`
         return (
             LiveActivity(
                 name=self.export.name,

@@ -388,9 +388,48 @@ def test_what_is_held_is_not_counted() -> None:
     first = files[0]
     assert first.pin is not None
     pins.release(first, first.pin)
-    assert len(pins) == 3  # one too many until the next is kept
+    assert len(pins) == 2
     last = Evictable(pins)
     assert len(pins) == 2
     assert last.pin is not None
     stale = Descriptor(os.dup(last.pin.fd))
     assert not pins.hold(last, stale)
+
+
+def _lowest() -> int:
+    """The number that the next descriptor gets."""
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+@pytest.mark.parametrize("how", ["open", "create", "list", "nameless"])
+def test_clients_do_not_get_the_last_descriptors(live: Live, guest: Guest, how: str) -> None:
+    """Else a new connection, and a user's account, could not be had: look-ups would find none."""
+    guest.put("file", b"1")
+    live.tree.pins.numbers_max = _lowest() + 20
+    kept: list[Any] = []
+
+    def one_more() -> None:
+        if how == "open":
+            kept.append(guest.open("file"))
+        elif how == "list":
+            kept.append(guest.open(guest.root))
+        else:
+            kept.append(guest.create("new")[1])
+            guest.rename("new", f"new-{len(kept)}")
+            if how == "nameless":
+                guest.unlink(f"new-{len(kept)}")
+
+    with pytest.raises(OSError, match="open files"):
+        for _ in range(100):
+            one_more()
+    assert 5 <= len(kept) <= 21
+    assert _lowest() <= live.tree.pins.numbers_max + 1
+    for _ in range(2):
+        kept.pop().close()
+    assert b"file" in guest.names()
+    while kept:
+        kept.pop().close()
+    one_more()
+    kept.pop().close()

@@ -207,6 +207,8 @@ def test_root_writes_where_only_root_goes(open_directory: Path) -> None:
         f"{web}; "
     )
     srv = open_directory / "srv"
+    (open_directory / "link").symlink_to(web)
+    assert f"&& mv {web} /srv/live/'" in refused(("a", open_directory / "link"), rw=True, uid=0)
     web.chmod(0o700)  # which a guest's root could undo
     assert refused(("a", web), rw=True, uid=0)
     web.chmod(0o755)
@@ -254,17 +256,23 @@ def test_a_second_way_to_it_counts_as_well(
     other.mkdir()
     mount("--bind", web, other)
     mount("-o", "remount,bind,nosuid,nodev", other)
-    assert f"leaves in {web}; " in refused(("a", other), rw=True, uid=0)
+    message = refused(("a", other), rw=True, uid=0)
+    assert f"leaves in {web}; " in message
+    assert f"&& mv {web} /srv/live/'" in message, "what is to be moved is not the nosuid mount"
+    assert f"'mount --bind {web} {web} && " in message
     (open_directory / "srv").chmod(0o700)
     check(("a", other), rw=True, uid=0)
     check(("a", web), rw=True, uid=0)
     part = open_directory / "part"
     part.mkdir()
     mount("--bind", web / "below", part)
-    assert f"leaves in {part}; " in refused(("a", web), rw=True, uid=0)
+    remedy = f"mount -o remount,bind,nosuid,nodev {part}"
+    assert refused(("a", web), rw=True, uid=0).endswith(
+        f"leaves in {part}; take set-user-ID from it: '{remedy}'"
+    )
     mount("-o", "remount,bind,nosuid", part)
     assert refused(("a", web), rw=True, uid=0)
-    mount("-o", "remount,bind,nosuid,nodev", part)
+    subprocess.run(remedy, shell=True, check=True)
     check(("a", web), rw=True, uid=0)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.live import Guest, Live, live_export, needs_root, type_of
-from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, User
+from tests.support.live import AS_ROOT, NAME, Guest, Live, live_export, needs_root, type_of
+from tests.support.talking import Talk
+from ventifs.ninep.protocol import messages as m
+from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, AttributeChanges, User
 
 LONGEST = "n" * 255
 
@@ -382,6 +384,55 @@ def test_renaming_a_file_by_itself(guest: Guest, moved: bool) -> None:
     guest.run(file.rename, guest.at("d"), b"newer")
     assert guest.content("d/newer") == b"1"
     assert guest.refused(guest.root.rename, None, b"x") == errno.EBUSY
+
+
+def test_files_that_are_renamed_into_each_other_have_a_way_up(guest: Guest) -> None:
+    """Else a client could let every way up from them go round for ever."""
+    guest.mkdir("y")
+    guest.mkdir("y/x")
+    y = guest.at("y")
+    x = guest.run(y.walk, b"x")
+    guest.rename("y/x", "x")
+    guest.run(y.rename, x, b"y")
+    way = [x]
+    while way[-1].above is not None and len(way) < 10:
+        way.append(way[-1].above)
+    assert way[-1] is guest.root
+    assert guest.run(x.walk, b"..") is guest.root
+    assert guest.run(y.walk, b"..").identity == x.identity
+    guest.run(y.remove)
+    assert guest.names("x") == []
+
+
+@needs_root
+def test_a_file_that_is_renamed_into_another_users_directory_acts_as_before(live: Live) -> None:
+    live.path.chmod(0o777)
+    root, guest = live.attach(0), live.attach(1000)
+    root.mkdir("d", 0o777)
+    file = guest.put("file")
+    guest.run(file.rename, root.at("d"), b"file")
+    assert guest.refused(file.set_xattr, b"trusted.test", b"1", 0) == errno.EPERM
+    assert guest.refused(file.setattr, AttributeChanges(uid=0)) == errno.EPERM
+
+
+def test_a_session_that_renamed_files_holds_nothing_of_them_afterwards(live: Live) -> None:
+    (live.path / "file").touch()
+    (live.path / "d").mkdir()
+    talk = Talk(live.directory.view("none").session(), attach=False)
+    uid = 0 if AS_ROOT else os.geteuid()
+    for message in (
+        m.Tattach(0, m.NOFID, b"", NAME, uid),
+        m.Twalk(0, 1, (b"file",)),
+        m.Twalk(0, 2, (b"d",)),
+        m.Trename(1, 2, b"moved"),
+        m.Tclunk(1),
+        m.Tclunk(2),
+        m.Tclunk(0),
+    ):
+        assert not isinstance(talk.ask(message), m.Rlerror), message
+    assert (live.path / "d/moved").exists()
+    talk.session.tidy()
+    assert len(talk.session._fids.directories.below) == 0
 
 
 # Parents

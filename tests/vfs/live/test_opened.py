@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,10 +11,14 @@ import pytest
 
 from tests.support.clock import Clock
 from tests.support.limits import file_size_limit
-from tests.support.live import AS_ROOT, Guest, Live, live_export, needs_root
-from ventifs.vfs.interface import Blocking, Cold
+from tests.support.live import AS_ROOT, NAME, Guest, Live, live_export, needs_root
+from tests.support.locking import READ, WRITE
+from tests.support.talking import Talk
+from ventifs.ninep.protocol import messages as m
+from ventifs.ninep.session.limits import SessionLimits
+from ventifs.vfs.interface import LOCK_SUCCESS, Blocking, Cold, Lock
 from ventifs.vfs.live.leftovers import KEPT_MAX
-from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX
+from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX, LiveOpened
 from ventifs.vfs.live.tree import SLOW_S
 
 MIB = 1 << 20
@@ -60,7 +65,8 @@ def test_what_is_open_for_one_thing_does_not_do_the_other(guest: Guest) -> None:
     guest.put("file", b"1")
     reads, writes = guest.open("file", os.O_RDONLY), guest.open("file", os.O_WRONLY)
     assert guest.refused(reads.write, 0, b"2") == errno.EBADF
-    assert guest.refused(writes.read, 0, 1) == errno.EBADF
+    for offset in (0, OFFSET_MAX):
+        assert guest.refused(writes.read, offset, 1) == errno.EBADF
     assert guest.refused(reads.entries, 0) == errno.ENOTDIR
     assert guest.refused(reads.listed, b"x") == errno.ENOTDIR
     reads.close()
@@ -427,6 +433,75 @@ def test_a_listing_of_an_unreadable_directory(live: Live, guest: Guest) -> None:
         live.path.chmod(0o311)
     assert guest.refused(guest.root.open, os.O_RDONLY) == errno.EACCES
     live.path.chmod(0o755)
+
+
+# Locks
+
+
+def _executes(live: Live) -> bool:
+    """Whether the host can execute the file `true`, which it cannot while it is being written."""
+    return subprocess.run([live.path / "true"], check=False).returncode == 0
+
+
+def test_a_read_only_export_gives_no_write_locks() -> None:
+    with live_export(writable=False) as live:
+        shutil.copy(shutil.which("true") or "", live.path / "true")
+        guest = live.attach()
+        opened = guest.open("true")
+        assert guest.refused(opened.lock, Lock(WRITE, 0, 0, 1, b"guest"), 0) == errno.EROFS
+        assert guest.run(opened.lock, Lock(READ, 0, 0, 1, b"guest"), 0) == LOCK_SUCCESS
+        assert _executes(live)
+        opened.close()
+        del opened
+
+
+@needs_root
+def test_who_may_not_write_a_file_gets_no_write_lock_of_it(live: Live) -> None:
+    shutil.copy(shutil.which("true") or "", live.path / "true")
+    (live.path / "own").touch()
+    os.chown(live.path / "own", 1000, 1000)
+    live.path.chmod(0o777)
+    guest, lock = live.attach(1000), Lock(WRITE, 0, 0, 1, b"guest")
+    opened = guest.open("true")
+    assert guest.refused(opened.lock, lock, 0) == errno.EACCES
+    assert _executes(live)
+    opened.close()
+    for opened in guest.open("own"), guest.create("new", 0o444)[1]:
+        assert guest.run(opened.lock, lock, 0) == LOCK_SUCCESS
+        opened.close()
+
+
+# What threads have read
+
+
+@pytest.mark.parametrize("end", ["", "flush", "version"])
+def test_what_threads_have_read_and_nobody_takes_is_limited(
+    live: Live, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A client that does not read its replies must not fill the memory with a sparse file."""
+    (live.path / "sparse").touch()
+    os.truncate(live.path / "sparse", 1 << 40)
+    monkeypatch.setattr(LiveOpened, "_read_now", lambda *_: None)
+    limits = SessionLimits(in_flight_bytes_max=1 << 16)
+    talk = Talk(live.directory.view("none").session(), attach=False, limits=limits)
+    uid = 0 if AS_ROOT else os.geteuid()
+    talk.ask(
+        m.Tattach(0, m.NOFID, b"", NAME, uid), m.Twalk(0, 1, (b"sparse",)), m.Tlopen(1, os.O_RDONLY)
+    )
+    reads = [(tag, m.Tread(1, tag * 8000, 8000)) for tag in range(200)]
+    assert talk.send(*reads) == []
+    assert talk.session.in_flight == -(-(1 << 16) // 8000)
+    assert not talk.session.hungry
+    if not end:
+        assert len(talk.work()) == 200
+    elif end == "flush":
+        talk.session.receive(talk.frames(*[(1000 + tag, m.Tflush(tag)) for tag, _ in reads]))
+        talk.work()
+    else:
+        talk.session.receive(talk.frames((m.NOTAG, m.Tversion(8192, b"9P2000.L"))))
+        talk.work()
+    assert talk.session.hungry
+    assert talk.session._flight.results == 0
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC, errno.EIO, errno.EROFS])

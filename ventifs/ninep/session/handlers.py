@@ -394,7 +394,7 @@ class Handlers:
     def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
         """Forget a fid; the number is free at once, even if the rest fails."""
         self.fids.forget(message.fid, fid)
-        if fid.remove:
+        if fid.uncommon is not None and fid.uncommon.remove:
             self.call(fid.file.remove)
         return b""
 

@@ -149,7 +149,8 @@ class Plan9Handlers(Handlers):
             self._check_writable()
         self.check_open()
         self.fids.opened(fid, self._readable(file, self._opening(file, flags)))
-        fid.remove = bool(message.mode & ORCLOSE)
+        if message.mode & ORCLOSE:
+            fid.remove_at_end()
         return m.Ropen(self.qid(file), 0)
 
     def _opening(self, file: File, flags: int) -> Opened:
@@ -175,7 +176,8 @@ class Plan9Handlers(Handlers):
         if opened is None:
             opened = self._opening(file, flags)
         made = self.fids.made_open(file, self._readable(file, opened))
-        made.remove = bool(message.mode & ORCLOSE)
+        if message.mode & ORCLOSE:
+            made.remove_at_end()
         self.fids.replace(message.fid, fid, made)
         return m.Rcreate(self.qid(file), 0)
 

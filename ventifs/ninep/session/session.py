@@ -141,6 +141,7 @@ class NinepSession:
         return (
             len(flight.tags) >= limits.in_flight_max
             or flight.size >= self._frames_max
+            or flight.results >= limits.in_flight_bytes_max
             or len(flight.loads) >= limits.in_flight_max  # of requests that were flushed, too
         )
 
@@ -412,7 +413,9 @@ class NinepSession:
             self._fail(request.tag, error)
             self._done(request)
         elif isinstance(missing, Cold):
-            self._flight.suspend_for_load(request, missing.load)
+            # What a load without a key has read waits here until the replies before it are sent.
+            asked = getattr(request.message, "count", 0) if missing.load.key is None else 0
+            self._flight.suspend_for_load(request, missing.load, min(asked, self._msize))
         elif isinstance(missing, Blocking):
             self._flight.suspend_for_work(request, missing.work)
         else:

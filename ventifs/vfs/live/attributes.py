@@ -70,42 +70,34 @@ def change(
         OSError: what comes first fails, what comes later is not done.
     """
     if changes.size is not None:
-        if writing is not None:
-            os.ftruncate(writing, changes.size)
-        else:
-            _change_size(fd, changes.size, access)
+        _resize(fd, changes.size, access, writing)
     if changes.uid is not None or changes.gid is not None:
         uid = -1 if changes.uid is None else changes.uid
         chown_empty(fd, uid, -1 if changes.gid is None else changes.gid)
     if changes.mode is not None:
-        _change_mode(fd, changes.mode, access)
+        try:
+            os.chmod(proc_path(fd), changes.mode)
+        except PermissionError:
+            if not clear_set_ids(access, fd, changes.mode):
+                raise
     if changes.atime_ns is not None or changes.mtime_ns is not None:
-        _change_times(fd, changes.atime_ns, changes.mtime_ns, access)
+        try:
+            set_times(fd, changes.atime_ns, changes.mtime_ns)
+        except PermissionError:
+            if not touch(access, fd, changes.atime_ns, changes.mtime_ns):
+                raise
     if changes.ctime and changes == _CTIME_ALONE:
         _change_ctime(fd)
 
 
-def _change_size(fd: int, size: int, access: "Access") -> None:
+def _resize(fd: int, size: int, access: "Access", writing: int | None) -> None:
+    if writing is not None:
+        os.ftruncate(writing, size)
+        return
     try:
         os.truncate(proc_path(fd), size)
     except PermissionError:
         if not resize(access, fd, size):
-            raise
-
-
-def _change_mode(fd: int, mode: int, access: "Access") -> None:
-    try:
-        os.chmod(proc_path(fd), mode)
-    except PermissionError:
-        if not clear_set_ids(access, fd, mode):
-            raise
-
-
-def _change_times(fd: int, atime_ns: int | None, mtime_ns: int | None, access: "Access") -> None:
-    try:
-        set_times(fd, atime_ns, mtime_ns)
-    except PermissionError:
-        if not touch(access, fd, atime_ns, mtime_ns):
             raise
 
 

@@ -7,6 +7,8 @@ Always:
   more, is never evicted: it could not be found again.
 - An evicted file is found again by its file handle, or by its name and the time of its birth. If
   what is found is not the same file, that is ESTALE; it is never another file.
+- Whatever clients have open, the process has descriptors left for new connections, and to look up
+  accounts: without one, the host's libraries say that an account does not exist.
 
 This module knows neither names nor users: a file itself looks for its name (`files.py`).
 """
@@ -16,17 +18,17 @@ import os
 import resource
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol
 from weakref import ref
 
 import msgspec
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 # Each pin keeps about 1.7 KiB of the kernel's memory: its inode, its name and its open file. What
 # was evicted is found again in some 10 microseconds: docs/performance.md.
 PINS_MAX = 16_384
+RESERVED = 64  # descriptors that clients' files do not get
 _LOOKED_AT_MAX = 1024  # of the pins that were used lately; then the next is evicted, used or not
 _EVICTED_AT_ONCE = 32  # when the process has no descriptor left
 _NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
@@ -69,6 +71,12 @@ def pins_allowed() -> int:
     return PINS_MAX if soft < 0 else max(16, min(PINS_MAX, soft // 2))
 
 
+def numbers_allowed() -> int:
+    """Below which number descriptors of clients' files must be."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 31 if soft < 0 else soft - min(RESERVED, soft // 8)
+
+
 class Pins:
     """The pins of one export that can be evicted.
 
@@ -78,6 +86,9 @@ class Pins:
 
     Attributes:
         pins_max: how many there are at most.
+        numbers_max: below which number all descriptors of clients' files are, but for one.
+        short: whether there was no room once; `check_room` is then to be called before a file is
+            created.
         evictions: how many were evicted so far.
 
     Concurrency: methods are for any thread.
@@ -86,16 +97,18 @@ class Pins:
     def __init__(self, pins_max: int) -> None:
         """Keep up to `pins_max`."""
         self.pins_max = pins_max
+        self.numbers_max = numbers_allowed()
+        self.short = False
         self.evictions = 0
         self._files: list[ref[Pinned] | None] = []  # by number of the descriptor
-        self._count = 0  # of those that are not None
+        self._count = 0  # of those that are not None, also of files that are gone
         self._hand = 0
         self._holds: dict[int, int] = {}  # how often one is held, by number of the descriptor
         self._lock = threading.RLock()  # within it a file may end, which is forgotten then
 
     def __len__(self) -> int:
-        """How many can be evicted now, with those of files that are gone."""
-        return self._count
+        """How many can be evicted now; O(n)."""
+        return sum(reference is not None and reference() is not None for reference in self._files)
 
     def keep(self, file: Pinned, pin: Descriptor) -> None:
         """Count the new pin of a file; evict others if there are too many.
@@ -165,20 +178,34 @@ class Pins:
             if left:
                 holds[pin.fd] = left
             else:
-                self._add(file, pin)
+                self.keep(file, pin)
 
-    def with_room(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def with_room(self, call: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
         """Call what makes a descriptor; evict pins if there is no room for one.
+
+        It must not have other effects: it may be called again.
 
         Raises:
             OSError: EMFILE or ENFILE, when there is no pin left to be evicted.
         """
         while True:
             try:
-                return call(*args, **kwargs)
+                fd = call(*args, **kwargs)
+                if fd < self.numbers_max:
+                    return fd
+                os.close(fd)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             except OSError as error:
                 if not self.makes_room(error):
                     raise
+
+    def check_room(self, fd: int) -> None:
+        """See that there is room for a file that is to be created; `fd` is of anything.
+
+        Raises:
+            OSError: see `with_room`.
+        """
+        os.close(self.with_room(os.dup, fd))
 
     def makes_room(self, error: OSError) -> bool:
         """Evict pins if a call has failed for want of descriptors; return whether it did."""

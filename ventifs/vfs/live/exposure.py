@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from ventifs.errors import VentifsError
 from ventifs.text import command_word, printable
 from ventifs.vfs.live.export import LiveExport
-from ventifs.vfs.live.mount_table import DevicePath, place_of, ways_to
+from ventifs.vfs.live.mount_table import DevicePath, mounts, place_of, ways_to
 
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 
@@ -158,18 +158,27 @@ def _check_writable(opened: OpenExport, where: _Where) -> None:
     root can go, they are of no use to a user of this host.
 
     Raises:
-        NotExportable: they would gain some; the message has two ways to prevent it.
+        NotExportable: they would gain some; the message has the commands that prevent it.
     """
-    directory = opened.export.directory
-    way = _way_to_harm(opened.fd, os.fsencode(directory), where.place)
+    way = _way_to_harm(opened.fd, os.fsencode(opened.export.directory), where.place)
     if way is None:
         return
-    shown, quoted = printable(way), command_word(directory)
     raise NotExportable(
         f"live export '{opened.export.name}': users of this host could run set-user-ID programs "
-        f"that a guest leaves in {shown}; either put it where only root can go: 'install -d -m "
-        f"700 /srv/live && mv {quoted} /srv/live/', or take set-user-ID from it: 'mount --bind "
-        f"{quoted} {quoted} && mount -o remount,bind,nosuid,nodev {quoted}'"
+        f"that a guest leaves in {printable(way)}; {_remedy(way)}"
+    )
+
+
+def _remedy(way: bytes) -> str:
+    """The commands that make `way` harmless; a mount point cannot be moved."""
+    way = os.path.realpath(way)
+    quoted = command_word(os.fsdecode(way))
+    remount = f"mount -o remount,bind,nosuid,nodev {quoted}"
+    if any(mount.point == way for mount in mounts()):
+        return f"take set-user-ID from it: '{remount}'"
+    return (
+        f"either put it where only root can go: 'install -d -m 700 /srv/live && mv {quoted} "
+        f"/srv/live/', or take set-user-ID from it: 'mount --bind {quoted} {quoted} && {remount}'"
     )
 
 

@@ -52,7 +52,9 @@ class LiveFile:
     """A file of a live export that is no directory.
 
     Attributes:
-        above: the directory that it was found in; None for a root.
+        above: the directory that it was found in, wherever it is now; None for a root. It never
+            changes: files that go round in a circle would have no root, a file acts as the user of
+            its directory, and sessions count by it.
         mark: what it is known by.
         pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
     """
@@ -216,6 +218,9 @@ class LiveFile:
             if error.errno not in _ODD:
                 raise
             return self._odd(pin, name, error.errno)
+        if fd >= access.tree.pins.numbers_max:
+            os.close(fd)
+            return self._odd(pin, name, errno.EMFILE)
         return self._child(Descriptor(fd), name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
@@ -350,7 +355,9 @@ class LiveFile:
         """See `File`; without O_EXCL, what is there already is opened."""
         access = self.access
         pin = self._changing(name)
-        passed = access.opening(flags)
+        passed, pins = access.opening(flags), access.tree.pins
+        if pins.short:
+            pins.check_room(pin.fd)
         for _ in range(_TRIES):
             access.act_in(gid)
             try:
@@ -359,13 +366,14 @@ class LiveFile:
                 if flags & os.O_EXCL:
                     raise
             except OSError as error:
-                if not access.tree.pins.makes_room(error):
+                if not pins.makes_room(error):
                     raise
                 continue
             else:
+                pins.short |= fd >= pins.numbers_max
                 opened = Descriptor(fd)
                 made = LiveFile(self, opened, access.tree.mark(fd, name))
-                access.tree.pins.hold_new(opened)
+                pins.hold_new(opened)
                 number = number_in(made.mark)
                 access.locks.opened(number)
                 if passed & os.O_ACCMODE:
@@ -430,19 +438,19 @@ class LiveFile:
     def rename(self, directory: File | None, name: bytes) -> None:
         """See `File`: the name that it was found under, or the one that it has now."""
         self.access.check_writable()
-        above = self._found_in()
+        above, old = self._found_in()
         to = above if directory is None else self._beside(directory)
-        above.renameat(self.name, to, name)
-        self.above, self.mark = to, with_name(self.mark, name)
+        above.renameat(old, to, name)
+        self.mark = with_name(self.mark, name)
 
     def remove(self) -> None:
         """See `File`: the name that it was found under, or the one that it has now."""
         self.access.check_writable()
-        above = self._found_in()
-        above.unlink(self.name, directory=type_in(self.mark) == _DIRECTORY)
+        above, name = self._found_in()
+        above.unlink(name, directory=type_in(self.mark) == _DIRECTORY)
 
-    def _found_in(self) -> "LiveFile":
-        """The directory in which it has the name of its mark, which is set right if need be.
+    def _found_in(self) -> "tuple[LiveFile, bytes]":
+        """A directory that it is in now, and its name there.
 
         Raises:
             Refused: EBUSY for a root, ESTALE when no name of it is known.
@@ -454,12 +462,11 @@ class LiveFile:
         access.act()
         with suppress(OSError):  # if that user cannot find it there, the server looks for it
             if same(access.tree.mark_at(up.fd, self.name)) == same(self.mark):
-                return above
+                return above, self.name
         now = self.placed(pin, self.mark)
         if now.above is None:
             raise Refused(errno.EBUSY)
-        self.above, self.mark = now.above, with_name(self.mark, now.name)
-        return now.above
+        return now.above, now.name
 
     def _changing(self, name: bytes) -> Descriptor:
         """The pin of this directory, if a name in it may be changed."""

@@ -31,6 +31,7 @@ class LiveDirectory:
     Attributes:
         tree: its files.
         locks: what its sessions have locked.
+        acts_as_users: whether files are used as the user who asks; if not, as the server's own.
     """
 
     def __init__(
@@ -65,12 +66,13 @@ class LiveDirectory:
             clock=clock,
         )
         self.locks = ExportLocks(max(8, self.tree.pins.pins_max // _LOCKS_SHARE))
+        self.acts_as_users = self.tree.acting.switches
         self._name = os.fsencode(export.name)
         self._accounts = accounts or HostAccounts(self.tree.acting)
         self._views: dict[Squashing, LiveFilesystem] = {}
 
     def view(self, squash: Squashing) -> "LiveFilesystem":
-        """The file system as those see it whose users become nobody in this way."""
+        """The file system for clients some of whose users become `nobody`: which, `squash` says."""
         if squash not in self._views:
             users = Users(self.tree.acting, self._accounts, squash=Squash(squash))
             self._views[squash] = LiveFilesystem(self._name, self.tree, users, self.locks)

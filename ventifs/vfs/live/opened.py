@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 OFFSET_MAX = (1 << 63) - 1
 # Larger writes, and reads, are done by threads. See docs/performance.md.
-WRITE_INLINE_MAX = 256 << 10
+WRITE_INLINE_MAX = 512 << 10
 _SIZED = 64 << 10  # reads that ask for more are cut to the file's size before memory is taken
 _LISTED = 32 << 10  # bytes of one call of the kernel
 _KINDS = [FILE] * 16
@@ -75,10 +75,18 @@ class LiveOpened:
         return self._open.fd
 
     def reopen(self, mode: int) -> int:
-        """See `locks.Lockable`: as the server."""
-        tree = self._file.access.tree
-        tree.acting.as_server()
-        return tree.reopen(self._open, mode)
+        """See `locks.Lockable`: for writing as the user, unless it is open for that already.
+
+        So who may not write a file gets no write lock of it, and does not keep the host from
+        executing it.
+        """
+        access = self._file.access
+        if mode != os.O_RDONLY and self._flags & os.O_ACCMODE == os.O_RDONLY:
+            access.check_writable()
+            access.act()
+        else:
+            access.tree.acting.as_server()
+        return access.tree.reopen(self._open, mode)
 
     def attributes(self) -> Attributes:
         """See `Opened`."""
@@ -99,8 +107,9 @@ class LiveOpened:
         has it.
         """
         descriptor = self._open
-        if count > OFFSET_MAX - offset:
-            raise Refused(errno.EINVAL)  # as the kernel does
+        if count > OFFSET_MAX - offset:  # errnos as the kernel has them
+            unreadable = self._flags & os.O_ACCMODE == os.O_WRONLY
+            raise Refused(errno.EBADF if unreadable else errno.EINVAL)
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
         tree, work = self._file.access.tree, partial(_read, descriptor, offset, count)

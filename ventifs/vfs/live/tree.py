@@ -136,7 +136,6 @@ class LiveTree:
             OSError: the directory, or `/proc/self/fd`, cannot be opened.
         """
         self.writable = writable
-        self.exclusive = exclusive
         self.appends = not exclusive
         self.acting = acting or acting_here()
         self.acting.as_server()
