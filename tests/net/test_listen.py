@@ -21,6 +21,7 @@ from ventifs.net.address import (
     TcpAddress,
     UnixAddress,
     VsockAddress,
+    parse_address,
 )
 from ventifs.net.dial import TransportError, connect
 from ventifs.net.listen import default_address, forsake, inherited, listen, local_address
@@ -320,9 +321,28 @@ def test_the_address_when_none_is_named(environment: dict[str, str], uid: int, p
     assert default_address(environment, uid) == UnixAddress(path)
 
 
+@pytest.mark.parametrize(
+    ("address", "kind", "remedy"),
+    [
+        ("unix:///srv/9p.sock", "_listen_unix", "choose a directory that you may write"),
+        ("tcp://127.0.0.1:564", "_listen_tcp", "ports below 1024 are root's; choose another one"),
+    ],
+)
+def test_what_is_not_permitted_has_a_remedy_for_the_address(
+    address: str, kind: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(f"ventifs.net.listen.{kind}", deny)
+    with pytest.raises(TransportError) as caught:
+        listen(parse_address(address))
+    assert str(caught.value) == f"{address}: cannot listen: permission denied; {remedy}"
+
+
 def test_no_address_can_be_found() -> None:
     for environment in {}, {"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": "here"}:
-        with pytest.raises(TransportError, match="XDG_RUNTIME_DIR is not set; name an address"):
+        with pytest.raises(TransportError, match="XDG_RUNTIME_DIR names no directory"):
             default_address(environment, 1000)
     with pytest.raises(AddressError, match="longer than 107 bytes"):
         default_address({"XDG_RUNTIME_DIR": "/" + "a" * 100}, 1000)

@@ -44,7 +44,8 @@ from ventifs.ninep.protocol.messages import (
     Twalk,
 )
 from ventifs.ninep.session.limits import SessionLimits
-from ventifs.serving.connections import HANDSHAKE_S, WARM_TURNS
+from ventifs.serving.connection import WARM_TURNS
+from ventifs.serving.connections import HANDSHAKE_S
 
 GETATTR = Tgetattr(0, 0x7FF)
 SIZE = 1 << 20
@@ -259,9 +260,9 @@ def test_jobs_of_a_client_that_went_are_dropped() -> None:
         go, entered = holding(files)
         await caller.send(*((tag, GETATTR) for tag in range(30)))
         await until(lambda: served.server.loader.queued > 0 and entered.acquire(blocking=False))
-        begun = served.server.loader.runs
         caller.close()
         await until(lambda: served.over == 1)
+        begun = served.server.loader.runs
         assert served.server.loader.queued == 0
         go.set()
         assert isinstance(await other.ask(GETATTR), Rgetattr)

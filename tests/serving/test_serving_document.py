@@ -60,7 +60,7 @@ def test_live_directories_are_written_as_they_are_taken() -> None:
 def test_roots_remedies_are_those_of_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(exposure, "_way_to_harm", lambda *_: b"/srv/web")
-        with pytest.raises(exposure.Unfit) as caught:
+        with pytest.raises(exposure.NotExportable) as caught:
             exposure._check_writable(
                 exposure.OpenExport(LiveExport("web", "/srv/web", writable=True), -1),
                 exposure._Where([], None),
@@ -125,7 +125,7 @@ def test_limits_are_those_of_the_code() -> None:
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     units = [block for block in _BLOCKS if block.startswith("[Unit]")]
     assert len(units) == 4
-    paths = []
+    paths: list[Path] = []
     for unit in units:
         kind = next(kind for kind in ("Mount", "Automount", "Service") if f"[{kind}]" in unit)
         path = tmp_path / (

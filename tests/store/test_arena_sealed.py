@@ -48,6 +48,28 @@ def test_directory_and_trailer_tell_what_a_sealed_arena_holds(
     assert list(arena.directory(trailer)) == list(arena.heads(HEADER_SIZE, end))
 
 
+@pytest.mark.parametrize("window", [1, 70, 1 << 20])
+def test_outlines_agree_with_the_directory(
+    three: tuple[Appender, list[int]], window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appender, (*_, end) = three
+    appender.seal()
+    monkeypatch.setattr("ventifs.store.arena._WINDOW", window)
+    arena = reading(appender)
+    trailer = arena.trailer()
+    assert trailer is not None
+    heads = list(arena.heads(HEADER_SIZE, end))
+    assert list(arena.directory(trailer)) == heads
+    outlines = list(arena.outlines(trailer))
+    for (offset, head), (at, clump) in zip(heads, outlines, strict=True):
+        assert (at, clump.kind, clump.count) == (offset, head.kind, len(head.blocks))
+        assert (clump.raw_length, clump.size) == (head.raw_length, head.size)
+        assert clump.scores() == [score for score, _ in head.blocks]
+        for positions in ([], [0], range(len(head.blocks))):
+            lengths = [head.blocks[position][1] for position in positions]
+            assert clump.length_of(positions) == sum(lengths)
+
+
 def test_an_open_arena_has_no_trailer(three: tuple[Appender, list[int]]) -> None:
     appender, (*_, end) = three
     assert reading(appender).trailer() is None
@@ -85,9 +107,10 @@ def test_every_changed_byte_of_a_directory_is_noticed(
     assert trailer is not None
     for offset in range(end, end + trailer.directory_length):
         flip(appender.path, offset)
-        with pytest.raises(Corrupt, match="arena directory") as caught:
-            list(reading(appender).directory(trailer))
-        assert caught.value.arena == appender.id.hex()
+        for walk in (Arena.directory, Arena.outlines):
+            with pytest.raises(Corrupt, match="arena directory") as caught:
+                list(walk(reading(appender), trailer))
+            assert caught.value.arena == appender.id.hex()
         flip(appender.path, offset)
 
 
@@ -105,6 +128,8 @@ def test_a_directory_that_is_cut_off_by_its_own_trailer_is_corrupt(
     assert arena.trailer() == short
     with pytest.raises(Corrupt, match="arena directory"):
         list(arena.directory(short))
+    with pytest.raises(Corrupt, match="arena directory"):
+        list(arena.outlines(short))
 
 
 def test_an_overwritten_clump_does_not_change_what_the_directory_says(

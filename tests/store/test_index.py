@@ -81,6 +81,9 @@ def test_blocks_are_located_in_any_order(index: Index) -> None:
     every = present + absent
     random.Random(0).shuffle(every)
     assert index.locate_many(every) == [index.locate(score) for score in every]
+    places = index.locate_many(every)
+    assert index.arenas_of(every) == {place.arena for place in places if place is not None}
+    assert index.arenas_of([]) == set()
 
 
 def test_entries_come_in_order_of_score(index: Index) -> None:

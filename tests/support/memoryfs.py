@@ -41,6 +41,7 @@ Weather = Callable[[str], str]
 """From the name of a call to "" (at once), "cold", "own" or "blocking"."""
 
 _ACCESS = 3
+XATTR_CREATE, XATTR_REPLACE = os.XATTR_CREATE, os.XATTR_REPLACE
 COOKIE_STEP = 1 << 40
 
 
@@ -73,6 +74,8 @@ class MemoryFilesystem:
         elsewhere: the attach names that another process serves.
         cancelled: the number of waits for locks that were cancelled.
     """
+
+    plain_writes = True
 
     def __init__(self, weather: Weather = lambda call: "") -> None:
         self.weather = weather
@@ -241,7 +244,11 @@ class MemoryFile:
 
     def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, MemoryOpened]":
         def work() -> tuple[File, MemoryOpened]:
-            made = self._add(name, st.S_IFREG | mode, gid)
+            inode = self._directory().get(name)
+            if inode is None or flags & os.O_EXCL:
+                made = self._add(name, st.S_IFREG | mode, gid)
+            else:
+                made = MemoryFile(self.fs, inode, name, self)
             return made, MemoryOpened(made, flags)
 
         return self._ready("create", work, name)  # type: ignore[no-any-return]
@@ -341,9 +348,11 @@ class MemoryFile:
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         def work() -> None:
-            if not value:
-                if name not in self.inode.xattrs:
-                    raise Refused(errno.ENODATA)
+            if flags & XATTR_CREATE and name in self.inode.xattrs:
+                raise Refused(errno.EEXIST)
+            if flags & XATTR_REPLACE and name not in self.inode.xattrs:
+                raise Refused(errno.ENODATA)
+            if not value and flags & XATTR_REPLACE:
                 del self.inode.xattrs[name]
             else:
                 self.inode.xattrs[name] = value

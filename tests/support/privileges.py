@@ -4,6 +4,7 @@ In a child, a failed assertion is exit code 1.
 """
 
 import ctypes
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -78,6 +79,19 @@ def drop_and_act(top: str) -> None:
     os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR))
     os.setxattr(path, "trusted.note", b"root may")
     os.chown(path, 5, 6)
+
+
+def drop_without(lacking: int, top: str) -> None:
+    """Drop privileges as root without a capability, and see that files of others are closed."""
+    secret = Path(top, "secret")
+    secret.touch(0o600)
+    os.chown(secret, ALICE.uid, ALICE.gid)
+    _, permitted, _ = syscalls.capabilities()
+    left = permitted & ~lacking
+    syscalls.set_capabilities(left, left)
+    assert capabilities.drop_privileges(root=True) == 0
+    assert isinstance(acting_here(), OneUser)
+    assert refusal(os.open, secret, os.O_RDONLY) == errno.EACCES
 
 
 def drop_as_a_user(top: str) -> None:

@@ -46,6 +46,8 @@ class Standin(MemoryFilesystem):
 class StandinTrees:
     """See `LiveTrees`."""
 
+    acts_as_users = True
+
     def __init__(self, export: LiveExport, directory: int) -> None:
         self._export = export
         self._directory = directory
@@ -67,6 +69,23 @@ def _opened(configure: Configure, fds: list[int]) -> LiveSessions:
 def standin_main() -> None:
     """All that the process does."""
     run_worker(_opened)
+
+
+class OwnTrees(StandinTrees):
+    """Of a process that is not root's."""
+
+    acts_as_users = False
+
+
+def own_user_main() -> None:
+    """All that the process does, if it is not root's."""
+
+    def opened(configure: Configure, fds: list[int]) -> LiveSessions:
+        [export] = [each for each in configure.settings.live if each.name == configure.export]
+        trees = OwnTrees(export, fds[0])
+        return LiveSessions(configure.settings, export, trees, NinepFrontEnd())
+
+    run_worker(opened)
 
 
 def failing_main() -> None:

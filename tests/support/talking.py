@@ -109,6 +109,13 @@ class Talk:
             replies += self.turns()
         return replies
 
+    def give_up(self) -> list[Reply]:
+        """End all waits in vain; return the replies."""
+        waits, self.waits = self.waits, []
+        for wait in waits:
+            self.session.finish(wait, wait.otherwise)
+        return self.turns()
+
     def ask(self, *messages: Message) -> Any:
         """Send requests one by one, run their loads, and return the reply to the last one."""
         reply: Message | None = None

@@ -184,7 +184,9 @@ def parsed() -> tuple[argparse.Namespace, set[str]]:
     try:
         chosen = chosen_rows(options.only)
     except ValueError as unknown:
-        parser.error(f"no row begins with {unknown}; rows are:\n  " + "\n  ".join(TARGETS))
+        parser.error(
+            f"no row begins with {unknown}; rows are:\n  " + "\n  ".join([*TARGETS, *MEMORY])
+        )
     return options, chosen
 
 

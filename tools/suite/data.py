@@ -17,6 +17,7 @@ def git(setting: Setting) -> None:
     common = host("git", "rev-parse", "--path-format=absolute", "--git-common-dir", cwd=repository)
     head = host("git", "rev-parse", "HEAD", cwd=repository).strip()
     files = setting.many(300, 20)
+    depth = "" if setting.scale >= 1 else "--depth 2"
     with setting.ready() as path:
         said = setting.run(
             f"""
@@ -26,7 +27,7 @@ def git(setting: Setting) -> None:
             export GIT_CONFIG_KEY_2=user.email GIT_CONFIG_VALUE_2=suite@example.org
             git init -q clone
             cd clone
-            git fetch -q file://{shlex.quote(common.strip())} {head}
+            git fetch -q {depth} file://{shlex.quote(common.strip())} {head}
             git checkout -q -b main FETCH_HEAD
             git archive HEAD | sha256sum
             git status --porcelain
@@ -140,31 +141,31 @@ def postgres(setting: Setting) -> None:
         setting.run(
             f"""
             export PATH=$PATH:{programs[-1]} LC_ALL=C.UTF-8
-            mkdir -p sockets; touch out; chmod 666 out; chmod 755 . sockets
-            chown {user.pw_uid} sockets
-            sockets=$PWD/sockets
+            mkdir -m 777 -p /dev/shm/sockets; sockets=/dev/shm/sockets; cd $sockets
             mkdir {path}/base; chown {user.pw_uid}:{user.pw_gid} {path}/base; chmod 700 {path}/base
+            mount --bind {path}/base /mnt # where another user than root can go
+            trap 'umount /mnt' EXIT
             run() {{ {as_postgres} "$@"; }}
             start() {{
-                run pg_ctl -D {path}/base/data -l $sockets/log -w -t 600 start >/dev/null \\
+                run pg_ctl -D /mnt/data -l $sockets/log -w -t 600 start >/dev/null \\
                     -o "-c listen_addresses= -k $sockets" || {{ cat $sockets/log; exit 1; }}
             }}
-            run initdb -k -D {path}/base/data >out 2>&1 || {{ cat out; exit 1; }}
+            run initdb -k -D /mnt/data >out 2>&1 || {{ cat out; exit 1; }}
             start
             run createdb -h $sockets bench
             run pgbench -h $sockets -i -q -s {scale} bench 2>&1 | tail -1
-            run pgbench -h $sockets -c 4 -t {transactions} bench 2>&1 | grep processed
-            kill -9 $(head -1 {path}/base/data/postmaster.pid)
+            run pgbench -n -h $sockets -c 4 -t {transactions} bench 2>&1 | grep processed
+            kill -9 $(head -1 /mnt/data/postmaster.pid)
             while pgrep -u {user.pw_uid} postgres >/dev/null; do sleep 0.2; done
             start
-            run pgbench -h $sockets -c 2 -t {transactions} bench 2>&1 | grep processed
+            run pgbench -n -h $sockets -c 2 -t {transactions} bench 2>&1 | grep processed
             run psql -h $sockets -At bench -c "select (select sum(abalance) from pgbench_accounts)
                 = (select sum(bbalance) from pgbench_branches), (select count(*)
                 from pgbench_history) = {transactions * 6}"  >$sockets/sums
             cat $sockets/sums
             grep -q '^t|t$' $sockets/sums
             run pg_amcheck -h $sockets --all --heapallindexed --install-missing 2>&1 || exit 1
-            run pg_ctl -D {path}/base/data -m fast -w stop >/dev/null
-            run pg_checksums -D {path}/base/data --check | grep 'Bad checksums: *0'
+            run pg_ctl -D /mnt/data -m fast -w stop >/dev/null
+            run pg_checksums -D /mnt/data --check | grep 'Bad checksums: *0'
             """
         )

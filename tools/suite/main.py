@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from tools.suite.setting import (
 )
 from tools.suite.suites import SUITES
 
-_WORK = Path("/var/tmp/ventifs-suites")
+WORK = Path("/var/tmp/ventifs-suites")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--kernel", action="append", help="instead of those of each suite")
     made.add_argument("--scale", type=float, default=1, help="how much each does; 1 is all")
     made.add_argument("--options", default="", help="more mount options")
-    made.add_argument("--work", type=Path, default=_WORK, help="for what is made once")
+    made.add_argument("--work", type=Path, default=WORK, help="for what is made once")
     made.add_argument("--keep", action="store_true", help="keep the directories of failures")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     return made
@@ -190,12 +191,9 @@ def main() -> None:
         if told.json:
             lines = json.dumps([asdict(result) for result in results], indent=1)
             told.json.write_text(f"{lines}\n")
-        failed = [result for result in results if result.result == "failed"]
-        passed = [result for result in results if result.result == "passed"]
-        print(
-            f"{len(passed)} passed, {len(failed)} failed, {len(results) - len(passed) - len(failed)} skipped"
-        )
-        sys.exit(1 if failed else 0)
+        ends = Counter(result.result for result in results)
+        print(", ".join(f"{ends[end]} {end}" for end in ("passed", "failed", "skipped")))
+        sys.exit(1 if ends["failed"] else 0)
     sys.exit(130)
 
 

@@ -141,6 +141,7 @@ class Setting:
         """Make the export."""
         self.log = self.directory / "server.log"
         self.export.mkdir()
+        (self.directory / "run").mkdir()
         self.export.chmod(0o755)
 
     @property
@@ -202,7 +203,7 @@ class Setting:
             *limit,
             "env",
             f"XDG_DATA_HOME={self.directory}/none",
-            f"RUNTIME_DIRECTORY={self.directory}",
+            f"RUNTIME_DIRECTORY={self.directory}/run",
             *command("serve", f"tcp://{HOST}:{PORT}", *words, *more),
         ) as server:
             yield server

@@ -57,7 +57,7 @@ def dbench(setting: Setting) -> None:
 
 def bonnie(setting: Setting) -> None:
     """Large files, then small ones created, looked up and removed in and out of order."""
-    size, files = setting.many(128, 8), setting.many(4)
+    size, files = setting.many(128, 8), setting.many(4, 1)
     with setting.ready() as path:
         said = setting.run(
             f"bonnie++ -d {path} -u root -s {size}M -r {max(size // 2, 4)} -n {files}:4096:1:4"

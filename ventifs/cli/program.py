@@ -51,7 +51,7 @@ COMMANDS = {
     ),
     "tag": ("ventifs.cli.versions.notes", "tag", "Add and remove tags of versions."),
     "comment": ("ventifs.cli.versions.notes", "comment", "Replace the comment of a version."),
-    "serve": ("ventifs.cli.serving.serve", "serve", "Serve versions over 9P."),
+    "serve": ("ventifs.cli.serving.serve", "serve", "Serve versions and directories over 9P."),
     "servers": ("ventifs.cli.serving.servers", "servers", "Show what running servers do."),
     "mount": ("ventifs.cli.serving.mount", "mount", "Mount a version from a 9P server."),
     "reclaim": (

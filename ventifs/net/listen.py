@@ -38,12 +38,17 @@ _LOCK_S, _LOCK_STEP_S = 5.0, 0.02  # a server holds the lock for about a probe a
 _PROBE_S = 2.0  # a living server's kernel completes a local connection at once
 
 _REMEDIES = {
-    errno.EADDRINUSE: "another server listens there; stop it, or choose another port or path",
+    errno.EADDRINUSE: "another server listens there; stop it, or choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address; write * (vsock: any) for all it has",
-    errno.EACCES: "ports below 1024 are root's; choose another port, or a directory of your own",
+    errno.EACCES: "ports below 1024 are root's; choose another one",
     errno.ENOENT: "make the directory first",
     errno.EAFNOSUPPORT: "this kernel lacks the transport; for vsock load vhost_vsock on a host",
     errno.ENODEV: "this machine has no vsock device; on a host load vhost_vsock",
+}
+_UNIX_REMEDIES = {
+    **_REMEDIES,
+    errno.EADDRINUSE: "another server listens there; stop it, or choose another path",
+    errno.EACCES: "choose a directory that you may write",
 }
 
 
@@ -70,7 +75,8 @@ def listen(
             case VsockAddress():
                 return [_listen_vsock(address)]
     except OSError as error:
-        raise explained(address, "cannot listen", error, _REMEDIES) from None
+        remedies = _UNIX_REMEDIES if isinstance(address, UnixAddress) else _REMEDIES
+        raise explained(address, "cannot listen", error, remedies) from None
 
 
 def forsake(address: Address, *, clock: Clock = time.monotonic) -> None:
@@ -130,7 +136,7 @@ def default_address(environment: Mapping[str, str], uid: int) -> UnixAddress:
         directory = Path(user) / "ventifs"
     else:
         raise TransportError(
-            "XDG_RUNTIME_DIR is not set; name an address, such as unix:///DIRECTORY/9p.sock"
+            "XDG_RUNTIME_DIR names no directory for your sockets; set it to one of yours"
         )
     address = parse_address(f"unix://{directory / '9p.sock'}")
     assert isinstance(address, UnixAddress)

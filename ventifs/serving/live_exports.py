@@ -18,6 +18,7 @@ from ventifs.serving.log import event
 from ventifs.serving.settings import Settings
 from ventifs.serving.worker_ipc import Configure, Stop
 from ventifs.serving.worker_process import WorkerProcess, how_ended
+from ventifs.text import printable
 from ventifs.vfs.live.exposure import OpenExport
 
 PAUSE_S = 0.25  # from the end of a process to the start of the next
@@ -62,15 +63,19 @@ class _Process:
             channel.close()
 
     async def ask(self) -> tuple[LiveActivity, Process]:
-        """Its figures; those of a process that does not answer are the last."""
+        """Its figures; those of a process that does not answer are the last.
+
+        Without a process, clients hold nothing of the memory that the next one will have.
+        """
         running = self.running
-        answer = await running.ask() if running is not None else Process()
+        absent = Process(client_bytes_max=self._settings.client_bytes)
+        answer = await running.ask() if running is not None else absent
         if running is not None and running.ended:
-            answer = Process()  # it is in `lost`
+            answer = absent  # what it did is in `lost`
         return (
             LiveActivity(
                 name=self.export.name,
-                directory=self.export.directory,
+                directory=printable(self.export.directory),
                 writable=self.export.writable,
                 sharing=self.export.sharing,
                 pid=None if running is None else running.process.pid,

@@ -1,11 +1,13 @@
 """The sessions of a process that serves one live export, and what such a process is.
 
 Owns how the export's file system and the sessions are put together, and the rule of `exclusive`:
-one connection at a time. A connection comes here when another process has read its first attach,
+one connection at a time. Always: a peer that is `nobody` never uses files as this process's own
+user. A connection comes here when another process has read its first attach,
 see `handover.py`.
 """
 
 import errno
+import logging
 import os
 import resource
 import select
@@ -36,14 +38,24 @@ from ventifs.vfs.memory_budget import Budget
 # Threads wait for the disk most of the time, and hold the interpreter for a moment: more of them
 # keep more of a disk busy. See docs/performance.md.
 LIVE_AT_ONCE = 8
+NO_NOBODY = (
+    "this server is not root's, so that it cannot use files as nobody; allow the peer by --allow"
+)
 FREE_S = 1.0  # for a client that has unmounted, or whose machine has started anew, to be gone
 
 
 class LiveTrees(Protocol):
-    """An export's directory as file systems."""
+    """An export's directory as file systems.
+
+    Attributes:
+        acts_as_users: whether this process uses files as the user who asks, also as `nobody`; if
+            not, as its own user, whichever user asks.
+    """
+
+    acts_as_users: bool
 
     def view(self, squash: Squashing) -> Filesystem:
-        """The file system as those see it whose users become nobody in this way."""
+        """The file system for clients some of whose users become `nobody`: which, `squash` says."""
 
     def close(self) -> None:
         """Close what is open; no session is left."""
@@ -58,7 +70,8 @@ class LiveSessions:
         """Serve an open directory by a front end."""
         self._export = export
         self._trees = trees
-        self._busy = BusyExport(export.name)
+        self._busy = RefusingExport(errno.EBUSY, f"{export.name}: another connection has it")
+        self._no_nobody = RefusingExport(errno.EACCES, f"{export.name}: {NO_NOBODY}")
         self._holder: Channel | None = None  # that has it for itself, if the export is exclusive
         self._freed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -102,6 +115,10 @@ class LiveSessions:
         begun: Handover | None = None,
     ) -> None:
         """Serve a channel; see `Server.start`."""
+        if exports.as_nobody and not self._trees.acts_as_users:
+            event("no_nobody", level=logging.WARNING, peer=peer, note=NO_NOBODY)
+            self.server.start(channel, peer, exports, over, begun=begun, filesystem=self._no_nobody)
+            return
         if self._export.sharing == "shared":
             self.server.start(channel, peer, exports, over, pass_on, begun)
             return
@@ -146,18 +163,19 @@ class LiveSessions:
         return self._trees.view("all" if exports.as_nobody else self._export.squash)
 
 
-class BusyExport:
-    """A `Filesystem` that another connection has for itself: every attach gets EBUSY."""
+class RefusingExport:
+    """A `Filesystem` that a connection may not use: every attach gets an error."""
 
-    def __init__(self, name: str) -> None:
-        """Of an export."""
-        self._name = name
+    def __init__(self, number: int, reason: str) -> None:
+        """Refuse with an errno."""
+        self._number = number
+        self._reason = reason
 
     def attach(self, user: User, aname: bytes) -> NoReturn:
         """See `Filesystem`."""
-        raise Refused(errno.EBUSY, f"{self._name}: another connection has it")
+        raise Refused(self._number, self._reason)
 
-    def session(self) -> "BusyExport":
+    def session(self) -> "RefusingExport":
         """See `Filesystem`."""
         return self
 

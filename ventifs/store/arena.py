@@ -353,11 +353,8 @@ class Arena:
                 if not more:
                     raise self._directory_damage("clump is cut off in its block list", offset)
                 hasher.update(more)
+                data, at = data[at:] + more, max(at - len(data), 0)
                 read += len(more)
-                if data:
-                    data, at = data[at:] + more, 0
-                else:
-                    data = more
                 continue
             yield _ENTRY.unpack_from(data, at)[0], data[at + _ENTRY.size : at + length], offset
             at += length

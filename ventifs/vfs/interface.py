@@ -248,7 +248,11 @@ LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR, LOCK_GRACE = range(4)  # status of a Tlo
 
 
 class Filesystem(Protocol):
-    """Trees that a session may attach to; several sessions may share one file system."""
+    """Trees that a session may attach to; several sessions may share one file system.
+
+    One that declares `plain_writes = True` is also written by protocols whose requests say less
+    than Linux's own calls do, such as 9P2000: no group of a new file, no O_EXCL.
+    """
 
     def attach(self, user: User, aname: bytes) -> "File":
         """The directory, or file, that a name stands for; its `..` is itself.
@@ -317,7 +321,11 @@ class File(Protocol):
         """
 
     def open(self, flags: int) -> "Opened":
-        """Open this file, with the flags that open has on Linux.
+        """Open this file.
+
+        Args:
+            flags: of open(2), with this machine's numbers: the access mode, O_TRUNC, O_APPEND,
+                O_DIRECTORY, O_DSYNC, O_SYNC. No flag that concerns a name.
 
         Raises:
             Refused: EROFS for writing where nothing can be written, ELOOP for a symbolic link.
@@ -336,6 +344,9 @@ class File(Protocol):
     def xattr(self, name: bytes) -> bytes:
         """One extended attribute.
 
+        Args:
+            name: 1 to 255 bytes, without NUL; it may have a slash.
+
         Raises:
             Refused: ENODATA when it has none of this name.
         """
@@ -344,16 +355,36 @@ class File(Protocol):
         """The attributes of the file system that it is in."""
 
     def create(self, name: bytes, flags: int, mode: int, gid: int) -> "tuple[File, Opened]":
-        """Create a regular file in this directory, and open it."""
+        """Create a regular file in this directory, and open it.
+
+        Args:
+            name: of the file.
+            flags: as of `open`, and O_CREAT; without O_EXCL, a file that exists is opened.
+            mode: permission bits, 0 to 0o7777, whatever the access mode of `flags`.
+            gid: the group that the client wants; 2^32 - 1 if it names none.
+        """
 
     def mkdir(self, name: bytes, mode: int, gid: int) -> "File":
         """Create a directory in this one."""
 
     def symlink(self, name: bytes, target: bytes, gid: int) -> "File":
-        """Create a symbolic link in this directory."""
+        """Create a symbolic link in this directory.
+
+        Args:
+            name: of the link.
+            target: 1 to 4095 bytes, without NUL; anything else goes.
+            gid: as of `create`.
+        """
 
     def mknod(self, name: bytes, mode: int, rdev: int, gid: int) -> "File":
-        """Create a special file, or an empty regular one, in this directory."""
+        """Create a special file, or an empty regular one, in this directory.
+
+        Args:
+            name: of the file.
+            mode: with the type's bits: a regular file, a device, a FIFO or a socket.
+            rdev: of a device, as makedev(3) packs it.
+            gid: as of `create`.
+        """
 
     def link(self, file: "File", name: bytes) -> None:
         """Give `file` a name in this directory."""
@@ -374,9 +405,15 @@ class File(Protocol):
         """Change attributes; of a file that is open, `Opened.setattr` is called instead."""
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
-        """Set an extended attribute as setxattr(2); an empty value removes it.
+        """Set an extended attribute as setxattr(2), or remove it.
 
-        That holds whatever the flags: Linux's client removes one by XATTR_REPLACE and no bytes.
+        No bytes with XATTR_REPLACE remove it: so Linux's client removes. No bytes otherwise set an
+        empty value, as they do on a local file system.
+
+        Args:
+            name: 1 to 255 bytes, without NUL; it may have a slash.
+            value: up to 65,536 bytes.
+            flags: 0, XATTR_CREATE or XATTR_REPLACE.
         """
 
 

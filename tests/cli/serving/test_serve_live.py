@@ -148,6 +148,16 @@ def test_read_only_is_what_is_not_said_otherwise(home: Path) -> None:
         assert os.listdir(home / "live/db") == ["motd"]
 
 
+def test_our_client_says_how_a_directory_is_reached_from_the_root(home: Path) -> None:
+    address = f"unix://{home}/run/s"
+    reason = "invalid cross-device link; it is a tree of its own: attach to it by --aname"
+    with serving(home):
+        for words, where in ((("ls", "-l", address), "web"), (("ls", address, "/web"), "/web")):
+            failed = ventifs(home, "9p", *words, expected=1).stderr.decode()
+            assert failed.endswith(f"{where}: {reason}\n")
+        assert ventifs(home, "9p", "ls", "--aname", "web", address).stdout == b"motd\n"
+
+
 def test_a_comma_in_a_directory(home: Path) -> None:
     (home / "live/a,rw").mkdir()
     (home / "live/a,rw/motd").write_text("comma\n")
@@ -156,6 +166,18 @@ def test_a_comma_in_a_directory(home: Path) -> None:
         Guest(home, "comma") as guest,
     ):
         assert guest.read("motd") == b"comma\n"
+
+
+def test_a_directory_of_any_name_is_served_and_shown_escaped(home: Path) -> None:
+    odd = home / os.fsdecode(b"live/\xff\x1b[31m\n")
+    (home / "live/db").rename(odd)
+    with serving(home, "--live", f"db={odd}", lines=3), Guest(home, "db", os.getuid()) as guest:
+        assert guest.read("motd") == b"hello from db\n"
+        shown = ventifs(home, "servers").stdout
+        assert rb"live/\xff\x1b[31m\n, shared, read; 1 connection" in shown
+        assert b"\x1b" not in shown
+        [server] = json.loads(ventifs(home, "servers", "--json").stdout)
+        assert server["live"][1]["connections"] == 1
 
 
 @pytest.mark.parametrize(
@@ -169,7 +191,11 @@ def test_a_comma_in_a_directory(home: Path) -> None:
         ("--live web=live --live db=live/db", 1, "'db': lies in 'web'; leave it out, and"),
         ("--live web=run", 1, "run: contains the socket"),
         ("--live web=.", 1, "contains the socket"),
-        ("--live web=live/web --store nowhere", 1, "nowhere: there is no such store"),
+        (
+            "--live web=live/web --store nowhere",
+            1,
+            "makes one; without --store and $VENTIFS_STORE only the directories are served",
+        ),
         ("--live web=live/web --squash all --client-memory 7MiB", 2, "live directory needs 4MiB"),
         ("--live web=live/web --allow-file live/web/motd", 1, "live/web/motd:1: rule"),
         ("--live web=etc --allow-file etc/allow", 1, "etc: contains the allow file"),
@@ -219,6 +245,18 @@ def test_the_figures_name_each_directory(home: Path) -> None:
         assert [session["export"] for session in server["process"]["sessions"]] == ["web"]
 
 
+def test_workers_and_directories_divide_the_memory(home: Path) -> None:
+    """Two workers and two directories get a quarter each, also while they have no process."""
+    words = ("--live", f"db={home}/live/db", "--workers", "2", "--client-memory", "40MiB")
+    with serving(home, *words, lines=3):
+        for names in (), ("web",), ("web", "db"):
+            with ExitStack() as guests:
+                for name in names:
+                    guests.enter_context(Guest(home, name, os.getuid())).read("motd")
+                [server] = json.loads(ventifs(home, "servers", "--json").stdout)
+                assert server["process"]["client_bytes_max"] == 40 << 20
+
+
 def test_its_process_ends_with_the_server_however_that_ends(home: Path) -> None:
     """Also when it cannot do anything: it does not hear of it by its socket then."""
     for stopped in (False, True):
@@ -260,7 +298,11 @@ def test_over_standard_input_and_output(home: Path) -> None:
         ours,
         theirs,
         subprocess.Popen(
-            words, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment(home)
+            words,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            env=environment(home),
         ) as server,
     ):
         theirs.close()
@@ -304,9 +346,12 @@ class Frozen:
         self.place.mkdir()
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         subprocess.run(["mount", "-o", "loop,nosuid,nodev", image, self.place], check=True)
-        stack.callback(subprocess.run, ["umount", "-l", self.place], check=True)
+        stack.callback(self._unmount)
         stack.callback(self.thaw)
         self._frozen = False
+
+    def _unmount(self) -> None:
+        subprocess.run(["umount", "-l", self.place], check=True)
 
     def freeze(self) -> None:
         subprocess.run(["fsfreeze", "-f", self.place], check=True)

@@ -291,6 +291,8 @@ def test_an_interrupted_reclaim_loses_nothing_and_goes_on(
     if not forgetting:
         run(home, "forget", *doomed, "--store", "s")
         goes_on = "run it again to go on"
+    if step == "copying":
+        goes_on = f"what was copied takes space twice until the next reclaim; {goes_on}"
     done = subprocess.run(
         [sys.executable, "-c", f"STEP = {step!r}" + SIGNALLED, *words, "--store", "s"],
         cwd=home,

@@ -1,6 +1,7 @@
 """What 9P2000.L's requests do, and how they fail."""
 
 import errno
+import os
 import stat as st
 from collections.abc import Callable
 
@@ -147,7 +148,11 @@ def test_flags_that_mean_nothing_here_are_not_passed_on() -> None:
     talk, _ = talk_with()
     talk.ask(m.Tlopen(1, 0xFFFFFFFF & ~0o1001))
     opened = talk.session._fids.table[1].opened
-    assert opened.flags == 0o2 | 0o100 | 0o200 | 0o2000 | 0o4010000 | 0o600000  # type: ignore[union-attr]
+    kept = os.O_RDWR | os.O_APPEND | os.O_SYNC | os.O_DIRECTORY
+    assert opened.flags == kept  # type: ignore[union-attr]
+    talk.ask(m.Tlcreate(0, b"new", 0xFFFFFFFF & ~0o1001, 0o600, 0))
+    opened = talk.session._fids.table[0].opened
+    assert opened.flags == kept | os.O_CREAT | os.O_EXCL  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("count", [30, 60, 200, 8192])
@@ -336,9 +341,19 @@ def test_extended_attributes_are_set_when_clunked() -> None:
     new(5, 0, flags=2)  # XATTR_REPLACE, with which Linux removes
     assert talk.ask(m.Tclunk(5)) == m.Rclunk()
     assert xattrs == {}
-    new(5, 0)
+    new(5, 0, flags=2)
     assert refusal(talk.ask(m.Tclunk(5))) == errno.ENODATA
     assert refusal(talk.ask(m.Tgetattr(5, 1))) == errno.EBADF
+    for flags in (0, 1):  # an empty value is a value
+        xattrs.clear()
+        new(5, 0, flags)
+        assert talk.ask(m.Tclunk(5)) == m.Rclunk()
+        assert xattrs == {b"user.x": b""}
+    new(5, 3, flags=1)  # XATTR_CREATE
+    talk.ask(m.Twrite(5, 0, b"abc"))
+    assert refusal(talk.ask(m.Tclunk(5))) == errno.EEXIST
+    assert refusal(new(5, 3, flags=4)) == errno.EINVAL
+    talk.ask(m.Tclunk(5))
     assert refusal(new(5, 65537)) == errno.E2BIG
     assert talk.session._fids.held == 0
 

@@ -6,7 +6,7 @@ import stat as st
 import pytest
 
 from tests.ninep.session.test_session import refusal
-from tests.support.memoryfs import MemoryFilesystem
+from tests.support.memoryfs import Inode, MemoryFilesystem
 from tests.support.talking import MSIZE, Talk
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.messages import Dialect
@@ -208,6 +208,36 @@ def test_places_in_directories_are_limited() -> None:
         assert talk.session._fids.held <= 128 * 13  # one place each costs nothing
     talk.ask(m.Tclunk(1), m.Tclunk(2), m.Tclunk(3))
     assert talk.session._fids.held == 0
+
+
+class Fading(dict[bytes, Inode]):
+    """The names of a directory of which some are gone when they are looked for."""
+
+    gone: tuple[bytes, ...] = ()
+
+    def get(self, name: bytes, default: object = None) -> Inode | None:  # type: ignore[override]
+        return None if name in self.gone else super().get(name)
+
+
+@pytest.mark.parametrize("dialect", OLD)
+@pytest.mark.parametrize("weather", ["", "cold", "own", "blocking"])
+@pytest.mark.parametrize(
+    "gone", [(b"b",), (b"b", b"c"), (b"d", b"f"), (b"s",), tuple(b"b c d f l p s".split())]
+)
+def test_entries_that_go_while_a_directory_is_read_are_left_out(
+    dialect: Dialect, weather: str, gone: tuple[bytes, ...]
+) -> None:
+    talk, fs = talk_in(dialect)
+    talk.ask(m.Twalk(0, 1, ()), m.Topen(1, 0))
+    names = sorted(fs.root.children)
+    fs.root.children = Fading(fs.root.children)
+    fs.root.children.gone = gone
+    fs.weather = lambda call: weather
+    listed, offset = [], 0
+    while data := talk.ask(m.Tread(1, offset, 4000)).data:
+        listed += [stat.name for stat in talk.codec.stats(data)]
+        offset += len(data)
+    assert listed == [name for name in names if name not in gone]
 
 
 @pytest.mark.parametrize("dialect", OLD)

@@ -35,7 +35,7 @@ from ventifs.ninep.protocol.messages import (
 from ventifs.ninep.session.fids import Fid, Fids, LeftFids
 from ventifs.ninep.session.limits import FID_BYTES, MSIZE_FIRST, OPEN_BYTES, SessionLimits
 from ventifs.ninep.session.session import NinepSession
-from ventifs.serving.connections import thrifty
+from ventifs.serving.connection import thrifty
 from ventifs.serving.deferred_close import PORTION, DeferredClose
 from ventifs.serving.session import READ_MAX
 from ventifs.vfs.interface import User

@@ -88,7 +88,7 @@ def test_requests_of_any_kind_in_any_weather(data: some.DataObject, dialect: Dia
         fs = tree()
         talk = Talk(fs, dialect, msize=4096, limits=LIMITS)
         weathers = data.draw(
-            some.lists(some.sampled_from(["", "", "cold", "blocking"]), min_size=1)
+            some.lists(some.sampled_from(["", "", "cold", "own", "blocking"]), min_size=1)
         )
         calls = iter(range(1 << 30))
         fs.weather = lambda call: weathers[next(calls) % len(weathers)]
@@ -100,6 +100,8 @@ def test_requests_of_any_kind_in_any_weather(data: some.DataObject, dialect: Dia
             assert talk.session.handles <= LIMITS.fids_max
             talk.work(data.draw(some.integers(0, 3)))
         talk.work()
+        while talk.give_up():
+            talk.work()
         assert talk.session.in_flight == 0
         assert talk.largest < 4096
         talk.close()

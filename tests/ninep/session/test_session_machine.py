@@ -24,7 +24,7 @@ from ventifs.ninep.protocol import messages as m
 
 FIDS = some.integers(0, 3)
 NAMES = some.sampled_from([b"a", b"a", b"f", b"none", b".."])
-KINDS = some.sampled_from(["cold", "cold", "blocking", ""])
+KINDS = some.sampled_from(["cold", "cold", "own", "blocking", ""])
 KIDS = {"/": {b"a": "a", b"f": "f"}, "a": {b"f": "af", b"a": "aa"}, "aa": {}}
 UP = {"/": "/", "a": "/", "aa": "a"}
 PATHS = {"/": 1, "a": 2, "af": 3, "aa": 4, "f": 5}

@@ -334,7 +334,7 @@ def test_no_file_is_closed_that_a_thread_works_with(weather: str, end: str) -> N
     elif end == "version":
         talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L")))
     else:
-        talk.send((9, m.Tflush(1)), (1, m.Tclunk(2)))
+        talk.send((9, m.Tflush(1)), (3, m.Tclunk(2)))
     assert fs.opened == 1
     talk.work()
     assert fs.opened == 0

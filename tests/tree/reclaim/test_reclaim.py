@@ -458,6 +458,31 @@ def test_a_writer_that_comes_meanwhile_stores_again_what_is_about_to_go(
     assert_as_meant(world, "late")
 
 
+def test_a_version_that_comes_back_just_before_the_catalog_is_locked_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last look that the catalog's lock is not held for, by a writer of the new gate."""
+    early = list[Store]()
+    recover_again, calls = ReclaimingStore.recover_again, list[int]()
+
+    def before_the_lock(store: ReclaimingStore) -> None:
+        recover_again(store)
+        calls.append(1)
+        if len(calls) == 2:
+            with Store.open(world.root, "write") as late:
+                undelete(late, doomed(late, "alone"))
+
+    def end() -> None:
+        early[0].close()
+
+    at_turn(monkeypatch, end)
+    monkeypatch.setattr(ReclaimingStore, "recover_again", before_the_lock)
+    done = reclaimed(world.root, observer=At(lambda: early.append(Store.open(world.root, "write"))))
+    assert len(calls) == 3
+    assert done.in_use
+    assert_as_meant(world, "alone")
+
+
 def test_an_announcement_left_by_a_kill_counts_until_all_is_indexed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,8 @@ import random
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +53,7 @@ from ventifs.tree.objects.records import Entry, RegularFile
 from ventifs.tree.reclaim.reclaim import reclaim
 from ventifs.tree.reclaim.results import Limits, Reclaimed
 from ventifs.tree.versions.catalog import VersionId, tree_score, versions
+from ventifs.tree.versions.catalog_lock import catalog_lock
 from ventifs.tree.versions.forgotten import forgotten
 from ventifs.tree.versions.holds import held
 from ventifs.tree.versions.leasing import ForgottenMeanwhile
@@ -67,6 +68,7 @@ ARENA = 64 << 10
 CHOICE = st.integers(0, 1 << 30)
 WRITER = st.integers(0, 1)
 THIRD = 2  # the writer that comes in the middle of a reclaim
+KINDS = ("archive", "archive", "archive", "forget", "undelete", "mount", "copy", "reclaim")
 MOUNTS_MAX = 3
 OPERATIONS_MAX = 90  # of a reclaim, on files
 MEMORY = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
@@ -172,6 +174,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.patch.setattr(read_batches, "SETTLED_NS", -(10**19))  # caches what it has just read
         waits = SimpleNamespace(monotonic=self.clock, sleep=lambda _: self._waiting())
         self.patch.setattr("ventifs.store.lock.time", waits)
+        self.patch.setattr("ventifs.tree.reclaim.reclaim.catalog_lock", self._locking)
         self.directory = MEMORY / f"ventifs-machine-{os.getpid()}"  # sources' paths are archived
         rmtree(self.directory, ignore_errors=True)
         self.root = tiny_store(self.directory / "store", arena_size=ARENA)
@@ -200,6 +203,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.earlier: list[int] | None = None  # the writers that it waits for
         self.late_choice: int | None = None
         self.late: LateArchive | None = None
+        self.last_choice: int | None = None
         self.turned = False  # it waits, so that nobody else need wait
         self.old: set[ForgottenId] = set()  # what was forgotten when it began
         self.gone: set[ForgottenId] = set()
@@ -297,6 +301,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         script=SCRIPT,
         waiting=st.lists(CHOICE, max_size=3),
         late=st.sampled_from([None, 0, 1, 2, 3]),
+        last=st.none() | CHOICE,
         busy=st.booleans(),
         dies=st.sampled_from([None, None, "before", "after", "torn"]),
         at=st.integers(1, OPERATIONS_MAX),
@@ -310,6 +315,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         script: Script,
         waiting: list[int],
         late: int | None,
+        last: int | None,
         busy: bool,
         dies: When | None,
         at: int,
@@ -326,7 +332,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         files = InterruptedFiles(self._interrupted)
         files.when, files.at = dies or "after", at if dies else -1
         limits = Limits(max_unused=max_unused, max_repack=max_repack)
-        self.late_choice = late
+        self.late_choice, self.last_choice = late, last
         self._reclaim(grace, limits, sorted(script), waiting, files, power=power)
 
     @rule(
@@ -334,6 +340,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         left=st.integers(0, 1),
         waiting=st.lists(CHOICE, max_size=2),
         late=CHOICE,
+        last=st.none() | CHOICE,
         dies=st.sampled_from([None, None, "after"]),
         at=st.integers(1, OPERATIONS_MAX),
     )
@@ -343,12 +350,13 @@ class ReclaimMachine(RuleBasedStateMachine):
         left: int,
         waiting: list[int],
         late: int,
+        last: int | None,
         dies: When | None,
         at: int,
     ) -> None:
         """While it waits, an archive of what is about to go begins, which ends after the flip."""
         self.nights(0, seeds, left)
-        self.reclaim(0, 0.0, None, [], waiting, late, True, dies, at, False)
+        self.reclaim(0, 0.0, None, [], waiting, late, last, True, dies, at, False)
 
     @rule(grace=st.sampled_from([0, 4 * SECOND]))
     def dry_run(self, grace: int) -> None:
@@ -597,7 +605,7 @@ class ReclaimMachine(RuleBasedStateMachine):
             assert self._may_refuse(), "a reclaim is refused, and nothing is damaged"
             event("a reclaim is refused")
         finally:
-            self.within, self.earlier = False, None
+            self.within, self.earlier, self.last_choice = False, None, None
             self._end_late()
         if files.dead:
             self._close_all()
@@ -654,6 +662,13 @@ class ReclaimMachine(RuleBasedStateMachine):
         elif self.earlier:
             self.close(self.earlier.pop())
 
+    def _locking(self, store: Store) -> AbstractContextManager[None]:
+        """The catalog is about to be locked: others may still change it, if the gate turned."""
+        if self.within and not self.acting and self.last_choice is not None:
+            choice, self.last_choice = self.last_choice, None
+            self._in_between(choice, kinds=("undelete",))
+        return catalog_lock(store)
+
     def _begin_late(self, choice: int) -> None:
         """Begin to archive, by the other gate, what is about to go; it goes on after the flip."""
         self.now_ns += SECOND
@@ -678,12 +693,11 @@ class ReclaimMachine(RuleBasedStateMachine):
                     {each: dict(self.sources[LATE])},
                 )
 
-    def _in_between(self, choice: int, which: int = THIRD) -> None:
+    def _in_between(self, choice: int, which: int = THIRD, kinds: Sequence[str] = KINDS) -> None:
         """Others do something."""
         self._note_what_is_gone()
         self.now_ns += SECOND
         rng = random.Random(choice)
-        kinds = ["archive", "archive", "archive", "forget", "undelete", "mount", "copy", "reclaim"]
         self.acting = True
         try:
             with self._impatient():

@@ -53,5 +53,15 @@ def test_a_server_of_a_user_stays_that_user() -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("lacking", [capabilities.SETUID, capabilities.SETGID])
+def test_a_server_of_root_that_cannot_act_as_users_has_no_rights_beyond_its_own(
+    lacking: int,
+) -> None:
+    """As in a container: else every user of a guest would have them."""
+    with privileges.open_directory() as top:
+        assert run(privileges.drop_without, lacking, str(top)) == 0
+
+
+@needs_root
 def test_privileges_are_not_dropped_beside_other_threads() -> None:
     assert run(privileges.drop_beside_a_thread) == 0

@@ -16,8 +16,9 @@ GOOD = [
     ("a=/b,,rw", LiveExport("a", "/b,rw")),
     ("a=/b,,,rw", LiveExport("a", "/b,", writable=True)),
     ("a=/b,,,,c,rw", LiveExport("a", "/b,,c", writable=True)),
-    ("a=/b/../c/", LiveExport("a", "/c")),
+    ("a=/b/../c/", LiveExport("a", "/b/../c/")),
     ("a=b", LiveExport("a", os.path.abspath("b"))),
+    ("a=/link/..", LiveExport("a", "/link/..")),
     ("a=/\udcff", LiveExport("a", "/\udcff")),
 ]
 BAD = [

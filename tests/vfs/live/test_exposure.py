@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ventifs.vfs.live.export import LiveExport, Sharing
-from ventifs.vfs.live.exposure import Own, Unfit, check_exposure, open_export
-from ventifs.vfs.live.mount_table import Place, joined, place_of, ways_to
+from ventifs.vfs.live.exposure import NotExportable, Own, check_exposure, open_export
+from ventifs.vfs.live.mount_table import DevicePath, joined, place_of, ways_to
 
 ROOT = os.geteuid() == 0
 USER = 1000
@@ -33,9 +33,13 @@ def mount(stack: ExitStack) -> Callable[..., None]:
     def call(*words: str | Path) -> None:
         subprocess.run(["mount", *words], check=True)
         if "-o" not in words or "remount" not in str(words):
-            stack.callback(subprocess.run, ["umount", "-l", words[-1]], check=True)
+            stack.callback(unmount, words[-1])
 
     return call
+
+
+def unmount(path: str | Path) -> None:
+    subprocess.run(["umount", "-l", path], check=True)
 
 
 def check(
@@ -52,7 +56,7 @@ def check(
 
 def refused(*exports: tuple[str, Path], **settings: object) -> str:
     """The message with which these exports are refused."""
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(NotExportable) as caught:
         check(*exports, **settings)  # type: ignore[arg-type]
     return str(caught.value)
 
@@ -131,8 +135,8 @@ def test_exports_do_not_overlap(tmp_path: Path) -> None:
     assert refused(("one", tmp_path / "a"), ("two", tmp_path / "a/b")) == expected
     assert refused(("two", tmp_path / "a/b"), ("one", tmp_path / "a")) == expected
     assert refused(("one", tmp_path / "a"), ("two", tmp_path / "a/b/..")) == (
-        "live export 'one': is the same directory as 'two'; leave it out, and let clients attach to "
-        "'two'"
+        "live export 'one': is the same directory as 'two'; leave it out, and let clients attach "
+        "to 'two'"
     )
 
 
@@ -156,14 +160,16 @@ def test_an_exclusive_directory_is_one_servers(tmp_path: Path, stack: ExitStack)
         return open_export(LiveExport("a", str(tmp_path), sharing=sharing)).fd
 
     first, second = opened("shared"), opened("shared")
-    with pytest.raises(Unfit, match="another server serves it, too; stop that one, or serve both"):
+    with pytest.raises(
+        NotExportable, match="another server serves it, too; stop that one, or serve both"
+    ):
         opened("exclusive")
     os.close(first)
     os.close(second)
     alone = opened("exclusive")
     for sharing in ("shared", "exclusive"):
-        with pytest.raises(Unfit, match="another server serves it"):
-            opened(sharing)  # type: ignore[arg-type]
+        with pytest.raises(NotExportable, match="another server serves it"):
+            opened(sharing)
     os.close(alone)
     os.close(opened("shared"))
 
@@ -201,6 +207,8 @@ def test_root_writes_where_only_root_goes(open_directory: Path) -> None:
         f"{web}; "
     )
     srv = open_directory / "srv"
+    (open_directory / "link").symlink_to(web)
+    assert f"&& mv {web} /srv/live/'" in refused(("a", open_directory / "link"), rw=True, uid=0)
     web.chmod(0o700)  # which a guest's root could undo
     assert refused(("a", web), rw=True, uid=0)
     web.chmod(0o755)
@@ -228,7 +236,7 @@ def test_both_remedies_of_the_message_work(
     web = open_directory / "srv/web"
     first, second = re.findall(r"'([^']+)'[,;]? ?", refused(("a", web), rw=True, uid=0))[1:]
     assert first == f"install -d -m 700 /srv/live && mv {web} /srv/live/"
-    stack.callback(subprocess.run, ["umount", "-l", web], check=True)
+    stack.callback(unmount, web)
     subprocess.run(second, shell=True, check=True)
     check(("a", web), rw=True, uid=0)
     moved = first.replace("/srv/live", str(open_directory / "live"))
@@ -248,17 +256,23 @@ def test_a_second_way_to_it_counts_as_well(
     other.mkdir()
     mount("--bind", web, other)
     mount("-o", "remount,bind,nosuid,nodev", other)
-    assert f"leaves in {web}; " in refused(("a", other), rw=True, uid=0)
+    message = refused(("a", other), rw=True, uid=0)
+    assert f"leaves in {web}; " in message
+    assert f"&& mv {web} /srv/live/'" in message, "what is to be moved is not the nosuid mount"
+    assert f"'mount --bind {web} {web} && " in message
     (open_directory / "srv").chmod(0o700)
     check(("a", other), rw=True, uid=0)
     check(("a", web), rw=True, uid=0)
     part = open_directory / "part"
     part.mkdir()
     mount("--bind", web / "below", part)
-    assert f"leaves in {part}; " in refused(("a", web), rw=True, uid=0)
+    remedy = f"mount -o remount,bind,nosuid,nodev {part}"
+    assert refused(("a", web), rw=True, uid=0).endswith(
+        f"leaves in {part}; take set-user-ID from it: '{remedy}'"
+    )
     mount("-o", "remount,bind,nosuid", part)
     assert refused(("a", web), rw=True, uid=0)
-    mount("-o", "remount,bind,nosuid,nodev", part)
+    subprocess.run(remedy, shell=True, check=True)
     check(("a", web), rw=True, uid=0)
 
 
@@ -275,14 +289,14 @@ def test_a_file_of_it_mounted_elsewhere_counts_as_well(
 
 
 def test_places_are_compared_by_whole_names() -> None:
-    place = Place(b"8:1", b"/srv/web")
+    place = DevicePath(b"8:1", b"/srv/web")
     assert place.holds(place)
-    assert place.holds(Place(b"8:1", b"/srv/web/a"))
-    assert Place(b"8:1", b"/").holds(place)
+    assert place.holds(DevicePath(b"8:1", b"/srv/web/a"))
+    assert DevicePath(b"8:1", b"/").holds(place)
     for other in (
-        Place(b"8:2", b"/srv/web"),
-        Place(b"8:1", b"/srv/web2"),
-        Place(b"8:1", b"/srv"),
+        DevicePath(b"8:2", b"/srv/web"),
+        DevicePath(b"8:1", b"/srv/web2"),
+        DevicePath(b"8:1", b"/srv"),
     ):
         assert not place.holds(other)
     assert joined(b"/", b"a") == b"/a"

@@ -76,7 +76,7 @@ def attacked(kind: str) -> Iterator[tuple[Path, Path, Attack]]:
         finally:
             attack.end()
         assert state(outside) == before
-        assert attack.changes > 100
+        assert attack.changes  # how many depends on the machine
 
 
 def state(top: Path) -> dict[str, tuple[object, ...]]:

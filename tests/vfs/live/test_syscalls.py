@@ -15,6 +15,7 @@ import pytest
 from tests.support.privileges import refusal
 from tests.support.threads import in_thread
 from ventifs.vfs.live import syscalls
+from ventifs.vfs.live.actor import Actor, acting_here
 from ventifs.vfs.live.syscalls import Statx
 
 O_PATH = os.O_PATH | os.O_NOFOLLOW
@@ -76,9 +77,12 @@ def test_statx_has_the_fields_of_stat(tmp_path: Path, kind: str) -> None:
             os.mkfifo(path)
     with opened(path) as fd:
         found = syscalls.statx(fd)
+        born = syscalls.born(fd)
     assert found._replace(btime_ns=0) == as_os_reports(path)
+    device = os.major(found.dev) | os.minor(found.dev) << 32
+    assert born == (found.mode, found.ino, *divmod(found.btime_ns, 1_000_000_000), device)
     with opened(tmp_path) as top:
-        assert syscalls.statx_at(top, b"it") == found
+        assert syscalls.born_at(top, b"it") == born
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero", "/dev", "/proc", "/proc/self/status"])
@@ -379,3 +383,25 @@ def test_credentials_are_of_one_thread(tmp_path: Path) -> None:
     in_thread(work)
     assert lines_of(Path("/proc/self/status").read_text(), *what) == before
     assert os.listdir(tmp_path / "closed") == []
+
+
+@pytest.mark.parametrize("mode", [0o711, 0o722, 0o744, 0o700, 0o4755])
+def test_permission_is_that_of_the_user_who_acts(tmp_path: Path, mode: int) -> None:
+    """Of the one who opens files, not of the process's real or effective one."""
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    wanted = (os.R_OK, os.W_OK, os.X_OK)
+    with opened(path) as fd:
+        assert [syscalls.permitted(fd, each) for each in wanted] == [True] * 3
+        if os.geteuid() == 0:
+
+            def act() -> list[bool]:
+                acting_here().become(Actor(1000, 1000))
+                return [syscalls.permitted(fd, each) for each in wanted]
+
+            assert in_thread(act) == [bool(mode & each) for each in wanted]
+    path.chmod(0)
+    with opened(path) as fd:
+        allowed = os.geteuid() == 0
+        assert [syscalls.permitted(fd, each) for each in wanted] == [allowed, allowed, False]

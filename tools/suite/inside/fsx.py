@@ -4,8 +4,8 @@
 
 Every read is compared with a copy in memory; in the end the whole file is, by a new descriptor. The
 first difference ends it: it prints the seed, the operation, the offset and the last operations,
-and the exit status is 1. With `--map` it also writes through shared mappings, which a mount with
-cache=none has not. Uses only the standard library.
+and the exit status is 1. With `--map` it also reads and writes through shared mappings, which a
+mount with cache=none has not. Uses only the standard library.
 """
 
 import argparse
@@ -42,8 +42,7 @@ class Run:
             self._reopen,
             self._stat,
             self._sync,
-            self._map_read,
-        ] + [self._map_write] * mapped
+        ] + [self._map_read, self._map_write] * mapped
 
     def step(self) -> None:
         """Do one operation."""
@@ -126,7 +125,7 @@ class Run:
         if not self.model:
             return
         self.done.append("map and read")
-        with mmap.mmap(self.fd, len(self.model), mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
+        with mmap.mmap(self.fd, len(self.model), mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
             offset = self.random.randrange(len(self.model))
             self._compare(offset, mapped[offset : offset + 50_000])
 

@@ -16,7 +16,7 @@ from ventifs.net.listen import default_address
 from ventifs.ninep.mount.options import LiveMount, MountError, mount_line
 from ventifs.serving.settings import Squashed
 from ventifs.store import Store
-from ventifs.store.header import read_header
+from ventifs.store.header import NotAStore, read_header
 from ventifs.tree.versions.catalog import versions
 from ventifs.vfs.live.export import ExportError, LiveExport, check_names, parse_export
 from ventifs.vfs.live.exposure import OpenExport, Own, check_exposure, open_export
@@ -50,7 +50,14 @@ def served_store(store: Path, meta: dict[str, Any], exports: Sequence[LiveExport
     if exports and not meta["store_named"] and not store.exists():
         del meta["store"]
         return ""
-    read_header(store)  # is it a store? checked first, since workers open it
+    try:
+        read_header(store)  # is it a store? checked first, since workers open it
+    except NotAStore as error:
+        if not exports:
+            raise
+        raise NotAStore(
+            f"{error}; without --store and $VENTIFS_STORE only the directories are served"
+        ) from None
     if exports:
         with Store.open(store) as opened:
             check_names(exports, [each.name for each in exports if versions(opened, each.name)])
@@ -70,7 +77,7 @@ def open_exports(
         own: what ventifs uses.
 
     Raises:
-        Unfit: one cannot be served, or must not be.
+        NotExportable: one cannot be served, or must not be.
     """
     opened = []
     for export in exports:

@@ -29,7 +29,7 @@ from ventifs.ninep.client.attributes import Status
 from ventifs.ninep.client.checks import RemoteError
 from ventifs.ninep.client.client import Client
 from ventifs.ninep.client.download import Downloaded, Downloader
-from ventifs.ninep.client.listing import FoundFile, survey
+from ventifs.ninep.client.listing import FoundFile, reason_of, survey
 from ventifs.ninep.protocol.messages import ALL, NONUNAME, Dialect
 from ventifs.ninep.protocol.trace import Tracer
 from ventifs.ninep.protocol.wire import QTDIR
@@ -180,7 +180,7 @@ def _named(path: bytes) -> Iterator[None]:
     try:
         yield
     except RemoteError as error:
-        raise VentifsError(f"{printable(path)}: {error}") from None
+        raise VentifsError(f"{printable(path)}: {reason_of(error)}") from None
 
 
 def _path_argument(**settings: Any) -> Callable[[Command], Command]:
@@ -335,8 +335,8 @@ def get(server: _Server, path: bytes, target: Path, *, as_json: bool, everything
     A directory is copied into LOCAL, a new or empty directory; anything else as LOCAL, which must
     not be there. Nothing is ever overwritten, and nothing is made outside LOCAL. What is copied
     belongs to the user, without set-uid bits and with attributes of users only; --all keeps
-    everything, for servers that are trusted. What is left out is told, and gives exit code 3; what
-    fails is told, too, all else is copied, and the exit code is 1.
+    everything, for servers that are trusted. Exits with 3 if something was left out, and with 1 if
+    something failed; both are listed, and all else is copied.
     """
 
     async def use(client: Client) -> Downloaded:

@@ -12,6 +12,7 @@ from typing import TextIO
 
 import click
 import trio
+from msgspec.structs import replace
 
 from ventifs.cli.formatting import Size
 from ventifs.cli.interruption import AtOnce
@@ -75,8 +76,8 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
     "rules",
     multiple=True,
     metavar="RULE",
-    help="Who may reach which names: '192.0.2.0/24 web*,db01', 'cid:5 web01', "
-    "'user:alice *'.  May be repeated; who fits no rule reaches nothing.",
+    help="Which names a peer may reach: '192.0.2.0/24 web*,db01', 'cid:5 web01', "
+    "'user:alice *'.  May be repeated; a peer that no rule is for reaches nothing.",
 )
 @click.option(
     "--allow-file",
@@ -98,7 +99,7 @@ _MSIZE_MIN, _MSIZE_MAX = 4096, 16 << 20
     type=click.Choice(["none", "root", "all"]),
     default="none",
     show_default=True,
-    help="Who is nobody, when the server checks, and in live directories.",
+    help="Which users become nobody: with --access mode, and in live directories.",
 )
 @click.option("--scores", is_flag=True, help="Serve versions by score, too: score:HEX.")
 @click.option(
@@ -160,9 +161,9 @@ def serve(
     may be given, and sockets that systemd hands over are served beside them. With none, it is a
     Unix socket that only you can reach.
 
-    TCP proves nobody's identity: who reaches an address can say it is anybody. Without --allow only
+    TCP does not prove a client's identity: a client can claim to be any user. Without --allow only
     what nobody may read is served over TCP and vsock. New versions appear by themselves. SIGTERM
-    and SIGINT end it when what was asked is answered; a second one ends it at once.
+    and SIGINT end it when requests that have arrived are answered; a second one ends it at once.
 
     --live needs no store: without --store, and where there is none by default, only the
     directories are served. A directory is read-only unless rw follows it.
@@ -173,9 +174,8 @@ def serve(
     clients = client_bytes_default() if client_memory is None else client_memory
     parts = workers + len(live)
     if clients < parts * _CLIENTS_MIN:
-        raise click.BadParameter(
-            "each worker and live directory needs 4MiB", param_hint="--client-memory"
-        )
+        what = "each worker and live directory" if live else "each worker"
+        raise click.BadParameter(f"{what} needs 4MiB", param_hint="--client-memory")
     if not _MSIZE_MIN <= msize <= _MSIZE_MAX:
         raise click.BadParameter("messages have 4KiB to 16MiB", param_hint="--msize")
     if stdio and (addresses or workers > 1 or metrics):
@@ -185,7 +185,7 @@ def serve(
     settings = Settings(
         store=served_store(store, click.get_current_context().meta, live),
         cache_bytes=cache,
-        client_bytes=clients * workers // parts,
+        client_bytes=clients // parts * workers,
         access=access,
         squash=squash,
         scores=scores,
@@ -245,7 +245,7 @@ def _serve_addresses(
         listeners = inherited(environ)
         by_default = not addresses and not listeners
         if by_default:
-            addresses.append(default_address(environ, os.getuid()))
+            addresses.append(_default_address(environ))
         for address in addresses:
             listeners += _listening(stack, address)
         scrapes = [] if scraped is None else _listening(stack, scraped)
@@ -254,7 +254,8 @@ def _serve_addresses(
         for warning in allow.warnings(served):
             event("warning", level=logging.WARNING, note=warning)
         own_sockets = [*served, *map(local_address, scrapes)]
-        live = _live_exports(stack, settings, own_sockets, allow_files)
+        part = replace(settings, client_bytes=settings.client_bytes // workers)
+        live = _live_exports(stack, part, own_sockets, allow_files)
         plan = ServicePlan(
             store=settings.store,
             addresses=[str(address) for address in served],
@@ -283,6 +284,18 @@ def _serve_addresses(
             _notify(environ, "READY=1")
 
         _run(serve_plan, plan, backend, ready)
+
+
+def _default_address(environ: Mapping[str, str]) -> Address:
+    """Where a server listens to which no address was given; `environ` is the environment.
+
+    Raises:
+        TransportError: there is no directory for its socket.
+    """
+    try:
+        return default_address(environ, os.getuid())
+    except TransportError as error:
+        raise TransportError(f"{error}, or name an address: unix:///DIRECTORY/9p.sock") from None
 
 
 def _listening(stack: ExitStack, address: Address) -> list[socket.socket]:

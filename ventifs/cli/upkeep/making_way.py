@@ -5,8 +5,8 @@ server has its own. So the command pauses by itself. It does so only while other
 processors that it waits for; where it is alone, or a processor is free, it goes at full speed.
 docs/performance.md has the figures.
 
-Always: whoever calls `MakingWay` holds no lock that others wait for. Where the kernel tells nothing
-of waits, there are no pauses.
+Always: the caller of `MakingWay` holds no lock that others wait for. Where the kernel does not
+report how long threads wait for a processor, there are no pauses.
 """
 
 import os
@@ -41,7 +41,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 def usage() -> Usage | None:
-    """The machine's usage as of now, or None where the kernel does not tell."""
+    """The machine's usage as of now, or None where the kernel does not report it."""
     with suppress(OSError, ValueError, IndexError):
         waited_ns = int(Path("/proc/thread-self/schedstat").read_bytes().split()[1])
         line = Path("/proc/stat").read_bytes().partition(b"\n")[0]
@@ -82,7 +82,7 @@ class MakingWay:
 
 
 def pause_for(began: Usage, now: Usage, processors: int) -> float:
-    """Seconds to pause after what was used between two moments; 0 if nobody is in the way."""
+    """Seconds to pause for what happened between two moments; 0 if processors were free."""
     elapsed = max(now.now - began.now, 1e-9)
     own = now.own - began.own
     others = (now.all - began.all - own) / elapsed

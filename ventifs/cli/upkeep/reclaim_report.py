@@ -8,12 +8,14 @@ from typing import Self
 import msgspec
 
 from ventifs import Reclaimed, ReclaimObserver, ReclaimPlan
+from ventifs.cli import interruption
 from ventifs.cli.formatting import count, duration, share, size
 from ventifs.cli.output import echo
 from ventifs.cli.progress import ByteProgress, EntryProgress
 from ventifs.cli.upkeep.making_way import MakingWay
 from ventifs.tree.versions.times import CalendarSpan
 
+COPIES_STAY = "what was copied takes space twice until the next reclaim"
 _LINES_MAX = 20  # of versions that would go, or of arenas that are left
 
 
@@ -53,9 +55,14 @@ class ReclaimReport(ReclaimObserver):
     A context manager, which removes the progress from the terminal at the end.
     """
 
-    def __init__(self, asked: Asked, *, quiet: bool) -> None:
-        """Print what becomes of what was `asked`, or nothing if `quiet`."""
+    def __init__(self, asked: Asked, *, quiet: bool, after_signal: str = "") -> None:
+        """Print what becomes of what was `asked`, or nothing if `quiet`.
+
+        `after_signal` is a clause for the message of a signal; while copies take space for nothing,
+        there is another one before it.
+        """
         self._asked = asked
+        self._after_signal = after_signal
         self._quiet = quiet
         self._make_way = MakingWay()
         self._steps = ExitStack()
@@ -93,10 +100,12 @@ class ReclaimReport(ReclaimObserver):
 
     def copying(self, done: int, total: int) -> None:
         """Show how much is copied."""
+        interruption.explain(f"{COPIES_STAY}; {self._after_signal}")
         self._show("copying", done, total)
 
     def freed(self, done: int, total: int) -> None:
         """Show how much is freed."""
+        interruption.explain(self._after_signal)
         self._show("freeing", done, total)
 
     def may_pause(self) -> None:

@@ -5,6 +5,7 @@ itself, or too deep, is not entered. Never prints: it passes each file to a call
 at a time.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -42,6 +43,12 @@ Tell = Callable[[FoundFile], object]
 Trouble = Callable[[bytes, str], object]
 
 
+def reason_of(error: RemoteError) -> str:
+    """Why a file could not be read, and for a tree of its own, such as a live one, what to do."""
+    advice = "; it is a tree of its own: attach to it by --aname"
+    return f"{error}{advice}" if error.errno == errno.EXDEV else str(error)
+
+
 async def survey(
     client: Client, path: bytes, tell: Tell, trouble: Trouble, *, recursive: bool = False
 ) -> None:
@@ -71,7 +78,7 @@ async def survey(
         except RemoteError as error:
             if not below:
                 raise
-            trouble(below, str(error))
+            trouble(below, reason_of(error))
             continue
         entered = []
         for each in found:
@@ -102,7 +109,7 @@ async def _directory(
                 try:
                     found.append(await _look(client, directory, entry, at))
                 except RemoteError as error:
-                    trouble(at, str(error))
+                    trouble(at, reason_of(error))
                 except (Disconnected, Violation) as error:
                     fatal.append(error)
                     scope.cancel()

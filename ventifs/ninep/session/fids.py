@@ -24,46 +24,73 @@ _PORTION = 64  # fids that memory is taken for together, so that few walks have 
 _CLEARED_AT_ONCE = 1024
 
 
+class Uncommon(msgspec.Struct, eq=False):
+    """What few fids have, and few of those for long; so all others are smaller without it.
+
+    Attributes:
+        users: operations in flight that use the fid.
+        gone: set when its number is freed while operations use it: what counts the directories
+            that its file keeps, until the last operation closes it.
+        remove: the file is removed when the fid is clunked (ORCLOSE).
+    """
+
+    users: int = 0
+    gone: HeldDirectories | None = None
+    remove: bool = False
+
+
 class Fid(msgspec.Struct, eq=False, gc=False):
-    """What a fid stands for. With its number and its place in the table it takes 124 bytes.
+    """What a fid stands for. With its number and its place in the table it takes 108 bytes.
 
     Attributes:
         file: the file it points at.
         opened: the file as it is open, or whatever else is read and written through the fid.
-        users: operations in flight that use it.
-        gone: set when its number is freed while operations use it: what counts the directories
-            that its file keeps, until the last operation closes it.
-        remove: the file is removed when the fid is clunked (ORCLOSE).
+        uncommon: None while all of that has its default.
         charged: the share and the bytes taken from it, beyond those of every fid; None if none.
     """
 
     file: File
     opened: Opened | None = None
-    users: int = 0
-    gone: HeldDirectories | None = None
-    remove: bool = False
+    uncommon: Uncommon | None = None
     charged: tuple[Share, int] | None = None
+
+    def use(self) -> None:
+        """Take note that one operation more uses it, until `release`."""
+        if self.uncommon is None:
+            self.uncommon = Uncommon()
+        self.uncommon.users += 1
+
+    def remove_at_end(self) -> None:
+        """Let its file be removed when it is clunked."""
+        if self.uncommon is None:
+            self.uncommon = Uncommon()
+        self.uncommon.remove = True
 
     def give_up(self, directories: HeldDirectories) -> None:
         """Close it, now or after its last operation; `directories` count what its file keeps."""
-        if self.users:
-            self.gone = directories
+        if self.uncommon is not None and self.uncommon.users:
+            self.uncommon.gone = directories
         else:
             self._end(directories)
 
     def leave(self, directories: HeldDirectories) -> None:
         """As `give_up`, but the caller drops all that `directories` count."""
-        if self.users:
-            self.gone = directories
+        if self.uncommon is not None and self.uncommon.users:
+            self.uncommon.gone = directories
         else:
             self.close()
 
     def release(self) -> None:
         """Take note that one operation has ended; after the last, close it if it is gone."""
-        self.users -= 1
-        if self.gone is not None and not self.users:
-            directories, self.gone = self.gone, None
-            self._end(directories)
+        uncommon = self.uncommon
+        assert uncommon is not None
+        uncommon.users -= 1
+        if not uncommon.users:
+            directories, uncommon.gone = uncommon.gone, None
+            if not uncommon.remove:
+                self.uncommon = None
+            if directories is not None:
+                self._end(directories)
 
     def _end(self, directories: HeldDirectories) -> None:
         above = self.file.above
@@ -302,7 +329,7 @@ class Fids:
         table = self.table
         if table.get(number) is fid:
             del table[number]
-            if fid.users or fid.charged is not None:
+            if fid.uncommon is not None or fid.charged is not None:
                 fid.give_up(self.directories)
             else:  # the same without calls, in the common case
                 above = fid.file.above

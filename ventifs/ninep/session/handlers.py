@@ -10,12 +10,12 @@ returned or raised before. Knows nothing of tags, frames and waiting.
 import errno
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from ventifs.buffer import Buffer
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import READ_OVERHEAD, MessageCodec
-from ventifs.ninep.protocol.wire import Qid
+from ventifs.ninep.protocol.wire import Qid, WireError
 from ventifs.ninep.session.fids import Fid, Fids
 from ventifs.ninep.session.in_flight import Raised
 from ventifs.vfs.interface import (
@@ -24,6 +24,7 @@ from ventifs.vfs.interface import (
     Attributes,
     Blocking,
     Cold,
+    Elsewhere,
     File,
     Filesystem,
     Identity,
@@ -32,6 +33,7 @@ from ventifs.vfs.interface import (
     ReadOnlyOpened,
     Refused,
     User,
+    Waiting,
 )
 
 Body = m.Message | bytes | list[Buffer]
@@ -39,10 +41,13 @@ MessageHandler = Callable[[Any, Any], Body]
 T = TypeVar("T")
 
 NAME_MAX = 255
+TARGET_MAX = 4095  # bytes of a symbolic link's target: Linux's own
+VIEW_MIN = 32 << 10  # bytes of a Twrite: a copy of less takes no longer than a view
 OFFSET_MAX = (1 << 63) - 1
 WRITE_OVERHEAD = 23  # of a Twrite: all but its data
 
 COUNT = struct.Struct("<I").pack  # of the data of a reply
+_WRITE = struct.Struct("<IQI")  # the fields of a Twrite before its data
 _QID = struct.Struct("<BIQ").pack
 _WALKED = struct.Struct("<HBIQ").pack  # one qid, as nearly every Rwalk has
 
@@ -68,6 +73,41 @@ def check_new_name(name: bytes) -> None:
     check_name(name)
     if name in {b".", b".."}:
         raise Refused(errno.EINVAL)
+
+
+def check_target(target: bytes) -> None:
+    """Check that a symbolic link can have a target.
+
+    Raises:
+        Refused: as symlink(2) does, ENOENT, EINVAL or ENAMETOOLONG.
+    """
+    if not target:
+        raise Refused(errno.ENOENT)
+    if b"\0" in target:
+        raise Refused(errno.EINVAL)
+    if len(target) > TARGET_MAX:
+        raise Refused(errno.ENAMETOOLONG)
+
+
+def decode_write(data: bytes, at: int, end: int) -> m.Twrite:
+    """A Twrite from its fields; its data is a view, if it is long and most of what came.
+
+    A view keeps all of `data` in memory, so that much is at most twice what the frame is counted
+    as. What it saves: docs/performance.md.
+
+    Raises:
+        WireError: its data is shorter or longer than it says.
+    """
+    start = at + _WRITE.size
+    if start > end:
+        raise WireError("Twrite: the message ends too early")
+    fid, offset, count = _WRITE.unpack_from(data, at)
+    if count != end - start:
+        raise WireError(f"Twrite: {count} bytes of data, {end - start} in the message")
+    if count < VIEW_MIN or 2 * count < len(data):
+        return m.Twrite(fid, offset, data[start:end])
+    view: Any = memoryview(data)[start:end]
+    return m.Twrite(fid, offset, view)
 
 
 class Held(ReadOnlyOpened):
@@ -105,13 +145,17 @@ class Held(ReadOnlyOpened):
 
 
 class OpenDirectory(ReadOnlyOpened):
-    """An open directory: read by its entries alone. A session may have a million of them."""
+    """An open directory: read by its entries alone. A session may have a million of them.
 
-    __slots__ = ("_opened",)
+    Attributes:
+        opened: what the file system opened.
+    """
+
+    __slots__ = ("opened",)
 
     def __init__(self, opened: Opened) -> None:
         """Wrap what the file system opened."""
-        self._opened = opened
+        self.opened = opened
 
     def read(self, offset: int, count: int) -> list[Buffer]:
         """Refuse, as Linux does."""
@@ -119,35 +163,39 @@ class OpenDirectory(ReadOnlyOpened):
 
     def attributes(self) -> Attributes:
         """See `Opened`."""
-        return self._opened.attributes()
+        return self.opened.attributes()
 
     def setattr(self, changes: AttributeChanges) -> None:  # type: ignore[override]
         """See `Opened`."""
-        self._opened.setattr(changes)
+        self.opened.setattr(changes)
 
     def entries(self, cookie: int) -> Iterator[tuple[int, bytes, Identity, int]]:
         """See `Opened`."""
-        return self._opened.entries(cookie)
+        return self.opened.entries(cookie)
 
     def listed(self, name: bytes) -> File:
         """See `Opened`."""
-        return self._opened.listed(name)
+        return self.opened.listed(name)
+
+    def write(self, offset: int, data: Buffer) -> NoReturn:
+        """Refuse, as Linux does."""
+        raise Refused(errno.EBADF)
 
     def fsync(self, *, data_only: bool) -> None:
         """See `Opened`."""
-        self._opened.fsync(data_only=data_only)
+        self.opened.fsync(data_only=data_only)
 
     def lock(self, lock: Lock, flags: int) -> int:
         """See `Opened`."""
-        return self._opened.lock(lock, flags)
+        return self.opened.lock(lock, flags)
 
     def getlock(self, lock: Lock) -> Lock:
         """See `Opened`."""
-        return self._opened.getlock(lock)
+        return self.opened.getlock(lock)
 
     def close(self) -> None:
         """See `Opened`."""
-        self._opened.close()
+        self.opened.close()
 
 
 class Handlers:
@@ -206,6 +254,21 @@ class Handlers:
         value = method(*args)
         self.outcomes.append(value)
         return value
+
+    def call_and_go_on(self, method: Callable[..., T], /, *args: Any) -> T:
+        """As `call`, for a handler that goes on after an error: that is raised again, too.
+
+        `call` need not remember errors, since most handlers end with the first one.
+        """
+        if not self._again:
+            try:
+                return self.call(method, *args)
+            except (Cold, Blocking, Waiting, Elsewhere):
+                raise
+            except Exception as error:
+                self.outcomes.append(Raised(error))
+                raise
+        return self.call(method, *args)
 
     def identity(self, file: File) -> Identity:
         """A file's identity, as this dialect has it."""
@@ -331,7 +394,7 @@ class Handlers:
     def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
         """Forget a fid; the number is free at once, even if the rest fails."""
         self.fids.forget(message.fid, fid)
-        if fid.remove:
+        if fid.uncommon is not None and fid.uncommon.remove:
             self.call(fid.file.remove)
         return b""
 

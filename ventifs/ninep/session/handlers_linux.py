@@ -19,36 +19,29 @@ from ventifs.ninep.session.handlers import (
     Handlers,
     Held,
     OpenDirectory,
-    check_name,
     check_new_name,
+    check_target,
 )
-from ventifs.vfs.interface import (
-    DIRECTORY,
-    AttributeChanges,
-    Attributes,
-    File,
-    Lock,
-    ReadOnlyOpened,
-    Refused,
+from ventifs.ninep.session.linux_fields import (
+    MAJOR_MAX,
+    MINOR_MAX,
+    XATTR_FLAGS,
+    changes_of,
+    check_xattr_name,
+    create_flags,
+    getattr_body,
+    lock_of,
+    node_mode,
+    open_flags,
 )
+from ventifs.vfs.interface import DIRECTORY, Attributes, File, ReadOnlyOpened, Refused
 
 V9FS_MAGIC = 0x01021997  # statfs.f_type, as every server sends it
-GETATTR_BASIC = 0x7FF  # mode, nlink, uid, gid, rdev, atime, mtime, ctime, ino, size, blocks
-SETATTR_MODE, SETATTR_UID, SETATTR_GID, SETATTR_SIZE = 1, 2, 4, 8
-SETATTR_ATIME, SETATTR_MTIME, SETATTR_ATIME_SET, SETATTR_MTIME_SET = 0x10, 0x20, 0x80, 0x100
 UNLINK_DIRECTORY = 0x200  # AT_REMOVEDIR
 XATTR_SIZE_MAX = 65536  # Linux's own
-MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1  # Linux's own
 LISTING_MAX = 512  # entries of one reply: about as long as a turn; see docs/performance.md
 
-# The flags of open that matter to a server; Linux sends x86's numbers from every machine. O_DIRECT
-# does not matter: files are the same, cached or not.
-OPEN_FLAGS = 0o4010000 | 0o200000 | 0o400000 | 0o3 | 0o100 | 0o200 | 0o1000 | 0o2000
-
 _DOTS = (b".", b"..")
-_S = 1_000_000_000
-_U64 = (1 << 64) - 1
-_GETATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQQQQQ")
 _DIRENT = struct.Struct("<BIQQBH")
 
 
@@ -117,33 +110,12 @@ class LinuxHandlers(Handlers):
         """Report what stat(2) does: always all of it, whatever the request asks for."""
         attributes = self.call((fid.opened or fid.file).attributes)
         if attributes.memo is None:
-            attributes.memo = _rgetattr(fid.file, attributes)
+            attributes.memo = getattr_body(fid.file.identity, attributes)
         return attributes.memo
 
     def setattr(self, fid: Fid, message: m.Tsetattr) -> Body:
-        """Change attributes."""
-        valid = message.valid
-        self.call(
-            fid.file.setattr,
-            AttributeChanges(
-                mode=message.mode & 0o7777 if valid & SETATTR_MODE else None,
-                uid=message.uid if valid & SETATTR_UID else None,
-                gid=message.gid if valid & SETATTR_GID else None,
-                size=message.size if valid & SETATTR_SIZE else None,
-                atime_ns=_time(
-                    valid & SETATTR_ATIME,
-                    valid & SETATTR_ATIME_SET,
-                    message.atime_sec,
-                    message.atime_nsec,
-                ),
-                mtime_ns=_time(
-                    valid & SETATTR_MTIME,
-                    valid & SETATTR_MTIME_SET,
-                    message.mtime_sec,
-                    message.mtime_nsec,
-                ),
-            ),
-        )
+        """Change attributes, of what is open if the fid is open."""
+        self.call((fid.opened or fid.file).setattr, changes_of(message))
         return b""
 
     def statfs(self, fid: Fid, message: m.Tstatfs) -> Body:
@@ -166,16 +138,19 @@ class LinuxHandlers(Handlers):
         file = self.closed(fid)
         if message.flags & os.O_TRUNC:
             self.check_open()
-        opened = self.call(file.open, message.flags & OPEN_FLAGS)
+        opened = self.call(file.open, open_flags(message.flags))
         self.fids.opened(fid, OpenDirectory(opened) if file.identity.kind == DIRECTORY else opened)
         return m.Rlopen(self.qid(file), 0)
 
     def lcreate(self, fid: Fid, message: m.Tlcreate) -> Body:
-        """Create a regular file in a directory; the fid becomes it."""
+        """Create a regular file in a directory; the fid becomes it.
+
+        One that has come to be there meanwhile is opened, unless O_EXCL is set.
+        """
         directory = self.closed(fid)
         check_new_name(message.name)
         self.check_open()
-        flags, mode = message.flags & OPEN_FLAGS, message.mode & 0o7777
+        flags, mode = create_flags(message.flags), message.mode & 0o7777
         file, opened = self.call(directory.create, message.name, flags, mode, message.gid)
         self.fids.replace(message.fid, fid, self.fids.made_open(file, opened))
         return m.Rlcreate(self.qid(file), 0)
@@ -183,16 +158,18 @@ class LinuxHandlers(Handlers):
     def symlink(self, fid: Fid, message: m.Tsymlink) -> Body:
         """Create a symbolic link."""
         check_new_name(message.name)
+        check_target(message.symtgt)
         file = self.call(fid.file.symlink, message.name, message.symtgt, message.gid)
         return m.Rsymlink(self.qid(file))
 
     def mknod(self, fid: Fid, message: m.Tmknod) -> Body:
-        """Create a special file."""
+        """Create a special file, or an empty regular one."""
         check_new_name(message.name)
+        mode = node_mode(message.mode)
         if message.major > MAJOR_MAX or message.minor > MINOR_MAX:
             raise Refused(errno.EINVAL)
         rdev = os.makedev(message.major, message.minor)
-        file = self.call(fid.file.mknod, message.name, message.mode, rdev, message.gid)
+        file = self.call(fid.file.mknod, message.name, mode, rdev, message.gid)
         return m.Rmknod(self.qid(file))
 
     def mkdir(self, fid: Fid, message: m.Tmkdir) -> Body:
@@ -268,18 +245,18 @@ class LinuxHandlers(Handlers):
 
     def lock(self, fid: Fid, message: m.Tlock) -> Body:
         """Take or give back a lock."""
-        lock = _lock(message)
-        return m.Rlock(self.call(self.opened(fid).lock, lock, message.flags))
+        return m.Rlock(self.call(self.opened(fid).lock, lock_of(message), message.flags))
 
     def getlock(self, fid: Fid, message: m.Tgetlock) -> Body:
         """Report the lock that is in the way of another."""
-        found = self.call(self.opened(fid).getlock, _lock(message))
+        found = self.call(self.opened(fid).getlock, lock_of(message))
         return m.Rgetlock(found.kind, found.start, found.length, found.proc_id, found.client_id)
 
     def xattrwalk(self, fid: Fid, message: m.Txattrwalk) -> Body:
         """Let newfid be an extended attribute, or the list of their names."""
         self.fids.check_new(message.newfid)
         if message.name:
+            check_xattr_name(message.name)
             value = self.call(fid.file.xattr, message.name)
         else:
             value = b"".join([name + b"\0" for name in self.call(fid.file.xattr_names)])
@@ -290,7 +267,9 @@ class LinuxHandlers(Handlers):
     def xattrcreate(self, fid: Fid, message: m.Txattrcreate) -> Body:
         """Let fid be an extended attribute that is written next."""
         file = self.closed(fid)
-        check_name(message.name)
+        check_xattr_name(message.name)
+        if message.flags & ~XATTR_FLAGS:
+            raise Refused(errno.EINVAL)
         new = NewXattr(file, message.name, message.attr_size, message.flags, self.fids)
         self.fids.opened(fid, new)
         return b""
@@ -298,7 +277,8 @@ class LinuxHandlers(Handlers):
     def clunk(self, fid: Fid, message: m.Tclunk) -> Body:
         """Forget a fid; an attribute that was written through it is set."""
         if not self.outcomes and type(fid.opened) is not NewXattr:
-            return super().clunk(fid, message)
+            self.fids.forget(message.fid, fid)
+            return b""
         new = self.call(_written, fid)
         self.fids.forget(message.fid, fid)
         if new is None:
@@ -312,42 +292,3 @@ def _written(fid: Fid) -> tuple[bytes, bytes, int] | None:
     new = fid.opened
     assert type(new) is NewXattr
     return (new.name, bytes(new.value), new.flags) if len(new.value) == new.size else None
-
-
-def _time(wanted: int, given: int, seconds: int, nanoseconds: int) -> int | None:
-    if not wanted:
-        return None
-    if not given:
-        return -1
-    if nanoseconds >= _S:
-        raise Refused(errno.EINVAL)
-    return (seconds - ((seconds >> 63) << 64)) * _S + nanoseconds
-
-
-def _lock(message: m.Tlock | m.Tgetlock) -> Lock:
-    if message.kind > 2:
-        raise Refused(errno.EINVAL)
-    return Lock(message.kind, message.start, message.length, message.proc_id, message.client_id)
-
-
-def _rgetattr(file: File, a: Attributes) -> bytes:
-    times: list[int] = []
-    for time_ns in (a.atime_ns, a.mtime_ns, a.ctime_ns):
-        times += (time_ns // _S & _U64, time_ns % _S)
-    return _GETATTR.pack(
-        GETATTR_BASIC,
-        *file.identity,
-        a.mode,
-        a.uid,
-        a.gid,
-        a.nlink,
-        a.rdev,
-        a.size,
-        a.blksize,
-        a.blocks,
-        *times,
-        0,
-        0,
-        0,
-        0,
-    )

@@ -2,6 +2,10 @@
 
 In 9P2000 every file that is no directory is a plain file: a symbolic link contains its target, a
 special file nothing. 9P2000.u distinguishes them by bits of the mode and an extension string.
+
+A request of these dialects says less than one of Linux: no group, not what an open may create, no
+part of a second. So they write only to file systems that declare `plain_writes`; to all others
+every request that would write is refused with EROFS.
 """
 
 import errno
@@ -21,6 +25,7 @@ from ventifs.ninep.session.handlers import (
     Held,
     OpenDirectory,
     check_new_name,
+    check_target,
 )
 from ventifs.ninep.session.stat_records import (
     DMDEVICE,
@@ -41,6 +46,7 @@ from ventifs.vfs.interface import (
     AttributeChanges,
     Attributes,
     File,
+    Filesystem,
     Identity,
     Opened,
     Refused,
@@ -113,6 +119,15 @@ class Plan9Handlers(Handlers):
 
     dialect: ClassVar[m.Dialect] = m.Dialect.PLAIN
 
+    def __init__(self, filesystem: Filesystem, fids: Fids, msize: int) -> None:
+        """See `Handlers`."""
+        super().__init__(filesystem, fids, msize)
+        self._writable: bool = getattr(filesystem, "plain_writes", False)
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise Refused(errno.EROFS)
+
     def error(self, number: int) -> m.Message:
         """Rerror, in Linux's words."""
         return m.Rerror(os.strerror(number).encode(), number)
@@ -129,10 +144,13 @@ class Plan9Handlers(Handlers):
     def open(self, fid: Fid, message: m.Topen) -> Body:
         """Open a file."""
         file = self.closed(fid)
-        self.check_open()
         flags = _flags(message.mode)
+        if flags & (os.O_ACCMODE | os.O_TRUNC) or message.mode & ORCLOSE:
+            self._check_writable()
+        self.check_open()
         self.fids.opened(fid, self._readable(file, self._opening(file, flags)))
-        fid.remove = bool(message.mode & ORCLOSE)
+        if message.mode & ORCLOSE:
+            fid.remove_at_end()
         return m.Ropen(self.qid(file), 0)
 
     def _opening(self, file: File, flags: int) -> Opened:
@@ -151,13 +169,15 @@ class Plan9Handlers(Handlers):
         """Create a file, or a directory, in a directory; the fid becomes it, open."""
         directory = self.closed(fid)
         check_new_name(message.name)
+        self._check_writable()
         self.check_open()
         flags = _flags(message.mode)
         file, opened = self._creating(directory, message, flags)
         if opened is None:
             opened = self._opening(file, flags)
         made = self.fids.made_open(file, self._readable(file, opened))
-        made.remove = bool(message.mode & ORCLOSE)
+        if message.mode & ORCLOSE:
+            made.remove_at_end()
         self.fids.replace(message.fid, fid, made)
         return m.Rcreate(self.qid(file), 0)
 
@@ -167,7 +187,7 @@ class Plan9Handlers(Handlers):
         name, mode = message.name, permissions(message.perm)
         if message.perm & DMDIR:
             return self.call(directory.mkdir, name, mode, NO_GID), None
-        return self.call(directory.create, name, flags | os.O_CREAT, mode, NO_GID)
+        return self.call(directory.create, name, flags | os.O_CREAT | os.O_EXCL, mode, NO_GID)
 
     def read(self, fid: Fid, message: m.Tread) -> Body:
         """Read from what is open; of a directory, whole stats."""
@@ -208,21 +228,27 @@ class Plan9Handlers(Handlers):
             if entry is None:
                 return
             cookie, name = entry
-            first = self._stat_in(opened, name, self.call)
+            first = self._stat_in(opened, name, self.call_and_go_on)
         yield cookie, first
-        for after, name, _, _ in opened.entries(cookie):
-            stat = self._stat_in(opened, name, _now) if name not in _DOTS else None
+        within = opened.opened
+        for after, name, _, _ in within.entries(cookie):
+            stat = self._stat_in(within, name, None) if name not in _DOTS else None
             if stat is not None:
                 yield after, stat
 
-    def _stat_in(self, opened: Listing, name: bytes, call: Any) -> bytes | None:
+    def _stat_in(self, opened: Opened, name: bytes, call: Any) -> bytes | None:
         """The stat of an entry; None when it is gone by now."""
         try:
-            file: File = call(opened.listed, name)
-            attributes = call(file.attributes)
-            target = self._target(file, attributes, call)
+            if call is None:  # nearly all, so without a call of a call
+                file = opened.listed(name)
+                attributes = file.attributes()
+            else:
+                file = call(opened.listed, name)
+                attributes = call(file.attributes)
+            target = self._target(file, attributes, call or _now)
         except (Refused, OSError) as error:
             if error.errno in _GONE:
+                error.__traceback__ = None  # it is kept: see `Handlers.call_and_go_on`
                 return None
             raise
         return self.codec.encode_record(self._stat_of(file, attributes, target))
@@ -239,6 +265,18 @@ class Plan9Handlers(Handlers):
         attributes = self.call(fid.file.attributes)
         target = self._target(fid.file, attributes, self.call)
         return m.Rstat(self._stat_of(fid.file, attributes, target))
+
+    def write(self, fid: Fid, message: m.Twrite) -> Body:
+        """Write to what is open."""
+        self._check_writable()
+        return super().write(fid, message)
+
+    def remove(self, fid: Fid, message: m.Tremove) -> Body:
+        """Remove a file; its fid is forgotten even if that fails."""
+        if not self._writable:
+            self.fids.forget(message.fid, fid)
+            raise Refused(errno.EROFS)
+        return super().remove(fid, message)
 
     def wstat(self, fid: Fid, message: m.Twstat) -> Body:
         """Change a file's attributes; a request without changes brings it to the disk."""
@@ -257,8 +295,10 @@ class Plan9Handlers(Handlers):
         is_directory = fid.file.identity.kind == DIRECTORY
         if stat.mode != _NONE32 and bool(stat.mode & DMDIR) != is_directory:
             raise Refused(errno.EINVAL)
+        if renamed or changes != AttributeChanges():
+            self._check_writable()
         if changes != AttributeChanges():
-            self.call(fid.file.setattr, changes)
+            self.call((fid.opened or fid.file).setattr, changes)
         if renamed:
             self.call(fid.file.rename, None, stat.name)
         if changes == AttributeChanges() and not renamed and fid.opened is not None:
@@ -291,7 +331,9 @@ class UnixHandlers(Plan9Handlers):
             return super().create(fid, message)
         directory = self.closed(fid)
         check_new_name(name)
+        self._check_writable()
         if perm & DMSYMLINK:
+            check_target(message.extension)
             file = self.call(directory.symlink, name, message.extension, NO_GID)
         elif perm & DMLINK:
             linked = self.call(self._linked, message.extension)

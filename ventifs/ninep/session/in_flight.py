@@ -41,6 +41,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     Attributes:
         tag, number, message: as they came; number is the message's type.
         size: bytes of its frame.
+        result: bytes that its loads return for it alone, at most.
         handle: answers it, from (fid, message).
         uses: how it uses fids.
         named, changed: numbers of fids.
@@ -64,6 +65,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     changed: frozenset[int] = frozenset()
     fid: Fid | None = None
     outcomes: list[Any] = []
+    result: int = 0
     tries: int = 0
     effects: bool = False
     dropped: bool = False
@@ -79,6 +81,7 @@ class InFlight:
         tags: by tag, all that are not answered, flushes among them.
         ready: those that can go on, in order.
         size: bytes of their frames.
+        results: bytes of what loads return, or have returned, for single ones of them, at most.
         changing: numbers of fids that requests change which have begun, or are ready to.
         waiting: requests that wait for fids, in order of arrival.
         loads: those that are not finished, and waits, with the requests that wait for each; of
@@ -90,6 +93,7 @@ class InFlight:
         self.tags: dict[int, PendingRequest] = {}
         self.ready: deque[PendingRequest] = deque()
         self.size = 0
+        self.results = 0
         self.changing: set[int] = set()
         self.waiting: list[PendingRequest] = []
         self._wait_named: set[int] = set()
@@ -111,9 +115,14 @@ class InFlight:
         self._enter(request)
         self._queue(request)
 
-    def suspend_for_load(self, request: PendingRequest, load: Load) -> None:
-        """Let a request wait for a load, for which others may wait too."""
+    def suspend_for_load(self, request: PendingRequest, load: Load, result: int = 0) -> None:
+        """Let a request wait for a load, for which others may wait too.
+
+        The request then holds up to `result` bytes that the load returns.
+        """
         self._begin(request)
+        request.result += result
+        self.results += result
         if request.uses.several and request.outcomes:
             request.effects = True
         if load not in self.loads:
@@ -174,6 +183,7 @@ class InFlight:
     def _remove(self, request: PendingRequest) -> list[int]:
         del self.tags[request.tag]
         self.size -= request.size
+        self.results -= request.result
         if request in self.waiting:
             self.waiting.remove(request)
             self._let_go()
@@ -208,7 +218,7 @@ class InFlight:
                     self._discard(request)
         for request in self.ready:
             self._discard(request)
-        self.tags, self.ready, self.size = {}, deque(), 0
+        self.tags, self.ready, self.size, self.results = {}, deque(), 0, 0
         self.changing.clear()
         self.waiting, self._new, self._new_waits = [], [], []
         self._index()
@@ -223,7 +233,7 @@ class InFlight:
         self._enter(request)
         if request.tries == 0:
             if request.fid is not None:
-                request.fid.users += 1
+                request.fid.use()
             self.changing |= request.changed
         request.tries += 1
         if request.uses.freed:

@@ -26,7 +26,7 @@ class SessionLimits(msgspec.Struct, frozen=True):
         in_flight_max: requests that are not answered, and loads that are not finished, also those
             of requests that were flushed; more requests are not read.
         in_flight_bytes_max: bytes of their frames, and of input not yet used; less with
-            small messages, see `in_flight_bytes`.
+            small messages, see `in_flight_bytes`. Also bytes of what threads read for single ones.
         turn_requests: requests that one turn answers.
         turn_bytes: bytes of replies after which a turn ends.
         turn_pinned: bytes of cached memory that replies keep, after which a turn ends.

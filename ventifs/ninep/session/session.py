@@ -26,7 +26,7 @@ from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, Mes
 from ventifs.ninep.protocol.framing import Input
 from ventifs.ninep.protocol.wire import Decode, WireError
 from ventifs.ninep.session.fids import USES, Fid, Fids, LeftFids, Uses
-from ventifs.ninep.session.handlers import Body, Handlers
+from ventifs.ninep.session.handlers import Body, Handlers, decode_write
 from ventifs.ninep.session.handlers_linux import LinuxHandlers
 from ventifs.ninep.session.handlers_plan9 import Plan9Handlers, UnixHandlers
 from ventifs.ninep.session.in_flight import InFlight, PendingRequest, close_opened
@@ -141,6 +141,7 @@ class NinepSession:
         return (
             len(flight.tags) >= limits.in_flight_max
             or flight.size >= self._frames_max
+            or flight.results >= limits.in_flight_bytes_max
             or len(flight.loads) >= limits.in_flight_max  # of requests that were flushed, too
         )
 
@@ -220,6 +221,7 @@ class NinepSession:
         self._closed = True
         self._input = Input()
         self._flight.reset()
+        self._handlers.begin()
         self._fids.clear()
         self._fids.share.give(self._taken)
         self._taken = 0
@@ -411,7 +413,9 @@ class NinepSession:
             self._fail(request.tag, error)
             self._done(request)
         elif isinstance(missing, Cold):
-            self._flight.suspend_for_load(request, missing.load)
+            # What a load without a key has read waits here until the replies before it are sent.
+            asked = getattr(request.message, "count", 0) if missing.load.key is None else 0
+            self._flight.suspend_for_load(request, missing.load, min(asked, self._msize))
         elif isinstance(missing, Blocking):
             self._flight.suspend_for_work(request, missing.work)
         else:
@@ -530,7 +534,8 @@ class NinepSession:
         self._table = [None] * 256
         for record, handle in (handlers.handlers() | own).items():
             for_fid = record not in _WITHOUT_FID
-            self._table[record.type] = (decoders[record.type], handle, USES[record], for_fid)
+            decode = decode_write if record is m.Twrite else decoders[record.type]
+            self._table[record.type] = (decode, handle, USES[record], for_fid)
 
     def _flush(self, tag: int, message: m.Tflush) -> None:
         """Cancel a request; the flush is answered when that request can send no reply any more."""

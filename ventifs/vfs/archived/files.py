@@ -70,12 +70,18 @@ class Recent:
         budget = Budget(2 * max(files_max, _DIRECTORIES_MIN) * DIRECTORY_BYTES)
         self._directories = HeldDirectories(budget.share_of(""))
 
-    def keep(self, file: "ArchivedFile", parent: "ArchivedDirectory", name: bytes) -> "_Known":
+    def keep(
+        self,
+        file: "ArchivedFile",
+        parent: "ArchivedDirectory",
+        name: bytes,
+        identity: Identity | None = None,
+    ) -> "_Known":
         """Keep what is known of a file, and forget that of the file used longest ago if need be.
 
         If the file lies too deep for any file to be kept, the result is returned but not kept.
         """
-        key, known = (parent, name), _Known(file.make_identity())
+        key, known = (parent, name), _Known(identity or file.make_identity())
         before = self.files.pop(key, None)
         if before is not None:
             before.known = None
@@ -474,12 +480,22 @@ class OpenedDirectory(OpenedEntries):
         files, child = directory.version.recent.files, directory.child
         try:
             for name, raw in directory.version.trees.entries(directory.content(), cookie - 2):
-                file = files.get((directory, name)) or child(name, raw)
-                self._last = file
+                file = self._file = files.get((directory, name)) or child(name, raw)
                 cookie += 1
-                yield cookie, name, file.identity, type_of(raw)
+                entry = self._entry = cookie, name, file.identity, type_of(raw)
+                yield entry
         finally:
-            self._last = None
+            self._file = None
+
+    def listed(self, name: bytes) -> File:
+        """See `Opened`."""
+        file, entry = self._file, self._entry
+        if file is None or entry[1] != name:
+            return self._find(name)
+        assert isinstance(file, ArchivedFile)
+        if file.known is None:  # its attributes are asked for next
+            self._directory.version.recent.keep(file, self._directory, name, entry[2])
+        return file
 
     def _find(self, name: bytes) -> File:
         return self._directory.walk(name)

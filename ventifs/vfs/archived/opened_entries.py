@@ -11,20 +11,22 @@ from typing import NoReturn
 from ventifs.vfs.interface import File, Identity, ReadOnlyOpened, Refused
 
 _KIND = stat.S_IFDIR >> 12
+_NONE = 0, b"", Identity(0, 0, 0), 0
 
 
 class OpenedEntries(ReadOnlyOpened):
     """Base class of an open directory.
 
     A dialect that lists attributes asks for the file of each entry. So while a listing goes on,
-    the file that it gave last is kept.
+    the entry that it gave last is kept, with its file.
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_entry", "_file")
 
     def __init__(self) -> None:
         """No listing goes on."""
-        self._last: File | None = None
+        self._file: File | None = None
+        self._entry = _NONE
 
     def read(self, offset: int, count: int) -> NoReturn:
         """See `Opened`."""
@@ -32,8 +34,8 @@ class OpenedEntries(ReadOnlyOpened):
 
     def listed(self, name: bytes) -> File:
         """See `Opened`."""
-        last = self._last
-        return last if last is not None and last.name == name else self._find(name)
+        file = self._file
+        return file if file is not None and self._entry[1] == name else self._find(name)
 
     def _find(self, name: bytes) -> File:
         """The file of an entry that is not the last one."""

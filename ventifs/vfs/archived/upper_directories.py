@@ -349,10 +349,11 @@ class _OpenedUpper(OpenedEntries):
             self._items = directory._items(directory.view.files.catalog.current())
         try:
             for ordinal, (name, make) in enumerate(directory._list(self._items)[start:], start):
-                file = self._last = make()
-                yield ordinal + 3, name, file.identity, file.kind
+                file = self._file = make()
+                entry = self._entry = ordinal + 3, name, file.identity, file.kind
+                yield entry
         finally:
-            self._last = None
+            self._file = None
 
     def _find(self, name: bytes) -> File:
         for each, make in self._directory._list(self._items or ()):

@@ -1,4 +1,4 @@
-"""What the files of one attach share: the export, whose they are, and the session's locks.
+"""What the files of one user share: the export, whose they are, and the session's locks.
 
 This module decides as which user and group an operation is done. It opens nothing.
 """
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ventifs.vfs.interface import Refused
 from ventifs.vfs.live.actor import Actor
+from ventifs.vfs.live.overrides import Writers
 
 if TYPE_CHECKING:
-    from ventifs.vfs.live.files import LiveFile
     from ventifs.vfs.live.locks import SessionLocks
     from ventifs.vfs.live.tree import LiveTree
 
@@ -20,28 +20,23 @@ _PASSED = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC  # of the flags of 
 
 
 class Access:
-    """One attach.
+    """One user of a session; its attaches share it.
 
     Attributes:
         tree: the export's.
         actor: the user that operations are done as.
         locks: the session's.
-        claim: kept while any file of the attach is; see `filesystem.py`.
-        root: its root; set right after it was made.
+        writers: what the user has open for writing.
     """
 
-    __slots__ = ("_other", "actor", "claim", "locks", "root", "tree")
+    __slots__ = ("__weakref__", "_other", "actor", "locks", "tree", "writers")
 
-    root: "LiveFile"
-
-    def __init__(
-        self, tree: "LiveTree", actor: Actor, locks: "SessionLocks", claim: object = None
-    ) -> None:
+    def __init__(self, tree: "LiveTree", actor: Actor, locks: "SessionLocks") -> None:
         """Serve a tree to one user of a session."""
         self.tree = tree
         self.actor = actor
         self.locks = locks
-        self.claim = claim
+        self.writers = Writers()
         self._other = actor  # the user with another group, as that was used last
 
     def act(self) -> None:

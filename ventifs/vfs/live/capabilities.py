@@ -48,7 +48,8 @@ def drop_privileges(*, root: bool) -> int:
         root: whether root in a guest is root here, with `squash` NONE.
 
     Returns:
-        The capabilities that are kept, one bit each; 0 for a process of another user.
+        The capabilities that are kept, one bit each; 0 for a process of another user, and for one
+        of root that may not act as users: every user of a guest would use them.
 
     Raises:
         RuntimeError: the process has several threads, which would keep theirs.
@@ -59,7 +60,7 @@ def drop_privileges(*, root: bool) -> int:
     os.umask(0)
     _, permitted, _ = capabilities()
     wanted = (SERVER | ROOT if root else SERVER) if os.geteuid() == 0 else 0
-    kept = permitted & wanted
+    kept = permitted & wanted if permitted & CHANGE_IDS == CHANGE_IDS else 0
     for number in range(_CAPABILITIES):
         if not kept >> number & 1 and _libc.prctl(_CAPBSET_READ, number, 0, 0, 0) > 0:
             # Without SETPCAP it cannot, and NO_NEW_PRIVS alone keeps executed programs from more.

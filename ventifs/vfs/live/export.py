@@ -77,7 +77,7 @@ def parse_export(text: str, squash: Squashing = "none") -> LiveExport:
             raise ExportError(f"{shown}: {' and '.join(sorted(pair))} contradict each other")
     return LiveExport(
         name,
-        os.path.abspath(directory),
+        os.path.join(os.getcwd(), directory),  # `..` after a symbolic link is the kernel's
         writable="rw" in options,
         sharing="exclusive" if "exclusive" in options else "shared",
         squash=squash,

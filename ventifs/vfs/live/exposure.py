@@ -17,12 +17,12 @@ from typing import Literal, NamedTuple
 from ventifs.errors import VentifsError
 from ventifs.text import command_word, printable
 from ventifs.vfs.live.export import LiveExport
-from ventifs.vfs.live.mount_table import Place, place_of, ways_to
+from ventifs.vfs.live.mount_table import DevicePath, mounts, place_of, ways_to
 
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 
 
-class Unfit(VentifsError):
+class NotExportable(VentifsError):
     """A directory cannot be exported; the message says why and what to do."""
 
 
@@ -55,7 +55,7 @@ class _Where(NamedTuple):
     """A directory: the device and inode numbers of it and of all above it, and its place."""
 
     line: list[tuple[int, int]]
-    place: Place | None
+    place: DevicePath | None
 
     def holds(self, other: "_Where") -> bool:
         """Whether `other` is this directory or lies in it."""
@@ -70,26 +70,26 @@ def open_export(export: LiveExport) -> OpenExport:
     The kernel keeps servers apart: no other one serves a directory that one serves exclusively.
 
     Raises:
-        Unfit: it is missing, is no directory, cannot be read, or another server has it.
+        NotExportable: it is missing, is no directory, cannot be read, or another server has it.
     """
     shown = f"live export '{export.name}': {printable(export.directory)}"
     try:
         fd = os.open(export.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise Unfit(f"{shown}: there is no such directory; make it first") from None
+        raise NotExportable(f"{shown}: there is no such directory; make it first") from None
     except NotADirectoryError:
-        raise Unfit(f"{shown}: is no directory; name one") from None
+        raise NotExportable(f"{shown}: is no directory; name one") from None
     except PermissionError:
-        raise Unfit(f"{shown}: cannot be read; run as a user who may read it") from None
+        raise NotExportable(f"{shown}: cannot be read; run as a user who may read it") from None
     except OSError as error:
-        raise Unfit(f"{shown}: {os.strerror(error.errno or 0).lower()}") from None
+        raise NotExportable(f"{shown}: {os.strerror(error.errno or 0).lower()}") from None
     exclusive = export.sharing == "exclusive"
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         which = "serves it, too" if exclusive else "serves it exclusively"
-        raise Unfit(
+        raise NotExportable(
             f"{shown}: another server {which}; stop that one, or serve both shared"
         ) from None
     except OSError:
@@ -106,7 +106,7 @@ def check_exposure(opened: Sequence[OpenExport], own: Sequence[Own], uid: int) -
         uid: of the server.
 
     Raises:
-        Unfit: one may not.
+        NotExportable: one may not.
     """
     places = [_where(each.fd) for each in opened]
     for each, where in zip(opened, places, strict=True):
@@ -120,7 +120,7 @@ def check_exposure(opened: Sequence[OpenExport], own: Sequence[Own], uid: int) -
                 how = "lies in"
                 if where.line[0] == there.line[0]:
                     how, path = "is the same directory as", ""
-                raise Unfit(
+                raise NotExportable(
                     f"live export '{lower.export.name}': {how} '{name}'; leave it out, and let "
                     f"clients attach to '{name}{path}'"
                 )
@@ -134,21 +134,21 @@ def _check_own(export: LiveExport, where: _Where, own: Own) -> None:
     """Check that an export and something of ours are apart.
 
     Raises:
-        Unfit: they are not.
+        NotExportable: they are not.
     """
     shown = f"live export '{export.name}': {printable(export.directory)}"
     thing = f"{own.what} {printable(own.path)}"
     for path in {own.path, os.path.realpath(own.path)}:
         with _nearest(os.path.dirname(path)) as fd:
             if where.holds(_where(fd)):
-                raise Unfit(f"{shown}: contains {thing}; export a directory beside it")
+                raise NotExportable(f"{shown}: contains {thing}; export a directory beside it")
         if own.kind == "directory" and os.path.isdir(path):
             with _nearest(path) as fd:
                 found = _where(fd)
             if where.holds(found):
-                raise Unfit(f"{shown}: contains {thing}; export a directory beside it")
+                raise NotExportable(f"{shown}: contains {thing}; export a directory beside it")
             if found.holds(where):
-                raise Unfit(f"{shown}: lies in {thing}; export a directory outside of it")
+                raise NotExportable(f"{shown}: lies in {thing}; export a directory outside of it")
 
 
 def _check_writable(opened: OpenExport, where: _Where) -> None:
@@ -158,22 +158,31 @@ def _check_writable(opened: OpenExport, where: _Where) -> None:
     root can go, they are of no use to a user of this host.
 
     Raises:
-        Unfit: they would gain some; the message has two ways to prevent it.
+        NotExportable: they would gain some; the message has the commands that prevent it.
     """
-    directory = opened.export.directory
-    way = _way_to_harm(opened.fd, os.fsencode(directory), where.place)
+    way = _way_to_harm(opened.fd, os.fsencode(opened.export.directory), where.place)
     if way is None:
         return
-    shown, quoted = printable(way), command_word(directory)
-    raise Unfit(
+    raise NotExportable(
         f"live export '{opened.export.name}': users of this host could run set-user-ID programs "
-        f"that a guest leaves in {shown}; either put it where only root can go: 'install -d -m "
-        f"700 /srv/live && mv {quoted} /srv/live/', or take set-user-ID from it: 'mount --bind "
-        f"{quoted} {quoted} && mount -o remount,bind,nosuid,nodev {quoted}'"
+        f"that a guest leaves in {printable(way)}; {_remedy(way)}"
     )
 
 
-def _way_to_harm(fd: int, directory: bytes, place: Place | None) -> bytes | None:
+def _remedy(way: bytes) -> str:
+    """The commands that make `way` harmless; a mount point cannot be moved."""
+    way = os.path.realpath(way)
+    quoted = command_word(os.fsdecode(way))
+    remount = f"mount -o remount,bind,nosuid,nodev {quoted}"
+    if any(mount.point == way for mount in mounts()):
+        return f"take set-user-ID from it: '{remount}'"
+    return (
+        f"either put it where only root can go: 'install -d -m 700 /srv/live && mv {quoted} "
+        f"/srv/live/', or take set-user-ID from it: 'mount --bind {quoted} {quoted} && {remount}'"
+    )
+
+
+def _way_to_harm(fd: int, directory: bytes, place: DevicePath | None) -> bytes | None:
     """A path by which users of this host reach programs in an open directory; None if none does."""
     if not _harmless(fd, directory):
         return directory

@@ -17,6 +17,7 @@ This module knows no fids and no messages.
 import errno
 import os
 import stat
+from contextlib import suppress
 from functools import partial
 
 from ventifs.vfs.interface import (
@@ -29,65 +30,68 @@ from ventifs.vfs.interface import (
     check_reading,
 )
 from ventifs.vfs.live.access import Access
-from ventifs.vfs.live.attributes import attributes_of, change, proc_path, statfs_of
+from ventifs.vfs.live.attributes import attributes_of, change, statfs_of
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
 from ventifs.vfs.live.mount_points import MountPoint
 from ventifs.vfs.live.opened import LiveListing, LiveOpened
-from ventifs.vfs.live.syscalls import link_by_fd, open_beneath
+from ventifs.vfs.live.overrides import open_executable, remove_capability
+from ventifs.vfs.live.syscalls import link_by_fd, look_up, open_beneath, proc_path
 from ventifs.vfs.live.tree import PATH_ONLY
 
 NAME_MAX = 255
 _CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_ODD = frozenset({errno.EXDEV, errno.EMFILE, errno.ENFILE})
+_NO_NAMES = (b"", b".", b"..")
 _TRIES = 16  # of what somebody else undoes meanwhile
 
 
 class LiveFile:
-    """A file of a live export.
+    """A file of a live export that is no directory.
 
     Attributes:
-        access: what it shares with the other files of its attach.
-        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
-        above: the directory that it was found in; None for a root.
+        above: the directory that it was found in, wherever it is now; None for a root. It never
+            changes: files that go round in a circle would have no root, a file acts as the user of
+            its directory, and sessions count by it.
         mark: what it is known by.
+        pin: the descriptor that pins its inode, mostly one of O_PATH; None while it is evicted.
     """
 
-    __slots__ = ("__weakref__", "above", "access", "mark", "pin")
+    __slots__ = ("__weakref__", "above", "mark", "pin")
 
     weight = 0
 
-    def __init__(
-        self, access: Access, pin: Descriptor, above: "LiveFile | None", mark: bytes
-    ) -> None:
-        """Count its pin, unless it is a root: those stay."""
-        self.access = access
+    def __init__(self, above: "LiveFile", pin: Descriptor, mark: bytes) -> None:
+        """In a directory; the caller counts its pin, or holds it."""
+        self.above: LiveFile | None = above
         self.pin: Descriptor | None = pin
-        self.above = above
         self.mark = mark
-        if above is not None:
-            access.tree.pins.keep(self, pin)
 
-    def __del__(self) -> None:
-        pin = self.pin
-        if pin is not None:
-            self.access.tree.pins.forget(pin)
+    @property
+    def access(self) -> Access:
+        """What it shares with the other files of its attach: its directory has it."""
+        assert self.above is not None, "a root has its own"
+        return self.above.access
 
     # Its pin
 
     def pinned(self) -> Descriptor:
         """Its pin, found again if it was evicted.
 
+        Keep it as long as its number is used: other threads evict too, and what is opened next gets
+        the number.
+
         Raises:
             Cold: a thread has to find it.
             Refused: ESTALE, when it is gone.
         """
         pin = self.pin
-        tree = self.access.tree
         if pin is not None:
-            tree.pins.touch(pin)
+            pin.used = True
             return pin
+        tree = self.access.tree
         tree.pace.bring(self, partial(tree.found, self))
         return self.pinned()
 
@@ -102,18 +106,21 @@ class LiveFile:
         self.mark, self.pin = mark, None
         return True
 
-    def hold(self) -> None:
-        """Take note that it is open; it must be pinned."""
-        pin, access = self.pin, self.access
-        assert pin is not None
-        if self.above is not None:
-            access.tree.pins.hold(pin)
-        access.locks.opened(number_in(self.mark))
+    def hold(self) -> Descriptor:
+        """Its pin, which is not evicted until `release`, as often as this is called."""
+        pins = self.access.tree.pins
+        while True:
+            pin = self.pinned()
+            if self.above is None or pins.hold(self, pin):
+                self.access.locks.opened(number_in(self.mark))
+                return pin
 
-    def release(self) -> None:
-        """Take note that it is open once less."""
-        pin, access = self.pin, self.access
-        access.locks.closed(number_in(self.mark))
+    def release(self, writer: Descriptor | None = None) -> None:
+        """End one `hold`, and that a descriptor was open for writing."""
+        pin, access, number = self.pin, self.access, number_in(self.mark)
+        access.locks.closed(number)
+        if writer is not None:
+            access.writers.discard(number, writer)
         assert pin is not None, "what is open is not evicted"
         if self.above is not None:
             access.tree.pins.release(self, pin)
@@ -137,26 +144,29 @@ class LiveFile:
 
     def attributes(self) -> Attributes:
         """See `File`."""
-        return attributes_of(self.pinned().fd)
+        pin = self.pinned()
+        return attributes_of(pin.fd)
 
     def statfs(self) -> Statfs:
         """See `File`."""
-        return statfs_of(self.pinned().fd)
+        pin = self.pinned()
+        return statfs_of(pin.fd)
 
     def readlink(self) -> bytes:
         """See `File`."""
         if type_in(self.mark) != _LINK:
             raise Refused(errno.EINVAL)
-        return os.readlink(b"", dir_fd=self.pinned().fd)
+        pin = self.pinned()
+        return os.readlink(b"", dir_fd=pin.fd)
 
     def setattr(self, changes: AttributeChanges) -> None:
         """See `File`."""
         self.access.check_writable()
         if changes.size is not None:
             self._check_sized()
-        fd = self.pinned().fd
+        pin = self.pinned()
         self.access.act()
-        change(fd, changes)
+        change(pin.fd, changes, self.access)
 
     def _check_sized(self) -> None:
         """See that it has a size that can be changed; nothing else is ever opened."""
@@ -168,25 +178,29 @@ class LiveFile:
 
     def xattr_names(self) -> list[bytes]:
         """See `File`."""
-        fd = self.pinned().fd
+        pin = self.pinned()
         self.access.act()
-        return [os.fsencode(name) for name in os.listxattr(proc_path(fd))]
+        return [os.fsencode(name) for name in os.listxattr(proc_path(pin.fd))]
 
     def xattr(self, name: bytes) -> bytes:
         """See `File`."""
-        fd = self.pinned().fd
+        pin = self.pinned()
         self.access.act()
-        return os.getxattr(proc_path(fd), name)
+        return os.getxattr(proc_path(pin.fd), name)
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
         """See `File`."""
         self.access.check_writable()
-        path = proc_path(self.pinned().fd)
+        pin = self.pinned()
         self.access.act()
-        if value:
-            os.setxattr(path, name, value, flags)
+        if not value and flags & os.XATTR_REPLACE:
+            try:
+                os.removexattr(proc_path(pin.fd), name)
+            except PermissionError:
+                if not remove_capability(self.access, pin.fd, name):
+                    raise
         else:
-            os.removexattr(path, name)
+            os.setxattr(proc_path(pin.fd), name, value, flags)
 
     # Walking
 
@@ -197,12 +211,17 @@ class LiveFile:
         pin, access = self.pinned(), self.access
         access.act()
         try:
-            fd = open_beneath(pin.fd, name, PATH_ONLY)
+            fd = look_up(pin.fd, name)
         except BlockingIOError:  # the name is not in memory
             return access.tree.pace.run(partial(self.find, pin, name))
         except OSError as error:
-            return self._odd(pin, name, error)
-        return self._child(fd, name)
+            if error.errno not in _ODD:
+                raise
+            return self._odd(pin, name, error.errno)
+        if fd >= access.tree.pins.numbers_max:
+            os.close(fd)
+            return self._odd(pin, name, errno.EMFILE)
+        return self._child(Descriptor(fd), name)
 
     def find(self, pin: Descriptor, name: bytes) -> File:
         """The file of a name. May wait for the disk."""
@@ -211,23 +230,29 @@ class LiveFile:
         try:
             fd = access.tree.pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
         except OSError as error:
-            return self._odd(pin, name, error)
-        return self._child(fd, name)
+            if error.errno not in _ODD:
+                raise
+            return self._odd(pin, name, error.errno)
+        return self._child(Descriptor(fd), name)
 
-    def _odd(self, pin: Descriptor, name: bytes, error: OSError) -> File:
-        """What stands for a name that could not be opened for a reason other than its lack."""
-        if error.errno == errno.EXDEV:
+    def _odd(self, pin: Descriptor, name: bytes, number: int) -> File:
+        """What stands for a name that is there, but could not be opened."""
+        if number == errno.EXDEV:
             return MountPoint(self, name)
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            pins = self.access.tree.pins
-            fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
-            return self._child(fd, name)
-        raise error
+        pins = self.access.tree.pins
+        fd = pins.with_room(open_beneath, pin.fd, name, PATH_ONLY, cached=False)
+        return self._child(Descriptor(fd), name)
 
-    def _child(self, fd: int, name: bytes) -> "LiveFile":
-        pin = Descriptor(fd)
+    def _child(self, pin: Descriptor, name: bytes) -> "LiveFile":
         access = self.access
-        return LiveFile(access, pin, self, access.tree.mark(fd, name))
+        mark = access.tree.mark(pin.fd, name)
+        file: LiveFile
+        if type_in(mark) == _DIRECTORY:
+            file = LiveAccessible(access, self, pin, mark)
+        else:
+            file = LiveFile(self, pin, mark)
+        access.tree.pins.keep(file, pin)
+        return file
 
     def _parent(self) -> "LiveFile":
         """The directory that it is in now, which may not be the one that it was found in."""
@@ -253,7 +278,9 @@ class LiveFile:
         Raises:
             Refused: ESTALE, when it is not beneath the root, or moves all the time.
         """
-        root = self.access.root
+        root = self
+        while root.above is not None:
+            root = root.above
         assert root.pin is not None
         for _ in range(_TRIES):
             top = os.readlink(proc_path(root.pin.fd)).rstrip(b"/") + b"/"
@@ -262,13 +289,13 @@ class LiveFile:
                 return root
             if not path.startswith(top):
                 break
-            at = root
+            at, above = root, root.pin
             self.access.tree.acting.as_server()
             try:
                 for name in path[len(top) :].split(b"/"):
-                    assert at.pin is not None
-                    fd = open_beneath(at.pin.fd, name, PATH_ONLY, cached=False)
-                    at = at._child(fd, name)
+                    fd = open_beneath(above.fd, name, PATH_ONLY, cached=False)
+                    above = Descriptor(fd)
+                    at = at._child(above, name)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
@@ -294,17 +321,33 @@ class LiveFile:
         if kind != _REGULAR:
             raise Refused(errno.ENXIO, "a FIFO, socket or device is not opened on the host")
         flags = access.opening(flags)
-        pin = self.pinned()
-        access.act()
-        return LiveOpened(self, Descriptor(access.tree.reopen(pin, flags)), flags)
+        opened = self._reopened(flags)
+        if flags & os.O_ACCMODE:
+            access.writers.add(number_in(self.mark), opened)
+        return LiveOpened(self, opened, flags)
 
     def _list(self, flags: int) -> LiveListing:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             raise Refused(errno.EISDIR)
-        pin, access = self.pinned(), self.access
-        access.act()
-        descriptor = Descriptor(access.tree.reopen(pin, os.O_RDONLY | os.O_DIRECTORY))
-        return LiveListing(self, descriptor, os.O_RDONLY)
+        return LiveListing(self, self._reopened(os.O_RDONLY | os.O_DIRECTORY), os.O_RDONLY)
+
+    def _reopened(self, flags: int) -> Descriptor:
+        """Open it as the user, and hold its pin."""
+        pin, access = self.hold(), self.access
+        try:
+            access.act()
+            try:
+                fd = access.tree.reopen(pin, flags)
+            except PermissionError:
+                executable = type_in(self.mark) == _REGULAR
+                found = open_executable(access, pin, flags) if executable else None
+                if found is None:
+                    raise
+                fd = found
+            return Descriptor(fd)
+        except BaseException:
+            self.release()
+            raise
 
     # Changing the directory
 
@@ -312,19 +355,30 @@ class LiveFile:
         """See `File`; without O_EXCL, what is there already is opened."""
         access = self.access
         pin = self._changing(name)
-        passed = access.opening(flags)
+        passed, pins = access.opening(flags), access.tree.pins
+        if pins.short:
+            pins.check_room(pin.fd)
         for _ in range(_TRIES):
             access.act_in(gid)
             try:
-                fd = access.tree.pins.with_room(
-                    os.open, name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd
-                )
+                fd = os.open(name, passed | _CREATE, mode & 0o7777, dir_fd=pin.fd)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
+            except OSError as error:
+                if not pins.makes_room(error):
+                    raise
+                continue
             else:
-                made = self._child(fd, name)
-                return made, LiveOpened(made, made.pinned(), passed)
+                pins.short |= fd >= pins.numbers_max
+                opened = Descriptor(fd)
+                made = LiveFile(self, opened, access.tree.mark(fd, name))
+                pins.hold_new(opened)
+                number = number_in(made.mark)
+                access.locks.opened(number)
+                if passed & os.O_ACCMODE:
+                    access.writers.add(number, opened)
+                return made, LiveOpened(made, opened, passed)
             try:
                 found = self.find(pin, name)
             except FileNotFoundError:
@@ -384,19 +438,19 @@ class LiveFile:
     def rename(self, directory: File | None, name: bytes) -> None:
         """See `File`: the name that it was found under, or the one that it has now."""
         self.access.check_writable()
-        above = self._found_in()
+        above, old = self._found_in()
         to = above if directory is None else self._beside(directory)
-        above.renameat(self.name, to, name)
-        self.above, self.mark = to, with_name(self.mark, name)
+        above.renameat(old, to, name)
+        self.mark = with_name(self.mark, name)
 
     def remove(self) -> None:
         """See `File`: the name that it was found under, or the one that it has now."""
         self.access.check_writable()
-        above = self._found_in()
-        above.unlink(self.name, directory=type_in(self.mark) == _DIRECTORY)
+        above, name = self._found_in()
+        above.unlink(name, directory=type_in(self.mark) == _DIRECTORY)
 
-    def _found_in(self) -> "LiveFile":
-        """The directory in which it has the name of its mark, which is set right if need be.
+    def _found_in(self) -> "tuple[LiveFile, bytes]":
+        """A directory that it is in now, and its name there.
 
         Raises:
             Refused: EBUSY for a root, ESTALE when no name of it is known.
@@ -404,25 +458,22 @@ class LiveFile:
         above = self.above
         if above is None:
             raise Refused(errno.EBUSY)
-        pin, tree = self.pinned(), self.access.tree
-        tree.acting.as_server()
-        try:
-            fd = Descriptor(open_beneath(above.pinned().fd, self.name, PATH_ONLY, cached=False))
-            if same(tree.mark(fd.fd, b"")) == same(self.mark):
-                return above
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV):
-                raise
+        pin, up, access = self.pinned(), above.pinned(), self.access
+        access.act()
+        with suppress(OSError):  # if that user cannot find it there, the server looks for it
+            if same(access.tree.mark_at(up.fd, self.name)) == same(self.mark):
+                return above, self.name
         now = self.placed(pin, self.mark)
         if now.above is None:
             raise Refused(errno.EBUSY)
-        self.above, self.mark = now.above, with_name(self.mark, now.name)
-        return now.above
+        return now.above, now.name
 
     def _changing(self, name: bytes) -> Descriptor:
         """The pin of this directory, if a name in it may be changed."""
-        self.access.check_writable()
-        _check_name(name)
+        if not self.access.tree.writable:
+            raise Refused(errno.EROFS)
+        if name in _NO_NAMES or b"/" in name or b"\0" in name or len(name) > NAME_MAX:
+            _check_name(name)
         if type_in(self.mark) != _DIRECTORY:
             raise Refused(errno.ENOTDIR)
         return self.pinned()
@@ -436,34 +487,49 @@ class LiveFile:
         return file
 
 
+class LiveAccessible(LiveFile):
+    """A directory of a live export, or the root of an attach: what has an `Access` of its own."""
+
+    __slots__ = ("access",)
+
+    def __init__(
+        self, access: Access, above: LiveFile | None, pin: Descriptor, mark: bytes
+    ) -> None:
+        """In a directory; a root is in none, and its pin is not counted: it stays."""
+        self.access = access  # type: ignore[misc]
+        self.above = above
+        self.pin = pin
+        self.mark = mark
+
+
 def root_of(access: Access) -> LiveFile:
     """The root of an attach to the export's directory."""
     root = access.tree.root
-    access.root = LiveFile(access, root, None, access.tree.mark(root.fd, b"/"))
-    return access.root
+    return LiveAccessible(access, None, root, access.tree.mark(root.fd, b"/"))
 
 
 def root_at(access: Access, names: list[bytes]) -> LiveFile:
     """The root of an attach to a path. May wait for the disk.
 
     Raises:
-        Refused: EXDEV for a mount point, ENOENT for `.` and `..`.
+        Refused: EXDEV for a mount point, ENOENT for `.` and `..`, EINVAL for a NUL.
     """
     at = root_of(access)
     for name in names:
         if name in (b".", b".."):
             raise Refused(errno.ENOENT)
-        found = at.find(at.pinned(), name)
+        _check_name(name)
+        found = at.find(at.pin or access.tree.found(at), name)
         if not isinstance(found, LiveFile):
             raise Refused(errno.EXDEV, _CROSSED)
         at = found
-    access.root = LiveFile(access, at.pinned(), None, with_name(at.mark, b"/"))
-    return access.root
+    pin = at.pin or access.tree.found(at)
+    return LiveAccessible(access, None, pin, with_name(at.mark, b"/"))
 
 
 def _check_name(name: bytes) -> None:
     """See that a name is one component; sessions have checked that already."""
-    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+    if name in _NO_NAMES or b"/" in name or b"\0" in name:
         raise Refused(errno.EINVAL)
     if len(name) > NAME_MAX:
         raise Refused(errno.ENAMETOOLONG)

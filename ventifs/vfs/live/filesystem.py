@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakValueDictionary
 
 from ventifs.vfs.access.guard import Squash
 from ventifs.vfs.interface import Cold, File, Load, Refused, User
 from ventifs.vfs.live.access import Access
-from ventifs.vfs.live.actor import Acting
+from ventifs.vfs.live.actor import Acting, Actor
 from ventifs.vfs.live.export import LiveExport, Squashing
 from ventifs.vfs.live.files import root_at, root_of
 from ventifs.vfs.live.locks import ExportLocks, SessionLocks
@@ -30,6 +31,7 @@ class LiveDirectory:
     Attributes:
         tree: its files.
         locks: what its sessions have locked.
+        acts_as_users: whether files are used as the user who asks; if not, as the server's own.
     """
 
     def __init__(
@@ -64,12 +66,13 @@ class LiveDirectory:
             clock=clock,
         )
         self.locks = ExportLocks(max(8, self.tree.pins.pins_max // _LOCKS_SHARE))
+        self.acts_as_users = self.tree.acting.switches
         self._name = os.fsencode(export.name)
         self._accounts = accounts or HostAccounts(self.tree.acting)
         self._views: dict[Squashing, LiveFilesystem] = {}
 
     def view(self, squash: Squashing) -> "LiveFilesystem":
-        """The file system as those see it whose users become nobody in this way."""
+        """The file system for clients some of whose users become `nobody`: which, `squash` says."""
         if squash not in self._views:
             users = Users(self.tree.acting, self._accounts, squash=Squash(squash))
             self._views[squash] = LiveFilesystem(self._name, self.tree, users, self.locks)
@@ -112,6 +115,7 @@ class LiveSession:
         self._tree = tree
         self._users = users
         self._locks = locks
+        self._accesses: WeakValueDictionary[Actor, Access] = WeakValueDictionary()
 
     def attach(self, user: User, aname: bytes) -> File:
         """See `Filesystem`; `NAME` is the export's directory, `NAME:/PATH` one of its files.
@@ -121,14 +125,21 @@ class LiveSession:
         Raises:
             Refused: EXDEV for the name of another export, and for a mount point.
         """
-        name, _, path = aname.partition(b":")
+        name, _, path = aname.removeprefix(b"/").partition(b":")
         if name != self._name:
             raise Refused(errno.EXDEV)
-        access = Access(self._tree, self._users.actor(user), self._locks)
+        access = self._access(self._users.actor(user))
         names = [name for name in path.split(b"/") if name]
         if not names:
             return root_of(access)
         raise Cold(Load(None, partial(root_at, access, names)))
+
+    def _access(self, actor: Actor) -> Access:
+        """The user's, which all its attaches share."""
+        access = self._accesses.get(actor)
+        if access is None:
+            access = self._accesses[actor] = Access(self._tree, actor, self._locks)
+        return access
 
     def session(self) -> "LiveSession":
         """See `Filesystem`: itself."""

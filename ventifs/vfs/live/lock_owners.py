@@ -35,7 +35,9 @@ class Lockable(Protocol):
         """Its descriptor, which is not O_PATH; it gets no lock."""
 
     def reopen(self, mode: int) -> int:
-        """A new descriptor of the same file, as the server may open it; the caller closes it.
+        """A new descriptor of the same file; the caller closes it.
+
+        It is opened as the server, but for writing, if the file is not open for that, as the user.
 
         Args:
             mode: O_RDONLY, O_WRONLY or O_RDWR. O_NONBLOCK is added, so that nothing waits.

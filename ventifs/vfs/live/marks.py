@@ -7,12 +7,8 @@ of one file as long as either of them is pinned, or their handles are equal.
 
 import stat
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from ventifs.vfs.interface import DIRECTORY, FILE, SYMLINK, Identity
-
-if TYPE_CHECKING:
-    from ventifs.vfs.live.syscalls import Statx
 
 _MARK = Struct("<BIQB")  # type as readdir(3) has it, version, number, length of the handle
 _UNPACK = _MARK.unpack_from
@@ -34,9 +30,9 @@ def version_of(birth_ns: int) -> int:
     return (birth_ns ^ birth_ns >> 32) & 0xFFFF_FFFF or 1
 
 
-def mark_of(status: "Statx", number: int, name: bytes) -> bytes:
+def mark_of(mode: int, birth_ns: int, number: int, name: bytes) -> bytes:
     """The mark of a file, without a handle."""
-    return _MARK.pack(status.mode >> 12, version_of(status.btime_ns), number, 0) + name
+    return _MARK.pack(mode >> 12, version_of(birth_ns), number, 0) + name
 
 
 def with_handle(mark: bytes, handle: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Mount points below a live export's root: each shows as an empty directory that nobody can write.
+"""Mount points below a live export's root: each shows as an empty read-only directory.
 
 What is mounted there is not exported. What it hides cannot be reached. This module opens nothing.
 """

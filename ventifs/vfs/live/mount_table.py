@@ -1,7 +1,7 @@
 """The mounts of this process's namespace: where a directory is in its file system.
 
-Two paths may lead to one directory by bind mounts. A `Place` is the same for all of them, and lies
-beneath the place of every directory above it, whatever is mounted where. See proc(5), mountinfo.
+Two paths may lead to one directory by bind mounts. A `DevicePath` is the same for all of them, and
+lies beneath that of every directory above it, whatever is mounted where. See proc(5), mountinfo.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import NamedTuple
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
-class Place(NamedTuple):
+class DevicePath(NamedTuple):
     """A path within a file system, from the file system's own root.
 
     Attributes:
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     device: bytes
     path: bytes
 
-    def holds(self, other: "Place") -> bool:
+    def holds(self, other: "DevicePath") -> bool:
         """Whether `other` is this place or one beneath it."""
         return self.device == other.device and beneath(other.path, self.path) is not None
 
@@ -40,7 +40,7 @@ class Mount(NamedTuple):
     """
 
     number: int
-    root: Place
+    root: DevicePath
     point: bytes
 
 
@@ -66,7 +66,7 @@ def mounts() -> list[Mount]:
     found = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         number, _, device, root, point, *_ = line.split(b" ")
-        place = Place(device, _unescaped(root))
+        place = DevicePath(device, _unescaped(root))
         found.append(Mount(int(number), place, _unescaped(point)))
     return found
 
@@ -81,7 +81,7 @@ def mount_number(fd: int) -> int:
     return int(re.search(r"^mnt_id:\s*(\d+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
-def place_of(fd: int) -> Place | None:
+def place_of(fd: int) -> DevicePath | None:
     """Where an open directory is; None if this process cannot see the mount that it is in.
 
     Raises:
@@ -91,11 +91,15 @@ def place_of(fd: int) -> Place | None:
     for mount in mounts():
         if mount.number == number:
             rest = beneath(path, mount.point)
-            return None if rest is None else Place(mount.root.device, joined(mount.root.path, rest))
+            return (
+                None
+                if rest is None
+                else DevicePath(mount.root.device, joined(mount.root.path, rest))
+            )
     return None
 
 
-def ways_to(place: Place) -> Iterator[bytes]:
+def ways_to(place: DevicePath) -> Iterator[bytes]:
     """The paths that lead to a place, or by a mount to a part of it.
 
     A path that another mount covers leads elsewhere, and is left out.

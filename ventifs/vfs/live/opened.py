@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 OFFSET_MAX = (1 << 63) - 1
 # Larger writes, and reads, are done by threads. See docs/performance.md.
-WRITE_INLINE_MAX = 256 << 10
+WRITE_INLINE_MAX = 512 << 10
 _SIZED = 64 << 10  # reads that ask for more are cut to the file's size before memory is taken
 _LISTED = 32 << 10  # bytes of one call of the kernel
 _KINDS = [FILE] * 16
@@ -52,17 +52,16 @@ class LiveOpened:
     __slots__ = ("_descriptor", "_file", "_flags")
 
     def __init__(self, file: "LiveFile", descriptor: Descriptor, flags: int) -> None:
-        """Keep its file pinned until it is closed.
+        """Release the hold on its file when it is closed.
 
         Args:
-            file: which is pinned.
+            file: which is held.
             descriptor: as it was opened; that of the pin, if the file was made so.
             flags: of open(2).
         """
         self._file = file
         self._descriptor: Descriptor | None = descriptor
         self._flags = flags
-        file.hold()
 
     @property
     def _open(self) -> Descriptor:
@@ -76,10 +75,18 @@ class LiveOpened:
         return self._open.fd
 
     def reopen(self, mode: int) -> int:
-        """See `locks.Lockable`: as the server."""
-        tree = self._file.access.tree
-        tree.acting.as_server()
-        return tree.reopen(self._open, mode)
+        """See `locks.Lockable`: for writing as the user, unless it is open for that already.
+
+        So who may not write a file gets no write lock of it, and does not keep the host from
+        executing it.
+        """
+        access = self._file.access
+        if mode != os.O_RDONLY and self._flags & os.O_ACCMODE == os.O_RDONLY:
+            access.check_writable()
+            access.act()
+        else:
+            access.tree.acting.as_server()
+        return access.tree.reopen(self._open, mode)
 
     def attributes(self) -> Attributes:
         """See `Opened`."""
@@ -91,19 +98,28 @@ class LiveOpened:
         access = self._file.access
         access.check_writable()
         access.act()
-        change(fd, changes, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
+        change(fd, changes, access, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
 
     def read(self, offset: int, count: int) -> list[Buffer]:
-        """See `Opened`: at once if all of it is in memory, else by a thread."""
+        """See `Opened`: at once if all of it is in memory, else by a thread.
+
+        File systems that cannot say what is in memory, as tmpfs and overlayfs, are read as `Pace`
+        has it.
+        """
         descriptor = self._open
-        count = min(count, OFFSET_MAX - offset)
+        if count > OFFSET_MAX - offset:  # errnos as the kernel has them
+            unreadable = self._flags & os.O_ACCMODE == os.O_WRONLY
+            raise Refused(errno.EBADF if unreadable else errno.EINVAL)
         if count > _SIZED:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
-        if self._file.access.tree.nowait is not False:
+        tree, work = self._file.access.tree, partial(_read, descriptor, offset, count)
+        if tree.nowait:
             found = self._read_now(descriptor, offset, count)
             if found is not None:
                 return found
-        raise Cold(Load(None, partial(_read, descriptor, offset, count)))
+            if tree.nowait:
+                raise Cold(Load(None, work))
+        return tree.pace.run(work)
 
     def _read_now(self, descriptor: Descriptor, offset: int, count: int) -> list[Buffer] | None:
         """Read if that needs no disk; None if it does, or if the kernel cannot tell."""
@@ -157,9 +173,10 @@ class LiveOpened:
 
     def close(self) -> None:
         """See `Opened`. Idempotent."""
-        if self._descriptor is not None:
+        descriptor = self._descriptor
+        if descriptor is not None:
             self._descriptor = None
-            self._file.release()
+            self._file.release(descriptor if self._flags & os.O_ACCMODE else None)
 
 
 class LiveListing(LiveOpened):

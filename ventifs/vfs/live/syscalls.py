@@ -33,9 +33,10 @@ _NUMBERS = {
     _CAPGET,
     _CAPSET,
 ) = map(ctypes.c_long, _NUMBERS.get(platform.machine(), _NUMBERS["x86_64"]))
-_OPENAT2 = ctypes.c_long(437)  # the same on both
+_OPENAT2, _FACCESSAT2 = ctypes.c_long(437), ctypes.c_long(439)  # the same on both
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x400, 0x1000
+_AT_EACCESS = 0x200
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _HANDLE_MAX = 128  # MAX_HANDLE_SZ
 _STATX_WANTED = 0xFFF  # STATX_BASIC_STATS | STATX_BTIME
@@ -134,12 +135,30 @@ def statx(fd: int) -> Statx:
     return _unpacked(buffer)
 
 
-def statx_at(directory: int, name: bytes) -> Statx:
-    """The attributes of a name in a directory; of a symbolic link itself."""
+Born = tuple[int, int, int, int, int]
+"""What a file is known by: mode, inode, seconds and nanoseconds of its birth, and its device.
+
+The device has its minor number in the upper half, its major number in the lower. A tuple without
+names takes half the time of one with names.
+"""
+_BORN = Struct("=28xH2xQ40xqI44xQ")  # of a struct statx
+_unpack_born = _BORN.unpack_from
+
+
+def born(fd: int) -> Born:
+    """What the file of a descriptor is known by; the descriptor may be one of O_PATH."""
+    buffer = _buffers.statx
+    if _statx(fd, b"", _AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
+        _fail()
+    return _unpack_born(buffer)
+
+
+def born_at(directory: int, name: bytes) -> Born:
+    """What a name in a directory is known by; a symbolic link itself."""
     buffer = _buffers.statx
     if _waiting_statx(directory, name, _AT_SYMLINK_NOFOLLOW, _STATX_WANTED, buffer) < 0:
         _fail()
-    return _unpacked(buffer)
+    return _unpack_born(buffer)
 
 
 def _unpacked(buffer: Any) -> Statx:
@@ -173,6 +192,17 @@ def _unpacked(buffer: Any) -> Statx:
 def _how(flags: int, mode: int, resolve: int) -> bytes:
     """A struct open_how."""
     return _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+
+
+_LOOK_UP = _OPEN_HOW.pack(os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+
+
+def look_up(directory: int, name: bytes) -> int:
+    """Open a name in a directory by O_PATH if that needs no disk; see `open_beneath`."""
+    fd = _syscall(_OPENAT2, directory, name, _LOOK_UP, _OPEN_HOW_SIZE)
+    if fd < 0:
+        _fail()
+    return fd
 
 
 def open_beneath(
@@ -308,13 +338,31 @@ def _timespec(time_ns: int | None) -> tuple[int, int]:
     return divmod(time_ns, 1_000_000_000)
 
 
+def proc_path(fd: int) -> bytes:
+    """A path to the file of a descriptor; it leads to a symbolic link itself."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def permitted(fd: int, wanted: int) -> bool:
+    """Whether this thread may use a descriptor's file, which may be one of O_PATH, as it acts now.
+
+    It counts as which user and group the thread uses files, and what its effective capabilities
+    are, unlike with access(2). Nothing may be executed on a mount with `noexec`.
+
+    Args:
+        fd: the descriptor.
+        wanted: os.R_OK, os.W_OK, os.X_OK, or several.
+    """
+    flags = _AT_EACCESS | _AT_EMPTY_PATH
+    return not _waiting_syscall(_FACCESSAT2, fd, b"", wanted, flags)
+
+
 def link_by_fd(fd: int, directory: int, name: bytes) -> None:
     """Give a descriptor's file, which may be one of O_PATH or a symbolic link, another name.
 
     The kernel checks that the calling thread's user may do so, as for link(2).
     """
-    path = b"/proc/self/fd/%d" % fd
-    if _linkat(_AT_FDCWD, path, directory, name, _AT_SYMLINK_FOLLOW) < 0:
+    if _linkat(_AT_FDCWD, proc_path(fd), directory, name, _AT_SYMLINK_FOLLOW) < 0:
         _fail()
 
 

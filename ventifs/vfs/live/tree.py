@@ -15,11 +15,19 @@ from blake3 import blake3
 
 from ventifs.vfs.interface import Cold, Load, Refused
 from ventifs.vfs.live.actor import Acting, acting_here
-from ventifs.vfs.live.attributes import proc_path
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.leftovers import Leftovers
 from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
-from ventifs.vfs.live.syscalls import handle_of, open_beneath, open_handle, statx
+from ventifs.vfs.live.syscalls import (
+    Born,
+    born,
+    born_at,
+    handle_of,
+    open_beneath,
+    open_handle,
+    proc_path,
+    statx,
+)
 
 if TYPE_CHECKING:
     from ventifs.vfs.live.files import LiveFile
@@ -27,8 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATH_ONLY = os.O_PATH | os.O_NOFOLLOW
-SLOW_S = 0.0005  # longer than anything takes that needs no disk
-THREADED = 64  # operations that threads do, after one that was slow
+SLOW_S = 0.001  # longer than anything takes that needs no disk, unless others take the core
+THREADED = 16  # operations that threads do after one that was slow
 
 # qid.path: inode numbers of the root's device as they are, others with a prefix in their upper bits
 _PREFIX_BITS = 48
@@ -98,7 +106,7 @@ class LiveTree:
         pins: the descriptors of its files.
         leftovers: what listings have read and not used yet.
         pace: of operations that may need a disk.
-        nowait: whether reads can be tried without waiting; None while that is not known.
+        nowait: whether the kernel can say that a read would wait for a disk; False once it cannot.
     """
 
     def __init__(
@@ -128,7 +136,6 @@ class LiveTree:
             OSError: the directory, or `/proc/self/fd`, cannot be opened.
         """
         self.writable = writable
-        self.exclusive = exclusive
         self.appends = not exclusive
         self.acting = acting or acting_here()
         self.acting.as_server()
@@ -136,10 +143,11 @@ class LiveTree:
         self.pins = Pins(pins_allowed() if pins_max is None else pins_max)
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
-        self.nowait: bool | None = None
+        self.nowait = True
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
         status = statx(self.root.fd)
         self._device = status.dev
+        self._here = born(self.root.fd)[4]  # the same device
         self._prefixes: dict[int, int] = {}
         self._births = status.btime_ns != 0
         self._handles = self._has_handles()
@@ -178,11 +186,17 @@ class LiveTree:
 
     def mark(self, fd: int, name: bytes) -> bytes:
         """The mark of a descriptor's file."""
-        status = statx(fd)
-        ino = status.ino
-        if status.dev != self._device or not 0 < ino < _HASHED:
-            ino = self.number(status.dev, ino)
-        return mark_of(status, ino, name)
+        return self._mark(born(fd), name)
+
+    def mark_at(self, directory: int, name: bytes) -> bytes:
+        """The mark of a name in a directory. May wait for the disk."""
+        return self._mark(born_at(directory, name), name)
+
+    def _mark(self, status: Born, name: bytes) -> bytes:
+        mode, ino, birth_s, birth_ns, device = status
+        if device != self._here or not 0 < ino < _HASHED:
+            ino = self.number(os.makedev(device & 0xFFFF_FFFF, device >> 32), ino)
+        return mark_of(mode, birth_s * 1_000_000_000 + birth_ns, ino, name)
 
     def number_beside(self, number: int, ino: int) -> int:
         """The number of an inode on the device of another file, whose number is given."""
@@ -245,9 +259,7 @@ class LiveTree:
         handle = handle_in(mark)
         if same(self.mark(pin.fd, b"")) != same(mark) or (handle and handle_of(pin.fd) != handle):
             raise Refused(errno.ESTALE)
-        file.pin = pin
-        self.pins.keep(file, pin)
-        return pin
+        return self.pins.restore(file, pin)
 
 
 def _hashed(*numbers: int) -> int:
