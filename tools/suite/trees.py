@@ -74,7 +74,8 @@ def _facts(top: Path) -> Iterator[tuple[bytes, Look]]:
     found = dict(looks(bytes(top)))
     for path, seen in found.items():
         status = os.lstat(os.path.join(bytes(top), path) if path else bytes(top))
-        seen["mtime_ns"] = status.st_mtime_ns
+        # Linux's 9P client cuts off fractions of seconds, and what is before 1970, of times to set.
+        seen["mtime_ns"] = max(status.st_mtime_ns // 10**9, 0)
         seen["blocks"] = status.st_blocks
         if not stat.S_ISDIR(status.st_mode):
             names.setdefault((status.st_dev, status.st_ino), []).append(path)
