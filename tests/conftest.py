@@ -6,6 +6,7 @@ No example has a deadline, and none is refused as slow to make: that is the mach
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,22 @@ os.environ["VENTIFS_RESERVE"] = "64KiB"
 # Shells start what runs in the background with it ignored, and commands under test inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_GROUPS = os.getgroups()
+
+
+@pytest.fixture(autouse=True)
+def as_the_process_itself() -> Iterator[None]:
+    """A live tree leaves the thread as its last user; the next test is the process's own again."""
+    yield
+    if os.geteuid() == 0 and "ventifs.vfs.live.syscalls" in sys.modules:
+        from ventifs.vfs.live import syscalls
+
+        permitted = syscalls.capabilities()[1]
+        syscalls.set_capabilities(permitted, permitted)
+        syscalls.set_groups(tuple(_GROUPS))
+        syscalls.set_fsgid(0)
+        syscalls.set_fsuid(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

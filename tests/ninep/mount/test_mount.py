@@ -79,11 +79,11 @@ def test_the_kernel_is_handed_a_connection(
         (errno.EPERM, "operation not permitted; the server refuses this machine, or"),
         (errno.ENODEV, "no such device; this kernel has no 9p"),
         (errno.EINVAL, "lacks the module 9pnet_fd; see dmesg"),
-        (errno.ENOENT, "the server has no such version for this machine"),
+        (errno.ENOENT, "the server has no such name for this machine; mount / to see its names"),
         (errno.EACCES, "permission denied; the server does not give it"),
         (errno.ECONNRESET, "the server closed the connection"),
         (errno.EREMOTEIO, "the server does not speak 9P2000.L"),
-        (errno.EBUSY, "device or resource busy; see dmesg"),
+        (errno.EBUSY, "another machine has this exclusive export; unmount it there first"),
     ],
 )
 def test_the_kernels_answers_in_words(

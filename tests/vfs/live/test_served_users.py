@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio._core._thread_cache import ThreadCache
 
 from tests.support.clock import Clock
 from tests.support.live_talk import NAME, TOP, LiveTalk, served
@@ -93,6 +94,8 @@ def test_requests_of_many_users_are_each_done_as_their_own(top: Path) -> None:
 
 def test_threads_do_each_load_as_its_own_user(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look-up is done by a thread, as if the disk were slow, for three clients at once."""
+    # Trio keeps threads for later tasks: those that acted as users are not to serve other tests.
+    monkeypatch.setattr("trio._core._thread_cache.THREAD_CACHE", ThreadCache())
     threads: set[int] = set()
 
     def cold(directory: int, name: bytes, flags: int, cached: bool = True) -> int:
