@@ -324,10 +324,10 @@ def test_an_arena_is_dropped_while_it_is_checked(
     assert report.rescued == report.forgotten == []
 
 
-def test_arenas_with_records_and_deletions_go_before_a_check_reads_them(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, scores, arenas, records = three_arenas(root)
+def dropped_while_checked(
+    store: Store, scores: list[Score], monkeypatch: pytest.MonkeyPatch
+) -> list[bytes]:
+    """A list of arenas: those that a test puts there are dropped as the next check begins."""
     audited_arena = arena_audit.audit_arena
     doomed: list[bytes] = []
 
@@ -338,6 +338,14 @@ def test_arenas_with_records_and_deletions_go_before_a_check_reads_them(
         return audited_arena(*arguments)
 
     monkeypatch.setattr(audit_module, "audit_arena", dropping)
+    return doomed
+
+
+def test_arenas_with_records_and_deletions_go_before_a_check_reads_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scores, arenas, records = three_arenas(root)
+    doomed = dropped_while_checked(store, scores, monkeypatch)
     with store:
         store.commit(deletes=[records[b"in 1"]])
         doomed += [arenas[0], with_deletion_of(store, records[b"in 1"])]
@@ -352,16 +360,7 @@ def test_an_arena_with_a_drop_goes_before_a_check_reads_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, scores, arenas, _ = three_arenas(root)
-    audited_arena = arena_audit.audit_arena
-    doomed: list[bytes] = []
-
-    def dropping(*arguments: Any) -> Report:
-        if doomed:
-            drop(store, doomed, scores)
-            doomed.clear()
-        return audited_arena(*arguments)
-
-    monkeypatch.setattr(audit_module, "audit_arena", dropping)
+    doomed = dropped_while_checked(store, scores, monkeypatch)
     with store:
         drop(store, arenas[:1], scores)
         put_all(store, [incompressible(900_000, seed=seed) for seed in range(90, 94)])

@@ -67,19 +67,7 @@ class Server:
 
 def ventifs(segment: Segment, log: Path, store: Path, *options: str, port: int = PORT) -> Server:
     """`ventifs serve` over a store."""
-    return Server(
-        segment,
-        log,
-        sys.executable,
-        "-m",
-        "ventifs.cli.main",
-        "serve",
-        f"tcp://{HOST}:{port}",
-        "--store",
-        store,
-        *options,
-        port=port,
-    )
+    return _serving(segment, log, "--store", store, *options, port=port)
 
 
 def live(
@@ -92,19 +80,12 @@ def live(
 ) -> Server:
     """`ventifs serve --live` of directories by name, which everybody in the segment may change."""
     exports = [f"--live={name}={directory},rw,{sharing}" for name, directory in directories.items()]
-    return Server(
-        segment,
-        log,
-        sys.executable,
-        "-m",
-        "ventifs.cli.main",
-        "serve",
-        f"tcp://{HOST}:{port}",
-        *exports,
-        "--allow",
-        f"{NETWORK}/{PREFIX} *",
-        port=port,
-    )
+    return _serving(segment, log, *exports, "--allow", f"{NETWORK}/{PREFIX} *", port=port)
+
+
+def _serving(segment: Segment, log: Path, *options: str | Path, port: int) -> Server:
+    command = (sys.executable, "-m", "ventifs.cli.main", "serve", f"tcp://{HOST}:{port}")
+    return Server(segment, log, *command, *options, port=port)
 
 
 # `$1` is a hosts file; the directories to protect come before a `--`, the command after it.
