@@ -1,7 +1,6 @@
 """`syscalls.py` against what `os` and the kernel report of the same files."""
 
 import errno
-import fcntl
 import os
 import stat
 import threading
@@ -332,21 +331,6 @@ def test_a_descriptor_gets_another_name(tmp_path: Path, kind: str) -> None:
         syscalls.link_by_fd(fd, top, b"second")
         assert (tmp_path / "second").lstat().st_ino == (tmp_path / "renamed").lstat().st_ino
         assert refusal(lambda: syscalls.link_by_fd(fd, top, b"second")) == errno.EEXIST
-
-
-def test_locks_of_descriptions_conflict(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.touch()
-    with opened(path, os.O_RDWR) as one, opened(path, os.O_RDWR) as other:
-        assert syscalls.ofd_lock(one, fcntl.F_WRLCK, 10, 5)
-        assert syscalls.ofd_conflict(one, fcntl.F_WRLCK, 0, 0) is None
-        assert syscalls.ofd_conflict(other, fcntl.F_RDLCK, 0, 0) == (fcntl.F_WRLCK, 10, 5, -1)
-        assert not syscalls.ofd_lock(other, fcntl.F_RDLCK, 14, 2**62)
-        assert syscalls.ofd_lock(other, fcntl.F_WRLCK, 15, 0)
-        assert syscalls.ofd_lock(one, fcntl.F_UNLCK, 0, 0)
-        assert syscalls.ofd_lock(other, fcntl.F_WRLCK, 0, 0)
-        huge = (fcntl.F_WRLCK, 2**63 - 1, 2**63 - 1)
-        assert refusal(lambda: syscalls.ofd_lock(other, *huge)) in (errno.EOVERFLOW, errno.EINVAL)
 
 
 @needs_root

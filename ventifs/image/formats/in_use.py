@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 from ventifs.text import printable
 
-_F_OFD_GETLK = 36  # linux/fcntl.h; the fcntl module has it from Python 3.13 on
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 _LOCKS = 100
 _WRITE, _WRITE_UNCHANGED, _RESIZE = 1, 2, 3  # QEMU's BLK_PERM_*, as bit numbers
@@ -55,7 +54,7 @@ def _locked(fd: int) -> bool:
 def _lock_at(fd: int, offset: int) -> bool:
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
     try:
-        answer = fcntl.fcntl(fd, _F_OFD_GETLK, asked)
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
     except OSError:  # a file system without locks
         return False
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

@@ -9,7 +9,6 @@ all threads. This module knows descriptors and names, and nothing of trees or us
 
 import ctypes
 import errno
-import fcntl
 import os
 import platform
 import threading
@@ -54,7 +53,6 @@ _HANDLE_HEADER = Struct("=Ii")
 _DIRENT = Struct("=QQHB")
 _DIRENT_SIZE = _DIRENT.size
 _TIMES = Struct("=qqqq")
-_FLOCK = Struct("@hhqqi4x")
 _CAP_HEADER = Struct("=Ii").pack(0x2008_0522, 0)  # version 3, this thread
 
 _waiting = ctypes.CDLL(None, use_errno=True)
@@ -364,36 +362,6 @@ def link_by_fd(fd: int, directory: int, name: bytes) -> None:
     """
     if _linkat(_AT_FDCWD, proc_path(fd), directory, name, _AT_SYMLINK_FOLLOW) < 0:
         _fail()
-
-
-def ofd_lock(fd: int, kind: int, start: int, length: int) -> bool:
-    """Take or give back a lock of an open file description, without waiting.
-
-    Args:
-        fd: opened for reading to lock for reading, for writing to lock for writing.
-        kind: fcntl's F_RDLCK, F_WRLCK or F_UNLCK.
-        start: in bytes.
-        length: in bytes; 0 is all from `start` on.
-
-    Returns:
-        Whether it was taken; False if another lock conflicts.
-    """
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
-    except (BlockingIOError, PermissionError):  # EAGAIN, EACCES: fcntl(2) allows both
-        return False
-    return True
-
-
-def ofd_conflict(fd: int, kind: int, start: int, length: int) -> tuple[int, int, int, int] | None:
-    """A lock that conflicts with this one of an open file description; None if none does.
-
-    Returns:
-        Its kind, start, length, and the process that holds it; -1 for another description's.
-    """
-    asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-    found, _, start, length, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
-    return None if found == fcntl.F_UNLCK else (found, start, length, pid)
 
 
 def set_groups(groups: Sequence[int]) -> None:
