@@ -7,6 +7,7 @@ rebuilt and repaired. After each step a reader sees the catalog of the model, an
 versions bit for bit; what bit flips have hit may be refused, but is never wrong.
 """
 
+import fcntl
 import gc
 import logging
 import os
@@ -44,7 +45,7 @@ from ventifs.store.arena import HEADER_SIZE, Arena, Clump
 from ventifs.store.check import repair
 from ventifs.store.files import Files
 from ventifs.store.header import read_header
-from ventifs.store.lock import store_lock
+from ventifs.store.lock import RECOVERY_LOCK, store_lock
 from ventifs.store.rebuild import rebuild_index
 from ventifs.tree.archive import read_batches
 from ventifs.tree.objects.content import read
@@ -641,8 +642,18 @@ class ReclaimMachine(RuleBasedStateMachine):
         """Before each operation of a reclaim on files."""
         self.operations += 1
         while not self.acting and self.script and self.script[0][0] <= self.operations:
+            if self._recovering():  # all others that would do something wait for that
+                break
             _, choice = self.script.pop(0)
             self._in_between(choice)
+
+    def _recovering(self) -> bool:
+        try:
+            with (self.root / RECOVERY_LOCK).open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
     def _waiting(self) -> None:
         """A reclaim waits for the writers that were there before it announced what goes."""
