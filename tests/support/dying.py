@@ -19,10 +19,12 @@ class Death(BaseException):
 class DyingFiles(FaultyFiles):
     """Files that die at one operation; nothing is written after that."""
 
-    def __init__(self) -> None:
+    def __init__(self, durable: dict[int, int] | None = None) -> None:
+        """`durable` is one table for all that would lose power at once."""
         super().__init__(self._die, "after", -1)
         self.dead = False
-        self.durable: dict[int, int] = {}  # of files that were written to, by inode: bytes
+        # Of files that were written to, by inode: bytes
+        self.durable: dict[int, int] = {} if durable is None else durable
 
     def _die(self) -> None:
         self.dead = True
@@ -32,6 +34,11 @@ class DyingFiles(FaultyFiles):
         if self.dead:
             raise Death
         return super()._step(operation, *args)
+
+    def create(self, path: Path) -> int:
+        fd = super().create(path)
+        self.durable.pop(os.fstat(fd).st_ino, None)  # a number may be given again
+        return fd
 
     def append(self, fd: int, parts: Sequence[Buffer], offset: int) -> int:
         self.durable.setdefault(os.fstat(fd).st_ino, offset)

@@ -107,8 +107,8 @@ class Mount:
 class InterruptedFiles(DyingFiles):
     """Files that call a function before each operation."""
 
-    def __init__(self, before: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, before: Callable[[], None], durable: dict[int, int]) -> None:
+        super().__init__(durable)
         self._before = before
 
     def _step(self, operation: Callable[..., T], *args: Any) -> T:
@@ -120,12 +120,15 @@ class InterruptedFiles(DyingFiles):
 class LateArchive:
     """An archive run in a thread that stops in the middle until it may end."""
 
-    def __init__(self, root: Path, source: Path, time_ns: int, after: int) -> None:
+    def __init__(
+        self, root: Path, source: Path, time_ns: int, after: int, files: DyingFiles
+    ) -> None:
         """It stops when it has reported progress so many times."""
         self.time_ns = time_ns
+        self.files = files
         self._root, self._source, self._left = root, source, after
         self._stopped, self._may_end = Event(), Event()
-        self._failure: Exception | None = None
+        self._failure: Exception | Death | None = None
         self._thread = Thread(target=self._run)
 
     def start(self) -> bool:
@@ -134,7 +137,7 @@ class LateArchive:
         assert self._stopped.wait(PATIENCE_S)
         return self._left < 0
 
-    def end(self) -> Exception | None:
+    def end(self) -> Exception | Death | None:
         """Run to the end; return what it fails with."""
         self._may_end.set()
         self._thread.join(PATIENCE_S)
@@ -143,11 +146,12 @@ class LateArchive:
 
     def _run(self) -> None:
         try:
-            with Archive(Store.open(self._root, "write", wait_s=0)) as archive:
+            store = Store.open(self._root, "write", files=self.files, wait_s=0)
+            with Archive(store) as archive:
                 archive.add(
                     self._source, LATE, time_ns=self.time_ns, read_all=True, progress=self._stop
                 )
-        except Exception as error:
+        except (Exception, Death) as error:
             self._failure = error
         finally:
             self._stopped.set()
@@ -188,7 +192,8 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.roots: dict[bytes, Entry] = {}
         self.model = Catalog()
         self.elsewhere: dict[VersionId, bytes] = {}
-        self.files = [DyingFiles() for _ in range(3)]
+        self.durable: dict[int, int] = {}  # since a reclaim began
+        self.files = [DyingFiles(self.durable) for _ in range(3)]
         self.writers: list[Archive | None] = [None, None, None]
         self.mounts: list[Mount] = []
         self.reader = Archive(Store.open(self.root, cache_bytes=1 << 16))
@@ -330,7 +335,7 @@ class ReclaimMachine(RuleBasedStateMachine):
                 self.close(which)
         if self.writers[THIRD] is not None:
             self.close(THIRD)
-        files = InterruptedFiles(self._interrupted)
+        files = InterruptedFiles(self._interrupted, self.durable)
         files.when, files.at = dies or "after", at if dies else -1
         limits = Limits(max_unused=max_unused, max_repack=max_repack)
         self.late_choice, self.last_choice = late, last
@@ -382,7 +387,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         if archive is not None:
             archive.store.abandon()  # there is nothing that is not committed
             self.writers[which] = None
-            self.files[which] = DyingFiles()
+            self.files[which] = DyingFiles(self.durable)
 
     @rule()
     def rebuild(self) -> None:
@@ -554,8 +559,9 @@ class ReclaimMachine(RuleBasedStateMachine):
         """What a dead writer was doing is done whole, or not at all."""
         event("a writer died")
         self.close(which)
-        if not self.within:
-            self._writer(which)  # recovers
+        self._writer(which)  # recovers
+        if self.within:
+            self.close(which)
         self._adopt_either(after, archived)
 
     def _adopt_either(self, after: Catalog, archived: dict[VersionId, Tree]) -> None:
@@ -596,6 +602,7 @@ class ReclaimMachine(RuleBasedStateMachine):
         self.script, self.waiting_script, self.operations = script, list(waiting), 0
         self.old, self.gone, self.brought_back = set(self.model.forgotten), set(), set()
         self.earlier, self.within = None, True
+        self.durable.clear()
         old = self.now_ns - grace  # may grow while it opens the store
         done: Reclaimed | None = None
         try:
@@ -607,6 +614,8 @@ class ReclaimMachine(RuleBasedStateMachine):
             event("a reclaim is refused")
         finally:
             self.within, self.earlier, self.last_choice = False, None, None
+            if self.late is not None and power:
+                self.late.files.dead = files.dead  # all lose power at once
             self._end_late()
         if files.dead:
             self._close_all()
@@ -686,7 +695,8 @@ class ReclaimMachine(RuleBasedStateMachine):
         gone = sorted(set(self.model.forgotten.values()) - self.hurt)
         self.sources[LATE] = dict(self.trees[gone[choice % len(gone)]]) if gone else {}
         self._write(LATE)
-        self.late = LateArchive(self.root, self.directory / LATE, self.now_ns, choice % 4)
+        files = DyingFiles(self.durable)
+        self.late = LateArchive(self.root, self.directory / LATE, self.now_ns, choice % 4, files)
         if not self.late.start():
             self._end_late()
 
@@ -695,7 +705,8 @@ class ReclaimMachine(RuleBasedStateMachine):
             self._note_what_is_gone()
             late, self.late = self.late, None
             failure = late.end()
-            assert failure is None or (isinstance(failure, VentifsError) and self._may_refuse())
+            refused = isinstance(failure, VentifsError) and self._may_refuse()
+            assert failure is None or refused or isinstance(failure, Death)
             event("a late version" if failure is None else "a late version is refused")
             if failure is None:
                 each = LATE, late.time_ns
@@ -735,7 +746,7 @@ class ReclaimMachine(RuleBasedStateMachine):
 
     def _another_reclaim(self) -> None:
         with suppress(Busy):
-            reclaim(self.root)
+            reclaim(self.root, files=DyingFiles(self.durable))
             raise AssertionError("two reclaims at once")
 
     @contextmanager
