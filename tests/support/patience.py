@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import trio
 
+from tests.support.sizes import LONG
+
 PATIENCE_S = 300
-LONG_PATIENCE_S = 3600  # for boots under emulation, and for reading whole roots in a guest
+LONG_PATIENCE_S = 3600 if LONG else 900  # for boots under emulation and reading whole roots
 _PAUSE_S = 0.002  # a wait without pauses would take a core from what it waits for
 
 

@@ -241,12 +241,18 @@ class Setting:
         """The command that runs a program of `inside` in a guest."""
         return shlex.join([sys.executable, "-I", "-S", f"{INSIDE}/{program}", *map(str, words)])
 
-    def run(self, script: str, *, guest: Guest | None = None, patience_s: float = 3600) -> str:
+    def run(
+        self, script: str, *, guest: Guest | None = None, patience_s: float | None = None
+    ) -> str:
         """Run a script in a guest, in which all commands must succeed; return its output.
+
+        It may take an hour, or 15 minutes when the suite does less than the whole.
 
         Raises:
             Failed: one did not.
         """
+        if patience_s is None:
+            patience_s = 3600 if self.scale >= 1 else 900
         done = (guest or self.guest).run(f"set -eu\n{script}", patience_s=patience_s)
         check(not done.status, f"exit status {done.status} of:\n{script}\n{done.text[-6000:]}")
         return done.text
