@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.sessions import PATIENCE_S
-from ventifs.buffer import Buffer
-from ventifs.net.channel import DescriptorChannel, socket_channel
+from ventifs.buffer import FileRange, Piece, joined
+from ventifs.net.channel import DescriptorChannel, FileChannel, socket_channel
 from ventifs.serving.session import READ_MAX
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_everything_arrives_however_little_the_kernel_takes() -> None:
     # More slices than one call takes, some empty, some larger than the socket's room.
     sizes = [1, 0, 3000, 100_000, *[7] * 3000, 0, 50_000, 0]
     data = os.urandom(sum(sizes))
-    rest: list[Buffer] = []
+    rest: list[Piece] = []
     at = 0
     for size in sizes:
         rest.append(memoryview(data)[at : at + size])
@@ -44,6 +44,66 @@ def test_everything_arrives_however_little_the_kernel_takes() -> None:
     assert waits > 10
     channel.close()
     ours.close()
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_ranges_of_files_are_sent_in_order_with_what_is_beside_them(
+    tmp_path: Path, kind: str
+) -> None:
+    data = os.urandom(1 << 20)
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        fd = file.fileno()
+        rest: list[Piece] = [FileRange(file, fd, 0, 100_000), b"a", bytes(5000), b""]
+        rest += [FileRange(file, fd, 5, 300_001), FileRange(file, fd, 1, 1), b"bc"]
+        rest += [memoryview(data)[7:], FileRange(file, fd, 4096, (1 << 20) - 4096)]
+        wanted = joined(rest)
+        assert wanted == b"".join(
+            [
+                data[:100_000],
+                b"a",
+                bytes(5000),
+                data[5:300_006],
+                data[1:2],
+                b"bc",
+                data[7:],
+                data[4096:],
+            ]
+        )
+        if kind == "socket":
+            one, two = socket.socketpair()
+            two.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+            ours, theirs = one.detach(), two.detach()
+        else:
+            ours, theirs = os.pipe()
+        channel = FileChannel(theirs, theirs)
+        received = bytearray()
+        waits = 0
+        while rest := channel.write(rest):
+            waits += 1
+            received += os.read(ours, 3001)
+        channel.close()
+        while more := os.read(ours, 1 << 20):
+            received += more
+        os.close(ours)
+    assert received == wanted
+    assert waits > 10
+
+
+def test_what_a_file_has_lost_is_sent_as_zeros(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 50_000)
+    with (tmp_path / "file").open("rb") as file:
+        ours, theirs = socket.socketpair()
+        channel = FileChannel(theirs.fileno(), theirs.fileno())
+        theirs.detach()
+        pieces: list[Piece] = [b"<", FileRange(file, file.fileno(), 10_000, 40_000), b">"]
+        os.truncate(tmp_path / "file", 20_001)
+        wanted = b"<" + b"x" * 10_001 + bytes(29_999) + b">"
+        assert joined(pieces) == wanted
+        assert channel.write(pieces) == []
+        channel.close()
+        assert b"".join(iter(lambda: ours.recv(1 << 20), b"")) == wanted
+        ours.close()
 
 
 def test_reading_brings_no_more_than_there_is_room_for() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 
 from tests.support.patience import PATIENCE_S
+from ventifs.buffer import joined
 from ventifs.ninep.session.session import NinepSession, Trace
 from ventifs.serving.session import StreamError
 from ventifs.vfs.interface import Filesystem
@@ -26,7 +27,7 @@ async def answer(session: NinepSession, stream: trio.abc.Stream) -> None:
                 session.receive(bytes(data))
             replies = session.turn()
             if replies:
-                await stream.send_all(b"".join(replies))
+                await stream.send_all(joined(replies))
             for job in session.loads():
                 try:
                     value = job.run()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
+from ventifs.buffer import joined
 from ventifs.vfs.interface import Cold, File, Filesystem, Load, Opened, User
 
 P = ParamSpec("P")
@@ -39,7 +40,7 @@ class Driver:
         return file
 
     def read(self, opened: Opened, offset: int, count: int) -> bytes:
-        return b"".join(self(opened.read, offset, count))
+        return joined(self(opened.read, offset, count))
 
     def content(self, file: File, step: int = 1 << 20) -> bytes:
         """A file's bytes, read from front to back."""

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.clock import Clock
 from tests.support.privileges import open_directory
+from ventifs.buffer import joined
 from ventifs.vfs.interface import (
     AttributeChanges,
     Attributes,
@@ -68,6 +69,7 @@ class Live:
         writable: bool = options.pop("writable", True)
         export = LiveExport(NAME.decode(), str(path), writable=writable, sharing=sharing)
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+        options.setdefault("sends", True)
         options.setdefault("clock", Clock())  # so that nothing is slow
         self.directory = LiveDirectory(export, fd, **options)
         os.close(fd)
@@ -175,7 +177,7 @@ class Guest:
         return self.run((self.at(file) if isinstance(file, str) else file).open, flags)
 
     def read(self, opened: Opened, offset: int = 0, count: int = 1 << 16) -> bytes:
-        return b"".join(self.run(opened.read, offset, count))
+        return joined(self.run(opened.read, offset, count))
 
     def content(self, file: File | str) -> bytes:
         """A file's bytes."""

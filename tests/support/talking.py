@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support.clock import Clock
+from ventifs.buffer import joined
 from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import NOFID, NOTAG, Dialect, Message, Tattach, Tversion
 from ventifs.ninep.session.fids import LeftFids
@@ -83,7 +84,7 @@ class Talk:
         """Run turns until the session has nothing more to do; return the replies."""
         out = self._rest
         while True:
-            out += b"".join(self.session.turn())
+            out += joined(self.session.turn())
             self.jobs += self.session.loads()
             self.waits += self.session.waits()
             if not self.session.more:

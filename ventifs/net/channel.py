@@ -12,9 +12,9 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Protocol, cast
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Buffer, FileRange, Piece
 from ventifs.errors import VentifsError
 
 _DISCARDED = 64 << 10  # bytes, at once
@@ -41,7 +41,7 @@ class Channel(Protocol):
             OSError: the connection is broken.
         """
 
-    def write(self, buffers: list[Buffer]) -> list[Buffer]:
+    def write(self, pieces: list[Piece]) -> list[Piece]:
         """Write what can be written now, and return the rest.
 
         Raises:
@@ -79,21 +79,21 @@ class DescriptorChannel:
         except BlockingIOError:
             return None
 
-    def write(self, buffers: list[Buffer]) -> list[Buffer]:
-        """See `Channel`."""
-        start = 0
+    def write(self, pieces: list[Piece]) -> list[Piece]:
+        """See `Channel`. A `FileRange` is a TypeError; see `FileChannel`."""
+        buffers, start = cast("list[Buffer]", pieces), 0
         if len(buffers) == 1:  # fast path for small replies; see docs/performance.md
             try:
                 sent = os.write(self.writes, buffers[0])
             except BlockingIOError:
-                return buffers
+                return pieces
             return [memoryview(buffers[0])[sent:]] if sent < len(buffers[0]) else []
         while True:
             part = buffers[start : start + _SLICES_MAX]
             try:
                 sent = os.writev(self.writes, part)
             except BlockingIOError:
-                return buffers[start:]
+                return pieces[start:]
             whole = start
             while start < len(buffers) and sent >= len(buffers[start]):
                 sent -= len(buffers[start])
@@ -120,6 +120,34 @@ class DescriptorChannel:
             for _ in range(256):  # 16 MiB, more than a socket holds
                 if not os.read(self.reads, _DISCARDED):
                     return
+
+
+class FileChannel(DescriptorChannel):
+    """A `Channel` that also sends ranges of files, without a copy."""
+
+    def write(self, pieces: list[Piece]) -> list[Piece]:
+        """See `Channel`."""
+        start = 0
+        for at, piece in enumerate(pieces):
+            if isinstance(piece, FileRange):
+                if at > start and (rest := super().write(pieces[start:at])):
+                    return [*rest, *pieces[at:]]
+                if left := self._send(piece):
+                    return [*left, *pieces[at + 1 :]]
+                start = at + 1
+        return super().write(pieces[start:]) if start < len(pieces) else []
+
+    def _send(self, piece: FileRange) -> list[Piece]:
+        done = 0
+        while done < piece.count:
+            try:
+                sent = os.sendfile(self.writes, piece.fd, piece.offset + done, piece.count - done)
+            except BlockingIOError:
+                return [piece.after(done)]
+            if not sent:  # the file has become shorter
+                return super().write([bytes(piece.count - done)])
+            done += sent
+        return []
 
 
 def received_channel(fds: Sequence[int], *, half_closes: bool) -> DescriptorChannel:

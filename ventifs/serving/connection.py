@@ -13,7 +13,7 @@ import time
 
 import trio
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Piece, joined
 from ventifs.net.channel import Channel
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import SessionActivity, Totals
@@ -35,7 +35,7 @@ NAME_SHOWN_MAX = 128  # characters of a user's or export's name
 log = logging.getLogger(__name__)
 
 
-def thrifty(waiting: list[Buffer]) -> list[Buffer]:
+def thrifty(waiting: list[Piece]) -> list[Piece]:
     """Replies that have to wait, copied if they keep more than twice their bytes and `WASTE_MAX`.
 
     A view of a few bytes keeps a whole clump in memory, even if the cache drops it meanwhile.
@@ -44,7 +44,9 @@ def thrifty(waiting: list[Buffer]) -> list[Buffer]:
         id(view.obj): memoryview(view.obj).nbytes for view in waiting if type(view) is memoryview
     }
     size = sum(map(len, waiting))
-    return waiting if sum(kept.values()) <= 2 * size + WASTE_MAX else [b"".join(waiting)]
+    if sum(kept.values()) <= 2 * size + WASTE_MAX:
+        return waiting
+    return [joined(waiting)]
 
 
 class _Noting:
@@ -113,7 +115,7 @@ class Connection(Runnable):
         self._loader = loader
         self._waits = waits
         self._scheduler = scheduler
-        self._unsent: list[Buffer] = []  # of the last turn
+        self._unsent: list[Piece] = []  # of the last turn
         self._warm = 0  # turns since it last needed a load
         self._greeted = trio.Event()  # the first replies were sent, or it is over
         self._over = trio.Event()
@@ -300,7 +302,7 @@ class Connection(Runnable):
         session.receive(data)
         return True
 
-    def _send(self, replies: list[Buffer]) -> None:
+    def _send(self, replies: list[Piece]) -> None:
         waited = bool(self._unsent)
         self._unsent = self.channel.write(replies)
         if self._unsent:

@@ -21,7 +21,7 @@ from typing import NoReturn, Protocol, Self
 import trio
 
 from ventifs.net.allow_list import Exports
-from ventifs.net.channel import Channel, probing
+from ventifs.net.channel import Channel, FileChannel, probing
 from ventifs.net.peer import Peer
 from ventifs.serving.activity import Process
 from ventifs.serving.connections import Server
@@ -115,6 +115,7 @@ class LiveSessions:
         begun: Handover | None = None,
     ) -> None:
         """Serve a channel; see `Server.start`."""
+        channel = FileChannel(channel.reads, channel.writes, half_closes=channel.half_closes)
         if exports.as_nobody and not self._trees.acts_as_users:
             event("no_nobody", level=logging.WARNING, peer=peer, note=NO_NOBODY)
             self.server.start(channel, peer, exports, over, begun=begun, filesystem=self._no_nobody)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Piece
 from ventifs.errors import VentifsError
 from ventifs.vfs.interface import Filesystem, Load, Wait
 from ventifs.vfs.memory_budget import Share
@@ -124,7 +124,7 @@ class Session(Protocol):
     def receive(self, data: bytes) -> None:
         """Take bytes as they came, however they were cut."""
 
-    def turn(self) -> list[Buffer]:
+    def turn(self) -> list[Piece]:
         """Answer what can be answered, within limits; return the replies, in order.
 
         Raises:

@@ -12,12 +12,12 @@ sockets.
 
 import errno
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Buffer, Piece
 from ventifs.errors import VentifsError
 
 # Threads that run loads, and loads that one hop of a thread runs before the next session's turn.
@@ -429,7 +429,7 @@ class Opened(Protocol):
     def setattr(self, changes: AttributeChanges) -> None:
         """Change attributes, also when it has no name any more."""
 
-    def read(self, offset: int, count: int) -> list[Buffer]:
+    def read(self, offset: int, count: int) -> Sequence[Piece]:
         """Bytes in pieces, `count` of them unless the file ends before.
 
         Pieces may be views of cached data; they are sent as they are and never changed.

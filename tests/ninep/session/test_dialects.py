@@ -17,6 +17,7 @@ from trio.testing import memory_stream_pair
 from tests.support.answering import answer
 from tests.support.clock import Clock
 from tests.support.trees import archived, odd_tree, plain_tree, remove
+from ventifs.buffer import joined
 from ventifs.ninep.client.client import Client
 from ventifs.ninep.client.fid import ClientFid
 from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, MessageCodec
@@ -212,7 +213,7 @@ class Speaker:
         self.session.receive(self.codec.encode(request, tag))
         replies = b""
         for _ in range(1000):
-            replies += b"".join(self.session.turn())
+            replies += joined(self.session.turn())
             for job in self.session.loads():
                 try:
                     self.session.finish(job, job.run())

@@ -8,6 +8,7 @@ import pytest
 from tests.ninep.session.test_session import DIALECTS, refusal
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
+from ventifs.buffer import joined
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.messages import Dialect
 from ventifs.ninep.session.limits import MSIZE_FIRST, SessionLimits
@@ -30,7 +31,7 @@ def test_a_session_stops_before_the_attach(dialect: Dialect, weather: str) -> No
     talk = Talk(apart(weather), dialect, attach=False)
     after = talk.frames((1, ATTACH), (2, m.Twalk(4, 5, (b"f",))), (3, m.Tclunk(5)))
     talk.session.receive(talk.frames((3, m.Tclunk(9))) + after + b"\x20\0")
-    tag, reply = talk.codec.decode(b"".join(talk.session.turn()))
+    tag, reply = talk.codec.decode(joined(talk.session.turn()))
     assert (tag, refusal(reply)) == (3, errno.EBADF)  # what came before is answered
     talk.jobs += talk.session.loads()
     assert talk.work() == []

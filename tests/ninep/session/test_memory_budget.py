@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk, run
-from ventifs.buffer import Buffer
+from ventifs.buffer import Piece
 from ventifs.ninep.protocol.messages import (
     NOFID,
     NOTAG,
@@ -344,6 +344,6 @@ def test_replies_that_wait_keep_little_beside_themselves() -> None:
     few = [memoryview(clump)[:100] for clump in clumps]
     [copy] = thrifty([b"head", *few])
     assert copy == b"head" + b"".join(few)
-    most: list[Buffer] = [memoryview(clumps[0])[: 1 << 19], b"x", memoryview(clumps[0])[1 << 19 :]]
+    most: list[Piece] = [memoryview(clumps[0])[: 1 << 19], b"x", memoryview(clumps[0])[1 << 19 :]]
     assert thrifty(most) is most
     assert thrifty([]) == []

@@ -10,7 +10,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import MSIZE, Talk, tags
-from ventifs.buffer import Buffer
+from ventifs.buffer import Buffer, joined
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import Dialect
@@ -57,16 +57,16 @@ def test_any_split_of_the_stream_gives_the_same_replies(dialect: Dialect) -> Non
     frames = b"".join(codec.encode(message, tag) for tag, message in conversation(dialect))
     whole = NinepSession(tree(), clock=Clock())
     whole.receive(frames)
-    wanted = b"".join(whole.turn())
+    wanted = joined(whole.turn())
     for step in (1, 2, 3, 7, 11, 64):
         session, got = NinepSession(tree(), clock=Clock()), b""
         for at in range(0, len(frames), step):
             session.receive(frames[at : at + step])
-            got += b"".join(session.turn())
+            got += joined(session.turn())
         assert got == wanted
     partial = NinepSession(tree(), clock=Clock())
     partial.receive(frames + frames[:10])
-    assert b"".join(partial.turn()) == wanted
+    assert joined(partial.turn()) == wanted
     assert not partial.more
     assert partial.hungry
 
@@ -76,7 +76,7 @@ def test_a_frame_of_an_impossible_size_ends_the_stream(size: int) -> None:
     talk = Talk(tree())
     good = talk.frames((5, m.Tgetattr(0, 1)))
     talk.session.receive(good + struct.pack("<IBH", size, 24, 1))
-    replies = b"".join(talk.session.turn())
+    replies = joined(talk.session.turn())
     assert talk.codec.decode(replies)[0] == 5  # what came before is answered
     assert talk.session.more
     with pytest.raises(StreamError, match="are allowed"):
@@ -86,7 +86,7 @@ def test_a_frame_of_an_impossible_size_ends_the_stream(size: int) -> None:
 def test_before_a_version_only_small_frames_and_only_versions_are_taken() -> None:
     session = NinepSession(tree())
     session.receive(MessageCodec.of(Dialect.PLAIN).encode(m.Tclunk(1), 3))
-    reply = MessageCodec.of(Dialect.PLAIN).decode(b"".join(session.turn()))
+    reply = MessageCodec.of(Dialect.PLAIN).decode(joined(session.turn()))
     assert reply == (3, m.Rerror(b"Operation not supported", 0))
     session.receive(struct.pack("<IBH", 8193, 100, m.NOTAG))
     with pytest.raises(StreamError):
@@ -102,7 +102,7 @@ def test_an_unknown_version_is_answered_and_can_be_tried_again(version: bytes) -
         (m.NOTAG, m.Rversion(MSIZE, b"unknown"))
     ]
     talk.session.receive(talk.frames((1, m.Tattach(0, m.NOFID, b"", b"", 0))))
-    assert b"".join(talk.session.turn())[4] == m.Rerror.type
+    assert joined(talk.session.turn())[4] == m.Rerror.type
     assert talk.send((m.NOTAG, m.Tversion(MSIZE, b"9P2000.L"))) == [
         (m.NOTAG, m.Rversion(MSIZE, b"9P2000.L"))
     ]
@@ -183,17 +183,17 @@ def test_a_turn_answers_no_more_than_its_limits() -> None:
     talk = Talk(fs, msize=1 << 17)
     talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
     talk.session.receive(talk.frames(*[(tag, m.Tgetattr(1, 1)) for tag in range(100)]))
-    assert len(b"".join(talk.session.turn())) == 64 * 160
+    assert len(joined(talk.session.turn())) == 64 * 160
     assert talk.session.more
-    assert len(b"".join(talk.session.turn())) == 36 * 160
+    assert len(joined(talk.session.turn())) == 36 * 160
     assert not talk.session.more
     failing = [(tag, m.Twalk(0, 2, (b"none",))) for tag in range(100)]
     talk.session.receive(talk.frames(*failing))
-    assert len(b"".join(talk.session.turn())) == 64 * 11
-    assert len(b"".join(talk.session.turn())) == 36 * 11
+    assert len(joined(talk.session.turn())) == 64 * 11
+    assert len(joined(talk.session.turn())) == 36 * 11
     talk.session.receive(talk.frames(*[(tag, m.Tread(1, 0, 100_000)) for tag in range(5)]))
-    assert len(b"".join(talk.session.turn())) == 3 * 100_011
-    assert len(b"".join(talk.session.turn())) == 2 * 100_011
+    assert len(joined(talk.session.turn())) == 3 * 100_011
+    assert len(joined(talk.session.turn())) == 2 * 100_011
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_turn_ends_when_replies_pin_much_or_took_long(
     talk.ask(m.Twalk(0, 1, (b"big",)), m.Tlopen(1, 0))
     clock.step_s = step_s
     talk.session.receive(talk.frames(*[(tag, m.Tread(1, 0, 20_000)) for tag in range(5)]))
-    assert len(b"".join(talk.session.turn())) == answered * 20_011
+    assert len(joined(talk.session.turn())) == answered * 20_011
     assert talk.session.more
 
 
@@ -232,9 +232,9 @@ def test_what_is_answered_does_not_hang_on_the_time_that_turns_take(turn_s: floa
         NinepSession(tree(), clock=Clock()),
     ):
         session.receive(frames)
-        answer = b"".join(session.turn())
+        answer = joined(session.turn())
         while session.more:
-            answer += b"".join(session.turn())
+            answer += joined(session.turn())
         replies.append(answer)
     assert replies[0] == replies[1]
 
@@ -267,7 +267,7 @@ def test_a_reply_that_ends_the_turn_is_sent_as_it_came() -> None:
     )
     replies = talk.session.turn()
     assert [len(piece) for piece in replies] == [160, 7, 4, 51_200, 51_200]
-    assert b"".join(replies)[171:] == bytes(range(256)) * 400
+    assert joined(replies)[171:] == bytes(range(256)) * 400
     assert [len(piece) for piece in talk.session.turn()] == [160]
 
 
@@ -290,7 +290,7 @@ def test_the_trace_tells_every_message() -> None:
     session.receive(
         b"".join(codec.encode(message, tag) for tag, message in conversation(Dialect.LINUX))
     )
-    replies = b"".join(session.turn())
+    replies = joined(session.turn())
     assert [codec.decode(frame) for incoming, frame in told if incoming] == conversation(
         Dialect.LINUX
     )

@@ -15,6 +15,7 @@ from tests.ninep.protocol.test_messages import records
 from tests.ninep.session.test_session import tree
 from tests.support.memoryfs import MemoryFilesystem
 from tests.support.talking import Talk, run
+from ventifs.buffer import joined
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import MessageCodec
 from ventifs.ninep.protocol.messages import MESSAGES, Dialect, Message
@@ -141,7 +142,7 @@ def test_any_bytes(pieces: list[bytes], dialect: Dialect | None, step: int) -> N
             for at in range(0, len(stream), step):
                 session.receive(stream[at : at + step])
                 while session.more:
-                    out += b"".join(session.turn())
+                    out += joined(session.turn())
                     for job in session.loads():
                         run(session, job)
         except StreamError:

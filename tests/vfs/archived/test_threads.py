@@ -11,6 +11,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.stores import new_store
 from tests.support.trees import archived, noise
+from ventifs.buffer import joined
 from ventifs.store import Store
 from ventifs.vfs.archived.filesystem import ArchiveFilesystem
 from ventifs.vfs.archived.served_versions import Split
@@ -72,8 +73,7 @@ def test_many_readers_and_walkers_at_once(tmp_path: Path, cache: int) -> None:
                     assert at.attributes().size == len(data)
                     handles.append(at.open(0))
                 while len(read) < len(data):
-                    for piece in handles[0].read(len(read), 50_000):
-                        read.extend(piece)
+                    read.extend(joined(handles[0].read(len(read), 50_000)))
                 assert bytes(read) == data
                 handles[0].close()
                 done.append(path)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,14 +15,19 @@ from tests.support.limits import file_size_limit
 from tests.support.live import AS_ROOT, NAME, Guest, Live, live_export, needs_root
 from tests.support.locking import READ, WRITE
 from tests.support.talking import Talk
+from ventifs.buffer import FileRange, joined
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.session.limits import SessionLimits
 from ventifs.vfs.interface import LOCK_SUCCESS, Blocking, Cold, Lock
 from ventifs.vfs.live.leftovers import KEPT_MAX
-from ventifs.vfs.live.opened import OFFSET_MAX, WRITE_INLINE_MAX, LiveOpened
+from ventifs.vfs.live.opened import OFFSET_MAX, SENT_MIN, WRITE_INLINE_MAX, LiveOpened
 from ventifs.vfs.live.tree import SLOW_S
 
 MIB = 1 << 20
+needs_cachestat = pytest.mark.skipif(
+    tuple(map(int, re.findall("[0-9]+", os.uname().release)[:2])) < (6, 5),
+    reason="cachestat(2) came with Linux 6.5",
+)
 
 
 @pytest.fixture
@@ -59,6 +65,53 @@ def test_counts_and_sizes(live: Live, guest: Guest, size: int, count: int) -> No
     middle = size // 2
     assert guest.read(opened, middle, count) == data[middle : middle + count]
     opened.close()
+
+
+def _sends(live: Live, guest: Guest, name: str, count: int = MIB) -> bool:
+    """Whether a read of a file gives a range of it."""
+    opened = guest.open(name)
+    try:
+        pieces = guest.run(opened.read, 0, count)
+        assert joined(pieces) == (live.path / name).read_bytes()[:count]
+        return any(isinstance(piece, FileRange) for piece in pieces)
+    finally:
+        opened.close()
+
+
+@needs_cachestat
+def test_what_is_in_memory_is_sent_from_there(live: Live, guest: Guest) -> None:
+    guest.put("file", os.urandom(SENT_MIN + 1))
+    assert _sends(live, guest, "file")
+    assert _sends(live, guest, "file", SENT_MIN)
+    assert not _sends(live, guest, "file", SENT_MIN - 1)
+    opened = guest.open("file")
+    assert guest.run(opened.read, 2, MIB) == [(live.path / "file").read_bytes()[2:]]
+    [piece] = guest.run(opened.read, 1, MIB)
+    assert isinstance(piece, FileRange)
+    assert len(piece) == SENT_MIN
+    guest.set(opened, size=2)
+    opened.close()
+    assert joined([piece]) == (live.path / "file").read_bytes()[1:].ljust(SENT_MIN, b"\0")
+
+
+@needs_cachestat
+def test_what_is_not_in_memory_is_not(live: Live, guest: Guest) -> None:
+    with (live.path / "file").open("wb") as file:
+        file.truncate(MIB)  # one hole
+    assert not _sends(live, guest, "file")
+    (live.path / "file").write_bytes(os.urandom(MIB))
+    assert _sends(live, guest, "file")
+
+
+@needs_root
+@needs_cachestat
+def test_files_of_others_are_sent_too(live: Live) -> None:
+    """The kernel tells only owners, and who may write, what is in memory."""
+    (live.path / "file").write_bytes(os.urandom(MIB))
+    (live.path / "file").chmod(0o444)
+    user = live.attach(1000)
+    user.put("own", b"1")  # acts as the user
+    assert _sends(live, user, "file")
 
 
 def test_what_is_open_for_one_thing_does_not_do_the_other(guest: Guest) -> None:
@@ -188,13 +241,19 @@ def test_what_is_in_memory_is_read_at_once(live: Live, guest: Guest) -> None:
     opened.close()
 
 
+@pytest.fixture
+def copied() -> Iterator[Guest]:
+    with live_export(sends=False) as live:
+        yield live.attach()
+
+
 @pytest.mark.parametrize("cached", [0, 10_000, 65_536, 200_000])
 def test_what_is_partly_in_memory_is_read_whole(
-    guest: Guest, cached: int, monkeypatch: pytest.MonkeyPatch
+    copied: Guest, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel reads what it has, and refuses the rest: then a thread reads all of it."""
     data = os.urandom(200_000)
-    guest.put("file", data)
+    copied.put("file", data)
     real = os.preadv
 
     def preadv(fd: int, buffers: tuple[bytearray], offset: int, flags: int = 0) -> int:
@@ -206,9 +265,9 @@ def test_what_is_partly_in_memory_is_read_whole(
         return real(fd, (whole[: max(cached - offset, 0)],), offset)
 
     monkeypatch.setattr(os, "preadv", preadv)
-    opened = guest.open("file")
-    assert guest.read(opened, 0, 300_000) == data
-    assert guest.read(opened, 5_000, 60_000) == data[5_000:65_000]
+    opened = copied.open("file")
+    assert copied.read(opened, 0, 300_000) == data
+    assert copied.read(opened, 5_000, 60_000) == data[5_000:65_000]
     if cached < len(data):
         with pytest.raises(Cold) as cold:
             opened.read(0, 200_000)

@@ -48,7 +48,9 @@ def live_sessions(configure: Configure, fds: list[int]) -> LiveSessions:
     settings = configure.settings
     [export] = [each for each in settings.live if each.name == configure.export]
     prepare_process(root=export.squash == "none")
-    return LiveSessions(settings, export, LiveDirectory(export, fds[0]), _front_end(settings))
+    return LiveSessions(
+        settings, export, LiveDirectory(export, fds[0], sends=True), _front_end(settings)
+    )
 
 
 def live_main() -> None:

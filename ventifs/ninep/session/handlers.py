@@ -9,10 +9,10 @@ returned or raised before. Knows nothing of tags, frames and waiting.
 
 import errno
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Buffer, Piece
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import READ_OVERHEAD, MessageCodec
 from ventifs.ninep.protocol.wire import Qid, WireError
@@ -36,7 +36,7 @@ from ventifs.vfs.interface import (
     Waiting,
 )
 
-Body = m.Message | bytes | list[Buffer]
+Body = m.Message | bytes | Sequence[Piece]
 MessageHandler = Callable[[Any, Any], Body]
 T = TypeVar("T")
 

@@ -4,7 +4,9 @@ Always: small pieces are joined; large ones are sent as they are, and so are all
 large reply.
 """
 
-from ventifs.buffer import Buffer
+from collections.abc import Sequence
+
+from ventifs.buffer import Buffer, FileRange, Piece
 
 SMALL = 4096  # bytes of the largest piece of a reply that is joined with its neighbours
 
@@ -25,9 +27,9 @@ class TurnOutput:
         self._size_max = size_max
         self.size = 0
         self.pinned = 0
-        self._whole: list[Buffer] = []
+        self._whole: list[Piece] = []
 
-    def add(self, pieces: list[Buffer], size: int) -> None:
+    def add(self, pieces: Sequence[Piece], size: int) -> None:
         """Add a reply of so many bytes."""
         small = self.small
         self.size += size
@@ -39,16 +41,18 @@ class TurnOutput:
             return
         for piece in pieces:
             if len(piece) <= SMALL:
-                small.append(piece)
+                small.append(piece)  # type: ignore[arg-type]  # a range of a file is larger
             else:
                 if small:
                     self._join()
                 self._whole.append(piece)
+                if isinstance(piece, FileRange):
+                    continue
                 whole = piece.obj if type(piece) is memoryview else piece
                 # A view of a part keeps the whole clump. For bytes, `len` is quicker.
                 self.pinned += len(whole) if type(whole) is bytes else memoryview(whole).nbytes
 
-    def collected(self) -> list[Buffer]:
+    def collected(self) -> list[Piece]:
         """All replies, as they are to be sent."""
         self._join()
         return self._whole

@@ -16,11 +16,11 @@ was agreed on.
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Buffer, Piece, joined
 from ventifs.ninep.protocol import messages as m
 from ventifs.ninep.protocol.codec import HEADER, HEADER_SIZE, READ_OVERHEAD, MessageCodec
 from ventifs.ninep.protocol.framing import Input
@@ -228,7 +228,7 @@ class NinepSession:
 
     # A turn
 
-    def turn(self) -> list[Buffer]:
+    def turn(self) -> list[Piece]:
         """Answer what can be answered, within limits; return the replies, in order.
 
         Raises:
@@ -554,7 +554,7 @@ class NinepSession:
 
     def _reply(self, tag: int, number: int, body: Body) -> None:
         """Add a reply to the turn's; `number` is the request's type."""
-        pieces: list[Buffer]
+        pieces: Sequence[Piece]
         if isinstance(body, m.Message):
             try:
                 frame = self._handlers.codec.encode(body, tag)
@@ -570,7 +570,7 @@ class NinepSession:
             self._fail(tag, Refused(errno.EMSGSIZE))
             return
         if self._trace is not None:
-            self._trace(False, b"".join(pieces))
+            self._trace(False, joined(pieces))
         self._output.add(pieces, size)
 
 

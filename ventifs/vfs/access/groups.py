@@ -18,7 +18,7 @@ from stat import S_ISREG
 from threading import Lock
 from weakref import WeakValueDictionary
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Piece, joined
 from ventifs.errors import Corrupt, NotStored
 from ventifs.vfs.access.permission import (
     NOBODY_GID,
@@ -217,9 +217,9 @@ class AccountBook:
                 self._lost.clear()
             self._lost.add(tree)
 
-    def _parse(self, key: _Key, passwd: Sequence[Buffer], group: Sequence[Buffer]) -> None:
+    def _parse(self, key: _Key, passwd: Sequence[Piece], group: Sequence[Piece]) -> None:
         tree, uid = key
-        accounts = self._known.get(tree) or Accounts(b"".join(passwd), b"".join(group))
+        accounts = self._known.get(tree) or Accounts(joined(passwd), joined(group))
         identity = accounts.identity_of(uid)
         with self._changing:
             self._known[tree] = accounts
@@ -230,7 +230,7 @@ class AccountBook:
                 self._landed.popitem(last=False)
 
 
-def _content(home: File, name: bytes) -> list[Buffer]:
+def _content(home: File, name: bytes) -> Sequence[Piece]:
     try:
         file = home.walk(b"etc").walk(name)
     except Refused as refused:

@@ -42,6 +42,7 @@ class LiveDirectory:
         acting: Acting | None = None,
         accounts: HostAccounts | None = None,
         pins_max: int | None = None,
+        sends: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Serve an open directory.
@@ -52,6 +53,7 @@ class LiveDirectory:
             acting: sets the user of operations; this process's own by default.
             accounts: of the host.
             pins_max: see `LiveTree`.
+            sends: see `LiveTree`.
             clock: see `LiveTree`.
 
         Raises:
@@ -63,6 +65,7 @@ class LiveDirectory:
             exclusive=export.sharing == "exclusive",
             acting=acting,
             pins_max=pins_max,
+            sends=sends,
             clock=clock,
         )
         self.locks = ExportLocks(max(8, self.tree.pins.pins_max // _LOCKS_SHARE))

@@ -8,12 +8,12 @@ permissions were checked when it was opened.
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ctypes import create_string_buffer
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from ventifs.buffer import Buffer
+from ventifs.buffer import Buffer, FileRange, Piece
 from ventifs.vfs.interface import (
     DIRECTORY,
     FILE,
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 OFFSET_MAX = (1 << 63) - 1
 # Larger writes, and reads, are done by threads. See docs/performance.md.
 WRITE_INLINE_MAX = 512 << 10
-_SIZED = 64 << 10  # reads that ask for more are cut to the file's size before memory is taken
+# Reads that ask for more are cut to the file's size, and sent from the kernel's memory if it has
+# all. See docs/performance.md.
+SENT_MIN = 16 << 10
 _LISTED = 32 << 10  # bytes of one call of the kernel
 _KINDS = [FILE] * 16
 _KINDS[4], _KINDS[10] = DIRECTORY, SYMLINK
@@ -100,7 +102,7 @@ class LiveOpened:
         access.act()
         change(fd, changes, access, fd if self._flags & os.O_ACCMODE != os.O_RDONLY else None)
 
-    def read(self, offset: int, count: int) -> list[Buffer]:
+    def read(self, offset: int, count: int) -> Sequence[Piece]:
         """See `Opened`: at once if all of it is in memory, else by a thread.
 
         File systems that cannot say what is in memory, as tmpfs and overlayfs, are read as `Pace`
@@ -110,9 +112,12 @@ class LiveOpened:
         if count > OFFSET_MAX - offset:  # errnos as the kernel has them
             unreadable = self._flags & os.O_ACCMODE == os.O_WRONLY
             raise Refused(errno.EBADF if unreadable else errno.EINVAL)
-        if count > _SIZED:
+        tree = self._file.access.tree
+        if count >= SENT_MIN and self._flags & os.O_ACCMODE != os.O_WRONLY:
             count = max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
-        tree, work = self._file.access.tree, partial(_read, descriptor, offset, count)
+            if count >= SENT_MIN and tree.is_cached(descriptor, offset, count):
+                return [FileRange(descriptor, descriptor.fd, offset, count)]
+        work = partial(_read, descriptor, offset, count)
         if tree.nowait:
             found = self._read_now(descriptor, offset, count)
             if found is not None:

@@ -32,7 +32,8 @@ _NUMBERS = {
     _CAPGET,
     _CAPSET,
 ) = map(ctypes.c_long, _NUMBERS.get(platform.machine(), _NUMBERS["x86_64"]))
-_OPENAT2, _FACCESSAT2 = ctypes.c_long(437), ctypes.c_long(439)  # the same on both
+# The same on both:
+_OPENAT2, _FACCESSAT2, _CACHESTAT = map(ctypes.c_long, (437, 439, 451))
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x400, 0x1000
 _AT_EACCESS = 0x200
@@ -49,10 +50,13 @@ _OPEN_HOW = Struct("=QQQ")
 _OPEN_HOW_SIZE = ctypes.c_long(_OPEN_HOW.size)
 
 _U32 = Struct("=I")
+_U64 = Struct("=Q")
 _HANDLE_HEADER = Struct("=Ii")
 _DIRENT = Struct("=QQHB")
 _DIRENT_SIZE = _DIRENT.size
 _TIMES = Struct("=qqqq")
+_RANGE = Struct("=QQ")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAP_HEADER = Struct("=Ii").pack(0x2008_0522, 0)  # version 3, this thread
 
 _waiting = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +86,8 @@ class _Buffers(threading.local):
         self.statx = ctypes.create_string_buffer(256)
         self.handle = ctypes.create_string_buffer(8 + _HANDLE_MAX)
         self.mount = ctypes.create_string_buffer(4)
+        self.range = ctypes.create_string_buffer(_RANGE.size)
+        self.cached = ctypes.create_string_buffer(5 * 8)
 
 
 _buffers = _Buffers()
@@ -304,6 +310,21 @@ def entries_of(
         start = at + _DIRENT_SIZE
         yield ino, offset, kind, data[start : find(0, start)]
         at += size
+
+
+def is_cached(fd: int, offset: int, count: int) -> bool:
+    """Whether some bytes of a file, at least one, are in the kernel's memory, by cachestat(2).
+
+    Raises:
+        OSError: ENOSYS before Linux 6.5; EPERM if this thread's user could neither write the file
+            nor owns it; EOPNOTSUPP if the file system does not say.
+    """
+    buffers = _buffers
+    _RANGE.pack_into(buffers.range, 0, offset, count)
+    if _syscall(_CACHESTAT, fd, buffers.range, buffers.cached, 0) < 0:
+        _fail()
+    (pages,) = _U64.unpack_from(buffers.cached)
+    return bool(pages == (offset + count - 1) // _PAGE - offset // _PAGE + 1)
 
 
 def chown_empty(fd: int, uid: int, gid: int) -> None:

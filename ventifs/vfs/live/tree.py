@@ -23,6 +23,7 @@ from ventifs.vfs.live.syscalls import (
     born,
     born_at,
     handle_of,
+    is_cached,
     open_beneath,
     open_handle,
     proc_path,
@@ -115,6 +116,7 @@ class LiveTree:
         *,
         writable: bool = False,
         exclusive: bool = False,
+        sends: bool = False,
         acting: Acting | None = None,
         pins_max: int | None = None,
         clock: Callable[[], float] = perf_counter,
@@ -127,6 +129,7 @@ class LiveTree:
             exclusive: whether one client has it alone. It may then write back what others than it
                 cannot have changed, so O_APPEND is not passed on: Linux before 6.4 writes back
                 whole pages through such files.
+            sends: whether what is read may be a `FileRange`.
             acting: sets the user; this process's own by default.
             pins_max: descriptors that pin files, at most; by default, half of what the process may
                 have.
@@ -144,6 +147,7 @@ class LiveTree:
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
         self.nowait = True
+        self._sends = sends
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
         status = statx(self.root.fd)
         self._device = status.dev
@@ -212,6 +216,18 @@ class LiveTree:
         """
         flags |= os.O_NONBLOCK | os.O_NOCTTY
         return self.pins.with_room(os.open, b"%d" % pin.fd, flags, dir_fd=self._proc.fd)
+
+    def is_cached(self, descriptor: Descriptor, offset: int, count: int) -> bool:
+        """Whether bytes of an open file can be sent from the kernel's memory."""
+        if not self._sends:
+            return False
+        self.acting.as_server()
+        try:
+            return is_cached(descriptor.fd, offset, count)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                self._sends = False
+            return False
 
     def evictable(self, fd: int, mark: bytes) -> bytes | None:
         """The mark by which a file is found again; None if it could be taken for another one."""
