@@ -3,31 +3,35 @@
 import os
 from collections.abc import Iterable
 
+import msgspec
+
 Buffer = bytes | bytearray | memoryview
 
 
-class FileRange:
+class FileRange(msgspec.Struct, gc=False, eq=False):
     """Bytes of an open file that are in the kernel's memory, and are sent from there.
 
     They are those that the file has when they are sent; what it has lost by then are zeros.
+
+    Attributes:
+        owner: keeps the descriptor open.
+        fd: the descriptor.
+        offset: of the first one.
+        count: how many.
     """
 
-    __slots__ = ("_owner", "count", "fd", "offset")
-
-    def __init__(self, owner: object, fd: int, offset: int, count: int) -> None:
-        """Bytes of a descriptor, which stays open as long as `owner` is there."""
-        self._owner = owner
-        self.fd = fd
-        self.offset = offset
-        self.count = count
+    owner: object
+    fd: int
+    offset: int
+    count: int
 
     def __len__(self) -> int:
         """How many."""
         return self.count
 
-    def after(self, count: int) -> "FileRange":
-        """Without the first ones."""
-        return FileRange(self._owner, self.fd, self.offset + count, self.count - count)
+    def last(self, count: int) -> "FileRange":
+        """The last ones."""
+        return FileRange(self.owner, self.fd, self.offset + self.count - count, count)
 
     def content(self) -> bytes:
         """The bytes; reads them."""

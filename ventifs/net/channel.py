@@ -130,23 +130,26 @@ class FileChannel(DescriptorChannel):
         start = 0
         for at, piece in enumerate(pieces):
             if isinstance(piece, FileRange):
-                if at > start and (rest := super().write(pieces[start:at])):
-                    return [*rest, *pieces[at:]]
-                if left := self._send(piece):
+                left = super().write(pieces[start:at]) if at > start else []
+                if left:
+                    return [*left, *pieces[at:]]
+                left = self._send(piece)
+                if left:
                     return [*left, *pieces[at + 1 :]]
                 start = at + 1
         return super().write(pieces[start:]) if start < len(pieces) else []
 
     def _send(self, piece: FileRange) -> list[Piece]:
-        done = 0
-        while done < piece.count:
+        offset, count = piece.offset, piece.count
+        while count:
             try:
-                sent = os.sendfile(self.writes, piece.fd, piece.offset + done, piece.count - done)
+                sent = os.sendfile(self.writes, piece.fd, offset, count)
             except BlockingIOError:
-                return [piece.after(done)]
+                return [piece.last(count)]
             if not sent:  # the file has become shorter
-                return super().write([bytes(piece.count - done)])
-            done += sent
+                return super().write([bytes(count)])
+            offset += sent
+            count -= sent
         return []
 
 

@@ -107,6 +107,8 @@ class LiveTree:
         pins: the descriptors of its files.
         leftovers: what listings have read and not used yet.
         pace: of operations that may need a disk.
+        sends: whether what is read may be a `FileRange`; False once the kernel cannot say what it
+            has in memory.
         nowait: whether the kernel can say that a read would wait for a disk; False once it cannot.
     """
 
@@ -147,7 +149,7 @@ class LiveTree:
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
         self.nowait = True
-        self._sends = sends
+        self.sends = sends
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
         status = statx(self.root.fd)
         self._device = status.dev
@@ -217,16 +219,18 @@ class LiveTree:
         flags |= os.O_NONBLOCK | os.O_NOCTTY
         return self.pins.with_room(os.open, b"%d" % pin.fd, flags, dir_fd=self._proc.fd)
 
-    def is_cached(self, descriptor: Descriptor, offset: int, count: int) -> bool:
-        """Whether bytes of an open file can be sent from the kernel's memory."""
-        if not self._sends:
-            return False
-        self.acting.as_server()
+    def is_cached(self, fd: int, offset: int, count: int) -> bool:
+        """Whether bytes of an open file are in the kernel's memory, as far as it says."""
         try:
-            return is_cached(descriptor.fd, offset, count)
+            return is_cached(fd, offset, count)
         except OSError as error:
             if error.errno != errno.EPERM:
-                self._sends = False
+                self.sends = False
+                return False
+        self.acting.as_server()  # who may ask about more files
+        try:
+            return is_cached(fd, offset, count)
+        except OSError:
             return False
 
     def evictable(self, fd: int, mark: bytes) -> bytes | None:
