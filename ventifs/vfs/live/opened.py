@@ -42,7 +42,7 @@ OFFSET_MAX = (1 << 63) - 1
 WRITE_INLINE_MAX = 512 << 10
 # Reads that ask for more are cut to the file's size, and sent from the kernel's memory if it has
 # all. See docs/performance.md.
-SENT_MIN = 16 << 10
+SENT_MIN = 32 << 10
 _LISTED = 32 << 10  # bytes of one call of the kernel
 _KINDS = [FILE] * 16
 _KINDS[4], _KINDS[10] = DIRECTORY, SYMLINK
