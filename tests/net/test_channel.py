@@ -1,5 +1,6 @@
 """Channels: partial writes, many slices, and which descriptors can be one."""
 
+import errno
 import os
 import select
 import socket
@@ -103,6 +104,24 @@ def test_what_a_file_has_lost_is_sent_as_zeros(tmp_path: Path) -> None:
         assert channel.write(pieces) == []
         channel.close()
         assert b"".join(iter(lambda: ours.recv(1 << 20), b"")) == wanted
+        ours.close()
+
+
+def test_where_nothing_can_be_sent_from_a_file_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EINVAL, "as some devices do")
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with (tmp_path / "file").open("rb") as file:
+        ours, theirs = socket.socketpair()
+        channel = FileChannel(theirs.fileno(), theirs.fileno())
+        theirs.detach()
+        assert channel.write([b"<", FileRange(file, file.fileno(), 1, 8), b">"]) == []
+        assert ours.recv(100) == b"<12345678>"
+        channel.close()
         ours.close()
 
 

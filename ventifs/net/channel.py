@@ -4,6 +4,7 @@ Owns reading and writing without waiting and without copying. The scheduler wait
 descriptors. Knows no protocol.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -146,6 +147,10 @@ class FileChannel(DescriptorChannel):
                 sent = os.sendfile(self.writes, piece.fd, offset, count)
             except BlockingIOError:
                 return [piece.last(count)]
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                return super().write([piece.last(count).content()])  # as with some devices
             if not sent:  # the file has become shorter
                 return super().write([bytes(count)])
             offset += sent
