@@ -50,12 +50,12 @@ _OPEN_HOW = Struct("=QQQ")
 _OPEN_HOW_SIZE = ctypes.c_long(_OPEN_HOW.size)
 
 _U32 = Struct("=I")
-_U64 = Struct("=Q")
 _HANDLE_HEADER = Struct("=Ii")
 _DIRENT = Struct("=QQHB")
 _DIRENT_SIZE = _DIRENT.size
 _TIMES = Struct("=qqqq")
-_RANGE = Struct("=QQ")
+_pack_range = Struct("=QQ").pack
+_first = Struct("=Q").unpack_from
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAP_HEADER = Struct("=Ii").pack(0x2008_0522, 0)  # version 3, this thread
 
@@ -86,7 +86,6 @@ class _Buffers(threading.local):
         self.statx = ctypes.create_string_buffer(256)
         self.handle = ctypes.create_string_buffer(8 + _HANDLE_MAX)
         self.mount = ctypes.create_string_buffer(4)
-        self.range = ctypes.create_string_buffer(_RANGE.size)
         self.cached = ctypes.create_string_buffer(5 * 8)
 
 
@@ -319,12 +318,11 @@ def is_cached(fd: int, offset: int, count: int) -> bool:
         OSError: ENOSYS before Linux 6.5; EPERM if this thread's user could neither write the file
             nor owns it; EOPNOTSUPP if the file system does not say.
     """
-    buffers = _buffers
-    _RANGE.pack_into(buffers.range, 0, offset, count)
-    if _syscall(_CACHESTAT, fd, buffers.range, buffers.cached, 0) < 0:
+    cached = _buffers.cached
+    if _syscall(_CACHESTAT, fd, _pack_range(offset, count), cached, 0) < 0:
         _fail()
-    (pages,) = _U64.unpack_from(buffers.cached)
-    return bool(pages == (offset + count - 1) // _PAGE - offset // _PAGE + 1)
+    pages: int = _first(cached)[0]
+    return pages == (offset + count - 1) // _PAGE - offset // _PAGE + 1
 
 
 def chown_empty(fd: int, uid: int, gid: int) -> None:
