@@ -1,10 +1,10 @@
 """Sets of small items of one size, such as scores, that are larger than memory.
 
-Items are gathered, sorted and joined into *runs*: sorted bytes without space between the items.
-Runs stay in memory up to a budget and then go to one temporary file, which has no name. Always: the
-items of a run ascend and none is in it twice; a run never changes. Reading takes a range of items
-from every run and sorts them together, so its memory is bounded, too. This module does not know
-what items mean.
+Items are gathered in a set, where one that comes again soon costs little, then sorted and joined
+into *runs*: sorted bytes without space between the items. Runs stay in memory up to a budget and
+then go to one temporary file, which has no name. Always: the items of a run ascend and none is in
+it twice; a run never changes. Reading takes a range of items from every run and sorts them
+together, so its memory is bounded, too. This module does not know what items mean.
 """
 
 import errno
@@ -121,10 +121,11 @@ class Spill:
         # list that has an eighth of its places free.
         cost = (item_size + 33 + 15) // 16 * 16 + 9
         self._merged_max = max(memory // 4 // cost, _ITEMS_MIN)
-        self._gathered_max = min(self._merged_max, _GATHERED_MAX)
+        # A set takes more than a list, and one call of `add` may double it.
+        self._gathered_max = min(self._merged_max // 2, _GATHERED_MAX)
         self._piece_max = min(self._merged_max, PIECE_MAX)
         self._held_max = max(memory // 4 // item_size, _ITEMS_MIN)
-        self._gathered: list[bytes] = []
+        self._gathered: set[bytes] = set()
         self._held: list[SortedRun] = []  # runs in memory
         self._file = _RunFile(item_size)
         self._written: list[SortedRun] = []  # runs in the file; the first is the result of a merge
@@ -142,7 +143,7 @@ class Spill:
 
     def close(self) -> None:
         """Forget all items, and give the temporary file back. Idempotent."""
-        self._gathered, self._held, self._written = [], [], []
+        self._gathered, self._held, self._written = set(), [], []
         self._file.close()
 
     def add(self, items: Iterable[bytes]) -> None:
@@ -154,15 +155,11 @@ class Spill:
             VentifsError: no temporary file can be made.
         """
         rest = iter(items)
-        gathered = self._gathered
-        while True:
-            before = len(gathered)
-            gathered.extend(islice(rest, self._gathered_max - before))
-            self.added += len(gathered) - before
-            if len(gathered) < self._gathered_max:
-                return
-            self._settle()
-            gathered = self._gathered
+        while some := list(islice(rest, self._gathered_max)):
+            self._gathered.update(some)
+            self.added += len(some)
+            if len(self._gathered) >= self._gathered_max:
+                self._settle()
 
     def pieces(self) -> Iterator[list[bytes]]:
         """All items, ascending, each once, in lists of up to 65,536; never an empty list.
@@ -191,9 +188,8 @@ class Spill:
         """Make a run of what is gathered, and keep the number of runs and their memory small."""
         if not self._gathered:
             return
-        items, self._gathered = self._gathered, []
-        items.sort()
-        items = _unique(items)
+        items = sorted(self._gathered)
+        self._gathered = set()
         joined, fences = b"".join(items), items[::_PAGE]
         assert len(joined) == len(items) * self._size, "items of another size"
         self._held.append(_in_memory(self._size, joined, fences))
