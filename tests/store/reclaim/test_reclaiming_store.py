@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 
@@ -178,6 +179,18 @@ def test_a_block_that_the_index_leads_back_to_keeps_its_arena(store: ReclaimingS
     assert store.alive_in(ids, live) == {before.arena}
     assert store.alive_in(ids, spilled([SCORES[3]])) == {before.arena}
     assert store.alive_in(ids, spilled([SCORES[4]])) == set()
+
+
+def test_scores_are_told_apart_by_what_lives_here_elsewhere_and_nowhere(
+    store: ReclaimingStore,
+) -> None:
+    here, elsewhere = SCORES[::3], SCORES[1::3]
+    batch = uses_of(store, here)
+    store.seal(batch)
+    others = Spill(32)
+    with store.scores_in(batch, others, spilled([*here, *elsewhere])) as living:
+        assert [*chain(*living.pieces())] == sorted([*here, *elsewhere])
+    assert [*chain(*others.pieces())] == sorted({*SCORES} - {*here})
 
 
 def test_an_open_arena_that_is_written_to_is_not_sealed(root: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import compress
+from operator import not_
 
 from ventifs.errors import Busy, Corrupt, NoSpace, VentifsError
 from ventifs.store.dropping import Journals
@@ -25,6 +26,7 @@ from ventifs.store.store import Store
 
 _ROOM_MARGIN = 64 << 20  # bytes that copies leave free, or a tenth of what is free
 _BATCH = 4096  # scores looked up at a time
+_LIVE = ord("1")
 _COMMIT_EVERY = 1 << 30  # bytes of copies
 _YOUNG_NS = 24 * 3600 * 10**9
 _MEMORY = 16 << 20  # bytes of scores that live in arenas that are to go
@@ -257,9 +259,19 @@ class ReclaimingStore(Store):
         return self._index is not self._looked_at
 
     def scores_in(self, batch: Iterable[ArenaUse], scores: Spill, live: Spill) -> Spill:
-        """Add the scores of all blocks in arenas to `scores`; return those of them that live.
+        """Sort the blocks in arenas into those that live and those whose entries may lead nowhere.
 
-        Sets the problem of arenas that cannot be read.
+        A block that lives here has been copied, and the index leads to the copy. A block that does
+        not is dead, or another copy of it lives elsewhere: only `live` tells. Sets the problem of
+        arenas that cannot be read.
+
+        Args:
+            batch: the arenas.
+            scores: the scores of blocks that do not live here are added.
+            live: all scores that live, with those of other arenas.
+
+        Returns:
+            The scores of blocks that live, here or elsewhere. The caller closes it.
 
         Raises:
             NoSpace: there is no room for temporary files.
@@ -267,8 +279,7 @@ class ReclaimingStore(Store):
         alive = Spill(SCORE_SIZE, memory=_MEMORY)
         for use in batch:
             try:
-                for _, clump in outlines_of(self._arenas.reader(use.arena), use):
-                    scores.add(clump.scores())
+                self._sort_scores(use, alive, scores)
             except NoSpace:
                 alive.close()
                 raise
@@ -277,6 +288,22 @@ class ReclaimingStore(Store):
         for piece in scores.pieces():
             alive.add(compress(piece, live.holds(piece)))
         return alive
+
+    def _sort_scores(self, use: ArenaUse, alive: Spill, others: Spill) -> None:
+        """Add the scores of an arena's blocks that live here to `alive`, all others to `others`."""
+        flags, start = use.flags(), 0
+        for _, clump in outlines_of(self._arenas.reader(use.arena), use):
+            scores, end = clump.scores(), start + clump.count
+            living = flags.count(b"1", start, end)
+            if living == clump.count:
+                alive.add(scores)
+            elif not living:
+                others.add(scores)
+            else:
+                lives = [flag == _LIVE for flag in flags[start:end]]
+                alive.add(compress(scores, lives))
+                others.add(compress(scores, map(not_, lives)))
+            start = end
 
     def condemn(self, doomed: Collection[bytes]) -> None:
         """Move dropped arenas away, durably, so that no other process opens them."""
