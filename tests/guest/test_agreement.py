@@ -1,8 +1,8 @@
 """A real root, mounted in a guest in each dialect: every fact of every path, as far as it goes.
 
 Every byte is read too, in one of the dialects, whose reads are the same messages: each reads a part
-of the files. By default that is a ninth of them, and of the ordinary files each of Plan 9's
-dialects sees all names, but the facts of each second one alone.
+of the files. By default that is an eighteenth of them, and of the ordinary files each of Plan 9's
+dialects sees all names, but the facts of each fourth one alone.
 """
 
 import stat
@@ -20,10 +20,10 @@ from tests.support.uml import Uml
 
 pytestmark = pytest.mark.slow
 _LOOKING = f"{sys.executable} -I -S {looking.__file__}"
-# Of the files, so many parts are read: together all of them, or a third of them.
-_PARTS = len(DIALECTS) * (1 if LONG else 3)
+# Of the files, so many parts are read: together all of them, or a sixth of them.
+_PARTS = len(DIALECTS) * (1 if LONG else 6)
 PARTS = {dialect: (number, _PARTS) for number, dialect in enumerate(DIALECTS)}
-ENTRIES = dict.fromkeys(DIALECTS, WHOLE) if LONG else {"9p2000": (0, 2), "9p2000.u": (1, 2)}
+ENTRIES = dict.fromkeys(DIALECTS, WHOLE) if LONG else {"9p2000": (0, 4), "9p2000.u": (1, 4)}
 
 
 @pytest.fixture(scope="session")

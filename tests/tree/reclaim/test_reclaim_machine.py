@@ -909,5 +909,5 @@ class ReclaimMachine(RuleBasedStateMachine):
 
 TestReclaimMachine = pytest.mark.slow(ReclaimMachine.TestCase)
 TestReclaimMachine.settings = settings(
-    max_examples=1000 if LONG else 40, stateful_step_count=40, deadline=None
+    max_examples=1000 if LONG else 30, stateful_step_count=40, deadline=None
 )
