@@ -61,6 +61,33 @@ def refused(*exports: tuple[str, Path], **settings: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/proc", "proc"), ("/proc/self/fd", "proc"), ("/sys", "sysfs"), ("/sys/kernel", "sysfs")],
+)
+def test_what_controls_the_kernel_is_no_directory_of_files(path: str, kind: str) -> None:
+    assert refused(("a", Path(path))) == (
+        f"live export 'a': {path}: is {kind}, by which the kernel is controlled; "
+        "name a directory of files"
+    )
+
+
+@as_root
+@pytest.mark.parametrize(
+    "kind", ["proc", "sysfs", "cgroup2", "debugfs", "tracefs", "securityfs", "devpts", "mqueue"]
+)
+def test_so_it_is_wherever_it_is_mounted(
+    tmp_path: Path, mount: Callable[..., None], kind: str
+) -> None:
+    if f"\t{kind}\n" not in Path("/proc/filesystems").read_text():
+        pytest.skip(f"this kernel has no {kind}")
+    try:
+        mount("-t", kind, kind, tmp_path)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"{kind} cannot be mounted here")
+    assert f"is {kind}, by which" in refused(("a", tmp_path))
+
+
 def test_a_directory_must_be_there_and_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "fifo")

@@ -18,8 +18,32 @@ from ventifs.errors import VentifsError
 from ventifs.text import command_word, printable
 from ventifs.vfs.live.export import LiveExport
 from ventifs.vfs.live.mount_table import DevicePath, mounts, place_of, ways_to
+from ventifs.vfs.live.syscalls import filesystem_type
 
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
+# File systems by which the kernel is asked and ordered, by magic number: include/uapi/linux/magic.h
+_NO_STORES = {
+    0x0000_9FA0: "proc",
+    0x0000_1CD1: "devpts",
+    0x0027_E0EB: "cgroup",
+    0x0765_5821: "resctrl",
+    0x1980_0202: "mqueue",
+    0x4249_4E4D: "binfmt_misc",
+    0x4341_5D53: "smackfs",
+    0x5A3C_69F0: "apparmorfs",
+    0x6165_676C: "pstore",
+    0x6265_6570: "configfs",
+    0x6265_6572: "sysfs",
+    0x6367_7270: "cgroup2",
+    0x6462_6720: "debugfs",
+    0x6573_5543: "fusectl",
+    0x6E73_6673: "nsfs",
+    0x7363_6673: "securityfs",
+    0x7472_6163: "tracefs",
+    0xCAFE_4A11: "bpf",
+    0xDE5E_81E4: "efivarfs",
+    0xF97C_FF8C: "selinuxfs",
+}
 
 
 class NotExportable(VentifsError):
@@ -70,7 +94,8 @@ def open_export(export: LiveExport) -> OpenExport:
     The kernel keeps servers apart: no other one serves a directory that one serves exclusively.
 
     Raises:
-        NotExportable: it is missing, is no directory, cannot be read, or another server has it.
+        NotExportable: it is missing, is no directory, cannot be read, is in a file system that is
+            no store of files, or another server has it.
     """
     shown = f"live export '{export.name}': {printable(export.directory)}"
     try:
@@ -83,6 +108,12 @@ def open_export(export: LiveExport) -> OpenExport:
         raise NotExportable(f"{shown}: cannot be read; run as a user who may read it") from None
     except OSError as error:
         raise NotExportable(f"{shown}: {os.strerror(error.errno or 0).lower()}") from None
+    kind = _NO_STORES.get(filesystem_type(fd))
+    if kind is not None:
+        os.close(fd)
+        raise NotExportable(
+            f"{shown}: is {kind}, by which the kernel is controlled; name a directory of files"
+        )
     exclusive = export.sharing == "exclusive"
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)

@@ -77,6 +77,7 @@ _waiting_statx = _call(_waiting, "statx")
 _fchownat = _call(_waiting, "fchownat")
 _utimensat = _call(_waiting, "utimensat")
 _linkat = _call(_waiting, "linkat")
+_fstatfs = _call(_waiting, "fstatfs")
 
 
 class _Buffers(threading.local):
@@ -146,6 +147,14 @@ names takes half the time of one with names.
 """
 _BORN = Struct("=28xH2xQ40xqI44xQ")  # of a struct statx
 _unpack_born = _BORN.unpack_from
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of a descriptor's file system, as statfs(2) has it. May wait."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs has 120 bytes
+    if _fstatfs(fd, buffer) < 0:
+        _fail()
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFF_FFFF
 
 
 def born(fd: int) -> Born:
