@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ventifs.vfs.interface import Refused
 from ventifs.vfs.live.actor import Actor
+from ventifs.vfs.live.holds import SessionHolds
 from ventifs.vfs.live.overrides import Writers
 
 if TYPE_CHECKING:
@@ -25,17 +26,20 @@ class Access:
     Attributes:
         tree: the export's.
         actor: the user that operations are done as.
-        locks: the session's.
+        locks, holds: the session's.
         writers: what the user has open for writing.
     """
 
-    __slots__ = ("__weakref__", "_other", "actor", "locks", "tree", "writers")
+    __slots__ = ("__weakref__", "_other", "actor", "holds", "locks", "tree", "writers")
 
-    def __init__(self, tree: "LiveTree", actor: Actor, locks: "SessionLocks") -> None:
+    def __init__(
+        self, tree: "LiveTree", actor: Actor, locks: "SessionLocks", holds: SessionHolds
+    ) -> None:
         """Serve a tree to one user of a session."""
         self.tree = tree
         self.actor = actor
         self.locks = locks
+        self.holds = holds
         self.writers = Writers()
         self._other = actor  # the user with another group, as that was used last
 

@@ -3,8 +3,8 @@
 Always:
 
 - A pin is closed when nothing uses it: neither its file, nor a thread that works with it.
-- There are at most `pins_max` pins that can be evicted. What is open, and what has no name any
-  more, is never evicted: it could not be found again.
+- There are at most `pins_max` pins that can be evicted. What is open is never evicted. What has no
+  name any more could not be found again, and stays as long as its session may hold it (`holds.py`).
 - An evicted file is found again by its file handle, or by its name and the time of its birth. If
   what is found is not the same file, that is ESTALE; it is never another file.
 - Whatever clients have open, the process has descriptors left for new connections, and to look up
@@ -60,6 +60,9 @@ class Pinned(Protocol):
 
     def evict(self) -> bool:
         """Let its pin go, and return whether it did: it must be found again by something."""
+
+    def lose(self) -> bool:
+        """Let its pin go for good, unless its session may hold it; return whether it did."""
 
 
 def pins_allowed() -> int:
@@ -220,7 +223,7 @@ class Pins:
     def _evict_one(self, spared: Descriptor | None) -> None:
         """Evict a pin that was not used lately, but not the one that is spared.
 
-        One without a name is not evicted, and let alone for ever.
+        One without a name is let alone for ever, if its session may hold it.
         """
         files, looked_at = self._files, 0
         while self._count:
@@ -244,6 +247,6 @@ class Pins:
                 pin.used = False
                 continue
             self.forget(pin)
-            if os.fstat(fd).st_nlink and file.evict():
+            if (os.fstat(fd).st_nlink and file.evict()) or file.lose():
                 self.evictions += 1
             return

@@ -32,7 +32,15 @@ from ventifs.vfs.interface import (
 from ventifs.vfs.live.access import Access
 from ventifs.vfs.live.attributes import attributes_of, change, statfs_of
 from ventifs.vfs.live.descriptors import Descriptor
-from ventifs.vfs.live.marks import identity_in, name_in, number_in, same, type_in, with_name
+from ventifs.vfs.live.marks import (
+    identity_in,
+    name_in,
+    number_in,
+    same,
+    type_in,
+    with_handle,
+    with_name,
+)
 from ventifs.vfs.live.mount_points import MountPoint
 from ventifs.vfs.live.opened import LiveListing, LiveOpened
 from ventifs.vfs.live.overrides import open_executable, remove_capability
@@ -44,6 +52,7 @@ _CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _ODD = frozenset({errno.EXDEV, errno.EMFILE, errno.ENFILE})
+_NO_HANDLE = b"\0"  # that no file has
 _NO_NAMES = (b"", b".", b"..")
 _TRIES = 16  # of what somebody else undoes meanwhile
 
@@ -106,19 +115,31 @@ class LiveFile:
         self.mark, self.pin = mark, None
         return True
 
+    def lose(self) -> bool:
+        """See `descriptors.Pinned`."""
+        pin, access = self.pin, self.access
+        if pin is None or access.holds.keeps(self):
+            return False
+        mark = access.tree.evictable(pin.fd, self.mark)
+        self.mark, self.pin = with_handle(self.mark, _NO_HANDLE) if mark is None else mark, None
+        return True
+
     def hold(self) -> Descriptor:
         """Its pin, which is not evicted until `release`, as often as this is called."""
-        pins = self.access.tree.pins
+        access, pins = self.access, self.access.tree.pins
+        access.holds.check()
         while True:
             pin = self.pinned()
             if self.above is None or pins.hold(self, pin):
-                self.access.locks.opened(number_in(self.mark))
+                access.locks.opened(number_in(self.mark))
+                access.holds.open()
                 return pin
 
     def release(self, writer: Descriptor | None = None) -> None:
         """End one `hold`, and that a descriptor was open for writing."""
         pin, access, number = self.pin, self.access, number_in(self.mark)
         access.locks.closed(number)
+        access.holds.close()
         if writer is not None:
             access.writers.discard(number, writer)
         assert pin is not None, "what is open is not evicted"
@@ -356,6 +377,7 @@ class LiveFile:
         access = self.access
         pin = self._changing(name)
         passed, pins = access.opening(flags), access.tree.pins
+        access.holds.check()
         if pins.short:
             pins.check_room(pin.fd)
         for _ in range(_TRIES):
@@ -376,6 +398,7 @@ class LiveFile:
                 pins.hold_new(opened)
                 number = number_in(made.mark)
                 access.locks.opened(number)
+                access.holds.open()
                 if passed & os.O_ACCMODE:
                     access.writers.add(number, opened)
                 return made, LiveOpened(made, opened, passed)

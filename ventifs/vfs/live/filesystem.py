@@ -18,6 +18,7 @@ from ventifs.vfs.live.access import Access
 from ventifs.vfs.live.actor import Acting, Actor
 from ventifs.vfs.live.export import LiveExport, Squashing
 from ventifs.vfs.live.files import root_at, root_of
+from ventifs.vfs.live.holds import SessionHolds
 from ventifs.vfs.live.locks import ExportLocks, SessionLocks
 from ventifs.vfs.live.tree import LiveTree
 from ventifs.vfs.live.users import HostAccounts, Users
@@ -118,6 +119,7 @@ class LiveSession:
         self._tree = tree
         self._users = users
         self._locks = locks
+        self._holds = SessionHolds(tree.holds)
         self._accesses: WeakValueDictionary[Actor, Access] = WeakValueDictionary()
 
     def attach(self, user: User, aname: bytes) -> File:
@@ -141,7 +143,7 @@ class LiveSession:
         """The user's, which all its attaches share."""
         access = self._accesses.get(actor)
         if access is None:
-            access = self._accesses[actor] = Access(self._tree, actor, self._locks)
+            access = self._accesses[actor] = Access(self._tree, actor, self._locks, self._holds)
         return access
 
     def session(self) -> "LiveSession":

@@ -16,6 +16,7 @@ from blake3 import blake3
 from ventifs.vfs.interface import Cold, Load, Refused
 from ventifs.vfs.live.actor import Acting, acting_here
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
+from ventifs.vfs.live.holds import ExportHolds
 from ventifs.vfs.live.leftovers import Leftovers
 from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
 from ventifs.vfs.live.syscalls import (
@@ -105,6 +106,7 @@ class LiveTree:
         acting: sets the user of operations.
         root: a descriptor of the directory.
         pins: the descriptors of its files.
+        holds: which of them cannot be evicted.
         leftovers: what listings have read and not used yet.
         pace: of operations that may need a disk.
         sends: whether what is read may be a `FileRange`; False once the kernel cannot say what it
@@ -146,6 +148,7 @@ class LiveTree:
         self.acting.as_server()
         self.root = Descriptor(os.open(proc_path(directory), os.O_PATH | os.O_DIRECTORY))
         self.pins = Pins(pins_allowed() if pins_max is None else pins_max)
+        self.holds = ExportHolds(self.pins)
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
         self.nowait = True
@@ -277,7 +280,9 @@ class LiveTree:
     def _take_back(self, file: "LiveFile", pin: Descriptor) -> Descriptor:
         mark = file.mark
         handle = handle_in(mark)
-        if same(self.mark(pin.fd, b"")) != same(mark) or (handle and handle_of(pin.fd) != handle):
+        if same(self.mark(pin.fd, b"")) != same(mark) or (
+            handle and not (self._handles and handle_of(pin.fd) == handle)
+        ):
             raise Refused(errno.ESTALE)
         return self.pins.restore(file, pin)
 
