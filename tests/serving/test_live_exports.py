@@ -17,7 +17,7 @@ from tests.support.patience import PATIENCE_S, wait_in_trio_until
 from tests.support.processes import kill_stranger
 from tests.support.serve import ventifs
 from tests.support.sessions import CODEC, Caller, frames
-from tests.support.standin import POISON, failing_main, own_user_main, standin_main
+from tests.support.standin import POISON, failing_main, own_user_main, standin_main, stuck_main
 from ventifs.cli.serving.front_end import local_sessions, worker_main
 from ventifs.net.address import parse_address
 from ventifs.net.allow_list import AllowList, Exports, parse_rule
@@ -402,6 +402,33 @@ def test_exclusive_is_for_one_connection_at_a_time(setting: Setting) -> None:
         assert await second.ask(attach("one:/", 1)) == m.Rlerror(errno.EBUSY)
         assert "in-one" in await names(first)
         first.close()
+        assert "in-one" in await names(await server.attached_at_last("one"))
+
+    setting.serving(test)
+
+
+def test_exclusive_is_for_the_next_one_when_no_thread_works_for_the_last(
+    setting: Setting,
+) -> None:
+    """Else a late write of a client that has gone would change what the next one caches."""
+    setting.exports = (LiveExport("one", str(setting.directory / "one"), sharing="exclusive"),)
+    setting.main = stuck_main
+    fifo = setting.directory / "one" / "fifo"
+
+    async def test(server: Running) -> None:
+        first = await server.attached("one")
+        os.mkfifo(fifo)
+        assert isinstance(await first.ask(m.Twalk(0, 1, (b"in-one",))), m.Rwalk)
+        assert isinstance(await first.ask(m.Tlopen(1, os.O_RDWR)), m.Rlopen)
+        await first.send((77, m.Tfsync(1, 0)))
+        await wait_in_trio_until((setting.directory / "one" / "begun").exists)
+        first.close()
+        await wait_in_trio_until_async(server, "one", 0)
+        second = server.connect()
+        await second.ask(VERSION[1], m.NOTAG)
+        assert await second.ask(attach("one")) == m.Rlerror(errno.EBUSY)
+        second.close()
+        await trio.to_thread.run_sync(lambda: os.close(os.open(fifo, os.O_WRONLY)))
         assert "in-one" in await names(await server.attached_at_last("one"))
 
     setting.serving(test)

@@ -8,6 +8,8 @@ import errno
 import os
 import signal
 import stat
+from collections.abc import Callable
+from typing import Any
 
 from tests.support.memoryfs import MemoryFile, MemoryFilesystem
 from ventifs.ninep.session.front_end import NinepFrontEnd
@@ -15,7 +17,7 @@ from ventifs.serving.live_sessions import LiveSessions, prepare_process
 from ventifs.serving.worker import run_worker
 from ventifs.serving.worker_ipc import Configure
 from ventifs.tree.versions.catalog import split_path
-from ventifs.vfs.interface import Filesystem, Refused, User
+from ventifs.vfs.interface import Blocking, Filesystem, Refused, User
 from ventifs.vfs.live.export import LiveExport, Squashing
 
 POISON = "poison"  # a file of this name ends the process at an attach
@@ -69,6 +71,37 @@ def _opened(configure: Configure, fds: list[int]) -> LiveSessions:
 def standin_main() -> None:
     """All that the process does."""
     run_worker(_opened)
+
+
+class Stuck(Standin):
+    """Its fsync waits in a thread until somebody opens the FIFO of that name in the directory."""
+
+    def ready(self, call: str, key: Any, work: Callable[[], Any]) -> Any:
+        if call == "fsync":
+            raise Blocking(self._wait)
+        return super().ready(call, key, work)
+
+    def _wait(self) -> None:
+        os.mkdir("begun", dir_fd=self._directory)
+        os.close(os.open("fifo", os.O_RDONLY, dir_fd=self._directory))
+
+
+class StuckTrees(StandinTrees):
+    """Of files that are `Stuck`."""
+
+    def view(self, squash: Squashing) -> Filesystem:
+        return Stuck(self._export, self._directory, squash)
+
+
+def stuck_main() -> None:
+    """All that the process of such an export does."""
+
+    def opened(configure: Configure, fds: list[int]) -> LiveSessions:
+        [export] = [each for each in configure.settings.live if each.name == configure.export]
+        trees = StuckTrees(export, fds[0])
+        return LiveSessions(configure.settings, export, trees, NinepFrontEnd())
+
+    run_worker(opened)
 
 
 class OwnTrees(StandinTrees):

@@ -144,13 +144,20 @@ class LiveSessions:
             self.server.start(channel, peer, exports, over, begun=begun, filesystem=self._busy)
             return
         self._holder = channel
-        self.server.start(channel, peer, exports, lambda: self._free(over), begun=begun)
 
-    def _free(self, over: Callable[[], None]) -> None:
+        def ended() -> None:
+            over()
+            assert self._nursery is not None
+            self._nursery.start_soon(self._free)
+
+        self.server.start(channel, peer, exports, ended, begun=begun)
+
+    async def _free(self) -> None:
+        """Let another connection have the export once no thread works for the last one."""
+        await self.server.loader.idle()
         self._holder = None
         self._freed.set()
         self._freed = trio.Event()
-        over()
 
     async def ask(self) -> Process:
         """See `Backend`."""

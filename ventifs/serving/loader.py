@@ -33,6 +33,7 @@ from ventifs.vfs.interface import AT_ONCE, BATCH, Load, Wait
 # second one helps a cold reader little, and takes the interpreter from the loop twice as often,
 # which slows down sessions that need no loads. See docs/performance.md.
 WARM_S = 0.005
+IDLE_S = 0.01  # between two looks at whether all loads are done
 AHEAD_MAX = 64  # loads that no session waits for yet; older ones are of readers that went on
 
 Result = tuple[Load | Wait, Any, BaseException | None]
@@ -95,6 +96,11 @@ class Loader:
     def busy(self) -> bool:
         """Whether loads wait, run, or have results that are on their way; takes no lock."""
         return bool(self._queues or self._ahead or self._running)  # last: see `_begun`
+
+    async def idle(self) -> None:
+        """Wait until no load waits, runs, or has a result on its way."""
+        while self.busy():
+            await trio.sleep(IDLE_S)
 
     @property
     def queued(self) -> int:
