@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from stat import S_IFIFO
 from typing import Any
 
 import pytest
@@ -437,6 +438,30 @@ def test_clients_do_not_get_the_last_descriptors(live: Live, guest: Guest, how: 
         kept.pop().close()
     one_more()
     kept.pop().close()
+
+
+@pytest.mark.parametrize("how", ["mkdir", "symlink", "mknod"])
+def test_without_room_for_its_descriptor_nothing_is_made(
+    live: Live, guest: Guest, how: str
+) -> None:
+    guest.put("file", b"1")
+    live.tree.pins.numbers_max = _lowest() + 60
+    kept = opened_until_refused(guest, "open")
+    while live.tree.pins.makes_room(OSError(errno.EMFILE, "so that nothing is left to evict")):
+        pass
+    taken = [os.dup(0) for _ in range(60)]  # as connections do
+    make = getattr(guest.root, how)
+    words = {"mkdir": (0o755, 0), "symlink": (b"target", 0), "mknod": (0o644 | S_IFIFO, 0, 0)}[how]
+    try:
+        assert guest.refused(make, b"made", *words) == errno.EMFILE
+        assert not os.path.lexists(live.path / "made")
+    finally:
+        for fd in taken:
+            os.close(fd)
+    guest.run(make, b"made", *words)
+    assert os.path.lexists(live.path / "made")
+    for opened in kept:
+        opened.close()
 
 
 def opened_until_refused(guest: Guest, how: str) -> list[Any]:

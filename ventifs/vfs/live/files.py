@@ -411,16 +411,22 @@ class LiveFile:
             return found, found.open(flags & ~os.O_CREAT)
         raise Refused(errno.EAGAIN)
 
+    def _making(self, name: bytes) -> Descriptor:
+        """The pin to make a name in; what is made can be pinned, too."""
+        pin = self._changing(name)
+        self.access.tree.pins.check_room(pin.fd)
+        return pin
+
     def mkdir(self, name: bytes, mode: int, gid: int) -> File:
         """See `File`."""
-        pin = self._changing(name)
+        pin = self._making(name)
         self.access.act_in(gid)
         os.mkdir(name, mode, dir_fd=pin.fd)
         return self.find(pin, name)
 
     def symlink(self, name: bytes, target: bytes, gid: int) -> File:
         """See `File`; the target is the guest's business."""
-        pin = self._changing(name)
+        pin = self._making(name)
         self.access.act_in(gid)
         os.symlink(target, name, dir_fd=pin.fd)
         return self.find(pin, name)
@@ -429,7 +435,7 @@ class LiveFile:
         """See `File`; the kernel lets only root make devices."""
         if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
             raise Refused(errno.EINVAL)
-        pin = self._changing(name)
+        pin = self._making(name)
         self.access.act_in(gid)
         os.mknod(name, mode, rdev, dir_fd=pin.fd)
         return self.find(pin, name)
