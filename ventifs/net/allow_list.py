@@ -122,6 +122,10 @@ class AllowList(Struct, frozen=True):
         patterns = (pattern for rule in self.rules if rule.fits(peer) for pattern in rule.patterns)
         return Exports(tuple(dict.fromkeys(patterns)))
 
+    def gives(self, name: str) -> bool:
+        """Whether any peer at all may reach versions of this name."""
+        return self.rules is None or any(Exports(rule.patterns)(name) for rule in self.rules)
+
     def warnings(self, addresses: Iterable[Address]) -> list[str]:
         """Warnings for a server that listens at these addresses, one line each."""
         if self.rules is not None:

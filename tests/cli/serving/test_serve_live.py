@@ -124,6 +124,12 @@ def test_a_directory_is_served_without_a_store(home: Path) -> None:
     assert not (home / "data").exists()
 
 
+def test_it_says_that_nobody_may_mount_what_no_rule_gives(home: Path) -> None:
+    with serving(home, "--allow", "unix db*") as server:
+        assert server.said[1] == "nobody may mount web: no rule gives it; add --allow 'PEER web'"
+        assert server.stop() == 0
+
+
 def test_it_stands_beside_versions_with_workers_or_without(stored: Path) -> None:
     for workers in ((), ("--workers", "2")):
         with serving(stored, *workers) as server:

@@ -11,6 +11,7 @@ import click
 
 from ventifs.cli.output import echo
 from ventifs.net.address import Address, UnixAddress
+from ventifs.net.allow_list import AllowList
 from ventifs.net.dial import TransportError
 from ventifs.net.listen import default_address
 from ventifs.ninep.mount.options import LiveMount, MountError, mount_line
@@ -114,9 +115,14 @@ def own_paths(
     return own
 
 
-def print_mounts(address: Address, exports: Iterable[LiveExport]) -> None:
+def print_mounts(address: Address, exports: Iterable[LiveExport], allow: AllowList) -> None:
     """Print for each export how it is mounted from an address."""
     for export in exports:
+        if not allow.gives(export.name):
+            echo(
+                f"nobody may mount {export.name}: no rule gives it; add --allow 'PEER {export.name}'"
+            )
+            continue
         live = LiveMount(export.sharing, export.writable)
         try:
             line = mount_line(address, export.name, now_ns=time.time_ns(), live=live)

@@ -279,7 +279,7 @@ def _serve_addresses(
             if by_default and settings.store:
                 line = mount_line(served[0], "/", now_ns=time.time_ns())
                 echo(f"mount it, as root, with: {line}")
-            print_mounts(served[0], settings.live)
+            print_mounts(served[0], settings.live, allow)
             sys.stdout.flush()
             _notify(environ, "READY=1")
 
