@@ -119,9 +119,8 @@ def print_mounts(address: Address, exports: Iterable[LiveExport], allow: AllowLi
     """Print for each export how it is mounted from an address."""
     for export in exports:
         if not allow.gives(export.name):
-            echo(
-                f"nobody may mount {export.name}: no rule gives it; add --allow 'PEER {export.name}'"
-            )
+            rule = f"PEER {export.name}"
+            echo(f"nobody may mount {export.name}: no rule gives it; add --allow '{rule}'")
             continue
         live = LiveMount(export.sharing, export.writable)
         try:
