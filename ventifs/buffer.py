@@ -34,8 +34,15 @@ class FileRange(msgspec.Struct, gc=False, eq=False):
         return FileRange(self.owner, self.fd, self.offset + self.count - count, count)
 
     def content(self) -> bytes:
-        """The bytes; reads them."""
-        return os.pread(self.fd, self.count, self.offset).ljust(self.count, b"\0")
+        """The bytes; reads them.
+
+        Raises:
+            OSError: the disk cannot.
+        """
+        found = bytearray()
+        while piece := os.pread(self.fd, self.count - len(found), self.offset + len(found)):
+            found += piece
+        return bytes(found.ljust(self.count, b"\0"))
 
 
 Piece = Buffer | FileRange

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 OFFSET_MAX = (1 << 63) - 1
 # Larger writes, and reads, are done by threads. See docs/performance.md.
 WRITE_INLINE_MAX = 512 << 10
-# Reads that ask for more are cut to the file's size, and sent from the kernel's memory if it has
-# all. See docs/performance.md.
+# Reads of more are sent from the kernel's memory, once a read has shown that it has all of it. See
+# docs/performance.md.
 SENT_MIN = 32 << 10
+_SIZED = 64 << 10  # reads that ask for more are cut to the file's size before memory is taken
 _LISTED = 32 << 10  # bytes of one call of the kernel
 _KINDS = [FILE] * 16
 _KINDS[4], _KINDS[10] = DIRECTORY, SYMLINK
@@ -113,36 +114,42 @@ class LiveOpened:
             unreadable = self._flags & os.O_ACCMODE == os.O_WRONLY
             raise Refused(errno.EBADF if unreadable else errno.EINVAL)
         tree = self._file.access.tree
-        if count >= SENT_MIN and self._flags & os.O_ACCMODE != os.O_WRONLY:
-            # The position, which nothing else uses, tells the size in a fifth of fstat's time.
-            count = max(min(count, os.lseek(descriptor.fd, 0, os.SEEK_END) - offset), 1)
-            if count >= SENT_MIN and tree.sends and tree.is_cached(descriptor.fd, offset, count):
-                return [FileRange(descriptor, descriptor.fd, offset, count)]
-        work = partial(_read, descriptor, offset, count)
         if tree.nowait:
             found = self._read_now(descriptor, offset, count)
             if found is not None:
                 return found
-            if tree.nowait:
-                raise Cold(Load(None, work))
+        work = partial(_read, descriptor, offset, _sized(descriptor, offset, count))
+        if tree.nowait:
+            raise Cold(Load(None, work))
         return tree.pace.run(work)
 
-    def _read_now(self, descriptor: Descriptor, offset: int, count: int) -> list[Buffer] | None:
+    def _read_now(self, descriptor: Descriptor, offset: int, count: int) -> Sequence[Piece] | None:
         """Read if that needs no disk; None if it does, or if the kernel cannot tell."""
-        buffer = bytearray(count)
+        tree = self._file.access.tree
+        buffer: bytearray | memoryview
+        if SENT_MIN <= count <= len(tree.scratch):
+            buffer = tree.scratch[:count]
+        else:
+            count = _sized(descriptor, offset, count)
+            buffer = bytearray(count)
         try:
             size = os.preadv(descriptor.fd, (buffer,), offset, os.RWF_NOWAIT)
-            if size == count:
-                return [buffer]
-            rest = os.preadv(descriptor.fd, (bytearray(1),), offset + size, os.RWF_NOWAIT)
+            if size < count and os.preadv(
+                descriptor.fd, (bytearray(1),), offset + size, os.RWF_NOWAIT
+            ):
+                return None
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            self._file.access.tree.nowait = False
+            tree.nowait = False
             return None
-        return None if rest else [_filled(buffer, size)]
+        if isinstance(buffer, bytearray):
+            return [_filled(buffer, size)]
+        if size < SENT_MIN:
+            return self._read_now(descriptor, offset, size)
+        return [FileRange(descriptor, descriptor.fd, offset, size)]
 
     def write(self, offset: int, data: Buffer) -> int:
         """See `Opened`."""
@@ -259,6 +266,13 @@ class LiveListing(LiveOpened):
         """See `Opened`."""
         self._file.access.tree.leftovers.forget(self)
         super().close()
+
+
+def _sized(descriptor: Descriptor, offset: int, count: int) -> int:
+    """How much memory a read needs, if it asks for much."""
+    if count <= _SIZED:
+        return count
+    return max(min(count, os.fstat(descriptor.fd).st_size - offset), 1)
 
 
 def _filled(buffer: bytearray, size: int) -> Buffer:

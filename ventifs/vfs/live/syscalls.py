@@ -32,8 +32,7 @@ _NUMBERS = {
     _CAPGET,
     _CAPSET,
 ) = map(ctypes.c_long, _NUMBERS.get(platform.machine(), _NUMBERS["x86_64"]))
-# The same on both:
-_OPENAT2, _FACCESSAT2, _CACHESTAT = map(ctypes.c_long, (437, 439, 451))
+_OPENAT2, _FACCESSAT2 = ctypes.c_long(437), ctypes.c_long(439)  # the same on both
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = -100, 0x100, 0x400, 0x1000
 _AT_EACCESS = 0x200
@@ -54,9 +53,6 @@ _HANDLE_HEADER = Struct("=Ii")
 _DIRENT = Struct("=QQHB")
 _DIRENT_SIZE = _DIRENT.size
 _TIMES = Struct("=qqqq")
-_pack_range = Struct("=QQ").pack
-_first = Struct("=Q").unpack_from
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAP_HEADER = Struct("=Ii").pack(0x2008_0522, 0)  # version 3, this thread
 
 _waiting = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +83,6 @@ class _Buffers(threading.local):
         self.statx = ctypes.create_string_buffer(256)
         self.handle = ctypes.create_string_buffer(8 + _HANDLE_MAX)
         self.mount = ctypes.create_string_buffer(4)
-        self.cached = ctypes.create_string_buffer(5 * 8)
 
 
 _buffers = _Buffers()
@@ -318,20 +313,6 @@ def entries_of(
         start = at + _DIRENT_SIZE
         yield ino, offset, kind, data[start : find(0, start)]
         at += size
-
-
-def is_cached(fd: int, offset: int, count: int) -> bool:
-    """Whether some bytes of a file, at least one, are in the kernel's memory, by cachestat(2).
-
-    Raises:
-        OSError: ENOSYS before Linux 6.5; EPERM if this thread's user could neither write the file
-            nor owns it; EOPNOTSUPP if the file system does not say.
-    """
-    cached = _buffers.cached
-    if _syscall(_CACHESTAT, fd, _pack_range(offset, count), cached, 0) < 0:
-        _fail()
-    pages: int = _first(cached)[0]
-    return pages == (offset + count - 1) // _PAGE - offset // _PAGE + 1
 
 
 def chown_empty(fd: int, uid: int, gid: int) -> None:

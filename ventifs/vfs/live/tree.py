@@ -24,7 +24,6 @@ from ventifs.vfs.live.syscalls import (
     born,
     born_at,
     handle_of,
-    is_cached,
     open_beneath,
     open_handle,
     proc_path,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATH_ONLY = os.O_PATH | os.O_NOFOLLOW
+SCRATCH = 1 << 20  # bytes of the largest read whose result may be a `FileRange`
 SLOW_S = 0.001  # longer than anything takes that needs no disk, unless others take the core
 THREADED = 16  # operations that threads do after one that was slow
 
@@ -109,8 +109,8 @@ class LiveTree:
         holds: which of them cannot be evicted.
         leftovers: what listings have read and not used yet.
         pace: of operations that may need a disk.
-        sends: whether what is read may be a `FileRange`; False once the kernel cannot say what it
-            has in memory.
+        scratch: where reads are tried whose result may be a `FileRange`; empty if none may. What is
+            in it is never used.
         nowait: whether the kernel can say that a read would wait for a disk; False once it cannot.
     """
 
@@ -152,7 +152,7 @@ class LiveTree:
         self.leftovers = Leftovers()
         self.pace = Pace(clock)
         self.nowait = True
-        self.sends = sends
+        self.scratch = memoryview(bytearray(SCRATCH if sends else 0))
         self._proc = Descriptor(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY))
         status = statx(self.root.fd)
         self._device = status.dev
@@ -221,20 +221,6 @@ class LiveTree:
         """
         flags |= os.O_NONBLOCK | os.O_NOCTTY
         return self.pins.with_room(os.open, b"%d" % pin.fd, flags, dir_fd=self._proc.fd)
-
-    def is_cached(self, fd: int, offset: int, count: int) -> bool:
-        """Whether bytes of an open file are in the kernel's memory, as far as it says."""
-        try:
-            return is_cached(fd, offset, count)
-        except OSError as error:
-            if error.errno != errno.EPERM:
-                self.sends = False
-                return False
-        self.acting.as_server()  # who may ask about more files
-        try:
-            return is_cached(fd, offset, count)
-        except OSError:
-            return False
 
     def evictable(self, fd: int, mark: bytes) -> bytes | None:
         """The mark by which a file is found again; None if it could be taken for another one."""
