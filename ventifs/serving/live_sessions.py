@@ -41,6 +41,7 @@ LIVE_AT_ONCE = 8
 NO_NOBODY = (
     "this server is not root's, so that it cannot use files as nobody; allow the peer by --allow"
 )
+_HELD = "another connection has this exclusive export"
 FREE_S = 1.0  # for a client that has unmounted, or whose machine has started anew, to be gone
 
 
@@ -140,7 +141,9 @@ class LiveSessions:
                 with probing(self._holder):
                     await self._freed.wait()
         if self._holder is not None:
-            event("busy", peer=peer, note="another connection has this exclusive export")
+            gone = self._holder.reads < 0
+            note = "a thread still works for the last connection" if gone else _HELD
+            event("busy", peer=peer, note=note)
             self.server.start(channel, peer, exports, over, begun=begun, filesystem=self._busy)
             return
         self._holder = channel

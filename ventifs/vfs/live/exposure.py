@@ -21,7 +21,7 @@ from ventifs.vfs.live.mount_table import DevicePath, mounts, place_of, ways_to
 from ventifs.vfs.live.syscalls import filesystem_type
 
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
-# File systems by which the kernel is asked and ordered, by magic number: include/uapi/linux/magic.h
+# File systems by which the kernel is asked and ordered, by the magic number that its source has
 _NO_STORES = {
     0x0000_9FA0: "proc",
     0x0000_1CD1: "devpts",
@@ -108,7 +108,11 @@ def open_export(export: LiveExport) -> OpenExport:
         raise NotExportable(f"{shown}: cannot be read; run as a user who may read it") from None
     except OSError as error:
         raise NotExportable(f"{shown}: {os.strerror(error.errno or 0).lower()}") from None
-    kind = _NO_STORES.get(filesystem_type(fd))
+    try:
+        kind = _NO_STORES.get(filesystem_type(fd))
+    except OSError as error:
+        os.close(fd)
+        raise NotExportable(f"{shown}: {os.strerror(error.errno or 0).lower()}") from None
     if kind is not None:
         os.close(fd)
         raise NotExportable(

@@ -33,6 +33,7 @@ from ventifs.vfs.live.access import Access
 from ventifs.vfs.live.attributes import attributes_of, change, statfs_of
 from ventifs.vfs.live.descriptors import Descriptor
 from ventifs.vfs.live.marks import (
+    NO_HANDLE,
     identity_in,
     name_in,
     number_in,
@@ -52,7 +53,6 @@ _CROSSED = "a mount point is not exported"
 _REGULAR, _DIRECTORY, _LINK = stat.S_IFREG >> 12, stat.S_IFDIR >> 12, stat.S_IFLNK >> 12
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _ODD = frozenset({errno.EXDEV, errno.EMFILE, errno.ENFILE})
-_NO_HANDLE = b"\0"  # that no file has
 _NO_NAMES = (b"", b".", b"..")
 _TRIES = 16  # of what somebody else undoes meanwhile
 
@@ -120,8 +120,11 @@ class LiveFile:
         pin, access = self.pin, self.access
         if pin is None or access.holds.keeps(self):
             return False
-        mark = access.tree.evictable(pin.fd, self.mark)
-        self.mark, self.pin = with_handle(self.mark, _NO_HANDLE) if mark is None else mark, None
+        try:
+            mark = access.tree.evictable(pin.fd, self.mark)
+        except OSError:  # some file systems have no handles of files without a name
+            mark = None
+        self.mark, self.pin = with_handle(self.mark, NO_HANDLE) if mark is None else mark, None
         return True
 
     def hold(self) -> Descriptor:

@@ -1,11 +1,13 @@
 """What sessions keep from being evicted: open files, and files without a name.
 
-Always: a session holds no more than the export has left for others. So k sessions that take all
-they can have 1/(k+1) of the descriptors each, and as much is left for one more. An open file counts
-twice: its own descriptor, and its pin. A file without a name counts once the pins' hand has come
-by; a session that has its share already loses it, and gets ESTALE for it.
+Always: when a session takes more, it holds no more than all sessions together leave free: the first
+one at most half of the descriptors, each further one at most half of what is left. An open file
+counts as two, its own descriptor and its pin, though it may need only one. A file without a name
+counts once the pins' hand has come by, for as long as it is known; a session that has its share
+already loses it, and gets ESTALE for it.
 
-Locks have limits of their own (`locks.py`). This module opens nothing.
+Locks have limits of their own (`locks.py`). Replies that wait to be sent may keep the descriptors
+of a few files more that are closed already. This module opens nothing.
 """
 
 import errno
@@ -26,7 +28,7 @@ class ExportHolds:
 
     Attributes:
         opened: descriptors of open files.
-        nameless: files that are not open, and cannot be found again.
+        nameless: files that could not be found again.
     """
 
     def __init__(self, pins: Pins) -> None:

@@ -19,6 +19,7 @@ _KINDS = [FILE] * 16
 _KINDS[stat.S_IFDIR >> 12] = DIRECTORY
 _KINDS[stat.S_IFLNK >> 12] = SYMLINK
 _NEW = tuple.__new__
+NO_HANDLE = b"\0"  # that no file has: of a file that cannot be found again
 
 
 def version_of(birth_ns: int) -> int:

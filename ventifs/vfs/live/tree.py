@@ -18,7 +18,7 @@ from ventifs.vfs.live.actor import Acting, acting_here
 from ventifs.vfs.live.descriptors import Descriptor, Pins, pins_allowed
 from ventifs.vfs.live.holds import ExportHolds
 from ventifs.vfs.live.leftovers import Leftovers
-from ventifs.vfs.live.marks import handle_in, mark_of, name_in, same, with_handle
+from ventifs.vfs.live.marks import NO_HANDLE, handle_in, mark_of, name_in, same, with_handle
 from ventifs.vfs.live.syscalls import (
     Born,
     born,
@@ -239,6 +239,8 @@ class LiveTree:
         self.acting.as_server()
         mark = file.mark
         handle = handle_in(mark)
+        if handle == NO_HANDLE:
+            raise Refused(errno.ESTALE)
         if handle and self._mount is not None:
             fd = self.pins.with_room(open_handle, self._mount.fd, handle, PATH_ONLY)
             return self._take_back(file, Descriptor(fd))
