@@ -110,19 +110,24 @@ def _convert(
     command = [program, "convert", "-p", "-f", "raw", "-O", *_FORMATS[kind], source, target]
     done = 0
     # It also runs where there is no Landlock: the source is raw, and refers to no other file.
-    with confined.start(command, Given(within=[directory]), required=False) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stderr is not None
+    process = None
+    try:
+        process = confined.start(command, Given(within=[directory]), required=False)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process.stdout, process.stderr:
             while shown := os.read(process.stdout.fileno(), 4096):
                 for share in _SHARE.findall(shown)[-1:]:
                     upto = int(entry.size * float(share) / 100)
                     report(upto - done)
                     done = upto
             complaint = process.stderr.read()
-        except BaseException:
+        process.wait()
+    except BaseException:  # Ctrl-C may come at any line; `with process` would wait for its end
+        if process is not None:
             process.kill()
-            raise
+            process.wait()
+        raise
     if process.returncode:
         text = printable(complaint.strip().splitlines()[-1] if complaint.strip() else b"no reason")
         text = text.removeprefix("qemu-img: ")
