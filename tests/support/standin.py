@@ -73,6 +73,16 @@ def standin_main() -> None:
     run_worker(_opened)
 
 
+def _serve(made: type[StandinTrees]) -> None:
+    """Serve trees of a kind, without what `prepare_process` does."""
+
+    def opened(configure: Configure, fds: list[int]) -> LiveSessions:
+        [export] = [each for each in configure.settings.live if each.name == configure.export]
+        return LiveSessions(configure.settings, export, made(export, fds[0]), NinepFrontEnd())
+
+    run_worker(opened)
+
+
 class Stuck(Standin):
     """Its fsync waits in a thread until somebody opens the FIFO of that name in the directory."""
 
@@ -95,13 +105,7 @@ class StuckTrees(StandinTrees):
 
 def stuck_main() -> None:
     """All that the process of such an export does."""
-
-    def opened(configure: Configure, fds: list[int]) -> LiveSessions:
-        [export] = [each for each in configure.settings.live if each.name == configure.export]
-        trees = StuckTrees(export, fds[0])
-        return LiveSessions(configure.settings, export, trees, NinepFrontEnd())
-
-    run_worker(opened)
+    _serve(StuckTrees)
 
 
 class OwnTrees(StandinTrees):
@@ -112,13 +116,7 @@ class OwnTrees(StandinTrees):
 
 def own_user_main() -> None:
     """All that the process does, if it is not root's."""
-
-    def opened(configure: Configure, fds: list[int]) -> LiveSessions:
-        [export] = [each for each in configure.settings.live if each.name == configure.export]
-        trees = OwnTrees(export, fds[0])
-        return LiveSessions(configure.settings, export, trees, NinepFrontEnd())
-
-    run_worker(opened)
+    _serve(OwnTrees)
 
 
 def failing_main() -> None:

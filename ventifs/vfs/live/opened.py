@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 OFFSET_MAX = (1 << 63) - 1
 # Larger writes, and reads, are done by threads. See docs/performance.md.
 WRITE_INLINE_MAX = 512 << 10
-# Reads of more are sent from the kernel's memory, once a read has shown that it has all of it. See
-# docs/performance.md.
+# Reads of so much or more are sent from the kernel's memory, once a read has shown that it has all
+# of it. See docs/performance.md.
 SENT_MIN = 32 << 10
 _SIZED = 64 << 10  # reads that ask for more are cut to the file's size before memory is taken
 _LISTED = 32 << 10  # bytes of one call of the kernel
